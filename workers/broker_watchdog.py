@@ -63,12 +63,12 @@ class BrokerWatchdog:
     def __init__(
         self,
         ears: ChildActivity,
-        bell: WakeUpSender,
+        sender: WakeUpSender,
         lane: str,
         ring_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.activity, self.bell, self.lane, self.ring_seconds, self.clock = ears, bell, lane, ring_seconds, clock
+        self.activity, self.sender, self.lane, self.ring_seconds, self.clock = ears, sender, lane, ring_seconds, clock
         self.polls: int | None = None
         self.sent, self.rung = 0, 0.0
 
@@ -82,13 +82,13 @@ class BrokerWatchdog:
             self.polls = None
             return False
         if looks != self.polls:
-            self.polls, self.sent, self.rung = looks, self.bell.sent, self.clock()
+            self.polls, self.sent, self.rung = looks, self.sender.sent, self.clock()
             return False
-        if self.bell.sent - self.sent >= MAX_MISSED:
+        if self.sender.sent - self.sent >= MAX_MISSED:
             return True
         if self.clock() - self.rung >= self.ring_seconds:
             self.rung = self.clock()
-            self.bell.send_soon(self.lane)
+            self.sender.send_soon(self.lane)
         return False
 
 

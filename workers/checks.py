@@ -97,7 +97,7 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
         place.parent.mkdir(parents=True, exist_ok=True)
         if file.key is None:
             raise FileNotFoundError(file.path)
-        storage.get_file(file.key, place, file.size, hold.heed)
+        storage.get_file(file.key, place, file.size, hold.renew_if_due)
     spec = folder / "spec.json"
     if isinstance(row, Model):
         asked: ModelCheck | DataCheck = ModelCheck(path=str(root))

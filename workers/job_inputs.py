@@ -74,20 +74,20 @@ def input_bytes(job: Job) -> int:
 
 
 def write_inputs(
-    claim: fencing.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
+    claim: fencing.Claim, folder: Path, settings: Settings, storage: Storage, check_stop: Callable[[], None] = lambda: None
 ) -> Path:
     """Copy models, data and checkpoints into the folder; return the spec that was written beside them.
 
-    That may take long: `heed` is called again and again meanwhile, and what it raises ends it.
+    That may take long: `check_stop` is called again and again meanwhile, and what it raises ends it.
     """
     job, inputs = claim.job, _inputs(claim.job)
     for name, one in inputs.uploads.items():
-        fetch_files(storage, one.files, folder / name, heed)
+        fetch_files(storage, one.files, folder / name, check_stop)
     for checkpoint in inputs.done:
         # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
         place = folder / "resume" / checkpoint.stage.partition(".")[0]
         try:
-            _fetch_checkpoint(storage, checkpoint, place, heed)
+            _fetch_checkpoint(storage, checkpoint, place, check_stop)
         except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
             log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
             shutil.rmtree(place)
@@ -128,18 +128,18 @@ def _data(dataset: Dataset, place: str) -> Data:
     return Data.model_validate({**dataset.data, "splits": splits})
 
 
-def fetch_files(storage: Storage, files: list[File], target: Path, heed: Callable[[], None] = lambda: None) -> None:
+def fetch_files(storage: Storage, files: list[File], target: Path, check_stop: Callable[[], None] = lambda: None) -> None:
     """Copy files into a folder. Raises FileNotFoundError where one has no bytes."""
     for file in files:
         if file.key is None:
             raise FileNotFoundError(f"{file.path} has no bytes in storage")
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(file.key, place, file.size, heed)
+        storage.get_file(file.key, place, file.size, check_stop)
 
 
-def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, heed: Callable[[], None]) -> None:
+def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check_stop: Callable[[], None]) -> None:
     for file in checkpoint.files:
         place = target / file["path"]
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], heed)
+        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], check_stop)

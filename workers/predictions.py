@@ -80,7 +80,7 @@ def _ask(row: Prediction, folder: Path, settings: Settings, storage: Storage, ho
         splits = {"train": tuple(f"data/{path}" for path in paths), question.split: tuple(f"data/{path}" for path in paths)}
         data = Data.model_validate({**dataset.data, "splits": splits})
     for name, some in files.items():
-        fetch_files(storage, some, folder / name, hold.heed)
+        fetch_files(storage, some, folder / name, hold.renew_if_due)
     place, part = next(((place, one) for place, one in enumerate(report.parts) if one.name == row.part), (0, None))
     spec = AnswerSpec(
         task=facts.task,

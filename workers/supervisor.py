@@ -68,7 +68,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
         lease.release()
 
 
-def _heed(lease: Lease) -> None:
+def _check_interrupts(lease: Lease) -> None:
     """Stop where that is asked for before there is an engine to stop. Raises Interrupted."""
     for reason in ("lost", "cancel", "overdue", "drain"):
         if getattr(lease, reason).is_set():
@@ -93,7 +93,7 @@ def _outcome(
             private_folder(settings.scratch, f"{claim.job.id}-{claim.fence}") as folder,
             reserve_disk(settings.scratch, folder, storage, needed_bytes(claim.job), fetched),
         ):
-            run(write_inputs(claim, folder, settings, storage, lambda: _heed(lease)), folder, fetched)
+            run(write_inputs(claim, folder, settings, storage, lambda: _check_interrupts(lease)), folder, fetched)
     except Interrupted as stop:
         log.info("interrupted", reason=stop.reason)
         endings: dict[str, Write] = {

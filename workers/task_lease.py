@@ -26,7 +26,7 @@ class TaskLease:
         self._renew, self.every = renew, every
         self.asked = time.monotonic()
 
-    def heed(self) -> None:
+    def renew_if_due(self) -> None:
         """Renew if it is time to. Raises TakenOver; a database that is away is asked again, for the lease is long."""
         if time.monotonic() - self.asked < self.every:
             return

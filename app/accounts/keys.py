@@ -1,4 +1,4 @@
-"""What is done to keys: made, listed, rotated, revoked. Only the secret's SHA-256 is kept, enough for 256 random bits."""
+"""API keys: creation, lists, rotation, revocation. Only the secret's SHA-256 is stored, which suffices for 256 random bits."""
 
 import datetime as dt
 import hashlib
@@ -19,12 +19,12 @@ DEFAULT_TEAM = "default"
 
 
 def hash_secret(secret: str) -> str:
-    """Return what is kept of a secret."""
+    """Return the stored hash of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def is_active() -> ColumnElement[bool]:
-    """Say in SQL that a key is neither revoked nor over."""
+    """Return the SQL condition that a key is neither revoked nor expired."""
     return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now()))
 
 
@@ -38,7 +38,7 @@ def create_key(
     made_by: str | None = None,
     replaces: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key; return its row and the text that is shown this once."""
+    """Create a key; return its row and its text, which is shown only this once."""
     key_id = "".join(secrets.choice(ALPHABET) for _ in range(10))
     secret = secrets.token_urlsafe(32)
     row = ApiKey(id=key_id, team_id=team_id, name=name, secret_sha256=hash_secret(secret), scope=scope)
@@ -52,8 +52,10 @@ def create_key(
 
 
 def ensure_admin_key(session: Session, team_id: str, name: str = "first") -> str | None:
-    """Make an admin key for a team that has none in force; None where it has one."""
-    session.execute(select(Team.id).where(Team.id == team_id).with_for_update())  # of two that come together one makes it
+    """Create an admin key for a team that has no active one; None if it has one."""
+    session.execute(
+        select(Team.id).where(Team.id == team_id).with_for_update()
+    )  # if two processes come at once, one creates it
     mine = select(ApiKey.id).where(ApiKey.team_id == team_id, ApiKey.scope == ADMIN, is_active())
     if session.scalar(mine.limit(1)) is not None:
         return None
@@ -61,7 +63,7 @@ def ensure_admin_key(session: Session, team_id: str, name: str = "first") -> str
 
 
 def ensure_operator_team(session: Session) -> Team:
-    """Return the team that runs the service; at the very first start, make it."""
+    """Return the team that operates the service; on the very first start, create it."""
     team = session.scalar(select(Team).where(Team.operator).order_by(Team.created_at, Team.id).limit(1))
     if team is None:
         team = session.scalar(select(Team).where(Team.name == DEFAULT_TEAM)) or Team(name=DEFAULT_TEAM)
@@ -72,7 +74,7 @@ def ensure_operator_team(session: Session) -> Team:
 
 
 def list_keys(session: Session, team_id: str, size: int, token: str | None) -> tuple[list[ApiKey], str | None]:
-    """Return a page of the team's keys that are in force, oldest first, and the token of the next page."""
+    """Return a page of the team's active keys, oldest first, and the next page's token."""
     query = select(ApiKey).where(ApiKey.team_id == team_id, is_active())
     if token:
         last = aliased(ApiKey)
@@ -83,7 +85,7 @@ def list_keys(session: Session, team_id: str, size: int, token: str | None) -> t
 
 
 def key_names(session: Session, team_id: str, ids: set[str]) -> dict[str, str]:
-    """Return what keys of a team are called, those that have ended too."""
+    """Return the names of a team's keys, including ended ones."""
     found = select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(ids), ApiKey.team_id == team_id)
     return dict(session.execute(found).tuples().all())
 
@@ -99,9 +101,9 @@ def revoke_key(session: Session, team_id: str, key_id: str) -> None:
 def rotate_key(
     session: Session, team_id: str, key_id: str, *, overlap: float, expires_in: float | None, made_by: str
 ) -> tuple[ApiKey, str]:
-    """Make a key in the place of one, which ends after `overlap` seconds, or at its own time if that comes first.
+    """Create a key that replaces another, which ends after `overlap` seconds, or at its own expiry if that is earlier.
 
-    The new one lasts as long as the old one was to last where `expires_in` is None. Raises NotFound, AlreadyRotated.
+    If `expires_in` is None, the new key lasts as long as the old one was to last. Raises NotFound, AlreadyRotated.
     """
     old = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, is_active()).with_for_update())
     if old is None:
@@ -116,7 +118,7 @@ def rotate_key(
 
 
 def record_use(key_id: str) -> None:
-    """Keep that a key was used, to the minute."""
+    """Record that a key was used, to the minute."""
 
     def write() -> None:
         long_ago = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now(-INTERVAL_SECONDS / 2))

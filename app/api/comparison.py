@@ -1,7 +1,7 @@
-"""Finished jobs side by side: the figures of what each shipped, which of them nothing beats, and how their requests differ.
+"""Comparison of finished jobs: figures of what each shipped, the Pareto-best ones, and how their requests differ.
 
 Figures come from the columns of the metrics and from parts of the report, never from whole reports: a page of two hundred jobs
-costs the same few queries as one of two.
+costs the same few queries as a page of two.
 """
 
 import csv
@@ -25,7 +25,7 @@ from compression.schema.report.measurements import Ratios, Stage
 
 
 class Point(Out):
-    """The figures of one row of a job's table. What was not measured is null."""
+    """The figures of one row of a job's table. A figure that was not measured is null."""
 
     stage: Stage
     artifact: str
@@ -48,7 +48,7 @@ class Point(Out):
 
 
 class Compared(Out):
-    """A finished job: what it began with, what it shipped, and what it was asked for."""
+    """A finished job: what it started with, what it shipped, and what was requested."""
 
     id: str
     name: str
@@ -73,16 +73,16 @@ class Compared(Out):
     ] = ()
 
     def judged(self, point: Point) -> float | None:
-        """Return a point's score on the split that choices read."""
+        """Return a point's score on the split that decisions use."""
         return point.validation if self.ratios.judged_on == "validation" else point.score
 
     def judged_error(self, point: Point) -> float | None:
-        """Return the standard error of that."""
+        """Return the standard error of that score."""
         return point.validation_error if self.ratios.judged_on == "validation" else point.standard_error
 
 
 class Comparison(Out):
-    """A page of finished jobs. `differs` names the keys of `asked` that are not the same in all of them."""
+    """A page of finished jobs. `differs` names the keys of `asked` whose values are not the same in all of them."""
 
     items: list[Compared]
     differs: list[str]
@@ -101,7 +101,7 @@ def compare(
     size: int,
     token: str | None = None,
 ) -> Comparison:
-    """Return finished jobs, newest first: of a base model, of a dataset, or those that are named. Raises InvalidRequest."""
+    """Return finished jobs, newest first: of a base model, of a dataset, or the named ones. Raises InvalidRequest."""
     query = job_list.filter_jobs(team, JobFilter(state=["succeeded"], label=label, search=search))
     if jobs:
         query = query.where(Job.id.in_(jobs))
@@ -150,7 +150,7 @@ def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures:
     taken = next((point for point in points if point.artifact == headline), None)
     if taken is None:
         return None
-    # Memory may not have sufficed to score the baseline, or what was shipped: any row that was scored says by what.
+    # The baseline or the shipped row may lack a score for want of memory: any scored row names the metric.
     ordered = sorted(zip(points, figures, strict=True), key=lambda pair: pair[0] is not taken)
     scores = [found for _, one in ordered for found in one[-2:]]
     score: dict[str, Any] = next((found for found in scores if found and "metric" in found), {})
@@ -191,16 +191,16 @@ def _point(
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Name every leaf by the keys on the way to it."""
+    """Return every leaf under the path of its keys."""
     if not isinstance(value, dict) or not value:
         return {path: value}
     return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{path}.{key}" if path else key).items()}
 
 
 def differing_keys(items: Sequence[Compared]) -> list[str]:
-    """Name the keys of requests that some have otherwise than the others; a part that some left out, by its own key."""
+    """Return the keys whose values differ between requests; a part that some left out counts by its own key."""
     names = dict.fromkeys(name for item in items for name in item.asked)
-    # Beneath what some left out whole (null), the others are held against each other alone.
+    # Below a part that some left out (null), only the other requests are compared.
     left_out = tuple(f"{name}." for name in names if any(item.asked.get(name, 0) is None for item in items))
 
     def values(name: str) -> set[str]:
@@ -211,14 +211,14 @@ def differing_keys(items: Sequence[Compared]) -> list[str]:
 
 
 def format_request_value(item: Compared, name: str) -> str:
-    """Write what a job was asked for at a key, as JSON: `used` for a whole part that others left out."""
+    """Return a request's value at a key as JSON: `used` for a whole part that others left out."""
     if name in item.asked:
         return json.dumps(item.asked[name], ensure_ascii=False)
     return "used" if any(key.startswith(f"{name}.") for key in item.asked) else "–"
 
 
 def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
-    """Return what no other beats that was measured alike: one that costs no more, is no worse, and is not its equal."""
+    """Return the jobs that none measured alike beats: none costs no more and is no worse without being equal."""
     measured = [one for one in items if getattr(one.shipped, cost) is not None and one.judged(one.shipped) is not None]
     return [one for one in measured if not any(_beats(other, one, cost) for other in measured)]
 
@@ -232,13 +232,13 @@ def _beats(one: Compared, other: Compared, cost: str) -> bool:
 
 
 def _alike(one: Compared, cost: str) -> tuple[Any, ...]:
-    """Return what two jobs must have in common for their scores, and for what they cost, to be of the same thing."""
+    """Return what two jobs must share for their scores, and their costs, to be comparable."""
     judged = (one.datasets, one.metric, one.ratios.judged_on, _judged_by(one), _texts_of(one))
     return (*judged, one.shipped.latency_at) if cost == "latency_ms" else judged
 
 
 def _texts_of(one: Compared) -> tuple[Any, ...]:
-    """Return what a perplexity hangs on beside the data: how much a token sees before it, and which texts are scored."""
+    """Return what a perplexity depends on besides the data: the context length and the scored texts."""
     if one.task != "causal-lm":
         return ()
     window = one.asked.get("evaluate.window") or one.asked.get("recipe.train.max_length")
@@ -246,7 +246,7 @@ def _texts_of(one: Compared) -> tuple[Any, ...]:
 
 
 def _judged_by(one: Compared) -> list[tuple[str, str | None]]:
-    """Return the metric of each dataset, and the label where it is one label's: means over other metrics are other figures."""
+    """Return each dataset's metric, and its positive label if the metric depends on one: other means are not comparable."""
     metrics, labels = (
         given if isinstance(given, list) else [given] * len(one.datasets)
         for given in (one.asked.get("evaluate.metric", "auto"), one.asked.get("evaluate.positive"))
@@ -261,7 +261,7 @@ FIGURES = ("parameters", "bytes", "latency_ms", "score", "standard_error", "vali
 
 
 def as_csv(found: Comparison) -> str:
-    """Write a line a job: what it is, its figures before and after, its ratios, and the keys in which requests differ."""
+    """Return CSV, a line per job: what it is, its figures before and after, its ratios, and the request keys that differ."""
     intervals = tuple(name for name in Ratios.model_fields if name.endswith("_interval"))
     ratios = tuple(name for name in Ratios.model_fields if name not in intervals)
     head = [
@@ -300,12 +300,12 @@ def _plain(value: Any) -> bool:
 
 
 def _harmless(value: Any) -> Any:
-    """Let no text become a formula in whoever's spreadsheet opens the file."""
+    """Prefix text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def list_base_models(session: Session, team: str) -> list[tuple[str, str, int]]:
-    """Return the models that finished jobs began with: (id, name, jobs), that of the newest job first."""
+    """Return the base models of finished jobs: (id, name, jobs), that of the newest job first."""
     rows = session.execute(
         job_list.filter_jobs(team, JobFilter(state=["succeeded"]))
         .join(Model, Model.id == Job.model_id)
@@ -318,6 +318,6 @@ def list_base_models(session: Session, team: str) -> list[tuple[str, str, int]]:
 
 
 def dataset_names(session: Session, team: str, ids: Sequence[str]) -> dict[str, str]:
-    """Return what datasets are called, also those that were deleted meanwhile."""
+    """Return the names of datasets, including deleted ones."""
     found = select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids), Dataset.team_id == team)
     return dict(session.execute(found).all())

@@ -1,4 +1,4 @@
-"""Which problem an exception becomes: each that the routes let through is mapped to its document once, here."""
+"""Maps each exception that routes raise to its problem document."""
 
 import structlog
 from fastapi import FastAPI, Request
@@ -29,12 +29,12 @@ log = structlog.get_logger()
 
 
 def is_disk_full(error: DBAPIError) -> bool:
-    """Say whether a database failed because its disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
+    """Return whether a database failed because its disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
     return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100"
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
-    """Return every method that some route of the request's path takes."""
+    """Return the methods of the request's path."""
     return [
         method
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -43,13 +43,13 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
 
 
 def log_bug(error: Exception) -> Problem:
-    """Log an exception that nobody expected, and return what its caller learns of it."""
+    """Log an unexpected exception, and return the problem that its caller sees."""
     log.error("internal_error", exc_info=error)
     return InternalError("something went wrong on our side")
 
 
 def install(app: FastAPI) -> None:
-    """Map every exception to its document, once."""
+    """Register the handlers."""
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:

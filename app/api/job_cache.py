@@ -1,7 +1,7 @@
-"""A job as everybody polls it: written once, and sent again as long as its version is the same.
+"""Cache of polled jobs: serialized once, and sent again while the version is the same.
 
-Every change of a job makes its version grow (fencing.py), so a poll that finds nothing new costs one small SELECT. A waiting
-job is the exception: its place in the queue changes while it does not.
+Every change of a job increases its version (fencing.py), so a poll without news costs one small SELECT. A waiting job is not
+cached: its queue position changes without its version.
 """
 
 import threading
@@ -17,12 +17,12 @@ from app.store.db import reading
 from app.store.models import QUEUED, TERMINAL, Job
 
 MAX_CACHED = 128
-"""Answers that a process remembers; one is some ten kilobytes."""
+"""Cached answers per process; each is some ten kilobytes."""
 
 
 @dataclass(frozen=True)
 class CachedJob:
-    """The answer, and what a waiting caller must know of it."""
+    """The serialized job, and what a waiting request needs to know of it."""
 
     version: int
     over: bool
@@ -34,7 +34,7 @@ _lock = threading.Lock()
 
 
 def read_job(team: str, job_id: str) -> CachedJob:
-    """Return a job of the team's as JSON. Raises NotFound."""
+    """Return one of the team's jobs as JSON. Raises NotFound."""
     with reading() as session:
         mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
         now = session.execute(select(Job.version, Job.state).where(*mine)).one_or_none()

@@ -1,4 +1,4 @@
-"""Reading a job's events: pages by sequence, and a live stream that loses and repeats nothing."""
+"""A job's events: pages by sequence number, and a live stream without losses or duplicates."""
 
 import asyncio
 import base64
@@ -20,11 +20,11 @@ from app.store.models import TERMINAL, Event, Job
 
 BATCH = 200
 MAX_SEQ = 2**63 - 1
-"""What the databases can compare a sequence number with."""
+"""The largest sequence number that the databases can compare."""
 
 
 def list_events(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
-    """Return events with a greater seq than `after` (or than the token says), and the next page's token."""
+    """Return events with a greater seq than `after` (or than the token's), and the next page's token."""
     if token:
         after = _seq(decode_token(token))
     found = _after(team, job_id, after, size + 1).events
@@ -42,7 +42,7 @@ def _seq(text: str) -> int:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one reading found."""
+    """The result of one read."""
 
     events: list[EventOut]
     version: int
@@ -51,7 +51,7 @@ class _Look:
 
 
 def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Look:
-    """Return the events after `seq`, and the job as of now. Raises NotFound, also for a `caller` who is let in no more."""
+    """Return the events after `seq`, and the job's state. Raises NotFound, also if the `caller` is no longer admitted."""
     with reading() as session:
         if caller is not None and not is_active(session, caller):
             raise NotFound(f"no job {job_id}")
@@ -65,19 +65,19 @@ def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None =
 
 
 async def stream_events(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
-    """Write server-sent events from after `seq` until the job is over, or the caller's key or sign-in is.
+    """Yield server-sent events after `seq` until the job ends, or the caller's key or session does.
 
-    Between batches it holds no thread and no session.
+    Between batches it holds no thread and no database session.
 
-    states: beside what happened, write each change of the job (version, state, stage, progress) as an event `state`. It has no
-    id: whoever comes back is told how the job stands then.
+    states: also send each change of the job (version, state, stage, progress) as an event `state`. It has no id: a client that
+    reconnects gets the current state.
     """
     yield format_sse_event(retry=2000)
     told: int | None = None
     while True:
         try:
             found = await asyncio.to_thread(_after, caller.team, job_id, seq, BATCH, caller)
-        except NotFound:  # deleted since we last looked, or no longer to be told to this caller
+        except NotFound:  # deleted meanwhile, or the caller is no longer admitted
             return
         for event in found.events:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Lists of jobs: what they are narrowed down by, what each shows beside its own row, and how a list is told of changes."""
+"""Lists of jobs: filters, what each entry shows, and the stream of changes."""
 
 import asyncio
 import json
@@ -25,18 +25,18 @@ from app.store.resources import jobs_using
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 MAX_CONDITIONS = 32
-"""Of a kind that a list is narrowed down by: as many labels as a job has. A database takes no condition of any length."""
+"""Maximum conditions of one kind, as many as a job has labels; databases limit the length of a condition."""
 Labels = Annotated[list[LabelPair] | None, Query(max_length=MAX_CONDITIONS, description="key:value; several must all hold")]
 ESCAPE = "\\"
 WITHOUT_REPORTS = (defer(Job.report),)
-"""Options of a query for many jobs: whole reports are not for lists."""
+"""Query options for many jobs: without whole reports."""
 WITHOUT_ROWS = (*WITHOUT_REPORTS, lazyload(Job.metrics))
-"""The same, without their tables."""
+"""Without their rows as well."""
 
 
 @dataclass(frozen=True)
 class JobFilter:
-    """What a list is narrowed down to; all that is given must hold."""
+    """Filters of a list; all given ones must match."""
 
     state: Annotated[list[State] | None, Query(max_length=MAX_CONDITIONS)] = None
     label: Labels = None
@@ -51,7 +51,7 @@ JobFilterDep = Annotated[JobFilter, Depends()]
 
 
 def filter_jobs(team: str, wanted: JobFilter) -> Select[Any]:
-    """Return the team's jobs that are wanted. Raises InvalidRequest for a label that is none."""
+    """Return the query for the team's matching jobs. Raises InvalidRequest for a malformed label."""
     found = select(Job).where(Job.team_id == team, Job.deleted_at.is_(None))
     if wanted.state:
         found = found.where(Job.state.in_(wanted.state))
@@ -72,9 +72,9 @@ def filter_jobs(team: str, wanted: JobFilter) -> Select[Any]:
 def list_jobs(
     session: Session, team: str, wanted: JobFilter, size: int, token: str | None, *, brief: bool = False
 ) -> tuple[list[JobOut], str | None]:
-    """Return a page of jobs as they are shown, newest first, and the next page's token; the same few queries for any page.
+    """Return a page of jobs, newest first, and the next page's token, in the same few queries for any page.
 
-    brief: without their tables and remedies, most of what there is to read of a finished job.
+    brief: without rows and remedies, the largest part of a finished job.
     """
     options = WITHOUT_ROWS if brief else WITHOUT_REPORTS
     rows, following = newest_page(session, filter_jobs(team, wanted).options(*options), Job.id, size, token)
@@ -82,7 +82,7 @@ def list_jobs(
 
 
 def show_jobs(session: Session, rows: Sequence[Job], *, brief: bool = False) -> list[JobOut]:
-    """Show jobs with their place in the queue, owner and headline ratios."""
+    """Return jobs with their queue position, owner and headline ratios."""
     ids = [job.id for job in rows if job.state == "succeeded"]
     brought: dict[str, Any] = {}
     if ids:
@@ -106,7 +106,7 @@ def show_jobs(session: Session, rows: Sequence[Job], *, brief: bool = False) -> 
 
 
 def _versions(caller: Caller, wanted: JobFilter, size: int, token: str | None) -> tuple[dict[str, int], str] | None:
-    """Return (version of each job of a page, the team's newest job); None where the caller is let in no more."""
+    """Return (version of each job of a page, the team's newest job); None if the caller is no longer admitted."""
     with reading() as session:
         if not is_active(session, caller):
             return None
@@ -119,9 +119,9 @@ def _versions(caller: Caller, wanted: JobFilter, size: int, token: str | None) -
 
 
 async def stream_jobs(caller: Caller, wanted: JobFilter, size: int, token: str | None) -> AsyncIterator[bytes]:
-    """Tell which jobs a page has, and in which version, now and whenever that changes; in between it holds nothing.
+    """Yield the jobs and versions of a page, now and after each change; in between it holds nothing.
 
-    Each event is the whole of it, so one that is lost on a broken line is made up for by the first of the next connection.
+    Each event is complete, so the first event after a reconnect replaces a lost one.
     """
     yield format_sse_event(retry=2000)
     told: dict[str, int] | None = None

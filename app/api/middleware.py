@@ -1,4 +1,4 @@
-"""What happens to every request: an id, an address without NUL, a bound on its body, safe headers, one line in the log."""
+"""Middleware of every request: its id, a check for NUL, a limit of its body, security headers, and one log line."""
 
 import re
 import time
@@ -24,7 +24,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestContext:
-    """Give each request an id (the caller's, if it sends a sane X-Request-Id), bind it to the log, and log the answer."""
+    """Gives each request an id (the caller's X-Request-Id if it is valid), binds it to the log, and logs the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -49,33 +49,35 @@ class RequestContext:
 
         parent = Headers(scope=scope).get(traces.PARENT)
         with (
-            traces.span(scope["method"], parent, request_id=request_id) as stretch,
+            traces.span(scope["method"], parent, request_id=request_id) as span,
             structlog.contextvars.bound_contextvars(request_id=request_id, **traces.trace_fields()),
         ):
             try:
                 await self.app(scope, receive, answer)
             finally:
-                status = scope["state"].get(ENDED_WITH, status)  # what it says once the connection is over, nobody hears
+                status = scope["state"].get(
+                    ENDED_WITH, status
+                )  # what the application sends after the connection ended reaches nobody
                 took = round((time.perf_counter() - started) * 1000, 1)
                 route = count_response(scope, status, began, waited)
-                stretch.set_attributes(f"{scope['method']} {route}", status=status)
+                span.set_attributes(f"{scope['method']} {route}", status=status)
                 who = _who(scope)
                 log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took, **who)
 
 
 def _who(scope: Scope) -> dict[str, str]:
-    """Name key and team of a request that came with a key that lets in."""
-    deed = scope.get("state", {}).get("deed")
-    return {"key": deed.key, "team": deed.team} if deed is not None else {}
+    """Return key and team of an authenticated request."""
+    audited = scope.get("state", {}).get("audited")
+    return {"key": audited.key, "team": audited.team} if audited is not None else {}
 
 
 def _loggable(path: str) -> str:
-    """Leave out what opens a door by itself: who reads the log must not be able to follow a link that somebody shared."""
+    """Hide the token of a share link: readers of the log must not be able to open it."""
     return "/share/…" if path.startswith("/share/") else path
 
 
 class SecurityHeaders:
-    """Tell browsers to take an answer for what it says it is, and to tell other sites nothing of our addresses."""
+    """Adds headers that make browsers respect content types and hide our addresses from other sites."""
 
     def __init__(self, app: ASGIApp, *, over_tls: bool) -> None:
         self.app = app
@@ -95,7 +97,7 @@ class SecurityHeaders:
 
 
 class ErrorMiddleware:
-    """Answer what nobody expected with a 500, inside of what counts, logs and adds headers."""
+    """Answers unexpected exceptions with a 500, inside the middleware that counts, logs and adds headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -112,7 +114,7 @@ class ErrorMiddleware:
         try:
             await self.app(scope, receive, answer)
         except ClientDisconnect:
-            return  # there is nobody to answer; it is counted as 499
+            return  # nobody is left to answer; it is counted as 499
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise
@@ -120,7 +122,7 @@ class ErrorMiddleware:
 
 
 class NulFilter:
-    """Refuse addresses with a NUL: no id, path or label holds one, and PostgreSQL cannot even be asked for it."""
+    """Rejects addresses with a NUL: no id, path or label contains one, and PostgreSQL accepts none in a query."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -135,7 +137,7 @@ class NulFilter:
 
 
 class BodyLimit:
-    """Refuse bodies over a bound, declared or not. Those of files are left alone: uploads are bounded by their manifest."""
+    """Rejects bodies over a limit, declared or not. File uploads are exempt: their manifest limits them."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -157,7 +159,7 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.limit:
-                # The one kind of exception that FastAPI lets through while it reads a body; errors.py makes a document of it.
+                # The only kind of exception that FastAPI lets through while it reads a body; exception_handlers.py maps it.
                 raise HTTPException(TooLarge.status, f"the body is longer than the limit of {self.limit} bytes")
             return message
 

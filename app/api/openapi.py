@@ -1,7 +1,7 @@
-"""The OpenAPI document, from which people generate clients: what FastAPI reads from the routes, and each route's problems.
+"""The OpenAPI document, from which clients are generated: what FastAPI reads from the routes, and each route's problems.
 
-A route names the problems of its own work: `responses=problems(InUse)`. Those that follow from whom it lets in, from its path
-and from its method are added here, so that every route has them.
+A route names the problems of its own work: `responses=problems(InUse)`. Those that follow from its requirement, its path and
+its method are added here, so that every route has them.
 """
 
 import datetime as dt
@@ -30,11 +30,11 @@ EVENT_STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string
 CSV: dict[str, Any] = {"text/csv": {"schema": {"type": "string"}}}
 PAGE: dict[str, Any] = {"text/html": {"schema": {"type": "string"}}}
 RAW_BODY = {"requestBody": {"required": True, "content": BINARY}}
-"""`openapi_extra` of a route that reads its body as it comes."""
+"""`openapi_extra` of a route that reads a raw body."""
 RAW_PART = {"requestBody": {"content": BINARY}}
-"""Of one that takes a body without bytes, or none, too."""
+"""Of one whose body may be empty or absent."""
 KINDS = "x-problems"
-"""Where `problems` notes its codes until they become responses; the document keeps them, for programs."""
+"""Where `problems` puts its codes until they become responses; the document keeps them, for programs."""
 _CODES: dict[str, type[Problem] | type[CompressionError]] = {
     **{kind.code: kind for kind in ALL_ERRORS},
     **{kind.code: kind for kind in errors.ALL_PROBLEMS},
@@ -48,12 +48,12 @@ ALL: tuple[type[Problem], ...] = (
     errors.Unavailable,
     errors.TooManyConnections,
 )
-"""Of every request."""
+"""Possible for every request."""
 COUNTED = ("RateLimit", "RateLimit-Policy")
 UNCOUNTED = (400, 408)
-"""Statuses of what is refused before it is a request."""
+"""Statuses that are answered before there is a request."""
 BEFORE_ROUTES = (*UNCOUNTED, 413, 429)
-"""Those that no route answers, so that they are never pages."""
+"""Statuses that no route answers, so they are never pages."""
 
 
 class Exhausted(BaseModel):
@@ -84,7 +84,7 @@ class ProblemDocument(BaseModel):
 
 
 def _header(description: str, kind: str = "string", *, always: bool = False) -> dict[str, Any]:
-    """always: in every answer of which it is declared."""
+    """always: present in every response that declares it."""
     return {"description": description, "schema": {"type": kind}, **({"required": True} if always else {})}
 
 
@@ -115,7 +115,7 @@ def headers(*names: str) -> dict[str, Any]:
 
 
 def problems(*kinds: type[Problem] | type[CompressionError]) -> dict[int | str, dict[str, Any]]:
-    """Return what a route gives as `responses` for its own problems; CompressionError stands for all rules of the engine."""
+    """Return the `responses` of a route's own problems; CompressionError stands for all rules of the engine."""
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         codes = [each.code for each in ALL_ERRORS] if kind is CompressionError else [kind.code]
@@ -129,7 +129,7 @@ def _uses(dependant: Dependant, call: object) -> bool:
 
 
 def implied_problems(route: APIRoute, method: str) -> Iterator[type[Problem]]:
-    """Yield the problems that follow from what a route is."""
+    """Yield the problems that follow from a route's definition."""
     yield from ALL
     needed, safe = find_requirement(route.dependant), method in SAFE_METHODS
     if route.path not in UNLIMITED_PATHS:
@@ -146,7 +146,7 @@ def implied_problems(route: APIRoute, method: str) -> Iterator[type[Problem]]:
 
 
 def _of_scope(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
-    if not (needed.scope == READ and needed.device):  # such a route lets every scope in
+    if not (needed.scope == READ and needed.device):  # such a route admits every scope
         yield errors.InsufficientScope
     if not safe:
         yield errors.CsrfFailed
@@ -155,7 +155,7 @@ def _of_scope(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
 
 
 def iterate_routes(found: Iterable[BaseRoute]) -> Iterator[APIRoute]:
-    """Yield all routes, those of routers too."""
+    """Yield all routes, including those of routers."""
     for route in found:
         if isinstance(route, APIRoute):
             yield route
@@ -179,13 +179,13 @@ def _write(status: int, codes: Sequence[str], *, head: bool, pages: bool) -> dic
 
 
 def _name(codes: Sequence[str], *, head: bool, pages: bool) -> str:
-    """Name a shared response by its problems; all rules of the engine count as one."""
+    """Return a shared response's name, made of its problems; the engine's rules count as one."""
     names = dict.fromkeys(kind.__name__ if issubclass(kind := _CODES[code], Problem) else "CompressionError" for code in codes)
     return "".join(names) + ("Head" if head else "") + ("Page" if pages else "")
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a parameter's schema as it can be sent: an address or a header may lack a value, and holds no null."""
+    """Return a parameter's schema without null: a header or query parameter may be absent, but cannot be null."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
@@ -193,7 +193,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: dict[str, Any]) -> None:
-    """Write an operation's problems, and the headers of its other answers."""
+    """Complete an operation: its problems, and the headers of its other responses."""
     answers: dict[str, dict[str, Any]] = operation["responses"]
     if KINDS not in answers.get("422", {}):
         answers.pop("422", None)  # FastAPI's own form, which is never sent
@@ -216,7 +216,7 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
         pages = getattr(route, "errors_are_pages", False) and status not in BEFORE_ROUTES
         found = list(dict.fromkeys(found))
         written = _write(status, found, head=head, pages=pages)
-        if (form := answers.get(str(status))) is not None:  # the route answers so itself, in a form of its own
+        if (form := answers.get(str(status))) is not None:  # the route itself answers with this status, in its own form
             answers[str(status)] = {**written, "content": {**form["content"], **written["content"]}}
             continue
         name = _name(found, head=head, pages=pages)
@@ -225,7 +225,7 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
 
 
 def _describe_defaults(part: Any) -> None:
-    """Say in words what an object that is left out stands for: generators of clients take no objects as defaults."""
+    """Describe object defaults in words, because client generators do not support objects as defaults."""
     if isinstance(part, dict):
         if isinstance(part.get("default"), dict) and part["default"] and ("anyOf" in part or "$ref" in part):
             said = f"Default: `{json.dumps(part.pop('default'))}`"
@@ -237,7 +237,7 @@ def _describe_defaults(part: Any) -> None:
 
 
 def complete_document(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
-    """Add to what FastAPI made of the routes what all of them have in common."""
+    """Complete FastAPI's document with what all routes have in common."""
     shared: dict[str, Any] = {}
     paths = document["paths"]
     for route in iterate_routes(app.routes):
@@ -257,17 +257,17 @@ def complete_document(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
 
 
 def operation_id(route: APIRoute) -> str:
-    """Name an operation as a generated client names its function: `jobs_cancel`."""
+    """Return an operation's id, after which a generated client names its function: `jobs_cancel`."""
     return f"{route.tags[0] if route.tags else 'page'}_{route.name.strip('_')}"
 
 
 class DocumentedApi(FastAPI):
-    """An application whose document is complete."""
+    """An application with a complete OpenAPI document."""
 
     _lock = threading.Lock()
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document; made once."""
+        """Return the document; it is built once."""
         with self._lock:
             known = self.openapi_schema
             found = super().openapi()

@@ -1,4 +1,4 @@
-"""Pages of lists: their parameters, and the answer with the next page's Link."""
+"""Pages of lists: the parameters, and the answer with the next page's Link."""
 
 from typing import Annotated, TypeVar
 
@@ -13,7 +13,7 @@ PageToken = Annotated[str | None, Query(max_length=200)]
 
 
 def answer_page(items: list[T], token: str | None, request: Request, response: Response) -> Page[T]:
-    """Build the answer, with the next page's Link beside it."""
+    """Return a page, and set the Link header of the next one."""
     if token:
         response.headers["Link"] = next_page_link(request, token)
     return Page(items=items, next_page_token=token)

@@ -1,4 +1,4 @@
-"""Problem documents as bytes on the wire, for what is refused before there is a request: same form, same safe headers."""
+"""Problem documents as raw bytes, for what is refused before there is a request: same form, same security headers."""
 
 import http
 
@@ -11,11 +11,11 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Browsers take an answer for what it says it is, and tell other sites nothing of our addresses."""
+"""Browsers respect the content type, and hide our addresses from other sites."""
 
 
 def response_parts(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return headers and body of a problem whose answer ends its connection."""
+    """Return headers and body of a problem whose response ends its connection."""
     request_id = new_id("req")
     body = problem_body(problem, request_id)
     headers = {
@@ -30,7 +30,7 @@ def response_parts(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 def raw_response(problem: Problem) -> bytes:
-    """Return the whole answer as HTTP/1.1 writes it."""
+    """Return the complete response as HTTP/1.1."""
     headers, body = response_parts(problem)
     start = f"HTTP/1.1 {problem.status} {http.HTTPStatus(problem.status).phrase}\r\n".encode()
     return start + b"".join(name + b": " + value + b"\r\n" for name, value in headers) + b"\r\n" + body

@@ -1,4 +1,4 @@
-"""What goes over the wire. Bodies refuse unknown keys; answers are made from rows."""
+"""Request and response bodies. Requests reject unknown keys; responses are built from rows."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from compression.schema.report.measurements import Ratios, Remedy
 
 
 class ManifestEntry(Body):
-    """One file that will be uploaded."""
+    """A file to be uploaded."""
 
     path: FilePath
     size: Annotated[int, Field(ge=0, le=2**40)]
@@ -27,14 +27,14 @@ Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=1000)]
 
 
 class ModelCreate(Body):
-    """A model: what it is called and which files it has."""
+    """A model: its name and its files."""
 
     name: Name
     files: Manifest
 
 
 class DatasetCreate(Body):
-    """A dataset: its files, which split each belongs to, and what the columns mean."""
+    """A dataset: its files, the split of each, and the meaning of its columns."""
 
     name: Name
     task: Task = "text-classification"
@@ -45,7 +45,7 @@ class DatasetCreate(Body):
 
 
 class JobRetry(Body):
-    """How to try a job again."""
+    """How to retry a job."""
 
     remedies: Annotated[
         Literal["all"] | Annotated[list[Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=20)],
@@ -65,7 +65,7 @@ class JobModelsOut(Out):
 
 
 class Progress(Out):
-    """Where a running job is."""
+    """Progress of a running job."""
 
     stage: str
     phase: str
@@ -80,7 +80,7 @@ class Progress(Out):
 
 
 class JobOut(Out):
-    """A job and all that is known of it now; `rows` fills up stage by stage."""
+    """A job and its current state; `rows` grows stage by stage."""
 
     id: str
     version: Annotated[int, Field(description="Grows with every change; `Prefer: wait` waits for it.")]
@@ -170,7 +170,7 @@ def job_out(
     remedies: Sequence[Remedy] = (),
     rows: Sequence[dict[str, Any]] | None = None,
 ) -> JobOut:
-    """Show a job; `rows` in the place of those that would be read for it."""
+    """Return a job's response; `rows` replaces the rows that would be loaded."""
     same = (
         "id",
         "version",
@@ -211,7 +211,7 @@ def job_out(
 
 
 def artifact_out(row: models.Artifact) -> ArtifactOut:
-    """Show an artifact."""
+    """Return an artifact's response."""
     return ArtifactOut(
         id=row.id,
         job=row.job_id,

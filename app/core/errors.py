@@ -1,6 +1,6 @@
 """Problems: every error that a caller can cause has a code, a status, a cause and a remedy (exception_handlers.py maps them).
 
-docs/errors.md has a paragraph a code; a test keeps the two together.
+docs/errors.md has a paragraph for each code; a test keeps the two in step.
 """
 
 import errno
@@ -37,7 +37,7 @@ class Problem(Exception):
     ) -> None:
         super().__init__(cause)
         self.facts = facts or {}
-        """Members of its own beside the common ones (RFC 9457, section 3.2)."""
+        """Extra members of the document (RFC 9457, section 3.2)."""
         self.cause, self.param = cause, param
         self.all_headers = {**self.headers, **(headers or {})}
         self.remedy_text = remedy or self.remedy
@@ -46,7 +46,7 @@ class Problem(Exception):
 def _problem(
     status: int, code: str, name: str, meaning: str, remedy: str, headers: Mapping[str, str] | None = None
 ) -> type[Problem]:
-    """Make a kind of problem. Its name is in the OpenAPI document, its meaning is the title of each that is answered."""
+    """Create a kind of problem. The OpenAPI document has its name; its meaning is the title of each answer."""
     members = {"status": status, "code": code, "remedy": remedy, "headers": headers or {}}
     return type(name, (Problem,), {"__doc__": meaning, "__module__": __name__, **members})
 
@@ -179,29 +179,29 @@ InternalError = _problem(500, "internal_error", "InternalError",
 
 
 ALL_PROBLEMS: tuple[type[Problem], ...] = tuple(Problem.__subclasses__())
-"""Every problem with a code of its own, for docs/errors.md and its test."""
+"""Every problem that has its own code, for docs/errors.md and its test."""
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
-    """Name a field as its sender would: `recipe.prune.ratio`, without the web framework's leading 'body'."""
+    """Name a field as the caller wrote it: `recipe.prune.ratio`, without FastAPI's leading 'body'."""
     parts = [str(part) for part in location]
     return ".".join(parts[1:] if parts and parts[0] in {"body", "query", "path", "header"} else parts)
 
 
 def describe_errors(errors: list[ErrorDetails]) -> tuple[str, str]:
-    """Turn pydantic's findings into (cause that names every field, path of the first field)."""
+    """Return (cause that names every field, path of the first field) of pydantic's errors."""
     causes = [f"{field_path(error['loc'])}: {error['msg']}" for error in errors]
     return "; ".join(causes[:10]), field_path(errors[0]["loc"])
 
 
 def recipe_problem(error: ValidationError, prefix: str) -> Problem:
-    """Say which key of a recipe is wrong."""
+    """Return the problem that names the wrong key of a recipe."""
     cause, param = describe_errors(error.errors())
     return InvalidRecipe(cause, param=f"{prefix}.{param}" if param else prefix)
 
 
 def problem_body(problem: Problem, request_id: str | None) -> bytes:
-    """Write a problem as JSON (RFC 9457)."""
+    """Serialize a problem as JSON (RFC 9457)."""
     body = {
         "type": f"/docs/errors#{problem.code}",
         "title": (type(problem).__doc__ or problem.code).split("\n", 1)[0],
@@ -218,7 +218,7 @@ def problem_body(problem: Problem, request_id: str | None) -> bytes:
 
 
 def problem_response(problem: Problem, request: Request) -> Response:
-    """Answer with a problem as application/problem+json."""
+    """Return a response of type application/problem+json."""
     state = request.scope.setdefault("state", {})
     state["problem"] = problem.code
     request_id = state.get("request_id")
@@ -227,7 +227,7 @@ def problem_response(problem: Problem, request: Request) -> Response:
 
 
 def compression_problem(error: CompressionError) -> Problem:
-    """Show what the engine's rules say against a request as a 422 under the engine's own code."""
+    """Return the engine's error about a request as a 422 with the engine's own code."""
     kind = type(type(error).__name__, (Problem,), {"status": 422, "code": error.code, "__doc__": type(error).__doc__})
     problem: Problem = kind(error.cause, param=error.param, remedy=error.remedy_text)
     return problem

@@ -1,4 +1,4 @@
-"""How a job can fail through no fault of its sender: the machine, the worker or a bug of ours. Codes for docs/errors.md."""
+"""Failures that a job's sender did not cause: machine, worker or a bug of Lathe. docs/errors.md explains each code."""
 
 from typing import Any
 
@@ -34,6 +34,6 @@ FAILURES: dict[str, tuple[str, str]] = {
 
 
 def describe_failure(code: str, more: str = "") -> dict[str, Any]:
-    """Return a failure as a job's `error` or an upload's reason carries it."""
+    """Return a failure in the form of a job's `error` or an upload's reason."""
     cause, remedy = FAILURES[code]
     return {"code": code, "cause": f"{cause} {more}".strip(), "remedy": remedy, "param": None}

@@ -1,4 +1,4 @@
-"""Client addresses: the network that an address counts for, and the proxies that may speak for others."""
+"""Client addresses: the network that an address is counted under, and the proxies that are trusted."""
 
 import ipaddress
 
@@ -6,7 +6,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def trusted_networks(spelled: str) -> tuple[Network, ...]:
-    """Read FORWARDED_ALLOW_IPS: the proxies that may speak for many callers. `*` names nobody."""
+    """Parse FORWARDED_ALLOW_IPS, the proxies that may speak for many callers. `*` trusts no address."""
     found: list[Network] = []
     for entry in spelled.split(","):
         try:
@@ -17,7 +17,7 @@ def trusted_networks(spelled: str) -> tuple[Network, ...]:
 
 
 def client_network(address: str) -> str:
-    """Return whom an address counts for: itself, or its /64 in IPv6, of which one machine has all."""
+    """Return the network that an address is counted under: itself, or its /64 for IPv6, since one machine has a whole /64."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What all bodies and answers share: base classes, a page, and the types of their fields. Bodies refuse unknown keys."""
+"""Base classes of request and response bodies, the page, and shared field types. Request bodies reject unknown keys."""
 
 from typing import Annotated, Generic, TypeVar
 
@@ -8,9 +8,9 @@ from pydantic_core import CoreSchema
 from compression.schema import file_names
 from compression.schema.recipe.base import guard_numbers
 
-# PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
+# PostgreSQL stores no NUL in text, so the API rejects it and both databases behave alike.
 TEXT = r"^[^\x00]*$"
-# What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
+# Label keys that both databases can filter by: `key:value`, without characters that have a meaning in a JSON path.
 LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
 Item = TypeVar("Item")
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
@@ -21,7 +21,7 @@ FilePath = Annotated[
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
 LabelPair = Annotated[str, WithJsonSchema({"type": "string", "pattern": r'^[^\x00-\x1f":\\]+:'})]
-"""What a list is narrowed down by; job_list.py refuses other forms."""
+"""A label filter; job_list.py rejects other forms."""
 LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
@@ -32,13 +32,13 @@ class Body(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Guard the numbers among the fields."""
+        """Guard the numeric fields."""
         made: CoreSchema = guard_numbers(handler(source))
         return made
 
 
 class Out(BaseModel):
-    """An answer."""
+    """A response body."""
 
     model_config = ConfigDict(from_attributes=True)
 

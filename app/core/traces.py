@@ -1,6 +1,6 @@
-"""Traces of requests and of jobs' stages, for who asks for them (LATHE_TRACES, extra `otel`); else nothing is imported or done.
+"""Traces of requests and of jobs' stages, if LATHE_TRACES is set (extra `otel`); otherwise nothing is imported or done.
 
-A job's row keeps the `traceparent` of the request that made it, so what workers do hours later hangs beneath that request.
+A job's row keeps the `traceparent` of the request that created it, so a worker's spans hours later belong to that request.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ _tracer: "Tracer | None" = None
 
 
 class TracingUnavailable(Exception):
-    """Traces are asked for where the extra is not installed, or to a place that there is not."""
+    """Tracing is requested, but the extra is not installed or the destination is invalid."""
 
 
 def configure(process: str) -> None:
-    """Begin to trace where LATHE_TRACES says so. Raises Missing."""
+    """Start tracing if LATHE_TRACES is set. Raises TracingUnavailable."""
     global _provider, _tracer
     place = get_settings().traces
     if not place or _tracer is not None:
@@ -48,7 +48,7 @@ def configure(process: str) -> None:
 def _processor(place: str) -> "SpanProcessor":
     export = import_module("opentelemetry.sdk.trace.export")
     found: SpanProcessor
-    if place == OTLP:  # where to, and how, say OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT and so on
+    if place == OTLP:  # OpenTelemetry's own variables say where to and how: OTEL_EXPORTER_OTLP_ENDPOINT and so on
         otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
         found = export.BatchSpanProcessor(otlp.OTLPSpanExporter())
         return found
@@ -62,20 +62,20 @@ def _processor(place: str) -> "SpanProcessor":
 
 
 class SpanHandle:
-    """A span, or nothing where traces are off."""
+    """A span, or nothing if tracing is off."""
 
     def __init__(self, span: "Span | None" = None) -> None:
         self.span = span
 
     def set_attributes(self, name: str | None = None, **attributes: Any) -> None:
-        """Give it another name, or say more of it."""
+        """Rename the span, or add attributes."""
         if self.span is not None:
             if name:
                 self.span.update_name(name)
             self.span.set_attributes({f"lathe.{key}": value for key, value in attributes.items() if value is not None})
 
     def end(self, error: str | None = None) -> None:
-        """End it, with an error where there was one. Ending it again does nothing."""
+        """End the span, with an error if there was one. Ending it twice has no effect."""
         if self.span is not None and self.span.is_recording():
             if error:
                 trace = import_module("opentelemetry.trace")
@@ -84,27 +84,27 @@ class SpanHandle:
 
 
 def start_span(name: str, **attributes: Any) -> SpanHandle:
-    """Begin a span beneath the one that is at work."""
-    stretch = SpanHandle(_tracer.start_span(name) if _tracer else None)
-    stretch.set_attributes(**attributes)
-    return stretch
+    """Start a span below the current one."""
+    handle = SpanHandle(_tracer.start_span(name) if _tracer else None)
+    handle.set_attributes(**attributes)
+    return handle
 
 
 @contextmanager
 def span(name: str, parent: str | None = None, **attributes: Any) -> Iterator[SpanHandle]:
-    """Trace what is done within. parent: a `traceparent` of elsewhere; without, the span that is at work here."""
+    """Trace the block. `parent` is a `traceparent` from elsewhere; without it the span is below the current one."""
     if _tracer is None:
         yield SpanHandle()
         return
     context = _context(parent) if parent else None
     with _tracer.start_as_current_span(name, context=context) as started:
-        stretch = SpanHandle(started)
-        stretch.set_attributes(**attributes)
-        yield stretch
+        handle = SpanHandle(started)
+        handle.set_attributes(**attributes)
+        yield handle
 
 
 def current_traceparent() -> str | None:
-    """Return the `traceparent` of the span that is at work; None where there is none."""
+    """Return the `traceparent` of the current span; None without one."""
     if _tracer is None:
         return None
     carrier: dict[str, str] = {}
@@ -113,13 +113,13 @@ def current_traceparent() -> str | None:
 
 
 def trace_fields() -> dict[str, str]:
-    """Return what a line of the log says of the span that is at work."""
+    """Return the log fields that identify the current span."""
     found = current_traceparent()
     return {"trace_id": found.split("-")[1]} if found else {}
 
 
 def flush() -> None:
-    """Send what has ended: a process that may be killed must not keep it."""
+    """Export finished spans, because this process may be killed."""
     if _provider is not None:
         _provider.force_flush(2000)
 

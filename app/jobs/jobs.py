@@ -1,9 +1,9 @@
-"""Every transition of a job, as plain functions that take a session. The only writer of job state.
+"""All transitions of a job, as plain functions that take a session. Only this package writes job state.
 
     queued → running → succeeded | failed | cancelled        running → queued when its worker is lost or drains
 
-Each transition is one conditional UPDATE: what it did not change, someone else owns. A worker's writes carry the fence
-that it got with its claim; a stale fence writes nothing. Times are the database's.
+Each transition is one conditional UPDATE: if it changes nothing, another process owns the job. A worker's writes carry the
+fence of its claim; a stale fence writes nothing. Times are the database's.
 """
 
 from collections.abc import Sequence
@@ -45,18 +45,18 @@ from compression.schema.report.report import Artifact as ArtifactFacts
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a heartbeat brings back."""
+    """What a heartbeat returns to the worker."""
 
     cancel: bool
     drain: bool
     overdue: bool
 
 
-# The caller's side.
+# For callers.
 
 
 def submit(session: Session, job: Job) -> Job:
-    """Accept a job: its row is the promise. Workers are woken once it is committed. Raises QuotaExceeded."""
+    """Accept a job: the row is the promise. Workers are woken after the commit. Raises QuotaExceeded."""
     quotas.admit_job(session, job.team_id)
     job.request_id, job.traceparent = logs.request_id(), traces.current_traceparent()
     if job.deadline_seconds is not None:
@@ -69,8 +69,8 @@ def submit(session: Session, job: Job) -> Job:
 
 
 def get(session: Session, team: str, job_id: str) -> Job:
-    """Find one of the team's jobs. Raises NotFound."""
-    # What everybody polls, so in few statements; the report comes when it is asked for.
+    """Return one of the team's jobs. Raises NotFound."""
+    # Polled constantly, so in few statements; the report is loaded only if needed.
     whole = (joinedload(Job.parts), joinedload(Job.others), defer(Job.report))
     query = select(Job).options(*whole).where(Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
     job = session.scalars(query).unique().one_or_none()
@@ -80,8 +80,8 @@ def get(session: Session, team: str, job_id: str) -> Job:
 
 
 def cancel(session: Session, team: str, job_id: str) -> Job:
-    """End a waiting job at once; ask the worker of a running one. Raises WrongState for one that ended otherwise."""
-    # Locked, or a job that is given back between the two looks would be in neither state, and go on.
+    """End a waiting job at once; ask the worker of a running one to stop. Raises WrongState if it ended otherwise."""
+    # Locked: otherwise a job released between the two updates would match neither, and go on.
     session.execute(select(Job.id).where(Job.id == job_id, Job.team_id == team).with_for_update())
     get(session, team, job_id)
     gone = update_job(
@@ -108,20 +108,20 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
 
 
 CLAIM_TRIES = 50
-"""Looks of one claim at teams whose first jobs others are taking: each that finds nothing is a job that somebody else got."""
+"""Attempts of one claim while others take the first jobs: each attempt without a result means that another worker got a job."""
 LONGEST_WAIT = 300.0
-"""Seconds between two attempts, however often a job was lost."""
+"""Maximum seconds between two attempts, however often a job was lost."""
 ASKED = (
     *("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority"),
     *("deadline_seconds", "memory_bytes", "disk_bytes"),
 )
-"""What makes a request, and is the same when it is tried again."""
+"""The request's fields, which a retry copies."""
 
 
 def retry(session: Session, team: str, job_id: str, key_id: str | None = None) -> Job:
-    """Submit the same request again as a new job, sent with this key.
+    """Submit the same request again as a new job, with this key.
 
-    Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted.
+    Raises WrongState if the old job has not ended, NotFound if one of its models or datasets was deleted.
     """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
@@ -137,7 +137,7 @@ def retry(session: Session, team: str, job_id: str, key_id: str | None = None) -
 
 
 def delete_job(session: Session, team: str, job_id: str) -> None:
-    """Hide a job that is over; the keeper frees its bytes. Its outcome and metrics stay. Raises WrongState."""
+    """Hide a job that has ended; the keeper frees its bytes. Its outcome and metrics stay. Raises WrongState."""
     job = get(session, team, job_id)
     if job.state not in TERMINAL:
         raise WrongState(f"{job_id} is {job.state}", remedy="Cancel the job first.")
@@ -150,13 +150,13 @@ def delete_job(session: Session, team: str, job_id: str) -> None:
     update_job(session, job_id, deleted_at=now())
 
 
-# The worker's side.
+# For workers.
 
 
 def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: int | None = None) -> Claim | None:
-    """Take the next job: of the team whose share is due, its first by priority, then age; None where nothing can run now.
+    """Claim the next job: of the team that is due, its first by priority, then age; None if nothing can run now.
 
-    A job whose forecast is above `memory_bytes`, what this worker lets one take, waits for a larger one.
+    A job whose forecast exceeds `memory_bytes`, this worker's limit per job, waits for a larger worker.
     """
     values = {
         "state": RUNNING,
@@ -170,8 +170,8 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
     }
     job = None
     for again in range(CLAIM_TRIES):
-        # Of each team one job is looked at. Where others are taking all of those, who finds nothing waits for them and looks
-        # again, at what is next then.
+        # Each team offers one job at a time. If others hold the locks on all of those, a worker that found nothing waits for
+        # the locks and looks again.
         chosen = fair_share.next_job(memory_bytes).with_for_update(skip_locked=not again, of=fair_share.ChosenJob)
         job = session.scalar(
             update(Job)
@@ -190,7 +190,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Heartbeat:
-    """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
+    """Renew the lease, store progress, and return cancel and drain requests. Raises StaleFence."""
     job = update_fenced(session, claim, lease_until=now(lease_seconds), **changes)
     drain = session.scalar(update(Worker).where(Worker.id == job.worker_id).values(seen_at=now()).returning(Worker.drain))
     overdue = job.deadline_at is not None and session.scalar(select(Job.deadline_at <= now()).where(Job.id == job.id))
@@ -200,7 +200,7 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: A
 def record_event(
     session: Session, claim: Claim, kind: str, data: dict[str, Any], *, origin: str | None = None, **changes: Any
 ) -> None:
-    """Append an event; one of the same origin is there already where this is tried again. Raises StaleFence."""
+    """Append an event, unless one of the same origin exists because the write is repeated. Raises StaleFence."""
     if origin is None or not was_written(session, claim, origin):
         update_fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
 
@@ -208,41 +208,41 @@ def record_event(
 def finish(
     session: Session, claim: Claim, report: dict[str, Any], artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
 ) -> None:
-    """End well: report, last artifacts and outcome in one fenced transaction; again is fine. Raises StaleFence."""
+    """End successfully: report, last artifacts and outcome in one fenced transaction; may be repeated. Raises StaleFence."""
     mine = select(Job.state, Job.fence, Job.progress).where(Job.id == claim.job.id)
     found = session.execute(mine.with_for_update()).one()
     if (found.state, found.fence) == ("succeeded", claim.fence):
         return  # the reply to the first COMMIT was lost
     add_artifacts(session, claim, artifacts)
     session.flush()
-    # What was told last was of the time before the last step ended.
+    # The last progress was reported before the last step ended.
     progress = {**found.progress, "fraction": 1.0, "eta_seconds": 0.0} if found.progress else None
     ended = {"state": "succeeded", "report": report, "progress": progress, "finished_at": now(), "lease_until": None}
     update_fenced(session, claim, events=[("succeeded", {})], **ended)
 
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
-    """End with something that the sender must mend; it is not tried again. Raises StaleFence."""
+    """End with an error that the sender must fix; no retry. Raises StaleFence."""
     ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
 
 
 def mark_cancelled(session: Session, claim: Claim) -> None:
-    """Say that the work has stopped, as was asked. Raises StaleFence."""
+    """Record that the work stopped as requested. Raises StaleFence."""
     ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
 
 
 def _ended(progress: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what changes in a job that ends before its work does: it stays where it was, and nothing is left to wait for."""
+    """Return the changes of a job that ends early: its progress stays, without a remaining time."""
     stopped = {**progress, "eta_seconds": None} if progress else None
     return {"progress": stopped, "finished_at": now(), "lease_until": None}
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence.
+    """Return a job to the queue because its worker drains; this counts as no failure. Raises StaleFence.
 
-    One whose cancel came meanwhile ends: in the queue nobody would take it, and nobody end it.
+    A job whose cancellation was requested meanwhile ends: in the queue nobody would claim it, and nobody would end it.
     """
     asked = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
     if session.scalar(asked) is not None:
@@ -269,9 +269,9 @@ def retry_or_fail(
     backoff_seconds: float,
     split_batches: int | None = None,
 ) -> None:
-    """Note a crash that is not the sender's fault: wait and try again, up to a cap. Raises StaleFence.
+    """Record a crash that the sender did not cause: requeue with a delay, up to a maximum number. Raises StaleFence.
 
-    `split_batches`: in how many parts each batch goes through the model from now on.
+    `split_batches`: number of parts into which each batch is split from now on.
     """
     changes = {} if split_batches is None else {"split_batches": split_batches}
     if not _set_back(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds, **changes):
@@ -288,7 +288,7 @@ def _set_back(
     *more: ColumnElement[bool],
     **changes: Any,
 ) -> bool:
-    # Locked: a cancel between this look and the change would leave a job in the queue that nobody takes and nobody ends.
+    # Locked: a cancellation between this read and the update would leave a job in the queue that nobody claims and nobody ends.
     job = session.scalar(select(Job).where(Job.id == job_id, *held_under(fence), *more).with_for_update())
     if job is None:
         return False
@@ -310,13 +310,13 @@ def _set_back(
     return update_job(session, job_id, *held_under(fence), *more, events=happened, **values) is not None
 
 
-# The keeper's side.
+# For the keeper.
 
 
 def requeue_expired(session: Session, *, max_failures: int, backoff_seconds: float) -> list[str]:
-    """Take jobs from workers whose lease has run out; return their ids."""
+    """Requeue jobs whose worker's lease has expired; return their ids."""
     dead = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.lease_until < now())
-    dead = dead.order_by(Job.team_id).with_for_update(skip_locked=True)  # each is counted in its team's row: all in one order
+    dead = dead.order_by(Job.team_id).with_for_update(skip_locked=True)  # each updates its team's row: always in the same order
     return [
         job_id
         for job_id, fence in session.execute(dead).all()
@@ -327,9 +327,9 @@ def requeue_expired(session: Session, *, max_failures: int, backoff_seconds: flo
 
 
 def requeue_orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seconds: float) -> list[str]:
-    """Take back what a worker holds that is about to claim, and so holds nothing; return the ids.
+    """Requeue the jobs of a worker that is about to claim, and so runs none; return their ids.
 
-    Its process died and was started anew, or the reply to a claim's COMMIT was lost. No lease need run out for that.
+    Its process died and restarted, or the reply to a claim's COMMIT was lost. The leases need not expire first.
     """
     mine = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.worker_id == worker_id)
     mine = mine.order_by(Job.team_id).with_for_update(skip_locked=True)
@@ -341,7 +341,7 @@ def requeue_orphans(session: Session, worker_id: str, *, max_failures: int, back
 
 
 def fail_overdue(session: Session) -> list[str]:
-    """Fail waiting jobs whose deadline has passed; return their ids. A running one's worker does it itself."""
+    """Fail waiting jobs whose deadline has passed; return their ids. The worker of a running job does this itself."""
     late = select(Job.id).where(Job.state == QUEUED, Job.deadline_at <= now())
     late = late.order_by(Job.team_id).with_for_update(skip_locked=True)
     error = describe_failure("deadline_exceeded")
@@ -354,5 +354,5 @@ def fail_overdue(session: Session) -> list[str]:
 
 
 def has_waiting_job(session: Session, memory_bytes: int | None = None) -> bool:
-    """Say whether any job could be claimed right now, by a worker of so much memory."""
+    """Return whether a worker with so much memory could claim a job now."""
     return session.scalar(fair_share.next_job(memory_bytes)) is not None

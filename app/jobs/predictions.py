@@ -1,6 +1,7 @@
-"""Questions to a finished job's models: every transition of theirs, as plain functions. The only writer of their state.
+"""Predictions by a finished job's models: all state transitions, as plain functions. Only this module writes their state.
 
-queued → running → succeeded | failed. A worker of the lane of checks asks, in a confined child; the API only writes and reads.
+queued → running → succeeded | failed. A worker of the lane `checks` predicts in a confined child; the API only writes and
+reads.
 """
 
 from typing import Any
@@ -20,12 +21,12 @@ from compression.schema.recipe.base import Task
 from compression.schema.validation import DataFacts
 
 MOST_WAITING, MOST_A_MINUTE = 4, 30
-"""Questions of a team that wait, and that it may ask in a minute: uploads of others are checked by the same workers."""
+"""Predictions of a team that may wait, and that it may request per minute: the same workers check others' uploads."""
 MAX_ATTEMPTS = 2
 
 
 def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Prediction:
-    """Store a question. Raises NotFound, ReportNotReady, NothingToTry, InvalidRequest, TooManyTries."""
+    """Store a request to predict. Raises NotFound, ReportNotReady, NothingToTry, InvalidRequest, TooManyTries."""
     job = jobs.get(session, team, job_id)
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
@@ -35,7 +36,7 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
         raise InvalidRequest(cause, param="part")
     dataset = session.get_one(Dataset, find_dataset(job, part))
     _check(session, team, dataset, question)
-    # Locked: of many that ask at the same moment none sees the others.
+    # Locked: simultaneous requests would not see each other.
     session.execute(select(Team.id).where(Team.id == team).with_for_update(key_share=True))
     recent = select(func.count()).select_from(Prediction).where(Prediction.team_id == team, Prediction.created_at > now(-60))
     waiting = (
@@ -52,12 +53,12 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
 
 
 def find_dataset(job: Job, part: str) -> str:
-    """Return the id of the dataset that a part's models were made for."""
+    """Return the id of the dataset of a part's models."""
     return next((one.dataset_id for one in job.parts if one.name == part), job.dataset_id)
 
 
 def _check(session: Session, team: str, dataset: Dataset, question: Question) -> None:
-    """Hold a question against what the task reads."""
+    """Check a request against the inputs of the task."""
     task: Any = dataset.task
     wanted = asked_for(task, paired=bool((dataset.data.get("columns") or {}).get("text_pair")))
     if not wanted:
@@ -77,14 +78,14 @@ def _check(session: Session, team: str, dataset: Dataset, question: Question) ->
 
 def _check_texts(task: Task, wanted: tuple[str, ...], given: set[str]) -> None:
     if task == "token-classification" and given == {"text"}:
-        return  # its words are
+        return  # it is split into words
     if given != set(wanted):
         param = next((name for name in wanted if name not in given), None) or min(given - set(wanted))
         raise InvalidRequest(f"{task} is asked by {' and '.join(wanted)}, or by the number of a row", param=param)
 
 
 def get(session: Session, team: str, job_id: str, try_id: str) -> Prediction:
-    """Find one of the team's. Raises NotFound."""
+    """Return one of the team's predictions. Raises NotFound."""
     row = session.scalar(
         select(Prediction).where(Prediction.id == try_id, Prediction.job_id == job_id, Prediction.team_id == team)
     )
@@ -94,7 +95,7 @@ def get(session: Session, team: str, job_id: str, try_id: str) -> Prediction:
 
 
 def artifact_names(session: Session, row: Prediction) -> tuple[str, str]:
-    """Name the artifacts that are asked: the baseline's, and the one that the report says to take. Raises NotFound."""
+    """Return the names of the two artifacts: the baseline's, and the one that the report recommends. Raises NotFound."""
     job = session.get_one(Job, row.job_id)
     first = session.scalar(select(Metric.row).where(Metric.job_id == job.id, Metric.stage == "baseline"))
     if job.report is None or first is None:
@@ -105,7 +106,7 @@ def artifact_names(session: Session, row: Prediction) -> tuple[str, str]:
 
 
 def artifacts(session: Session, row: Prediction) -> list[Artifact]:
-    """Return what is asked, the baseline first. Raises NotFound where it was deleted."""
+    """Return the two artifacts, the baseline first. Raises NotFound if one was deleted."""
     found = {one.name: one for one in session.scalars(select(Artifact).where(Artifact.job_id == row.job_id))}
     wanted = artifact_names(session, row)
     if missing := [name for name in wanted if name not in found]:
@@ -113,7 +114,7 @@ def artifacts(session: Session, row: Prediction) -> list[Artifact]:
     return [found[name] for name in wanted]
 
 
-# The worker's side.
+# For workers.
 
 
 def _due() -> ColumnElement[bool]:
@@ -121,12 +122,12 @@ def _due() -> ColumnElement[bool]:
 
 
 def has_waiting_prediction(session: Session) -> bool:
-    """Say whether any question waits for its answer."""
+    """Return whether a prediction waits for a worker."""
     return session.scalar(select(Prediction.id).where(_due()).limit(1)) is not None
 
 
 def claim(session: Session, lease_seconds: float) -> Prediction | None:
-    """Take the oldest question; None where there is none. One over which workers were lost is not asked again."""
+    """Claim the oldest prediction; None if there is none. One that lost several workers fails and is not tried again."""
     wanted = select(Prediction.id).where(_due()).order_by(Prediction.id).limit(1).with_for_update(skip_locked=True)
     row = session.scalar(
         update(Prediction)
@@ -142,7 +143,7 @@ def claim(session: Session, lease_seconds: float) -> Prediction | None:
 
 
 def renew(session: Session, row: Prediction, lease_seconds: float) -> bool:
-    """Hold a question on, whose files are still fetched; False where another attempt has taken over, or it is gone."""
+    """Extend the lease while files are fetched; return False if another attempt has taken over, or the row is gone."""
     mine = update(Prediction).where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)
     renewed = mine.values(lease_until=now(lease_seconds)).returning(Prediction.id)
     return session.scalar(renewed.execution_options(synchronize_session=False)) is not None
@@ -151,7 +152,7 @@ def renew(session: Session, row: Prediction, lease_seconds: float) -> bool:
 def finish(
     session: Session, row: Prediction, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
 ) -> bool:
-    """Write the answer, or why there is none; False where another attempt has taken over, or the question is gone."""
+    """Write the result or the error; return False if another attempt has taken over, or the row is gone."""
     done = session.execute(
         update(Prediction)
         .where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)

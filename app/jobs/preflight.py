@@ -1,4 +1,4 @@
-"""What a job will be, told from stored facts before it is accepted: no file is opened and nothing is started."""
+"""The preflight: checks a job's request and estimates its cost from stored facts; it opens no file and starts no process."""
 
 import re
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
-"""Characters of what a dataset is called within a job."""
+"""Maximum length of a dataset's name within a job."""
 LONGEST_JOB_NAME = 200
 
 
 def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
-    """Turn what stands for a recipe into one that all tasks can have. Raises InvalidRecipe with the key.
+    """Return the recipe that a request means, valid for all tasks. Raises InvalidRecipe with the key.
 
-    It is a preset's name, a whole recipe (what it leaves out has its default), or a preset's name under `preset` beside the
-    keys to change in it.
+    The request has a preset's name, a whole recipe (missing keys have defaults), or a preset's name under `preset` with the
+    keys to change.
     """
     if isinstance(asked, str):
         return _preset(asked, tasks, "recipe")
@@ -46,7 +46,7 @@ def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
 def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
     if not isinstance(name, str) or name not in PRESETS:
         raise InvalidRecipe(f"no preset {name!r}; there are: {', '.join(PRESETS)}", param=param)
-    # A preset is the same for all tasks, but for those whose answers point into the text: they cannot have augmentation.
+    # A preset is the same for all tasks, except those whose answers point into the text: they cannot be augmented.
     return preset(name, next((task for task in tasks if task not in AUGMENTED_TASKS), "text-classification"))
 
 
@@ -59,7 +59,7 @@ def _ready(session: Session, kind: type[R], team: str, identifier: str, param: s
 
 
 def part_names(names: Sequence[str]) -> list[str]:
-    """Call each of several datasets by a name that files and artifacts can bear, made of its own and told apart by a number."""
+    """Name each of several datasets so that files and artifacts can bear the name: its own, with a number if it repeats."""
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
@@ -72,7 +72,7 @@ def part_names(names: Sequence[str]) -> list[str]:
 
 
 def _others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
-    """Find the models that a job names beside its base: (role, model), the student first. Raises as `_ready` does."""
+    """Return the models that a job names besides its base: (role, model), the student first. Raises as `_ready` does."""
     named = [] if body.models.student is None else [(STUDENT, body.models.student, "models.student")]
     for place, identifier in enumerate(body.models.teachers):
         if identifier in body.models.teachers[:place]:
@@ -83,9 +83,9 @@ def _others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Mod
 
 
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
-    """Check that recipe, model, data and their fit are right; return the job's row, not stored yet, and the forecast.
+    """Check recipe, model, data and how they fit together; return the job's row, not stored yet, and the forecast.
 
-    Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
+    Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and the engine's errors (CompressionError).
     """
     model = _ready(session, Model, team, body.models.base, "models.base")
     others = _others(session, team, body)

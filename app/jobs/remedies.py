@@ -1,7 +1,7 @@
-"""Trying a job again with what its figures or its error speak for: which changes those are, and the request that has them.
+"""Remedies: recipe changes that a job's figures or error suggest, and the retry that applies them.
 
-The engine reckons the remedies of a table that misses its targets, and each row carries them. The errors that a change of the
-recipe can mend by itself are here; all others want somebody's eye, a new file or another machine.
+The engine computes the remedies of a table that misses its targets; each row carries them. This module has those for errors
+that a change of the recipe can fix. All other errors need a person, a new file or another machine.
 """
 
 import copy
@@ -22,13 +22,13 @@ from compression.schema.report.measurements import Remedy
 ROOT = "recipe."
 LATE = "deadline_exceeded"
 GENTLER = 0.3
-"""What a learning rate is multiplied by after a training that diverged."""
+"""Factor for a learning rate after a training that diverged."""
 
 
 def list_remedies(job: Job) -> list[Remedy]:
-    """List the changes of the recipe that a job speaks for and did not make itself, one a key.
+    """Return the recipe changes that a job suggests and did not apply itself, one per key.
 
-    Of a failed one those that answer its error; else those of its rows, of which a later one knows more.
+    A failed job suggests those that answer its error; another job those of its rows, of which a later one knows more.
     """
     if job.state == "failed":
         return list(_of_the_error(job))
@@ -72,17 +72,17 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
 
 
 def _at(recipe: Any, key: str) -> Any:
-    """Return what a recipe has at `recipe.a.b`; None where there is nothing."""
+    """Return the recipe's value at `recipe.a.b`; None if there is none."""
     for part in key.removeprefix(ROOT).split("."):
         recipe = recipe.get(part) if isinstance(recipe, dict) else None
     return recipe
 
 
 def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
-    """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it.
+    """Return a copy of a recipe with the proposed changes; the caller validates it.
 
-    A whole stage is changed before its keys, whatever their order here; where it goes, they go with it, or they would bring it
-    back with defaults. Raises InvalidRecipe for a change of what has no keys.
+    A stage is changed before its keys, whatever their order here. If the stage is removed, changes of its keys are dropped:
+    they would restore it with defaults. Raises InvalidRecipe for a change below a value that has no keys.
     """
     new = copy.deepcopy(recipe)
     gone = [f"{remedy.key}." for remedy in remedies if remedy.proposed is None]
@@ -95,18 +95,18 @@ def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[s
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]
-            if not isinstance(place, dict):  # rows are told by engines, which may tell anything
+            if not isinstance(place, dict):  # rows come from engines, which may send anything
                 raise InvalidRecipe(f"{remedy.key} is no key of a recipe", param="remedies")
         place[last] = remedy.proposed
     return new
 
 
 def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Literal["all"], key_id: str | None) -> Job:
-    """Submit a job again, with the remedies of these keys applied; the changed recipe is checked as a new one is.
+    """Submit a job again with these remedies applied; the changed recipe is validated like a new one.
 
-    With all of them, a job that was late is sent without its deadline. Raises WrongState while the job is not over; NoRemedy
-    where there is nothing to apply; InvalidRequest for a remedy that it does not offer; NotFound, InvalidRecipe and what else
-    speaks against the new request.
+    With `all`, a job that missed its deadline is sent without one. Raises WrongState if the job has not ended, NoRemedy if
+    there is nothing to apply, InvalidRequest for a remedy that it does not offer, and NotFound, InvalidRecipe and the other
+    errors of a new request.
     """
     if not keys:
         return jobs.retry(session, team, job_id, key_id)

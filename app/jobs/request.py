@@ -1,4 +1,4 @@
-"""What a caller sends to submit a job."""
+"""The request body that submits a job."""
 
 from typing import Annotated, Any
 

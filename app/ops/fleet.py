@@ -1,4 +1,4 @@
-"""Who works on what, how much waits, where bytes lie, and what each team used. Of other teams nobody learns more than sums."""
+"""The fleet: workers, queue, storage, and usage by team. Of other teams, only sums are shown."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ OTHERS = "other teams"
 
 
 class WorkerOut(Out):
-    """A worker as it last said of itself."""
+    """A worker as it last reported itself."""
 
     id: str
     kind: str
@@ -37,7 +37,7 @@ class WorkerOut(Out):
 
 
 class QueueOut(Out):
-    """How much waits and runs, of all teams."""
+    """What waits and runs, of all teams."""
 
     queued: int
     running: int
@@ -49,7 +49,7 @@ class QueueOut(Out):
 
 
 class StorageOut(Out):
-    """Where bytes lie. `used_bytes` are those that rows name: of models, datasets and artifacts of all teams."""
+    """Storage. `used_bytes` counts the bytes that rows name: models, datasets and artifacts of all teams."""
 
     kind: Annotated[str, Field(description="file: a folder; s3: a bucket.")]
     used_bytes: int
@@ -57,7 +57,7 @@ class StorageOut(Out):
 
 
 class Used(Out):
-    """What a team used."""
+    """Usage of a team."""
 
     team: Annotated[str, Field(description="The caller's by its name; all others together as `other teams`.")]
     mine: bool
@@ -76,9 +76,9 @@ class UsageOut(Out):
 
 
 def workers(session: Session, team: str, *, operations: bool) -> list[WorkerOut]:
-    """Say who works, and how long ago it was heard of; `job` where it is one of the team's.
+    """Return the workers and how long ago each was last seen; `job` only if it is one of the team's.
 
-    operations: name host and process too, which are nothing to tenants.
+    operations: include host and process, which tenants do not see.
     """
     silent = seconds_between(Worker.seen_at, now())
     mine = case((Job.team_id == team, Job.id))
@@ -123,7 +123,7 @@ def queue(session: Session) -> QueueOut:
 
 
 def _bytes(session: Session) -> dict[str, dict[str, int]]:
-    """Return kind → team → bytes that are kept."""
+    """Return kind → team → stored bytes."""
     kept: dict[str, dict[str, int]] = {}
     total = func.coalesce(func.sum(File.size), 0)
     for kind, name, owner in ((Model, "models", File.model_id), (Dataset, "datasets", File.dataset_id)):
@@ -135,14 +135,14 @@ def _bytes(session: Session) -> dict[str, dict[str, int]]:
 
 
 def storage(session: Session, place: Storage) -> StorageOut:
-    """Say how much is kept, and how much more may be."""
+    """Return how much is stored, and how much space is left."""
     used = sum(size for teams in _bytes(session).values() for size in teams.values())
     kind = "file" if isinstance(place, LocalStorage) else "s3"
     return StorageOut(kind=kind, used_bytes=used, free_bytes=place.free_bytes())
 
 
 def usage(session: Session, team: str, days: int) -> UsageOut:
-    """Say what the caller's team and all others used in the last days."""
+    """Return what the caller's team and all others used in the last days."""
     since = session.scalars(select(now(-days * 86400.0))).one()
     recent = Job.created_at > since
     counts = session.execute(select(Job.team_id, Job.state, func.count()).where(recent).group_by(Job.team_id, Job.state)).all()
@@ -172,5 +172,5 @@ def _share(sizes: dict[str, int], team: str, own: bool) -> int:
 
 
 def devices(facts: dict[str, Any]) -> Sequence[str]:
-    """Name what a worker computes on, as it said when it started."""
+    """Return the devices that a worker computes on, as it reported at its start."""
     return facts.get("devices") or ["CPU"]

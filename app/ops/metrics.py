@@ -1,7 +1,7 @@
-"""What /metrics tells. Requests are counted by who answers them; all else is asked of the database, where the truth is.
+"""Metrics. Each process counts its own requests; everything else is read from the database.
 
-Several API processes of one host (uvicorn --workers) count together where PROMETHEUS_MULTIPROC_DIR names a folder that is
-empty when they start: prometheus-client's own way. What comes from the database is the same whoever answers.
+Several API processes of one host (uvicorn --workers) are summed if PROMETHEUS_MULTIPROC_DIR names a folder that is empty at
+their start: prometheus-client's own way. Figures from the database are the same in every process.
 """
 
 import os
@@ -31,15 +31,15 @@ from compression.schema.errors import ALL_ERRORS
 
 log = structlog.get_logger()
 FRESH_SECONDS = 5.0
-"""The database is asked at most so often, however many scrape."""
+"""Minimum time between two reads of the database, however many scrape."""
 SEEN_SECONDS = 600.0
-"""A worker that said nothing for so long is not told of any more; the alert is to fire before."""
+"""A worker that was silent for so long is no longer reported; the alert fires before."""
 ALIVE_SECONDS = 60.0
 STAGE_BUCKETS = (10, 30, 60, 300, 900, 1800, 3600, 10800, 36000)
 REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 LOST = "worker_lost"
 CODES = frozenset(FAILURES) | {error.code for error in ALL_ERRORS}
-"""What failures are told by: an engine that a model has taken over calls its failures anything, and each were a time series."""
+"""Failure codes that become labels: a hostile engine could send any code, and each would become a time series."""
 
 process_registry = CollectorRegistry()
 ProcessCollector(registry=process_registry)
@@ -61,13 +61,13 @@ refused = Counter(
     registry=process_registry,
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Whatever else comes is counted as OTHER: a stranger must not be able to make time series."""
+"""Other methods are counted as OTHER, so that nobody can create time series."""
 
 
 def count_response(scope: Scope, status: int, began: float | None, waited: bool) -> str:
-    """Count a request, and return its route.
+    """Count a response; return the route.
 
-    status: 0, told as 499, where the caller went before an answer began; began: seconds until it did.
+    status: 0, reported as 499, if the client disconnected before the response began; began: seconds until it began.
     """
     route = str(getattr(scope.get("route"), "path", None) or "other")
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
@@ -78,7 +78,7 @@ def count_response(scope: Scope, status: int, began: float | None, waited: bool)
 
 
 class DatabaseCollector(Collector):
-    """What the database says, asked anew once that is older than FRESH_SECONDS. One that is away costs its figures only."""
+    """Figures from the database, read again after FRESH_SECONDS. If it is away, only its figures are missing."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -86,11 +86,11 @@ class DatabaseCollector(Collector):
         self.families: list[Metric] = []
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing, so that registering asks nothing."""
+        """Return nothing, so that registration reads nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was found last, and whether the database answered then."""
+        """Yield the last figures, and whether the database answered."""
         with self.lock:
             if time.monotonic() - self.asked >= FRESH_SECONDS:
                 self.families = _told()
@@ -102,7 +102,7 @@ database_collector = DatabaseCollector()
 
 
 def registry() -> CollectorRegistry:
-    """Return all that there is to tell."""
+    """Return all metrics."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         every = CollectorRegistry()
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]
@@ -115,7 +115,7 @@ def registry() -> CollectorRegistry:
 
 
 class _Part(Collector):
-    """A registry or a collector as a part of another registry."""
+    """A registry or a collector as part of another registry."""
 
     def __init__(self, part: CollectorRegistry | Collector) -> None:
         self.part = part

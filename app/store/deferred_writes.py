@@ -1,4 +1,4 @@
-"""Small writes that no request waits for, such as a key's last use: at most one a minute of a name, in their own thread."""
+"""Small writes that no request waits for, such as a key's last use: at most one per minute and name, in a separate thread."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 log = structlog.get_logger()
 INTERVAL_SECONDS = 60.0
 MOST_NAMES = 10_000
-"""Of which the last time is known; beyond that those of over a minute ago are forgotten."""
+"""Names whose last write is remembered; beyond that, names older than a minute are dropped."""
 
 
 class DeferredWrites:
-    """Runs a write unless one of the same name ran within the last minute. One that fails costs its own row only."""
+    """Runs a write unless one of the same name ran in the last minute. A failed write only loses its own row."""
 
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="scribe")
@@ -23,7 +23,7 @@ class DeferredWrites:
         self.last: dict[tuple[str, ...], float] = {}
 
     def submit(self, name: tuple[str, ...], write: Callable[[], None]) -> None:
-        """Write in a moment, or not at all."""
+        """Queue a write, or skip it."""
         moment = time.monotonic()
         with self.lock:
             if moment - self.last.get(name, -INTERVAL_SECONDS) < INTERVAL_SECONDS:

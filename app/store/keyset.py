@@ -1,4 +1,4 @@
-"""Keyset pages: newest first, stable while rows come and go, the same cost on page one and page thousand."""
+"""Keyset pages: newest first, stable while rows are added and deleted, at the same cost on every page."""
 
 import base64
 import binascii
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def encode_token(last: str) -> str:
-    """Make a page token of the last row's key."""
+    """Return the page token for the last row's key."""
     return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
 
 
 def decode_token(token: str) -> str:
-    """Read a page token. Raises InvalidRequest for one that we did not make."""
+    """Decode a page token. Raises InvalidRequest for an invalid one."""
     try:
         padded = token + "=" * (-len(token) % 4)
         text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
@@ -33,7 +33,7 @@ def decode_token(token: str) -> str:
 def newest_page(
     session: Session, query: Select[T], key: InstrumentedAttribute[str], size: int, token: str | None
 ) -> tuple[list[T], str | None]:
-    """Return a page of rows by descending id (ids sort by time), and the token of the next page."""
+    """Return a page of rows by descending id (ids sort by time), and the next page's token."""
     if token:
         query = query.where(key < decode_token(token))
     rows = list(session.scalars(query.order_by(key.desc()).limit(size + 1)))

@@ -1,6 +1,6 @@
-"""What a team may take of the service, how much it takes, and what it is told when that is not enough.
+"""Quotas: what a team may use of the service, how much it uses, and the problem it gets beyond that.
 
-Defaults are the settings' (LATHE_QUOTA_…); a team's own are in its row: `python -m app.quotas TEAM jobs_waiting=50 weight=2`.
+The settings have the defaults (LATHE_QUOTA_…); a team's row has its own: `python -m app.quotas TEAM jobs_waiting=50 weight=2`.
 """
 
 import datetime as dt
@@ -34,7 +34,7 @@ class Quota(BaseModel):
 
 
 class QuotasOut(BaseModel):
-    """What the caller's team may take, and takes."""
+    """The limits of the caller's team, and how much of each is used."""
 
     weight: Annotated[float, Field(description="Of the team's share of the workers, against other teams' weights.")]
     items: list[Quota]
@@ -51,12 +51,12 @@ FREES: dict[Name, str] = {
 
 
 def default_limit(name: Name) -> int:
-    """Return the limit of a team that has none of its own."""
+    """Return the limit of a team without its own."""
     return int(getattr(get_settings(), f"quota_{name}"))
 
 
 def limit_of(name: Name) -> ColumnElement[int]:
-    """Return a team's limit, as a query over teams reads it."""
+    """Return a team's limit as a SQL expression over teams."""
     return func.coalesce(Team.quotas[name].as_integer(), default_limit(name))
 
 
@@ -65,20 +65,20 @@ def _limit(team: Team, name: Name) -> int:
 
 
 def _row(session: Session, team: str, *, hold: bool = True) -> tuple[Team, dt.datetime]:
-    """Return a team's row and the time, held until the commit: of two that ask for the last of something one gets it."""
+    """Return a team's row and the time; lock it until the commit: only one of two requests gets the last of something."""
     query = select(Team, now()).where(Team.id == team).execution_options(populate_existing=True)
     row, moment = session.execute(query.with_for_update(key_share=True, of=Team) if hold else query).one()
     return row, moment
 
 
 def _month(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-    """Return when a time's month began, and when the next one does."""
+    """Return the start of a time's month, and of the next month."""
     begun = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return begun, (begun + dt.timedelta(days=32)).replace(day=1)
 
 
 def _hours(session: Session, team: Team, since: dt.datetime) -> float:
-    """Return hours of the jobs that ended since then, and of those at work, of which only what is later counts."""
+    """Return the worker hours of jobs that ended since then, and of running jobs, counted from then at the earliest."""
     begun = literal(since, UtcTime())
     queries = [select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team.id, TeamDay.day >= begun)]
     if team.running:
@@ -97,7 +97,7 @@ def _stored(session: Session, team: str) -> int:
 
 
 def admit_job(session: Session, team_id: str) -> None:
-    """Let a team have one more job. Raises QuotaExceeded."""
+    """Admit one more job of a team. Raises QuotaExceeded."""
     team, moment = _row(session, team_id)
     most = _limit(team, "jobs_waiting")
     if team.queued >= most:
@@ -110,7 +110,7 @@ def admit_job(session: Session, team_id: str) -> None:
 
 
 def admit_bytes(session: Session, team_id: str, promised: int) -> None:
-    """Let a team promise so many bytes more. Raises BytesQuotaExceeded."""
+    """Admit so many more declared bytes of a team. Raises BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
     kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
     if kept + promised > most:
@@ -119,7 +119,7 @@ def admit_bytes(session: Session, team_id: str, promised: int) -> None:
 
 
 def admit_arriving(session: Session, team_id: str, coming: int) -> None:
-    """Let a team send so many bytes beside those that it sends already. Raises BytesQuotaExceeded."""
+    """Admit so many more incoming bytes of a team. Raises BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
     under_way, most = reserved_bytes(session, team_id), _limit(team, "bytes_arriving")
     if under_way + coming > most:
@@ -141,7 +141,7 @@ def streams_limit(team_id: str) -> int:
 
 
 def list_quotas(session: Session, team_id: str) -> QuotasOut:
-    """Return all of a team's limits, and how much of each is used."""
+    """Return all limits of a team, and how much of each is used."""
     team, moment = _row(session, team_id, hold=False)
     begun, following = _month(moment)
     used: dict[Name, float] = {
@@ -158,7 +158,7 @@ def list_quotas(session: Session, team_id: str) -> QuotasOut:
 
 
 def change_quotas(session: Session, name_or_id: str, changes: dict[str, float | None]) -> QuotasOut:
-    """Give a team limits of its own, or with None take them back; `weight` too. Raises ValueError for what there is not."""
+    """Set a team's own limits, or with None restore the defaults; `weight` too. Raises ValueError for unknown names."""
     team = session.scalar(select(Team).where(or_(Team.id == name_or_id, Team.name == name_or_id)))
     if team is None:
         raise ValueError(f"no team {name_or_id!r}")

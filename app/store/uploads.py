@@ -1,7 +1,7 @@
-"""A file's raw body goes straight to storage, hashed on the way, at constant memory; whole (PUT), or in parts (PATCH).
+"""Uploads: a file's raw body goes straight to storage and is hashed on the way; whole (PUT) or in parts (PATCH).
 
-Parts are in the manner of the IETF's draft of resumable uploads: Upload-Offset says where a part begins, HEAD where the next
-one must. Each is an object of its own until the last has come; then they are read in order into the file, and hashed.
+Parts follow the IETF draft of resumable uploads: Upload-Offset gives a part's start, HEAD the start of the next part. Each part
+is an object of its own until the last one has arrived; then they are read in order into the file, and hashed.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from app.store.storage import Storage
 from app.store.upload_reservation import UploadReservation, reserve_upload
 
 PART_BYTES = 64 << 20
-"""A longer PATCH is kept in pieces of so many bytes: what an API that dies in the middle of one loses."""
+"""A longer PATCH is stored in pieces of this size: if the API dies in the middle, one piece is lost."""
 MOST_PARTS = 4096
-"""Of one file: 256 GiB in pieces, and what keeps senders of single bytes from filling the table."""
+"""Parts of one file: 256 GiB in pieces. It also keeps clients that send single bytes from filling the table."""
 
 
 @dataclass(frozen=True)
 class UploadTarget:
-    """Where uploads of one request go: a file of a manifest, by its team, its owner and its path."""
+    """The file that a request uploads, identified by team, owner and path."""
 
     kind: type[Model] | type[Dataset]
     team: str
@@ -48,7 +48,7 @@ class UploadTarget:
     path: str
 
     def find(self, *, to_send: bool = True) -> tuple[File, list[UploadPart]]:
-        """Look the file up, and the parts of it that have come. Raises NotFound, AlreadySealed."""
+        """Return the file and its stored parts. Raises NotFound, AlreadySealed."""
         with reading() as session:
             if self.kind is Model:
                 file = find_file(session, Model, self.team, self.identifier, self.path, to_send=to_send)
@@ -57,13 +57,13 @@ class UploadTarget:
             return file, list_parts(session, file.id)
 
     def key(self) -> str:
-        """Name an object that nobody has written yet."""
+        """Return a new storage key."""
         return f"uploads/{self.identifier}/{new_id('obj')}"
 
 
 @dataclass(frozen=True)
 class UploadProgress:
-    """How much of a file has come."""
+    """How much of a file has arrived."""
 
     file: File
     offset: int
@@ -71,12 +71,12 @@ class UploadProgress:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Say it as the draft does."""
+        """Return the headers of the draft."""
         return {"Upload-Offset": str(self.offset), "Upload-Complete": "?1" if self.whole else "?0", "Cache-Control": "no-store"}
 
 
 class _Meter:
-    """Counts and hashes a stream while it passes, and cuts it off when it is longer than was promised."""
+    """Counts and hashes a stream as it passes, and cuts it off beyond the declared size."""
 
     def __init__(self, chunks: AsyncIterator[bytes], promised: int, held: UploadReservation) -> None:
         self.chunks, self.promised, self.held = chunks, promised, held
@@ -92,7 +92,7 @@ class _Meter:
             await self.held.note_received(len(chunk))
 
     def check(self, file: File) -> None:
-        """Hold what has passed against the manifest. Raises SizeMismatch, ChecksumMismatch."""
+        """Compare what passed with the manifest. Raises SizeMismatch, ChecksumMismatch."""
         if self.size != file.size:
             raise SizeMismatch(f"{self.size} bytes came, the manifest says {file.size}", param="size")
         if self.hash.hexdigest() != file.sha256:
@@ -102,14 +102,14 @@ class _Meter:
 
 
 class _Pieces:
-    """Cuts a request's body into pieces. A sender that goes away ends the body early: what has come is kept."""
+    """Splits a request's body into pieces. If the client disconnects, the body ends early and what arrived is kept."""
 
     def __init__(self, request: Request, most: int, held: UploadReservation) -> None:
         self.chunks, self.most, self.held = aiter(request.stream()), most, held
         self.taken, self.rest, self.over = 0, b"", False
 
     async def more(self) -> bool:
-        """Wait for the next bytes; say whether there are any. Raises SizeMismatch."""
+        """Wait for the next bytes; return whether there are any. Raises SizeMismatch."""
         while not self.rest and not self.over:
             try:
                 self.rest = await anext(self.chunks)
@@ -120,7 +120,7 @@ class _Pieces:
         return bool(self.rest)
 
     async def piece(self) -> AsyncIterator[bytes]:
-        """Yield the next PART_BYTES of the body, or what is left of it."""
+        """Yield the next PART_BYTES of the body, or the rest of it."""
         room = PART_BYTES
         while room and await self.more():
             chunk, self.rest = self.rest[:room], self.rest[room:]
@@ -166,9 +166,9 @@ def _full_disk(path: str) -> Iterator[None]:
 
 
 async def _store(storage: Storage, place: UploadTarget, file: File, meter: _Meter) -> None:
-    """Write a whole file under a new key, and name it in its row once it is right; free what was kept in parts of it.
+    """Write a whole file under a new key, record the key once the file is verified, and free its parts.
 
-    The row comes last, so a broken upload is never seen. Raises SizeMismatch, ChecksumMismatch, StorageFull.
+    The row is written last, so a broken upload is never visible. Raises SizeMismatch, ChecksumMismatch, StorageFull.
     """
     key = place.key()
     try:
@@ -178,13 +178,13 @@ async def _store(storage: Storage, place: UploadTarget, file: File, meter: _Mete
     except BaseException:
         await asyncio.to_thread(storage.delete, key)
         raise
-    # From here on a row may name the bytes, also where the reply to its COMMIT is lost: if none does, they are the keeper's.
+    # From here on a row may name the bytes, even if the reply to its COMMIT is lost. If none does, the keeper frees them.
     mine, parts = await asyncio.to_thread(_note, file.id, key)
     await asyncio.to_thread(_free, storage, *parts, *(() if mine else (key,)))
 
 
 async def receive_file(request: Request, storage: Storage, settings: Settings, place: UploadTarget) -> File:
-    """Take one file of a manifest, whole; sending it again is harmless.
+    """Receive one file of a manifest, whole; sending it again is harmless.
 
     Raises NotFound, AlreadySealed, TooLarge, StorageFull, BytesQuotaExceeded, SizeMismatch, ChecksumMismatch.
     """
@@ -202,7 +202,7 @@ async def receive_file(request: Request, storage: Storage, settings: Settings, p
 
 
 def find_progress(place: UploadTarget, *, to_send: bool = False) -> UploadProgress:
-    """Say how much of a file has come. Raises NotFound, and AlreadySealed where bytes are `to_send` and none are taken."""
+    """Return how much of a file has arrived. Raises NotFound, and AlreadySealed if bytes are `to_send` but not accepted."""
     file, parts = place.find(to_send=to_send)
     whole = file.key is not None
     return UploadProgress(file, file.size if whole else sum(part.size for part in parts), whole)
@@ -211,10 +211,10 @@ def find_progress(place: UploadTarget, *, to_send: bool = False) -> UploadProgre
 async def append_part(
     request: Request, storage: Storage, settings: Settings, place: UploadTarget, offset: int
 ) -> UploadProgress:
-    """Take the part of a file that begins at `offset`; with the last one the file is put together and checked.
+    """Receive the part of a file that starts at `offset`; after the last part, join the parts and verify the file.
 
-    Of a part whose sender went away, what came is kept. A part without bytes tries the last step again. Where the file is not
-    what was promised, all of it is to be sent anew. Raises what `receive` does, OffsetMismatch and TooManyParts.
+    If the client disconnects, what arrived is kept. An empty part repeats the last step. If the file is not the declared one,
+    all of it must be sent again. Raises what `receive_file` does, OffsetMismatch and TooManyParts.
     """
     now = await asyncio.to_thread(find_progress, place, to_send=True)
     file = now.file
@@ -226,7 +226,7 @@ async def append_part(
     _check_size(settings, file)
     async with reserve_upload(
         storage, place.team, left + file.size
-    ) as held:  # in the end the file lies beside its parts for a moment
+    ) as held:  # at the end the file and its parts exist side by side for a moment
         pieces = _Pieces(request, left, held)
         await _take(storage, place, file, pieces, offset)
         if not now.whole and offset + pieces.taken == file.size:
@@ -235,7 +235,7 @@ async def append_part(
 
 
 async def _take(storage: Storage, place: UploadTarget, file: File, pieces: _Pieces, offset: int) -> None:
-    """Keep what comes, piece by piece. Raises TooManyParts, StorageFull, OffsetMismatch."""
+    """Store the body piece by piece. Raises TooManyParts, StorageFull, OffsetMismatch."""
     while await pieces.more():
         part = UploadPart(file_id=file.id, start=offset + pieces.taken, key=place.key())
         if len((await asyncio.to_thread(place.find))[1]) >= MOST_PARTS:
@@ -259,7 +259,7 @@ def _mismatch(offset: int, now: UploadProgress) -> Problem:
 
 
 async def _join(storage: Storage, place: UploadTarget, file: File, held: UploadReservation) -> None:
-    """Make the file of its parts. Raises ChecksumMismatch, and forgets them, where it is not the one that was promised."""
+    """Join the parts into the file. If it is not the declared one, drop them and raise ChecksumMismatch."""
     _, parts = await asyncio.to_thread(place.find)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -270,7 +270,7 @@ async def _join(storage: Storage, place: UploadTarget, file: File, held: UploadR
     try:
         await _store(storage, place, file, _Meter(chunks(), file.size, held))
     except FileNotFoundError:
-        if not (await asyncio.to_thread(find_progress, place)).whole:  # a twin of this request was first, and freed them
+        if not (await asyncio.to_thread(find_progress, place)).whole:  # an identical request was first, and freed them
             raise
     except ChecksumMismatch:
         await asyncio.to_thread(_free, storage, *await asyncio.to_thread(_forget, file.id))

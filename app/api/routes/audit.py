@@ -1,4 +1,4 @@
-"""/v1/audit: who of the team did what, for its admins; as JSON pages or as a table for spreadsheets."""
+"""/v1/audit: the team's audit log, for its admins; as JSON pages or as CSV."""
 
 import datetime as dt
 from typing import Annotated, Literal
@@ -43,7 +43,7 @@ def list_(
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[AuditOut] | Response:
-    """What the team's keys changed or were refused, newest first."""
+    """List what the team's keys changed or were refused, newest first."""
     rows, token = audit.list_entries(
         session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome
     )

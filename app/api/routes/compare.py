@@ -1,4 +1,4 @@
-"""/v1/compare: finished jobs side by side, as JSON or as a table for spreadsheets."""
+"""/v1/compare: finished jobs side by side, as JSON or as CSV."""
 
 from typing import Annotated, Literal
 
@@ -31,7 +31,7 @@ def compare(
     page_size: PageSize = 200,
     page_token: PageToken = None,
 ) -> Comparison | Response:
-    """Finished jobs, newest first: what each began with and shipped, which of them nothing beats, where requests differ."""
+    """Compare finished jobs, newest first: what each started with and shipped, the Pareto-best, and how requests differ."""
     found = domain.compare(
         session,
         caller.team,

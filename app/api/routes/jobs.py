@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, poll, cancel, retry; what happened and what came out."""
+"""/v1/jobs: submit, poll, cancel and retry jobs; their events, artifacts and reports."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ from compression.schema.report.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""Of a stream: no cache keeps it, and nginx passes on what comes as it comes."""
+"""Headers of a stream: caches do not store it, and nginx does not buffer it."""
 SUBMITTING = problems(NotFound, NotReady, QuotaExceeded, InvalidRecipe, CompressionError)
 RETRYING = problems(NotReady, WrongState, NoRemedy, QuotaExceeded, InvalidRecipe, CompressionError)
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **problems(TooManyStreams)}
@@ -50,7 +50,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **p
 
 @router.post("", status_code=202, response_model=JobOut, responses={200: {"model": Preflight}, **SUBMITTING})
 def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: OnceDep, validate_only: bool = False) -> Response:
-    """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is answered."""
+    """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is returned."""
     if validate_only:
         return JSONResponse(plan(session, caller.team, body)[1].model_dump(mode="json"))
 
@@ -72,9 +72,9 @@ async def list_(
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Any:
-    """List jobs, newest first. With `Accept: text/event-stream` a live stream of which jobs the page has, in which version."""
+    """List jobs, newest first. With `Accept: text/event-stream`, stream which jobs the page has, in which version."""
     if "text/event-stream" in accept:
-        filter_jobs(caller.team, wanted)  # what is wrong with the question is said before the stream begins
+        filter_jobs(caller.team, wanted)  # report a bad request before the stream begins
         if page_token:
             decode_token(page_token)
         return await _stream(caller, stream_jobs(caller, wanted, page_size, page_token))
@@ -83,7 +83,7 @@ async def list_(
 
 
 async def _stream(caller: CallerDep, content: AsyncIterator[bytes]) -> CountedStream:
-    """Open a stream. Raises TooManyStreams where the key or its team has as many as it may."""
+    """Open a stream. Raises TooManyStreams if the key or its team has as many as it may."""
     most = await asyncio.to_thread(streams_limit, caller.team)
     return CountedStream(content, {caller.key: get_settings().streams_per_key, caller.team: most}, UNKEPT)
 
@@ -119,7 +119,7 @@ def cancel(job_id: str, session: SessionDep, caller: WriterDep) -> JobOut:
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut, responses=RETRYING)
 def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, body: JobRetry | None = None) -> Response:
-    """Submit the same request again as a new job with `retry_of`, with those of the job's `remedies` applied that are named."""
+    """Submit the same request again as a new job with `retry_of`, with the named `remedies` of the old job applied."""
     keys = body.remedies if body else []
 
     def again() -> JobOut:
@@ -130,7 +130,7 @@ def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, bo
 
 @router.delete("/{job_id}", status_code=204, response_class=Response, responses=problems(WrongState))
 def delete(job_id: str, session: SessionDep, caller: WriterDep) -> None:
-    """Delete a job that is over, and free its bytes."""
+    """Delete a job that has ended, and free its bytes."""
     jobs.delete_job(session, caller.team, job_id)
 
 
@@ -147,7 +147,7 @@ async def list_events(
     page_token: PageToken = None,
     states: Annotated[bool, Query(description="Of a stream: also a `state`, without id, for each change of the job.")] = False,
 ) -> Any:
-    """What happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
+    """List what happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
         await asyncio.to_thread(read_job, caller.team, job_id)  # 404 before the stream begins
@@ -158,7 +158,7 @@ async def list_events(
 
 @router.get("/{job_id}/artifacts")
 def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[ArtifactOut]:
-    """What can be downloaded, in the order in which it was made."""
+    """List what can be downloaded, in the order of creation."""
     job = jobs.get(session, caller.team, job_id)
     rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.id))
     return Page(items=[artifact_out(row) for row in rows])
@@ -166,7 +166,7 @@ def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[Art
 
 @router.get("/{job_id}/report", response_model=Report, responses=problems(ReportNotReady))
 def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
-    """The before/after table and all that belongs to it."""
+    """Show the before/after table and everything that belongs to it."""
     job = jobs.get(session, caller.team, job_id)
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")

@@ -1,4 +1,4 @@
-"""/v1/keys: the team's API keys. Admins make, rotate and revoke them; a key that may change things may revoke itself."""
+"""/v1/keys: the team's API keys. Admins create, rotate and revoke them; a key with scope `write` may revoke itself."""
 
 import datetime as dt
 from typing import Annotated, Literal
@@ -42,7 +42,7 @@ class KeyRotate(Body):
 
 
 class KeyOut(Out):
-    """An API key; `key` is there once, in the answer that made it."""
+    """An API key; `key` is present once, in the answer that created it."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ def _out(row: ApiKey, caller: str, text: str | None = None) -> KeyOut:
 
 @router.post("", status_code=201, response_model=KeyOut)
 def create(body: KeyCreate, request: Request, session: SessionDep, caller: AdminDep) -> KeyOut:
-    """Make a key. It is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored."""
+    """Create a key. It is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored."""
     row, text = keys.create_key(session, caller.team, body.name, body.scope, expires_in=body.expires_in, made_by=caller.key)
     audit.set_object(request, row.id)
     return _out(row, caller.key, text)
@@ -78,14 +78,14 @@ def list_(
     page_size: PageSize = 200,
     page_token: PageToken = None,
 ) -> Page[KeyOut]:
-    """List the team's keys that are in force, oldest first, without their secrets."""
+    """List the team's active keys, oldest first, without their secrets."""
     rows, token = keys.list_keys(session, caller.team, page_size, page_token)
     return answer_page([_out(row, caller.key) for row in rows], token, request, response)
 
 
 @router.post("/{key_id}/rotate", status_code=201, response_model=KeyOut, responses=problems(AlreadyRotated))
 def rotate(key_id: str, body: KeyRotate, request: Request, session: SessionDep, caller: AdminDep) -> KeyOut:
-    """Make a key of the same name and scope; the old one, with the links that it shared, works for `overlap` seconds more.
+    """Create a key of the same name and scope; the old one, and links it created, work for `overlap` more seconds.
 
     The new key is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
@@ -98,7 +98,7 @@ def rotate(key_id: str, body: KeyRotate, request: Request, session: SessionDep, 
 
 @router.delete("/{key_id}", status_code=204, response_class=Response)
 def revoke(key_id: str, session: SessionDep, caller: WriterDep) -> None:
-    """Revoke a key at once, with its sessions and the links that it shared. One that is no admin's revokes itself alone."""
+    """Revoke a key at once, with its sessions and its share links. Keys other than admins' can only revoke themselves."""
     if caller.scope != ADMIN and key_id != caller.key:
         raise InsufficientScope(f"key {caller.key} has scope `{caller.scope}`; to revoke another key needs `{ADMIN}`")
     keys.revoke_key(session, caller.team, key_id)

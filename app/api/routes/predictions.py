@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/try: ask a finished job's models, before and after, the same thing."""
+"""/v1/jobs/{id}/try: predict with a finished job's models, before and after, on the same input."""
 
 import asyncio
 import datetime as dt
@@ -30,18 +30,18 @@ ASKING = problems(ReportNotReady, NothingToTry, TooManyTries)
 
 
 class TryCreate(Question):
-    """A question to a finished job's models: the texts that its task reads, or a row of its data."""
+    """A request to a finished job's models: the texts that its task reads, or a row of its data."""
 
     part: Annotated[PartName, Field(description="Of several datasets, the one whose models are asked.")] = ""
 
     @property
     def asked(self) -> Question:
-        """What the models are asked."""
+        """The input of the models."""
         return Question(**self.model_dump(exclude={"part"}))
 
 
 class TryOut(Out):
-    """A question, and once it was answered both answers side by side, with the time that each took."""
+    """A prediction request and, once it is done, both answers side by side with the time each took."""
 
     id: str
     job: str
@@ -55,7 +55,7 @@ class TryOut(Out):
 
 
 def _out(row: Prediction) -> TryOut:
-    """Show a question."""
+    """Return a prediction's public fields."""
     same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
     return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
 
@@ -75,12 +75,12 @@ def _ask(caller: Caller, once: Once, job_id: str, body: TryCreate) -> Response:
 
 
 async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> TryOut:
-    """Read it, and where it is not over wait for it as long as is preferred."""
+    """Return the prediction; if it is not done, wait as long as preferred."""
     found = await asyncio.to_thread(_read, team, job_id, try_id)
     seconds = parse_wait(prefer)
     while seconds and found.state not in TERMINAL and await change_poller.changed("try", try_id, found.state, seconds):
         found = await asyncio.to_thread(_read, team, job_id, try_id)
-        seconds /= 2  # it changes twice: taken, and answered
+        seconds /= 2  # its state changes twice: claimed, and done
     return found
 
 
@@ -88,7 +88,7 @@ async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> 
 async def ask(
     job_id: str, body: TryCreate, caller: WriterDep, once: OnceDep, prefer: Annotated[str | None, Header()] = None
 ) -> Response:
-    """Ask the baseline and the compressed model; a worker answers, in a sandbox. `Prefer: wait=30` waits, and answers 200."""
+    """Ask the baseline and the compressed model; a worker answers in a sandbox. `Prefer: wait=30` waits, and returns 200."""
     stored = await asyncio.to_thread(_ask, caller, once, job_id, body)
     if not parse_wait(prefer):
         return stored
@@ -98,5 +98,5 @@ async def ask(
 
 @router.get("/{try_id}", response_model=TryOut)
 async def show(job_id: str, try_id: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> TryOut:
-    """Show a question and, once it is there, its answer. `Prefer: wait=30` waits for it."""
+    """Show a prediction request and, once it is done, its answers. `Prefer: wait=30` waits for them."""
     return await _answered(caller.team, job_id, try_id, prefer)

@@ -1,4 +1,4 @@
-"""/v1/models and /v1/datasets: manifest, files, complete. The same flow for both, so one function writes both routers."""
+"""/v1/models and /v1/datasets: manifest, files, complete. Both work alike, so one function builds both routers."""
 
 import asyncio
 import datetime as dt
@@ -35,7 +35,7 @@ from compression.schema.errors import CompressionError
 
 
 class FileOut(Out):
-    """A file of a manifest and whether its bytes have come."""
+    """A file of a manifest, and whether its bytes have arrived."""
 
     path: str
     size: int
@@ -77,13 +77,13 @@ class DatasetOut(ResourceOut):
 
 
 def resource_listed(row: Model | Dataset) -> ResourceListed:
-    """Show a model or a dataset in a list."""
+    """Return a model or a dataset as a list shows it."""
     kind = DatasetListed if isinstance(row, Dataset) else ResourceListed
     return kind.model_validate(row)
 
 
 def resource_out(row: Model | Dataset) -> ResourceOut:
-    """Show a model or a dataset."""
+    """Return a model or a dataset with its files."""
     files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
     kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
     return kind(**resource_listed(row).model_dump(), files=files)
@@ -105,7 +105,7 @@ PROGRESS = ("Upload-Offset", "Upload-Complete", "Cache-Control")
 
 
 def _add_files(router: APIRouter, kind: type[Any]) -> None:
-    """Add the routes by which the bytes of a manifest's files come."""
+    """Add the routes that receive the files of a manifest."""
 
     @router.put(
         "/{identifier}/files/{path:path}",
@@ -172,7 +172,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         page_token: PageToken = None,
     ) -> Page[Any]:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
-        # A manifest has up to a thousand files: who wants those asks for the one.
+        # A manifest may have a thousand files; only the detail view lists them.
         rows, token = newest_page(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
         return answer_page([resource_listed(row) for row in rows], token, request, response)
 

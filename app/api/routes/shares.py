@@ -20,13 +20,13 @@ DAY = 24 * 3600
 
 
 class ShareCreate(Body):
-    """A link to be made."""
+    """A share link to create."""
 
     expires_in: Annotated[int, Field(ge=60, le=90 * DAY, description="Seconds from now.")] = 7 * DAY
 
 
 class ShareOut(Out):
-    """A link; `url` is there once, in the answer that made it. `key` made it: the link ends with it at the latest."""
+    """A share link; `url` is present once, in the answer that created it. The link ends with its `key` at the latest."""
 
     id: str
     job: str
@@ -44,7 +44,7 @@ def _out(row: ShareLink, url: str | None = None) -> ShareOut:
     "/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut, responses=problems(ReportNotReady, TooManyLinks)
 )
 def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: WriterDep) -> ShareOut:
-    """Make a link that shows this job's report without a key, until it expires.
+    """Create a link that shows this job's report without a key, until it expires.
 
     The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
@@ -55,7 +55,7 @@ def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep
 
 @router.get("/v1/jobs/{job_id}/share")
 def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page[ShareOut]:
-    """List the job's links that are in force, without their addresses, newest first."""
+    """List the job's active links, newest first, without their addresses."""
     return Page(items=[_out(row) for row in shares.list_job_links(session, caller.team, job_id)])
 
 
@@ -74,6 +74,6 @@ def list_of_team(
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[ShareOut]:
-    """List all links of the team's jobs that are in force, without their addresses, newest first."""
+    """List all active links of the team's jobs, newest first, without their addresses."""
     rows, token = shares.list_links(session, caller.team, page_size, page_token)
     return answer_page([_out(row) for row in rows], token, request, response)
