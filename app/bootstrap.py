@@ -1,9 +1,9 @@
-"""`python -m app.bootstrap`: bring the database up to date, and make an admin key for a team that has none in force.
+"""`python -m app.bootstrap`: migrate the database, and create an admin key for the operating team if it has none.
 
-Prints one JSON line: {"migrated": REVISION, "key": "lathe_…" or null}. The key is shown this once. Safe to run at every
-start, and from several processes: alembic's transaction and the key's own check see to that. Who can run this owns the
-database, so `--key NAME` makes one more admin key: the way back when the only key is lost. Both are of the team that runs the
-service, which the first start makes, or of the one that `--team` names: the way back for a team that was closed.
+Prints one JSON line: {"migrated": REVISION, "key": "lathe_…" or null}. The key is shown only this once. Safe to run at every
+start, and from several processes: alembic's transaction and the key's own check ensure that. Whoever runs this owns the
+database, so `--key NAME` creates another admin key, for when the only key is lost. Both keys belong to the operating team,
+which the first start creates, or to the team that `--team` names, which opens a closed team again.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def _team(session: Session, name: str | None) -> Team:
 
 
 def main() -> None:
-    """Migrate, and make a missing admin key, or the one that is asked for."""
+    """Migrate, and create a missing admin key, or the requested one."""
     parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate; make a missing admin key.")
     parser.add_argument("--key", metavar="NAME", help="make one more admin key")
     parser.add_argument("--team", metavar="NAME", help="of this team; of the one that runs the service where left out")

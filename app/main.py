@@ -38,9 +38,9 @@ DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; po
 
 
 def create_app(settings: Settings) -> DocumentedApi:
-    """Put the routes, the problem documents and the middleware together."""
+    """Assemble the routes, the problem documents and the middleware."""
     logs.configure("api")
-    # FastAPI's own pages of the schema load scripts from a CDN, which would run where a browser is signed in: ours loads none.
+    # FastAPI's own schema pages load scripts from a CDN, which would run in signed-in browsers; our pages load none.
     app = DocumentedApi(
         title="Lathe",
         version="1",

@@ -13,7 +13,7 @@ from app.store.quotas import NAMES, WEIGHT, change_quotas
 
 
 def main() -> None:
-    """Show a team's limits, changed first where that is asked."""
+    """Show a team's limits, after the requested changes."""
     parser = argparse.ArgumentParser(prog="python -m app.quotas", description="Show or change what a team may take.")
     parser.add_argument("team", help="name or id")
     parser.add_argument(
@@ -23,7 +23,7 @@ def main() -> None:
     try:
         pairs = [pair.partition("=") for pair in asked.changes]
         changes = {name: float(value) if value else None for name, _, value in pairs}
-        if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # to look would make one
+        if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # connecting would create one
             raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
         with writing() as session:
             found = change_quotas(session, asked.team, changes)

@@ -1,7 +1,7 @@
-"""The one way to serve the API: `python -m app.server --host 127.0.0.1 --port 8321`.
+"""Serves the API: `python -m app.server --host 127.0.0.1 --port 8321`.
 
 uvicorn with our protocol (protocol.py) and our event loop (connections.py). `uvicorn app.main:app` serves the same routes
-without bounds on connections and time.
+without limits of connections and time.
 """
 
 import argparse
@@ -15,7 +15,7 @@ BACKLOG = 512
 
 
 def config(host: str, port: int, workers: int, grace: int | None) -> uvicorn.Config:
-    """Return how uvicorn serves the API."""
+    """Return uvicorn's configuration."""
     return uvicorn.Config(
         "app.main:app",
         host=host,

@@ -1,8 +1,8 @@
-"""Whether wake-ups still reach this worker. One that has gone deaf begins anew.
+"""Detects that wake-ups no longer reach this worker, and restarts it.
 
-Celery's consumer can live and hear nothing any more: its connection to the broker died in a way that it does not see, or its
-child hangs. Nobody is told, and jobs wait for ever where this is the only worker. But the table is the queue, so it can be
-found out: work waits, the child does none, and rings that the broker took from this very process have not made it look.
+Celery's consumer can be alive and receive nothing: its connection to the broker died unnoticed, or its child hangs. Nothing
+reports that, and jobs would wait forever if this is the only worker. But the table is the queue, so it can be detected: work
+waits, the child does none, and wake-ups that the broker accepted from this very process do not make it look.
 """
 
 import mmap
@@ -20,13 +20,13 @@ from app.store.broker import WakeUpSender
 
 log = structlog.get_logger()
 MAX_MISSED = 5
-"""Rings that are sent and not heard before a worker is deaf. Other idle workers hear some, but they take the work, too."""
+"""Missed wake-ups before a worker restarts. Other idle workers receive some of them, but those take the work, too."""
 
 
 class ChildActivity:
-    """How often the child has looked for work, and who is at work: memory that a worker's parent and its children share.
+    """How often the child has looked for work, and whether it is working: memory shared by a worker's parent and its children.
 
-    Made before the fork. The child alone writes.
+    Created before the fork. Only the child writes.
     """
 
     LOOKS, PID = struct.Struct("=I"), struct.Struct("=I")
@@ -36,7 +36,7 @@ class ChildActivity:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """In the child: it has heard, and works until the block ends."""
+        """For the child: count a look, and mark it as working until the block ends."""
         self.LOOKS.pack_into(self.memory, 0, (self.polls + 1) % 2**32)
         self.PID.pack_into(self.memory, self.LOOKS.size, os.getpid())
         try:
@@ -46,19 +46,19 @@ class ChildActivity:
 
     @property
     def polls(self) -> int:
-        """How often a child began to look."""
+        """How often a child began to look for work."""
         found: int = self.LOOKS.unpack_from(self.memory, 0)[0]
         return found
 
     @property
     def idle(self) -> bool:
-        """Whether no child is at work; one that was killed is not."""
+        """Whether no child is working; a killed one is not."""
         pid: int = self.PID.unpack_from(self.memory, self.LOOKS.size)[0]
         return not pid or not psutil.pid_exists(pid)
 
 
 class BrokerWatchdog:
-    """Rings for this worker while work waits that it does not take, and says when that is of no use."""
+    """Sends wake-ups to this worker while work waits, and detects that they do not arrive."""
 
     def __init__(
         self,
@@ -73,9 +73,10 @@ class BrokerWatchdog:
         self.sent, self.rung = 0, 0.0
 
     def is_deaf(self, waiting: Callable[[], bool]) -> bool:
-        """Say whether this worker is deaf. Called every few seconds; `waiting` says whether there is work that it could take.
+        """Return whether wake-ups no longer arrive. Called every few seconds; `waiting` tells whether there is work for this
+        worker.
 
-        A broker that is away takes no ring, so nobody is called deaf for it.
+        A broker that is away accepts no wake-up, so it restarts no worker.
         """
         looks = self.activity.polls
         if not self.activity.idle or not waiting():
@@ -93,7 +94,7 @@ class BrokerWatchdog:
 
 
 def restart_worker(lane: str) -> None:
-    """Become a new worker in the same process: fresh connections, fresh children. Does not return."""
+    """Replace this process by a new worker: fresh connections, fresh children. Does not return."""
     log.warning("deaf", lane=lane, note="work waits, and wake-ups that the broker took do not arrive: this worker starts again")
     for child in psutil.Process().children():
         child.kill()

@@ -29,24 +29,24 @@ def _starting(**_: Any) -> None:
     sweep(settings.scratch)
     _registration = Registration(LANE, settings, child_activity)
     _registration.register()
-    db.get_engine().dispose()  # the children are forked from here and must not share a connection
+    db.get_engine().dispose()  # children are forked from here and must not share a connection
 
 
 @signals.worker_ready.connect
 def _ready(**_: Any) -> None:
     if _registration is not None:
         _registration.start()
-    # Work may have waited for the first worker to come.
+    # Work may have waited for the first worker.
     broker.wake_up_sender().send_soon(LANE)
 
 
 @signals.worker_process_init.connect
 def _forked(**_: Any) -> None:
-    # A child outlives a parent that is killed, and would go on under a lease that nobody sees: go with it instead.
+    # A child would outlive a killed parent, and go on under a lease that nobody renews: let it die with the parent.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     db.get_engine().dispose(close=False)
     db.get_engine.cache_clear()
-    sweep(get_settings().scratch)  # what the child before this one left, if it was killed
+    sweep(get_settings().scratch)  # what the previous child left, if it was killed
 
 
 @signals.worker_shutting_down.connect

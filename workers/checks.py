@@ -1,4 +1,4 @@
-"""The check of one upload: its files are parsed by a child, never by the API and never in this process."""
+"""The check of an upload: a child process parses the files, never the API and never this process."""
 
 import signal
 import subprocess
@@ -26,7 +26,7 @@ SMALLER = "Send shorter rows, fewer columns, or a smaller tokenizer."
 
 
 def check_next(settings: Settings, storage: Storage) -> bool:
-    """Claim and check one upload; say whether there was one."""
+    """Claim and check one upload; return whether there was one."""
     # The lease outlives the child's own time limit, so that no second checker starts while the first may still write.
     lease = settings.validation_seconds + settings.lease_seconds
     with writing() as session:
@@ -34,7 +34,7 @@ def check_next(settings: Settings, storage: Storage) -> bool:
     if row is None:
         return False
     if row.check_attempts > resources.MAX_CHECK_ATTEMPTS:
-        # Whoever checked it did not live to say so; the oldest goes first, so it would hold up all others again and again.
+        # Its checkers died before they could report; the oldest goes first, so it would block all others again and again.
         reasons = [describe_failure("check_failed", f"{resources.MAX_CHECK_ATTEMPTS} checkers were lost over it.")]
         with writing() as session:
             resources.finish_check(session, row, facts=None, reasons=reasons, attempt=row.check_attempts)
@@ -60,12 +60,12 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
         log.warning("check_taken_over", id=row.id, attempt=attempt)
         return
     except subprocess.TimeoutExpired:
-        # It would take as long again, and nobody else's upload is checked meanwhile.
+        # It would take as long again, and block all other uploads meanwhile.
         reasons = [describe_failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
     except Exception as error:
         reason = _files_fault(error)
         log.warning("check_error", id=row.id, attempt=attempt, exc_info=reason is None, error=str(error))
-        # A child that said nothing or a storage that is away: ours, so it is tried again, up to a cap.
+        # A child without an answer or a storage that is away is our fault, so the check is retried, up to a maximum.
         if reason is None and attempt < resources.MAX_CHECK_ATTEMPTS:
             with writing() as session:
                 resources.release_check(session, row, attempt, settings.backoff_seconds)
@@ -77,12 +77,12 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
 
 
 def _files_fault(error: Exception) -> dict[str, Any] | None:
-    """Say why the files cannot be taken where they ended the child that read them, as they would again; else None."""
+    """Return the failure if the files ended the child that read them, and would do so again; else None."""
     if isinstance(error, engine.LimitExceeded) and error.error["code"] != OutOfMemory.code:
         return describe_failure("check_failed", str(error))
     if isinstance(error, engine.LimitExceeded) or (isinstance(error, engine.ChildDied) and error.wants_memory):
         return OutOfMemory("the files take more memory to read than a check may take", remedy=SMALLER).as_dict()
-    if isinstance(error, engine.ChildDied) and error.number != signal.SIGKILL:  # which may be the system's, and others' fault
+    if isinstance(error, engine.ChildDied) and error.number != signal.SIGKILL:  # which the system may send for others' faults
         return describe_failure(
             "check_failed", f"The process that read the files was ended by {signal.Signals(error.number).name}."
         )
@@ -90,7 +90,7 @@ def _files_fault(error: Exception) -> dict[str, Any] | None:
 
 
 def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Any:
-    """Lay the files out, run the child, and read its one JSON object. Raises TakenOver."""
+    """Fetch the files, run the child, and return its finding. Raises TakenOver."""
     root = folder / "files"
     for file in row.files:
         place = root / file.path

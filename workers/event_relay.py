@@ -1,4 +1,4 @@
-"""Following an engine: what its events tell is checked and stored, and the engine is stopped when its time is over."""
+"""The event relay: checks and stores what an engine's events report, and stops the engine when it must end."""
 
 import signal
 import time
@@ -42,16 +42,16 @@ from workers.usage import find_excess
 log = structlog.get_logger()
 TICK = 0.25
 MEMORY_SECONDS = 1.0
-"""Between two looks at what the engine's processes take."""
+"""Interval of checking the memory of the engine's processes."""
 DISK_SECONDS, DISK_SHARE = 10.0, 0.05
-"""Between two looks at what lies in the engine's folder, and the share of our time that they may take."""
+"""Interval of checking the engine's folder, and the share of our time that the check may take."""
 MOST_EVENTS = 20_000
-"""Events of one attempt that are stored. A real job has some hundred."""
+"""Maximum stored events of one attempt. A real job has some hundred."""
 CURVE_POINTS = 100
-"""Losses of a phase that are stored, at most about, beside those that come with a score."""
+"""Maximum stored losses of a phase, about, besides those that come with a score."""
 WRITE_PAUSE_SECONDS = 0.01
-"""Seconds between two writes. One writes at a time in SQLite, and waits its turn without a queue: an engine that floods us with
-events would keep the lease's renewal, and everybody else, from theirs."""
+"""Pause between two writes. SQLite has one writer at a time and no queue between processes: an engine that floods us with
+events would keep the lease's renewal, and all other writers, from writing."""
 Kept = list[tuple[Artifact, dict[str, str]]]
 
 
@@ -64,7 +64,7 @@ class Interrupted(Exception):
 
 
 class Failed(Exception):
-    """The engine, or the watch over its memory, says why the job cannot be done as asked."""
+    """The engine, or the check of its memory, reports why the job cannot be done as requested."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(error["code"])
@@ -85,7 +85,7 @@ def _beyond(cause: str) -> dict[str, Any]:
 
 
 class EventRelay:
-    """Follows one engine to its end."""
+    """Relays the events of one engine until it ends."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class EventRelay:
         *,
         fetched: int = 0,
     ) -> None:
-        """`fetched`: bytes that were laid into the folder before the engine began."""
+        """`fetched`: bytes that were put into the folder before the engine started."""
         self.claim, self.folder, self.storage, self.lease = claim, folder, storage, lease
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
@@ -120,7 +120,7 @@ class EventRelay:
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 
     def run(self) -> None:
-        """Read to the end. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
+        """Relay all events. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
         try:
             self._follow()
         except Exception as error:
@@ -134,7 +134,7 @@ class EventRelay:
             if event is not None:
                 self._take(event)
             if self.report is not None:
-                break  # the last event: nothing is wanted of the engine any more, and how it goes is of no account
+                break  # the last event: nothing more is needed of the engine, and how it ends does not matter
             self._watch_over()
         if self.report is None:
             self._explain()
@@ -146,7 +146,7 @@ class EventRelay:
         crash_points.reach("worker_after_final_commit")
 
     def _explain(self) -> NoReturn:
-        """Raise what an end without a report means."""
+        """Raise the error that an end without a report means."""
         status = self.engine.status()
         self._interrupt()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
@@ -170,7 +170,7 @@ class EventRelay:
         raise Interrupted(reason)
 
     def _watch_over(self) -> None:
-        """End an engine that stands still or takes too much. Raises Crashed, Failed, Untrustworthy."""
+        """End an engine that makes no progress or takes too much. Raises Crashed, Failed, Untrustworthy."""
         now = time.monotonic()
         if now - self.moved > self.settings.stall_seconds:
             self.engine.kill()
@@ -186,7 +186,7 @@ class EventRelay:
             self._look_at_disk()
 
     def _look_at_disk(self) -> None:
-        """End an engine whose folder takes too much, or hides what it takes. Raises Failed, Untrustworthy."""
+        """End an engine whose folder takes too much, or hides how much. Raises Failed, Untrustworthy."""
         began = time.monotonic()
         try:
             taken = taken_bytes(self.folder, self.most_disk)
@@ -225,7 +225,7 @@ class EventRelay:
                     raise Untrustworthy("it stopped for a pause that nobody asked for")
                 self._stop("drain")
             case Started() | Log():
-                # The engine has no log of its own that lasts: what it says is said here, with the job's and the request's id.
+                # The engine has no lasting log of its own, so its messages go to our log, with the ids of job and request.
                 log.info(f"engine_{event.type}", told=event.model_dump(mode="json", exclude={"type"}))
                 self._record(event.type, event.model_dump(mode="json", exclude={"type"}))
         if not isinstance(event, Progress | Log):
@@ -245,7 +245,7 @@ class EventRelay:
             self._record("progress", self.lease.progress)
 
     def _bends(self, event: Progress) -> bool:
-        """Say whether a loss is kept for the curves of the job: so many of each phase, evenly spread."""
+        """Return whether to store a loss for the job's curves: a number per phase, evenly spaced."""
         place = (event.stage, event.part, event.phase)
         if event.loss is None or (place == self.drawn[0] and event.step < self.drawn[1]):
             return False
@@ -253,7 +253,7 @@ class EventRelay:
         return True
 
     def _compare(self, report: Report) -> None:
-        """Hold a report against what was stored stage by stage. Raises Untrustworthy."""
+        """Compare a report with what was stored stage by stage. Raises Untrustworthy."""
         with reading() as session:
             rows, names = stage_results.list_results(session, self.claim.job.id)
         names |= {artifact.name for artifact, _ in self.pending}
@@ -287,7 +287,7 @@ class EventRelay:
         self._forget_saved()
 
     def _part_finished(self, event: PartFinished) -> None:
-        """Keep what one of several datasets brought in a stage, so that no attempt need do it again."""
+        """Store the result of one dataset in a stage, so that no attempt need repeat it."""
         place = (event.stage, event.number)
         if self.part_names[event.number : event.number + 1] != [event.part]:
             raise Untrustworthy(f"the job has no part {event.part!r} at {event.number}")
@@ -310,12 +310,12 @@ class EventRelay:
 
     @cached_property
     def part_names(self) -> list[str]:
-        """What the job's several datasets are called; nothing where it has one."""
+        """The names of the job's datasets; an empty list if it has one."""
         with reading() as session:
             return stage_results.list_part_names(session, self.claim.job.id)
 
     def _training_saved(self, event: TrainingSaved) -> None:
-        """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
+        """Store a saved training, then delete its folder, which tells the engine that it may save again."""
         folder = f"checkpoints/{event.folder}"
         keys = self._store(folder, event.files, stays=False)
         remove_beneath(self.folder, f"out/{folder}")
@@ -332,16 +332,16 @@ class EventRelay:
         self.saved = list(keys.values())
 
     def _forget_saved(self) -> None:
-        """Free what was saved of training before; what a crash leaves of it is the keeper's to find."""
+        """Delete what was saved of training before; the keeper finds what a crash leaves of it."""
         for key in self.saved:
             self.storage.delete(key)
         self.saved = []
 
     def _store(self, folder: str, files: tuple[File, ...], *, stays: bool = True) -> dict[str, str]:
-        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event as it is copied.
+        """Copy files that the engine wrote below out/<folder> into storage, each verified against its event while it is copied.
 
-        Returns path → key. Every folder on the way is the engine's to make, so none may be a link; and a file with holes takes
-        disk only once it is copied. stays: as long as the job, and not until the next of its kind. Raises Failed for too much.
+        Returns path → key. The engine makes every folder on the way, so links are not followed. stays: as long as the job, and
+        not only until the next of its kind; a sparse file takes space only once it is copied. Raises Failed if it is too much.
         """
         keys: dict[str, str] = {}
         place = f"{self.place}/{folder}"
@@ -363,7 +363,7 @@ class EventRelay:
         return keys
 
     def _origin(self) -> str:
-        """Name the next write. Raises Untrustworthy where there were too many."""
+        """Return the id of the next write. Raises Untrustworthy if there were too many."""
         number = next(self.numbers)
         if number > MOST_EVENTS:
             raise Untrustworthy("more events than any job has")

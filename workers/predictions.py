@@ -1,4 +1,4 @@
-"""A question to a finished job's models: a child opens both artifacts and answers, never the API and never this process."""
+"""Predictions by a finished job's models: a child process opens both artifacts, never the API or this process."""
 
 import subprocess
 from pathlib import Path
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 def predict_next(settings: Settings, storage: Storage) -> bool:
-    """Claim and answer one question; say whether there was one."""
+    """Claim and answer one prediction; return whether there was one."""
     # The lease outlives the child's own time limit, so that no second worker starts while the first may still write.
     lease = settings.answer_seconds + settings.lease_seconds
     with writing() as session:
@@ -61,7 +61,7 @@ def predict_next(settings: Settings, storage: Storage) -> bool:
 
 
 def _ask(row: Prediction, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Answered | Rejected:
-    """Lay both artifacts out, and the rows where one of them is asked; run the child and read its one JSON object.
+    """Fetch both artifacts, and the data if a row is requested; run the child and return its answer.
 
     Raises TakenOver.
     """

@@ -1,7 +1,7 @@
-"""How the engine and the check of uploads are confined (docs/decisions/0009-confinement.md).
+"""Confinement of the engine and of upload checks (docs/decisions/0009-confinement.md).
 
 A confined process sees the system's programs and libraries, the interpreter and its packages, our `compression`, and its own
-folder, the only place that it can change. It has no network and no privilege, and none of it outlives its worker.
+folder, the only place that it can change. It has no network and no privileges, and none of it outlives its worker.
 """
 
 import os
@@ -24,9 +24,9 @@ from workers.launcher import Plan
 Level = Literal["bubblewrap", "landlock+seccomp", "none"]
 STRONGEST_FIRST: tuple[Level, ...] = ("bubblewrap", "landlock+seccomp")
 CONFINING: dict[Level, int] = {"bubblewrap": 2, "landlock+seccomp": 1, "none": 0}
-"""Generations of processes, from the one that is started, above the confined one."""
+"""Generations of processes between the started one and the confined one."""
 PATIENCE = 60.0
-"""Seconds for a trial, on a machine that may be busy."""
+"""Seconds for a trial on a machine that may be busy."""
 
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 """Programs and libraries. Of /etc only what finds libraries: no accounts, no configuration."""
@@ -34,7 +34,7 @@ CORES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Read to choose numbers of threads and kernels."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 OF_A_PREFIX = ("bin", "lib", "lib32", "lib64", "include", "share", "pyvenv.cfg")
-"""What belongs to Python in a prefix: a virtual environment may have been made in a folder that holds more."""
+"""What belongs to Python in a prefix: a virtual environment may be in a folder that holds more."""
 
 START = "import sys; sys.path.append(sys.argv.pop(1)); from workers.launcher import main; main()"
 TRIAL = """
@@ -54,7 +54,7 @@ pathlib.Path("written").touch()
 
 
 class CannotConfine(Exception):
-    """Nothing here confines engines, and nobody said that they may run all the same."""
+    """No confinement works here, and running without one is not allowed."""
 
     code = "cannot_confine"
 
@@ -68,15 +68,15 @@ class CannotConfine(Exception):
 
 
 class Sandbox:
-    """One way to confine. The level is what is in force, and what a worker's row says; `lent` is read beside what all read."""
+    """A way to confine. `level` is what a worker's row reports; `lent` can be read besides what every engine reads."""
 
     def __init__(self, level: Level, lent: Sequence[Path] = ()) -> None:
         self.level, self.lent = level, tuple(lent)
 
     def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
-        """Return the command line that runs `command` confined to `folder`; the process that starts it becomes its keeper.
+        """Return the command line that runs `command` confined to `folder`; the starting process becomes its keeper.
 
-        Nothing of it outlives the thread that starts it.
+        It does not outlive the thread that starts it.
         """
         if self.level == "none":
             return list(command)
@@ -91,12 +91,12 @@ class Sandbox:
         return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
 
     def exit_status(self, code: int) -> int:
-        """Return a confined command's status as if it had been started plainly: −n where signal n ended it."""
+        """Return a confined command's status as if it had been started directly: −n if signal n ended it."""
         return 128 - code if self.level != "none" and code > 128 else code
 
 
 def get_sandbox(settings: Settings) -> Sandbox:
-    """Return the strongest confinement that works here. Raises CannotConfine where none does and none is not allowed."""
+    """Return the strongest confinement that works here. Raises CannotConfine if none works and one is required."""
     reasons = [problem] if (problem := find_exposed(settings)) else []
     if not reasons:
         for level in STRONGEST_FIRST:
@@ -109,7 +109,7 @@ def get_sandbox(settings: Settings) -> Sandbox:
 
 
 def code_folder(folder: Path) -> Path:
-    """Return the place from which a child imports `compression` and nothing beside it, as a checkout would offer."""
+    """Return the folder from which a child imports `compression`, and nothing else of a checkout."""
     code = folder / "code"
     code.mkdir(exist_ok=True)
     link = code / "compression"
@@ -120,7 +120,7 @@ def code_folder(folder: Path) -> Path:
 
 @cache
 def find_obstacle(level: Level) -> str | None:
-    """Try a level once a process, on a child that tries to get out; return why it cannot be used."""
+    """Try a level, once per process, on a child that attempts to escape; return why it cannot be used."""
     if sys.platform != "linux":
         return "this is not Linux"
     if level == "bubblewrap" and not shutil.which("bwrap"):
@@ -152,7 +152,7 @@ def find_obstacle(level: Level) -> str | None:
 
 
 def find_exposed(settings: Settings) -> str | None:
-    """Say which of our own places lies where engines must be able to read."""
+    """Return which of our own places lies where engines can read."""
     private = {"LATHE_HOME": settings.home}
     for name, url, scheme in (
         ("LATHE_STORAGE_URL", settings.storage_url, "file://"),
@@ -168,12 +168,12 @@ def find_exposed(settings: Settings) -> str | None:
 
 
 def readable_paths() -> list[Path]:
-    """Return what a confined process reads, but for its folder: only what exists, outer places before inner ones."""
+    """Return what a confined process reads besides its folder: existing paths only, outer ones before inner ones."""
     places = [Path(path) for path in (*SYSTEM, *CORES)]
     for prefix in {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}:
         places += (Path(prefix) / part for part in OF_A_PREFIX)
     places += _packages()
-    # Where the operator says that libraries lie.
+    # Where the operator keeps libraries.
     places += (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path.startswith("/"))
     places.append(_package())
     if accelerator_devices():
@@ -182,7 +182,7 @@ def readable_paths() -> list[Path]:
 
 
 def lent_folders(settings: Settings) -> list[Path]:
-    """Return the folders that the operator offers to all jobs: word lists, models for augmentation, data of lm-eval's tasks."""
+    """Return the folders that the operator offers to all jobs: word lists, augmentation models, data of lm-eval's tasks."""
     offered = (settings.wordnet, settings.helper_models, settings.lm_eval_data)
     return [place for place in offered if place is not None and place != Path("/")]
 
@@ -193,7 +193,7 @@ def accelerator_devices() -> list[Path]:
 
 
 def bubblewrap_command(read: Iterable[Path], folder: Path) -> Iterator[str]:
-    """Yield bubblewrap's command line: a root of its own, and namespaces of every kind."""
+    """Yield bubblewrap's command line: its own root, and namespaces of every kind."""
     yield shutil.which("bwrap") or "bwrap"
     yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
     yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/tmp")  # noqa: S108
@@ -205,7 +205,7 @@ def bubblewrap_command(read: Iterable[Path], folder: Path) -> Iterator[str]:
     for device in accelerator_devices():
         yield from ("--dev-bind", str(device), str(device))
     yield from ("--bind", str(folder), str(folder))
-    # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
+    # bubblewrap's own mounts are in memory, and must not be filled. Root owns /proc/sys, with or without privileges.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
 
 
@@ -219,7 +219,7 @@ def _packages() -> list[Path]:
 
 
 def main() -> int:
-    """Print the level that is in force here, and why it is not a stronger one."""
+    """Print the level in force here, and why it is not a stronger one."""
     try:
         found = get_sandbox(get_settings())
     except CannotConfine as problem:

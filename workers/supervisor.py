@@ -1,8 +1,8 @@
-"""One attempt at one job: lay out the inputs, run the engine, store what it makes, and write exactly one outcome.
+"""One attempt at one job: fetch the inputs, run the engine, store its results, and write exactly one outcome.
 
-Bytes go to storage before the row that names them; every write carries the fence, and is made again where the reply to its
-COMMIT was lost. Whatever goes wrong here ends in a setback (tried again, up to a cap), a failure that the sender can
-mend, or, when the job is no longer ours, in silence.
+Bytes are stored before the row that names them; every write carries the fence, and is repeated if the reply to its COMMIT was
+lost. An error ends in a retry (up to a maximum), in a failure that the sender can fix, or in nothing if the job is no longer
+ours.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ from workers.limits import DISK_FULL, InsufficientDisk, reserve_disk
 
 log = structlog.get_logger()
 SMALLER = 4
-"""Parts in which batches go through the model once memory did not suffice, or the device stumbled."""
+"""Number of parts of each batch after memory ran out or the device failed."""
 AGAIN_SMALLER = frozenset({OutOfMemory.code, DeviceError.code})
 
 
 def run_attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None:
-    """Run a claimed job to an outcome, or to its return to the queue. Never raises for what a job can do wrong."""
+    """Run a claimed job until it has an outcome or returns to the queue. Does not raise for errors of the job."""
     names = {"job": claim.job.id, "fence": claim.fence, "request_id": claim.job.request_id}
     with (
         traces.span("attempt", claim.job.traceparent, attempt=claim.job.attempt, **names),
@@ -46,7 +46,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
     log.info("attempt", attempt=claim.job.attempt)
     crash_points.reach("worker_after_claim")
     engine: Engine | None = None
-    # The lease is held from before the first byte is fetched: a large model takes longer to copy than a lease lasts.
+    # The lease is held before the first byte is fetched: copying a large model takes longer than a lease.
     lease = Lease(claim, settings, on_lost=lambda: engine.kill() if engine else None)
     lease.start()
 
@@ -69,7 +69,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
 
 
 def _check_interrupts(lease: Lease) -> None:
-    """Stop where that is asked for before there is an engine to stop. Raises Interrupted."""
+    """Stop on request before there is an engine to stop. Raises Interrupted."""
     for reason in ("lost", "cancel", "overdue", "drain"):
         if getattr(lease, reason).is_set():
             raise Interrupted(reason)
@@ -78,7 +78,7 @@ def _check_interrupts(lease: Lease) -> None:
 def _outcome(
     claim: fencing.Claim, settings: Settings, storage: Storage, lease: Lease, run: Callable[[Path, Path, int], None]
 ) -> Write | None:
-    """Do the work; return the write that says how it ended, or None where that is written already or not ours to write."""
+    """Do the work; return the write of its outcome, or None if that is written already or not ours to write."""
 
     def setback(error: dict[str, Any], split: int | None = None) -> Write:
         log.warning("setback", **error)
@@ -118,7 +118,7 @@ def _outcome(
         return setback(describe_failure(error.code, str(error)))
     except fencing.StaleFence:
         raise
-    except Exception as error:  # storage, disk, database: ours to mend, so the job is tried again
+    except Exception as error:  # storage, disk, database: our fault, so the job is retried
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return setback(DiskFull(f"{error.strerror}: {error.filename or 'storage'}").as_dict())
         log.exception("worker_error")

@@ -1,4 +1,4 @@
-"""The tasks. A message says only that there is work; the table says which. A second delivery finds nothing and does nothing."""
+"""The Celery tasks. A message only says that there is work; the table says which. A duplicate message finds nothing to do."""
 
 import os
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 @app.task(name=broker.task_name(broker.JOBS))
 @child_activity.at_work()
 def run_jobs() -> None:
-    """Claim and run jobs until none is left, or this worker is to stop."""
+    """Claim and run jobs until none is left or this worker drains."""
     settings, worker_id = get_settings(), os.environ["LATHE_WORKER_ID"]
     cap, wait = settings.max_failures, settings.backoff_seconds
     while not is_draining(worker_id):
@@ -40,7 +40,7 @@ def run_jobs() -> None:
 @app.task(name=broker.task_name(broker.CHECKS))
 @child_activity.at_work()
 def run_checks() -> None:
-    """Check uploads and answer questions, by turns, until none is left, or this worker is to stop."""
+    """Check uploads and answer predictions in turn until none is left or this worker drains."""
     worker_id, settings, storage = os.environ["LATHE_WORKER_ID"], get_settings(), get_storage()
     while not is_draining(worker_id):
         answered, checked = predict_next(settings, storage), check_next(settings, storage)

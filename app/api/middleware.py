@@ -55,9 +55,7 @@ class RequestContext:
             try:
                 await self.app(scope, receive, answer)
             finally:
-                status = scope["state"].get(
-                    ENDED_WITH, status
-                )  # what the application sends after the connection ended reaches nobody
+                status = scope["state"].get(ENDED_WITH, status)  # what follows the end of the connection is lost
                 took = round((time.perf_counter() - started) * 1000, 1)
                 route = count_response(scope, status, began, waited)
                 span.set_attributes(f"{scope['method']} {route}", status=status)
