@@ -34,15 +34,15 @@ def _team(session: Session, name: str | None) -> Team:
         return keys.ensure_operator_team(session)
     found = session.scalar(select(Team).where(Team.name == name))
     if found is None:
-        raise SystemExit(f"there is no team {name!r}; `lathe teams ls` shows those that there are")
+        raise SystemExit(f"there is no team {name!r}; `lathe teams ls` lists them")
     return found
 
 
 def main() -> None:
     """Migrate, and create a missing admin key, or the requested one."""
-    parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate; make a missing admin key.")
-    parser.add_argument("--key", metavar="NAME", help="make one more admin key")
-    parser.add_argument("--team", metavar="NAME", help="of this team; of the one that runs the service where left out")
+    parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate, and create a missing admin key.")
+    parser.add_argument("--key", metavar="NAME", help="create another admin key")
+    parser.add_argument("--team", metavar="NAME", help="of this team; default: the operating team")
     asked = parser.parse_args()
     config = alembic_config()
     with get_engine().begin() as connection:

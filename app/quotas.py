@@ -14,7 +14,7 @@ from app.store.quotas import NAMES, WEIGHT, change_quotas
 
 def main() -> None:
     """Show a team's limits, after the requested changes."""
-    parser = argparse.ArgumentParser(prog="python -m app.quotas", description="Show or change what a team may take.")
+    parser = argparse.ArgumentParser(prog="python -m app.quotas", description="Show or change a team's limits.")
     parser.add_argument("team", help="name or id")
     parser.add_argument(
         "changes", nargs="*", metavar="NAME=NUMBER", help=f"{', '.join((*NAMES, WEIGHT))}; NAME= for the default"
@@ -30,7 +30,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     except (OperationalError, ProgrammingError):
-        parser.error(f"{place} is no database of Lathe's; LATHE_HOME or LATHE_DATABASE_URL names it")
+        parser.error(f"{place} is not a database of Lathe; LATHE_HOME or LATHE_DATABASE_URL names it")
     sys.stdout.write(found.model_dump_json(indent=2) + "\n")
 
 

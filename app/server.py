@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8321, help="port to listen on")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
-    parser.add_argument("--grace", type=int, default=None, metavar="SECONDS", help="for requests under way at the end")
+    parser.add_argument("--grace", type=int, default=None, metavar="SECONDS", help="time for running requests at shutdown")
     chosen = parser.parse_args(arguments)
     serving = config(chosen.host, chosen.port, chosen.workers, chosen.grace)
     listener = serving.bind_socket()

@@ -35,7 +35,7 @@ def check_next(settings: Settings, storage: Storage) -> bool:
         return False
     if row.check_attempts > resources.MAX_CHECK_ATTEMPTS:
         # Its checkers died before they could report; the oldest goes first, so it would block all others again and again.
-        reasons = [describe_failure("check_failed", f"{resources.MAX_CHECK_ATTEMPTS} checkers were lost over it.")]
+        reasons = [describe_failure("check_failed", f"{resources.MAX_CHECK_ATTEMPTS} workers were lost while checking it.")]
         with writing() as session:
             resources.finish_check(session, row, facts=None, reasons=reasons, attempt=row.check_attempts)
         log.error("check_given_up", id=row.id)

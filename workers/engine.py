@@ -169,7 +169,7 @@ def _number(text: str) -> float:
     """Parse only numbers that both databases can store. Raises ValueError."""
     value = float(text)
     if not abs(value) < LARGEST_NUMBER:
-        raise ValueError("a number that is none, or beyond all bounds")
+        raise ValueError("a number that is invalid or too large")
     return value
 
 
@@ -286,7 +286,7 @@ class Engine:
         """Measure all its processes. Raises Untrustworthy if one hides its open files twice in a row, but not before."""
         found = measure_usage(self.process.pid, CONFINING[self.sandbox.level])
         if self.shown and self.hidden & found.hidden:
-            raise Untrustworthy("a process does not show what it has open")
+            raise Untrustworthy("a process hides its open files")
         self.shown, self.hidden = self.shown or found.shows, found.hidden
         return found
 

@@ -150,7 +150,7 @@ class EventRelay:
         status = self.engine.status()
         self._interrupt()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
-            raise Failed(OutOfMemory("the system ended the engine for want of memory", param="recipe.train").as_dict())
+            raise Failed(OutOfMemory("the system ended the engine because memory ran out", param="recipe.train").as_dict())
         raise Crashed(f"Exit status {status}. {self.engine.last_output(600)}")
 
     def _interrupt(self) -> None:
@@ -175,7 +175,7 @@ class EventRelay:
         if now - self.moved > self.settings.stall_seconds:
             self.engine.kill()
             raise Crashed(
-                f"Nothing moved for {self.settings.stall_seconds:g} s. {self.engine.last_output(600)}", "engine_stalled"
+                f"No progress for {self.settings.stall_seconds:g} s. {self.engine.last_output(600)}", "engine_stalled"
             )
         if now - self.looked > MEMORY_SECONDS:
             self.looked = now
@@ -191,7 +191,7 @@ class EventRelay:
         try:
             taken = taken_bytes(self.folder, self.most_disk)
         except OSError as error:
-            raise Untrustworthy(f"its folder cannot be looked through: {error.strerror}") from error
+            raise Untrustworthy(f"its folder cannot be read: {error.strerror}") from error
         self.disk_due = time.monotonic() + max(DISK_SECONDS, (time.monotonic() - began) / DISK_SHARE)
         if taken > self.most_disk:
             self.engine.kill()
@@ -222,7 +222,7 @@ class EventRelay:
                 raise Failed(event.model_dump(mode="json", exclude={"type"}))
             case Paused():
                 if self.pausing is None:
-                    raise Untrustworthy("it stopped for a pause that nobody asked for")
+                    raise Untrustworthy("it stopped for a pause that was not requested")
                 self._stop("drain")
             case Started() | Log():
                 # The engine has no lasting log of its own, so its messages go to our log, with the ids of job and request.

@@ -123,7 +123,7 @@ def _folder_of(root: Path, path: str) -> Iterator[tuple[int, str]]:
     """Open the folder that contains root/path, following no link below root; yield it with the last name."""
     parts = path.split("/")
     if not parts or any(part in {"", ".", ".."} for part in parts):
-        raise Untrustworthy(f"not a path beneath the folder: {path!r}")
+        raise Untrustworthy(f"not a path below the folder: {path!r}")
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in parts[:-1]:

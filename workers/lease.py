@@ -52,7 +52,7 @@ class Lease(threading.Thread):
                     changes = {"progress": self.progress} if self.progress is not None else {}
                     beat = jobs.heartbeat(session, self.claim, self.settings.lease_seconds, **changes)
             except fencing.StaleFence:
-                self._give_up("the job is not ours any more")
+                self._give_up("another worker has the job")
                 return
             except Exception as error:  # the database is away: go on until the lease could be over
                 self.log.warning("heartbeat_failed", error=str(error))
@@ -79,7 +79,7 @@ class Lease(threading.Thread):
             if self.lost.is_set() and since is None:
                 since = time.monotonic()
             if since is not None and time.monotonic() - since > LAST_MOMENT * self.settings.lease_seconds:
-                self.log.error("self_kill", note="did not let go of the job in time")
+                self.log.error("self_kill", note="did not release the job in time")
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, reason: str) -> None:

@@ -161,8 +161,8 @@ class Requires:
         if self.admits(caller.scope, operator=caller.operator):
             return caller
         if caller.scope == READ and request.method not in SAFE_METHODS:
-            raise ReadOnlyKey(f"key {caller.key} is for reading only")
-        team = " of the team that runs the service" if self.operator else ""
+            raise ReadOnlyKey(f"key {caller.key} is read-only")
+        team = " of the operating team" if self.operator else ""
         raise InsufficientScope(f"key {caller.key} has scope `{caller.scope}`; this needs `{self.scope}`{team}")
 
     async def __call__(

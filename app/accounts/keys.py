@@ -109,7 +109,7 @@ def rotate_key(
     if old is None:
         raise NotFound(f"no key {key_id}")
     if next_id := session.scalar(select(ApiKey.id).where(ApiKey.replaces == key_id).limit(1)):
-        raise AlreadyRotated(f"key {next_id} took the place of {key_id}")
+        raise AlreadyRotated(f"key {next_id} replaced {key_id}")
     if expires_in is None and old.expires_at is not None:
         expires_in = (old.expires_at - old.created_at).total_seconds()
     end: dt.datetime = session.scalars(select(now(overlap))).one()

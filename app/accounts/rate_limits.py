@@ -60,7 +60,7 @@ class Window:
 
     def refusal(self) -> Problem:
         """Return the problem for a request beyond the limit."""
-        most, frees = self.item.amount, f"it begins anew in {self.seconds} seconds"
+        most, frees = self.item.amount, f"the window restarts in {self.seconds} seconds"
         begins = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
         quota = {"name": f"rate_{self.name}", "limit": most, "used": most, "frees": frees, "frees_at": begins.isoformat()}
         cause = f"more than {most} requests in {self.item.get_expiry()} seconds: {WORDS[self.name]}"

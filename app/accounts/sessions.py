@@ -89,7 +89,7 @@ def csrf_token(token: str) -> str:
 def check_csrf(visitor: Visitor, sent: str | None) -> None:
     """Raise CsrfFailed unless a change carries its session's token."""
     if not hmac.compare_digest(visitor.csrf.encode(), (sent or "").encode()):
-        raise CsrfFailed("the request carries no token of this session")
+        raise CsrfFailed("the request lacks this session's CSRF token")
 
 
 def check_origin(request: Request) -> None:

@@ -85,6 +85,6 @@ def find_shared_job(session: Session, token: str) -> Job:
         .where(ShareLink.token_sha256 == _hash(token), _open(), Job.deleted_at.is_(None))
     )
     if found is None or found.report is None:
-        remedy = "It may have expired or been revoked: ask who sent it for another."
-        raise NotFound("this link shows nothing", remedy=remedy, headers=LINK_HEADERS)
+        remedy = "It may have expired or been revoked: ask its sender for a new one."
+        raise NotFound("this link is not valid", remedy=remedy, headers=LINK_HEADERS)
     return found

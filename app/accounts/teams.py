@@ -53,6 +53,6 @@ def close(session: Session, team_id: str, own: str) -> None:
     """End all keys of a team, with their sessions and links; its data stays. Raises NotFound, OwnTeam."""
     team = get(session, team_id)
     if team.id == own:
-        raise OwnTeam(f"{team_id} is the team of the key that asks")
+        raise OwnTeam(f"{team_id} is the caller's own team")
     session.execute(update(ApiKey).where(ApiKey.team_id == team.id, keys.is_active()).values(revoked_at=now()))
     session.execute(delete(SignIn).where(SignIn.key_id.in_(select(ApiKey.id).where(ApiKey.team_id == team.id))))

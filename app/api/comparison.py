@@ -35,15 +35,13 @@ class Point(Out):
     latency_at: Annotated[
         dict[str, Any] | None,
         Field(
-            description="Batch, length, threads and runtime that it was taken at; of causal-lm for one token more behind a "
+            description="Conditions of the latency: batch, length, threads and runtime; for causal-lm one more token after a "
             "prompt of that length."
         ),
     ]
-    score: Annotated[float | None, Field(description="On test: shown, and nothing is chosen by it.")]
+    score: Annotated[float | None, Field(description="On test: reported only; no decision uses it.")]
     standard_error: float | None
-    validation: Annotated[float | None, Field(description="The score on validation; null in jobs of before it was taken.")] = (
-        None
-    )
+    validation: Annotated[float | None, Field(description="The score on validation; null in older jobs.")] = None
     validation_error: Annotated[float | None, Field(description="Its standard error.")] = None
 
 
@@ -63,7 +61,7 @@ class Compared(Out):
     baseline: Point
     shipped: Point
     ratios: Ratios
-    asked: Annotated[dict[str, Any], Field(description="Recipe, evaluate and targets, key by key: `recipe.prune.ratio` → 0.3.")]
+    asked: Annotated[dict[str, Any], Field(description="The request, key by key: `recipe.prune.ratio` → 0.3.")]
     best_by: Annotated[
         tuple[str, ...],
         Field(

@@ -40,9 +40,9 @@ REFUSED_AT_ONCE = 64
 """After so many refusals the event loop does other work."""
 LOG_SECONDS = 10.0
 CAUSES = {
-    "address": "this address holds as many connections as it may",
-    "total": "all callers together hold as many connections as they may",
-    "files": "the service has no descriptor left for one more connection",
+    "address": "this address has reached its limit of connections",
+    "total": "the service has reached its limit of connections",
+    "files": "the service has no file descriptor left for another connection",
 }
 NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 

@@ -45,7 +45,7 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
 def log_bug(error: Exception) -> Problem:
     """Log an unexpected exception, and return the problem that its caller sees."""
     log.error("internal_error", exc_info=error)
-    return InternalError("something went wrong on our side")
+    return InternalError("an unexpected error occurred")
 
 
 def install(app: FastAPI) -> None:

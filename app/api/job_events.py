@@ -36,7 +36,7 @@ def list_events(team: str, job_id: str, after: int, size: int, token: str | None
 
 def _seq(text: str) -> int:
     if not text.isdigit() or int(text) > MAX_SEQ:
-        raise InvalidRequest("page_token is not one of ours", param="page_token")
+        raise InvalidRequest("page_token is invalid", param="page_token")
     return int(text)
 
 

@@ -26,7 +26,7 @@ from app.store.resources import jobs_using
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 MAX_CONDITIONS = 32
 """Maximum conditions of one kind, as many as a job has labels; databases limit the length of a condition."""
-Labels = Annotated[list[LabelPair] | None, Query(max_length=MAX_CONDITIONS, description="key:value; several must all hold")]
+Labels = Annotated[list[LabelPair] | None, Query(max_length=MAX_CONDITIONS, description="key:value; all given ones must match")]
 ESCAPE = "\\"
 WITHOUT_REPORTS = (defer(Job.report),)
 """Query options for many jobs: without whole reports."""

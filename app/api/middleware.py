@@ -128,7 +128,7 @@ class NulFilter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
-            problem = InvalidRequest("the address holds a NUL character")
+            problem = InvalidRequest("the address contains a NUL character")
             await problem_response(problem, Request(scope))(scope, receive, send)
             return
         await self.app(scope, receive, send)

@@ -63,7 +63,7 @@ class Exhausted(BaseModel):
     limit: float
     used: float
     frees: Annotated[str, Field(description="What makes room again.")]
-    frees_at: Annotated[dt.datetime | None, Field(description="When it does by itself; null if that takes a deed.")]
+    frees_at: Annotated[dt.datetime | None, Field(description="When that happens by itself; null if it needs action.")]
 
 
 class ProblemDocument(BaseModel):
@@ -78,7 +78,7 @@ class ProblemDocument(BaseModel):
     code: Annotated[str, Field(description="Stable; docs/errors.md has a paragraph for each.")]
     cause: str
     remedy: str
-    param: Annotated[str | None, Field(description="The field that it is about.")]
+    param: Annotated[str | None, Field(description="The field that caused it.")]
     request_id: str | None
     quota: Annotated[Exhausted | None, Field(description="Of a limit that was met.")] = None
 
@@ -89,7 +89,7 @@ def _header(description: str, kind: str = "string", *, always: bool = False) -> 
 
 
 HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-Id": _header("What the log knows the request by; the caller's own if it sent one.", always=True),
+    "X-Request-Id": _header("The request's id in the log; the caller's own if it sent one.", always=True),
     "RateLimit": _header("What is left of each rate limit: `r` requests for `t` seconds."),
     "RateLimit-Policy": _header("Each rate limit: `q` requests in `w` seconds."),
     "Retry-After": _header("Seconds to wait.", "integer"),
@@ -98,13 +98,13 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Replayed": _header("`true` if this is the stored answer of an earlier request with the same key."),
     "ETag": _header("Names the content; `If-None-Match` with it answers 304.", always=True),
     "Cache-Control": _header("How long the answer may be kept.", always=True),
-    "Content-Disposition": _header("Name under which to keep the file."),
+    "Content-Disposition": _header("The file's name."),
     "Content-Range": _header("Which bytes these are, and of how many.", always=True),
     "Accept-Ranges": _header("`bytes`.", always=True),
     "Repr-Digest": _header("SHA-256 of the whole file (RFC 9530).", always=True),
     "Location": _header("A presigned address of the bytes, which needs no key.", always=True),
-    "Upload-Offset": _header("How many bytes of the file have come.", "integer", always=True),
-    "Upload-Complete": _header("`?1` if all of it has come, else `?0`.", always=True),
+    "Upload-Offset": _header("How many bytes of the file have arrived.", "integer", always=True),
+    "Upload-Complete": _header("`?1` if the file is complete, else `?0`.", always=True),
     "Upload-Limit": _header("`max-size`: bytes that a file may have.", always=True),
 }
 

@@ -108,7 +108,7 @@ class BoundedProtocol(H11Protocol):
             what, since, seconds = waits
             if now - since >= seconds:
                 refused.labels(what).inc()
-                self._end(RequestTimeout(f"nothing more of the {what} came within {seconds:g} s"))
+                self._end(RequestTimeout(f"the rest of the {what} did not arrive within {seconds:g} s"))
             else:
                 again = min(again, since + seconds - now)
         self.clock = self.loop.call_later(again, self._look)

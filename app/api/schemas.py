@@ -76,20 +76,20 @@ class Progress(Out):
     loss: float | None = None
     rate: float | None = None
     score: float | None = None
-    part: Annotated[str, Field(description="The dataset that is at work, of several.")] = ""
+    part: Annotated[str, Field(description="The current dataset, if there are several.")] = ""
 
 
 class JobOut(Out):
     """A job and its current state; `rows` grows stage by stage."""
 
     id: str
-    version: Annotated[int, Field(description="Grows with every change; `Prefer: wait` waits for it.")]
+    version: Annotated[int, Field(description="Increases with every change; `Prefer: wait` waits for that.")]
     name: str
     labels: dict[str, str]
     task: str
     models: JobModelsOut
     datasets: list[str]
-    parts: Annotated[list[str], Field(description="Of several datasets, what each is called in rows and artifacts.")]
+    parts: Annotated[list[str], Field(description="With several datasets, their names in rows and artifacts.")]
     recipe: dict[str, Any]
     evaluate: dict[str, Any]
     targets: dict[str, Any]
@@ -102,18 +102,18 @@ class JobOut(Out):
     failures: int
     error: Annotated[dict[str, Any] | None, AfterValidator(redact_paths)]
     queue_position: int | None
-    start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
+    start_seconds: Annotated[float | None, Field(description="Estimated time until a worker starts it; null if unknown.")]
     waits_for: Annotated[
-        Literal["worker", "memory", "quota"] | None, Field(description="What no living worker offers; or the team's limit.")
+        Literal["worker", "memory", "quota"] | None, Field(description="What no live worker offers, or the team's limit.")
     ]
     deadline_at: dt.datetime | None
     retry_of: str | None
-    request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
-    owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
+    request_id: Annotated[str | None, Field(description="Id of the request that created it, as in logs and traces.")]
+    owner: Annotated[str | None, Field(description="Name of the key that submitted it.")]
     ratios: Annotated[
         Ratios | None,
         Field(
-            description="The headline artifact's, once the job has succeeded. `baseline_not_converged`: what is kept of the "
+            description="The headline artifact's, once the job has succeeded. `baseline_not_converged`: the retained "
             "score is unproven."
         ),
     ]
@@ -150,11 +150,11 @@ class ArtifactOut(Out):
     kind: str
     stage: str
     precision: str
-    part: Annotated[str | None, Field(description="Of several datasets, the one that it is for.")]
+    part: Annotated[str | None, Field(description="With several datasets, the one that it is for.")]
     opens_with: str
     score: Annotated[dict[str, Any], Field(description="On test.")]
     validation: Annotated[
-        dict[str, Any] | None, Field(description="On validation, which choices read; null in jobs of before it was scored.")
+        dict[str, Any] | None, Field(description="On validation, which decisions use; null in jobs from before it was scored.")
     ] = None
     bytes: int
     files: list[ArtifactFile]

@@ -60,23 +60,23 @@ InvalidRecipe = _problem(422, "invalid_recipe", "InvalidRecipe",
     "The recipe has an unknown key or a value out of range.",
     "Correct the named key; GET /v1/recipes shows every key with its range.")
 Unauthorized = _problem(401, "unauthorized", "Unauthorized",
-    "No key, or none that is known, not revoked and not expired.",
-    "Send `Authorization: Bearer lathe_<id>_<secret>`; `lathe keys create` makes a key.",
+    "The request has no key, or the key is unknown, revoked or expired.",
+    "Send `Authorization: Bearer lathe_<id>_<secret>`; `lathe keys create` creates a key.",
     {"WWW-Authenticate": "Bearer"})
 ReadOnlyKey = _problem(403, "read_only_key", "ReadOnlyKey",
-    "The key may read and not change.",
-    "Use a key of scope `write`, or `admin` for keys; an admin of the team makes one: `lathe keys create --scope`.")
+    "The key is read-only.",
+    "Use a key of scope `write`, or `admin` for keys; an admin of the team creates one: `lathe keys create --scope`.")
 InsufficientScope = _problem(403, "insufficient_scope", "InsufficientScope",
-    "The key's scope does not reach so far.",
-    "Use a key of the scope that the cause names; an admin of the team makes one: `lathe keys create --scope`.")
+    "The key's scope does not allow this.",
+    "Use a key of the scope that the cause names; an admin of the team creates one: `lathe keys create --scope`.")
 CsrfFailed = _problem(403, "csrf_failed", "CsrfFailed",
-    "A change that a browser sent without the token of its session, or from another site's page.",
-    "Load the page again and repeat; a script sends a key in Authorization and needs no such token.")
+    "A browser sent a change without its session's CSRF token, or from another site's page.",
+    "Reload the page and repeat; scripts send a key in Authorization and need no token.")
 NotFound = _problem(404, "not_found", "NotFound",
-    "There is no such thing, or it belongs to another team.",
-    "Check the id; the list of the same path shows what there is.")
+    "The object does not exist, or belongs to another team.",
+    "Check the id; the list of the same path shows what exists.")
 MethodNotAllowed = _problem(405, "method_not_allowed", "MethodNotAllowed",
-    "The path is known, the method is not.",
+    "The path does not support this method.",
     "Use one of the methods in the Allow header.")
 NotReady = _problem(409, "not_ready", "NotReady",
     "The model or dataset cannot be used as it is.",
@@ -85,92 +85,92 @@ IncompleteUpload = _problem(409, "incomplete_upload", "IncompleteUpload",
     "Some files of the manifest have no bytes yet.",
     "PUT the named files, then POST …/complete again.")
 AlreadySealed = _problem(409, "already_complete", "AlreadySealed",
-    "The upload is complete; its files do not change any more.",
+    "The upload is complete; its files cannot change any more.",
     "Create a new model or dataset for other files.")
 OffsetMismatch = _problem(409, "upload_offset_mismatch", "OffsetMismatch",
-    "The part does not begin where the bytes that are here end.",
-    "HEAD the file, and go on from the Upload-Offset that it answers.")
+    "The part does not start where the stored bytes end.",
+    "HEAD the file, and continue at the Upload-Offset of the answer.")
 InUse = _problem(409, "in_use", "InUse",
-    "A job that is not finished still needs it.",
+    "An unfinished job still needs it.",
     "Cancel the named jobs or wait for them, then delete again.")
 WrongState = _problem(409, "wrong_state", "WrongState",
-    "The job is in a state in which this cannot be done.",
-    "GET the job and look at its state.")
+    "The job's state does not allow this.",
+    "GET the job to see its state.")
 NoRemedy = _problem(409, "no_remedy", "NoRemedy",
-    "No change of the recipe is known that would mend this job.",
+    "No change of the recipe is known to fix this job.",
     "Read the job's error, or the notes of its report; change what they name, and submit it as a new job.")
 AlreadyRotated = _problem(409, "already_rotated", "AlreadyRotated",
-    "Another key took this one's place already.",
-    "Rotate the key that took its place, or revoke this one.")
+    "The key has already been replaced by another.",
+    "Rotate the new key, or revoke this one.")
 NameTaken = _problem(409, "name_taken", "NameTaken",
     "Another team has this name.",
-    "Choose another name; `lathe teams ls` shows those that there are.")
+    "Choose another name; `lathe teams ls` lists the existing ones.")
 OwnTeam = _problem(409, "own_team", "OwnTeam",
-    "A team does not close itself: nobody would be left who could undo it.",
-    "Close other teams; of your own, revoke the keys that nobody needs.")
+    "A team cannot close itself: nobody could undo it.",
+    "Revoke the keys that nobody needs instead.")
 ReportNotReady = _problem(404, "report_not_ready", "ReportNotReady",
     "The job has no report yet, or ended without one.",
-    "Wait for the state `succeeded`; rows of finished stages are in the job.")
+    "Wait for the state `succeeded`; the job has the rows of finished stages.")
 ChecksumMismatch = _problem(422, "checksum_mismatch", "ChecksumMismatch",
-    "The bytes that came are not those that the manifest promised.",
-    "Hash the file again, and upload it again from a whole copy.")
+    "The bytes differ from the manifest's hash.",
+    "Hash the file again, and upload a complete copy.")
 SizeMismatch = _problem(422, "size_mismatch", "SizeMismatch",
-    "More or fewer bytes came than the manifest promised.",
+    "The number of bytes differs from the manifest.",
     "Upload exactly the file that the manifest names.")
 TooManyParts = _problem(422, "too_many_parts", "TooManyParts",
-    "The file came in more parts than are kept of one.",
-    "Send the file anew with PUT, whole, or in parts of 16 MiB and more.")
+    "The file has too many parts.",
+    "Send the file again with PUT, or in parts of at least 16 MiB.")
 TooLarge = _problem(413, "too_large", "TooLarge",
-    "The body is larger than this service takes.",
+    "The body is larger than this service accepts.",
     "Send less; the limits are LATHE_MAX_BODY_BYTES and LATHE_MAX_FILE_BYTES.")
 IdempotencyConflict = _problem(422, "idempotency_key_reused", "IdempotencyConflict",
     "The Idempotency-Key was used before with another body.",
     "Use a new key for a new request.")
 RangeNotSatisfiable = _problem(416, "range_not_satisfiable", "RangeNotSatisfiable",
-    "The Range lies outside the file.",
-    "Ask for bytes within the size that Content-Range names.")
+    "The Range is outside the file.",
+    "Request bytes within the size in Content-Range.")
 StorageFull = _problem(507, "storage_full", "StorageFull",
-    "The storage has no room for this upload, or the disk of the database is full.",
+    "The storage has too little space for this upload, or the database's disk is full.",
     "Delete models, datasets or jobs that nobody needs, or enlarge the storage.")
 QuotaExceeded = _problem(403, "quota_exceeded", "QuotaExceeded",
-    "The team has as many jobs, or used as many hours of workers, as it may.",
+    "The team has reached its limit of jobs or of worker hours.",
     "`quota` says what frees it; GET /v1/quotas shows all limits, which the operator can raise.")
 BytesQuotaExceeded = _problem(507, "bytes_quota_exceeded", "BytesQuotaExceeded",
-    "The team stores, promises or sends as many bytes as it may.",
-    "Delete models, datasets or jobs that the team needs no more; GET /v1/quotas shows all limits.")
+    "The team has reached its limit of stored, declared or incoming bytes.",
+    "Delete models, datasets or jobs that the team no longer needs; GET /v1/quotas shows all limits.")
 RateLimited = _problem(429, "rate_limited", "RateLimited",
-    "More requests came from this key or address than are answered in the time.",
-    "Ask again after Retry-After seconds; RateLimit tells what is left.")
+    "This key or address has sent too many requests.",
+    "Repeat the request after Retry-After seconds; RateLimit shows what is left.")
 TooManyStreams = _problem(429, "too_many_streams", "TooManyStreams",
-    "As many event streams are open as a key or a team may have.",
+    "The key or the team has reached its limit of open event streams.",
     "Close a stream that nobody reads, or poll with `Prefer: wait=30`.",
     {"Retry-After": "10"})
 Unavailable = _problem(503, "unavailable", "Unavailable",
-    "The database or the storage does not answer, or on SQLite too many writers wait.",
+    "The database or the storage does not answer, or too many writers wait (SQLite).",
     "Send the request again in a moment, with the same Idempotency-Key.",
     {"Retry-After": "2"})
 MalformedRequest = _problem(400, "malformed_request", "MalformedRequest",
-    "The bytes are no HTTP/1.1 request, or one that could be read in two ways.",
+    "The bytes are not an HTTP/1.1 request, or an ambiguous one.",
     "Send it with an HTTP library; end each line of the headers with CR LF.")
 RequestTimeout = _problem(408, "request_timeout", "RequestTimeout",
-    "The request did not come to its end in time.",
-    "Send it again, without a pause; the limits are LATHE_HEADER_SECONDS and LATHE_IDLE_SECONDS.")
+    "The request did not arrive completely in time.",
+    "Send it again without pauses; the limits are LATHE_HEADER_SECONDS and LATHE_IDLE_SECONDS.")
 TooManyConnections = _problem(503, "too_many_connections", "TooManyConnections",
-    "More connections are open than the service holds, of one address or of all.",
-    "Close connections that nobody uses, reuse those that are open, and come again after Retry-After seconds.",
+    "The service, or this address, has reached its limit of connections.",
+    "Close unused connections, reuse open ones, and repeat the request after Retry-After seconds.",
     {"Retry-After": "5"})
 Deleted = _problem(410, "deleted", "Deleted",
-    "The Idempotency-Key made something that has been deleted since.",
-    "Send the request with a new Idempotency-Key to make it anew.")
+    "The object that this Idempotency-Key created has been deleted.",
+    "Send the request with a new Idempotency-Key to create it again.")
 NothingToTry = _problem(409, "nothing_to_try", "NothingToTry",
-    "The job's models cannot be asked here.",
-    "Download the artifacts; the README in each has the lines that open it.")
+    "The job's models cannot predict here.",
+    "Download the artifacts; the README of each shows how to open it.")
 TooManyTries = _problem(429, "too_many_tries", "TooManyTries",
-    "The team asked more than is answered at once.",
-    "Wait for the answers, and ask again after Retry-After seconds.",
+    "The team has requested too many predictions at once.",
+    "Wait for the answers, and repeat the request after Retry-After seconds.",
     {"Retry-After": "10"})
 TooManyLinks = _problem(409, "too_many_links", "TooManyLinks",
-    "The job has as many share links as it may have.",
+    "The job has reached its limit of share links.",
     "Revoke those that nobody needs: DELETE /v1/jobs/{id}/share/{share_id}.")
 InternalError = _problem(500, "internal_error", "InternalError",
     "A bug of ours; nothing was changed.",

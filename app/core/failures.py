@@ -22,11 +22,11 @@ FAILURES: dict[str, tuple[str, str]] = {
     ),
     "worker_error": ("The worker could not do its part: fetch, store or start.", RETRY),
     "answer_failed": (
-        "The models were asked and did not answer.",
-        "Ask again; if it happens again, report it with the id: the worker's log has the rest.",
+        "The models did not answer.",
+        "Repeat the request; if it happens again, report it with the id: the worker's log has the rest.",
     ),
     "check_failed": (
-        "The check of this upload ended without a finding.",
+        "The check of this upload ended without a result.",
         "Upload the files again; if it happens again, report it with the id: the worker's log has the rest.",
     ),
 }

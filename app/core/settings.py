@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     save_seconds: Annotated[float, Field(description="How often training in progress is saved.")] = 120.0
     engine_memory_bytes: Annotated[
         int | None,
-        Field(description="An engine that takes more is stopped, a job forecast to is not taken; unset: nine tenths."),
+        Field(description="An engine that takes more is stopped, a job forecast to is not claimed; unset: nine tenths."),
     ] = None
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")

@@ -125,7 +125,7 @@ def retry(session: Session, team: str, job_id: str, key_id: str | None = None) -
     """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
-        raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+        raise WrongState(f"{job_id} is {old.state}; only a job that has ended can be retried")
     for model in (old.model_id, *(other.model_id for other in old.others)):
         resources.get(session, Model, team, model, hold="share")
     for dataset in old.datasets:

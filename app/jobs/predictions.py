@@ -43,7 +43,7 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
         select(func.count()).select_from(Prediction).where(Prediction.team_id == team, Prediction.state.in_((QUEUED, RUNNING)))
     )
     if (session.scalar(waiting) or 0) >= MOST_WAITING or (session.scalar(recent) or 0) >= MOST_A_MINUTE:
-        raise TooManyTries(f"{MOST_WAITING} questions at once and {MOST_A_MINUTE} a minute are answered")
+        raise TooManyTries(f"{MOST_WAITING} predictions at once and {MOST_A_MINUTE} per minute are allowed")
     row = Prediction(team_id=team, job_id=job.id, part=part, asked=question.model_dump(mode="json", exclude_none=True))
     session.add(row)
     session.flush()
@@ -62,11 +62,11 @@ def _check(session: Session, team: str, dataset: Dataset, question: Question) ->
     task: Any = dataset.task
     wanted = asked_for(task, paired=bool((dataset.data.get("columns") or {}).get("text_pair")))
     if not wanted:
-        raise NothingToTry("a language model goes on with texts, and is not asked here")
+        raise NothingToTry("predictions are not available for language models")
     given = {name for name in ("text", "text_pair", "tokens", "question", "context") if getattr(question, name) is not None}
     if question.row is not None:
         if given:
-            raise InvalidRequest("either a row of the data or texts are asked", param="row")
+            raise InvalidRequest("give either a row of the data or texts", param="row")
         resources.get(session, Dataset, team, dataset.id, param="row")
         rows = DataFacts.model_validate(dataset.facts).rows
         if question.row >= rows.get(question.split, 0):

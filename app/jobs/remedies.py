@@ -63,11 +63,11 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
         if isinstance(rate, float):
             yield Remedy(key=key, now=rate, proposed=rate * GENTLER, why="The loss did not stay finite at this rate.")
         elif key == "recipe.prepare.rate" and rate is None:
-            why = "The loss did not stay finite at the rate that was chosen: this one is given, and gentle."
+            why = "The loss did not stay finite at the automatic rate: this one is explicit and lower."
             yield Remedy(key=key, now=None, proposed=PREPARE_RATE * GENTLER, why=why)
     elif code == UnsupportedPrecision.code:
         key = "recipe.train.precision"
-        why = "The worker's device does not compute in it."
+        why = "The worker's device does not support this precision."
         yield Remedy(key=key, now=_at(job.recipe, key), proposed="auto", why=why)
 
 
@@ -96,7 +96,7 @@ def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[s
                 place[part] = {}
             place = place[part]
             if not isinstance(place, dict):  # rows come from engines, which may send anything
-                raise InvalidRecipe(f"{remedy.key} is no key of a recipe", param="remedies")
+                raise InvalidRecipe(f"{remedy.key} is not a key of a recipe", param="remedies")
         place[last] = remedy.proposed
     return new
 
@@ -112,7 +112,7 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
         return jobs.retry(session, team, job_id, key_id)
     old = jobs.get(session, team, job_id)
     if old.state not in TERMINAL:
-        raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+        raise WrongState(f"{job_id} is {old.state}; only a job that has ended can be retried")
     late = keys == "all" and (old.error or {}).get("code") == LATE
     body = JobCreate(
         name=old.name,
@@ -134,7 +134,7 @@ def _chosen(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> li
     offered = {remedy.key: remedy for remedy in list_remedies(old)}
     if keys == "all":
         if not offered and not late:
-            raise NoRemedy(f"nothing in {old.id} can be mended by a change of its recipe alone")
+            raise NoRemedy(f"no change of the recipe alone can fix {old.id}")
         return list(offered.values())
     for key in keys:
         if key not in offered:

@@ -15,13 +15,13 @@ class JobModels(Body):
     base: Id
     student: Annotated[
         Id | None,
-        Field(description="Another model that distillation trains in place of the pruned one; the recipe then prunes nothing."),
+        Field(description="Another model that distillation trains instead of the pruned one; the recipe must not prune then."),
     ] = None
     teachers: Annotated[
         list[Id],
         Field(
             max_length=MOST_TEACHERS,
-            description="Models tuned on the task, with exactly the data's labels, that teach beside the job's own.",
+            description="Models tuned on the task, with exactly the data's labels, that teach in addition to the job's own.",
         ),
     ] = []  # noqa: RUF012 (pydantic copies it)
 
@@ -33,7 +33,7 @@ class JobCreate(Body):
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}  # noqa: RUF012
     task: Annotated[
         JobTask | None,
-        Field(description="The dataset's where it is null, `several` where there are more; anything else is refused."),
+        Field(description="Null: the dataset's task, or `several` if there are several; other values are rejected."),
     ] = None
     models: JobModels
     datasets: Annotated[
@@ -41,7 +41,7 @@ class JobCreate(Body):
         Field(
             min_length=1,
             max_length=MOST_PARTS,
-            description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
+            description="With several, each with its own task, each gets a model, and the headline is the mean.",
         ),
     ]
     recipe: Annotated[

@@ -24,15 +24,15 @@ class WorkerOut(Out):
 
     id: str
     kind: str
-    host: Annotated[str | None, Field(description="Null but for those who run the service.")]
-    pid: Annotated[int | None, Field(description="Null but for those who run the service.")]
+    host: Annotated[str | None, Field(description="Null except for operators.")]
+    pid: Annotated[int | None, Field(description="Null except for operators.")]
     facts: dict[str, Any]
     drain: bool
     started_at: dt.datetime
     seen_at: dt.datetime
     alive: bool
     silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
-    busy: Annotated[bool, Field(description="Whether it runs a job, whoever's.")]
+    busy: Annotated[bool, Field(description="Whether it runs a job of any team.")]
     job: str | None
 
 
@@ -42,9 +42,9 @@ class QueueOut(Out):
     queued: int
     running: int
     checks: Annotated[int, Field(description="Uploads that wait for their check, or are checked.")]
-    tries: Annotated[int, Field(description="Questions to finished jobs' models that wait, or are answered.")]
+    tries: Annotated[int, Field(description="Predictions by finished jobs' models that wait or run.")]
     longest_wait_seconds: Annotated[
-        float | None, Field(description="Since the oldest waiting job was sent; null where none waits.")
+        float | None, Field(description="Since the oldest waiting job was submitted; null if none waits.")
     ]
 
 
@@ -53,17 +53,17 @@ class StorageOut(Out):
 
     kind: Annotated[str, Field(description="file: a folder; s3: a bucket.")]
     used_bytes: int
-    free_bytes: Annotated[int | None, Field(description="Room that is left; null where it has no end that we know.")]
+    free_bytes: Annotated[int | None, Field(description="Free space; null if it is unlimited or unknown.")]
 
 
 class Used(Out):
     """Usage of a team."""
 
-    team: Annotated[str, Field(description="The caller's by its name; all others together as `other teams`.")]
+    team: Annotated[str, Field(description="The caller's team by name; all others together as `other teams`.")]
     mine: bool
-    jobs: Annotated[dict[str, int], Field(description="By state, of those sent in the time that is asked of.")]
-    worker_minutes: Annotated[float, Field(description="From each of these jobs' first start to its end, or till now.")]
-    models_bytes: Annotated[int, Field(description="Kept now, whenever it was sent.")]
+    jobs: Annotated[dict[str, int], Field(description="By state, of those submitted in the requested time.")]
+    worker_minutes: Annotated[float, Field(description="From each of these jobs' first start to its end, or until now.")]
+    models_bytes: Annotated[int, Field(description="Currently stored, whenever it was uploaded.")]
     datasets_bytes: int
     artifacts_bytes: int
 

@@ -48,15 +48,15 @@ requests = Counter(
 )
 seconds = Histogram(
     "lathe_http_request_seconds",
-    "Until an answer began. Without requests that asked to wait (Prefer: wait), which take as long as they asked for.",
+    "Until a response began. Without requests that asked to wait (Prefer: wait).",
     ("method", "route"),
     buckets=REQUEST_BUCKETS,
     registry=process_registry,
 )
 refused = Counter(
     "lathe_connections_refused",
-    "Connections closed by us, by reason: total, address, files (before a request); headers, body (did not come in time); "
-    "answer (nobody read it); malformed.",
+    "Connections closed by us, by reason: total, address, files (before a request); headers, body (too slow); "
+    "answer (not read); malformed.",
     ("reason",),
     registry=process_registry,
 )
@@ -128,7 +128,7 @@ class _Part(Collector):
 
 
 def _told() -> list[Metric]:
-    up = GaugeMetricFamily("lathe_database_up", "Whether the database answered when it was asked last.")
+    up = GaugeMetricFamily("lathe_database_up", "Whether the database answered last time.")
     try:
         with reading() as session:
             found = [*_jobs(session), *_queues(session), *_stages(session), *_setbacks(session), *_workers(session)]
@@ -142,8 +142,8 @@ def _told() -> list[Metric]:
 
 def _jobs(session: Session) -> Iterator[Metric]:
     there, over = (
-        GaugeMetricFamily("lathe_jobs", "Jobs that are there, by state.", labels=("state",)),
-        CounterMetricFamily("lathe_jobs_finished", "Jobs that ended, deleted ones too, by outcome.", labels=("outcome",)),
+        GaugeMetricFamily("lathe_jobs", "Existing jobs, by state.", labels=("state",)),
+        CounterMetricFamily("lathe_jobs_finished", "Jobs that ended, including deleted ones, by outcome.", labels=("outcome",)),
     )
     counted = {
         (state, gone): number
@@ -173,7 +173,7 @@ def _queues(session: Session) -> Iterator[Metric]:
         since = [first for _, first in found if first is not None]
         depth.add_metric((lane,), sum(number for number, _ in found))
         oldest.add_metric((lane,), max((moment - min(since)).total_seconds(), 0.0) if since and moment else 0.0)
-    keeper = GaugeMetricFamily("lathe_keeper_seconds", "For how long a keeper still leads; negative: since when none does.")
+    keeper = GaugeMetricFamily("lathe_keeper_seconds", "Remaining time of the keeper's term; negative: time since its end.")
     until = session.scalar(select(Leader.until).where(Leader.office == "keeper"))
     if until is not None and moment is not None:
         keeper.add_metric((), (until - moment).total_seconds())
@@ -182,7 +182,7 @@ def _queues(session: Session) -> Iterator[Metric]:
 
 def _stages(session: Session) -> Iterator[Metric]:
     told = HistogramMetricFamily(
-        "lathe_stage_seconds", "What finished stages took, export and measuring too.", labels=("stage",)
+        "lathe_stage_seconds", "Duration of finished stages, with export and measuring.", labels=("stage",)
     )
     within = [func.sum(case((StageRow.seconds <= bound, 1), else_=0)) for bound in STAGE_BUCKETS]
     query = select(StageRow.stage, func.count(), func.sum(StageRow.seconds), *within)
@@ -196,9 +196,9 @@ def _stages(session: Session) -> Iterator[Metric]:
 
 def _setbacks(session: Session) -> Iterator[Metric]:
     again, failed, lost = (
-        CounterMetricFamily("lathe_setbacks", "Attempts that ended without an outcome and are made again.", labels=("code",)),
+        CounterMetricFamily("lathe_setbacks", "Attempts that ended without an outcome and are repeated.", labels=("code",)),
         CounterMetricFamily("lathe_jobs_failed", "Jobs that failed, by code.", labels=("code",)),
-        CounterMetricFamily("lathe_lease_losses", "Attempts whose worker was lost: killed, cut off, or standing still."),
+        CounterMetricFamily("lathe_lease_losses", "Attempts whose worker was lost: killed, cut off or suspended."),
     )
     codes = {}
     for family, code, chosen in (
@@ -219,13 +219,11 @@ def _setbacks(session: Session) -> Iterator[Metric]:
 
 def _workers(session: Session) -> Iterator[Metric]:
     who = ("worker", "kind", "host")
-    alive = GaugeMetricFamily("lathe_workers", f"Workers heard of within {ALIVE_SECONDS:g} s, by kind.", labels=("kind",))
-    devices = GaugeMetricFamily(
-        "lathe_devices", "Living workers of jobs by what they compute on.", labels=("device", "confinement")
-    )
-    age = GaugeMetricFamily("lathe_worker_heartbeat_age_seconds", "Since a worker was heard of.", labels=who)
-    memory = GaugeMetricFamily("lathe_worker_memory_bytes", "What a job may take of a worker's memory.", labels=who)
-    drains = GaugeMetricFamily("lathe_worker_draining", "1 where a worker takes no more jobs.", labels=who)
+    alive = GaugeMetricFamily("lathe_workers", f"Workers seen within {ALIVE_SECONDS:g} s, by kind.", labels=("kind",))
+    devices = GaugeMetricFamily("lathe_devices", "Live workers of jobs by device.", labels=("device", "confinement"))
+    age = GaugeMetricFamily("lathe_worker_heartbeat_age_seconds", "Time since a worker was last seen.", labels=who)
+    memory = GaugeMetricFamily("lathe_worker_memory_bytes", "Memory that a job may use on a worker.", labels=who)
+    drains = GaugeMetricFamily("lathe_worker_draining", "1 if a worker takes no more jobs.", labels=who)
     moment = session.scalar(select(now()))
     counted: dict[str, int] = dict.fromkeys(LANES, 0)
     computing: dict[tuple[str, str], int] = {}

@@ -24,9 +24,9 @@ def decode_token(token: str) -> str:
         padded = token + "=" * (-len(token) % 4)
         text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise InvalidRequest("page_token is not one of ours", param="page_token") from error
+        raise InvalidRequest("page_token is invalid", param="page_token") from error
     if not re.fullmatch(r"\w+", text):
-        raise InvalidRequest("page_token is not one of ours", param="page_token")
+        raise InvalidRequest("page_token is invalid", param="page_token")
     return text
 
 

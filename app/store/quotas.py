@@ -30,22 +30,22 @@ class Quota(BaseModel):
     limit: int
     used: float
     frees: Annotated[str, Field(description="What makes room again.")]
-    frees_at: Annotated[dt.datetime | None, Field(description="When it does by itself; null where that takes a deed.")] = None
+    frees_at: Annotated[dt.datetime | None, Field(description="When that happens by itself; null if it needs action.")] = None
 
 
 class QuotasOut(BaseModel):
     """The limits of the caller's team, and how much of each is used."""
 
-    weight: Annotated[float, Field(description="Of the team's share of the workers, against other teams' weights.")]
+    weight: Annotated[float, Field(description="The team's share of the workers, relative to other teams' weights.")]
     items: list[Quota]
 
 
 FREES: dict[Name, str] = {
-    "jobs_waiting": "a job is free again when one starts or is cancelled",
+    "jobs_waiting": "a place becomes free when a job starts or is cancelled",
     "jobs_running": "jobs beyond it wait until one of the team ends",
-    "worker_hours": "hours count anew with each month (UTC); a job's count in the month in which it ends",
+    "worker_hours": "hours restart each month (UTC); a job's hours count in the month in which it ends",
     "bytes_stored": "delete models, datasets or jobs",
-    "bytes_arriving": "uploads that end, or on which nothing comes for a minute, free theirs",
+    "bytes_arriving": "uploads free theirs when they end or receive nothing for a minute",
     "streams": "close a stream",
 }
 
@@ -105,7 +105,7 @@ def admit_job(session: Session, team_id: str) -> None:
     begun, following = _month(moment)
     hours, most = _hours(session, team, begun), _limit(team, "worker_hours")
     if hours >= most:
-        used = f"the team used {hours:.1f} hours of workers this month"
+        used = f"the team used {hours:.1f} worker hours this month"
         raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
 
 
@@ -114,7 +114,7 @@ def admit_bytes(session: Session, team_id: str, promised: int) -> None:
     team = _row(session, team_id)[0]
     kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
     if kept + promised > most:
-        used = f"{kept} bytes are stored or promised, and {promised} more are asked for"
+        used = f"{kept} bytes are stored or declared, and {promised} more are requested"
         raise _refusal(BytesQuotaExceeded, used, "bytes_stored", most, kept)
 
 
@@ -123,12 +123,12 @@ def admit_arriving(session: Session, team_id: str, coming: int) -> None:
     team = _row(session, team_id)[0]
     under_way, most = reserved_bytes(session, team_id), _limit(team, "bytes_arriving")
     if under_way + coming > most:
-        used = f"{under_way} bytes are under way, and {coming} more would come"
+        used = f"{under_way} bytes are being uploaded, and {coming} more are requested"
         raise _refusal(BytesQuotaExceeded, used, "bytes_arriving", most, under_way)
 
 
 def _refusal(kind: type[Problem], used: str, name: Name, limit: int, amount: float, at: dt.datetime | None = None) -> Problem:
-    frees = FREES[name] if limit else "nothing does before the operator raises the limit"
+    frees = FREES[name] if limit else "only the operator can raise the limit"
     one = Quota(name=name, limit=limit, used=amount, frees=frees, frees_at=at if limit else None)
     remedy = f"{frees[0].upper()}{frees[1:]}. GET /v1/quotas shows all limits, which the operator can raise."
     return kind(f"{used}; the team's limit is {limit}", remedy=remedy, facts={"quota": one.model_dump(mode="json")})

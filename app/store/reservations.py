@@ -49,7 +49,7 @@ def reserve(session: Session, team: str, needed: int, free: int | None) -> str:
     session.execute(delete(Reservation).where(Reservation.expires_at <= now()))
     others = reserved_bytes(session)
     if free is not None and free - others < needed + SPARE_BYTES:
-        cause = f"{needed} bytes do not fit into the {free} that are left, {others} of which other uploads have reserved"
+        cause = f"{needed} bytes do not fit into {free} free ones, of which other uploads have reserved {others}"
         raise StorageFull(cause)
     row = Reservation(team_id=team, bytes=needed, expires_at=now(LIFETIME_SECONDS))
     session.add(row)

@@ -86,7 +86,7 @@ class _Meter:
         async for chunk in self.chunks:
             self.size += len(chunk)
             if self.size > self.promised:
-                raise SizeMismatch(f"more than the {self.promised} bytes that the manifest promises", param="size")
+                raise SizeMismatch(f"more than the {self.promised} bytes of the manifest", param="size")
             self.hash.update(chunk)
             yield chunk
             await self.held.note_received(len(chunk))
@@ -94,7 +94,7 @@ class _Meter:
     def check(self, file: File) -> None:
         """Compare what passed with the manifest. Raises SizeMismatch, ChecksumMismatch."""
         if self.size != file.size:
-            raise SizeMismatch(f"{self.size} bytes came, the manifest says {file.size}", param="size")
+            raise SizeMismatch(f"{self.size} bytes arrived, the manifest says {file.size}", param="size")
         if self.hash.hexdigest() != file.sha256:
             raise ChecksumMismatch(
                 f"the bytes have sha256 {self.hash.hexdigest()}, the manifest says {file.sha256}", param="sha256"
@@ -161,7 +161,7 @@ def _full_disk(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise StorageFull(f"no room was left while {path} came in") from error
+            raise StorageFull(f"the disk became full during the upload of {path}") from error
         raise
 
 
@@ -239,7 +239,7 @@ async def _take(storage: Storage, place: UploadTarget, file: File, pieces: _Piec
     while await pieces.more():
         part = UploadPart(file_id=file.id, start=offset + pieces.taken, key=place.key())
         if len((await asyncio.to_thread(place.find))[1]) >= MOST_PARTS:
-            raise TooManyParts(f"{file.path} came in {MOST_PARTS} parts and is not whole")
+            raise TooManyParts(f"{file.path} has {MOST_PARTS} parts and is not complete")
         try:
             with _full_disk(file.path):
                 await storage.write(part.key, pieces.piece())
@@ -254,7 +254,7 @@ async def _take(storage: Storage, place: UploadTarget, file: File, pieces: _Piec
 
 
 def _mismatch(offset: int, now: UploadProgress) -> Problem:
-    cause = f"the part begins at {offset}, and {now.offset} bytes of {now.file.path} are here"
+    cause = f"the part begins at {offset}, and {now.offset} bytes of {now.file.path} are stored"
     return OffsetMismatch(cause, param="Upload-Offset", headers=now.headers)
 
 

@@ -43,7 +43,7 @@ class WriteQueue:
             if mine.is_set():  # it was set at the last moment
                 return
             self.line.remove(mine)
-        raise _busy(f"no turn to write came in {PATIENCE_SECONDS:g} seconds")
+        raise _busy(f"no write was possible within {PATIENCE_SECONDS:g} seconds")
 
     def release_next(self) -> None:
         """Let the next one write."""

@@ -46,7 +46,7 @@ def test_an_upload_over_which_checkers_die_is_not_checked_for_ever(
     found = checked(settings, monkeypatch, tmp_path, "", check_attempts=resources.MAX_CHECK_ATTEMPTS)
     assert found.state == resources.REJECTED
     assert found.reasons[0]["code"] == "check_failed"
-    assert "3 checkers were lost" in found.reasons[0]["cause"]
+    assert "3 workers were lost" in found.reasons[0]["cause"]
 
 
 def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(

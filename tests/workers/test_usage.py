@@ -109,7 +109,7 @@ def test_a_process_that_hides_what_others_show_is_found_out(
 
         monkeypatch.setattr(usages, "_add_open", refused)
         engine.usage()  # once: it may be about to end
-        with pytest.raises(Untrustworthy, match="does not show"):
+        with pytest.raises(Untrustworthy, match="hides its open files"):
             engine.usage()
 
 

@@ -22,9 +22,9 @@ class AuditOut(Out):
     id: str
     at: dt.datetime
     key: str
-    address: Annotated[str | None, Field(description="Where the request came from, as the server saw it.")]
+    address: Annotated[str | None, Field(description="The client's address, as the server saw it.")]
     action: Annotated[str, Field(description="Noun and verb, as `jobs.cancel`.")]
-    object: Annotated[str | None, Field(description="What it was done to, or what it made.")]
+    object: Annotated[str | None, Field(description="The object that was changed or created.")]
     outcome: Annotated[str, Field(description="`ok`, or the code of the problem that refused it.")]
     request_id: str | None
 

@@ -99,7 +99,7 @@ async def show(
     caller: CallerDep,
     prefer: Annotated[str | None, Header()] = None,
     version: Annotated[
-        int | None, Query(description="What you know; with `Prefer: wait` the answer comes when it changed.")
+        int | None, Query(description="The version you have; with `Prefer: wait` the answer comes when it changes.")
     ] = None,
 ) -> Response:
     """Show a job. `Prefer: wait=30` answers when something changed, or after 30 seconds."""
@@ -145,7 +145,7 @@ async def list_events(
     after: Annotated[int, Query(ge=0, le=job_events.MAX_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
-    states: Annotated[bool, Query(description="Of a stream: also a `state`, without id, for each change of the job.")] = False,
+    states: Annotated[bool, Query(description="In a stream: also a `state`, without id, for each change of the job.")] = False,
 ) -> Any:
     """List what happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:

@@ -17,7 +17,7 @@ from app.store.models import ADMIN, ApiKey
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 DAY = 24 * 3600
 KeyScope = Literal["admin", "write", "read", "device"]
-Lifetime = Annotated[int | None, Field(ge=60, le=3660 * DAY, description="Seconds from now until it ends; null: it does not.")]
+Lifetime = Annotated[int | None, Field(ge=60, le=3660 * DAY, description="Seconds until it ends; null: never.")]
 
 
 class KeyCreate(Body):

@@ -30,7 +30,7 @@ def _admit(request: Request, settings: Settings) -> None:
     caller = recognize_key(request, sent)
     if caller is None or caller.scope != ADMIN or not caller.operator:
         raise Unauthorized(
-            "/metrics wants its own token, or an admin key of the team that runs the service",
+            "/metrics wants its own token, or an admin key of the operating team",
             remedy="Set LATHE_METRICS_TOKEN and send its value as `Authorization: Bearer`.",
         )
 

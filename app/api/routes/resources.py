@@ -50,7 +50,7 @@ class ResourceListed(Out):
     name: str
     state: Literal["uploading", "validating", "ready", "rejected"]
     file_count: int
-    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
+    bytes: Annotated[int, Field(description="Of all its files, as its manifest declares them.")]
     facts: dict[str, Any] | None
     reasons: Annotated[list[dict[str, Any]], AfterValidator(redact_paths)]
     created_at: dt.datetime
@@ -124,7 +124,7 @@ def _add_files(router: APIRouter, kind: type[Any]) -> None:
         "/{identifier}/files/{path:path}",
         status_code=204,
         responses={204: {"headers": headers(*PROGRESS, "Upload-Limit")}},
-        summary="How much of a file has come: Upload-Offset",
+        summary="Show how much of a file has arrived: Upload-Offset",
     )
     def offset(identifier: str, path: str, caller: CallerDep, settings: SettingsDep) -> Response:
         found = find_progress(UploadTarget(kind, caller.team, identifier, path))
@@ -194,7 +194,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         status_code=202,
         response_model=out,
         responses=problems(IncompleteUpload),
-        summary="All files are there: check them",
+        summary="Complete an upload, and check its files",
     )
     def complete(identifier: str, session: SessionDep, caller: WriterDep) -> ResourceOut:
         return resource_out(resources.complete(session, kind, caller.team, identifier))

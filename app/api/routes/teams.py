@@ -29,7 +29,7 @@ class TeamOut(Out):
     id: str
     name: str
     created_at: dt.datetime
-    operator: Annotated[bool, Field(description="Whether its admins run the service.")]
+    operator: Annotated[bool, Field(description="Whether its admins operate the service.")]
     mine: bool
     key: str | None = None
 

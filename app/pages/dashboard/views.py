@@ -179,6 +179,6 @@ class PageRoute(APIRoute):
                 raise
             except Exception as error:
                 log.error("internal_error", exc_info=error)
-                return _error_page(request, InternalError("something went wrong on our side"))
+                return _error_page(request, InternalError("an unexpected error occurred"))
 
         return handled
