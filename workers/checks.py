@@ -51,7 +51,7 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
     reasons: list[dict[str, Any]] = []
     try:
         with private_folder(settings.scratch, f"{row.id}-{attempt}") as folder:
-            finding = _look(row, folder, settings, storage, hold)
+            finding = _run_check(row, folder, settings, storage, hold)
         if isinstance(finding, Rejected):
             reasons = [dict(reason) for reason in finding.reasons]
         else:
@@ -63,7 +63,7 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
         # It would take as long again, and block all other uploads meanwhile.
         reasons = [describe_failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
     except Exception as error:
-        reason = _files_fault(error)
+        reason = _blame_files(error)
         log.warning("check_error", id=row.id, attempt=attempt, exc_info=reason is None, error=str(error))
         # A child without an answer or a storage that is away is our fault, so the check is retried, up to a maximum.
         if reason is None and attempt < resources.MAX_CHECK_ATTEMPTS:
@@ -76,7 +76,7 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
     log.info("checked", id=row.id, rejected=[reason["code"] for reason in reasons], written=written)
 
 
-def _files_fault(error: Exception) -> dict[str, Any] | None:
+def _blame_files(error: Exception) -> dict[str, Any] | None:
     """Return the failure if the files ended the child that read them, and would do so again; else None."""
     if isinstance(error, engine.LimitExceeded) and error.error["code"] != OutOfMemory.code:
         return describe_failure("check_failed", str(error))
@@ -89,7 +89,7 @@ def _files_fault(error: Exception) -> dict[str, Any] | None:
     return None
 
 
-def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Any:
+def _run_check(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Any:
     """Fetch the files, run the child, and return its finding. Raises TakenOver."""
     root = folder / "files"
     for file in row.files:

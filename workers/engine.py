@@ -139,7 +139,7 @@ def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: 
         )
         try:
             with MeasuringLock(folder, settings):
-                status = sandbox.exit_status(_watched(child, settings, seconds))
+                status = sandbox.exit_status(_wait_within_limits(child, settings, seconds))
         finally:
             kill_group(child)
         found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
@@ -151,7 +151,7 @@ def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: 
     return found
 
 
-def _watched(child: "subprocess.Popen[bytes]", settings: Settings, seconds: float) -> int:
+def _wait_within_limits(child: "subprocess.Popen[bytes]", settings: Settings, seconds: float) -> int:
     """Wait for a child's exit status. Raises subprocess.TimeoutExpired, LimitExceeded."""
     deadline = time.monotonic() + seconds
     while True:

@@ -79,7 +79,7 @@ class Crashed(Exception):
         self.code = code
 
 
-def _beyond(cause: str) -> dict[str, Any]:
+def _disk_error(cause: str) -> dict[str, Any]:
     remedy = "Retry the job; if it happens again, report it with the job's id, or raise the worker's LATHE_ENGINE_DISK_BYTES."
     return DiskFull(f"{cause}, far more than forecast", remedy=remedy).as_dict()
 
@@ -112,7 +112,7 @@ class EventRelay:
         self.stored: dict[str, str] = {}
         self.moved = self.looked = time.monotonic()
         self.seen: tuple[Any, ...] = ()
-        self.drawn: tuple[tuple[str, ...], int] = ((), 0)
+        self.next_point: tuple[tuple[str, ...], int] = ((), 0)
         self.pausing: float | None = None
         self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
@@ -130,30 +130,30 @@ class EventRelay:
 
     def _follow(self) -> None:
         for event in self.engine.events(TICK):
-            self._interrupt()
+            self._check_interrupts()
             if event is not None:
-                self._take(event)
+                self._handle(event)
             if self.report is not None:
                 break  # the last event: nothing more is needed of the engine, and how it ends does not matter
-            self._watch_over()
+            self._check_limits()
         if self.report is None:
-            self._explain()
-        self._interrupt()
+            self._raise_cause()
+        self._check_interrupts()
         self.lease.close()
         crash_points.reach("worker_before_final_commit")
         report = self.report.model_dump(mode="json")
         self._write(lambda session: jobs.finish(session, self.claim, report, self.pending))
         crash_points.reach("worker_after_final_commit")
 
-    def _explain(self) -> NoReturn:
+    def _raise_cause(self) -> NoReturn:
         """Raise the error that an end without a report means."""
         status = self.engine.status()
-        self._interrupt()
+        self._check_interrupts()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
             raise Failed(OutOfMemory("the system ended the engine because memory ran out", param="recipe.train").as_dict())
         raise Crashed(f"Exit status {status}. {self.engine.last_output(600)}")
 
-    def _interrupt(self) -> None:
+    def _check_interrupts(self) -> None:
         for reason in ("lost", "cancel", "overdue"):
             if getattr(self.lease, reason).is_set():
                 self._stop(reason)
@@ -169,7 +169,7 @@ class EventRelay:
         self.lease.close()
         raise Interrupted(reason)
 
-    def _watch_over(self) -> None:
+    def _check_limits(self) -> None:
         """End an engine that makes no progress or takes too much. Raises Crashed, Failed, Untrustworthy."""
         now = time.monotonic()
         if now - self.moved > self.settings.stall_seconds:
@@ -183,9 +183,9 @@ class EventRelay:
                 self.engine.kill()
                 raise Failed(error)
         if now > self.disk_due:
-            self._look_at_disk()
+            self._check_disk()
 
-    def _look_at_disk(self) -> None:
+    def _check_disk(self) -> None:
         """End an engine whose folder takes too much, or hides how much. Raises Failed, Untrustworthy."""
         began = time.monotonic()
         try:
@@ -195,9 +195,9 @@ class EventRelay:
         self.disk_due = time.monotonic() + max(DISK_SECONDS, (time.monotonic() - began) / DISK_SHARE)
         if taken > self.most_disk:
             self.engine.kill()
-            raise Failed(_beyond(f"the job's folder takes more than {self.most_disk:,} bytes of the worker's disk"))
+            raise Failed(_disk_error(f"the job's folder takes more than {self.most_disk:,} bytes of the worker's disk"))
 
-    def _take(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case Progress():
                 self._progress(event)
@@ -215,7 +215,7 @@ class EventRelay:
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
             case Finished(report=report):
-                self._compare(report)
+                self._verify_report(report)
                 self.report = report
             case events.Failed():
                 self.lease.close()
@@ -241,18 +241,18 @@ class EventRelay:
         self.lease.progress = event.model_dump(mode="json", exclude={"type"})
         if (event.stage, event.part, event.phase, event.step) != self.seen:
             self.seen, self.moved = (event.stage, event.part, event.phase, event.step), time.monotonic()
-        if event.score is not None or self._bends(event):
+        if event.score is not None or self._is_curve_point(event):
             self._record("progress", self.lease.progress)
 
-    def _bends(self, event: Progress) -> bool:
+    def _is_curve_point(self, event: Progress) -> bool:
         """Return whether to store a loss for the job's curves: a number per phase, evenly spaced."""
         place = (event.stage, event.part, event.phase)
-        if event.loss is None or (place == self.drawn[0] and event.step < self.drawn[1]):
+        if event.loss is None or (place == self.next_point[0] and event.step < self.next_point[1]):
             return False
-        self.drawn = (place, event.step + max(1, event.total // CURVE_POINTS))
+        self.next_point = (place, event.step + max(1, event.total // CURVE_POINTS))
         return True
 
-    def _compare(self, report: Report) -> None:
+    def _verify_report(self, report: Report) -> None:
         """Compare a report with what was stored stage by stage. Raises Untrustworthy."""
         with reading() as session:
             rows, names = stage_results.list_results(session, self.claim.job.id)
@@ -348,7 +348,7 @@ class EventRelay:
         new = [file for file in files if self.stored.get(f"{place}/{file.path}") != file.sha256]
         kept = self.kept_bytes + sum(file.size for file in new)
         if kept > self.most_written:
-            raise Failed(_beyond(f"the job has {kept:,} bytes to store"))
+            raise Failed(_disk_error(f"the job has {kept:,} bytes to store"))
         if stays:
             self.kept_bytes = kept
         for file in files:
@@ -359,7 +359,7 @@ class EventRelay:
             with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
                 self.storage.put_file(key, VerifiedFile(source, file.size, file.sha256, file.path))
                 keys[file.path] = key
-            self._interrupt()
+            self._check_interrupts()
         return keys
 
     def _origin(self) -> str:

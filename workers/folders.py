@@ -36,7 +36,7 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
     folder = scratch / name
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
-        with _door(scratch):
+        with _sweep_lock(scratch):
             remove_tree(folder)
             folder.mkdir(mode=0o700)
             stack.callback(_remove, folder)
@@ -45,7 +45,7 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _door(scratch: Path) -> Iterator[None]:
+def _sweep_lock(scratch: Path) -> Iterator[None]:
     """Let one process at a time create or sweep folders, so that a folder without a lock has no owner."""
     with (scratch / SWEEP_LOCK).open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
@@ -64,9 +64,9 @@ def sweep(scratch: Path) -> None:
     """
     if not scratch.is_dir():
         return
-    with _door(scratch):
+    with _sweep_lock(scratch):
         for folder in scratch.glob("*/"):
-            if not _held(folder):
+            if not _is_held(folder):
                 log.info("left_over_removed", folder=str(folder))
                 kill_strays(folder)
                 _remove(folder)
@@ -75,7 +75,7 @@ def sweep(scratch: Path) -> None:
                 _remove(promise)
 
 
-def _held(folder: Path) -> bool:
+def _is_held(folder: Path) -> bool:
     """Return whether a worker holds a folder. If a child replaced the lock file, nobody does."""
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -58,9 +58,9 @@ class Lease(threading.Thread):
                 self.log.warning("heartbeat_failed", error=str(error))
                 continue
             self.renewed = started
-            for asked, heard in ((beat.cancel, self.cancel), (beat.drain, self.drain), (beat.overdue, self.overdue)):
-                if asked:
-                    heard.set()
+            for requested, flag in ((beat.cancel, self.cancel), (beat.drain, self.drain), (beat.overdue, self.overdue)):
+                if requested:
+                    flag.set()
 
     def age(self) -> float:
         """Return the seconds since the last confirmed renewal."""

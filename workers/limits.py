@@ -56,8 +56,8 @@ def augmentation(settings: Settings) -> dict[str, Any]:
     folder = settings.helper_models
     models = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder is not None and folder.is_dir() else []
     program = which("apertium")
-    told = subprocess.run([program, "-l"], capture_output=True, text=True, check=False).stdout if program else ""
-    return {"wordnet": settings.wordnet is not None, "helper_models": models, "apertium": sorted(told.split())}
+    output = subprocess.run([program, "-l"], capture_output=True, text=True, check=False).stdout if program else ""
+    return {"wordnet": settings.wordnet is not None, "helper_models": models, "apertium": sorted(output.split())}
 
 
 def lm_eval(settings: Settings) -> dict[str, Any]:

@@ -51,13 +51,13 @@ class MeasuringLock(threading.Thread):
         """Check the request until the engine is over."""
         try:
             while not self.over.wait(POLL_SECONDS):
-                self._look()
+                self._check_request()
         finally:
             self._release()
 
-    def _look(self) -> None:
+    def _check_request(self) -> None:
         now = time.monotonic()
-        if not self._asked():
+        if not self._is_requested():
             self._release()
         elif self.held is None:
             if now >= self.not_before:
@@ -67,7 +67,7 @@ class MeasuringLock(threading.Thread):
             self._release()
             self.not_before = now + GAP_SECONDS
 
-    def _asked(self) -> bool:
+    def _is_requested(self) -> bool:
         """Return whether a process of the engine has locked its file; anything else in its place requests nothing."""
         try:
             file = os.open(self.asks, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

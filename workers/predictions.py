@@ -41,7 +41,7 @@ def predict_next(settings: Settings, storage: Storage) -> bool:
     error: dict[str, Any] | None = None
     try:
         with private_folder(settings.scratch, f"{row.id}-{row.attempt}") as folder:
-            finding = _ask(row, folder, settings, storage, hold)
+            finding = _predict(row, folder, settings, storage, hold)
         if isinstance(finding, Rejected):
             error = dict(finding.reasons[0])
         else:
@@ -60,7 +60,7 @@ def predict_next(settings: Settings, storage: Storage) -> bool:
     return True
 
 
-def _ask(row: Prediction, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Answered | Rejected:
+def _predict(row: Prediction, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Answered | Rejected:
     """Fetch both artifacts, and the data if a row is requested; run the child and return its answer.
 
     Raises TakenOver.

@@ -87,18 +87,18 @@ class Registration(threading.Thread):
 
     def run(self) -> None:
         """Write heartbeats as long as the process lives."""
-        told = False
+        drain_written = False
         while True:
             self.woken.wait(self.settings.heartbeat_seconds)
             drains = self.drains
             try:
                 self.beat(drains)
-                told = drains
+                drain_written = drains
                 if not drains and self.watchdog.is_deaf(self.work_waits):
                     restart_worker(self.lane)
             except Exception as error:  # the database is away; the next heartbeat tries again
                 log.warning("presence_failed", error=str(error))
-            if told or not drains:
+            if drain_written or not drains:
                 self.woken.clear()
             else:
                 time.sleep(0.5)

@@ -84,7 +84,7 @@ def set_object(request: Request, made: str) -> None:
 
 def add_entry(session: Session, audited: AuditedAction, outcome: str) -> None:
     """Add a row to a transaction."""
-    told = {
+    fields = {
         "team_id": audited.team,
         "key_id": audited.key,
         "address": audited.address,
@@ -92,7 +92,7 @@ def add_entry(session: Session, audited: AuditedAction, outcome: str) -> None:
         "object": audited.object,
     }
     keep = now(get_settings().audit_seconds)
-    session.add(AuditEntry(**told, outcome=outcome, request_id=audited.request_id, keep_until=keep))
+    session.add(AuditEntry(**fields, outcome=outcome, request_id=audited.request_id, keep_until=keep))
 
 
 def record_success(session: Session, request: Request) -> None:
@@ -113,7 +113,7 @@ def record_wrong_secret(request: Request, team: str, key: str, outcome: str) -> 
     deferred_writes.submit(("refused", key), refuse)
 
 
-def _refused(audited: AuditedAction, outcome: str) -> None:
+def _record_refusal(audited: AuditedAction, outcome: str) -> None:
     try:
         with writing() as session:
             add_entry(session, audited, outcome)
@@ -135,7 +135,7 @@ class AuditMiddleware:
                 state = scope.get("state", {})
                 audited: AuditedAction | None = state.get("audited")
                 if audited is not None and (audited.changes or status == FORBIDDEN):
-                    await asyncio.to_thread(_refused, audited, state.get("problem", str(status)))
+                    await asyncio.to_thread(_record_refusal, audited, state.get("problem", str(status)))
             await send(message)
 
         await self.app(scope, receive, answer if scope["type"] == "http" else send)

@@ -115,7 +115,7 @@ def compare(
     more, rows = len(rows) > size, rows[:size]
     items = _items(session, rows)
     for cost in ("bytes", "latency_ms"):
-        for one in _front(items, cost):
+        for one in _pareto_front(items, cost):
             one.best_by = (*one.best_by, cost)
     return Comparison(items=items, differs=differing_keys(items), next_page_token=encode_token(rows[-1].id) if more else None)
 
@@ -215,27 +215,27 @@ def format_request_value(item: Compared, name: str) -> str:
     return "used" if any(key.startswith(f"{name}.") for key in item.asked) else "–"
 
 
-def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
+def _pareto_front(items: Sequence[Compared], cost: str) -> list[Compared]:
     """Return the jobs that none measured alike beats: none costs no more and is no worse without being equal."""
     measured = [one for one in items if getattr(one.shipped, cost) is not None and one.judged(one.shipped) is not None]
     return [one for one in measured if not any(_beats(other, one, cost) for other in measured)]
 
 
 def _beats(one: Compared, other: Compared, cost: str) -> bool:
-    if _alike(one, cost) != _alike(other, cost):
+    if _comparable_key(one, cost) != _comparable_key(other, cost):
         return False
     sign = -1 if one.lower_is_better else 1
     mine, theirs = ((getattr(each.shipped, cost), -sign * (each.judged(each.shipped) or 0.0)) for each in (one, other))
     return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs
 
 
-def _alike(one: Compared, cost: str) -> tuple[Any, ...]:
+def _comparable_key(one: Compared, cost: str) -> tuple[Any, ...]:
     """Return what two jobs must share for their scores, and their costs, to be comparable."""
-    judged = (one.datasets, one.metric, one.ratios.judged_on, _judged_by(one), _texts_of(one))
+    judged = (one.datasets, one.metric, one.ratios.judged_on, _judging_metrics(one), _scored_texts(one))
     return (*judged, one.shipped.latency_at) if cost == "latency_ms" else judged
 
 
-def _texts_of(one: Compared) -> tuple[Any, ...]:
+def _scored_texts(one: Compared) -> tuple[Any, ...]:
     """Return what a perplexity depends on besides the data: the context length and the scored texts."""
     if one.task != "causal-lm":
         return ()
@@ -243,7 +243,7 @@ def _texts_of(one: Compared) -> tuple[Any, ...]:
     return window, one.asked.get("evaluate.tokens"), one.asked.get("recipe.train.seed")
 
 
-def _judged_by(one: Compared) -> list[tuple[str, str | None]]:
+def _judging_metrics(one: Compared) -> list[tuple[str, str | None]]:
     """Return each dataset's metric, and its positive label if the metric depends on one: other means are not comparable."""
     metrics, labels = (
         given if isinstance(given, list) else [given] * len(one.datasets)
@@ -289,7 +289,7 @@ def as_csv(found: Comparison) -> str:
         line += [getattr(one.ratios, name) for name in ratios]
         line += [end for name in intervals for end in getattr(one.ratios, name) or (None, None)]
         line += [one.asked[name] if _plain(one.asked.get(name)) else format_request_value(one, name) for name in found.differs]
-        lines.writerow([_harmless(value) for value in line])
+        lines.writerow([_escape_formula(value) for value in line])
     return out.getvalue()
 
 
@@ -297,7 +297,7 @@ def _plain(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
-def _harmless(value: Any) -> Any:
+def _escape_formula(value: Any) -> Any:
     """Prefix text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 

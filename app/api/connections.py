@@ -66,17 +66,17 @@ class ConnectionLimits:
     trusted: tuple[Network, ...] = ()  #: proxies, which have no limit of their own
     open: Counter[str] = field(default_factory=Counter)
     refused: int = 0  #: since the last log line
-    told: float = float("-inf")
+    logged_at: float = float("-inf")
 
     @classmethod
-    def of(cls, settings: Settings, files: int, trusted: str) -> "ConnectionLimits":
+    def from_settings(cls, settings: Settings, files: int, trusted: str) -> "ConnectionLimits":
         """Derive the limits from the number of files that the process may open; settings may only lower the total."""
         room = max((files - OWN_FILES) // FILES_EACH, LEAST + RESERVE)
         total = min(room, settings.max_connections or MOST)
         each = settings.max_connections_per_address or max(LEAST, total // 4)
         return cls(total, min(each, total), trusted_networks(trusted))
 
-    def why_not(self, address: str) -> str | None:
+    def exceeded_limit(self, address: str) -> str | None:
         """Return the limit that one more connection would exceed: `total`, `address`, or None."""
         known = client_network(address)
         number = sum(self.open.values())
@@ -86,7 +86,7 @@ class ConnectionLimits:
             return "total"
         return "address" if self.open[known] >= self.each and not self._is_trusted(known) else None
 
-    def opened(self, address: str) -> Callable[[], None]:
+    def count_open(self, address: str) -> Callable[[], None]:
         """Count a connection; return the function that ends the count."""
         known = client_network(address)
         self.open[known] += 1
@@ -98,15 +98,15 @@ class ConnectionLimits:
 
         return ended
 
-    def note(self, reason: str, address: str) -> None:
+    def count_refusal(self, reason: str, address: str) -> None:
         """Count a refusal. The log has at most one line per LOG_SECONDS."""
         refused.labels(reason).inc()
         self.refused += 1
-        if time.monotonic() - self.told >= LOG_SECONDS:
+        if time.monotonic() - self.logged_at >= LOG_SECONDS:
             log.warning(
                 "connections_refused", reason=reason, address=address, number=self.refused, open=sum(self.open.values())
             )
-            self.refused, self.told = 0, time.monotonic()
+            self.refused, self.logged_at = 0, time.monotonic()
 
     @staticmethod
     def _is_local(known: str) -> bool:
@@ -135,8 +135,8 @@ class _Counted(socket.socket):
 class Listener(socket.socket):
     """A listening socket that closes connections beyond the limits at once, so that asyncio never sees them."""
 
-    def __init__(self, taken: socket.socket, bounds: ConnectionLimits) -> None:
-        super().__init__(taken.family, taken.type, taken.proto, fileno=taken.detach())
+    def __init__(self, listening: socket.socket, bounds: ConnectionLimits) -> None:
+        super().__init__(listening.family, listening.type, listening.proto, fileno=listening.detach())
         self.bounds = bounds
         self.spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -151,16 +151,16 @@ class Listener(socket.socket):
                 self._refuse_without_files(error)
                 continue
             peer = str(address[0]) if isinstance(address, tuple) else "unix"
-            reason = self.bounds.why_not(peer)
+            reason = self.bounds.exceeded_limit(peer)
             if reason is None:
                 counted = _Counted(plain.family, plain.type, plain.proto, fileno=plain.detach())
                 if counted.family in (socket.AF_INET, socket.AF_INET6):
                     # asyncio does this only for sockets that it creates. Otherwise each response's body waits for the client's
                     # delayed acknowledgment of its headers: 40 ms.
                     counted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                counted.ended = self.bounds.opened(peer)
+                counted.ended = self.bounds.count_open(peer)
                 return counted, address
-            self.bounds.note(reason, peer)
+            self.bounds.count_refusal(reason, peer)
             self._refuse(plain, CAUSES[reason])
         raise BlockingIOError
 
@@ -192,7 +192,7 @@ class Listener(socket.socket):
         self.spare = None
         try:
             plain, address = super().accept()
-            self.bounds.note("files", str(address[0]))
+            self.bounds.count_refusal("files", str(address[0]))
             self._refuse(plain, CAUSES["files"])
         finally:
             self.spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -204,7 +204,9 @@ class BoundedLoop(asyncio.SelectorEventLoop):
     async def create_server(self, *args: Any, sock: socket.socket | None = None, **options: Any) -> Any:
         """Wrap the socket on which the server accepts connections."""
         if sock is not None:
-            bounds = ConnectionLimits.of(get_settings(), raise_file_limit(), os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))
+            bounds = ConnectionLimits.from_settings(
+                get_settings(), raise_file_limit(), os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+            )
             log.info("listening", connections=bounds.total, of_one_address=bounds.each)
             sock = Listener(sock, bounds)
         return await super().create_server(*args, sock=sock, **options)

@@ -26,22 +26,22 @@ MAX_SEQ = 2**63 - 1
 def list_events(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
     """Return events with a greater seq than `after` (or than the token's), and the next page's token."""
     if token:
-        after = _seq(decode_token(token))
-    found = _after(team, job_id, after, size + 1).events
+        after = _parse_seq(decode_token(token))
+    found = _read_after(team, job_id, after, size + 1).events
     more = len(found) > size
     found = found[:size]
     following = base64.urlsafe_b64encode(str(found[-1].seq).encode()).decode().rstrip("=") if more else None
     return found, following
 
 
-def _seq(text: str) -> int:
+def _parse_seq(text: str) -> int:
     if not text.isdigit() or int(text) > MAX_SEQ:
         raise InvalidRequest("page_token is invalid", param="page_token")
     return int(text)
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Snapshot:
     """The result of one read."""
 
     events: list[EventOut]
@@ -50,7 +50,7 @@ class _Look:
     state: dict[str, Any]
 
 
-def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Look:
+def _read_after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Snapshot:
     """Return the events after `seq`, and the job's state. Raises NotFound, also if the `caller` is no longer admitted."""
     with reading() as session:
         if caller is not None and not is_active(session, caller):
@@ -61,7 +61,7 @@ def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None =
             raise NotFound(f"no job {job_id}")
         rows = session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > seq).order_by(Event.seq).limit(limit))
         state = {"version": job.version, "state": job.state, "stage": job.stage, "progress": job.progress}
-        return _Look([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
+        return _Snapshot([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
 
 
 async def stream_events(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
@@ -73,10 +73,10 @@ async def stream_events(caller: Caller, job_id: str, seq: int, *, states: bool =
     reconnects gets the current state.
     """
     yield format_sse_event(retry=2000)
-    told: int | None = None
+    sent_version: int | None = None
     while True:
         try:
-            found = await asyncio.to_thread(_after, caller.team, job_id, seq, BATCH, caller)
+            found = await asyncio.to_thread(_read_after, caller.team, job_id, seq, BATCH, caller)
         except NotFound:  # deleted meanwhile, or the caller is no longer admitted
             return
         for event in found.events:
@@ -85,8 +85,8 @@ async def stream_events(caller: Caller, job_id: str, seq: int, *, states: bool =
             seq = event.seq
         if len(found.events) == BATCH:
             continue
-        if states and found.version != told:
-            told = found.version
+        if states and found.version != sent_version:
+            sent_version = found.version
             yield format_sse_event(event="state", data_str=json.dumps(found.state, ensure_ascii=False))
         if found.over:
             return

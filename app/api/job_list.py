@@ -84,9 +84,9 @@ def list_jobs(
 def show_jobs(session: Session, rows: Sequence[Job], *, brief: bool = False) -> list[JobOut]:
     """Return jobs with their queue position, owner and headline ratios."""
     ids = [job.id for job in rows if job.state == "succeeded"]
-    brought: dict[str, Any] = {}
+    ratios: dict[str, Any] = {}
     if ids:
-        brought = dict(session.execute(select(Job.id, Job.report["ratios"]).where(Job.id.in_(ids))).all())
+        ratios = dict(session.execute(select(Job.id, Job.report["ratios"]).where(Job.id.in_(ids))).all())
     keys = {job.key_id for job in rows if job.key_id}
     owners: dict[str, str] = {}
     if keys:
@@ -97,7 +97,7 @@ def show_jobs(session: Session, rows: Sequence[Job], *, brief: bool = False) -> 
             job,
             places.get(job.id),
             owner=owners.get(job.key_id or ""),
-            ratios=brought.get(job.id),
+            ratios=ratios.get(job.id),
             remedies=remedies.list_remedies(job) if job.state in TERMINAL and not brief else (),
             rows=() if brief else None,
         )
@@ -124,14 +124,14 @@ async def stream_jobs(caller: Caller, wanted: JobFilter, size: int, token: str |
     Each event is complete, so the first event after a reconnect replaces a lost one.
     """
     yield format_sse_event(retry=2000)
-    told: dict[str, int] | None = None
+    sent: dict[str, int] | None = None
     while True:
-        look = await asyncio.to_thread(_versions, caller, wanted, size, token)
-        if look is None:
+        page = await asyncio.to_thread(_versions, caller, wanted, size, token)
+        if page is None:
             return
-        found, newest = look
-        if found != told:
-            told = found
+        found, newest = page
+        if found != sent:
+            sent = found
             data = {"jobs": [{"id": job, "version": version} for job, version in found.items()]}
             yield format_sse_event(event="jobs", data_str=json.dumps(data))
         known = {("job", job): version for job, version in found.items()} | {("team", caller.team): newest}

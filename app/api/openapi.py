@@ -136,7 +136,7 @@ def implied_problems(route: APIRoute, method: str) -> Iterator[type[Problem]]:
         yield errors.RateLimited
     if needed is not None:
         yield errors.Unauthorized
-        yield from _of_scope(needed, safe=safe)
+        yield from _scope_problems(needed, safe=safe)
     if route.dependant.path_params:
         yield errors.NotFound
     if _uses(route.dependant, Once):
@@ -145,7 +145,7 @@ def implied_problems(route: APIRoute, method: str) -> Iterator[type[Problem]]:
         yield errors.StorageFull
 
 
-def _of_scope(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
+def _scope_problems(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
     if not (needed.scope == READ and needed.device):  # such a route admits every scope
         yield errors.InsufficientScope
     if not safe:

@@ -56,15 +56,15 @@ class BoundedProtocol(H11Protocol):
         settings = get_settings()
         self.header_seconds, self.idle_seconds = settings.header_seconds, settings.idle_seconds
         self.clock: asyncio.TimerHandle | None = None
-        self.asked_since: float | None = None  #: start of the headers that are still incomplete
+        self.headers_since: float | None = None  #: start of the headers that are still incomplete
         self.moved = self.drained = 0.0  #: when bytes last arrived, and last left
         self.unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
         super().connection_made(transport)
-        self.asked_since = self.moved = self.drained = self.loop.time()
-        self._look()
+        self.headers_since = self.moved = self.drained = self.loop.time()
+        self._check_timeouts()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
@@ -75,17 +75,17 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes, and note their arrival."""
         self.moved = self.loop.time()
-        if self.asked_since is None:
-            self.asked_since = self.moved
+        if self.headers_since is None:
+            self.headers_since = self.moved
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self.asked_since = None
+            self.headers_since = None
 
     def on_response_complete(self) -> None:
         """Continue with the next request; if some of it has arrived, its time starts now."""
         super().on_response_complete()
         begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
-        self.asked_since = self.loop.time() if begun else None
+        self.headers_since = self.loop.time() if begun else None
 
     def send_400_response(self, msg: str) -> None:
         """Reject what is not HTTP, or is framed in two ways. uvicorn calls this while it handles the error."""
@@ -93,7 +93,7 @@ class BoundedProtocol(H11Protocol):
         refused.labels("malformed").inc()
         self._end(MalformedRequest(str(error or msg)))
 
-    def _look(self) -> None:
+    def _check_timeouts(self) -> None:
         """End the connection if it has waited too long; otherwise check again when that may be."""
         now = self.loop.time()
         left = self.transport.get_write_buffer_size()
@@ -104,19 +104,19 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
             return
         again = self.header_seconds
-        if not self.transport.is_closing() and (waits := self._waits_for(now)):
+        if not self.transport.is_closing() and (waits := self._expected_input(now)):
             what, since, seconds = waits
             if now - since >= seconds:
                 refused.labels(what).inc()
                 self._end(RequestTimeout(f"the rest of the {what} did not arrive within {seconds:g} s"))
             else:
                 again = min(again, since + seconds - now)
-        self.clock = self.loop.call_later(again, self._look)
+        self.clock = self.loop.call_later(again, self._check_timeouts)
 
-    def _waits_for(self, now: float) -> tuple[str, float, float] | None:
+    def _expected_input(self, now: float) -> tuple[str, float, float] | None:
         """Return what the caller must send, since when, and how long it has; None if it is our turn."""
         if self.conn.their_state is h11.IDLE:
-            return None if self.asked_since is None else ("headers", self.asked_since, self.header_seconds)
+            return None if self.headers_since is None else ("headers", self.headers_since, self.header_seconds)
         if self.conn.their_state is not h11.SEND_BODY:
             return None
         if self.flow.read_paused or (self.cycle is not None and self.cycle.waiting_for_100_continue):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.store.clock import now
 from app.store.models import QUEUED, Job, Team, TeamDay
-from app.store.quotas import limit_of
+from app.store.quotas import limit_expression
 
 RECENT_SECONDS = 2 * 24 * 3600.0
 """Days that began within so long (today and yesterday) count against a team."""
@@ -48,7 +48,7 @@ def next_job(memory_bytes: int | None = None) -> Select[str]:
     first = select(_First.id).where(*mine).order_by(_First.priority.desc(), _First.id).limit(1).correlate(Team)
     teams = (
         select(first.scalar_subquery().label("job"), (Team.running / Team.weight).label("share"), _recent().label("recent"))
-        .where(Team.queued > 0, Team.running < limit_of("jobs_running"))
+        .where(Team.queued > 0, Team.running < limit_expression("jobs_running"))
         .cte("teams_waiting")
     )
     return (
@@ -88,7 +88,7 @@ class TeamQueue:
 
 def waiting_teams(session: Session) -> dict[str, TeamQueue]:
     """Return the queues of all teams with waiting jobs, by team."""
-    full = Team.running >= limit_of("jobs_running")
+    full = Team.running >= limit_expression("jobs_running")
     asked = select(Team.id, Team.queued, Team.running, Team.weight, _recent(), full).where(Team.queued > 0)
     return {row[0]: TeamQueue(*row) for row in session.execute(asked)}
 

@@ -223,17 +223,17 @@ def finish(
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
     """End with an error that the sender must fix; no retry. Raises StaleFence."""
-    ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
+    ended = _end_values(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
 
 
 def mark_cancelled(session: Session, claim: Claim) -> None:
     """Record that the work stopped as requested. Raises StaleFence."""
-    ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
+    ended = _end_values(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
 
 
-def _ended(progress: dict[str, Any] | None) -> dict[str, Any]:
+def _end_values(progress: dict[str, Any] | None) -> dict[str, Any]:
     """Return the changes of a job that ends early: its progress stays, without a remaining time."""
     stopped = {**progress, "eta_seconds": None} if progress else None
     return {"progress": stopped, "finished_at": now(), "lease_until": None}
@@ -274,11 +274,11 @@ def retry_or_fail(
     `split_batches`: number of parts into which each batch is split from now on.
     """
     changes = {} if split_batches is None else {"split_batches": split_batches}
-    if not _set_back(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds, **changes):
+    if not _requeue_or_fail(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds, **changes):
         raise StaleFence(claim.job.id)
 
 
-def _set_back(
+def _requeue_or_fail(
     session: Session,
     job_id: str,
     fence: int,
@@ -297,10 +297,10 @@ def _set_back(
     values: dict[str, Any]
     happened: list[tuple[str, dict[str, Any]]]
     if job.cancel_requested_at is not None:
-        values = {"state": "cancelled", **common, **_ended(job.progress)}
+        values = {"state": "cancelled", **common, **_end_values(job.progress)}
         happened = [("cancelled", {})]
     elif failures >= cap:
-        values = {"state": "failed", "error": error, **common, **_ended(job.progress)}
+        values = {"state": "failed", "error": error, **common, **_end_values(job.progress)}
         happened = [("failed", error)]
     else:
         wait = min(backoff * 2 ** (failures - 1), LONGEST_WAIT)
@@ -320,7 +320,7 @@ def requeue_expired(session: Session, *, max_failures: int, backoff_seconds: flo
     return [
         job_id
         for job_id, fence in session.execute(dead).all()
-        if _set_back(
+        if _requeue_or_fail(
             session, job_id, fence, describe_failure("worker_lost"), max_failures, backoff_seconds, Job.lease_until < now()
         )
     ]
@@ -336,7 +336,7 @@ def requeue_orphans(session: Session, worker_id: str, *, max_failures: int, back
     return [
         job_id
         for job_id, fence in session.execute(mine).all()
-        if _set_back(session, job_id, fence, describe_failure("worker_lost"), max_failures, backoff_seconds)
+        if _requeue_or_fail(session, job_id, fence, describe_failure("worker_lost"), max_failures, backoff_seconds)
     ]
 
 

@@ -50,7 +50,7 @@ def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
     return preset(name, next((task for task in tasks if task not in AUGMENTED_TASKS), "text-classification"))
 
 
-def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
+def _get_ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
     row = resources.get(session, kind, team, identifier, param=param, hold="share")
     if row.state != resources.READY:
         reasons = redact_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
@@ -71,15 +71,15 @@ def part_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
-    """Return the models that a job names besides its base: (role, model), the student first. Raises as `_ready` does."""
+def _find_others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
+    """Return the models that a job names besides its base: (role, model), the student first. Raises as `_get_ready` does."""
     named = [] if body.models.student is None else [(STUDENT, body.models.student, "models.student")]
     for place, identifier in enumerate(body.models.teachers):
         if identifier in body.models.teachers[:place]:
             cause = f"{identifier} is named twice, and would count twice"
             raise InvalidRequest(cause, param=f"models.teachers.{place}", remedy="Name each teacher once.")
         named.append((TEACHER, identifier, f"models.teachers.{place}"))
-    return [(role, _ready(session, Model, team, identifier, param)) for role, identifier, param in named]
+    return [(role, _get_ready(session, Model, team, identifier, param)) for role, identifier, param in named]
 
 
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
@@ -87,13 +87,13 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
 
     Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and the engine's errors (CompressionError).
     """
-    model = _ready(session, Model, team, body.models.base, "models.base")
-    others = _others(session, team, body)
+    model = _get_ready(session, Model, team, body.models.base, "models.base")
+    others = _find_others(session, team, body)
     for place, identifier in enumerate(body.datasets):
         if identifier in body.datasets[:place]:
             cause = f"{identifier} is named twice, and would count twice in the mean"
             raise InvalidRequest(cause, param=f"datasets.{place}", remedy="Name each dataset once.")
-    datasets = [_ready(session, Dataset, team, one, f"datasets.{place}") for place, one in enumerate(body.datasets)]
+    datasets = [_get_ready(session, Dataset, team, one, f"datasets.{place}") for place, one in enumerate(body.datasets)]
     facts = [DataFacts.model_validate(dataset.facts) for dataset in datasets]
     task = facts[0].task if len(facts) == 1 else "several"
     if body.task not in (None, task):

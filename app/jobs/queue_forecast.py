@@ -42,9 +42,9 @@ def find_positions(session: Session, jobs: Sequence[Job]) -> dict[str, QueuePosi
     if not jobs:
         return {}
     waiting = fair_share.waiting_teams(session)
-    ahead = _ahead(session, jobs, waiting)
-    memories, left, usual = _memories(session), _left(session), _usual(session)
-    starts = _starts(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
+    ahead = _count_ahead(session, jobs, waiting)
+    memories, left, usual = _memory_limits(session), _remaining_seconds(session), _mean_seconds(session)
+    starts = _schedule(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
     full = {line.team for line in waiting.values() if line.full}
     found = {}
     for job in jobs:
@@ -55,7 +55,7 @@ def find_positions(session: Session, jobs: Sequence[Job]) -> dict[str, QueuePosi
     return found
 
 
-def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.TeamQueue]) -> dict[str, int]:
+def _count_ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.TeamQueue]) -> dict[str, int]:
     """Return how many jobs precede each: of its own team by rank, and of every other team by share.
 
     A job that ends lowers its team's share, which is not predicted here: the order of teams is a first estimate.
@@ -90,26 +90,26 @@ def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.
     return ahead
 
 
-def _memories(session: Session) -> list[int]:
+def _memory_limits(session: Session) -> list[int]:
     """Memory limits per job of the live workers that run jobs."""
     alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
     return [int(facts.get("memory_bytes") or 2**62) for facts in session.scalars(alive)]
 
 
-def _left(session: Session) -> list[float]:
+def _remaining_seconds(session: Session) -> list[float]:
     """Remaining seconds of each running job, as far as it knows."""
     rows = session.scalars(select(Job.progress).where(Job.state == RUNNING)).all()
     return [float((progress or {}).get("eta_seconds") or 0.0) for progress in rows]
 
 
-def _usual(session: Session) -> float | None:
+def _mean_seconds(session: Session) -> float | None:
     """Mean duration in seconds of the last successful jobs."""
     ended = select(Job.started_at, Job.finished_at).where(Job.state == "succeeded").order_by(Job.finished_at.desc())
     times = [(row.finished_at - row.started_at).total_seconds() for row in session.execute(ended.limit(REMEMBERED))]
     return sum(times) / len(times) if times else None
 
 
-def _starts(number: int, workers: int, left: list[float], usual: float | None) -> list[float | None]:
+def _schedule(number: int, workers: int, left: list[float], usual: float | None) -> list[float | None]:
     """Assign waiting jobs in order to the worker that is free first; return the start of each."""
     free = sorted(left)[-workers:] + [0.0] * max(0, workers - len(left)) if workers else []
     heapq.heapify(free)

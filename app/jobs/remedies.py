@@ -31,7 +31,7 @@ def list_remedies(job: Job) -> list[Remedy]:
     A failed job suggests those that answer its error; another job those of its rows, of which a later one knows more.
     """
     if job.state == "failed":
-        return list(_of_the_error(job))
+        return list(_error_remedies(job))
     found = {
         remedy.key: remedy
         for metric in job.metrics
@@ -45,11 +45,11 @@ def _depth(remedy: Remedy) -> int:
     return remedy.key.count(".")
 
 
-def _of_the_error(job: Job) -> Iterator[Remedy]:
+def _error_remedies(job: Job) -> Iterator[Remedy]:
     error: dict[str, Any] = job.error or {}
     code = error.get("code")
-    if code == OutOfMemory.code and (batch := _at(job.recipe, "recipe.train.batch") or 0) > 1:
-        together = _at(job.recipe, "recipe.train.accumulate") or 1
+    if code == OutOfMemory.code and (batch := _value_at(job.recipe, "recipe.train.batch") or 0) > 1:
+        together = _value_at(job.recipe, "recipe.train.accumulate") or 1
         if 2 * together > MOST_ACCUMULATED:
             why = f"It ran out of memory; half of the rows take less. No more than {MOST_ACCUMULATED} batches can be added up."
             yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
@@ -59,7 +59,7 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
         yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)
     elif code == TrainingDiverged.code:
         key = str(error.get("param") or "")  # recipe.distill.rate: the engine names the training
-        rate = _at(job.recipe, key)
+        rate = _value_at(job.recipe, key)
         if isinstance(rate, float):
             yield Remedy(key=key, now=rate, proposed=rate * GENTLER, why="The loss did not stay finite at this rate.")
         elif key == "recipe.prepare.rate" and rate is None:
@@ -68,10 +68,10 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
     elif code == UnsupportedPrecision.code:
         key = "recipe.train.precision"
         why = "The worker's device does not support this precision."
-        yield Remedy(key=key, now=_at(job.recipe, key), proposed="auto", why=why)
+        yield Remedy(key=key, now=_value_at(job.recipe, key), proposed="auto", why=why)
 
 
-def _at(recipe: Any, key: str) -> Any:
+def _value_at(recipe: Any, key: str) -> Any:
     """Return the recipe's value at `recipe.a.b`; None if there is none."""
     for part in key.removeprefix(ROOT).split("."):
         recipe = recipe.get(part) if isinstance(recipe, dict) else None
@@ -119,7 +119,7 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
         labels=old.labels,
         models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,
-        recipe=apply_remedies(old.recipe, _chosen(old, keys, late=late)),
+        recipe=apply_remedies(old.recipe, _choose(old, keys, late=late)),
         evaluate=JobEvaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
         priority=old.priority,
@@ -130,7 +130,7 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
     return jobs.submit(session, job)
 
 
-def _chosen(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
+def _choose(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
     offered = {remedy.key: remedy for remedy in list_remedies(old)}
     if keys == "all":
         if not offered and not late:

@@ -82,7 +82,7 @@ class DatabaseCollector(Collector):
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.asked = -FRESH_SECONDS
+        self.collected_at = -FRESH_SECONDS
         self.families: list[Metric] = []
 
     def describe(self) -> Iterable[Metric]:
@@ -92,9 +92,9 @@ class DatabaseCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the last figures, and whether the database answered."""
         with self.lock:
-            if time.monotonic() - self.asked >= FRESH_SECONDS:
-                self.families = _told()
-                self.asked = time.monotonic()
+            if time.monotonic() - self.collected_at >= FRESH_SECONDS:
+                self.families = _collect_families()
+                self.collected_at = time.monotonic()
             yield from self.families
 
 
@@ -127,7 +127,7 @@ class _Part(Collector):
         return self.part.collect()
 
 
-def _told() -> list[Metric]:
+def _collect_families() -> list[Metric]:
     up = GaugeMetricFamily("lathe_database_up", "Whether the database answered last time.")
     try:
         with reading() as session:
@@ -181,7 +181,7 @@ def _queues(session: Session) -> Iterator[Metric]:
 
 
 def _stages(session: Session) -> Iterator[Metric]:
-    told = HistogramMetricFamily(
+    family = HistogramMetricFamily(
         "lathe_stage_seconds", "Duration of finished stages, with export and measuring.", labels=("stage",)
     )
     within = [func.sum(case((StageRow.seconds <= bound, 1), else_=0)) for bound in STAGE_BUCKETS]
@@ -190,8 +190,8 @@ def _stages(session: Session) -> Iterator[Metric]:
         query.where(StageRow.seconds.is_not(None)).group_by(StageRow.stage).order_by(StageRow.stage)
     ):
         buckets = [(str(float(bound)), float(count)) for bound, count in zip(STAGE_BUCKETS, counts, strict=True)]
-        told.add_metric((stage,), [*buckets, ("+Inf", float(number))], float(total))
-    yield told
+        family.add_metric((stage,), [*buckets, ("+Inf", float(number))], float(total))
+    yield family
 
 
 def _setbacks(session: Session) -> Iterator[Metric]:

@@ -55,7 +55,7 @@ def default_limit(name: Name) -> int:
     return int(getattr(get_settings(), f"quota_{name}"))
 
 
-def limit_of(name: Name) -> ColumnElement[int]:
+def limit_expression(name: Name) -> ColumnElement[int]:
     """Return a team's limit as a SQL expression over teams."""
     return func.coalesce(Team.quotas[name].as_integer(), default_limit(name))
 

@@ -105,7 +105,7 @@ class LocalStorage(Storage):
     def _incoming(self) -> Path:
         return self.root / ".incoming" / secrets.token_hex(12)
 
-    def _land(self, part: Path, key: str) -> None:
+    def _move_into_place(self, part: Path, key: str) -> None:
         target, root = self._path(key), self.root.resolve()
         for left in reversed(range(MAX_ATTEMPTS)):
             try:
@@ -136,8 +136,8 @@ class LocalStorage(Storage):
                     if len(buffer) >= CHUNK:
                         await asyncio.to_thread(out.write, buffer)
                         buffer = bytearray()
-                await asyncio.to_thread(_finish, out, buffer)
-            await asyncio.to_thread(self._land, part, key)
+                await asyncio.to_thread(_write_durably, out, buffer)
+            await asyncio.to_thread(self._move_into_place, part, key)
         finally:
             part.unlink(missing_ok=True)
 
@@ -148,8 +148,8 @@ class LocalStorage(Storage):
             with part.open("wb") as out:
                 for chunk in _chunks(source):
                     out.write(chunk)
-                _finish(out, b"")
-            self._land(part, key)
+                _write_durably(out, b"")
+            self._move_into_place(part, key)
         finally:
             part.unlink(missing_ok=True)
 
@@ -204,7 +204,7 @@ def _chunks(source: Source) -> Iterator[bytes]:
         yield chunk
 
 
-def _finish(out: BinaryIO, rest: bytes | bytearray) -> None:
+def _write_durably(out: BinaryIO, rest: bytes | bytearray) -> None:
     out.write(rest)
     out.flush()
     os.fsync(out.fileno())

@@ -20,7 +20,7 @@ class UploadReservation:
 
     def __init__(self, storage: Storage, team: str, needed: int) -> None:
         self.storage, self.team, self.left = storage, team, needed
-        self.told = time.monotonic()
+        self.renewed_at = time.monotonic()
         self.reservation = ""
 
     def reserve(self) -> None:
@@ -45,8 +45,8 @@ class UploadReservation:
     async def note_received(self, size: int) -> None:
         """Record received bytes."""
         self.left = max(0, self.left - size)
-        if time.monotonic() - self.told >= RENEW_SECONDS:
-            self.told = time.monotonic()
+        if time.monotonic() - self.renewed_at >= RENEW_SECONDS:
+            self.renewed_at = time.monotonic()
             await asyncio.to_thread(self.renew)
 
 

@@ -75,7 +75,7 @@ class UploadProgress:
         return {"Upload-Offset": str(self.offset), "Upload-Complete": "?1" if self.whole else "?0", "Cache-Control": "no-store"}
 
 
-class _Meter:
+class _VerifiedStream:
     """Counts and hashes a stream as it passes, and cuts it off beyond the declared size."""
 
     def __init__(self, chunks: AsyncIterator[bytes], promised: int, held: UploadReservation) -> None:
@@ -101,7 +101,7 @@ class _Meter:
             )
 
 
-class _Pieces:
+class _BodyPieces:
     """Splits a request's body into pieces. If the client disconnects, the body ends early and what arrived is kept."""
 
     def __init__(self, request: Request, most: int, held: UploadReservation) -> None:
@@ -130,22 +130,22 @@ class _Pieces:
             await self.held.note_received(len(chunk))
 
 
-def _note(file_id: str, key: str) -> tuple[bool, list[str]]:
+def _record_file(file_id: str, key: str) -> tuple[bool, list[str]]:
     with writing() as session:
         return record_file(session, file_id, key), delete_parts(session, file_id)
 
 
-def _note_part(part: UploadPart) -> bool:
+def _record_part(part: UploadPart) -> bool:
     with writing() as session:
         return record_part(session, part)
 
 
-def _forget(file_id: str) -> list[str]:
+def _delete_parts(file_id: str) -> list[str]:
     with writing() as session:
         return delete_parts(session, file_id)
 
 
-def _free(storage: Storage, *keys: str) -> None:
+def _delete_objects(storage: Storage, *keys: str) -> None:
     for key in keys:
         storage.delete(key)
 
@@ -156,7 +156,7 @@ def _check_size(settings: Settings, file: File) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk(path: str) -> Iterator[None]:
+def _report_full_disk(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -165,22 +165,22 @@ def _full_disk(path: str) -> Iterator[None]:
         raise
 
 
-async def _store(storage: Storage, place: UploadTarget, file: File, meter: _Meter) -> None:
+async def _store(storage: Storage, place: UploadTarget, file: File, meter: _VerifiedStream) -> None:
     """Write a whole file under a new key, record the key once the file is verified, and free its parts.
 
     The row is written last, so a broken upload is never visible. Raises SizeMismatch, ChecksumMismatch, StorageFull.
     """
     key = place.key()
     try:
-        with _full_disk(file.path):
+        with _report_full_disk(file.path):
             await storage.write(key, aiter(meter))
         meter.check(file)
     except BaseException:
         await asyncio.to_thread(storage.delete, key)
         raise
     # From here on a row may name the bytes, even if the reply to its COMMIT is lost. If none does, the keeper frees them.
-    mine, parts = await asyncio.to_thread(_note, file.id, key)
-    await asyncio.to_thread(_free, storage, *parts, *(() if mine else (key,)))
+    mine, parts = await asyncio.to_thread(_record_file, file.id, key)
+    await asyncio.to_thread(_delete_objects, storage, *parts, *(() if mine else (key,)))
 
 
 async def receive_file(request: Request, storage: Storage, settings: Settings, place: UploadTarget) -> File:
@@ -195,7 +195,7 @@ async def receive_file(request: Request, storage: Storage, settings: Settings, p
     _check_size(settings, file)
     try:
         async with reserve_upload(storage, place.team, file.size) as held:
-            await _store(storage, place, file, _Meter(request.stream(), file.size, held))
+            await _store(storage, place, file, _VerifiedStream(request.stream(), file.size, held))
     except ClientDisconnect as error:
         raise SizeMismatch("the connection ended before the file did", param="size") from error
     return file
@@ -227,28 +227,28 @@ async def append_part(
     async with reserve_upload(
         storage, place.team, left + file.size
     ) as held:  # at the end the file and its parts exist side by side for a moment
-        pieces = _Pieces(request, left, held)
-        await _take(storage, place, file, pieces, offset)
+        pieces = _BodyPieces(request, left, held)
+        await _store_pieces(storage, place, file, pieces, offset)
         if not now.whole and offset + pieces.taken == file.size:
-            await _join(storage, place, file, held)
+            await _join_parts(storage, place, file, held)
     return await asyncio.to_thread(find_progress, place)
 
 
-async def _take(storage: Storage, place: UploadTarget, file: File, pieces: _Pieces, offset: int) -> None:
+async def _store_pieces(storage: Storage, place: UploadTarget, file: File, pieces: _BodyPieces, offset: int) -> None:
     """Store the body piece by piece. Raises TooManyParts, StorageFull, OffsetMismatch."""
     while await pieces.more():
         part = UploadPart(file_id=file.id, start=offset + pieces.taken, key=place.key())
         if len((await asyncio.to_thread(place.find))[1]) >= MOST_PARTS:
             raise TooManyParts(f"{file.path} has {MOST_PARTS} parts and is not complete")
         try:
-            with _full_disk(file.path):
+            with _report_full_disk(file.path):
                 await storage.write(part.key, pieces.piece())
         except BaseException:
             await asyncio.to_thread(storage.delete, part.key)
             raise
         part.size = offset + pieces.taken - part.start
         key = part.key
-        if not await asyncio.to_thread(_note_part, part):
+        if not await asyncio.to_thread(_record_part, part):
             await asyncio.to_thread(storage.delete, key)
             raise _mismatch(offset, await asyncio.to_thread(find_progress, place))
 
@@ -258,7 +258,7 @@ def _mismatch(offset: int, now: UploadProgress) -> Problem:
     return OffsetMismatch(cause, param="Upload-Offset", headers=now.headers)
 
 
-async def _join(storage: Storage, place: UploadTarget, file: File, held: UploadReservation) -> None:
+async def _join_parts(storage: Storage, place: UploadTarget, file: File, held: UploadReservation) -> None:
     """Join the parts into the file. If it is not the declared one, drop them and raise ChecksumMismatch."""
     _, parts = await asyncio.to_thread(place.find)
 
@@ -268,10 +268,10 @@ async def _join(storage: Storage, place: UploadTarget, file: File, held: UploadR
                 yield chunk
 
     try:
-        await _store(storage, place, file, _Meter(chunks(), file.size, held))
+        await _store(storage, place, file, _VerifiedStream(chunks(), file.size, held))
     except FileNotFoundError:
         if not (await asyncio.to_thread(find_progress, place)).whole:  # an identical request was first, and freed them
             raise
     except ChecksumMismatch:
-        await asyncio.to_thread(_free, storage, *await asyncio.to_thread(_forget, file.id))
+        await asyncio.to_thread(_delete_objects, storage, *await asyncio.to_thread(_delete_parts, file.id))
         raise
