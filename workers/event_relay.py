@@ -298,11 +298,9 @@ class EventRelay:
         self._store(folder, event.checkpoint)
         files = [file.model_dump(mode="json") for file in event.checkpoint]
         data = event.model_dump(mode="json", include={"stage", "part"})
-        origin, kept, prefix = self._origin(), self.pending, f"{self.place}/{folder}"
+        origin, kept, prefix, name = self._origin(), self.pending, f"{self.place}/{folder}", f"{event.stage}.{event.number}"
         self._write(
-            lambda session: stage_results.record_part(
-                session, self.claim, event.stage, event.number, prefix, files, kept, data, origin=origin
-            )
+            lambda session: stage_results.record_part(session, self.claim, name, prefix, files, kept, data, origin=origin)
         )
         self.stored |= {f"{prefix}/{file.path}": file.sha256 for file in event.checkpoint}
         self.pending = []

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -94,13 +95,12 @@ def compare(
     jobs: Sequence[str] = (),
     base: str | None = None,
     dataset: str | None = None,
-    label: list[str] | None = None,
-    search: str | None = None,
+    wanted: JobFilter | None = None,
     size: int,
     token: str | None = None,
 ) -> Comparison:
     """Return finished jobs, newest first: of a base model, of a dataset, or the named ones. Raises InvalidRequest."""
-    query = job_list.filter_jobs(team, JobFilter(state=["succeeded"], label=label, search=search))
+    query = job_list.filter_jobs(team, replace(wanted or JobFilter(), state=["succeeded"]))
     if jobs:
         query = query.where(Job.id.in_(jobs))
     if base:
@@ -110,8 +110,8 @@ def compare(
         query = query.where((Job.dataset_id == dataset) | Job.id.in_(among))
     if token:
         query = query.where(Job.id < decode_token(token))
-    wanted = query.options(*job_list.WITHOUT_ROWS).order_by(Job.id.desc()).limit(size + 1)
-    rows = list(session.scalars(wanted))
+    newest = query.options(*job_list.WITHOUT_ROWS).order_by(Job.id.desc()).limit(size + 1)
+    rows = list(session.scalars(newest))
     more, rows = len(rows) > size, rows[:size]
     items = _items(session, rows)
     for cost in ("bytes", "latency_ms"):
@@ -144,7 +144,7 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
 
 
 def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures: list[Any]) -> Compared | None:
-    points = [_point(*one) for one in figures]
+    points = [_point(one) for one in figures]
     taken = next((point for point in points if point.artifact == headline), None)
     if taken is None:
         return None
@@ -170,17 +170,9 @@ def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures:
     )
 
 
-def _point(
-    stage: Stage,
-    parameters: int,
-    size: int,
-    latency: float | None,
-    value: float | None,
-    artifact: str,
-    timed: dict[str, Any],
-    validation: dict[str, Any] | None,
-    score: dict[str, Any],
-) -> Point:
+def _point(row: Sequence[Any]) -> Point:
+    """Return a point from the columns of `_items`."""
+    stage, parameters, size, latency, value, artifact, timed, validation, score = row
     at = {name: timed[name] for name in ("batch", "length", "threads", "runtime")} if latency is not None else None
     error = score.get("standard_error") if value is not None else None
     figures: dict[str, Any] = {"parameters": parameters, "bytes": size, "latency_ms": latency, "latency_at": at}

@@ -82,8 +82,7 @@ def record_stage(
 def record_part(
     session: Session,
     claim: Claim,
-    stage: str,
-    number: int,
+    name: str,
     prefix: str,
     checkpoint: Sequence[dict[str, Any]],
     artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
@@ -93,15 +92,14 @@ def record_part(
 ) -> None:
     """Store the result of one dataset in a stage that continues with the next dataset. Raises StaleFence.
 
-    The stage has no row yet. The part's saved training is deleted.
+    `name` is `<stage>.<number>`. The stage has no row yet. The part's saved training is deleted.
     """
     if origin is not None and was_written(session, claim, origin):
         return
     update_fenced(session, claim, events=[("part_finished", data)], origin=origin)
-    kept = f"{stage}.{number}"
-    _forget(session, claim.job.id, kept, TRAINING)
-    session.add(Checkpoint(job_id=claim.job.id, stage=kept, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
-    _replace_artifacts(session, claim, stage, artifacts)
+    _forget(session, claim.job.id, name, TRAINING)
+    session.add(Checkpoint(job_id=claim.job.id, stage=name, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
+    _replace_artifacts(session, claim, name.partition(".")[0], artifacts)
     session.flush()
 
 

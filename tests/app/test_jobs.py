@@ -86,7 +86,7 @@ def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callab
         lambda s: jobs.heartbeat(s, old, LEASE),
         lambda s: jobs.record_event(s, old, "log", {}),
         lambda s: stage_results.record_stage(s, old, row(), "p", [], []),
-        lambda s: stage_results.record_part(s, old, "baseline", 0, "p", [], [], {}),
+        lambda s: stage_results.record_part(s, old, "baseline.0", "p", [], [], {}),
         lambda s: jobs.finish(s, old, {}, []),
         lambda s: jobs.fail(s, old, {}),
         lambda s: jobs.mark_cancelled(s, old),

@@ -109,7 +109,7 @@ def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker,
     def finished(number: int, part: str, *names: str) -> None:
         brought = [made(name, part=part) for name in names]
         with transaction() as session:
-            stage_results.record_part(session, claim, "baseline", number, "p", [], brought, {})
+            stage_results.record_part(session, claim, f"baseline.{number}", "p", [], brought, {})
 
     finished(0, "mood", "a-mood")
     finished(1, "joy", "a-joy")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api import comparison as domain
 from app.api.comparison import Comparison
 from app.api.dependencies import CallerDep, ReadDep
-from app.api.job_list import Labels
+from app.api.job_list import JobFilter, Labels
 from app.api.openapi import CSV
 from app.api.paging import PageSize, PageToken
 from app.core.public_url import next_page_link
@@ -38,8 +38,7 @@ def compare(
         jobs=job or (),
         base=model,
         dataset=dataset,
-        label=label,
-        search=search,
+        wanted=JobFilter(label=label, search=search),
         size=page_size,
         token=page_token,
     )
