@@ -56,7 +56,7 @@ class Registration(threading.Thread):
     """Writes a heartbeat every few seconds. Runs in Celery's parent, so it goes on while the child works."""
 
     def __init__(self, lane: str, settings: Settings, ears: ChildActivity) -> None:
-        super().__init__(name="presence", daemon=True)
+        super().__init__(name="registration", daemon=True)
         self.worker_id = new_id("wkr")
         self.lane, self.settings = lane, settings
         self.woken = threading.Event()
@@ -97,7 +97,7 @@ class Registration(threading.Thread):
                 if not drains and self.watchdog.is_deaf(self.work_waits):
                     restart_worker(self.lane)
             except Exception as error:  # the database is away; the next heartbeat tries again
-                log.warning("presence_failed", error=str(error))
+                log.warning("registration_failed", error=str(error))
             if drain_written or not drains:
                 self.woken.clear()
             else:

@@ -18,7 +18,7 @@ class DeferredWrites:
     """Runs a write unless one of the same name ran in the last minute. A failed write only loses its own row."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="scribe")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="deferred-writes")
         self.lock = threading.Lock()
         self.last: dict[tuple[str, ...], float] = {}
 
@@ -37,7 +37,7 @@ class DeferredWrites:
         try:
             write()
         except SQLAlchemyError as error:
-            log.warning("scribe_failed", error=str(error))
+            log.warning("deferred_write_failed", error=str(error))
 
 
 deferred_writes = DeferredWrites()

@@ -82,19 +82,19 @@ def test_who_is_at_work_is_not_asked_to_hear() -> None:
 def test_a_child_tells_its_parent(ends: str) -> None:
     script = f"""
 import os, signal, time
-from workers.broker_watchdog import Ears
-ears = Ears()
+from workers.broker_watchdog import ChildActivity
+activity = ChildActivity()
 first, second = os.pipe(), os.pipe()
 child = os.fork()
 if not child:
-    with ears.at_work():
+    with activity.at_work():
         os.write(first[1], b"x")
         os.read(second[0], 1)
     os._exit(0)
 os.read(first[0], 1)
-assert ears.looks == 1 and not ears.idle
+assert activity.polls == 1 and not activity.idle
 os.kill(child, signal.SIGKILL) if {ends == "killed"} else os.write(second[1], b"x")
 os.waitpid(child, 0)
-assert ears.looks == 1 and ears.idle
+assert activity.polls == 1 and activity.idle
 """
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ}, timeout=120)

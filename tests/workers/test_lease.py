@@ -96,7 +96,7 @@ def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim
 
 STUCK = """
 import threading, time
-from app.jobs.jobs import Claim
+from app.jobs.fencing import Claim
 from app.store.models import Job
 from app.core.settings import Settings
 from workers.lease import Lease

@@ -21,7 +21,7 @@ def run_where(refused: dict[str, int], *arguments: str, home: Path, **environmen
     """Run Python where the kernel refuses some system calls, and new namespaces, as a container runtime does."""
     code = (
         "import json, os, sys\nfrom workers import launcher, seccomp\n"
-        "launcher.filter_calls(syscalls.build(json.loads(sys.argv[1])))\n"
+        "launcher.filter_calls(seccomp.build_filter(json.loads(sys.argv[1])))\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )
     return subprocess.run(

@@ -24,11 +24,11 @@ FORKS = """
 import os, sqlite3, sys, threading
 from app.store import db
 from app.core.settings import get_settings
-from workers.broker_watchdog import Ears
-from workers.registration import Presence
+from workers.broker_watchdog import ChildActivity
+from workers.registration import Registration
 
 settings = get_settings()
-presence = Presence("jobs", settings, Ears())
+presence = Registration("jobs", settings, ChildActivity())
 presence.register()
 stopped = threading.Event()
 

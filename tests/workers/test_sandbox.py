@@ -258,11 +258,11 @@ WORKER = """
 import subprocess, sys
 from pathlib import Path
 from workers import landlock, sandbox
-from workers.engine import start
+from workers.engine import start_child
 from workers.sandbox import Sandbox
 folder, level, code, mark = Path(sys.argv[1]), *sys.argv[2:]
 with (folder / "log").open("wb") as log:
-    child = start([sys.executable, "-c", code, mark, "600"], folder,
+    child = start_child([sys.executable, "-c", code, mark, "600"], folder,
         Sandbox(level), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 child.wait()
 """
