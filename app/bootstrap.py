@@ -1,9 +1,9 @@
-"""`python -m app.bootstrap`: bring the database up to date, and make an admin key for a team that has none in force.
+"""`python -m app.bootstrap`: migrate the database, and create an admin key for the operating team if it has none.
 
-Prints one JSON line: {"migrated": REVISION, "key": "lathe_…" or null}. The key is shown this once. Safe to run at every
-start, and from several processes: alembic's transaction and the key's own check see to that. Who can run this owns the
-database, so `--key NAME` makes one more admin key: the way back when the only key is lost. Both are of the team that runs the
-service, which the first start makes, or of the one that `--team` names: the way back for a team that was closed.
+Prints one JSON line: {"migrated": REVISION, "key": "lathe_…" or null}. The key is shown only this once. Safe to run at every
+start, and from several processes: alembic's transaction and the key's own check ensure that. Whoever runs this owns the
+database, so `--key NAME` creates another admin key, for when the only key is lost. Both keys belong to the operating team,
+which the first start creates, or to the team that `--team` names, which opens a closed team again.
 """
 
 import argparse
@@ -31,18 +31,18 @@ def alembic_config() -> Config:
 
 def _team(session: Session, name: str | None) -> Team:
     if name is None:
-        return keys.first_team(session)
+        return keys.ensure_operator_team(session)
     found = session.scalar(select(Team).where(Team.name == name))
     if found is None:
-        raise SystemExit(f"there is no team {name!r}; `lathe teams ls` shows those that there are")
+        raise SystemExit(f"there is no team {name!r}; `lathe teams ls` lists them")
     return found
 
 
 def main() -> None:
-    """Migrate, and make a missing admin key, or the one that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate; make a missing admin key.")
-    parser.add_argument("--key", metavar="NAME", help="make one more admin key")
-    parser.add_argument("--team", metavar="NAME", help="of this team; of the one that runs the service where left out")
+    """Migrate, and create a missing admin key, or the requested one."""
+    parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate, and create a missing admin key.")
+    parser.add_argument("--key", metavar="NAME", help="create another admin key")
+    parser.add_argument("--team", metavar="NAME", help="of this team; default: the operating team")
     asked = parser.parse_args()
     config = alembic_config()
     with get_engine().begin() as connection:
@@ -50,7 +50,7 @@ def main() -> None:
         command.upgrade(config, "head")
     with writing() as session:
         team = _team(session, asked.team)
-        key = keys.admin_key(session, team.id, asked.key or "first")
+        key = keys.ensure_admin_key(session, team.id, asked.key or "first")
         if key is None and asked.key:
             key = keys.create_key(session, team.id, asked.key, ADMIN)[1]
     head = ScriptDirectory.from_config(config).get_current_head()

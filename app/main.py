@@ -1,10 +1,10 @@
 """The application, which server.py serves."""
 
-from app.accounts.audit import Audited
-from app.accounts.rate_limits import RateLimits
+from app.accounts.audit import AuditMiddleware
+from app.accounts.rate_limits import RateLimitMiddleware
 from app.api import exception_handlers
-from app.api.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
-from app.api.openapi import Documented, operation_id
+from app.api.middleware import BodyLimit, ErrorMiddleware, NulFilter, RequestContext, SecurityHeaders
+from app.api.openapi import DocumentedApi, operation_id
 from app.api.routes import (
     artifacts,
     audit,
@@ -32,15 +32,16 @@ from app.pages.dashboard import keys as keys_page
 from app.pages.dashboard import new as new_page
 from app.pages.dashboard import predictions as try_page
 from app.pages.dashboard import routes as dashboard
+from app.pages.report_page import routes as report_page
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
 
 
-def create_app(settings: Settings) -> Documented:
-    """Put the routes, the problem documents and the middleware together."""
+def create_app(settings: Settings) -> DocumentedApi:
+    """Assemble the routes, the problem documents and the middleware."""
     logs.configure("api")
-    # FastAPI's own pages of the schema load scripts from a CDN, which would run where a browser is signed in: ours loads none.
-    app = Documented(
+    # FastAPI's own schema pages load scripts from a CDN, which would run in signed-in browsers; our pages load none.
+    app = DocumentedApi(
         title="Lathe",
         version="1",
         description=DESCRIPTION,
@@ -53,9 +54,10 @@ def create_app(settings: Settings) -> Documented:
         resources.models,
         resources.datasets,
         jobs.router,
+        report_page.router,
         predictions.router,
         shares.router,
-        shares.pages,
+        report_page.shared,
         compare.router,
         fleet.router,
         quotas.router,
@@ -77,12 +79,12 @@ def create_app(settings: Settings) -> Documented:
         metrics.router,
     ):
         app.include_router(router)
-    app.add_middleware(Audited)
+    app.add_middleware(AuditMiddleware)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(PlainAddress)
-    app.add_middleware(Failures)
-    app.add_middleware(RateLimits)
-    app.add_middleware(SafeHeaders, over_tls=(settings.public_url or "").startswith("https://"))
+    app.add_middleware(NulFilter)
+    app.add_middleware(ErrorMiddleware)
+    app.add_middleware(RateLimitMiddleware)
+    app.add_middleware(SecurityHeaders, over_tls=(settings.public_url or "").startswith("https://"))
     app.add_middleware(RequestContext)
     return app
 

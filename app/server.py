@@ -1,7 +1,7 @@
-"""The one way to serve the API: `python -m app.server --host 127.0.0.1 --port 8321`.
+"""Serves the API: `python -m app.server --host 127.0.0.1 --port 8321`.
 
 uvicorn with our protocol (protocol.py) and our event loop (connections.py). `uvicorn app.main:app` serves the same routes
-without bounds on connections and time.
+without limits of connections and time.
 """
 
 import argparse
@@ -15,7 +15,7 @@ BACKLOG = 512
 
 
 def config(host: str, port: int, workers: int, grace: int | None) -> uvicorn.Config:
-    """Return how uvicorn serves the API."""
+    """Return uvicorn's configuration."""
     return uvicorn.Config(
         "app.main:app",
         host=host,
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8321, help="port to listen on")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
-    parser.add_argument("--grace", type=int, default=None, metavar="SECONDS", help="for requests under way at the end")
+    parser.add_argument("--grace", type=int, default=None, metavar="SECONDS", help="time for running requests at shutdown")
     chosen = parser.parse_args(arguments)
     serving = config(chosen.host, chosen.port, chosen.workers, chosen.grace)
     listener = serving.bind_socket()

@@ -1,1 +1,1 @@
-"""What runs beside the API: workers for jobs and checks, and the keeper. Never imports torch; the engine is a child."""
+"""The processes beside the API: workers and the keeper. None of them imports torch; the engine is a child process."""

@@ -12,22 +12,22 @@ USAGE = "usage: python -m workers jobs | checks | keeper"
 
 
 def main(argv: list[str]) -> int:
-    """Start the process that the one argument names; return its exit code."""
+    """Start the process that the argument names; return its exit code."""
     if len(argv) != 1 or argv[0] not in {*broker.LANES, "keeper"}:
         sys.stderr.write(USAGE + "\n")
         return 2
     if argv[0] == "keeper":
-        from workers import keeper  # one process, one role: a worker needs no keeper and the keeper no Celery signals
+        from workers import keeper  # one process, one role: a worker needs no keeper, and the keeper no Celery signals
 
         keeper.main()
         return 0
     try:
-        # Before Celery, which would only log what its signals raise. What works is remembered, also in the forked child.
+        # Before Celery, which would only log what its signals raise. The result is cached, also in the forked child.
         sandbox.get_sandbox(get_settings())
     except sandbox.CannotConfine as problem:
         sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
         return 1
-    os.environ["LATHE_LANE"] = argv[0]  # read by celery_app when it is imported, here and in the forked child
+    os.environ["LATHE_LANE"] = argv[0]  # celery_app reads it when it is imported, here and in the forked child
     logs.configure(f"worker-{argv[0]}")
     from workers.celery_app import app
 

@@ -1,8 +1,8 @@
-"""Whether wake-ups still reach this worker. One that has gone deaf begins anew.
+"""Detects that wake-ups no longer reach this worker, and restarts it.
 
-Celery's consumer can live and hear nothing any more: its connection to the broker died in a way that it does not see, or its
-child hangs. Nobody is told, and jobs wait for ever where this is the only worker. But the table is the queue, so it can be
-found out: work waits, the child does none, and rings that the broker took from this very process have not made it look.
+Celery's consumer can be alive and receive nothing: its connection to the broker died unnoticed, or its child hangs. Nothing
+reports that, and jobs would wait forever if this is the only worker. But the table is the queue, so it can be detected: work
+waits, the child does none, and wake-ups that the broker accepted from this very process do not make it look.
 """
 
 import mmap
@@ -16,17 +16,17 @@ from contextlib import contextmanager
 import psutil
 import structlog
 
-from app.store.broker import Bell
+from app.store.broker import WakeUpSender
 
 log = structlog.get_logger()
-UNHEARD = 5
-"""Rings that are sent and not heard before a worker is deaf. Other idle workers hear some, but they take the work, too."""
+MAX_MISSED = 5
+"""Missed wake-ups before a worker restarts. Other idle workers receive some of them, but those take the work, too."""
 
 
-class Ears:
-    """How often the child has looked for work, and who is at work: memory that a worker's parent and its children share.
+class ChildActivity:
+    """How often the child has looked for work, and whether it is working: memory shared by a worker's parent and its children.
 
-    Made before the fork. The child alone writes.
+    Created before the fork. Only the child writes.
     """
 
     LOOKS, PID = struct.Struct("=I"), struct.Struct("=I")
@@ -36,8 +36,8 @@ class Ears:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """In the child: it has heard, and works until the block ends."""
-        self.LOOKS.pack_into(self.memory, 0, (self.looks + 1) % 2**32)
+        """For the child: count a look, and mark it as working until the block ends."""
+        self.LOOKS.pack_into(self.memory, 0, (self.polls + 1) % 2**32)
         self.PID.pack_into(self.memory, self.LOOKS.size, os.getpid())
         try:
             yield
@@ -45,50 +45,56 @@ class Ears:
             self.PID.pack_into(self.memory, self.LOOKS.size, 0)
 
     @property
-    def looks(self) -> int:
-        """How often a child began to look."""
+    def polls(self) -> int:
+        """How often a child began to look for work."""
         found: int = self.LOOKS.unpack_from(self.memory, 0)[0]
         return found
 
     @property
     def idle(self) -> bool:
-        """Whether no child is at work; one that was killed is not."""
+        """Whether no child is working; a killed one is not."""
         pid: int = self.PID.unpack_from(self.memory, self.LOOKS.size)[0]
         return not pid or not psutil.pid_exists(pid)
 
 
-class Hearing:
-    """Rings for this worker while work waits that it does not take, and says when that is of no use."""
+class BrokerWatchdog:
+    """Sends wake-ups to this worker while work waits, and detects that they do not arrive."""
 
     def __init__(
-        self, ears: Ears, bell: Bell, lane: str, ring_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        ears: ChildActivity,
+        sender: WakeUpSender,
+        lane: str,
+        ring_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ears, self.bell, self.lane, self.ring_seconds, self.clock = ears, bell, lane, ring_seconds, clock
-        self.looks: int | None = None
+        self.activity, self.sender, self.lane, self.ring_seconds, self.clock = ears, sender, lane, ring_seconds, clock
+        self.polls: int | None = None
         self.sent, self.rung = 0, 0.0
 
-    def is_lost(self, waiting: Callable[[], bool]) -> bool:
-        """Say whether this worker is deaf. Called every few seconds; `waiting` says whether there is work that it could take.
+    def is_deaf(self, waiting: Callable[[], bool]) -> bool:
+        """Return whether wake-ups no longer arrive. Called every few seconds; `waiting` tells whether there is work for this
+        worker.
 
-        A broker that is away takes no ring, so nobody is called deaf for it.
+        A broker that is away accepts no wake-up, so it restarts no worker.
         """
-        looks = self.ears.looks
-        if not self.ears.idle or not waiting():
-            self.looks = None
+        looks = self.activity.polls
+        if not self.activity.idle or not waiting():
+            self.polls = None
             return False
-        if looks != self.looks:
-            self.looks, self.sent, self.rung = looks, self.bell.sent, self.clock()
+        if looks != self.polls:
+            self.polls, self.sent, self.rung = looks, self.sender.sent, self.clock()
             return False
-        if self.bell.sent - self.sent >= UNHEARD:
+        if self.sender.sent - self.sent >= MAX_MISSED:
             return True
         if self.clock() - self.rung >= self.ring_seconds:
             self.rung = self.clock()
-            self.bell.ring(self.lane)
+            self.sender.send_soon(self.lane)
         return False
 
 
-def begin_anew(lane: str) -> None:
-    """Become a new worker in the same process: fresh connections, fresh children. Does not return."""
+def restart_worker(lane: str) -> None:
+    """Replace this process by a new worker: fresh connections, fresh children. Does not return."""
     log.warning("deaf", lane=lane, note="work waits, and wake-ups that the broker took do not arrive: this worker starts again")
     for child in psutil.Process().children():
         child.kill()

@@ -9,47 +9,47 @@ from celery import signals
 
 from app.core.settings import get_settings
 from app.store import broker, db
-from workers.broker_watchdog import Ears
+from workers.broker_watchdog import ChildActivity
 from workers.folders import sweep
-from workers.registration import Presence
+from workers.registration import Registration
 
 PR_SET_PDEATHSIG = 1
 LANE = os.environ.get("LATHE_LANE", broker.JOBS)
 
 app = broker.make_celery(get_settings())
 app.conf.imports = ("workers.tasks",)
-ears = Ears()
-_presence: Presence | None = None
+child_activity = ChildActivity()
+_registration: Registration | None = None
 
 
 @signals.worker_init.connect
 def _starting(**_: Any) -> None:
-    global _presence
+    global _registration
     settings = get_settings()
     sweep(settings.scratch)
-    _presence = Presence(LANE, settings, ears)
-    _presence.register()
-    db.get_engine().dispose()  # the children are forked from here and must not share a connection
+    _registration = Registration(LANE, settings, child_activity)
+    _registration.register()
+    db.get_engine().dispose()  # children are forked from here and must not share a connection
 
 
 @signals.worker_ready.connect
 def _ready(**_: Any) -> None:
-    if _presence is not None:
-        _presence.start()
-    # Work may have waited for the first worker to come.
-    broker.bell().ring(LANE)
+    if _registration is not None:
+        _registration.start()
+    # Work may have waited for the first worker.
+    broker.wake_up_sender().send_soon(LANE)
 
 
 @signals.worker_process_init.connect
 def _forked(**_: Any) -> None:
-    # A child outlives a parent that is killed, and would go on under a lease that nobody sees: go with it instead.
+    # A child would outlive a killed parent, and go on under a lease that nobody renews: let it die with the parent.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     db.get_engine().dispose(close=False)
     db.get_engine.cache_clear()
-    sweep(get_settings().scratch)  # what the child before this one left, if it was killed
+    sweep(get_settings().scratch)  # what the previous child left, if it was killed
 
 
 @signals.worker_shutting_down.connect
 def _stopping(**_: Any) -> None:
-    if _presence is not None:
-        _presence.drain()
+    if _registration is not None:
+        _registration.drain()

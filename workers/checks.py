@@ -1,4 +1,4 @@
-"""The check of one upload: its files are parsed by a child, never by the API and never in this process."""
+"""The check of an upload: a child process parses the files, never the API and never this process."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.core.settings import Settings
 from app.store import resources
 from app.store.db import writing
@@ -19,14 +19,14 @@ from compression.schema.job_spec import Data, DataCheck, ModelCheck
 from compression.schema.validation import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
-from workers.task_lease import Hold, TakenOver
+from workers.task_lease import TakenOver, TaskLease
 
 log = structlog.get_logger()
 SMALLER = "Send shorter rows, fewer columns, or a smaller tokenizer."
 
 
 def check_next(settings: Settings, storage: Storage) -> bool:
-    """Claim and check one upload; say whether there was one."""
+    """Claim and check one upload; return whether there was one."""
     # The lease outlives the child's own time limit, so that no second checker starts while the first may still write.
     lease = settings.validation_seconds + settings.lease_seconds
     with writing() as session:
@@ -34,8 +34,8 @@ def check_next(settings: Settings, storage: Storage) -> bool:
     if row is None:
         return False
     if row.check_attempts > resources.MAX_CHECK_ATTEMPTS:
-        # Whoever checked it did not live to say so; the oldest goes first, so it would hold up all others again and again.
-        reasons = [failure("check_failed", f"{resources.MAX_CHECK_ATTEMPTS} checkers were lost over it.")]
+        # Its checkers died before they could report; the oldest goes first, so it would block all others again and again.
+        reasons = [describe_failure("check_failed", f"{resources.MAX_CHECK_ATTEMPTS} workers were lost while checking it.")]
         with writing() as session:
             resources.finish_check(session, row, facts=None, reasons=reasons, attempt=row.check_attempts)
         log.error("check_given_up", id=row.id)
@@ -46,12 +46,12 @@ def check_next(settings: Settings, storage: Storage) -> bool:
 
 def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: float) -> None:
     attempt = row.check_attempts
-    hold = Hold(lambda session: resources.renew_check(session, row, attempt, lease), settings.heartbeat_seconds)
+    hold = TaskLease(lambda session: resources.renew_check(session, row, attempt, lease), settings.heartbeat_seconds)
     facts: dict[str, Any] | None = None
     reasons: list[dict[str, Any]] = []
     try:
         with private_folder(settings.scratch, f"{row.id}-{attempt}") as folder:
-            finding = _look(row, folder, settings, storage, hold)
+            finding = _run_check(row, folder, settings, storage, hold)
         if isinstance(finding, Rejected):
             reasons = [dict(reason) for reason in finding.reasons]
         else:
@@ -60,42 +60,44 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
         log.warning("check_taken_over", id=row.id, attempt=attempt)
         return
     except subprocess.TimeoutExpired:
-        # It would take as long again, and nobody else's upload is checked meanwhile.
-        reasons = [failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
+        # It would take as long again, and block all other uploads meanwhile.
+        reasons = [describe_failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
     except Exception as error:
-        reason = _files_fault(error)
+        reason = _blame_files(error)
         log.warning("check_error", id=row.id, attempt=attempt, exc_info=reason is None, error=str(error))
-        # A child that said nothing or a storage that is away: ours, so it is tried again, up to a cap.
+        # A child without an answer or a storage that is away is our fault, so the check is retried, up to a maximum.
         if reason is None and attempt < resources.MAX_CHECK_ATTEMPTS:
             with writing() as session:
                 resources.release_check(session, row, attempt, settings.backoff_seconds)
             return
-        reasons = [reason or failure("check_failed", f"{type(error).__name__}")]
+        reasons = [reason or describe_failure("check_failed", f"{type(error).__name__}")]
     with writing() as session:
         written = resources.finish_check(session, row, facts=facts, reasons=reasons, attempt=attempt)
     log.info("checked", id=row.id, rejected=[reason["code"] for reason in reasons], written=written)
 
 
-def _files_fault(error: Exception) -> dict[str, Any] | None:
-    """Say why the files cannot be taken where they ended the child that read them, as they would again; else None."""
-    if isinstance(error, engine.TookTooMuch) and error.error["code"] != OutOfMemory.code:
-        return failure("check_failed", str(error))
-    if isinstance(error, engine.TookTooMuch) or (isinstance(error, engine.ChildDied) and error.wants_memory):
+def _blame_files(error: Exception) -> dict[str, Any] | None:
+    """Return the failure if the files ended the child that read them, and would do so again; else None."""
+    if isinstance(error, engine.LimitExceeded) and error.error["code"] != OutOfMemory.code:
+        return describe_failure("check_failed", str(error))
+    if isinstance(error, engine.LimitExceeded) or (isinstance(error, engine.ChildDied) and error.wants_memory):
         return OutOfMemory("the files take more memory to read than a check may take", remedy=SMALLER).as_dict()
-    if isinstance(error, engine.ChildDied) and error.number != signal.SIGKILL:  # which may be the system's, and others' fault
-        return failure("check_failed", f"The process that read the files was ended by {signal.Signals(error.number).name}.")
+    if isinstance(error, engine.ChildDied) and error.number != signal.SIGKILL:  # which the system may send for others' faults
+        return describe_failure(
+            "check_failed", f"The process that read the files was ended by {signal.Signals(error.number).name}."
+        )
     return None
 
 
-def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: Hold) -> Any:
-    """Lay the files out, run the child, and read its one JSON object. Raises TakenOver."""
+def _run_check(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Any:
+    """Fetch the files, run the child, and return its finding. Raises TakenOver."""
     root = folder / "files"
     for file in row.files:
         place = root / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         if file.key is None:
             raise FileNotFoundError(file.path)
-        storage.get_file(file.key, place, file.size, hold.heed)
+        storage.get_file(file.key, place, file.size, hold.renew_if_due)
     spec = folder / "spec.json"
     if isinstance(row, Model):
         asked: ModelCheck | DataCheck = ModelCheck(path=str(root))
@@ -104,7 +106,7 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
         asked = DataCheck(task=row.task, data=Data.model_validate({**row.data, "splits": splits}))
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
     hold.renew()
-    found = engine.find("validate", spec, folder, settings, settings.validation_seconds)
+    found = engine.run_query("validate", spec, folder, settings, settings.validation_seconds)
     try:
         return parse_finding.validate_json(found)
     except ValidationError as error:

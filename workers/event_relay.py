@@ -1,4 +1,4 @@
-"""Following an engine: what its events tell is checked and stored, and the engine is stopped when its time is over."""
+"""The event relay: checks and stores what an engine's events report, and stops the engine when it must end."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ import structlog
 
 from app.core import crash_points, traces
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading
 from app.store.storage import Storage
 from compression.schema import events
@@ -33,25 +33,25 @@ from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.system.memory import killed_for_memory
 from workers.engine import Engine
-from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
+from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
 from workers.job_inputs import needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_disk, taken_bytes
-from workers.usage import excess
+from workers.usage import find_excess
 
 log = structlog.get_logger()
 TICK = 0.25
 MEMORY_SECONDS = 1.0
-"""Between two looks at what the engine's processes take."""
+"""Interval of checking the memory of the engine's processes."""
 DISK_SECONDS, DISK_SHARE = 10.0, 0.05
-"""Between two looks at what lies in the engine's folder, and the share of our time that they may take."""
+"""Interval of checking the engine's folder, and the share of our time that the check may take."""
 MOST_EVENTS = 20_000
-"""Events of one attempt that are stored. A real job has some hundred."""
+"""Maximum stored events of one attempt. A real job has some hundred."""
 CURVE_POINTS = 100
-"""Losses of a phase that are stored, at most about, beside those that come with a score."""
-BREATH = 0.01
-"""Seconds between two writes. One writes at a time in SQLite, and waits its turn without a queue: an engine that floods us with
-events would keep the lease's renewal, and everybody else, from theirs."""
+"""Maximum stored losses of a phase, about, besides those that come with a score."""
+WRITE_PAUSE_SECONDS = 0.01
+"""Pause between two writes. SQLite has one writer at a time and no queue between processes: an engine that floods us with
+events would keep the lease's renewal, and all other writers, from writing."""
 Kept = list[tuple[Artifact, dict[str, str]]]
 
 
@@ -64,7 +64,7 @@ class Interrupted(Exception):
 
 
 class Failed(Exception):
-    """The engine, or the watch over its memory, says why the job cannot be done as asked."""
+    """The engine, or the check of its memory, reports why the job cannot be done as requested."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(error["code"])
@@ -79,17 +79,17 @@ class Crashed(Exception):
         self.code = code
 
 
-def _beyond(cause: str) -> dict[str, Any]:
+def _disk_error(cause: str) -> dict[str, Any]:
     remedy = "Retry the job; if it happens again, report it with the job's id, or raise the worker's LATHE_ENGINE_DISK_BYTES."
     return DiskFull(f"{cause}, far more than forecast", remedy=remedy).as_dict()
 
 
-class Watch:
-    """Follows one engine to its end."""
+class EventRelay:
+    """Relays the events of one engine until it ends."""
 
     def __init__(
         self,
-        claim: jobs.Claim,
+        claim: fencing.Claim,
         folder: Path,
         storage: Storage,
         lease: Lease,
@@ -98,12 +98,12 @@ class Watch:
         *,
         fetched: int = 0,
     ) -> None:
-        """`fetched`: bytes that were laid into the folder before the engine began."""
+        """`fetched`: bytes that were put into the folder before the engine started."""
         self.claim, self.folder, self.storage, self.lease = claim, folder, storage, lease
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
         self.pending: Kept = []
-        self.stretch = traces.Stretch()
+        self.span = traces.SpanHandle()
         self.report: Report | None = None
         self.numbers = count(1)
         self.saved: list[str] = []
@@ -112,48 +112,48 @@ class Watch:
         self.stored: dict[str, str] = {}
         self.moved = self.looked = time.monotonic()
         self.seen: tuple[Any, ...] = ()
-        self.drawn: tuple[tuple[str, ...], int] = ((), 0)
+        self.next_point: tuple[tuple[str, ...], int] = ((), 0)
         self.pausing: float | None = None
         self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
         self.most_disk = fetched + self.most_written
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 
-    def follow(self) -> None:
-        """Read to the end. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
+    def run(self) -> None:
+        """Relay all events. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
         try:
             self._follow()
         except Exception as error:
-            self.stretch.end(f"{type(error).__name__}: {error}"[:200])
+            self.span.end(f"{type(error).__name__}: {error}"[:200])
             raise
-        self.stretch.end()
+        self.span.end()
 
     def _follow(self) -> None:
         for event in self.engine.events(TICK):
-            self._interrupt()
+            self._check_interrupts()
             if event is not None:
-                self._take(event)
+                self._handle(event)
             if self.report is not None:
-                break  # the last event: nothing is wanted of the engine any more, and how it goes is of no account
-            self._watch_over()
+                break  # the last event: nothing more is needed of the engine, and how it ends does not matter
+            self._check_limits()
         if self.report is None:
-            self._explain()
-        self._interrupt()
+            self._raise_cause()
+        self._check_interrupts()
         self.lease.close()
         crash_points.reach("worker_before_final_commit")
         report = self.report.model_dump(mode="json")
         self._write(lambda session: jobs.finish(session, self.claim, report, self.pending))
         crash_points.reach("worker_after_final_commit")
 
-    def _explain(self) -> NoReturn:
-        """Raise what an end without a report means."""
+    def _raise_cause(self) -> NoReturn:
+        """Raise the error that an end without a report means."""
         status = self.engine.status()
-        self._interrupt()
+        self._check_interrupts()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
-            raise Failed(OutOfMemory("the system ended the engine for want of memory", param="recipe.train").as_dict())
-        raise Crashed(f"Exit status {status}. {self.engine.last_words(600)}")
+            raise Failed(OutOfMemory("the system ended the engine because memory ran out", param="recipe.train").as_dict())
+        raise Crashed(f"Exit status {status}. {self.engine.last_output(600)}")
 
-    def _interrupt(self) -> None:
+    def _check_interrupts(self) -> None:
         for reason in ("lost", "cancel", "overdue"):
             if getattr(self.lease, reason).is_set():
                 self._stop(reason)
@@ -169,35 +169,35 @@ class Watch:
         self.lease.close()
         raise Interrupted(reason)
 
-    def _watch_over(self) -> None:
-        """End an engine that stands still or takes too much. Raises Crashed, Failed, Untrustworthy."""
+    def _check_limits(self) -> None:
+        """End an engine that makes no progress or takes too much. Raises Crashed, Failed, Untrustworthy."""
         now = time.monotonic()
         if now - self.moved > self.settings.stall_seconds:
             self.engine.kill()
             raise Crashed(
-                f"Nothing moved for {self.settings.stall_seconds:g} s. {self.engine.last_words(600)}", "engine_stalled"
+                f"No progress for {self.settings.stall_seconds:g} s. {self.engine.last_output(600)}", "engine_stalled"
             )
         if now - self.looked > MEMORY_SECONDS:
             self.looked = now
-            if error := excess(self.engine.usage(), self.settings):
+            if error := find_excess(self.engine.usage(), self.settings):
                 self.engine.kill()
                 raise Failed(error)
         if now > self.disk_due:
-            self._look_at_disk()
+            self._check_disk()
 
-    def _look_at_disk(self) -> None:
-        """End an engine whose folder takes too much, or hides what it takes. Raises Failed, Untrustworthy."""
+    def _check_disk(self) -> None:
+        """End an engine whose folder takes too much, or hides how much. Raises Failed, Untrustworthy."""
         began = time.monotonic()
         try:
             taken = taken_bytes(self.folder, self.most_disk)
         except OSError as error:
-            raise Untrustworthy(f"its folder cannot be looked through: {error.strerror}") from error
+            raise Untrustworthy(f"its folder cannot be read: {error.strerror}") from error
         self.disk_due = time.monotonic() + max(DISK_SECONDS, (time.monotonic() - began) / DISK_SHARE)
         if taken > self.most_disk:
             self.engine.kill()
-            raise Failed(_beyond(f"the job's folder takes more than {self.most_disk:,} bytes of the worker's disk"))
+            raise Failed(_disk_error(f"the job's folder takes more than {self.most_disk:,} bytes of the worker's disk"))
 
-    def _take(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
             case Progress():
                 self._progress(event)
@@ -215,25 +215,25 @@ class Watch:
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
             case Finished(report=report):
-                self._compare(report)
+                self._verify_report(report)
                 self.report = report
             case events.Failed():
                 self.lease.close()
                 raise Failed(event.model_dump(mode="json", exclude={"type"}))
             case Paused():
                 if self.pausing is None:
-                    raise Untrustworthy("it stopped for a pause that nobody asked for")
+                    raise Untrustworthy("it stopped for a pause that was not requested")
                 self._stop("drain")
             case Started() | Log():
-                # The engine has no log of its own that lasts: what it says is said here, with the job's and the request's id.
+                # The engine has no lasting log of its own, so its messages go to our log, with the ids of job and request.
                 log.info(f"engine_{event.type}", told=event.model_dump(mode="json", exclude={"type"}))
                 self._record(event.type, event.model_dump(mode="json", exclude={"type"}))
         if not isinstance(event, Progress | Log):
             self.moved = time.monotonic()
 
     def _stage_started(self, stage: str, *, resumed: bool) -> None:
-        self.stretch.end()
-        self.stretch = traces.begin(f"stage {stage}", job=self.claim.job.id, stage=stage, resumed=resumed)
+        self.span.end()
+        self.span = traces.start_span(f"stage {stage}", job=self.claim.job.id, stage=stage, resumed=resumed)
         log.info("stage_started", stage=stage, resumed=resumed)
 
     def _progress(self, event: Progress) -> None:
@@ -241,21 +241,21 @@ class Watch:
         self.lease.progress = event.model_dump(mode="json", exclude={"type"})
         if (event.stage, event.part, event.phase, event.step) != self.seen:
             self.seen, self.moved = (event.stage, event.part, event.phase, event.step), time.monotonic()
-        if event.score is not None or self._bends(event):
+        if event.score is not None or self._is_curve_point(event):
             self._record("progress", self.lease.progress)
 
-    def _bends(self, event: Progress) -> bool:
-        """Say whether a loss is kept for the curves of the job: so many of each phase, evenly spread."""
+    def _is_curve_point(self, event: Progress) -> bool:
+        """Return whether to store a loss for the job's curves: a number per phase, evenly spaced."""
         place = (event.stage, event.part, event.phase)
-        if event.loss is None or (place == self.drawn[0] and event.step < self.drawn[1]):
+        if event.loss is None or (place == self.next_point[0] and event.step < self.next_point[1]):
             return False
-        self.drawn = (place, event.step + max(1, event.total // CURVE_POINTS))
+        self.next_point = (place, event.step + max(1, event.total // CURVE_POINTS))
         return True
 
-    def _compare(self, report: Report) -> None:
-        """Hold a report against what was stored stage by stage. Raises Untrustworthy."""
+    def _verify_report(self, report: Report) -> None:
+        """Compare a report with what was stored stage by stage. Raises Untrustworthy."""
         with reading() as session:
-            rows, names = jobs.recorded(session, self.claim.job.id)
+            rows, names = stage_results.list_results(session, self.claim.job.id)
         names |= {artifact.name for artifact, _ in self.pending}
         if [row.model_dump(mode="json") for row in report.rows] != rows:
             raise Untrustworthy("the report's rows are not those of its stages")
@@ -276,18 +276,18 @@ class Watch:
         checkpoint = [file.model_dump(mode="json") for file in files]
         origin, kept = self._origin(), self.pending
         self._write(
-            lambda session: jobs.stage_finished(
+            lambda session: stage_results.record_stage(
                 session, self.claim, row, f"{self.place}/{folder}", checkpoint, kept, origin=origin
             )
         )
-        self.stretch.end()
+        self.span.end()
         log.info("stage_finished", stage=row.stage, seconds=row.seconds)
         crash_points.reach("worker_stage_recorded")
         self.pending = []
         self._forget_saved()
 
     def _part_finished(self, event: PartFinished) -> None:
-        """Keep what one of several datasets brought in a stage, so that no attempt need do it again."""
+        """Store the result of one dataset in a stage, so that no attempt need repeat it."""
         place = (event.stage, event.number)
         if self.part_names[event.number : event.number + 1] != [event.part]:
             raise Untrustworthy(f"the job has no part {event.part!r} at {event.number}")
@@ -298,11 +298,9 @@ class Watch:
         self._store(folder, event.checkpoint)
         files = [file.model_dump(mode="json") for file in event.checkpoint]
         data = event.model_dump(mode="json", include={"stage", "part"})
-        origin, kept, prefix = self._origin(), self.pending, f"{self.place}/{folder}"
+        origin, kept, prefix, name = self._origin(), self.pending, f"{self.place}/{folder}", f"{event.stage}.{event.number}"
         self._write(
-            lambda session: jobs.part_finished(
-                session, self.claim, event.stage, event.number, prefix, files, kept, data, origin=origin
-            )
+            lambda session: stage_results.record_part(session, self.claim, name, prefix, files, kept, data, origin=origin)
         )
         self.stored |= {f"{prefix}/{file.path}": file.sha256 for file in event.checkpoint}
         self.pending = []
@@ -310,12 +308,12 @@ class Watch:
 
     @cached_property
     def part_names(self) -> list[str]:
-        """What the job's several datasets are called; nothing where it has one."""
+        """The names of the job's datasets; an empty list if it has one."""
         with reading() as session:
-            return jobs.part_names(session, self.claim.job.id)
+            return stage_results.list_part_names(session, self.claim.job.id)
 
     def _training_saved(self, event: TrainingSaved) -> None:
-        """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
+        """Store a saved training, then delete its folder, which tells the engine that it may save again."""
         folder = f"checkpoints/{event.folder}"
         keys = self._store(folder, event.files, stays=False)
         remove_beneath(self.folder, f"out/{folder}")
@@ -323,30 +321,32 @@ class Watch:
         data = event.model_dump(mode="json", include={"stage", "part", "phase", "step", "total"})
         origin = self._origin()
         self._write(
-            lambda session: jobs.training_saved(session, self.claim, f"{self.place}/{folder}", files, data, origin=origin)
+            lambda session: stage_results.record_training(
+                session, self.claim, f"{self.place}/{folder}", files, data, origin=origin
+            )
         )
         crash_points.reach("worker_training_saved")
         self._forget_saved()
         self.saved = list(keys.values())
 
     def _forget_saved(self) -> None:
-        """Free what was saved of training before; what a crash leaves of it is the keeper's to find."""
+        """Delete what was saved of training before; the keeper finds what a crash leaves of it."""
         for key in self.saved:
             self.storage.delete(key)
         self.saved = []
 
     def _store(self, folder: str, files: tuple[File, ...], *, stays: bool = True) -> dict[str, str]:
-        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event as it is copied.
+        """Copy files that the engine wrote below out/<folder> into storage, each verified against its event while it is copied.
 
-        Returns path → key. Every folder on the way is the engine's to make, so none may be a link; and a file with holes takes
-        disk only once it is copied. stays: as long as the job, and not until the next of its kind. Raises Failed for too much.
+        Returns path → key. The engine makes every folder on the way, so links are not followed. stays: as long as the job, and
+        not only until the next of its kind; a sparse file takes space only once it is copied. Raises Failed if it is too much.
         """
         keys: dict[str, str] = {}
         place = f"{self.place}/{folder}"
         new = [file for file in files if self.stored.get(f"{place}/{file.path}") != file.sha256]
         kept = self.kept_bytes + sum(file.size for file in new)
         if kept > self.most_written:
-            raise Failed(_beyond(f"the job has {kept:,} bytes to store"))
+            raise Failed(_disk_error(f"the job has {kept:,} bytes to store"))
         if stays:
             self.kept_bytes = kept
         for file in files:
@@ -355,13 +355,13 @@ class Watch:
                 keys[file.path] = key  # it came with its part
                 continue
             with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
-                self.storage.put_file(key, Checked(source, file.size, file.sha256, file.path))
+                self.storage.put_file(key, VerifiedFile(source, file.size, file.sha256, file.path))
                 keys[file.path] = key
-            self._interrupt()
+            self._check_interrupts()
         return keys
 
     def _origin(self) -> str:
-        """Name the next write. Raises Untrustworthy where there were too many."""
+        """Return the id of the next write. Raises Untrustworthy if there were too many."""
         number = next(self.numbers)
         if number > MOST_EVENTS:
             raise Untrustworthy("more events than any job has")
@@ -369,8 +369,8 @@ class Watch:
 
     def _record(self, kind: str, data: dict[str, Any], **changes: Any) -> None:
         origin = self._origin()
-        self._write(lambda session: jobs.record(session, self.claim, kind, data, origin=origin, **changes))
-        time.sleep(BREATH)
+        self._write(lambda session: jobs.record_event(session, self.claim, kind, data, origin=origin, **changes))
+        time.sleep(WRITE_PAUSE_SECONDS)
 
     def _write(self, write: Write) -> None:
         persist(self.lease, write)

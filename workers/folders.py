@@ -1,4 +1,4 @@
-"""The private folder of one attempt, and reading what a child wrote into it without trusting the child."""
+"""The private folder of an attempt, and reading what a child wrote there without trusting the child."""
 
 import errno
 import fcntl
@@ -17,26 +17,26 @@ import structlog
 from workers.removal import remove_tree
 
 log = structlog.get_logger()
-LOCK, DOOR = ".held", ".door"
+LOCK, SWEEP_LOCK = ".held", ".door"
 RESERVED = ".reserved"
-"""Behind a folder's name, the name of the file beside it that says how much it was promised: no child reaches that one."""
+"""Suffix of the file beside a folder that says how much space is reserved for it; children cannot reach that file."""
 
 
 NO_LOCK = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES})
-"""Where a lock would be there is nothing, a link, a socket, or what no worker made. Any other error says nothing of it."""
+"""In the lock's place is nothing, a link, a socket, or something that no worker made. Other errors do not tell."""
 
 
 class Untrustworthy(Exception):
-    """A child's output is not what its events say, or not a plain file beneath its folder."""
+    """A child's output does not match its events, or is not a plain file below its folder."""
 
 
 @contextmanager
 def private_folder(scratch: Path, name: str) -> Iterator[Path]:
-    """Make scratch/name for us alone, hold it while it is used, and remove it at the end."""
+    """Create scratch/name for this process, lock it while it is used, and remove it at the end."""
     folder = scratch / name
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
-        with _door(scratch):
+        with _sweep_lock(scratch):
             remove_tree(folder)
             folder.mkdir(mode=0o700)
             stack.callback(_remove, folder)
@@ -45,37 +45,38 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _door(scratch: Path) -> Iterator[None]:
-    """Let one at a time make folders or sweep them: so a folder without a lock is nobody's."""
-    with (scratch / DOOR).open("w") as door:
+def _sweep_lock(scratch: Path) -> Iterator[None]:
+    """Let one process at a time create or sweep folders, so that a folder without a lock has no owner."""
+    with (scratch / SWEEP_LOCK).open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
         yield
 
 
 SECONDS_TO_GO = 10.0
-"""For the kernel to take away what was killed."""
+"""For the kernel to remove killed processes."""
 
 
 def sweep(scratch: Path) -> None:
-    """Remove folders whose worker was killed, and what still runs there: nobody holds their lock any more.
+    """Remove folders whose worker was killed, and kill what still runs there: nobody holds their lock any more.
 
-    One whose worker was killed while it made or removed it has no lock at all. What cannot be removed is logged, and stays.
+    A folder whose worker was killed while creating or removing it has no lock at all. What cannot be removed is logged and
+    stays.
     """
     if not scratch.is_dir():
         return
-    with _door(scratch):
+    with _sweep_lock(scratch):
         for folder in scratch.glob("*/"):
-            if not _held(folder):
+            if not _is_held(folder):
                 log.info("left_over_removed", folder=str(folder))
-                end_strays(folder)
+                kill_strays(folder)
                 _remove(folder)
         for promise in scratch.glob(f"*{RESERVED}"):
             if not promise.with_name(promise.name.removesuffix(RESERVED)).exists():
                 _remove(promise)
 
 
-def _held(folder: Path) -> bool:
-    """Say whether a worker holds a folder. A child may have put anything in its lock's place, which then holds nothing."""
+def _is_held(folder: Path) -> bool:
+    """Return whether a worker holds a folder. If a child replaced the lock file, nobody does."""
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -98,11 +99,11 @@ def _remove(place: Path) -> None:
         log.error("left_over_stays", path=str(place), error=str(error))
 
 
-def end_strays(folder: Path) -> None:
+def kill_strays(folder: Path) -> None:
     """Kill every process whose home is `folder`, and wait until it is gone.
 
-    What a worker started dies with it, but for one moment: bubblewrap's child, before it has asked the kernel for that, waits
-    for a word from its parent, and where the parent was killed it waits for ever.
+    A worker's child processes die with it, except for one moment: bubblewrap's child, before it asks the kernel for that,
+    waits for its parent, and if the parent was killed it waits forever.
     """
     strays = []
     for process in psutil.process_iter():
@@ -119,10 +120,10 @@ def end_strays(folder: Path) -> None:
 
 @contextmanager
 def _folder_of(root: Path, path: str) -> Iterator[tuple[int, str]]:
-    """Open the folder that root/path lies in, following no link below root; give it with the last name."""
+    """Open the folder that contains root/path, following no link below root; yield it with the last name."""
     parts = path.split("/")
     if not parts or any(part in {"", ".", ".."} for part in parts):
-        raise Untrustworthy(f"not a path beneath the folder: {path!r}")
+        raise Untrustworthy(f"not a path below the folder: {path!r}")
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in parts[:-1]:
@@ -145,7 +146,7 @@ def remove_beneath(root: Path, path: str) -> None:
 def open_beneath(root: Path, path: str) -> BufferedReader:
     """Open root/path for reading, following no link on the way. Raises Untrustworthy."""
     with _folder_of(root, path) as (directory, name):
-        # O_NONBLOCK: a FIFO in place of a file must not hold us up.
+        # O_NONBLOCK: a FIFO in place of a file must not block us.
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -153,11 +154,11 @@ def open_beneath(root: Path, path: str) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
-class Checked:
-    """A file as its event promised it, read once from start to end while its writer lives and may go on writing.
+class VerifiedFile:
+    """A file as its event described it, read once from start to end while its writer may go on writing.
 
-    What is handed on is what was hashed, and never more than was promised. The last bytes come only once all are right: whoever
-    stores what is read here has stored nothing whole where it was not.
+    What is returned is what was hashed, and never more than was declared. The last bytes are returned only if all are right,
+    so that a reader who stores them has stored nothing complete that is wrong.
     """
 
     def __init__(self, source: BinaryIO, size: int, sha256: str, name: str) -> None:
@@ -165,7 +166,7 @@ class Checked:
         self.digest, self.ended = hashlib.sha256(), False
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, at most `size`; nothing at the end. Raises Untrustworthy where the promise was not kept."""
+        """Return the next bytes, at most `size`; nothing at the end. Raises Untrustworthy if the file is another one."""
         if self.ended:
             return b""
         chunk = self.source.read(min(size, self.left))

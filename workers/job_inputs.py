@@ -1,4 +1,4 @@
-"""What lies in an attempt's folder before the engine starts: model, data, what earlier attempts finished, and the spec."""
+"""The inputs in an attempt's folder before the engine starts: model, data, results of earlier attempts, and the spec."""
 
 import shutil
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, stage_results
 from app.store.db import reading
 from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.store.storage import Storage
@@ -19,17 +19,17 @@ from workers.limits import engine_memory
 
 log = structlog.get_logger()
 UNKNOWN = 1 << 30
-"""Bytes that a job is taken to need whose forecast nobody made."""
+"""Bytes that a job without a forecast is assumed to need."""
 
 
 def needed_bytes(job: Job) -> int:
-    """Return the bytes that a job may write beside its inputs, as forecast when it was accepted."""
+    """Return the bytes that a job may write besides its inputs, as forecast when it was accepted."""
     return job.disk_bytes or UNKNOWN
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Folder → the row whose files lie there, and what earlier attempts finished. datasets: by the place of each."""
+    """Folder → the row whose files go there, and the checkpoints of earlier attempts. datasets: in order."""
 
     models: dict[str, Model]
     datasets: dict[str, Dataset]
@@ -38,7 +38,7 @@ class _Inputs:
 
     @property
     def uploads(self) -> dict[str, Model | Dataset]:
-        """All of both."""
+        """Models and datasets together."""
         return {**self.models, **self.datasets}
 
     @property
@@ -62,33 +62,33 @@ def _inputs(job: Job) -> _Inputs:
             {place: session.get_one(Model, one) for place, one in models.items()},
             {place: session.get_one(Dataset, one) for place, one in datasets.items()},
             tuple(part.name for part in several),
-            tuple(jobs.checkpoints(session, job.id)),
+            tuple(stage_results.list_checkpoints(session, job.id)),
         )
 
 
-def fetched_bytes(job: Job) -> int:
-    """Return the bytes that `lay_out` will copy."""
+def input_bytes(job: Job) -> int:
+    """Return the bytes that `write_inputs` will copy."""
     inputs = _inputs(job)
     files = sum(file.size for one in inputs.uploads.values() for file in one.files)
     return files + sum(int(file["size"]) for checkpoint in inputs.done for file in checkpoint.files)
 
 
-def lay_out(
-    claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
+def write_inputs(
+    claim: fencing.Claim, folder: Path, settings: Settings, storage: Storage, check_stop: Callable[[], None] = lambda: None
 ) -> Path:
-    """Copy models, data and checkpoints into the folder; return the spec that was written beside them.
+    """Copy models, data and checkpoints into the folder; return the path of the spec that was written beside them.
 
-    That may take long: `heed` is called again and again meanwhile, and what it raises ends it.
+    That may take long: `check_stop` is called throughout, and what it raises ends it.
     """
     job, inputs = claim.job, _inputs(claim.job)
     for name, one in inputs.uploads.items():
-        fetch(storage, one.files, folder / name, heed)
+        fetch_files(storage, one.files, folder / name, check_stop)
     for checkpoint in inputs.done:
-        # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
+        # Parts of an unfinished stage (`<stage>.<number>`) go where they would be in the finished one.
         place = folder / "resume" / checkpoint.stage.partition(".")[0]
         try:
-            _fetch_checkpoint(storage, checkpoint, place, heed)
-        except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
+            _fetch_checkpoint(storage, checkpoint, place, check_stop)
+        except FileNotFoundError as error:  # like a damaged one it costs time, but not the job
             log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
             shutil.rmtree(place)
     data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
@@ -123,23 +123,23 @@ def lay_out(
 
 
 def _data(dataset: Dataset, place: str) -> Data:
-    """Return a dataset's layout with its files' paths from the attempt's folder."""
+    """Return a dataset's layout with paths from the attempt's folder."""
     splits = {name: tuple(f"{place}/{path}" for path in paths) for name, paths in dataset.data["splits"].items()}
     return Data.model_validate({**dataset.data, "splits": splits})
 
 
-def fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None] = lambda: None) -> None:
-    """Copy files into a folder. Raises FileNotFoundError where one has no bytes."""
+def fetch_files(storage: Storage, files: list[File], target: Path, check_stop: Callable[[], None] = lambda: None) -> None:
+    """Copy files into a folder. Raises FileNotFoundError if one has no bytes."""
     for file in files:
         if file.key is None:
             raise FileNotFoundError(f"{file.path} has no bytes in storage")
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(file.key, place, file.size, heed)
+        storage.get_file(file.key, place, file.size, check_stop)
 
 
-def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, heed: Callable[[], None]) -> None:
+def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, check_stop: Callable[[], None]) -> None:
     for file in checkpoint.files:
         place = target / file["path"]
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], heed)
+        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], check_stop)

@@ -1,4 +1,4 @@
-"""The keeper: takes jobs from workers that are gone, wakes workers, and frees what was deleted. One leads; others stand by."""
+"""The keeper: takes jobs from lost workers, wakes workers, and frees what was deleted. One keeper leads; others stand by."""
 
 import os
 import secrets
@@ -20,20 +20,20 @@ from app.jobs import jobs, predictions
 from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import reading, writing
-from app.store.models import IdempotencyKey, Leader, Try, Worker
+from app.store.models import IdempotencyKey, Leader, Prediction, Worker
 from app.store.storage import Storage, get_storage
 from workers.sweeper import Sweeper
 
 log = structlog.get_logger()
 OFFICE = "keeper"
 RING_SECONDS = 5.0
-"""Between two wake-ups of a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
+"""Interval of wake-ups for a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
 REMEMBER_SECONDS = 24 * 3600.0
-"""How long Idempotency-Keys, questions with their answers and the rows of workers that are gone are kept."""
+"""How long Idempotency-Keys, predictions and the rows of lost workers are kept."""
 
 
-def lead(session: Session, holder: str, seconds: float) -> bool:
-    """Take or keep the office until `seconds` from now; False while another holds it."""
+def take_leadership(session: Session, holder: str, seconds: float) -> bool:
+    """Take or keep the leadership until `seconds` from now; return False while another keeper holds it."""
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     row = insert(Leader).values(office=OFFICE, holder=holder, until=now(seconds))
     mine_or_free = or_(Leader.holder == holder, Leader.until < now())
@@ -49,16 +49,17 @@ class Keeper:
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings = settings
         self.sweeper = Sweeper(settings, storage)
-        # Containers may share a host's name, and each count its processes from 1.
+        # Containers may share a host name, and each counts its processes from 1.
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.stopped = threading.Event()
         self.rung: dict[str, float] = {}
         self.grace_until = 0.0
 
     def run(self) -> None:
-        """Make rounds until stopped. A database that is away stops nobody: the workers could not renew either.
+        """Make rounds until stopped. A database outage stops no job, since the workers could not renew either.
 
-        Nobody knows at the start whether it was away until now: the first reaping waits for the grace period as well.
+        At the start nobody knows whether the database was away, so the first round that requeues jobs waits for the grace
+        period, too.
         """
         self.grace_until = time.monotonic() + self.settings.lease_seconds
         while not self.stopped.is_set():
@@ -67,22 +68,22 @@ class Keeper:
             except SQLAlchemyError as error:
                 log.warning("round_failed", error=str(error))
                 self.grace_until = time.monotonic() + self.settings.lease_seconds
-            except Exception as error:  # a storage that is away says so in its client's own words; jobs are reaped all the same
+            except Exception as error:  # a storage that is away raises its client's own errors; jobs are requeued all the same
                 log.warning("storage_away", error=f"{type(error).__name__}: {error}"[:500])
             self.stopped.wait(self.settings.keeper_seconds)
 
     def round(self) -> None:
-        """Do everything once, if we lead."""
+        """Do everything once, if this keeper leads."""
         with writing() as session:
-            if not lead(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds)):
+            if not take_leadership(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds)):
                 return
         if time.monotonic() >= self.grace_until:
             with writing() as session:
-                reaped = jobs.reap(
+                reaped = jobs.requeue_expired(
                     session, max_failures=self.settings.max_failures, backoff_seconds=self.settings.backoff_seconds
                 )
             with writing() as session:
-                late = jobs.expire(session)
+                late = jobs.fail_overdue(session)
             for job_id in reaped:
                 log.warning("reaped", job=job_id)
                 crash_points.reach("keeper_after_reap")
@@ -92,18 +93,18 @@ class Keeper:
         self.sweeper.round()
         with writing() as session:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-REMEMBER_SECONDS)))
-            session.execute(delete(Try).where(Try.created_at < now(-REMEMBER_SECONDS)))
-            audit.forget(session)
+            session.execute(delete(Prediction).where(Prediction.created_at < now(-REMEMBER_SECONDS)))
+            audit.delete_expired(session)
             session.execute(delete(Worker).where(Worker.seen_at < now(-REMEMBER_SECONDS)))
 
     def _wake(self) -> None:
         with reading() as session:
-            checks = resources.checks_waiting(session) or predictions.waiting(session)
-            waiting = {broker.JOBS: jobs.work_waiting(session), broker.CHECKS: checks}
+            checks = resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
+            waiting = {broker.JOBS: jobs.has_waiting_job(session), broker.CHECKS: checks}
         for lane, work in waiting.items():
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()
-                broker.bell().ring(lane)  # from a thread of its own: a silent broker holds up no reaping
+                broker.wake_up_sender().send_soon(lane)  # from a separate thread: a silent broker delays nothing
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Landlock: a process gives up the file system but for what it names. Raw system calls; standard library alone.
+"""Landlock: a process gives up access to the file system, except to named paths. Raw system calls; standard library only.
 
-Kernels know more of it with each version ("ABI"): 1 files, 2 moves between folders, 3 truncation, 4 TCP, 5 device controls,
-6 signals and abstract Unix sockets, 7 logging only. A kernel is asked for what it has.
+Kernels support more of it with each version ("ABI"): 1 files, 2 moves between folders, 3 truncation, 4 TCP, 5 device controls,
+6 signals and abstract Unix sockets, 7 logging only. The kernel is asked for its version.
 """
 
 import ctypes
@@ -17,18 +17,18 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _MAKE_CHAR, _MAKE_SOCK, _MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""ABI → all rights on files that it knows."""
+"""ABI → all file rights that it knows."""
 _OF_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _TCP_BIND_AND_CONNECT = 3
 _SCOPED_SOCKETS_AND_SIGNALS = 3
 
 SCOPES_SIGNALS, GUARDS_TRUNCATION = 6, 3
-"""The first ABI that does each."""
+"""The first ABI with each feature."""
 
 
 @dataclass(frozen=True)
 class Grants:
-    """What is left of the file system: to read and to run, to change as one likes, and files to read and write."""
+    """Access that remains: paths to read and run, paths to change freely, and files to read and write."""
 
     read: tuple[str, ...]
     change: tuple[str, ...]
@@ -36,12 +36,12 @@ class Grants:
 
 
 def abi() -> int:
-    """Return what this kernel knows. Raises OSError where it knows nothing of Landlock, or is told not to."""
+    """Return the kernel's version. Raises OSError if the kernel has no Landlock, or it is switched off."""
     return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
 
 
 def restrict(grants: Grants) -> None:
-    """Give up everything but `grants`, for this thread and what it starts. Needs no_new_privs. Raises OSError."""
+    """Give up everything but `grants`, for this thread and its children. Needs no_new_privs. Raises OSError."""
     version = abi()
     files = _RIGHTS[min(version, max(_RIGHTS))]
     attributes = struct.pack(

@@ -1,7 +1,7 @@
-"""What runs between a worker and a confined process. Standard library alone: it starts in a few hundredths of a second.
+"""The process between a worker and a confined process. Standard library only: it starts in a few hundredths of a second.
 
-With bubblewrap it becomes bubblewrap. Otherwise it stays, outside of the confinement, as the leader of the process group that
-it confines: nobody in there can leave the group or signal us, so the group ends with us, and we end with the worker.
+With bubblewrap it becomes bubblewrap. Otherwise it stays outside the confinement, as leader of the process group that it
+confines: no process inside can leave the group or signal the leader, so the group ends with it, and it ends with the worker.
 """
 
 import ctypes
@@ -20,14 +20,14 @@ from typing import NoReturn
 from workers import landlock, seccomp
 
 CANNOT_START = 125
-"""Exit status where the confinement could not be laid on; nothing was started then."""
+"""Exit status if the confinement failed; nothing was started then."""
 
 _SET_PDEATHSIG, _SET_SECCOMP, _CAPBSET_DROP, _SET_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 22, 24, 36, 38  # prctl(2)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to confine: bubblewrap's command line, or where that is empty what Landlock leaves."""
+    """How to confine: bubblewrap's command line or, if that is empty, the paths that Landlock leaves."""
 
     parent: int
     bubblewrap: tuple[str, ...] = ()
@@ -36,12 +36,12 @@ class Plan:
     write: tuple[str, ...] = ()
 
     def dump(self) -> str:
-        """Write it as `main` reads it."""
+        """Serialize it for `main`."""
         return json.dumps(asdict(self))
 
 
 def main() -> NoReturn:
-    """Start the command of argv[2:] as the plan in argv[1] says."""
+    """Start the command of argv[2:] according to the plan in argv[1]."""
     plan, command = Plan(**json.loads(sys.argv[1])), sys.argv[2:]
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -56,18 +56,18 @@ def main() -> NoReturn:
 def _become_bubblewrap(plan: Plan, command: list[str]) -> NoReturn:
     _die_with(plan.parent, signal.SIGKILL)
     rules = os.memfd_create("seccomp", 0)
-    os.write(rules, seccomp.build(seccomp.ALWAYS))
+    os.write(rules, seccomp.build_filter(seccomp.ALWAYS))
     os.lseek(rules, 0, os.SEEK_SET)
     program, *options = plan.bubblewrap
     os.execv(program, [program, "--seccomp", str(rules), *options, "--", *command])  # noqa: S606
 
 
 def _lead(plan: Plan, command: list[str]) -> int:
-    """Start the command confined; return its exit status, 128 + n for signal n, when all that it left behind is gone."""
+    """Start the command confined; return its exit status (128 + n for signal n) when all that it left behind is gone."""
     if os.getpgrp() != os.getpid():
         os.setsid()  # the group that ends with us must be ours alone
     signal.signal(signal.SIGUSR1, _end_all)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the one we lead, which gets it too
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the child, which gets it too
     _die_with(plan.parent, signal.SIGUSR1)
     _prctl(_SET_SUBREAPER, 1)
     leader = os.getpid()
@@ -84,7 +84,7 @@ def _lead(plan: Plan, command: list[str]) -> int:
         finally:
             sys.stderr.flush()
             os._exit(CANNOT_START)
-    # The pipe of events ends when the child's side of it does, so ours must not be there.
+    # The events' pipe ends when the child closes it, so our copy must be closed.
     for entry in list(Path("/proc/self/fd").iterdir()):
         if entry.name not in {"1", "2"}:
             with suppress(OSError):  # the listing itself was one
@@ -99,7 +99,7 @@ def _lead(plan: Plan, command: list[str]) -> int:
 
 
 def _confine(plan: Plan) -> None:
-    """Drop every privilege, then files, then system calls. What is started from here on has no more."""
+    """Drop every privilege, then file access, then system calls. Nothing started from here on has more."""
     version = landlock.abi()
     _drop_capabilities()
     _prctl(_SET_NO_NEW_PRIVS, 1)
@@ -109,11 +109,11 @@ def _confine(plan: Plan) -> None:
         answers |= dict.fromkeys(seccomp.SIGNALS, errno.EPERM)
     if version < landlock.GUARDS_TRUNCATION:
         answers["truncate"] = errno.EPERM
-    filter_calls(seccomp.build(answers))
+    filter_calls(seccomp.build_filter(answers))
 
 
 def filter_calls(program: bytes) -> None:
-    """Lay a filter on this process and what it starts; none of them gains privileges from then on. Raises OSError."""
+    """Install a filter for this process and its children; none of them gains privileges from then on. Raises OSError."""
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
@@ -123,18 +123,18 @@ def filter_calls(program: bytes) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Root without capabilities is a user like others; the bounding set keeps exec from giving them back."""
+    """Without capabilities root is an ordinary user; the bounding set keeps exec from restoring them."""
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(64):
         if libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break  # past the last one, or we have no right to, and then no capability that exec could give back
+            break  # past the last one, or not permitted, and then exec cannot restore a capability either
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     if libc.capset(header, none) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 
 def _die_with(parent: int, number: int) -> None:
-    """Ask for a signal when the parent ends; end here if it has already."""
+    """Request a signal when the parent ends; exit here if it has already ended."""
     _prctl(_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         sys.exit("the worker is gone")
@@ -145,7 +145,7 @@ def _end_all(_number: int, _frame: object) -> None:
 
 
 def _end_rest() -> None:
-    """Kill what is left of the group, but for us: we still have an exit status to tell."""
+    """Kill the rest of the group, except this process, which still has to return an exit status."""
     group = os.getpgrp()
     for _ in range(1000):
         numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
@@ -157,11 +157,11 @@ def _end_rest() -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
-        # Whose parent is gone has us for a parent.
+        # This process is the parent of orphans.
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
-    _end_all(0, None)  # it forks faster than we look; a signal to the group misses nobody
+    _end_all(0, None)  # it forks faster than we look; a signal to the group reaches all
 
 
 def _group_of(pid: int) -> int | None:

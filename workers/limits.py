@@ -1,4 +1,4 @@
-"""What a job may take of its machine: memory while it runs, and room on the disks before it starts."""
+"""Limits of a job on its machine: memory while it runs, and disk space before it starts."""
 
 import contextlib
 import errno
@@ -20,20 +20,20 @@ from app.store.storage import Storage
 from workers.folders import RESERVED
 
 SHARE = 0.9
-"""Of the machine's memory that an engine may take: the rest is the worker's and the system's."""
-TO_SPARE = 32 << 20
-"""Bytes of disk that stay free whatever jobs ask for."""
+"""Share of the machine's memory that an engine may use; the rest is for the worker and the system."""
+SPARE_BYTES = 32 << 20
+"""Bytes of disk that always stay free."""
 BLOCK = 4096
 """Bytes."""
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class NoRoom(Exception):
-    """A disk cannot take what the job is expected to write."""
+class InsufficientDisk(Exception):
+    """A disk cannot hold what the job is expected to write."""
 
 
 def machine_memory() -> int:
-    """Return the bytes of memory that this machine has, or this container may take."""
+    """Return the memory of this machine, or the limit of this container, in bytes."""
     total: int = psutil.virtual_memory().total
     try:
         most = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
@@ -42,8 +42,8 @@ def machine_memory() -> int:
     return min(total, int(most)) if most.isdigit() else total
 
 
-def devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """Name this machine's GPUs, as their driver does, or its processor where there is none. No torch is loaded for that."""
+def list_devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Return the names of this machine's GPUs, as their driver reports them, or of its processor. Loads no torch."""
     found = []
     for about in sorted(drivers.glob("*/information")):
         lines = about.read_text(errors="replace").splitlines()
@@ -52,16 +52,16 @@ def devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
 
 
 def augmentation(settings: Settings) -> dict[str, Any]:
-    """Say what recipes may name here to make more rows with: word lists, models and pairs of languages."""
+    """Return the resources for augmentation that recipes may name here: word lists, models and language pairs."""
     folder = settings.helper_models
     models = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder is not None and folder.is_dir() else []
     program = which("apertium")
-    told = subprocess.run([program, "-l"], capture_output=True, text=True, check=False).stdout if program else ""
-    return {"wordnet": settings.wordnet is not None, "helper_models": models, "apertium": sorted(told.split())}
+    output = subprocess.run([program, "-l"], capture_output=True, text=True, check=False).stdout if program else ""
+    return {"wordnet": settings.wordnet is not None, "helper_models": models, "apertium": sorted(output.split())}
 
 
 def lm_eval(settings: Settings) -> dict[str, Any]:
-    """Say whether jobs may ask lm-eval's tasks here: the package's version, and whether there is a folder of data."""
+    """Return whether jobs may use lm-eval here: the package's version, and whether there is a data folder."""
     try:
         found: str | None = version("lm_eval")
     except PackageNotFoundError:
@@ -70,31 +70,31 @@ def lm_eval(settings: Settings) -> dict[str, Any]:
 
 
 def engine_memory(settings: Settings) -> int:
-    """Return the resident bytes beyond which an engine is stopped; no job is taken whose forecast is above."""
+    """Return the resident bytes above which an engine is stopped; a job with a higher forecast is not claimed."""
     return settings.engine_memory_bytes or round(SHARE * machine_memory())
 
 
 def engine_disk(settings: Settings, needed: int) -> int:
-    """Return the bytes beyond which an engine that was forecast to write `needed` is stopped: a forecast may be wrong."""
+    """Return the bytes above which an engine with a forecast of `needed` is stopped, since a forecast may be wrong."""
     return 2 * needed + settings.engine_disk_bytes
 
 
 @contextlib.contextmanager
-def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
-    """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside what is `fetched` first.
+def reserve_disk(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
+    """Reserve `needed` bytes of the scratch disk for a job's folder within the context, besides what is `fetched` first.
 
-    What other jobs of this host were promised and have not written yet counts as taken. Raises NoRoom.
+    What other jobs of this host have reserved and not written yet counts as used. Raises InsufficientDisk.
     """
     promise = folder.with_name(folder.name + RESERVED)
     with (scratch / ".reserve.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         promised = sum(_outstanding(other) for other in scratch.glob(f"*{RESERVED}") if other != promise)
         free = disk_usage(scratch).free - promised
-        if free < needed + fetched + TO_SPARE:
-            raise NoRoom(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
+        if free < needed + fetched + SPARE_BYTES:
+            raise InsufficientDisk(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
         left = storage.free_bytes()
-        if left is not None and left < needed + TO_SPARE:
-            raise NoRoom(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
+        if left is not None and left < needed + SPARE_BYTES:
+            raise InsufficientDisk(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
         promise.write_text(str(needed + fetched), "ascii")
     try:
         yield
@@ -103,7 +103,7 @@ def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: in
 
 
 def _outstanding(promise: Path) -> int:
-    """Bytes that a folder was promised beyond those that it has taken. What is no promise of this disk counts as none."""
+    """Return the bytes that a folder has reserved and not used yet; 0 for an invalid reservation."""
     folder = promise.with_name(promise.name.removesuffix(RESERVED))
     try:
         promised = int(_short_text(promise))
@@ -114,11 +114,11 @@ def _outstanding(promise: Path) -> int:
     try:
         return max(promised - taken_bytes(folder, promised), 0)
     except OSError:
-        return promised  # what it has taken cannot be seen
+        return promised  # its used space is unreadable
 
 
 def _short_text(path: Path) -> str:
-    """Read the first bytes of a plain file, and wait for nothing. Raises OSError, ValueError."""
+    """Read the first bytes of a plain file without blocking. Raises OSError, ValueError."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -129,10 +129,10 @@ def _short_text(path: Path) -> str:
 
 
 def taken_bytes(folder: Path, most: int) -> int:
-    """Sum the disk blocks of all that lies in a folder, following no link; ends once it is more than `most`.
+    """Return the disk space of all files in a folder, following no link; stop once it exceeds `most`.
 
-    What goes meanwhile does not count. A file counts as a block at least, so that a folder of empty ones comes to an end too.
-    Raises OSError for a folder that cannot be looked through.
+    Files that disappear meanwhile do not count. Each file counts as at least one block, so that many empty files end the
+    search, too. Raises OSError for a folder that cannot be read.
     """
     taken, folders = 0, [str(folder)]
     while folders and taken <= most:

@@ -1,4 +1,4 @@
-"""The host's measuring lock, taken by a worker for its engine: no engine opens it, and none keeps it longer than it may."""
+"""The host's measuring lock, which a worker takes for its engine: no engine opens it, and none keeps it too long."""
 
 import fcntl
 import os
@@ -16,19 +16,19 @@ from app.core.settings import Settings
 from compression.system.host_lock import GRANTED
 
 log = structlog.get_logger()
-ASKS = ".measure"
-"""The file in an engine's folder that the engine locks while it wants its turn."""
+REQUEST_FILE = ".measure"
+"""The file in an engine's folder that the engine locks to request the measuring lock."""
 POLL_SECONDS = 0.1
 GAP_SECONDS = 2.0
-"""For others to take the lock before an engine that kept it too long may have it again."""
+"""Time for others to take the lock before an engine that kept it too long may have it again."""
 
 
-class MeasuringTurns(threading.Thread):
-    """Holds the host's lock while the engine in `folder` asks for it. Use as a context manager."""
+class MeasuringLock(threading.Thread):
+    """Holds the host's lock while the engine in `folder` requests it. Use as a context manager."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(name="measuring", daemon=True)
-        self.asks, self.granted = folder / ASKS, folder / (ASKS + GRANTED)
+        self.asks, self.granted = folder / REQUEST_FILE, folder / (REQUEST_FILE + GRANTED)
         self.lock = settings.scratch / "measure.lock"
         self.longest = settings.measure_hold_seconds
         self.over = threading.Event()
@@ -43,21 +43,21 @@ class MeasuringTurns(threading.Thread):
         self.close()
 
     def close(self) -> None:
-        """Let the lock go, and end."""
+        """Release the lock, and end."""
         self.over.set()
         self.join()
 
     def run(self) -> None:
-        """Look again and again, until the engine is over."""
+        """Check the request until the engine is over."""
         try:
             while not self.over.wait(POLL_SECONDS):
-                self._look()
+                self._check_request()
         finally:
             self._release()
 
-    def _look(self) -> None:
+    def _check_request(self) -> None:
         now = time.monotonic()
-        if not self._asked():
+        if not self._is_requested():
             self._release()
         elif self.held is None:
             if now >= self.not_before:
@@ -67,8 +67,8 @@ class MeasuringTurns(threading.Thread):
             self._release()
             self.not_before = now + GAP_SECONDS
 
-    def _asked(self) -> bool:
-        """Say whether a process of the engine has locked its file; anything else in its place asks for nothing."""
+    def _is_requested(self) -> bool:
+        """Return whether a process of the engine has locked its file; anything else in its place requests nothing."""
         try:
             file = os.open(self.asks, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -83,7 +83,7 @@ class MeasuringTurns(threading.Thread):
         return False
 
     def _take(self, now: float) -> None:
-        """Take the lock if it is free, and say so in the engine's folder."""
+        """Take the lock if it is free, and report that in the engine's folder."""
         self.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -92,7 +92,7 @@ class MeasuringTurns(threading.Thread):
             os.close(lock)
             return
         self.held, self.since = lock, now
-        with suppress(OSError):  # then the engine waits in vain, and says that it was not alone
+        with suppress(OSError):  # then the engine waits in vain, and reports that it was not alone
             self.granted.unlink()
         with suppress(OSError):
             os.close(os.open(self.granted, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

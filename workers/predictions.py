@@ -1,4 +1,4 @@
-"""A question to a finished job's models: a child opens both artifacts and answers, never the API and never this process."""
+"""Predictions by a finished job's models: a child process opens both artifacts, never the API or this process."""
 
 import subprocess
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.core.settings import Settings
 from app.jobs import predictions
 from app.store.db import reading, writing
-from app.store.models import Dataset, File, Job, Try
+from app.store.models import Dataset, File, Job, Prediction
 from app.store.storage import Storage
 from compression.schema.job_spec import Data
 from compression.schema.prediction import Answered, parse_answered
@@ -21,27 +21,27 @@ from compression.schema.report.report import Report
 from compression.schema.validation import DataFacts, Rejected
 from workers import engine
 from workers.folders import private_folder
-from workers.job_inputs import fetch
+from workers.job_inputs import fetch_files
 from workers.limits import engine_memory
-from workers.task_lease import Hold, TakenOver
+from workers.task_lease import TakenOver, TaskLease
 
 log = structlog.get_logger()
 
 
-def answer_next(settings: Settings, storage: Storage) -> bool:
-    """Claim and answer one question; say whether there was one."""
+def predict_next(settings: Settings, storage: Storage) -> bool:
+    """Claim and answer one prediction; return whether there was one."""
     # The lease outlives the child's own time limit, so that no second worker starts while the first may still write.
     lease = settings.answer_seconds + settings.lease_seconds
     with writing() as session:
         row = predictions.claim(session, lease)
     if row is None:
         return False
-    hold = Hold(lambda session: predictions.renew(session, row, lease), settings.heartbeat_seconds)
+    hold = TaskLease(lambda session: predictions.renew(session, row, lease), settings.heartbeat_seconds)
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     try:
         with private_folder(settings.scratch, f"{row.id}-{row.attempt}") as folder:
-            finding = _ask(row, folder, settings, storage, hold)
+            finding = _predict(row, folder, settings, storage, hold)
         if isinstance(finding, Rejected):
             error = dict(finding.reasons[0])
         else:
@@ -50,18 +50,18 @@ def answer_next(settings: Settings, storage: Storage) -> bool:
         log.warning("question_taken_over", id=row.id, job=row.job_id)
         return True
     except subprocess.TimeoutExpired:
-        error = failure("answer_failed", f"It took longer than {settings.answer_seconds:g} s.")
+        error = describe_failure("answer_failed", f"It took longer than {settings.answer_seconds:g} s.")
     except Exception as problem:  # a child that crashed or a storage that is away: somebody waits, and can ask again
         log.exception("answer_error", id=row.id, job=row.job_id)
-        error = failure("answer_failed", type(problem).__name__)
+        error = describe_failure("answer_failed", type(problem).__name__)
     with writing() as session:
         predictions.finish(session, row, result=result, error=error)
     log.info("answered", id=row.id, job=row.job_id, error=error and error["code"])
     return True
 
 
-def _ask(row: Try, folder: Path, settings: Settings, storage: Storage, hold: Hold) -> Answered | Rejected:
-    """Lay both artifacts out, and the rows where one of them is asked; run the child and read its one JSON object.
+def _predict(row: Prediction, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Answered | Rejected:
+    """Fetch both artifacts, and the data if a row is requested; run the child and return its answer.
 
     Raises TakenOver.
     """
@@ -70,7 +70,7 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage, hold: Hol
         job = session.get_one(Job, row.job_id)
         report = Report.model_validate(job.report)
         original, compressed = predictions.artifacts(session, row)
-        dataset = session.get_one(Dataset, predictions.dataset_of(job, row.part))
+        dataset = session.get_one(Dataset, predictions.find_dataset(job, row.part))
         facts = DataFacts.model_validate(dataset.facts)
     files: dict[str, list[File]] = {"original": original.files, "compressed": compressed.files}
     data = None
@@ -80,7 +80,7 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage, hold: Hol
         splits = {"train": tuple(f"data/{path}" for path in paths), question.split: tuple(f"data/{path}" for path in paths)}
         data = Data.model_validate({**dataset.data, "splits": splits})
     for name, some in files.items():
-        fetch(storage, some, folder / name, hold.heed)
+        fetch_files(storage, some, folder / name, hold.renew_if_due)
     place, part = next(((place, one) for place, one in enumerate(report.parts) if one.name == row.part), (0, None))
     spec = AnswerSpec(
         task=facts.task,
@@ -95,7 +95,7 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage, hold: Hol
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")
     hold.renew()
-    found = engine.find("predict", path, folder, settings, settings.answer_seconds)
+    found = engine.run_query("predict", path, folder, settings, settings.answer_seconds)
     try:
         return parse_answered.validate_json(found)
     except ValidationError as problem:

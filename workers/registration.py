@@ -1,4 +1,4 @@
-"""A worker's row: who it is, that it lives, and whether it is to stop taking jobs."""
+"""A worker's row: its identity, its heartbeat, and whether it drains."""
 
 import os
 import platform
@@ -17,20 +17,20 @@ from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
-from workers.broker_watchdog import Ears, Hearing, begin_anew
-from workers.limits import augmentation, devices, engine_memory, lm_eval
+from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
+from workers.limits import augmentation, engine_memory, list_devices, lm_eval
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
 PATIENCE = 20.0
-"""Seconds that a fork waits for a beat: longer than SQLite's own patience would hold up the whole worker."""
+"""Seconds that a fork waits for a heartbeat: more than SQLite's own timeout would block the whole worker."""
 
 
-class Gate:
-    """Lets no process fork while a connection to the database is open in it.
+class ForkGate:
+    """Prevents forks while this process has an open database connection.
 
-    SQLite notes its locks in the process. A child that is forked while the parent holds the write lock takes over the note
-    but not the thread that would let go: for that child the database is locked for ever.
+    SQLite records its locks per process. A child forked while the parent holds the write lock inherits the record but not the
+    thread that would release it, so the database would stay locked for that child.
     """
 
     def __init__(self) -> None:
@@ -49,30 +49,30 @@ class Gate:
         self.lock, self.mine = threading.Lock(), False
 
 
-gate = Gate()
+gate = ForkGate()
 
 
-class Presence(threading.Thread):
-    """Says every few seconds that this worker lives. Runs in Celery's parent, so it goes on while the child works."""
+class Registration(threading.Thread):
+    """Writes a heartbeat every few seconds. Runs in Celery's parent, so it goes on while the child works."""
 
-    def __init__(self, lane: str, settings: Settings, ears: Ears) -> None:
-        super().__init__(name="presence", daemon=True)
+    def __init__(self, lane: str, settings: Settings, ears: ChildActivity) -> None:
+        super().__init__(name="registration", daemon=True)
         self.worker_id = new_id("wkr")
         self.lane, self.settings = lane, settings
-        self.stirred = threading.Event()
+        self.woken = threading.Event()
         self.drains = False
         self.facts: dict[str, Any] = {}
-        self.hearing = Hearing(ears, broker.bell(), lane, settings.ring_seconds)
+        self.watchdog = BrokerWatchdog(ears, broker.wake_up_sender(), lane, settings.ring_seconds)
 
     def register(self) -> None:
-        """Write the row. The child that works reads its id from the environment."""
+        """Write the row. The child reads its id from the environment."""
         os.environ["LATHE_WORKER_ID"] = self.worker_id
         self.facts = {
             "cores": os.cpu_count(),
             "memory_bytes": engine_memory(self.settings),
             "machine": platform.machine(),
             "python": platform.python_version(),
-            "devices": devices(),
+            "devices": list_devices(),
             "confinement": get_sandbox(self.settings).level,
             "augmentation": augmentation(self.settings),
             "lm_eval": lm_eval(self.settings),
@@ -86,28 +86,28 @@ class Presence(threading.Thread):
         return Worker(**who, facts=self.facts, drain=drain)
 
     def run(self) -> None:
-        """Beat as long as the process lives."""
-        told = False
+        """Write heartbeats as long as the process lives."""
+        drain_written = False
         while True:
-            self.stirred.wait(self.settings.heartbeat_seconds)
+            self.woken.wait(self.settings.heartbeat_seconds)
             drains = self.drains
             try:
                 self.beat(drains)
-                told = drains
-                if not drains and self.hearing.is_lost(self.work_waits):
-                    begin_anew(self.lane)
-            except Exception as error:  # the database is away; it will be asked again
-                log.warning("presence_failed", error=str(error))
-            if told or not drains:
-                self.stirred.clear()
+                drain_written = drains
+                if not drains and self.watchdog.is_deaf(self.work_waits):
+                    restart_worker(self.lane)
+            except Exception as error:  # the database is away; the next heartbeat tries again
+                log.warning("registration_failed", error=str(error))
+            if drain_written or not drains:
+                self.woken.clear()
             else:
                 time.sleep(0.5)
 
     def beat(self, drains: bool) -> None:
-        """Write that we live, and leave no connection open that a child could inherit.
+        """Write a heartbeat, and close all connections, which a child could inherit.
 
-        The keeper forgets who was silent for a day, as one is that stood still or whose database was away. Without a row
-        nothing would tell our child to stop, so it is written again.
+        The keeper deletes rows that were silent for a day, because their worker was suspended or its database away. Without a
+        row nothing would tell our child to stop, so it is written again.
         """
         with gate.lock:
             try:
@@ -119,26 +119,26 @@ class Presence(threading.Thread):
                 get_engine().dispose()
 
     def work_waits(self) -> bool:
-        """Say whether there is work that this worker could take."""
+        """Return whether there is work that this worker could take."""
         with gate.lock:
             try:
                 with reading() as session:
                     if self.lane == broker.CHECKS:
-                        return resources.checks_waiting(session) or predictions.waiting(session)
-                    return jobs.work_waiting(session, engine_memory(self.settings))
+                        return resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
+                    return jobs.has_waiting_job(session, engine_memory(self.settings))
             finally:
                 get_engine().dispose()
 
     def drain(self) -> None:
-        """Ask our own child to give its job back: SIGTERM reaches only this parent.
+        """Ask our own child to release its job: SIGTERM only reaches this parent.
 
-        Called from a signal handler, which may have interrupted anything: it only sets flags, and the thread writes.
+        Called from a signal handler, which may interrupt anything: it only sets flags, and the thread writes.
         """
         self.drains = True
-        self.stirred.set()
+        self.woken.set()
 
 
-def draining(worker_id: str) -> bool:
-    """Say whether this worker is to take no more jobs."""
+def is_draining(worker_id: str) -> bool:
+    """Return whether this worker should take no more jobs."""
     with reading() as session:
         return bool(session.scalar(select(Worker.drain).where(Worker.id == worker_id)))

@@ -1,4 +1,4 @@
-"""Removing folders that a child filled as it liked: at any depth, of any mode, following no link, with three open at most."""
+"""Removes folders that a child filled: at any depth, of any mode, following no link, with at most three open."""
 
 import os
 import secrets
@@ -12,9 +12,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(place: Path | str, *, dir_fd: int | None = None) -> None:
-    """Remove a folder and all that lies in it, or what else has its name. What is not there is removed already.
+    """Remove a folder with its content, or another file of that name; if it does not exist, do nothing.
 
-    No depth is too much: what lies two folders deep is first moved up. What cannot be removed stays, and all else goes.
+    Works at any depth, because what is two folders deep is first moved up. What cannot be removed stays, and all else goes.
     Raises the first OSError then.
     """
     with suppress(FileNotFoundError):
@@ -30,7 +30,7 @@ def remove_tree(place: Path | str, *, dir_fd: int | None = None) -> None:
 
 
 def _empty(top: int) -> None:
-    """Remove what lies in an open folder. Raises one of the OSErrors where something stays."""
+    """Remove the content of an open folder. Raises one of the OSErrors if something stays."""
     mark, numbers = secrets.token_hex(8), count()
     stays: dict[str, OSError] = {}
     while names := set(os.listdir(top)) - stays.keys():
@@ -48,13 +48,13 @@ def _empty(top: int) -> None:
 
 
 def _move_up(name: str, top: int, mark: str, numbers: Iterator[int]) -> None:
-    """Empty a folder of `top`: its files go, its folders become folders of `top`. Raises the last OSError."""
+    """Empty a folder of `top`: delete its files and move its folders to `top`. Raises the last OSError."""
     folder, problem = _open(name, top), None
     try:
         for inner in os.listdir(folder):  # noqa: PTH208 (of a descriptor)
             try:
                 if _is_folder(inner, folder):
-                    os.close(_open(inner, folder))  # a folder that moves must be its mover's to write
+                    os.close(_open(inner, folder))  # moving a folder needs write access to it
                     os.rename(inner, f"{mark}-{next(numbers)}", src_dir_fd=folder, dst_dir_fd=top)
                 else:
                     os.unlink(inner, dir_fd=folder)
@@ -71,7 +71,7 @@ def _is_folder(name: str, parent: int) -> bool:
 
 
 def _open(name: Path | str, parent: int | None) -> int:
-    """Open a folder so that it can be listed and emptied, whatever its mode is."""
+    """Open a folder so that it can be listed and emptied, whatever its mode."""
     try:
         found = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
@@ -79,7 +79,7 @@ def _open(name: Path | str, parent: int | None) -> int:
             raise
         place = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
         try:
-            Path(f"/proc/self/fd/{place}").chmod(stat.S_IRWXU)  # by what is open: a name may be another's by now
+            Path(f"/proc/self/fd/{place}").chmod(stat.S_IRWXU)  # by descriptor: the name may lead elsewhere by now
         finally:
             os.close(place)
         found = os.open(name, _FOLDER, dir_fd=parent)

@@ -1,7 +1,7 @@
-"""How the engine and the check of uploads are confined (docs/decisions/0009-confinement.md).
+"""Confinement of the engine and of upload checks (docs/decisions/0009-confinement.md).
 
 A confined process sees the system's programs and libraries, the interpreter and its packages, our `compression`, and its own
-folder, the only place that it can change. It has no network and no privilege, and none of it outlives its worker.
+folder, the only place that it can change. It has no network and no privileges, and none of it outlives its worker.
 """
 
 import os
@@ -24,9 +24,9 @@ from workers.launcher import Plan
 Level = Literal["bubblewrap", "landlock+seccomp", "none"]
 STRONGEST_FIRST: tuple[Level, ...] = ("bubblewrap", "landlock+seccomp")
 CONFINING: dict[Level, int] = {"bubblewrap": 2, "landlock+seccomp": 1, "none": 0}
-"""Generations of processes, from the one that is started, above the confined one."""
+"""Generations of processes between the started one and the confined one."""
 PATIENCE = 60.0
-"""Seconds for a trial, on a machine that may be busy."""
+"""Seconds for a trial on a machine that may be busy."""
 
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 """Programs and libraries. Of /etc only what finds libraries: no accounts, no configuration."""
@@ -34,7 +34,7 @@ CORES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Read to choose numbers of threads and kernels."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 OF_A_PREFIX = ("bin", "lib", "lib32", "lib64", "include", "share", "pyvenv.cfg")
-"""What belongs to Python in a prefix: a virtual environment may have been made in a folder that holds more."""
+"""What belongs to Python in a prefix: a virtual environment may be in a folder that holds more."""
 
 START = "import sys; sys.path.append(sys.argv.pop(1)); from workers.launcher import main; main()"
 TRIAL = """
@@ -54,7 +54,7 @@ pathlib.Path("written").touch()
 
 
 class CannotConfine(Exception):
-    """Nothing here confines engines, and nobody said that they may run all the same."""
+    """No confinement works here, and running without one is not allowed."""
 
     code = "cannot_confine"
 
@@ -68,40 +68,40 @@ class CannotConfine(Exception):
 
 
 class Sandbox:
-    """One way to confine. The level is what is in force, and what a worker's row says; `lent` is read beside what all read."""
+    """A way to confine. `level` is what a worker's row reports; `lent` can be read besides what every engine reads."""
 
     def __init__(self, level: Level, lent: Sequence[Path] = ()) -> None:
         self.level, self.lent = level, tuple(lent)
 
     def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
-        """Return the command line that runs `command` confined to `folder`; the process that starts it becomes its keeper.
+        """Return the command line that runs `command` confined to `folder`; the starting process becomes its keeper.
 
-        Nothing of it outlives the thread that starts it.
+        It does not outlive the thread that starts it.
         """
         if self.level == "none":
             return list(command)
-        read = sorted({*readable(), *(place for place in self.lent if place.exists())})
+        read = sorted({*readable_paths(), *(place for place in self.lent if place.exists())})
         if self.level == "bubblewrap":
-            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap(read, folder)))
+            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder)))
         else:
             seen = [*map(str, read), "/proc"]
-            write = [*filter(os.path.exists, DEVICES), *map(str, accelerators())]
+            write = [*filter(os.path.exists, DEVICES), *map(str, accelerator_devices())]
             plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write))
         home = str(Path(__file__).resolve().parent.parent)
         return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
 
     def exit_status(self, code: int) -> int:
-        """Return a confined command's status as if it had been started plainly: −n where signal n ended it."""
+        """Return a confined command's status as if it had been started directly: −n if signal n ended it."""
         return 128 - code if self.level != "none" and code > 128 else code
 
 
 def get_sandbox(settings: Settings) -> Sandbox:
-    """Return the strongest confinement that works here. Raises CannotConfine where none does and none is not allowed."""
-    reasons = [problem] if (problem := exposed(settings)) else []
+    """Return the strongest confinement that works here. Raises CannotConfine if none works and one is required."""
+    reasons = [problem] if (problem := find_exposed(settings)) else []
     if not reasons:
         for level in STRONGEST_FIRST:
-            if (reason := obstacle(level)) is None:
-                return Sandbox(level, lent(settings))
+            if (reason := find_obstacle(level)) is None:
+                return Sandbox(level, lent_folders(settings))
             reasons.append(f"{level}: {reason}")
     if settings.unconfined:
         return Sandbox("none")
@@ -109,7 +109,7 @@ def get_sandbox(settings: Settings) -> Sandbox:
 
 
 def code_folder(folder: Path) -> Path:
-    """Return the place from which a child imports `compression` and nothing beside it, as a checkout would offer."""
+    """Return the folder from which a child imports `compression`, and nothing else of a checkout."""
     code = folder / "code"
     code.mkdir(exist_ok=True)
     link = code / "compression"
@@ -119,8 +119,8 @@ def code_folder(folder: Path) -> Path:
 
 
 @cache
-def obstacle(level: Level) -> str | None:
-    """Try a level once a process, on a child that tries to get out; return why it cannot be used."""
+def find_obstacle(level: Level) -> str | None:
+    """Try a level, once per process, on a child that attempts to escape; return why it cannot be used."""
     if sys.platform != "linux":
         return "this is not Linux"
     if level == "bubblewrap" and not shutil.which("bwrap"):
@@ -151,8 +151,8 @@ def obstacle(level: Level) -> str | None:
         return None if (folder / "written").exists() else "the trial wrote nothing"
 
 
-def exposed(settings: Settings) -> str | None:
-    """Say which of our own places lies where engines must be able to read."""
+def find_exposed(settings: Settings) -> str | None:
+    """Return which of our own places lies where engines can read."""
     private = {"LATHE_HOME": settings.home}
     for name, url, scheme in (
         ("LATHE_STORAGE_URL", settings.storage_url, "file://"),
@@ -161,39 +161,39 @@ def exposed(settings: Settings) -> str | None:
         if url.startswith(scheme):
             private[name] = Path(url.removeprefix(scheme)).resolve()
     for name, place in private.items():
-        for root in (*readable(), *lent(settings)):
+        for root in (*readable_paths(), *lent_folders(settings)):
             if place.is_relative_to(root.resolve()):
                 return f"{name} ({place}) lies beneath {root}, which engines read"
     return None
 
 
-def readable() -> list[Path]:
-    """Return what a confined process reads, but for its folder: only what exists, outer places before inner ones."""
+def readable_paths() -> list[Path]:
+    """Return what a confined process reads besides its folder: existing paths only, outer ones before inner ones."""
     places = [Path(path) for path in (*SYSTEM, *CORES)]
     for prefix in {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}:
         places += (Path(prefix) / part for part in OF_A_PREFIX)
     places += _packages()
-    # Where the operator says that libraries lie.
+    # Where the operator keeps libraries.
     places += (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path.startswith("/"))
     places.append(_package())
-    if accelerators():
+    if accelerator_devices():
         places.append(Path("/sys"))
     return sorted({place for place in places if place.exists() and place != Path("/")})
 
 
-def lent(settings: Settings) -> list[Path]:
-    """Return the folders that the operator offers to all jobs: word lists, models for augmentation, data of lm-eval's tasks."""
+def lent_folders(settings: Settings) -> list[Path]:
+    """Return the folders that the operator offers to all jobs: word lists, augmentation models, data of lm-eval's tasks."""
     offered = (settings.wordnet, settings.helper_models, settings.lm_eval_data)
     return [place for place in offered if place is not None and place != Path("/")]
 
 
-def accelerators() -> list[Path]:
+def accelerator_devices() -> list[Path]:
     """Return the device files of GPUs."""
     return sorted([*Path("/dev").glob("nvidia*"), *(path for path in (Path("/dev/dxg"),) if path.exists())])
 
 
-def bubblewrap(read: Iterable[Path], folder: Path) -> Iterator[str]:
-    """Yield bubblewrap's command line: a root of its own, and namespaces of every kind."""
+def bubblewrap_command(read: Iterable[Path], folder: Path) -> Iterator[str]:
+    """Yield bubblewrap's command line: its own root, and namespaces of every kind."""
     yield shutil.which("bwrap") or "bwrap"
     yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
     yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/tmp")  # noqa: S108
@@ -202,10 +202,10 @@ def bubblewrap(read: Iterable[Path], folder: Path) -> Iterator[str]:
             yield from ("--symlink", str(place.readlink()), str(place))
         else:
             yield from ("--ro-bind", str(place), str(place))
-    for device in accelerators():
+    for device in accelerator_devices():
         yield from ("--dev-bind", str(device), str(device))
     yield from ("--bind", str(folder), str(folder))
-    # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
+    # bubblewrap's own mounts are in memory, and must not be filled. Root owns /proc/sys, with or without privileges.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
 
 
@@ -219,14 +219,14 @@ def _packages() -> list[Path]:
 
 
 def main() -> int:
-    """Print the level that is in force here, and why it is not a stronger one."""
+    """Print the level in force here, and why it is not a stronger one."""
     try:
         found = get_sandbox(get_settings())
     except CannotConfine as problem:
         sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
         return 1
     for stronger in takewhile(lambda level: level != found.level, STRONGEST_FIRST):
-        sys.stderr.write(f"not {stronger}: {obstacle(stronger) or 'see LATHE_HOME'}\n")
+        sys.stderr.write(f"not {stronger}: {find_obstacle(stronger) or 'see LATHE_HOME'}\n")
     sys.stdout.write(found.level + "\n")
     return 0
 

@@ -1,7 +1,7 @@
-"""A seccomp filter: which system calls a confined process is refused. Standard library alone, for the launcher runs it.
+"""The seccomp filter: system calls that a confined process is refused. Standard library only, because the launcher uses it.
 
-The filter lets through what it does not name: an engine is torch and ONNX Runtime, whose needs change, and a list of what
-they may call would break at an upgrade. What reaches files is Landlock's or the mount namespace's part, not this one's.
+The filter allows what it does not name: an engine is torch and ONNX Runtime, whose needs change, and a list of allowed calls
+would break at an upgrade. File access is the task of Landlock or the mount namespace, not of this filter.
 """
 
 import errno
@@ -10,11 +10,11 @@ import struct
 from collections.abc import Mapping
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Machine → column in NUMBERS, and what the kernel calls the architecture (linux/audit.h)."""
+"""Machine → column in NUMBERS, and the kernel's number of the architecture (linux/audit.h)."""
 
-# Sockets of every family: network, and the host's services behind Unix sockets. A pair is a socket like any other.
+# Sockets of every family: network, and the host's services behind Unix sockets. A pair is a socket, too.
 SOCKETS = ("socket", "socketpair", "bind", "listen", "connect")
-# They work beside the filter, or on other processes.
+# They bypass the filter, or act on other processes.
 RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 OTHERS = (
     *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease"),
@@ -31,16 +31,16 @@ KERNEL = (
     *("name_to_handle_at", "open_by_handle_at", "fanotify_init", "inotify_init", "inotify_init1", "iopl", "ioperm"),
     *("vhangup", "modify_ldt", "uselib"),
 )
-# Memory that nobody can count.
+# Memory that cannot be measured.
 UNCOUNTED = ("memfd_secret",)
-# Its modes lie where a filter cannot look; libraries then use openat.
+# A filter cannot read its modes; libraries then use openat.
 OPENAT2 = ("openat2",)
-# System V and POSIX objects have names of their own, which no rule on files covers.
+# System V and POSIX objects have their own names, which file rules do not cover.
 SHARED = (
     *("shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl", "semget", "semop", "semtimedop", "semctl"),
     *("mq_open", "mq_unlink"),
 )
-# Whoever leaves the process group is not reached by the signal that ends it.
+# A process outside the group is not reached by the signal that ends the group.
 GROUPS = ("setsid", "setpgid")
 OWNERS = (
     *("chown", "fchown", "lchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
@@ -53,15 +53,15 @@ ALWAYS: Mapping[str, int] = {
     **dict.fromkeys((*SOCKETS, *OTHERS, *NAMESPACES, *KERNEL, *SHARED, *GROUPS), errno.EPERM),
     **dict.fromkeys((*RINGS, *UNCOUNTED, *OPENAT2), errno.ENOSYS),
 }
-"""Refused at every level: system call → the error that it gets."""
+"""Refused at every level: system call → its error."""
 
 WITHOUT_MOUNTS: Mapping[str, int] = {
     **dict.fromkeys(OWNERS, errno.EPERM),
-    # Answered as done, and not done: libraries set modes of files that they have just written, and would fail where that is
-    # refused; nobody needs them in a folder that is private, and whose files are then copied.
+    # Reported as done, but not done: libraries set modes of files that they just wrote, and would fail if that were refused;
+    # nobody needs the modes in a private folder whose files are copied afterwards.
     **dict.fromkeys(MODES, 0),
 }
-"""Refused besides where the host's files can be named: Landlock does not guard their modes, owners and attributes."""
+"""Refused as well where the host's files can be named: Landlock does not protect their modes, owners and attributes."""
 
 NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
@@ -184,18 +184,18 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
 }
 """System call → its number on x86_64 and on aarch64 (asm/unistd.h)."""
 
-# Whoever owns a file's signals gets one of the caller's choice, SIGKILL too, once the file has news: `kill` by another name.
+# The owner of a file's signals receives a chosen signal, even SIGKILL, once the file has news: another way to `kill`.
 SIGNALS_OF_A_FILE: Mapping[str, tuple[int, ...]] = {"fcntl": (8, 15), "ioctl": (0x8901, 0x8902)}
-"""System call → what its second argument must not be: F_SETOWN and F_SETOWN_EX, FIOSETOWN and SIOCSPGRP."""
+"""System call → forbidden values of its second argument: F_SETOWN and F_SETOWN_EX, FIOSETOWN and SIOCSPGRP."""
 
-# A process that runs a file of these bits becomes its owner, and an engine's files may be root's.
+# A process that runs a file with these bits becomes its owner, and an engine's files may be root's.
 SETS_MODES: Mapping[str, int] = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
-"""System call → the place of its argument that must not have S_ISUID or S_ISGID."""
+"""System call → the index of its argument that must not have S_ISUID or S_ISGID."""
 OPENS: Mapping[str, int] = {"open": 1, "openat": 2}
-"""System call → the place of its flags: where they make a file (O_CREAT, O_TMPFILE), the next argument is its mode."""
+"""System call → the index of its flags: if they create a file (O_CREAT, O_TMPFILE), the next argument is its mode."""
 _SET_IDS, _MAKES_A_FILE = 0o6000, 0o20000100
 _SET_DUMPABLE = 4
-"""Of prctl. A process that may not be dumped does not show an unprivileged worker what it has open."""
+"""Of prctl. A process that is not dumpable does not show an unprivileged worker its open files."""
 
 _NAMESPACE_FLAGS = 0x7E020080
 """CLONE_NEW…: time, mount, cgroup, UTS, IPC, user, PID and network."""
@@ -210,13 +210,13 @@ class UnknownMachine(Exception):
     """There is no table of system calls for this machine."""
 
 
-def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
-    """Return the filter as the kernel reads it: an array of struct sock_filter.
+def build_filter(answers: Mapping[str, int], machine: str | None = None) -> bytes:
+    """Return the filter in the kernel's form: an array of struct sock_filter.
 
-    `answers` gives the error for each refused system call; 0 stands for "done" without doing anything. Besides, no file gets
-    S_ISUID or S_ISGID, nobody becomes undumpable, clone makes no namespaces, clone3 is unknown (its flags lie where a filter
-    cannot look; the C library then uses clone), limits of other processes stay as they are, and nobody else is signalled by
-    way of a file. Raises UnknownMachine.
+    `answers` gives the error of each refused system call; 0 means "done" without doing anything. Besides: no file gets S_ISUID
+    or S_ISGID, no process becomes undumpable, clone makes no namespaces, clone3 is unknown (a filter cannot read its flags;
+    the C library then uses clone), limits of other processes stay as they are, and no process is signalled through a file.
+    Raises UnknownMachine.
     """
     machine = machine or os.uname().machine
     if machine not in ARCHITECTURES:
@@ -253,7 +253,7 @@ def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
 
 
 def _refuse_set_ids(column: int) -> list[tuple[int, int, int, int]]:
-    """Return the lines that refuse files which change who runs them."""
+    """Return the rules that refuse files which change who runs them."""
     lines: list[tuple[int, int, int, int]] = []
     for name, place in {**SETS_MODES, **OPENS}.items():
         if (number := NUMBERS[name][column]) is None:

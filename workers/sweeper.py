@@ -1,7 +1,7 @@
-"""Freeing bytes: of what was deleted or given up, of checkpoints that nobody goes on from, and of what no row names.
+"""Frees bytes: of what was deleted or abandoned, of checkpoints that are no longer needed, and of what no row names.
 
-Rows that name bytes come after the bytes, and go before them; so whatever a crash leaves behind is bytes without a row,
-and what no row can come to name any more is safe to remove.
+Bytes are stored before the rows that name them and deleted after them; so a crash leaves only bytes without a row, and those
+that no row can come to name are safe to delete.
 """
 
 import time
@@ -17,35 +17,35 @@ from app.core.settings import Settings
 from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
-from app.store.resources import UPLOADING, give_up
+from app.store.resources import UPLOADING, delete_abandoned
 from app.store.storage import Storage
 
 log = structlog.get_logger()
 UNFINISHED_SECONDS = 24 * 3600.0
-"""How long what a killed process left half written is kept."""
+"""How long unfinished files of killed processes are kept."""
 AT_ONCE = 20
-"""Rows of a kind that one round frees the bytes of."""
+"""Rows per kind and round whose bytes are freed."""
 
 
 class Sweeper:
-    """The keeper's broom. Every step may be broken off and made again."""
+    """Frees bytes for the keeper. Every step may be interrupted and repeated."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings, self.storage = settings, storage
         self.swept = time.monotonic()
 
     def round(self) -> None:
-        """Free what has become free; now and then look through everything."""
+        """Free what has become free; now and then scan everything."""
         self._deleted()
         self._spent()
         self._left_by_attempts()
         if time.monotonic() - self.swept >= self.settings.sweep_seconds:
             self.swept = time.monotonic()
-            self.everything()
+            self.sweep_all()
 
     def _abandoned(self) -> None:
         with writing() as session:
-            gone = give_up(session, self.settings.upload_seconds)
+            gone = delete_abandoned(session, self.settings.upload_seconds)
         for identifier in gone:
             log.info("upload_abandoned", upload=identifier)
 
@@ -67,7 +67,7 @@ class Sweeper:
                 session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
 
     def _spent(self) -> None:
-        """Forget the checkpoints of jobs that are over: first the rows, then the bytes."""
+        """Delete the checkpoints of jobs that have ended: first the rows, then the bytes."""
         with writing() as session:
             over = (
                 select(Checkpoint.job_id).join(Job, Job.id == Checkpoint.job_id).where(Job.state.in_(TERMINAL)).limit(AT_ONCE)
@@ -77,8 +77,8 @@ class Sweeper:
             session.execute(update(Job).where(Job.id.in_(jobs)).values(swept_fence=0))
 
     def _left_by_attempts(self) -> None:
-        """Look through jobs of which an attempt has ended, once for each."""
-        # An attempt that ended may leave bytes; while one runs, only those before it have.
+        """Scan jobs after each of their attempts, once."""
+        # An attempt that ended may leave bytes; while one runs, only earlier ones may.
         ended = case((Job.state == RUNNING, Job.fence), else_=Job.fence + 1)
         with reading() as session:
             rows = session.execute(select(Job.id, ended).where(Job.swept_fence < ended, Job.fence > 0).limit(AT_ONCE)).all()
@@ -87,8 +87,8 @@ class Sweeper:
             with writing() as session:
                 session.execute(update(Job).where(Job.id == job_id).values(swept_fence=until))
 
-    def everything(self) -> None:
-        """Look through the whole storage: a worker that was thought dead may have stored more after it was swept."""
+    def sweep_all(self) -> None:
+        """Scan the whole storage: a worker that was presumed dead may have stored more after its job was swept."""
         self._abandoned()
         for prefix, sweep in (("jobs/", self._sweep_job), ("uploads/", self._sweep_upload)):
             keys = (stored.key for stored in self.storage.objects(prefix))
@@ -97,7 +97,7 @@ class Sweeper:
         self.storage.forget_unfinished(UNFINISHED_SECONDS)
 
     def _sweep_job(self, job_id: str, keys: list[str]) -> None:
-        """Remove what no row names and no attempt may still name. The keys were listed before the rows are read."""
+        """Delete what no row names and no attempt may still name. The keys were listed before the rows are read."""
         if not keys:
             return
         with reading() as session:
@@ -118,7 +118,7 @@ class Sweeper:
             mine = (File.model_id == owner) | (File.dataset_id == owner)
             named = set(session.scalars(select(File.key).where(mine, File.key.is_not(None))))
         if UPLOADING in states:
-            return  # bytes come before the row that names them
+            return  # bytes are stored before the row that names them
         for key in keys:
             if key not in named:
                 self._remove(key)

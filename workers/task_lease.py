@@ -1,4 +1,4 @@
-"""Holding a check or a question while its files are fetched, which may take longer than its lease lasts."""
+"""The lease of a check or a prediction, renewed while its files are fetched, which may take longer than the lease."""
 
 import time
 from collections.abc import Callable
@@ -13,21 +13,21 @@ log = structlog.get_logger()
 
 
 class TakenOver(Exception):
-    """The lease ran out all the same, and somebody else has the work now."""
+    """The lease expired all the same, and another worker has the task now."""
 
 
-class Hold:
-    """Renews a lease: now and then while files come, and once more before the child begins, whose time it is made for.
+class TaskLease:
+    """Renews a lease: now and then while files are fetched, and once more before the child starts, whose time limit it covers.
 
-    renew: the write, which says whether the work is still ours.
+    renew: the write, which returns whether the task is still ours.
     """
 
     def __init__(self, renew: Callable[[Session], bool], every: float) -> None:
         self._renew, self.every = renew, every
         self.asked = time.monotonic()
 
-    def heed(self) -> None:
-        """Renew if it is time to. Raises TakenOver; a database that is away is asked again, for the lease is long."""
+    def renew_if_due(self) -> None:
+        """Renew if it is time. Raises TakenOver; if the database is away, the next call tries again: the lease is long."""
         if time.monotonic() - self.asked < self.every:
             return
         try:

@@ -1,4 +1,4 @@
-"""The tasks. A message says only that there is work; the table says which. A second delivery finds nothing and does nothing."""
+"""The Celery tasks. A message only says that there is work; the table says which. A duplicate message finds nothing to do."""
 
 import os
 
@@ -9,40 +9,40 @@ from app.jobs import jobs
 from app.store import broker
 from app.store.db import writing
 from app.store.storage import get_storage
-from workers.celery_app import app, ears
+from workers.celery_app import app, child_activity
 from workers.checks import check_next
 from workers.folders import sweep
 from workers.limits import engine_memory
-from workers.predictions import answer_next
-from workers.registration import draining
-from workers.supervisor import attempt
+from workers.predictions import predict_next
+from workers.registration import is_draining
+from workers.supervisor import run_attempt
 
 log = structlog.get_logger()
 
 
 @app.task(name=broker.task_name(broker.JOBS))
-@ears.at_work()
+@child_activity.at_work()
 def run_jobs() -> None:
-    """Claim and run jobs until none is left, or this worker is to stop."""
+    """Claim and run jobs until none is left or this worker drains."""
     settings, worker_id = get_settings(), os.environ["LATHE_WORKER_ID"]
     cap, wait = settings.max_failures, settings.backoff_seconds
-    while not draining(worker_id):
+    while not is_draining(worker_id):
         sweep(settings.scratch)
         with writing() as session:
-            for job_id in jobs.orphans(session, worker_id, max_failures=cap, backoff_seconds=wait):
+            for job_id in jobs.requeue_orphans(session, worker_id, max_failures=cap, backoff_seconds=wait):
                 log.warning("orphan", job=job_id, note="held by this worker's last process, or claimed without an answer")
             claim = jobs.claim(session, worker_id, settings.lease_seconds, engine_memory(settings))
         if claim is None:
             return
-        attempt(claim, settings, get_storage())
+        run_attempt(claim, settings, get_storage())
 
 
 @app.task(name=broker.task_name(broker.CHECKS))
-@ears.at_work()
+@child_activity.at_work()
 def run_checks() -> None:
-    """Check uploads and answer questions, by turns, until none is left, or this worker is to stop."""
+    """Check uploads and answer predictions in turn until none is left or this worker drains."""
     worker_id, settings, storage = os.environ["LATHE_WORKER_ID"], get_settings(), get_storage()
-    while not draining(worker_id):
-        answered, checked = answer_next(settings, storage), check_next(settings, storage)
+    while not is_draining(worker_id):
+        answered, checked = predict_next(settings, storage), check_next(settings, storage)
         if not (answered or checked):
             return

@@ -1,7 +1,7 @@
-"""What an engine's processes take of the machine together: memory, also such as none of them has mapped, and their number.
+"""Resource usage of an engine's processes together: their memory, including memory that none has mapped, and their number.
 
-Shared memory (a memfd, an anonymous mapping that processes share) belongs to all that keep it open or mapped, and shows in
-nobody's resident size once it is written and not touched. So its objects are looked for, each counted once.
+Shared memory (a memfd, an anonymous mapping that processes share) belongs to all that keep it open or mapped, and is in
+nobody's resident size once it is written and not touched. So its objects are found and counted once each.
 """
 
 import os
@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.core.settings import Settings
 from compression.schema.errors import OutOfMemory
 from workers.limits import BLOCK, engine_memory
 
 MOST_DESCRIPTORS = 100_000
-"""Of all processes together; more are not looked through."""
+"""Of all processes together; more are not examined."""
 _STATUS = re.compile(rb"^(State|Threads|RssAnon|RssFile|RssShmem):\s*(\S+)", re.MULTILINE)
 _SharedObject = tuple[int, int]
 """Device and inode."""
@@ -28,27 +28,27 @@ _SharedObject = tuple[int, int]
 
 @dataclass
 class Usage:
-    """What was found at one look."""
+    """The result of one measurement."""
 
     processes: int = 0
     threads: int = 0
-    private_bytes: int = 0  #: resident, of no object that processes share
+    private_bytes: int = 0  #: resident, outside shared objects
     mapped_bytes: int = 0  #: resident, of shared objects; pages that processes share count for each
     descriptors: int = 0
-    shared: dict[_SharedObject, int] = field(default_factory=dict)  #: bytes that each object takes
-    shows: bool = False  #: whether a confined process shows what it has open
+    shared: dict[_SharedObject, int] = field(default_factory=dict)  #: size of each object in bytes
+    shows: bool = False  #: whether a confined process shows its open files
     hidden: set[int] = field(default_factory=set)  #: confined processes that do not
 
     @property
     def memory_bytes(self) -> int:
-        """All together."""
+        """The sum."""
         return self.private_bytes + max(self.mapped_bytes, sum(self.shared.values()))
 
 
-def usage(leader: int, confining: int) -> Usage:
-    """Look at a process and all that it started. What ends meanwhile does not count.
+def measure_usage(leader: int, confining: int) -> Usage:
+    """Measure a process and its descendants. What ends meanwhile does not count.
 
-    confining: generations that lay the confinement on, and may have privileges that keep others from looking at them.
+    confining: generations that set up the confinement, whose privileges may hide them from others.
     """
     found = Usage()
     for depth, pid in _tree(leader):
@@ -71,10 +71,10 @@ def usage(leader: int, confining: int) -> Usage:
     return found
 
 
-def excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
-    """Return the error of an engine that takes more than it may, and None for one that does not.
+def find_excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
+    """Return the error of an engine that exceeds a limit, or None.
 
-    Numbers first: pages that a crowd of processes shares count for each of them.
+    Numbers first: pages shared by a crowd of processes count for each of them.
     """
     for number, most, what in (
         (found.processes, settings.engine_processes, "processes, the limit is LATHE_ENGINE_PROCESSES"),
@@ -82,7 +82,7 @@ def excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
         (found.descriptors, MOST_DESCRIPTORS, "open files, the limit is"),
     ):
         if number > most:
-            return failure("too_many_processes", f"It has {number:,} {what} {most:,}.")
+            return describe_failure("too_many_processes", f"It has {number:,} {what} {most:,}.")
     limit = engine_memory(settings)
     if found.memory_bytes > limit:
         cause = f"the job took {found.memory_bytes:,} bytes of memory, the limit is {limit:,}"
@@ -105,7 +105,7 @@ def _tree(leader: int) -> Iterator[tuple[int, int]]:
 
 
 def _add_open(pid: int, found: Usage) -> None:
-    """Add the shared objects that a process has open. Raises PermissionError where it does not show them."""
+    """Add the shared objects that a process has open. Raises PermissionError if it does not show them."""
     with os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             found.descriptors += 1
@@ -132,7 +132,7 @@ def _add_mapped(pid: int, found: Usage) -> None:
             try:
                 blocks = os.stat(f"/proc/{pid}/map_files/{start:x}-{end:x}").st_blocks  # noqa: PTH116
                 found.shared[known] = max(blocks * 512, BLOCK)
-            except PermissionError:  # to look at an object that is only mapped takes a privilege: then it counts as full
+            except PermissionError:  # measuring what is only mapped needs a privilege; else it counts as full
                 found.shared[known] = max(found.shared.get(known, 0), end - start)
             except FileNotFoundError:
                 continue
@@ -140,7 +140,7 @@ def _add_mapped(pid: int, found: Usage) -> None:
 
 @cache
 def _devices() -> frozenset[int]:
-    """Return what the kernel calls the file systems of its own that shared memory lies in."""
+    """Return the device numbers of the kernel's own file systems for shared memory."""
     found = set()
     for flags in (0, getattr(os, "MFD_HUGETLB", 0)):
         with suppress(OSError, AttributeError):

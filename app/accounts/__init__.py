@@ -1,1 +1,1 @@
-"""Who may ask: teams, keys, sessions, share links, rate limits, and the audit log of what they did."""
+"""Who may use the service: teams, keys, sessions, share links, rate limits, and the audit log of their changes."""

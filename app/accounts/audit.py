@@ -1,8 +1,8 @@
-"""The audit log: who changed what, and how it ended. Every changing request of a known key leaves one row, by itself.
+"""The audit log: who changed what, and the outcome. Every changing request of a known key leaves one row.
 
-What succeeds is written in the request's transaction (dependencies.py), what is refused in one of its own, before the answer
-leaves. A file's bytes leave none, unless they are refused; nor do answers that say come again later (429, 503, 507) and our own
-failures (500): they would let anybody fill the log, or fail again.
+A successful change is recorded in the request's transaction (dependencies.py), a refused one in its own transaction before the
+response is sent. File uploads are recorded only if refused. Answers that ask to retry (429, 503, 507) and internal errors (500)
+are not recorded: anyone could fill the log with them, or the write would fail as well.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.paging import newest_first
 from app.core.settings import get_settings
 from app.store.clock import now
 from app.store.db import iso, writing
-from app.store.deferred_writes import scribe
+from app.store.deferred_writes import deferred_writes
+from app.store.keyset import newest_page
 from app.store.models import AuditEntry
 
 log = structlog.get_logger()
 OK = "ok"
 FORBIDDEN = 403
-UNTOLD = (401, 429, 500, 503, 507)
-"""Statuses that leave no row here; a wrong secret of a known key leaves one a minute (`note_wrong_secret`)."""
+UNAUDITED = (401, 429, 500, 503, 507)
+"""Statuses that leave no row here; a wrong secret of a known key leaves one per minute (`record_wrong_secret`)."""
 COLUMNS = ("id", "at", "key", "address", "action", "object", "outcome", "request_id")
 
 
 @dataclass(frozen=True)
-class Deed:
+class AuditedAction:
     """What a request is about to do, as far as it is known."""
 
     team: str
@@ -47,17 +47,17 @@ class Deed:
     changes: bool
 
 
-def begin(request: Request, team: str, key: str, *, changes: bool, action: str | None = None) -> None:
-    """Remember with the request who does what; its log line names them, too."""
-    request.scope.setdefault("state", {})["deed"] = _deed(request, team, key, changes=changes, action=action)
+def begin_action(request: Request, team: str, key: str, *, changes: bool, action: str | None = None) -> None:
+    """Attach to the request who does what; its log line names them, too."""
+    request.scope.setdefault("state", {})["audited"] = _describe_action(request, team, key, changes=changes, action=action)
 
 
-def _deed(request: Request, team: str, key: str, *, changes: bool, action: str | None) -> Deed:
+def _describe_action(request: Request, team: str, key: str, *, changes: bool, action: str | None) -> AuditedAction:
     route = request.scope.get("route")
     tags = getattr(route, "tags", None) or ["pages"]
     verb = str(getattr(route, "name", "unknown")).rstrip("_")
     named = [value for name, value in request.path_params.items() if name != "path"]
-    return Deed(
+    return AuditedAction(
         team,
         key,
         request.client.host[:64] if request.client else None,
@@ -68,55 +68,61 @@ def _deed(request: Request, team: str, key: str, *, changes: bool, action: str |
     )
 
 
-def asks(request: Request) -> None:
-    """Say that a request changes nothing, for all its method."""
+def mark_read_only(request: Request) -> None:
+    """Mark a request as changing nothing, whatever its method."""
     state = request.scope.get("state", {})
-    if (deed := state.get("deed")) is not None:
-        state["deed"] = replace(deed, changes=False)
+    if (audited := state.get("audited")) is not None:
+        state["audited"] = replace(audited, changes=False)
 
 
-def about(request: Request, made: str) -> None:
-    """Say which object a request made."""
+def set_object(request: Request, made: str) -> None:
+    """Record which object the request created."""
     state = request.scope.get("state", {})
-    if (deed := state.get("deed")) is not None:
-        state["deed"] = replace(deed, object=made)
+    if (audited := state.get("audited")) is not None:
+        state["audited"] = replace(audited, object=made)
 
 
-def write(session: Session, deed: Deed, outcome: str) -> None:
+def add_entry(session: Session, audited: AuditedAction, outcome: str) -> None:
     """Add a row to a transaction."""
-    told = {"team_id": deed.team, "key_id": deed.key, "address": deed.address, "action": deed.action, "object": deed.object}
+    fields = {
+        "team_id": audited.team,
+        "key_id": audited.key,
+        "address": audited.address,
+        "action": audited.action,
+        "object": audited.object,
+    }
     keep = now(get_settings().audit_seconds)
-    session.add(AuditEntry(**told, outcome=outcome, request_id=deed.request_id, keep_until=keep))
+    session.add(AuditEntry(**fields, outcome=outcome, request_id=audited.request_id, keep_until=keep))
 
 
-def succeeded(session: Session, request: Request) -> None:
-    """Add the row of a change that goes well to its own transaction: both are there, or neither."""
-    deed: Deed | None = request.scope.get("state", {}).get("deed")
-    if deed is not None and deed.changes:
-        write(session, deed, OK)
+def record_success(session: Session, request: Request) -> None:
+    """Add the row of a successful change to its own transaction: both are committed, or neither."""
+    audited: AuditedAction | None = request.scope.get("state", {}).get("audited")
+    if audited is not None and audited.changes:
+        add_entry(session, audited, OK)
 
 
-def note_wrong_secret(request: Request, team: str, key: str, outcome: str) -> None:
-    """Tell, at most once a minute, that somebody came with a key's id and was not let in. Nobody waits for it."""
-    deed = _deed(request, team, key, changes=False, action="sessions.refused")
+def record_wrong_secret(request: Request, team: str, key: str, outcome: str) -> None:
+    """Record, at most once per minute, that a known key was refused. No request waits for it."""
+    audited = _describe_action(request, team, key, changes=False, action="sessions.refused")
 
     def refuse() -> None:
         with writing() as session:
-            write(session, deed, outcome)
+            add_entry(session, audited, outcome)
 
-    scribe.soon(("refused", key), refuse)
+    deferred_writes.submit(("refused", key), refuse)
 
 
-def _refused(deed: Deed, outcome: str) -> None:
+def _record_refusal(audited: AuditedAction, outcome: str) -> None:
     try:
         with writing() as session:
-            write(session, deed, outcome)
+            add_entry(session, audited, outcome)
     except SQLAlchemyError as error:
-        log.error("audit_failed", error=str(error), action=deed.action, key=deed.key, outcome=outcome)
+        log.error("audit_failed", error=str(error), action=audited.action, key=audited.key, outcome=outcome)
 
 
-class Audited:
-    """Write what is refused, before the answer leaves."""
+class AuditMiddleware:
+    """Records refused requests before the response is sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -125,17 +131,17 @@ class Audited:
         """Handle one request."""
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and (status := message["status"]) >= 400 and status not in UNTOLD:
+            if message["type"] == "http.response.start" and (status := message["status"]) >= 400 and status not in UNAUDITED:
                 state = scope.get("state", {})
-                deed: Deed | None = state.get("deed")
-                if deed is not None and (deed.changes or status == FORBIDDEN):
-                    await asyncio.to_thread(_refused, deed, state.get("problem", str(status)))
+                audited: AuditedAction | None = state.get("audited")
+                if audited is not None and (audited.changes or status == FORBIDDEN):
+                    await asyncio.to_thread(_record_refusal, audited, state.get("problem", str(status)))
             await send(message)
 
         await self.app(scope, receive, answer if scope["type"] == "http" else send)
 
 
-def page(
+def list_entries(
     session: Session,
     team: str,
     size: int,
@@ -146,13 +152,13 @@ def page(
     about: str | None = None,
     outcome: str | None = None,
 ) -> tuple[list[AuditEntry], str | None]:
-    """Return a page of a team's rows, newest first, and the next page's token. `action` may be a noun alone: `jobs`."""
+    """Return a page of a team's rows, newest first, and the next page's token. `action` may be only a noun: `jobs`."""
     query = select(AuditEntry).where(AuditEntry.team_id == team)
     if action:
         query = query.where(
             AuditEntry.action == action if "." in action else AuditEntry.action.startswith(f"{action}.", autoescape=True)
         )
-    if about:  # of a rotation both keys are named, with a space between
+    if about:  # a rotation names both keys, separated by a space
         ends = (
             AuditEntry.object.startswith(f"{about} ", autoescape=True),
             AuditEntry.object.endswith(f" {about}", autoescape=True),
@@ -161,31 +167,31 @@ def page(
     for column, wanted in ((AuditEntry.key_id, key), (AuditEntry.outcome, outcome)):
         if wanted:
             query = query.where(column == wanted)
-    return newest_first(session, query, AuditEntry.id, size, token)
+    return newest_page(session, query, AuditEntry.id, size, token)
 
 
-def plain(row: AuditEntry) -> dict[str, Any]:
-    """Show a row."""
+def entry_fields(row: AuditEntry) -> dict[str, Any]:
+    """Return a row's public fields."""
     same = {name: getattr(row, name) for name in ("id", "at", "address", "action", "object", "outcome", "request_id")}
     return {**same, "key": row.key_id}
 
 
 def as_csv(rows: Sequence[AuditEntry]) -> str:
-    """Write a line a row."""
+    """Format rows as CSV."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\r\n")
     lines.writerow(COLUMNS)
     for row in rows:
-        shown = {**plain(row), "at": iso(row.at)}
+        shown = {**entry_fields(row), "at": iso(row.at)}
         lines.writerow([_cell(shown[name]) for name in COLUMNS])
     return out.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    # A spreadsheet runs what begins so, and an object's id is what a caller wrote into an address.
+    # Spreadsheets execute cells that start like this, and callers choose the object ids in addresses.
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def forget(session: Session) -> None:
-    """Delete rows whose time is over. The triggers let no others go."""
+def delete_expired(session: Session) -> None:
+    """Delete expired rows. Triggers reject other deletions."""
     session.execute(delete(AuditEntry).where(AuditEntry.keep_until <= now()))

@@ -1,4 +1,4 @@
-"""What is done to keys: made, listed, rotated, revoked. Only the secret's SHA-256 is kept, enough for 256 random bits."""
+"""API keys: creation, lists, rotation, revocation. Only the secret's SHA-256 is stored, which suffices for 256 random bits."""
 
 import datetime as dt
 import hashlib
@@ -7,24 +7,24 @@ import secrets
 from sqlalchemy import ColumnElement, and_, delete, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
-from app.api.paging import decode, encode
 from app.core.errors import AlreadyRotated, NotFound
 from app.core.ids import ALPHABET
 from app.store.clock import now
 from app.store.db import writing
-from app.store.deferred_writes import EVERY_SECONDS, scribe
+from app.store.deferred_writes import INTERVAL_SECONDS, deferred_writes
+from app.store.keyset import decode_token, encode_token
 from app.store.models import ADMIN, WRITE, ApiKey, SignIn, Team
 
 DEFAULT_TEAM = "default"
 
 
-def hashed(secret: str) -> str:
-    """Return what is kept of a secret."""
+def hash_secret(secret: str) -> str:
+    """Return the stored hash of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def in_force() -> ColumnElement[bool]:
-    """Say in SQL that a key is neither revoked nor over."""
+def is_active() -> ColumnElement[bool]:
+    """Return the SQL condition that a key is neither revoked nor expired."""
     return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now()))
 
 
@@ -38,10 +38,10 @@ def create_key(
     made_by: str | None = None,
     replaces: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key; return its row and the text that is shown this once."""
+    """Create a key; return its row and its text, which is shown only this once."""
     key_id = "".join(secrets.choice(ALPHABET) for _ in range(10))
     secret = secrets.token_urlsafe(32)
-    row = ApiKey(id=key_id, team_id=team_id, name=name, secret_sha256=hashed(secret), scope=scope)
+    row = ApiKey(id=key_id, team_id=team_id, name=name, secret_sha256=hash_secret(secret), scope=scope)
     row.made_by, row.replaces = made_by, replaces
     if expires_in is not None:
         row.expires_at = session.scalars(select(now(expires_in))).one()
@@ -51,17 +51,19 @@ def create_key(
     return row, f"lathe_{key_id}_{secret}"
 
 
-def admin_key(session: Session, team_id: str, name: str = "first") -> str | None:
-    """Make an admin key for a team that has none in force; None where it has one."""
-    session.execute(select(Team.id).where(Team.id == team_id).with_for_update())  # of two that come together one makes it
-    mine = select(ApiKey.id).where(ApiKey.team_id == team_id, ApiKey.scope == ADMIN, in_force())
+def ensure_admin_key(session: Session, team_id: str, name: str = "first") -> str | None:
+    """Create an admin key for a team that has no active one; None if it has one."""
+    session.execute(
+        select(Team.id).where(Team.id == team_id).with_for_update()
+    )  # if two processes come at once, one creates it
+    mine = select(ApiKey.id).where(ApiKey.team_id == team_id, ApiKey.scope == ADMIN, is_active())
     if session.scalar(mine.limit(1)) is not None:
         return None
     return create_key(session, team_id, name, ADMIN)[1]
 
 
-def first_team(session: Session) -> Team:
-    """Return the team that runs the service; at the very first start, make it."""
+def ensure_operator_team(session: Session) -> Team:
+    """Return the team that operates the service; on the very first start, create it."""
     team = session.scalar(select(Team).where(Team.operator).order_by(Team.created_at, Team.id).limit(1))
     if team is None:
         team = session.scalar(select(Team).where(Team.name == DEFAULT_TEAM)) or Team(name=DEFAULT_TEAM)
@@ -71,26 +73,26 @@ def first_team(session: Session) -> Team:
     return team
 
 
-def page(session: Session, team_id: str, size: int, token: str | None) -> tuple[list[ApiKey], str | None]:
-    """Return a page of the team's keys that are in force, oldest first, and the token of the next page."""
-    query = select(ApiKey).where(ApiKey.team_id == team_id, in_force())
+def list_keys(session: Session, team_id: str, size: int, token: str | None) -> tuple[list[ApiKey], str | None]:
+    """Return a page of the team's active keys, oldest first, and the next page's token."""
+    query = select(ApiKey).where(ApiKey.team_id == team_id, is_active())
     if token:
         last = aliased(ApiKey)
-        place = select(last.created_at).where(last.id == decode(token), last.team_id == team_id).scalar_subquery()
-        query = query.where(tuple_(ApiKey.created_at, ApiKey.id) > tuple_(place, decode(token)))
+        place = select(last.created_at).where(last.id == decode_token(token), last.team_id == team_id).scalar_subquery()
+        query = query.where(tuple_(ApiKey.created_at, ApiKey.id) > tuple_(place, decode_token(token)))
     rows = list(session.scalars(query.order_by(ApiKey.created_at, ApiKey.id).limit(size + 1)))
-    return rows[:size], encode(rows[size - 1].id) if len(rows) > size else None
+    return rows[:size], encode_token(rows[size - 1].id) if len(rows) > size else None
 
 
-def names(session: Session, team_id: str, ids: set[str]) -> dict[str, str]:
-    """Return what keys of a team are called, those that have ended too."""
+def key_names(session: Session, team_id: str, ids: set[str]) -> dict[str, str]:
+    """Return the names of a team's keys, including ended ones."""
     found = select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(ids), ApiKey.team_id == team_id)
     return dict(session.execute(found).tuples().all())
 
 
 def revoke_key(session: Session, team_id: str, key_id: str) -> None:
     """End a key, its sessions and its share links at once. Raises NotFound."""
-    ended = update(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, in_force()).values(revoked_at=now())
+    ended = update(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, is_active()).values(revoked_at=now())
     if session.scalar(ended.returning(ApiKey.id)) is None:
         raise NotFound(f"no key {key_id}")
     session.execute(delete(SignIn).where(SignIn.key_id == key_id))
@@ -99,15 +101,15 @@ def revoke_key(session: Session, team_id: str, key_id: str) -> None:
 def rotate_key(
     session: Session, team_id: str, key_id: str, *, overlap: float, expires_in: float | None, made_by: str
 ) -> tuple[ApiKey, str]:
-    """Make a key in the place of one, which ends after `overlap` seconds, or at its own time if that comes first.
+    """Create a key that replaces another, which ends after `overlap` seconds, or at its own expiry if that is earlier.
 
-    The new one lasts as long as the old one was to last where `expires_in` is None. Raises NotFound, AlreadyRotated.
+    If `expires_in` is None, the new key lasts as long as the old one was to last. Raises NotFound, AlreadyRotated.
     """
-    old = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, in_force()).with_for_update())
+    old = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, is_active()).with_for_update())
     if old is None:
         raise NotFound(f"no key {key_id}")
     if next_id := session.scalar(select(ApiKey.id).where(ApiKey.replaces == key_id).limit(1)):
-        raise AlreadyRotated(f"key {next_id} took the place of {key_id}")
+        raise AlreadyRotated(f"key {next_id} replaced {key_id}")
     if expires_in is None and old.expires_at is not None:
         expires_in = (old.expires_at - old.created_at).total_seconds()
     end: dt.datetime = session.scalars(select(now(overlap))).one()
@@ -115,12 +117,12 @@ def rotate_key(
     return create_key(session, team_id, old.name, old.scope, expires_in=expires_in, made_by=made_by, replaces=old.id)
 
 
-def note_use(key_id: str) -> None:
-    """Keep that a key was used, to the minute."""
+def record_use(key_id: str) -> None:
+    """Record that a key was used, to the minute."""
 
     def write() -> None:
-        long_ago = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now(-EVERY_SECONDS / 2))
+        long_ago = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now(-INTERVAL_SECONDS / 2))
         with writing() as session:
             session.execute(update(ApiKey).where(ApiKey.id == key_id, long_ago).values(last_used_at=now()))
 
-    scribe.soon(("use", key_id), write)
+    deferred_writes.submit(("use", key_id), write)

@@ -1,8 +1,8 @@
-"""How often one may ask: bounds by key, by address, and, far stricter, for what an address tries in vain: wrong keys and links.
+"""Rate limits: by key, by address, and much stricter for failed attempts of an address (wrong keys and links).
 
-Counts are kept where LATHE_RATE_STORAGE_URL says, in common for all API processes; in this process where it says nothing, and
-for a while where that place is away: no request fails for want of a count. Every answer tells what is left, in the RateLimit
-fields of the IETF's draft (draft-ietf-httpapi-ratelimit-headers).
+All API processes share the counts at LATHE_RATE_STORAGE_URL. Without it, and for a while if that storage is away, each process
+counts by itself: no request fails because a count failed. Every response has the remaining budget in the RateLimit fields of
+the IETF draft (draft-ietf-httpapi-ratelimit-headers).
 """
 
 import datetime as dt
@@ -24,43 +24,43 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.connections import who
-from app.core.errors import RateLimited, document
+from app.core.errors import Problem, RateLimited, problem_response
+from app.core.networks import client_network
 from app.core.settings import Settings, get_settings
 
 log = structlog.get_logger()
 AWAY_SECONDS = 30.0
-"""For so long counts are kept in this process when the place for them did not answer."""
+"""For so long this process counts by itself after the shared storage failed."""
 KNOWN = 1024
-"""Credentials that were right lately: who holds one is let in though others at its address guess."""
-ALWAYS = frozenset({"/healthz/live", "/healthz/ready"})
-"""Asked by machines that restart what does not answer."""
+"""Recently accepted credentials: their holders are admitted even if others at the same address guess."""
+UNLIMITED_PATHS = frozenset({"/healthz/live", "/healthz/ready"})
+"""Polled by machines that restart what does not answer."""
 OPTIONS: dict[str, float | str | bool] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "implementation": "redispy"}
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is left of one bound for one asker."""
+    """What is left of one limit for one key or address."""
 
     name: str
     item: RateLimitItem
     left: int
     seconds: int
-    """Until it begins anew."""
+    """Until the window restarts."""
 
     @property
     def policy(self) -> str:
-        """Say the bound as RateLimit-Policy does."""
+        """Return the limit as a RateLimit-Policy field."""
         return f'"{self.name}";q={self.item.amount};w={self.item.get_expiry()}'
 
     @property
     def state(self) -> str:
-        """Say what is left as RateLimit does."""
+        """Return the remaining budget as a RateLimit field."""
         return f'"{self.name}";r={self.left};t={self.seconds}'
 
-    def refusal(self) -> RateLimited:
-        """Return the problem of who asks beyond it."""
-        most, frees = self.item.amount, f"it begins anew in {self.seconds} seconds"
+    def refusal(self) -> Problem:
+        """Return the problem for a request beyond the limit."""
+        most, frees = self.item.amount, f"the window restarts in {self.seconds} seconds"
         begins = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
         quota = {"name": f"rate_{self.name}", "limit": most, "used": most, "frees": frees, "frees_at": begins.isoformat()}
         cause = f"more than {most} requests in {self.item.get_expiry()} seconds: {WORDS[self.name]}"
@@ -70,8 +70,8 @@ class Window:
 WORDS = {"key": "of this key", "address": "from this address", "wrong": "from this address with wrong keys or links"}
 
 
-class Rates:
-    """Counts requests. One a process."""
+class RateCounter:
+    """Counts requests. One per process."""
 
     def __init__(self, settings: Settings) -> None:
         asked = {"key": settings.rate_per_key, "address": settings.rate_per_address, "wrong": settings.rate_wrong}
@@ -85,11 +85,11 @@ class Rates:
         self.known: OrderedDict[str, None] = OrderedDict()
 
     async def count(self, name: str, who: str, cost: int = 1) -> tuple[bool, Window]:
-        """Count a request, or with cost 0 only look; return whether it is within the bound, and what is left of it."""
+        """Count a request, or with cost 0 only look; return whether it is within the limit, and what is left."""
         if self.shared is not None and time.monotonic() >= self.away_until:
             try:
                 return await self._count(self.shared, name, who, cost)
-            except Exception as error:  # whatever its client says: the place is away
+            except Exception as error:  # whatever the client raises: the storage is away
                 self.away_until = time.monotonic() + AWAY_SECONDS
                 log.warning("rate_storage_away", error=f"{type(error).__name__}: {error}"[:200])
         return await self._count(self.own, name, who, cost)
@@ -101,7 +101,7 @@ class Rates:
         return within, Window(name, item, max(0, left), max(1, math.ceil(reset - time.time())))
 
     def remember(self, credential: str) -> None:
-        """Note that a credential let its holder in."""
+        """Remember an accepted credential."""
         self.known[credential] = None
         self.known.move_to_end(credential)
         if len(self.known) > KNOWN:
@@ -109,29 +109,29 @@ class Rates:
 
 
 @lru_cache
-def get_rates() -> Rates:
-    """Return this process's counts."""
-    return Rates(get_settings())
+def get_rate_counter() -> RateCounter:
+    """Return this process's counter."""
+    return RateCounter(get_settings())
 
 
-async def admit_key(request: Request, key: str) -> None:
-    """Count a request of a key that was found right. Raises RateLimited."""
+async def count_request(request: Request, key: str) -> None:
+    """Count a request of an authenticated key. Raises RateLimited."""
     state = request.scope.setdefault("state", {})
     if (credential := state.get("credential")) is not None:
-        get_rates().remember(credential)
-    within, window = await get_rates().count("key", key)
+        get_rate_counter().remember(credential)
+    within, window = await get_rate_counter().count("key", key)
     state.setdefault("windows", []).append(window)
     if not within:
         raise window.refusal()
 
 
-def admit(request: Request, key: str) -> None:
-    """Do the same from a thread that the event loop waits for. Raises RateLimited."""
-    from_thread.run(admit_key, request, key)
+def count_request_from_thread(request: Request, key: str) -> None:
+    """Count it from a thread that the event loop waits for. Raises RateLimited."""
+    from_thread.run(count_request, request, key)
 
 
 def _credential(scope: Scope) -> str | None:
-    """Return the hash of what a request shows to be let in (a key, a cookie, a link); None where it shows nothing."""
+    """Return the hash of a request's credential (a key, a cookie, a link); None without one."""
     headers = Headers(scope=scope)
     if scope["path"].startswith("/share/"):
         shown = scope["path"]
@@ -142,23 +142,23 @@ def _credential(scope: Scope) -> str | None:
     return hashlib.sha256(shown.encode()).hexdigest() if shown else None
 
 
-class RateLimits:
-    """Bound what comes from an address, count what it tries in vain, and tell in each answer what is left."""
+class RateLimitMiddleware:
+    """Limits requests by address, counts failed attempts, and adds the remaining budget to each response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or scope["path"] in ALWAYS:
+        if scope["type"] != "http" or scope["path"] in UNLIMITED_PATHS:
             await self.app(scope, receive, send)
             return
-        rates, asker = get_rates(), who((scope.get("client") or ("local", 0))[0])
+        rates, asker = get_rate_counter(), client_network((scope.get("client") or ("local", 0))[0])
         state = scope.setdefault("state", {})
         credential = state["credential"] = _credential(scope)
         within, window = await rates.count("address", asker)
         if within and credential is not None and credential not in rates.known:
-            # Before anything is looked up: a guess beyond the bound learns nothing, not even whether it was right.
+            # Before any lookup: a guess beyond the limit learns nothing, not even whether it was right.
             within, wrong = await rates.count("wrong", asker, cost=0)
             window = window if within else wrong
         windows = state["windows"] = [window]
@@ -174,7 +174,7 @@ class RateLimits:
             await send(message)
 
         if not within:
-            await document(window.refusal(), Request(scope))(scope, receive, answer)
+            await problem_response(window.refusal(), Request(scope))(scope, receive, answer)
             return
         try:
             await self.app(scope, receive, answer)

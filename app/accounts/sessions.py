@@ -1,7 +1,7 @@
-"""Sessions of browsers: signed in with a key, known by a cookie, over when the key is revoked or the time is up.
+"""Browser sessions: signed in with a key, identified by a cookie, ended by the key's end or by time.
 
-The cookie is 256 random bits, of which the hash is kept, as of keys. A page of another site can make a browser send it along,
-so each change must also bring a token that only our own pages know: it is derived from the cookie and stored nowhere.
+The cookie is 256 random bits; only its hash is stored. Another site's page can make a browser send it, so each change must also
+carry a token that only our own pages know: it is derived from the cookie and stored nowhere.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from app.store.clock import now
 from app.store.models import ApiKey, SignIn, Team
 
 COOKIE = "lathe_session"
-"""Over TLS its name begins with `__Host-`: browsers then take it from this very host alone, for all paths, over TLS."""
+"""Over TLS its name starts with `__Host-`: browsers then accept it only from this host, for all paths, over TLS."""
 CSRF_HEADER = "X-CSRF-Token"
 CSRF_FIELD = "csrf_token"
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who is signed in, and the token that his changes must carry."""
+    """The signed-in user, and the token that their changes must carry."""
 
     team: str
     team_name: str
@@ -40,40 +40,40 @@ class Visitor:
 
 
 def cookie_name(request: Request) -> str:
-    """Return what the cookie is called where the caller comes from."""
+    """Return the cookie's name for this request."""
     return f"__Host-{COOKIE}" if public_url.is_secure(request) else COOKIE
 
 
-def held(request: Request) -> str | None:
-    """Return what the cookie of a request holds."""
+def read_cookie(request: Request) -> str | None:
+    """Return the value of the request's cookie."""
     return request.cookies.get(cookie_name(request))
 
 
-def hashed(token: str) -> str:
-    """Return what is kept of a cookie."""
+def hash_token(token: str) -> str:
+    """Return the stored hash of a cookie."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def begin(session: Session, key_id: str, seconds: float) -> str:
-    """Sign a browser in; return what its cookie holds. Sessions that are over are forgotten on the way."""
+def sign_in(session: Session, key_id: str, seconds: float) -> str:
+    """Sign a browser in; return its cookie's value. Deletes expired sessions."""
     token = secrets.token_urlsafe(32)
     session.execute(delete(SignIn).where(SignIn.expires_at <= now()))
-    session.add(SignIn(token_sha256=hashed(token), key_id=key_id, expires_at=now(seconds)))
+    session.add(SignIn(token_sha256=hash_token(token), key_id=key_id, expires_at=now(seconds)))
     return token
 
 
-def end(session: Session, token: str) -> None:
+def sign_out(session: Session, token: str) -> None:
     """Sign a browser out."""
-    session.execute(delete(SignIn).where(SignIn.token_sha256 == hashed(token)))
+    session.execute(delete(SignIn).where(SignIn.token_sha256 == hash_token(token)))
 
 
-def visitor(session: Session, token: str) -> Visitor | None:
-    """Say whose cookie this is; None where it is nobody's, or the session or its key is over."""
+def find_visitor(session: Session, token: str) -> Visitor | None:
+    """Return the session's visitor; None if the session is unknown or expired, or its key has ended."""
     found = session.execute(
         select(ApiKey, Team.name, Team.operator)
         .join(SignIn, SignIn.key_id == ApiKey.id)
         .join(Team, Team.id == ApiKey.team_id)
-        .where(SignIn.token_sha256 == hashed(token), SignIn.expires_at > now(), keys.in_force())
+        .where(SignIn.token_sha256 == hash_token(token), SignIn.expires_at > now(), keys.is_active())
     ).one_or_none()
     if found is None:
         return None
@@ -82,31 +82,31 @@ def visitor(session: Session, token: str) -> Visitor | None:
 
 
 def csrf_token(token: str) -> str:
-    """Derive what a change of this session must carry."""
+    """Return the token that a change of this session must carry."""
     return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
 def check_csrf(visitor: Visitor, sent: str | None) -> None:
     """Raise CsrfFailed unless a change carries its session's token."""
     if not hmac.compare_digest(visitor.csrf.encode(), (sent or "").encode()):
-        raise CsrfFailed("the request carries no token of this session")
+        raise CsrfFailed("the request lacks this session's CSRF token")
 
 
 def check_origin(request: Request) -> None:
-    """Raise CsrfFailed for a form that another site's page sent: at sign-in there is no session whose token it could carry."""
+    """Raise CsrfFailed for a form that another site sent: at sign-in there is no session whose token it could carry."""
     ours = {request.headers.get("host"), public_url.public_host()}
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc not in ours):
         raise CsrfFailed("the form was sent from another site")
 
 
-def remember(response: Response, request: Request, token: str, seconds: float) -> None:
-    """Set the cookie: not for scripts, not for other sites' forms, and over TLS alone where the service is reached so."""
+def set_cookie(response: Response, request: Request, token: str, seconds: float) -> None:
+    """Set the cookie: hidden from scripts and other sites' forms, and only over TLS if the service is reached by TLS."""
     secure = public_url.is_secure(request)
     response.set_cookie(cookie_name(request), token, max_age=int(seconds), httponly=True, samesite="lax", secure=secure)
 
 
-def forget(response: Response, request: Request) -> None:
-    """Take the cookie back."""
+def delete_cookie(response: Response, request: Request) -> None:
+    """Delete the cookie."""
     secure = public_url.is_secure(request)
     response.delete_cookie(cookie_name(request), httponly=True, samesite="lax", secure=secure)

@@ -1,7 +1,7 @@
-"""Links that show one report, and nothing else, without a key, until they or the key that made them end.
+"""Share links: each shows one report without a key, until the link or the key that created it ends.
 
-The link holds 256 random bits, of which the hash is kept, as of keys. It is no session: it opens one page, which loads nothing,
-leads nowhere and tells no other site where it lies.
+The link holds 256 random bits; only their hash is stored. It is no session: it opens one page that loads nothing, links nowhere
+and reveals its address to no other site.
 """
 
 import hashlib
@@ -13,20 +13,20 @@ from sqlalchemy.orm import Session
 
 from app.accounts import keys
 from app.accounts.auth import Caller
-from app.api.paging import newest_first
 from app.core.errors import NotFound, ReportNotReady, TooManyLinks
 from app.jobs import jobs
 from app.store.clock import now
+from app.store.keyset import newest_page
 from app.store.models import ApiKey, Job, ShareLink
 
 MOST_LINKS = 50
-"""Of one job that are in force."""
-UNSEEN = {
+"""Active links of one job."""
+LINK_HEADERS = {
     "X-Robots-Tag": "noindex, nofollow, noarchive",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "private, no-store",
 }
-"""What every answer to a link says: keep it nowhere, list it nowhere, and tell nobody where it lies."""
+"""Headers of every answer to a link: do not store it, do not index it, do not reveal its address."""
 
 
 def _hash(token: str) -> str:
@@ -34,13 +34,13 @@ def _hash(token: str) -> str:
 
 
 def _open() -> ColumnElement[bool]:
-    """Say in SQL that a link is in force: its own time is not up, and the key that made it lets in."""
-    maker = exists().where(ApiKey.id == ShareLink.key_id, keys.in_force())
+    """Return the SQL condition that a link is active: it has not expired, and the key that created it is active."""
+    maker = exists().where(ApiKey.id == ShareLink.key_id, keys.is_active())
     return and_(ShareLink.expires_at > now(), or_(ShareLink.key_id.is_(None), maker))
 
 
 def create(session: Session, caller: Caller, job_id: str, seconds: int) -> tuple[ShareLink, str]:
-    """Make a link; return its row and the token, which is shown this once. Raises NotFound, ReportNotReady, TooManyLinks."""
+    """Create a link; return its row and its token, shown only this once. Raises NotFound, ReportNotReady, TooManyLinks."""
     job = jobs.get(session, caller.team, job_id)
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
@@ -56,17 +56,17 @@ def create(session: Session, caller: Caller, job_id: str, seconds: int) -> tuple
     return row, token
 
 
-def listed(session: Session, team: str, job_id: str) -> Sequence[ShareLink]:
-    """Return a job's links that are in force, newest first. Raises NotFound."""
+def list_job_links(session: Session, team: str, job_id: str) -> Sequence[ShareLink]:
+    """Return a job's active links, newest first. Raises NotFound."""
     job = jobs.get(session, team, job_id)
     return session.scalars(select(ShareLink).where(ShareLink.job_id == job.id, _open()).order_by(ShareLink.id.desc())).all()
 
 
-def page(session: Session, team: str, size: int, token: str | None) -> tuple[list[ShareLink], str | None]:
-    """Return a page of a team's links that are in force, newest first, and the token of the next page."""
+def list_links(session: Session, team: str, size: int, token: str | None) -> tuple[list[ShareLink], str | None]:
+    """Return a page of a team's active links, newest first, and the next page's token."""
     query = select(ShareLink).join(Job, Job.id == ShareLink.job_id)
     query = query.where(Job.team_id == team, Job.deleted_at.is_(None), _open())
-    return newest_first(session, query, ShareLink.id, size, token)
+    return newest_page(session, query, ShareLink.id, size, token)
 
 
 def revoke(session: Session, team: str, job_id: str, link_id: str) -> None:
@@ -77,14 +77,14 @@ def revoke(session: Session, team: str, job_id: str, link_id: str) -> None:
         raise NotFound(f"{job_id} has no link {link_id}")
 
 
-def opened(session: Session, token: str) -> Job:
-    """Return the job whose report a link shows. Raises NotFound for one that is unknown, expired or revoked, alike."""
+def find_shared_job(session: Session, token: str) -> Job:
+    """Return the job whose report a link shows. Raises NotFound, alike for unknown, expired and revoked links."""
     found = session.scalar(
         select(Job)
         .join(ShareLink, ShareLink.job_id == Job.id)
         .where(ShareLink.token_sha256 == _hash(token), _open(), Job.deleted_at.is_(None))
     )
     if found is None or found.report is None:
-        remedy = "It may have expired or been revoked: ask who sent it for another."
-        raise NotFound("this link shows nothing", remedy=remedy, headers=UNSEEN)
+        remedy = "It may have expired or been revoked: ask its sender for a new one."
+        raise NotFound("this link is not valid", remedy=remedy, headers=LINK_HEADERS)
     return found

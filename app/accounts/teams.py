@@ -1,18 +1,18 @@
-"""Teams: who owns models, datasets, jobs and keys. Admins of the team that runs the service make, rename and close others."""
+"""Teams: owners of models, datasets, jobs and keys. Admins of the operating team create, rename and close other teams."""
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.accounts import keys
-from app.api.paging import newest_first
 from app.core.errors import NameTaken, NotFound, OwnTeam
 from app.store.clock import now
+from app.store.keyset import newest_page
 from app.store.models import ADMIN, ApiKey, SignIn, Team
 
 
 def create(session: Session, name: str, made_by: str) -> tuple[Team, str]:
-    """Make a team and its first key, which is an admin's and shown this once. Raises NameTaken."""
+    """Create a team and its first key, an admin key that is shown only this once. Raises NameTaken."""
     team = Team(name=name)
     session.add(team)
     _flush(session, name)
@@ -27,10 +27,10 @@ def _flush(session: Session, name: str) -> None:
         raise NameTaken(f"there is a team {name!r}", param="name") from error
 
 
-def page(session: Session, size: int, token: str | None, only: str | None) -> tuple[list[Team], str | None]:
-    """Return a page of all teams, newest first, or of `only` one; and the token of the next page."""
+def list_teams(session: Session, size: int, token: str | None, only: str | None) -> tuple[list[Team], str | None]:
+    """Return a page of all teams, newest first, or of the `only` one; and the next page's token."""
     query = select(Team) if only is None else select(Team).where(Team.id == only)
-    return newest_first(session, query, Team.id, size, token)
+    return newest_page(session, query, Team.id, size, token)
 
 
 def get(session: Session, team_id: str) -> Team:
@@ -42,7 +42,7 @@ def get(session: Session, team_id: str) -> Team:
 
 
 def rename(session: Session, team_id: str, name: str) -> Team:
-    """Give a team another name. Raises NotFound, NameTaken."""
+    """Rename a team. Raises NotFound, NameTaken."""
     team = get(session, team_id)
     team.name = name
     _flush(session, name)
@@ -50,9 +50,9 @@ def rename(session: Session, team_id: str, name: str) -> Team:
 
 
 def close(session: Session, team_id: str, own: str) -> None:
-    """End all keys of a team, with their sessions and links; what it stored stays. Raises NotFound, OwnTeam."""
+    """End all keys of a team, with their sessions and links; its data stays. Raises NotFound, OwnTeam."""
     team = get(session, team_id)
     if team.id == own:
-        raise OwnTeam(f"{team_id} is the team of the key that asks")
-    session.execute(update(ApiKey).where(ApiKey.team_id == team.id, keys.in_force()).values(revoked_at=now()))
+        raise OwnTeam(f"{team_id} is the caller's own team")
+    session.execute(update(ApiKey).where(ApiKey.team_id == team.id, keys.is_active()).values(revoked_at=now()))
     session.execute(delete(SignIn).where(SignIn.key_id.in_(select(ApiKey.id).where(ApiKey.team_id == team.id))))

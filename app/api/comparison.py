@@ -1,13 +1,14 @@
-"""Finished jobs side by side: the figures of what each shipped, which of them nothing beats, and how their requests differ.
+"""Comparison of finished jobs: figures of what each shipped, the Pareto-best ones, and how their requests differ.
 
 Figures come from the columns of the metrics and from parts of the report, never from whole reports: a page of two hundred jobs
-costs the same few queries as one of two.
+costs the same few queries as a page of two.
 """
 
 import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,17 +16,18 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.api import job_list
-from app.api.job_list import Wanted
-from app.api.paging import decode, encode
-from app.api.schemas import JobOut, Out
+from app.api.job_list import JobFilter
+from app.api.schemas import JobOut
+from app.core.schemas import Out
 from app.store.db import iso
+from app.store.keyset import decode_token, encode_token
 from app.store.models import Dataset, Job, JobDataset, Metric, Model
 from compression.schema.report.measurements import Ratios
 from compression.schema.stages import Stage
 
 
 class Point(Out):
-    """The figures of one row of a job's table. What was not measured is null."""
+    """The figures of one row of a job's table. A figure that was not measured is null."""
 
     stage: Stage
     artifact: str
@@ -35,20 +37,18 @@ class Point(Out):
     latency_at: Annotated[
         dict[str, Any] | None,
         Field(
-            description="Batch, length, threads and runtime that it was taken at; of causal-lm for one token more behind a "
+            description="Conditions of the latency: batch, length, threads and runtime; for causal-lm one more token after a "
             "prompt of that length."
         ),
     ]
-    score: Annotated[float | None, Field(description="On test: shown, and nothing is chosen by it.")]
+    score: Annotated[float | None, Field(description="On test: reported only; no decision uses it.")]
     standard_error: float | None
-    validation: Annotated[float | None, Field(description="The score on validation; null in jobs of before it was taken.")] = (
-        None
-    )
+    validation: Annotated[float | None, Field(description="The score on validation; null in older jobs.")] = None
     validation_error: Annotated[float | None, Field(description="Its standard error.")] = None
 
 
 class Compared(Out):
-    """A finished job: what it began with, what it shipped, and what it was asked for."""
+    """A finished job: what it started with, what it shipped, and what was requested."""
 
     id: str
     name: str
@@ -63,7 +63,7 @@ class Compared(Out):
     baseline: Point
     shipped: Point
     ratios: Ratios
-    asked: Annotated[dict[str, Any], Field(description="Recipe, evaluate and targets, key by key: `recipe.prune.ratio` → 0.3.")]
+    asked: Annotated[dict[str, Any], Field(description="The request, key by key: `recipe.prune.ratio` → 0.3.")]
     best_by: Annotated[
         tuple[str, ...],
         Field(
@@ -73,16 +73,16 @@ class Compared(Out):
     ] = ()
 
     def judged(self, point: Point) -> float | None:
-        """Return a point's score on the split that choices read."""
+        """Return a point's score on the split that decisions use."""
         return point.validation if self.ratios.judged_on == "validation" else point.score
 
     def judged_error(self, point: Point) -> float | None:
-        """Return the standard error of that."""
+        """Return the standard error of that score."""
         return point.validation_error if self.ratios.judged_on == "validation" else point.standard_error
 
 
 class Comparison(Out):
-    """A page of finished jobs. `differs` names the keys of `asked` that are not the same in all of them."""
+    """A page of finished jobs. `differs` names the keys of `asked` whose values are not the same in all of them."""
 
     items: list[Compared]
     differs: list[str]
@@ -96,13 +96,12 @@ def compare(
     jobs: Sequence[str] = (),
     base: str | None = None,
     dataset: str | None = None,
-    label: list[str] | None = None,
-    search: str | None = None,
+    wanted: JobFilter | None = None,
     size: int,
     token: str | None = None,
 ) -> Comparison:
-    """Return finished jobs, newest first: of a base model, of a dataset, or those that are named. Raises InvalidRequest."""
-    query = job_list.query(team, Wanted(state=["succeeded"], label=label, search=search))
+    """Return finished jobs, newest first: of a base model, of a dataset, or the named ones. Raises InvalidRequest."""
+    query = job_list.filter_jobs(team, replace(wanted or JobFilter(), state=["succeeded"]))
     if jobs:
         query = query.where(Job.id.in_(jobs))
     if base:
@@ -111,15 +110,15 @@ def compare(
         among = select(JobDataset.job_id).where(JobDataset.dataset_id == dataset)
         query = query.where((Job.dataset_id == dataset) | Job.id.in_(among))
     if token:
-        query = query.where(Job.id < decode(token))
-    wanted = query.options(*job_list.BRIEF).order_by(Job.id.desc()).limit(size + 1)
-    rows = list(session.scalars(wanted))
+        query = query.where(Job.id < decode_token(token))
+    newest = query.options(*job_list.WITHOUT_ROWS).order_by(Job.id.desc()).limit(size + 1)
+    rows = list(session.scalars(newest))
     more, rows = len(rows) > size, rows[:size]
     items = _items(session, rows)
     for cost in ("bytes", "latency_ms"):
-        for one in _front(items, cost):
+        for one in _pareto_front(items, cost):
             one.best_by = (*one.best_by, cost)
-    return Comparison(items=items, differs=differs(items), next_page_token=encode(rows[-1].id) if more else None)
+    return Comparison(items=items, differs=differing_keys(items), next_page_token=encode_token(rows[-1].id) if more else None)
 
 
 def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
@@ -137,7 +136,7 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     parts = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["validation"], Metric.row["score"])
     for found in session.execute(select(*columns, *parts).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
         figures[found[0]].append(tuple(found)[1:])
-    shown = {job.id: job for job in job_list.shown(session, rows, brief=True)}
+    shown = {job.id: job for job in job_list.show_jobs(session, rows, brief=True)}
     return [
         item
         for job in rows
@@ -146,11 +145,11 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
 
 
 def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures: list[Any]) -> Compared | None:
-    points = [_point(*one) for one in figures]
+    points = [_point(one) for one in figures]
     taken = next((point for point in points if point.artifact == headline), None)
     if taken is None:
         return None
-    # Memory may not have sufficed to score the baseline, or what was shipped: any row that was scored says by what.
+    # The baseline or the shipped row may lack a score for want of memory: any scored row names the metric.
     ordered = sorted(zip(points, figures, strict=True), key=lambda pair: pair[0] is not taken)
     scores = [found for _, one in ordered for found in one[-2:]]
     score: dict[str, Any] = next((found for found in scores if found and "metric" in found), {})
@@ -172,17 +171,9 @@ def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures:
     )
 
 
-def _point(
-    stage: Stage,
-    parameters: int,
-    size: int,
-    latency: float | None,
-    value: float | None,
-    artifact: str,
-    timed: dict[str, Any],
-    validation: dict[str, Any] | None,
-    score: dict[str, Any],
-) -> Point:
+def _point(row: Sequence[Any]) -> Point:
+    """Return a point from the columns of `_items`."""
+    stage, parameters, size, latency, value, artifact, timed, validation, score = row
     at = {name: timed[name] for name in ("batch", "length", "threads", "runtime")} if latency is not None else None
     error = score.get("standard_error") if value is not None else None
     figures: dict[str, Any] = {"parameters": parameters, "bytes": size, "latency_ms": latency, "latency_at": at}
@@ -191,62 +182,62 @@ def _point(
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Name every leaf by the keys on the way to it."""
+    """Return every leaf under the path of its keys."""
     if not isinstance(value, dict) or not value:
         return {path: value}
     return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{path}.{key}" if path else key).items()}
 
 
-def differs(items: Sequence[Compared]) -> list[str]:
-    """Name the keys of requests that some have otherwise than the others; a part that some left out, by its own key."""
+def differing_keys(items: Sequence[Compared]) -> list[str]:
+    """Return the keys whose values differ between requests; a part that some left out counts by its own key."""
     names = dict.fromkeys(name for item in items for name in item.asked)
-    # Beneath what some left out whole (null), the others are held against each other alone.
+    # Below a part that some left out (null), only the other requests are compared.
     left_out = tuple(f"{name}." for name in names if any(item.asked.get(name, 0) is None for item in items))
 
     def values(name: str) -> set[str]:
         apart = name.startswith(left_out)
-        return {asked_at(item, name) for item in items if name in item.asked or not apart}
+        return {format_request_value(item, name) for item in items if name in item.asked or not apart}
 
     return sorted(name for name in names if len(values(name)) > 1)
 
 
-def asked_at(item: Compared, name: str) -> str:
-    """Write what a job was asked for at a key, as JSON: `used` for a whole part that others left out."""
+def format_request_value(item: Compared, name: str) -> str:
+    """Return a request's value at a key as JSON: `used` for a whole part that others left out."""
     if name in item.asked:
         return json.dumps(item.asked[name], ensure_ascii=False)
     return "used" if any(key.startswith(f"{name}.") for key in item.asked) else "–"
 
 
-def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
-    """Return what no other beats that was measured alike: one that costs no more, is no worse, and is not its equal."""
+def _pareto_front(items: Sequence[Compared], cost: str) -> list[Compared]:
+    """Return the jobs that none measured alike beats: none costs no more and is no worse without being equal."""
     measured = [one for one in items if getattr(one.shipped, cost) is not None and one.judged(one.shipped) is not None]
     return [one for one in measured if not any(_beats(other, one, cost) for other in measured)]
 
 
 def _beats(one: Compared, other: Compared, cost: str) -> bool:
-    if _alike(one, cost) != _alike(other, cost):
+    if _comparable_key(one, cost) != _comparable_key(other, cost):
         return False
     sign = -1 if one.lower_is_better else 1
     mine, theirs = ((getattr(each.shipped, cost), -sign * (each.judged(each.shipped) or 0.0)) for each in (one, other))
     return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs
 
 
-def _alike(one: Compared, cost: str) -> tuple[Any, ...]:
-    """Return what two jobs must have in common for their scores, and for what they cost, to be of the same thing."""
-    judged = (one.datasets, one.metric, one.ratios.judged_on, _judged_by(one), _texts_of(one))
+def _comparable_key(one: Compared, cost: str) -> tuple[Any, ...]:
+    """Return what two jobs must share for their scores, and their costs, to be comparable."""
+    judged = (one.datasets, one.metric, one.ratios.judged_on, _judging_metrics(one), _scored_texts(one))
     return (*judged, one.shipped.latency_at) if cost == "latency_ms" else judged
 
 
-def _texts_of(one: Compared) -> tuple[Any, ...]:
-    """Return what a perplexity hangs on beside the data: how much a token sees before it, and which texts are scored."""
+def _scored_texts(one: Compared) -> tuple[Any, ...]:
+    """Return what a perplexity depends on besides the data: the context length and the scored texts."""
     if one.task != "causal-lm":
         return ()
     window = one.asked.get("evaluate.window") or one.asked.get("recipe.train.max_length")
     return window, one.asked.get("evaluate.tokens"), one.asked.get("recipe.train.seed")
 
 
-def _judged_by(one: Compared) -> list[tuple[str, str | None]]:
-    """Return the metric of each dataset, and the label where it is one label's: means over other metrics are other figures."""
+def _judging_metrics(one: Compared) -> list[tuple[str, str | None]]:
+    """Return each dataset's metric, and its positive label if the metric depends on one: other means are not comparable."""
     metrics, labels = (
         given if isinstance(given, list) else [given] * len(one.datasets)
         for given in (one.asked.get("evaluate.metric", "auto"), one.asked.get("evaluate.positive"))
@@ -261,7 +252,7 @@ FIGURES = ("parameters", "bytes", "latency_ms", "score", "standard_error", "vali
 
 
 def as_csv(found: Comparison) -> str:
-    """Write a line a job: what it is, its figures before and after, its ratios, and the keys in which requests differ."""
+    """Return CSV, a line per job: what it is, its figures before and after, its ratios, and the request keys that differ."""
     intervals = tuple(name for name in Ratios.model_fields if name.endswith("_interval"))
     ratios = tuple(name for name in Ratios.model_fields if name not in intervals)
     head = [
@@ -290,8 +281,8 @@ def as_csv(found: Comparison) -> str:
         line += [getattr(side, name) for side in (one.baseline, one.shipped) for name in FIGURES]
         line += [getattr(one.ratios, name) for name in ratios]
         line += [end for name in intervals for end in getattr(one.ratios, name) or (None, None)]
-        line += [one.asked[name] if _plain(one.asked.get(name)) else asked_at(one, name) for name in found.differs]
-        lines.writerow([_harmless(value) for value in line])
+        line += [one.asked[name] if _plain(one.asked.get(name)) else format_request_value(one, name) for name in found.differs]
+        lines.writerow([_escape_formula(value) for value in line])
     return out.getvalue()
 
 
@@ -299,15 +290,15 @@ def _plain(value: Any) -> bool:
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
-def _harmless(value: Any) -> Any:
-    """Let no text become a formula in whoever's spreadsheet opens the file."""
+def _escape_formula(value: Any) -> Any:
+    """Prefix text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def bases(session: Session, team: str) -> list[tuple[str, str, int]]:
-    """Return the models that finished jobs began with: (id, name, jobs), that of the newest job first."""
+def list_base_models(session: Session, team: str) -> list[tuple[str, str, int]]:
+    """Return the base models of finished jobs: (id, name, jobs), that of the newest job first."""
     rows = session.execute(
-        job_list.query(team, Wanted(state=["succeeded"]))
+        job_list.filter_jobs(team, JobFilter(state=["succeeded"]))
         .join(Model, Model.id == Job.model_id)
         .with_only_columns(Job.model_id, Model.name, func.count(), func.max(Job.id))
         .group_by(Job.model_id, Model.name)
@@ -318,6 +309,6 @@ def bases(session: Session, team: str) -> list[tuple[str, str, int]]:
 
 
 def dataset_names(session: Session, team: str, ids: Sequence[str]) -> dict[str, str]:
-    """Return what datasets are called, also those that were deleted meanwhile."""
+    """Return the names of datasets, including deleted ones."""
     found = select(Dataset.id, Dataset.name).where(Dataset.id.in_(ids), Dataset.team_id == team)
     return dict(session.execute(found).all())

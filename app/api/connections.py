@@ -1,7 +1,7 @@
-"""How many connections the API holds open: bounded in total and by address, with room kept for health checks.
+"""Limits of open connections, in total and by address, with a reserve for health checks.
 
-The bound comes from the process's limit of open files, and holds where connections are accepted: what is one too many gets a
-503 and is closed before it costs anything. So accept() never runs out of descriptors, whatever a stranger opens.
+The total follows from the process's limit of open files and applies when a connection is accepted: one too many gets a 503 and
+is closed before it costs anything, so accept() never runs out of descriptors.
 """
 
 import asyncio
@@ -19,36 +19,36 @@ from typing import Any
 
 import structlog
 
-from app.api.raw_responses import raw_answer
+from app.api.raw_responses import raw_response
 from app.core.errors import TooManyConnections
+from app.core.networks import Network, client_network, trusted_networks
 from app.core.settings import Settings, get_settings
 from app.ops.metrics import refused
 
 log = structlog.get_logger()
 OWN_FILES = 128
-"""Files that the process opens for itself: the database, its log, libraries, and the listening socket."""
+"""Files that the process opens itself: the database, its log, libraries, and the listening socket."""
 FILES_EACH = 2
 """A connection, and the file that it reads or writes."""
 MOST = 4096
-"""Connections of one process, however many files it may open: each costs memory too."""
+"""Maximum connections of one process, however many files it may open: each costs memory too."""
 MOST_FILES = 65536
 RESERVE = 8
-"""Connections kept for this machine's own: health checks, and a proxy beside us."""
+"""Connections reserved for this machine: health checks, and a local proxy."""
 LEAST = 8
 REFUSED_AT_ONCE = 64
-"""The event loop does other things after so many refusals."""
+"""After so many refusals the event loop does other work."""
 LOG_SECONDS = 10.0
 CAUSES = {
-    "address": "this address holds as many connections as it may",
-    "total": "all callers together hold as many connections as they may",
-    "files": "the service has no descriptor left for one more connection",
+    "address": "this address has reached its limit of connections",
+    "total": "the service has reached its limit of connections",
+    "files": "the service has no file descriptor left for another connection",
 }
 NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def raise_file_limit() -> int:
-    """Open as many files as the system lets us, up to MOST_FILES; return how many."""
+    """Raise the limit of open files as far as the system allows, up to MOST_FILES; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft == resource.RLIM_INFINITY or soft >= most:
@@ -57,53 +57,28 @@ def raise_file_limit() -> int:
     return most
 
 
-def trusted_networks(spelled: str) -> tuple[Network, ...]:
-    """Read FORWARDED_ALLOW_IPS: the proxies that may speak for many callers. `*` names nobody."""
-    found: list[Network] = []
-    for entry in spelled.split(","):
-        try:
-            found.append(ipaddress.ip_network(entry.strip(), strict=False))
-        except ValueError:
-            continue
-    return tuple(found)
-
-
-def who(address: str) -> str:
-    """Return whom an address counts for: itself, or its /64 in IPv6, of which one machine has all."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped:
-            return str(found.ipv4_mapped)
-        if not found.is_loopback:
-            return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
-
-
 @dataclass
-class Bounds:
-    """How many connections there may be, and how many there are."""
+class ConnectionLimits:
+    """The limits of connections, and the current numbers."""
 
     total: int
-    each: int  #: of one address that is neither this machine's nor a trusted proxy's
-    trusted: tuple[Network, ...] = ()  #: proxies; no bound of their own
+    each: int  #: for one address that is neither this machine's nor a trusted proxy's
+    trusted: tuple[Network, ...] = ()  #: proxies, which have no limit of their own
     open: Counter[str] = field(default_factory=Counter)
-    refused: int = 0  #: since the last line in the log
-    told: float = float("-inf")
+    refused: int = 0  #: since the last log line
+    logged_at: float = float("-inf")
 
     @classmethod
-    def of(cls, settings: Settings, files: int, trusted: str) -> "Bounds":
-        """Derive them from the number of files that the process may open; settings may only narrow the total."""
+    def from_settings(cls, settings: Settings, files: int, trusted: str) -> "ConnectionLimits":
+        """Derive the limits from the number of files that the process may open; settings may only lower the total."""
         room = max((files - OWN_FILES) // FILES_EACH, LEAST + RESERVE)
         total = min(room, settings.max_connections or MOST)
         each = settings.max_connections_per_address or max(LEAST, total // 4)
         return cls(total, min(each, total), trusted_networks(trusted))
 
-    def why_not(self, address: str) -> str | None:
-        """Return which bound one more connection would break: `total`, `address`, or None."""
-        known = who(address)
+    def exceeded_limit(self, address: str) -> str | None:
+        """Return the limit that one more connection would exceed: `total`, `address`, or None."""
+        known = client_network(address)
         number = sum(self.open.values())
         if self._is_local(known):
             return "total" if number >= self.total else None
@@ -111,9 +86,9 @@ class Bounds:
             return "total"
         return "address" if self.open[known] >= self.each and not self._is_trusted(known) else None
 
-    def opened(self, address: str) -> Callable[[], None]:
-        """Count a connection; return what ends it."""
-        known = who(address)
+    def count_open(self, address: str) -> Callable[[], None]:
+        """Count a connection; return the function that ends the count."""
+        known = client_network(address)
         self.open[known] += 1
 
         def ended() -> None:
@@ -123,15 +98,15 @@ class Bounds:
 
         return ended
 
-    def note(self, reason: str, address: str) -> None:
-        """Count a refusal. The log has a line in LOG_SECONDS, however many there are."""
+    def count_refusal(self, reason: str, address: str) -> None:
+        """Count a refusal. The log has at most one line per LOG_SECONDS."""
         refused.labels(reason).inc()
         self.refused += 1
-        if time.monotonic() - self.told >= LOG_SECONDS:
+        if time.monotonic() - self.logged_at >= LOG_SECONDS:
             log.warning(
                 "connections_refused", reason=reason, address=address, number=self.refused, open=sum(self.open.values())
             )
-            self.refused, self.told = 0, time.monotonic()
+            self.refused, self.logged_at = 0, time.monotonic()
 
     @staticmethod
     def _is_local(known: str) -> bool:
@@ -146,7 +121,7 @@ class Bounds:
 
 
 class _Counted(socket.socket):
-    """A connection that says when it is closed."""
+    """A connection that reports when it is closed."""
 
     ended: Callable[[], None] | None = None
 
@@ -158,15 +133,15 @@ class _Counted(socket.socket):
 
 
 class Listener(socket.socket):
-    """A listening socket that closes at once what is over the bounds, so that asyncio never sees it."""
+    """A listening socket that closes connections beyond the limits at once, so that asyncio never sees them."""
 
-    def __init__(self, taken: socket.socket, bounds: Bounds) -> None:
-        super().__init__(taken.family, taken.type, taken.proto, fileno=taken.detach())
+    def __init__(self, listening: socket.socket, bounds: ConnectionLimits) -> None:
+        super().__init__(listening.family, listening.type, listening.proto, fileno=listening.detach())
         self.bounds = bounds
         self.spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Return the next connection within the bounds. Raises BlockingIOError where there is none just now."""
+        """Return the next admitted connection. Raises BlockingIOError if there is none now."""
         for _ in range(REFUSED_AT_ONCE):
             try:
                 plain, address = super().accept()
@@ -176,21 +151,21 @@ class Listener(socket.socket):
                 self._refuse_without_files(error)
                 continue
             peer = str(address[0]) if isinstance(address, tuple) else "unix"
-            reason = self.bounds.why_not(peer)
+            reason = self.bounds.exceeded_limit(peer)
             if reason is None:
                 counted = _Counted(plain.family, plain.type, plain.proto, fileno=plain.detach())
                 if counted.family in (socket.AF_INET, socket.AF_INET6):
-                    # asyncio does so for sockets that it makes itself. Else each answer's body waits for the caller's
+                    # asyncio does this only for sockets that it creates. Otherwise each response's body waits for the client's
                     # delayed acknowledgment of its headers: 40 ms.
                     counted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                counted.ended = self.bounds.opened(peer)
+                counted.ended = self.bounds.count_open(peer)
                 return counted, address
-            self.bounds.note(reason, peer)
+            self.bounds.count_refusal(reason, peer)
             self._refuse(plain, CAUSES[reason])
         raise BlockingIOError
 
     def close(self) -> None:
-        """Let the port and the spare descriptor go."""
+        """Release the port and the spare descriptor."""
         super().close()
         if self.spare is not None:
             os.close(self.spare)
@@ -201,15 +176,15 @@ class Listener(socket.socket):
         with plain:
             plain.setblocking(False)
             with contextlib.suppress(OSError):
-                plain.recv(65536)  # bytes that nobody has read would make the kernel drop the answer
+                plain.recv(65536)  # unread bytes would make the kernel drop the answer
             with contextlib.suppress(OSError):
-                plain.send(raw_answer(TooManyConnections(cause)))
+                plain.send(raw_response(TooManyConnections(cause)))
                 plain.shutdown(socket.SHUT_WR)
 
     def _refuse_without_files(self, error: OSError) -> None:
-        """Give up the spare descriptor for a moment, to take the caller from the queue, which would wake us for ever.
+        """Release the spare descriptor for a moment, to take the connection from the queue; otherwise it would wake us forever.
 
-        Raises the error where even that does not help; asyncio then pauses for a second.
+        Raises the error if even that fails; asyncio then pauses for a second.
         """
         if self.spare is None:
             raise error
@@ -217,19 +192,21 @@ class Listener(socket.socket):
         self.spare = None
         try:
             plain, address = super().accept()
-            self.bounds.note("files", str(address[0]))
+            self.bounds.count_refusal("files", str(address[0]))
             self._refuse(plain, CAUSES["files"])
         finally:
             self.spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class BoundedLoop(asyncio.SelectorEventLoop):
-    """The event loop of an API process: its servers accept within the bounds."""
+    """The event loop of an API process: its servers accept connections within the limits."""
 
     async def create_server(self, *args: Any, sock: socket.socket | None = None, **options: Any) -> Any:
-        """Wrap the socket that the server is to accept from."""
+        """Wrap the socket on which the server accepts connections."""
         if sock is not None:
-            bounds = Bounds.of(get_settings(), raise_file_limit(), os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))
+            bounds = ConnectionLimits.from_settings(
+                get_settings(), raise_file_limit(), os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+            )
             log.info("listening", connections=bounds.total, of_one_address=bounds.each)
             sock = Listener(sock, bounds)
         return await super().create_server(*args, sock=sock, **options)

@@ -1,4 +1,4 @@
-"""What handlers ask for."""
+"""FastAPI dependencies of the routes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from app.store.storage import Storage, get_storage
 
 
 def audited_session(request: Request) -> Iterator[Session]:
-    """One request, one transaction, with the audit log's row of it in the same."""
+    """Yield a request's transaction, which includes its row in the audit log."""
     with contextmanager(get_session)() as session:
         yield session
-        audit.succeeded(session, request)
+        audit.record_success(session, request)
 
 
-# scope="function": the commit happens before the answer leaves; with the default scope a failed commit answered 200.
+# scope="function": the commit happens before the response is sent; with the default scope a failed commit answered 200.
 SessionDep = Annotated[Session, Depends(audited_session, scope="function")]
 ReadDep = Annotated[Session, Depends(get_read_session, scope="function")]
 StorageDep = Annotated[Storage, Depends(get_storage)]

@@ -1,4 +1,4 @@
-"""Which problem an exception becomes: each that the routes let through is mapped to its document once, here."""
+"""Maps each exception that routes raise to its problem document."""
 
 import structlog
 from fastapi import FastAPI, Request
@@ -20,21 +20,21 @@ from app.core.errors import (
     Unauthorized,
     Unavailable,
     compression_problem,
-    describe,
-    document,
+    describe_errors,
+    problem_response,
 )
 from compression.schema.errors import CompressionError
 
 log = structlog.get_logger()
 
 
-def disk_full(error: DBAPIError) -> bool:
-    """Say whether a database failed because its disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
+def is_disk_full(error: DBAPIError) -> bool:
+    """Return whether a database failed because its disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
     return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100"
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:
-    """Return every method that some route of the request's path takes."""
+    """Return the methods of the request's path."""
     return [
         method
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -42,33 +42,33 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
     ]
 
 
-def bug(error: Exception) -> Problem:
-    """Log an exception that nobody expected, and return what its caller learns of it."""
+def log_bug(error: Exception) -> Problem:
+    """Log an unexpected exception, and return the problem that its caller sees."""
     log.error("internal_error", exc_info=error)
-    return InternalError("something went wrong on our side")
+    return InternalError("an unexpected error occurred")
 
 
 def install(app: FastAPI) -> None:
-    """Map every exception to its document, once."""
+    """Register the handlers."""
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        return document(error, request)
+        return problem_response(error, request)
 
     @app.exception_handler(CompressionError)
     async def _compression(request: Request, error: CompressionError) -> Response:
-        return document(compression_problem(error), request)
+        return problem_response(compression_problem(error), request)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        cause, param = describe(list(error.errors()))
-        return document(InvalidRequest(cause, param=param), request)
+        cause, param = describe_errors(list(error.errors()))
+        return problem_response(InvalidRequest(cause, param=param), request)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         kinds: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed, 401: Unauthorized, 413: TooLarge}
         kind = kinds.get(error.status_code, InvalidRequest)
-        answer = document(kind(str(error.detail)), request)
+        answer = problem_response(kind(str(error.detail)), request)
         answer.headers.update(error.headers or {})
         if error.status_code == MethodNotAllowed.status:
             answer.headers["Allow"] = ", ".join(_methods(app, request))
@@ -76,17 +76,17 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     async def _database(request: Request, error: OperationalError) -> Response:
-        if disk_full(error):
-            return document(StorageFull("the disk of the database is full"), request)
+        if is_disk_full(error):
+            return problem_response(StorageFull("the disk of the database is full"), request)
         log.error("database_unavailable", error=str(error.orig))
-        return document(Unavailable("the database does not answer"), request)
+        return problem_response(Unavailable("the database does not answer"), request)
 
     @app.exception_handler(OSError)
     async def _disk(request: Request, error: OSError) -> Response:
         if error.errno in NO_ROOM:
-            return document(StorageFull("the disk is full"), request)
+            return problem_response(StorageFull("the disk is full"), request)
         return await _bug(request, error)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
-        return document(bug(error), request)
+        return problem_response(log_bug(error), request)

@@ -1,7 +1,7 @@
-"""`Idempotency-Key`: sending a creating POST again answers what the first one did, and creates nothing.
+"""`Idempotency-Key`: repeating a creating POST returns the first answer and creates nothing.
 
-The key's row is written first and in the request's own transaction: a twin that arrives meanwhile waits for the first one's
-commit and then replays its answer (docs/decisions/0004-idempotency.md).
+The key's row is written first, in the request's own transaction: a concurrent duplicate waits for that commit and then replays
+the answer (docs/decisions/0004-idempotency.md).
 """
 
 import hashlib
@@ -19,32 +19,32 @@ from sqlalchemy.orm import Session
 from app.accounts import audit
 from app.accounts.auth import Caller
 from app.core.errors import Deleted, IdempotencyConflict, InvalidRequest
-from app.store.models import Dataset, IdempotencyKey, Job, Model, Try
+from app.store.models import Dataset, IdempotencyKey, Job, Model, Prediction
 
 
 def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
-    """Both databases know ON CONFLICT, each by its own construct."""
+    """Return an INSERT that knows ON CONFLICT, which each database has in its own construct."""
     sqlite_here = session.get_bind().dialect.name == "sqlite"
     return sqlite.insert(IdempotencyKey) if sqlite_here else postgresql.insert(IdempotencyKey)
 
 
-KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Try}
+KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Prediction}
 
 
 def _check_there(session: Session, answer: object) -> None:
-    """Raises Deleted if what an answer speaks of has been deleted since: nobody is to wait for it, or build on it."""
+    """Raise Deleted if the answer's object has been deleted since: nobody should wait for it or build on it."""
     identifier = str(answer.get("id", "")) if isinstance(answer, dict) else ""
     kind = KINDS.get(identifier.partition("_")[0])
     if kind is None:
         return
     row = session.get(kind, identifier)
-    owner = session.get(Job, row.job_id) if isinstance(row, Try) else row
+    owner = session.get(Job, row.job_id) if isinstance(row, Prediction) else row
     if owner is None or owner.deleted_at is not None:
         raise Deleted(f"this key made {identifier}, which has been deleted", param="Idempotency-Key")
 
 
 class Once:
-    """Runs a creation at most once a key."""
+    """Runs a creation at most once per key."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Once:
     def __call__(
         self, session: Session, caller: Caller, body: BaseModel | None, status: int, make: Callable[[], BaseModel]
     ) -> Response:
-        """Return make()'s answer, or the stored one of the same request. Raises IdempotencyConflict, Deleted."""
+        """Return make()'s answer, or the stored answer of the same request. Raises IdempotencyConflict, Deleted."""
         if self.key is None:
             return JSONResponse(self._made(make), status)
         fingerprint = self._fingerprint(body)
@@ -69,7 +69,7 @@ class Once:
             if stored.fingerprint != fingerprint:
                 raise IdempotencyConflict(f"key {self.key!r} was used for another request", param="Idempotency-Key")
             _check_there(session, stored.body)
-            audit.asks(self.request)
+            audit.mark_read_only(self.request)
             return JSONResponse(stored.body, stored.status, {"Idempotency-Replayed": "true"})
         answer = self._made(make)
         mine = (IdempotencyKey.team_id == caller.team) & (IdempotencyKey.key == self.key)
@@ -80,12 +80,12 @@ class Once:
         try:
             sent = body.model_dump(mode="json") if body else None
             return hashlib.sha256(json.dumps([self.place, sent], sort_keys=True).encode()).hexdigest()
-        except (ValueError, RecursionError) as error:  # what could be read cannot always be written again
+        except (ValueError, RecursionError) as error:  # not everything that can be parsed can be serialized again
             raise InvalidRequest("the body is nested too deeply") from error
 
     def _made(self, make: Callable[[], BaseModel]) -> dict[str, Any]:
         answer = make().model_dump(mode="json")
-        audit.about(self.request, str(answer["id"]))
+        audit.set_object(self.request, str(answer["id"]))
         return answer
 
 

@@ -1,4 +1,4 @@
-"""Reading a job's events: pages by sequence, and a live stream that loses and repeats nothing."""
+"""A job's events: pages by sequence number, and a live stream without losses or duplicates."""
 
 import asyncio
 import base64
@@ -10,39 +10,39 @@ from typing import Any
 from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
-from app.accounts.auth import Caller, in_force
-from app.api.long_poll import KEEP_ALIVE_SECONDS, watcher
-from app.api.paging import decode
+from app.accounts.auth import Caller, is_active
+from app.api.long_poll import KEEP_ALIVE_SECONDS, change_poller
 from app.api.schemas import EventOut
 from app.core.errors import InvalidRequest, NotFound
 from app.store.db import reading
+from app.store.keyset import decode_token
 from app.store.models import TERMINAL, Event, Job
 
 BATCH = 200
-MOST_SEQ = 2**63 - 1
-"""What the databases can compare a sequence number with."""
+MAX_SEQ = 2**63 - 1
+"""The largest sequence number that the databases can compare."""
 
 
-def page(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
-    """Return events with a greater seq than `after` (or than the token says), and the next page's token."""
+def list_events(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
+    """Return events with a greater seq than `after` (or than the token's), and the next page's token."""
     if token:
-        after = _seq(decode(token))
-    found = _after(team, job_id, after, size + 1).events
+        after = _parse_seq(decode_token(token))
+    found = _read_after(team, job_id, after, size + 1).events
     more = len(found) > size
     found = found[:size]
     following = base64.urlsafe_b64encode(str(found[-1].seq).encode()).decode().rstrip("=") if more else None
     return found, following
 
 
-def _seq(text: str) -> int:
-    if not text.isdigit() or int(text) > MOST_SEQ:
-        raise InvalidRequest("page_token is not one of ours", param="page_token")
+def _parse_seq(text: str) -> int:
+    if not text.isdigit() or int(text) > MAX_SEQ:
+        raise InvalidRequest("page_token is invalid", param="page_token")
     return int(text)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one reading found."""
+class _Snapshot:
+    """The result of one read."""
 
     events: list[EventOut]
     version: int
@@ -50,10 +50,10 @@ class _Look:
     state: dict[str, Any]
 
 
-def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Look:
-    """Return the events after `seq`, and the job as of now. Raises NotFound, also for a `caller` who is let in no more."""
+def _read_after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Snapshot:
+    """Return the events after `seq`, and the job's state. Raises NotFound, also if the `caller` is no longer admitted."""
     with reading() as session:
-        if caller is not None and not in_force(session, caller):
+        if caller is not None and not is_active(session, caller):
             raise NotFound(f"no job {job_id}")
         mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
         job = session.execute(select(Job.version, Job.state, Job.stage, Job.progress).where(*mine)).one_or_none()
@@ -61,23 +61,23 @@ def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None =
             raise NotFound(f"no job {job_id}")
         rows = session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > seq).order_by(Event.seq).limit(limit))
         state = {"version": job.version, "state": job.state, "stage": job.stage, "progress": job.progress}
-        return _Look([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
+        return _Snapshot([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
 
 
-async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
-    """Write server-sent events from after `seq` until the job is over, or the caller's key or sign-in is.
+async def stream_events(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
+    """Yield server-sent events after `seq` until the job ends, or the caller's key or session does.
 
-    Between batches it holds no thread and no session.
+    Between batches it holds no thread and no database session.
 
-    states: beside what happened, write each change of the job (version, state, stage, progress) as an event `state`. It has no
-    id: whoever comes back is told how the job stands then.
+    states: also send each change of the job (version, state, stage, progress) as an event `state`. It has no id: a client that
+    reconnects gets the current state.
     """
     yield format_sse_event(retry=2000)
-    told: int | None = None
+    sent_version: int | None = None
     while True:
         try:
-            found = await asyncio.to_thread(_after, caller.team, job_id, seq, BATCH, caller)
-        except NotFound:  # deleted since we last looked, or no longer to be told to this caller
+            found = await asyncio.to_thread(_read_after, caller.team, job_id, seq, BATCH, caller)
+        except NotFound:  # deleted meanwhile, or the caller is no longer admitted
             return
         for event in found.events:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)
@@ -85,10 +85,10 @@ async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False)
             seq = event.seq
         if len(found.events) == BATCH:
             continue
-        if states and found.version != told:
-            told = found.version
+        if states and found.version != sent_version:
+            sent_version = found.version
             yield format_sse_event(event="state", data_str=json.dumps(found.state, ensure_ascii=False))
         if found.over:
             return
-        if not await watcher.changed("job", job_id, found.version, KEEP_ALIVE_SECONDS):
+        if not await change_poller.changed("job", job_id, found.version, KEEP_ALIVE_SECONDS):
             yield format_sse_event(comment="still here")

@@ -1,4 +1,4 @@
-"""Waiting for a row to change, without holding a thread or a session: one poller a process serves everyone who waits."""
+"""Long polling: waiting for a row to change without holding a thread or a session. One poller per process serves all."""
 
 import asyncio
 from collections import defaultdict
@@ -9,23 +9,23 @@ import structlog
 from sqlalchemy import select
 
 from app.store.db import reading
-from app.store.models import Dataset, Job, Model, Try
+from app.store.models import Dataset, Job, Model, Prediction
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
-"""A comment line so often, so that proxies do not close a stream on which nothing happens."""
+"""Interval of comment lines, so that proxies do not close a quiet stream."""
 TEAM = "team"
-"""What a team's newest job tells: that its lists have one more."""
+"""The team's newest job: a change means that its lists have a new entry."""
 log = structlog.get_logger()
 
 
 def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
-    """Ask the database, in a thread, for what tells each watched row's change."""
+    """Return the version of each watched row, from the database, in a thread."""
     columns: dict[str, tuple[Any, Any]] = {
         "job": (Job.id, Job.version),
         "model": (Model.id, Model.state),
         "dataset": (Dataset.id, Dataset.state),
-        "try": (Try.id, Try.state),
+        "try": (Prediction.id, Prediction.state),
     }
     found: dict[str, Any] = {}
     with reading() as session:
@@ -41,8 +41,8 @@ def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
     return found
 
 
-class Watcher:
-    """Wakes those who wait for a row when its version is no longer the one that they know."""
+class ChangePoller:
+    """Wakes tasks that wait for a row when its version differs from the one they know."""
 
     def __init__(self, fetch: Callable[[dict[str, set[str]]], dict[str, Any]] = _versions) -> None:
         self.fetch = fetch
@@ -51,10 +51,10 @@ class Watcher:
 
     async def changed(self, kind: str, identifier: str, known: Any, seconds: float) -> bool:
         """Return True once the row's version differs from `known`, False after so many seconds."""
-        return await self.any_changed({(kind, identifier): known}, seconds)
+        return await self.wait_for_any({(kind, identifier): known}, seconds)
 
-    async def any_changed(self, known: Mapping[tuple[str, str], Any], seconds: float) -> bool:
-        """Return True once any row's version differs from the one that is known, False after so many seconds."""
+    async def wait_for_any(self, known: Mapping[tuple[str, str], Any], seconds: float) -> bool:
+        """Return True once any row's version differs from the known one, False after so many seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entries = {place: (version, future) for place, version in known.items()}
         for place, entry in entries.items():
@@ -79,7 +79,7 @@ class Watcher:
                 watched[kind].add(identifier)
             try:
                 found = await asyncio.to_thread(self.fetch, watched)
-            except Exception as error:  # a database that is away for a moment: those who wait just wait on
+            except Exception as error:  # the database is away for a moment: the tasks go on waiting
                 log.warning("watch_failed", error=str(error))
                 found = {}
             for (_, identifier), entries in list(self.waiting.items()):
@@ -89,11 +89,11 @@ class Watcher:
             await asyncio.sleep(POLL_SECONDS)
 
 
-watcher = Watcher()
+change_poller = ChangePoller()
 
 
-def preferred_wait(prefer: str | None, limit: float = 60.0) -> float:
-    """Read `Prefer: wait=30` (RFC 7240), in seconds, bounded; 0 where it is absent or senseless."""
+def parse_wait(prefer: str | None, limit: float = 60.0) -> float:
+    """Parse `Prefer: wait=30` (RFC 7240) into seconds, bounded; 0 if it is absent or invalid."""
     for part in (prefer or "").split(","):
         name, _, value = part.strip().partition("=")
         if name.lower() == "wait" and value.strip().isdecimal():

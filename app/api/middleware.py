@@ -1,4 +1,4 @@
-"""What happens to every request: an id, an address without NUL, a bound on its body, safe headers, one line in the log."""
+"""Middleware of every request: its id, a check for NUL, a limit of its body, security headers, and one log line."""
 
 import re
 import time
@@ -9,13 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.exception_handlers import bug
+from app.api.exception_handlers import log_bug
 from app.api.protocol import ENDED_WITH
-from app.api.raw_responses import SAFE_HEADERS
+from app.api.raw_responses import SECURITY_HEADERS
 from app.core import traces
-from app.core.errors import InvalidRequest, TooLarge, document
+from app.core.errors import InvalidRequest, TooLarge, problem_response
 from app.core.ids import new_id
-from app.ops.metrics import answered
+from app.ops.metrics import count_response
 
 log = structlog.get_logger()
 HSTS_SECONDS = 365 * 24 * 3600
@@ -24,7 +24,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestContext:
-    """Give each request an id (the caller's, if it sends a sane X-Request-Id), bind it to the log, and log the answer."""
+    """Gives each request an id (the caller's X-Request-Id if it is valid), binds it to the log, and logs the response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -49,37 +49,37 @@ class RequestContext:
 
         parent = Headers(scope=scope).get(traces.PARENT)
         with (
-            traces.span(scope["method"], parent, request_id=request_id) as stretch,
-            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.ids()),
+            traces.span(scope["method"], parent, request_id=request_id) as span,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.trace_fields()),
         ):
             try:
                 await self.app(scope, receive, answer)
             finally:
-                status = scope["state"].get(ENDED_WITH, status)  # what it says once the connection is over, nobody hears
+                status = scope["state"].get(ENDED_WITH, status)  # what follows the end of the connection is lost
                 took = round((time.perf_counter() - started) * 1000, 1)
-                route = answered(scope, status, began, waited)
-                stretch.tell(f"{scope['method']} {route}", status=status)
+                route = count_response(scope, status, began, waited)
+                span.set_attributes(f"{scope['method']} {route}", status=status)
                 who = _who(scope)
                 log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took, **who)
 
 
 def _who(scope: Scope) -> dict[str, str]:
-    """Name key and team of a request that came with a key that lets in."""
-    deed = scope.get("state", {}).get("deed")
-    return {"key": deed.key, "team": deed.team} if deed is not None else {}
+    """Return key and team of an authenticated request."""
+    audited = scope.get("state", {}).get("audited")
+    return {"key": audited.key, "team": audited.team} if audited is not None else {}
 
 
 def _loggable(path: str) -> str:
-    """Leave out what opens a door by itself: who reads the log must not be able to follow a link that somebody shared."""
+    """Hide the token of a share link: readers of the log must not be able to open it."""
     return "/share/…" if path.startswith("/share/") else path
 
 
-class SafeHeaders:
-    """Tell browsers to take an answer for what it says it is, and to tell other sites nothing of our addresses."""
+class SecurityHeaders:
+    """Adds headers that make browsers respect content types and hide our addresses from other sites."""
 
     def __init__(self, app: ASGIApp, *, over_tls: bool) -> None:
         self.app = app
-        self.headers = {**SAFE_HEADERS, **({"Strict-Transport-Security": f"max-age={HSTS_SECONDS}"} if over_tls else {})}
+        self.headers = {**SECURITY_HEADERS, **({"Strict-Transport-Security": f"max-age={HSTS_SECONDS}"} if over_tls else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -94,8 +94,8 @@ class SafeHeaders:
         await self.app(scope, receive, answer if scope["type"] == "http" else send)
 
 
-class Failures:
-    """Answer what nobody expected with a 500, inside of what counts, logs and adds headers."""
+class ErrorMiddleware:
+    """Answers unexpected exceptions with a 500, inside the middleware that counts, logs and adds headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -112,15 +112,15 @@ class Failures:
         try:
             await self.app(scope, receive, answer)
         except ClientDisconnect:
-            return  # there is nobody to answer; it is counted as 499
+            return  # nobody is left to answer; it is counted as 499
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise
-            await document(bug(error), Request(scope))(scope, receive, send)
+            await problem_response(log_bug(error), Request(scope))(scope, receive, send)
 
 
-class PlainAddress:
-    """Refuse addresses with a NUL: no id, path or label holds one, and PostgreSQL cannot even be asked for it."""
+class NulFilter:
+    """Rejects addresses with a NUL: no id, path or label contains one, and PostgreSQL accepts none in a query."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -128,14 +128,14 @@ class PlainAddress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
-            problem = InvalidRequest("the address holds a NUL character")
-            await document(problem, Request(scope))(scope, receive, send)
+            problem = InvalidRequest("the address contains a NUL character")
+            await problem_response(problem, Request(scope))(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
 
 class BodyLimit:
-    """Refuse bodies over a bound, declared or not. Those of files are left alone: uploads are bounded by their manifest."""
+    """Rejects bodies over a limit, declared or not. File uploads are exempt: their manifest limits them."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -148,7 +148,7 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self.limit:
             problem = TooLarge(f"the body has {declared} bytes; the limit is {self.limit}")
-            await document(problem, Request(scope))(scope, receive, send)
+            await problem_response(problem, Request(scope))(scope, receive, send)
             return
         seen = 0
 
@@ -157,7 +157,7 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.limit:
-                # The one kind of exception that FastAPI lets through while it reads a body; errors.py makes a document of it.
+                # The only kind of exception that FastAPI lets through while it reads a body; exception_handlers.py maps it.
                 raise HTTPException(TooLarge.status, f"the body is longer than the limit of {self.limit} bytes")
             return message
 

@@ -1,7 +1,7 @@
-"""The OpenAPI document, from which people generate clients: what FastAPI reads from the routes, and each route's problems.
+"""The OpenAPI document, from which clients are generated: what FastAPI reads from the routes, and each route's problems.
 
-A route names the problems of its own work: `responses=problems(InUse)`. Those that follow from whom it lets in, from its path
-and from its method are added here, so that every route has them.
+A route names the problems of its own work: `responses=problems(InUse)`. Those that follow from its requirement, its path and
+its method are added here, so that every route has them.
 """
 
 import datetime as dt
@@ -16,8 +16,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import BaseRoute
 
-from app.accounts.auth import SAFE_METHODS, Asks, Requires, requirement
-from app.accounts.rate_limits import ALWAYS
+from app.accounts.auth import SAFE_METHODS, Asks, Requires, find_requirement
+from app.accounts.rate_limits import UNLIMITED_PATHS
 from app.api.idempotency import Once
 from app.core import errors
 from app.core.errors import Problem
@@ -30,11 +30,11 @@ EVENT_STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string
 CSV: dict[str, Any] = {"text/csv": {"schema": {"type": "string"}}}
 PAGE: dict[str, Any] = {"text/html": {"schema": {"type": "string"}}}
 RAW_BODY = {"requestBody": {"required": True, "content": BINARY}}
-"""`openapi_extra` of a route that reads its body as it comes."""
+"""`openapi_extra` of a route that reads a raw body."""
 RAW_PART = {"requestBody": {"content": BINARY}}
-"""Of one that takes a body without bytes, or none, too."""
+"""Of one whose body may be empty or absent."""
 KINDS = "x-problems"
-"""Where `problems` notes its codes until they become responses; the document keeps them, for programs."""
+"""Where `problems` puts its codes until they become responses; the document keeps them, for programs."""
 _CODES: dict[str, type[Problem] | type[CompressionError]] = {
     **{kind.code: kind for kind in ALL_ERRORS},
     **{kind.code: kind for kind in errors.ALL_PROBLEMS},
@@ -48,12 +48,12 @@ ALL: tuple[type[Problem], ...] = (
     errors.Unavailable,
     errors.TooManyConnections,
 )
-"""Of every request."""
+"""Possible for every request."""
 COUNTED = ("RateLimit", "RateLimit-Policy")
 UNCOUNTED = (400, 408)
-"""Statuses of what is refused before it is a request."""
+"""Statuses that are answered before there is a request."""
 BEFORE_ROUTES = (*UNCOUNTED, 413, 429)
-"""Those that no route answers, so that they are never pages."""
+"""Statuses that no route answers, so they are never pages."""
 
 
 class Exhausted(BaseModel):
@@ -63,7 +63,7 @@ class Exhausted(BaseModel):
     limit: float
     used: float
     frees: Annotated[str, Field(description="What makes room again.")]
-    frees_at: Annotated[dt.datetime | None, Field(description="When it does by itself; null if that takes a deed.")]
+    frees_at: Annotated[dt.datetime | None, Field(description="When that happens by itself; null if it needs action.")]
 
 
 class ProblemDocument(BaseModel):
@@ -78,18 +78,18 @@ class ProblemDocument(BaseModel):
     code: Annotated[str, Field(description="Stable; docs/errors.md has a paragraph for each.")]
     cause: str
     remedy: str
-    param: Annotated[str | None, Field(description="The field that it is about.")]
+    param: Annotated[str | None, Field(description="The field that caused it.")]
     request_id: str | None
     quota: Annotated[Exhausted | None, Field(description="Of a limit that was met.")] = None
 
 
 def _header(description: str, kind: str = "string", *, always: bool = False) -> dict[str, Any]:
-    """always: in every answer of which it is declared."""
+    """always: present in every response that declares it."""
     return {"description": description, "schema": {"type": kind}, **({"required": True} if always else {})}
 
 
 HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-Id": _header("What the log knows the request by; the caller's own if it sent one.", always=True),
+    "X-Request-Id": _header("The request's id in the log; the caller's own if it sent one.", always=True),
     "RateLimit": _header("What is left of each rate limit: `r` requests for `t` seconds."),
     "RateLimit-Policy": _header("Each rate limit: `q` requests in `w` seconds."),
     "Retry-After": _header("Seconds to wait.", "integer"),
@@ -98,13 +98,13 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Replayed": _header("`true` if this is the stored answer of an earlier request with the same key."),
     "ETag": _header("Names the content; `If-None-Match` with it answers 304.", always=True),
     "Cache-Control": _header("How long the answer may be kept.", always=True),
-    "Content-Disposition": _header("Name under which to keep the file."),
+    "Content-Disposition": _header("The file's name."),
     "Content-Range": _header("Which bytes these are, and of how many.", always=True),
     "Accept-Ranges": _header("`bytes`.", always=True),
     "Repr-Digest": _header("SHA-256 of the whole file (RFC 9530).", always=True),
     "Location": _header("A presigned address of the bytes, which needs no key.", always=True),
-    "Upload-Offset": _header("How many bytes of the file have come.", "integer", always=True),
-    "Upload-Complete": _header("`?1` if all of it has come, else `?0`.", always=True),
+    "Upload-Offset": _header("How many bytes of the file have arrived.", "integer", always=True),
+    "Upload-Complete": _header("`?1` if the file is complete, else `?0`.", always=True),
     "Upload-Limit": _header("`max-size`: bytes that a file may have.", always=True),
 }
 
@@ -115,7 +115,7 @@ def headers(*names: str) -> dict[str, Any]:
 
 
 def problems(*kinds: type[Problem] | type[CompressionError]) -> dict[int | str, dict[str, Any]]:
-    """Return what a route gives as `responses` for its own problems; CompressionError stands for all rules of the engine."""
+    """Return the `responses` of a route's own problems; CompressionError stands for all rules of the engine."""
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         codes = [each.code for each in ALL_ERRORS] if kind is CompressionError else [kind.code]
@@ -128,15 +128,15 @@ def _uses(dependant: Dependant, call: object) -> bool:
     return any(below.call is call or _uses(below, call) for below in dependant.dependencies)
 
 
-def implied(route: APIRoute, method: str) -> Iterator[type[Problem]]:
-    """Yield the problems that follow from what a route is."""
+def implied_problems(route: APIRoute, method: str) -> Iterator[type[Problem]]:
+    """Yield the problems that follow from a route's definition."""
     yield from ALL
-    needed, safe = requirement(route.dependant), method in SAFE_METHODS
-    if route.path not in ALWAYS:
+    needed, safe = find_requirement(route.dependant), method in SAFE_METHODS
+    if route.path not in UNLIMITED_PATHS:
         yield errors.RateLimited
     if needed is not None:
         yield errors.Unauthorized
-        yield from _of_scope(needed, safe=safe)
+        yield from _scope_problems(needed, safe=safe)
     if route.dependant.path_params:
         yield errors.NotFound
     if _uses(route.dependant, Once):
@@ -145,8 +145,8 @@ def implied(route: APIRoute, method: str) -> Iterator[type[Problem]]:
         yield errors.StorageFull
 
 
-def _of_scope(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
-    if not (needed.scope == READ and needed.device):  # such a route lets every scope in
+def _scope_problems(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
+    if not (needed.scope == READ and needed.device):  # such a route admits every scope
         yield errors.InsufficientScope
     if not safe:
         yield errors.CsrfFailed
@@ -154,13 +154,13 @@ def _of_scope(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
             yield errors.ReadOnlyKey
 
 
-def routes(found: Iterable[BaseRoute]) -> Iterator[APIRoute]:
-    """Yield all routes, those of routers too."""
+def iterate_routes(found: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+    """Yield all routes, including those of routers."""
     for route in found:
         if isinstance(route, APIRoute):
             yield route
         else:
-            yield from routes(getattr(getattr(route, "original_router", None), "routes", []))
+            yield from iterate_routes(getattr(getattr(route, "original_router", None), "routes", []))
 
 
 def _write(status: int, codes: Sequence[str], *, head: bool, pages: bool) -> dict[str, Any]:
@@ -179,13 +179,13 @@ def _write(status: int, codes: Sequence[str], *, head: bool, pages: bool) -> dic
 
 
 def _name(codes: Sequence[str], *, head: bool, pages: bool) -> str:
-    """Name a shared response by its problems; all rules of the engine count as one."""
+    """Return a shared response's name, made of its problems; the engine's rules count as one."""
     names = dict.fromkeys(kind.__name__ if issubclass(kind := _CODES[code], Problem) else "CompressionError" for code in codes)
     return "".join(names) + ("Head" if head else "") + ("Page" if pages else "")
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a parameter's schema as it can be sent: an address or a header may lack a value, and holds no null."""
+    """Return a parameter's schema without null: a header or query parameter may be absent, but cannot be null."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema
@@ -193,16 +193,16 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: dict[str, Any]) -> None:
-    """Write an operation's problems, and the headers of its other answers."""
+    """Complete an operation: its problems, and the headers of its other responses."""
     answers: dict[str, dict[str, Any]] = operation["responses"]
     if KINDS not in answers.get("422", {}):
         answers.pop("422", None)  # FastAPI's own form, which is never sent
     codes: dict[int, list[str]] = {}
-    for kind in implied(route, method):
+    for kind in implied_problems(route, method):
         codes.setdefault(kind.status, []).append(kind.code)
     for own in [key for key, answer in answers.items() if KINDS in answer]:
         codes.setdefault(int(own), []).extend(answers.pop(own)[KINDS])
-    usual = ["X-Request-Id", *([] if route.path in ALWAYS else COUNTED)]
+    usual = ["X-Request-Id", *([] if route.path in UNLIMITED_PATHS else COUNTED)]
     usual += ["Idempotency-Replayed"] if _uses(route.dependant, Once) else []
     usual += ["Link"] if any(field.alias == "page_token" for field in route.dependant.query_params) else []
     for parameter in operation.get("parameters", ()):
@@ -216,7 +216,7 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
         pages = getattr(route, "errors_are_pages", False) and status not in BEFORE_ROUTES
         found = list(dict.fromkeys(found))
         written = _write(status, found, head=head, pages=pages)
-        if (form := answers.get(str(status))) is not None:  # the route answers so itself, in a form of its own
+        if (form := answers.get(str(status))) is not None:  # the route itself answers with this status, in its own form
             answers[str(status)] = {**written, "content": {**form["content"], **written["content"]}}
             continue
         name = _name(found, head=head, pages=pages)
@@ -225,7 +225,7 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
 
 
 def _describe_defaults(part: Any) -> None:
-    """Say in words what an object that is left out stands for: generators of clients take no objects as defaults."""
+    """Describe object defaults in words, because client generators do not support objects as defaults."""
     if isinstance(part, dict):
         if isinstance(part.get("default"), dict) and part["default"] and ("anyOf" in part or "$ref" in part):
             said = f"Default: `{json.dumps(part.pop('default'))}`"
@@ -236,11 +236,11 @@ def _describe_defaults(part: Any) -> None:
             _describe_defaults(below)
 
 
-def complete(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
-    """Add to what FastAPI made of the routes what all of them have in common."""
+def complete_document(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
+    """Complete FastAPI's document with what all routes have in common."""
     shared: dict[str, Any] = {}
     paths = document["paths"]
-    for route in routes(app.routes):
+    for route in iterate_routes(app.routes):
         for method in route.methods or ():
             operation = paths.get(route.path_format, {}).get(method.lower())
             if operation is not None and route.include_in_schema:
@@ -257,18 +257,18 @@ def complete(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
 
 
 def operation_id(route: APIRoute) -> str:
-    """Name an operation as a generated client names its function: `jobs_cancel`."""
+    """Return an operation's id, after which a generated client names its function: `jobs_cancel`."""
     return f"{route.tags[0] if route.tags else 'page'}_{route.name.strip('_')}"
 
 
-class Documented(FastAPI):
-    """An application whose document is complete."""
+class DocumentedApi(FastAPI):
+    """An application with a complete OpenAPI document."""
 
     _lock = threading.Lock()
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document; made once."""
+        """Return the document; it is built once."""
         with self._lock:
             known = self.openapi_schema
             found = super().openapi()
-            return found if found is known else complete(found, self)
+            return found if found is known else complete_document(found, self)

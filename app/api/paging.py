@@ -1,54 +1,19 @@
-"""Keyset pages: newest first, stable while rows come and go, the same cost on page one and page thousand."""
+"""Pages of lists: the parameters, and the answer with the next page's Link."""
 
-import base64
-import binascii
-import re
 from typing import Annotated, TypeVar
 
 from fastapi import Query, Request, Response
-from sqlalchemy import Select
-from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.api.schemas import Page
-from app.core.errors import InvalidRequest
-from app.core.public_url import next_page
+from app.core.public_url import next_page_link
+from app.core.schemas import Page
 
 T = TypeVar("T")
 PageSize = Annotated[int, Query(ge=1, le=200)]
 PageToken = Annotated[str | None, Query(max_length=200)]
 
 
-def encode(last: str) -> str:
-    """Make a page token of the last row's key."""
-    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
-
-
-def decode(token: str) -> str:
-    """Read a page token. Raises InvalidRequest for one that we did not make."""
-    try:
-        padded = token + "=" * (-len(token) % 4)
-        text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise InvalidRequest("page_token is not one of ours", param="page_token") from error
-    if not re.fullmatch(r"\w+", text):
-        raise InvalidRequest("page_token is not one of ours", param="page_token")
-    return text
-
-
-def newest_first(
-    session: Session, query: Select[T], key: InstrumentedAttribute[str], size: int, token: str | None
-) -> tuple[list[T], str | None]:
-    """Return a page of rows by descending id (ids sort by time), and the token of the next page."""
+def answer_page(items: list[T], token: str | None, request: Request, response: Response) -> Page[T]:
+    """Return a page, and set the Link header of the next one."""
     if token:
-        query = query.where(key < decode(token))
-    rows = list(session.scalars(query.order_by(key.desc()).limit(size + 1)))
-    more = len(rows) > size
-    rows = rows[:size]
-    return rows, encode(getattr(rows[-1], key.key)) if more else None
-
-
-def page(items: list[T], token: str | None, request: Request, response: Response) -> Page[T]:
-    """Build the answer, with the next page's Link beside it."""
-    if token:
-        response.headers["Link"] = next_page(request, token)
+        response.headers["Link"] = next_page_link(request, token)
     return Page(items=items, next_page_token=token)

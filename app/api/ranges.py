@@ -1,4 +1,4 @@
-"""Byte ranges of a file that never changes (RFC 9110): one range at a time, which is what downloads resume with."""
+"""Byte ranges of an immutable file (RFC 9110), one range at a time: enough to resume downloads."""
 
 import base64
 import re
@@ -8,11 +8,11 @@ from urllib.parse import quote
 from app.core.errors import RangeNotSatisfiable
 
 _ONE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-"""No file is longer than 18 digits can say, and Python refuses to read numbers of thousands."""
+"""18 digits suffice for any file size; Python refuses to parse thousands of digits."""
 
 
-def parse(header: str | None, if_range: str | None, etag: str, size: int) -> tuple[int, int] | None:
-    """Return (start, stop) of the range asked for, or None for the whole file. Raises RangeNotSatisfiable.
+def parse_range(header: str | None, if_range: str | None, etag: str, size: int) -> tuple[int, int] | None:
+    """Return (start, stop) of the requested range, or None for the whole file. Raises RangeNotSatisfiable.
 
     Several ranges, another unit or a stale If-Range mean the whole file, as the RFC allows.
     """
@@ -31,19 +31,19 @@ def parse(header: str | None, if_range: str | None, etag: str, size: int) -> tup
     return start, stop
 
 
-def is_known(headers: Sequence[str], etag: str) -> bool:
-    """Say whether If-None-Match names the tag: lists, weak tags and `*` do too (RFC 9110, 13.1.2)."""
+def matches_etag(headers: Sequence[str], etag: str) -> bool:
+    """Return whether If-None-Match contains the tag; handles lists, weak tags and `*` (RFC 9110, 13.1.2)."""
     named = [tag.strip().removeprefix("W/") for tag in ",".join(headers).split(",")]
     return etag in named or named == ["*"]
 
 
-def attachment(path: str) -> str:
-    """Write Content-Disposition for a file that is to be kept under its name (RFC 6266)."""
+def content_disposition(path: str) -> str:
+    """Return the Content-Disposition of a file to be saved under its name (RFC 6266)."""
     name = path.rsplit("/", 1)[-1]
     plain = re.sub(r"[^A-Za-z0-9._+=@-]", "_", name)
     return f'attachment; filename="{plain}"' + ("" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}")
 
 
-def digest(sha256: str) -> str:
-    """Write a hash as Repr-Digest does (RFC 9530)."""
+def repr_digest(sha256: str) -> str:
+    """Return a hash as a Repr-Digest field (RFC 9530)."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"

@@ -1,58 +1,22 @@
-"""What goes over the wire. Bodies refuse unknown keys; answers are made from rows."""
+"""Request and response bodies. Requests reject unknown keys; responses are built from rows."""
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, Field
 
-from app.core.redaction import without_paths
-from app.jobs.queue_forecast import Place
+from app.core.redaction import redact_paths
+from app.core.schemas import TEXT, Body, FilePath, Name, Out, Sha256
+from app.jobs.queue_forecast import QueuePosition
 from app.store import models
-from compression.schema import file_names
 from compression.schema.job_spec import Columns
-from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, Task, guard_numbers
-from compression.schema.recipe.recipe import JobEvaluate, Targets
+from compression.schema.recipe.base import DataFormat, DataSplit, Task
 from compression.schema.report.measurements import Ratios, Remedy
-
-# PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
-TEXT = r"^[^\x00]*$"
-# What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
-LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
-Item = TypeVar("Item")
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
-Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
-FilePath = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(file_names.portable)
-]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
-LabelPair = Annotated[str, WithJsonSchema({"type": "string", "pattern": r'^[^\x00-\x1f":\\]+:'})]
-"""What a list is narrowed down by; job_list.py refuses other forms."""
-LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
-
-
-class Body(BaseModel):
-    """A request body."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Guard the numbers among the fields."""
-        made: CoreSchema = guard_numbers(handler(source))
-        return made
-
-
-class Out(BaseModel):
-    """An answer."""
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class ManifestEntry(Body):
-    """One file that will be uploaded."""
+    """A file to be uploaded."""
 
     path: FilePath
     size: Annotated[int, Field(ge=0, le=2**40)]
@@ -63,14 +27,14 @@ Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=1000)]
 
 
 class ModelCreate(Body):
-    """A model: what it is called and which files it has."""
+    """A model: its name and its files."""
 
     name: Name
     files: Manifest
 
 
 class DatasetCreate(Body):
-    """A dataset: its files, which split each belongs to, and what the columns mean."""
+    """A dataset: its files, the split of each, and the meaning of its columns."""
 
     name: Name
     task: Task = "text-classification"
@@ -80,58 +44,8 @@ class DatasetCreate(Body):
     files: Manifest
 
 
-class JobModels(Body):
-    """The models of a job, by id."""
-
-    base: Id
-    student: Annotated[
-        Id | None,
-        Field(description="Another model that distillation trains in place of the pruned one; the recipe then prunes nothing."),
-    ] = None
-    teachers: Annotated[
-        list[Id],
-        Field(
-            max_length=MOST_TEACHERS,
-            description="Models tuned on the task, with exactly the data's labels, that teach beside the job's own.",
-        ),
-    ] = []
-
-
-class JobCreate(Body):
-    """A job: what to make smaller, on which data, how, and what the result is held against."""
-
-    name: Name | None = None
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
-    task: Annotated[
-        JobTask | None,
-        Field(description="The dataset's where it is null, `several` where there are more; anything else is refused."),
-    ] = None
-    models: JobModels
-    datasets: Annotated[
-        list[Id],
-        Field(
-            min_length=1,
-            max_length=MOST_PARTS,
-            description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
-        ),
-    ]
-    recipe: Annotated[
-        str | dict[str, Any],
-        Field(
-            description="A preset's name; or a whole recipe, where what is left out has its default; or a preset's name under "
-            "`preset` beside the keys to change in it, at any depth."
-        ),
-    ] = "standard"
-    evaluate: JobEvaluate = JobEvaluate()
-    targets: Targets = Targets()
-    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first, of the team's jobs.")] = 0
-    deadline_seconds: Annotated[
-        int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")
-    ] = None
-
-
 class JobRetry(Body):
-    """How to try a job again."""
+    """How to retry a job."""
 
     remedies: Annotated[
         Literal["all"] | Annotated[list[Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=20)],
@@ -139,7 +53,7 @@ class JobRetry(Body):
             description="Keys of the job's `remedies` to apply to the recipe, or all of them, and for a job that was late no "
             "deadline; none: the same request again."
         ),
-    ] = []
+    ] = []  # noqa: RUF012 (pydantic copies it)
 
 
 class JobModelsOut(Out):
@@ -151,7 +65,7 @@ class JobModelsOut(Out):
 
 
 class Progress(Out):
-    """Where a running job is."""
+    """Progress of a running job."""
 
     stage: str
     phase: str
@@ -162,20 +76,20 @@ class Progress(Out):
     loss: float | None = None
     rate: float | None = None
     score: float | None = None
-    part: Annotated[str, Field(description="The dataset that is at work, of several.")] = ""
+    part: Annotated[str, Field(description="The current dataset, if there are several.")] = ""
 
 
 class JobOut(Out):
-    """A job and all that is known of it now; `rows` fills up stage by stage."""
+    """A job and its current state; `rows` grows stage by stage."""
 
     id: str
-    version: Annotated[int, Field(description="Grows with every change; `Prefer: wait` waits for it.")]
+    version: Annotated[int, Field(description="Increases with every change; `Prefer: wait` waits for that.")]
     name: str
     labels: dict[str, str]
     task: str
     models: JobModelsOut
     datasets: list[str]
-    parts: Annotated[list[str], Field(description="Of several datasets, what each is called in rows and artifacts.")]
+    parts: Annotated[list[str], Field(description="With several datasets, their names in rows and artifacts.")]
     recipe: dict[str, Any]
     evaluate: dict[str, Any]
     targets: dict[str, Any]
@@ -186,20 +100,20 @@ class JobOut(Out):
     rows: list[dict[str, Any]]
     attempt: int
     failures: int
-    error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
+    error: Annotated[dict[str, Any] | None, AfterValidator(redact_paths)]
     queue_position: int | None
-    start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
+    start_seconds: Annotated[float | None, Field(description="Estimated time until a worker starts it; null if unknown.")]
     waits_for: Annotated[
-        Literal["worker", "memory", "quota"] | None, Field(description="What no living worker offers; or the team's limit.")
+        Literal["worker", "memory", "quota"] | None, Field(description="What no live worker offers, or the team's limit.")
     ]
     deadline_at: dt.datetime | None
     retry_of: str | None
-    request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
-    owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
+    request_id: Annotated[str | None, Field(description="Id of the request that created it, as in logs and traces.")]
+    owner: Annotated[str | None, Field(description="Name of the key that submitted it.")]
     ratios: Annotated[
         Ratios | None,
         Field(
-            description="The headline artifact's, once the job has succeeded. `baseline_not_converged`: what is kept of the "
+            description="The headline artifact's, once the job has succeeded. `baseline_not_converged`: the retained "
             "score is unproven."
         ),
     ]
@@ -216,7 +130,7 @@ class EventOut(Out):
     seq: int
     type: str
     at: dt.datetime
-    data: Annotated[dict[str, Any], AfterValidator(without_paths)]
+    data: Annotated[dict[str, Any], AfterValidator(redact_paths)]
 
 
 class ArtifactFile(Out):
@@ -236,51 +150,27 @@ class ArtifactOut(Out):
     kind: str
     stage: str
     precision: str
-    part: Annotated[str | None, Field(description="Of several datasets, the one that it is for.")]
+    part: Annotated[str | None, Field(description="With several datasets, the one that it is for.")]
     opens_with: str
     score: Annotated[dict[str, Any], Field(description="On test.")]
     validation: Annotated[
-        dict[str, Any] | None, Field(description="On validation, which choices read; null in jobs of before it was scored.")
+        dict[str, Any] | None, Field(description="On validation, which decisions use; null in jobs from before it was scored.")
     ] = None
     bytes: int
     files: list[ArtifactFile]
     created_at: dt.datetime
 
 
-class WorkerOut(Out):
-    """A worker as it last said of itself."""
-
-    id: str
-    kind: str
-    host: Annotated[str | None, Field(description="Null but for those who run the service.")]
-    pid: Annotated[int | None, Field(description="Null but for those who run the service.")]
-    facts: dict[str, Any]
-    drain: bool
-    started_at: dt.datetime
-    seen_at: dt.datetime
-    alive: bool
-    silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
-    busy: Annotated[bool, Field(description="Whether it runs a job, whoever's.")]
-    job: str | None
-
-
-class Page(Out, Generic[Item]):
-    """A keyset page; send `next_page_token` back as `page_token` for the next one."""
-
-    items: list[Item]
-    next_page_token: str | None = None
-
-
 def job_out(
     job: models.Job,
-    place: Place | None = None,
+    place: QueuePosition | None = None,
     *,
     owner: str | None = None,
     ratios: dict[str, Any] | None = None,
     remedies: Sequence[Remedy] = (),
     rows: Sequence[dict[str, Any]] | None = None,
 ) -> JobOut:
-    """Show a job; `rows` in the place of those that would be read for it."""
+    """Return a job's response; `rows` replaces the rows that would be loaded."""
     same = (
         "id",
         "version",
@@ -321,7 +211,7 @@ def job_out(
 
 
 def artifact_out(row: models.Artifact) -> ArtifactOut:
-    """Show an artifact."""
+    """Return an artifact's response."""
     return ArtifactOut(
         id=row.id,
         job=row.job_id,

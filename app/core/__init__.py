@@ -1,1 +1,1 @@
-"""What every other folder may import, and which imports none of them: settings, logs, traces, errors, ids."""
+"""The lowest floor, which every other folder may import: settings, logs, traces, errors, ids, base classes of schemas."""

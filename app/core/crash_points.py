@@ -1,8 +1,8 @@
-"""Named crash points: places at which a test or `make chaos` may have a process killed, as a power cut would.
+"""Named crash points: places in the code where a test or `make chaos` can kill a process, as a power cut would.
 
-`LATHE_CRASH_AT=point` kills the first process that reaches the point, and every later one; `point:/path/mark` kills one
-process only, the one that makes the file. Several are separated by commas. Unset, as it is outside tests, a point costs one
-look into an empty dictionary.
+`LATHE_CRASH_AT=point` kills the first process that reaches the point, and every later one; `point:/path/mark` kills only
+the process that creates the file. Several points are separated by commas. If it is unset, as outside tests, a point costs
+one lookup in an empty dictionary.
 """
 
 import os
@@ -25,13 +25,13 @@ POINTS = (
     "keeper_after_reap",
     "keeper_before_purge_recorded",
 )
-"""Every point there is; tests/faults kills at each."""
+"""All crash points; tests/faults kills at each."""
 
 _marks = {point: mark for point, _, mark in (entry.partition(":") for entry in os.environ.get("LATHE_CRASH_AT", "").split(","))}
 
 
 def reach(point: str) -> None:
-    """Die here, at once and without a last word, where that was asked for."""
+    """Kill this process at once if the point was requested."""
     mark = _marks.get(point)
     if mark is None:
         return

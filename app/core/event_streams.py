@@ -1,4 +1,4 @@
-"""Open event streams: how many a key and a team may have in one process, and their end."""
+"""Counts open event streams by key and by team, in this process, and limits them."""
 
 import threading
 from collections import Counter
@@ -14,13 +14,13 @@ _open: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
-def open_streams(owner: str) -> int:
+def count_streams(owner: str) -> int:
     """Return how many streams of a key or a team are open in this process."""
     return _open[owner]
 
 
 class CountedStream(EventSourceResponse):
-    """A stream that counts for its key and its team until it is over. Raises TooManyStreams where there are too many."""
+    """A stream that counts for its key and its team until it ends. Raises TooManyStreams if either has too many."""
 
     def __init__(self, content: AsyncIterable[Any], owners: Mapping[str, int], headers: Mapping[str, str]) -> None:
         with _lock:
@@ -39,7 +39,7 @@ class CountedStream(EventSourceResponse):
         super().__init__(content, headers=dict(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and count it off at its end."""
+        """Send the stream, and stop counting it when it ends."""
         try:
             await super().__call__(scope, receive, send)
         finally:

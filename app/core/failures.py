@@ -1,4 +1,4 @@
-"""How a job can fail through no fault of its sender: the machine, the worker or a bug of ours. Codes for docs/errors.md."""
+"""Failures that a job's sender did not cause: machine, worker or a bug of Lathe. docs/errors.md explains each code."""
 
 from typing import Any
 
@@ -22,18 +22,18 @@ FAILURES: dict[str, tuple[str, str]] = {
     ),
     "worker_error": ("The worker could not do its part: fetch, store or start.", RETRY),
     "answer_failed": (
-        "The models were asked and did not answer.",
-        "Ask again; if it happens again, report it with the id: the worker's log has the rest.",
+        "The models did not answer.",
+        "Repeat the request; if it happens again, report it with the id: the worker's log has the rest.",
     ),
     "check_failed": (
-        "The check of this upload ended without a finding.",
+        "The check of this upload ended without a result.",
         "Upload the files again; if it happens again, report it with the id: the worker's log has the rest.",
     ),
 }
 """Code → (cause, remedy)."""
 
 
-def failure(code: str, more: str = "") -> dict[str, Any]:
-    """Return a failure as a job's `error` or an upload's reason carries it."""
+def describe_failure(code: str, more: str = "") -> dict[str, Any]:
+    """Return a failure in the form of a job's `error` or an upload's reason."""
     cause, remedy = FAILURES[code]
     return {"code": code, "cause": f"{cause} {more}".strip(), "remedy": remedy, "param": None}

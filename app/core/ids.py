@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that says of what, and 26 letters that sort by time of birth (a ULID, in lower case)."""
+"""Identifiers: a prefix that names the kind, and 26 letters that sort by time of creation (a ULID in lower case)."""
 
 import secrets
 import time

@@ -1,7 +1,7 @@
-"""Structured logs, one JSON object a line on stderr, the same in API, workers and keeper; libraries' lines too.
+"""Structured logs: one JSON object per line on stderr, the same in API, workers and keeper, for libraries' lines too.
 
-A line of a request carries its `request_id`; one of a job's attempt carries the job, its fence and the id of the request that
-made the job; both carry `trace_id` where traces are on.
+A line about a request has its `request_id`; a line about an attempt has the job, its fence and the id of the request that
+created the job. Both have a `trace_id` if tracing is on.
 """
 
 import logging
@@ -21,19 +21,19 @@ SHARED: list[Processor] = [
 
 
 MOST_ALIKE = 20
-"""Lines that one place in a library may log in ALIKE_SECONDS; those above it are counted, and told with the next."""
+"""Lines that one place in a library may log in ALIKE_SECONDS. Further lines are counted, and the next line gives the count."""
 ALIKE_SECONDS = 10.0
 
 
-class Flood(logging.Filter):
-    """Bounds what libraries log of one kind: what strangers send must not fill the disk on which the database lies."""
+class FloodFilter(logging.Filter):
+    """Limits similar lines of libraries, so that requests from outside cannot fill the disk with log lines."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[tuple[str, str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a line is written; the first after some that were not says how many."""
+        """Return whether to write a line. The first line after suppressed ones gives their number."""
         place = (record.name, record.pathname, record.lineno)
         since, number = self.seen.get(place, (record.created, 0))
         if record.created - since >= ALIKE_SECONDS:
@@ -46,9 +46,9 @@ class Flood(logging.Filter):
 
 
 def configure(process: str) -> None:
-    """Set up structlog and write the standard library's lines in the same form to the same stream."""
+    """Set up structlog, and write the standard library's log lines in the same form to the same stream."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Flood())
+    handler.addFilter(FloodFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*SHARED, _name], processors=[_plain, structlog.processors.JSONRenderer()]
@@ -56,7 +56,7 @@ def configure(process: str) -> None:
     )
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # uvicorn has handlers of its own. Its line a request says less than ours, but whole addresses, and a shared link is secret.
+    # uvicorn has its own handlers. Its access log says less than ours, but has whole addresses, and a share link is secret.
     ours, requests = logging.getLogger("uvicorn"), logging.getLogger("uvicorn.access")
     ours.handlers.clear()
     ours.propagate = True
@@ -72,7 +72,7 @@ def configure(process: str) -> None:
 
 
 def request_id() -> str | None:
-    """Return the id of the request that is being answered; None outside of one."""
+    """Return the id of the current request; None outside a request."""
     found = structlog.contextvars.get_contextvars().get("request_id")
     return str(found) if found else None
 

@@ -1,4 +1,4 @@
-"""All that can be set, from the environment (LATHE_…) or a .env file. docs/operations.md lists the same names."""
+"""All settings, from the environment (LATHE_…) or a .env file. docs/operations.md lists the same names."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Where things are and how patient we are. Times in seconds, sizes in bytes."""
+    """Locations, limits and timeouts. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(env_prefix="LATHE_", env_file=".env", extra="ignore", frozen=True)
 
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     save_seconds: Annotated[float, Field(description="How often training in progress is saved.")] = 120.0
     engine_memory_bytes: Annotated[
         int | None,
-        Field(description="An engine that takes more is stopped, a job forecast to is not taken; unset: nine tenths."),
+        Field(description="An engine that takes more is stopped, a job forecast to is not claimed; unset: nine tenths."),
     ] = None
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     rate_per_address: Annotated[str, Field(description="Requests from one address (IPv6: one /64).")] = "6000/minute"
     rate_wrong: Annotated[str, Field(description="Wrong keys and links that one address may try.")] = "30/minute"
 
-    # What one team may take; a team's own limits are in its row (`python -m app.quotas`). 0 is none at all.
+    # Quotas of a team; a team's own limits are in its row (`python -m app.quotas`). 0 allows nothing.
     quota_jobs_waiting: Annotated[int, Field(ge=0, description="Jobs of a team that wait.")] = 1000
     quota_jobs_running: Annotated[int, Field(ge=0, description="Jobs of a team at work; more wait.")] = 100
     quota_worker_hours: Annotated[int, Field(ge=0, description="Hours of workers that a team has in a month (UTC).")] = 20_000
@@ -170,11 +170,11 @@ class Settings(BaseSettings):
 
     @property
     def scratch(self) -> Path:
-        """Where workers lay out jobs; on the worker's own disk."""
+        """Folder where workers prepare jobs, on the worker's own disk."""
         return self.home / "scratch"
 
 
 @lru_cache
 def get_settings() -> Settings:
-    """Read the settings once a process."""
+    """Return this process's settings, read once."""
     return Settings()

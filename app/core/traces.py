@@ -1,6 +1,6 @@
-"""Traces of requests and of jobs' stages, for who asks for them (LATHE_TRACES, extra `otel`); else nothing is imported or done.
+"""Traces of requests and of jobs' stages, if LATHE_TRACES is set (extra `otel`); otherwise nothing is imported or done.
 
-A job's row keeps the `traceparent` of the request that made it, so what workers do hours later hangs beneath that request.
+A job's row keeps the `traceparent` of the request that created it, so a worker's spans hours later belong to that request.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ _provider: "TracerProvider | None" = None
 _tracer: "Tracer | None" = None
 
 
-class Missing(Exception):
-    """Traces are asked for where the extra is not installed, or to a place that there is not."""
+class TracingUnavailable(Exception):
+    """Tracing is requested, but the extra is not installed or the destination is invalid."""
 
 
 def configure(process: str) -> None:
-    """Begin to trace where LATHE_TRACES says so. Raises Missing."""
+    """Start tracing if LATHE_TRACES is set. Raises TracingUnavailable."""
     global _provider, _tracer
     place = get_settings().traces
     if not place or _tracer is not None:
@@ -37,7 +37,9 @@ def configure(process: str) -> None:
         sdk, resources = import_module("opentelemetry.sdk.trace"), import_module("opentelemetry.sdk.resources")
         processor = _processor(place)
     except ImportError as error:
-        raise Missing(f"LATHE_TRACES is set, and {error.name} is not installed: pip install 'lathe[otel]'") from error
+        raise TracingUnavailable(
+            f"LATHE_TRACES is set, and {error.name} is not installed: pip install 'lathe[otel]'"
+        ) from error
     _provider = sdk.TracerProvider(resource=resources.Resource.create({"service.name": f"lathe-{process}"}))
     _provider.add_span_processor(processor)
     _tracer = _provider.get_tracer("lathe")
@@ -46,12 +48,12 @@ def configure(process: str) -> None:
 def _processor(place: str) -> "SpanProcessor":
     export = import_module("opentelemetry.sdk.trace.export")
     found: SpanProcessor
-    if place == OTLP:  # where to, and how, say OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT and so on
+    if place == OTLP:  # OpenTelemetry's own variables say where to and how: OTEL_EXPORTER_OTLP_ENDPOINT and so on
         otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
         found = export.BatchSpanProcessor(otlp.OTLPSpanExporter())
         return found
     if not place.startswith(FILE):
-        raise Missing(f"LATHE_TRACES is {place!r}; it must be `otlp` or `file:` and a path")
+        raise TracingUnavailable(f"LATHE_TRACES is {place!r}; it must be `otlp` or `file:` and a path")
     path = Path(place.removeprefix(FILE).removeprefix("//"))
     out = path.open("a", encoding="utf-8", buffering=1)
     exporter = export.ConsoleSpanExporter(out=out, formatter=lambda span: span.to_json(indent=None) + "\n")
@@ -59,21 +61,21 @@ def _processor(place: str) -> "SpanProcessor":
     return found
 
 
-class Stretch:
-    """A span, or nothing where traces are off."""
+class SpanHandle:
+    """A span, or nothing if tracing is off."""
 
     def __init__(self, span: "Span | None" = None) -> None:
         self.span = span
 
-    def tell(self, name: str | None = None, **attributes: Any) -> None:
-        """Give it another name, or say more of it."""
+    def set_attributes(self, name: str | None = None, **attributes: Any) -> None:
+        """Rename the span, or add attributes."""
         if self.span is not None:
             if name:
                 self.span.update_name(name)
             self.span.set_attributes({f"lathe.{key}": value for key, value in attributes.items() if value is not None})
 
     def end(self, error: str | None = None) -> None:
-        """End it, with an error where there was one. Ending it again does nothing."""
+        """End the span, with an error if there was one. Ending it twice has no effect."""
         if self.span is not None and self.span.is_recording():
             if error:
                 trace = import_module("opentelemetry.trace")
@@ -81,28 +83,28 @@ class Stretch:
             self.span.end()
 
 
-def begin(name: str, **attributes: Any) -> Stretch:
-    """Begin a span beneath the one that is at work."""
-    stretch = Stretch(_tracer.start_span(name) if _tracer else None)
-    stretch.tell(**attributes)
-    return stretch
+def start_span(name: str, **attributes: Any) -> SpanHandle:
+    """Start a span below the current one."""
+    handle = SpanHandle(_tracer.start_span(name) if _tracer else None)
+    handle.set_attributes(**attributes)
+    return handle
 
 
 @contextmanager
-def span(name: str, parent: str | None = None, **attributes: Any) -> Iterator[Stretch]:
-    """Trace what is done within. parent: a `traceparent` of elsewhere; without, the span that is at work here."""
+def span(name: str, parent: str | None = None, **attributes: Any) -> Iterator[SpanHandle]:
+    """Trace the block. `parent` is a `traceparent` from elsewhere; without it the span is below the current one."""
     if _tracer is None:
-        yield Stretch()
+        yield SpanHandle()
         return
     context = _context(parent) if parent else None
     with _tracer.start_as_current_span(name, context=context) as started:
-        stretch = Stretch(started)
-        stretch.tell(**attributes)
-        yield stretch
+        handle = SpanHandle(started)
+        handle.set_attributes(**attributes)
+        yield handle
 
 
-def current() -> str | None:
-    """Return the `traceparent` of the span that is at work; None where there is none."""
+def current_traceparent() -> str | None:
+    """Return the `traceparent` of the current span; None without one."""
     if _tracer is None:
         return None
     carrier: dict[str, str] = {}
@@ -110,14 +112,14 @@ def current() -> str | None:
     return carrier.get(PARENT)
 
 
-def ids() -> dict[str, str]:
-    """Return what a line of the log says of the span that is at work."""
-    found = current()
+def trace_fields() -> dict[str, str]:
+    """Return the log fields that identify the current span."""
+    found = current_traceparent()
     return {"trace_id": found.split("-")[1]} if found else {}
 
 
 def flush() -> None:
-    """Send what has ended: a process that may be killed must not keep it."""
+    """Export finished spans, because this process may be killed."""
     if _provider is not None:
         _provider.force_flush(2000)
 

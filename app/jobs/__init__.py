@@ -1,1 +1,1 @@
-"""What a job is: its states, its queue, its results, its remedies, and predictions by its models."""
+"""Jobs: their requests, states, queue, results and remedies, and predictions by their models."""

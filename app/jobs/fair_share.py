@@ -1,8 +1,8 @@
-"""Each team's line of waiting jobs, and whose turn it is.
+"""Fair share: which team's job is claimed next.
 
-Priority counts within a team. Between teams, the one goes first that has fewest jobs at work for its weight; then the one that
-had fewest hours of workers for its weight since yesterday; then the one whose first job is oldest. Triggers count how many of a
-team's jobs wait, and an index has each team's first, so that a claim costs the same however long the lines are.
+Priority counts within a team. Between teams, the one with the fewest running jobs per weight goes first; then the one with the
+fewest worker hours per weight since yesterday; then the one whose first job is oldest. Triggers count each team's waiting jobs,
+and an index has its first one, so that a claim costs the same however long the queues are.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session, aliased
 
 from app.store.clock import now
 from app.store.models import QUEUED, Job, Team, TeamDay
-from app.store.quotas import limit_of
+from app.store.quotas import limit_expression
 
 RECENT_SECONDS = 2 * 24 * 3600.0
-"""Days that began within so long, today and yesterday, count against a team's next turn."""
-Chosen = aliased(Job, name="chosen")
-"""The job whose turn it is, in `next_job`: what a claim locks."""
+"""Days that began within so long (today and yesterday) count against a team."""
+ChosenJob = aliased(Job, name="chosen")
+"""The next job, in `next_job`: the row that a claim locks."""
 _First = aliased(Job, name="first")
 
 
@@ -36,65 +36,65 @@ def _fits(first: Any, memory_bytes: int | None) -> tuple[ColumnElement[bool], ..
 
 
 def _recent() -> ColumnElement[Any]:
-    """Seconds of workers that a team's jobs had that ended since yesterday, for its weight."""
+    """Worker seconds of a team's jobs that ended since yesterday, per weight."""
     used = func.coalesce(func.sum(TeamDay.seconds), 0.0)
     mine = (TeamDay.team_id == Team.id, TeamDay.day > now(-RECENT_SECONDS))
     return select(used).where(*mine).correlate(Team).scalar_subquery() / Team.weight
 
 
 def next_job(memory_bytes: int | None = None) -> Select[str]:
-    """Return the query for the job whose turn it is, for a worker of so much memory."""
+    """Return the query for the next job of a worker with so much memory."""
     mine = (_First.team_id == Team.id, *_due(_First), *_fits(_First, memory_bytes))
     first = select(_First.id).where(*mine).order_by(_First.priority.desc(), _First.id).limit(1).correlate(Team)
     teams = (
         select(first.scalar_subquery().label("job"), (Team.running / Team.weight).label("share"), _recent().label("recent"))
-        .where(Team.queued > 0, Team.running < limit_of("jobs_running"))
+        .where(Team.queued > 0, Team.running < limit_expression("jobs_running"))
         .cte("teams_waiting")
     )
     return (
-        select(Chosen.id)
-        .join(teams, teams.c.job == Chosen.id)
-        .order_by(teams.c.share, teams.c.recent, Chosen.id)
+        select(ChosenJob.id)
+        .join(teams, teams.c.job == ChosenJob.id)
+        .order_by(teams.c.share, teams.c.recent, ChosenJob.id)
         .limit(1)
         .correlate(None)
     )
 
 
 @dataclass(frozen=True)
-class Line:
-    """What decides a team's turns, and how many of its jobs wait."""
+class TeamQueue:
+    """A team's waiting jobs, and what decides its order among teams."""
 
     team: str
     queued: int
     running: int
     weight: float
     recent: float
-    """Seconds of workers that it used since yesterday, for its weight."""
+    """Worker seconds that it used since yesterday, per weight."""
     full: bool
-    """Whether it has as many jobs at work as it may."""
+    """Whether it has as many running jobs as it may."""
 
     def share(self, ahead: int) -> float:
-        """Return what is compared when so many of its waiting jobs have been taken."""
+        """Return its share after so many of its waiting jobs have been claimed."""
         return (self.running + ahead) / self.weight
 
     def before(self, share: float) -> tuple[int, bool]:
-        """Return how many of its waiting jobs go surely before a turn of that share, and whether the next one has the same."""
+        """Return how many of its waiting jobs surely precede that share, and whether the next one has the same share."""
         exact = share * self.weight - self.running
         whole = max(0, round(exact))
-        if abs(whole - exact) > 1e-9:  # no turn of this team is equal to that one
+        if abs(whole - exact) > 1e-9:  # no share of this team equals that one
             return min(self.queued, max(0, int(exact) + (exact > 0))), False
         return min(self.queued, whole), whole < self.queued
 
 
-def waiting_lines(session: Session) -> dict[str, Line]:
-    """Return the lines of all teams that have jobs waiting, by team."""
-    full = Team.running >= limit_of("jobs_running")
+def waiting_teams(session: Session) -> dict[str, TeamQueue]:
+    """Return the queues of all teams with waiting jobs, by team."""
+    full = Team.running >= limit_expression("jobs_running")
     asked = select(Team.id, Team.queued, Team.running, Team.weight, _recent(), full).where(Team.queued > 0)
-    return {row[0]: Line(*row) for row in session.execute(asked)}
+    return {row[0]: TeamQueue(*row) for row in session.execute(asked)}
 
 
 def ranks(session: Session, team: str, ids: list[str]) -> dict[str, int]:
-    """Return how many of their own team go before each of these jobs."""
+    """Return how many jobs of their own team precede each of these jobs."""
     number = func.row_number().over(order_by=(Job.priority.desc(), Job.id)).label("number")
     line = select(Job.id, number).where(Job.team_id == team, Job.state == QUEUED).subquery()
     return {row.id: row.number - 1 for row in session.execute(select(line).where(line.c.id.in_(ids)))}

@@ -1,4 +1,4 @@
-"""One conditional UPDATE, and the fence that a worker's writes carry: what jobs.py makes every transition of."""
+"""The conditional UPDATE behind every job transition, and the fence that a worker's writes carry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from app.store.models import RUNNING, Event, Job
 
 
 class StaleFence(Exception):
-    """The job was given to someone else, or is over: the caller must stop and leave everything as it is."""
+    """The job was given to another worker, or has ended: the caller must stop and change nothing."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds: the job as it was claimed, and the fence that its writes must carry."""
+    """What a worker holds: the job as claimed, and the fence that its writes must carry."""
 
     job: Job
     fence: int
 
 
-def change(
+def update_job(
     session: Session,
     job_id: str,
     *conditions: ColumnElement[bool],
@@ -30,9 +30,9 @@ def change(
     origin: str | None = None,
     **values: Any,
 ) -> Job | None:
-    """Change a job where all conditions hold, and add its events; None where they do not.
+    """Update a job if all conditions hold, and add its events; return None if they do not.
 
-    `origin` names a write that may come twice, with one event: see `written`.
+    `origin` identifies a write that may be repeated, with one event: see `was_written`.
     """
     job = session.scalar(
         update(Job)
@@ -50,23 +50,23 @@ def change(
     return job
 
 
-def held(fence: int) -> tuple[ColumnElement[bool], ...]:
-    """Return what is true of a job as long as nobody took it from the holder of this fence."""
+def held_under(fence: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that the holder of this fence still has the job."""
     return Job.state == RUNNING, Job.fence == fence
 
 
-def fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
-    """Change a job that its holder still has. Raises StaleFence."""
-    job = change(session, claim.job.id, *held(claim.fence), events=events, **values)
+def update_fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
+    """Update a job that its holder still has. Raises StaleFence."""
+    job = update_job(session, claim.job.id, *held_under(claim.fence), events=events, **values)
     if job is None:
         raise StaleFence(claim.job.id)
     return job
 
 
-def written(session: Session, claim: Claim, origin: str) -> bool:
-    """Say whether a write was made already: where the reply to its COMMIT was lost, nobody knows, and it comes again.
+def was_written(session: Session, claim: Claim, origin: str) -> bool:
+    """Return whether a write was already made: if the reply to its COMMIT was lost, the caller cannot know and repeats it.
 
-    The row is locked first, so that a first try that is still under way on the server ends before we look.
+    The row is locked first, so that a first attempt that still runs on the server ends before the check.
     """
     session.execute(select(Job.id).where(Job.id == claim.job.id).with_for_update())
     return session.scalar(select(Event.seq).where(Event.job_id == claim.job.id, Event.origin == origin)) is not None

@@ -1,6 +1,7 @@
-"""Questions to a finished job's models: every transition of theirs, as plain functions. The only writer of their state.
+"""Predictions by a finished job's models: all state transitions, as plain functions. Only this module writes their state.
 
-queued → running → succeeded | failed. A worker of the lane of checks asks, in a confined child; the API only writes and reads.
+queued → running → succeeded | failed. A worker of the lane `checks` predicts in a confined child; the API only writes and
+reads.
 """
 
 from typing import Any
@@ -9,23 +10,23 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest, NotFound, NothingToTry, ReportNotReady, TooManyTries
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.jobs import jobs
 from app.store import resources
 from app.store.broker import CHECKS, wake_after_commit
 from app.store.clock import now
-from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Team, Try
+from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Prediction, Team
 from compression.schema.prediction_request import Question, asked_for
 from compression.schema.recipe.base import Task
 from compression.schema.validation import DataFacts
 
 MOST_WAITING, MOST_A_MINUTE = 4, 30
-"""Questions of a team that wait, and that it may ask in a minute: uploads of others are checked by the same workers."""
+"""Predictions of a team that may wait, and that it may request per minute: the same workers check others' uploads."""
 MAX_ATTEMPTS = 2
 
 
-def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Try:
-    """Store a question. Raises NotFound, ReportNotReady, NothingToTry, InvalidRequest, TooManyTries."""
+def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Prediction:
+    """Store a request to predict. Raises NotFound, ReportNotReady, NothingToTry, InvalidRequest, TooManyTries."""
     job = jobs.get(session, team, job_id)
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
@@ -33,15 +34,17 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
     if part not in (names or [""]):
         cause = f"the job has no part {part!r}; there are: {', '.join(names)}" if names else "the job has one dataset, no parts"
         raise InvalidRequest(cause, param="part")
-    dataset = session.get_one(Dataset, dataset_of(job, part))
+    dataset = session.get_one(Dataset, find_dataset(job, part))
     _check(session, team, dataset, question)
-    # Locked: of many that ask at the same moment none sees the others.
+    # Locked: simultaneous requests would not see each other.
     session.execute(select(Team.id).where(Team.id == team).with_for_update(key_share=True))
-    recent = select(func.count()).select_from(Try).where(Try.team_id == team, Try.created_at > now(-60))
-    waiting = select(func.count()).select_from(Try).where(Try.team_id == team, Try.state.in_((QUEUED, RUNNING)))
+    recent = select(func.count()).select_from(Prediction).where(Prediction.team_id == team, Prediction.created_at > now(-60))
+    waiting = (
+        select(func.count()).select_from(Prediction).where(Prediction.team_id == team, Prediction.state.in_((QUEUED, RUNNING)))
+    )
     if (session.scalar(waiting) or 0) >= MOST_WAITING or (session.scalar(recent) or 0) >= MOST_A_MINUTE:
-        raise TooManyTries(f"{MOST_WAITING} questions at once and {MOST_A_MINUTE} a minute are answered")
-    row = Try(team_id=team, job_id=job.id, part=part, asked=question.model_dump(mode="json", exclude_none=True))
+        raise TooManyTries(f"{MOST_WAITING} predictions at once and {MOST_A_MINUTE} per minute are allowed")
+    row = Prediction(team_id=team, job_id=job.id, part=part, asked=question.model_dump(mode="json", exclude_none=True))
     session.add(row)
     session.flush()
     session.refresh(row)
@@ -49,21 +52,21 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
     return row
 
 
-def dataset_of(job: Job, part: str) -> str:
-    """Return the id of the dataset that a part's models were made for."""
+def find_dataset(job: Job, part: str) -> str:
+    """Return the id of the dataset of a part's models."""
     return next((one.dataset_id for one in job.parts if one.name == part), job.dataset_id)
 
 
 def _check(session: Session, team: str, dataset: Dataset, question: Question) -> None:
-    """Hold a question against what the task reads."""
+    """Check a request against the inputs of the task."""
     task: Any = dataset.task
     wanted = asked_for(task, paired=bool((dataset.data.get("columns") or {}).get("text_pair")))
     if not wanted:
-        raise NothingToTry("a language model goes on with texts, and is not asked here")
+        raise NothingToTry("predictions are not available for language models")
     given = {name for name in ("text", "text_pair", "tokens", "question", "context") if getattr(question, name) is not None}
     if question.row is not None:
         if given:
-            raise InvalidRequest("either a row of the data or texts are asked", param="row")
+            raise InvalidRequest("give either a row of the data or texts", param="row")
         resources.get(session, Dataset, team, dataset.id, param="row")
         rows = DataFacts.model_validate(dataset.facts).rows
         if question.row >= rows.get(question.split, 0):
@@ -75,22 +78,24 @@ def _check(session: Session, team: str, dataset: Dataset, question: Question) ->
 
 def _check_texts(task: Task, wanted: tuple[str, ...], given: set[str]) -> None:
     if task == "token-classification" and given == {"text"}:
-        return  # its words are
+        return  # it is split into words
     if given != set(wanted):
         param = next((name for name in wanted if name not in given), None) or min(given - set(wanted))
         raise InvalidRequest(f"{task} is asked by {' and '.join(wanted)}, or by the number of a row", param=param)
 
 
-def get(session: Session, team: str, job_id: str, try_id: str) -> Try:
-    """Find one of the team's. Raises NotFound."""
-    row = session.scalar(select(Try).where(Try.id == try_id, Try.job_id == job_id, Try.team_id == team))
+def get(session: Session, team: str, job_id: str, try_id: str) -> Prediction:
+    """Return one of the team's predictions. Raises NotFound."""
+    row = session.scalar(
+        select(Prediction).where(Prediction.id == try_id, Prediction.job_id == job_id, Prediction.team_id == team)
+    )
     if row is None:
         raise NotFound(f"no try {try_id} of {job_id}")
     return row
 
 
-def names(session: Session, row: Try) -> tuple[str, str]:
-    """Name the artifacts that are asked: the baseline's, and the one that the report says to take. Raises NotFound."""
+def artifact_names(session: Session, row: Prediction) -> tuple[str, str]:
+    """Return the names of the two artifacts: the baseline's, and the one that the report recommends. Raises NotFound."""
     job = session.get_one(Job, row.job_id)
     first = session.scalar(select(Metric.row).where(Metric.job_id == job.id, Metric.stage == "baseline"))
     if job.report is None or first is None:
@@ -100,57 +105,59 @@ def names(session: Session, row: Try) -> tuple[str, str]:
     return str(first["parts"][row.part]["artifact"]), str(job.report["headlines"][row.part])
 
 
-def artifacts(session: Session, row: Try) -> list[Artifact]:
-    """Return what is asked, the baseline first. Raises NotFound where it was deleted."""
+def artifacts(session: Session, row: Prediction) -> list[Artifact]:
+    """Return the two artifacts, the baseline first. Raises NotFound if one was deleted."""
     found = {one.name: one for one in session.scalars(select(Artifact).where(Artifact.job_id == row.job_id))}
-    wanted = names(session, row)
+    wanted = artifact_names(session, row)
     if missing := [name for name in wanted if name not in found]:
         raise NotFound(f"{row.job_id} has no artifact {missing[0]}")
     return [found[name] for name in wanted]
 
 
-# The worker's side.
+# For workers.
 
 
 def _due() -> ColumnElement[bool]:
-    return or_(Try.state == QUEUED, (Try.state == RUNNING) & (Try.lease_until < now()))
+    return or_(Prediction.state == QUEUED, (Prediction.state == RUNNING) & (Prediction.lease_until < now()))
 
 
-def waiting(session: Session) -> bool:
-    """Say whether any question waits for its answer."""
-    return session.scalar(select(Try.id).where(_due()).limit(1)) is not None
+def has_waiting_prediction(session: Session) -> bool:
+    """Return whether a prediction waits for a worker."""
+    return session.scalar(select(Prediction.id).where(_due()).limit(1)) is not None
 
 
-def claim(session: Session, lease_seconds: float) -> Try | None:
-    """Take the oldest question; None where there is none. One over which workers were lost is not asked again."""
-    wanted = select(Try.id).where(_due()).order_by(Try.id).limit(1).with_for_update(skip_locked=True)
+def claim(session: Session, lease_seconds: float) -> Prediction | None:
+    """Claim the oldest prediction; None if there is none. One that lost several workers fails and is not tried again."""
+    wanted = select(Prediction.id).where(_due()).order_by(Prediction.id).limit(1).with_for_update(skip_locked=True)
     row = session.scalar(
-        update(Try)
-        .where(Try.id == wanted.scalar_subquery())
-        .values(state=RUNNING, attempt=Try.attempt + 1, lease_until=now(lease_seconds))
-        .returning(Try)
+        update(Prediction)
+        .where(Prediction.id == wanted.scalar_subquery())
+        .values(state=RUNNING, attempt=Prediction.attempt + 1, lease_until=now(lease_seconds))
+        .returning(Prediction)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
     if row is not None and row.attempt > MAX_ATTEMPTS:
-        finish(session, row, error=failure("answer_failed", f"{MAX_ATTEMPTS} workers were lost over it."))
+        finish(session, row, error=describe_failure("answer_failed", f"{MAX_ATTEMPTS} workers were lost over it."))
         return claim(session, lease_seconds)
     return row
 
 
-def renew(session: Session, row: Try, lease_seconds: float) -> bool:
-    """Hold a question on, whose files are still fetched; False where another attempt has taken over, or it is gone."""
-    mine = update(Try).where(Try.id == row.id, Try.state == RUNNING, Try.attempt == row.attempt)
-    renewed = mine.values(lease_until=now(lease_seconds)).returning(Try.id)
+def renew(session: Session, row: Prediction, lease_seconds: float) -> bool:
+    """Extend the lease while files are fetched; return False if another attempt has taken over, or the row is gone."""
+    mine = update(Prediction).where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)
+    renewed = mine.values(lease_until=now(lease_seconds)).returning(Prediction.id)
     return session.scalar(renewed.execution_options(synchronize_session=False)) is not None
 
 
-def finish(session: Session, row: Try, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None) -> bool:
-    """Write the answer, or why there is none; False where another attempt has taken over, or the question is gone."""
+def finish(
+    session: Session, row: Prediction, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+) -> bool:
+    """Write the result or the error; return False if another attempt has taken over, or the row is gone."""
     done = session.execute(
-        update(Try)
-        .where(Try.id == row.id, Try.state == RUNNING, Try.attempt == row.attempt)
+        update(Prediction)
+        .where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)
         .values(state="failed" if error else "succeeded", result=result, error=error, finished_at=now(), lease_until=None)
-        .returning(Try.id)
+        .returning(Prediction.id)
         .execution_options(synchronize_session=False)
     )
     return done.scalar() is not None

@@ -1,4 +1,4 @@
-"""What a job will be, told from stored facts before it is accepted: no file is opened and nothing is started."""
+"""The preflight: checks a job's request and estimates its cost from stored facts; it opens no file and starts no process."""
 
 import re
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.api.schemas import JobCreate
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
-from app.core.redaction import without_paths
+from app.core.redaction import redact_paths
+from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
 from app.store.resources import R
@@ -21,15 +21,15 @@ from compression.schema.recipe.recipe import Recipe, check_removed
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
-"""Characters of what a dataset is called within a job."""
+"""Maximum length of a dataset's name within a job."""
 LONGEST_JOB_NAME = 200
 
 
 def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
-    """Turn what stands for a recipe into one that all tasks can have. Raises InvalidRecipe and InvalidSpec with the key.
+    """Return the recipe that a request means, valid for all tasks. Raises InvalidRecipe and InvalidSpec with the key.
 
-    It is a preset's name, a whole recipe (what it leaves out has its default), or a preset's name under `preset` beside the
-    keys to change in it.
+    The request has a preset's name, a whole recipe (missing keys have defaults), or a preset's name under `preset` with the
+    keys to change.
     """
     if isinstance(asked, str):
         return _preset(asked, tasks, "recipe")
@@ -48,20 +48,20 @@ def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
 def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
     if not isinstance(name, str) or name not in PRESETS:
         raise InvalidRecipe(f"no preset {name!r}; there are: {', '.join(PRESETS)}", param=param)
-    # A preset is the same for all tasks, but for those whose answers point into the text: they cannot have augmentation.
+    # A preset is the same for all tasks, except those whose answers point into the text: they cannot be augmented.
     return preset(name, next((task for task in tasks if task not in AUGMENTED_TASKS), "text-classification"))
 
 
-def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
+def _get_ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
     row = resources.get(session, kind, team, identifier, param=param, hold="share")
     if row.state != resources.READY:
-        reasons = without_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
+        reasons = redact_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
         raise NotReady(f"{identifier} is {row.state}" + (f": {reasons}" if reasons else ""), param=param)
     return row
 
 
 def part_names(names: Sequence[str]) -> list[str]:
-    """Call each of several datasets by a name that files and artifacts can bear, made of its own and told apart by a number."""
+    """Name each of several datasets so that files and artifacts can bear the name: its own, with a number if it repeats."""
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
@@ -73,29 +73,29 @@ def part_names(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
-    """Find the models that a job names beside its base: (role, model), the student first. Raises as `_ready` does."""
+def _find_others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
+    """Return the models that a job names besides its base: (role, model), the student first. Raises as `_get_ready` does."""
     named = [] if body.models.student is None else [(STUDENT, body.models.student, "models.student")]
     for place, identifier in enumerate(body.models.teachers):
         if identifier in body.models.teachers[:place]:
             cause = f"{identifier} is named twice, and would count twice"
             raise InvalidRequest(cause, param=f"models.teachers.{place}", remedy="Name each teacher once.")
         named.append((TEACHER, identifier, f"models.teachers.{place}"))
-    return [(role, _ready(session, Model, team, identifier, param)) for role, identifier, param in named]
+    return [(role, _get_ready(session, Model, team, identifier, param)) for role, identifier, param in named]
 
 
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
-    """Check that recipe, model, data and their fit are right; return the job's row, not stored yet, and the forecast.
+    """Check recipe, model, data and how they fit together; return the job's row, not stored yet, and the forecast.
 
-    Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
+    Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and the engine's errors (CompressionError).
     """
-    model = _ready(session, Model, team, body.models.base, "models.base")
-    others = _others(session, team, body)
+    model = _get_ready(session, Model, team, body.models.base, "models.base")
+    others = _find_others(session, team, body)
     for place, identifier in enumerate(body.datasets):
         if identifier in body.datasets[:place]:
             cause = f"{identifier} is named twice, and would count twice in the mean"
             raise InvalidRequest(cause, param=f"datasets.{place}", remedy="Name each dataset once.")
-    datasets = [_ready(session, Dataset, team, one, f"datasets.{place}") for place, one in enumerate(body.datasets)]
+    datasets = [_get_ready(session, Dataset, team, one, f"datasets.{place}") for place, one in enumerate(body.datasets)]
     facts = [DataFacts.model_validate(dataset.facts) for dataset in datasets]
     task = facts[0].task if len(facts) == 1 else "several"
     if body.task not in (None, task):

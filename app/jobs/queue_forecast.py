@@ -1,4 +1,4 @@
-"""When a waiting job will be taken: how many go first, by the shares that claims go by (fair_share.py), and when."""
+"""Queue positions and expected starts of waiting jobs, by the order in which fair_share.py lets claims take them."""
 
 import heapq
 from collections import defaultdict
@@ -15,60 +15,60 @@ from app.store.models import QUEUED, RUNNING, Job, Worker
 
 ALIVE_SECONDS = 60.0
 LOOKED_AT = 500
-"""Places whose start is forecast; those behind them are only counted."""
+"""Positions whose start is estimated; those behind them are only counted."""
 COMPARED = 20
-"""Turns of a team that are compared by age where shares are equal; further back, each other team may put a place off by one."""
+"""Jobs per team that are compared by age if shares are equal; beyond that, each other team may shift a position by one."""
 REMEMBERED = 20
-"""Finished jobs whose mean time stands for one that has not begun."""
+"""Finished jobs whose mean duration stands for one that has not started."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A waiting job's place. `start_seconds` is unknown while no worker lives or none ever finished a job."""
+class QueuePosition:
+    """A waiting job's position. `start_seconds` is unknown if no worker is alive or no job ever finished."""
 
     position: int
     start_seconds: float | None
     waits_for: str | None
 
 
-def place(session: Session, job: Job) -> Place | None:
-    """Say how many go first, about when this one starts, and what it lacks; None for a job that does not wait."""
-    return places(session, [job]).get(job.id)
+def find_position(session: Session, job: Job) -> QueuePosition | None:
+    """Return a job's position, its expected start and what it lacks; None if it does not wait."""
+    return find_positions(session, [job]).get(job.id)
 
 
-def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
-    """Say the same of several jobs, by id, from one look at the queue; those that do not wait are left out."""
+def find_positions(session: Session, jobs: Sequence[Job]) -> dict[str, QueuePosition]:
+    """Return the positions of several jobs, by id, from one read of the queue; jobs that do not wait are left out."""
     jobs = [job for job in jobs if job.state == QUEUED]
     if not jobs:
         return {}
-    waiting = fair_share.waiting_lines(session)
-    ahead = _ahead(session, jobs, waiting)
-    memories, left, usual = _memories(session), _left(session), _usual(session)
-    starts = _starts(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
+    waiting = fair_share.waiting_teams(session)
+    ahead = _count_ahead(session, jobs, waiting)
+    memories, left, usual = _memory_limits(session), _remaining_seconds(session), _mean_seconds(session)
+    starts = _schedule(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
     full = {line.team for line in waiting.values() if line.full}
     found = {}
     for job in jobs:
         too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
         lacks = "memory" if too_large else "worker" if not memories else "quota" if job.team_id in full else None
         position = ahead[job.id]
-        found[job.id] = Place(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
+        found[job.id] = QueuePosition(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
     return found
 
 
-def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.Line]) -> dict[str, int]:
-    """Return how many jobs go before each: those of its own team, and of each other what its share lets go first.
+def _count_ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.TeamQueue]) -> dict[str, int]:
+    """Return how many jobs precede each: of its own team by rank, and of every other team by share.
 
-    Jobs that end free their team's share again, which is not foreseen here: the order of teams is the first guess.
+    A job that ends lowers its team's share, which is not predicted here: the order of teams is a first estimate.
     """
     teams: dict[str, list[str]] = defaultdict(list)
     for job in jobs:
         teams[job.team_id].append(job.id)
     ranks = {job: rank for team, ids in teams.items() for job, rank in fair_share.ranks(session, team, ids).items()}
     ahead = {job.id: ranks.get(job.id, 0) for job in jobs}
-    equal: list[tuple[str, str, int]] = []  # jobs, each with another team and that team's turn of the same share
+    equal: list[tuple[str, str, int]] = []  # (job, other team, that team's job number with the same share)
     for job in jobs:
         own = waiting.get(job.team_id)
-        if own is None:  # it has been taken a moment ago
+        if own is None:  # it was claimed a moment ago
             continue
         share = own.share(ahead[job.id])
         for other in waiting.values():
@@ -90,27 +90,27 @@ def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.
     return ahead
 
 
-def _memories(session: Session) -> list[int]:
-    """What a job may take of each living worker's memory, of those that take jobs."""
+def _memory_limits(session: Session) -> list[int]:
+    """Memory limits per job of the live workers that run jobs."""
     alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
     return [int(facts.get("memory_bytes") or 2**62) for facts in session.scalars(alive)]
 
 
-def _left(session: Session) -> list[float]:
-    """Seconds that each running job will still take, as far as it knows."""
+def _remaining_seconds(session: Session) -> list[float]:
+    """Remaining seconds of each running job, as far as it knows."""
     rows = session.scalars(select(Job.progress).where(Job.state == RUNNING)).all()
     return [float((progress or {}).get("eta_seconds") or 0.0) for progress in rows]
 
 
-def _usual(session: Session) -> float | None:
-    """Mean seconds of the jobs that succeeded last."""
+def _mean_seconds(session: Session) -> float | None:
+    """Mean duration in seconds of the last successful jobs."""
     ended = select(Job.started_at, Job.finished_at).where(Job.state == "succeeded").order_by(Job.finished_at.desc())
     times = [(row.finished_at - row.started_at).total_seconds() for row in session.execute(ended.limit(REMEMBERED))]
     return sum(times) / len(times) if times else None
 
 
-def _starts(number: int, workers: int, left: list[float], usual: float | None) -> list[float | None]:
-    """Give each waiting job in turn to the worker that is free first; return when each one's turn comes."""
+def _schedule(number: int, workers: int, left: list[float], usual: float | None) -> list[float | None]:
+    """Assign waiting jobs in order to the worker that is free first; return the start of each."""
     free = sorted(left)[-workers:] + [0.0] * max(0, workers - len(left)) if workers else []
     heapq.heapify(free)
     starts: list[float | None] = []

@@ -1,7 +1,7 @@
-"""Trying a job again with what its figures or its error speak for: which changes those are, and the request that has them.
+"""Remedies: recipe changes that a job's figures or error suggest, and the retry that applies them.
 
-The engine reckons the remedies of a table that misses its targets, and each row carries them. The errors that a change of the
-recipe can mend by itself are here; all others want somebody's eye, a new file or another machine.
+The engine computes the remedies of a table that misses its targets; each row carries them. This module has those for errors
+that a change of the recipe can fix. All other errors need a person, a new file or another machine.
 """
 
 import copy
@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from app.api.schemas import JobCreate, JobModels
 from app.core.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
 from app.jobs import jobs
 from app.jobs.preflight import plan
+from app.jobs.request import JobCreate, JobModels
 from app.store.models import TERMINAL, Job
 from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
 from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets, removed
@@ -22,18 +22,18 @@ from compression.schema.report.measurements import Remedy
 ROOT = "recipe."
 LATE = "deadline_exceeded"
 GENTLER = 0.3
-"""What a learning rate is multiplied by after a training that diverged."""
+"""Factor for a learning rate after a training that diverged."""
 
 
-def offers(job: Job) -> list[Remedy]:
-    """List the changes of the recipe that a job speaks for and did not make itself, one a key.
+def list_remedies(job: Job) -> list[Remedy]:
+    """Return the recipe changes that a job suggests and did not apply itself, one per key.
 
-    Keys that have been removed since come first. Of a failed one those that answer its error; else those of its rows, of which
-    a later one knows more.
+    Keys that have been removed since come first. A failed job suggests those that answer its error; another job those of its
+    rows, of which a later one knows more.
     """
     gone = list(_removed(job))
     if job.state == "failed":
-        return [*gone, *_of_the_error(job)]
+        return [*gone, *_error_remedies(job)]
     found = {
         remedy.key: remedy
         for metric in job.metrics
@@ -52,11 +52,11 @@ def _depth(remedy: Remedy) -> int:
     return remedy.key.count(".")
 
 
-def _of_the_error(job: Job) -> Iterator[Remedy]:
+def _error_remedies(job: Job) -> Iterator[Remedy]:
     error: dict[str, Any] = job.error or {}
     code = error.get("code")
-    if code == OutOfMemory.code and (batch := _at(job.recipe, "recipe.train.batch") or 0) > 1:
-        together = _at(job.recipe, "recipe.train.accumulate") or 1
+    if code == OutOfMemory.code and (batch := _value_at(job.recipe, "recipe.train.batch") or 0) > 1:
+        together = _value_at(job.recipe, "recipe.train.accumulate") or 1
         if 2 * together > MOST_ACCUMULATED:
             why = f"It ran out of memory; half of the rows take less. No more than {MOST_ACCUMULATED} batches can be added up."
             yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
@@ -66,30 +66,30 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
         yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)
     elif code == TrainingDiverged.code:
         key = str(error.get("param") or "")  # recipe.distill.rate: the engine names the training
-        rate = _at(job.recipe, key)
+        rate = _value_at(job.recipe, key)
         if isinstance(rate, float):
             yield Remedy(key=key, now=rate, proposed=rate * GENTLER, why="The loss did not stay finite at this rate.")
         elif key == "recipe.prepare.rate" and rate is None:
-            why = "The loss did not stay finite at the rate that was chosen: this one is given, and gentle."
+            why = "The loss did not stay finite at the automatic rate: this one is explicit and lower."
             yield Remedy(key=key, now=None, proposed=PREPARE_RATE * GENTLER, why=why)
     elif code == UnsupportedPrecision.code:
         key = "recipe.train.precision"
-        why = "The worker's device does not compute in it."
-        yield Remedy(key=key, now=_at(job.recipe, key), proposed="auto", why=why)
+        why = "The worker's device does not support this precision."
+        yield Remedy(key=key, now=_value_at(job.recipe, key), proposed="auto", why=why)
 
 
-def _at(recipe: Any, key: str) -> Any:
-    """Return what a recipe has at `recipe.a.b`; None where there is nothing."""
+def _value_at(recipe: Any, key: str) -> Any:
+    """Return the recipe's value at `recipe.a.b`; None if there is none."""
     for part in key.removeprefix(ROOT).split("."):
         recipe = recipe.get(part) if isinstance(recipe, dict) else None
     return recipe
 
 
-def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
-    """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it.
+def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
+    """Return a copy of a recipe with the proposed changes; the caller validates it.
 
-    A whole stage is changed before its keys, whatever their order here; where it goes, they go with it, or they would bring it
-    back with defaults. Raises InvalidRecipe for a change of what has no keys.
+    A stage is changed before its keys, whatever their order here. If the stage is removed, changes of its keys are dropped:
+    they would restore it with defaults. Raises InvalidRecipe for a change below a value that has no keys.
     """
     new = copy.deepcopy(recipe)
     gone = [f"{remedy.key}." for remedy in remedies if remedy.proposed is None]
@@ -102,31 +102,31 @@ def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]
-            if not isinstance(place, dict):  # rows are told by engines, which may tell anything
-                raise InvalidRecipe(f"{remedy.key} is no key of a recipe", param="remedies")
+            if not isinstance(place, dict):  # rows come from engines, which may send anything
+                raise InvalidRecipe(f"{remedy.key} is not a key of a recipe", param="remedies")
         place[last] = remedy.proposed
     return new
 
 
 def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Literal["all"], key_id: str | None) -> Job:
-    """Submit a job again, with the remedies of these keys applied; the changed recipe is checked as a new one is.
+    """Submit a job again with these remedies applied; the changed recipe is validated like a new one.
 
-    With all of them, a job that was late is sent without its deadline. Raises WrongState while the job is not over; NoRemedy
-    where there is nothing to apply; InvalidRequest for a remedy that it does not offer; NotFound, InvalidRecipe and what else
-    speaks against the new request.
+    With `all`, a job that missed its deadline is sent without one. Raises WrongState if the job has not ended, NoRemedy if
+    there is nothing to apply, InvalidRequest for a remedy that it does not offer, and NotFound, InvalidRecipe and the other
+    errors of a new request.
     """
     if not keys:
         return jobs.retry(session, team, job_id, key_id)
     old = jobs.get(session, team, job_id)
     if old.state not in TERMINAL:
-        raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+        raise WrongState(f"{job_id} is {old.state}; only a job that has ended can be retried")
     late = keys == "all" and (old.error or {}).get("code") == LATE
     body = JobCreate(
         name=old.name,
         labels=old.labels,
         models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,
-        recipe=mended(old.recipe, _chosen(old, keys, late=late)),
+        recipe=apply_remedies(old.recipe, _choose(old, keys, late=late)),
         evaluate=JobEvaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
         priority=old.priority,
@@ -137,11 +137,11 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
     return jobs.submit(session, job)
 
 
-def _chosen(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
-    offered = {remedy.key: remedy for remedy in offers(old)}
+def _choose(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
+    offered = {remedy.key: remedy for remedy in list_remedies(old)}
     if keys == "all":
         if not offered and not late:
-            raise NoRemedy(f"nothing in {old.id} can be mended by a change of its recipe alone")
+            raise NoRemedy(f"no change of the recipe alone can fix {old.id}")
         return list(offered.values())
     for key in keys:
         if key not in offered:

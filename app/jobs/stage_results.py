@@ -1,6 +1,6 @@
-"""What a worker brings of a job's stages, and what of it is kept: rows, checkpoints, artifacts. Part of jobs.py's transitions.
+"""Results of a job's stages, as a worker reports them: rows, checkpoints and artifacts.
 
-Every write carries the worker's fence; bytes are in storage before the row that names them.
+Every write carries the worker's fence; bytes are stored before the row that names them.
 """
 
 from collections.abc import Sequence
@@ -9,35 +9,35 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.jobs.fencing import Claim, fenced, written
+from app.jobs.fencing import Claim, update_fenced, was_written
 from app.store.models import TRAINING, Artifact, Checkpoint, File, JobDataset, Metric
 from compression.schema.report.measurements import Latency, Row, Score
 from compression.schema.report.report import Artifact as ArtifactFacts
 from compression.schema.stages import STAGES
 
 
-def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    """Return what earlier attempts finished, in the order of the stages; training in progress comes last.
+def list_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
+    """Return the finished stages of earlier attempts, in the order of the stages; a training in progress comes last.
 
-    The parts of a stage that was not finished come as `<stage>.<place>`.
+    Finished parts of an unfinished stage are named `<stage>.<number>`.
     """
     rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
     order: tuple[str, ...] = (*STAGES, TRAINING)
     return sorted(rows, key=lambda row: (order.index(row.stage.partition(".")[0]), row.stage))
 
 
-def recorded(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
-    """Return the rows of a job's stages in their order, and the names of its artifacts."""
+def list_results(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return the rows of a job's stages in order, and the names of its artifacts."""
     rows = session.scalars(select(Metric.row).where(Metric.job_id == job_id).order_by(Metric.position))
     return list(rows), set(session.scalars(select(Artifact.name).where(Artifact.job_id == job_id)))
 
 
-def part_names(session: Session, job_id: str) -> list[str]:
-    """Return what the several datasets of a job are called, in their order; of one that has one dataset nothing."""
+def list_part_names(session: Session, job_id: str) -> list[str]:
+    """Return the names of a job's datasets in order; an empty list if it has one dataset."""
     return list(session.scalars(select(JobDataset.name).where(JobDataset.job_id == job_id).order_by(JobDataset.position)))
 
 
-def stage_finished(
+def record_stage(
     session: Session,
     claim: Claim,
     row: Row,
@@ -47,16 +47,16 @@ def stage_finished(
     *,
     origin: str | None = None,
 ) -> None:
-    """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
+    """Store a stage's row, checkpoint and artifacts, whose bytes are stored already. Raises StaleFence.
 
-    Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten, as
-    are the parts that were kept of it, and what an earlier attempt that did it in another way shipped of it.
+    Each artifact comes with the storage key of each file. The stage's saved training and finished parts are deleted, as are
+    artifacts that an earlier attempt made for this stage in another way.
     """
     job_id = claim.job.id
-    if origin is not None and written(session, claim, origin):
+    if origin is not None and was_written(session, claim, origin):
         return
     data = row.model_dump(mode="json")
-    fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
+    update_fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
     session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
     _forget(session, job_id, row.stage, TRAINING)
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.startswith(f"{row.stage}.")))
@@ -80,11 +80,10 @@ def stage_finished(
     session.flush()
 
 
-def part_finished(
+def record_part(
     session: Session,
     claim: Claim,
-    stage: str,
-    number: int,
+    name: str,
     prefix: str,
     checkpoint: Sequence[dict[str, Any]],
     artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
@@ -92,21 +91,20 @@ def part_finished(
     *,
     origin: str | None = None,
 ) -> None:
-    """Store what one of several datasets brought in a stage that goes on with the next. Raises StaleFence.
+    """Store the result of one dataset in a stage that continues with the next dataset. Raises StaleFence.
 
-    The stage itself has no row yet. Saved training was this part's and is forgotten.
+    `name` is `<stage>.<number>`. The stage has no row yet. The part's saved training is deleted.
     """
-    if origin is not None and written(session, claim, origin):
+    if origin is not None and was_written(session, claim, origin):
         return
-    fenced(session, claim, events=[("part_finished", data)], origin=origin)
-    kept = f"{stage}.{number}"
-    _forget(session, claim.job.id, kept, TRAINING)
-    session.add(Checkpoint(job_id=claim.job.id, stage=kept, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
-    _replace_artifacts(session, claim, stage, artifacts)
+    update_fenced(session, claim, events=[("part_finished", data)], origin=origin)
+    _forget(session, claim.job.id, name, TRAINING)
+    session.add(Checkpoint(job_id=claim.job.id, stage=name, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
+    _replace_artifacts(session, claim, name.partition(".")[0], artifacts)
     session.flush()
 
 
-def training_saved(
+def record_training(
     session: Session,
     claim: Claim,
     prefix: str,
@@ -115,10 +113,10 @@ def training_saved(
     *,
     origin: str | None = None,
 ) -> None:
-    """Store training in progress in place of what was saved of it before. Raises StaleFence."""
-    if origin is not None and written(session, claim, origin):
+    """Store training in progress, replacing what was saved before. Raises StaleFence."""
+    if origin is not None and was_written(session, claim, origin):
         return
-    fenced(session, claim, events=[("training_saved", data)], origin=origin)
+    update_fenced(session, claim, events=[("training_saved", data)], origin=origin)
     _forget(session, claim.job.id, TRAINING)
     session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
     session.flush()
@@ -131,10 +129,10 @@ def _forget(session: Session, job_id: str, *stages: str) -> None:
 def _replace_artifacts(
     session: Session, claim: Claim, stage: str, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
 ) -> None:
-    """Store a stage's artifacts in place of all that were stored of it, whatever their names.
+    """Replace all stored artifacts of a stage, whatever their names.
 
-    An attempt may go another way than the one before, from file to file and not in memory, and then its artifacts have other
-    names. Of several datasets those that brought something are looked at: what an earlier attempt finished of the others stays.
+    An attempt may work from file to file where the one before worked in memory, and then its artifacts have other names. Of
+    several datasets, only those in this result are replaced: what an earlier attempt finished of the others stays.
     """
     parts = {facts.part for facts, _ in artifacts if facts.stage == stage}
     for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id)):
@@ -145,7 +143,7 @@ def _replace_artifacts(
 
 
 def add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]) -> None:
-    """Store artifacts in place of those of the same names."""
+    """Store artifacts, replacing those of the same names."""
     for facts, keys in artifacts:
         for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id, Artifact.name == facts.name)):
             session.delete(old)

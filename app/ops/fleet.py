@@ -1,4 +1,4 @@
-"""Who works on what, how much waits, where bytes lie, and what each team used. Of other teams nobody learns more than sums."""
+"""The fleet: workers, queue, storage, and usage by team. Of other teams, only sums are shown."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from pydantic import Field
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from app.api.schemas import Out, WorkerOut
+from app.core.schemas import Out
 from app.store import resources
 from app.store.clock import now, seconds_between
-from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Team, Try, Worker
+from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Prediction, Team, Worker
 from app.store.storage import LocalStorage, Storage
 
 ALIVE_SECONDS = 30.0
@@ -19,34 +19,51 @@ MOST_WORKERS = 200
 OTHERS = "other teams"
 
 
+class WorkerOut(Out):
+    """A worker as it last reported itself."""
+
+    id: str
+    kind: str
+    host: Annotated[str | None, Field(description="Null except for operators.")]
+    pid: Annotated[int | None, Field(description="Null except for operators.")]
+    facts: dict[str, Any]
+    drain: bool
+    started_at: dt.datetime
+    seen_at: dt.datetime
+    alive: bool
+    silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
+    busy: Annotated[bool, Field(description="Whether it runs a job of any team.")]
+    job: str | None
+
+
 class QueueOut(Out):
-    """How much waits and runs, of all teams."""
+    """What waits and runs, of all teams."""
 
     queued: int
     running: int
     checks: Annotated[int, Field(description="Uploads that wait for their check, or are checked.")]
-    tries: Annotated[int, Field(description="Questions to finished jobs' models that wait, or are answered.")]
+    tries: Annotated[int, Field(description="Predictions by finished jobs' models that wait or run.")]
     longest_wait_seconds: Annotated[
-        float | None, Field(description="Since the oldest waiting job was sent; null where none waits.")
+        float | None, Field(description="Since the oldest waiting job was submitted; null if none waits.")
     ]
 
 
 class StorageOut(Out):
-    """Where bytes lie. `used_bytes` are those that rows name: of models, datasets and artifacts of all teams."""
+    """Storage. `used_bytes` counts the bytes that rows name: models, datasets and artifacts of all teams."""
 
     kind: Annotated[str, Field(description="file: a folder; s3: a bucket.")]
     used_bytes: int
-    free_bytes: Annotated[int | None, Field(description="Room that is left; null where it has no end that we know.")]
+    free_bytes: Annotated[int | None, Field(description="Free space; null if it is unlimited or unknown.")]
 
 
 class Used(Out):
-    """What a team used."""
+    """Usage of a team."""
 
-    team: Annotated[str, Field(description="The caller's by its name; all others together as `other teams`.")]
+    team: Annotated[str, Field(description="The caller's team by name; all others together as `other teams`.")]
     mine: bool
-    jobs: Annotated[dict[str, int], Field(description="By state, of those sent in the time that is asked of.")]
-    worker_minutes: Annotated[float, Field(description="From each of these jobs' first start to its end, or till now.")]
-    models_bytes: Annotated[int, Field(description="Kept now, whenever it was sent.")]
+    jobs: Annotated[dict[str, int], Field(description="By state, of those submitted in the requested time.")]
+    worker_minutes: Annotated[float, Field(description="From each of these jobs' first start to its end, or until now.")]
+    models_bytes: Annotated[int, Field(description="Currently stored, whenever it was uploaded.")]
     datasets_bytes: int
     artifacts_bytes: int
 
@@ -59,9 +76,9 @@ class UsageOut(Out):
 
 
 def workers(session: Session, team: str, *, operations: bool) -> list[WorkerOut]:
-    """Say who works, and how long ago it was heard of; `job` where it is one of the team's.
+    """Return the workers and how long ago each was last seen; `job` only if it is one of the team's.
 
-    operations: name host and process too, which are nothing to tenants.
+    operations: include host and process, which tenants do not see.
     """
     silent = seconds_between(Worker.seen_at, now())
     mine = case((Job.team_id == team, Job.id))
@@ -97,7 +114,7 @@ def queue(session: Session) -> QueueOut:
         or 0
         for kind in (Model, Dataset)
     )
-    tries = session.scalar(select(func.count()).select_from(Try).where(Try.state.in_(states))) or 0
+    tries = session.scalar(select(func.count()).select_from(Prediction).where(Prediction.state.in_(states))) or 0
     oldest = session.scalar(select(func.max(seconds_between(Job.created_at, now()))).where(Job.state == QUEUED))
     longest = None if oldest is None else max(0.0, float(oldest))
     return QueueOut(
@@ -106,7 +123,7 @@ def queue(session: Session) -> QueueOut:
 
 
 def _bytes(session: Session) -> dict[str, dict[str, int]]:
-    """Return kind → team → bytes that are kept."""
+    """Return kind → team → stored bytes."""
     kept: dict[str, dict[str, int]] = {}
     total = func.coalesce(func.sum(File.size), 0)
     for kind, name, owner in ((Model, "models", File.model_id), (Dataset, "datasets", File.dataset_id)):
@@ -118,14 +135,14 @@ def _bytes(session: Session) -> dict[str, dict[str, int]]:
 
 
 def storage(session: Session, place: Storage) -> StorageOut:
-    """Say how much is kept, and how much more may be."""
+    """Return how much is stored, and how much space is left."""
     used = sum(size for teams in _bytes(session).values() for size in teams.values())
     kind = "file" if isinstance(place, LocalStorage) else "s3"
     return StorageOut(kind=kind, used_bytes=used, free_bytes=place.free_bytes())
 
 
 def usage(session: Session, team: str, days: int) -> UsageOut:
-    """Say what the caller's team and all others used in the last days."""
+    """Return what the caller's team and all others used in the last days."""
     since = session.scalars(select(now(-days * 86400.0))).one()
     recent = Job.created_at > since
     counts = session.execute(select(Job.team_id, Job.state, func.count()).where(recent).group_by(Job.team_id, Job.state)).all()
@@ -155,5 +172,5 @@ def _share(sizes: dict[str, int], team: str, own: bool) -> int:
 
 
 def devices(facts: dict[str, Any]) -> Sequence[str]:
-    """Name what a worker computes on, as it said when it started."""
+    """Return the devices that a worker computes on, as it reported at its start."""
     return facts.get("devices") or ["CPU"]

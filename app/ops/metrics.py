@@ -1,7 +1,7 @@
-"""What /metrics tells. Requests are counted by who answers them; all else is asked of the database, where the truth is.
+"""Metrics. Each process counts its own requests; everything else is read from the database.
 
-Several API processes of one host (uvicorn --workers) count together where PROMETHEUS_MULTIPROC_DIR names a folder that is
-empty when they start: prometheus-client's own way. What comes from the database is the same whoever answers.
+Several API processes of one host (uvicorn --workers) are summed if PROMETHEUS_MULTIPROC_DIR names a folder that is empty at
+their start: prometheus-client's own way. Figures from the database are the same in every process.
 """
 
 import os
@@ -31,41 +31,43 @@ from compression.schema.errors import ALL_ERRORS
 
 log = structlog.get_logger()
 FRESH_SECONDS = 5.0
-"""The database is asked at most so often, however many scrape."""
+"""Minimum time between two reads of the database, however many scrape."""
 SEEN_SECONDS = 600.0
-"""A worker that said nothing for so long is not told of any more; the alert is to fire before."""
+"""A worker that was silent for so long is no longer reported; the alert fires before."""
 ALIVE_SECONDS = 60.0
 STAGE_BUCKETS = (10, 30, 60, 300, 900, 1800, 3600, 10800, 36000)
 REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 LOST = "worker_lost"
 CODES = frozenset(FAILURES) | {error.code for error in ALL_ERRORS}
-"""What failures are told by: an engine that a model has taken over calls its failures anything, and each were a time series."""
+"""Failure codes that become labels: a hostile engine could send any code, and each would become a time series."""
 
-own = CollectorRegistry()
-ProcessCollector(registry=own)
-requests = Counter("lathe_http_requests", "Requests, by route, method and status.", ("method", "route", "status"), registry=own)
+process_registry = CollectorRegistry()
+ProcessCollector(registry=process_registry)
+requests = Counter(
+    "lathe_http_requests", "Requests, by route, method and status.", ("method", "route", "status"), registry=process_registry
+)
 seconds = Histogram(
     "lathe_http_request_seconds",
-    "Until an answer began. Without requests that asked to wait (Prefer: wait), which take as long as they asked for.",
+    "Until a response began. Without requests that asked to wait (Prefer: wait).",
     ("method", "route"),
     buckets=REQUEST_BUCKETS,
-    registry=own,
+    registry=process_registry,
 )
 refused = Counter(
     "lathe_connections_refused",
-    "Connections closed by us, by reason: total, address, files (before a request); headers, body (did not come in time); "
-    "answer (nobody read it); malformed.",
+    "Connections closed by us, by reason: total, address, files (before a request); headers, body (too slow); "
+    "answer (not read); malformed.",
     ("reason",),
-    registry=own,
+    registry=process_registry,
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Whatever else comes is counted as OTHER: a stranger must not be able to make time series."""
+"""Other methods are counted as OTHER, so that nobody can create time series."""
 
 
-def answered(scope: Scope, status: int, began: float | None, waited: bool) -> str:
-    """Count a request, and return its route.
+def count_response(scope: Scope, status: int, began: float | None, waited: bool) -> str:
+    """Count a response; return the route.
 
-    status: 0, told as 499, where the caller went before an answer began; began: seconds until it did.
+    status: 0, reported as 499, if the client disconnected before the response began; began: seconds until it began.
     """
     route = str(getattr(scope.get("route"), "path", None) or "other")
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
@@ -75,45 +77,45 @@ def answered(scope: Scope, status: int, began: float | None, waited: bool) -> st
     return route
 
 
-class Truth(Collector):
-    """What the database says, asked anew once that is older than FRESH_SECONDS. One that is away costs its figures only."""
+class DatabaseCollector(Collector):
+    """Figures from the database, read again after FRESH_SECONDS. If it is away, only its figures are missing."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.asked = -FRESH_SECONDS
+        self.collected_at = -FRESH_SECONDS
         self.families: list[Metric] = []
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing, so that registering asks nothing."""
+        """Return nothing, so that registration reads nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was found last, and whether the database answered then."""
+        """Yield the last figures, and whether the database answered."""
         with self.lock:
-            if time.monotonic() - self.asked >= FRESH_SECONDS:
-                self.families = _told()
-                self.asked = time.monotonic()
+            if time.monotonic() - self.collected_at >= FRESH_SECONDS:
+                self.families = _collect_families()
+                self.collected_at = time.monotonic()
             yield from self.families
 
 
-truth = Truth()
+database_collector = DatabaseCollector()
 
 
 def registry() -> CollectorRegistry:
-    """Return all that there is to tell."""
+    """Return all metrics."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         every = CollectorRegistry()
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]
     else:
-        every = own
+        every = process_registry
     whole = CollectorRegistry()
-    for part in (every, truth):
+    for part in (every, database_collector):
         whole.register(_Part(part))
     return whole
 
 
 class _Part(Collector):
-    """A registry or a collector as a part of another registry."""
+    """A registry or a collector as part of another registry."""
 
     def __init__(self, part: CollectorRegistry | Collector) -> None:
         self.part = part
@@ -125,8 +127,8 @@ class _Part(Collector):
         return self.part.collect()
 
 
-def _told() -> list[Metric]:
-    up = GaugeMetricFamily("lathe_database_up", "Whether the database answered when it was asked last.")
+def _collect_families() -> list[Metric]:
+    up = GaugeMetricFamily("lathe_database_up", "Whether the database answered last time.")
     try:
         with reading() as session:
             found = [*_jobs(session), *_queues(session), *_stages(session), *_setbacks(session), *_workers(session)]
@@ -140,8 +142,8 @@ def _told() -> list[Metric]:
 
 def _jobs(session: Session) -> Iterator[Metric]:
     there, over = (
-        GaugeMetricFamily("lathe_jobs", "Jobs that are there, by state.", labels=("state",)),
-        CounterMetricFamily("lathe_jobs_finished", "Jobs that ended, deleted ones too, by outcome.", labels=("outcome",)),
+        GaugeMetricFamily("lathe_jobs", "Existing jobs, by state.", labels=("state",)),
+        CounterMetricFamily("lathe_jobs_finished", "Jobs that ended, including deleted ones, by outcome.", labels=("outcome",)),
     )
     counted = {
         (state, gone): number
@@ -171,7 +173,7 @@ def _queues(session: Session) -> Iterator[Metric]:
         since = [first for _, first in found if first is not None]
         depth.add_metric((lane,), sum(number for number, _ in found))
         oldest.add_metric((lane,), max((moment - min(since)).total_seconds(), 0.0) if since and moment else 0.0)
-    keeper = GaugeMetricFamily("lathe_keeper_seconds", "For how long a keeper still leads; negative: since when none does.")
+    keeper = GaugeMetricFamily("lathe_keeper_seconds", "Remaining time of the keeper's term; negative: time since its end.")
     until = session.scalar(select(Leader.until).where(Leader.office == "keeper"))
     if until is not None and moment is not None:
         keeper.add_metric((), (until - moment).total_seconds())
@@ -179,8 +181,8 @@ def _queues(session: Session) -> Iterator[Metric]:
 
 
 def _stages(session: Session) -> Iterator[Metric]:
-    told = HistogramMetricFamily(
-        "lathe_stage_seconds", "What finished stages took, export and measuring too.", labels=("stage",)
+    family = HistogramMetricFamily(
+        "lathe_stage_seconds", "Duration of finished stages, with export and measuring.", labels=("stage",)
     )
     within = [func.sum(case((StageRow.seconds <= bound, 1), else_=0)) for bound in STAGE_BUCKETS]
     query = select(StageRow.stage, func.count(), func.sum(StageRow.seconds), *within)
@@ -188,15 +190,15 @@ def _stages(session: Session) -> Iterator[Metric]:
         query.where(StageRow.seconds.is_not(None)).group_by(StageRow.stage).order_by(StageRow.stage)
     ):
         buckets = [(str(float(bound)), float(count)) for bound, count in zip(STAGE_BUCKETS, counts, strict=True)]
-        told.add_metric((stage,), [*buckets, ("+Inf", float(number))], float(total))
-    yield told
+        family.add_metric((stage,), [*buckets, ("+Inf", float(number))], float(total))
+    yield family
 
 
 def _setbacks(session: Session) -> Iterator[Metric]:
     again, failed, lost = (
-        CounterMetricFamily("lathe_setbacks", "Attempts that ended without an outcome and are made again.", labels=("code",)),
+        CounterMetricFamily("lathe_setbacks", "Attempts that ended without an outcome and are repeated.", labels=("code",)),
         CounterMetricFamily("lathe_jobs_failed", "Jobs that failed, by code.", labels=("code",)),
-        CounterMetricFamily("lathe_lease_losses", "Attempts whose worker was lost: killed, cut off, or standing still."),
+        CounterMetricFamily("lathe_lease_losses", "Attempts whose worker was lost: killed, cut off or suspended."),
     )
     codes = {}
     for family, code, chosen in (
@@ -217,13 +219,11 @@ def _setbacks(session: Session) -> Iterator[Metric]:
 
 def _workers(session: Session) -> Iterator[Metric]:
     who = ("worker", "kind", "host")
-    alive = GaugeMetricFamily("lathe_workers", f"Workers heard of within {ALIVE_SECONDS:g} s, by kind.", labels=("kind",))
-    devices = GaugeMetricFamily(
-        "lathe_devices", "Living workers of jobs by what they compute on.", labels=("device", "confinement")
-    )
-    age = GaugeMetricFamily("lathe_worker_heartbeat_age_seconds", "Since a worker was heard of.", labels=who)
-    memory = GaugeMetricFamily("lathe_worker_memory_bytes", "What a job may take of a worker's memory.", labels=who)
-    drains = GaugeMetricFamily("lathe_worker_draining", "1 where a worker takes no more jobs.", labels=who)
+    alive = GaugeMetricFamily("lathe_workers", f"Workers seen within {ALIVE_SECONDS:g} s, by kind.", labels=("kind",))
+    devices = GaugeMetricFamily("lathe_devices", "Live workers of jobs by device.", labels=("device", "confinement"))
+    age = GaugeMetricFamily("lathe_worker_heartbeat_age_seconds", "Time since a worker was last seen.", labels=who)
+    memory = GaugeMetricFamily("lathe_worker_memory_bytes", "Memory that a job may use on a worker.", labels=who)
+    drains = GaugeMetricFamily("lathe_worker_draining", "1 if a worker takes no more jobs.", labels=who)
     moment = session.scalar(select(now()))
     counted: dict[str, int] = dict.fromkeys(LANES, 0)
     computing: dict[tuple[str, str], int] = {}

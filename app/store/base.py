@@ -1,4 +1,4 @@
-"""What all tables have in common: names of constraints, and how Python's types are stored."""
+"""Base of all tables: names of constraints, and how Python types are stored."""
 
 import datetime as dt
 from typing import Any, ClassVar
@@ -9,12 +9,12 @@ from sqlalchemy.orm import DeclarativeBase
 
 from app.store.clock import UtcTime
 
-# JSONB where there is it: plain JSON cannot be compared, which the trigger on finished jobs must.
+# JSONB where available: plain JSON cannot be compared, which the trigger on finished jobs needs.
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class Base(DeclarativeBase):
-    """Names of constraints are fixed, so that migrations can speak of them."""
+    """Constraint names are fixed, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={

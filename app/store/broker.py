@@ -1,7 +1,7 @@
-"""Wake-ups for workers, through Celery. The table is the queue: a message says only that there is work.
+"""Wake-ups for workers, through Celery. The table is the queue: a message only says that there is work.
 
-A rollback wakes nobody, and a broken broker breaks no commit: messages leave from a thread of their own, after the
-outermost commit, at most one at a time a lane. One that is lost costs a keeper's round and nothing else.
+A rollback sends nothing, and a broken broker fails no commit: messages leave from a separate thread, after the outermost
+commit, at most one at a time per lane. A lost message delays the work until the keeper's next round, and no more.
 """
 
 import os
@@ -17,18 +17,18 @@ from app.core.settings import Settings, get_settings
 
 JOBS, CHECKS = "jobs", "checks"
 LANES = (JOBS, CHECKS)
-"""A lane is a queue with workers of its own: the check of an upload never waits behind hours of training."""
+"""A lane is a queue with its own workers: checking an upload never waits behind hours of training."""
 
-KEPT_SECONDS = 3600.0
-"""After which a message that nobody took is thrown away unread. The sender's clock says when, the worker's whether it is past:
-one whose clock is further ahead hears no ring at all, so this is far more than clocks differ. It need not be less: the keeper
-rings every few seconds while work waits, 720 messages in the hour, each of them one look at the table."""
+MESSAGE_SECONDS = 3600.0
+"""A message that no worker took is discarded after so long. The sender's clock sets the time, the worker's clock checks it: a
+worker whose clock is too far ahead would get no message, and an hour is far more than clocks differ. It need not be less: the
+keeper sends one every few seconds while work waits, 720 messages an hour, and each costs one look at the table."""
 
 log = structlog.get_logger()
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Configure Celery as DESIGN asks: prefork, early ack, JSON only, no results, no prefetch."""
+    """Configure Celery: prefork, early ack, JSON only, no results, no prefetch."""
     app = Celery("lathe", broker=settings.broker_url)
     app.conf.update(
         accept_content=["json"],
@@ -48,9 +48,9 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "socket_connect_timeout": 2,
-            # The commands here answer in milliseconds. A connection that died without a word (a middlebox forgot it, the
-            # broker's machine lost power) is given up after so long, by those that ring as by workers, whose BRPOP no
-            # socket timeout watches: kombu drops it when its reply is overdue by the health check's interval.
+            # These commands take milliseconds. A connection that died silently (dropped by a middlebox, or by a power cut of
+            # the broker's machine) is closed after so long, by senders as by workers. A worker's BRPOP has no socket timeout:
+            # kombu closes the connection if its reply is overdue by the health check's interval.
             "socket_timeout": 5,
             "health_check_interval": 5,
             "socket_keepalive": True,
@@ -64,17 +64,17 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def task_name(lane: str) -> str:
-    """Name of the Celery task that drains a lane."""
+    """Return the name of the Celery task that drains a lane."""
     return f"lathe.{lane}"
 
 
 def queue_name(lane: str) -> str:
-    """Name of the broker's list of a lane."""
+    """Return the name of a lane's list in the broker."""
     return f"lathe.{lane}"
 
 
-class Bell:
-    """Rings for a lane without ever making its caller wait. Rings that come while one is under way become one."""
+class WakeUpSender:
+    """Sends wake-ups for a lane without blocking the caller. Requests during a send are merged into one."""
 
     def __init__(self, settings: Settings) -> None:
         self.celery = make_celery(settings)
@@ -84,20 +84,20 @@ class Bell:
         self.sent = 0
         self.lost = 0
 
-    def ring(self, lane: str) -> None:
-        """Ask for a wake-up; returns at once."""
+    def send_soon(self, lane: str) -> None:
+        """Request a wake-up; return at once."""
         with self.condition:
             self.pending.add(lane)
             if self.thread is None:
-                self.thread = threading.Thread(target=self._run, name="bell", daemon=True)
+                self.thread = threading.Thread(target=self._run, name="wake-ups", daemon=True)
                 self.thread.start()
             self.condition.notify()
 
-    def ring_now(self, lane: str) -> bool:
-        """Send a wake-up from this thread; say whether the broker took it."""
+    def send(self, lane: str) -> bool:
+        """Send a wake-up from this thread; return whether the broker accepted it."""
         try:
             self.celery.send_task(
-                task_name(lane), queue=queue_name(lane), retry=False, expires=KEPT_SECONDS, ignore_result=True
+                task_name(lane), queue=queue_name(lane), retry=False, expires=MESSAGE_SECONDS, ignore_result=True
             )
         except Exception as error:
             self.lost += 1
@@ -113,33 +113,33 @@ class Bell:
                     self.condition.wait()
                 lanes, self.pending = self.pending, set()
             for lane in lanes:
-                self.ring_now(lane)
+                self.send(lane)
 
 
-_bell: Bell | None = None
-_bell_lock = threading.Lock()
+_sender: WakeUpSender | None = None
+_sender_lock = threading.Lock()
 
 
-def bell() -> Bell:
-    """Return this process's bell."""
-    global _bell
-    with _bell_lock:
-        if _bell is None:
-            _bell = Bell(get_settings())
-        return _bell
+def wake_up_sender() -> WakeUpSender:
+    """Return this process's sender."""
+    global _sender
+    with _sender_lock:
+        if _sender is None:
+            _sender = WakeUpSender(get_settings())
+        return _sender
 
 
-def _forget_bell() -> None:
-    """In a forked child: the thread that rings stayed behind, so the child makes a bell of its own when it needs one."""
-    global _bell, _bell_lock
-    _bell, _bell_lock = None, threading.Lock()
+def _forget_sender() -> None:
+    """In a forked child the sending thread does not exist, so the child creates its own sender when it needs one."""
+    global _sender, _sender_lock
+    _sender, _sender_lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_bell)
+os.register_at_fork(after_in_child=_forget_sender)
 
 
 def wake_after_commit(session: Session, lane: str) -> None:
-    """Tell a lane's workers that there is work, once its row is really there."""
+    """Wake a lane's workers once the transaction has committed."""
     session.info.setdefault("wake", set()).add(lane)
 
 
@@ -149,7 +149,7 @@ def _ring(session: Session) -> None:
         return
     lanes: set[Any] = session.info.pop("wake", set())
     for lane in lanes:
-        bell().ring(lane)
+        wake_up_sender().send_soon(lane)
 
 
 @event.listens_for(Session, "after_rollback")

@@ -1,4 +1,4 @@
-"""Time is the database's: leases are compared by one clock, whatever the hosts' clocks say."""
+"""Time comes from the database: leases are compared by one clock, whatever the hosts' clocks say."""
 
 import datetime as dt
 from typing import Any
@@ -11,13 +11,13 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcTime(TypeDecorator[dt.datetime]):
-    """An aware UTC time. SQLite keeps it as text that sorts as time does."""
+    """An aware UTC time. SQLite stores it as text that sorts chronologically."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Store UTC; refuse naive times, which nobody can interpret."""
+        """Convert to UTC; reject naive times, which are ambiguous."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -26,16 +26,16 @@ class UtcTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:  # noqa: ARG002
-        """Give back aware times on both databases."""
+        """Return aware times on both databases."""
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
 class now(FunctionElement[dt.datetime]):  # noqa: N801 (it is a function of the database)
-    """`now()` or `now(seconds)`: the database's wall clock, plus so many seconds.
+    """`now()` or `now(seconds)`: the database's wall clock plus so many seconds.
 
-    Not the transaction's start (PostgreSQL's now()): a lease written late in a long transaction must not be short.
+    Not the transaction's start (PostgreSQL's now()), so that a lease written late in a long transaction is not short.
     """
 
     type = UtcTime()
@@ -52,7 +52,7 @@ def _postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(now, "sqlite")
 def _sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
-    # Padded to microseconds, as SQLAlchemy writes its own, so that text comparison is time comparison.
+    # Padded to microseconds, as SQLAlchemy writes times, so that comparing text compares times.
     seconds = compiler.process(element.clauses, **kw)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
 

@@ -1,4 +1,4 @@
-"""Engines and sessions, the same synchronous form for API and workers."""
+"""Database engines and sessions, synchronous for both API and workers."""
 
 import datetime as dt
 import json
@@ -24,12 +24,12 @@ PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15000,
 }
-"""A PostgreSQL that is gone without a word is noticed well within a lease: seconds, the last one milliseconds."""
+"""Detect a PostgreSQL that vanished silently well within a lease. Seconds; the last one is in milliseconds."""
 SQLITE_POOL = {"pool_size": 20, "max_overflow": 60}
-"""Of a file: more than there are threads, so that who reads never waits for a connection of those who wait to write."""
+"""For a database file: more connections than threads, so that a reader never waits for the connection of a waiting writer."""
 IDLE_SECONDS = 20
-"""PostgreSQL ends a transaction of ours that says nothing for so long. None waits for anything but the database, so its process
-stands still or is cut off; its locks would keep the job from everybody else until TCP gives the connection up, after hours."""
+"""PostgreSQL ends a transaction that is idle for so long. Ours wait only for the database, so an idle one belongs to a process
+that is suspended or cut off; its locks would block the job for hours, until TCP closes the connection."""
 
 
 def make_engine(url: str, idle_seconds: int = IDLE_SECONDS) -> Engine:
@@ -40,7 +40,7 @@ def make_engine(url: str, idle_seconds: int = IDLE_SECONDS) -> Engine:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, json_serializer=_dump, hide_parameters=True, connect_args={"timeout": 30}, **SQLITE_POOL)
         event.listen(engine, "connect", _prepare_sqlite)
-        write_queue.in_turn(engine)
+        write_queue.queue_writers(engine)
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -66,24 +66,24 @@ _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def _dump(value: Any) -> str:
-    # PostgreSQL keeps no NUL. One can still come with what a worker tells of a stranger's files; it must not undo the telling.
+    # PostgreSQL stores no NUL. A worker's message about an uploaded file may contain one, and must be stored all the same.
     return _NUL.sub("\\1\ufffd", json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, below
+    connection.isolation_level = None  # we send BEGIN ourselves, below
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 @lru_cache
 def get_engine() -> Engine:
-    """Return this process's engine. Processes that fork make theirs after it."""
+    """Return this process's engine. A forked process creates its own."""
     return make_engine(get_settings().database_url)
 
 
 def get_session() -> Iterator[Session]:
-    """One request, one transaction. FastAPI must close it before the answer leaves: `Depends(..., scope="function")`."""
+    """Yield a request's transaction. FastAPI must close it before the response is sent: `Depends(..., scope="function")`."""
     with Session(get_engine()) as session:
         with session.begin():
             yield session
@@ -92,25 +92,25 @@ def get_session() -> Iterator[Session]:
 
 
 def get_read_session() -> Iterator[Session]:
-    """For requests that change nothing."""
+    """Yield a read-only session for requests that change nothing."""
     with reading() as session:
         yield session
 
 
 @contextmanager
 def writing() -> Iterator[Session]:
-    """One transaction that may write; commits at the end, rolls back on an error."""
+    """Yield a transaction that may write; it commits at the end and rolls back on an error."""
     with Session(get_engine(), expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
 def reading() -> Iterator[Session]:
-    """One transaction that only reads, and takes no write lock on SQLite."""
+    """Yield a read-only transaction, which takes no write lock on SQLite."""
     with Session(get_engine().execution_options(**READ_ONLY), expire_on_commit=False) as session:
         yield session
 
 
 def iso(value: dt.datetime | None) -> str | None:
-    """Write a time as the API shows it."""
+    """Format a time as the API shows it."""
     return value.isoformat().replace("+00:00", "Z") if value else None

@@ -1,4 +1,4 @@
-"""Small writes that no request waits for, such as a key's last use: at most one a minute of a name, in their own thread."""
+"""Small writes that no request waits for, such as a key's last use: at most one per minute and name, in a separate thread."""
 
 import threading
 import time
@@ -9,27 +9,27 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 log = structlog.get_logger()
-EVERY_SECONDS = 60.0
+INTERVAL_SECONDS = 60.0
 MOST_NAMES = 10_000
-"""Of which the last time is known; beyond that those of over a minute ago are forgotten."""
+"""Names whose last write is remembered; beyond that, names older than a minute are dropped."""
 
 
-class Scribe:
-    """Runs a write unless one of the same name ran within the last minute. One that fails costs its own row only."""
+class DeferredWrites:
+    """Runs a write unless one of the same name ran in the last minute. A failed write only loses its own row."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="scribe")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="deferred-writes")
         self.lock = threading.Lock()
         self.last: dict[tuple[str, ...], float] = {}
 
-    def soon(self, name: tuple[str, ...], write: Callable[[], None]) -> None:
-        """Write in a moment, or not at all."""
+    def submit(self, name: tuple[str, ...], write: Callable[[], None]) -> None:
+        """Queue a write, or skip it."""
         moment = time.monotonic()
         with self.lock:
-            if moment - self.last.get(name, -EVERY_SECONDS) < EVERY_SECONDS:
+            if moment - self.last.get(name, -INTERVAL_SECONDS) < INTERVAL_SECONDS:
                 return
             if len(self.last) >= MOST_NAMES:
-                self.last = {known: at for known, at in self.last.items() if moment - at < EVERY_SECONDS}
+                self.last = {known: at for known, at in self.last.items() if moment - at < INTERVAL_SECONDS}
             self.last[name] = moment
         self.thread.submit(self._run, write)
 
@@ -37,7 +37,7 @@ class Scribe:
         try:
             write()
         except SQLAlchemyError as error:
-            log.warning("scribe_failed", error=str(error))
+            log.warning("deferred_write_failed", error=str(error))
 
 
-scribe = Scribe()
+deferred_writes = DeferredWrites()

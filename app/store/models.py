@@ -1,4 +1,4 @@
-"""The tables. Only jobs.py writes job state; only resources.py writes the state of models and datasets."""
+"""The tables. Only app/jobs writes job state; only resources.py writes the state of models and datasets."""
 
 import datetime as dt
 from typing import Any
@@ -19,24 +19,24 @@ JOB_STATES = (QUEUED, RUNNING, *TERMINAL)
 
 
 class Team(Base):
-    """Who owns models, datasets and jobs."""
+    """The owner of models, datasets and jobs."""
 
     __tablename__ = "teams"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("team"))
     name: Mapped[str] = mapped_column(String(100), unique=True)
     operator: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether its admins run the service: they make, rename and close teams."""
+    """Whether its admins operate the service: they create, rename and close teams."""
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
     weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
     quotas: Mapped[dict[str, Any] | None]
-    """Limits of its own, by name (quotas.py); what it lacks is the settings' default."""
-    # Counted by triggers on jobs, not by code: who waits is known without a look at what waits.
+    """The team's own limits, by name (quotas.py); the settings' defaults apply to the others."""
+    # Triggers on jobs maintain these counts, so that no query counts the waiting jobs.
     queued: Mapped[int] = mapped_column(default=0, server_default="0")
     running: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class TeamDay(Base):
-    """Seconds of workers that a team's jobs took, by the day (UTC) on which they ended. Triggers on jobs add them up."""
+    """Worker seconds of a team's jobs, by the day (UTC) on which they ended. Triggers on jobs maintain the sum."""
 
     __tablename__ = "team_days"
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
@@ -45,7 +45,7 @@ class TeamDay(Base):
 
 
 class Resource:
-    """What models and datasets have in common: uploaded, checked in a process of its own, then ready or rejected."""
+    """Columns of models and datasets: uploaded, checked in a separate process, then ready or rejected."""
 
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
@@ -60,11 +60,11 @@ class Resource:
     check_attempts: Mapped[int] = mapped_column(default=0)
     file_count: Mapped[int] = mapped_column(default=0, server_default="0")
     bytes: Mapped[int] = mapped_column(default=0, server_default="0")
-    """What its manifest promises, so that no list or sum reads files."""
+    """Bytes that the manifest declares, so that lists and sums need not read files."""
 
 
 class Model(Resource, Base):
-    """A checkpoint that somebody uploaded."""
+    """An uploaded checkpoint."""
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("mdl"))
@@ -72,7 +72,7 @@ class Model(Resource, Base):
 
 
 class Dataset(Resource, Base):
-    """Data files and what their columns mean."""
+    """Data files and the meaning of their columns."""
 
     __tablename__ = "datasets"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("dat"))
@@ -82,7 +82,7 @@ class Dataset(Resource, Base):
 
 
 class JobDataset(Base):
-    """One of several datasets of a job. `name` is what rows, artifacts and checkpoints call it; it never changes."""
+    """One of several datasets of a job. `name` is its name in rows, artifacts and checkpoints; it never changes."""
 
     __tablename__ = "job_datasets"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -95,7 +95,7 @@ STUDENT, TEACHER = "student", "teacher"
 
 
 class JobModel(Base):
-    """A model that a job needs beside its base: the student, or a teacher. It never changes."""
+    """A model that a job needs besides its base: the student or a teacher. It never changes."""
 
     __tablename__ = "job_models"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -105,10 +105,10 @@ class JobModel(Base):
 
 
 class Job(Base):
-    """One accepted request: it reaches exactly one outcome.
+    """An accepted request: it reaches exactly one outcome.
 
-    `dataset_id` is its first dataset; `parts` has them all where there are several, and is empty where there is one.
-    `model_id` is its base; `others` are the models that it names beside it.
+    `dataset_id` is the first dataset; `parts` has all of them if there are several, and is empty if there is one.
+    `model_id` is the base model; `others` are the other models that the request names.
     """
 
     __tablename__ = "jobs"
@@ -162,17 +162,17 @@ class Job(Base):
 
     @property
     def datasets(self) -> list[str]:
-        """Ids of all its datasets, in their order."""
+        """Ids of all its datasets, in order."""
         return [part.dataset_id for part in self.parts] or [self.dataset_id]
 
     @property
     def student(self) -> str | None:
-        """Id of the student that it names, if it names one."""
+        """Id of the named student, if there is one."""
         return next((other.model_id for other in self.others if other.role == STUDENT), None)
 
     @property
     def teachers(self) -> list[str]:
-        """Ids of the teachers that it names, in their order."""
+        """Ids of the named teachers, in order."""
         return [other.model_id for other in self.others if other.role == TEACHER]
 
     __table_args__ = (
@@ -199,7 +199,7 @@ class Job(Base):
 
 
 class Metric(Base):
-    """One row of a job's table. The columns are for queries over many jobs; `row` is the whole truth."""
+    """One row of a job's table. The columns serve queries over many jobs; `row` has everything."""
 
     __tablename__ = "metrics"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -219,7 +219,7 @@ TRAINING = "training"
 
 
 class Checkpoint(Base):
-    """A finished stage that a new attempt goes on from; under the name `training`, the stage that was at work."""
+    """A finished stage from which a new attempt resumes; under the name `training`, the stage in progress."""
 
     __tablename__ = "checkpoints"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -230,7 +230,7 @@ class Checkpoint(Base):
 
 
 class Event(Base):
-    """What happened to a job, in order. `origin` names the write it came with, so that one made twice is told once."""
+    """What happened to a job, in order. `origin` identifies the write, so that a repeated write adds one event."""
 
     __tablename__ = "events"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -262,7 +262,7 @@ class Artifact(Base):
 
 
 class File(Base):
-    """One file of a model, a dataset or an artifact. `key` is its place in storage once its bytes are there."""
+    """One file of a model, a dataset or an artifact. `key` is its storage key once its bytes are stored."""
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("fil"))
@@ -281,8 +281,8 @@ class File(Base):
     )
 
 
-class Try(Base):
-    """A question to a finished job's models, before and after; a worker of the lane of checks answers it."""
+class Prediction(Base):
+    """A request to predict with a finished job's models, before and after. A worker of the lane `checks` answers it."""
 
     __tablename__ = "tries"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("try"))
@@ -310,7 +310,7 @@ class Try(Base):
 
 
 class UploadPart(Base):
-    """A part of a file that has not come in full: `size` bytes from `start` on, under a key of their own until then."""
+    """A part of an incomplete file: `size` bytes from `start`, stored under a key of its own until the file is complete."""
 
     __tablename__ = "upload_parts"
     file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True)
@@ -320,7 +320,7 @@ class UploadPart(Base):
 
 
 class Worker(Base):
-    """A process that runs jobs or checks, as it last said of itself."""
+    """A process that runs jobs or checks, as it last reported itself."""
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -334,7 +334,7 @@ class Worker(Base):
 
 
 class IdempotencyKey(Base):
-    """What a creating POST answered, so that sending it again answers the same and creates nothing."""
+    """The answer of a creating POST, so that a repeated request gets the same answer and creates nothing."""
 
     __tablename__ = "idempotency_keys"
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
@@ -346,7 +346,7 @@ class IdempotencyKey(Base):
 
 
 class Leader(Base):
-    """Who holds an office of which there is one (the keeper)."""
+    """Who holds a unique role, such as the keeper's."""
 
     __tablename__ = "leaders"
     office: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -1,26 +1,22 @@
-"""What a team may take of the service, how much it takes, and what it is told when that is not enough.
+"""Quotas: what a team may use of the service, how much it uses, and the problem it gets beyond that.
 
-Defaults are the settings' (LATHE_QUOTA_…); a team's own are in its row: `python -m app.quotas TEAM jobs_waiting=50 weight=2`.
+The settings have the defaults (LATHE_QUOTA_…); a team's row has its own: `python -m app.quotas TEAM jobs_waiting=50 weight=2`.
 """
 
-import argparse
 import datetime as dt
-import sys
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, case, func, literal, make_url, or_, select, update
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import BytesQuotaExceeded, Problem, QuotaExceeded
-from app.core.event_streams import open_streams
+from app.core.event_streams import count_streams
 from app.core.settings import get_settings
 from app.store.clock import UtcTime, now, seconds_between
-from app.store.db import reading, writing
+from app.store.db import reading
 from app.store.models import RUNNING, Artifact, Dataset, File, Job, Model, Team, TeamDay
-from app.store.reservations import reserved
+from app.store.reservations import reserved_bytes
 
 Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -34,55 +30,55 @@ class Quota(BaseModel):
     limit: int
     used: float
     frees: Annotated[str, Field(description="What makes room again.")]
-    frees_at: Annotated[dt.datetime | None, Field(description="When it does by itself; null where that takes a deed.")] = None
+    frees_at: Annotated[dt.datetime | None, Field(description="When that happens by itself; null if it needs action.")] = None
 
 
 class QuotasOut(BaseModel):
-    """What the caller's team may take, and takes."""
+    """The limits of the caller's team, and how much of each is used."""
 
-    weight: Annotated[float, Field(description="Of the team's share of the workers, against other teams' weights.")]
+    weight: Annotated[float, Field(description="The team's share of the workers, relative to other teams' weights.")]
     items: list[Quota]
 
 
 FREES: dict[Name, str] = {
-    "jobs_waiting": "a job is free again when one starts or is cancelled",
+    "jobs_waiting": "a place becomes free when a job starts or is cancelled",
     "jobs_running": "jobs beyond it wait until one of the team ends",
-    "worker_hours": "hours count anew with each month (UTC); a job's count in the month in which it ends",
+    "worker_hours": "hours restart each month (UTC); a job's hours count in the month in which it ends",
     "bytes_stored": "delete models, datasets or jobs",
-    "bytes_arriving": "uploads that end, or on which nothing comes for a minute, free theirs",
+    "bytes_arriving": "uploads free theirs when they end or receive nothing for a minute",
     "streams": "close a stream",
 }
 
 
-def default(name: Name) -> int:
-    """Return the limit of a team that has none of its own."""
+def default_limit(name: Name) -> int:
+    """Return the limit of a team without its own."""
     return int(getattr(get_settings(), f"quota_{name}"))
 
 
-def limit_of(name: Name) -> ColumnElement[int]:
-    """Return a team's limit, as a query over teams reads it."""
-    return func.coalesce(Team.quotas[name].as_integer(), default(name))
+def limit_expression(name: Name) -> ColumnElement[int]:
+    """Return a team's limit as a SQL expression over teams."""
+    return func.coalesce(Team.quotas[name].as_integer(), default_limit(name))
 
 
 def _limit(team: Team, name: Name) -> int:
-    return int((team.quotas or {}).get(name, default(name)))
+    return int((team.quotas or {}).get(name, default_limit(name)))
 
 
 def _row(session: Session, team: str, *, hold: bool = True) -> tuple[Team, dt.datetime]:
-    """Return a team's row and the time, held until the commit: of two that ask for the last of something one gets it."""
+    """Return a team's row and the time; lock it until the commit: only one of two requests gets the last of something."""
     query = select(Team, now()).where(Team.id == team).execution_options(populate_existing=True)
     row, moment = session.execute(query.with_for_update(key_share=True, of=Team) if hold else query).one()
     return row, moment
 
 
 def _month(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-    """Return when a time's month began, and when the next one does."""
+    """Return the start of a time's month, and of the next month."""
     begun = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return begun, (begun + dt.timedelta(days=32)).replace(day=1)
 
 
 def _hours(session: Session, team: Team, since: dt.datetime) -> float:
-    """Return hours of the jobs that ended since then, and of those at work, of which only what is later counts."""
+    """Return the worker hours of jobs that ended since then, and of running jobs, counted from then at the earliest."""
     begun = literal(since, UtcTime())
     queries = [select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team.id, TeamDay.day >= begun)]
     if team.running:
@@ -101,7 +97,7 @@ def _stored(session: Session, team: str) -> int:
 
 
 def admit_job(session: Session, team_id: str) -> None:
-    """Let a team have one more job. Raises QuotaExceeded."""
+    """Admit one more job of a team. Raises QuotaExceeded."""
     team, moment = _row(session, team_id)
     most = _limit(team, "jobs_waiting")
     if team.queued >= most:
@@ -109,30 +105,30 @@ def admit_job(session: Session, team_id: str) -> None:
     begun, following = _month(moment)
     hours, most = _hours(session, team, begun), _limit(team, "worker_hours")
     if hours >= most:
-        used = f"the team used {hours:.1f} hours of workers this month"
+        used = f"the team used {hours:.1f} worker hours this month"
         raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
 
 
 def admit_bytes(session: Session, team_id: str, promised: int) -> None:
-    """Let a team promise so many bytes more. Raises BytesQuotaExceeded."""
+    """Admit so many more declared bytes of a team. Raises BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
     kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
     if kept + promised > most:
-        used = f"{kept} bytes are stored or promised, and {promised} more are asked for"
+        used = f"{kept} bytes are stored or declared, and {promised} more are requested"
         raise _refusal(BytesQuotaExceeded, used, "bytes_stored", most, kept)
 
 
 def admit_arriving(session: Session, team_id: str, coming: int) -> None:
-    """Let a team send so many bytes beside those that it sends already. Raises BytesQuotaExceeded."""
+    """Admit so many more incoming bytes of a team. Raises BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
-    under_way, most = reserved(session, team_id), _limit(team, "bytes_arriving")
+    under_way, most = reserved_bytes(session, team_id), _limit(team, "bytes_arriving")
     if under_way + coming > most:
-        used = f"{under_way} bytes are under way, and {coming} more would come"
+        used = f"{under_way} bytes are being uploaded, and {coming} more are requested"
         raise _refusal(BytesQuotaExceeded, used, "bytes_arriving", most, under_way)
 
 
 def _refusal(kind: type[Problem], used: str, name: Name, limit: int, amount: float, at: dt.datetime | None = None) -> Problem:
-    frees = FREES[name] if limit else "nothing does before the operator raises the limit"
+    frees = FREES[name] if limit else "only the operator can raise the limit"
     one = Quota(name=name, limit=limit, used=amount, frees=frees, frees_at=at if limit else None)
     remedy = f"{frees[0].upper()}{frees[1:]}. GET /v1/quotas shows all limits, which the operator can raise."
     return kind(f"{used}; the team's limit is {limit}", remedy=remedy, facts={"quota": one.model_dump(mode="json")})
@@ -144,8 +140,8 @@ def streams_limit(team_id: str) -> int:
         return _limit(session.get_one(Team, team_id), "streams")
 
 
-def quotas(session: Session, team_id: str) -> QuotasOut:
-    """Return all of a team's limits, and how much of each is used."""
+def list_quotas(session: Session, team_id: str) -> QuotasOut:
+    """Return all limits of a team, and how much of each is used."""
     team, moment = _row(session, team_id, hold=False)
     begun, following = _month(moment)
     used: dict[Name, float] = {
@@ -153,16 +149,16 @@ def quotas(session: Session, team_id: str) -> QuotasOut:
         "jobs_running": team.running,
         "worker_hours": round(_hours(session, team, begun), 2),
         "bytes_stored": _stored(session, team_id),
-        "bytes_arriving": reserved(session, team_id),
-        "streams": open_streams(team_id),
+        "bytes_arriving": reserved_bytes(session, team_id),
+        "streams": count_streams(team_id),
     }
     frees = {"worker_hours": following}
     items = [Quota(name=n, limit=_limit(team, n), used=used[n], frees=FREES[n], frees_at=frees.get(n)) for n in NAMES]
     return QuotasOut(weight=team.weight, items=items)
 
 
-def change(session: Session, name_or_id: str, changes: dict[str, float | None]) -> QuotasOut:
-    """Give a team limits of its own, or with None take them back; `weight` too. Raises ValueError for what there is not."""
+def change_quotas(session: Session, name_or_id: str, changes: dict[str, float | None]) -> QuotasOut:
+    """Set a team's own limits, or with None restore the defaults; `weight` too. Raises ValueError for unknown names."""
     team = session.scalar(select(Team).where(or_(Team.id == name_or_id, Team.name == name_or_id)))
     if team is None:
         raise ValueError(f"no team {name_or_id!r}")
@@ -176,30 +172,4 @@ def change(session: Session, name_or_id: str, changes: dict[str, float | None]) 
     kept = {name: int(value) for name, value in own.items()}
     session.execute(update(Team).where(Team.id == team.id).values(weight=weight, quotas=kept or None))
     session.expire_all()
-    return quotas(session, team.id)
-
-
-def main() -> None:
-    """Show a team's limits, changed first where that is asked."""
-    parser = argparse.ArgumentParser(prog="python -m app.quotas", description="Show or change what a team may take.")
-    parser.add_argument("team", help="name or id")
-    parser.add_argument(
-        "changes", nargs="*", metavar="NAME=NUMBER", help=f"{', '.join((*NAMES, WEIGHT))}; NAME= for the default"
-    )
-    asked, place = parser.parse_args(), make_url(get_settings().database_url)
-    try:
-        pairs = [pair.partition("=") for pair in asked.changes]
-        changes = {name: float(value) if value else None for name, _, value in pairs}
-        if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # to look would make one
-            raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
-        with writing() as session:
-            found = change(session, asked.team, changes)
-    except ValueError as error:
-        parser.error(str(error))
-    except (OperationalError, ProgrammingError):
-        parser.error(f"{place} is no database of Lathe's; LATHE_HOME or LATHE_DATABASE_URL names it")
-    sys.stdout.write(found.model_dump_json(indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return list_quotas(session, team.id)

@@ -1,7 +1,7 @@
-"""Room that uploads under way have been promised, kept in the database: what several processes take in fits together.
+"""Space reserved for running uploads, kept in the database, so that the uploads of several processes fit together.
 
-An upload reserves what it will need before its first byte, says now and then how much is still to come, and releases the rest
-at its end. One that says nothing for a while, because its sender or its process is gone, loses its room without a sweep.
+An upload reserves the space it needs before its first byte, reports the remaining bytes now and then, and releases the rest at
+its end. If it reports nothing for a while, because its client or its process is gone, its reservation expires.
 """
 
 import datetime as dt
@@ -14,16 +14,16 @@ from app.core.ids import new_id
 from app.store.base import Base
 from app.store.clock import now
 
-ROOM_TO_SPARE = 64 << 20
-"""Bytes that an upload leaves free: the database on the same disk must be able to go on."""
-KEPT_SECONDS = 60.0
-"""A reservation whose upload says nothing for so long is void."""
+SPARE_BYTES = 64 << 20
+"""Bytes that an upload leaves free, so that the database on the same disk can go on."""
+LIFETIME_SECONDS = 60.0
+"""A reservation expires if its upload reports nothing for so long."""
 _LOCK = 0x1A7E
-"""Names the lock under which PostgreSQL compares room with what is promised; on SQLite one writes at a time anyway."""
+"""The lock under which PostgreSQL compares free space with reservations; SQLite has one writer at a time anyway."""
 
 
 class Reservation(Base):
-    """Bytes that an upload is still to write."""
+    """Bytes that an upload has yet to write."""
 
     __tablename__ = "reservations"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("rsv"))
@@ -32,37 +32,37 @@ class Reservation(Base):
     expires_at: Mapped[dt.datetime]
 
 
-def reserved(session: Session, team: str | None = None) -> int:
-    """Return the bytes that uploads of a team, or of all, are still to write."""
+def reserved_bytes(session: Session, team: str | None = None) -> int:
+    """Return the bytes that uploads of a team, or of all teams, have yet to write."""
     promised = select(func.coalesce(func.sum(Reservation.bytes), 0)).where(Reservation.expires_at > now())
     return int(session.scalar(promised if team is None else promised.where(Reservation.team_id == team)) or 0)
 
 
-def hold_room(session: Session) -> None:
-    """Let nobody else reserve until the commit."""
+def lock_reservations(session: Session) -> None:
+    """Block other reservations until the commit."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 def reserve(session: Session, team: str, needed: int, free: int | None) -> str:
-    """Reserve bytes of what is free, after `hold_room`; return the reservation's id. Raises StorageFull."""
+    """Reserve bytes of the free space, after `lock_reservations`; return the reservation's id. Raises StorageFull."""
     session.execute(delete(Reservation).where(Reservation.expires_at <= now()))
-    others = reserved(session)
-    if free is not None and free - others < needed + ROOM_TO_SPARE:
-        cause = f"{needed} bytes do not fit into the {free} that are left, {others} of which other uploads have reserved"
+    others = reserved_bytes(session)
+    if free is not None and free - others < needed + SPARE_BYTES:
+        cause = f"{needed} bytes do not fit into {free} free ones, of which other uploads have reserved {others}"
         raise StorageFull(cause)
-    row = Reservation(team_id=team, bytes=needed, expires_at=now(KEPT_SECONDS))
+    row = Reservation(team_id=team, bytes=needed, expires_at=now(LIFETIME_SECONDS))
     session.add(row)
     session.flush()
     return row.id
 
 
 def renew(session: Session, reservation: str, left: int) -> bool:
-    """Say how many bytes are still to come; False where the reservation is void."""
+    """Report how many bytes are still to come; return False if the reservation has expired."""
     mine = update(Reservation).where(Reservation.id == reservation, Reservation.expires_at > now())
-    return session.scalar(mine.values(bytes=left, expires_at=now(KEPT_SECONDS)).returning(Reservation.id)) is not None
+    return session.scalar(mine.values(bytes=left, expires_at=now(LIFETIME_SECONDS)).returning(Reservation.id)) is not None
 
 
 def release(session: Session, reservation: str) -> None:
-    """Give the rest back."""
+    """Release the rest."""
     session.execute(delete(Reservation).where(Reservation.id == reservation))

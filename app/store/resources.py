@@ -1,6 +1,6 @@
-"""Models and datasets: every transition of theirs, as plain functions. The only writer of their state.
+"""Models and datasets: all their state transitions, as plain functions. Only this module writes their state.
 
-uploading → validating → ready | rejected. The check itself is a worker's (`python -m compression validate`), never ours.
+uploading → validating → ready | rejected. A worker runs the check (`python -m compression validate`), never the API.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ MAX_CHECK_ATTEMPTS = 3
 
 
 def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
-    """Store a model's or a dataset's row with the files that its manifest promises.
+    """Store the row of a model or dataset with the files that its manifest declares.
 
     Raises InvalidRequest, CompressionError, BytesQuotaExceeded.
     """
@@ -49,9 +49,9 @@ def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
 
 
 def get(session: Session, kind: type[R], team: str, identifier: str, *, param: str | None = None, hold: Hold = None) -> R:
-    """Find one of the team's, and hold it until the commit where asked. Raises NotFound, which also hides what is others'.
+    """Return one of the team's rows, locked until the commit if `hold`. Raises NotFound, also for other teams' rows.
 
-    `share` keeps it from being deleted, `update` waits for all who share it.
+    `share` prevents its deletion; `update` waits for all who share it.
     """
     query = select(kind).where(kind.id == identifier, kind.team_id == team, kind.deleted_at.is_(None))
     row = session.scalar(query.with_for_update(read=hold == "share") if hold else query)
@@ -60,8 +60,8 @@ def get(session: Session, kind: type[R], team: str, identifier: str, *, param: s
     return row
 
 
-def file_of(session: Session, kind: type[R], team: str, identifier: str, path: str, *, to_send: bool = True) -> File:
-    """Find the manifest's entry of a path. Raises NotFound, and AlreadySealed where bytes are `to_send` and none are taken."""
+def find_file(session: Session, kind: type[R], team: str, identifier: str, path: str, *, to_send: bool = True) -> File:
+    """Return the manifest's file of a path. Raises NotFound, and AlreadySealed if bytes are `to_send` but not accepted."""
     row = get(session, kind, team, identifier)
     if to_send and row.state != UPLOADING:
         raise AlreadySealed(f"{identifier} is {row.state}")
@@ -78,10 +78,10 @@ def _owned() -> ColumnElement[bool]:
     )
 
 
-def file_arrived(session: Session, file_id: str, key: str) -> bool:
-    """Note where a file's verified bytes are; False where another upload of the same file was first, or its owner is gone.
+def record_file(session: Session, file_id: str, key: str) -> bool:
+    """Record where a file's verified bytes are. Return False if another upload of the file was first, or its owner is deleted.
 
-    Bytes that came before the owner was deleted are the keeper's to free; those that come later, their sender's.
+    The keeper frees bytes that were stored before the owner was deleted; the sender frees those that were stored later.
     """
     waiting = update(File).where(File.id == file_id, File.key.is_(None), _owned())
     done = session.execute(waiting.values(key=key).returning(File.id).execution_options(synchronize_session=False))
@@ -92,24 +92,24 @@ def file_arrived(session: Session, file_id: str, key: str) -> bool:
 
 
 def _goes_on(session: Session, file_id: str) -> None:
-    """Note that bytes came for a file's owner just now."""
+    """Record that bytes arrived for a file's owner."""
     for kind, owner in ((Model, File.model_id), (Dataset, File.dataset_id)):
         its = kind.id == select(owner).where(File.id == file_id).scalar_subquery()
         session.execute(update(kind).where(its).values(arrived_at=now()).execution_options(synchronize_session=False))
 
 
-def parts_of(session: Session, file_id: str) -> list[UploadPart]:
-    """Return what has come of a file that is not whole yet, in order; each part begins where the one before it ends."""
+def list_parts(session: Session, file_id: str) -> list[UploadPart]:
+    """Return the stored parts of an incomplete file, in order; each starts where the previous one ends."""
     return list(session.scalars(select(UploadPart).where(UploadPart.file_id == file_id).order_by(UploadPart.start)))
 
 
-def part_arrived(session: Session, part: UploadPart) -> bool:
-    """Note where a part's bytes are; False where it is not the next, the file is whole, or its owner is gone."""
-    # Locked: of two that send the same part one is the first.
+def record_part(session: Session, part: UploadPart) -> bool:
+    """Record where a part's bytes are. Return False if it is not the next, the file is complete, or its owner is deleted."""
+    # Locked: if the same part is sent twice at once, one of them is first.
     waiting = select(File.id).where(File.id == part.file_id, File.key.is_(None), _owned()).with_for_update()
     if session.scalar(waiting) is None:
         return False
-    had = parts_of(session, part.file_id)
+    had = list_parts(session, part.file_id)
     if part.start != sum(one.size for one in had):
         return False
     session.add(part)
@@ -117,14 +117,14 @@ def part_arrived(session: Session, part: UploadPart) -> bool:
     return True
 
 
-def forget_parts(session: Session, file_id: str) -> list[str]:
-    """Drop the rows of a file's parts; return the keys of their bytes, which are to be freed after the commit."""
+def delete_parts(session: Session, file_id: str) -> list[str]:
+    """Delete the rows of a file's parts; return the keys of their bytes, to be freed after the commit."""
     gone = delete_rows(UploadPart).where(UploadPart.file_id == file_id).returning(UploadPart.key)
     return list(session.scalars(gone.execution_options(synchronize_session=False)))
 
 
 def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:
-    """Seal an upload and have it checked; sealed already is fine. Raises IncompleteUpload."""
+    """Seal an upload and request its check; sealing it twice has no effect. Raises IncompleteUpload."""
     row = get(session, kind, team, identifier)
     if row.state == UPLOADING:
         if missing := [file.path for file in row.files if file.key is None]:
@@ -137,17 +137,17 @@ def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:
 
 
 def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
-    """Hide it and let the keeper free its bytes. Raises InUse while a job that is not finished needs it."""
-    # Locked before the look at who needs it: a job that is being submitted holds the same lock.
+    """Hide the row and let the keeper free its bytes. Raises InUse while an unfinished job needs it."""
+    # Locked before looking for jobs that need it: submitting a job takes the same lock.
     row = get(session, kind, team, identifier, hold="update")
-    users = session.scalars(select(Job.id).where(needing(kind, identifier), Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
+    users = session.scalars(select(Job.id).where(jobs_using(kind, identifier), Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
     if users:
         raise InUse(f"{identifier} is needed by {', '.join(users)}")
     session.execute(update(kind).where(kind.id == row.id).values(deleted_at=now()))
 
 
-def give_up(session: Session, seconds: float) -> list[str]:
-    """Delete the uploads to which nothing came for so long and that nobody sealed. Returns which."""
+def delete_abandoned(session: Session, seconds: float) -> list[str]:
+    """Delete unsealed uploads that received nothing for so long. Return their ids."""
     found: list[str] = []
     for kind in (Model, Dataset):
         last = func.coalesce(kind.arrived_at, kind.created_at)
@@ -157,8 +157,8 @@ def give_up(session: Session, seconds: float) -> list[str]:
     return found
 
 
-def needing(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement[bool]:
-    """Say which jobs name it, in whatever part."""
+def jobs_using(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement[bool]:
+    """Return a condition for the jobs that use it in any role."""
     if kind is Model:
         among = select(JobModel.job_id).where(JobModel.model_id == identifier)
         return or_(Job.model_id == identifier, Job.id.in_(among))
@@ -166,7 +166,7 @@ def needing(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement
     return or_(Job.dataset_id == identifier, Job.id.in_(among))
 
 
-# The checker's side.
+# For the worker that checks.
 
 
 def _waiting(kind: type[Model] | type[Dataset]) -> tuple[ColumnElement[bool], ...]:
@@ -175,12 +175,12 @@ def _waiting(kind: type[Model] | type[Dataset]) -> tuple[ColumnElement[bool], ..
 
 
 def claim_check(session: Session, lease_seconds: float) -> Model | Dataset | None:
-    """Take the oldest upload that waits for its check, models first; None where there is none."""
+    """Claim the oldest upload that waits for its check, models first; None if there is none."""
     return _claim_check(session, Model, lease_seconds) or _claim_check(session, Dataset, lease_seconds)
 
 
 def _claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | None:
-    # `attempts` is also the fence: a checker that was thought dead and comes back finds another number.
+    # `attempts` is also the fence: a checker that was presumed dead and returns finds another number.
     wanted = select(kind.id).where(*_waiting(kind)).order_by(kind.id).limit(1).with_for_update(skip_locked=True)
     return session.scalar(
         update(kind)
@@ -192,7 +192,7 @@ def _claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | N
 
 
 def renew_check(session: Session, row: Model | Dataset, attempt: int, lease_seconds: float) -> bool:
-    """Hold an upload on, whose files are still fetched; False where another attempt has taken over."""
+    """Extend the lease while files are fetched; return False if another attempt has taken over."""
     kind = type(row)
     mine = update(kind).where(kind.id == row.id, kind.state == VALIDATING, kind.check_attempts == attempt)
     renewed = mine.values(check_lease_until=now(lease_seconds)).returning(kind.id)
@@ -202,7 +202,7 @@ def renew_check(session: Session, row: Model | Dataset, attempt: int, lease_seco
 def finish_check(
     session: Session, row: Model | Dataset, *, facts: dict[str, Any] | None, reasons: Sequence[dict[str, Any]], attempt: int
 ) -> bool:
-    """Write what the check found; False where another attempt has taken over."""
+    """Write the result of the check; return False if another attempt has taken over."""
     kind = type(row)
     done = session.execute(
         update(kind)
@@ -214,7 +214,7 @@ def finish_check(
 
 
 def release_check(session: Session, row: Model | Dataset, attempt: int, wait_seconds: float) -> None:
-    """Give an upload back whose check could not be done, to be taken again after a while."""
+    """Return an upload whose check failed to the queue, for a retry after a while."""
     kind = type(row)
     session.execute(
         update(kind).where(kind.id == row.id, kind.check_attempts == attempt).values(check_lease_until=now(wait_seconds))
@@ -222,7 +222,7 @@ def release_check(session: Session, row: Model | Dataset, attempt: int, wait_sec
 
 
 def checks_waiting(session: Session) -> bool:
-    """Say whether any upload waits for its check."""
+    """Return whether any upload waits for its check."""
     models = select(Model.id).where(*_waiting(Model)).limit(1)
     datasets = select(Dataset.id).where(*_waiting(Dataset)).limit(1)
     return session.scalar(models) is not None or session.scalar(datasets) is not None

@@ -1,6 +1,6 @@
-"""Where bytes live: a folder, or S3. An object is whole under its key or not there at all; rows that name it come last.
+"""Stored bytes: in a folder or in S3. An object is complete under its key or absent; rows that name it are written last.
 
-Keys are made by us (never from a client's path alone), written once and never changed.
+The service makes the keys (never from a client's path alone); an object is written once and never changed.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from obstore.store import S3Store
 from app.core.settings import Settings, get_settings
 
 CHUNK = 1 << 20
-"""Bytes moved at once: large enough to be fast, small enough for constant memory."""
-TRIES = 10
-"""Times that a file is put into a folder which is taken away meanwhile."""
+"""Bytes moved at once: large enough for speed, small enough for constant memory."""
+MAX_ATTEMPTS = 10
+"""Attempts to put a file into a folder that is being deleted."""
 
 
 class Stored(NamedTuple):
-    """An object as a listing shows it."""
+    """An object in a listing."""
 
     key: str
     size: int
@@ -38,22 +38,22 @@ class Stored(NamedTuple):
 
 
 class Source(Protocol):
-    """An open file, or what reads like one."""
+    """An open file, or anything with the same `read`."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, at most `size`; nothing at the end."""
 
 
 class Storage(ABC):
-    """What the service asks of a place for bytes. All but `write` may block: call them off the event loop."""
+    """What the service needs of a storage. All but `write` may block: call them off the event loop."""
 
     @abstractmethod
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
-        """Store a stream at constant memory. If it breaks off, nothing stays under the key."""
+        """Store a stream in constant memory. If it breaks off, nothing stays under the key."""
 
     @abstractmethod
     def put_file(self, key: str, source: Source) -> None:
-        """Store what is read from `source` until it ends. If reading breaks off, nothing stays under the key."""
+        """Store what `source` yields until it ends. If reading fails, nothing stays under the key."""
 
     @abstractmethod
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
@@ -61,36 +61,36 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object; it may be gone already."""
+        """Delete an object; it may be gone already."""
 
     @abstractmethod
     def objects(self, prefix: str) -> Iterator[Stored]:
-        """List what is stored under a prefix."""
+        """List the objects under a prefix."""
 
     def presign(self, key: str) -> str | None:  # noqa: ARG002
-        """Return a URL from which anybody who has it may read the object for a while; None where there is no such thing."""
+        """Return a URL that gives anyone the object for a while; None if the storage has no such URLs."""
         return None
 
     def free_bytes(self) -> int | None:
-        """Room that is left, where it has an end."""
+        """Return the free space, or None if it is unlimited."""
         return None
 
     def forget_unfinished(self, seconds: float) -> None:  # noqa: ARG002
-        """Free what a writer left that was killed, and that nobody has touched for so long."""
+        """Delete what killed writers left unfinished and nobody has touched for so long."""
         return
 
-    def get_file(self, key: str, target: Path, size: int, heed: Callable[[], None] = lambda: None) -> None:
-        """Copy an object to a local file, whole or not at all. `heed` is called all along; what it raises ends the copy."""
+    def get_file(self, key: str, target: Path, size: int, check_stop: Callable[[], None] = lambda: None) -> None:
+        """Copy an object to a local file, completely or not at all. `check_stop` is called all along and may raise."""
         part = target.with_name(f".{target.name}.part")
         with part.open("wb") as out:
             for chunk in self.read(key, 0, size):
-                heed()
+                check_stop()
                 out.write(chunk)
         part.replace(target)
 
 
 class LocalStorage(Storage):
-    """A folder. Writes go temp → fsync → rename → fsync of the folder, so that a power cut leaves nothing half."""
+    """A folder. Writes go temp → fsync → rename → fsync of the folder, so that a power cut leaves nothing incomplete."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -105,17 +105,17 @@ class LocalStorage(Storage):
     def _incoming(self) -> Path:
         return self.root / ".incoming" / secrets.token_hex(12)
 
-    def _land(self, part: Path, key: str) -> None:
+    def _move_into_place(self, part: Path, key: str) -> None:
         target, root = self._path(key), self.root.resolve()
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_ATTEMPTS)):
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)
                 break
-            except FileNotFoundError:  # who deletes takes folders away that became empty: ours, a moment ago
+            except FileNotFoundError:  # a deletion removed the folder that we just created, because it was empty
                 if not left or not part.exists():
                     raise
-        # The name is durable only once every folder on the way is; which of them is new, nobody knows for certain.
+        # The name is durable only once every folder above it is synced, and we cannot know which of them are new.
         for folder in target.parents:
             if not folder.is_relative_to(root):
                 break
@@ -126,7 +126,7 @@ class LocalStorage(Storage):
                 os.close(handle)
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
-        """See Storage. Disk work happens in a thread, a buffer at a time."""
+        """See Storage. Disk operations run in a thread, one buffer at a time."""
         part = self._incoming()
         try:
             with await asyncio.to_thread(part.open, "wb") as out:
@@ -136,8 +136,8 @@ class LocalStorage(Storage):
                     if len(buffer) >= CHUNK:
                         await asyncio.to_thread(out.write, buffer)
                         buffer = bytearray()
-                await asyncio.to_thread(_finish, out, buffer)
-            await asyncio.to_thread(self._land, part, key)
+                await asyncio.to_thread(_write_durably, out, buffer)
+            await asyncio.to_thread(self._move_into_place, part, key)
         finally:
             part.unlink(missing_ok=True)
 
@@ -148,8 +148,8 @@ class LocalStorage(Storage):
             with part.open("wb") as out:
                 for chunk in _chunks(source):
                     out.write(chunk)
-                _finish(out, b"")
-            self._land(part, key)
+                _write_durably(out, b"")
+            self._move_into_place(part, key)
         finally:
             part.unlink(missing_ok=True)
 
@@ -163,7 +163,7 @@ class LocalStorage(Storage):
                 yield chunk
 
     def delete(self, key: str) -> None:
-        """See Storage. Folders that became empty go too."""
+        """See Storage. Deletes folders that became empty, too."""
         path = self._path(key)
         path.unlink(missing_ok=True)
         for folder in path.parents:
@@ -176,8 +176,8 @@ class LocalStorage(Storage):
 
     def objects(self, prefix: str) -> Iterator[Stored]:
         """See Storage."""
-        # Walked from the deepest folder that the prefix names in full: a look at one job is not a look at all. What goes
-        # while we walk is passed over.
+        # Starts at the deepest folder that the prefix names completely, so that listing one job does not walk all of them.
+        # Objects that are deleted meanwhile are skipped.
         for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
             for name in names:
                 path = Path(folder) / name
@@ -204,14 +204,14 @@ def _chunks(source: Source) -> Iterator[bytes]:
         yield chunk
 
 
-def _finish(out: BinaryIO, rest: bytes | bytearray) -> None:
+def _write_durably(out: BinaryIO, rest: bytes | bytearray) -> None:
     out.write(rest)
     out.flush()
     os.fsync(out.fileno())
 
 
 class S3Storage(Storage):
-    """A bucket, through obstore. Large objects go up in parts, a few at a time, so memory stays bounded."""
+    """A bucket, through obstore. Large objects are sent in parts, a few at a time, so memory stays bounded."""
 
     PART = 8 << 20
 
@@ -267,7 +267,7 @@ class S3Storage(Storage):
 
 
 def open_storage(settings: Settings) -> Storage:
-    """Open what `storage_url` names. Raises ValueError for a scheme that we do not know."""
+    """Open the storage that `storage_url` names. Raises ValueError for an unknown scheme."""
     url = urlsplit(settings.storage_url)
     if url.scheme == "file":
         return LocalStorage(Path(url.path))

@@ -1,7 +1,7 @@
-"""One writer at a time in this process, in the order in which they come: SQLite itself lets who waits try again at random.
+"""One writer at a time in this process, in order of arrival, since SQLite lets waiting writers retry at random.
 
-SQLite has one writer at a time, and who finds it at work sleeps and tries again, each time for longer: of twenty, somebody is
-always the unlucky one, for seconds. Here they stand in line. Only where the writer is another process do they still try.
+SQLite has one writer at a time; a waiting one sleeps and retries, each time for longer, so that one of twenty always waits for
+seconds. Here writers queue. Only if the writer is in another process do they still retry.
 """
 
 import sqlite3
@@ -13,14 +13,14 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 PATIENCE_SECONDS = 10.0
-"""After which a writer in the line is told that the database does not answer: 503, with Retry-After."""
+"""After this time in the queue a writer is told that the database does not answer: 503 with Retry-After."""
 MOST_WAITING = 200
-"""Writers in the line; one more is told so at once, while its sender still listens."""
+"""Writers in the queue; another one gets that answer at once, while its client still waits."""
 _TURN = "lathe_turn"
 
 
-class Turns:
-    """A lock that is given to the one who waits longest, and that any thread may give back."""
+class WriteQueue:
+    """A lock that goes to the one who waits longest, and that any thread may release."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -28,7 +28,7 @@ class Turns:
         self.line: deque[threading.Event] = deque()
 
     def take(self) -> None:
-        """Wait for one's turn. Raises OperationalError where the line is too long or takes too long."""
+        """Wait in the queue. Raises OperationalError if the queue or the wait is too long."""
         mine = threading.Event()
         with self.lock:
             if not self.busy:
@@ -40,12 +40,12 @@ class Turns:
         if mine.wait(PATIENCE_SECONDS):
             return
         with self.lock:
-            if mine.is_set():  # it came at the last moment
+            if mine.is_set():  # it was set at the last moment
                 return
             self.line.remove(mine)
-        raise _busy(f"no turn to write came in {PATIENCE_SECONDS:g} seconds")
+        raise _busy(f"no write was possible within {PATIENCE_SECONDS:g} seconds")
 
-    def give_back(self) -> None:
+    def release_next(self) -> None:
         """Let the next one write."""
         with self.lock:
             if self.line:
@@ -58,12 +58,12 @@ def _busy(why: str) -> OperationalError:
     return OperationalError("BEGIN IMMEDIATE", {}, sqlite3.OperationalError(f"database is busy: {why}"))
 
 
-def in_turn(engine: Engine) -> None:
-    """Have an engine's writers stand in line, each from its BEGIN until its connection is back in the pool."""
-    turns = Turns()
+def queue_writers(engine: Engine) -> None:
+    """Make an engine's writers queue, each from its BEGIN until its connection is back in the pool."""
+    turns = WriteQueue()
 
     def begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later cannot wait for its turn in SQLite; one that writes says so at once.
+        # A transaction that reads first and writes later cannot wait for SQLite's write lock, so a writer says so at BEGIN.
         if connection.get_execution_options().get("lathe_read_only"):
             connection.exec_driver_sql("BEGIN")
             return
@@ -74,7 +74,7 @@ def in_turn(engine: Engine) -> None:
 
     def back(_connection: Any, record: Any, *_: Any) -> None:
         if record.info.pop(_TURN, False):
-            turns.give_back()
+            turns.release_next()
 
     event.listen(engine, "begin", begin)
     for how in ("checkin", "invalidate", "soft_invalidate"):

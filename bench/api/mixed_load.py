@@ -15,7 +15,7 @@ import httpx
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.jobs import jobs
+from app.jobs import fencing, jobs
 from app.store.db import make_engine
 from app.store.models import Job
 from bench.api.queues import ready
@@ -132,10 +132,10 @@ def _write(url: str, teams: list[Team], enough: threading.Event) -> dict[str, in
     """Write an event of each job in turn, as its worker does; return the seq of each job's last event."""
     engine, place = make_engine(url), 0
     with Session(engine, expire_on_commit=False) as session:
-        claims = [jobs.Claim(session.get_one(Job, team.job), 1) for team in teams]
+        claims = [fencing.Claim(session.get_one(Job, team.job), 1) for team in teams]
     while not enough.wait(EVERY_SECONDS):
         with Session(engine) as session, session.begin():
-            jobs.record(session, claims[place % TEAMS], "log", {"level": "info", "message": f"line {place}"})
+            jobs.record_event(session, claims[place % TEAMS], "log", {"level": "info", "message": f"line {place}"})
         place += 1
     with Session(engine) as session:
         last = {team.job: session.get_one(Job, team.job).event_seq for team in teams}

@@ -68,7 +68,7 @@ def compared(urls: dict[str, str], rounds: int) -> dict[str, dict[str, list[floa
         jobs.claim(session, "wkr_bench", 600.0)
 
     def place(session: Session, job: str) -> None:
-        queue_forecast.place(session, session.get_one(Job, job))
+        queue_forecast.find_position(session, session.get_one(Job, job))
 
     for number in range(rounds + 1):
         for name in sorted(engines, reverse=bool(number % 2)):

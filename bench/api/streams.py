@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import httpx
 from sqlalchemy.orm import Session
 
-from app.api.job_events import MOST_SEQ
-from app.jobs import jobs
+from app.api.job_events import MAX_SEQ
+from app.jobs import fencing, jobs
 from app.store.db import make_engine
 from app.store.models import Job
 from bench.api.load import Line
@@ -45,10 +45,10 @@ def tell(url: str, job_id: str, number: int, enough: threading.Event, written: l
     engine = make_engine(url)
     with Session(engine, expire_on_commit=False) as session:
         job = session.get_one(Job, job_id)
-        claim, first = jobs.Claim(job, job.fence), job.event_seq + 1
+        claim, first = fencing.Claim(job, job.fence), job.event_seq + 1
     while len(written) < number or not enough.is_set():
         with Session(engine) as session, session.begin():
-            jobs.record(session, claim, "log", {"level": "info", "message": f"line {len(written)}"})
+            jobs.record_event(session, claim, "log", {"level": "info", "message": f"line {len(written)}"})
         written.append(first + len(written))
         time.sleep(0.05)
     engine.dispose()
@@ -60,7 +60,7 @@ class Listener:
 
     server: Server
     job_id: str
-    last: int = MOST_SEQ
+    last: int = MAX_SEQ
     seen: list[int] = field(default_factory=list)
     taken_up: int = 0
 

@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from app.api.connections import Bounds, Listener, who
+from app.api.connections import ConnectionLimits, Listener
+from app.core.networks import client_network
 from app.core.settings import Settings
 from tests.app.api.conftest import entry
 from tests.conftest import ROOT, Service, fresh_database, wait_for
@@ -193,22 +194,25 @@ def test_a_flood_of_nonsense_leaves_few_lines(narrow: Service) -> None:
 
 def test_addresses_are_bounded_and_proxies_are_not() -> None:
     settings = Settings(max_connections=100, max_connections_per_address=2)
-    bounds = Bounds.of(settings, 100_000, "10.0.0.0/8, *")
+    bounds = ConnectionLimits.from_settings(settings, 100_000, "10.0.0.0/8, *")
     for address in ("192.0.2.1", "10.0.0.1", "2001:db8::1", "127.0.0.1", "::ffff:192.0.2.9"):
         for _ in range(2):
-            assert bounds.why_not(address) is None
-            bounds.opened(address)
+            assert bounds.exceeded_limit(address) is None
+            bounds.count_open(address)
     refused = {"192.0.2.1", "2001:db8::2", "192.0.2.9"}
     asked = [*refused, "10.0.0.1", "127.0.0.1", "2001:db8:0:1::1"]
-    assert {address for address in asked if bounds.why_not(address) == "address"} == refused
-    assert who("2001:db8::1%eth0") == "2001:db8::/64"
-    assert Bounds.of(Settings(), 300, "").total < 300 / 2
-    assert Bounds.of(Settings(max_connections=4000), 300, "").total < 300 / 2
+    assert {address for address in asked if bounds.exceeded_limit(address) == "address"} == refused
+    assert client_network("2001:db8::1%eth0") == "2001:db8::/64"
+    assert ConnectionLimits.from_settings(Settings(), 300, "").total < 300 / 2
+    assert ConnectionLimits.from_settings(Settings(max_connections=4000), 300, "").total < 300 / 2
 
 
 def test_answers_do_not_wait_for_acknowledgments() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
-    with Listener(listening, Bounds.of(Settings(), 300, "")) as listener, socket.create_connection(listener.getsockname()[:2]):
+    with (
+        Listener(listening, ConnectionLimits.from_settings(Settings(), 300, "")) as listener,
+        socket.create_connection(listener.getsockname()[:2]),
+    ):
         taken, _ = listener.accept()
         with taken:
             assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -216,7 +220,7 @@ def test_answers_do_not_wait_for_acknowledgments() -> None:
 
 def test_without_descriptors_a_caller_is_refused_and_not_left_waiting() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
-    bounds = Bounds.of(Settings(), 300, "")
+    bounds = ConnectionLimits.from_settings(Settings(), 300, "")
     with Listener(listening, bounds) as listener:
         listener.setblocking(False)
         with socket.create_connection(listener.getsockname()[:2], timeout=30) as caller:

@@ -8,10 +8,10 @@ import httpx
 
 from app.accounts.auth import SAFE_METHODS
 from app.api.dependencies import OnceDep, WriterDep
-from app.api.openapi import MEDIA, Documented, ProblemDocument, problems
+from app.api.openapi import MEDIA, DocumentedApi, ProblemDocument, problems
 from app.api.routes.teams import TeamOut
-from app.api.schemas import Page
 from app.core import errors
+from app.core.schemas import Page
 from app.main import app
 from tests import documented
 from tests.app.api.test_keys import needs
@@ -170,14 +170,14 @@ def test_a_problem_that_is_sent_has_the_form_that_is_declared() -> None:
     quota = {"name": "rate_key", "limit": 1, "used": 1, "frees": "soon", "frees_at": None}
     problem = errors.RateLimited("too many", facts={"quota": quota})
     for one in (problem, errors.NotFound("none", param="job")):
-        body = errors.document_body(one, "req_1")
+        body = errors.problem_body(one, "req_1")
         assert ProblemDocument.model_validate_json(body).model_dump(exclude_unset=True, mode="json").keys() == (
             ProblemDocument.model_fields.keys() if one is problem else ProblemDocument.model_fields.keys() - {"quota"}
         )
 
 
 def test_a_later_route_is_documented_by_what_it_declares() -> None:
-    made = Documented()
+    made = DocumentedApi()
 
     @made.post("/later/{one}", responses=problems(errors.InUse, errors.ReportNotReady), tags=["later"])
     def create(one: str, caller: WriterDep, once: OnceDep) -> Page[TeamOut]:

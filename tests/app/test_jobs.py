@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFound, WrongState
-from app.core.failures import failure
-from app.jobs import jobs
+from app.core.failures import describe_failure
+from app.jobs import fencing, jobs, stage_results
 from app.store.clock import now
 from app.store.models import Event, Job, Metric
 from compression.schema.report.measurements import NotMeasured, Parameters, Ratios, Row, Shape, Size
@@ -21,12 +21,12 @@ from tests.app.conftest import SessionMaker
 LEASE = 30.0
 
 
-def take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> jobs.Claim | None:
+def take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> fencing.Claim | None:
     with transaction() as session:
         return jobs.claim(session, worker, lease)
 
 
-def must_take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> jobs.Claim:
+def must_take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> fencing.Claim:
     claim = take(transaction, worker, lease)
     assert claim is not None
     return claim
@@ -79,22 +79,22 @@ def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callab
     job = new_job()
     old = must_take(transaction, lease=-1)
     with transaction() as session:
-        assert jobs.reap(session, max_failures=3, backoff_seconds=0) == [job.id]
+        assert jobs.requeue_expired(session, max_failures=3, backoff_seconds=0) == [job.id]
     new = must_take(transaction)
     assert new.fence == old.fence + 1
     writes: list[Callable[[Session], object]] = [
         lambda s: jobs.heartbeat(s, old, LEASE),
-        lambda s: jobs.record(s, old, "log", {}),
-        lambda s: jobs.stage_finished(s, old, row(), "p", [], []),
-        lambda s: jobs.part_finished(s, old, "baseline", 0, "p", [], [], {}),
+        lambda s: jobs.record_event(s, old, "log", {}),
+        lambda s: stage_results.record_stage(s, old, row(), "p", [], []),
+        lambda s: stage_results.record_part(s, old, "baseline.0", "p", [], [], {}),
         lambda s: jobs.finish(s, old, {}, []),
         lambda s: jobs.fail(s, old, {}),
-        lambda s: jobs.cancelled(s, old),
+        lambda s: jobs.mark_cancelled(s, old),
         lambda s: jobs.release(s, old),
-        lambda s: jobs.setback(s, old, {}, max_failures=3, backoff_seconds=0),
+        lambda s: jobs.retry_or_fail(s, old, {}, max_failures=3, backoff_seconds=0),
     ]
     for write in writes:
-        with pytest.raises(jobs.StaleFence), transaction() as session:
+        with pytest.raises(fencing.StaleFence), transaction() as session:
             write(session)
     after = look(transaction, job)
     assert (after.state, after.fence, after.metrics) == ("running", new.fence, [])
@@ -105,9 +105,9 @@ def test_lost_workers_are_counted_and_capped(transaction: SessionMaker, new_job:
     for _ in range(3):
         must_take(transaction, lease=-1)
         with transaction() as session:
-            assert jobs.reap(session, max_failures=3, backoff_seconds=0) == [job.id]
+            assert jobs.requeue_expired(session, max_failures=3, backoff_seconds=0) == [job.id]
     end = look(transaction, job)
-    assert (end.state, end.failures, end.error) == ("failed", 3, failure("worker_lost"))
+    assert (end.state, end.failures, end.error) == ("failed", 3, describe_failure("worker_lost"))
     assert take(transaction) is None
 
 
@@ -118,13 +118,15 @@ def test_a_lease_that_holds_is_not_reaped(transaction: SessionMaker, new_job: Ca
         jobs.heartbeat(session, claim, LEASE)
     time.sleep(0.1)
     with transaction() as session:
-        assert jobs.reap(session, max_failures=3, backoff_seconds=0) == []
+        assert jobs.requeue_expired(session, max_failures=3, backoff_seconds=0) == []
 
 
 def test_back_off_delays_the_next_claim(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     with transaction() as session:
-        jobs.setback(session, must_take(transaction), failure("engine_crashed"), max_failures=3, backoff_seconds=60)
+        jobs.retry_or_fail(
+            session, must_take(transaction), describe_failure("engine_crashed"), max_failures=3, backoff_seconds=60
+        )
     assert take(transaction) is None
     with transaction() as session:
         session.execute(update(Job).where(Job.id == job.id).values(not_before=now(-1)))
@@ -153,7 +155,7 @@ def test_cancel_of_a_running_job_comes_with_the_heartbeat(transaction: SessionMa
         assert jobs.cancel(session, job.team_id, job.id).state == "running"
     with transaction() as session:
         assert jobs.heartbeat(session, claim, LEASE).cancel
-        jobs.cancelled(session, claim)
+        jobs.mark_cancelled(session, claim)
     with transaction() as session:
         assert jobs.cancel(session, job.team_id, job.id).state == "cancelled"  # asking again is harmless
 
@@ -175,14 +177,14 @@ def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(transaction: Sessio
     with transaction() as session:
         jobs.cancel(session, job.team_id, job.id)
     with transaction() as session:
-        jobs.reap(session, max_failures=3, backoff_seconds=0)
+        jobs.requeue_expired(session, max_failures=3, backoff_seconds=0)
     assert look(transaction, job).state == "cancelled"
 
 
-WRITES: dict[str, Callable[[Session, jobs.Claim], None]] = {
+WRITES: dict[str, Callable[[Session, fencing.Claim], None]] = {
     "drained": jobs.release,
-    "set back": lambda session, claim: jobs.setback(
-        session, claim, failure("engine_crashed"), max_failures=3, backoff_seconds=0
+    "set back": lambda session, claim: jobs.retry_or_fail(
+        session, claim, describe_failure("engine_crashed"), max_failures=3, backoff_seconds=0
     ),
 }
 
@@ -217,7 +219,7 @@ def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
 TOLD = {"stage": "distilled", "phase": "export", "step": 0, "total": 1, "fraction": 0.93, "eta_seconds": 48.0}
 
 
-def tell(transaction: SessionMaker, claim: jobs.Claim) -> None:
+def tell(transaction: SessionMaker, claim: fencing.Claim) -> None:
     with transaction() as session:
         jobs.heartbeat(session, claim, LEASE, progress=TOLD)
 
@@ -231,11 +233,11 @@ def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, new
     assert look(transaction, job).progress == {**TOLD, "fraction": 1.0, "eta_seconds": 0.0}
 
 
-ENDS: dict[str, Callable[[Session, jobs.Claim], object]] = {
-    "failed": lambda session, claim: jobs.fail(session, claim, failure("engine_crashed")),
-    "cancelled": jobs.cancelled,
-    "given up": lambda session, claim: jobs.setback(
-        session, claim, failure("engine_crashed"), max_failures=1, backoff_seconds=0
+ENDS: dict[str, Callable[[Session, fencing.Claim], object]] = {
+    "failed": lambda session, claim: jobs.fail(session, claim, describe_failure("engine_crashed")),
+    "cancelled": jobs.mark_cancelled,
+    "given up": lambda session, claim: jobs.retry_or_fail(
+        session, claim, describe_failure("engine_crashed"), max_failures=1, backoff_seconds=0
     ),
 }
 
@@ -259,7 +261,7 @@ def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_
     job = new_job()
     claim = must_take(transaction)
     with transaction() as session:
-        jobs.stage_finished(session, claim, row(), "p", [], [])
+        stage_results.record_stage(session, claim, row(), "p", [], [])
         jobs.finish(session, claim, {"version": 1}, [])
     for statement in (
         "UPDATE jobs SET state = 'queued'",
@@ -281,7 +283,7 @@ def test_metrics_are_not_moved_between_a_finished_job_and_another(
     new_job(), new_job()
     over, running = must_take(transaction), must_take(transaction)
     with transaction() as session:
-        jobs.stage_finished(session, over if out_of else running, row(), "p", [], [])
+        stage_results.record_stage(session, over if out_of else running, row(), "p", [], [])
         jobs.finish(session, over, {}, [])
     move = update(Metric).values(job_id=(running if out_of else over).job.id)
     with pytest.raises(DBAPIError, match="final"), transaction() as session:
@@ -296,8 +298,8 @@ def test_events_have_a_gapless_sequence(transaction: SessionMaker, new_job: Call
     claim = must_take(transaction)
     with transaction() as session:
         for n in range(3):
-            jobs.record(session, claim, "log", {"n": n})
-        jobs.stage_finished(session, claim, row(), "p", [], [])
+            jobs.record_event(session, claim, "log", {"n": n})
+        stage_results.record_stage(session, claim, row(), "p", [], [])
         jobs.finish(session, claim, {}, [])
     with transaction() as session:
         events = session.scalars(select(Event).where(Event.job_id == job.id).order_by(Event.seq)).all()
@@ -310,15 +312,15 @@ def test_a_stage_that_is_done_again_replaces_its_row(transaction: SessionMaker, 
     claim = must_take(transaction)
     for _ in range(2):
         with transaction() as session:
-            jobs.stage_finished(session, claim, row(), "p", [{"path": "x", "size": 1, "sha256": "0"}], [])
+            stage_results.record_stage(session, claim, row(), "p", [{"path": "x", "size": 1, "sha256": "0"}], [])
     with transaction() as session:
         assert len(session.scalars(select(Metric).where(Metric.job_id == job.id)).all()) == 1
-        assert [done.stage for done in jobs.checkpoints(session, job.id)] == ["baseline"]
+        assert [done.stage for done in stage_results.list_checkpoints(session, job.id)] == ["baseline"]
 
 
 def test_another_team_sees_nothing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job, other = new_job("a"), new_job("b")
-    for act in (jobs.get, jobs.cancel, jobs.retry, jobs.remove):
+    for act in (jobs.get, jobs.cancel, jobs.retry, jobs.delete_job):
         with pytest.raises(NotFound), transaction() as session:
             act(session, other.team_id, job.id)
 
@@ -326,10 +328,10 @@ def test_another_team_sees_nothing(transaction: SessionMaker, new_job: Callable[
 def test_only_a_job_that_is_over_can_be_deleted(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     with pytest.raises(WrongState), transaction() as session:
-        jobs.remove(session, job.team_id, job.id)
+        jobs.delete_job(session, job.team_id, job.id)
     with transaction() as session:
         jobs.cancel(session, job.team_id, job.id)
-        jobs.remove(session, job.team_id, job.id)
+        jobs.delete_job(session, job.team_id, job.id)
     with pytest.raises(NotFound), transaction() as session:
         jobs.get(session, job.team_id, job.id)
 

@@ -62,8 +62,8 @@ def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_j
     assert claim.job.id == first.id
     assert take(transaction) is None
     with transaction() as session:
-        assert not jobs.work_waiting(session)  # or an idle worker would ring for it all the time
-        place = queue_forecast.place(session, session.get_one(Job, second.id))
+        assert not jobs.has_waiting_job(session)  # or an idle worker would ring for it all the time
+        place = queue_forecast.find_position(session, session.get_one(Job, second.id))
         assert place is not None
         assert place.waits_for in ("quota", "worker")
         jobs.finish(session, claim, {}, [])
@@ -127,7 +127,7 @@ def test_places_are_those_in_which_jobs_are_claimed(transaction: SessionMaker, n
     set_team(transaction, "c", weight=2.0)
     with transaction() as session:
         waiting = session.scalars(select(Job).where(Job.state == "queued").order_by(Job.id)).all()
-        places = queue_forecast.places(session, waiting)
+        places = queue_forecast.find_positions(session, waiting)
         told = sorted((place.position, job) for job, place in places.items())
     assert len(told) == len(made) + 1
     assert [position for position, _ in told] == list(range(1, len(told) + 1))
@@ -177,9 +177,9 @@ def test_a_claim_and_a_place_look_at_no_whole_queue(engine: Engine, transaction:
     looked = {
         "claim": plan(
             engine,
-            lambda session: session.scalar(fair_share.next_job().with_for_update(skip_locked=True, of=fair_share.Chosen)),
+            lambda session: session.scalar(fair_share.next_job().with_for_update(skip_locked=True, of=fair_share.ChosenJob)),
         ),
-        "place": plan(engine, lambda session: queue_forecast.place(session, last)),
+        "place": plan(engine, lambda session: queue_forecast.find_position(session, last)),
     }
     for what, shown in looked.items():
         rows = [int(float(found)) * int(loops) for found, loops in re.findall(r"rows=([\d.]+) loops=(\d+)", shown)]
@@ -192,10 +192,10 @@ def test_a_weight_and_limits_are_changed_by_who_owns_the_database(
 ) -> None:
     new_job("a")
     with transaction() as session:
-        found = quotas.change(session, "a", {"weight": 3, "jobs_waiting": 5})
+        found = quotas.change_quotas(session, "a", {"weight": 3, "jobs_waiting": 5})
         assert (found.weight, {one.name: one.limit for one in found.items}["jobs_waiting"]) == (3, 5)
-        again = quotas.change(session, "a", {"jobs_waiting": None})
-        assert {one.name: one.limit for one in again.items}["jobs_waiting"] == quotas.default("jobs_waiting")
+        again = quotas.change_quotas(session, "a", {"jobs_waiting": None})
+        assert {one.name: one.limit for one in again.items}["jobs_waiting"] == quotas.default_limit("jobs_waiting")
         for wrong in ({"weight": 0}, {"jobs": 1}, {"streams": -1}, {"streams": 1.5}):
             with pytest.raises(ValueError, match=r"limit|weight"):
-                quotas.change(session, "a", dict(wrong))
+                quotas.change_quotas(session, "a", dict(wrong))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes, invariant, multiple, rule, run_state_machine_as_test
 
 from app.core.errors import NotFound, WrongState
-from app.core.failures import failure
-from app.jobs import jobs
+from app.core.failures import describe_failure
+from app.jobs import fencing, jobs, stage_results
 from app.store.models import Job
 from compression.schema.stages import STAGES
 from tests.app.test_jobs import row
@@ -100,10 +100,10 @@ class Protocol(Machine):
         told = self.told[job]
         if told.deleted or told.state not in TERMINAL:
             expected = NotFound if told.deleted else WrongState
-            self.refused(expected, lambda session: jobs.remove(session, self.world.owners[told.team][0], job))
+            self.refused(expected, lambda session: jobs.delete_job(session, self.world.owners[told.team][0], job))
             return
         with self.session() as session:
-            jobs.remove(session, self.world.owners[told.team][0], job)
+            jobs.delete_job(session, self.world.owners[told.team][0], job)
         told.deleted = True
         told.saved.clear()
 
@@ -135,14 +135,14 @@ class Protocol(Machine):
         """A worker's process starts anew: what it held, it holds no more."""
         held = [job for job in self.told.values() if job.state == "running" and job.worker == worker]
         with self.session() as session:
-            taken = jobs.orphans(session, worker, max_failures=CAP, backoff_seconds=0)
+            taken = jobs.requeue_orphans(session, worker, max_failures=CAP, backoff_seconds=0)
         assert sorted(taken) == sorted(job.id for job in held)
         for job in held:
             job.set_back(backoff=0)
 
     @rule(claim=claims)
-    def heartbeat(self, claim: jobs.Claim) -> None:
-        beats: list[jobs.Beat] = []
+    def heartbeat(self, claim: fencing.Claim) -> None:
+        beats: list[jobs.Heartbeat] = []
 
         def then(job: Told) -> None:
             job.dead = False
@@ -151,7 +151,7 @@ class Protocol(Machine):
         self.write(claim, lambda session: beats.append(jobs.heartbeat(session, claim, LONG, progress={"step": 1})), then)
 
     @rule(claim=claims, number=st.integers(1, 2))
-    def record(self, claim: jobs.Claim, number: int) -> None:
+    def record(self, claim: fencing.Claim, number: int) -> None:
         origin = f"{claim.fence}.r{number}"
         made = origin in self.told[claim.job.id].origins
 
@@ -159,10 +159,10 @@ class Protocol(Machine):
             job.events.append("log")
             job.origins.add(origin)
 
-        self.write(claim, lambda session: jobs.record(session, claim, "log", {}, origin=origin), then, made=made)
+        self.write(claim, lambda session: jobs.record_event(session, claim, "log", {}, origin=origin), then, made=made)
 
     @rule(claim=claims, number=st.integers(1, 2))
-    def training_saved(self, claim: jobs.Claim, number: int) -> None:
+    def training_saved(self, claim: fencing.Claim, number: int) -> None:
         origin = f"{claim.fence}.t{number}"
         made = origin in self.told[claim.job.id].origins
 
@@ -171,10 +171,12 @@ class Protocol(Machine):
             job.origins.add(origin)
             job.saved.add("training")
 
-        self.write(claim, lambda session: jobs.training_saved(session, claim, "p", FILES, {}, origin=origin), then, made=made)
+        self.write(
+            claim, lambda session: stage_results.record_training(session, claim, "p", FILES, {}, origin=origin), then, made=made
+        )
 
     @rule(claim=claims, stage=st.sampled_from(STAGES))
-    def stage_finished(self, claim: jobs.Claim, stage: str) -> None:
+    def stage_finished(self, claim: fencing.Claim, stage: str) -> None:
         origin = f"{claim.fence}.s{stage}"
         made = origin in self.told[claim.job.id].origins
 
@@ -186,13 +188,13 @@ class Protocol(Machine):
 
         self.write(
             claim,
-            lambda session: jobs.stage_finished(session, claim, row(stage), "p", FILES, [], origin=origin),
+            lambda session: stage_results.record_stage(session, claim, row(stage), "p", FILES, [], origin=origin),
             then,
             made=made,
         )
 
     @rule(claim=claims)
-    def finish(self, claim: jobs.Claim) -> None:
+    def finish(self, claim: fencing.Claim) -> None:
         job = self.told[claim.job.id]
         made = (job.state, job.fence) == ("succeeded", claim.fence)
         self.write(
@@ -203,15 +205,17 @@ class Protocol(Machine):
         )
 
     @rule(claim=claims)
-    def fail(self, claim: jobs.Claim) -> None:
-        self.write(claim, lambda session: jobs.fail(session, claim, failure("worker_error")), lambda job: job.end("failed"))
+    def fail(self, claim: fencing.Claim) -> None:
+        self.write(
+            claim, lambda session: jobs.fail(session, claim, describe_failure("worker_error")), lambda job: job.end("failed")
+        )
 
     @rule(claim=claims)
-    def cancelled(self, claim: jobs.Claim) -> None:
-        self.write(claim, lambda session: jobs.cancelled(session, claim), lambda job: job.end("cancelled"))
+    def cancelled(self, claim: fencing.Claim) -> None:
+        self.write(claim, lambda session: jobs.mark_cancelled(session, claim), lambda job: job.end("cancelled"))
 
     @rule(claim=claims)
-    def release(self, claim: jobs.Claim) -> None:
+    def release(self, claim: fencing.Claim) -> None:
         def then(job: Told) -> None:
             job.dead = False
             if job.asked:
@@ -223,15 +227,17 @@ class Protocol(Machine):
         self.write(claim, lambda session: jobs.release(session, claim), then)
 
     @rule(claim=claims, backoff=st.sampled_from([0, LONG]))
-    def setback(self, claim: jobs.Claim, backoff: int) -> None:
+    def setback(self, claim: fencing.Claim, backoff: int) -> None:
         self.write(
             claim,
-            lambda session: jobs.setback(session, claim, failure("engine_crashed"), max_failures=CAP, backoff_seconds=backoff),
+            lambda session: jobs.retry_or_fail(
+                session, claim, describe_failure("engine_crashed"), max_failures=CAP, backoff_seconds=backoff
+            ),
             lambda job: job.set_back(backoff=backoff),
         )
 
     @rule(claim=consumes(claims))
-    def forget(self, claim: jobs.Claim) -> None:
+    def forget(self, claim: fencing.Claim) -> None:
         """A worker is gone for good: it writes no more, not even late."""
 
     # Time, and the keeper.
@@ -258,7 +264,7 @@ class Protocol(Machine):
     def reap(self, backoff: int) -> None:
         dead = [job for job in self.told.values() if job.state == "running" and job.dead]
         with self.session() as session:
-            reaped = jobs.reap(session, max_failures=CAP, backoff_seconds=backoff)
+            reaped = jobs.requeue_expired(session, max_failures=CAP, backoff_seconds=backoff)
         assert sorted(reaped) == sorted(job.id for job in dead)
         for job in dead:
             job.set_back(backoff=backoff)
@@ -267,7 +273,7 @@ class Protocol(Machine):
     def expire(self) -> None:
         late = [job for job in self.told.values() if job.state == "queued" and job.late]
         with self.session() as session:
-            assert sorted(jobs.expire(session)) == sorted(job.id for job in late)
+            assert sorted(jobs.fail_overdue(session)) == sorted(job.id for job in late)
         for job in late:
             job.end("failed")
 

@@ -10,12 +10,12 @@ from app.store import broker
 
 
 def test_a_worker_whose_clock_is_half_an_hour_ahead_hears_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
-    bell = broker.Bell(Settings(broker_url="memory://"))
+    bell = broker.WakeUpSender(Settings(broker_url="memory://"))
 
     @bell.celery.task(name=broker.task_name(broker.JOBS))
     def drain() -> None: ...
 
-    assert bell.ring_now(broker.JOBS)
+    assert bell.send(broker.JOBS)
     with bell.celery.connection_for_read() as connection:
         (message,) = [connection.SimpleQueue(broker.queue_name(broker.JOBS)).get(timeout=10)]
         request = Request(message, app=bell.celery, task=drain, decoded=False)

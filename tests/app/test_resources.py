@@ -41,11 +41,11 @@ def test_bytes_that_come_after_the_deletion_are_not_kept(transaction: SessionMak
     model = stored(transaction, "a.json", "b.json")
     early, late = (file.id for file in model.files)
     with transaction() as session:
-        assert resources.file_arrived(session, early, "first")
-        assert not resources.file_arrived(session, early, "second")
+        assert resources.record_file(session, early, "first")
+        assert not resources.record_file(session, early, "second")
         resources.delete(session, Model, model.team_id, model.id)
     with transaction() as session:
-        assert not resources.file_arrived(session, late, "third")
+        assert not resources.record_file(session, late, "third")
         assert session.get_one(File, late).key is None
 
 
@@ -54,7 +54,7 @@ def test_a_late_completion_does_not_undo_a_check(transaction: SessionMaker, data
         pytest.skip("there, one who may write waits before it reads")
     model = stored(transaction, "a.json")
     with transaction() as session:
-        assert resources.file_arrived(session, model.files[0].id, "k")
+        assert resources.record_file(session, model.files[0].id, "k")
     with transaction() as late:
         seen = resources.get(late, Model, model.team_id, model.id)
         assert seen.state == resources.UPLOADING

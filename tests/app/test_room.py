@@ -11,13 +11,13 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.api.exception_handlers import disk_full
+from app.api.exception_handlers import is_disk_full
 from app.core.errors import BytesQuotaExceeded, StorageFull
 from app.store import upload_reservation
 from app.store.clock import now
 from app.store.db import make_engine
 from app.store.models import Team
-from app.store.reservations import ROOM_TO_SPARE, Reservation, reserved
+from app.store.reservations import SPARE_BYTES, Reservation, reserved_bytes
 from app.store.storage import LocalStorage
 from tests.app.api.conftest import entry, problem
 from tests.app.conftest import SessionMaker
@@ -33,7 +33,7 @@ class Disk(LocalStorage):
     """A folder on a disk with so much room that uploads may take; what is written to it stays away from the test's own."""
 
     def free_bytes(self) -> int | None:
-        return ROOM_TO_SPARE + FREE
+        return SPARE_BYTES + FREE
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def owner(transaction: SessionMaker) -> str:
         return team(session).id
 
 
-def tried(held: upload_reservation.Room) -> bool:
+def tried(held: upload_reservation.UploadReservation) -> bool:
     try:
         held.reserve()
     except StorageFull:
@@ -57,19 +57,22 @@ def tried(held: upload_reservation.Room) -> bool:
 
 
 def test_uploads_at_the_same_time_fit_together(disk: Disk, owner: str, transaction: SessionMaker) -> None:
-    rooms = [upload_reservation.Room(disk, owner, FREE // 3 + 1) for _ in range(6)]
+    rooms = [upload_reservation.UploadReservation(disk, owner, FREE // 3 + 1) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(tried, rooms))
     assert found.count(True) == 2
     with transaction() as session:
-        assert reserved(session) == reserved(session, owner) == 2 * (FREE // 3 + 1)
+        assert reserved_bytes(session) == reserved_bytes(session, owner) == 2 * (FREE // 3 + 1)
     first = rooms[found.index(True)]
     first.release()
-    assert tried(upload_reservation.Room(disk, owner, FREE // 3 + 1))
+    assert tried(upload_reservation.UploadReservation(disk, owner, FREE // 3 + 1))
 
 
 def test_what_has_come_is_reserved_no_more(disk: Disk, owner: str) -> None:
-    upload, other = upload_reservation.Room(disk, owner, FREE), upload_reservation.Room(disk, owner, FREE // 3)
+    upload, other = (
+        upload_reservation.UploadReservation(disk, owner, FREE),
+        upload_reservation.UploadReservation(disk, owner, FREE // 3),
+    )
     assert tried(upload)
     assert not tried(other)
     upload.left = FREE // 2  # as `took` counts
@@ -78,11 +81,14 @@ def test_what_has_come_is_reserved_no_more(disk: Disk, owner: str) -> None:
 
 
 def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, transaction: SessionMaker) -> None:
-    silent, other = upload_reservation.Room(disk, owner, FREE), upload_reservation.Room(disk, owner, FREE)
+    silent, other = (
+        upload_reservation.UploadReservation(disk, owner, FREE),
+        upload_reservation.UploadReservation(disk, owner, FREE),
+    )
     assert tried(silent)
     with transaction() as session:
         session.execute(update(Reservation).values(expires_at=now(-1)))
-        assert reserved(session) == 0
+        assert reserved_bytes(session) == 0
     assert tried(other)
     with transaction() as session:
         assert [row.id for row in session.scalars(select(Reservation))] == [other.reservation]  # the void one is swept
@@ -91,15 +97,15 @@ def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, tran
     other.release()
     silent.renew()  # there is room again, so it goes on
     with transaction() as session:
-        assert reserved(session) == FREE
+        assert reserved_bytes(session) == FREE
 
 
 def test_a_team_does_not_reserve_all_there_is(disk: Disk, owner: str, transaction: SessionMaker) -> None:
     with transaction() as session:
         session.execute(update(Team).values(quotas={"bytes_arriving": 500}))
-    assert tried(upload_reservation.Room(disk, owner, 300))
+    assert tried(upload_reservation.UploadReservation(disk, owner, 300))
     with pytest.raises(BytesQuotaExceeded) as caught:
-        upload_reservation.Room(disk, owner, 300).reserve()
+        upload_reservation.UploadReservation(disk, owner, 300).reserve()
     assert caught.value.facts["quota"]["used"] == 300
 
 
@@ -112,10 +118,10 @@ def test_a_database_whose_disk_is_full_is_told_from_one_that_is_away(tmp_path: P
         for _ in range(100):
             connection.execute(text("INSERT INTO told VALUES (hex(zeroblob(4096)))"))
     engine.dispose()
-    assert disk_full(caught.value)
+    assert is_disk_full(caught.value)
     with pytest.raises(OperationalError) as caught, Session(make_engine(f"sqlite:///{tmp_path / 'x.db'}")) as session:
         session.execute(text("SELECT * FROM nothing"))
-    assert not disk_full(caught.value)
+    assert not is_disk_full(caught.value)
 
 
 @pytest.fixture

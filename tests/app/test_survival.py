@@ -8,8 +8,8 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
-from app.core.failures import failure
-from app.jobs import jobs, queue_forecast
+from app.core.failures import describe_failure
+from app.jobs import fencing, jobs, queue_forecast, stage_results
 from app.store.clock import now
 from app.store.db import IDLE_SECONDS, make_engine
 from app.store.models import Checkpoint, Event, Job, Worker
@@ -30,9 +30,9 @@ def test_a_write_that_comes_twice_is_told_once(transaction: SessionMaker, new_jo
     job, claim = new_job(), must_take(transaction)
     saved = [{"path": "x", "size": 1, "sha256": "0" * 64}]
     writes: list[Callable[[Session], Any]] = [
-        lambda s: jobs.record(s, claim, "log", {"message": "a"}, origin="1.1"),
-        lambda s: jobs.training_saved(s, claim, "p1", saved, {"step": 3}, origin="1.2"),
-        lambda s: jobs.stage_finished(s, claim, row(), "p2", saved, [], origin="1.3"),
+        lambda s: jobs.record_event(s, claim, "log", {"message": "a"}, origin="1.1"),
+        lambda s: stage_results.record_training(s, claim, "p1", saved, {"step": 3}, origin="1.2"),
+        lambda s: stage_results.record_stage(s, claim, row(), "p2", saved, [], origin="1.3"),
         lambda s: jobs.finish(s, claim, {"headline": "x"}, []),
     ]
     for write in writes:
@@ -50,11 +50,11 @@ def test_a_finish_of_an_older_fence_is_refused_though_the_job_succeeded(
 ) -> None:
     job, old = new_job(), must_take(transaction, lease=-1)
     with transaction() as session:
-        jobs.reap(session, max_failures=3, backoff_seconds=0)
+        jobs.requeue_expired(session, max_failures=3, backoff_seconds=0)
     new = must_take(transaction)
     with transaction() as session:
         jobs.finish(session, new, {"by": "new"}, [])
-    with pytest.raises(jobs.StaleFence), transaction() as session:
+    with pytest.raises(fencing.StaleFence), transaction() as session:
         jobs.finish(session, old, {"by": "old"}, [])
     assert look(transaction, job).report == {"by": "new"}
 
@@ -67,11 +67,11 @@ def test_a_job_is_taken_from_a_worker_that_fell_silent_within_a_transaction(
 
     def reaped() -> list[str]:
         with transaction() as session:
-            return jobs.reap(session, max_failures=3, backoff_seconds=0)
+            return jobs.requeue_expired(session, max_failures=3, backoff_seconds=0)
 
     engine = make_engine(database.url, idle_seconds=2)
     with Session(engine) as silent:
-        jobs.record(silent, claim, "log", {"message": "never committed"})
+        jobs.record_event(silent, claim, "log", {"message": "never committed"})
         assert reaped() == []  # the row is locked
         assert wait_for(reaped) == [job.id]
         with pytest.raises(InternalError):
@@ -85,10 +85,10 @@ def test_saved_training_is_replaced_and_goes_with_its_stage(transaction: Session
     job, claim = new_job(), must_take(transaction)
     for number in (1, 2):
         with transaction() as session:
-            jobs.training_saved(session, claim, f"p{number}", [], {"step": number}, origin=f"1.{number}")
+            stage_results.record_training(session, claim, f"p{number}", [], {"step": number}, origin=f"1.{number}")
     with transaction() as session:
-        assert [(c.stage, c.prefix) for c in jobs.checkpoints(session, job.id)] == [("training", "p2")]
-        jobs.stage_finished(session, claim, row(), "p3", [{"path": "x", "size": 1, "sha256": "0" * 64}], [])
+        assert [(c.stage, c.prefix) for c in stage_results.list_checkpoints(session, job.id)] == [("training", "p2")]
+        stage_results.record_stage(session, claim, row(), "p3", [{"path": "x", "size": 1, "sha256": "0" * 64}], [])
     with transaction() as session:
         assert [c.stage for c in session.scalars(select(Checkpoint))] == ["baseline"]
 
@@ -104,18 +104,18 @@ def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker,
 
     def names() -> set[str]:
         with transaction() as session:
-            return jobs.recorded(session, job.id)[1]
+            return stage_results.list_results(session, job.id)[1]
 
     def finished(number: int, part: str, *names: str) -> None:
         brought = [made(name, part=part) for name in names]
         with transaction() as session:
-            jobs.part_finished(session, claim, "baseline", number, "p", [], brought, {})
+            stage_results.record_part(session, claim, f"baseline.{number}", "p", [], brought, {})
 
     finished(0, "mood", "a-mood")
     finished(1, "joy", "a-joy")
     with transaction() as session:
-        jobs.stage_finished(session, claim, row(), "p", [], [])  # all came with its parts
-        jobs.stage_finished(session, claim, row("quantized"), "p", [], [made("q-mood", "quantized", "mood")])
+        stage_results.record_stage(session, claim, row(), "p", [], [])  # all came with its parts
+        stage_results.record_stage(session, claim, row("quantized"), "p", [], [made("q-mood", "quantized", "mood")])
     assert names() == {"a-mood", "a-joy", "q-mood"}
     finished(0, "mood", "b-mood", "c-mood")
     finished(1, "joy")  # an earlier attempt had done it
@@ -129,11 +129,11 @@ def test_what_a_worker_about_to_claim_still_holds_is_taken_back(transaction: Ses
         other = jobs.claim(session, "other", LEASE)
         assert other is not None
     with transaction() as session:
-        assert jobs.orphans(session, "w", max_failures=3, backoff_seconds=0) == [lost.job.id]
+        assert jobs.requeue_orphans(session, "w", max_failures=3, backoff_seconds=0) == [lost.job.id]
     states = {job.id: look(transaction, job) for job in (mine, theirs)}
     assert (states[lost.job.id].state, states[lost.job.id].failures) == ("queued", 1)
     assert states[other.job.id].state == "running"
-    with pytest.raises(jobs.StaleFence), transaction() as session:
+    with pytest.raises(fencing.StaleFence), transaction() as session:
         jobs.finish(session, lost, {}, [])
 
 
@@ -146,8 +146,8 @@ def test_a_waiting_job_whose_deadline_passed_fails_and_is_not_claimed(
     assert must_take(transaction).job.id == calm.id
     assert take(transaction) is None
     with transaction() as session:
-        assert jobs.expire(session) == [late.id]
-        assert jobs.expire(session) == []
+        assert jobs.fail_overdue(session) == [late.id]
+        assert jobs.fail_overdue(session) == []
     after = look(transaction, late)
     assert (after.state, (after.error or {})["code"]) == ("failed", "deadline_exceeded")
 
@@ -166,7 +166,7 @@ def test_a_retry_asks_for_the_same_and_its_deadline_counts_anew(transaction: Ses
     with transaction() as session:
         session.execute(update(Job).where(Job.id == old.id).values(deadline_at=now(-1)))
     with transaction() as session:
-        jobs.expire(session)
+        jobs.fail_overdue(session)
     with transaction() as session:
         new = jobs.retry(session, old.team_id, old.id)
         asked = (new.deadline_seconds, new.priority, new.memory_bytes, new.disk_bytes)
@@ -191,8 +191,8 @@ def test_smaller_batches_are_kept_for_the_next_attempt(transaction: SessionMaker
     with transaction() as session:
         claim = jobs.claim(session, "w", LEASE)
         assert claim is not None
-        error = failure("engine_crashed")
-        jobs.setback(session, claim, error, max_failures=3, backoff_seconds=0, split_batches=4)
+        error = describe_failure("engine_crashed")
+        jobs.retry_or_fail(session, claim, error, max_failures=3, backoff_seconds=0, split_batches=4)
     assert must_take(transaction).job.split_batches == 4
 
 
@@ -200,9 +200,11 @@ def test_the_queue_tells_place_start_and_what_is_missing(transaction: SessionMak
     busy = [new_job("busy") for _ in range(3)]
     quiet, urgent = new_job("quiet"), new_job("busy", priority=1)
 
-    def places() -> dict[str, queue_forecast.Place]:
+    def places() -> dict[str, queue_forecast.QueuePosition]:
         with transaction() as session:
-            found = {job.id: queue_forecast.place(session, session.get_one(Job, job.id)) for job in (*busy, quiet, urgent)}
+            found = {
+                job.id: queue_forecast.find_position(session, session.get_one(Job, job.id)) for job in (*busy, quiet, urgent)
+            }
             return {key: place for key, place in found.items() if place is not None}
 
     order = sorted(places(), key=lambda key: places()[key].position)

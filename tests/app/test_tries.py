@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidRequest, NotFound, NothingToTry, Problem, ReportNotReady, TooManyTries
 from app.jobs import jobs, predictions
 from app.store.clock import now
-from app.store.models import Dataset, Job, JobDataset, Try
+from app.store.models import Dataset, Job, JobDataset, Prediction
 from compression.schema.prediction_request import Question
 from tests.app.conftest import SessionMaker
 from tests.rows import ready, submitted, team
@@ -63,7 +63,7 @@ def test_a_question_is_what_the_task_reads(transaction: SessionMaker) -> None:
                 assert Question.model_validate(row.asked) == question
             for question, param in wrong[task]:
                 assert refused(session, job, InvalidRequest, question).param == param
-            session.execute(update(Try).values(state="succeeded", created_at=now(-100)))
+            session.execute(update(Prediction).values(state="succeeded", created_at=now(-100)))
     with transaction() as session:
         paired = finished(session, "text-regression", columns={"text_pair": "second"})
         assert refused(session, paired, InvalidRequest, GOOD).param == "text_pair"
@@ -82,7 +82,7 @@ def test_only_a_finished_job_of_ones_own_is_asked(transaction: SessionMaker) -> 
         assert predictions.get(session, job.team_id, job.id, row.id).id == row.id
         with pytest.raises(NotFound):
             predictions.get(session, stranger.id, job.id, row.id)
-        jobs.remove(session, job.team_id, job.id)
+        jobs.delete_job(session, job.team_id, job.id)
         with pytest.raises(NotFound):
             predictions.get(session, job.team_id, job.id, row.id)
 
@@ -100,7 +100,7 @@ def test_of_several_datasets_one_is_asked(transaction: SessionMaker) -> None:
         session.refresh(job)
         assert refused(session, job, InvalidRequest, GOOD).param == "part"
         assert predictions.create(session, job.team_id, job.id, "b", GOOD).part == "b"
-        assert predictions.dataset_of(job, "b") == other.id
+        assert predictions.find_dataset(job, "b") == other.id
 
 
 def test_a_team_asks_so_much_at_once(transaction: SessionMaker) -> None:
@@ -118,7 +118,7 @@ def test_a_team_asks_so_much_at_once(transaction: SessionMaker) -> None:
             row.state = "succeeded"
             session.flush()
         refused(session, job, TooManyTries, GOOD)
-        session.execute(update(Try).values(created_at=now(-61)))
+        session.execute(update(Prediction).values(created_at=now(-61)))
         predictions.create(session, job.team_id, job.id, "", GOOD)
 
 
@@ -151,7 +151,7 @@ def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: Sess
         first, second = (predictions.create(session, job.team_id, job.id, "", Question(text=text)).id for text in ("a", "b"))
         lost = predictions.claim(session, -1)
         assert lost is not None
-        assert (lost.id, lost.attempt, predictions.waiting(session)) == (first, 1, True)
+        assert (lost.id, lost.attempt, predictions.has_waiting_prediction(session)) == (first, 1, True)
         session.expunge(lost)
         again = predictions.claim(session, 60)
         assert again is not None
@@ -170,4 +170,4 @@ def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: Sess
         assert given_up.state == "failed"
         assert given_up.error is not None
         assert given_up.error["code"] == "answer_failed"
-        assert not predictions.waiting(session)
+        assert not predictions.has_waiting_prediction(session)

@@ -30,14 +30,14 @@ def write(engine: Engine, who: int) -> None:
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], deque[threading.Event]]:
     """Returns what says who stands in line once somebody wrote."""
-    found: list[write_queue.Turns] = []
-    took = write_queue.Turns.take
+    found: list[write_queue.WriteQueue] = []
+    took = write_queue.WriteQueue.take
 
-    def take(self: write_queue.Turns) -> None:
+    def take(self: write_queue.WriteQueue) -> None:
         found.append(self)
         took(self)
 
-    monkeypatch.setattr(write_queue.Turns, "take", take)
+    monkeypatch.setattr(write_queue.WriteQueue, "take", take)
     return lambda: found[0].line
 
 
@@ -78,7 +78,7 @@ def test_who_waits_too_long_is_told_so_and_leaves_the_line(engine: Engine, monke
     monkeypatch.setattr(write_queue, "PATIENCE_SECONDS", 0.1)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO told VALUES (0)"))
-        with pytest.raises(OperationalError, match="no turn"):
+        with pytest.raises(OperationalError, match="no write was possible"):
             write(engine, 1)
     write(engine, 2)  # nobody waits for the one that left
     with pytest.raises(ZeroDivisionError), engine.begin() as connection:

@@ -35,7 +35,9 @@ def asked(*chunks: bytes) -> Request:
 
 
 def put(storage: Storage, model: Model) -> None:
-    asyncio.run(uploads.receive(asked(DATA), storage, Settings(), uploads.Place(Model, model.team_id, model.id, "x")))
+    asyncio.run(
+        uploads.receive_file(asked(DATA), storage, Settings(), uploads.UploadTarget(Model, model.team_id, model.id, "x"))
+    )
 
 
 def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
@@ -79,10 +81,10 @@ def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
     monkeypatch.setattr(upload_reservation, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", transaction)
     monkeypatch.setattr(uploads, "PART_BYTES", 10_000)
-    place = uploads.Place(Model, model.team_id, model.id, "x")
+    place = uploads.UploadTarget(Model, model.team_id, model.id, "x")
 
-    def append(offset: int, *chunks: bytes) -> uploads.Progress:
-        return asyncio.run(uploads.append(asked(*chunks), storage, Settings(), place, offset))
+    def append(offset: int, *chunks: bytes) -> uploads.UploadProgress:
+        return asyncio.run(uploads.append_part(asked(*chunks), storage, Settings(), place, offset))
 
     assert append(0, data[:25_000], b"", data[25_000:42_000]).offset == 42_000
     with transaction() as session:
@@ -109,10 +111,10 @@ def test_a_file_does_not_come_in_any_number_of_parts(
     monkeypatch.setattr(upload_reservation, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", transaction)
     monkeypatch.setattr(uploads, "MOST_PARTS", 2)
-    place = uploads.Place(Model, model.team_id, model.id, "x")
+    place = uploads.UploadTarget(Model, model.team_id, model.id, "x")
     for at in range(2):
-        asyncio.run(uploads.append(asked(DATA[at : at + 1]), storage, Settings(), place, at))
+        asyncio.run(uploads.append_part(asked(DATA[at : at + 1]), storage, Settings(), place, at))
     with pytest.raises(TooManyParts):
-        asyncio.run(uploads.append(asked(DATA[2:]), storage, Settings(), place, 2))
+        asyncio.run(uploads.append_part(asked(DATA[2:]), storage, Settings(), place, 2))
     put(storage, model)  # as the remedy says
     assert [found.size for found in storage.objects(f"uploads/{model.id}/")] == [len(DATA)]

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from app.jobs import jobs
+from app.jobs import fencing
 from app.store.db import make_engine
 from tests.conftest import Database
 from tests.rows import ready, team
@@ -150,14 +150,14 @@ class Machine(RuleBasedStateMachine):
         """Every row of every table that the protocol writes to."""
         return [self.read(f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]
 
-    def holds(self, claim: jobs.Claim) -> bool:
+    def holds(self, claim: fencing.Claim) -> bool:
         """Say whether a claim is the job's present one."""
         job = self.told[claim.job.id]
         return job.state == "running" and job.fence == claim.fence
 
     def write(
         self,
-        claim: jobs.Claim,
+        claim: fencing.Claim,
         act: Callable[[Session], object],
         then: Callable[[Told], None],
         *,
@@ -178,7 +178,7 @@ class Machine(RuleBasedStateMachine):
             with self.session() as session:
                 act(session)
         else:
-            with pytest.raises(jobs.StaleFence), self.session() as session:
+            with pytest.raises(fencing.StaleFence), self.session() as session:
                 act(session)
         assert self.everything() == before
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.core.settings import Settings
-from app.store.broker import JOBS, Bell
+from app.store.broker import JOBS, WakeUpSender
 from tests.chaos import audit, tenants
 from tests.chaos.audit import Evidence
 from tests.chaos.house import House
@@ -138,13 +138,13 @@ def _strike_until_over(
 
 def _settle(house: House, evidence: Evidence) -> None:
     """Wait until what may be cleaned up late has been. A wake-up lets a worker look for folders of its predecessors."""
-    bell = Bell(Settings(broker_url=house.service.broker))
+    bell = WakeUpSender(Settings(broker_url=house.service.broker))
     end, rung = time.monotonic() + SETTLE, 0.0
     while time.monotonic() < end:
         house.look_after()
         if time.monotonic() - rung > 5:
             rung = time.monotonic()
-            bell.ring_now(JOBS)
+            bell.send(JOBS)
         # The last strike may have hit PostgreSQL: it is asked only once it answers again.
         standing = not house.due and not house.frozen and house.database_answers()
         if standing and not any(audit.audit(evidence, audit.SETTLING).values()):

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp
 
-from app.jobs import jobs
+from app.jobs import fencing, jobs
 from app.store.db import make_engine
 from app.store.models import Dataset, Model, Team
 from client import config
@@ -177,7 +177,7 @@ class Live:
             session.flush()
             return model.id, dataset.id
 
-    def claim(self, job_id: str) -> jobs.Claim:
+    def claim(self, job_id: str) -> fencing.Claim:
         """Claim the job as a worker does."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             found = jobs.claim(session, "wkr_test", 300)
@@ -185,12 +185,12 @@ class Live:
             assert found.job.id == job_id
             return found
 
-    def do(self, claim: jobs.Claim, what: Callable[[Session, jobs.Claim], None]) -> None:
+    def do(self, claim: fencing.Claim, what: Callable[[Session, fencing.Claim], None]) -> None:
         """Do what the worker does that holds the claim."""
         with Session(self.engine) as session, session.begin():
             what(session, claim)
 
-    def end(self, job_id: str, outcome: Callable[[Session, jobs.Claim], None]) -> None:
+    def end(self, job_id: str, outcome: Callable[[Session, fencing.Claim], None]) -> None:
         """Claim the job as a worker does, and end it."""
         with Session(self.engine) as session, session.begin():
             claim = jobs.claim(session, "wkr_test", 30)

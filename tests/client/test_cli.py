@@ -13,7 +13,7 @@ import typer
 from sqlalchemy.orm import Session
 
 from app.core.errors import ALL_PROBLEMS
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from client import config
 from client.commands.submit import tasks_of
 from client.errors import EXITS, ClientError
@@ -35,10 +35,10 @@ def document(ran: Ran) -> Any:
     return json.loads(ran.out)
 
 
-def succeed(session: Session, claim: jobs.Claim) -> None:
+def succeed(session: Session, claim: fencing.Claim) -> None:
     found = report()
     for row in found.rows:
-        jobs.stage_finished(session, claim, row, "p", [], [])
+        stage_results.record_stage(session, claim, row, "p", [], [])
     jobs.finish(session, claim, found.model_dump(mode="json"), [])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs import jobs
+from app.jobs import jobs, stage_results
 from client.terminal.compare import Compared, differences, warning
 from client.types import Job
 from tests.client.conftest import Command, Live
@@ -29,9 +29,9 @@ def three(live: Live, command: Command) -> Iterator[tuple[str, str, str]]:
     live.end(made[0], succeed)
     claim = live.claim(made[1])
     for row in report().rows[:2]:
-        live.do(claim, lambda session, claim, row=row: jobs.stage_finished(session, claim, row, "p", [], []))
+        live.do(claim, lambda session, claim, row=row: stage_results.record_stage(session, claim, row, "p", [], []))
     yield made[0], made[1], made[2]
-    live.do(claim, jobs.cancelled)
+    live.do(claim, jobs.mark_cancelled)
     command("cancel", made[2])
 
 

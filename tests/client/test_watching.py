@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from client.terminal.job_view import validation
 from client.terminal.render import MINUS
 from tests.client.conftest import Command, Live
@@ -39,8 +39,8 @@ def said(home: Path, name: str = "err") -> str:
     return (home / name).read_text(encoding="utf-8")
 
 
-def log(session: Session, claim: jobs.Claim, number: int) -> None:
-    jobs.record(session, claim, "log", {"level": "info", "message": f"line {number} of it"})
+def log(session: Session, claim: fencing.Claim, number: int) -> None:
+    jobs.record_event(session, claim, "log", {"level": "info", "message": f"line {number} of it"})
 
 
 def test_a_watch_goes_through_a_restart_of_the_service_and_misses_nothing(live: Live, home: Path, job: str) -> None:
@@ -48,14 +48,14 @@ def test_a_watch_goes_through_a_restart_of_the_service_and_misses_nothing(live: 
     found = report()
     watch = watching(home, "watch", job)
     live.do(claim, lambda session, claim: log(session, claim, 1))
-    live.do(claim, lambda session, claim: jobs.stage_finished(session, claim, found.rows[0], "p", [], []))
+    live.do(claim, lambda session, claim: stage_results.record_stage(session, claim, found.rows[0], "p", [], []))
     wait_for(lambda: "line 1 of it" in said(home) and "baseline done" in said(home))
 
     live.service.kill("api")
     for number in (2, 3):
         live.do(claim, lambda session, claim, number=number: log(session, claim, number))
     for row in found.rows[1:]:
-        live.do(claim, lambda session, claim, row=row: jobs.stage_finished(session, claim, row, "p", [], []))
+        live.do(claim, lambda session, claim, row=row: stage_results.record_stage(session, claim, row, "p", [], []))
     live.service.start_api()
     wait_for(lambda: "line 3 of it" in said(home))
     live.do(claim, lambda session, claim: log(session, claim, 4))
@@ -80,7 +80,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(live: Live, home:
 
 
 def test_a_program_gets_a_line_for_each_change(live: Live, command: Command, job: str) -> None:
-    live.end(job, lambda session, claim: jobs.cancelled(session, claim))
+    live.end(job, lambda session, claim: jobs.mark_cancelled(session, claim))
     ran = command("watch", job, "--json")
     assert ran.code == 3
     assert [json.loads(line)["state"] for line in ran.out.splitlines()] == ["cancelled"]
@@ -160,7 +160,7 @@ def test_a_perplexity_is_told_as_one(score: float, said: str) -> None:
 def test_a_watch_ends_with_what_is_unproven(live: Live, command: Command, job: str) -> None:
     claim, found = live.claim(job), validated(is_converged=False)
     for row in found.rows:
-        live.do(claim, lambda session, claim, row=row: jobs.stage_finished(session, claim, row, "p", [], []))
+        live.do(claim, lambda session, claim, row=row: stage_results.record_stage(session, claim, row, "p", [], []))
     live.do(claim, lambda session, claim: jobs.finish(session, claim, found.model_dump(mode="json"), []))
     seen = command("watch", job)
     assert "succeeded. baseline_not_converged: " in seen.err

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.remedies import mended
+from app.jobs.remedies import apply_remedies
 from client.terminal import render
 from compression.planning.baseline import exceeds_baseline, has_not_converged
 from compression.planning.verdicts import choose, judged, targets_met
@@ -152,7 +152,7 @@ def test_what_is_proposed_trains_longer_or_at_another_rate(
     found = offered(recipe, converged(BASELINE, False, **known), quantized(), targets=EASY)
     assert {name: remedy.proposed for name, remedy in found.items()} == {key: proposed}
     assert "has not converged" in found[key].why
-    Recipe.model_validate(mended(recipe.model_dump(mode="json"), list(found.values())))
+    Recipe.model_validate(apply_remedies(recipe.model_dump(mode="json"), list(found.values())))
 
 
 def test_a_job_of_the_baseline_alone_is_told_how_to_prepare_it() -> None:

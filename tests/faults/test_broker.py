@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from app.core.settings import Settings
-from app.store.broker import JOBS, Bell, make_celery, queue_name
+from app.store.broker import JOBS, WakeUpSender, make_celery, queue_name
 from tests.conftest import wait_for
 from tests.faults.conftest import LONG, SHORT, SQLITE, Stand
 
@@ -96,12 +96,12 @@ def test_a_worker_that_hears_nothing_begins_anew(stand: Stand, deafness: str) ->
 
 def test_a_ring_that_nobody_hears_holds_nobody_up(stand: Stand) -> None:
     stand.broker.swallow()
-    bell = Bell(Settings(broker_url=stand.service.broker))
+    bell = WakeUpSender(Settings(broker_url=stand.service.broker))
     rung = threading.Event()
 
     def ring() -> None:
         for _ in range(100):
-            bell.ring(JOBS)
+            bell.send_soon(JOBS)
         rung.set()
 
     threading.Thread(target=ring, daemon=True).start()
@@ -109,5 +109,5 @@ def test_a_ring_that_nobody_hears_holds_nobody_up(stand: Stand) -> None:
     wait_for(lambda: bell.lost, 120)  # and each is given up in the end, or the thread would hang for ever
     assert bell.sent == 0
     stand.broker.heal()
-    bell.ring(JOBS)
+    bell.send_soon(JOBS)
     wait_for(lambda: bell.sent, 120)

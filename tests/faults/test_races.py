@@ -62,7 +62,7 @@ def race(stand: Stand, team: str, job_id: str, worker_waits: float, sender_waits
                 beat = jobs.heartbeat(session, claim, 60)
             with Session(stand.engine) as session, session.begin():
                 if beat.cancel:
-                    jobs.cancelled(session, claim)
+                    jobs.mark_cancelled(session, claim)
                 else:
                     jobs.finish(session, claim, {}, [])
         except BaseException as error:

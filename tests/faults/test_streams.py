@@ -64,7 +64,7 @@ def test_events_are_told_once_across_restarts_of_the_api(stand: Stand, monkeypat
     def tell(number: int) -> None:
         for _ in range(number):
             with Session(stand.engine) as session, session.begin():
-                jobs.record(session, claim, "log", {"level": "info", "message": "x"})
+                jobs.record_event(session, claim, "log", {"level": "info", "message": "x"})
 
     follower = Follower(stand, job_id)
     tell(3)

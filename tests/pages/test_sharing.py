@@ -36,7 +36,7 @@ def test_a_report_is_shown_to_who_has_the_link_until_it_is_revoked(
     expect(page.locator("#share-list")).not_to_contain_text(link, timeout=PATIENCE)
     gone = strange_window.context.request.get(url)
     assert gone.status == 404
-    assert "this link shows nothing" in gone.text()
+    assert "this link is not valid" in gone.text()
 
 
 def test_a_key_for_reading_makes_no_link(reading_window: Window, world: World) -> None:

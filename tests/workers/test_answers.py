@@ -10,13 +10,13 @@ import pytest
 from app.core.settings import Settings
 from app.jobs import jobs, predictions
 from app.store.db import writing
-from app.store.models import Artifact, Dataset, File, Metric, Try
+from app.store.models import Artifact, Dataset, File, Metric, Prediction
 from app.store.storage import LocalStorage
 from compression.schema.prediction_request import Question
 from compression.schema.recipe.recipe import Recipe, Targets
 from tests.rows import submitted
 from workers import engine
-from workers.predictions import answer_next
+from workers.predictions import predict_next
 
 SAID = {"milliseconds": 1.5, "runs": 3, "runtime": "r", "bytes": 9, "label": "good", "scores": {"good": 1.0}}
 
@@ -68,15 +68,15 @@ def asked(storage: LocalStorage, question: Question) -> str:
         return predictions.create(session, job.team_id, job.id, "", question).id
 
 
-def answered(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, child: str, **more: Any) -> Try:
+def answered(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, child: str, **more: Any) -> Prediction:
     """Answer a question with a child that does as it likes."""
     question = asked(storage, Question(**(more or {"text": "good"})))
-    monkeypatch.setattr(engine, "command", lambda _verb, spec, *_: [sys.executable, "-c", child, str(spec)])
-    assert answer_next(settings, storage)
-    assert not answer_next(settings, storage)
+    monkeypatch.setattr(engine, "engine_command", lambda _verb, spec, *_: [sys.executable, "-c", child, str(spec)])
+    assert predict_next(settings, storage)
+    assert not predict_next(settings, storage)
     assert list(settings.scratch.glob("try_*")) == []
     with writing() as session:
-        return session.get_one(Try, question)
+        return session.get_one(Prediction, question)
 
 
 def test_the_child_gets_both_artifacts_and_the_rows_that_are_asked(
@@ -140,6 +140,6 @@ def test_nothing_asks_models_that_were_deleted(
 ) -> None:
     question = asked(storage, Question(text="good"))
     with writing() as session:
-        row = session.get_one(Try, question)
-        jobs.remove(session, row.team_id, row.job_id)
-    assert not answer_next(settings, storage)
+        row = session.get_one(Prediction, question)
+        jobs.delete_job(session, row.team_id, row.job_id)
+    assert not predict_next(settings, storage)

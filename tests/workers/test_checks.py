@@ -24,7 +24,7 @@ def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     with writing() as session:
         model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, **values)
         session.add(model)
-    monkeypatch.setattr(engine, "command", lambda *_: [sys.executable, "-c", child])
+    monkeypatch.setattr(engine, "engine_command", lambda *_: [sys.executable, "-c", child])
     assert checks.check_next(settings, LocalStorage(tmp_path / "store"))
     with writing() as session:
         return session.get_one(Model, model.id)
@@ -46,7 +46,7 @@ def test_an_upload_over_which_checkers_die_is_not_checked_for_ever(
     found = checked(settings, monkeypatch, tmp_path, "", check_attempts=resources.MAX_CHECK_ATTEMPTS)
     assert found.state == resources.REJECTED
     assert found.reasons[0]["code"] == "check_failed"
-    assert "3 checkers were lost" in found.reasons[0]["cause"]
+    assert "3 workers were lost" in found.reasons[0]["cause"]
 
 
 def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from compression.export.instruction_sets import hindrance
-from workers.engine import end, start
-from workers.sandbox import STRONGEST_FIRST, Sandbox, obstacle
+from workers.engine import kill_group, start_child
+from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
 
 PLUS_ONE = """
 import numpy as np
@@ -24,7 +24,7 @@ print(found["logits"].tolist())
 @pytest.mark.skipif(hindrance() is not None, reason=str(hindrance()))
 @pytest.mark.parametrize("level", STRONGEST_FIRST)
 def test_a_confined_engine_answers_under_another_instruction_set(level: str, tmp_path: Path) -> None:
-    if reason := obstacle(level):  # type: ignore[arg-type]
+    if reason := find_obstacle(level):  # type: ignore[arg-type]
         pytest.skip(f"{level}: {reason}")
     folder = tmp_path / "own"
     folder.mkdir()
@@ -37,9 +37,9 @@ def test_a_confined_engine_answers_under_another_instruction_set(level: str, tmp
     sandbox = Sandbox(level)  # type: ignore[arg-type]
     with (folder / "out").open("wb") as out, (folder / "errors").open("wb") as errors:
         arguments = [sys.executable, "-P", "-c", PLUS_ONE]
-        child = start(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
+        child = start_child(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
         try:
             assert child.wait(120) == 0, (folder / "errors").read_text()
         finally:
-            end(child)
+            kill_group(child)
     assert (folder / "out").read_text().strip() == "[[2.0, 3.0]]"

@@ -11,14 +11,14 @@ from app.core.settings import Settings
 from compression.schema.events import Log
 from workers import engine as engines
 from workers import sandbox
-from workers.engine import Engine, environment
+from workers.engine import Engine, child_environment
 from workers.folders import Untrustworthy
 
 
 @pytest.fixture(params=sandbox.STRONGEST_FIRST)
 def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engine]:
     """Starts a child of ours in the engine's place: it gets the same pipe, folder, environment and confinement."""
-    if reason := sandbox.obstacle(request.param):
+    if reason := sandbox.find_obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
     used = sandbox.Sandbox(request.param)
 
@@ -26,7 +26,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         program = (
             "import json, os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\npipe = os.fdopen(fd, 'w')\n" + code
         )
-        monkeypatch.setattr(engines, "command", lambda _verb, spec, *more: [sys.executable, "-c", program, str(spec), *more])
+        monkeypatch.setattr(
+            engines, "engine_command", lambda _verb, spec, *more: [sys.executable, "-c", program, str(spec), *more]
+        )
         return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5), used)
 
     return start
@@ -119,10 +121,10 @@ def test_last_words_are_its_own_whatever_it_makes_of_the_name_of_its_log(run: Ca
         assert list(engine.events(600)) == []
         assert engine.status() == 0
         assert (tmp_path / "engine.log").read_text() == "of others"
-        assert engine.last_words() == "mine"
+        assert engine.last_output() == "mine"
 
 
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LATHE_DATABASE_URL", "LATHE_S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "LATHE_BROKER_URL"):
         monkeypatch.setenv(name, "secret")
-    assert "secret" not in environment(tmp_path, 1.0).values()
+    assert "secret" not in child_environment(tmp_path, 1.0).values()

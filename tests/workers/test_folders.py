@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from workers.folders import DOOR, LOCK, RESERVED, Checked, Untrustworthy, open_beneath, private_folder, sweep
+from workers.folders import LOCK, RESERVED, SWEEP_LOCK, Untrustworthy, VerifiedFile, open_beneath, private_folder, sweep
 
 
 def test_a_plain_file_is_checked_as_it_is_read(tmp_path: Path) -> None:
@@ -22,13 +22,13 @@ def test_a_plain_file_is_checked_as_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a" / "nothing").touch()
     whole, start = (hashlib.sha256(data).hexdigest() for data in (b"data", b"dat"))
     with open_beneath(tmp_path, "a/b") as source:
-        checked = Checked(source, 4, whole, "a/b")
+        checked = VerifiedFile(source, 4, whole, "a/b")
         assert [checked.read(3) for _ in range(4)] == [b"dat", b"a", b"", b""]
     with open_beneath(tmp_path, "a/nothing") as source:
-        assert Checked(source, 0, hashlib.sha256().hexdigest(), "a/nothing").read(3) == b""
+        assert VerifiedFile(source, 0, hashlib.sha256().hexdigest(), "a/nothing").read(3) == b""
     for size, sha in ((5, whole), (4, "0" * 64), (3, start), (0, whole)):
         with open_beneath(tmp_path, "a/b") as source, pytest.raises(Untrustworthy):
-            checked = Checked(source, size, sha, "a/b")
+            checked = VerifiedFile(source, size, sha, "a/b")
             while checked.read(9):
                 pass
 
@@ -87,7 +87,7 @@ def test_what_an_engine_lays_in_a_locks_place_holds_nothing(lay: Callable[[Path]
     with private_folder(tmp_path, "job-2") as held:
         sweep(tmp_path)
         assert held.is_dir()
-        assert sorted(path.name for path in tmp_path.iterdir()) == [DOOR, "job-2"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [SWEEP_LOCK, "job-2"]
 
 
 def test_a_folder_that_cannot_be_removed_keeps_nobody_from_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_removed_keeps_nobody_from_the_others(tmp_path: 
     monkeypatch.setattr(os, "unlink", unlink)
     with structlog.testing.capture_logs() as said:
         sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [DOOR, "job-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SWEEP_LOCK, "job-2"]
     assert [(entry["log_level"], entry["path"]) for entry in said if entry["event"] == "left_over_stays"] == [
         ("error", str(tmp_path / "job-2"))
     ]

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from app.core.settings import Settings
-from app.store.broker import JOBS, Bell
-from workers.broker_watchdog import UNHEARD, Ears, Hearing
+from app.store.broker import JOBS, WakeUpSender
+from workers.broker_watchdog import MAX_MISSED, BrokerWatchdog, ChildActivity
 
 RING_SECONDS = Settings().ring_seconds
 
@@ -17,14 +17,14 @@ class World:
     """A worker's parent whose clock we hold. The bell sends nothing by itself: a test says when the broker took a ring."""
 
     def __init__(self) -> None:
-        self.ears, self.bell = Ears(), Bell(Settings())
+        self.activity, self.bell = ChildActivity(), WakeUpSender(Settings())
         self.bell.thread = None
         self.now, self.work, self.broker = 100.0, True, True
         self.rings = 0
-        self.hearing = Hearing(self.ears, self.bell, JOBS, RING_SECONDS, clock=lambda: self.now)
-        self.bell.ring = self.ring  # type: ignore[method-assign]
+        self.watchdog = BrokerWatchdog(self.activity, self.bell, JOBS, RING_SECONDS, clock=lambda: self.now)
+        self.bell.send_soon = self.send_soon  # type: ignore[method-assign]
 
-    def ring(self, lane: str) -> None:
+    def send_soon(self, lane: str) -> None:
         assert lane == JOBS
         self.rings += 1
         self.bell.sent += self.broker
@@ -33,7 +33,7 @@ class World:
         """When it is found to be deaf, counted from now."""
         began = self.now
         while self.now - began < seconds:
-            if self.hearing.is_lost(lambda: self.work):
+            if self.watchdog.is_deaf(lambda: self.work):
                 return self.now - began
             self.now += every
         return None
@@ -43,8 +43,8 @@ def test_rings_that_do_not_arrive_make_it_deaf_and_not_before() -> None:
     world = World()
     found = world.deaf_within(600)
     assert found is not None
-    assert UNHEARD * RING_SECONDS <= found <= 60
-    assert world.rings == UNHEARD
+    assert MAX_MISSED * RING_SECONDS <= found <= 60
+    assert world.rings == MAX_MISSED
 
 
 def test_without_work_nobody_rings() -> None:
@@ -58,23 +58,23 @@ def test_a_broker_that_takes_no_ring_says_nothing_about_ears() -> None:
     world = World()
     world.broker = False
     assert world.deaf_within(600) is None
-    assert world.rings > UNHEARD
+    assert world.rings > MAX_MISSED
 
 
 def test_who_looks_is_not_deaf_though_work_goes_on_waiting() -> None:
     world = World()  # its rows may be locked, or others may be faster
     for _ in range(20):
-        assert world.deaf_within(UNHEARD * RING_SECONDS - 3) is None
-        with world.ears.at_work():
+        assert world.deaf_within(MAX_MISSED * RING_SECONDS - 3) is None
+        with world.activity.at_work():
             pass
 
 
 def test_who_is_at_work_is_not_asked_to_hear() -> None:
     world = World()
-    with world.ears.at_work():
-        assert not world.ears.idle
+    with world.activity.at_work():
+        assert not world.activity.idle
         assert world.deaf_within(600) is None
-    assert world.ears.idle
+    assert world.activity.idle
     assert world.deaf_within(600) is not None
 
 
@@ -82,19 +82,19 @@ def test_who_is_at_work_is_not_asked_to_hear() -> None:
 def test_a_child_tells_its_parent(ends: str) -> None:
     script = f"""
 import os, signal, time
-from workers.broker_watchdog import Ears
-ears = Ears()
+from workers.broker_watchdog import ChildActivity
+activity = ChildActivity()
 first, second = os.pipe(), os.pipe()
 child = os.fork()
 if not child:
-    with ears.at_work():
+    with activity.at_work():
         os.write(first[1], b"x")
         os.read(second[0], 1)
     os._exit(0)
 os.read(first[0], 1)
-assert ears.looks == 1 and not ears.idle
+assert activity.polls == 1 and not activity.idle
 os.kill(child, signal.SIGKILL) if {ends == "killed"} else os.write(second[1], b"x")
 os.waitpid(child, 0)
-assert ears.looks == 1 and ears.idle
+assert activity.polls == 1 and activity.idle
 """
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ}, timeout=120)

@@ -14,16 +14,16 @@ from app.jobs import predictions
 from app.store import resources
 from app.store.clock import now
 from app.store.db import reading, writing
-from app.store.models import File, Model, Team, Try
+from app.store.models import File, Model, Prediction, Team
 from app.store.storage import LocalStorage
 from compression.schema.prediction_request import Question
 from tests.workers.test_answers import asked
 from workers import checks, engine
-from workers.predictions import answer_next
+from workers.predictions import predict_next
 
 REASON = {"code": "c", "cause": "a", "remedy": "r"}
 SAYS = f"from compression.schema.validation import Rejected; print(Rejected(reasons=({REASON!r},)).model_dump_json())"
-LEASES: dict[type[Any], Any] = {Model: Model.check_lease_until, Try: Try.lease_until}
+LEASES: dict[type[Any], Any] = {Model: Model.check_lease_until, Prediction: Prediction.lease_until}
 
 
 def claimed(kind: type[Any]) -> bool:
@@ -53,7 +53,7 @@ class Slow(LocalStorage):
 
 def waits(kind: type[Any], storage: LocalStorage) -> str:
     """Store an upload that waits for its check, or a question that waits for its answer."""
-    if kind is Try:
+    if kind is Prediction:
         return asked(storage, Question(text="good"))
     storage.put_file("uploads/x", io.BytesIO(b"four"))
     with writing() as session:
@@ -65,10 +65,10 @@ def waits(kind: type[Any], storage: LocalStorage) -> str:
 
 
 def work(kind: type[Any], settings: Settings, storage: LocalStorage) -> None:
-    assert (checks.check_next if kind is Model else answer_next)(settings, storage)
+    assert (checks.check_next if kind is Model else predict_next)(settings, storage)
 
 
-@pytest.mark.parametrize("kind", [Model, Try])
+@pytest.mark.parametrize("kind", [Model, Prediction])
 @pytest.mark.parametrize("often", [True, False])
 def test_a_lease_outlives_the_fetching_and_covers_the_child(
     kind: type[Any], often: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -83,21 +83,21 @@ def test_a_lease_outlives_the_fetching_and_covers_the_child(
             covered.append(bool(session.scalar(select(LEASES[kind] > now(child)))))
         return [sys.executable, "-c", SAYS]
 
-    monkeypatch.setattr(engine, "command", command)
+    monkeypatch.setattr(engine, "engine_command", command)
     # Where the next beat is far, all is renewed before the child begins.
     work(kind, settings.model_copy(update={"heartbeat_seconds": 0.0 if often else 1e9}), storage)
     assert storage.pieces >= 4
     assert (any(others), covered) == (False, [True])
 
 
-@pytest.mark.parametrize("kind", [Model, Try])
+@pytest.mark.parametrize("kind", [Model, Prediction])
 def test_what_another_has_taken_over_is_let_go_of(
     kind: type[Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     taken = list[bool]()
     storage = Slow(tmp_path / "store", kind, late=lambda: taken.append(claimed(kind)))
     row = waits(kind, storage)
-    monkeypatch.setattr(engine, "command", lambda *_: pytest.fail("the other's child checks it"))
+    monkeypatch.setattr(engine, "engine_command", lambda *_: pytest.fail("the other's child checks it"))
     work(kind, settings.model_copy(update={"heartbeat_seconds": 0.0}), storage)
     assert taken == [True]
     assert list(settings.scratch.glob("*_*")) == []

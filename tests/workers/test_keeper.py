@@ -22,18 +22,18 @@ from app.store.storage import LocalStorage, Stored
 from tests.conftest import wait_for
 from tests.rows import ready, submitted, team
 from workers import keeper as keepers
-from workers.keeper import Keeper, lead
+from workers.keeper import Keeper, take_leadership
 
 
 def test_one_leads_until_its_term_is_over(settings: Settings) -> None:
     with writing() as session:
-        assert lead(session, "a", 30)
+        assert take_leadership(session, "a", 30)
     with writing() as session:
-        assert not lead(session, "b", 30)
-        assert lead(session, "a", -1)  # its last term, already over
+        assert not take_leadership(session, "b", 30)
+        assert take_leadership(session, "a", -1)  # its last term, already over
     with writing() as session:
-        assert lead(session, "b", 30)
-        assert not lead(session, "a", 30)
+        assert take_leadership(session, "b", 30)
+        assert not take_leadership(session, "a", 30)
 
 
 def test_rows_of_the_audit_log_go_when_their_time_is_over_and_not_before(settings: Settings, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_it_waits_a_lease_after_the_database_was_away(
         if away.is_set():
             failed.append(time.monotonic())
             raise OperationalError("SELECT", {}, ConnectionError("away"))
-        return lead(session, holder, seconds)
+        return take_leadership(session, holder, seconds)
 
-    monkeypatch.setattr(keepers, "lead", asked)
+    monkeypatch.setattr(keepers, "take_leadership", asked)
     with running(Keeper(patient, LocalStorage(tmp_path / "store"))):
         for _ in range(2):
             with writing() as session:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import jobs, stage_results
 from app.store.db import writing
 from app.store.models import Dataset, File, JobModel
 from app.store.storage import open_storage
 from compression.schema.job_spec import Spec
 from tests.app.test_jobs import row
 from tests.rows import ready, submitted, team
-from workers.job_inputs import fetched_bytes, lay_out
+from workers.job_inputs import input_bytes, write_inputs
 from workers.limits import engine_memory
 from workers.sandbox import get_sandbox
 
@@ -52,7 +52,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     for used, expected in ((lends, (str(words), str(models), str(asked))), (settings, (None, None, None))):
         folder = tmp_path / f"attempt-{expected[0] is None}"
         folder.mkdir()
-        spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
+        spec = Spec.model_validate_json(write_inputs(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
         assert spec.job == claim.job.id
         assert spec.emulate_seconds == (7.0 if used is lends else None)
@@ -85,9 +85,9 @@ def test_a_checkpoint_without_its_bytes_is_passed_over(settings: Settings, tmp_p
         files = [{"path": name, "size": 2, "sha256": "0" * 64} for name in ("model", "state.json")]
         storage.put_file(f"{stage}/model", io.BytesIO(b"of"))
         with writing() as session:
-            jobs.stage_finished(session, claim, row(stage), stage, files, [])
+            stage_results.record_stage(session, claim, row(stage), stage, files, [])
     storage.put_file("baseline/state.json", io.BytesIO(b"it"))
-    lay_out(claim, tmp_path, settings, storage)
+    write_inputs(claim, tmp_path, settings, storage)
     laid_out = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "resume").rglob("*"))
     assert laid_out == ["resume/baseline", "resume/baseline/model", "resume/baseline/state.json"]
-    assert fetched_bytes(claim.job) == 3 + 4 * 2
+    assert input_bytes(claim.job) == 3 + 4 * 2

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event, select, text
 from sqlalchemy.orm import Session
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs
 from app.store import db
 from app.store.db import writing
 from app.store.models import Event
@@ -20,7 +20,7 @@ from workers.lease import Lease, persist
 
 
 @pytest.fixture
-def claim(settings: Settings) -> jobs.Claim:
+def claim(settings: Settings) -> fencing.Claim:
     with writing() as session:
         submitted(session)
     with writing() as session:
@@ -33,7 +33,7 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 1.5})
 
 
-def test_a_lease_is_renewed_and_brings_cancel_in(claim: jobs.Claim, settings: Settings) -> None:
+def test_a_lease_is_renewed_and_brings_cancel_in(claim: fencing.Claim, settings: Settings) -> None:
     lease = Lease(claim, quick(settings), on_lost=lambda: None)
     lease.start()
     with writing() as session:
@@ -44,7 +44,7 @@ def test_a_lease_is_renewed_and_brings_cancel_in(claim: jobs.Claim, settings: Se
     assert not lease.lost.is_set()
 
 
-def test_a_lost_lease_ends_the_engine(claim: jobs.Claim, settings: Settings) -> None:
+def test_a_lost_lease_ends_the_engine(claim: fencing.Claim, settings: Settings) -> None:
     killed = threading.Event()
     lease = Lease(claim, quick(settings), on_lost=killed.set)
     with writing() as session:
@@ -57,7 +57,7 @@ def test_a_lost_lease_ends_the_engine(claim: jobs.Claim, settings: Settings) -> 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite has no connection that could break
 def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_lost(
-    claim: jobs.Claim, settings: Settings
+    claim: fencing.Claim, settings: Settings
 ) -> None:
     lease = Lease(claim, settings.model_copy(update={"lease_seconds": 60}), on_lost=lambda: None)
     left = [2]
@@ -69,7 +69,7 @@ def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_l
             connection.connection.driver_connection.close()
 
     event.listen(db.get_engine(), "commit", cut)
-    persist(lease, lambda session: jobs.record(session, claim, "log", {"message": "x"}, origin="1.1"), every=0.01)
+    persist(lease, lambda session: jobs.record_event(session, claim, "log", {"message": "x"}, origin="1.1"), every=0.01)
     assert left == [0]
     with writing() as session:
         kinds = session.scalars(select(Event.type).where(Event.job_id == claim.job.id).order_by(Event.seq)).all()
@@ -77,7 +77,7 @@ def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_l
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim: jobs.Claim, settings: Settings) -> None:
+def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim: fencing.Claim, settings: Settings) -> None:
     lease = Lease(claim, settings, on_lost=lambda: None)
     tries = []
 
@@ -86,7 +86,7 @@ def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim
         if len(tries) == 1:
             session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
             time.sleep(1)  # as a process that stood still
-        jobs.record(session, claim, "log", {"message": "x"}, origin="1.1")
+        jobs.record_event(session, claim, "log", {"message": "x"}, origin="1.1")
 
     persist(lease, write, every=0.01)
     with writing() as session:
@@ -96,7 +96,7 @@ def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim
 
 STUCK = """
 import threading, time
-from app.jobs.jobs import Claim
+from app.jobs.fencing import Claim
 from app.store.models import Job
 from app.core.settings import Settings
 from workers.lease import Lease

@@ -12,16 +12,16 @@ from app.core.settings import Settings
 from app.store.db import reading
 from app.store.models import Worker
 from tests.conftest import ROOT
-from workers.broker_watchdog import Ears
-from workers.registration import Presence
-from workers.sandbox import STRONGEST_FIRST, CannotConfine, exposed, get_sandbox, obstacle
+from workers.broker_watchdog import ChildActivity
+from workers.registration import Registration
+from workers.sandbox import STRONGEST_FIRST, CannotConfine, find_exposed, find_obstacle, get_sandbox
 
 
 def run_where(refused: dict[str, int], *arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run Python where the kernel refuses some system calls, and new namespaces, as a container runtime does."""
     code = (
         "import json, os, sys\nfrom workers import launcher, seccomp\n"
-        "launcher.filter_calls(syscalls.build(json.loads(sys.argv[1])))\n"
+        "launcher.filter_calls(seccomp.build_filter(json.loads(sys.argv[1])))\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )
     return subprocess.run(
@@ -37,11 +37,11 @@ def run_where(refused: dict[str, int], *arguments: str, home: Path, **environmen
 
 def test_the_level_is_in_the_workers_row(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # registering sets it
-    presence = Presence("jobs", settings, Ears())
+    presence = Registration("jobs", settings, ChildActivity())
     presence.register()
     with reading() as session:
         found = session.get_one(Worker, presence.worker_id).facts["confinement"]
-    assert found == next(level for level in STRONGEST_FIRST if obstacle(level) is None)
+    assert found == next(level for level in STRONGEST_FIRST if find_obstacle(level) is None)
 
 
 NO_NAMESPACES = {"unshare": 1, "mount": 1}
@@ -49,13 +49,13 @@ NO_LANDLOCK = {**NO_NAMESPACES, "landlock_create_ruleset": 38}
 
 
 def test_where_namespaces_are_refused_landlock_is_used(tmp_path: Path) -> None:
-    if reason := obstacle("landlock+seccomp"):
+    if reason := find_obstacle("landlock+seccomp"):
         pytest.skip(reason)
     assert run_where(NO_NAMESPACES, "-m", "workers.sandbox", home=tmp_path).stdout == "landlock+seccomp\n"
 
 
 def test_where_bubblewrap_is_missing_landlock_is_used(tmp_path: Path) -> None:
-    if reason := obstacle("landlock+seccomp"):
+    if reason := find_obstacle("landlock+seccomp"):
         pytest.skip(reason)
     assert run_where({}, "-m", "workers.sandbox", home=tmp_path, PATH="/nowhere").stdout == "landlock+seccomp\n"
 
@@ -74,8 +74,9 @@ def test_it_starts_all_the_same_where_it_is_told_so(tmp_path: Path) -> None:
 
 
 def test_the_embedded_set_says_so_itself_and_warns(tmp_path: Path) -> None:
-    code = "import os, pathlib, client.embedded.up as up; print(up.confinement(pathlib.Path(), dict(os.environ)))"
-    assert run_where({}, "-c", code, home=tmp_path).stdout == "{}\n" or obstacle("landlock+seccomp")
+    code = "import os; from pathlib import Path; from client.embedded.up import confinement; "
+        "print(confinement(Path(), dict(os.environ)))"
+    assert run_where({}, "-c", code, home=tmp_path).stdout == "{}\n" or find_obstacle("landlock+seccomp")
     done = run_where(NO_LANDLOCK, "-c", code, home=tmp_path)
     assert done.stdout == "{'LATHE_UNCONFINED': 'true'}\n"
     assert "Warning: nothing confines the engines" in done.stderr
@@ -83,8 +84,8 @@ def test_the_embedded_set_says_so_itself_and_warns(tmp_path: Path) -> None:
 
 def test_a_home_that_engines_could_read_is_refused() -> None:
     home = Path(sys.prefix) / "lib" / "lathe"
-    assert exposed(Settings(home=home, storage_url="s3://elsewhere", database_url="postgresql+psycopg://h/d"))
-    assert exposed(Settings(home="/srv/lathe/home", wordnet="/srv/lathe")) == (
+    assert find_exposed(Settings(home=home, storage_url="s3://elsewhere", database_url="postgresql+psycopg://h/d"))
+    assert find_exposed(Settings(home="/srv/lathe/home", wordnet="/srv/lathe")) == (
         "LATHE_HOME (/srv/lathe/home) lies beneath /srv/lathe, which engines read"
     )
     with pytest.raises(CannotConfine, match="LATHE_HOME"):

@@ -14,7 +14,7 @@ from compression.system.memory import killed_for_memory
 from tests.workers.test_watch import too_deep_to_look
 from workers import limits
 from workers.folders import RESERVED
-from workers.limits import TO_SPARE, NoRoom, engine_memory, machine_memory, room
+from workers.limits import SPARE_BYTES, InsufficientDisk, engine_memory, machine_memory, reserve_disk
 from workers.removal import remove_tree
 
 
@@ -28,25 +28,25 @@ def places(tmp_path: Path) -> tuple[Path, list[Path], LocalStorage]:
 
 def test_what_was_promised_to_one_is_not_promised_to_another(places: tuple[Path, list[Path], LocalStorage]) -> None:
     scratch, (first, second), storage = places
-    most = disk_usage(scratch).free - TO_SPARE
+    most = disk_usage(scratch).free - SPARE_BYTES
     share = round(0.6 * most)
-    with room(scratch, first, storage, share):
-        with pytest.raises(NoRoom, match="scratch"), room(scratch, second, storage, share):
+    with reserve_disk(scratch, first, storage, share):
+        with pytest.raises(InsufficientDisk, match="scratch"), reserve_disk(scratch, second, storage, share):
             pass
-        with room(scratch, second, storage, most // 10):
+        with reserve_disk(scratch, second, storage, most // 10):
             pass
-    with room(scratch, second, storage, share):  # the first gave its share back
+    with reserve_disk(scratch, second, storage, share):  # the first gave its share back
         pass
 
 
 def test_what_was_written_counts_once(places: tuple[Path, list[Path], LocalStorage]) -> None:
     scratch, (first, second), storage = places
     written = 8 << 20
-    with room(scratch, first, storage, written):
+    with reserve_disk(scratch, first, storage, written):
         (first / "weights").write_bytes(os.urandom(written))
         os.sync()
         # All that was promised is on the disk: the disk's own figure says it.
-        with room(scratch, second, storage, round(0.9 * (disk_usage(scratch).free - TO_SPARE))):
+        with reserve_disk(scratch, second, storage, round(0.9 * (disk_usage(scratch).free - SPARE_BYTES))):
             pass
 
 
@@ -58,23 +58,23 @@ def test_what_is_fetched_takes_nothing_of_what_was_promised(
 
     def disk(_: Path) -> SimpleNamespace:
         taken = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
-        return SimpleNamespace(total=1 << 40, free=100 * mib + TO_SPARE - taken)
+        return SimpleNamespace(total=1 << 40, free=100 * mib + SPARE_BYTES - taken)
 
     monkeypatch.setattr(limits, "disk_usage", disk)
-    with pytest.raises(NoRoom), room(scratch, first, storage, 60 * mib, 60 * mib):
+    with pytest.raises(InsufficientDisk), reserve_disk(scratch, first, storage, 60 * mib, 60 * mib):
         pass
-    with room(scratch, first, storage, 60 * mib, 8 * mib):
+    with reserve_disk(scratch, first, storage, 60 * mib, 8 * mib):
         (first / "model").write_bytes(os.urandom(8 * mib))
         os.sync()
-        with room(scratch, second, storage, 30 * mib):
+        with reserve_disk(scratch, second, storage, 30 * mib):
             pass
-        with pytest.raises(NoRoom), room(scratch, second, storage, 36 * mib):
+        with pytest.raises(InsufficientDisk), reserve_disk(scratch, second, storage, 36 * mib):
             pass
 
 
 def test_more_than_there_is_is_refused(places: tuple[Path, list[Path], LocalStorage]) -> None:
     scratch, (first, _), storage = places
-    with pytest.raises(NoRoom), room(scratch, first, storage, disk_usage(scratch).total):
+    with pytest.raises(InsufficientDisk), reserve_disk(scratch, first, storage, disk_usage(scratch).total):
         pass
     assert not first.with_name(first.name + RESERVED).exists()
     assert not (first / RESERVED).exists()
@@ -105,28 +105,28 @@ def test_what_an_engine_lays_for_a_promise_holds_nobody_up(
     lay: Callable[[Path], None], places: tuple[Path, list[Path], LocalStorage]
 ) -> None:
     scratch, (first, second), storage = places
-    share = round(0.6 * (disk_usage(scratch).free - TO_SPARE))
+    share = round(0.6 * (disk_usage(scratch).free - SPARE_BYTES))
     lay(first / RESERVED)  # where its engine reaches
     lay(first.with_name(first.name + RESERVED))  # and where only a worker does
-    with room(scratch, second, storage, share):
+    with reserve_disk(scratch, second, storage, share):
         pass
 
 
 def test_a_promise_lies_where_its_engine_does_not_reach(places: tuple[Path, list[Path], LocalStorage]) -> None:
     scratch, (first, second), storage = places
-    with room(scratch, first, storage, 1000):
+    with reserve_disk(scratch, first, storage, 1000):
         assert list(first.iterdir()) == []
         assert sorted(place.name for place in scratch.glob(f"*{RESERVED}")) == [f"a{RESERVED}"]
-        with room(scratch, second, storage, 1000):
+        with reserve_disk(scratch, second, storage, 1000):
             pass
 
 
 def test_a_folder_that_cannot_be_looked_through_has_taken_nothing(places: tuple[Path, list[Path], LocalStorage]) -> None:
     scratch, (first, second), storage = places
-    share = round(0.6 * (disk_usage(scratch).free - TO_SPARE))
-    with room(scratch, first, storage, share):
+    share = round(0.6 * (disk_usage(scratch).free - SPARE_BYTES))
+    with reserve_disk(scratch, first, storage, share):
         too_deep_to_look(first)
-        with pytest.raises(NoRoom, match="scratch"), room(scratch, second, storage, share):
+        with pytest.raises(InsufficientDisk, match="scratch"), reserve_disk(scratch, second, storage, share):
             pass
     remove_tree(first)
 

@@ -12,9 +12,9 @@ import pytest
 
 from app.core.settings import Settings
 from tests.conftest import wait_for
-from workers.engine import end, start
-from workers.measuring_lock import ASKS, MeasuringTurns
-from workers.sandbox import STRONGEST_FIRST, Sandbox, obstacle
+from workers.engine import kill_group, start_child
+from workers.measuring_lock import REQUEST_FILE, MeasuringLock
+from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
 
 TURN = """
 import pathlib, time
@@ -29,7 +29,7 @@ pathlib.Path("told").write_text(str(turn.exclusive))
 
 @pytest.fixture(params=STRONGEST_FIRST)
 def confined(request: pytest.FixtureRequest) -> Sandbox:
-    if reason := obstacle(request.param):
+    if reason := find_obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
     return Sandbox(request.param)
 
@@ -44,13 +44,15 @@ def timing(settings: Settings, name: str, sandbox: Sandbox, wait_seconds: float 
     """Run an engine that wants its turn, and a worker's part beside it; give its folder."""
     folder = settings.scratch / name
     folder.mkdir(parents=True)
-    with (folder / "log").open("wb") as log, MeasuringTurns(folder, settings):
+    with (folder / "log").open("wb") as log, MeasuringLock(folder, settings):
         arguments = [sys.executable, "-P", "-c", TURN]
-        child = start(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=log, stderr=log, wait_seconds=wait_seconds)
+        child = start_child(
+            arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=log, stderr=log, wait_seconds=wait_seconds
+        )
         try:
             yield folder
         finally:
-            end(child)
+            kill_group(child)
 
 
 def is_free(settings: Settings) -> bool:
@@ -72,7 +74,7 @@ def test_jobs_are_timed_one_after_the_other(settings: Settings, confined: Sandbo
         assert told(first, "in") == "True"
         assert not is_free(settings)
         with timing(settings, "second", confined) as second:
-            wait_for(lambda: (second / ASKS).exists(), 60)
+            wait_for(lambda: (second / REQUEST_FILE).exists(), 60)
             (first / "out").touch()
             assert (told(first, "told"), told(second, "in")) == ("True", "True")
             (second / "out").touch()
@@ -124,8 +126,8 @@ def what_another_locks(place: Path) -> None:
 def test_nothing_but_a_file_asks(lay: Callable[[Path], None], settings: Settings) -> None:
     folder = settings.scratch / "job"
     folder.mkdir(parents=True)
-    lay(folder / ASKS)
-    turns = MeasuringTurns(folder, settings)
+    lay(folder / REQUEST_FILE)
+    turns = MeasuringLock(folder, settings)
     with (settings.scratch / "locked").open("w") as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
         turns._look()

@@ -16,19 +16,19 @@ from app.store.models import Job, Worker
 from tests.conftest import ROOT, fresh_database
 from tests.rows import submitted
 from workers import tasks
-from workers.broker_watchdog import Ears
+from workers.broker_watchdog import ChildActivity
 from workers.limits import augmentation, lm_eval, machine_memory
-from workers.registration import Presence, draining
+from workers.registration import Registration, is_draining
 
 FORKS = """
 import os, sqlite3, sys, threading
 from app.store import db
 from app.core.settings import get_settings
-from workers.broker_watchdog import Ears
-from workers.registration import Presence
+from workers.broker_watchdog import ChildActivity
+from workers.registration import Registration
 
 settings = get_settings()
-presence = Presence("jobs", settings, Ears())
+presence = Registration("jobs", settings, ChildActivity())
 presence.register()
 stopped = threading.Event()
 
@@ -74,12 +74,12 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # put back at the end
-    presence = Presence("jobs", settings, Ears())
+    presence = Registration("jobs", settings, ChildActivity())
     presence.register()
     with writing() as session:
         session.execute(delete(Worker))  # as the keeper does once nothing was heard for a day
     presence.beat(True)
-    assert draining(presence.worker_id)
+    assert is_draining(presence.worker_id)
     presence.beat(True)
     with reading() as session:
         row = session.get_one(Worker, presence.worker_id)
@@ -93,8 +93,8 @@ def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
     monkeypatch.setenv("LATHE_ENGINE_MEMORY_BYTES", str(1 << 30))
     get_settings.cache_clear()
     narrow, taken = get_settings(), list[str]()
-    monkeypatch.setattr(tasks, "attempt", lambda claim, *_: taken.append(claim.job.id))
-    presence = Presence("jobs", narrow, Ears())
+    monkeypatch.setattr(tasks, "run_attempt", lambda claim, *_: taken.append(claim.job.id))
+    presence = Registration("jobs", narrow, ChildActivity())
     presence.register()
     assert presence.facts["memory_bytes"] == 1 << 30 < machine_memory()
     with writing() as session:
@@ -103,7 +103,7 @@ def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
     assert not presence.work_waits()
     tasks.run_jobs()
     with reading() as session:
-        place = queue_forecast.place(session, session.get_one(Job, large.id))
+        place = queue_forecast.find_position(session, session.get_one(Job, large.id))
     assert (taken, place and place.waits_for) == ([], "memory")
     with writing() as session:
         small = submitted(session, memory_bytes=1 << 30)

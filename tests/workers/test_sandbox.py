@@ -28,8 +28,8 @@ from tests.compression.test_pairs import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
 from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
 from workers import landlock, sandbox
-from workers.engine import Engine, command, end, start
-from workers.sandbox import STRONGEST_FIRST, Sandbox, obstacle
+from workers.engine import Engine, engine_command, kill_group, start_child
+from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
 
 HOSTILE = (Path(__file__).parent / "hostile.py").read_text(encoding="utf-8")
 
@@ -37,7 +37,7 @@ HOSTILE = (Path(__file__).parent / "hostile.py").read_text(encoding="utf-8")
 @pytest.fixture(scope="module", params=STRONGEST_FIRST)
 def confined(request: pytest.FixtureRequest) -> Sandbox:
     """A sandbox of each level that this machine can do."""
-    if reason := obstacle(request.param):
+    if reason := find_obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
     return Sandbox(request.param)
 
@@ -58,11 +58,11 @@ class House:
         out, errors = self.own / "out", self.own / "errors"
         with out.open("wb") as stdout, errors.open("wb") as stderr:
             arguments = [sys.executable, "-P", "-c", HOSTILE, json.dumps(attempts)]
-            child = start(arguments, self.own, sandbox, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            child = start_child(arguments, self.own, sandbox, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
             try:
                 assert child.wait(120) == 0, errors.read_text()
             finally:
-                end(child)
+                kill_group(child)
         found = [json.loads(line) for line in out.read_text().splitlines()]
         assert len(found) == len(attempts)
         return found
@@ -144,7 +144,7 @@ def test_every_way_out_is_closed(house: House, confined: Sandbox) -> None:
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_every_way_out_is_closed_on_older_kernels_too(version: int, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := obstacle("landlock+seccomp"):
+    if reason := find_obstacle("landlock+seccomp"):
         pytest.skip(reason)
     if landlock.abi() < version:
         pytest.skip(f"this kernel knows Landlock up to version {landlock.abi()}")
@@ -224,11 +224,11 @@ def test_a_translation_pair_of_the_system_runs_inside(house: House, confined: Sa
     out = house.own / "said"
     with out.open("wb") as said, (house.own / "log").open("wb") as log:
         arguments = [sys.executable, "-P", "-c", code]
-        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=said, stderr=log)
+        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=said, stderr=log)
         try:
             assert child.wait(120) == 0, (house.own / "log").read_text()
         finally:
-            end(child)
+            kill_group(child)
     assert "casa" in out.read_text()
 
 
@@ -259,11 +259,11 @@ WORKER = """
 import subprocess, sys
 from pathlib import Path
 from workers import landlock, sandbox
-from workers.engine import start
+from workers.engine import start_child
 from workers.sandbox import Sandbox
 folder, level, code, mark = Path(sys.argv[1]), *sys.argv[2:]
 with (folder / "log").open("wb") as log:
-    child = start([sys.executable, "-c", code, mark, "600"], folder,
+    child = start_child([sys.executable, "-c", code, mark, "600"], folder,
         Sandbox(level), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 child.wait()
 """
@@ -309,13 +309,13 @@ def test_what_a_finished_child_left_behind_is_gone_before_its_status_is_told(hou
     mark = f"600.{secrets.randbelow(10**9):09}"
     arguments = [sys.executable, "-c", ESCAPE, mark, "0"]
     with (house.own / "log").open("wb") as log:
-        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             assert child.wait(120) == 0
             assert (house.own / "escaped").exists()
             wait_for(lambda: not marked(mark), 60)
         finally:
-            end(child)
+            kill_group(child)
 
 
 def test_a_signal_that_ends_it_is_told_as_such(house: House, confined: Sandbox) -> None:
@@ -326,11 +326,11 @@ def test_a_signal_that_ends_it_is_told_as_such(house: House, confined: Sandbox) 
             ("raise SystemExit(2)", 2),
         ):
             arguments = [sys.executable, "-c", code]
-            child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
                 assert confined.exit_status(child.wait(120)) == status
             finally:
-                end(child)
+                kill_group(child)
 
 
 def test_the_check_of_a_model_works_inside(house: House, confined: Sandbox) -> None:
@@ -338,12 +338,12 @@ def test_the_check_of_a_model_works_inside(house: House, confined: Sandbox) -> N
     spec, answer = house.own / "check.json", house.own / "finding.json"
     spec.write_text(ModelCheck(path=str(house.own / "model")).model_dump_json())
     with answer.open("wb") as out, (house.own / "log").open("wb") as log:
-        arguments = command("validate", spec, "--die-with-parent")
-        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=out, stderr=log)
+        arguments = engine_command("validate", spec, "--die-with-parent")
+        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=out, stderr=log)
         try:
             assert child.wait(300) == 0, (house.own / "log").read_text()
         finally:
-            end(child)
+            kill_group(child)
     assert isinstance(parse_finding.validate_json(answer.read_bytes()), ModelFacts)
 
 
@@ -366,7 +366,7 @@ def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) ->
     )
     with Engine(spec, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
-        assert engine.status() == 0, engine.last_words()
+        assert engine.status() == 0, engine.last_output()
     assert isinstance(events[-1], Finished)
     for row in events[-1].report.rows:
         assert isinstance(row.latency, Latency)
@@ -380,7 +380,7 @@ def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
     path.write_text(job_of(house.own, recipe={**PLAIN, "distill": None}).model_dump_json())
     with Engine(path, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
-        assert engine.status() == 0, engine.last_words()
+        assert engine.status() == 0, engine.last_output()
     last = events[-1]
     assert isinstance(last, Finished)
     assert "stands between them now" in " ".join(last.report.rows[0].notes)
@@ -394,10 +394,10 @@ def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
 def test_the_signal_of_the_worker_reaches_the_engine(house: House, confined: Sandbox) -> None:
     arguments = [sys.executable, "-c", "import time; open('up', 'w').close(); time.sleep(600)"]
     with (house.own / "log").open("wb") as log:
-        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             wait_for(lambda: (house.own / "up").exists(), 120)
             os.killpg(child.pid, signal.SIGTERM)
             assert confined.exit_status(child.wait(120)) == -signal.SIGTERM
         finally:
-            end(child)
+            kill_group(child)

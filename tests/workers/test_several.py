@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading, writing
 from app.store.models import Dataset, Job, JobDataset
 from app.store.storage import open_storage
@@ -20,9 +20,9 @@ from compression.schema.report.report import Artifact, File
 from tests.client.figures import row
 from tests.rows import submitted, team
 from workers.engine import Engine
-from workers.event_relay import Crashed, Watch
+from workers.event_relay import Crashed, EventRelay
 from workers.folders import Untrustworthy
-from workers.job_inputs import lay_out
+from workers.job_inputs import write_inputs
 from workers.lease import Lease
 from workers.usage import Usage
 
@@ -42,7 +42,7 @@ class Telling:
     def status(self) -> int:
         return 1
 
-    def last_words(self, _limit: int) -> str:
+    def last_output(self, _limit: int) -> str:
         return "died"
 
     def usage(self) -> Usage:
@@ -63,7 +63,7 @@ def job(settings: Settings) -> Job:
     return job
 
 
-def claimed(settings: Settings, folder: Path) -> jobs.Claim:
+def claimed(settings: Settings, folder: Path) -> fencing.Claim:
     folder.mkdir()
     with writing() as session:
         claim = jobs.claim(session, "w", 60)
@@ -71,12 +71,12 @@ def claimed(settings: Settings, folder: Path) -> jobs.Claim:
     return claim
 
 
-def listen(claim: jobs.Claim, folder: Path, settings: Settings, *events: Event) -> None:
+def listen(claim: fencing.Claim, folder: Path, settings: Settings, *events: Event) -> None:
     """Follow an engine that tells these and dies."""
     lease = Lease(claim, settings, on_lost=lambda: None)
     engine = cast("Engine", Telling(*events))
     with pytest.raises(Crashed):
-        Watch(claim, folder, open_storage(settings), lease, engine, settings).follow()
+        EventRelay(claim, folder, open_storage(settings), lease, engine, settings).run()
 
 
 def file(folder: Path, path: str, data: bytes) -> File:
@@ -113,13 +113,13 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     )
     listen(claim, first, settings, ArtifactReady(artifact=ready), part(0, "mood", kept))
     with reading() as session:
-        assert [found.stage for found in jobs.checkpoints(session, job.id)] == ["baseline.0"]
-        assert jobs.recorded(session, job.id) == ([], {"baseline-onnx-float32-mood"})
+        assert [found.stage for found in stage_results.list_checkpoints(session, job.id)] == ["baseline.0"]
+        assert stage_results.list_results(session, job.id) == ([], {"baseline-onnx-float32-mood"})
     with writing() as session:
         jobs.release(session, claim)
 
     claim = claimed(settings, second)
-    spec = Spec.model_validate_json(lay_out(claim, second, settings, open_storage(settings)).read_bytes())
+    spec = Spec.model_validate_json(write_inputs(claim, second, settings, open_storage(settings)).read_bytes())
     assert (spec.task, spec.data, spec.resume) == ("several", None, "resume")
     assert spec.evaluate.metric == ("accuracy_f1", "auto")
     assert [(each.name, each.task, each.data.splits) for each in spec.parts] == [
@@ -132,12 +132,12 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     done = StageFinished(row=mean("mood", "joy"), checkpoint=(mood, joy, whole))
     listen(claim, second, settings, part(0, "mood", mood), part(1, "joy", joy), done)
     with reading() as session:
-        (stage,) = jobs.checkpoints(session, job.id)
+        (stage,) = stage_results.list_checkpoints(session, job.id)
         assert (stage.stage, [each["path"] for each in stage.files]) == (
             "baseline",
             ["mood/state.json", "joy/state.json", "state.json"],
         )
-        (stored,) = jobs.recorded(session, job.id)[0]
+        (stored,) = stage_results.list_results(session, job.id)[0]
         assert stored["parts"].keys() == {"mood", "joy"}
     storage = open_storage(settings)
     for each in stage.files:
@@ -161,6 +161,6 @@ def test_an_engine_cannot_speak_of_other_parts(job: Job, settings: Settings, tmp
     lease = Lease(claim, settings, on_lost=lambda: None)
     engine = cast("Engine", Telling(*events))
     with pytest.raises(Untrustworthy):
-        Watch(claim, tmp_path / "1", open_storage(settings), lease, engine, settings).follow()
+        EventRelay(claim, tmp_path / "1", open_storage(settings), lease, engine, settings).run()
     with reading() as session:
-        assert len(jobs.checkpoints(session, job.id)) <= 1
+        assert len(stage_results.list_checkpoints(session, job.id)) <= 1

@@ -14,7 +14,7 @@ from app.store.db import writing
 from app.store.models import Dataset, File, Job, Worker
 from app.store.storage import LocalStorage
 from tests.rows import submitted
-from workers.supervisor import attempt
+from workers.supervisor import run_attempt
 
 PATIENCE = 30.0
 
@@ -67,7 +67,7 @@ def test_it_stops_while_it_fetches(
         claim = jobs.claim(session, "w", 60)
     assert claim is not None
     hurried = settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 60.0})
-    attempt(claim, hurried, Slow(tmp_path / "store", lambda: happens(job)))
+    run_attempt(claim, hurried, Slow(tmp_path / "store", lambda: happens(job)))
     with writing() as session:
         found = session.get_one(Job, job.id)
     assert (found.state, found.failures, (found.error or {}).get("code")) == (state, 0, code)

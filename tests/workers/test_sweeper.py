@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from app.core.errors import NotFound
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from app.store import resources
 from app.store.clock import now
 from app.store.db import reading, writing
@@ -31,7 +31,7 @@ def job(settings: Settings) -> Job:
         return submitted(session)
 
 
-def claimed(lease: float = 60) -> jobs.Claim:
+def claimed(lease: float = 60) -> fencing.Claim:
     with writing() as session:
         claim = jobs.claim(session, "w", lease)
     assert claim is not None
@@ -52,17 +52,17 @@ def test_an_attempt_that_was_lost_leaves_only_what_is_gone_on_from(job: Job, set
     first = claimed(lease=-1)
     put(storage, f"{root}/1/checkpoints/training-1/state.json", f"{root}/1/artifacts/a/model.onnx")
     with writing() as session:
-        jobs.training_saved(session, first, f"{root}/1/checkpoints/training-1", CHECKPOINT, {"step": 1})
+        stage_results.record_training(session, first, f"{root}/1/checkpoints/training-1", CHECKPOINT, {"step": 1})
     sweeper.round()
     assert len(keys(storage)) == 2  # it still runs: the artifact's row may come
     with writing() as session:
-        jobs.reap(session, max_failures=9, backoff_seconds=0)
+        jobs.requeue_expired(session, max_failures=9, backoff_seconds=0)
     sweeper.round()
     assert keys(storage) == [f"{root}/1/checkpoints/training-1/state.json"]
 
     second = claimed()
     put(storage, f"{root}/2/artifacts/a/model.onnx", f"{root}/1/artifacts/late/model.onnx")  # the lost one was not dead
-    sweeper.everything()
+    sweeper.sweep_all()
     assert keys(storage) == [f"{root}/1/checkpoints/training-1/state.json", f"{root}/2/artifacts/a/model.onnx"]
 
     with writing() as session:
@@ -72,7 +72,7 @@ def test_an_attempt_that_was_lost_leaves_only_what_is_gone_on_from(job: Job, set
     put(storage, f"{root}/1/artifacts/later/model.onnx")
     sweeper.round()
     assert keys(storage) != []  # a round looks at each job once
-    sweeper.everything()
+    sweeper.sweep_all()
     assert keys(storage) == []
 
 
@@ -84,11 +84,11 @@ def test_bytes_of_an_upload_wait_for_their_row_until_it_is_sealed(settings: Sett
         session.add(File(model_id=model.id, path="x", size=1, sha256="0" * 64, key=f"uploads/{model.id}/named"))
     put(storage, f"uploads/{model.id}/named", f"uploads/{model.id}/crashed", "uploads/mdl_nobody/x", "jobs/job_nobody/1/x")
     sweeper = Sweeper(settings, storage)
-    sweeper.everything()
+    sweeper.sweep_all()
     assert keys(storage) == [f"uploads/{model.id}/crashed", f"uploads/{model.id}/named"]
     with writing() as session:
         session.get_one(Model, model.id).state = "ready"
-    sweeper.everything()
+    sweeper.sweep_all()
     assert keys(storage) == [f"uploads/{model.id}/named"]
 
 
@@ -125,11 +125,11 @@ def test_an_upload_that_was_given_up_goes_and_one_that_goes_on_stays(settings: S
         # Of the slow one a part came long after it was begun; of the other, long ago.
         for name in ("left", "slow"):
             key = f"uploads/{rows[name].id}/part"
-            assert resources.part_arrived(session, UploadPart(file_id=rows[name].files[0].id, start=0, size=1, key=key))
+            assert resources.record_part(session, UploadPart(file_id=rows[name].files[0].id, start=0, size=1, key=key))
             put(storage, key)
         session.execute(update(Model).where(Model.id == rows["left"].id).values(arrived_at=long_ago))
     sweeper = Sweeper(settings, storage)
-    sweeper.everything()
+    sweeper.sweep_all()
     sweeper.round()
     with reading() as session:
         gone = set(session.scalars(select(Model.name).where(Model.deleted_at.is_not(None))))
@@ -139,7 +139,7 @@ def test_an_upload_that_was_given_up_goes_and_one_that_goes_on_stays(settings: S
     assert keys(storage) == [f"uploads/{rows['slow'].id}/part"]
     with writing() as session:
         session.execute(update(Model).values(arrived_at=long_ago))
-        assert resources.file_arrived(session, rows["slow"].files[1].id, "k")
-    sweeper.everything()
+        assert resources.record_file(session, rows["slow"].files[1].id, "k")
+    sweeper.sweep_all()
     with reading() as session:
         assert session.get_one(Model, rows["slow"].id).deleted_at is None

@@ -30,7 +30,7 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
 def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
     column, architecture = seccomp.ARCHITECTURES[machine]
     answers = {**seccomp.ALWAYS, **seccomp.WITHOUT_MOUNTS}
-    program = seccomp.build(answers, machine)
+    program = seccomp.build_filter(answers, machine)
     for name, error in answers.items():
         if (number := seccomp.NUMBERS[name][column]) is not None:
             assert verdict(program, architecture, number) == ERRNO | error, name
@@ -46,7 +46,7 @@ def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
 @pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> None:
     column, architecture = seccomp.ARCHITECTURES[machine]
-    program = seccomp.build({}, machine)
+    program = seccomp.build_filter({}, machine)
     clone, clone3, limit = (seccomp.NUMBERS[name][column] for name in ("clone", "clone3", "prlimit64"))
     assert clone is not None
     assert clone3 is not None
@@ -61,7 +61,7 @@ def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> N
 @pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_files_signal_nobody(machine: str) -> None:
     column, architecture = seccomp.ARCHITECTURES[machine]
-    program = seccomp.build({}, machine)
+    program = seccomp.build_filter({}, machine)
     for name, refused in seccomp.SIGNALS_OF_A_FILE.items():
         number = seccomp.NUMBERS[name][column]
         assert number is not None
@@ -74,18 +74,18 @@ def test_files_signal_nobody(machine: str) -> None:
 
 
 def test_other_numberings_are_unknown() -> None:
-    program = seccomp.build({}, "x86_64")
+    program = seccomp.build_filter({}, "x86_64")
     x86_64, i386 = 0xC000003E, 0x40000003
     assert verdict(program, i386, 1) == ERRNO | errno.ENOSYS
     assert verdict(program, x86_64, 0x40000001) == ERRNO | errno.ENOSYS
     with pytest.raises(seccomp.UnknownMachine):
-        seccomp.build({}, "riscv64")
+        seccomp.build_filter({}, "riscv64")
 
 
 @pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_no_file_gets_the_bits_that_change_who_runs_it(machine: str) -> None:
     column, architecture = seccomp.ARCHITECTURES[machine]
-    program = seccomp.build({}, machine)
+    program = seccomp.build_filter({}, machine)
     creates, reads, temporary = 0o101, 0o2000000, 0o20200001  # O_CREAT | O_WRONLY, O_CLOEXEC, O_TMPFILE | O_WRONLY
     places = {**seccomp.SETS_MODES, "open": 2, "openat": 3}
     for name, place in places.items():
@@ -108,5 +108,5 @@ def test_nobody_hides_what_it_has_open(machine: str) -> None:
     number = seccomp.NUMBERS["prctl"][column]
     assert number is not None
     set_name, set_dumpable = 15, 4
-    program = seccomp.build({}, machine)
+    program = seccomp.build_filter({}, machine)
     assert [verdict(program, architecture, number, option) for option in (set_name, set_dumpable)] == [ALLOW, ERRNO]

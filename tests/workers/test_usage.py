@@ -18,10 +18,10 @@ from tests.workers.test_watch import Writing
 from workers import event_relay
 from workers import usage as usages
 from workers.engine import Engine
-from workers.event_relay import Failed, Watch
+from workers.event_relay import EventRelay, Failed
 from workers.folders import Untrustworthy
 from workers.lease import Lease
-from workers.usage import Usage, excess
+from workers.usage import Usage, find_excess
 
 MIB = 1 << 20
 READY = "print(json.dumps({'type': 'log', 'message': 'ready'}), file=pipe, flush=True)\nsys.stdin.readline()\n"
@@ -109,7 +109,7 @@ def test_a_process_that_hides_what_others_show_is_found_out(
 
         monkeypatch.setattr(usages, "_add_open", refused)
         engine.usage()  # once: it may be about to end
-        with pytest.raises(Untrustworthy, match="does not show"):
+        with pytest.raises(Untrustworthy, match="hides its open files"):
             engine.usage()
 
 
@@ -129,7 +129,7 @@ LITTLE = Settings(engine_memory_bytes=100, engine_processes=10, engine_tasks=50)
     ],
 )
 def test_what_is_too_much_has_a_code_a_cause_and_a_remedy(found: Usage, code: str | None, cause: str) -> None:
-    error = excess(found, LITTLE)
+    error = find_excess(found, LITTLE)
     assert (error and error["code"]) == code
     if error is not None:
         assert cause in error["cause"]
@@ -151,6 +151,6 @@ def test_an_engine_of_too_many_processes_is_ended(settings: Settings, tmp_path: 
     claim, engine = claimed(settings, tmp_path / "1"), Greedy()
     lease = Lease(claim, settings, on_lost=lambda: None)
     with pytest.raises(Failed) as caught:
-        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), settings).follow()
+        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), settings).run()
     assert caught.value.error["code"] == "too_many_processes"
     assert engine.ended

@@ -18,7 +18,7 @@ from tests.rows import submitted
 from tests.workers.test_several import Telling, claimed, file
 from workers import event_relay
 from workers.engine import Engine
-from workers.event_relay import Crashed, Failed, Watch
+from workers.event_relay import Crashed, EventRelay, Failed
 from workers.folders import Untrustworthy
 from workers.lease import Lease
 
@@ -53,7 +53,7 @@ def test_a_file_that_changes_under_the_copy_is_not_stored(data: bytes, settings:
     storage = Meddled(tmp_path / "store", place, data)
     lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(saved(promised)))
     with pytest.raises(Untrustworthy, match="not the file"):
-        Watch(claim, tmp_path / "1", storage, lease, engine, settings).follow()
+        EventRelay(claim, tmp_path / "1", storage, lease, engine, settings).run()
     assert hashlib.sha256(place.read_bytes()).hexdigest() != promised.sha256
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
@@ -67,7 +67,7 @@ def test_what_is_stored_of_an_engine_runs_as_nobody_else(settings: Settings, tmp
     (place / "program").chmod(0o6755)  # as an engine can that nothing confines
     lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(ArtifactReady(artifact=ready)))
     with pytest.raises(Crashed):  # it ends without a report
-        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, engine, settings).follow()
+        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, engine, settings).run()
     (stored,) = (tmp_path / "store").rglob("program")
     assert stored.stat().st_mode & 0o7111 == 0
 
@@ -142,7 +142,7 @@ def test_an_engine_whose_folder_fills_up_is_ended(
     lay(tmp_path / "1")
     lease = Lease(claim, settings, on_lost=lambda: None)
     with pytest.raises(end) as caught:
-        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), narrow).follow()
+        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), narrow).run()
     assert getattr(caught.value, "error", {}).get("code") == code
     assert engine.ended == (code is not None)
 
@@ -159,7 +159,7 @@ def test_no_more_is_stored_than_an_engine_may_write(settings: Settings, tmp_path
         for name, promised in ((name, file(place / name, "holes", bytes(MIB))) for name in "abcd")
     ]
     with pytest.raises(Failed) as caught:
-        Watch(claim, tmp_path / "1", storage, lease, cast("Engine", Telling(*ready)), narrow).follow()
+        EventRelay(claim, tmp_path / "1", storage, lease, cast("Engine", Telling(*ready)), narrow).run()
     assert caught.value.error["code"] == "disk_full"
     assert sorted(stored.key.split("/")[-2] for stored in storage.objects("")) == ["a", "b", "c"]
 
@@ -187,6 +187,6 @@ def test_an_engine_that_gives_signs_of_life_does_not_stand_still(
     claim, engine = claimed(settings, tmp_path / "1"), Slow(now, *[word] * 4)
     lease, impatient = Lease(claim, settings, on_lost=lambda: None), settings.model_copy(update={"stall_seconds": 3.0})
     with pytest.raises(Crashed) as caught:
-        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), impatient).follow()
+        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), impatient).run()
     assert caught.value.code == code
     assert engine.ended == (code == "engine_stalled")

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 from sqlalchemy import select
 
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading, writing
 from app.store.models import Artifact, Dataset, File, Job, Model
 from app.store.storage import Storage, open_storage
@@ -24,8 +24,8 @@ from tests.compression.test_streaming import ONLY_QUANTIZE, model_into
 from tests.rows import submitted
 from tests.workers.test_several import Telling, claimed
 from workers.engine import Engine
-from workers.event_relay import Crashed, Watch
-from workers.job_inputs import lay_out
+from workers.event_relay import Crashed, EventRelay
+from workers.job_inputs import write_inputs
 from workers.lease import Lease
 
 MEMORY, FILES = "baseline-onnx-float32", "baseline-transformers-bfloat16"
@@ -68,10 +68,10 @@ def sent(settings: Settings, place: Path) -> Job:
     return job
 
 
-def attempted(place: Path, settings: Settings, storage: Storage, until: str | None = None) -> jobs.Claim:
+def attempted(place: Path, settings: Settings, storage: Storage, until: str | None = None) -> fencing.Claim:
     claim = claimed(settings, place)
-    engine = cast("Engine", Working(lay_out(claim, place, settings, storage), place, until))
-    Watch(claim, place, storage, Lease(claim, settings, on_lost=lambda: None), engine, settings).follow()
+    engine = cast("Engine", Working(write_inputs(claim, place, settings, storage), place, until))
+    EventRelay(claim, place, storage, Lease(claim, settings, on_lost=lambda: None), engine, settings).run()
     return claim
 
 
@@ -88,11 +88,11 @@ def test_an_attempt_that_goes_another_way_than_the_one_before_succeeds(
         attempted(tmp_path / "1", settings, storage, until="baseline")
     with writing() as session:
         running = session.get_one(Job, job.id)
-        assert jobs.recorded(session, job.id)[1] == ({MEMORY} if memory_first else {MEMORY, FILES})
-        claim = jobs.Claim(running, running.fence)
+        assert stage_results.list_results(session, job.id)[1] == ({MEMORY} if memory_first else {MEMORY, FILES})
+        claim = fencing.Claim(running, running.fence)
         split = 4 if memory_first else None  # as after a want of memory
-        error = failure("engine_crashed")
-        jobs.setback(session, claim, error, max_failures=3, backoff_seconds=0, split_batches=split)
+        error = describe_failure("engine_crashed")
+        jobs.retry_or_fail(session, claim, error, max_failures=3, backoff_seconds=0, split_batches=split)
     attempted(tmp_path / "2", settings, storage)
     with reading() as session:
         ended = session.get_one(Job, job.id)

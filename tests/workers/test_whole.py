@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from app.core.settings import Settings
-from app.store.broker import JOBS, Bell
+from app.store.broker import JOBS, WakeUpSender
 from tests.conftest import Service, wait_for
 from tests.examples import TINY_RECIPE, jsonl, real_examples, send, send_data, send_model, tiny_model, tiny_rows, tiny_splits
 
@@ -155,7 +155,7 @@ def test_a_job_travels_from_request_to_download(
 
     # A second delivery finds nothing to do.
     seen = events(http, job_id)
-    Bell(Settings(broker_url=service.broker)).ring_now(JOBS)
+    WakeUpSender(Settings(broker_url=service.broker)).send(JOBS)
     again = submit(http, tiny, quantize=None, prune=None, distill=None)  # by when this one is over, the message was long taken
     assert finished(http, again)["state"] == "succeeded"
     assert events(http, job_id) == seen

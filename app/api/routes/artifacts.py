@@ -53,17 +53,17 @@ def download(
     etag = f'"{file.sha256}"'
     headers = {
         "ETag": etag,
-        "Repr-Digest": ranges.digest(file.sha256),
+        "Repr-Digest": ranges.repr_digest(file.sha256),
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, immutable",
-        "Content-Disposition": ranges.attachment(path),
+        "Content-Disposition": ranges.content_disposition(path),
     }
-    if ranges.is_known(request.headers.getlist("if-none-match"), etag):
+    if ranges.matches_etag(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     url = storage.presign(file.key) if request.method == "GET" else None
     if url:
         return RedirectResponse(url, 307, headers)
-    window = ranges.parse(request.headers.get("range"), request.headers.get("if-range"), etag, file.size)
+    window = ranges.parse_range(request.headers.get("range"), request.headers.get("if-range"), etag, file.size)
     start, stop = window or (0, file.size)
     headers["Content-Length"] = str(stop - start)
     if window:

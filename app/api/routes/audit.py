@@ -1,4 +1,4 @@
-"""/v1/audit: who of the team did what, for its admins; as JSON pages or as a table for spreadsheets."""
+"""/v1/audit: the team's audit log, for its admins; as JSON pages or as CSV."""
 
 import datetime as dt
 from typing import Annotated, Literal
@@ -9,8 +9,8 @@ from pydantic import Field
 from app.accounts import audit
 from app.api.dependencies import AdminDep, ReadDep
 from app.api.openapi import CSV
-from app.api.paging import PageSize, PageToken, page
-from app.api.schemas import TEXT, Out, Page
+from app.api.paging import PageSize, PageToken, answer_page
+from app.core.schemas import TEXT, Out, Page
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 Part = Annotated[str | None, Query(max_length=200, pattern=TEXT)]
@@ -22,9 +22,9 @@ class AuditOut(Out):
     id: str
     at: dt.datetime
     key: str
-    address: Annotated[str | None, Field(description="Where the request came from, as the server saw it.")]
+    address: Annotated[str | None, Field(description="The client's address, as the server saw it.")]
     action: Annotated[str, Field(description="Noun and verb, as `jobs.cancel`.")]
-    object: Annotated[str | None, Field(description="What it was done to, or what it made.")]
+    object: Annotated[str | None, Field(description="The object that was changed or created.")]
     outcome: Annotated[str, Field(description="`ok`, or the code of the problem that refused it.")]
     request_id: str | None
 
@@ -43,9 +43,11 @@ def list_(
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[AuditOut] | Response:
-    """What the team's keys changed or were refused, newest first."""
-    rows, token = audit.page(session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome)
-    found = page([AuditOut(**audit.plain(row)) for row in rows], token, request, response)
+    """List what the team's keys changed or were refused, newest first."""
+    rows, token = audit.list_entries(
+        session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome
+    )
+    found = answer_page([AuditOut(**audit.entry_fields(row)) for row in rows], token, request, response)
     if format == "json":
         return found
     named = {"Content-Disposition": 'attachment; filename="lathe-audit.csv"', **response.headers}

@@ -1,4 +1,4 @@
-"""/v1/compare: finished jobs side by side, as JSON or as a table for spreadsheets."""
+"""/v1/compare: finished jobs side by side, as JSON or as CSV."""
 
 from typing import Annotated, Literal
 
@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api import comparison as domain
 from app.api.comparison import Comparison
 from app.api.dependencies import CallerDep, ReadDep
-from app.api.job_list import Labels
+from app.api.job_list import JobFilter, Labels
 from app.api.openapi import CSV
 from app.api.paging import PageSize, PageToken
-from app.api.schemas import TEXT, Id
-from app.core.public_url import next_page
+from app.core.public_url import next_page_link
+from app.core.schemas import TEXT, Id
 
 router = APIRouter(prefix="/v1/compare", tags=["compare"])
 
@@ -31,21 +31,20 @@ def compare(
     page_size: PageSize = 200,
     page_token: PageToken = None,
 ) -> Comparison | Response:
-    """Finished jobs, newest first: what each began with and shipped, which of them nothing beats, where requests differ."""
+    """Compare finished jobs, newest first: what each started with and shipped, the Pareto-best, and how requests differ."""
     found = domain.compare(
         session,
         caller.team,
         jobs=job or (),
         base=model,
         dataset=dataset,
-        label=label,
-        search=search,
+        wanted=JobFilter(label=label, search=search),
         size=page_size,
         token=page_token,
     )
     link = {}
     if found.next_page_token:
-        link = {"Link": next_page(request, found.next_page_token)}
+        link = {"Link": next_page_link(request, found.next_page_token)}
     if format == "csv":
         named = {"Content-Disposition": 'attachment; filename="lathe-compare.csv"'}
         return Response(domain.as_csv(found), media_type="text/csv; charset=utf-8", headers={**named, **link})

@@ -1,33 +1,33 @@
-"""/v1/workers, /v1/queue, /v1/storage, /v1/usage: who works, what waits, where bytes lie, and what was used."""
+"""/v1/workers, /v1/queue, /v1/storage, /v1/usage: workers, waiting work, stored bytes, and usage."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from app.accounts.auth import sees_hosts
 from app.api.dependencies import CallerDep, ReadDep, StorageDep
-from app.api.schemas import Page, WorkerOut
-from app.core.redaction import sees_operations
+from app.core.schemas import Page
 from app.ops import fleet
-from app.ops.fleet import QueueOut, StorageOut, UsageOut
+from app.ops.fleet import QueueOut, StorageOut, UsageOut, WorkerOut
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
 
 
 @router.get("/workers")
 def workers(session: ReadDep, caller: CallerDep) -> Page[WorkerOut]:
-    """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for operators alone."""
-    return Page(items=list(fleet.workers(session, caller.team, operations=sees_operations(caller))))
+    """List workers and when each was last seen; `job` if it is one of the caller's team, `host` for operators only."""
+    return Page(items=list(fleet.workers(session, caller.team, operations=sees_hosts(caller))))
 
 
 @router.get("/queue", response_model=QueueOut)
 def queue(session: ReadDep, _caller: CallerDep) -> QueueOut:
-    """How much waits and runs, of all teams."""
+    """Show how much waits and runs, of all teams."""
     return fleet.queue(session)
 
 
 @router.get("/storage", response_model=StorageOut)
 def storage(session: ReadDep, _caller: CallerDep, place: StorageDep) -> StorageOut:
-    """How many bytes are kept, of all teams, and how much room is left."""
+    """Show how many bytes all teams store, and how much space is left."""
     return fleet.storage(session, place)
 
 
@@ -35,5 +35,5 @@ def storage(session: ReadDep, _caller: CallerDep, place: StorageDep) -> StorageO
 def usage(
     session: ReadDep, caller: CallerDep, days: Annotated[int, Query(ge=1, le=366, description="The last so many days.")] = 30
 ) -> UsageOut:
-    """What the caller's team used, and all others together: jobs by state, minutes of workers, bytes that are kept."""
+    """Show usage of the caller's team, and of all others together: jobs by state, worker minutes, stored bytes."""
     return fleet.usage(session, caller.team, days)

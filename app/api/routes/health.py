@@ -1,4 +1,4 @@
-"""/healthz: is the process alive, and can it do its work? No key needed."""
+"""/healthz: whether the process is alive, and whether it can do its work. No key needed."""
 
 import asyncio
 import datetime as dt
@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.dependencies import StorageDep
-from app.api.schemas import Out
+from app.core.schemas import Out
 from app.store.db import reading, writing
 from app.store.models import Leader
 from app.store.storage import Storage
@@ -22,7 +22,7 @@ from app.store.storage import Storage
 router = APIRouter(prefix="/healthz", tags=["health"])
 FRESH_SECONDS = 1.0
 HOLDER = secrets.token_hex(8)
-"""This process, in what it writes to see whether it can."""
+"""Identifies this process in its test writes."""
 
 
 class LiveOut(Out):
@@ -32,7 +32,7 @@ class LiveOut(Out):
 
 
 class ReadyOut(Out):
-    """Whether the process can do its work, and what database and storage said."""
+    """Whether the process can do its work, and the result for database and storage."""
 
     status: Literal["ok", "unavailable"]
     database: str
@@ -41,19 +41,19 @@ class ReadyOut(Out):
 
 @router.get("/live")
 async def live() -> LiveOut:
-    """Say that the event loop turns."""
+    """Answer as long as the event loop runs."""
     return LiveOut()
 
 
 class _Ready:
-    """Tries a write to each, at most once a second, however many ask: a disk that is full or read-only answers reads."""
+    """Tests a write to each, at most once per second, however many ask: a full or read-only disk still answers reads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.tried, self.found = 0.0, dict[str, str]()
 
     def check(self, storage: Storage) -> dict[str, str]:
-        """Return what database and storage last said."""
+        """Return the last results for database and storage."""
         with self.lock:
             if not self.found or time.monotonic() - self.tried >= FRESH_SECONDS:
                 self.found = {"database": _database(), "storage": _storage(storage)}
@@ -90,7 +90,7 @@ def _storage(storage: Storage) -> str:
 
 @router.get("/ready", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
 async def ready(storage: StorageDep) -> Response:
-    """Say whether database and storage take a write. The broker is not asked: jobs are accepted without it."""
+    """Return whether database and storage accept writes. The broker is not checked: jobs are accepted without it."""
     found = await asyncio.to_thread(_ready.check, storage)
     fine = all(value == "ok" for value in found.values())
     return JSONResponse({"status": "ok" if fine else "unavailable", **found}, 200 if fine else 503)

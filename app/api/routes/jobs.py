@@ -1,21 +1,21 @@
-"""/v1/jobs: submit, poll, cancel, retry; what happened and what came out."""
+"""/v1/jobs: submit, poll, cancel and retry jobs; their events, artifacts and reports."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from sqlalchemy import select
 
 from app.api import job_events
 from app.api.dependencies import CallerDep, DeviceDep, OnceDep, ReadDep, SessionDep, SubmitterDep, WriterDep
-from app.api.job_cache import poll
-from app.api.job_list import Wanted, WantedDep, jobs_page, query, shown, stream
-from app.api.long_poll import preferred_wait, watcher
+from app.api.job_cache import read_job
+from app.api.job_list import JobFilter, JobFilterDep, filter_jobs, list_jobs, show_jobs, stream_jobs
+from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import EVENT_STREAM, problems
-from app.api.paging import PageSize, PageToken, decode, page
-from app.api.schemas import ArtifactOut, EventOut, JobCreate, JobOut, JobRetry, Page, artifact_out
+from app.api.paging import PageSize, PageToken, answer_page
+from app.api.schemas import ArtifactOut, EventOut, JobOut, JobRetry, artifact_out
 from app.core.errors import (
     InvalidRecipe,
     NoRemedy,
@@ -27,11 +27,13 @@ from app.core.errors import (
     WrongState,
 )
 from app.core.event_streams import CountedStream
+from app.core.schemas import Page
 from app.core.settings import get_settings
 from app.jobs import jobs, remedies
 from app.jobs.preflight import plan
-from app.pages.report_page import REPORT_PAGE, report_answer
+from app.jobs.request import JobCreate
 from app.store.db import reading
+from app.store.keyset import decode_token
 from app.store.models import Artifact
 from app.store.quotas import streams_limit
 from compression.planning.preflight import Preflight
@@ -40,7 +42,7 @@ from compression.schema.report.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""Of a stream: no cache keeps it, and nginx passes on what comes as it comes."""
+"""Headers of a stream: caches do not store it, and nginx does not buffer it."""
 SUBMITTING = problems(NotFound, NotReady, QuotaExceeded, InvalidRecipe, CompressionError)
 RETRYING = problems(NotReady, WrongState, NoRemedy, QuotaExceeded, InvalidRecipe, CompressionError)
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **problems(TooManyStreams)}
@@ -48,14 +50,14 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **p
 
 @router.post("", status_code=202, response_model=JobOut, responses={200: {"model": Preflight}, **SUBMITTING})
 def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: OnceDep, validate_only: bool = False) -> Response:
-    """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is answered."""
+    """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is returned."""
     if validate_only:
         return JSONResponse(plan(session, caller.team, body)[1].model_dump(mode="json"))
 
     def submit() -> JobOut:
         job = plan(session, caller.team, body)[0]
         job.key_id = caller.key
-        return shown(session, [jobs.submit(session, job)])[0]
+        return show_jobs(session, [jobs.submit(session, job)])[0]
 
     return once(session, caller, body, 202, submit)
 
@@ -65,30 +67,30 @@ async def list_(
     request: Request,
     response: Response,
     caller: CallerDep,
-    wanted: WantedDep,
+    wanted: JobFilterDep,
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Any:
-    """List jobs, newest first. With `Accept: text/event-stream` a live stream of which jobs the page has, in which version."""
+    """List jobs, newest first. With `Accept: text/event-stream`, stream which jobs the page has, in which version."""
     if "text/event-stream" in accept:
-        query(caller.team, wanted)  # what is wrong with the question is said before the stream begins
+        filter_jobs(caller.team, wanted)  # report a bad request before the stream begins
         if page_token:
-            decode(page_token)
-        return await _stream(caller, stream(caller, wanted, page_size, page_token))
+            decode_token(page_token)
+        return await _stream(caller, stream_jobs(caller, wanted, page_size, page_token))
     rows, token = await asyncio.to_thread(_page, caller.team, wanted, page_size, page_token)
-    return page(rows, token, request, response)
+    return answer_page(rows, token, request, response)
 
 
 async def _stream(caller: CallerDep, content: AsyncIterator[bytes]) -> CountedStream:
-    """Open a stream. Raises TooManyStreams where the key or its team has as many as it may."""
+    """Open a stream. Raises TooManyStreams if the key or its team has as many as it may."""
     most = await asyncio.to_thread(streams_limit, caller.team)
     return CountedStream(content, {caller.key: get_settings().streams_per_key, caller.team: most}, UNKEPT)
 
 
-def _page(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
+def _page(team: str, wanted: JobFilter, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
     with reading() as session:
-        return jobs_page(session, team, wanted, size, token)
+        return list_jobs(session, team, wanted, size, token)
 
 
 @router.get("/{job_id}", response_model=JobOut)
@@ -97,39 +99,39 @@ async def show(
     caller: CallerDep,
     prefer: Annotated[str | None, Header()] = None,
     version: Annotated[
-        int | None, Query(description="What you know; with `Prefer: wait` the answer comes when it changed.")
+        int | None, Query(description="The version you have; with `Prefer: wait` the answer comes when it changes.")
     ] = None,
 ) -> Response:
     """Show a job. `Prefer: wait=30` answers when something changed, or after 30 seconds."""
-    job = await asyncio.to_thread(poll, caller.team, job_id)
-    seconds = preferred_wait(prefer)
+    job = await asyncio.to_thread(read_job, caller.team, job_id)
+    seconds = parse_wait(prefer)
     if seconds and not job.over and version in {None, job.version}:
-        await watcher.changed("job", job_id, job.version, seconds)
-        job = await asyncio.to_thread(poll, caller.team, job_id)
+        await change_poller.changed("job", job_id, job.version, seconds)
+        job = await asyncio.to_thread(read_job, caller.team, job_id)
     return Response(job.body, media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut, responses=problems(WrongState))
 def cancel(job_id: str, session: SessionDep, caller: WriterDep) -> JobOut:
     """Cancel a job: a waiting one at once, a running one within seconds."""
-    return shown(session, [jobs.cancel(session, caller.team, job_id)])[0]
+    return show_jobs(session, [jobs.cancel(session, caller.team, job_id)])[0]
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut, responses=RETRYING)
 def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, body: JobRetry | None = None) -> Response:
-    """Submit the same request again as a new job with `retry_of`, with those of the job's `remedies` applied that are named."""
+    """Submit the same request again as a new job with `retry_of`, with the named `remedies` of the old job applied."""
     keys = body.remedies if body else []
 
     def again() -> JobOut:
-        return shown(session, [remedies.retry(session, caller.team, job_id, keys, caller.key)])[0]
+        return show_jobs(session, [remedies.retry(session, caller.team, job_id, keys, caller.key)])[0]
 
     return once(session, caller, body, 202, again)
 
 
 @router.delete("/{job_id}", status_code=204, response_class=Response, responses=problems(WrongState))
 def delete(job_id: str, session: SessionDep, caller: WriterDep) -> None:
-    """Delete a job that is over, and free its bytes."""
-    jobs.remove(session, caller.team, job_id)
+    """Delete a job that has ended, and free its bytes."""
+    jobs.delete_job(session, caller.team, job_id)
 
 
 @router.get("/{job_id}/events", response_model=Page[EventOut], responses=STREAMED)
@@ -139,24 +141,24 @@ async def list_events(
     response: Response,
     caller: CallerDep,
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
-    last_event_id: Annotated[int | None, Header(ge=0, le=job_events.MOST_SEQ)] = None,
-    after: Annotated[int, Query(ge=0, le=job_events.MOST_SEQ, description="Only events with a greater seq.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=job_events.MAX_SEQ)] = None,
+    after: Annotated[int, Query(ge=0, le=job_events.MAX_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
-    states: Annotated[bool, Query(description="Of a stream: also a `state`, without id, for each change of the job.")] = False,
+    states: Annotated[bool, Query(description="In a stream: also a `state`, without id, for each change of the job.")] = False,
 ) -> Any:
-    """What happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
+    """List what happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
-        await asyncio.to_thread(poll, caller.team, job_id)  # 404 before the stream begins
-        return await _stream(caller, job_events.stream(caller, job_id, start, states=states))
-    found, token = await asyncio.to_thread(job_events.page, caller.team, job_id, after, page_size, page_token)
-    return page(found, token, request, response)
+        await asyncio.to_thread(read_job, caller.team, job_id)  # 404 before the stream begins
+        return await _stream(caller, job_events.stream_events(caller, job_id, start, states=states))
+    found, token = await asyncio.to_thread(job_events.list_events, caller.team, job_id, after, page_size, page_token)
+    return answer_page(found, token, request, response)
 
 
 @router.get("/{job_id}/artifacts")
 def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[ArtifactOut]:
-    """What can be downloaded, in the order in which it was made."""
+    """List what can be downloaded, in the order of creation."""
     job = jobs.get(session, caller.team, job_id)
     rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.id))
     return Page(items=[artifact_out(row) for row in rows])
@@ -164,23 +166,8 @@ def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[Art
 
 @router.get("/{job_id}/report", response_model=Report, responses=problems(ReportNotReady))
 def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
-    """The before/after table and all that belongs to it."""
+    """Show the before/after table and everything that belongs to it."""
     job = jobs.get(session, caller.team, job_id)
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
     return JSONResponse(job.report)
-
-
-@router.get("/{job_id}/report.html", response_class=HTMLResponse, responses={**REPORT_PAGE, **problems(ReportNotReady)})
-def report_page(
-    job_id: str,
-    request: Request,
-    session: ReadDep,
-    caller: CallerDep,
-    download: Annotated[bool, Query(description="As a file to keep, not as a page to look at.")] = False,
-) -> Response:
-    """The report as one file for people: pictures and tables, no script, nothing fetched from anywhere."""
-    job = jobs.get(session, caller.team, job_id)
-    if job.report is None:
-        raise ReportNotReady(f"{job_id} is {job.state}")
-    return report_answer(job, request, download=download)

@@ -1,4 +1,4 @@
-"""/v1/keys: the team's API keys. Admins make, rotate and revoke them; a key that may change things may revoke itself."""
+"""/v1/keys: the team's API keys. Admins create, rotate and revoke them; a key with scope `write` may revoke itself."""
 
 import datetime as dt
 from typing import Annotated, Literal
@@ -9,15 +9,15 @@ from pydantic import Field
 from app.accounts import audit, keys
 from app.api.dependencies import AdminDep, CallerDep, ReadDep, SessionDep, WriterDep
 from app.api.openapi import problems
-from app.api.paging import PageSize, PageToken, page
-from app.api.schemas import TEXT, Body, Out, Page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.core.errors import AlreadyRotated, InsufficientScope
+from app.core.schemas import TEXT, Body, Out, Page
 from app.store.models import ADMIN, ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 DAY = 24 * 3600
 KeyScope = Literal["admin", "write", "read", "device"]
-Lifetime = Annotated[int | None, Field(ge=60, le=3660 * DAY, description="Seconds from now until it ends; null: it does not.")]
+Lifetime = Annotated[int | None, Field(ge=60, le=3660 * DAY, description="Seconds until it ends; null: never.")]
 
 
 class KeyCreate(Body):
@@ -42,7 +42,7 @@ class KeyRotate(Body):
 
 
 class KeyOut(Out):
-    """An API key; `key` is there once, in the answer that made it."""
+    """An API key; `key` is present once, in the answer that created it."""
 
     id: str
     name: str
@@ -63,9 +63,9 @@ def _out(row: ApiKey, caller: str, text: str | None = None) -> KeyOut:
 
 @router.post("", status_code=201, response_model=KeyOut)
 def create(body: KeyCreate, request: Request, session: SessionDep, caller: AdminDep) -> KeyOut:
-    """Make a key. It is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored."""
+    """Create a key. It is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored."""
     row, text = keys.create_key(session, caller.team, body.name, body.scope, expires_in=body.expires_in, made_by=caller.key)
-    audit.about(request, row.id)
+    audit.set_object(request, row.id)
     return _out(row, caller.key, text)
 
 
@@ -78,27 +78,27 @@ def list_(
     page_size: PageSize = 200,
     page_token: PageToken = None,
 ) -> Page[KeyOut]:
-    """List the team's keys that are in force, oldest first, without their secrets."""
-    rows, token = keys.page(session, caller.team, page_size, page_token)
-    return page([_out(row, caller.key) for row in rows], token, request, response)
+    """List the team's active keys, oldest first, without their secrets."""
+    rows, token = keys.list_keys(session, caller.team, page_size, page_token)
+    return answer_page([_out(row, caller.key) for row in rows], token, request, response)
 
 
 @router.post("/{key_id}/rotate", status_code=201, response_model=KeyOut, responses=problems(AlreadyRotated))
 def rotate(key_id: str, body: KeyRotate, request: Request, session: SessionDep, caller: AdminDep) -> KeyOut:
-    """Make a key of the same name and scope; the old one, with the links that it shared, works for `overlap` seconds more.
+    """Create a key of the same name and scope; the old one, and links it created, work for `overlap` more seconds.
 
     The new key is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
     row, text = keys.rotate_key(
         session, caller.team, key_id, overlap=body.overlap, expires_in=body.expires_in, made_by=caller.key
     )
-    audit.about(request, f"{key_id} {row.id}")
+    audit.set_object(request, f"{key_id} {row.id}")
     return _out(row, caller.key, text)
 
 
 @router.delete("/{key_id}", status_code=204, response_class=Response)
 def revoke(key_id: str, session: SessionDep, caller: WriterDep) -> None:
-    """Revoke a key at once, with its sessions and the links that it shared. One that is no admin's revokes itself alone."""
+    """Revoke a key at once, with its sessions and its share links. Keys other than admins' can only revoke themselves."""
     if caller.scope != ADMIN and key_id != caller.key:
         raise InsufficientScope(f"key {caller.key} has scope `{caller.scope}`; to revoke another key needs `{ADMIN}`")
     keys.revoke_key(session, caller.team, key_id)

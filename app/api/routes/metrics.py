@@ -1,6 +1,6 @@
-"""/metrics for Prometheus. It tells of all teams, so it wants a token of its own, or a key of those who run the service.
+"""/metrics for Prometheus. It covers all teams, so it needs its own token, or an admin key of the operating team.
 
-Where a request comes from proves nothing: a proxy on this machine asks from it, and not every proxy says for whom.
+The client's address proves nothing: a local proxy has this machine's address, and not every proxy names its client.
 """
 
 import hmac
@@ -8,7 +8,7 @@ import hmac
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from app.accounts.auth import recognize
+from app.accounts.auth import recognize_key
 from app.api.dependencies import SettingsDep
 from app.api.openapi import problems
 from app.core.errors import Unauthorized
@@ -21,23 +21,23 @@ FIGURES = {media: {"schema": {"type": "string"}} for media in ("text/plain", "ap
 
 
 def _admit(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized for who brings neither the token nor an admin key of the team that runs the service."""
+    """Raise Unauthorized unless the request has the token or an admin key of the operating team."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     sent = token.strip() if kind.lower() == "bearer" else ""
     wanted = settings.metrics_token.get_secret_value() if settings.metrics_token else ""
     if wanted and hmac.compare_digest(sent.encode(), wanted.encode()):
         return
-    caller = recognize(request, sent)
+    caller = recognize_key(request, sent)
     if caller is None or caller.scope != ADMIN or not caller.operator:
         raise Unauthorized(
-            "/metrics wants its own token, or an admin key of the team that runs the service",
+            "/metrics wants its own token, or an admin key of the operating team",
             remedy="Set LATHE_METRICS_TOKEN and send its value as `Authorization: Bearer`.",
         )
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": FIGURES}, **problems(Unauthorized)})
 def metrics(request: Request, settings: SettingsDep) -> Response:
-    """All figures in Prometheus's text format, or OpenMetrics for who asks for it."""
+    """Return all metrics in Prometheus's text format, or as OpenMetrics if requested."""
     _admit(request, settings)
     encode, media = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry()), media_type=media, headers={"Cache-Control": "no-store"})

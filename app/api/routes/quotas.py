@@ -1,4 +1,4 @@
-"""/v1/quotas: what the caller's team may take of the service, and takes."""
+"""/v1/quotas: the limits of the caller's team, and their use."""
 
 from fastapi import APIRouter
 
@@ -11,5 +11,5 @@ router = APIRouter(prefix="/v1/quotas", tags=["quotas"])
 
 @router.get("", response_model=QuotasOut)
 def show(session: ReadDep, caller: CallerDep) -> QuotasOut:
-    """Each limit of the team with its use, and what frees it. Streams are those of the process that answers."""
-    return quotas.quotas(session, caller.team)
+    """List each limit of the team, its use, and what frees it. Streams are those of the process that answers."""
+    return quotas.list_quotas(session, caller.team)

@@ -1,4 +1,4 @@
-"""What there is to choose from: recipes and families."""
+"""What a job can choose from: recipes and model families."""
 
 from typing import Annotated, Any
 
@@ -7,8 +7,8 @@ from pydantic import Field
 
 from app.api.dependencies import AskerDep, CallerDep
 from app.api.openapi import problems
-from app.api.schemas import Out, Page
 from app.core.errors import InvalidRecipe
+from app.core.schemas import Out, Page
 from app.jobs.preflight import resolve_recipe
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.schema.errors import CompressionError
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1", tags=["reference"])
 
 
 class Preset(Out):
-    """A recipe that is there by name."""
+    """A recipe with a name."""
 
     name: str
     summary: str
@@ -35,14 +35,14 @@ class RecipesOut(Page[Preset]):
 
 
 class RecipeOut(Out):
-    """A recipe, whole."""
+    """A complete recipe."""
 
     recipe: Recipe
 
 
 @router.get("/recipes")
 def recipes(_caller: CallerDep) -> RecipesOut:
-    """The presets, each a whole recipe, and the JSON schemas of recipes, of targets and of what is evaluated."""
+    """List the presets, each a complete recipe, and the JSON schemas of recipes, targets and evaluation."""
     return RecipesOut(
         items=[Preset(name=name, summary=summary, recipe=recipe) for name, (recipe, summary) in PRESETS.items()],
         recipe_schema=Recipe.model_json_schema(),
@@ -53,11 +53,11 @@ def recipes(_caller: CallerDep) -> RecipesOut:
 
 @router.post("/recipes/check", responses=problems(InvalidRecipe, CompressionError))
 def check_recipe(body: dict[str, Any], _caller: AskerDep) -> RecipeOut:
-    """Check a recipe by itself, and answer it whole, with what it leaves out. A model and data are a job's `validate_only`."""
+    """Validate a recipe, and return it complete with its defaults. To check it with a model and data, use `validate_only`."""
     return RecipeOut(recipe=resolve_recipe(body, ()))
 
 
 @router.get("/families")
 def families(_caller: CallerDep) -> Page[ArchitectureSpec]:
-    """The model families that Lathe can take apart."""
+    """List the supported model families."""
     return Page(items=list(ARCHITECTURE_SPECS.values()))

@@ -1,4 +1,4 @@
-"""/v1/models and /v1/datasets: manifest, files, complete. The same flow for both, so one function writes both routers."""
+"""/v1/models and /v1/datasets: manifest, files, complete. Both work alike, so one function builds both routers."""
 
 import asyncio
 import datetime as dt
@@ -10,10 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import raiseload
 
 from app.api.dependencies import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
-from app.api.long_poll import preferred_wait, watcher
+from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import RAW_BODY, RAW_PART, headers, problems
-from app.api.paging import PageSize, PageToken, newest_first, page
-from app.api.schemas import DatasetCreate, ModelCreate, Out, Page
+from app.api.paging import PageSize, PageToken, answer_page
+from app.api.schemas import DatasetCreate, ModelCreate
 from app.core.errors import (
     AlreadySealed,
     BytesQuotaExceeded,
@@ -24,16 +24,18 @@ from app.core.errors import (
     SizeMismatch,
     TooManyParts,
 )
-from app.core.redaction import without_paths
+from app.core.redaction import redact_paths
+from app.core.schemas import Out, Page
 from app.store import resources
 from app.store.db import reading
+from app.store.keyset import newest_page
 from app.store.models import Dataset, Model
-from app.store.uploads import Place, append, progress, receive
+from app.store.uploads import UploadTarget, append_part, find_progress, receive_file
 from compression.schema.errors import CompressionError
 
 
 class FileOut(Out):
-    """A file of a manifest and whether its bytes have come."""
+    """A file of a manifest, and whether its bytes have arrived."""
 
     path: str
     size: int
@@ -48,9 +50,9 @@ class ResourceListed(Out):
     name: str
     state: Literal["uploading", "validating", "ready", "rejected"]
     file_count: int
-    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
+    bytes: Annotated[int, Field(description="Of all its files, as its manifest declares them.")]
     facts: dict[str, Any] | None
-    reasons: Annotated[list[dict[str, Any]], AfterValidator(without_paths)]
+    reasons: Annotated[list[dict[str, Any]], AfterValidator(redact_paths)]
     created_at: dt.datetime
 
 
@@ -75,13 +77,13 @@ class DatasetOut(ResourceOut):
 
 
 def resource_listed(row: Model | Dataset) -> ResourceListed:
-    """Show a model or a dataset in a list."""
+    """Return a model or a dataset as a list shows it."""
     kind = DatasetListed if isinstance(row, Dataset) else ResourceListed
     return kind.model_validate(row)
 
 
 def resource_out(row: Model | Dataset) -> ResourceOut:
-    """Show a model or a dataset."""
+    """Return a model or a dataset with its files."""
     files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
     kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
     return kind(**resource_listed(row).model_dump(), files=files)
@@ -103,7 +105,7 @@ PROGRESS = ("Upload-Offset", "Upload-Complete", "Cache-Control")
 
 
 def _add_files(router: APIRouter, kind: type[Any]) -> None:
-    """Add the routes by which the bytes of a manifest's files come."""
+    """Add the routes that receive the files of a manifest."""
 
     @router.put(
         "/{identifier}/files/{path:path}",
@@ -115,17 +117,17 @@ def _add_files(router: APIRouter, kind: type[Any]) -> None:
     async def upload(
         identifier: str, path: str, request: Request, caller: WriterDep, storage: StorageDep, settings: SettingsDep
     ) -> FileOut:
-        file = await receive(request, storage, settings, Place(kind, caller.team, identifier, path))
+        file = await receive_file(request, storage, settings, UploadTarget(kind, caller.team, identifier, path))
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
 
     @router.head(
         "/{identifier}/files/{path:path}",
         status_code=204,
         responses={204: {"headers": headers(*PROGRESS, "Upload-Limit")}},
-        summary="How much of a file has come: Upload-Offset",
+        summary="Show how much of a file has arrived: Upload-Offset",
     )
     def offset(identifier: str, path: str, caller: CallerDep, settings: SettingsDep) -> Response:
-        found = progress(Place(kind, caller.team, identifier, path))
+        found = find_progress(UploadTarget(kind, caller.team, identifier, path))
         return Response(status_code=204, headers={**found.headers, "Upload-Limit": f"max-size={settings.max_file_bytes}"})
 
     @router.patch(
@@ -145,7 +147,7 @@ def _add_files(router: APIRouter, kind: type[Any]) -> None:
         settings: SettingsDep,
         upload_offset: Annotated[int, Header(ge=0, le=2**40, description="What HEAD answers.")],
     ) -> FileOut:
-        found = await append(request, storage, settings, Place(kind, caller.team, identifier, path), upload_offset)
+        found = await append_part(request, storage, settings, UploadTarget(kind, caller.team, identifier, path), upload_offset)
         response.headers.update(found.headers)
         file = found.file
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
@@ -170,9 +172,9 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         page_token: PageToken = None,
     ) -> Page[Any]:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
-        # A manifest has up to a thousand files: who wants those asks for the one.
-        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
-        return page([resource_listed(row) for row in rows], token, request, response)
+        # A manifest may have a thousand files; only the detail view lists them.
+        rows, token = newest_page(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        return answer_page([resource_listed(row) for row in rows], token, request, response)
 
     def read(team: str, identifier: str) -> ResourceOut:
         with reading() as session:
@@ -181,9 +183,9 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
     @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
     async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
         found = await asyncio.to_thread(read, caller.team, identifier)
-        seconds = preferred_wait(prefer)
+        seconds = parse_wait(prefer)
         if seconds and found.state == resources.VALIDATING:
-            await watcher.changed(noun, identifier, found.state, seconds)
+            await change_poller.changed(noun, identifier, found.state, seconds)
             found = await asyncio.to_thread(read, caller.team, identifier)
         return found
 
@@ -192,7 +194,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         status_code=202,
         response_model=out,
         responses=problems(IncompleteUpload),
-        summary="All files are there: check them",
+        summary="Complete an upload, and check its files",
     )
     def complete(identifier: str, session: SessionDep, caller: WriterDep) -> ResourceOut:
         return resource_out(resources.complete(session, kind, caller.team, identifier))

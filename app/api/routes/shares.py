@@ -1,37 +1,32 @@
-"""/v1/jobs/{id}/share: links to a report for people without a key; and /share/{token}, where they lead."""
+"""/v1/jobs/{id}/share and /v1/shares: links to a report for people without a key."""
 
 import datetime as dt
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from app.accounts import audit, shares
 from app.api.dependencies import CallerDep, ReadDep, SessionDep, WriterDep
 from app.api.openapi import problems
-from app.api.paging import PageSize, PageToken, page
-from app.api.schemas import Body, Out, Page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.core.errors import ReportNotReady, TooManyLinks
-from app.core.public_url import origin
-from app.pages.dashboard.views import PageRoute
-from app.pages.report_page import REPORT_PAGE, report_answer
+from app.core.public_url import public_origin
+from app.core.schemas import Body, Out, Page
 from app.store.models import ShareLink
 
 router = APIRouter(tags=["share"])
-pages = APIRouter(tags=["share"], route_class=PageRoute)
 DAY = 24 * 3600
-MAKING = problems(ReportNotReady, TooManyLinks)
 
 
 class ShareCreate(Body):
-    """A link to be made."""
+    """A share link to create."""
 
     expires_in: Annotated[int, Field(ge=60, le=90 * DAY, description="Seconds from now.")] = 7 * DAY
 
 
 class ShareOut(Out):
-    """A link; `url` is there once, in the answer that made it. `key` made it: the link ends with it at the latest."""
+    """A share link; `url` is present once, in the answer that created it. The link ends with its `key` at the latest."""
 
     id: str
     job: str
@@ -49,19 +44,19 @@ def _out(row: ShareLink, url: str | None = None) -> ShareOut:
     "/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut, responses=problems(ReportNotReady, TooManyLinks)
 )
 def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: WriterDep) -> ShareOut:
-    """Make a link that shows this job's report without a key, until it expires.
+    """Create a link that shows this job's report without a key, until it expires.
 
     The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
     row, token = shares.create(session, caller, job_id, body.expires_in)
-    audit.about(request, row.id)
-    return _out(row, f"{origin(request)}/share/{token}")
+    audit.set_object(request, row.id)
+    return _out(row, f"{public_origin(request)}/share/{token}")
 
 
 @router.get("/v1/jobs/{job_id}/share")
 def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page[ShareOut]:
-    """List the job's links that are in force, without their addresses, newest first."""
-    return Page(items=[_out(row) for row in shares.listed(session, caller.team, job_id)])
+    """List the job's active links, newest first, without their addresses."""
+    return Page(items=[_out(row) for row in shares.list_job_links(session, caller.team, job_id)])
 
 
 @router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204, response_class=Response)
@@ -79,14 +74,6 @@ def list_of_team(
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[ShareOut]:
-    """List all links of the team's jobs that are in force, without their addresses, newest first."""
-    rows, token = shares.page(session, caller.team, page_size, page_token)
-    return page([_out(row) for row in rows], token, request, response)
-
-
-@pages.get("/share/{token}", response_class=HTMLResponse, responses=REPORT_PAGE)
-def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
-    """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
-    answer = report_answer(shares.opened(session, token), request)
-    answer.headers.update(shares.UNSEEN)
-    return answer
+    """List all active links of the team's jobs, newest first, without their addresses."""
+    rows, token = shares.list_links(session, caller.team, page_size, page_token)
+    return answer_page([_out(row) for row in rows], token, request, response)

@@ -1,4 +1,4 @@
-"""/v1/teams: who shares the service. Admins of the team that runs it see and change all; everybody else sees his own."""
+"""/v1/teams: the teams of the service. Admins of the operating team see and change all; all others see their own."""
 
 import datetime as dt
 from typing import Annotated
@@ -9,27 +9,27 @@ from pydantic import Field
 from app.accounts import audit, teams
 from app.api.dependencies import CallerDep, OperatorDep, ReadDep, SessionDep
 from app.api.openapi import problems
-from app.api.paging import PageSize, PageToken, page
-from app.api.schemas import TEXT, Body, Out, Page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.core.errors import NameTaken, NotFound, OwnTeam
+from app.core.schemas import TEXT, Body, Out, Page
 from app.store.models import ADMIN, Team
 
 router = APIRouter(prefix="/v1/teams", tags=["teams"])
 
 
 class TeamBody(Body):
-    """What can be said of a team."""
+    """The editable fields of a team."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=TEXT)]
 
 
 class TeamOut(Out):
-    """A team; `key`, its first admin key, is there once, in the answer that made it."""
+    """A team; `key`, its first admin key, is present once, in the answer that created it."""
 
     id: str
     name: str
     created_at: dt.datetime
-    operator: Annotated[bool, Field(description="Whether its admins run the service.")]
+    operator: Annotated[bool, Field(description="Whether its admins operate the service.")]
     mine: bool
     key: str | None = None
 
@@ -44,9 +44,9 @@ def _runs_it(caller: CallerDep) -> bool:
 
 @router.post("", status_code=201, response_model=TeamOut, responses=problems(NameTaken))
 def create(body: TeamBody, request: Request, session: SessionDep, caller: OperatorDep) -> TeamOut:
-    """Make a team and its first key, of scope `admin`, which is shown in this answer and never again (no Idempotency-Key)."""
+    """Create a team and its first key, of scope `admin`, which is shown in this answer and never again (no Idempotency-Key)."""
     team, key = teams.create(session, body.name, caller.key)
-    audit.about(request, team.id)
+    audit.set_object(request, team.id)
     return _out(team, caller.team, key)
 
 
@@ -59,9 +59,9 @@ def list_(
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page[TeamOut]:
-    """List teams, newest first: all of them for an admin of the team that runs the service, else one's own."""
-    rows, token = teams.page(session, page_size, page_token, None if _runs_it(caller) else caller.team)
-    return page([_out(row, caller.team) for row in rows], token, request, response)
+    """List teams, newest first: all of them for an admin of the operating team, else the caller's own."""
+    rows, token = teams.list_teams(session, page_size, page_token, None if _runs_it(caller) else caller.team)
+    return answer_page([_out(row, caller.team) for row in rows], token, request, response)
 
 
 @router.get("/{team_id}", response_model=TeamOut)
@@ -74,7 +74,7 @@ def show(team_id: str, session: ReadDep, caller: CallerDep) -> TeamOut:
 
 @router.patch("/{team_id}", response_model=TeamOut, responses=problems(NameTaken))
 def rename(team_id: str, body: TeamBody, session: SessionDep, caller: OperatorDep) -> TeamOut:
-    """Give a team another name."""
+    """Rename a team."""
     return _out(teams.rename(session, team_id, body.name), caller.team)
 
 
@@ -82,6 +82,6 @@ def rename(team_id: str, body: TeamBody, session: SessionDep, caller: OperatorDe
 def close(team_id: str, session: SessionDep, caller: OperatorDep) -> None:
     """Close a team: all its keys, sessions and links end at once.
 
-    What it stored stays; `python -m app.bootstrap --team NAME` on the server opens it again.
+    Its data stays; `python -m app.bootstrap --team NAME` on the server opens it again.
     """
     teams.close(session, team_id, caller.team)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.api import comparison as domain
 from app.api.comparison import Compared
 from app.api.dependencies import ReadDep
-from app.api.schemas import Id
+from app.core.schemas import Id
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from compression.schema.report.measurements import UNITS
 
@@ -40,8 +40,8 @@ def compare(
     data: Annotated[str | None, Query(max_length=800)] = None,
     job: Annotated[list[Id] | None, Query(max_length=MOST)] = None,
 ) -> Response:
-    """Show the finished jobs of a model; to the page's script, how the selected ones differ."""
-    bases = domain.bases(session, visitor.team)
+    """Show the finished jobs of a model; to a script of the page, how the picked ones differ."""
+    bases = domain.list_base_models(session, visitor.team)
     base = model if any(one[0] == model for one in bases) else bases[0][0] if bases else None
     found = domain.compare(session, visitor.team, base=base, size=MOST) if base else domain.Comparison(items=[], differs=[])
     items, sets = data_of(session, visitor.team, found.items, data)
@@ -49,8 +49,8 @@ def compare(
     context: dict[str, Any] = {
         "here": "compare",
         "picked": picked,
-        "differs": domain.differs(picked),
-        "asked_at": domain.asked_at,
+        "differs": domain.differing_keys(picked),
+        "asked_at": domain.format_request_value,
         "csv": f"/v1/compare?{urlencode([('format', 'csv'), *(('job', one.id) for one in picked or items)])}",
     }
     if by_htmx(request):

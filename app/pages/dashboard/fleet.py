@@ -5,13 +5,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
+from app.accounts.auth import sees_hosts
 from app.accounts.sessions import Visitor
 from app.api.dependencies import ReadDep, StorageDep
-from app.core.redaction import sees_operations
 from app.ops import fleet as domain
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.store.models import JOB_STATES
-from app.store.quotas import quotas
+from app.store.quotas import list_quotas
 from app.store.storage import Storage
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -20,7 +20,7 @@ DAYS = 30
 
 def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any]:
     """Return what the page shows, as /v1/workers, /v1/queue, /v1/storage, /v1/usage and /v1/quotas return it."""
-    workers = domain.workers(session, visitor.team, operations=sees_operations(visitor))
+    workers = domain.workers(session, visitor.team, operations=sees_hosts(visitor))
     used = domain.usage(session, visitor.team, DAYS)
     return {
         "workers": workers,
@@ -28,7 +28,7 @@ def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any
         "queue": domain.queue(session),
         "storage": domain.storage(session, storage),
         "usage": used,
-        "quotas": quotas(session, visitor.team),
+        "quotas": list_quotas(session, visitor.team),
         "most_bytes": max((_kept(one) for one in used.items), default=0),
         "days": DAYS,
         "states": JOB_STATES,

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from app.api import ranges
 from app.api.dependencies import ReadDep, StorageDep
-from app.api.job_list import shown
+from app.api.job_list import show_jobs
 from app.api.schemas import ArtifactOut, JobOut, artifact_out
 from app.core.errors import NotFound
-from app.core.public_url import origin
+from app.core.public_url import public_origin
 from app.jobs import jobs
 from app.pages.dashboard import figures, formatting
 from app.pages.dashboard.archive import Entry, zipped
@@ -154,7 +154,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
 def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, part: str = "") -> Response:
     """Show a job; to a script of the page, its state (`now`) or its results."""
     row = jobs.get(session, visitor.team, job_id)
-    out = shown(session, [row])[0]
+    out = show_jobs(session, [row])[0]
     rows = [Row.model_validate(metric.row) for metric in row.metrics]
     context: dict[str, Any] = {"here": "jobs", "job": out, "over": out.state in TERMINAL, "steps": timeline(out, rows)}
     if by_htmx(request) and part == "now":
@@ -168,7 +168,8 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         visitor,
         **context,
         names=names_of(session, row),
-        curl=as_curl(out, origin(request)),
+        curl=as_curl(out, public_origin(request)),
+        request_body=request_of(out),
     )
 
 
@@ -180,5 +181,5 @@ def archive(job_id: str, artifact_id: str, session: ReadDep, visitor: VisitorDep
     if found is None or found.job_id != job.id:
         raise NotFound(f"no artifact {artifact_id}")
     entries = [Entry(file.path, file.key, file.size) for file in found.files if file.key is not None]
-    headers = {"Content-Disposition": ranges.attachment(f"{found.name}.zip"), "Cache-Control": "private, no-store"}
+    headers = {"Content-Disposition": ranges.content_disposition(f"{found.name}.zip"), "Cache-Control": "private, no-store"}
     return StreamingResponse(zipped(storage, entries), headers=headers, media_type="application/zip")

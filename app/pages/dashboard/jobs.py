@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.api import job_list
 from app.api.dependencies import ReadDep
-from app.api.job_list import WantedDep
+from app.api.job_list import JobFilterDep
 from app.api.paging import PageToken
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.store.models import JOB_STATES
@@ -20,12 +20,12 @@ def jobs(
     request: Request,
     session: ReadDep,
     visitor: VisitorDep,
-    wanted: WantedDep,
+    wanted: JobFilterDep,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> Response:
-    """List the jobs; to the page's script, the list alone."""
-    found, following = job_list.jobs_page(session, visitor.team, wanted, page_size, page_token, brief=True)
+    """List the jobs; to a script of the page, the list alone."""
+    found, following = job_list.list_jobs(session, visitor.team, wanted, page_size, page_token, brief=True)
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "page_token" and value]
     template = "jobs_list.html" if by_htmx(request) else "jobs.html"
     return render(

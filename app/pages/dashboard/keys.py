@@ -11,7 +11,7 @@ from app.accounts.auth import Caller, Requires
 from app.accounts.sessions import Visitor
 from app.api.dependencies import ReadDep
 from app.api.paging import PageToken
-from app.api.schemas import TEXT
+from app.core.schemas import TEXT
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.store.models import ADMIN, WRITE
 
@@ -30,19 +30,19 @@ Part = Annotated[str, Query(max_length=200, pattern=TEXT)]
 
 def facts(session: Session, visitor: Visitor, token: str | None) -> dict[str, Any]:
     """Return what the page shows, as /v1/keys, /v1/shares and /v1/teams return it."""
-    found, following = keys.page(session, visitor.team, MOST, token)
-    links = shares.page(session, visitor.team, MOST, None)[0]
+    found, following = keys.list_keys(session, visitor.team, MOST, token)
+    links = shares.list_links(session, visitor.team, MOST, None)[0]
     makers = {key.made_by for key in found} | {link.key_id for link in links}
     runs_it = visitor.operator and visitor.scope == ADMIN
     return {
         "keys": found,
-        "names": keys.names(session, visitor.team, {one for one in makers if one}),
+        "names": keys.key_names(session, visitor.team, {one for one in makers if one}),
         "scopes": SCOPES,
         "default_scope": WRITE,
         "first": "/keys" if token else None,
         "following": f"/keys?{urlencode({'page_token': following})}" if following else None,
         "links": links,
-        "teams": teams.page(session, MOST, None, None if runs_it else visitor.team)[0],
+        "teams": teams.list_teams(session, MOST, None, None if runs_it else visitor.team)[0],
         "runs_it": runs_it,
         "most": MOST,
     }
@@ -70,7 +70,7 @@ def audit_page(
     FOR_ADMINS.check(request, Caller(visitor.team, visitor.key, visitor.scope, operator=visitor.operator))
     wanted = {"key": key.strip(), "action": action.strip(), "object": object.strip(), "outcome": outcome.strip()}
     asked = {name: value for name, value in wanted.items() if value}
-    rows, following = audit.page(
+    rows, following = audit.list_entries(
         session,
         visitor.team,
         ROWS,
@@ -88,7 +88,7 @@ def audit_page(
         rows=rows,
         wanted=wanted,
         narrowed=bool(asked),
-        names=keys.names(session, visitor.team, {row.key_id for row in rows}),
+        names=keys.key_names(session, visitor.team, {row.key_id for row in rows}),
         table=f"/v1/audit?{urlencode({**asked, 'format': 'csv', 'page_size': MOST})}",
         first=f"/audit?{urlencode(asked)}" if page_token else None,
         following=f"/audit?{urlencode({**asked, 'page_token': following})}" if following else None,

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from app.api.dependencies import ReadDep
-from app.api.job_list import BRIEF, Wanted, query
+from app.api.job_list import WITHOUT_ROWS, JobFilter, filter_jobs
 from app.jobs import jobs
-from app.jobs.predictions import dataset_of
+from app.jobs.predictions import find_dataset
 from app.pages.dashboard.views import PageRoute, VisitorDep, render
 from app.store.models import Dataset, Job
 from compression.schema.prediction_request import asked_for
@@ -29,7 +29,7 @@ def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
     """Return the input fields and the row counts of each dataset of a job."""
     found = []
     for name in [part.name for part in job.parts] or [""]:
-        dataset = session.get_one(Dataset, dataset_of(job, name))
+        dataset = session.get_one(Dataset, find_dataset(job, name))
         task: Any = dataset.task
         paired = bool((dataset.data.get("columns") or {}).get("text_pair"))
         fields = [{"name": one, "title": FIELDS[one], "long": one in LONG} for one in asked_for(task, paired=paired)]
@@ -42,8 +42,8 @@ def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
 @router.get("/try")
 def try_page(request: Request, session: ReadDep, visitor: VisitorDep, job: str = "", part: str = "") -> Response:
     """Show the choice of a job, and the form of its inputs."""
-    finished = query(visitor.team, Wanted(state=["succeeded"])).where(Job.task != "causal-lm")
-    rows = session.scalars(finished.options(*BRIEF).order_by(Job.id.desc()).limit(MOST)).all()
+    finished = filter_jobs(visitor.team, JobFilter(state=["succeeded"])).where(Job.task != "causal-lm")
+    rows = session.scalars(finished.options(*WITHOUT_ROWS).order_by(Job.id.desc()).limit(MOST)).all()
     chosen = jobs.get(session, visitor.team, job) if job else next(iter(rows), None)
     parts = parts_of(session, chosen) if chosen is not None and chosen.state == "succeeded" else []
     taken = next((one for one in parts if one["name"] == part), parts[0] if parts else None)

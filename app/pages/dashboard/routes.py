@@ -76,16 +76,16 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
     """Exchange a key for a session cookie."""
     sessions.check_origin(request)
     target = destination(form.get("next", ""))
-    caller = auth.recognize(request, form.get("key", "").strip())
+    caller = auth.recognize_key(request, form.get("key", "").strip())
     if caller is None:
         return render(request, "signin.html", status=401, next=target, wrong=True)
-    audit.begin(request, caller.team, caller.key, changes=True, action="sessions.begin")
+    audit.begin_action(request, caller.team, caller.key, changes=True, action="sessions.begin")
     SIGNS_IN.check(request, caller)
-    if old := sessions.held(request):
-        sessions.end(session, old)
-    token = sessions.begin(session, caller.key, settings.session_seconds)
+    if old := sessions.read_cookie(request):
+        sessions.sign_out(session, old)
+    token = sessions.sign_in(session, caller.key, settings.session_seconds)
     answer = RedirectResponse(target, 303)
-    sessions.remember(answer, request, token, settings.session_seconds)
+    sessions.set_cookie(answer, request, token, settings.session_seconds)
     return answer
 
 
@@ -93,9 +93,9 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
 def sign_out(request: Request, form: FormDep, session: SessionDep) -> Response:
     """End the session in the browser and in the database."""
     visitor = get_visitor(request)
-    audit.begin(request, visitor.team, visitor.key, changes=True, action="sessions.end")
+    audit.begin_action(request, visitor.team, visitor.key, changes=True, action="sessions.end")
     sessions.check_csrf(visitor, form.get(sessions.CSRF_FIELD))
-    sessions.end(session, sessions.held(request) or "")
+    sessions.sign_out(session, sessions.read_cookie(request) or "")
     answer = RedirectResponse("/sign-in", 303)
-    sessions.forget(answer, request)
+    sessions.delete_cookie(answer, request)
     return answer

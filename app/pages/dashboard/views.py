@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from app.accounts import audit, keys, sessions
 from app.accounts.sessions import Visitor
-from app.core.errors import InternalError, InvalidRequest, Problem, Unavailable, describe
+from app.core.errors import InternalError, InvalidRequest, Problem, Unavailable, describe_errors
 from app.pages.dashboard import assets, formatting
 from app.store.db import reading
 from app.store.models import ADMIN, WRITE
@@ -68,13 +68,13 @@ class SignInNeeded(Exception):
 
 def get_visitor(request: Request) -> Visitor:
     """Read the cookie. Raises SignInNeeded."""
-    token = sessions.held(request)
+    token = sessions.read_cookie(request)
     if token:
         with reading() as session:
-            found = sessions.visitor(session, token)
+            found = sessions.find_visitor(session, token)
         if found is not None:
-            keys.note_use(found.key)
-            audit.begin(request, found.team, found.key, changes=False)
+            keys.record_use(found.key)
+            audit.begin_action(request, found.team, found.key, changes=False)
             return found
     raise SignInNeeded
 
@@ -170,7 +170,7 @@ class PageRoute(APIRoute):
             except Problem as problem:
                 return _error_page(request, problem)
             except RequestValidationError as error:
-                cause, param = describe(list(error.errors()))
+                cause, param = describe_errors(list(error.errors()))
                 return _error_page(request, InvalidRequest(cause, param=param))
             except OperationalError as error:
                 log.error("database_unavailable", error=str(error.orig))
@@ -179,6 +179,6 @@ class PageRoute(APIRoute):
                 raise
             except Exception as error:
                 log.error("internal_error", exc_info=error)
-                return _error_page(request, InternalError("something went wrong on our side"))
+                return _error_page(request, InternalError("an unexpected error occurred"))
 
         return handled

@@ -3,7 +3,3 @@
 It loads nothing and runs no script. `svg` draws the charts as inline SVG; the page's policy allows only its own style
 sheet. Its routes check who may see it.
 """
-
-from app.pages.report_page.response import REPORT_PAGE, report_answer
-
-__all__ = ["REPORT_PAGE", "report_answer"]

@@ -37,7 +37,7 @@ def report_answer(job: Job, request: Request, *, download: bool = False) -> Resp
     }
     if download:
         headers["Content-Disposition"] = f'attachment; filename="{job.id}-report.html"'
-    if ranges.is_known(request.headers.getlist("if-none-match"), etag):
+    if ranges.matches_etag(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return HTMLResponse(page, headers=headers)
 

@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from app.accounts.auth import sees_hosts
 from app.api import ranges
 from app.core.ids import new_id
-from app.core.redaction import sees_operations, without_paths
+from app.core.redaction import redact_paths
 from tests.app.api.conftest import entry, new_team, problem, sha, sql
 from tests.app.api.test_metrics import scraped, value
 from tests.conftest import Service, fresh_database
@@ -113,7 +114,7 @@ def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client
     sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", json.dumps([reason]), model)
     assert http.get(f"/v1/models/{model}").json()["reasons"][0]["cause"] == seen
     assert "/var" not in problem(http.post("/v1/jobs", json=request_body), 409, "not_ready")["cause"]
-    assert without_paths("a/b, 3/4, https://a.example/b/c, org/name, ./x/y") == (
+    assert redact_paths("a/b, 3/4, https://a.example/b/c, org/name, ./x/y") == (
         "a/b, 3/4, https://a.example/b/c, org/name, ./x/y"
     )
 
@@ -139,7 +140,7 @@ def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
     class Someone:
         scope, operator = "admin", True
 
-    assert sees_operations(Someone())
+    assert sees_hosts(Someone())
 
 
 def test_downloads_are_named_and_known_by_their_tags(
@@ -174,7 +175,7 @@ def test_downloads_are_named_and_known_by_their_tags(
         assert http.get(place, headers={"If-None-Match": known}).status_code == 304, known
     for unknown in ('"other"', tag.strip('"'), f'{tag[:-2]}"', ""):
         assert http.get(place, headers={"If-None-Match": unknown}).status_code == 200, unknown
-    assert ranges.attachment('a/b"\r\nX: ü.txt') == (
+    assert ranges.content_disposition('a/b"\r\nX: ü.txt') == (
         "attachment; filename=\"b___X___.txt\"; filename*=UTF-8''b%22%0D%0AX%3A%20%C3%BC.txt"
     )
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from fastapi.routing import APIRoute
 
-from app.accounts.auth import Requires, requirement
-from app.api.openapi import routes
+from app.accounts.auth import Requires, find_requirement
+from app.api.openapi import iterate_routes
 from app.main import app
 from app.store.models import ADMIN, DEVICE, READ, WRITE
 from tests.app.api.conftest import new_team, problem, sql
@@ -34,7 +34,7 @@ def made(http: httpx.Client, scope: str, **body: Any) -> dict[str, Any]:
 def needs() -> dict[tuple[str, str], Requires | None]:
     """Whom each way under /v1 lets in."""
     return {
-        (method, path): requirement(route.dependant)
+        (method, path): find_requirement(route.dependant)
         for path, methods, route in ways()
         for method in methods
         if path.startswith("/v1")
@@ -42,7 +42,7 @@ def needs() -> dict[tuple[str, str], Requires | None]:
 
 
 def ways() -> list[tuple[str, set[str], APIRoute]]:
-    return [(route.path, set(route.methods), route) for route in routes(app.routes)]
+    return [(route.path, set(route.methods), route) for route in iterate_routes(app.routes)]
 
 
 def test_every_way_declares_its_scope_and_every_change_more_than_reading() -> None:

@@ -15,8 +15,8 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 
-from app.accounts.auth import SAFE_METHODS, Requires, requirement
-from app.api.openapi import routes
+from app.accounts.auth import SAFE_METHODS, Requires, find_requirement
+from app.api.openapi import iterate_routes
 from app.main import app
 from app.pages.dashboard.views import get_visitor
 from app.store.models import ADMIN, DEVICE, READ, WRITE
@@ -72,7 +72,7 @@ class Caller:
 
 
 def declared() -> dict[Way, APIRoute]:
-    return {(method, route.path): route for route in routes(app.routes) for method in route.methods or ()}
+    return {(method, route.path): route for route in iterate_routes(app.routes) for method in route.methods or ()}
 
 
 def taken(address: str) -> set[str]:
@@ -211,14 +211,16 @@ def matrix(served: Service) -> Iterator[Matrix]:
 
 def needed_ways() -> dict[Way, Requires]:
     """Ways that need a key, with what they need; those that end most come last."""
-    found = {way: requirement(route.dependant) for way, route in declared().items()}
+    found = {way: find_requirement(route.dependant) for way, route in declared().items()}
     order = sorted(found, key=lambda way: (way[0] == "DELETE", way[1] in EVERY_TEAM, -len(way[1])))
     return {way: needed for way in order if (needed := found[way]) is not None}
 
 
 def test_every_page_wants_a_sign_in_and_shows_no_other_team_s_objects(matrix: Matrix) -> None:
     owner, wrong = matrix.owner, []
-    ways = {way: route for way, route in declared().items() if requirement(route.dependant) is None and way[1] != "/metrics"}
+    ways = {
+        way: route for way, route in declared().items() if find_requirement(route.dependant) is None and way[1] != "/metrics"
+    }
     pages = {way for way, route in ways.items() if any(one.call is get_visitor for one in route.dependant.dependencies)}
     assert {path for _, path in set(ways) - pages} == OPEN
     assert len(pages) > 7

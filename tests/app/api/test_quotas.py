@@ -50,7 +50,7 @@ def test_a_limit_of_none_at_all_says_that_the_operator_alone_raises_it(
 ) -> None:
     limit(service, jobs_waiting=0, worker_hours=1)
     found = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")
-    assert found["quota"]["frees"] == "nothing does before the operator raises the limit"
+    assert found["quota"]["frees"] == "only the operator can raise the limit"
     assert found["remedy"].startswith("Nothing does before the operator raises")
 
 

@@ -8,9 +8,9 @@ import pytest
 from pydantic import JsonValue
 
 from app.core.errors import InvalidRecipe
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.core.ids import new_id
-from app.jobs.remedies import mended
+from app.jobs.remedies import apply_remedies
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.schema.report.measurements import Remedy, StageVerdict
 from tests.app.api.conftest import problem, sql
@@ -87,7 +87,7 @@ def test_rows_are_halved_alone_where_no_more_batches_can_be_added_up(
 def test_a_job_that_was_late_is_sent_again_without_its_deadline(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    job = failed(service, http, {**request_body, "deadline_seconds": 60}, failure("deadline_exceeded"))
+    job = failed(service, http, {**request_body, "deadline_seconds": 60}, describe_failure("deadline_exceeded"))
     again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
     assert again["deadline_at"] is None
     assert http.post(f"/v1/jobs/{job}/retry").json()["deadline_at"] is not None
@@ -168,7 +168,7 @@ def test_a_stage_that_is_left_out_takes_the_changes_of_its_keys_with_it() -> Non
         change("recipe.train.batch", 8),
     ]
     for order in (chosen, chosen[::-1]):
-        assert mended(recipe, order) == {
+        assert apply_remedies(recipe, order) == {
             "prune": None,
             "quantize": {"qat": {"quantized": 10}, "smoothing": None},
             "train": {"batch": 8},
@@ -178,10 +178,10 @@ def test_a_stage_that_is_left_out_takes_the_changes_of_its_keys_with_it() -> Non
 
 def test_a_whole_stage_is_exchanged_before_its_keys_are_changed() -> None:
     chosen = [change("recipe.quantize.smoothing", "search"), change("recipe.quantize", {"observer": "percentile"})]
-    assert mended({"quantize": {}}, chosen) == {"quantize": {"observer": "percentile", "smoothing": "search"}}
+    assert apply_remedies({"quantize": {}}, chosen) == {"quantize": {"observer": "percentile", "smoothing": "search"}}
 
 
 def test_a_remedy_that_an_engine_made_up_is_refused() -> None:
     wild = Remedy(key="recipe.train.batch.size", now=None, proposed=1, why="said by an engine")
     with pytest.raises(InvalidRecipe):
-        mended({"train": {"batch": 8}}, [wild])
+        apply_remedies({"train": {"batch": 8}}, [wild])

@@ -42,7 +42,7 @@ def test_nobody_else_makes_teams_or_sees_others(operator: httpx.Client, http: ht
     problem(http.get(f"/v1/teams/{ours}"), 404, "not_found")
     for method, path in (("POST", "/v1/teams"), ("PATCH", f"/v1/teams/{own['id']}"), ("DELETE", f"/v1/teams/{ours}")):
         told = problem(http.request(method, path, json={"name": "x"}), 403, "insufficient_scope")
-        assert "the team that runs the service" in told["cause"]
+        assert "the operating team" in told["cause"]
     writer = operator.post("/v1/keys", json={"name": "w", "scope": "write"}).json()["key"]
     with service.client(writer) as writing:  # of the right team, but no admin
         problem(writing.post("/v1/teams", json={"name": "x"}), 403, "insufficient_scope")
