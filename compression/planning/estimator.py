@@ -159,26 +159,26 @@ class PlannedJob:
         """Return the optimizer steps of an epoch. rows: of train, if it is no other number."""
         return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
 
-
-def cost_items(job: PlannedJob) -> list[CostItem]:
-    """Return what a job's parts take, in the order of its stages."""
-    return [*_process(job), *_baseline(job), *_quantized(job), *_pruned(job), *_distilled(job), *_exported(job)]
+    @cached_property
+    def items(self) -> list[CostItem]:
+        """Return what the parts of the job take, in the order of its stages."""
+        return [each for part in PARTS for each in part(self)]
 
 
 def planned_steps(job: PlannedJob) -> int:
     """Count the optimizer steps that a recipe asks for, before any limit or early end."""
-    return round(sum(item.steps for item in cost_items(job)))
+    return round(sum(item.steps for item in job.items))
 
 
 def estimate(job: PlannedJob) -> Estimate:
     """Add up what the parts of a job take."""
-    items, train, planned = cost_items(job), job.recipe.train, planned_steps(job)
-    flops = sum(item.flops for item in items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
+    train, planned = job.recipe.train, planned_steps(job)
+    flops = sum(item.flops for item in job.items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     return Estimate(
-        memory_bytes=round(sum(item.memory for item in items) * KEPT_FREED),
-        disk_bytes=sum(item.disk for item in items),
-        minutes=round(training + sum(item.minutes for item in items), 1),
+        memory_bytes=round(sum(item.memory for item in job.items) * KEPT_FREED),
+        disk_bytes=sum(item.disk for item in job.items),
+        minutes=round(training + sum(item.minutes for item in job.items), 1),
     )
 
 
@@ -268,6 +268,9 @@ def _exported(job: PlannedJob) -> Iterator[CostItem]:
     yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), minutes=minutes)
     if prune is not None and prune.target_latency is not None:
         yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
+
+
+PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _exported)
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
