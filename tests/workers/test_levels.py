@@ -74,8 +74,10 @@ def test_it_starts_all_the_same_where_it_is_told_so(tmp_path: Path) -> None:
 
 
 def test_the_embedded_set_says_so_itself_and_warns(tmp_path: Path) -> None:
-    code = "import os; from pathlib import Path; from client.embedded.up import confinement; "
+    code = (
+        "import os; from pathlib import Path; from client.embedded.up import confinement; "
         "print(confinement(Path(), dict(os.environ)))"
+    )
     assert run_where({}, "-c", code, home=tmp_path).stdout == "{}\n" or find_obstacle("landlock+seccomp")
     done = run_where(NO_LANDLOCK, "-c", code, home=tmp_path)
     assert done.stdout == "{'LATHE_UNCONFINED': 'true'}\n"
