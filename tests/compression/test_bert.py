@@ -16,7 +16,7 @@ from compression.models.adapters.bert import BERT
 from compression.models.adapters.registry import encoder_of
 from compression.models.adapters.structure import PruningPlan, head_rows
 from compression.models.architectures import families
-from compression.models.architectures.shapes import encoder_parameters
+from compression.models.architectures.shapes import parameters_at
 from tests.compression.conftest import tiny_config
 
 IDS = torch.randint(5, 40, (4, 11), generator=torch.Generator().manual_seed(0))
@@ -93,7 +93,7 @@ def test_the_model_that_was_cut_is_left_alone(model: BertForSequenceClassificati
 @pytest.mark.parametrize("cut", [False, True])
 def test_parameters_are_counted_as_the_catalog_foretells(model: BertForSequenceClassification, cut: bool) -> None:
     subject = BERT.narrowed(model, narrow_choice()) if cut else model
-    foretold = encoder_parameters(families.BERT, BERT.shape_of(subject.config), rows=66, labels=2)
+    foretold = parameters_at(families.BERT, BERT.shape_of(subject.config), rows=66, outputs=2)
     assert BERT.parameters_of(subject) == foretold
 
 

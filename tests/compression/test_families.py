@@ -18,7 +18,7 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import ADAPTERS, DECODER_ADAPTERS, adapter_of, encoder_of
 from compression.models.adapters.structure import PruningPlan, head_rows
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import encoder_parameters, planned_shape
+from compression.models.architectures.shapes import parameters_at, planned_shape
 from compression.pruning.scores import EncoderScores, score_units
 from compression.schema.recipe.prune import Prune
 from tests.compression.models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
@@ -151,7 +151,7 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
     rows = POSITIONS + getattr(model.config, "type_vocab_size", 0)
     for each in (model, opened, fewer, drawn):
         now = family.shape_of(each.config)
-        foretold = encoder_parameters(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, labels=2, dense=dense)
+        foretold = parameters_at(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, outputs=2, dense=dense)
         assert family.parameters_of(each) == foretold
         assert counter(model)(now) == foretold.total
 

@@ -19,9 +19,10 @@ from compression.modalities.text.batches import Batch
 from compression.models.adapters.decoder import prefix, stored
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures.decoder_tensor_names import stored_parts
 from compression.models.files.uploaded import uploaded
 from compression.models.sharded_checkpoint import LARGEST_SHARD, PlannedTensor, SafetensorsReader, writing
-from compression.models.skeleton import EXPERTS, PARTS, generation_of, skeleton, sources
+from compression.models.skeleton import generation_of, skeleton, sources
 from compression.pruning.decoder_scores import DecoderActivationCollector, DecoderScores
 from compression.system.row_file import RowFile
 
@@ -200,7 +201,8 @@ class LayerwiseRunner:
         wanted = {name: tuple(tensor.shape) for name, tensor in stored(small)}
         types = {name: self._type(cut.source(name), dtype) for name in wanted}
         plan = [
-            [PlannedTensor(part, types[name], size) for part, size in _apart(name, shape)] for name, shape in wanted.items()
+            [PlannedTensor(part, types[name], size) for part, size in stored_parts(name, shape).items()]
+            for name, shape in wanted.items()
         ]
         done, total = 0, sum(map(prod, wanted.values()))
         with writing(place, plan, largest=largest) as shards:
@@ -208,8 +210,9 @@ class LayerwiseRunner:
                 value = cut.of(name, self.tensor(cut.source(name)))
                 if tuple(value.shape) != shape:
                     raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {shape}")
-                parts = _apart(name, shape)
-                for (part, _), rows in zip(parts, value.reshape(len(parts), *parts[0][1]), strict=True):
+                parts = stored_parts(name, shape)
+                rows_of = value.reshape(len(parts), *next(iter(parts.values())))
+                for part, rows in zip(parts, rows_of, strict=True):
                     shards.put(part, rows.to(types[name]))
                 done += prod(shape)
                 yield done, total
@@ -277,13 +280,3 @@ class _LayerShim(nn.Module):
         found: Tensor = self.layer(states if self.states is None else self.states, *more, **named)
         self.said = found
         return found
-
-
-def _apart(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    """Name the tensors, with their shapes, that one lies in on disk: experts one by one, all else as it is."""
-    fused = EXPERTS.match(name) if len(shape) == 3 else None
-    if fused is None:
-        return [(name, shape)]
-    parts = PARTS[fused["part"]]
-    size = (shape[1] // len(parts), shape[2])
-    return [(f"{fused['place']}.{number}.{part}.weight", size) for number in range(shape[0]) for part in parts]

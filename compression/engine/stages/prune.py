@@ -19,6 +19,7 @@ from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.pruning_groups import width_of
 from compression.models.architectures.shapes import (
     Count,
     Ratios,
@@ -28,7 +29,6 @@ from compression.models.architectures.shapes import (
     shape_at,
     steps_to,
     table_rows,
-    width_of,
 )
 from compression.pruning.decoder_scores import DecoderScores
 from compression.pruning.scores import PARTS, EncoderScores, score_units

@@ -7,7 +7,8 @@ from compression.engine.stages.apply_cut import apply_cut
 from compression.evaluation.validate import validate
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import shape_at, width_of
+from compression.models.architectures.pruning_groups import width_of
+from compression.models.architectures.shapes import shape_at
 from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
 from compression.pruning.decoder_scores import DecoderScores
 from compression.pruning.scores import EncoderScores

@@ -10,7 +10,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
 from compression.models.adapters.structure import PruningPlan
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
 from compression.schema.errors import UnsupportedShape
 from tests.compression.families.decoders import (
     EXPERTS,
@@ -102,7 +103,7 @@ def test_shapes_and_parts_are_said_as_they_are(kind: str, tmp_path: Path) -> Non
     before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
     assert logits(family.narrowed(model, family.everything(model))).equal(logits(model))
     small = family.narrowed(model, cut_on(kind, model, *axes_of(kind)[-1]))
-    config_of_small, shape = small.config, family.shape_of(small.config)
+    shape = family.shape_of(small.config)
     assert (shape.layers, shape.hidden, len(family.blocks(small))) == (2, 24, 2)
     assert family.shape_of(family.drawn(model, shape).config) == shape
     count = family.parameters_of(small)
@@ -114,9 +115,9 @@ def test_shapes_and_parts_are_said_as_they_are(kind: str, tmp_path: Path) -> Non
     depths = {name: family.quantization_group(name) for name, module in small.named_modules() if hasattr(module, "weight")}
     assert set(depths.values()) == {0, 1, 2, 10_000}
     assert sum(p.numel() for layer in family.layer_parameters(small) for p in layer) < count.other
-    tied_or_not = {"outputs": 0 if tied else WORDS, "positions": 64 if kind == "gpt2" else 0}
-    biases = {key: getattr(config_of_small, key, False) for key in ("attention_bias", "mlp_bias")}
-    assert decoder_parameters(small.config.model_type, shape, **tied_or_not, **biases) == count
+    tied_or_not = {"outputs": 0 if tied else WORDS, "rows": 64 if kind == "gpt2" else 0}
+    spec, biases = ARCHITECTURE_SPECS[small.config.model_type], family.biases(small.config)
+    assert parameters_at(spec, shape, **tied_or_not, biases=biases) == count
     # The model that was cut is left alone.
     with torch.no_grad():
         for parameter in small.parameters():

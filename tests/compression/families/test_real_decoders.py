@@ -13,7 +13,8 @@ from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import decoder_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import planned_shape, width_of
+from compression.models.architectures.pruning_groups import width_of
+from compression.models.architectures.shapes import planned_shape
 from compression.pruning.decoder_scores import DecoderScores
 from compression.pruning.scores import score_units
 from compression.schema.recipe.base import Axis
