@@ -6,7 +6,7 @@ first keeps far more of the model than the weights' norm; docs/method.md says wh
 (block influence: Men et al. 2024, ShortGPT).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -72,16 +72,18 @@ def grouped(scores: Tensor, groups: int) -> Tensor:
     return scores.view(groups, -1).sum(dim=1)
 
 
-def weight_norm(makers: Iterable[Tensor], readers: Iterable[Tensor]) -> Tensor:
-    """L1 norm of the weights that make a unit and of those that read it.
-
-    makers: matrices (units, inputs), readers: matrices (outputs, units) -> (units,).
-    """
-    made = [weight.abs().sum(dim=1) for weight in makers]
-    read = [weight.abs().sum(dim=0) for weight in readers]
-    return torch.stack(made + read).sum(dim=0)
+def weight_norm(weight: Tensor, dim: int) -> Tensor:
+    """L1 norm of the weights that make or read each unit of a dimension. weight: any shape -> (size of `dim`,)."""
+    return weight.abs().sum(dim=[other for other in range(weight.ndim) if other != dim])
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:
     """Return the positions of the `count` largest scores, ascending; of equal ones the earlier stay. (units,) -> (count,)."""
     return torch.argsort(scores, descending=True, stable=True)[:count].sort().values
+
+
+def strongest_of_each(scores: Tensor, count: int, parts: int) -> Tensor:
+    """Return the same of neighbouring parts, as many of each: `count` in all. (units,) -> (count,)."""
+    size = len(scores) // parts
+    found = [strongest(part, count // parts) + number * size for number, part in enumerate(scores.view(parts, size))]
+    return torch.cat(found)
