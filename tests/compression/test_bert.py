@@ -12,13 +12,14 @@ from transformers import (
     BertModel,
 )
 
-from compression.models.adapters.bert import BERT
-from compression.models.adapters.registry import encoder_of
-from compression.models.adapters.structure import PruningPlan, head_rows
+from compression.models.adapters.cutting import unit_indices
+from compression.models.adapters.registry import ENCODER_ADAPTERS, encoder_of
+from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import families
 from compression.models.architectures.shapes import parameters_at
 from tests.compression.conftest import tiny_config
 
+BERT = ENCODER_ADAPTERS["bert"]
 IDS = torch.randint(5, 40, (4, 11), generator=torch.Generator().manual_seed(0))
 
 
@@ -27,20 +28,15 @@ def some(count: int, of: int) -> torch.Tensor:
 
 
 def narrow_choice() -> PruningPlan:
-    return PruningPlan(
-        hidden=some(16, 32),
-        pooled=some(16, 32),
-        heads=(torch.tensor([0, 3]), torch.tensor([1, 2])),
-        ffn=(some(40, 64), some(40, 64)),
-    )
+    heads = {"heads.0": torch.tensor([0, 3]), "heads.1": torch.tensor([1, 2])}
+    return PruningPlan({"hidden": some(16, 32), "pooled": some(16, 32), **heads, "ffn": some(40, 64)})
 
 
 @torch.no_grad()
 def test_removing_feed_forward_units_equals_masking_them(model: BertForSequenceClassification) -> None:
-    kept = BERT.everything(model)
-    kept = PruningPlan(kept.hidden, kept.pooled, kept.heads, (some(24, 64), some(25, 64)[:24]))
+    kept = PruningPlan({"ffn.0": some(24, 64), "ffn.1": some(25, 64)[:24]})
     small = BERT.narrowed(model, kept)
-    for layer, units in zip(BERT.layers(model), kept.ffn, strict=True):
+    for layer, units in zip(BERT.layers(model), kept.kept.values(), strict=True):
         gone = torch.ones(64, dtype=torch.bool)
         gone[units] = False
         layer.down.weight[:, gone] = 0
@@ -50,22 +46,21 @@ def test_removing_feed_forward_units_equals_masking_them(model: BertForSequenceC
 
 @torch.no_grad()
 def test_removing_heads_equals_masking_them(model: BertForSequenceClassification) -> None:
-    kept = narrow_choice()
-    small = BERT.narrowed(model, kept)
-    stream = torch.zeros(2, 7, 32)
-    stream[..., kept.hidden] = torch.randn(2, 7, 16)
+    kept, stream = narrow_choice(), torch.zeros(2, 7, 32)
+    small, hidden = BERT.narrowed(model, kept), kept.kept["hidden"]
+    stream[..., hidden] = torch.randn(2, 7, 16)
     dense, cut = BERT.layers(model)[0], BERT.layers(small)[0]
     gone = torch.ones(32, dtype=torch.bool)
-    gone[head_rows(kept.heads[0], 8)] = False
+    gone[unit_indices(kept.kept["heads.0"], 8)] = False
     dense.attended.weight[:, gone] = 0
-    wanted = dense.attended(model.bert.encoder.layer[0].attention.self(stream)[0])[..., kept.hidden]
-    given = cut.attended(small.bert.encoder.layer[0].attention.self(stream[..., kept.hidden])[0])
+    wanted = dense.attended(model.bert.encoder.layer[0].attention.self(stream)[0])[..., hidden]
+    given = cut.attended(small.bert.encoder.layer[0].attention.self(stream[..., hidden])[0])
     assert torch.allclose(given, wanted, atol=1e-6)
 
 
 @torch.no_grad()
 def test_keeping_everything_changes_nothing(model: BertForSequenceClassification) -> None:
-    assert BERT.narrowed(model, BERT.everything(model))(IDS).logits.equal(model(IDS).logits)
+    assert BERT.narrowed(model, PruningPlan())(IDS).logits.equal(model(IDS).logits)
 
 
 @torch.no_grad()
@@ -105,11 +100,10 @@ def test_every_head_class_is_cut_like_its_encoder(kind: type, tmp_path: Path) ->
     family, choice = encoder_of(model), narrow_choice()
     small = family.narrowed(model, choice)
     assert type(small) is kind
-    kept = family.everything(model)
-    masked = family.narrowed(model, PruningPlan(kept.hidden, kept.pooled, kept.heads, choice.ffn))
-    for layer, units in zip(family.layers(model), choice.ffn, strict=True):
+    masked = family.narrowed(model, PruningPlan({"ffn": choice.kept["ffn"]}))
+    for layer in family.layers(model):
         gone = torch.ones(64, dtype=torch.bool)
-        gone[units] = False
+        gone[choice.kept["ffn"]] = False
         layer.down.weight[:, gone] = 0
     assert torch.allclose(masked(IDS)[0], model(IDS)[0], atol=1e-6)
     small.save_pretrained(tmp_path)
