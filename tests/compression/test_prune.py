@@ -1,5 +1,6 @@
 """The cut: which layers go, what a target comes to, steps, and curves that cost no pass."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,7 +147,8 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
     progress = PruneProgress(_scores(state, settings), (0.25, 0.5, 0.75), {"classifier": (-1.5, 2.0)})
 
     def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
-        state.checkpointer = SimpleNamespace(is_at=lambda stage, phase: phase == "second", beside=lambda: tensors)  # type: ignore[assignment]
+        at = SimpleNamespace(is_at=lambda stage, phase: phase == "second", beside=lambda: tensors)
+        state.checkpointer = at  # type: ignore[assignment]
         return _saved(state, ["first", "second"])
 
     step, again = found(progress.tensors())

@@ -12,6 +12,7 @@ from compression.models.adapters.cutting import Cut
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import WITHIN, Tensors, Width, axis_and_layer, groups_of, units_at
+from compression.pruning.scores import ImportanceScores
 from compression.schema.report.measurements import Shape
 from tests.compression import models
 from tests.compression.families import decoders
@@ -22,18 +23,13 @@ ENCODERS = [
 ]
 
 
-def encoder(kind: str, head: str = "ForSequenceClassification") -> PreTrainedModel:
-    models.STEMS.setdefault("electra-base", "Electra")
-    return models.tiny(kind, head)
-
-
 def made(kind: str) -> PreTrainedModel:
-    return decoders.tiny(kind) if kind in decoders.KINDS else encoder(kind)
+    return decoders.tiny(kind) if kind in decoders.KINDS else models.tiny(kind)
 
 
 @pytest.mark.parametrize(("kind", "head"), ENCODERS)
 def test_an_encoder_has_the_tensors_that_are_declared(kind: str, head: str) -> None:
-    model = encoder(kind, head)
+    model = models.tiny(kind, head)
     assert {name: tuple(tensor.shape) for name, tensor in stored(model)} == adapter_of(model).tensors(model)
 
 
@@ -73,7 +69,7 @@ def fewer(kind: str, shape: Shape) -> dict[tuple[str, ...], Shape]:
     return found
 
 
-@pytest.mark.parametrize("kind", [*models.STEMS, "electra-base", *decoders.KINDS])
+@pytest.mark.parametrize("kind", [*models.STEMS, *decoders.KINDS])
 def test_what_shrinks_in_the_stock_model_of_a_smaller_config_are_the_members_of_its_groups(kind: str) -> None:
     model = made(kind)
     family = adapter_of(model)
@@ -92,25 +88,20 @@ def test_what_shrinks_in_the_stock_model_of_a_smaller_config_are_the_members_of_
             if axis_and_layer(key)[0] in axes
         }
         assert shrunk == members
-        # Of units that are left as many indices stay of each member: a plan of any of them can be built.
-        plan = PruningPlan(
-            {
-                key: torch.arange(units_at(to, group.axis)).expand(*within(to, group.axis), -1)
-                for key, group in groups.items()
-                if group.axis in axes
-            }
-        )
+        # A choice of as many units can be built.
+        scores = ImportanceScores({key: torch.ones(units_of(shape, group.axis)) for key, group in groups.items()})
+        plan = scores.choose(family, to)
         assert all(tensor.shape == small[name].shape for name, tensor in stored(family.narrowed(model, plan)))
     assert seen == {group.axis for group in groups.values()} - {"vocabulary"}
 
 
-def within(shape: Shape, axis: str) -> list[int]:
-    return [units_at(shape, WITHIN[axis])] if axis in WITHIN else []
+def units_of(shape: Shape, axis: str) -> list[int]:
+    return [units_at(shape, each) for each in (WITHIN.get(axis), axis) if each is not None]
 
 
 @pytest.mark.parametrize("kind", [*models.STEMS, *decoders.KINDS])
 def test_every_group_is_observed_but_experts_whose_insides_no_module_shows(kind: str) -> None:
-    model = decoders.tiny_classifier(kind) if kind in decoders.KINDS else encoder(kind)
+    model = decoders.tiny_classifier(kind) if kind in decoders.KINDS else models.tiny(kind)
     family = adapter_of(model)
     apart = {"vocabulary", "experts", "expert_ffn"}
     keys = {key for key, group in family.groups(model).items() if group.axis not in apart}
@@ -121,15 +112,9 @@ def test_convolutions_with_their_norms_and_buffers_are_cut_like_any_tensor() -> 
     torch.manual_seed(0)
 
     def network(channels: int) -> nn.Sequential:
-        depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        return nn.Sequential(
-            nn.Conv2d(3, channels, 3),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            depthwise,
-            nn.BatchNorm2d(channels),
-            nn.Conv2d(channels, 5, 1),
-        ).eval()
+        apart = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        norms = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        return nn.Sequential(nn.Conv2d(3, channels, 3), norms[0], nn.ReLU(), apart, norms[1], nn.Conv2d(channels, 5, 1)).eval()
 
     channels = Width(8, "channels")
     norm = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (channels,))
