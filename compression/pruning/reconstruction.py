@@ -1,13 +1,13 @@
 """Least squares after a cut: what is left of a model takes over what it can of what went.
 
-A cut leaves each linear layer with a part of its inputs. What the others said is not lost: on real text much of it follows
-from those that stay. So each layer is solved anew, in the order in which they compute, such that on calibration rows it says
-what the whole model's layer said, given what the layers before it, solved already, now give it (reconstruction: He, Zhang &
-Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). What writes to the stream is solved for the sum that it
-enters, which makes good what the stream itself has lost. No label is needed and no step is taken: a few passes, and a system of
-equations a layer. Where layers were dropped, the one before the gap is solved for the stream beyond it.
+A cut leaves each linear layer with a part of its inputs. What the others carried is not lost: on real text much of it follows
+from those that stay. So each layer is solved anew, in the order in which they compute, to give on calibration rows what the
+whole model's layer gives, from what the layers before it, solved already, now give it (reconstruction: He, Zhang & Sun 2017,
+"Channel Pruning for Accelerating Very Deep Neural Networks"). What writes to the stream is solved for the sum that it enters,
+which makes good what the stream itself has lost. No label is needed and no step is taken: a few passes, and a system of
+equations a layer. If layers were dropped, the one before the gap is solved for the stream beyond it.
 
-A layer is run by itself on what the one before has said, and nothing before it is computed again.
+A layer is run by itself on the outputs of the one before, and nothing before it is computed again.
 """
 
 from collections.abc import Callable, Sequence
@@ -118,16 +118,16 @@ class LayerStack:
         """Run a layer and return what goes into or comes out of modules in it at real tokens, one (tokens, width) each."""
         found: list[list[Tensor]] = [[] for _ in taps]
 
-        def take(place: int, said: Tensor) -> None:
+        def take(place: int, values: Tensor) -> None:
             real = self.masks[len(found[place])]
-            found[place].append(said.reshape(*real.shape, -1)[real].float())  # ranks have a dimension of one more
+            found[place].append(values.reshape(*real.shape, -1)[real].float())  # ranks have a dimension of one more
 
         with ExitStack() as hooks:
             for place, (module, side) in enumerate(taps):
                 if side == "in":
                     hook = module.register_forward_pre_hook(lambda _, given, place=place: take(place, given[0]))
                 else:
-                    hook = module.register_forward_hook(lambda _, __, said, place=place: take(place, said))
+                    hook = module.register_forward_hook(lambda _, __, output, place=place: take(place, output))
                 hooks.callback(hook.remove)
             self.run(number)
         return [torch.cat(one) for one in found]

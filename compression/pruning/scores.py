@@ -122,7 +122,7 @@ def score_units(
 ) -> ImportanceScores:
     """Score a model's units as the recipe says, on rows of train drawn with `seed`. layers: also how much each turns.
 
-    Raises ValueError for scores that a decoder's units cannot have; `catalog.check_axes` refuses them before.
+    Raises ValueError for scores that a decoder's units cannot have; `check_axes` refuses them before.
     """
     rows = shuffled_rows(train_rows, settings.calibration_rows, seed)
     size = micro_batch_size(CALIBRATION_BATCH, parts)
@@ -139,7 +139,7 @@ def score_units(
 def score_activations(
     model: PreTrainedModel, batches: Iterable[Batch], norm: Literal["l1", "l2"] = "l1", *, layers: bool = True
 ) -> ImportanceScores:
-    """Score units by the norm of what they say at the real tokens of `batches`; for l2, its square.
+    """Score units by the norm of their activations at the real tokens of `batches`; for l2, its square.
 
     Experts cost their layers another forward pass, since the stock model does not show what happens inside them.
     """
@@ -193,7 +193,7 @@ class UnitObserver:
                 hooks.callback(hook.remove)
 
     def add(self, key: str, number: int, worth: Tensor) -> None:
-        """Add what a batch says of a group's units at one place."""
+        """Add a batch's scores of a group's units at one place."""
         known = self.sums.get((key, number))
         self.sums[key, number] = worth if known is None else known + worth
 
@@ -251,21 +251,21 @@ class ActivationCollector(UnitObserver):
         influence = torch.stack([self.influence[number] for number in range(len(self.layers))]) if self.influence else None
         return ImportanceScores({**self.units(), **of_experts}, None if influence is None else influence.cpu())
 
-    def _turn(self, number: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any], said: Any) -> None:
+    def _turn(self, number: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         real = self.mask.bool()
-        before, after = given[0] if given else named["hidden_states"], said[0] if isinstance(said, tuple) else said
+        before, after = given[0] if given else named["hidden_states"], output[0] if isinstance(output, tuple) else output
         found = importance.block_influence(torch.stack([before[real], after[real]]).float())[0]
         self.influence[number] = self.influence[number] + found if number in self.influence else found
 
     def _routed(self, number: int, module: Any, given: tuple[Tensor, ...]) -> None:
         inputs, chosen, weights = (each[self.mask.flatten().bool()] for each in given)
 
-        def said_by(expert: int, tokens: Tensor) -> Tensor:
+        def activations_of(expert: int, tokens: Tensor) -> Tensor:
             gates, ups = functional.linear(tokens, module.gate_up_proj[expert]).chunk(2, dim=-1)
-            said: Tensor = module.act_fn(gates) * ups
-            return said
+            found: Tensor = module.act_fn(gates) * ups
+            return found
 
-        experts, units = importance.expert_scores(inputs, chosen, weights, said_by, module.down_proj)
+        experts, units = importance.expert_scores(inputs, chosen, weights, activations_of, module.down_proj)
         self.add(key_of("experts", number), 0, experts)
         self.add(key_of("expert_ffn", number), 0, units)
 
@@ -277,11 +277,11 @@ def _by_loss(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> dict[
     device = next(model.parameters()).device
 
     def observe(key: str, number: int, activations: Tensor) -> None:
-        told, real = seen.masked(activations.detach())
+        values, real = seen.masked(activations.detach())
         together = seen.counts[key] if axis_and_layer(key)[0] == "heads" else None
 
         def learn(gradient: Tensor) -> None:
-            seen.add(key, number, importance.first_order(told, gradient.view(told.shape), real, together))
+            seen.add(key, number, importance.first_order(values, gradient.view(values.shape), real, together))
 
         activations.register_hook(learn)  # type: ignore[no-untyped-call]
 

@@ -34,7 +34,7 @@ class LayerwiseRunner:
     """A decoder's checkpoint, opened by the layer, in `dtype`, by default the type that most of its bytes are stored in.
 
     model: the stock model, whose weights are on the meta device but for what is opened; integers that are simulated in it are
-    those of what is opened. Raises what `streamed.skeleton` and `streamed.sources` do.
+    those of what is opened. Raises what `skeleton` and `sources` do.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:

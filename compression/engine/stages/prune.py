@@ -130,9 +130,9 @@ def counter(model: PreTrainedModel) -> Count:
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Say for each axis what it had, what it has, what was asked and what was taken.
+    """Return for each axis what it had, what it has, what was asked and what was taken.
 
-    Of a target, `asked` is the ratio that it came to; of the vocabulary it is null where the texts alone decide.
+    Of a target, `asked` is the ratio that it came to; of the vocabulary it is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What every model family can do, by the names of its tensors: count them, choose among them, cut them, draw them anew.
 
-A family says what its config and its modules mean (`shape_of`, `layers`, `observed` …); which of its tensors shrink together
+A family defines what its config and its modules mean (`shape_of`, `layers`, `observed` …); which of its tensors shrink together
 stands in its layout (`architectures/`), torch-free.
 """
 
@@ -72,7 +72,7 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return where the units of each group are observed, whose scores are taken there.
+        """Return where the units of each group are observed, to be scored by what passes there.
 
         Of several places the scores are added up, or multiplied for a group within another.
         """
@@ -86,7 +86,7 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        """Say a shape with a stock config, but for the number of layers and tokens. Raises ValueError if none can."""
+        """Write a shape into a stock config, but for the number of layers and tokens. Raises ValueError if none can."""
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002 (some families' own)
         """Change a tensor that was cut such that the narrower model computes what the whole one did. name: in the whole one."""
@@ -143,7 +143,7 @@ class ArchitectureAdapter(ABC):
         shape: Shape,
         layers: Sequence[int],  # noqa: ARG002 (decoders')
     ) -> PretrainedConfig:
-        """Say a shape with a stock config. layers: the number in `old` of each layer. Raises what no config can say."""
+        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises ValueError if there is none."""
         config = copy.deepcopy(old)
         config.num_hidden_layers = shape.layers
         self._set_widths(config, shape)
@@ -182,9 +182,9 @@ class ArchitectureAdapter(ABC):
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
         """Build the stock model that knows only the tokens named: old ids, each once; their order gives the new ids.
 
-        What it says of these stays what it was. Special tokens that the config names get their new ids, those that are dropped
-        are named no more. Raises ValueError if an id is not in the table or named twice, or if the padding token is dropped or
-        `fixed_tokens` move.
+        Its answers about these stay what they were. Special tokens that the config names get their new ids, those that are
+        dropped are named no more. Raises ValueError if an id is not in the table or named twice, if the padding token is
+        dropped, or if `fixed_tokens` move.
         """
         old = model.config
         if len(set(kept_token_ids)) != len(kept_token_ids) or not set(kept_token_ids) <= set(range(old.vocab_size)):

@@ -1,11 +1,11 @@
 """Decoders: pre-norm layers with one residual stream, normalized before each part of a layer reads it.
 
 Channels of the stream are chosen once for the model, all else for each layer: groups (a KV head with the query heads that read
-it; the head size stays), feed-forward units, and where layers have them experts, their units and the ranks of latent attention.
+it; the head size stays), feed-forward units, and if layers have them experts, their units and the ranks of latent attention.
 Unless a family says otherwise a cut computes what the whole model does with the same parts silenced, but for rounding: norms
 are RMSNorms, whose weights make up for fewer channels.
 
-Names of tensors stand in `architectures.decoder_tensor_names`; a family says here what its modules and its config mean.
+Names of tensors stand in `architectures.decoder_tensor_names`; a family defines here what its modules and its config mean.
 """
 
 import math
@@ -136,7 +136,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return tensor
 
     def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:
-        """Say a shape with a stock config. layers: the number in `old` of each layer. Raises UnsupportedShape."""
+        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises UnsupportedShape."""
         check_decoder(old.model_type, shape)
         config = super().config_at(old, shape, layers)
         if getattr(old, "layer_types", None) is not None:  # which layers attend within a window alone
@@ -177,9 +177,9 @@ class PreNormDecoder(ArchitectureAdapter):
         return DecoderLayer(whole=layer, norms=norms, attended=layer.self_attn.o_proj, down=layer.mlp.down_proj)
 
 
-def shared(said: Tensor, groups: int, times: int) -> Tensor:
-    """Give each query head its copy of what its group says.
+def shared(values: Tensor, groups: int, times: int) -> Tensor:
+    """Give each query head its copy of its group's keys or values.
 
-    said: (rows, tokens, groups × size) -> (rows, tokens, groups × times × size).
+    values: (rows, tokens, groups × size) -> (rows, tokens, groups × times × size).
     """
-    return said.view(*said.shape[:-1], groups, -1).repeat_interleave(times, dim=-2).flatten(-2)
+    return values.view(*values.shape[:-1], groups, -1).repeat_interleave(times, dim=-2).flatten(-2)

@@ -26,7 +26,7 @@ AHEAD = re.compile(r"(model\.)?layers\.(?P<layer>\d{1,4})\.")
 class DeepseekV3(PreNormDecoder):
     """The router scores experts each for itself, corrected by a bias, within the best of some groups of neighbours.
 
-    So a cut keeps as many of each group, and its router says of these what it said before. Layers for the prediction of
+    So a cut keeps as many of each group, and its router chooses among these as before. Layers for the prediction of
     several tokens are not loaded by the stock model, and the config of a cut names none.
     """
 
@@ -64,8 +64,8 @@ class DeepseekV3(PreNormDecoder):
         _, latent = _has(shape)
         without_position = (shape.head_size or 0) - latent.rope
 
-        def filled(said: Tensor) -> Tensor:
-            return functional.pad(said, (0, width - said.shape[-1])).flatten(-2)
+        def filled(values: Tensor) -> Tensor:
+            return functional.pad(values, (0, width - values.shape[-1])).flatten(-2)
 
         def read(queries: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             each = packed.view(*queries.shape[:-1], heads, -1)  # stock code gives it a dimension of one more
@@ -104,7 +104,7 @@ class DeepseekV3(PreNormDecoder):
         )
 
     def is_unread(self, config: PretrainedConfig, name: str) -> bool:
-        """Say whether a tensor is of a layer for the prediction of several tokens: they lie behind the last that is read."""
+        """Return whether a tensor is of a layer for the prediction of several tokens: they lie behind the last that is read."""
         found, last = AHEAD.match(name), config.num_hidden_layers
         return found is not None and last <= int(found["layer"]) < last + getattr(config, "num_nextn_predict_layers", 0)
 
@@ -151,7 +151,7 @@ class DeepseekV2(DeepseekV3):
     """
 
     def is_unread(self, config: PretrainedConfig, name: str) -> bool:  # noqa: ARG002 (V3's own)
-        """Say of every tensor that stock code reads it: there is no prediction of several tokens."""
+        """Stock code reads every tensor: there is no prediction of several tokens."""
         return False
 
     def _routing(self, config: PretrainedConfig) -> tuple[int, int]:

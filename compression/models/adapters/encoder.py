@@ -80,7 +80,7 @@ class PostNormEncoder(ArchitectureAdapter):
     def attentions(self, model: PreTrainedModel) -> list[Attention]:
         """Return where each layer's queries, keys and values are made, shallow first."""
         layers = self.layers(model)
-        return [Attention((layer.query, layer.key, layer.value), lambda *said: said) for layer in layers]
+        return [Attention((layer.query, layer.key, layer.value), lambda *made: made) for layer in layers]
 
     def embeddings(self, model: PreTrainedModel) -> nn.Module:
         """Return the module that holds the token, position and type tables."""
@@ -104,7 +104,7 @@ class PostNormEncoder(ArchitectureAdapter):
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
         """Return where the units of each group are observed.
 
-        A channel that queries and keys are compared by matters by the product of its two scores: either alone says nothing.
+        A channel that queries and keys are compared by matters by the product of its two scores: either alone tells nothing.
         """
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         head = self.head(model)
@@ -142,8 +142,3 @@ class PostNormEncoder(ArchitectureAdapter):
         """Return the row of the position table that a text's first token has."""
         first = self.names.first_position
         return int(config.pad_token_id) + 1 if first is None else first
-
-
-def linear_modules(model: nn.Module) -> list[nn.Linear]:
-    """Return every linear layer, fake-quantized or not."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -46,7 +46,7 @@ class Gpt2(PreNormDecoder):
         config.hidden_size, config.num_attention_heads, config.n_inner = shape.hidden, shape.heads, shape.ffn
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
-        """Scale queries where the config divides attention scores by the layer's number, and the layer has got another one."""
+        """Scale queries if the config divides attention scores by the layer's number, and the layer has got another one."""
         number, layers = cut.layer_of(name), cut.plan.layers
         if ".attn.c_attn." not in name or not cut.before.scale_attn_by_inverse_layer_idx or number is None or layers is None:
             return tensor

@@ -28,7 +28,7 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTE
 
 
 def adapter_of(model_or_config: PreTrainedModel | PretrainedConfig) -> ArchitectureAdapter:
-    """Find the family of a model or of its config. Raises KeyError for one that `catalog.family_of` does not know either."""
+    """Find the family of a model or of its config. Raises KeyError for one that `architecture_of` does not know either."""
     return ADAPTERS[_kind(model_or_config)]
 
 
@@ -43,7 +43,7 @@ def decoder_of(model_or_config: PreTrainedModel | PretrainedConfig) -> PreNormDe
 
 
 def is_decoder(model_or_config: PreTrainedModel | PretrainedConfig) -> bool:
-    """Say whether a model, or that of a config, is a decoder."""
+    """Return whether a model, or that of a config, is a decoder."""
     return _kind(model_or_config) in DECODER_ADAPTERS
 
 

@@ -34,7 +34,7 @@ def planned(
 
     Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels at one ratio go
     together, a whole head at a time; where hidden is to lose more, each head becomes narrower, by eighths of it; heads alone
-    cannot go. What decoders' can say is in `catalog.decoders`. count: for target_params. vocabulary: the tokens that stay,
+    cannot go. What decoders' can say is in `decoder_configs`. count: for target_params. vocabulary: the tokens that stay,
     where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
     target_latency leaves the shape whole. Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or
     the target cannot be reached, and InvalidSpec where the family's units cannot be scored so.

@@ -53,7 +53,7 @@ class EncoderDescription:
 
 
 def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list[CompressionError]]:
-    """Read a config.json that `catalog.family_of` accepts. Returns None with the reasons where it makes no sense."""
+    """Read a config.json that `architecture_of` accepts. Returns None with the reasons where it makes no sense."""
     kind = str(config["model_type"])
     known = NAMES[kind]
     problems = list(_refused(config, known))
