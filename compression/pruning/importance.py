@@ -69,7 +69,7 @@ def expert_scores(
 
 def grouped(scores: Tensor, groups: int) -> Tensor:
     """Add up the scores of neighbouring units, for example of a head's channels. (groups × n,) -> (groups,)."""
-    return scores.view(groups, -1).sum(dim=1)
+    return scores if len(scores) == groups else scores.view(groups, -1).sum(dim=1)
 
 
 def weight_norm(weight: Tensor, dim: int) -> Tensor:

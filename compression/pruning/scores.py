@@ -206,12 +206,10 @@ class UnitObserver:
         found = {}
         for key, points in self.points.items():
             seen = torch.stack([self.sums[key, number] for number in range(len(points))])
-            count = self.counts[key]
             if axis_and_layer(key)[0] in WITHIN:
-                found[key] = seen.prod(dim=0).view(count, -1).cpu()
+                found[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
             else:
-                total = seen.sum(dim=0)
-                found[key] = (total if len(total) == count else importance.grouped(total, count)).cpu()
+                found[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
         return found
 
 
@@ -306,12 +304,9 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     for key in family.observed(model):
         group = groups[key]
         norms = [importance.weight_norm(own[name], dim) for name, dim in _members(model, group) if own[name].ndim > 1]
-        if group.axis not in WITHIN:
-            total = torch.stack(norms).sum(dim=0)
-            found[key] = (total if len(total) == group.units else importance.grouped(total, group.units)).cpu()
-        else:
-            whole = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
-            found[key] = whole.view(-1, group.units).cpu()
+        # Channels that queries and keys are compared by matter by the product, as in `observed`.
+        worth = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
+        found[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
     return found
 
 
