@@ -29,7 +29,7 @@ IDS = torch.randint(5, len(WORDS), (4, 11), generator=torch.Generator().manual_s
 MASK = torch.ones_like(IDS)
 MASK[1, 6:] = 0
 PADDED = IDS * MASK + PADDING * (1 - MASK)
-HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN, 3), torch.arange(1, HIDDEN, 2)
+HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN - 1, 3), torch.arange(1, HIDDEN, 2)
 
 
 def answers(model: PreTrainedModel) -> Tensor:
@@ -43,6 +43,8 @@ def narrow_choice(model: PreTrainedModel) -> PruningPlan:
     # Three of ELECTRA's heads: two would make the stream as wide as its narrow tables.
     if adapter_of(model).shape_of(model.config).embedding is not None:
         kept |= {"hidden": torch.arange(3, 27), "pooled": torch.arange(24), "heads": torch.tensor([0, 2, 3])}
+    elif not adapter_of(model).shared_axes:  # other heads and units in each layer
+        kept |= {"heads.0": torch.tensor([1, 2]), "ffn.0": SOME_UNITS + 1}
     return PruningPlan(kept)
 
 
@@ -108,7 +110,8 @@ def test_removing_heads_or_channels_of_heads_equals_masking_them(
     model = tiny(kind)
     family, kept = encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
-    stream, hidden, heads = torch.zeros(2, 7, HIDDEN), kept.kept["hidden"], kept.kept["heads"]
+    stream, hidden, heads = torch.zeros(2, 7, HIDDEN), kept.kept["hidden"], kept.of("heads", 0)
+    assert heads is not None
     stream[..., hidden] = torch.randn(2, 7, len(hidden))
     gone = torch.ones(HIDDEN, dtype=torch.bool)
     compared, said = kept.of("compared", 0), kept.of("values", 0)
@@ -125,7 +128,7 @@ def test_removing_heads_or_channels_of_heads_equals_masking_them(
     assert torch.allclose(given, attend(kind, model, stream)[..., hidden], atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
+@pytest.mark.parametrize("head", ["Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path: Path) -> None:
     model = tiny(kind, head, num_hidden_layers=3)
@@ -143,11 +146,11 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
     fewer = family.with_vocabulary(small, list(range(len(WORDS) - 7)))
     drawn = family.drawn(model, shape)
     assert family.shape_of(drawn.config) == shape
-    dense = head == "ForSequenceClassification"
+    dense, outputs = family.head(model).dense is not None, None if head == "Model" else 2
     rows = POSITIONS + getattr(model.config, "type_vocab_size", 0)
     for each in (model, opened, fewer, drawn):
         now = family.shape_of(each.config)
-        foretold = parameters_at(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, outputs=2, dense=dense)
+        foretold = parameters_at(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, outputs=outputs, dense=dense)
         assert family.parameters_of(each) == foretold
         assert counter(model)(now) == foretold.total
 
@@ -156,6 +159,8 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
 def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: Path) -> None:
     deep = tiny(kind, num_hidden_layers=4)
     family = adapter_of(deep)
+    with pytest.raises(ValueError, match="layers"):
+        family.without_layers(deep, [4])
     small = family.without_layers(deep, [0, 3])
     assert family.shape_of(small.config).layers == 2
     blocks = deep.base_model.get_submodule(family.block)
@@ -171,7 +176,12 @@ def test_a_smaller_vocabulary_answers_the_same_for_the_tokens_it_knows(kind: str
     family = adapter_of(model)
     kept = [0, 1, 2, 3, 4, *sorted(set(IDS.flatten().tolist()) - {0, 1, 2, 3, 4})]
     assert len(kept) < len(WORDS)
+    model.config.eos_token_id, model.config.bos_token_id = kept[-1], min(set(range(len(WORDS))) - set(kept))
     small = family.with_vocabulary(model, kept)
+    assert (small.config.eos_token_id, small.config.bos_token_id) == (len(kept) - 1, None)
+    for wrong in ([0, 2, 3], [0, 1, 1], [0, len(WORDS)]):
+        with pytest.raises(ValueError, match="token"):
+            family.with_vocabulary(model, wrong)
     assert counter(model)(family.shape_of(small.config)) == family.parameters_of(small).total
     new = torch.tensor([[kept.index(token) for token in row] for row in PADDED.tolist()])
     opened = reopened(small, tmp_path)
