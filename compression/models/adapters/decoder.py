@@ -18,8 +18,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.cutting import Cut, scaled
 from compression.models.adapters.structure import Attention, DecoderLayer, Feed, Head, Tap
-from compression.models.architectures.decoder_configs import Biases, biases_of, check_decoder
-from compression.models.architectures.decoder_tensor_names import FAMILIES, decoder_tensors
+from compression.models.architectures.decoder_configs import Biases, check_decoder
+from compression.models.architectures.decoder_numbers import biases_in, keys_at, numbers_of, shape_of
+from compression.models.architectures.decoder_tensor_names import FAMILIES, Numbers, decoder_tensors
 from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.schema.report.measurements import Shape
 
@@ -40,16 +41,7 @@ class PreNormDecoder(ArchitectureAdapter):
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
-        heads = config.num_attention_heads
-        return Shape(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=heads,
-            ffn=config.intermediate_size,
-            vocabulary=config.vocab_size,
-            groups=config.num_key_value_heads,
-            head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        )
+        return shape_of(self._numbers(config))
 
     def max_positions(self, config: PretrainedConfig) -> int:
         """Return how many tokens a text may have."""
@@ -65,8 +57,7 @@ class PreNormDecoder(ArchitectureAdapter):
 
     def biases(self, config: PretrainedConfig) -> Biases:
         """Return where linear layers have biases because the config asks for them."""
-        attention, mlp = (bool(getattr(config, key, False)) for key in ("attention_bias", "mlp_bias"))
-        return biases_of(config.model_type, attention=attention, mlp=mlp)
+        return biases_in(self.kind, self._numbers(config))
 
     def head(self, model: PreTrainedModel) -> Head:
         """Return what follows the decoder: the stock classes have one layer there, or none."""
@@ -145,10 +136,12 @@ class PreNormDecoder(ArchitectureAdapter):
             config.rms_norm_eps = old.rms_norm_eps * old.hidden_size / shape.hidden
         return config
 
+    def _numbers(self, config: PretrainedConfig) -> Numbers:
+        return numbers_of(self.kind, vars(config))
+
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        config.hidden_size, config.intermediate_size = shape.hidden, shape.ffn
-        config.num_attention_heads, config.num_key_value_heads = shape.heads, shape.groups
-        config.head_dim = shape.head_size
+        for key, value in keys_at(self.kind, shape).items():
+            setattr(config, key, value)
 
     def _reshaped(self, shape: Shape, widths: dict[str, int], layers: Sequence[int]) -> Shape:
         groups = widths.get("heads", shape.groups or shape.heads)

@@ -30,34 +30,6 @@ class DeepseekV3(PreNormDecoder):
     several tokens are not loaded by the stock model, and the config of a cut names none.
     """
 
-    def shape_of(self, config: PretrainedConfig) -> Shape:
-        """Read the widths from a stock config."""
-        groups, chosen_groups = self._routing(config)
-        return Shape(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            ffn=config.intermediate_size,
-            vocabulary=config.vocab_size,
-            groups=config.num_attention_heads,
-            head_size=config.qk_nope_head_dim + config.qk_rope_head_dim,
-            experts=Experts(
-                count=config.n_routed_experts,
-                ffn=config.moe_intermediate_size,
-                shared=config.moe_intermediate_size * config.n_shared_experts,
-                chosen=config.num_experts_per_tok,
-                groups=groups,
-                chosen_groups=chosen_groups,
-                dense_layers=min(config.first_k_dense_replace, config.num_hidden_layers),
-            ),
-            latent=Latent(
-                query=config.q_lora_rank,
-                kv=config.kv_lora_rank,
-                rope=config.qk_rope_head_dim,
-                value=config.v_head_dim,
-            ),
-        )
-
     def _made(self, layer: Any, shape: Shape) -> Attention:
         """Of keys what is each head's own: the part with the position is one for all. Narrower ones are filled with zeros."""
         attention, heads, width = layer.self_attn, shape.heads, shape.attended // shape.heads
@@ -108,10 +80,6 @@ class DeepseekV3(PreNormDecoder):
         found, last = AHEAD.match(name), config.num_hidden_layers
         return found is not None and last <= int(found["layer"]) < last + getattr(config, "num_nextn_predict_layers", 0)
 
-    def _routing(self, config: PretrainedConfig) -> tuple[int, int]:
-        """Return how many groups the router chooses among, and how many of them."""
-        return config.n_group, config.topk_group
-
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
         """Return the shape that a plan comes to. Raises ValueError also if its router could not choose as before."""
         found, (experts, _) = super().shape_after(shape, plan), _has(shape)
@@ -134,15 +102,6 @@ class DeepseekV3(PreNormDecoder):
         more = {"experts": experts.model_copy(update=inner), "latent": latent.model_copy(update=ranks)}
         return super()._reshaped(shape, widths, layers).model_copy(update=more)
 
-    def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        experts, latent = _has(shape)
-        config.hidden_size, config.intermediate_size = shape.hidden, shape.ffn
-        config.num_attention_heads = config.num_key_value_heads = shape.heads
-        config.q_lora_rank, config.kv_lora_rank = latent.query, latent.kv
-        config.n_routed_experts, config.moe_intermediate_size = experts.count, experts.ffn
-        config.n_shared_experts = experts.shared // experts.ffn
-        config.first_k_dense_replace = experts.dense_layers
-
 
 class DeepseekV2(DeepseekV3):
     """The router's scores are a softmax over all experts: over those that stay they add up to 1 again.
@@ -153,9 +112,6 @@ class DeepseekV2(DeepseekV3):
     def is_unread(self, config: PretrainedConfig, name: str) -> bool:  # noqa: ARG002 (V3's own)
         """Stock code reads every tensor: there is no prediction of several tokens."""
         return False
-
-    def _routing(self, config: PretrainedConfig) -> tuple[int, int]:
-        return (config.n_group, config.topk_group) if config.topk_method == "group_limited_greedy" else (1, 1)
 
 
 def _has(shape: Shape) -> tuple[Experts, Latent]:

@@ -21,7 +21,14 @@ from compression.models.adapters.cutting import Cut, scaled
 from compression.models.adapters.structure import Attention, EncoderLayer, Head, Tap
 from compression.models.architectures import heads
 from compression.models.architectures.pruning_groups import Tensors
-from compression.models.architectures.tensor_names import NAMES, TABLES, encoder_tensors, head_tensors, pooler_tensors
+from compression.models.architectures.tensor_names import (
+    NAMES,
+    TABLES,
+    encoder_shape,
+    encoder_tensors,
+    head_tensors,
+    pooler_tensors,
+)
 from compression.schema.report.measurements import Shape
 
 
@@ -43,15 +50,7 @@ class PostNormEncoder(ArchitectureAdapter):
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
-        embedding = getattr(config, "embedding_size", config.hidden_size)
-        return Shape(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            ffn=getattr(config, self.names.keys["ffn"][0]),
-            vocabulary=config.vocab_size,
-            embedding=embedding if embedding != config.hidden_size else None,
-        )
+        return encoder_shape({meaning: getattr(config, key) for meaning, (key, *_) in self.names.keys.items()})
 
     def max_positions(self, config: PretrainedConfig) -> int:
         """Return how many tokens a text may have: rows of the position table before the first token's serve none."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from compression.models.adapters.cutting import Cut
 from compression.models.adapters.decoder import PreNormDecoder
@@ -20,19 +19,6 @@ class Gpt2(PreNormDecoder):
 
     owns_epsilon = False
 
-    def shape_of(self, config: PretrainedConfig) -> Shape:
-        """Read the widths from a stock config."""
-        heads = config.num_attention_heads
-        return Shape(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=heads,
-            ffn=config.n_inner if config.n_inner is not None else 4 * config.hidden_size,
-            vocabulary=config.vocab_size,
-            groups=heads,
-            head_size=config.hidden_size // heads,
-        )
-
     def _made(self, layer: Any, shape: Shape) -> Attention:  # noqa: ARG002 (every head has keys and values of its own)
         return Attention((layer.attn.c_attn,), lambda packed: packed.chunk(3, dim=-1))
 
@@ -41,9 +27,6 @@ class Gpt2(PreNormDecoder):
 
     def _layer(self, layer: Any) -> DecoderLayer:
         return DecoderLayer(whole=layer, norms=(layer.ln_1, layer.ln_2), attended=layer.attn.c_proj, down=layer.mlp.c_proj)
-
-    def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        config.hidden_size, config.num_attention_heads, config.n_inner = shape.hidden, shape.heads, shape.ffn
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
         """Scale queries if the config divides attention scores by the layer's number, and the layer has got another one."""

@@ -177,6 +177,13 @@ NAMES: dict[str, EncoderTensorNames] = {
 """By the model_type of config.json."""
 
 
+def encoder_shape(n: Mapping[str, int]) -> Shape:
+    """Return the widths that the numbers of a config come to, by what they mean."""
+    widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+    tables = n.get("embedding", n["hidden"])
+    return Shape(**widths, embedding=tables if tables != n["hidden"] else None)
+
+
 def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tensors:
     """Return the tensors that every bare encoder has, without its prefix. positions, types: rows of these tables."""
     known, hidden = NAMES[kind], Width(shape.hidden, "hidden")

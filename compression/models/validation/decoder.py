@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.models.architectures.decoder_configs import Biases, biases_of, check_decoder
+from compression.models.architectures.decoder_configs import Biases, check_decoder
+from compression.models.architectures.decoder_numbers import biases_in, shape_of
 from compression.models.architectures.decoder_tensor_names import (
     BARE,
     CLASSIFIER,
@@ -24,7 +25,7 @@ from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files.safetensors_header import Tensor, alike
 from compression.models.validation.config import labels_of, refused
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
-from compression.schema.report.measurements import Experts, Latent, Parameters, Shape
+from compression.schema.report.measurements import Parameters, Shape
 
 AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 OUTPUT = "lm_head.weight"
@@ -55,28 +56,12 @@ class DecoderDescription:
     @property
     def shape(self) -> Shape:
         """The widths, as the engine reads them from the stock config."""
-        n = self.numbers
-        widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
-        if "experts" not in n:
-            heads = n["heads"]
-            return Shape(**widths, groups=n.get("groups", heads), head_size=n.get("head", n["hidden"] // heads))
-        experts = Experts(
-            count=n["experts"],
-            ffn=n["expert_ffn"],
-            shared=n["shared"] * n["expert_ffn"],
-            chosen=n["chosen"],
-            groups=n["router_groups"],
-            chosen_groups=n["chosen_groups"],
-            dense_layers=min(n["dense"], n["layers"]),
-        )
-        latent = Latent(query=n["query_rank"] or None, kv=n["kv_rank"], rope=n["rope"], value=n["value"])
-        return Shape(**widths, groups=n["heads"], head_size=n["nope"] + n["rope"], experts=experts, latent=latent)
+        return shape_of(self.numbers)
 
     @property
     def biases(self) -> Biases:
         """Where there are biases that the config may ask for."""
-        attention, mlp = (bool(self.numbers.get(key)) for key in ("attention_bias", "mlp_bias"))
-        return biases_of(self.kind, attention=attention, mlp=mlp)
+        return biases_in(self.kind, self.numbers)
 
     @property
     def max_positions(self) -> int:

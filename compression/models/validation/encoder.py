@@ -79,11 +79,10 @@ def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list
         problems += [problem] if problem else []
     if problems:
         return None, problems
-    widths = {meaning: found[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
-    tables = found.get("embedding")
-    shape = Shape(**widths, embedding=tables if tables != found["hidden"] else None)
     rows = found["positions"]
-    return EncoderDescription(kind, architecture, shape, rows, rows - first, found.get("types", 0), labels), []
+    return EncoderDescription(
+        kind, architecture, tensor_names.encoder_shape(found), rows, rows - first, found.get("types", 0), labels
+    ), []
 
 
 def _first_position(
