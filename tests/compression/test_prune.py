@@ -113,8 +113,8 @@ def test_the_mildest_cut_that_is_so_fast_is_found_with_few_measurements() -> Non
 
 def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[None] = []
-    plain = scores._by_activations
-    monkeypatch.setattr(scores, "_by_activations", lambda *given, **named: passes.append(None) or plain(*given, **named))
+    plain = scores.score_activations
+    monkeypatch.setattr(scores, "score_activations", lambda *given, **named: passes.append(None) or plain(*given, **named))
     settings = Prune(ratio=0.5, multiple=8, steps=2, calibration_rows=64, recovery=Recovery(epochs=3, rate=1e-3))
     assert phases(settings) == [("recover, step 1 of 2", 1), ("recover, step 2 of 2", 2)]
     widths: set[tuple[int, int]] = set()
@@ -170,11 +170,13 @@ def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
     insert_fake_quantization(state.model)
     with gradient_precision("float32"):
         exact = scores.score_units(state.model, settings, state.rows["train"], train.seed).tensors()
-    found: list[dict[str, torch.Tensor]] = []
-    plain = scores.ImportanceScores.tensors
-    monkeypatch.setattr(scores.ImportanceScores, "tensors", lambda self: found.append(plain(self)) or plain(self))
+    found: list[scores.ImportanceScores] = []
+    plain = scores.score_units
+    monkeypatch.setattr(
+        "compression.engine.stages.prune.score_units", lambda *given, **named: found.append(plain(*given, **named)) or found[0]
+    )
     list(prune(state))
-    assert all(exact[name].equal(score) for name, score in found[0].items()) == (precision == "float32")
+    assert all(exact[name].equal(score) for name, score in found[0].tensors().items()) == (precision == "float32")
 
 
 def test_curves_are_drawn_from_the_scores_that_are_there() -> None:
