@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compression.models.adapters.cutting import Cut, same_count
 from compression.models.adapters.structure import Attention, Head, Layer, PruningPlan, Tap
 from compression.models.architectures.decoder_configs import Biases
-from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of
+from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
 from compression.schema.report.measurements import Parameters, Shape
 
 
@@ -131,11 +131,7 @@ class ArchitectureAdapter(ABC):
             if layer is None or layer in layers:
                 counts.setdefault(axis, []).append(kept.shape[-1])
         widths = {axis: same_count(found, axis) for axis, found in counts.items()}
-        return self._reshaped(shape, widths, layers)
-
-    def _reshaped(self, shape: Shape, widths: dict[str, int], layers: Sequence[int]) -> Shape:
-        plain = {axis: widths[axis] for axis in ("hidden", "heads", "ffn", "vocabulary") if axis in widths}
-        return shape.model_copy(update={**plain, "layers": len(layers)})
+        return shape_with(shape, widths, layers)
 
     def config_at(
         self,

@@ -9,6 +9,7 @@ Names of tensors stand in `architectures.decoder_tensor_names`; a family defines
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,9 +64,10 @@ class PreNormDecoder(ArchitectureAdapter):
         """Return what follows the decoder: the stock classes have one layer there, or none."""
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
-    def is_unread(self, config: PretrainedConfig, name: str) -> bool:  # noqa: ARG002 (some families' own)
-        """Return whether a tensor of a checkpoint is one that its authors publish and stock code leaves aside."""
-        return False
+    def is_unread(self, config: PretrainedConfig, name: str) -> bool:
+        """Return whether a tensor is of a layer for the prediction of several tokens: they lie behind the last that is read."""
+        found, last = re.match(rf"({re.escape(self.names.prefix)})?{self.block}\.(\d{{1,4}})\.", name), config.num_hidden_layers
+        return found is not None and last <= int(found[2]) < last + self._numbers(config).get("ahead", 0)
 
     def layers(self, model: PreTrainedModel) -> list[DecoderLayer]:
         """Return the decoder's layers, shallow first."""
@@ -142,11 +144,6 @@ class PreNormDecoder(ArchitectureAdapter):
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
         for key, value in keys_at(self.kind, shape).items():
             setattr(config, key, value)
-
-    def _reshaped(self, shape: Shape, widths: dict[str, int], layers: Sequence[int]) -> Shape:
-        groups = widths.get("heads", shape.groups or shape.heads)
-        heads = {"heads": groups * (shape.heads // (shape.groups or shape.heads))}
-        return super()._reshaped(shape, {**widths, **heads}, layers).model_copy(update={"groups": groups})
 
     def _made(self, layer: Any, shape: Shape) -> Attention:
         attention, groups = layer.self_attn, shape.groups or shape.heads

@@ -5,29 +5,23 @@ Routed experts lie fused in 3-D tensors, shared experts are one feed-forward par
 and being read, with an ε that no config says: cutting them is as exact as that ε is small beside the mean square.
 """
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PretrainedConfig
 
 from compression.models.adapters.decoder import PreNormDecoder
 from compression.models.adapters.structure import Attention, DecoderLayer, Feed, PruningPlan
 from compression.models.architectures.pruning_groups import axis_and_layer
 from compression.schema.report.measurements import Experts, Latent, Shape
 
-AHEAD = re.compile(r"(model\.)?layers\.(?P<layer>\d{1,4})\.")
-"""Tensors of a layer, those for the prediction of several tokens among them."""
 
+class Deepseek(PreNormDecoder):
+    """V3's router scores experts each for itself, corrected by a bias, within the best of some groups of neighbours.
 
-class DeepseekV3(PreNormDecoder):
-    """The router scores experts each for itself, corrected by a bias, within the best of some groups of neighbours.
-
-    So a cut keeps as many of each group, and its router chooses among these as before. Layers for the prediction of
-    several tokens are not loaded by the stock model, and the config of a cut names none.
+    V2's scores are a softmax over all experts: over those that stay they add up to 1 again. It chooses among groups only if the
+    config says so (topk_method). A cut keeps as many of each group, and its router chooses among these as before.
     """
 
     def _made(self, layer: Any, shape: Shape) -> Attention:
@@ -75,11 +69,6 @@ class DeepseekV3(PreNormDecoder):
             kv_rank=layer.self_attn.kv_a_layernorm,
         )
 
-    def is_unread(self, config: PretrainedConfig, name: str) -> bool:
-        """Return whether a tensor is of a layer for the prediction of several tokens: they lie behind the last that is read."""
-        found, last = AHEAD.match(name), config.num_hidden_layers
-        return found is not None and last <= int(found["layer"]) < last + getattr(config, "num_nextn_predict_layers", 0)
-
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
         """Return the shape that a plan comes to. Raises ValueError also if its router could not choose as before."""
         found, (experts, _) = super().shape_after(shape, plan), _has(shape)
@@ -92,26 +81,6 @@ class DeepseekV3(PreNormDecoder):
                 if (of_group != of_group[0]).any():
                     raise ValueError(f"{of_group.tolist()} experts stay of the router's groups, and must be as many of each")
         return found
-
-    def _reshaped(self, shape: Shape, widths: dict[str, int], layers: Sequence[int]) -> Shape:
-        experts, latent = _has(shape)
-        named = {"count": "experts", "ffn": "expert_ffn", "shared": "shared"}
-        inner = {name: widths[axis] for name, axis in named.items() if axis in widths}
-        inner["dense_layers"] = sum(number < experts.dense_layers for number in layers)
-        ranks = {name: widths[f"{name}_rank"] for name in ("query", "kv") if f"{name}_rank" in widths}
-        more = {"experts": experts.model_copy(update=inner), "latent": latent.model_copy(update=ranks)}
-        return super()._reshaped(shape, widths, layers).model_copy(update=more)
-
-
-class DeepseekV2(DeepseekV3):
-    """The router's scores are a softmax over all experts: over those that stay they add up to 1 again.
-
-    It chooses among groups only where the config says so (topk_method). The config wants hidden to be a multiple of the heads.
-    """
-
-    def is_unread(self, config: PretrainedConfig, name: str) -> bool:  # noqa: ARG002 (V3's own)
-        """Stock code reads every tensor: there is no prediction of several tokens."""
-        return False
 
 
 def _has(shape: Shape) -> tuple[Experts, Latent]:

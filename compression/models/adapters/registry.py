@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.decoder import PreNormDecoder
-from compression.models.adapters.deepseek import DeepseekV2, DeepseekV3
+from compression.models.adapters.deepseek import Deepseek
 from compression.models.adapters.encoder import PostNormEncoder
 from compression.models.adapters.gpt2 import Gpt2
 from compression.models.adapters.qwen import Qwen3
@@ -21,8 +21,8 @@ DECODER_ADAPTERS: dict[str, PreNormDecoder] = {
     "qwen2": PreNormDecoder("qwen2"),
     "qwen3": Qwen3("qwen3"),
     "gpt2": Gpt2("gpt2"),
-    "deepseek_v2": DeepseekV2("deepseek_v2"),
-    "deepseek_v3": DeepseekV3("deepseek_v3"),
+    "deepseek_v2": Deepseek("deepseek_v2"),
+    "deepseek_v3": Deepseek("deepseek_v3"),
 }
 ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTERS}
 

@@ -111,6 +111,23 @@ def units_at(shape: Shape, axis: str) -> int:
     return counts[axis] if axis in counts else int(getattr(shape, axis))
 
 
+def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) -> Shape:
+    """Return the shape of a model that keeps so many units of some axes, of the layers named: the inverse of `units_at`."""
+    found: dict[str, object] = {axis: units[axis] for axis in ("hidden", "ffn", "vocabulary") if axis in units}
+    if "heads" in units:
+        each = shape.heads // (shape.groups or shape.heads)
+        found |= {"heads": units["heads"] * each, "groups": units["heads"] if shape.groups else None}
+    if shape.experts is not None:
+        named = {"count": "experts", "ffn": "expert_ffn", "shared": "shared"}
+        inner = {name: units[axis] for name, axis in named.items() if axis in units}
+        inner["dense_layers"] = sum(number < shape.experts.dense_layers for number in layers)
+        found["experts"] = shape.experts.model_copy(update=inner)
+    if shape.latent is not None:
+        ranks = {name: units[f"{name}_rank"] for name in ("query", "kv") if f"{name}_rank" in units}
+        found["latent"] = shape.latent.model_copy(update=ranks)
+    return shape.model_copy(update={**found, "layers": len(layers)})
+
+
 def width_of(shape: Shape, axis: str) -> int:
     """Return what a report calls the width of an axis: heads of queries, and else as `units_at`."""
     return shape.heads if axis == "heads" else units_at(shape, axis)
