@@ -13,7 +13,7 @@ def numbers_of(kind: str, config: Mapping[str, Any]) -> Numbers:
     known = FAMILIES[kind]
     found: dict[str, Any] = {meaning: config.get(key, default) for meaning, (key, default, _) in known.keys.items()}
     more = known.more({**config, "model_type": kind}, found)
-    return {**found, **{meaning: value for meaning, _, value in more}}  # type: ignore[dict-item]  # its config is no stranger's
+    return {**found, **{meaning: value for meaning, _, value in more}}
 
 
 def shape_of(n: Numbers) -> Shape:
