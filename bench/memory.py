@@ -125,13 +125,14 @@ def config_of(name: str) -> "PretrainedConfig":
 
 def parameters_of(name: str) -> int:
     """Count a shape's parameters."""
-    from compression.models.architectures.decoder_configs import decoder_parameters
+    from compression.models.architectures.families import ARCHITECTURE_SPECS
+    from compression.models.architectures.shapes import parameters_at
     from compression.schema.report.measurements import Shape
 
     shape = SHAPES[name]
     size = shape["hidden"] // shape["heads"]
     outputs = shape["vocabulary"] if name in UNTIED else 0
-    return decoder_parameters("llama", Shape(**shape, head_size=size), outputs=outputs).total
+    return parameters_at(ARCHITECTURE_SPECS["llama"], Shape(**shape, head_size=size), outputs=outputs).total
 
 
 def make(name: str, folder: Path) -> None:

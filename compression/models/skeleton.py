@@ -8,15 +8,9 @@ import transformers as stock
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.registry import ADAPTERS, DECODER_ADAPTERS
+from compression.models.architectures.decoder_tensor_names import stored_parts
 from compression.models.sharded_checkpoint import SafetensorsReader
 from compression.schema.errors import ConfigMismatch, UnsupportedArchitecture
-
-EXPERTS = re.compile(r"(?P<place>.+\.experts)\.(?P<part>gate_up_proj|down_proj)$")
-"""Fused experts in stock models. In checkpoints each expert has matrices of its own, as their authors publish them."""
-
-
-PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-
 
 LEFTOVERS = (r"\.rotary_emb\.inv_freq$", r"\.attn\.masked_bias$")
 """Buffers that older versions saved with the weights, and stock code no longer reads."""
@@ -57,7 +51,7 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
     """
     wanted = model.state_dict(keep_vars=True)
     prefix = f"{model.base_model_prefix}."
-    known = {part for name, tensor in wanted.items() for part in _parts(name, tensor)}
+    known = {part for name, tensor in wanted.items() for part in stored_parts(name, tuple(tensor.shape))}
     stored = {name if name in known or f"{prefix}{name}" not in known else prefix + name: name for name in checkpoint.names()}
     family = DECODER_ADAPTERS.get(model.config.model_type)
     ignored = (*(model._keys_to_ignore_on_load_unexpected or ()), *LEFTOVERS)
@@ -66,7 +60,7 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
     used: set[str] = set()
     for name, tensor in wanted.items():
         # A tied table is stored under the name that comes first; where it is stored twice, both are alike (`checks`).
-        parts = _parts(first.setdefault(id(tensor), name), tensor)
+        parts = stored_parts(first.setdefault(id(tensor), name), tuple(tensor.shape))
         for part, shape in parts.items():
             if part not in stored:
                 raise ConfigMismatch(f"the weights lack {part!r}", param=f"*.safetensors:{part}")
@@ -84,16 +78,6 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
             cause = f"config.json does not account for {name!r:.200}"
             raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[name])}:{name[:200]}")
     return found
-
-
-def _parts(name: str, tensor: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Name the tensors of a checkpoint that one of a model lies in, with their shapes, in the order of its rows."""
-    fused = EXPERTS.match(name) if tensor.ndim == 3 else None
-    if fused is None:
-        return {name: tuple(tensor.shape)}
-    parts = PARTS[fused["part"]]
-    shape = (tensor.shape[1] // len(parts), tensor.shape[2])
-    return {f"{fused['place']}.{number}.{part}.weight": shape for number in range(len(tensor)) for part in parts}
 
 
 def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:

@@ -1,12 +1,12 @@
 """How much a unit matters: pure reductions of activations, gradients and weights to one score a unit, and the choice by score.
 
-`l1` and `l2` are the norm of what a unit says on calibration rows, `l1_weight` that of the weights which make and read it (Li
-et al. 2017), `taylor` what the loss would change without it, to the first order (Molchanov et al. 2017, 2019). On encoders the
-first keeps far more of the model than the weights' norm; docs/method.md says why. Layers are scored by what they change
+`l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` that of the weights which make and read it
+(Li et al. 2017), `taylor` what the loss would change without it, to the first order (Molchanov et al. 2017, 2019). On encoders
+the first keeps far more of the model than the weights' norm; docs/method.md says why. Layers are scored by what they change
 (block influence: Men et al. 2024, ShortGPT).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -48,20 +48,20 @@ def block_influence(states: Tensor) -> Tensor:
 
 
 def expert_scores(
-    inputs: Tensor, chosen: Tensor, weights: Tensor, said_by: Callable[[int, Tensor], Tensor], down: Tensor
+    inputs: Tensor, chosen: Tensor, weights: Tensor, activations_of: Callable[[int, Tensor], Tensor], down: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Score a layer's experts and the units of each, by what they add to the stream, added up over tokens.
 
     An expert by its router's weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
     tokens: the sum also says how often it is asked); a unit by the weight times the size of its activation.
-    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts that a token goes to; said_by: an expert's number and
-    its tokens, (m, hidden), to its units' activations, (m, units); down: (experts, hidden, units)
+    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts that a token goes to; activations_of: an expert's number
+    and its tokens, (m, hidden), to its units' activations, (m, units); down: (experts, hidden, units)
     -> (experts,), (experts, units).
     """
     experts, units = torch.zeros(len(down), device=down.device), torch.zeros(len(down), down.shape[2], device=down.device)
     for number in sorted(set(chosen.flatten().tolist())):
         tokens, places = torch.where(chosen == number)
-        weighted = said_by(number, inputs[tokens]) * weights[tokens, places, None].to(inputs.dtype)
+        weighted = activations_of(number, inputs[tokens]) * weights[tokens, places, None].to(inputs.dtype)
         units[number] = weighted.float().abs().sum(dim=0)
         experts[number] = functional.linear(weighted, down[number]).float().norm(dim=1).sum()
     return experts, units
@@ -69,19 +69,21 @@ def expert_scores(
 
 def grouped(scores: Tensor, groups: int) -> Tensor:
     """Add up the scores of neighbouring units, for example of a head's channels. (groups × n,) -> (groups,)."""
-    return scores.view(groups, -1).sum(dim=1)
+    return scores if len(scores) == groups else scores.view(groups, -1).sum(dim=1)
 
 
-def weight_norm(makers: Iterable[Tensor], readers: Iterable[Tensor]) -> Tensor:
-    """L1 norm of the weights that make a unit and of those that read it.
-
-    makers: matrices (units, inputs), readers: matrices (outputs, units) -> (units,).
-    """
-    made = [weight.abs().sum(dim=1) for weight in makers]
-    read = [weight.abs().sum(dim=0) for weight in readers]
-    return torch.stack(made + read).sum(dim=0)
+def weight_norm(weight: Tensor, dim: int) -> Tensor:
+    """L1 norm of the weights that make or read each unit of a dimension. weight: any shape -> (size of `dim`,)."""
+    return weight.abs().sum(dim=[other for other in range(weight.ndim) if other != dim])
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:
     """Return the positions of the `count` largest scores, ascending; of equal ones the earlier stay. (units,) -> (count,)."""
     return torch.argsort(scores, descending=True, stable=True)[:count].sort().values
+
+
+def strongest_of_each(scores: Tensor, count: int, parts: int) -> Tensor:
+    """Return the same of neighbouring parts, as many of each: `count` in all. (units,) -> (count,)."""
+    size = len(scores) // parts
+    found = [strongest(part, count // parts) + number * size for number, part in enumerate(scores.view(parts, size))]
+    return torch.cat(found)

@@ -1,118 +1,136 @@
 """Least squares after a cut: what is left of a model takes over what it can of what went.
 
-A cut leaves each linear layer with a part of its inputs. What the others said is not lost: on real text much of it follows
-from those that stay. So each layer is solved anew, in the order in which they compute, such that on calibration rows it says
-what the whole model's layer said, given what the layers before it, solved already, now give it (reconstruction: He, Zhang &
-Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). No label is needed and no step is taken: a few passes,
-and a system of equations a layer. Where layers were dropped, the one before the gap is solved for the stream beyond it.
+A cut leaves each linear layer with a part of its inputs. What the others carried is not lost: on real text much of it follows
+from those that stay. So each layer is solved anew, in the order in which they compute, to give on calibration rows what the
+whole model's layer gives, from what the layers before it, solved already, now give it (reconstruction: He, Zhang & Sun 2017,
+"Channel Pruning for Accelerating Very Deep Neural Networks"). What writes to the stream is solved for the sum that it enters,
+which makes good what the stream itself has lost. No label is needed and no step is taken: a few passes, and a system of
+equations a layer. If layers were dropped, the one before the gap is solved for the stream beyond it.
+
+A layer is run by itself on the outputs of the one before, and nothing before it is computed again.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compression.modalities.text.batches import Batch
-from compression.models.adapters.registry import encoder_of
-from compression.models.adapters.structure import EncoderLayer, PruningPlan
-from compression.models.linear_layers import matrix
+from compression.models.adapters.registry import adapter_of, is_decoder
+from compression.models.adapters.structure import Layer, PruningPlan, Tap
+from compression.models.linear_layers import is_linear, is_transposed, matrix
 
 RIDGE = 0.1
 """How much a change of weights costs, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1 none was best for all of four
 cuts of MiniLM-L6 on SST-2 (norms were fitted too in that trial); the largest keeps nearest to what was learned before."""
-
-Side = Literal["in", "out"]
-Tap = tuple[nn.Module, Side]
-
-
-class _Enough(Exception):
-    """All that was wanted has been computed."""
 
 
 @torch.no_grad()
 def reconstruct(
     small: PreTrainedModel,
     whole: PreTrainedModel,
-    kept: PruningPlan,
+    plan: PruningPlan,
     batches: Sequence[Batch],
     before_layer: Callable[[], None] = lambda: None,
 ) -> None:
-    """Solve the linear layers of `small`, which was cut from `whole` as `kept` says, in place.
+    """Solve the linear layers of `small`, which was cut from `whole` as `plan` says, in place.
 
-    Both are on one device, as the batches are; `whole` may simulate integers, `small` may not yet. Embeddings, norms and
-    head stay as they are: norms gain nothing by it, and a head that reads one vector a row has too few rows to be solved on.
-    Raises what `before_layer` does.
+    Both are on one device, as the batches are; `whole` may simulate integers, `small` may not yet. Embeddings, norms, fused
+    experts, routers and head stay as they are: norms gain nothing by it, and a head that reads one vector a row has too few
+    rows to be solved on. Raises what `before_layer` does.
     """
-    family = encoder_of(whole)
-    shape = family.shape_of(whole.config)
+    family = adapter_of(whole)
     ours, theirs = family.layers(small.eval()), family.layers(whole.eval())
-    numbers = kept.layers if kept.layers is not None else tuple(range(len(theirs)))
+    cut, names = family.cut(whole, plan), {module: name for name, module in whole.named_modules()}
+    numbers = plan.layers if plan.layers is not None else tuple(range(len(theirs)))
     ends = [number - 1 for number in numbers[1:]] + [len(theirs) - 1]
-    size, stream = shape.hidden // shape.heads, kept.hidden
-    attention = kept.attention_rows(size)
-    for layer, number, end, (compared, values), units in zip(ours, numbers, ends, attention, kept.ffn, strict=True):
+    before, after = LayerStack(whole, theirs, batches), LayerStack(small, ours, batches)
+    for number in range(numbers[0]):
+        before.advance(number)
+    for place, (number, end) in enumerate(zip(numbers, ends, strict=True)):
         before_layer()
-        stay = (compared, compared, values, stream, units, stream)
-        said = _said(whole, theirs[number], theirs[end], batches)
-        wanted = [states[:, those] for states, those in zip(said, stay, strict=True)]
-        wanted[0] *= kept.query_scale(size)
-        _solve(small, layer, wanted, batches)
+        layer, old = ours[place], theirs[number]
+        parts = [
+            (new, then)
+            for new, then in zip(layer.whole.modules(), old.whole.modules(), strict=True)
+            if is_linear(then) and f"{names[then]}.weight" in cut.tensors
+        ]
+        goals = before.collect(number, [_tap(old, then) for _, then in parts])
+        for through in range(number, end):
+            before.advance(through)
+        if end > number:
+            (beyond,) = before.collect(end, [theirs[end].sums[1]])
+            goals = [beyond if then is old.down else goal for (_, then), goal in zip(parts, goals, strict=True)]
+        before.advance(end)
+        for (new, then), goal in zip(parts, goals, strict=True):
+            wanted = cut.outputs(names[then], goal, int(is_transposed(then)))
+            given, now = after.collect(place, [(new, "in"), _tap(layer, new)])
+            solve_layer(new, given, wanted - now)
+        after.advance(place)
 
 
-def _said(whole: PreTrainedModel, layer: EncoderLayer, end: EncoderLayer, batches: Sequence[Batch]) -> list[Tensor]:
-    """Hear query, key, value, the stream before attention's norm, feed-forward units, and the stream before the last norm."""
-    taps: list[Tap] = [(part, "out") for part in (layer.query, layer.key, layer.value)]
-    return collect_activations(whole, [*taps, (layer.attended_norm, "in"), (layer.up, "out"), (end.norm, "in")], batches)
+def _tap(layer: Layer, part: nn.Module) -> Tap:
+    """Return where to observe what a linear layer is solved for: itself, or the stream that it writes to."""
+    if part is layer.attended:
+        return layer.sums[0]
+    return layer.sums[1] if part is layer.down else (part, "out")
 
 
-def _solve(small: PreTrainedModel, layer: EncoderLayer, wanted: list[Tensor], batches: Sequence[Batch]) -> None:
-    """Solve one layer part by part, each on what the parts before it now give it."""
-    projections = (layer.query, layer.key, layer.value)
-    given, *said = collect_activations(small, [(layer.query, "in"), *((part, "out") for part in projections)], batches)
-    for part, now, then in zip(projections, said, wanted[:3], strict=True):
-        solve_layer(part, given, then - now)
-    # What writes to the stream is solved for the sum that it enters: so it makes good what the stream itself has lost.
-    steps: list[tuple[nn.Linear, Tap, Tensor]] = [
-        (layer.attended, (layer.attended_norm, "in"), wanted[3]),
-        (layer.up, (layer.up, "out"), wanted[4]),
-        (layer.down, (layer.norm, "in"), wanted[5]),
-    ]
-    for part, tap, then in steps:
-        given, now = collect_activations(small, [(part, "in"), tap], batches)
-        solve_layer(part, given, then - now)
+class LayerStack:
+    """A model's layers, to be run one by one. `streams`: what enters the next, of each batch."""
 
+    def __init__(self, model: PreTrainedModel, layers: Sequence[Layer], batches: Sequence[Batch]) -> None:
+        self.layers = [layer.whole for layer in layers]
+        self.masks = [batch.mask.bool() for batch in batches]
+        self.streams: list[Tensor] = []
+        self.others: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = [[] for _ in layers]
+        more = {"use_cache": False} if is_decoder(model) else {}
+        with ExitStack() as hooks:
+            for number, layer in enumerate(self.layers):
+                hooks.callback(layer.register_forward_pre_hook(self._keeper(number), with_kwargs=True).remove)
+            for batch in batches:
+                model.base_model(**{**batch.inputs, **more})
 
-def collect_activations(model: nn.Module, taps: Sequence[Tap], batches: Sequence[Batch]) -> list[Tensor]:
-    """Run the model no further than needed and return what goes into or comes out of modules, one (tokens, width) each.
+    def _keeper(self, number: int) -> Any:
+        """Keep what a layer is given beside the stream: masks and positions, the same whatever the stream is."""
 
-    Of what has a vector for each token, only real ones are taken; a vector a row is taken as it is.
-    """
-    found: list[list[Tensor]] = [[] for _ in taps]
-    mask = torch.empty(0)
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if number == 0:
+                self.streams.append(args[0])
+            self.others[number].append((args[1:], kwargs))
 
-    def take(number: int, states: Tensor) -> None:
-        found[number].append((states[mask] if states.ndim == 3 else states).float())
-        if all(len(one) == len(found[number]) for one in found):
-            raise _Enough
+        return keep
 
-    def hook(number: int, module: nn.Module, side: Side) -> torch.utils.hooks.RemovableHandle:
-        if side == "in":
-            return module.register_forward_pre_hook(lambda _, inputs: take(number, inputs[0]))
-        return module.register_forward_hook(lambda _, __, out: take(number, out))
+    def run(self, number: int) -> list[Tensor]:
+        """Run a layer on the streams that are here; return what leaves it, of each batch."""
+        given = zip(self.streams, self.others[number], strict=True)
+        found = [self.layers[number](stream, *args, **kwargs) for stream, (args, kwargs) in given]
+        return [one[0] if isinstance(one, tuple) else one for one in found]
 
-    with ExitStack() as hooks:
-        for number, (module, side) in enumerate(taps):
-            hooks.callback(hook(number, module, side).remove)
-        for batch in batches:
-            mask = batch.mask.bool()
-            try:
-                model(**batch.inputs)
-            except _Enough:
-                continue
-    return [torch.cat(one) for one in found]
+    def advance(self, number: int) -> None:
+        """Run a layer for good."""
+        self.streams = self.run(number)
+
+    def collect(self, number: int, taps: Sequence[Tap]) -> list[Tensor]:
+        """Run a layer and return what goes into or comes out of modules in it at real tokens, one (tokens, width) each."""
+        found: list[list[Tensor]] = [[] for _ in taps]
+
+        def take(place: int, values: Tensor) -> None:
+            real = self.masks[len(found[place])]
+            found[place].append(values.reshape(*real.shape, -1)[real].float())  # ranks have a dimension of one more
+
+        with ExitStack() as hooks:
+            for place, (module, side) in enumerate(taps):
+                if side == "in":
+                    hook = module.register_forward_pre_hook(lambda _, given, place=place: take(place, given[0]))
+                else:
+                    hook = module.register_forward_hook(lambda _, __, output, place=place: take(place, output))
+                hooks.callback(hook.remove)
+            self.run(number)
+        return [torch.cat(one) for one in found]
 
 
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:

@@ -1,269 +1,319 @@
-"""Scores of everything that can be cut, taken once on calibration rows: any ratio then chooses by them without another pass.
+"""How much each unit of each pruning group matters, taken once on calibration rows: any ratio then chooses by these scores.
 
-What is here is of encoders; decoders have other parts (`stages.decoder_scores`). `taken_scores` is the way to both.
+Units are observed where their adapter says (`observed`): at norms of the stream, and in what attention outputs and down
+projections read. That is what Minitron looks at (Muralidharan et al. 2024). What a router sends to each expert and what that
+adds is observed too, and how much each layer turns the stream.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compression.modalities.base import label_loss
 from compression.modalities.sampling import micro_batch_size, shuffled_rows
 from compression.modalities.text.batches import Batch, TokenizedDataset
-from compression.models.adapters.registry import encoder_of, is_decoder
-from compression.models.adapters.structure import ArchitectureAdapter, PruningPlan
+from compression.models.adapters.adapter import ArchitectureAdapter
+from compression.models.adapters.registry import adapter_of, is_decoder
+from compression.models.adapters.structure import DecoderLayer, PruningPlan
+from compression.models.architectures.pruning_groups import WITHIN, PruningGroup, axis_and_layer, key_of, units_at
 from compression.models.tensors import Tensors
 from compression.pruning import importance
-from compression.pruning.decoder_scores import DecoderScores, decoder_scores
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 CALIBRATION_BATCH = 32
-PARTS = ("heads", "ffn", "compared", "values")
-"""What each layer has scores of its own for."""
+INFLUENCE = "layers"
+"""Name of the layers' scores in a save."""
 
 
 @dataclass(frozen=True)
-class EncoderScores:
-    """How much each unit of an encoder matters. On the CPU, the larger the more.
+class ImportanceScores:
+    """How much each unit matters. On the CPU, the larger the more.
 
-    hidden: (hidden,), summed over the whole stream; pooled: (hidden,), outputs of the head's dense layer; heads, ffn: (heads,)
-    and (ffn,) of each layer; compared, values: (heads, size), the channels of each head, of queries with keys and of values;
-    layers: (layers,), their block influence, or None where nobody asked for it.
+    units: by group, (units,); of a group within another (`WITHIN`), (units of that one, units). influence: (layers,), how much
+    each layer turns the stream, None if nobody asked for it.
     """
 
-    hidden: Tensor
-    pooled: Tensor
-    heads: tuple[Tensor, ...]
-    ffn: tuple[Tensor, ...]
-    compared: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    layers: Tensor | None = None
+    units: Mapping[str, Tensor]
+    influence: Tensor | None = None
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
-        """Keep what matters most, for a model of the shape `to`: layers first, then heads and units of those that stay.
+        """Keep what matters most, for a model of the shape `to`: layers first, then the units of those that stay."""
+        layers, count = self._layers(to), self._count
+        kept: dict[str, Tensor] = {}
+        for axis in family.shared_axes:
+            total = torch.stack([self.units[key_of(axis, number)] for number in layers]).sum(dim=0)
+            kept[axis] = importance.strongest(total, units_at(to, axis))
+        plan = PruningPlan(kept, tuple(layers) if len(layers) < count else None)
+        for key, scores in sorted(self.units.items(), key=lambda item: item[1].ndim):
+            axis, layer = axis_and_layer(key)
+            if axis in family.shared_axes or not (layer is None or layer in layers):
+                continue
+            units = units_at(to, axis)
+            if axis in WITHIN:
+                of_each = _at(scores, plan.of(WITHIN[axis], layer))
+                if units < scores.shape[1]:
+                    kept[key] = torch.stack([importance.strongest(one, units) for one in of_each])
+            else:
+                parts = to.experts.groups if axis == "experts" and to.experts is not None else 1
+                kept[key] = importance.strongest_of_each(scores, units, parts)
+        return plan
 
-        Where they become narrower, each head's own channels are chosen last.
+    @property
+    def _count(self) -> int:
+        return 1 + max(layer for _, layer in map(axis_and_layer, self.units) if layer is not None)
+
+    def _layers(self, to: Shape) -> list[int]:
+        """Choose the layers that stay: those that turn the stream most.
+
+        As many of these are without experts as `to` says: the two kinds are of different sizes, and a target of parameters was
+        solved for so many of each.
         """
-        stay = tuple(range(len(self.heads)))
-        if to.layers < len(stay):
-            if self.layers is None:
-                raise ValueError("no layer can be chosen: their influence was not asked for")
-            stay = tuple(importance.strongest(self.layers, to.layers).tolist())
-        heads = [importance.strongest(scores, to.heads) for scores in family.head_scores([self.heads[i] for i in stay])]
-        size = to.hidden // to.heads
-        narrower = size < self.values[0].shape[1]
+        if to.layers == self._count:
+            return list(range(to.layers))
+        if self.influence is None:
+            raise ValueError("no layer can be chosen: their influence was not asked for")
+        routed = [number for number in range(self._count) if key_of("experts", number) in self.units]
+        dense = [number for number in range(self._count) if number not in routed]
+        wanted = to.experts.dense_layers if to.experts is not None and routed else to.layers
+        counts = ((dense, wanted), (routed, to.layers - wanted))
+        return [kind[place] for kind, count in counts for place in importance.strongest(self.influence[kind], count).tolist()]
 
-        def within(scores: Tensor) -> Tensor:
-            return torch.stack([importance.strongest(one, size) for one in scores])
-
-        return PruningPlan(
-            hidden=importance.strongest(self.hidden, to.hidden),
-            pooled=importance.strongest(self.pooled, to.hidden),
-            heads=tuple(heads),
-            ffn=tuple(importance.strongest(self.ffn[i], to.ffn) for i in stay),
-            layers=stay if to.layers < len(self.heads) else None,
-            channels=tuple(
-                (within(self.compared[i][those]), within(self.values[i][those])) for i, those in zip(stay, heads, strict=True)
-            )
-            if narrower
-            else (),
-        )
-
-    def after(self, kept: PruningPlan) -> "EncoderScores":
+    def after(self, plan: PruningPlan) -> "ImportanceScores":
         """Return the scores of what is left: the next cut goes on from them."""
-        stay = kept.layers or tuple(range(len(self.heads)))
-        heads = list(zip(stay, kept.heads, strict=True))
-        compared, values = ([part[i][those] for i, those in heads] for part in (self.compared, self.values))
-        if kept.channels:
-            compared = [scores.gather(1, those) for scores, (those, _) in zip(compared, kept.channels, strict=True)]
-            values = [scores.gather(1, those) for scores, (_, those) in zip(values, kept.channels, strict=True)]
-        return EncoderScores(
-            hidden=self.hidden[kept.hidden],
-            pooled=self.pooled[kept.pooled],
-            heads=tuple(self.heads[i][those] for i, those in heads),
-            ffn=tuple(self.ffn[i][units] for i, units in zip(stay, kept.ffn, strict=True)),
-            compared=tuple(compared),
-            values=tuple(values),
-            layers=self.layers[list(stay)] if self.layers is not None else None,
-        )
+        layers = list(range(self._count) if plan.layers is None else plan.layers)
+        left: dict[str, Tensor] = {}
+        for key, scores in self.units.items():
+            axis, layer = axis_and_layer(key)
+            if layer is not None and layer not in layers:
+                continue
+            kept = plan.of(axis, layer)
+            if axis in WITHIN:
+                of_each = _at(scores, plan.of(WITHIN[axis], layer))
+                found = of_each if kept is None else of_each.gather(1, kept)
+            else:
+                found = _at(scores, kept)
+            left[key_of(axis, None if layer is None else layers.index(layer))] = found
+        return ImportanceScores(left, None if self.influence is None else self.influence[layers])
 
     def tensors(self) -> Tensors:
         """Name each, for a save."""
-        named = {"hidden": self.hidden, "pooled": self.pooled}
-        for part in PARTS:
-            named |= {f"{part}.{i}": scores for i, scores in enumerate(getattr(self, part))}
-        return named | ({"layers": self.layers} if self.layers is not None else {})
+        return {**self.units, **({} if self.influence is None else {INFLUENCE: self.influence})}
 
     @classmethod
-    def of_tensors(cls, found: Mapping[str, Tensor]) -> "EncoderScores":
+    def of_tensors(cls, found: Mapping[str, Tensor]) -> "ImportanceScores":
         """Put together what `tensors` named."""
-        layers = range(sum(name.startswith("heads.") for name in found))
-        heads, ffn, compared, values = (tuple(found[f"{part}.{i}"] for i in layers) for part in PARTS)
-        return cls(found["hidden"], found["pooled"], heads, ffn, compared, values, found.get("layers"))
+        return cls({name: scores for name, scores in found.items() if name != INFLUENCE}, found.get(INFLUENCE))
+
+
+def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
+    return scores if kept is None else scores[kept]
 
 
 def score_units(
     model: PreTrainedModel, settings: Prune, train_rows: TokenizedDataset, seed: int, parts: int = 1, *, layers: bool = False
-) -> EncoderScores | DecoderScores:
-    """Score a model's units as the recipe says, on rows of train drawn with `seed`. `layers`: also how much each turns.
+) -> ImportanceScores:
+    """Score a model's units as the recipe says, on rows of train drawn with `seed`. layers: also how much each turns.
 
-    Raises ValueError for scores that a decoder's units cannot have; `catalog.check_axes` refuses them before.
+    Raises ValueError for scores that a decoder's units cannot have; `check_axes` refuses them before.
     """
     rows = shuffled_rows(train_rows, settings.calibration_rows, seed)
     size = micro_batch_size(CALIBRATION_BATCH, parts)
+    if settings.importance in ("l1", "l2"):
+        return score_activations(model, rows.by_length(size), settings.importance, layers=layers)
     if is_decoder(model):
-        if settings.importance not in ("l1", "l2"):
-            raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
-        return decoder_scores(model, rows.by_length(size), settings.importance)
-    if settings.importance == "l1_weight":
-        found = _by_weights(model)
-    elif settings.importance == "taylor":
-        found = _by_loss(model, rows, size)
-    else:
-        found = _by_activations(model, rows, size, squared=settings.importance == "l2")
-    return EncoderScores(**found, layers=_influence(model, rows, size) if layers else None)
-
-
-Hear = Callable[[nn.Module, Tensor], None]
-
-
-class EncoderActivationCollector:
-    """Listens at the stream's norms, queries and keys, and at what attention outputs, down projections and classifier read."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        family = encoder_of(model)
-        self.layers, head = family.layers(model), family.head(model).out
-        assert head is not None, "a classifier has a head"  # noqa: S101
-        self.head, self.norms = head, family.stream_norms(model)
-        self.heads = family.shape_of(model.config).heads
-
-    def listen(self, hooks: ExitStack, hear: Hear) -> None:
-        """Have `hear` told of activations, (rows, tokens, units) or of a pooled vector (rows, units), until `hooks` end."""
-        for maker in [*self.norms, *(part for layer in self.layers for part in (layer.query, layer.key))]:
-            hooks.callback(maker.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
-        for reader in [self.head, *(part for layer in self.layers for part in (layer.attended, layer.down))]:
-            hooks.callback(reader.register_forward_pre_hook(lambda module, inputs: hear(module, inputs[0])).remove)
-
-    def sorted(self, found: dict[nn.Module, Tensor], heads: Callable[[nn.Module], Tensor]) -> dict[str, Any]:
-        """Say what was heard by what it is of; `heads` says the scores of those that an attention output reads.
-
-        A channel that queries and keys are compared by matters by the product of its two scores: either alone says nothing.
-        """
-        return {
-            "hidden": torch.stack([found[norm] for norm in self.norms]).sum(dim=0).cpu(),
-            "pooled": found[self.head].cpu(),
-            "heads": tuple(heads(layer.attended).cpu() for layer in self.layers),
-            "ffn": tuple(found[layer.down].cpu() for layer in self.layers),
-            "compared": tuple(self.by_head(found[layer.query] * found[layer.key]) for layer in self.layers),
-            "values": tuple(self.by_head(found[layer.attended]) for layer in self.layers),
-        }
-
-    def by_head(self, scores: Tensor) -> Tensor:
-        """Make rows of heads. (heads × size,) -> (heads, size)."""
-        return scores.view(self.heads, -1).cpu()
+        raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
+    found = _by_weights(model) if settings.importance == "l1_weight" else _by_loss(model, rows, size)
+    influence = score_activations(model, rows.by_length(size), layers=True).influence if layers else None
+    return ImportanceScores(found, influence)
 
 
 @torch.inference_mode()
-def _by_activations(model: PreTrainedModel, rows: TokenizedDataset, size: int, *, squared: bool) -> dict[str, Any]:
+def score_activations(
+    model: PreTrainedModel, batches: Iterable[Batch], norm: Literal["l1", "l2"] = "l1", *, layers: bool = True
+) -> ImportanceScores:
+    """Score units by the norm of their activations at the real tokens of `batches`; for l2, its square.
+
+    Experts cost their layers another forward pass, since the stock model does not show what happens inside them.
+    """
+    training = model.training
     model.eval()
-    ears = EncoderActivationCollector(model)
+    collector = ActivationCollector(model, norm, layers=layers)
     device = next(model.parameters()).device
-    norms: dict[nn.Module, Tensor] = {}
-    mask = torch.empty(0)
-    measure = importance.activation_squares if squared else importance.activation_norm
-
-    def hear(module: nn.Module, activations: Tensor) -> None:
-        # The classifier reads one pooled vector a row, not one a token.
-        pooled = activations.ndim == 2
-        found = measure(activations[:, None], mask[:, :1]) if pooled else measure(activations, mask)
-        norms[module] = norms[module] + found if module in norms else found
-
     with ExitStack() as hooks:
-        ears.listen(hooks, hear)
-        for batch in rows.by_length(size):
+        collector.attach(hooks)
+        for batch in batches:
             here = batch.to(device)
-            mask = here.mask
-            model(**here.inputs)
-    return ears.sorted(norms, lambda attended: importance.grouped(norms[attended], ears.heads))
+            collector.mask = here.mask
+            run(model, here)
+    model.train(training)
+    return collector.scores()
 
 
-def _by_loss(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> dict[str, Any]:
+def run(model: PreTrainedModel, batch: Batch) -> None:
+    """Send a batch through a model as far as anything of it is observed."""
+    if is_decoder(model):
+        # Not through the head: logits over a vocabulary would be the largest tensor, and nobody looks at them.
+        model.base_model(**{**batch.inputs, "use_cache": False})
+    else:
+        model(**batch.inputs)
+
+
+Observer = Callable[[str, int, Tensor], None]
+"""Is given a group, the number of the place among those that it is observed at, and the activations there."""
+
+
+class UnitObserver:
+    """Observes each group's units in a model, and adds up what they are worth there."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.family = adapter_of(model)
+        self.points = self.family.observed(model)
+        shape = self.family.shape_of(model.config)
+        self.counts = {key: units_at(shape, WITHIN.get(axis_and_layer(key)[0], axis_and_layer(key)[0])) for key in self.points}
+        self.mask = torch.empty(0)
+        self.sums: dict[tuple[str, int], Tensor] = {}
+
+    def observe(self, hooks: ExitStack, observer: Observer) -> None:
+        """Give `observer` all activations until `hooks` end: (rows, tokens, units), or of a pooled vector (rows, units)."""
+        for key, points in self.points.items():
+            for number, (module, side) in enumerate(points):
+                see = partial(observer, key, number)
+                if side == "in":
+                    hook = module.register_forward_pre_hook(lambda _, inputs, see=see: see(inputs[0]))
+                else:
+                    hook = module.register_forward_hook(lambda _, __, out, see=see: see(out))
+                hooks.callback(hook.remove)
+
+    def add(self, key: str, number: int, worth: Tensor) -> None:
+        """Add a batch's scores of a group's units at one place."""
+        known = self.sums.get((key, number))
+        self.sums[key, number] = worth if known is None else known + worth
+
+    def masked(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+        """Return activations as (rows, tokens, units) with their mask: a classifier reads one pooled vector a row."""
+        return (activations, self.mask) if activations.ndim == 3 else (activations[:, None], self.mask[:, :1])
+
+    def units(self) -> dict[str, Tensor]:
+        """Return the scores of each group, (units,), or of one within another, (units of that one, units)."""
+        found = {}
+        for key, points in self.points.items():
+            seen = torch.stack([self.sums[key, number] for number in range(len(points))])
+            if axis_and_layer(key)[0] in WITHIN:
+                found[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
+            else:
+                found[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
+        return found
+
+
+class ActivationCollector(UnitObserver):
+    """Adds up the norms of activations. `mask` is that of the batch on its way, (rows, tokens)."""
+
+    def __init__(self, model: PreTrainedModel, norm: Literal["l1", "l2"], *, layers: bool = True) -> None:
+        super().__init__(model)
+        self.measure = importance.activation_norm if norm == "l1" else importance.activation_squares
+        self.layers, self.with_influence = self.family.layers(model), layers
+        self.influence: dict[int, Tensor] = {}
+
+    def attach(self, hooks: ExitStack) -> None:
+        """Observe every place until `hooks` end."""
+        self.observe(hooks, lambda key, number, seen: self.add(key, number, self.measure(*self.masked(seen.float()))))
+        for number, layer in enumerate(self.layers):
+            if self.with_influence:
+                hook = layer.whole.register_forward_hook(partial(self._turn, number), with_kwargs=True)
+                hooks.callback(hook.remove)
+            if isinstance(layer, DecoderLayer) and layer.experts is not None:
+                hooks.callback(layer.experts.register_forward_pre_hook(partial(self._routed, number)).remove)
+
+    def forget(self, module: nn.Module) -> None:
+        """Leave out what was seen of the stream at a module so far."""
+        for number, (each, _) in enumerate(self.points["hidden"]):
+            if each is module:
+                self.sums.pop(("hidden", number), None)
+
+    def scores(self) -> ImportanceScores:
+        """Return the scores of all that was seen."""
+        of_experts = {
+            key: self.sums[key, 0].cpu()
+            for number in range(len(self.layers))
+            for key in (key_of("experts", number), key_of("expert_ffn", number))
+            if (key, 0) in self.sums
+        }
+        influence = torch.stack([self.influence[number] for number in range(len(self.layers))]) if self.influence else None
+        return ImportanceScores({**self.units(), **of_experts}, None if influence is None else influence.cpu())
+
+    def _turn(self, number: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        real = self.mask.bool()
+        before, after = given[0] if given else named["hidden_states"], output[0] if isinstance(output, tuple) else output
+        found = importance.block_influence(torch.stack([before[real], after[real]]).float())[0]
+        self.influence[number] = self.influence[number] + found if number in self.influence else found
+
+    def _routed(self, number: int, module: Any, given: tuple[Tensor, ...]) -> None:
+        inputs, chosen, weights = (each[self.mask.flatten().bool()] for each in given)
+
+        def activations_of(expert: int, tokens: Tensor) -> Tensor:
+            gates, ups = functional.linear(tokens, module.gate_up_proj[expert]).chunk(2, dim=-1)
+            found: Tensor = module.act_fn(gates) * ups
+            return found
+
+        experts, units = importance.expert_scores(inputs, chosen, weights, activations_of, module.down_proj)
+        self.add(key_of("experts", number), 0, experts)
+        self.add(key_of("expert_ffn", number), 0, units)
+
+
+def _by_loss(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> dict[str, Tensor]:
+    """Score by what the loss would change without a unit; the units of a head share a gate."""
     model.eval()
-    ears, loss = EncoderActivationCollector(model), label_loss(rows.task, model)
+    seen, loss = UnitObserver(model), label_loss(rows.task, model)
     device = next(model.parameters()).device
-    changes: dict[nn.Module, Tensor] = {}
-    of_heads: dict[nn.Module, Tensor] = {}
-    attention = {layer.attended for layer in ears.layers}
-    mask = torch.empty(0)
 
-    def hear(module: nn.Module, activations: Tensor) -> None:
-        told, real = activations.detach(), mask
+    def observe(key: str, number: int, activations: Tensor) -> None:
+        values, real = seen.masked(activations.detach())
+        together = seen.counts[key] if axis_and_layer(key)[0] == "heads" else None
 
         def learn(gradient: Tensor) -> None:
-            a, g, m = (told, gradient, real) if told.ndim == 3 else (told[:, None], gradient[:, None], real[:, :1])
-            add(changes, importance.first_order(a, g, m))
-            if module in attention:
-                add(of_heads, importance.first_order(a, g, m, ears.heads))
-
-        def add(to: dict[nn.Module, Tensor], found: Tensor) -> None:
-            to[module] = to[module] + found if module in to else found
+            seen.add(key, number, importance.first_order(values, gradient.view(values.shape), real, together))
 
         activations.register_hook(learn)  # type: ignore[no-untyped-call]
 
-    def go_through(batch: Batch) -> None:
-        nonlocal mask
-        mask = batch.mask
-        # The loss is a mean over rows or words; of their sum each has the gradient that it would have alone.
-        (loss(batch) * batch.weight).backward()  # type: ignore[no-untyped-call]
-        model.zero_grad(set_to_none=True)
-
     with ExitStack() as hooks:
-        ears.listen(hooks, hear)
+        seen.observe(hooks, observe)
         for batch in rows.by_length(size):
-            go_through(batch.to(device))
-    return ears.sorted(changes, of_heads.__getitem__)
+            here = batch.to(device)
+            seen.mask = here.mask
+            # The loss is a mean over rows or words; of their sum each has the gradient that it would have alone.
+            (loss(here) * here.weight).backward()  # type: ignore[no-untyped-call]
+            model.zero_grad(set_to_none=True)
+    return seen.units()
 
 
 @torch.no_grad()
-def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
-    """Add up the weights that make and read each unit."""
-    family = encoder_of(model)
-    layers, ears, head = family.layers(model), EncoderActivationCollector(model), family.head(model)
-    assert head.out is not None, "a classifier has a head"  # noqa: S101
-    attention = [
-        importance.weight_norm([layer.query.weight, layer.key.weight, layer.value.weight], [layer.attended.weight])
-        for layer in layers
-    ]
-    made = [head.dense.weight] if head.dense is not None else []
-    return {
-        "hidden": importance.weight_norm(family.stream_makers(model), family.stream_readers(model)).cpu(),
-        "pooled": importance.weight_norm(made, [head.out.weight]).cpu(),
-        "heads": tuple(importance.grouped(scores, ears.heads).cpu() for scores in attention),
-        "ffn": tuple(importance.weight_norm([layer.up.weight], [layer.down.weight]).cpu() for layer in layers),
-        "compared": tuple(
-            ears.by_head(importance.weight_norm([layer.query.weight], []) * importance.weight_norm([layer.key.weight], []))
-            for layer in layers
-        ),
-        "values": tuple(
-            ears.by_head(importance.weight_norm([layer.value.weight], [layer.attended.weight])) for layer in layers
-        ),
-    }
-
-
-@torch.inference_mode()
-def _influence(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> Tensor:
-    model.eval()
-    device = next(model.parameters()).device
-    found = torch.zeros(model.config.num_hidden_layers)
-    for batch in rows.by_length(size):
-        here = batch.to(device)
-        states = model(**here.inputs, output_hidden_states=True).hidden_states
-        real = here.mask.bool()
-        found += importance.block_influence(torch.stack([state[real] for state in states])).cpu()
+def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Add up the weights that make and read each unit, matrices of every group's members."""
+    family = adapter_of(model)
+    groups = family.groups(model)
+    own = dict(model.named_parameters())
+    found = {}
+    for key in family.observed(model):
+        group = groups[key]
+        norms = [importance.weight_norm(own[name], dim) for name, dim in _members(model, group) if own[name].ndim > 1]
+        # Channels that queries and keys are compared by matter by the product, as in `observed`.
+        worth = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
+        found[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
     return found
+
+
+def _members(model: PreTrainedModel, group: PruningGroup) -> list[tuple[str, int]]:
+    """Return tensor and dimension of a group's members, those that make its units first."""
+
+    def reads(name: str, dim: int) -> bool:
+        return dim == 1 and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+
+    return sorted(((each.tensor, each.dim) for each in group.members), key=lambda member: reads(*member))

@@ -11,7 +11,8 @@ from bench.glue import compare
 from bench.glue import datasets as glue
 from bench.glue.statistics import METRICS
 from compression.modalities.scoring.classification import ClassScorer
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
 from compression.planning.preflight import preflight
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.recipe import Evaluate
@@ -24,7 +25,7 @@ DATA_OF_A_JOB = Data.model_validate({"format": "jsonl", "splits": {"train": ["tr
 
 
 def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
-    parameters = decoder_parameters("llama", SMOLLM2, outputs=0)
+    parameters = parameters_at(ARCHITECTURE_SPECS["llama"], SMOLLM2, outputs=0)
     model = ModelFacts(
         family="llama",
         architecture="LlamaForCausalLM",

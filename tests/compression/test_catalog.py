@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from compression.models.architectures.decoder_configs import decoder_parameters
-from compression.models.architectures.families import BERT, XLM_ROBERTA
-from compression.models.architectures.shapes import encoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, XLM_ROBERTA
+from compression.models.architectures.shapes import parameters_at
 from compression.planning.estimator import Counted, Estimate, PlannedJob, artifact_bytes, planned_steps, scoring_seconds
 from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import check_task, preflight
@@ -28,7 +27,7 @@ MODEL = ModelFacts(
     architecture="BertModel",
     shape=SHAPE,
     max_positions=512,
-    parameters=encoder_parameters(BERT, SHAPE, rows=514, labels=None),
+    parameters=parameters_at(BERT, SHAPE, rows=514, outputs=None),
     labels=None,
     dtype="float32",
     bytes=90_868_376,
@@ -146,7 +145,7 @@ def test_a_model_that_no_onnx_file_can_hold_is_refused() -> None:
         update={
             "family": XLM_ROBERTA.name,
             "shape": shape,
-            "parameters": encoder_parameters(XLM_ROBERTA, shape, rows=515, labels=None),
+            "parameters": parameters_at(XLM_ROBERTA, shape, rows=515, outputs=None),
         }
     )
     with pytest.raises(UnsupportedShape, match="2 GiB"):
@@ -224,7 +223,7 @@ NUMBERS = DATA.model_copy(update={"task": "text-regression", "labels": (), "labe
 def test_a_task_has_its_own_head(data: DataFacts, outputs: int, dense: bool) -> None:
     recipe = Recipe(train=Train(max_length=384))
     plan = preflight(MODEL, data, recipe, Evaluate())
-    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=outputs, dense=dense)
+    assert plan.parameters == parameters_at(BERT, plan.shape, rows=514, outputs=outputs, dense=dense)
     assert not any("are cut" in warning for warning in plan.warnings)
     classifier = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("a", "b", "c")})
     if data is NUMBERS:
@@ -335,7 +334,7 @@ def test_a_score_takes_as_long_as_its_model_is_large_and_its_rows_are_long() -> 
             "architecture": "Qwen2ForCausalLM",
             "shape": shape,
             "max_positions": 32768,
-            "parameters": decoder_parameters("qwen2", shape, outputs=0),
+            "parameters": parameters_at(ARCHITECTURE_SPECS["qwen2"], shape, outputs=0),
         }
     )
     assert qwen.parameters.other == pytest.approx(358e6, rel=0.01)
@@ -347,7 +346,7 @@ def test_a_score_takes_as_long_as_its_model_is_large_and_its_rows_are_long() -> 
     # As ever of a small encoder; of a large one by its size.
     large = Shape(layers=24, hidden=1024, heads=16, ffn=4096, vocabulary=30522)
     small, big, long = (
-        scoring_seconds(Counted(one, encoder_parameters(BERT, one, rows=514, labels=2)), data, QUICK.train, JobEvaluate())
+        scoring_seconds(Counted(one, parameters_at(BERT, one, rows=514, outputs=2)), data, QUICK.train, JobEvaluate())
         for one, data in ((SHAPE, DATA), (large, DATA), (large, DATA.model_copy(update={"mean_words": 60.0})))
     )
     assert small == 15.0

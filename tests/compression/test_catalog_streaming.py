@@ -2,7 +2,8 @@
 
 import pytest
 
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import LLAMA
+from compression.models.architectures.shapes import parameters_at
 from compression.planning.estimator import LARGEST_GRAPH
 from compression.planning.preflight import preflight
 from compression.schema.errors import UnsupportedShape
@@ -25,7 +26,7 @@ def test_an_encoder_beyond_one_file_is_refused_and_a_decoder_has_its_weights_bes
             "family": "llama",
             "architecture": "LlamaForSequenceClassification",
             "shape": decoder,
-            "parameters": decoder_parameters("llama", decoder, outputs=2),
+            "parameters": parameters_at(LLAMA, decoder, outputs=2),
         }
     )
     assert preflight(facts, DATA, Recipe(), Evaluate()).baseline_parameters.total > LARGEST_GRAPH // 4
@@ -33,7 +34,7 @@ def test_an_encoder_beyond_one_file_is_refused_and_a_decoder_has_its_weights_bes
 
 def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
     shape = Shape(layers=32, hidden=4096, heads=32, ffn=14336, vocabulary=128256, groups=8, head_size=128)
-    parameters = decoder_parameters("llama", shape, outputs=2)
+    parameters = parameters_at(LLAMA, shape, outputs=2)
     model = ModelFacts(
         family="llama",
         architecture="LlamaForSequenceClassification",
@@ -62,12 +63,12 @@ def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
     ):
         assert preflight(model, DATA, trained, Evaluate()).estimate.memory_bytes > 4 * parameters.total
     small = shape.model_copy(update={"layers": 2, "hidden": 512, "heads": 4, "groups": 4, "ffn": 1024, "vocabulary": 32000})
-    facts = model.model_copy(update={"shape": small, "parameters": decoder_parameters("llama", small, outputs=2)})
+    facts = model.model_copy(update={"shape": small, "parameters": parameters_at(LLAMA, small, outputs=2)})
     plan = preflight(facts, DATA, only_quantize, Evaluate())
     assert any(warning.startswith("Where a worker has less than") for warning in plan.warnings)
     # Least squares need it whole; what it takes without them is said.
     middle = small.model_copy(update={"layers": 16, "hidden": 1536, "ffn": 4096})
-    facts = model.model_copy(update={"shape": middle, "parameters": decoder_parameters("llama", middle, outputs=2)})
+    facts = model.model_copy(update={"shape": middle, "parameters": parameters_at(LLAMA, middle, outputs=2)})
     solving = cut.model_copy(update={"prune": Prune(ratio={"ffn": 0.3}, reconstruct=True)})
     whole, plain = (preflight(facts, DATA, each, Evaluate()) for each in (solving, cut))
     assert plain.estimate.memory_bytes < whole.estimate.memory_bytes

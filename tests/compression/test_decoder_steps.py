@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from compression.models.architectures.decoder_configs import check_decoder, decoder_parameters, decoder_shape
+from compression.models.architectures.decoder_configs import check_decoder, decoder_shape
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import planned, steps_to
+from compression.models.architectures.shapes import parameters_at, planned, steps_to
 from compression.planning.preflight import preflight
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Recipe
@@ -62,7 +62,7 @@ def test_no_more_layers_are_without_experts_than_are_left() -> None:
     )
     found = [decoder_shape("deepseek_v3", start, {"layers": ratio}, 8) for ratio in (0.3, 0.5, 0.7, 0.8)]
     assert [(one.layers, one.experts.dense_layers) for one in found if one.experts] == [(4, 3), (3, 3), (2, 2), (1, 1)]
-    counts = [decoder_parameters("deepseek_v3", one, outputs=0).total for one in found]
+    counts = [parameters_at(ARCHITECTURE_SPECS["deepseek_v3"], one, outputs=0).total for one in found]
     tables = 1000 * 64
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] > tables
@@ -70,7 +70,7 @@ def test_no_more_layers_are_without_experts_than_are_left() -> None:
 
 @pytest.mark.parametrize(("ratio", "steps", "warns"), [(0.7, 1, True), (0.7, 2, True), (0.7, 3, False), (0.3, 1, False)])
 def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: float, steps: int, warns: bool) -> None:
-    parameters = decoder_parameters("llama", SMOLLM2, outputs=0)
+    parameters = parameters_at(ARCHITECTURE_SPECS["llama"], SMOLLM2, outputs=0)
     model = ModelFacts(
         family="llama",
         architecture="LlamaForCausalLM",

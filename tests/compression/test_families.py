@@ -15,11 +15,12 @@ from compression.distillation.teacher import FeatureRequest, request_features
 from compression.engine.stages.prune import counter
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.cutting import unit_indices
 from compression.models.adapters.registry import ADAPTERS, DECODER_ADAPTERS, adapter_of, encoder_of
-from compression.models.adapters.structure import PruningPlan, head_rows
+from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import encoder_parameters, planned_shape
-from compression.pruning.scores import EncoderScores, score_units
+from compression.models.architectures.shapes import parameters_at, planned_shape
+from compression.pruning.scores import ImportanceScores, score_units
 from compression.schema.recipe.prune import Prune
 from tests.compression.models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
 
@@ -28,7 +29,7 @@ IDS = torch.randint(5, len(WORDS), (4, 11), generator=torch.Generator().manual_s
 MASK = torch.ones_like(IDS)
 MASK[1, 6:] = 0
 PADDED = IDS * MASK + PADDING * (1 - MASK)
-HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN, 3), torch.arange(1, HIDDEN, 2)
+HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN - 1, 3), torch.arange(1, HIDDEN, 2)
 
 
 def answers(model: PreTrainedModel) -> Tensor:
@@ -38,12 +39,13 @@ def answers(model: PreTrainedModel) -> Tensor:
 
 
 def narrow_choice(model: PreTrainedModel) -> PruningPlan:
-    shape = adapter_of(model).shape_of(model.config)
-    layers = (HALF_HEADS,) * shape.layers, (SOME_UNITS,) * shape.layers
+    kept = {"hidden": SOME_CHANNELS, "pooled": torch.arange(16), "heads": HALF_HEADS, "ffn": SOME_UNITS}
     # Three of ELECTRA's heads: two would make the stream as wide as its narrow tables.
-    if shape.embedding is None:
-        return PruningPlan(SOME_CHANNELS, torch.arange(16), *layers)
-    return PruningPlan(torch.arange(3, 27), torch.arange(24), (torch.tensor([0, 2, 3]),) * shape.layers, layers[1])
+    if adapter_of(model).shape_of(model.config).embedding is not None:
+        kept |= {"hidden": torch.arange(3, 27), "pooled": torch.arange(24), "heads": torch.tensor([0, 2, 3])}
+    elif not adapter_of(model).shared_axes:  # other heads and units in each layer
+        kept |= {"heads.0": torch.tensor([1, 2]), "ffn.0": SOME_UNITS + 1}
+    return PruningPlan(kept)
 
 
 def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -59,9 +61,8 @@ def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def test_removing_feed_forward_units_equals_masking_them(kind: str) -> None:
     model = tiny(kind)
     family = encoder_of(model)
-    whole = family.everything(model)
-    small = family.narrowed(model, PruningPlan(whole.hidden, whole.pooled, whole.heads, (SOME_UNITS,) * 2))
-    assert answers(family.narrowed(model, whole)).equal(answers(model))
+    small = family.narrowed(model, PruningPlan({"ffn": SOME_UNITS}))
+    assert answers(family.narrowed(model, PruningPlan())).equal(answers(model))
     gone = torch.ones(FFN, dtype=torch.bool)
     gone[SOME_UNITS] = False
     for layer in family.layers(model):
@@ -81,7 +82,7 @@ ATTEND: dict[str, Attend] = {
 
 def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
     """Return what the first layer's attention adds to the stream."""
-    block = encoder_of(model)._blocks(model)[0]
+    block = encoder_of(model).layers(model)[0].whole
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
     added: Tensor = block.attention.output.dense(block.attention.self(stream)[0])
@@ -90,16 +91,14 @@ def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
 
 def narrower_heads(model: PreTrainedModel) -> PruningPlan:
     """Three heads of six channels each, others of queries and keys than of values, and others in each head."""
-    shape = adapter_of(model).shape_of(model.config)
     heads, draw = torch.tensor([0, 2, 3]), torch.Generator().manual_seed(1)
 
     def some() -> torch.Tensor:
         return torch.stack([torch.randperm(HIDDEN // HEADS, generator=draw)[:6].sort().values for _ in heads])
 
-    channels = tuple((some(), some()) for _ in range(shape.layers))
-    return PruningPlan(
-        torch.arange(7, 25), torch.arange(18), (heads,) * shape.layers, (SOME_UNITS,) * shape.layers, channels=channels
-    )
+    channels = {key: some() for number in range(2) for key in (f"compared.{number}", f"values.{number}")}
+    kept = {"hidden": torch.arange(7, 25), "pooled": torch.arange(18), "heads": heads, "ffn": SOME_UNITS}
+    return PruningPlan({**kept, **channels})
 
 
 @pytest.mark.parametrize("choice", [narrow_choice, narrower_heads])
@@ -111,47 +110,47 @@ def test_removing_heads_or_channels_of_heads_equals_masking_them(
     model = tiny(kind)
     family, kept = encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
-    stream = torch.zeros(2, 7, HIDDEN)
-    stream[..., kept.hidden] = torch.randn(2, 7, len(kept.hidden))
+    stream, hidden, heads = torch.zeros(2, 7, HIDDEN), kept.kept["hidden"], kept.of("heads", 0)
+    assert heads is not None
+    stream[..., hidden] = torch.randn(2, 7, len(hidden))
     gone = torch.ones(HIDDEN, dtype=torch.bool)
-    compared, said = kept.channels[0] if kept.channels else (None, None)
-    gone[head_rows(kept.heads[0], HIDDEN // HEADS, said)] = False
+    compared, said = kept.of("compared", 0), kept.of("values", 0)
+    gone[unit_indices(heads, HIDDEN // HEADS, said)] = False
     first = family.layers(model)[0]
     first.attended.weight[:, gone] = 0
     if compared is not None:
-        stay = head_rows(kept.heads[0], HIDDEN // HEADS, compared)
+        stay = unit_indices(heads, HIDDEN // HEADS, compared)
         for whole in (first.query, first.key):
             rows = torch.zeros(HIDDEN, 1).index_fill(0, stay, 1.0)
             whole.weight *= rows
             whole.bias *= rows[:, 0]
-    given = attend(kind, small, stream[..., kept.hidden])
-    assert torch.allclose(given, attend(kind, model, stream)[..., kept.hidden], atol=1e-5)
+    given = attend(kind, small, stream[..., hidden])
+    assert torch.allclose(given, attend(kind, model, stream)[..., hidden], atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
+@pytest.mark.parametrize("head", ["Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path: Path) -> None:
     model = tiny(kind, head, num_hidden_layers=3)
     family, kept = adapter_of(model), narrow_choice(model)
-    kept = replace(kept, layers=(0, 2), heads=kept.heads[:2], ffn=kept.ffn[:2])
+    kept = replace(kept, layers=(0, 2))
     small = family.narrowed(model, kept)
     shape = family.shape_of(small.config)
-    assert (shape.hidden, shape.ffn, shape.layers) == (len(kept.hidden), len(SOME_UNITS), 2)
+    assert (shape.hidden, shape.ffn, shape.layers) == (len(kept.kept["hidden"]), len(SOME_UNITS), 2)
     opened = reopened(small, tmp_path)
     assert answers(opened).equal(answers(small))
     assert not torch.allclose(answers(small), answers(model), atol=1e-3)
     # Layers first and widths then is the same as both at once; a model of the shape that is drawn anew has it too.
-    whole = family.everything(small)
     assert answers(family.narrowed(family.without_layers(model, [0, 2]), replace(kept, layers=None))).equal(answers(small))
-    assert answers(family.narrowed(small, whole)).equal(answers(small))
+    assert answers(family.narrowed(small, PruningPlan())).equal(answers(small))
     fewer = family.with_vocabulary(small, list(range(len(WORDS) - 7)))
     drawn = family.drawn(model, shape)
     assert family.shape_of(drawn.config) == shape
-    dense = head == "ForSequenceClassification"
+    dense, outputs = family.head(model).dense is not None, None if head == "Model" else 2
     rows = POSITIONS + getattr(model.config, "type_vocab_size", 0)
     for each in (model, opened, fewer, drawn):
         now = family.shape_of(each.config)
-        foretold = encoder_parameters(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, labels=2, dense=dense)
+        foretold = parameters_at(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, outputs=outputs, dense=dense)
         assert family.parameters_of(each) == foretold
         assert counter(model)(now) == foretold.total
 
@@ -160,11 +159,13 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
 def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: Path) -> None:
     deep = tiny(kind, num_hidden_layers=4)
     family = adapter_of(deep)
+    with pytest.raises(ValueError, match="layers"):
+        family.without_layers(deep, [4])
     small = family.without_layers(deep, [0, 3])
     assert family.shape_of(small.config).layers == 2
-    blocks = family._blocks(deep)  # type: ignore[attr-defined]
+    blocks = deep.base_model.get_submodule(family.block)
     for number in (2, 1):
-        del blocks[number]
+        del blocks[number]  # type: ignore[operator]
     assert answers(small).equal(answers(deep))
     assert answers(reopened(small, tmp_path)).equal(answers(small))
 
@@ -175,7 +176,12 @@ def test_a_smaller_vocabulary_answers_the_same_for_the_tokens_it_knows(kind: str
     family = adapter_of(model)
     kept = [0, 1, 2, 3, 4, *sorted(set(IDS.flatten().tolist()) - {0, 1, 2, 3, 4})]
     assert len(kept) < len(WORDS)
+    model.config.eos_token_id, model.config.bos_token_id = kept[-1], min(set(range(len(WORDS))) - set(kept))
     small = family.with_vocabulary(model, kept)
+    assert (small.config.eos_token_id, small.config.bos_token_id) == (len(kept) - 1, None)
+    for wrong in ([0, 2, 3], [0, 1, 1], [0, len(WORDS)]):
+        with pytest.raises(ValueError, match="token"):
+            family.with_vocabulary(model, wrong)
     assert counter(model)(family.shape_of(small.config)) == family.parameters_of(small).total
     new = torch.tensor([[kept.index(token) for token in row] for row in PADDED.tolist()])
     opened = reopened(small, tmp_path)
@@ -211,19 +217,20 @@ def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> Non
     )
     loud = 17  # a channel that is far stronger than the others, wherever the stream starts
     with torch.no_grad():
-        for norm in family.stream_norms(model):
-            norm.weight[loud] *= 20
-        for weight in (*family.stream_makers(model), *(reader.t() for reader in family.stream_readers(model))):
-            weight[loud] *= 20
+        for member in family.groups(model)["hidden"].members:
+            if not member.tensor.endswith("bias"):
+                model.get_parameter(member.tensor).select(member.dim, loud).mul_(20)
     scores = score_units(model, settings, rows, seed=0, layers=True)
     kept = scores.choose(family, shape)
     small = family.narrowed(model, kept)
     assert family.shape_of(small.config) == shape
-    assert shape.layers == len(kept.heads) == 2
-    assert loud in kept.hidden.tolist() or importance == "taylor"  # loud is not what matters to the loss
+    assert shape.layers == len(kept.layers or ()) == 2
+    assert loud in kept.kept["hidden"].tolist() or importance == "taylor"  # loud is not what matters to the loss
     # What is left after a cut is chosen from without asking the model again; a save brings the scores back as they were.
     last = (
-        EncoderScores.of_tensors(scores.tensors()).after(kept).choose(family, shape.model_copy(update={"ffn": 8, "layers": 1}))
+        ImportanceScores.of_tensors(scores.tensors())
+        .after(kept)
+        .choose(family, shape.model_copy(update={"ffn": 8, "layers": 1}))
     )
     assert family.shape_of(family.narrowed(small, last).config) == shape.model_copy(update={"ffn": 8, "layers": 1})
     assert answers(small).isfinite().all()
@@ -246,10 +253,9 @@ def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str
             part.weight[mute], part.bias[mute] = 0, 0
         first.attended.weight[:, 29] = 0
     scores = score_units(model, settings, rows, seed=0)
-    assert isinstance(scores, EncoderScores)
     kept = scores.choose(family, shape)
-    assert kept.heads[0].tolist() == list(range(HEADS))
-    compared, said = kept.channels[0]
+    assert kept.kept[f"heads{'' if kind == 'mpnet' else '.0'}"].tolist() == list(range(HEADS))
+    compared, said = kept.kept["compared.0"], kept.kept["values.0"]
     assert 5 not in said[3].tolist()
     assert 1 not in compared[1].tolist()
     assert 2 not in compared[2].tolist()
@@ -257,22 +263,22 @@ def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str
     assert answers(reopened(small, tmp_path)).equal(answers(small))
     # A second cut goes on from what is left, by the scores of the first, and fewer heads beside narrower ones can be built too.
     to = shape.model_copy(update={"hidden": 15, "heads": 3})
-    left = EncoderScores.of_tensors(scores.tensors()).after(kept)
-    assert left.values[0].shape == left.compared[0].shape == (HEADS, 6)
-    assert left.compared[0].equal(scores.compared[0].gather(1, compared))
+    left = ImportanceScores.of_tensors(scores.tensors()).after(kept)
+    assert left.units["values.0"].shape == left.units["compared.0"].shape == (HEADS, 6)
+    assert left.units["compared.0"].equal(scores.units["compared.0"].gather(1, compared))
     again = left.choose(family, to)
     assert family.shape_of(family.narrowed(small, again).config) == to
-    assert again.channels[0][0].shape == (3, 5)
+    assert again.kept["compared.0"].shape == (3, 5)
 
 
 def test_what_no_config_can_say_is_refused() -> None:
     electra, mpnet = tiny("electra"), tiny("mpnet")
-    whole = adapter_of(electra).everything(electra)
-    narrow = PruningPlan(torch.arange(16), torch.arange(16), (HALF_HEADS,) * 2, whole.ffn)
+    half = {"hidden": torch.arange(16), "pooled": torch.arange(16)}
     with pytest.raises(ValueError, match="projection"):
-        adapter_of(electra).narrowed(electra, narrow)
-    uneven = PruningPlan(torch.arange(16), torch.arange(16), (HALF_HEADS, torch.tensor([1, 2])), whole.ffn)
-    with pytest.raises(ValueError, match="same heads"):
+        adapter_of(electra).narrowed(electra, PruningPlan({**half, "heads": HALF_HEADS}))
+    # Layers that share a bias by distance keep the same heads, and a plan that says so of each alone leaves the bias as it is.
+    uneven = PruningPlan({**half, "heads.0": HALF_HEADS, "heads.1": torch.tensor([1, 2])})
+    with pytest.raises(ValueError, match="relative_attention_bias"):
         adapter_of(mpnet).narrowed(mpnet, uneven)
 
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
 from compression.planning import estimator
 from compression.planning.preflight import preflight
 from compression.schema.recipe.distill import Distill, Teachers
@@ -126,7 +127,7 @@ def test_an_output_layer_of_its_own_is_forecast_in_float32(monkeypatch: pytest.M
                 "family": "llama",
                 "architecture": "LlamaForCausalLM",
                 "shape": shape,
-                "parameters": decoder_parameters("llama", shape, outputs=outputs),
+                "parameters": parameters_at(ARCHITECTURE_SPECS["llama"], shape, outputs=outputs),
             }
         )
         data = DATA.model_copy(

@@ -8,7 +8,7 @@ from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.pruning import importance
-from compression.pruning.scores import EncoderScores, score_units
+from compression.pruning.scores import score_units
 from compression.schema.recipe.prune import Prune
 from tests.compression.models import PADDING, WORDS, tiny
 
@@ -49,7 +49,8 @@ def test_a_layer_that_turns_nothing_has_no_influence() -> None:
 
 def test_weights_count_where_a_unit_is_made_and_where_it_is_read() -> None:
     up, down = torch.tensor([[1.0, -1.0], [0.0, 0.0]]), torch.tensor([[0.5, 3.0]])
-    assert importance.weight_norm([up], [down]).tolist() == [2.5, 3.0]
+    assert (importance.weight_norm(up, 0) + importance.weight_norm(down, 1)).tolist() == [2.5, 3.0]
+    assert importance.weight_norm(torch.ones(2, 3, 5, 5), 1).tolist() == [50.0] * 3
 
 
 def test_channels_of_a_head_are_added_up() -> None:
@@ -93,10 +94,9 @@ def test_each_importance_of_the_recipe_puts_another_unit_first(importance_: str,
     rows = TokenizedDataset(ids.tolist(), torch.arange(16) % 2, PADDING, task_of("text-classification"))
     model = four_kinds(ids, torch.ones_like(ids))
     found = score_units(model, Prune.model_validate({"importance": importance_, "calibration_rows": 16}), rows, seed=0)
-    assert isinstance(found, EncoderScores)
-    assert int(found.ffn[0].argmax()) == first
+    assert int(found.units["ffn.0"].argmax()) == first
     shape = adapter_of(model).shape_of(model.config).model_copy(update={"ffn": 1})
-    assert found.choose(adapter_of(model), shape).ffn[0].tolist() == [first]
+    assert found.choose(adapter_of(model), shape).kept["ffn.0"].tolist() == [first]
 
 
 def test_only_so_many_rows_are_listened_to_as_the_recipe_says() -> None:

@@ -13,7 +13,7 @@ from compression.engine.on_disk.layerwise import LayerwiseRunner
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.models.adapters.registry import decoder_of
-from compression.pruning.decoder_scores import DecoderScores, decoder_scores
+from compression.pruning.scores import ImportanceScores, score_activations
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.recipe.base import Scheme
 from tests.compression.decoders import saved, tiny
@@ -35,14 +35,14 @@ def batches() -> list[Batch]:
     return [*alone, packed]
 
 
-def heard(layers: LayerwiseRunner, times: int = 1) -> DecoderScores:
+def heard(layers: LayerwiseRunner, times: int = 1) -> ImportanceScores:
     cache_file = layers.folder.parent / "states"
     steps = layers.scores(times * batches(), cache_file)
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            found: DecoderScores = end.value
+            found: ImportanceScores = end.value
             assert not cache_file.exists()
             return found
         # A layer of these has some thousand parameters, as many as the states of three batches have numbers.
@@ -60,12 +60,12 @@ def test_scores_are_those_of_the_whole_model(kind: str, dtype: torch.dtype, tmp_
     saved(model, tmp_path / "model")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     assert whole.dtype == dtype
-    expected, found = decoder_scores(whole, batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model")).tensors()
+    expected, found = score_activations(whole, batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model")).tensors()
     assert found.keys() == expected.keys()
     for name, scores in expected.items():
         assert torch.allclose(found[name], scores, rtol=1e-4 if dtype == torch.float32 else 0.02, atol=1e-4), name
     if kind == "llama":  # so many rows that their states are on disk between two layers
-        more, many = decoder_scores(whole, 8 * batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model"), 8).tensors()
+        more, many = score_activations(whole, 8 * batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model"), 8).tensors()
         for name, scores in more.items():
             assert torch.allclose(many[name], scores, rtol=1e-4 if dtype == torch.float32 else 0.02, atol=1e-3), name
 

@@ -1,5 +1,6 @@
 """The cut: which layers go, what a target comes to, steps, and curves that cost no pass."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.stages.prune import _scores
+from compression.engine.stages.prune import _saved, _scores, prune
 from compression.engine.stages.recover import phases
 from compression.evaluation.validate import logits
-from compression.models.adapters.bert import BERT
+from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.pruning import scores
+from compression.pruning.prune_progress import PruneProgress
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.quantization.precision import gradient_precision
 from compression.schema.events import Event, Log, Progress
@@ -23,6 +25,8 @@ from compression.schema.report.measurements import Latency, NotMeasured
 from tests.client.figures import row
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.stages import distill, prepare, prune, quantize
+
+BERT = ENCODER_ADAPTERS["bert"]
 
 TRAIN = Train(batch=16, max_length=32)
 
@@ -73,7 +77,10 @@ def test_each_axis_has_its_own_ratio() -> None:
 def test_the_mildest_cut_that_has_so_few_parameters_is_taken(target: float) -> None:
     settings = Prune(axes=("ffn",), target_params=target, multiple=1)
     state, _ = cut(settings)
-    whole, left = BERT.parameters_of(deep()).total, BERT.parameters_of(state.model).total
+    whole, left = (
+        BERT.parameters_of(deep()).total,
+        BERT.parameters_of(state.model).total,
+    )
     most = target if target > 1 else (1 - target) * whole
     assert left <= most
     assert left > most - 2 * 65 * 3  # a hundredth less, which is one unit of 65 parameters in each layer, is too little
@@ -104,8 +111,8 @@ def test_the_mildest_cut_that_is_so_fast_is_found_with_few_measurements() -> Non
 
 def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[None] = []
-    plain = scores._by_activations
-    monkeypatch.setattr(scores, "_by_activations", lambda *given, **named: passes.append(None) or plain(*given, **named))
+    plain = scores.score_activations
+    monkeypatch.setattr(scores, "score_activations", lambda *given, **named: passes.append(None) or plain(*given, **named))
     settings = Prune(ratio=0.5, multiple=8, steps=2, calibration_rows=64, recovery=Recovery(epochs=3, rate=1e-3))
     assert phases(settings) == [("recover, step 1 of 2", 1), ("recover, step 2 of 2", 2)]
     widths: set[tuple[int, int]] = set()
@@ -132,16 +139,23 @@ def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest
     ]
 
 
-def test_scores_that_an_earlier_version_saved_in_part_are_taken_again() -> None:
+def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> None:
     settings = Prune(calibration_rows=16)
     state = state_of(deep(), Recipe(prune=settings, train=TRAIN))
-    found = _scores(state, settings, {}).tensors()
-    saved = {f"scores.{name}": torch.zeros_like(score) for name, score in found.items()}
-    assert not any(score.any() for score in _scores(state, settings, saved).tensors().values())
-    older = {name: score for name, score in saved.items() if ".compared." not in name and ".values." not in name}
-    again = _scores(state, settings, older).tensors()
-    assert again.keys() == found.keys()
-    assert all(again[name].equal(score) for name, score in found.items())
+    progress = PruneProgress(_scores(state, settings), (0.25, 0.5, 0.75), {"classifier": (-1.5, 2.0)})
+
+    def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
+        at = SimpleNamespace(is_at=lambda stage, phase: phase == "second", beside=lambda: tensors)
+        state.checkpointer = at  # type: ignore[assignment]
+        return _saved(state, ["first", "second"])
+
+    step, again = found(progress.tensors())
+    assert step == 2
+    assert again is not None
+    assert (again.ratios, again.ranges) == (progress.ratios, progress.ranges)
+    assert all(again.scores.units[name].equal(score) for name, score in progress.scores.units.items())
+    for lost in ("compared", "values", "hidden", "ratios"):
+        assert found({name: score for name, score in progress.tensors().items() if lost not in name}) == (2, None)
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
@@ -154,11 +168,13 @@ def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
     insert_fake_quantization(state.model)
     with gradient_precision("float32"):
         exact = scores.score_units(state.model, settings, state.rows["train"], train.seed).tensors()
-    found: list[dict[str, torch.Tensor]] = []
-    plain = scores.EncoderScores.tensors
-    monkeypatch.setattr(scores.EncoderScores, "tensors", lambda self: found.append(plain(self)) or plain(self))
+    found: list[scores.ImportanceScores] = []
+    plain = scores.score_units
+    monkeypatch.setattr(
+        "compression.engine.stages.prune.score_units", lambda *given, **named: found.append(plain(*given, **named)) or found[0]
+    )
     list(prune(state))
-    assert all(exact[name].equal(score) for name, score in found[0].items()) == (precision == "float32")
+    assert all(exact[name].equal(score) for name, score in found[0].tensors().items()) == (precision == "float32")
 
 
 def test_curves_are_drawn_from_the_scores_that_are_there() -> None:

@@ -7,13 +7,15 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.validate import logits
-from compression.models.adapters.bert import BERT
+from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.quantization import calibration, range_check, smoothquant
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.layer_ranges import LayerRange
 from tests.compression.conftest import encoded, sentences, tiny_config
 from tests.compression.models import tiny
+
+BERT = ENCODER_ADAPTERS["bert"]
 
 ROWS = encoded(sentences(48, 1))
 LAYER = "bert.encoder.layer.1.attention.output.dense"

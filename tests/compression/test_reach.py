@@ -2,7 +2,8 @@
 
 import pytest
 
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
 from compression.planning.preflight import preflight
 from compression.schema.recipe.presets import preset
 from compression.schema.recipe.prune import AxisRatios, Prune
@@ -36,7 +37,7 @@ TEXTS = DataFacts(
 
 def speaker(kind: str, shape: Shape) -> ModelFacts:
     """A language model of a shape, its output layer beside its table."""
-    parameters = decoder_parameters(kind, shape, outputs=shape.vocabulary)
+    parameters = parameters_at(ARCHITECTURE_SPECS[kind], shape, outputs=shape.vocabulary)
     return ModelFacts(
         family=kind,
         architecture=STEMS[kind] + "ForCausalLM",

@@ -14,7 +14,7 @@ from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import planned_shape
-from compression.pruning.scores import EncoderScores, score_units
+from compression.pruning.scores import score_units
 from compression.schema.recipe.prune import Prune
 
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -78,7 +78,6 @@ def test_a_family_at_its_published_widths_is_cut_saved_and_reopened(kind: str, t
     rows = TokenizedDataset(ids.tolist(), torch.arange(8) % 2, int(model.config.pad_token_id), task_of("text-classification"))
     settings = Prune(ratio=0.3, calibration_rows=8)
     scores = score_units(model, settings, rows, seed=0)
-    assert isinstance(scores, EncoderScores)
     shape = planned_shape(ARCHITECTURE_SPECS[kind], before, settings)
     assert (shape.hidden, shape.heads, shape.ffn) == PUBLISHED[kind][1]
     small = family.narrowed(model, scores.choose(family, shape))
@@ -92,9 +91,9 @@ def test_a_family_at_its_published_widths_is_cut_saved_and_reopened(kind: str, t
             assert torch.allclose(again.eval()(given).logits, small(given).logits, atol=1e-6)
 
     # What can be exact is: without some units, as with their outputs silenced.
-    whole, encoder = family.everything(model), encoder_of(model)
-    units = scores.choose(family, before.model_copy(update={"ffn": shape.ffn})).ffn
-    fewer = family.narrowed(model, PruningPlan(whole.hidden, whole.pooled, whole.heads, units))
+    encoder, plan = encoder_of(model), scores.choose(family, before.model_copy(update={"ffn": shape.ffn}))
+    units = [plan.kept[f"ffn.{number}"] for number in range(before.layers)]
+    fewer = family.narrowed(model, PruningPlan({f"ffn.{number}": some for number, some in enumerate(units)}))
     with torch.inference_mode():
         for layer, those in zip(encoder.layers(model), units, strict=True):
             gone = torch.ones(before.ffn, dtype=torch.bool)

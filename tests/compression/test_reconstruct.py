@@ -1,7 +1,6 @@
 """What a cut left, solved by least squares: nearer to the whole model, exact where what went follows from what stayed."""
 
 import copy
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,7 +13,7 @@ from compression.modalities.sampling import MOST_TOKENS, first_tokens, shuffled_
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.models.adapters.structure import PruningPlan
-from compression.pruning.reconstruction import collect_activations, reconstruct, solve_layer
+from compression.pruning.reconstruction import LayerStack, reconstruct, solve_layer
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
@@ -41,7 +40,7 @@ def stream(model: PreTrainedModel, rows: TokenizedDataset) -> Tensor:
 
 def apart(model: PreTrainedModel, whole: PreTrainedModel, kept: PruningPlan, rows: TokenizedDataset) -> float:
     """How far the stream at its end is from the channels of the whole model's that were kept."""
-    return (stream(model, rows) - stream(whole, rows)[:, kept.hidden]).square().mean().item()
+    return (stream(model, rows) - stream(whole, rows)[:, kept.kept.get("hidden", torch.arange(32))]).square().mean().item()
 
 
 def test_a_layer_learns_what_its_inputs_say_and_keeps_what_they_do_not() -> None:
@@ -76,25 +75,26 @@ def test_units_that_follow_from_others_are_not_missed() -> None:
         for layer in family.layers(whole):  # the upper half of the units says what the lower says
             layer.up.weight[32:] = layer.up.weight[:32]
             layer.up.bias[32:] = layer.up.bias[:32]
-    kept = replace(family.everything(whole), ffn=(torch.arange(32),) * 2)
+    kept = PruningPlan({"ffn": torch.arange(32)})
     cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
     reconstruct(solved, whole, kept, list(rows.by_length(32)))
     unseen = some_rows(seed=6)
     assert apart(solved, whole, kept, unseen) < 0.02 * apart(cut, whole, kept, unseen)
 
 
+CHANNELS = {"compared": torch.arange(6), "values": torch.arange(2, 8)}
+
+
 def narrow(model: PreTrainedModel, axis: str) -> PruningPlan:
-    family = adapter_of(model)
-    whole, shape = family.everything(model), family.shape_of(model.config)
     if axis == "ffn":
-        return replace(whole, ffn=(torch.arange(0, shape.ffn, 2),) * shape.layers)
+        return PruningPlan({"ffn": torch.arange(0, adapter_of(model).shape_of(model.config).ffn, 2)})
     if axis == "layers":
-        return replace(whole, layers=(0, 2), heads=whole.heads[:2], ffn=whole.ffn[:2])
-    heads = (torch.tensor([0, 2, 3]),) * shape.layers
+        return PruningPlan(layers=(0, 2))
+    kept = {"hidden": torch.arange(4, 28), "pooled": torch.arange(24), "heads": torch.tensor([0, 2, 3])}
     if axis == "channels":
-        channels = ((torch.arange(6).repeat(3, 1), torch.arange(2, 8).repeat(3, 1)),) * shape.layers
-        return replace(whole, hidden=torch.arange(7, 25), pooled=torch.arange(18), heads=heads, channels=channels)
-    return replace(whole, hidden=torch.arange(4, 28), pooled=torch.arange(24), heads=heads)
+        channels = {axis: some.repeat(3, 1) for axis, some in CHANNELS.items()}
+        kept |= {"hidden": torch.arange(7, 25), "pooled": torch.arange(18), **channels}
+    return PruningPlan(kept)
 
 
 @pytest.mark.parametrize("axis", ["ffn", "layers", "hidden", "channels"])
@@ -108,27 +108,24 @@ def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
     assert apart(solved, whole, kept, unseen) < 0.6 * apart(cut, whole, kept, unseen)
 
 
-def test_queries_of_narrower_heads_are_solved_for_the_root_that_they_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_of_narrower_heads_are_solved_for_the_root_that_they_are_divided_by() -> None:
     whole = tiny("bert")
-    family, kept, batches = encoder_of(whole), narrow(whole, "channels"), list(some_rows().by_length(32))
-    asked: list[list[Tensor]] = []
-    monkeypatch.setattr("compression.pruning.reconstruction._solve", lambda small, layer, wanted, batches: asked.append(wanted))
-    reconstruct(family.narrowed(whole, kept), whole, kept, batches)
-    first = family.layers(whole)[0]
-    with torch.no_grad():
-        said = collect_activations(whole, [(part, "out") for part in (first.query, first.key, first.value)], batches)
-    compared, values = kept.attention_rows(8)[0]
-    assert torch.allclose(asked[0][0], said[0][:, compared] * (6 / 8) ** 0.5)
-    assert asked[0][1].equal(said[1][:, compared])
-    assert asked[0][2].equal(said[2][:, values])
+    cut, said = encoder_of(whole).cut(whole, narrow(whole, "channels")), torch.randn(9, 32)
+    rows = {axis: (torch.tensor([0, 16, 24])[:, None] + some).flatten() for axis, some in CHANNELS.items()}
+    place = "bert.encoder.layer.0.attention.self"
+    assert torch.allclose(cut.outputs(f"{place}.query", said, 0), said[:, rows["compared"]] * (6 / 8) ** 0.5)
+    assert cut.outputs(f"{place}.key", said, 0).equal(said[:, rows["compared"]])
+    assert cut.outputs(f"{place}.value", said, 0).equal(said[:, rows["values"]])
 
 
-def test_padding_is_not_listened_to_and_nothing_is_computed_that_is_not_wanted() -> None:
-    model = tiny("bert")
-    layers, rows = encoder_of(model).layers(model), some_rows()
+def test_padding_is_not_observed_and_no_other_layer_runs() -> None:
+    model, rows = tiny("bert"), some_rows()
+    layers = encoder_of(model).layers(model)
+    stack = LayerStack(model, layers, list(rows.by_length(32)))
     ran = []
     layers[1].down.register_forward_hook(lambda *_: ran.append(1))
-    given, said = collect_activations(model, [(layers[0].up, "in"), (layers[0].up, "out")], list(rows.by_length(32)))
+    with torch.no_grad():
+        given, said = stack.collect(0, [(layers[0].up, "in"), (layers[0].up, "out")])
     assert given.shape == (sum(map(len, rows.tokens)), 32)
     assert said.shape == (len(given), 64)
     assert not ran

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, ELECTRA, MPNET, ArchitectureSpec
-from compression.models.architectures.shapes import candidates, encoder_parameters, planned_shape, stepped, steps_to
+from compression.models.architectures.shapes import candidates, parameters_at, planned_shape, stepped, steps_to
 from compression.planning.preflight import preflight
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.presets import QUICK, STANDARD
@@ -21,7 +21,7 @@ NARROW_TABLES = Shape(layers=12, hidden=256, heads=4, ffn=1024, vocabulary=30522
 def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
     plan = preflight(MODEL, DATA, QUICK, Evaluate())
     assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
-    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
+    assert plan.parameters == parameters_at(BERT, plan.shape, rows=514, outputs=2)
     assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
     assert plan.warnings == ()
 
@@ -29,7 +29,7 @@ def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count()
 def test_each_axis_has_its_ratio_and_layers_are_counted() -> None:
     plan = preflight(MODEL, DATA, Recipe(prune=Prune(ratio={"heads": 0.5, "layers": 0.3})), Evaluate())
     assert plan.shape == Shape(layers=4, hidden=192, heads=6, ffn=1536, vocabulary=30522)
-    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
+    assert plan.parameters == parameters_at(BERT, plan.shape, rows=514, outputs=2)
 
 
 def test_a_target_of_parameters_is_solved_before_the_job() -> None:
@@ -78,7 +78,7 @@ def test_where_hidden_loses_more_than_heads_do_each_head_becomes_narrower(
 ) -> None:
     plan = preflight(MODEL, DATA, Recipe(prune=Prune.model_validate({"ratio": ratio, "axes": axes})), Evaluate())
     assert plan.shape == SHAPE.model_copy(update={"hidden": hidden, "heads": heads})
-    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
+    assert plan.parameters == parameters_at(BERT, plan.shape, rows=514, outputs=2)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_heads_that_no_config_can_say_are_refused(
 def test_a_target_s_candidates_are_the_mildest_first() -> None:
     prune = Prune.model_validate({"ratio": {"hidden": 0.6, "heads": 0.3}, "target_params": 0.5})
     shapes = [shape for _, shape in candidates(BERT, SHAPE, prune)]
-    counts = [encoder_parameters(BERT, shape, rows=514, labels=2).total for shape in shapes]
+    counts = [parameters_at(BERT, shape, rows=514, outputs=2).total for shape in shapes]
     assert counts == sorted(counts, reverse=True)
     assert len({shape.heads for shape in shapes}) > 2
 

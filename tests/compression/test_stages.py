@@ -19,7 +19,7 @@ from compression.engine.stages.insert_quantization import calibration_rows, sett
 from compression.engine.stages.quantization_order import depths, sensitivities
 from compression.engine.stages.quantize import ordered, share, simulate_first
 from compression.evaluation.validate import logits
-from compression.models.adapters.bert import BERT
+from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.pruning.scores import score_units
 from compression.quantization.dynamic_int8 import FakeQuantEmbedding, FakeQuantLinear
 from compression.quantization.fake_quantize import DYNAMIC, remove_fake_quantization, simulation_of
@@ -32,6 +32,8 @@ from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Shape
 from tests.compression.conftest import lesson_of, state_of
 from tests.compression.stages import distill, prepare, prune, quantize
+
+BERT = ENCODER_ADAPTERS["bert"]
 
 TRAIN = Train(batch=16, max_length=32)
 HALF = Prune(ratio=0.5, multiple=8, calibration_rows=64)
@@ -202,9 +204,9 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
     to = Shape(layers=2, hidden=32, heads=3, ffn=61, vocabulary=43)
     kept = score_units(model, settings, state.rows["train"], seed=0).choose(BERT, to)
     for layer in range(2):
-        assert not set(mute) & set(kept.ffn[layer].tolist())
-        assert kept.heads[layer].tolist() == [0, 2, 3]
-    assert kept.hidden.tolist() == list(range(32))
+        assert not set(mute) & set(kept.kept[f"ffn.{layer}"].tolist())
+        assert kept.kept[f"heads.{layer}"].tolist() == [0, 2, 3]
+    assert kept.kept["hidden"].tolist() == list(range(32))
 
 
 def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequenceClassification) -> None:

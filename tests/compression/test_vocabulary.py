@@ -19,7 +19,7 @@ from compression.modalities.text.dataset import Dataset, TextSplit
 from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.modalities.text.vocabulary.reduced import ReducedVocabulary, fit_vocabulary
 from compression.modalities.text.vocabulary.required_tokens import required_tokens, tokens_of
-from compression.models.adapters.roberta import ROBERTA
+from compression.models.adapters.registry import adapter_of
 from compression.schema.errors import UnsupportedTokenizer
 from compression.schema.recipe.recipe import Recipe
 from tests.compression.conftest import all_phases
@@ -168,7 +168,7 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "old")
     task = task_of("text-classification")
     data = Dataset(("LABEL_0", "LABEL_1"), {"train": TextSplit(tuple(TEXTS), ("LABEL_0", "LABEL_1"))}, frozenset())
-    reading, shape = TextPreprocessor(old, 32, types=False), ROBERTA.shape_of(model.config)
+    reading, shape = TextPreprocessor(old, 32, types=False), adapter_of(model).shape_of(model.config)
     base = ModelSource("models.base", tmp_path / "old", reading, shape, 64, model.config)
     teachers = (replace(base, param="models.teachers.0"), replace(base, param="models.teachers.1", aligned=False))
     # The same tokenizer, but padding is a token that the texts do not need.

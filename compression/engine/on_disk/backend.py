@@ -22,7 +22,7 @@ from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
 from compression.engine.reporting.stage_rows import stage_row, write_scored_rows
 from compression.engine.shipping import ShippedArtifact, precision_of
-from compression.engine.stages.prune import counter, taken
+from compression.engine.stages.prune import plan_shape, taken
 from compression.engine.stages.registry import planned as stages_of
 from compression.export.package import Precision
 from compression.export.provenance import Origin
@@ -36,8 +36,6 @@ from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
 from compression.models.architectures import heads
-from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import planned
 from compression.models.files import gguf_model, safetensors_header
 from compression.models.files.uploaded import uploaded
 from compression.models.skeleton import generation_of, skeleton
@@ -256,11 +254,11 @@ class OnDiskJob:
         dtype = layers.dtype if layers.dtype.itemsize == HALF else torch.bfloat16
         precision = cast(Precision, str(dtype).removeprefix("torch."))
         name, whole = f"pruned-transformers-{precision}", self.shipping.test_rows.with_name("cut")
-        kept = scores.choose(layers.family, to)
+        plan = scores.choose(layers.family, to)
         place = self.shipping.begin(name)
-        cuts = [layers.cut(kept, place / "cut", dtype=dtype)]
+        cuts = [layers.cut(plan, place / "cut", dtype=dtype)]
         # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
-        cuts += [layers.cut(kept, whole)] if dtype != layers.dtype else []
+        cuts += [layers.cut(plan, whole)] if dtype != layers.dtype else []
         yield from self.follow(CUT, _in_turn(cuts))
         _lift(place / "cut")
         model = skeleton(place)
@@ -285,8 +283,7 @@ class OnDiskJob:
     def aim(self, settings: Prune) -> Shape:
         """Return the shape that a cut comes to, and keep what the report says of it. Raises UnsupportedShape."""
         shape = decoder_of(self.model).shape_of(self.model.config)
-        kind = ARCHITECTURE_SPECS[self.model.config.model_type]
-        found, to = planned(kind, shape, settings, count=counter(self.model), vocabulary=None)
+        found, to = plan_shape(self.model, settings)
         self.pruning = taken(shape, to, settings, found)
         return to
 

@@ -1,8 +1,8 @@
 """A decoder scored and cut layer by layer: at no time is more of it in memory than one layer, and what becomes of that.
 
-Scores are those of `stages.decoder_scores`, heard in the stock layers themselves. All rows go through a layer before the next
+Scores are those of `pruning.scores`, observed in the stock layers themselves. All rows go through a layer before the next
 one is opened, as compressors of large models do (GPTQ, Frantar et al. 2023): between layers the states of the rows are kept,
-rows × tokens × hidden in the checkpoint's own type. A cut is that of `families`, one weight at a time, written as it is made.
+rows × tokens × hidden in the checkpoint's own type. A cut is that of `models.adapters`, one tensor at a time.
 """
 
 import re
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from compression.modalities.text.batches import Batch
-from compression.models.adapters.decoder import prefix, stored
+from compression.models.adapters.adapter import prefix, stored
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures.decoder_tensor_names import stored_parts
 from compression.models.files.uploaded import uploaded
 from compression.models.sharded_checkpoint import LARGEST_SHARD, PlannedTensor, SafetensorsReader, writing
-from compression.models.skeleton import EXPERTS, PARTS, generation_of, skeleton, sources
-from compression.pruning.decoder_scores import DecoderActivationCollector, DecoderScores
+from compression.models.skeleton import generation_of, skeleton, sources
+from compression.pruning.scores import ActivationCollector, ImportanceScores
 from compression.system.row_file import RowFile
 
 TOGETHER = 1024
@@ -33,7 +34,7 @@ class LayerwiseRunner:
     """A decoder's checkpoint, opened by the layer, in `dtype`, by default the type that most of its bytes are stored in.
 
     model: the stock model, whose weights are on the meta device but for what is opened; integers that are simulated in it are
-    those of what is opened. Raises what `streamed.skeleton` and `streamed.sources` do.
+    those of what is opened. Raises what `skeleton` and `sources` do.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -79,29 +80,29 @@ class LayerwiseRunner:
 
     def scores(
         self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
-    ) -> Generator[tuple[int, int], None, DecoderScores]:
-        """Do what `decoder_scores` does. Yields (layers done, of all) after each.
+    ) -> Generator[tuple[int, int], None, ImportanceScores]:
+        """Do what `score_activations` does. Yields (layers done, of all) after each.
 
-        spill: a file that holds the rows' states meanwhile, where they are more than a layer. Raises OSError where the disk
-        has no room for it.
+        cache_file: a file that holds the rows' states meanwhile, if they are more than a layer. Raises OSError if the disk has
+        no room for it.
         """
-        ears = DecoderActivationCollector(self.model, norm)
+        collector = ActivationCollector(self.model, norm)
         final = self.model.base_model.get_submodule(self.family.final_norm)
 
         def next_is(batch: Batch) -> None:
-            ears.mask = batch.mask
+            collector.mask = batch.mask
 
-        with ExitStack() as listening:
-            ears.listen(listening)
+        with ExitStack() as hooks:
+            collector.attach(hooks)
             for done, total, _ in self._through(batches, cache_file, next_is):
                 if done < total:
-                    ears.forget(final)  # what went through it was not the last layer's
+                    collector.forget(final)  # what went through it was not the last layer's
                 yield done, total
-        return ears.told()
+        return collector.scores()
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Ask the model. spill: as above.
+        """Ask the model. cache_file: as above.
 
         -> of each batch a language model's logits of its real tokens, (tokens, vocabulary), or a classifier's of its rows,
         (rows, labels), which are those of a row's last token that is not padding, as stock code has it.
@@ -130,14 +131,14 @@ class LayerwiseRunner:
         What it says is there after the last one alone, (rows, tokens, hidden). next_is: is told of a batch before it goes
         through a layer.
         """
-        base, stack, last = self.model.base_model, self.family.stack, self.family.final_norm
+        base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
         with ExitStack() as open_parts:
             states = self._between(batches, layers[0], cache_file)
             open_parts.callback(states.close)
             for place, embedded in enumerate(self._embedded(batches)):
                 states[place] = embedded
-            for table in (*self.family.tables[1:], last):
+            for table in (*self.family.shallow[1:], last):
                 open_parts.enter_context(self.opened(table))
             self._turn_positions()
             for number, layer in enumerate(layers):
@@ -167,7 +168,7 @@ class LayerwiseRunner:
 
     def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
-        with self.opened(self.family.tables[0]) as table:
+        with self.opened(self.family.shallow[0]) as table:
             for batch in batches:
                 yield table(batch.ids)
 
@@ -180,7 +181,7 @@ class LayerwiseRunner:
 
     def cut(
         self,
-        kept: PruningPlan,
+        plan: PruningPlan,
         place: Path,
         *,
         dtype: torch.dtype | None = None,
@@ -191,25 +192,27 @@ class LayerwiseRunner:
 
         dtype: of what stock code does not keep in float32; None is the checkpoint's own. Yields (elements written, of all)
         after each tensor. beside: puts more files into the folder before it appears. Raises UnsupportedShape where the config
-        cannot say the shape, ValueError where `kept` is not of one shape.
+        cannot say the shape, ValueError where `plan` is not of one shape.
         """
         dtype = dtype or self.dtype
-        cut = self.family.cut(self.model, kept)
+        cut = self.family.cut(self.model, plan)
         with torch.device("meta"):
             small = type(self.model)(cut.config)
         wanted = {name: tuple(tensor.shape) for name, tensor in stored(small)}
         types = {name: self._type(cut.source(name), dtype) for name in wanted}
-        plan = [
-            [PlannedTensor(part, types[name], size) for part, size in _apart(name, shape)] for name, shape in wanted.items()
+        shards_of = [
+            [PlannedTensor(part, types[name], size) for part, size in stored_parts(name, shape).items()]
+            for name, shape in wanted.items()
         ]
         done, total = 0, sum(map(prod, wanted.values()))
-        with writing(place, plan, largest=largest) as shards:
+        with writing(place, shards_of, largest=largest) as shards:
             for name, shape in wanted.items():
                 value = cut.of(name, self.tensor(cut.source(name)))
                 if tuple(value.shape) != shape:
                     raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {shape}")
-                parts = _apart(name, shape)
-                for (part, _), rows in zip(parts, value.reshape(len(parts), *parts[0][1]), strict=True):
+                parts = stored_parts(name, shape)
+                rows_of = value.reshape(len(parts), *next(iter(parts.values())))
+                for part, rows in zip(parts, rows_of, strict=True):
                     shards.put(part, rows.to(types[name]))
                 done += prod(shape)
                 yield done, total
@@ -277,13 +280,3 @@ class _LayerShim(nn.Module):
         found: Tensor = self.layer(states if self.states is None else self.states, *more, **named)
         self.said = found
         return found
-
-
-def _apart(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    """Name the tensors, with their shapes, that one lies in on disk: experts one by one, all else as it is."""
-    fused = EXPERTS.match(name) if len(shape) == 3 else None
-    if fused is None:
-        return [(name, shape)]
-    parts = PARTS[fused["part"]]
-    size = (shape[1] // len(parts), shape[2])
-    return [(f"{fused['place']}.{number}.{part}.weight", size) for number in range(shape[0]) for part in parts]

@@ -9,30 +9,28 @@ from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import insert_quantization
 from compression.modalities.sampling import micro_batch_size
 from compression.modalities.text.batches import TokenizedDataset
-from compression.models.adapters.registry import adapter_of, is_decoder
+from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.pruning.reconstruction import reconstruct
-from compression.pruning.reconstruction_decoder import reconstruct_decoder
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import is_simulated
 
 
 def apply_cut(
-    context: StageContext, model: PreTrainedModel, kept: PruningPlan, calibration: TokenizedDataset | None = None
+    context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: TokenizedDataset | None = None
 ) -> PreTrainedModel:
-    """Build the smaller model of what is kept; with calibration rows its weights are solved anew on all of them.
+    """Build the smaller model of a plan; with calibration rows its weights are solved anew on all of them.
 
-    Solving heeds a pause before each layer, and raises it.
+    Solving checks for a pause before each layer, and raises it.
     """
     device = next(model.parameters()).device
 
     def build(whole: PreTrainedModel) -> PreTrainedModel:
-        small = adapter_of(whole).narrowed(whole, kept)
+        small = adapter_of(whole).narrowed(whole, plan)
         if calibration is not None:
             size = micro_batch_size(CALIBRATION_BATCH, context.parts)
             batches = [batch.to(device) for batch in calibration.by_length(size)]
-            solved = reconstruct_decoder if is_decoder(whole) else reconstruct
-            solved(small.to(device), whole.to(device), kept, batches, context.check_pause)
+            reconstruct(small.to(device), whole.to(device), plan, batches, context.check_pause)
         return small
 
     return remade(context, model, build)

@@ -1,11 +1,10 @@
 """Cut tokens, layers, channels, heads and feed-forward units, at once or in steps, and let the model recover in between."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
@@ -19,9 +18,10 @@ from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
 from compression.modalities.sampling import first_tokens, shuffled_rows
 from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
-from compression.models.adapters.registry import adapter_of, is_decoder
+from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.pruning_groups import width_of
 from compression.models.architectures.shapes import (
     Count,
     Ratios,
@@ -31,11 +31,10 @@ from compression.models.architectures.shapes import (
     shape_at,
     steps_to,
     table_rows,
-    width_of,
 )
 from compression.planning.estimator import PROBES
-from compression.pruning.decoder_scores import DecoderScores
-from compression.pruning.scores import PARTS, EncoderScores, score_units
+from compression.pruning.prune_progress import PruneProgress
+from compression.pruning.scores import ImportanceScores, score_units
 from compression.quantization.fake_quantize import input_ranges, set_input_ranges
 from compression.quantization.precision import gradient_precision
 from compression.quantization.smoothquant import undone
@@ -47,8 +46,6 @@ from compression.schema.report.measurements import Shape
 
 ALWAYS_TOLD = ("hidden", "heads", "ffn")
 """Axes that a report speaks of also where they were left alone."""
-RATIOS, RANGES = "ratios", "ranges."
-"""Under these names a save keeps the ratios that a target came to, and the static ranges of each layer."""
 
 
 def prune(context: StageContext) -> Iterator[Event]:
@@ -64,37 +61,34 @@ def prune(context: StageContext) -> Iterator[Event]:
     yield from context.tracker.emit_boundary("cut", done=False)
     whole = context.validate()
     trainings = trainings_of(settings)
-    going_on = _step_of_save(context, [phase for phase, _ in trainings])
-    kept_before = context.checkpointer.beside() if context.checkpointer and going_on else {}
-    scores = _scores(context, settings, kept_before)
-    beside = {f"scores.{name}": found for name, found in scores.tensors().items()}
+    going_on, saved = _saved(context, [phase for phase, _ in trainings])
+    scores = saved.scores if saved is not None else _scores(context, settings)
     if settings.sensitivity:
         context.sensitivity = curves(context, scores, settings)
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
-    ratios, after = yield from _solved(context, settings, before, kept_before)
-    beside[RATIOS] = _as_tensor(ratios.values())
+    ratios, after = yield from _solved(context, settings, before, saved)
+    progress = PruneProgress(scores, tuple(ratios.values()))
     shapes = steps_to(kind, start, settings, ratios, after)
     for step, ((phase, epochs), to) in enumerate(zip(trainings, shapes, strict=True), 1):
-        kept = scores.choose(family, to)
+        plan = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = context.validate()
         uncut = context.model
-        context.model, scores, context.smoothed = apply_cut(context, uncut, kept), scores.after(kept), {}
+        context.model, scores, context.smoothed = apply_cut(context, uncut, plan), scores.after(plan), {}
         if step < going_on:
             continue  # its training is in the save that is taken up
-        if step == going_on:
-            set_input_ranges(context.model, _ranges(kept_before))
+        if step == going_on and saved is not None:
+            set_input_ranges(context.model, dict(saved.ranges))
         now = context.validate()
         which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
         context.notes.append(f"{which}: validation {context.task.metric} {whole} → {now}, before any training.")
         if settings.reconstruct and step > going_on:
-            _reconstruct(context, settings, uncut, kept, now)
+            _reconstruct(context, settings, uncut, plan, now)
         yield from context.tracker.emit_boundary("cut", done=True)
         if settings.recovery is not None and epochs:
-            # Static ranges are of the model as the steps before have trained it, which a new attempt does not have.
-            ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in input_ranges(context.model).items()}
-            yield from recover(context, settings.recovery, step, phase, epochs, beside | ranges)
+            beside = replace(progress, ranges=input_ranges(context.model)).tensors()
+            yield from recover(context, settings.recovery, step, phase, epochs, beside)
     context.pruning = taken(before, after, settings, ratios)
 
 
@@ -122,24 +116,35 @@ def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
 STAGE = StageRunner(prune, phases, inputs, cuts=True)
 
 
-def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, kept: PruningPlan, before: Validation) -> None:
+def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, plan: PruningPlan, before: Validation) -> None:
     """Cut again, and solve what is left on calibration rows. before: what the cut alone is worth."""
     rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
-    context.model = apply_cut(context, uncut, kept, rows)
+    context.model = apply_cut(context, uncut, plan, rows)
     now = context.validate()
     change = f"validation {context.task.metric} {before} → {now}"
     context.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
 def aimed(model: PreTrainedModel, settings: Prune, vocabulary: ReducedVocabulary | None) -> Shape:
-    """Say which shape the recipe comes to, before anything is done; where only measuring tells, the deepest that it may be.
+    """Return the shape that the recipe comes to, before anything is done; if only measuring tells, the deepest that it may be.
 
     Raises UnsupportedShape.
     """
-    shape, tokens = adapter_of(model).shape_of(model.config), len(vocabulary.kept) if vocabulary is not None else None
+    shape = plan_shape(model, settings, vocabulary=len(vocabulary.kept) if vocabulary is not None else None)[1]
     kind = ARCHITECTURE_SPECS[model.config.model_type]
-    found = planned(kind, shape, settings, count=counter(model), vocabulary=tokens)[1]
-    return deepest_shape(kind, found, settings) if settings.target_latency is not None else found
+    return deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
+
+
+def plan_shape(
+    model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
+) -> tuple[Ratios, Shape]:
+    """Return the ratios that the recipe comes to for a model, and the shape. Raises UnsupportedShape.
+
+    before: the shape to cut, if it is not the model's own. vocabulary: the tokens that stay, if that is known.
+    """
+    shape = before or adapter_of(model).shape_of(model.config)
+    kind = ARCHITECTURE_SPECS[model.config.model_type]
+    return planned(kind, shape, settings, count=counter(model), vocabulary=vocabulary)
 
 
 def counter(model: PreTrainedModel) -> Count:
@@ -155,9 +160,9 @@ def counter(model: PreTrainedModel) -> Count:
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Say for each axis what it had, what it has, what was asked and what was taken.
+    """Return for each axis what it had, what it has, what was asked and what was taken.
 
-    Of a target, `asked` is the ratio that it came to; of the vocabulary it is null where the texts alone decide.
+    Of a target, `asked` is the ratio that it came to; of the vocabulary it is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
@@ -174,12 +179,8 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
     return found
 
 
-def _scores(context: StageContext, settings: Prune, kept: dict[str, Tensor]) -> EncoderScores | DecoderScores:
-    """Take the scores out of an earlier attempt's save, or take them now."""
-    known = {name.removeprefix("scores."): found for name, found in kept.items() if name.startswith("scores.")}
-    # A save of an earlier version may lack some; they are taken again, of the same model.
-    if known and (is_decoder(context.model) or all(f"{part}.0" in known for part in PARTS)):
-        return (DecoderScores if is_decoder(context.model) else EncoderScores).of_tensors(known)
+def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
+    """Score the model's units as they are without smoothing."""
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
     # Taylor's have a backward pass, whose gradients are the recipe's to round, as in training.
@@ -188,37 +189,26 @@ def _scores(context: StageContext, settings: Prune, kept: dict[str, Tensor]) -> 
 
 
 def _solved(
-    context: StageContext, settings: Prune, before: Shape, kept: dict[str, Tensor]
+    context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
     """Return the ratios and the shape that the recipe comes to, its target solved. before: with the whole vocabulary."""
-    family = adapter_of(context.model)
-    here = family.shape_of(context.model.config)
-    if RATIOS in kept:
-        ratios: Ratios = dict(zip(settings.ratios, kept[RATIOS].tolist(), strict=True))
+    here = adapter_of(context.model).shape_of(context.model.config)
+    if saved is not None:
+        ratios: Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
         return ratios, shape_at(ARCHITECTURE_SPECS[context.model.config.model_type], here, settings, ratios)
     if settings.target_latency is not None:
         found = yield from ratio_for_latency(context, settings, settings.target_latency)
         return found
-    return planned(
-        ARCHITECTURE_SPECS[context.model.config.model_type],
-        before,
-        settings,
-        count=counter(context.model),
-        vocabulary=here.vocabulary,
-    )
+    return plan_shape(context.model, settings, before, here.vocabulary)
 
 
-def _step_of_save(context: StageContext, trainings: list[str]) -> int:
-    """Say in which step the earlier attempt was saved, from 1; 0 where it was in none."""
+def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:
+    """Return in which step the earlier attempt was saved, from 1, and what it saved; 0 and None if it was in none."""
     checkpointer = context.checkpointer
-    return next((step for step, phase in enumerate(trainings, 1) if checkpointer and checkpointer.is_at(phase)), 0)
-
-
-def _ranges(kept: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-    return {
-        name.removeprefix(RANGES): (found[0].item(), found[1].item()) for name, found in kept.items() if name.startswith(RANGES)
-    }
-
-
-def _as_tensor(numbers: Iterable[float]) -> Tensor:
-    return torch.tensor(list(numbers), dtype=torch.float64)
+    if checkpointer is None:
+        return 0, None
+    step = next((step for step, phase in enumerate(trainings, 1) if checkpointer.is_at(phase)), 0)
+    saved = PruneProgress.of_tensors(checkpointer.beside()) if step else None
+    # A save of an earlier version may lack some scores: they are taken again, of the same model.
+    lacks = saved is None or not adapter_of(context.model).observed(context.model).keys() <= saved.scores.units.keys()
+    return step, None if lacks else saved

@@ -7,10 +7,10 @@ from compression.engine.stages.apply_cut import apply_cut
 from compression.evaluation.validate import validate
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import shape_at, width_of
+from compression.models.architectures.pruning_groups import width_of
+from compression.models.architectures.shapes import shape_at
 from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
-from compression.pruning.decoder_scores import DecoderScores
-from compression.pruning.scores import EncoderScores
+from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Sensitivity, Shape
@@ -26,7 +26,7 @@ CURVES: dict[str, tuple[str, ...]] = {
 recipe has it so."""
 
 
-def curves(context: StageContext, scores: EncoderScores | DecoderScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
+def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
     """Draw the curve of each axis, also of those that the recipe leaves alone: they may be the cheaper ones.
 
     Each point is the whole model with one axis cut, on a draw of validation rows; shapes that two ratios share are scored once.

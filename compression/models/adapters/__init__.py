@@ -1,1 +1,1 @@
-"""One file a model family: which weights are coupled, and how its stock config says the new shape."""
+"""What each model family's modules and stock config mean, and the one cut that makes smaller stock models of them."""

@@ -1,4 +1,4 @@
-"""Qwen2, whose queries, keys and values have biases (DeepSeek-R1-Distill-Qwen too), and Qwen3, which normalizes heads."""
+"""Qwen3, which normalizes heads."""
 
 from typing import Any
 
@@ -7,10 +7,6 @@ from torch import Tensor
 from compression.models.adapters.decoder import PreNormDecoder, shared
 from compression.models.adapters.structure import Attention
 from compression.schema.report.measurements import Shape
-
-
-class Qwen2(PreNormDecoder):
-    """The stock config does not know a head size, but the stock model reads one from it where it is set."""
 
 
 class Qwen3(PreNormDecoder):
@@ -30,6 +26,3 @@ class Qwen3(PreNormDecoder):
             return query.flatten(-2), shared(key.flatten(-2), groups, times), shared(value, groups, times)
 
         return Attention((attention.q_norm, attention.k_norm, attention.v_proj), read)
-
-
-QWEN2, QWEN3 = Qwen2(), Qwen3()

@@ -10,7 +10,7 @@ from typing import Literal
 
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.base import Axis
-from compression.schema.report.measurements import Experts, Parameters, Shape
+from compression.schema.report.measurements import Experts, Shape
 
 Biases = tuple[Literal["attention", "mlp"], ...]
 """Parts of a layer whose linear layers have biases because the config says so."""
@@ -163,54 +163,3 @@ def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
     """
     found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
     return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found
-
-
-def decoder_parameters(
-    kind: str,
-    shape: Shape,
-    *,
-    outputs: int,
-    positions: int = 0,
-    attention_bias: bool = False,
-    mlp_bias: bool = False,
-) -> Parameters:
-    """Count the parameters of a decoder: elements of unique ones, those of the token and position tables apart.
-
-    outputs: rows of what reads the stream last: of the vocabulary, or of the labels; 0 for a head that is tied to the tokens'
-    table, and for a bare decoder. positions: rows of GPT-2's table; the others turn keys instead. attention_bias, mlp_bias: as
-    the config says, where the family's config says it.
-    """
-    hidden = shape.hidden
-    tables = (shape.vocabulary + positions) * hidden
-    norm = 2 * hidden if kind == "gpt2" else hidden
-    dense = shape.experts.dense_layers if shape.experts is not None else shape.layers
-    layers = shape.layers * (_attention(kind, shape, attention_bias) + 2 * norm)
-    layers += dense * _feed_forward(kind, hidden, shape.ffn, mlp_bias)
-    if shape.experts is not None:
-        experts = shape.experts
-        one = experts.count * (hidden + 3 * hidden * experts.ffn)  # with the router's row
-        layers += (shape.layers - dense) * (one + _feed_forward(kind, hidden, experts.shared, mlp_bias))
-    other = layers + norm + outputs * hidden
-    return Parameters(total=tables + other, embedding=tables, other=other)
-
-
-def _attention(kind: str, shape: Shape, bias: bool) -> int:
-    """Count a layer's attention, the norms within it included."""
-    hidden, size = shape.hidden, shape.head_size or 0
-    queries, keys = shape.heads * size, (shape.groups or shape.heads) * size
-    if shape.latent is None:
-        found = hidden * (2 * queries + 2 * keys)
-        made = queries + 2 * keys
-        biases = made if kind == "qwen2" else (made + hidden) * (bias or kind == "gpt2")
-        return found + biases + (2 * size if kind == "qwen3" else 0)
-    query, kv, rope, value = shape.latent.query, shape.latent.kv, shape.latent.rope, shape.latent.value
-    found = hidden * queries if query is None else query * (hidden + 1 + queries)
-    found += hidden * (kv + rope) + kv + kv * shape.heads * (size - rope + value) + shape.heads * value * hidden
-    return found + bias * ((query or 0) + kv + rope + hidden)
-
-
-def _feed_forward(kind: str, hidden: int, units: int, bias: bool) -> int:
-    """Count a dense feed-forward part."""
-    if kind == "gpt2":
-        return 2 * hidden * units + units + hidden
-    return 3 * hidden * units + bias * (2 * units + hidden)

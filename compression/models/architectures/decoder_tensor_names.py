@@ -1,17 +1,25 @@
 """What each family of decoders calls things: the keys of its config.json, and the tensors of its checkpoints.
 
-Names and shapes are those that the stock classes of transformers 5.24 save; tests hold them against these. The fused experts of
-DeepSeek's stock code lie in checkpoints one by one, as its authors publish them.
+Names and shapes are those of the stock classes of transformers 5.24; tests hold them against these. The widths in them say what
+shrinks together.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compression.models.architectures.tensor_names import MOST_CHANNELS, Tensors, pair
+from compression.models.architectures.decoder_configs import Biases
+from compression.models.architectures.pruning_groups import Tensors, Width
+from compression.models.architectures.tensor_names import MOST_CHANNELS, pair
+from compression.schema.report.measurements import Shape
 
 Numbers = dict[str, int]
 """By what they mean."""
+EXPERTS = re.compile(r"(?P<place>.+\.experts)\.(?P<part>gate_up_proj|down_proj)$")
+PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+CORRECTION = "e_score_correction_bias"
+"""What a router adds to its scores before it chooses: a buffer, and no parameter."""
 MOST_LAYERS = 256
 MOST_AHEAD = 8
 """Layers for the prediction of several tokens; their authors have one."""
@@ -44,8 +52,9 @@ class TensorLayout:
     """One family's names.
 
     `keys`: the config's whole numbers by what they mean, with the stock default, None where a config must say them, and the
-    most that we take. `more`: those that follow from others where they are null. `layer`: the tensors of one layer, without
-    its prefix; `outer`: those of the bare model outside of layers. `language`: the suffix of the class that speaks.
+    most that we take. `more`: those that follow from others where they are null. `layer`: the tensors of one layer at a shape,
+    without its prefix, with the biases that the config asks for; `outer`: those of the bare model outside of layers, with so
+    many positions. `language`: the suffix of the class that speaks.
     `leftovers`: what a checkpoint may have in a layer that stock code does not read; `behind`: layers behind the last that it
     does not, each by a tensor that no other layer has.
     """
@@ -53,10 +62,11 @@ class TensorLayout:
     stem: str
     keys: Mapping[str, tuple[str, int | None, int]]
     more: Callable[[Mapping[str, Any], Numbers], Iterator[tuple[str, str, object]]]
-    layer: Callable[[Numbers, int], Tensors]
-    outer: Callable[[Numbers], Tensors]
+    layer: Callable[[Shape, int, Biases], Tensors]
+    outer: Callable[[Shape, int], Tensors]
     prefix: str = "model."
     block: str = "layers"
+    final_norm: str = "norm"
     tables: tuple[str, ...] = ("embed_tokens.weight",)
     language: str = LANGUAGE
     tied: bool = False
@@ -64,8 +74,8 @@ class TensorLayout:
     fractions: tuple[str, ...] = FRACTIONS
     fixed: Mapping[str, Any] = field(default_factory=dict)
     divided: bool = False
-    leftovers: Callable[[Numbers, int], Tensors] = lambda *_: {}
-    behind: Callable[[Numbers], Mapping[str, Tensors]] = lambda _: {}
+    leftovers: Callable[[Shape, int], Tensors] = lambda *_: {}
+    behind: Callable[[Shape, int, Biases], Mapping[str, Tensors]] = lambda *_: {}
 
     def heads(self) -> dict[str, str]:
         """Return the stock classes that we take, with what each is for."""
@@ -126,126 +136,186 @@ def _gpt2_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[s
     yield "ffn", "n_inner", _given(config, "n_inner", 4 * found.get("hidden", 0))
 
 
-def _linear(name: str, rows: int, columns: int, bias: int = 0) -> Tensors:
+def _linear(name: str, rows: int, columns: int, *, bias: bool = False) -> Tensors:
     return {f"{name}.weight": (rows, columns), **({f"{name}.bias": (rows,)} if bias else {})}
 
 
-def _gated(name: str, hidden: int, ffn: int, bias: int = 0) -> Tensors:
+def _gated(name: str, hidden: int, units: int, *, bias: bool = False) -> Tensors:
     return {
-        **_linear(f"{name}.gate_proj", ffn, hidden, bias),
-        **_linear(f"{name}.up_proj", ffn, hidden, bias),
-        **_linear(f"{name}.down_proj", hidden, ffn, bias),
+        **_linear(f"{name}.gate_proj", units, hidden, bias=bias),
+        **_linear(f"{name}.up_proj", units, hidden, bias=bias),
+        **_linear(f"{name}.down_proj", hidden, units, bias=bias),
     }
 
 
-def _norms(n: Numbers) -> Tensors:
-    return {f"{name}.weight": (n["hidden"],) for name in ("input_layernorm", "post_attention_layernorm")}
+def _hidden(shape: Shape) -> Width:
+    return Width(shape.hidden, "hidden")
 
 
-def _attention(n: Numbers, inner: int, outer: int) -> Tensors:
-    queries, values, h = n["heads"] * n["head"], n["groups"] * n["head"], n["hidden"]
+def _norms(shape: Shape) -> Tensors:
+    return {f"{name}.weight": (_hidden(shape),) for name in ("input_layernorm", "post_attention_layernorm")}
+
+
+def _attention(shape: Shape, layer: int, *, made: bool, out: bool) -> Tensors:
+    """Grouped heads: a unit is a KV head with the query heads that read it. made, out: whether there are biases."""
+    groups, size, hidden = shape.groups or shape.heads, shape.head_size or 0, _hidden(shape)
+    queries = Width(groups, "heads", layer, unit_size=shape.heads // groups * size)
+    keys = Width(groups, "heads", layer, unit_size=size)
     return {
-        **_linear("self_attn.q_proj", queries, h, inner),
-        **_linear("self_attn.k_proj", values, h, inner),
-        **_linear("self_attn.v_proj", values, h, inner),
-        **_linear("self_attn.o_proj", h, queries, outer),
+        **_linear("self_attn.q_proj", queries, hidden, bias=made),
+        **_linear("self_attn.k_proj", keys, hidden, bias=made),
+        **_linear("self_attn.v_proj", keys, hidden, bias=made),
+        **_linear("self_attn.o_proj", hidden, queries, bias=out),
     }
 
 
-def _llama(n: Numbers, _layer: int) -> Tensors:
-    bias = n["attention_bias"]
-    return _norms(n) | _attention(n, bias, bias) | _gated("mlp", n["hidden"], n["ffn"], n["mlp_bias"])
-
-
-def _mistral(n: Numbers, _layer: int) -> Tensors:
-    return _norms(n) | _attention(n, 0, 0) | _gated("mlp", n["hidden"], n["ffn"])
-
-
-def _qwen2(n: Numbers, _layer: int) -> Tensors:
-    return _norms(n) | _attention(n, 1, 0) | _gated("mlp", n["hidden"], n["ffn"])
-
-
-def _qwen3(n: Numbers, _layer: int) -> Tensors:
-    bias = n["attention_bias"]
-    norms = {f"self_attn.{name}.weight": (n["head"],) for name in ("q_norm", "k_norm")}
-    return _norms(n) | norms | _attention(n, bias, bias) | _gated("mlp", n["hidden"], n["ffn"])
-
-
-def _latent_attention(n: Numbers) -> Tensors:
-    h, heads, rank, bias = n["hidden"], n["heads"], n["query_rank"], n["attention_bias"]
-    queries = heads * (n["nope"] + n["rope"])
-    ranked = {
-        **_linear("self_attn.q_a_proj", rank, h, bias),
-        "self_attn.q_a_layernorm.weight": (rank,),
-        **_linear("self_attn.q_b_proj", queries, rank),
-    }
+def _llama(shape: Shape, layer: int, biases: Biases) -> Tensors:
+    attention, ffn = "attention" in biases, Width(shape.ffn, "ffn", layer)
     return {
-        **(ranked if rank else _linear("self_attn.q_proj", queries, h)),
-        **_linear("self_attn.kv_a_proj_with_mqa", n["kv_rank"] + n["rope"], h, bias),
-        "self_attn.kv_a_layernorm.weight": (n["kv_rank"],),
-        **_linear("self_attn.kv_b_proj", heads * (n["nope"] + n["value"]), n["kv_rank"]),
-        **_linear("self_attn.o_proj", h, heads * n["value"], bias),
+        **_norms(shape),
+        **_attention(shape, layer, made=attention, out=attention),
+        **_gated("mlp", _hidden(shape), ffn, bias="mlp" in biases),
     }
 
 
-def _deepseek(n: Numbers, layer: int) -> Tensors:
-    out = _norms(n) | _latent_attention(n)
-    if layer < n["dense"]:
-        return out | _gated("mlp", n["hidden"], n["ffn"], n["mlp_bias"])
-    out |= _gated("mlp.shared_experts", n["hidden"], n["shared"] * n["expert_ffn"], n["mlp_bias"])
-    out["mlp.gate.weight"] = (n["experts"], n["hidden"])
-    for expert in range(n["experts"]):
-        out |= _gated(f"mlp.experts.{expert}", n["hidden"], n["expert_ffn"])
+def _qwen2(shape: Shape, layer: int, biases: Biases) -> Tensors:
+    return {**_llama(shape, layer, biases), **_attention(shape, layer, made=True, out=False)}
+
+
+def _qwen3(shape: Shape, layer: int, biases: Biases) -> Tensors:
+    norms = {f"self_attn.{name}.weight": (shape.head_size or 0,) for name in ("q_norm", "k_norm")}
+    return {**_llama(shape, layer, biases), **norms}
+
+
+def _latent_attention(shape: Shape, layer: int, *, bias: bool) -> Tensors:
+    latent, size = shape.latent, shape.head_size or 0
+    assert latent is not None, "the family's shapes say it"  # noqa: S101
+    hidden, kv = _hidden(shape), Width(latent.kv, "kv_rank", layer)
+
+    def heads(size: int) -> Width:
+        return Width(shape.heads, "heads", layer, unit_size=size)
+
+    if latent.query is None:
+        queries = _linear("self_attn.q_proj", heads(size), hidden)
+    else:
+        rank = Width(latent.query, "query_rank", layer)
+        queries = {
+            **_linear("self_attn.q_a_proj", rank, hidden, bias=bias),
+            "self_attn.q_a_layernorm.weight": (rank,),
+            **_linear("self_attn.q_b_proj", heads(size), rank),
+        }
+    return {
+        **queries,
+        # Behind the rank lie the channels of the one key with the position, which all heads share.
+        **_linear("self_attn.kv_a_proj_with_mqa", Width(latent.kv, "kv_rank", layer, tail=latent.rope), hidden, bias=bias),
+        "self_attn.kv_a_layernorm.weight": (kv,),
+        **_linear("self_attn.kv_b_proj", heads(size - latent.rope + latent.value), kv),
+        **_linear("self_attn.o_proj", hidden, heads(latent.value), bias=bias),
+    }
+
+
+def _deepseek(shape: Shape, layer: int, biases: Biases) -> Tensors:
+    experts, hidden, bias = shape.experts, _hidden(shape), "mlp" in biases
+    assert experts is not None, "the family's shapes say it"  # noqa: S101
+    out = _norms(shape) | _latent_attention(shape, layer, bias="attention" in biases)
+    if layer < experts.dense_layers:
+        return out | _gated("mlp", hidden, Width(shape.ffn, "ffn", layer), bias=bias)
+    count = Width(experts.count, "experts", layer)
+    gates_and_ups = Width(experts.ffn, "expert_ffn", layer, repeats=2)
+    return {
+        **out,
+        **_gated("mlp.shared_experts", hidden, Width(experts.shared, "shared", layer), bias=bias),
+        "mlp.gate.weight": (count, hidden),
+        "mlp.experts.gate_up_proj": (count, gates_and_ups, hidden),
+        "mlp.experts.down_proj": (count, hidden, Width(experts.ffn, "expert_ffn", layer)),
+    }
+
+
+def _deepseek_v3(shape: Shape, layer: int, biases: Biases) -> Tensors:
+    out = _deepseek(shape, layer, biases)
+    if "mlp.gate.weight" in out:
+        out[f"mlp.gate.{CORRECTION}"] = out["mlp.gate.weight"][:1]
     return out
 
 
-def _deepseek_v3(n: Numbers, layer: int) -> Tensors:
-    out = _deepseek({**n, "mlp_bias": 0}, layer)
-    if layer >= n["dense"]:
-        out["mlp.gate.e_score_correction_bias"] = (n["experts"],)
-    return out
+def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
+    """Return the tensors of a checkpoint that one of a stock model lies in, in the order of its rows.
+
+    It is one, but for fused experts: each has matrices of its own, as their authors publish them.
+    """
+    fused = EXPERTS.match(name) if len(shape) == 3 else None
+    if fused is None:
+        return {name: shape}
+    parts = PARTS[fused["part"]]
+    size = (shape[1] // len(parts), shape[2])
+    return {f"{fused['place']}.{number}.{part}.weight": size for number in range(shape[0]) for part in parts}
 
 
-def _ahead(n: Numbers) -> Mapping[str, Tensors]:
+def _ahead(shape: Shape, ahead: int, biases: Biases) -> Mapping[str, Tensors]:
     """Return the layers that predict tokens further ahead: each a whole one, with an input and an output of its own.
 
     Each is known by the matrix that makes its input: a layer too many for the config has none.
     """
-    h, table = n["hidden"], (n["vocabulary"], n["hidden"])
+    h, table = shape.hidden, (shape.vocabulary, shape.hidden)
     own: Tensors = {
         **{f"{name}.weight": table for name in ("embed_tokens", "shared_head.head")},
         **{f"{name}.weight": (h,) for name in ("enorm", "hnorm", "shared_head.norm")},
         "eh_proj.weight": (h, 2 * h),
     }
     out: dict[str, Tensors] = {}
-    for number in range(n["layers"], n["layers"] + n["ahead"]):
-        whole = {**_deepseek_v3(n, number), **own}
-        out[f"layers.{number}.eh_proj.weight"] = {f"layers.{number}.{name}": shape for name, shape in whole.items()}
+    for number in range(shape.layers, shape.layers + ahead):
+        whole = stored({**_deepseek_v3(shape, number, biases), **own})
+        out[f"layers.{number}.eh_proj.weight"] = {f"layers.{number}.{name}": size for name, size in whole.items()}
     return out
 
 
-def _gpt2(n: Numbers, _layer: int) -> Tensors:
-    h, f = n["hidden"], n["ffn"]
+def stored(tensors: Tensors) -> Tensors:
+    """Return the tensors of a checkpoint that these of a stock model lie in."""
+    return {part: size for name, shape in tensors.items() for part, size in stored_parts(name, shape).items()}
+
+
+def _gpt2(shape: Shape, layer: int, _biases: Biases) -> Tensors:
+    h, f, size = _hidden(shape), Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
+    heads = Width(shape.heads, "heads", layer, unit_size=size)
+    packed = Width(shape.heads, "heads", layer, unit_size=size, repeats=3)  # queries, keys, values
     # Stock code keeps these matrices the other way round (Conv1D): inputs first, so the bias has their last width.
-    turned = {"attn.c_attn": (h, 3 * h), "attn.c_proj": (h, h), "mlp.c_fc": (h, f), "mlp.c_proj": (f, h)}
+    turned = {"attn.c_attn": (h, packed), "attn.c_proj": (heads, h), "mlp.c_fc": (h, f), "mlp.c_proj": (f, h)}
     out: Tensors = {**pair("ln_1", (h,)), **pair("ln_2", (h,))}
-    for name, shape in turned.items():
-        out |= {f"{name}.weight": shape, f"{name}.bias": shape[1:]}
+    for name, widths in turned.items():
+        out |= {f"{name}.weight": widths, f"{name}.bias": widths[1:]}
     return out
 
 
-def _rotary_outer(n: Numbers) -> Tensors:
-    return {"embed_tokens.weight": (n["vocabulary"], n["hidden"]), "norm.weight": (n["hidden"],)}
+def _rotary_outer(shape: Shape, _positions: int) -> Tensors:
+    hidden = _hidden(shape)
+    return {"embed_tokens.weight": (Width(shape.vocabulary, "vocabulary"), hidden), "norm.weight": (hidden,)}
 
 
-def _gpt2_outer(n: Numbers) -> Tensors:
-    h = n["hidden"]
-    return {"wte.weight": (n["vocabulary"], h), "wpe.weight": (n["positions"], h), **pair("ln_f", (h,))}
+def _gpt2_outer(shape: Shape, positions: int) -> Tensors:
+    h = _hidden(shape)
+    tables = {"wte.weight": (Width(shape.vocabulary, "vocabulary"), h), "wpe.weight": (positions, h)}
+    return {**tables, **pair("ln_f", (h,))}
 
 
-def _frequencies(width: str) -> Callable[[Numbers, int], Tensors]:
-    """Name the buffer that older versions saved with each layer whose positions turn. width: what of a head turns."""
-    return lambda n, _: {"self_attn.rotary_emb.inv_freq": (n[width] // 2,)}
+def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> Tensors:
+    """Return the tensors of a bare stock decoder, without the prefix that they have in one with a head.
+
+    positions: rows of GPT-2's table; the others turn keys instead.
+    """
+    known = FAMILIES[kind]
+    out = dict(known.outer(shape, positions))
+    for number in range(shape.layers):
+        out |= {f"{known.block}.{number}.{name}": size for name, size in known.layer(shape, number, biases).items()}
+    return out
+
+
+def _frequencies(shape: Shape, _positions: int) -> Tensors:
+    """Name the buffer that older versions saved with each layer whose positions turn."""
+    return {"self_attn.rotary_emb.inv_freq": ((shape.head_size or 0) // 2,)}
+
+
+def _latent_frequencies(shape: Shape, _positions: int) -> Tensors:
+    return {"self_attn.rotary_emb.inv_freq": (shape.latent.rope // 2 if shape.latent is not None else 0,)}
 
 
 DEEPSEEK_V2 = TensorLayout(
@@ -256,7 +326,7 @@ DEEPSEEK_V2 = TensorLayout(
     _rotary_outer,
     fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
     divided=True,
-    leftovers=_frequencies("rope"),
+    leftovers=_latent_frequencies,
 )
 FAMILIES: dict[str, TensorLayout] = {
     "llama": TensorLayout(
@@ -267,11 +337,11 @@ FAMILIES: dict[str, TensorLayout] = {
         _rotary_outer,
         fixed={"pretraining_tp": 1},
         divided=True,
-        leftovers=_frequencies("head"),
+        leftovers=_frequencies,
     ),
-    "mistral": TensorLayout("Mistral", ROTARY, _mistral_numbers, _mistral, _rotary_outer, leftovers=_frequencies("head")),
-    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen2_numbers, _qwen2, _rotary_outer, leftovers=_frequencies("head")),
-    "qwen3": TensorLayout("Qwen3", ROTARY, _qwen3_numbers, _qwen3, _rotary_outer, leftovers=_frequencies("head")),
+    "mistral": TensorLayout("Mistral", ROTARY, _mistral_numbers, _llama, _rotary_outer, leftovers=_frequencies),
+    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen2_numbers, _qwen2, _rotary_outer, leftovers=_frequencies),
+    "qwen3": TensorLayout("Qwen3", ROTARY, _qwen3_numbers, _qwen3, _rotary_outer, leftovers=_frequencies),
     "gpt2": TensorLayout(
         "GPT2",
         {
@@ -286,6 +356,7 @@ FAMILIES: dict[str, TensorLayout] = {
         _gpt2_outer,
         prefix="transformer.",
         block="h",
+        final_norm="ln_f",
         tables=("wte.weight", "wpe.weight"),
         language="LMHeadModel",
         tied=True,
@@ -294,7 +365,7 @@ FAMILIES: dict[str, TensorLayout] = {
         fixed={"add_cross_attention": False, "scale_attn_weights": True, "reorder_and_upcast_attn": False},
         divided=True,
         # Masks that older versions saved with each layer.
-        leftovers=lambda n, _: {"attn.bias": (1, 1, n["positions"], n["positions"]), "attn.masked_bias": ()},
+        leftovers=lambda _, positions: {"attn.bias": (1, 1, positions, positions), "attn.masked_bias": ()},
     ),
     "deepseek_v2": DEEPSEEK_V2,
     "deepseek_v3": TensorLayout(
@@ -304,7 +375,7 @@ FAMILIES: dict[str, TensorLayout] = {
         _deepseek_v3,
         _rotary_outer,
         fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
-        leftovers=_frequencies("rope"),
+        leftovers=_latent_frequencies,
         behind=_ahead,
     ),
 }

@@ -1,9 +1,12 @@
 """What a ratio or a target becomes, and how many parameters a shape has."""
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 
-from compression.models.architectures.decoder_configs import Biases, decoder_parameters, decoder_shape
+from compression.models.architectures.decoder_configs import Biases, decoder_shape
+from compression.models.architectures.decoder_tensor_names import CORRECTION, FAMILIES, decoder_tensors
 from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.tensor_names import TABLES, encoder_tensors
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
 from compression.schema.recipe.prune import Prune
@@ -31,7 +34,7 @@ def planned(
 
     Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels at one ratio go
     together, a whole head at a time; where hidden is to lose more, each head becomes narrower, by eighths of it; heads alone
-    cannot go. What decoders' can say is in `catalog.decoders`. count: for target_params. vocabulary: the tokens that stay,
+    cannot go. What decoders' can say is in `decoder_configs`. count: for target_params. vocabulary: the tokens that stay,
     where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
     target_latency leaves the shape whole. Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or
     the target cannot be reached, and InvalidSpec where the family's units cannot be scored so.
@@ -190,49 +193,23 @@ def _size(shape: Shape) -> int:
 
 
 def parameters_at(
-    family: ArchitectureSpec, shape: Shape, *, rows: int, outputs: int | None, dense: bool = True, biases: Biases = ()
+    family: ArchitectureSpec, shape: Shape, *, rows: int = 0, outputs: int | None, dense: bool = True, biases: Biases = ()
 ) -> Parameters:
-    """Count the parameters of a model of a family at a shape, its head included where `outputs` is given.
+    """Count the parameters of a model of a family at a shape, its head included if it has `outputs`; tied ones once.
 
-    rows: of the position and type tables together. dense: of an encoder, as `encoder_parameters` has it. biases: of a decoder.
+    rows: of the position and type tables together. dense: whether a dense layer lies between an encoder's stream and its answer
+    (pooler, pre_classifier); the stock classes for sequences have one, those for tokens and spans have none. biases: of a
+    decoder, whose head has none.
     """
-    if not family.decodes:
-        return encoder_parameters(family, shape, rows=rows, labels=outputs, dense=dense)
-    attention, mlp = "attention" in biases, "mlp" in biases
-    return decoder_parameters(
-        family.model_type, shape, outputs=outputs or 0, positions=rows, attention_bias=attention, mlp_bias=mlp
-    )
-
-
-def width_of(shape: Shape, axis: str) -> int:
-    """Say how many units a model has on an axis; 0 where it has none of the kind."""
-    experts, latent = shape.experts, shape.latent
-    inner = {
-        "experts": experts.count if experts is not None else 0,
-        "expert_ffn": experts.ffn if experts is not None else 0,
-        "query_rank": (latent.query or 0) if latent is not None else 0,
-        "kv_rank": latent.kv if latent is not None else 0,
-    }
-    return inner[axis] if axis in inner else int(getattr(shape, axis))
-
-
-def encoder_parameters(
-    family: ArchitectureSpec, shape: Shape, *, rows: int, labels: int | None, dense: bool = True
-) -> Parameters:
-    """Count the parameters of an encoder, and of its classification head where `labels` is given.
-
-    rows: of the position and type tables together. dense: whether a dense layer lies between stream and answer (pooler,
-    pre_classifier); the stock classes for sequences have one, those for tokens and spans have none.
-    """
-    h, f, e = shape.hidden, shape.ffn, shape.embedding or shape.hidden
-    tables = (shape.vocabulary + rows) * e
-    start = 2 * e + (e * h + h if shape.embedding else 0) + family.distance_buckets * shape.heads
-    attention = 4 * (h * h + h) + 2 * h
-    feed_forward = 2 * h * f + f + h + 2 * h
-    head = (h * labels + labels) if labels else 0
-    head += h * h + h if dense else 0
-    other = start + shape.layers * (attention + feed_forward) + head
-    return Parameters(total=tables + other, embedding=tables, other=other)
+    if family.decodes:
+        tensors = decoder_tensors(family.model_type, shape, rows, biases)
+        tables, head = FAMILIES[family.model_type].tables, (outputs or 0) * shape.hidden
+    else:
+        tensors, tables = encoder_tensors(family.model_type, shape, rows, 0), TABLES
+        head = ((outputs or 0) + dense * shape.hidden) * (shape.hidden + 1)
+    sizes = {name: prod(widths) for name, widths in tensors.items() if not name.endswith(CORRECTION)}
+    total, embedding = sum(sizes.values()) + head, sum(sizes.get(name, 0) for name in tables)
+    return Parameters(total=total, embedding=embedding, other=total - embedding)
 
 
 def table_rows(parameters: Parameters, shape: Shape) -> int:

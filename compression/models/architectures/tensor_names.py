@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-Tensors = dict[str, tuple[int, ...]]
+from compression.models.architectures import heads
+from compression.models.architectures.pruning_groups import Tensors, Width
+from compression.schema.report.measurements import Shape
+
 Key = tuple[str, int, int]
 """Key of config.json, its stock default, and the most that we take: the bounds keep a hostile number from costing memory."""
 
@@ -26,6 +29,7 @@ class ExpectedTensors:
     behind: Mapping[str, Tensors] = field(default_factory=dict)
 
 
+TABLES = tuple(f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))
 MOST_CHANNELS = 16_384
 BERT_KEYS: Mapping[str, Key] = MappingProxyType(
     {
@@ -66,7 +70,7 @@ class EncoderTensorNames:
     `keys`: the config's whole numbers by what they mean; those that a family lacks are not there. `fixed`: keys for which
     the stock code takes one value only. `first_position`: the row of the position table that a text's first token has, None
     where the padding token's id says it. `head`: the dense layer and the answer of the classifier for sequences. `pooler`:
-    whether the bare stock model has one.
+    whether the bare stock model has one. `attention`: the fastest implementation that the stock code has.
     """
 
     stem: str
@@ -81,6 +85,7 @@ class EncoderTensorNames:
     parts: Mapping[str, str] = field(default_factory=lambda: BERT_PARTS)
     pooler: bool = True
     head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")
+    attention: str = "sdpa"
 
     @property
     def classifier(self) -> str:
@@ -131,6 +136,7 @@ MPNET = EncoderTensorNames(
     keys=_keys(vocabulary=("vocab_size", 30527, 2_000_000), types=None),
     padding=1,
     first_position=2,
+    attention="eager",
     fixed=MappingProxyType({"relative_attention_num_buckets": 32, "pad_token_id": 1}),
     parts=MappingProxyType(
         {
@@ -169,6 +175,65 @@ NAMES: dict[str, EncoderTensorNames] = {
     "mpnet": MPNET,
 }
 """By the model_type of config.json."""
+
+
+def encoder_shape(n: Mapping[str, int]) -> Shape:
+    """Return the widths that the numbers of a config come to, by what they mean."""
+    widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+    tables = n.get("embedding", n["hidden"])
+    return Shape(**widths, embedding=tables if tables != n["hidden"] else None)
+
+
+def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tensors:
+    """Return the tensors that every bare encoder has, without its prefix. positions, types: rows of these tables."""
+    known, hidden = NAMES[kind], Width(shape.hidden, "hidden")
+    embedding = shape.embedding or hidden
+    out: Tensors = {
+        "embeddings.word_embeddings.weight": (Width(shape.vocabulary, "vocabulary"), embedding),
+        "embeddings.position_embeddings.weight": (positions, embedding),
+        **pair("embeddings.LayerNorm", (embedding,)),
+    }
+    if types:
+        out["embeddings.token_type_embeddings.weight"] = (types, embedding)
+    if shape.embedding:
+        out |= pair("embeddings_project", (hidden, embedding))
+    if buckets := known.fixed.get("relative_attention_num_buckets"):
+        out["encoder.relative_attention_bias.weight"] = (buckets, Width(shape.heads, "heads"))
+    for layer in range(shape.layers):
+        for part, widths in _layer_widths(shape, layer).items():
+            out |= pair(f"{known.block}.{layer}.{known.parts[part]}", widths)
+    return out
+
+
+def _layer_widths(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
+    hidden, ffn, size = Width(shape.hidden, "hidden"), Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
+    compared = Width(shape.heads, "heads", layer, unit_size=size, channels="compared")
+    values = Width(shape.heads, "heads", layer, unit_size=size, channels="values")
+    return {
+        "query": (compared, hidden),
+        "key": (compared, hidden),
+        "value": (values, hidden),
+        "attended": (hidden, values),
+        "attended_norm": (hidden,),
+        "up": (ffn, hidden),
+        "down": (hidden, ffn),
+        "norm": (hidden,),
+    }
+
+
+def pooler_tensors(kind: str, shape: Shape) -> Tensors:
+    """Return the pooler of a bare encoder, which its family's checkpoints may hold. Its outputs are a space of their own."""
+    pooled = Width(shape.hidden, "pooled"), Width(shape.hidden, "hidden")
+    return pair("pooler.dense", pooled) if NAMES[kind].pooler else {}
+
+
+def head_tensors(kind: str, shape: Shape, head: heads.Head, outputs: int) -> Tensors:
+    """Return the tensors of a task's head beside the encoder; those of a classifier for sequences read its dense layer."""
+    hidden, pooled = Width(shape.hidden, "hidden"), Width(shape.hidden, "pooled")
+    if head in (heads.READER, heads.TAGGER):
+        return pair("qa_outputs" if head == heads.READER else "classifier", (outputs, hidden))
+    dense, answer = NAMES[kind].head
+    return {**(pair(dense, (pooled, hidden)) if dense else {}), **pair(answer, (outputs, pooled))}
 
 
 def pretraining_tensors(kind: str, hidden: int, vocabulary: int, embedding: int) -> Tensors:

@@ -7,7 +7,8 @@ defaults in its place. So what a file may say of its architecture is listed.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from compression.models.architectures.tensor_names import MOST_CHANNELS, Tensors, pair
+from compression.models.architectures.pruning_groups import Tensors
+from compression.models.architectures.tensor_names import MOST_CHANNELS, pair
 from compression.models.files.gguf_splits import OWN_SPLITS
 from compression.schema.report.measurements import Shape
 

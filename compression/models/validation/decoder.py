@@ -1,12 +1,12 @@
 """What a decoder's config.json implies: its numbers, and the name and shape of every tensor of its checkpoint."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.models.architectures.decoder_configs import Biases, biases_of, check_decoder
+from compression.models.architectures.decoder_configs import Biases, check_decoder
+from compression.models.architectures.decoder_numbers import biases_in, shape_of
 from compression.models.architectures.decoder_tensor_names import (
     BARE,
     CLASSIFIER,
@@ -15,12 +15,17 @@ from compression.models.architectures.decoder_tensor_names import (
     MOST_AHEAD,
     Numbers,
     TensorLayout,
+    decoder_tensors,
+    stored,
 )
-from compression.models.architectures.tensor_names import ExpectedTensors, Tensors
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.pruning_groups import Tensors
+from compression.models.architectures.shapes import parameters_at
+from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files.safetensors_header import Tensor, alike
 from compression.models.validation.config import labels_of, refused
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
-from compression.schema.report.measurements import Experts, Latent, Parameters, Shape
+from compression.schema.report.measurements import Parameters, Shape
 
 AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 OUTPUT = "lm_head.weight"
@@ -51,28 +56,12 @@ class DecoderDescription:
     @property
     def shape(self) -> Shape:
         """The widths, as the engine reads them from the stock config."""
-        n = self.numbers
-        widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
-        if "experts" not in n:
-            heads = n["heads"]
-            return Shape(**widths, groups=n.get("groups", heads), head_size=n.get("head", n["hidden"] // heads))
-        experts = Experts(
-            count=n["experts"],
-            ffn=n["expert_ffn"],
-            shared=n["shared"] * n["expert_ffn"],
-            chosen=n["chosen"],
-            groups=n["router_groups"],
-            chosen_groups=n["chosen_groups"],
-            dense_layers=min(n["dense"], n["layers"]),
-        )
-        latent = Latent(query=n["query_rank"] or None, kv=n["kv_rank"], rope=n["rope"], value=n["value"])
-        return Shape(**widths, groups=n["heads"], head_size=n["nope"] + n["rope"], experts=experts, latent=latent)
+        return shape_of(self.numbers)
 
     @property
     def biases(self) -> Biases:
         """Where there are biases that the config may ask for."""
-        attention, mlp = (bool(self.numbers.get(key)) for key in ("attention_bias", "mlp_bias"))
-        return biases_of(self.kind, attention=attention, mlp=mlp)
+        return biases_in(self.kind, self.numbers)
 
     @property
     def max_positions(self) -> int:
@@ -185,19 +174,20 @@ def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError
 
 def expected(described: DecoderDescription) -> ExpectedTensors:
     """Return what its checkpoint must and may hold."""
-    known, n = FAMILIES[described.kind], described.numbers
-    needed = dict(known.outer(n))
-    beside: Tensors = {}
-    for number in range(n["layers"]):
-        prefix = f"{known.block}.{number}."
-        needed |= {prefix + name: shape for name, shape in known.layer(n, number).items()}
-        beside |= {prefix + name: shape for name, shape in known.leftovers(n, number).items()}
-    speaks: Tensors = {OUTPUT: (n["vocabulary"], n["hidden"])}
-    answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), n["hidden"])}
+    known, shape, positions = FAMILIES[described.kind], described.shape, described.max_positions
+    needed = stored(decoder_tensors(described.kind, shape, positions, described.biases))
+    beside = {
+        f"{known.block}.{number}.{name}": size
+        for number in range(shape.layers)
+        for name, size in known.leftovers(shape, positions).items()
+    }
+    behind = known.behind(shape, described.numbers.get("ahead", 0), described.biases)
+    speaks: Tensors = {OUTPUT: (shape.vocabulary, shape.hidden)}
+    answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), shape.hidden)}
     if described.head == LANGUAGE and not described.tied:
-        return ExpectedTensors(known.prefix, needed, beside, speaks, {}, known.behind(n))
+        return ExpectedTensors(known.prefix, needed, beside, speaks, {}, behind)
     # A tied head is the token table; under another head, or none, it is dropped.
-    return ExpectedTensors(known.prefix, needed, beside, answers, speaks, known.behind(n))
+    return ExpectedTensors(known.prefix, needed, beside, answers, speaks, behind)
 
 
 def speaks(described: DecoderDescription, tensors: Iterable[str]) -> bool:
@@ -219,9 +209,8 @@ def head_apart(described: DecoderDescription, folder: Path, tensors: Iterable[Te
 
 
 def parameters(described: DecoderDescription) -> Parameters:
-    """Count the elements of unique weights, tied ones once; a router's correction is a buffer and none of them."""
-    known, all_of_it = FAMILIES[described.kind], expected(described)
-    held = {**all_of_it.needed, **all_of_it.head}
-    sizes = {name: math.prod(shape) for name, shape in held.items() if not name.endswith("e_score_correction_bias")}
-    total, embedding = sum(sizes.values()), sum(sizes.get(name, 0) for name in known.tables)
-    return Parameters(total=total, embedding=embedding, other=total - embedding)
+    """Count the elements of unique weights, tied ones once."""
+    speaks = described.head == LANGUAGE and not described.tied
+    outputs = described.shape.vocabulary if speaks else len(described.labels or ())
+    family = ARCHITECTURE_SPECS[described.kind]
+    return parameters_at(family, described.shape, rows=described.max_positions, outputs=outputs, biases=described.biases)

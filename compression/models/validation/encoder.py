@@ -4,15 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compression.models.architectures import heads
+from compression.models.architectures import heads, tensor_names
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import encoder_parameters
+from compression.models.architectures.pruning_groups import Tensors
+from compression.models.architectures.shapes import parameters_at
 from compression.models.architectures.tensor_names import (
     NAMES,
     EncoderTensorNames,
     ExpectedTensors,
-    Tensors,
-    pair,
+    encoder_tensors,
+    pooler_tensors,
     pretraining_tensors,
 )
 from compression.models.validation.config import labels_of, refused
@@ -52,7 +53,7 @@ class EncoderDescription:
 
 
 def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list[CompressionError]]:
-    """Read a config.json that `catalog.family_of` accepts. Returns None with the reasons where it makes no sense."""
+    """Read a config.json that `architecture_of` accepts. Returns None with the reasons where it makes no sense."""
     kind = str(config["model_type"])
     known = NAMES[kind]
     problems = list(_refused(config, known))
@@ -78,11 +79,10 @@ def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list
         problems += [problem] if problem else []
     if problems:
         return None, problems
-    widths = {meaning: found[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
-    tables = found.get("embedding")
-    shape = Shape(**widths, embedding=tables if tables != found["hidden"] else None)
     rows = found["positions"]
-    return EncoderDescription(kind, architecture, shape, rows, rows - first, found.get("types", 0), labels), []
+    return EncoderDescription(
+        kind, architecture, tensor_names.encoder_shape(found), rows, rows - first, found.get("types", 0), labels
+    ), []
 
 
 def _first_position(
@@ -118,7 +118,8 @@ def _refused(config: Mapping[str, Any], known: EncoderTensorNames) -> Iterator[C
 def expected(described: EncoderDescription) -> ExpectedTensors:
     """Return what its checkpoint must and may hold."""
     heads_of = head_tensors(described)
-    inner, optional = encoder_tensors(described), optional_encoder_tensors(described)
+    inner = encoder_tensors(described.kind, described.shape, described.positions, described.types)
+    optional = optional_encoder_tensors(described)
     needed = heads_of if described.head is not None else {}
     return ExpectedTensors(described.names.prefix, inner, optional, needed, heads_of)
 
@@ -126,53 +127,24 @@ def expected(described: EncoderDescription) -> ExpectedTensors:
 def parameters(described: EncoderDescription) -> Parameters:
     """Count the elements of unique weights, those of the tables apart."""
     labels = len(described.labels) if described.labels is not None else None
-    return encoder_parameters(
+    return parameters_at(
         ARCHITECTURE_SPECS[described.kind],
         described.shape,
         rows=described.positions + described.types,
-        labels=labels,
+        outputs=labels,
         dense=labels is not None or described.names.pooler,
     )
 
 
-def encoder_tensors(described: EncoderDescription) -> Tensors:
-    """Return name → shape of what every checkpoint of it must hold, without the family's prefix."""
-    shape, known = described.shape, described.names
-    h, f, e = shape.hidden, shape.ffn, shape.embedding or shape.hidden
-    out: Tensors = {
-        "embeddings.word_embeddings.weight": (shape.vocabulary, e),
-        "embeddings.position_embeddings.weight": (described.positions, e),
-        **pair("embeddings.LayerNorm", (e,)),
-    }
-    if described.types:
-        out["embeddings.token_type_embeddings.weight"] = (described.types, e)
-    if shape.embedding:
-        out |= pair("embeddings_project", (h, e))
-    if buckets := known.fixed.get("relative_attention_num_buckets"):
-        out["encoder.relative_attention_bias.weight"] = (buckets, shape.heads)
-    widths = {"up": (f, h), "down": (h, f), "attended_norm": (h,), "norm": (h,)}
-    for layer in range(shape.layers):
-        for part, name in known.parts.items():
-            out |= pair(f"{known.block}.{layer}.{name}", widths.get(part, (h, h)))
-    return out
-
-
 def optional_encoder_tensors(described: EncoderDescription) -> Tensors:
     """Return what an encoder may also hold: its pooler, and a buffer that older versions saved."""
-    h = described.shape.hidden
-    pooler = pair("pooler.dense", (h, h)) if described.names.pooler else {}
-    return {**pooler, "embeddings.position_ids": (1, described.positions)}
+    return {**pooler_tensors(described.kind, described.shape), "embeddings.position_ids": (1, described.positions)}
 
 
 def head_tensors(described: EncoderDescription) -> Tensors:
     """Return what lies beside the encoder: the head of its task, or the heads of pre-training, which are dropped."""
     shape, head = described.shape, described.head
-    if head == heads.READER:
-        return pair("qa_outputs", (2, shape.hidden))
-    if head == heads.TAGGER:
-        return pair("classifier", (len(described.labels or ()), shape.hidden))
-    if described.labels is not None:
-        dense, answer = described.names.head
-        before = pair(dense, (shape.hidden, shape.hidden)) if dense else {}
-        return {**before, **pair(answer, (len(described.labels), shape.hidden))}
+    if head is not None:
+        outputs = 2 if head == heads.READER else len(described.labels or ())
+        return tensor_names.head_tensors(described.kind, shape, head, outputs)
     return pretraining_tensors(described.kind, shape.hidden, shape.vocabulary, shape.embedding or shape.hidden)

@@ -17,13 +17,15 @@ from compression.export.package import write_config
 from compression.export.parity_check import Agreement, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.scoring.classification import ClassScorer
-from compression.models.adapters.bert import BERT
+from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.planning.estimator import artifact_bytes
 from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
 from compression.schema.recipe.quantize import Quantize
 from tests.compression.conftest import encoded, sentences, tiny_config, write_tokenizer
 from tests.compression.export.conftest import LABELS, MAX_LENGTH
+
+BERT = ENCODER_ADAPTERS["bert"]
 
 SAMPLE = [{"text": text} for text, _ in sentences(16, seed=5)]
 SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")

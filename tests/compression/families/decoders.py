@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from compression.models.adapters.registry import decoder_of
-from compression.models.adapters.structure import KeptExperts, PruningPlan
+from compression.models.adapters.structure import PruningPlan
 
 LAYERS, HIDDEN, FFN, WORDS, PADDING = 3, 32, 48, 61, 0
 COMMON: dict[str, Any] = {
@@ -107,35 +107,29 @@ def some(count: int, of: int, seed: int) -> Tensor:
 
 def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> PruningPlan:
     """Choose what stays when these axes are cut, other parts in each layer."""
-    family = decoder_of(model)
-    shape, kept = family.shape_of(model.config), vars(family.everything(model)).copy()
+    groups = decoder_of(model).groups(model)
     layers = [0, 2] if "layers" in axes else list(range(LAYERS))
-    if "layers" in axes:
-        kept = vars(PruningPlan(**kept).of_layers(layers)).copy()
-    groups = shape.groups or 0
-    stay = {2: 1, 4: 3 if kind == "gpt2" else 2}[groups]
-    if "heads" in axes:
-        kept["heads"] = tuple(some(stay, groups, 10 + number) for number in layers)
-    if "hidden" in axes:
-        kept["hidden"] = some(24, HIDDEN, 20)
-    if "ffn" in axes:
-        kept["ffn"] = tuple(some(29, len(each), 30 + n) if len(each) else each for n, each in enumerate(kept["ffn"]))
-    if "ranks" in axes:
-        kept["query_ranks"] = tuple(some(9, len(each), 40 + n) for n, each in enumerate(kept["query_ranks"]))
-        kept["kv_ranks"] = tuple(some(8, len(each), 50 + n) for n, each in enumerate(kept["kv_ranks"]))
-    if "experts" in axes:
-        # As many of each of two groups of four, others in each layer.
-        kept["routed"] = tuple(
-            each and KeptExperts(torch.cat([some(3, 4, 60 + n), some(3, 4, 70 + n) + 4]), each.units[:6], each.shared)
-            for n, each in enumerate(kept["routed"])
-        )
-    if "expert_ffn" in axes:
-        kept["routed"] = tuple(
-            each
-            and KeptExperts(each.experts, torch.stack([some(8, 16, e) for e in each.experts.tolist()]), some(16, 32, 80 + n))
-            for n, each in enumerate(kept["routed"])
-        )
-    return PruningPlan(**kept)
+    kept = {"hidden": some(24, HIDDEN, 20)} if "hidden" in axes else {}
+    counts = {
+        "heads": {2: 1, 4: 3 if kind == "gpt2" else 2}[groups["heads.0"].units],
+        "ffn": 29,
+        "query_rank": 9,
+        "kv_rank": 8,
+        "shared": 16,
+    }
+    cut = {*axes, *(["query_rank", "kv_rank"] if "ranks" in axes else []), *(["shared"] if "expert_ffn" in axes else [])}
+    for place, number in enumerate(layers):
+        for seed, (axis, count) in enumerate(counts.items(), 1):
+            if axis in cut and f"{axis}.{number}" in groups:
+                kept[f"{axis}.{number}"] = some(count, groups[f"{axis}.{number}"].units, 10 * seed + place)
+        if f"experts.{number}" not in groups:
+            continue
+        if "experts" in axes:  # as many of each of two groups of four, others in each layer
+            kept[f"experts.{number}"] = torch.cat([some(3, 4, 60 + place), some(3, 4, 70 + place) + 4])
+        if "expert_ffn" in axes:
+            experts = kept.get(f"experts.{number}", torch.arange(8)).tolist()
+            kept[f"expert_ffn.{number}"] = torch.stack([some(8, 16, expert) for expert in experts])
+    return PruningPlan(kept, tuple(layers) if "layers" in axes else None)
 
 
 def axes_of(kind: str) -> list[tuple[str, ...]]:
@@ -146,7 +140,9 @@ def axes_of(kind: str) -> list[tuple[str, ...]]:
     return [*alone, tuple(dict.fromkeys(axis for axes in alone for axis in axes))]
 
 
-def _only(kept: Tensor, width: int) -> Tensor:
+def _only(kept: Tensor | None, width: int) -> Tensor:
+    if kept is None:
+        return torch.ones(width)
     mask = torch.zeros(width)
     mask[kept] = 1
     return mask
@@ -165,8 +161,8 @@ def silenced(model: PreTrainedModel, kept: PruningPlan) -> Iterator[PreTrainedMo
             hooks.callback(module.register_forward_hook(lambda module, given, said: change(module, given, said)).remove)
 
         body, config = model.base_model, model.config
-        shape = decoder_of(model).shape_of(config)
-        stream = _only(kept.hidden, shape.hidden)
+        shape, hidden = decoder_of(model).shape_of(config), kept.of("hidden")
+        stream = _only(hidden, shape.hidden)
         blocks = list(body.layers if hasattr(body, "layers") else body.h)
         layers = kept.layers or tuple(range(len(blocks)))
         for number in set(range(len(blocks))) - set(layers):
@@ -174,34 +170,34 @@ def silenced(model: PreTrainedModel, kept: PruningPlan) -> Iterator[PreTrainedMo
         for table in ("embed_tokens", "wte", "wpe"):
             if hasattr(body, table):
                 on_output(getattr(body, table), lambda module, given, said: said * stream)
-        for place, number in enumerate(layers):
+        for number in layers:
             block = blocks[number]
             attention, mlp = getattr(block, "attn", None) or block.self_attn, block.mlp
             out = attention.c_proj if hasattr(attention, "c_proj") else attention.o_proj
             inputs = out.weight.shape[0 if hasattr(out, "nf") else 1]
             groups = shape.groups or 1
-            on_input(out, _only(kept.heads[place], groups).repeat_interleave(inputs // groups))
+            on_input(out, _only(kept.of("heads", number), groups).repeat_interleave(inputs // groups))
             on_output(out, lambda module, given, said: said * stream)
             on_output(mlp, lambda module, given, said: said * stream)
-            if kept.kv_ranks:
-                on_input(attention.kv_a_layernorm, _only(kept.kv_ranks[place], config.kv_lora_rank))
-            if kept.query_ranks:
-                on_input(attention.q_a_layernorm, _only(kept.query_ranks[place], config.q_lora_rank))
-            routed = kept.routed[place] if kept.routed else None
-            if routed is None:
+            if (rank := kept.of("kv_rank", number)) is not None:
+                on_input(attention.kv_a_layernorm, _only(rank, config.kv_lora_rank))
+            if (rank := kept.of("query_rank", number)) is not None:
+                on_input(attention.q_a_layernorm, _only(rank, config.q_lora_rank))
+            if not hasattr(mlp, "experts"):
                 down = getattr(mlp, "c_proj", None) or mlp.down_proj
-                on_input(down, _only(kept.ffn[place], shape.ffn))
+                on_input(down, _only(kept.of("ffn", number), shape.ffn))
                 continue
             assert shape.experts is not None
-            on_input(mlp.shared_experts.down_proj, _only(routed.shared, shape.experts.shared))
-            gone = _only(routed.experts, shape.experts.count) == 0
-            on_output(mlp.gate, functools.partial(_rerouted, gone=gone))
-            for expert, units in zip(routed.experts, routed.units, strict=True):
-                with torch.no_grad():
-                    mlp.experts.down_proj[expert] *= _only(units, shape.experts.ffn)
-        if config.model_type == "gpt2" and len(kept.hidden) < shape.hidden:
+            on_input(mlp.shared_experts.down_proj, _only(kept.of("shared", number), shape.experts.shared))
+            experts, of_each = kept.of("experts", number), kept.of("expert_ffn", number)
+            on_output(mlp.gate, functools.partial(_rerouted, gone=_only(experts, shape.experts.count) == 0))
+            if of_each is not None:
+                for expert, units in zip(torch.arange(8) if experts is None else experts, of_each, strict=True):
+                    with torch.no_grad():
+                        mlp.experts.down_proj[expert] *= _only(units, shape.experts.ffn)
+        if config.model_type == "gpt2" and hidden is not None:
             for norm in [module for module in model.modules() if isinstance(module, nn.LayerNorm)]:
-                on_output(norm, functools.partial(_over_fewer, kept=kept.hidden))
+                on_output(norm, functools.partial(_over_fewer, kept=hidden))
         yield model
 
 

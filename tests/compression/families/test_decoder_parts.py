@@ -1,7 +1,5 @@
 """What the stages ask of a decoder's layers: insides for a teacher, folds for smoothing, equations for what a cut left."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import adapter_of, decoder_of
 from compression.models.adapters.structure import PruningPlan
-from compression.pruning.reconstruction_decoder import reconstruct_decoder
+from compression.pruning.reconstruction import reconstruct
 from compression.quantization import smoothquant
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.quantization.moe_layers import SimulatedExperts, fused_expert_modules
@@ -35,7 +33,7 @@ def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
     model, rows = tiny_classifier(kind), some_rows()
     shape, batch = adapter_of(model).shape_of(model.config), rows.batch(list(range(8)))
     given: list[Tensor] = []
-    hook = decoder_of(model).blocks(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
+    hook = decoder_of(model).layers(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
     said = request_features(model, batch, TASK, FeatureRequest.at_all(model, relations=True)).relations
     hook.remove()
     assert said is not None
@@ -99,10 +97,10 @@ def test_what_is_left_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
     cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
     head = solved.score.weight.clone()
     insert_fake_quantization(whole)
-    reconstruct_decoder(solved, whole, kept, list(some_rows(192).by_length(32)))
+    reconstruct(solved, whole, kept, list(some_rows(192).by_length(32)))
     remove_fake_quantization(whole)
     unseen = some_rows(32, seed=6)
-    wanted = stream(whole, unseen)[:, kept.hidden]
+    wanted = stream(whole, unseen)[:, kept.kept.get("hidden", torch.arange(32))]
     before, after = ((stream(model, unseen) - wanted).square().mean() for model in (cut, solved))
     assert after < 0.8 * before
     assert solved.score.weight.equal(head)
@@ -112,12 +110,12 @@ def test_what_is_left_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
 def test_units_that_follow_from_others_are_not_missed() -> None:
     whole = tiny_classifier("llama")
     family = decoder_of(whole)
-    for block in family.blocks(whole):  # the upper half of the units says what the lower says
+    for block in family.layers(whole):  # the upper half of the units says what the lower says
         for part in (block.whole.mlp.gate_proj, block.whole.mlp.up_proj):  # type: ignore[union-attr]
             part.weight[24:] = part.weight[:24]  # type: ignore[index, union-attr]
-    kept = replace(family.everything(whole), ffn=(torch.arange(24),) * 3)
+    kept = PruningPlan({"ffn": torch.arange(24)})
     cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
-    reconstruct_decoder(solved, whole, kept, list(some_rows(192).by_length(32)))
+    reconstruct(solved, whole, kept, list(some_rows(192).by_length(32)))
     unseen = some_rows(32, seed=6)
     before, after = ((stream(model, unseen) - stream(whole, unseen)).square().mean() for model in (cut, solved))
     assert after < 0.02 * before
@@ -131,7 +129,7 @@ def test_fused_experts_have_the_integers_of_linear_layers_and_learn(kind: str, s
     names = insert_fake_quantization(model, simulation=Simulation(scheme=scheme))
     assert {name for name, _ in fused_expert_modules(model)} <= set(names)
     assert list(model.state_dict()) == keys
-    experts = decoder_of(model).blocks(model)[1].experts
+    experts = decoder_of(model).layers(model)[1].experts
     assert isinstance(experts, SimulatedExperts)
     x, chosen, weights = torch.randn(5, 32), torch.tensor([[0, 3], [3, 1], [1, 0], [3, 0], [2, 3]]), torch.rand(5, 2)
     linear, other = (torch.nn.Linear(32, 32, bias=False), torch.nn.Linear(16, 32, bias=False))

@@ -13,7 +13,7 @@ from compression.models.adapters.registry import decoder_of
 from compression.models.architectures.decoder_configs import decoder_shape
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
-from compression.pruning.decoder_scores import DecoderScores, decoder_scores
+from compression.pruning.scores import ImportanceScores, score_activations
 from compression.schema.recipe.base import Axis
 from tests.compression.families.decoders import EXPERTS, IDS, KINDS, PADDING, logits, tiny, tiny_classifier
 
@@ -27,8 +27,8 @@ def batch(ids: Tensor, mask: Tensor | None = None) -> Batch:
     return Batch(ids * real + PADDING * (1 - real), real, torch.zeros(len(ids)), torch.arange(len(ids)))
 
 
-def scored(model: PreTrainedModel, **settings: Any) -> DecoderScores:
-    return decoder_scores(model, [batch(IDS[:2]), batch(IDS[2:])], **settings)
+def scored(model: PreTrainedModel, **settings: Any) -> ImportanceScores:
+    return score_activations(model, [batch(IDS[:2]), batch(IDS[2:])], **settings)
 
 
 def louder(linear: nn.Module, units: list[int]) -> None:
@@ -54,7 +54,7 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
         assert found == to  # also in how many layers have experts
         assert logits(small).isfinite().all()
         # What is left is chosen from without asking the model again; a save brings the scores back as they were.
-        left = DecoderScores.of_tensors(scores.tensors()).after(kept)
+        left = ImportanceScores.of_tensors(scores.tensors()).after(kept)
         again = left.choose(family, to)
         assert logits(family.narrowed(small, replace(again, layers=None))).equal(logits(small))
 
@@ -82,7 +82,7 @@ def test_a_cut_has_the_parameters_that_were_foretold_whichever_layers_are_loud(k
 def test_loud_parts_stay_and_a_layer_that_says_nothing_goes(kind: str) -> None:
     model = tiny(kind)
     family = decoder_of(model)
-    shape, blocks = family.shape_of(model.config), family.blocks(model)
+    shape, blocks = family.shape_of(model.config), family.layers(model)
     attention = model.get_submodule("transformer.h.0.attn" if kind == "gpt2" else "model.layers.0.self_attn")
     with torch.no_grad():
         for part in (blocks[1].attended, blocks[1].down):
@@ -110,9 +110,9 @@ def test_loud_parts_stay_and_a_layer_that_says_nothing_goes(kind: str) -> None:
         to = to.model_copy(update={"latent": to.latent.model_copy(update={"kv": 1})})
     kept = scores.choose(family, to)
     assert kept.layers == (0, 2)
-    assert 11 in kept.hidden.tolist()
-    assert (kept.heads[0].tolist(), kept.ffn[0].tolist()) == ([last], [3])
-    assert kind not in EXPERTS or kept.kv_ranks[0].tolist() == [5]
+    assert 11 in kept.kept["hidden"].tolist()
+    assert (kept.kept["heads.0"].tolist(), kept.kept["ffn.0"].tolist()) == ([last], [3])
+    assert kind not in EXPERTS or kept.kept["kv_rank.0"].tolist() == [5]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,12 +120,12 @@ def test_padding_says_nothing_and_a_head_does_not_matter(kind: str) -> None:
     model = tiny_classifier(kind)
     mask = torch.ones_like(IDS)
     mask[1, 6:] = 0
-    padded = decoder_scores(model, [batch(IDS[:2], mask[:2])], "l2").tensors()
-    alone = decoder_scores(model, [batch(IDS[:1]), batch(IDS[1:2, :6])], "l2").tensors()
+    padded = score_activations(model, [batch(IDS[:2], mask[:2])], "l2").tensors()
+    alone = score_activations(model, [batch(IDS[:1]), batch(IDS[1:2, :6])], "l2").tensors()
     assert padded.keys() == alone.keys()
     for name, found in padded.items():
         assert torch.allclose(found, alone[name], rtol=1e-3, atol=1e-4), name
-    assert not torch.allclose(padded["hidden"], decoder_scores(model, [batch(IDS[:2], mask[:2])], "l1").hidden)
+    assert not torch.allclose(padded["hidden"], score_activations(model, [batch(IDS[:2], mask[:2])], "l1").units["hidden"])
 
 
 @pytest.mark.parametrize("kind", EXPERTS)
@@ -135,17 +135,15 @@ def test_an_expert_is_worth_what_it_adds_to_the_stream(kind: str) -> None:
     given: list[tuple[Tensor, ...]] = []
     experts = model.model.layers[1].mlp.experts
     hook = experts.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
-    found = decoder_scores(model, [batch(IDS[:1, :1])]).layers[1]
+    found = score_activations(model, [batch(IDS[:1, :1])]).units
     hook.remove()
     tokens, chosen, weights = given[0]
-    assert found.experts is not None
-    assert found.units is not None
-    assert set(found.experts.nonzero().flatten().tolist()) == set(chosen[0].tolist())
+    assert set(found["experts.1"].nonzero().flatten().tolist()) == set(chosen[0].tolist())
     for place, number in enumerate(chosen[0].tolist()):
         alone = experts(tokens, chosen[:, place : place + 1], weights[:, place : place + 1])
-        assert torch.allclose(found.experts[number], alone.norm(), rtol=1e-4)
+        assert torch.allclose(found["experts.1"][number], alone.norm(), rtol=1e-4)
         # A unit is worth what its column of the down projection is multiplied by.
         column = experts.down_proj[number, :, 3].clone()
         experts.down_proj[number, :, 3] = 0
         without = experts(tokens, chosen[:, place : place + 1], weights[:, place : place + 1])
-        assert torch.allclose((alone - without).norm(), found.units[number, 3] * column.norm(), rtol=1e-3)
+        assert torch.allclose((alone - without).norm(), found["expert_ffn.1"][number, 3] * column.norm(), rtol=1e-3)

@@ -1,7 +1,6 @@
 """Every decoder family cut on each axis and on all: what stock transformers reopens equals the masked whole model."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
 from compression.models.adapters.structure import PruningPlan
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
 from compression.schema.errors import UnsupportedShape
 from tests.compression.families.decoders import (
     EXPERTS,
@@ -100,10 +100,10 @@ def test_shapes_and_parts_are_said_as_they_are(kind: str, tmp_path: Path) -> Non
     model = tiny(kind)
     family = decoder_of(model)
     before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
-    assert logits(family.narrowed(model, family.everything(model))).equal(logits(model))
+    assert logits(family.narrowed(model, PruningPlan())).equal(logits(model))
     small = family.narrowed(model, cut_on(kind, model, *axes_of(kind)[-1]))
-    config_of_small, shape = small.config, family.shape_of(small.config)
-    assert (shape.layers, shape.hidden, len(family.blocks(small))) == (2, 24, 2)
+    shape = family.shape_of(small.config)
+    assert (shape.layers, shape.hidden, len(family.layers(small))) == (2, 24, 2)
     assert family.shape_of(family.drawn(model, shape).config) == shape
     count = family.parameters_of(small)
     assert count.total == sum(p.numel() for p in small.parameters()) == count.embedding + count.other
@@ -114,9 +114,9 @@ def test_shapes_and_parts_are_said_as_they_are(kind: str, tmp_path: Path) -> Non
     depths = {name: family.quantization_group(name) for name, module in small.named_modules() if hasattr(module, "weight")}
     assert set(depths.values()) == {0, 1, 2, 10_000}
     assert sum(p.numel() for layer in family.layer_parameters(small) for p in layer) < count.other
-    tied_or_not = {"outputs": 0 if tied else WORDS, "positions": 64 if kind == "gpt2" else 0}
-    biases = {key: getattr(config_of_small, key, False) for key in ("attention_bias", "mlp_bias")}
-    assert decoder_parameters(small.config.model_type, shape, **tied_or_not, **biases) == count
+    tied_or_not = {"outputs": 0 if tied else WORDS, "rows": 64 if kind == "gpt2" else 0}
+    spec, biases = ARCHITECTURE_SPECS[small.config.model_type], family.biases(small.config)
+    assert parameters_at(spec, shape, **tied_or_not, biases=biases) == count
     # The model that was cut is left alone.
     with torch.no_grad():
         for parameter in small.parameters():
@@ -153,7 +153,7 @@ def test_layers_keep_their_place_in_what_the_config_says_of_each(tmp_path: Path)
         small = decoder_of(model).without_layers(model, keep)
         assert small.config.first_k_dense_replace == dense
         opened = reopened(small, tmp_path / f"{kind}{keep}")
-        with silenced(model, decoder_of(model).everything(model).of_layers(keep)) as masked:
+        with silenced(model, PruningPlan(layers=tuple(keep))) as masked:
             assert error(logits(opened), logits(masked)) < 1e-5
     for wrong in ([], [LAYERS], [2, 0]):
         with pytest.raises(ValueError, match="layers"):
@@ -171,8 +171,7 @@ def test_routers_stay_in_float32_and_speak_of_the_experts_that_stay(tmp_path: Pa
         torch.float32,
         torch.float32,
     )
-    assert kept.routed[2] is not None
-    assert router.e_score_correction_bias.equal(whole.e_score_correction_bias[kept.routed[2].experts])
+    assert router.e_score_correction_bias.equal(whole.e_score_correction_bias[kept.kept["experts.2"]])
     assert small.config.num_mtp_layers == 0
     small.save_pretrained(tmp_path / "small")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.bfloat16, attn_implementation="eager").eval()
@@ -184,34 +183,31 @@ def test_a_bare_decoder_is_cut_too() -> None:
     kept = cut_on("llama", model, "hidden", "ffn")
     small = decoder_of(model).narrowed(model, kept)
     with torch.inference_mode(), silenced(model, kept) as masked:
-        assert error(small(IDS)[0], masked(IDS)[0][..., kept.hidden]) < 1e-5
+        assert error(small(IDS)[0], masked(IDS)[0][..., kept.kept["hidden"]]) < 1e-5
     assert decoder_of(model).head(model).out is None
 
 
 def test_what_no_config_can_say_is_refused() -> None:
-    for kind, axes in (("llama", {"hidden": some(21, 32, 0)}), ("gpt2", {"hidden": some(24, 32, 0)})):
+    for kind, count in (("llama", 21), ("gpt2", 24)):
         model = tiny(kind)
-        kept = replace(decoder_of(model).everything(model), **axes)
         with pytest.raises(UnsupportedShape, match="hidden"):
-            decoder_of(model).narrowed(model, kept)
+            decoder_of(model).narrowed(model, PruningPlan({"hidden": some(count, 32, 0)}))
     free = tiny("qwen2")  # whose hidden size may be any
-    whole = decoder_of(free).everything(free)
-    assert decoder_of(free).narrowed(free, replace(whole, hidden=some(21, 32, 0))).config.hidden_size == 21
-    uneven = (torch.arange(1), torch.arange(2), torch.arange(1))
-    with pytest.raises(ValueError, match="as many groups"):
-        decoder_of(free).narrowed(free, replace(whole, heads=uneven))
+    assert decoder_of(free).narrowed(free, PruningPlan({"hidden": some(21, 32, 0)})).config.hidden_size == 21
+    uneven = {f"heads.{number}": torch.arange(count) for number, count in enumerate((1, 2, 1))}
+    with pytest.raises(ValueError, match="as many heads"):
+        decoder_of(free).narrowed(free, PruningPlan(uneven))
+    with pytest.raises(ValueError, match="would be"):  # what is said of one layer alone leaves the others whole
+        decoder_of(free).narrowed(free, PruningPlan({"ffn.1": torch.arange(8)}))
 
 
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_routers_keep_something_to_choose_from(kind: str) -> None:
     model = tiny(kind)
     family = decoder_of(model)
-    whole = family.everything(model)
 
     def with_experts(*numbers: int) -> PruningPlan:
-        of_each = torch.tensor(numbers)
-        routed = tuple(each and replace(each, experts=of_each, units=each.units[of_each]) for each in whole.routed)
-        return replace(whole, routed=routed)
+        return PruningPlan({"experts": torch.tensor(numbers)})
 
     assert family.narrowed(model, with_experts(0, 3, 4, 6)).config.n_routed_experts == 4
     with pytest.raises(UnsupportedShape, match="expert"):
@@ -219,9 +215,8 @@ def test_routers_keep_something_to_choose_from(kind: str) -> None:
     if kind != "deepseek_v2":
         with pytest.raises(ValueError, match="as many of each"):
             family.narrowed(model, with_experts(0, 1, 2, 5))
-    odd = tuple(each and replace(each, shared=torch.arange(19)) for each in whole.routed)
     with pytest.raises(UnsupportedShape, match="shared"):
-        family.narrowed(model, replace(whole, routed=odd))
+        family.narrowed(model, PruningPlan({"shared": torch.arange(19)}))
 
 
 def test_every_kind_here_is_a_family() -> None:

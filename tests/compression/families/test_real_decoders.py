@@ -13,8 +13,8 @@ from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import decoder_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import planned_shape, width_of
-from compression.pruning.decoder_scores import DecoderScores
+from compression.models.architectures.pruning_groups import width_of
+from compression.models.architectures.shapes import planned_shape
 from compression.pruning.scores import score_units
 from compression.schema.recipe.base import Axis
 from compression.schema.recipe.prune import Prune
@@ -222,7 +222,6 @@ def test_a_decoder_at_its_published_widths_is_cut_as_the_masked_model_says(name:
     ids = torch.randint(3, before.vocabulary, (8, 12), generator=torch.Generator().manual_seed(1))
     rows = TokenizedDataset(ids.tolist(), torch.zeros(8, dtype=torch.int64), 0, task_of("text-classification"))
     scores = score_units(model, prune.model_copy(update={"calibration_rows": 8}), rows, seed=0)
-    assert isinstance(scores, DecoderScores)
     shape = planned_shape(ARCHITECTURE_SPECS[kind], before, prune)
     assert tuple(width_of(shape, axis) for axis in prune.axes) == widths
     kept = scores.choose(family, shape)

@@ -1,0 +1,248 @@
+"""What every model family can do, by the names of its tensors: count them, choose among them, cut them, draw them anew.
+
+A family defines what its config and its modules mean (`shape_of`, `layers`, `observed` …); which of its tensors shrink together
+stands in its layout (`architectures/`), torch-free.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compression.models.adapters.cutting import Cut, same_count
+from compression.models.adapters.structure import Attention, Head, Layer, PruningPlan, Tap
+from compression.models.architectures.decoder_configs import Biases
+from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
+from compression.schema.report.measurements import Parameters, Shape
+
+
+class ArchitectureAdapter(ABC):
+    """One family. `registry.adapter_of` finds the one of a model or a config, whatever head the model has."""
+
+    attention = "sdpa"
+    """The attention implementation that the engine opens its models with: the fastest that the stock code has."""
+    block: str
+    """The name of the list of layers in the bare model."""
+    tables: tuple[str, ...]
+    """Names of the tokens', positions' and types' tables in the bare model, the tokens' first."""
+    shallow: tuple[str, ...]
+    """Names of modules before the first layer, or beside them all."""
+    shared_axes: frozenset[str] = frozenset()
+    """Axes of layers of which all layers keep the same units."""
+
+    @abstractmethod
+    def shape_of(self, config: PretrainedConfig) -> Shape:
+        """Read the widths from a stock config."""
+
+    @abstractmethod
+    def max_positions(self, config: PretrainedConfig) -> int:
+        """Return how many tokens a text may have."""
+
+    @abstractmethod
+    def types(self, config: PretrainedConfig) -> int:
+        """Count the token types that the model tells apart; fewer than two means that it takes no token_type_ids."""
+
+    @abstractmethod
+    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
+        """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
+
+    @abstractmethod
+    def biases(self, config: PretrainedConfig) -> Biases:
+        """Return where linear layers have biases because the config asks for them."""
+
+    @abstractmethod
+    def head(self, model: PreTrainedModel) -> Head:
+        """Return what follows the encoder or decoder."""
+
+    @abstractmethod
+    def layers(self, model: PreTrainedModel) -> Sequence[Layer]:
+        """Return the parts of each layer, shallow first."""
+
+    @abstractmethod
+    def attentions(self, model: PreTrainedModel) -> list[Attention]:
+        """Return where each layer's queries, keys and values are made, shallow first."""
+
+    @abstractmethod
+    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Return every norm of the residual stream, shallow first: an encoder's make it, a decoder's read it."""
+
+    @abstractmethod
+    def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
+        """Return where the units of each group are observed, to be scored by what passes there.
+
+        Of several places the scores are added up, or multiplied for a group within another.
+        """
+
+    @abstractmethod
+    def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
+        """Return the tensors of a model with their widths, and perhaps some that it lacks.
+
+        architecture: the name of the stock class; prefix: what names in the bare model begin with in it.
+        """
+
+    @abstractmethod
+    def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
+        """Write a shape into a stock config, but for the number of layers and tokens. Raises ValueError if none can."""
+
+    def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002 (some families' own)
+        """Change a tensor that was cut such that the narrower model computes what the whole one did. name: in the whole one."""
+        return tensor
+
+    def tensors(self, model: PreTrainedModel) -> Tensors:
+        """Return the tensors of a model with the widths that shrink together: in its order, those of the bare model first."""
+        before = prefix(model)
+        found = self.declared(model.config, type(model).__name__, before)
+        names = sorted((name for name, _ in stored(model) if name in found), key=lambda name: not name.startswith(before))
+        return {name: found[name] for name in names}
+
+    def groups(self, model: PreTrainedModel) -> dict[str, PruningGroup]:
+        """Return the groups of a model by name."""
+        return groups_of(self.tensors(model))
+
+    def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer, shallow first."""
+        return [list(block.parameters()) for block in self._blocks(model)]
+
+    def quantization_group(self, name: str) -> int:
+        """Return how deep a module of this name lies: 0 the embeddings, 1 and on the layers, a large number what follows."""
+        parts, stack = name.split("."), self.block.rpartition(".")[2]
+        if stack in parts:
+            return 1 + int(parts[parts.index(stack) + 1])
+        return 0 if set(self.shallow) & set(parts) else 10_000
+
+    def parameters_of(self, model: PreTrainedModel) -> Parameters:
+        """Count elements of unique parameters, those of the tables apart. A tied head is its table."""
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        total, embedding = sum(sizes.values()), sum(sizes.get(f"{prefix(model)}{name}", 0) for name in self.tables)
+        return Parameters(total=total, embedding=embedding, other=total - embedding)
+
+    def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
+        """Return the shape that a plan comes to. Raises ValueError if its layers do not come to one."""
+        layers = plan.layers if plan.layers is not None else tuple(range(shape.layers))
+        if not layers or not all(0 <= number < shape.layers for number in layers):
+            raise ValueError(f"layers {list(layers)} of a model that has {shape.layers}")
+        counts: dict[str, list[int]] = {}
+        for key, kept in plan.kept.items():
+            axis, layer = axis_and_layer(key)
+            if layer is None or layer in layers:
+                counts.setdefault(axis, []).append(kept.shape[-1])
+        widths = {axis: same_count(found, axis) for axis, found in counts.items()}
+        return shape_with(shape, widths, layers)
+
+    def config_at(
+        self,
+        old: PretrainedConfig,
+        shape: Shape,
+        layers: Sequence[int],  # noqa: ARG002 (decoders')
+    ) -> PretrainedConfig:
+        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises ValueError if there is none."""
+        config = copy.deepcopy(old)
+        config.num_hidden_layers = shape.layers
+        self._set_widths(config, shape)
+        return config
+
+    def cut(self, model: PreTrainedModel, plan: PruningPlan) -> Cut:
+        """Return what `narrowed` would do. The model's weights need not be there.
+
+        Raises UnsupportedShape or ValueError if the config cannot say the shape, ValueError if the plan is not of one shape.
+        """
+        shape = self.shape_after(self.shape_of(model.config), plan)
+        layers = plan.layers if plan.layers is not None else tuple(range(shape.layers))
+        return self._cut(model, plan, self.config_at(model.config, shape, layers))
+
+    def narrowed(self, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+        """Build the stock model of the narrower stock config and fill it with what stays of `model`. Raises what `cut` does."""
+        return built(model, self.cut(model, plan))
+
+    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+        """Build a stock model like `model` with other widths and layers, its weights drawn anew. The vocabulary stays.
+
+        Raises UnsupportedShape or ValueError if the config cannot say the shape.
+        """
+        config = self.config_at(model.config, shape, range(shape.layers))
+        small = type(model)(config).to(next(model.parameters()).dtype)
+        small.train(model.training)
+        return small
+
+    def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
+        """Build the stock model that has only the layers named, in that order. keep: numbers from 0, at least one.
+
+        Raises ValueError if a number is not a layer's, or none is left.
+        """
+        return self.narrowed(model, PruningPlan(layers=tuple(keep)))
+
+    def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
+        """Build the stock model that knows only the tokens named: old ids, each once; their order gives the new ids.
+
+        Its answers about these stay what they were. Special tokens that the config names get their new ids, those that are
+        dropped are named no more. Raises ValueError if an id is not in the table or named twice, if the padding token is
+        dropped, or if `fixed_tokens` move.
+        """
+        old = model.config
+        if len(set(kept_token_ids)) != len(kept_token_ids) or not set(kept_token_ids) <= set(range(old.vocab_size)):
+            raise ValueError("the ids to keep are not different rows of the token table")
+        if old.pad_token_id is not None and old.pad_token_id not in kept_token_ids:
+            raise ValueError(f"the padding token {old.pad_token_id} cannot be dropped")
+        fixed = self.fixed_tokens(old)
+        if tuple(kept_token_ids[: len(fixed)]) != fixed:
+            raise ValueError(f"the first {len(fixed)} tokens must keep their ids: positions are counted from the padding's")
+        new_ids = {old_id: new_id for new_id, old_id in enumerate(kept_token_ids)}
+        config = copy.deepcopy(old)
+        config.vocab_size = len(kept_token_ids)
+        _renumber(config, new_ids)
+        small = built(model, self._cut(model, PruningPlan({"vocabulary": torch.tensor(kept_token_ids)}), config))
+        _renumber(getattr(small, "generation_config", None), new_ids)
+        return small
+
+    def _cut(self, model: PreTrainedModel, plan: PruningPlan, config: PretrainedConfig) -> Cut:
+        if hasattr(config, "num_mtp_layers"):
+            config.num_mtp_layers = 0  # layers that predict several tokens, which the stock model does not load
+        return Cut(model.config, config, self.tensors(model), plan, f"{prefix(model)}{self.block}.", self.after_cut)
+
+    def _blocks(self, model: PreTrainedModel) -> Iterator[Any]:
+        stack: nn.Module = model.base_model.get_submodule(self.block)
+        return stack.children()
+
+
+@torch.no_grad()
+def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+    """Make the stock model of a cut's config and fill it from `model`, which is left alone. Raises ValueError."""
+    small = type(model)(cut.config)
+    own = dict(stored(model))
+    for name, target in stored(small):
+        value = cut.of(name, own[cut.source(name)].detach())
+        if value.shape != target.shape:
+            raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {tuple(target.shape)}")
+        # Not copied into the target: routers stay in float32 in models of 16 bit, and each type is the source's.
+        target.data = value
+    if getattr(model, "generation_config", None) is not None:
+        small.generation_config = copy.deepcopy(model.generation_config)
+    small.to(next(model.parameters()).device)
+    small.train(model.training)
+    return small
+
+
+def prefix(model: PreTrainedModel) -> str:
+    """Return what names of the bare model's tensors begin with in this class."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
+def stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and buffers that a checkpoint holds, tied ones once; not the tables that a config alone implies."""
+    yield from model.named_parameters()
+    saved = model.state_dict(keep_vars=True)
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
+
+
+def _renumber(named: Any, new_ids: dict[int, int]) -> None:
+    """Give the tokens that a config names their new ids; a list of ends keeps those that are left."""
+    for key in [key for key in (vars(named) if named is not None else ()) if key.endswith("_token_id")]:
+        value = getattr(named, key)
+        if isinstance(value, int):
+            setattr(named, key, new_ids.get(value))
+        elif isinstance(value, list):
+            setattr(named, key, [new_ids[each] for each in value if each in new_ids] or None)

@@ -1,0 +1,96 @@
+"""One cut, for a model in memory and for a checkpoint on disk: the narrower config, and what stays of each tensor."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures.pruning_groups import Tensors, Width
+
+AfterCut = Callable[["Cut", str, Tensor], Tensor]
+"""A family's hook: changes a tensor that was cut, named as in the whole model, for the narrower config to mean the same."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a plan makes of a model, before any weight is looked at.
+
+    before, config: the stock config and the narrower one; tensors: the whole model's, with their widths; stack: what names of
+    tensors in layers begin with.
+    """
+
+    before: PretrainedConfig
+    config: PretrainedConfig
+    tensors: Tensors
+    plan: PruningPlan
+    stack: str
+    after: AfterCut
+
+    def source(self, name: str) -> str:
+        """Return where in the whole model a tensor of the narrower one comes from."""
+        number = self.layer_of(name)
+        if number is None or self.plan.layers is None:
+            return name
+        return name.replace(f"{self.stack}{number}.", f"{self.stack}{self.plan.layers[number]}.", 1)
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the number of the layer that a tensor lies in, None outside of layers."""
+        found = re.match(rf"{re.escape(self.stack)}(\d+)\.", name)
+        return int(found[1]) if found else None
+
+    def of(self, name: str, whole: Tensor) -> Tensor:
+        """Cut a tensor. name: in the narrower model; whole: its source in the whole one. The result is new, never a view."""
+        source = self.source(name)
+        cut = whole
+        for dim, width in enumerate(self.tensors.get(source, ())):
+            kept = self.indices(width)
+            if kept is None:
+                continue
+            if kept.ndim == 1:
+                cut = cut.index_select(dim, kept.to(whole.device))
+            else:  # each unit of the first dimension has a choice of its own
+                cut = torch.stack([one.index_select(dim - 1, some) for one, some in zip(cut, kept.to(cut.device), strict=True)])
+        return self.after(self, source, whole.clone() if cut is whole else cut)
+
+    def outputs(self, layer: str, values: Tensor, dim: int) -> Tensor:
+        """Return what the cut of a linear layer is to give. values: (tokens, outputs) of the whole one; dim: of its weight."""
+        kept = self.indices(self.tensors[f"{layer}.weight"][dim])
+        return self.after(self, f"{layer}.bias", values if kept is None else values[:, kept.to(values.device)])
+
+    def indices(self, width: int) -> Tensor | None:
+        """Return which indices of a dimension stay, (n,) or for each unit of the first dimension, (units, n); None: all."""
+        if not isinstance(width, Width):
+            return None
+        kept = self.plan.of(width.axis, width.layer)
+        channels = self.plan.of(width.channels, width.layer) if width.channels is not None else None
+        if kept is None and channels is None:
+            return None
+        units = torch.arange(width.units) if kept is None else kept
+        rows = units if width.unit_size == 1 else unit_indices(units, width.unit_size, channels)
+        span = width.units * width.unit_size
+        behind = [torch.arange(span * width.repeats, width)] if rows.ndim == 1 else []
+        return torch.cat([*(rows + number * span for number in range(width.repeats)), *behind], dim=-1)
+
+
+def unit_indices(units: Tensor, size: int, channels: Tensor | None = None) -> Tensor:
+    """Return the neighbouring indices that units consist of, all or some of each.
+
+    units: (n,), channels: (n, m) from 0 in each unit -> (n × size,) or (n × m,).
+    """
+    return (units[:, None] * size + (torch.arange(size) if channels is None else channels)).flatten()
+
+
+def scaled(tensor: Tensor, factor: float) -> Tensor:
+    """Multiply in float32, and round to the tensor's own type."""
+    return tensor if factor == 1 else (tensor.float() * factor).to(tensor.dtype)
+
+
+def same_count(counts: Sequence[int], what: str) -> int:
+    """Return the number that all layers have. Raises ValueError if they differ."""
+    if len(set(counts)) > 1:
+        raise ValueError(f"layers must keep as many {what} each: {list(counts)}")
+    return counts[0]

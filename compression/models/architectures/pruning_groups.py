@@ -1,0 +1,133 @@
+"""What shrinks together: dimensions of tensors, by name, so that models in memory and checkpoints on disk are cut alike.
+
+A family's layout (`tensor_names`, `decoder_tensor_names`) names each tensor with its shape. A dimension that a cut can shrink
+is a `Width` there: an int that knows which units it counts. All widths of one axis in one layer, or of one axis that all layers
+share, make a `PruningGroup`. Torch-free.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compression.schema.report.measurements import Shape
+
+Tensors = dict[str, tuple[int, ...]]
+"""Name → shape; what can shrink in it is a `Width`."""
+WITHIN = {"compared": "heads", "values": "heads", "expert_ffn": "experts"}
+"""Axes whose units lie within a unit of another axis, each of which has its own choice of them."""
+
+
+class Width(int):
+    """The size of a dimension that a cut can shrink.
+
+    It counts units of `axis` in `layer` (None: the layers share them), each of `unit_size` neighbouring indices; all units
+    follow one another `repeats` times, and behind them lie `tail` indices that always stay. `channels`: the axis that the
+    indices within a unit make, if a cut may choose among them too.
+    """
+
+    axis: str
+    layer: int | None
+    units: int
+    unit_size: int
+    repeats: int
+    channels: str | None
+
+    def __new__(
+        cls,
+        units: int,
+        axis: str,
+        layer: int | None = None,
+        *,
+        unit_size: int = 1,
+        repeats: int = 1,
+        tail: int = 0,
+        channels: str | None = None,
+    ) -> "Width":
+        """Make the size of `units` units."""
+        found = super().__new__(cls, units * unit_size * repeats + tail)
+        found.axis, found.layer, found.units = axis, layer, int(units)
+        found.unit_size, found.repeats, found.channels = unit_size, repeats, channels
+        return found
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One dimension of one tensor that shrinks with its group."""
+
+    tensor: str
+    dim: int
+    width: Width
+
+
+@dataclass(frozen=True)
+class PruningGroup:
+    """The smallest set of tensor dimensions that shrink together: `units` of an axis, in a layer or (None) in all of them."""
+
+    axis: str
+    layer: int | None
+    units: int
+    members: tuple[Slice, ...]
+
+
+def key_of(axis: str, layer: int | None) -> str:
+    """Name a group: by its axis, and the layer if it has one."""
+    return axis if layer is None else f"{axis}.{layer}"
+
+
+def axis_and_layer(key: str) -> tuple[str, int | None]:
+    """Read a name that `key_of` made."""
+    axis, _, layer = key.partition(".")
+    return axis, int(layer) if layer else None
+
+
+def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
+    """Return the groups of a layout by `key_of`."""
+    found: dict[tuple[str, int | None, int], list[Slice]] = {}
+    for name, shape in tensors.items():
+        for dim, width in enumerate(shape):
+            if isinstance(width, Width):
+                slice_ = Slice(name, dim, width)
+                found.setdefault((width.axis, width.layer, width.units), []).append(slice_)
+                if width.channels is not None:
+                    found.setdefault((width.channels, width.layer, width.unit_size), []).append(slice_)
+    return {
+        key_of(axis, layer): PruningGroup(axis, layer, units, tuple(members)) for (axis, layer, units), members in found.items()
+    }
+
+
+def units_at(shape: Shape, axis: str) -> int:
+    """Return how many units a group of an axis has in a model of this shape; 0 if it has none of the kind."""
+    experts, latent = shape.experts, shape.latent
+    counts = {
+        "heads": shape.groups or shape.heads,
+        "pooled": shape.hidden,
+        "compared": shape.hidden // shape.heads,
+        "values": shape.hidden // shape.heads,
+        "experts": experts.count if experts is not None else 0,
+        "expert_ffn": experts.ffn if experts is not None else 0,
+        "shared": experts.shared if experts is not None else 0,
+        "query_rank": (latent.query or 0) if latent is not None else 0,
+        "kv_rank": latent.kv if latent is not None else 0,
+    }
+    return counts[axis] if axis in counts else int(getattr(shape, axis))
+
+
+def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) -> Shape:
+    """Return the shape of a model that keeps so many units of some axes, of the layers named: the inverse of `units_at`."""
+    found: dict[str, object] = {axis: units[axis] for axis in ("hidden", "ffn", "vocabulary") if axis in units}
+    if "heads" in units:
+        each = shape.heads // (shape.groups or shape.heads)
+        found |= {"heads": units["heads"] * each, "groups": units["heads"] if shape.groups else None}
+    if shape.experts is not None:
+        named = {"count": "experts", "ffn": "expert_ffn", "shared": "shared"}
+        inner = {name: units[axis] for name, axis in named.items() if axis in units}
+        inner["dense_layers"] = sum(number < shape.experts.dense_layers for number in layers)
+        found["experts"] = shape.experts.model_copy(update=inner)
+    if shape.latent is not None:
+        ranks = {name: units[f"{name}_rank"] for name in ("query", "kv") if f"{name}_rank" in units}
+        found["latent"] = shape.latent.model_copy(update=ranks)
+    return shape.model_copy(update={**found, "layers": len(layers)})
+
+
+def width_of(shape: Shape, axis: str) -> int:
+    """Return what a report calls the width of an axis: heads of queries, and else as `units_at`."""
+    return shape.heads if axis == "heads" else units_at(shape, axis)
