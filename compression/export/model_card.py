@@ -23,7 +23,6 @@ from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Row, Score, shown
 from compression.schema.report.report import Artifact
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
-from compression.schema.stages import QUANTIZED
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -8,7 +8,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.stages.prune import _saved, _scores, prune
+from compression.engine.stages.prune import _saved, _scores
 from compression.engine.stages.recover import phases
 from compression.evaluation.validate import logits
 from compression.models.adapters.registry import ENCODER_ADAPTERS
