@@ -80,7 +80,7 @@ def test_measuring_onnx_loads_no_torch(tiny_shipment: Shipment, tmp_path: Path) 
     path.write_text(spec(tiny_shipment).model_dump_json())
     program = f"""
 import sys
-from compression.measure import MeasureSpec, measure
+from compression.evaluation.measure import MeasureSpec, measure
 measure(MeasureSpec.model_validate_json(open({str(path)!r}).read()))
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """
@@ -287,9 +287,9 @@ def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_pat
     """The child waits for the host's lock, which we hold; then its parent is killed."""
     lock = tmp_path / "lock"
     program = f"""
-from compression.child import answers
-from compression.measure import MeasureSpec
-list(answers("measure", MeasureSpec.model_validate_json({spec(tiny_shipment).model_dump_json()!r}), timeout=60))
+from compression.system.child_process import child_lines
+from compression.evaluation.measure import MeasureSpec
+list(child_lines("measure", MeasureSpec.model_validate_json({spec(tiny_shipment).model_dump_json()!r}), timeout=60))
 """
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
