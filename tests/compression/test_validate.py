@@ -39,9 +39,9 @@ def test_validating_loads_no_torch(encoder: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from compression.errors import ALL_ERRORS
-from compression.recipe import ModelCheck
-from compression.validate import validate
+from compression.schema.errors import ALL_ERRORS
+from compression.schema.job_spec import ModelCheck
+from compression.engine.commands.validate import validate
 assert validate(ModelCheck(path={str(encoder)!r}), Path()).kind == "model"
 assert not {{"torch", "transformers", "safetensors", "onnxruntime"}} & set(sys.modules)
 """
