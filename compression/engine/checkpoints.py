@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.modalities.text.augmentation.resources import Resources
+from compression.modalities.registry import modality_of
 from compression.models.architectures.heads import of_task
 from compression.models.loading import open_stock
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
@@ -109,8 +109,7 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
         "student": student,
     }
     # What only distillation reads: models and texts beside the job's own.
-    augment = distill.augment if distill else None
-    last = {"teachers": teachers, "augment": Resources.of(spec, base).digests(augment) if augment else None}
+    last = {"teachers": teachers, "augment": modality_of(spec.asked[0].task).digests(spec, base)}
     labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
     found: dict[Stage, dict[str, Any]] = {}
     for stage in STAGES:

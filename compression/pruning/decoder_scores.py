@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from compression.modalities.text.batches import Batch
+from compression.modalities.base import Batch
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import ArchitectureAdapter, DecoderLayer, KeptExperts, PruningPlan
 from compression.models.tensors import Tensors

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.text.batches import Batch
+from compression.modalities.base import Batch
 from compression.models.adapters.registry import encoder_of
 from compression.models.adapters.structure import EncoderLayer, PruningPlan
 from compression.models.linear_layers import matrix

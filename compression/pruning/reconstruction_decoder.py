@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.text.batches import Batch
+from compression.modalities.base import Batch
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import DecoderLayer, PruningPlan
 from compression.models.linear_layers import is_linear

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.base import label_loss
+from compression.modalities.base import Batch, Examples, label_loss
 from compression.modalities.sampling import micro_batch_size, shuffled_rows
-from compression.modalities.text.batches import Batch, TokenizedDataset
 from compression.models.adapters.registry import encoder_of, is_decoder
 from compression.models.adapters.structure import ArchitectureAdapter, PruningPlan
 from compression.models.tensors import Tensors
@@ -109,7 +108,7 @@ class EncoderScores:
 
 
 def score_units(
-    model: PreTrainedModel, settings: Prune, train_rows: TokenizedDataset, seed: int, parts: int = 1, *, layers: bool = False
+    model: PreTrainedModel, settings: Prune, train_rows: Examples, seed: int, parts: int = 1, *, layers: bool = False
 ) -> EncoderScores | DecoderScores:
     """Score a model's units as the recipe says, on rows of train drawn with `seed`. `layers`: also how much each turns.
 
@@ -170,7 +169,7 @@ class EncoderActivationCollector:
 
 
 @torch.inference_mode()
-def _by_activations(model: PreTrainedModel, rows: TokenizedDataset, size: int, *, squared: bool) -> dict[str, Any]:
+def _by_activations(model: PreTrainedModel, rows: Examples, size: int, *, squared: bool) -> dict[str, Any]:
     model.eval()
     ears = EncoderActivationCollector(model)
     device = next(model.parameters()).device
@@ -193,7 +192,7 @@ def _by_activations(model: PreTrainedModel, rows: TokenizedDataset, size: int, *
     return ears.sorted(norms, lambda attended: importance.grouped(norms[attended], ears.heads))
 
 
-def _by_loss(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> dict[str, Any]:
+def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Any]:
     model.eval()
     ears, loss = EncoderActivationCollector(model), label_loss(rows.task, model)
     device = next(model.parameters()).device
@@ -257,7 +256,7 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _influence(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> Tensor:
+def _influence(model: PreTrainedModel, rows: Examples, size: int) -> Tensor:
     model.eval()
     device = next(model.parameters()).device
     found = torch.zeros(model.config.num_hidden_layers)

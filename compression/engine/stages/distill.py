@@ -1,14 +1,13 @@
 """Teach the narrow, fake-quantized student what its teachers know (Hinton et al. 2015; Jiao et al. 2020)."""
 
-from collections.abc import Generator, Iterator
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from compression.distillation.objective import DistillationObjective
 from compression.distillation.teacher import Teacher
 from compression.engine.context import StageContext
-from compression.engine.job_models import Texts
 from compression.engine.stages.augment import augment_rows
 from compression.engine.stages.gate import gated
 from compression.engine.stages.general_distillation import general
@@ -17,7 +16,7 @@ from compression.engine.stages.objectives import log_terms, objective_for
 from compression.engine.stages.second_training import further, is_under_way, score_of_baseline
 from compression.engine.stages.teacher_ensemble import ASK, hear
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
 from compression.models.tensors import Tensors
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill, Gate
@@ -38,13 +37,15 @@ def distill(context: StageContext) -> Iterator[Event]:
     assert settings is not None and context.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
     if context.cast is not None and context.cast.student is not None:
         enter(context)
-    rows, made = context.rows["train"], list[Texts]()
+    rows: Examples = context.rows["train"]
+    made: Sequence[Any] = ()
     task_phase = is_under_way(context) or (context.checkpointer is not None and context.checkpointer.is_at("distilled", PHASE))
     known = context.checkpointer.beside() if context.checkpointer is not None and task_phase else {}
     if settings.general is not None and not task_phase:
         yield from general(context, settings)
-    if settings.augment is not None and context.augmentation_source is not None:
-        rows, made = yield from augment_rows(context, settings.augment, context.augmentation_source)
+    if settings.augment is not None and context.augmenter is not None:
+        augmented = yield from augment_rows(context, settings.augment, context.augmenter)
+        rows, made = augmented.rows, augmented.made
     yield from context.tracker.mark("distilled", ASK, done=False)
     heard = yield from hear(context, settings, rows, made)
     guide = heard.guide.to(context.device).requires_grad_(False)
@@ -79,11 +80,8 @@ def enter(context: StageContext) -> None:
         insert_quantization(context)
     if context.unlabelled is not None:
         context.unlabelled = student.reading.unlabelled(cast.dataset.unlabelled, context.task)
-    if context.augmentation_source is not None:
-        task = context.task
-        context.augmentation_source = replace(
-            context.augmentation_source, encode=lambda rows, labels: student.reading.rows(rows, labels, task)
-        )
+    if context.augmenter is not None:
+        context.augmenter = context.augmenter.read_by(student.reading, context.task)
     parameters = sum(p.numel() for p in context.model.parameters())
     context.notes.append(
         f"The student is the model that the job names ({context.model.config.model_type}, {parameters:,} parameters), "
@@ -102,7 +100,7 @@ def _gate(
     context: StageContext,
     asked: Gate,
     settings: Distill,
-    rows: TokenizedDataset,
+    rows: Examples,
     objective: DistillationObjective,
     plan: TrainingConfig,
     known: Tensors,
@@ -117,7 +115,7 @@ def _gate(
 def _task_phase(
     context: StageContext,
     settings: Distill,
-    rows: TokenizedDataset,
+    rows: Examples,
     objective: DistillationObjective,
     base: float | None,
     known: Tensors,

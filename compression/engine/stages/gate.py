@@ -14,8 +14,7 @@ import torch
 from compression.distillation.objective import DistillationObjective
 from compression.engine.context import StageContext
 from compression.evaluation.validate import Validation
-from compression.modalities.base import count_steps
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples, count_steps
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Event, Log, TrainingSaved
 from compression.schema.recipe.distill import INSIDES, Distill, Gate
@@ -31,7 +30,7 @@ def gated(
     context: StageContext,
     asked: Gate,
     settings: Distill,
-    rows: TokenizedDataset,
+    rows: Examples,
     objective: DistillationObjective,
     plan: TrainingConfig,
 ) -> Generator[Event, None, bool]:
@@ -71,7 +70,7 @@ def _tried(
     context: StageContext,
     own: Budget,
     phase: str,
-    rows: TokenizedDataset,
+    rows: Examples,
     objective: DistillationObjective,
     plan: TrainingConfig,
 ) -> Generator[Event, None, float | None]:

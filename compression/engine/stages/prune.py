@@ -14,8 +14,8 @@ from compression.engine.stages.recover import phases, recover
 from compression.engine.stages.sensitivity_curves import curves
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
+from compression.modalities.modality import InputPruner
 from compression.modalities.sampling import first_tokens, shuffled_rows
-from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
@@ -101,12 +101,12 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
     context.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
-def aimed(model: PreTrainedModel, settings: Prune, vocabulary: ReducedVocabulary | None) -> Shape:
+def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
     """Say which shape the recipe comes to, before anything is done; where only measuring tells, the deepest that it may be.
 
     Raises UnsupportedShape.
     """
-    shape, tokens = adapter_of(model).shape_of(model.config), len(vocabulary.kept) if vocabulary is not None else None
+    shape, tokens = adapter_of(model).shape_of(model.config), len(pruner.kept) if pruner is not None else None
     kind = ARCHITECTURE_SPECS[model.config.model_type]
     found = planned(kind, shape, settings, count=counter(model), vocabulary=tokens)[1]
     return deepest_shape(kind, found, settings) if settings.target_latency is not None else found

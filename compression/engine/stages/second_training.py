@@ -8,7 +8,7 @@ from compression.distillation.objective import DistillationObjective
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms
 from compression.evaluation.validate import validate
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
 from compression.models.tensors import Tensors
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
@@ -39,7 +39,7 @@ def score_of_baseline(context: StageContext) -> float:
 def further(
     context: StageContext,
     settings: Distill,
-    rows: TokenizedDataset,
+    rows: Examples,
     plan: TrainingConfig,
     objective: DistillationObjective,
     base: float,

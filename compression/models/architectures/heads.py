@@ -33,7 +33,7 @@ def of_architecture(name: str) -> Head | None:
     """Find the head of a stock class by its name; None for a bare model and for an encoder's heads of pre-training."""
     if name.endswith(GPT2_LANGUAGE):
         return LANGUAGE
-    return next((head for head in (*HEADS, LANGUAGE) if name.endswith(head.suffix)), None)
+    return next((head for head in (task.head for task in TASKS.values()) if name.endswith(head.suffix)), None)
 
 
 def outputs(task: Task, labels: int) -> int:
