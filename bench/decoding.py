@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression.evaluation.runtimes.decoder import Decoder
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.onnx import decoder, decoder_layers
 from compression.export.onnx.decoder_graph import Body
 from compression.export.onnx.external_data import External
 from compression.export.onnx.quantized_linear import MICROSOFT
+from compression.modalities.text.decoding import Decoder
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.fake_quantize import Simulation
 

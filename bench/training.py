@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class Lab:
     @property
     def rows(self) -> TokenizedDataset:
         """Return the training rows."""
-        return self.state.rows["train"]
+        return cast(TokenizedDataset, self.state.rows["train"])
 
     def reset(self) -> None:
         """Reset the student to its initial weights."""

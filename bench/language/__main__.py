@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
 from bench.language import minitron, shaped, wikitext
-from compression.evaluation.runtimes.decoder import Decoder
-from compression.evaluation.runtimes.runner import batch_of, open_artifact, tokenizer_of
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.text.causal_lm import documents, token_losses
+from compression.modalities.text.decoding import Decoder
+from compression.modalities.text.inputs import batch_of, tokenizer_of
 from compression.modalities.text.scoring.perplexity import LanguageScorer, WindowLosses, added_loss, figures
 from compression.models import sanitized_folder
 from compression.schema.job_spec import Data

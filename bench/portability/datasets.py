@@ -92,7 +92,7 @@ def original(found: Material, model: Path, place: Path) -> tuple[PreTrainedModel
     tuned = loading.load_model(model, found.dataset.labels, found.task, seed=0)
     types = adapter_of(tuned).types(tuned.config) > 1
     reading = TextPreprocessor(loading.load_tokenizer(model), LENGTH, types=types)
-    train, held = (reading.split(found.dataset, split, task) for split in ("train", "validation"))
+    train, held = (reading.encode(found.dataset, split, task) for split in ("train", "validation"))
     order = list(range(len(train)))
     random.Random(0).shuffle(order)
     train = train.at(sorted(order[:MOST_ROWS]))

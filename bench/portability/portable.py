@@ -20,11 +20,11 @@ import onnxruntime
 from bench.portability import datasets
 from bench.portability.datasets import Material
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import answered, full_batch, tokenizer_of
 from compression.export.onnx.exporter import FILE, write_onnx
-from compression.export.preprocessor_files import write_tokenizer
-from compression.modalities.scorers import scorer_of
-from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import RowScorer, answered
+from compression.modalities.text.artifact_tokenizer import write_tokenizer
+from compression.modalities.text.inputs import full_batch
 from compression.models import loading
 from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
@@ -70,12 +70,13 @@ def compare(found: Material, place: Path, model: Path, folder: Path) -> dict[str
     folders = write(found, place, model, folder)
     labels = loading.own_labels(tuned.config, found.dataset.labels, found.task)
     scorer = scorer_of(found.task, found.evaluate, labels)
-    assert not isinstance(scorer, LanguageScorer), "these sets have labels"
+    assert isinstance(scorer, RowScorer), "these sets have labels"
     rows = found.dataset.in_order(labels).judged("validation") if labels else found.dataset.judged("validation")
     logits, answers = {}, {}
     for form, each in folders.items():
-        asked = scorer.ask(tokenizer_of(each), rows)
-        found_logits = answered(OnnxRunner(each / FILE, threads=1), asked.windows, 1)
+        reader = scorer.reader(each)
+        asked = reader.ask(rows)
+        found_logits = answered(OnnxRunner(each / FILE, threads=1), reader, asked.windows, 1)
         logits[form], answers[form] = np.stack(found_logits), scorer.answers(asked, found_logits, rows)
     scores = {form: scorer.values(answers[form], rows)[scorer.metric] for form in FORMS}
     draw = np.random.default_rng(0)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.distillation.document_losses import document_relation_loss as of_documents
 from compression.distillation.loss_weights import LossWeights, loss_weights
 from compression.distillation.losses import (
     attention_score_loss,
@@ -18,10 +17,8 @@ from compression.distillation.losses import (
     relation_loss,
 )
 from compression.distillation.teacher import FeatureRequest, Teacher, TeacherOutputs, request_features
-from compression.modalities.base import TaskAdapter
+from compression.modalities.base import Batch, Examples, Targets, TaskAdapter
 from compression.modalities.sampling import first_tokens, micro_batch_size
-from compression.modalities.text.batches import Batch, TokenizedDataset
-from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.models.adapters.registry import adapter_of
 from compression.planning.distillation_rules import attention_form, layer_pairs
 from compression.quantization.precision import gradient_dtype
@@ -87,7 +84,7 @@ class FeatureLosses:
     """Hidden states, attention and embeddings of a student against one teacher's, and the projections learned with them."""
 
     def __init__(
-        self, student: PreTrainedModel, teacher: Teacher, comparison: FeatureAlignment, rows: TokenizedDataset, parts: int
+        self, student: PreTrainedModel, teacher: Teacher, comparison: FeatureAlignment, rows: Examples, parts: int
     ) -> None:
         self.student, self.teacher, self.comparison = student, teacher, comparison
         self.projections: list[nn.Parameter] = []
@@ -95,7 +92,7 @@ class FeatureLosses:
             self.projections.append(nn.Parameter(self._fitted(rows, micro_batch_size(FIT_BATCH, parts))))
 
     @torch.no_grad()
-    def _fitted(self, rows: TokenizedDataset, size: int) -> Tensor:
+    def _fitted(self, rows: Examples, size: int) -> Tensor:
         some = first_tokens(rows.at(list(range(min(len(rows), FIT_ROWS)))), FIT_TOKENS)
         device = next(self.student.parameters()).device
         look = FeatureRequest(states=self.comparison.student.states)
@@ -111,8 +108,8 @@ class FeatureLosses:
         comparison = self.comparison
         if self.projections:
             # The projections are thrown away, so they may multiply in the precision that is fastest.
-            kind, maps, first = batch.ids.device.type, self.projections[0], int(comparison.apart)
-            with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.ids.device) == torch.bfloat16):
+            kind, maps, first = batch.mask.device.type, self.projections[0], int(comparison.apart)
+            with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.mask.device) == torch.bfloat16):
                 if first < len(maps):
                     found["hidden"] = hidden_state_loss(given.hidden[first:], wanted.hidden[first:], maps[first:])
                 if comparison.apart:
@@ -120,9 +117,9 @@ class FeatureLosses:
         if given.scores is not None and wanted.scores is not None:
             found["attention"] = attention_score_loss(given.scores, wanted.scores, batch.mask, comparison.heads)
         if given.relations is not None and wanted.relations is not None:
-            both = given.relations, wanted.relations
-            if isinstance(batch, PackedBatch):
-                found["attention"] = of_documents(*both, batch, comparison.heads)
+            both, packed = (given.relations, wanted.relations), self.teacher.task.packed
+            if packed is not None:
+                found["attention"] = packed.relation_loss(*both, batch, comparison.heads)
             else:
                 found["attention"] = relation_loss(*both, batch.mask, comparison.heads)
         return found
@@ -137,12 +134,15 @@ class DistillationObjective:
         teacher: Teacher,
         comparison: FeatureAlignment,
         settings: Distill,
-        rows: TokenizedDataset,
+        rows: Examples,
         *,
         parts: int = 1,
         weigher: LossWeights | None = None,
+        targets: Targets | None = None,
     ) -> None:
-        """rows: the student's of train, or of whatever is trained on; weigher: in place of the recipe's."""
+        """rows: the student's of train, or of whatever is trained on; weigher: in place of the recipe's; targets: what is known
+        of the teacher's next tokens in the place of its last states."""
+        self.targets = targets
         self.student, self.teacher, self.settings, self.task = student, teacher, settings, rows.task
         self.feature_losses = FeatureLosses(student, teacher, comparison, rows, parts)
         self.weighting = weigher or loss_weights(settings, next(student.parameters()).device)
@@ -161,6 +161,8 @@ class DistillationObjective:
     def close(self) -> None:
         """Free what is kept of the teacher."""
         self.teacher.close()
+        if self.targets is not None:
+            self.targets.close()
 
     def before_step(self, step: int, total: int) -> None:
         """Note how much of training is done. step: from 0."""
@@ -174,17 +176,19 @@ class DistillationObjective:
         return total
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each term of a batch's loss, not weighted."""
-        settings, wanted_terms = self.settings, self.weighting.weights()
+        """Return each term of a batch's loss, not weighted. Of next tokens no model's logits are there for more than some."""
+        asked, task, temperature = self.weighting.weights(), self.task, self.settings.temperature
         wanted = self.teacher.outputs(batch)
-        given = request_features(self.student, batch, self.task, self.feature_losses.comparison.student)
+        given = request_features(self.student, batch, task, self.feature_losses.comparison.student)
         found: dict[str, Tensor] = {}
-        if "soft" in wanted_terms:
-            found["soft"] = self.task.soft_loss(given.logits, wanted.logits, batch, settings.temperature)
-        if "hard" in wanted_terms:
-            found["hard"] = hard_label_loss(self.task, given.logits, batch)
-        found |= self.feature_losses.terms(given, wanted, batch)
-        return found
+        if task.packed is not None:
+            both = (self.student, given.logits), (self.teacher.model, wanted.logits)
+            found = task.packed.terms(asked, *both, batch, temperature, self.targets)
+        elif "soft" in asked:
+            found["soft"] = task.soft_loss(given.logits, wanted.logits, batch, temperature)
+        if task.packed is None and "hard" in asked:
+            found["hard"] = hard_label_loss(task, given.logits, batch)
+        return found | self.feature_losses.terms(given, wanted, batch)
 
 
 class LossMeter:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compression.distillation.feature_cache import HALF, DiskFeatureStore, FeatureStore, MemoryFeatureStore
-from compression.evaluation.validate import BATCH
-from compression.modalities.base import TaskAdapter
-from compression.modalities.sampling import micro_batch_size
-from compression.modalities.text.batches import Batch, TokenizedDataset, store_logits, stored_logits
-from compression.modalities.text.causal_lm import hidden_states
-from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.modalities.base import Batch, Examples, TaskAdapter
+from compression.modalities.logit_store import store_logits, stored_logits
+from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import Attention
 from compression.planning.teacher_cost import TEACHER_BYTES
@@ -71,7 +68,7 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
     Of a language model's batch `logits` are what its head makes them of: the last states where a token is asked for, (asked,
     width).
     """
-    if not len(look) and not isinstance(batch, PackedBatch):
+    if not len(look) and task.packed is None:
         return TeacherOutputs(task.logits(model(**batch.inputs)), torch.empty(0))
     found: dict[nn.Module, Tensor] = {}
     layers = adapter_of(model).attentions(model) if look.scores or look.relations is not None else []
@@ -81,11 +78,11 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
         for maker in {maker for layer in (*scored, *related) for maker in layer.makers}:
             hooks.callback(maker.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
         asked = {"output_hidden_states": bool(look.states)}
-        out: Any = (
-            hidden_states.base_output(model, batch, **asked)
-            if isinstance(batch, PackedBatch)
-            else model(**batch.inputs, **asked)
-        )
+        if task.packed is not None:
+            out, logits = task.packed.forward(model, batch, **asked)
+        else:
+            out = model(**batch.inputs, **asked)
+            logits = task.logits(out)
     real = batch.mask.bool()
     states = [out.hidden_states[number][real] for number in look.states]
 
@@ -93,7 +90,7 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
         return layer.read(*(found[maker] for maker in layer.makers))
 
     return TeacherOutputs(
-        logits=out.last_hidden_state[batch.asked] if isinstance(batch, PackedBatch) else task.logits(out),
+        logits=logits,
         hidden=torch.stack(states) if states else torch.empty(0),
         scores=torch.stack([torch.stack(made(layer)[:2]) for layer in scored]) if scored else None,
         relations=torch.stack(made(related[0])) if related else None,
@@ -115,7 +112,7 @@ class Teacher:
     def __init__(
         self,
         model: PreTrainedModel,
-        rows: TokenizedDataset,
+        rows: Examples,
         look: FeatureRequest,
         *,
         parts: int = 1,
@@ -123,7 +120,7 @@ class Teacher:
         cache_file: tuple[Path, float] | None = None,
     ) -> None:
         self.model, self.task, self.rows, self.look = model, rows.task, rows, look
-        lengths = list(map(len, rows.tokens))
+        lengths = rows.lengths
         shape = adapter_of(model).shape_of(model.config)
         self.widths = shape.hidden, shape.attended
         self.width = width = max(shape.hidden * bool(look.states), shape.attended * (len(look) > len(look.states)))
@@ -197,7 +194,7 @@ class Teacher:
     @torch.no_grad()
     def outputs(self, batch: Batch) -> TeacherOutputs:
         """Answer a batch of the student's, from memory where it is there."""
-        device = batch.ids.device
+        device = batch.mask.device
         logits = stored_logits(self.logits, batch).to(device)
         if not len(self.look):
             return TeacherOutputs(logits, torch.empty(0))
@@ -237,16 +234,16 @@ class Teacher:
             self.store.close()
 
 
-class LanguageTeacher(Teacher):
-    """A frozen language model. Not its answers are known, which have a vocabulary's width, but its last states: `head` makes
-    the answers of them, so that nothing of them is lost but what float16 does not hold."""
+class StatesTeacher(Teacher):
+    """A frozen model of a `packed` task. Not its answers are known, which have a vocabulary's width, but its last states: the
+    output layer makes the answers of them, so that nothing of them is lost but what float16 does not hold."""
 
     states_answer = True
 
     def __init__(
         self,
         model: PreTrainedModel,
-        rows: TokenizedDataset,
+        rows: Examples,
         look: FeatureRequest,
         *,
         parts: int = 1,
@@ -258,6 +255,6 @@ class LanguageTeacher(Teacher):
 
     def outputs(self, batch: Batch) -> TeacherOutputs:
         """Answer a batch of the student's: `logits` are the last states where a token is asked for, (asked, width)."""
-        assert isinstance(batch, PackedBatch), "rows are a language model's"  # noqa: S101
+        assert self.task.packed is not None, "the caller has looked"  # noqa: S101
         found = super().outputs(batch)
-        return replace(found, logits=found.hidden[-1][batch.asked[batch.mask.bool()]], hidden=found.hidden[:-1])
+        return replace(found, logits=self.task.packed.scored(found.hidden[-1], batch), hidden=found.hidden[:-1])

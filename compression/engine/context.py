@@ -10,10 +10,8 @@ from transformers import PreTrainedModel
 
 from compression.engine.job_models import JobModels
 from compression.evaluation.validate import Validation, validate
-from compression.modalities.base import TaskAdapter
-from compression.modalities.text.augmentation.source import AugmentationSource
-from compression.modalities.text.batches import TokenizedDataset
-from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
+from compression.modalities.base import Examples, TaskAdapter
+from compression.modalities.modality import Augmenter, InputPruner
 from compression.models.tensors import Tensors
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe, Targets
@@ -33,19 +31,19 @@ class StageContext:
     """One job while it runs. A stage changes `model` in place or puts another there.
 
     `teacher` is the prepared model in full precision, frozen, where a stage asks it; `pruning` what the cut took, for the
-    report; `notes` what the row of the current stage should say; `parts` in how many parts batches go through a model; `saver`
-    keeps training in progress; `budget` is what all training together may take; `material` is what augmentation makes new rows
-    of; `unlabelled` the texts of the general phase, where there are any; `cast` the job's models by their folders; `originals`
-    teachers that were trained beside the baseline, on the CPU, until they were asked; `base_rows` the rows as the base model
-    reads them, once a student that the job names has taken its place; `scratch` a folder for what may be lost; `vocabulary` the
-    tokens that the cut leaves, where it is to take some; `sensitivity` the curves that it drew, for the report; `timed` exports
-    a model and measures its latency; `ranges` how the integers' ranges were found after the current stage; `smoothed` what the
-    channels of which layer were divided by before they were rounded, until a cut; `memory` the bytes beyond which the engine is
-    stopped, where somebody stops it.
+    report; `notes` what the row of the current stage should say; `parts` in how many parts batches go through a model;
+    `saver` keeps training in progress; `budget` is what all training together may take; `augmenter` makes new rows, if the
+    recipe asks for them; `unlabelled` inputs for the general phase, where there are any; `cast` the job's models by their
+    folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were asked; `base_rows` the
+    rows as the base model reads them, once a student that the job names has taken its place; `scratch` a folder for what
+    may be lost; `input_pruner` takes the inputs (tokens) that the cut does not leave; `sensitivity` the curves that it
+    drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges were found
+    after the current stage; `smoothed` what the channels of which layer were divided by before they were rounded, until a
+    cut; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
     """
 
     recipe: Recipe
-    rows: dict[Split, TokenizedDataset]
+    rows: dict[Split, Examples]
     model: PreTrainedModel
     tracker: ProgressTracker
     teacher: PreTrainedModel | None = None
@@ -55,15 +53,15 @@ class StageContext:
     checkpointer: TrainingCheckpointer | None = None
     budget: Budget = field(default_factory=Budget)
     targets: Targets = field(default_factory=Targets)
-    augmentation_source: AugmentationSource | None = None
+    augmenter: Augmenter | None = None
     ranges: tuple[LayerRange, ...] = ()
     smoothed: Tensors = field(default_factory=dict)
-    unlabelled: TokenizedDataset | None = None
+    unlabelled: Examples | None = None
     cast: JobModels | None = None
     originals: list[PreTrainedModel] = field(default_factory=list)
-    base_rows: dict[Split, TokenizedDataset] | None = None
+    base_rows: dict[Split, Examples] | None = None
     scratch: Path | None = None
-    vocabulary: ReducedVocabulary | None = None
+    input_pruner: InputPruner | None = None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
     memory: int | None = None

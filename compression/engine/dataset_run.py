@@ -1,11 +1,11 @@
 """One dataset's part of a job: its rows, the model that is made for it, and how that is shipped and taken up again."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
@@ -22,14 +22,8 @@ from compression.evaluation.runtimes.runner import Kind
 from compression.export.instruction_sets import told
 from compression.export.onnx.exporter import hindered
 from compression.export.provenance import Origin
-from compression.modalities.registry import task_of
-from compression.modalities.text import pair_separator
-from compression.modalities.text.augmentation.resources import Resources
-from compression.modalities.text.augmentation.source import AugmentationSource
-from compression.modalities.text.causal_lm.test_sample import check_texts, sampled
-from compression.modalities.text.dataset import Dataset, load_dataset
-from compression.modalities.text.preprocessor import TextPreprocessor
-from compression.modalities.text.vocabulary.reduced import ReducedVocabulary, fit_vocabulary
+from compression.modalities.modality import Dataset, InputPruner, Modality, Preprocessor
+from compression.modalities.registry import modality_of
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
@@ -37,12 +31,12 @@ from compression.models.files.uploaded import uploaded
 from compression.planning.preflight import check_kept, check_task, evaluation_settings
 from compression.planning.verdicts import judged
 from compression.quantization.fake_quantize import is_simulated, simulation_of
-from compression.schema.errors import CompressionError, InvalidSpec, UnreadableData
+from compression.schema.errors import InvalidSpec
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import DatasetSpec as Asked
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Split, Task
-from compression.schema.recipe.recipe import Evaluate
+from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Row, TaskFigure
 from compression.schema.report.report import Artifact
@@ -54,6 +48,8 @@ from compression.training.budget import Budget
 from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
 
+UNPACKED = Path("scratch", "unpacked")
+"""Where in the job's output models lie that stock code opens, if what was sent are not such ones."""
 SAMPLE = 64
 """Rows of validation on which an artifact must answer as the engine does."""
 
@@ -71,9 +67,9 @@ class DatasetRun:
     asked: Asked
     base: Path
     output: Path
+    modality: Modality
     dataset: Dataset
-    tokenizer: PreTrainedTokenizerFast
-    max_length: int
+    reading: Preprocessor
     state: StageContext
     evaluate: Evaluate
     kind: Kind
@@ -85,85 +81,37 @@ class DatasetRun:
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "DatasetRun":
         """Read model and data, and refuse before any training what cannot be done."""
-        recipe, unpacked = spec.recipe, base / spec.output / "scratch" / "unpacked"
-        output = base / spec.output
-        folder = sanitized_folder.sanitized_folder(base / spec.model, unpacked / "model")
-        dataset = load_dataset(asked.data, base, seed=recipe.train.seed, task=asked.task)
-        names = [one.name for one in spec.asked]
-        evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
-        check_task(asked.task, recipe, evaluate)
+        recipe, output, modality = spec.recipe, base / spec.output, modality_of(asked.task)
+        sent = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model")
+        dataset = modality.read(asked.data, base, asked.task, recipe.train.seed)
+        evaluate = _evaluation(spec, asked, dataset)
         notes = list(sanitized_folder.notes(spec, base))
-
-        def readable(place: Path, name: str, like: Path | None = None) -> Path:
-            # Who shares a tokenizer with the model that may teach it must read as that one does.
-            if dataset.splits["train"].pairs is None or (like is not None and pair_separator.are_alike(place, like)):
-                return place
-            try:
-                found, token = pair_separator.apart(place, asked.task, output / "scratch" / f"apart-{name}")
-            except CompressionError:
-                return place  # what is wrong with it is said where it is opened, by the job's name for it
-            if token is not None:
-                notes.append(f"The tokenizer of {name} joined two texts; {token!r} stands between them now, in artifacts too.")
-            return found
-
-        folder = readable(folder, "models.base")
+        folder, note = modality.adapted(sent, dataset, asked.task, output / "scratch" / "apart-models.base", "models.base")
+        notes += [] if note is None else [note]
         model = loading.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
         if dataset.labels:
             dataset = dataset.in_order(loading.head_labels(model.config))
-        tokenizer, family = loading.load_tokenizer(folder), adapter_of(model)
+        reading = modality.preprocessor(folder, model.config, recipe.train.max_length)
         notes += loading.tokenizer_notes(folder)
-        positions = family.max_positions(model.config)
-        if evaluate.length > positions:
-            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        planned = family.shape_of(model.config)
-        vocabulary: ReducedVocabulary | None = None
-        if recipe.prune is not None:
-            if ratio := recipe.prune.vocabulary_ratio:
-                place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
-                vocabulary = fit_vocabulary(folder, tokenizer, model.config, dataset.seen, place, ratio)
-            planned = aimed(model, recipe.prune, vocabulary)
-        length = min(recipe.train.max_length, positions)
-        if asked.task == "causal-lm":
+        shape, positions = adapter_of(model).shape_of(model.config), adapter_of(model).max_positions(model.config)
+        evaluate = modality.evaluation(evaluate, asked.task, recipe.train.max_length, positions)
+        pruner: InputPruner | None = None
+        if recipe.prune is not None and (ratio := recipe.prune.vocabulary_ratio):
+            place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
+            pruner = modality.input_pruner(folder, model.config, dataset, reading, place, ratio)
+        planned = aimed(model, recipe.prune, pruner) if recipe.prune is not None else shape
+        task = modality.task(asked.task, evaluate, dataset.labels)
+        if task.packed is not None:
             harness_job.check(spec, base, positions)
             check_kept(recipe, model.config.vocab_size)
-            evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
-            if (evaluate.window or 0) > positions:
-                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
-        if (unknown := hindered(model, asked.task)) is not None:
-            notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
-            if recipe.prune is not None and recipe.prune.target_latency is not None:
-                cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
-                raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
-        task = task_of(asked.task, dataset.labels, evaluate)
-        reading, own = TextPreprocessor(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
-        scored: dict[Split, list[int]] = {}
-        if asked.task == "causal-lm":
-            scored = sampled(dataset, tokenizer, evaluate.tokens, recipe.train.seed)
-        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
-        check_texts(rows.items())
-        cast = resolve_models(
-            ModelSource("models.base", folder, reading, own, positions, model.config),
-            readable(sanitized_folder.sanitized_folder(base / spec.student, unpacked / "student"), STUDENT, like=folder)
-            if spec.student is not None
-            else None,
-            [
-                sanitized_folder.sanitized_folder(base / one, unpacked / f"teacher-{place}")
-                for place, one in enumerate(spec.teachers)
-            ],
-            dataset,
-            task,
-            recipe,
-            planned,
-        )
+        kind = _kind(model, recipe, notes)
+        scored = modality.scored(dataset, reading, evaluate, asked.task, recipe.train.seed)
+        rows = modality.encode(dataset, reading, task)
+        own = ModelSource("models.base", folder, reading, shape, positions, model.config)
+        cast = resolve_models(own, *_named(spec, base, modality, dataset, notes, own), dataset, task, recipe, planned)
         if cast.student is not None and evaluate.length > cast.student.positions:
             raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
-        resources = replace(Resources.of(spec, base), base=folder)
-        if recipe.distill is not None and recipe.distill.augment is not None:
-            resources.check(recipe.distill.augment)
-        for split, encoded in rows.items():
-            if empty := [number for number, tokens in enumerate(encoded.tokens, 1) if not tokens]:
-                cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
-                raise UnreadableData(cause, param=f"data.{split}", remedy="Leave out rows whose text is empty.")
+        augmenter = modality.augmenter(spec, base, folder, dataset, reading, task)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)
         state = StageContext(
@@ -174,22 +122,16 @@ class DatasetRun:
             parts=spec.split_batches,
             budget=Budget(recipe.train.max_steps, recipe.train.max_minutes, len(spec.asked)),
             targets=spec.targets,
-            augmentation_source=AugmentationSource(
-                dataset.splits["train"].columns,
-                lambda texts, labels: reading.rows(texts, labels, task),
-                tokenizer,
-                resources,
-            ),
+            augmenter=augmenter,
             unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
             cast=cast,
             scratch=output / "scratch",
-            vocabulary=vocabulary,
+            input_pruner=pruner,
             memory=spec.memory_bytes,
             notes=notes,
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
-        kind: Kind = "onnx" if unknown is None else "transformers"
-        part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, kind, scored)
+        part = cls(spec, asked, base, output, modality, dataset, reading, state, evaluate, kind, scored)
         state.timed = part.timed
         write_scored_rows(part.scored_rows, dataset, scored)
         return part
@@ -221,13 +163,6 @@ class DatasetRun:
     @property
     def _suffix(self) -> str:
         return f"-{self.name}" if self.name else ""
-
-    @property
-    def cut(self) -> int:
-        """Count the training texts that reach the greatest length, and were cut there; a language model's rows are no texts."""
-        if self.task == "causal-lm":
-            return 0
-        return sum(len(row) >= self.max_length for row in self.state.rows["train"].tokens)
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
@@ -275,7 +210,7 @@ class DatasetRun:
 
     def new_tokenizer(self, stage: Stage) -> Path | None:
         """Where the tokenizer lies that a stage's model needs in the place of the job's own."""
-        return self.state.vocabulary.folder if self.state.vocabulary is not None and follows_cut(stage) else None
+        return self.state.input_pruner.folder if self.state.input_pruner is not None and follows_cut(stage) else None
 
     def reader(self, stage: Stage) -> ModelSource:
         """Say who reads texts as a stage's model does: the base, or the student that took its place."""
@@ -288,7 +223,7 @@ class DatasetRun:
         return self.output / "artifacts" / name
 
     def ship(
-        self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
+        self, model: PreTrainedModel, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
     ) -> Generator[Step, None, ShippedArtifact]:
         """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
 
@@ -409,3 +344,36 @@ class DatasetRun:
             draws=self.draws,
             files=(),
         )
+
+
+def _evaluation(spec: Spec, asked: Asked, dataset: Dataset) -> Evaluate:
+    """Return what the job asks for a dataset. Raises InvalidSpec, also for a recipe that its task cannot have."""
+    names = [one.name for one in spec.asked]
+    evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
+    check_task(asked.task, spec.recipe, evaluate)
+    return evaluate
+
+
+def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
+    """Say as what a model is shipped; where that is no ONNX file, note why. Raises InvalidSpec if a file must be timed."""
+    if (unknown := hindered(model)) is None:
+        return "onnx"
+    notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
+    if recipe.prune is not None and recipe.prune.target_latency is not None:
+        cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
+        raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
+    return "transformers"
+
+
+def _named(
+    spec: Spec, base: Path, modality: Modality, dataset: Dataset, notes: list[str], own: ModelSource
+) -> tuple[Path | None, list[Path]]:
+    """Return the folders of the student and of the teachers that the job names, such as stock code may open."""
+    unpacked, student = base / spec.output / UNPACKED, None
+    if spec.student is not None:
+        sent = sanitized_folder.sanitized_folder(base / spec.student, unpacked / "student")
+        target = base / spec.output / "scratch" / f"apart-{STUDENT}"
+        student, note = modality.adapted(sent, dataset, dataset.task, target, STUDENT, like=own.folder)
+        notes += [] if note is None else [note]
+    teachers = enumerate(spec.teachers)
+    return student, [sanitized_folder.sanitized_folder(base / one, unpacked / f"teacher-{n}") for n, one in teachers]

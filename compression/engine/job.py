@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
@@ -30,6 +31,7 @@ from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import Row, TaskFigure
 from compression.schema.report.report import Artifact, File, Report
 from compression.schema.stages import BASELINE, STAGES, Stage
+from compression.schema.tasks import TASKS
 from compression.system import durable_files, process
 from compression.system.interrupts import Pause, never
 from compression.system.progress import ProgressTracker, portion_of
@@ -203,7 +205,8 @@ class Job:
         if asked is None:
             return ()
         state, place, cache = part.state, harness_job.place_of(self.spec, self.base), harness_job.cache_of(self.spec, self.base)
-        tokenizer, seed, parts = part.reader(stage).reading.tokenizer, state.recipe.train.seed, state.parts
+        reading: Any = part.reader(stage).reading  # of a language model, which reads by a tokenizer
+        tokenizer, seed, parts = reading.tokenizer, state.recipe.train.seed, state.parts
         precompute = harness_job.ask(
             state.model, tokenizer, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
         )
@@ -259,7 +262,7 @@ class Job:
             part = yield from self.enter(asked)
             self.tracker.stage = last  # to enter a part may write the baseline's artifact again
             yield from self.tracker.emit_boundary(LAST, done=False)
-            is_language = part.task == "causal-lm"
+            is_language = TASKS[part.task].generates
             forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
             stages = [chosen.stage]
             if is_language and self.rows[-1].parameters.total < self.rows[0].parameters.total:

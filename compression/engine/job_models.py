@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.modalities.base import TaskAdapter
-from compression.modalities.text.batches import TokenizedDataset
-from compression.modalities.text.dataset import Dataset
-from compression.modalities.text.preprocessor import TextPreprocessor
-from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
+from compression.modalities.base import Examples, TaskAdapter
+from compression.modalities.modality import Dataset, InputPruner, Preprocessor
+from compression.modalities.registry import modality_of
 from compression.models import loading
 from compression.models.adapters.registry import adapter_of
 from compression.planning.distillation_rules import (
@@ -24,10 +23,8 @@ from compression.schema.errors import CompressionError, InvalidSpec, LabelMismat
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
+from compression.schema.tasks import TASKS
 
-PER_TOKEN = frozenset({"token-classification", "question-answering", "causal-lm"})
-"""Tasks whose answers are places among the tokens: who cuts texts otherwise answers another question."""
-Texts = tuple[str, ...]
 STUDENT = "models.student"
 
 
@@ -41,7 +38,7 @@ class ModelSource:
 
     param: str
     folder: Path
-    reading: TextPreprocessor
+    reading: Preprocessor
     shape: Shape
     positions: int
     config: PretrainedConfig
@@ -52,7 +49,8 @@ class ModelSource:
 class JobModels:
     """The job's models by the folders that they are opened from, and its data, which each reads in its own way.
 
-    vocabulary: the tokens that the cut has left, once it has; who shares the base's tokenizer is then opened with these alone.
+    input_pruner: the inputs that the cut has left, once it has; who shares the base's preprocessor is then opened with these
+    alone.
     """
 
     base: ModelSource
@@ -60,31 +58,29 @@ class JobModels:
     task: TaskAdapter
     student: ModelSource | None = None
     teachers: tuple[ModelSource, ...] = ()
-    vocabulary: ReducedVocabulary | None = None
+    input_pruner: InputPruner | None = None
 
     def opened(self, who: ModelSource, seed: int) -> PreTrainedModel:
         """Open a model for the task, its answers in the order of the data's labels; a head that it lacks is drawn by `seed`."""
         model = loading.in_order(
             loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels
         )
-        return self.vocabulary.model(model) if self.vocabulary is not None and who.aligned else model
+        return self.input_pruner.model(model) if self.input_pruner is not None and who.aligned else model
 
-    def trimmed(self, vocabulary: ReducedVocabulary) -> "JobModels":
-        """Let everyone who reads as the base does read with its new tokenizer, but for models that it does not fit."""
+    def trimmed(self, pruner: InputPruner) -> "JobModels":
+        """Let everyone who reads as the base does read with its new preprocessor, but for models that it does not fit."""
 
         def other(who: ModelSource) -> ModelSource:
-            aligned = who.aligned and vocabulary.fits(who.config)
-            reading = replace(who.reading, tokenizer=vocabulary.tokenizer) if aligned else who.reading
+            aligned = who.aligned and pruner.fits(who.config)
+            reading = pruner.preprocessor(who.reading) if aligned else who.reading
             return replace(who, aligned=aligned, reading=reading)
 
-        return replace(self, base=other(self.base), teachers=tuple(map(other, self.teachers)), vocabulary=vocabulary)
+        return replace(self, base=other(self.base), teachers=tuple(map(other, self.teachers)), input_pruner=pruner)
 
-    def read(self, who: ModelSource, split: Split, made: Sequence[Texts] = ()) -> TokenizedDataset:
-        """Tokenize a split as a model reads it, and behind it the texts that were made of it."""
-        rows = who.reading.split(self.dataset, split, self.task)
-        if not made:
-            return rows
-        return rows.with_unlabelled(who.reading.rows(made, rows.labels[[0] * len(made)].tolist(), self.task))
+    def read(self, who: ModelSource, split: Split, made: Sequence[Any] = ()) -> Examples:
+        """Encode a split as a model reads it, and behind it the rows that were made of it."""
+        rows = who.reading.encode(self.dataset, split, self.task)
+        return who.reading.with_made(rows, made, self.task) if made else rows
 
 
 def resolve_models(
@@ -102,7 +98,7 @@ def resolve_models(
     LabelMismatch and InvalidSpec.
     """
     check_models(recipe, student=student is not None, teachers=len(teachers))
-    if task.name == "causal-lm":
+    if task.packed is not None:
         check_one_teacher(recipe, len(teachers))
     cast = JobModels(base, dataset, task)
     if student is not None:
@@ -127,7 +123,7 @@ def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> Mod
             architecture = next(iter(config.get("architectures") or ()), config["model_type"])
             check_teacher(None, str(architecture), task.name, (), param)
         model = loading.load_model(folder, dataset.labels, task.name, seed=recipe.train.seed)
-        tokenizer = loading.load_tokenizer(folder)
+        reading = modality_of(task.name).preprocessor(folder, model.config, recipe.train.max_length)
     except CompressionError as problem:
         remedy = None
         if isinstance(problem, LabelMismatch) and param != STUDENT:
@@ -135,14 +131,13 @@ def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> Mod
         raise type(problem)(f"{param}: {problem.cause}", param=param, remedy=remedy or problem.remedy_text) from problem
     family = adapter_of(model)
     positions = family.max_positions(model.config)
-    reading = TextPreprocessor(tokenizer, min(recipe.train.max_length, positions), family.types(model.config) > 1)
     return ModelSource(param, folder, reading, family.shape_of(model.config), positions, model.config)
 
 
 def _aligned(cast: JobModels, who: ModelSource, reader: ModelSource) -> ModelSource:
     """Say of a model whether it cuts texts into the tokens that `reader` does: not by its files, but on train's rows."""
-    mine, other = (cast.read(each, "train").tokens for each in (who, reader))
-    return replace(who, aligned=mine == other)
+    mine, other = (cast.read(each, "train") for each in (who, reader))
+    return replace(who, aligned=mine.cut_like(other))
 
 
 def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
@@ -150,14 +145,14 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
     if settings is None:
         return
     seeds = (cast.base,) if settings.teachers.seeds else ()
-    if cast.task.name == "causal-lm":
+    if cast.task.packed is not None:
         wide = (cast.student or cast.base).config.vocab_size
         for who in (*seeds, *cast.teachers):
             if who.config.vocab_size != wide:
                 cause = f"{who.param} answers with {who.config.vocab_size} tokens and the student with {wide}"
                 raise InvalidSpec(cause, param=who.param, remedy="Name models whose vocabularies are of one size.")
     for who in (*seeds, *cast.teachers):
-        if not who.aligned and cast.task.name in PER_TOKEN:
+        if not who.aligned and TASKS[cast.task.name].per_token:
             raise InvalidSpec(
                 f"{who.param} cuts texts into other tokens than the student, and answers of {cast.task.name} are tokens",
                 param=who.param if who in cast.teachers else STUDENT,

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from compression.evaluation.measure import FIGURE_OF, Measured, MeasureSpec, parse_line
 from compression.evaluation.runtimes.runner import Kind
@@ -18,12 +19,12 @@ from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.export.onnx.trace import inputs_of
 from compression.export.package import INTEGERS, WEIGHTS, Precision, stored_as, write_config
 from compression.export.parity_check import asked_of, verify
-from compression.export.preprocessor_files import write_tokenizer
 from compression.export.provenance import Origin
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scorers import scorer_of
+from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Row
 from compression.models import loading
+from compression.models.adapters.registry import adapter_of
 from compression.models.linear_layers import is_transposed
 from compression.planning.estimator import MEASURE_SECONDS
 from compression.quantization.fake_quantize import DYNAMIC, simulation_of
@@ -36,6 +37,7 @@ from compression.schema.report.measurements import Latency, NotMeasured, Score, 
 from compression.schema.report.measurements import Row as Figured
 from compression.schema.report.report import Artifact
 from compression.schema.stages import Stage
+from compression.schema.tasks import TASKS
 from compression.system import durable_files
 from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
 from compression.system.progress import Step, run_silently
@@ -85,7 +87,7 @@ class Provenance:
 
 
 def ship(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     name: str,
     kind: Kind,
@@ -128,9 +130,7 @@ def ship(
         weights = [path for pattern in WEIGHTS for path in folder.glob(pattern)]
         for path in weights:
             path.chmod(0o644)  # safetensors writes for the owner alone
-        # A language model's rows in training say nothing of how far it reads.
-        reads = int(model.config.max_position_embeddings) if task == "causal-lm" else max_length  # type: ignore[union-attr, arg-type]
-        write_tokenizer(tokenizer, folder, reads, task, model)
+        modality_of(task).write_preprocessor(tokenizer, folder, max_length, task, model)
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scorer_of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -173,7 +173,7 @@ def ship(
             size=size,
             latency=found.latency,
             score=found.score,
-            flops=count_flops(model, evaluate),
+            flops=count_flops(model, evaluate, task),
             peak_memory_bytes=found.peak_memory_bytes,
             validation=found.validation,
             draws=found.draws,
@@ -189,7 +189,7 @@ def ship(
             max_length=max_length,
             inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
-            positions=reads if task == "causal-lm" else None,
+            positions=adapter_of(model).max_positions(model.config) if TASKS[task].generates else None,
             as_filed=kind == "onnx" or loading.reads_as_filed(folder),
             origin=origin,
             rows=rows,
@@ -258,13 +258,13 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
 
 def _sooner(task: Task) -> str:
     """Say how a score is taken in less time."""
-    if task == "causal-lm":
+    if TASKS[task].generates:
         return "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
     return "Send fewer test rows, and fewer validation rows."
 
 
 def measure_latency(
-    model: nn.Module,
+    model: PreTrainedModel,
     place: Path,
     *,
     int8: bool,
@@ -282,7 +282,7 @@ def measure_latency(
     with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
         folder = Path(name)
         write_onnx(model, folder, int8=int8)
-        write_tokenizer(tokenizer, folder, evaluate.length, task, model)
+        modality_of(task).write_preprocessor(tokenizer, folder, evaluate.length, task, model)
         write_config(model, folder, labels, evaluate.length, "onnx")
         spec = MeasureSpec(
             kind="onnx",
@@ -298,12 +298,12 @@ def measure_latency(
 
 
 @torch.inference_mode()
-def count_flops(model: nn.Module, evaluate: Evaluate) -> int:
+def count_flops(model: nn.Module, evaluate: Evaluate, task: Task) -> int:
     """Count the floating-point operations of one forward pass at evaluate's shape (torch's counter, 2 a multiply-add).
 
     Integers count like the products that they stand for: the figure tells of the shape, not of the precision.
     """
-    ids = torch.zeros(evaluate.batch, evaluate.length, dtype=torch.int64)
+    inputs = modality_of(task).example_inputs(model, evaluate.batch, evaluate.length)
     with FlopCounterMode(display=False) as counter:
-        plain_model(model)(input_ids=ids, attention_mask=torch.ones_like(ids))
+        plain_model(model)(**inputs)
     return int(counter.get_total_flops())

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from compression.evaluation.runtimes.decoder import Decoder, chosen, greedy
-from compression.evaluation.runtimes.runner import Ids
+from compression.modalities.text.decoding import Decoder, chosen, greedy
+from compression.modalities.text.inputs import Ids
 from compression.schema.report.measurements import Generation, Latency
 
 TOKENS = 32

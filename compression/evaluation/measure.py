@@ -9,35 +9,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
-from compression.evaluation.runtimes.decoder import Decoder, pieces
 from compression.evaluation.runtimes.onnx import FILE as ONNX_FILE
-from compression.evaluation.runtimes.runner import (
-    Batch,
-    Kind,
-    Runner,
-    answered,
-    batch_of,
-    config_of,
-    full_batch,
-    open_artifact,
-    tokenizer_of,
-)
-from compression.modalities.scorers import scorer_of
-from compression.modalities.scoring.base import Row, Scorer
-from compression.modalities.text.scoring import perplexity as language
-from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.evaluation.runtimes.runner import Kind, config_of, open_artifact
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, Runner, Scorer, SplitScoring
+from compression.modalities.text.decoding import Decoder
 from compression.schema.errors import OutOfMemory
 from compression.schema.recipe.base import Config, Task
 from compression.schema.recipe.recipe import Evaluate
-from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws
+from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score
 from compression.system import failures
 from compression.system.child_process import OUT_OF_MEMORY, Step, telling
@@ -47,10 +34,8 @@ WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0
 """Latency is timed for about this long, unless the spec says otherwise: between FEWEST_RUNS and MOST_RUNS of each side."""
-TOGETHER = 32
-"""Rows that share a batch when a score is taken for the second time."""
-LOGITS_BYTES = 1 << 29
-"""What logits may take at once. Two windows are always asked together, in pieces where theirs are more."""
+SECONDS_BETWEEN = 0.5
+"""Steps that follow sooner than this are not told, but for the last."""
 
 
 class MeasureSpec(Config):
@@ -93,13 +78,15 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
     """Open what the spec names and take its figures. tell: called with what is known before the score, and how far that is."""
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
+    scorer = scorer_of(spec.task, spec.evaluate, spec.labels)
+    reader = scorer.reader(folder)
     decodes = isinstance(runner, Decoder)
     length = generation_latency.prompt_of(spec.evaluate.length, config_of(folder)) if decodes else spec.evaluate.length
-    example = full_batch(spec.evaluate.batch, length, tokenizer_of(folder).get_vocab_size())
+    example = reader.example(spec.evaluate.batch, length)
     for _ in range(1 if decodes else WARM_UP_RUNS):
         runner.logits(example)
     if isinstance(runner, Decoder):
-        generation_latency.warm_up(runner, example.input_ids)
+        generation_latency.warm_up(runner, example.arrays["input_ids"])
     # Taken before anything else is opened here, so that it is the memory of serving and of nothing more.
     memory = peak_memory()
     if spec.kind == "onnx":
@@ -108,11 +95,13 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
         threads, seconds = spec.evaluate.threads, spec.seconds
         with host_lock() as turn:
             if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
-                latency = generation_latency.time_both(runner, against, example.input_ids, threads=threads, seconds=seconds)
+                latency = generation_latency.time_both(
+                    runner, against, example.arrays["input_ids"], threads=threads, seconds=seconds
+                )
             else:
                 latency = time_both(runner, against, example, threads=threads, seconds=seconds)
         latency = latency.model_copy(update={"exclusive": turn.exclusive})
-    elif spec.task != "causal-lm" and spec.baseline is not None and (Path(spec.baseline) / ONNX_FILE).is_file():
+    elif not scorer.next_tokens and spec.baseline is not None and (Path(spec.baseline) / ONNX_FILE).is_file():
         latency = NotMeasured(
             not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
         )
@@ -121,28 +110,25 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
     if unfold := getattr(runner, "unfold_tables", None):
         unfold()
     timed = Measured(latency=latency, score=NotMeasured(not_measured="No test rows were given."), peak_memory_bytes=memory)
-    return scored(spec, runner, timed, tell)
+    return scored(spec, runner, reader, scorer, timed, tell)
 
 
-def scored(spec: MeasureSpec, runner: Runner | Decoder, timed: Measured, tell: Tell = nobody) -> Measured:
+def scored(
+    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = nobody
+) -> Measured:
     """Take the score on validation, then the one on test, of the splits that the spec names.
 
     timed: what is known already. tell: called with what is known after each split, and with how far both together are.
     """
-    folder, scorer = Path(spec.folder), scorer_of(spec.task, spec.evaluate, spec.labels)
     given = {"validation": spec.validation_rows, "test": spec.test_rows}
     paths = {split: Path(path) for split, path in given.items() if path is not None}
     unknown = {split: NotMeasured(not_measured=f"Answering the {split} rows did not come to its end.") for split in paths}
     known = timed.model_copy(update={FIGURE_OF[split]: reason for split, reason in unknown.items()})
     if paths:
         tell(known)
-    asked: dict[str, Asked] = {}
+    asked: dict[str, SplitScoring] = {}
     for split, path in paths.items():
-        if isinstance(scorer, LanguageScorer):
-            assert isinstance(runner, Decoder), "a language model's artifact goes on with texts"  # noqa: S101
-            asked[split] = ask_language(runner, folder, path, scorer, spec.seed)
-        else:
-            asked[split] = ask(runner, folder, path, scorer, spec.seed)
+        asked[split] = scorer.open_split(runner, reader, read_rows(path), spec.seed)
     more = _counting(tell, sum(one.windows for one in asked.values()))
     for number, (split, one) in enumerate(asked.items()):
         if number:
@@ -153,7 +139,9 @@ def scored(spec: MeasureSpec, runner: Runner | Decoder, timed: Measured, tell: T
     return known
 
 
-def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, threads: int, seconds: float = SECONDS) -> Latency:
+def time_both(
+    candidate: Runner[Any], baseline: Runner[Any] | None, example: Inputs, *, threads: int, seconds: float = SECONDS
+) -> Latency:
     """Run baseline and candidate by turns, so that whatever disturbs the machine disturbs both.
 
     Each turn times one run of each side; which goes first alternates. Without a baseline the candidate is its own.
@@ -182,8 +170,8 @@ def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, thr
         baseline_median_ms=statistics.median(reference),
         baseline_p95_ms=percentile(reference, 95),
         runs=turns,
-        batch=example.input_ids.shape[0],
-        length=example.input_ids.shape[1],
+        batch=example.shape[0],
+        length=example.shape[1],
         threads=threads,
         runtime=candidate.name,
     )
@@ -192,103 +180,6 @@ def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, thr
 def percentile(values: list[float], percent: float) -> float:
     """Return a percentile, interpolated between the two nearest values."""
     return float(np.percentile(values, percent))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A score, and the headline metric on resamples of the rows."""
-
-    score: Score
-    draws: Draws
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A split that is about to be answered. answer: does it, calling what it is given with how many windows more are done."""
-
-    windows: int
-    answer: Callable[[Callable[[int], None]], Scored]
-
-
-def ask(runner: Runner, folder: Path, path: Path, scorer: Scorer, seed: int = 0) -> Asked:
-    """Tokenize a split by the artifact's own tokenizer, to be scored at batch 1 and padded at batch 32.
-
-    seed: of the resamples. Raises ValueError where there are no rows.
-    """
-    rows = read_rows(path)
-    asked = scorer.ask(tokenizer_of(folder), rows)
-    pad_id = config_of(folder).get("pad_token_id") or 0
-
-    def answer(more: Callable[[int], None]) -> Scored:
-        alone, together = (
-            scorer.answers(asked, answered(runner, asked.windows, size, pad_id=pad_id, tell=more), rows)
-            for size in (1, TOGETHER)
-        )
-        found = scorer.figures(alone, rows, seed)
-        score = Score(
-            metric=scorer.metric,
-            value=found.values[scorer.metric],
-            standard_error=found.standard_errors[scorer.metric],
-            error_from=found.error_from,
-            metrics=found.values,
-            standard_errors=found.standard_errors,
-            value_at_batch_32=scorer.values(together, rows)[scorer.metric],
-            rows=len(rows),
-            rows_changed_by_batching=scorer.changed(alone, together),
-            chance=found.chance,
-        )
-        return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(found.draws.tolist())))
-
-    return Asked(2 * len(asked.windows), answer)
-
-
-def ask_language(runner: Decoder, folder: Path, path: Path, scorer: LanguageScorer, seed: int = 0) -> Asked:
-    """Tokenize texts by the artifact's own tokenizer, to be read window by window.
-
-    Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold, at
-    most TOGETHER. seed: of the resamples. Raises ValueError where no token is asked for.
-    """
-    windows = scorer.windows(tokenizer_of(folder), read_rows(path))
-    if not windows:
-        raise ValueError(f"{path} has no token to ask for")
-    pad_id = config_of(folder).get("pad_token_id") or 0
-    room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # places
-    count = min(TOGETHER, max(room // scorer.length, 2), len(windows))
-
-    def answer(more: Callable[[int], None]) -> Scored:
-        found = list[tuple[float, int]]()
-        for one in windows:
-            found += _heard(runner, [one], pad_id, room)
-            more(1)
-        told = language.summed(windows, *zip(*found, strict=True))
-        again = _heard(runner, windows[:count], pad_id, room)
-        more(count)
-        other = language.figures(language.summed(windows, *zip(*again, *found[count:], strict=True)))
-        changed = {
-            one.text
-            for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
-            if abs(alone - together) > language.SAME * len(one.following)
-        }
-        figures = language.figures(told)
-        values, errors = language.headline(figures)
-        perplexity = figures.perplexity.value
-        score = Score(
-            metric=scorer.metric,
-            value=perplexity,
-            lower_is_better=True,
-            # Where none is known nothing is certain, and 0 would be certainty: as much as it is itself, so a nat of its
-            # logarithm.
-            standard_error=errors.get(scorer.metric, perplexity),
-            metrics=values,
-            standard_errors=errors,
-            value_at_batch_32=other.perplexity.value,
-            rows=figures.texts,
-            rows_changed_by_batching=len(changed),
-            chance=language.chance([one.following for one in windows]),
-        )
-        return Scored(score, Draws(rows=figures.texts, seed=seed, values=tuple(language.draws(told, seed).tolist())))
-
-    return Asked(len(windows) + count, answer)
 
 
 def _counting(tell: Tell, total: int) -> Callable[[int], None]:
@@ -301,18 +192,6 @@ def _counting(tell: Tell, total: int) -> Callable[[int], None]:
         tell(Step(done=done, total=total))
 
     return more
-
-
-def _heard(runner: Decoder, windows: list[language.Window], pad_id: int, room: int) -> list[tuple[float, int]]:
-    """Ask windows together, whose logits have room for so many places. -> of each Σ −ln p, and how many were likeliest."""
-    losses, right = [0.0] * len(windows), [0] * len(windows)
-    for start, logits in pieces(runner, batch_of([one.ids for one in windows], pad_id), max(room // len(windows), 1)):
-        for number, window in enumerate(windows):
-            part = language.part_of(window, start, start + logits.shape[1])
-            if part is not None:
-                loss, hits = language.heard(part, logits[number])
-                losses[number], right[number] = losses[number] + loss, right[number] + hits
-    return list(zip(losses, right, strict=True))
 
 
 def read_rows(path: Path) -> list[Row]:

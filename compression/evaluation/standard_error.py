@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from compression.evaluation.validate import logits, packed_loss
+from compression.evaluation.validate import logits
+from compression.modalities.base import Examples
 from compression.modalities.scoring.standard_errors import of_ratio
-from compression.modalities.text.batches import TokenizedDataset
-from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 
 GROUPS = 20
 """Groups of rows that are left out one after the other. The error of so many is itself known to about a sixth."""
@@ -17,7 +16,7 @@ SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 """What answers are multiplied by before their loss is taken, to find the loss of a model that is rightly sure of itself."""
 
 
-def standard_error(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> float:
+def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
     """Return the standard error of what `validate` says of a model, in the units of `Validation.worth`.
 
     By a delete-a-group jackknife over rows (Kott 2001), which needs no formula of the metric; windows of one question stay
@@ -27,10 +26,10 @@ def standard_error(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> 
     groups = int(of_group.max()) + 1
     if groups < 2:
         return 0.0
-    if isinstance(rows, PackedDataset):
+    if (packed := rows.task.packed) is not None:
         some = [rows.at(_of(of_group, group)) for group in range(groups)]
-        losses = [packed_loss(model, one, parts) * one.asked for one in some]
-        return of_ratio(losses, [one.asked for one in some]) or 0.0
+        losses = [packed.loss(model, one, parts) * packed.count(one) for one in some]
+        return of_ratio(losses, [packed.count(one) for one in some]) or 0.0
     found = logits(model, rows, parts)
     scores = []
     for group in range(groups):
@@ -39,7 +38,7 @@ def standard_error(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> 
     return math.sqrt((groups - 1) * float(np.var(scores)))
 
 
-def group_losses(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> torch.Tensor:
+def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
     """Return the loss of a model on each of the groups of rows, (groups,): two models' differ group by group.
 
     Of a language model its plain loss, else that which is left once its answers are multiplied by the best of SHARES: on few
@@ -51,14 +50,14 @@ def group_losses(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> to
     return found[:, int(found.mean(dim=0).argmin())]
 
 
-def _losses(model: nn.Module, rows: TokenizedDataset, parts: int) -> list[float]:
-    if isinstance(rows, PackedDataset):
-        return [packed_loss(model, rows, parts)]
+def _losses(model: nn.Module, rows: Examples, parts: int) -> list[float]:
+    if (packed := rows.task.packed) is not None:
+        return [packed.loss(model, rows, parts)]
     found, whole = logits(model, rows, parts), rows.batch(list(range(len(rows))))
     return [rows.task.loss(found * share, whole).item() for share in SHARES]
 
 
-def _groups(rows: TokenizedDataset) -> torch.Tensor:
+def _groups(rows: Examples) -> torch.Tensor:
     """Return which of at most GROUPS groups each row belongs to, (rows,)."""
     owners = _owners(rows)
     count = int(owners.max()) + 1
@@ -70,7 +69,7 @@ def _of(of_group: torch.Tensor, group: int) -> list[int]:
     return found
 
 
-def _owners(rows: TokenizedDataset) -> torch.Tensor:
+def _owners(rows: Examples) -> torch.Tensor:
     """Return which unit each row belongs to, (rows,): questions have several windows, all else one row each."""
     found = getattr(rows.references, "owners", None)
     return torch.arange(len(rows)) if found is None else torch.from_numpy(np.unique(found, return_inverse=True)[1])

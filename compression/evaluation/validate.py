@@ -2,20 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from compression.modalities.sampling import micro_batch_size
-from compression.modalities.text.batches import TokenizedDataset, store_logits
-from compression.modalities.text.causal_lm import chunked_head, hidden_states
-from compression.modalities.text.causal_lm.packed_examples import PackedDataset
-from compression.modalities.text.causal_lm.token_losses import token_losses
-
-BATCH = 64
-"""Rows asked together; answers do not depend on it, because scales are per token."""
+from compression.modalities.base import Examples
+from compression.modalities.logit_store import store_logits
+from compression.modalities.sampling import BATCH, micro_batch_size
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +38,7 @@ class Validation:
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> Tensor:
+def logits(model: nn.Module, rows: Examples, parts: int = 1) -> Tensor:
     """Return the logits of all rows in their order; `parts` shrinks the batches.
 
     -> (rows, labels), or (rows, tokens, …) with zeros at padding, in float32 on the CPU.
@@ -61,31 +54,11 @@ def logits(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> Tensor:
     return out
 
 
-def validate(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> Validation:
+def validate(model: nn.Module, rows: Examples, parts: int = 1) -> Validation:
     """Score a model on a split by its task's metric; `parts` shrinks the batches."""
-    if isinstance(rows, PackedDataset):
-        loss = packed_loss(model, rows, parts)
+    if (packed := rows.task.packed) is not None:
+        loss = packed.loss(model, rows, parts)
         return Validation(math.exp(-loss), -loss, inverse=True)
     found = logits(model, rows, parts)
     whole = rows.batch(list(range(len(rows))))
     return Validation(rows.task.score(found, rows), -rows.task.loss(found, whole).item())
-
-
-@torch.inference_mode()
-def packed_loss(model: nn.Module, rows: PackedDataset, parts: int = 1) -> float:
-    """Return the loss of a language model on packed rows, nats a token. Chosen by, and not reported: the test split's texts are
-    read in windows, in which tokens see more before them."""
-    training, own = model.training, cast(PreTrainedModel, model)
-    model.eval()
-    device, head, size = (
-        next(model.parameters()).device,
-        hidden_states.output_layer(own),
-        chunked_head.chunk_size(own.config.vocab_size),
-    )
-    total = 0.0
-    for batch in rows.by_length(micro_batch_size(BATCH, parts)):
-        here = batch.to(device)
-        losses, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
-        total += losses.double().sum().item()
-    model.train(training)
-    return total / rows.asked

@@ -18,8 +18,8 @@ import numpy as np
 
 from compression.evaluation.runtimes import standalone
 from compression.evaluation.runtimes.onnx import FILE
-from compression.evaluation.runtimes.runner import Batch
 from compression.evaluation.runtimes.standalone import Arrays
+from compression.modalities.scoring.base import Inputs
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 
@@ -47,14 +47,14 @@ def hindrance() -> str | None:
 
 
 def compare(
-    folder: Path, asked: Sequence[Batch], simulation: Simulation, seconds: float | None
+    folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
 ) -> ComparedAnswers | NotCompared:
     """Compare the first rows. folder: of model.onnx; asked: batches of one row; seconds: None where nobody asks for it."""
     if not seconds:
         return NotCompared(not_compared="the worker is set to compare nothing (LATHE_EMULATE_SECONDS)")
     if (cause := hindrance()) is not None:
         return NotCompared(not_compared=cause)
-    feeds = [feeds_of(batch) for batch in asked if len(batch.input_ids) == 1][:ROWS]
+    feeds = [feeds_of(batch) for batch in asked if batch.shape[0] == 1][:ROWS]
     try:
         found = emulated(folder / FILE, feeds, seconds)
     except subprocess.TimeoutExpired:
@@ -76,11 +76,12 @@ def compare(
     )
 
 
-def feeds_of(batch: Batch) -> Arrays:
-    """Return all that a file may have as inputs of a batch; whoever asks takes what it has."""
-    places = np.maximum(batch.attention_mask.cumsum(axis=1) - 1, 0)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return {**{name: getattr(batch, name) for name in names}, "position_ids": places}
+def feeds_of(batch: Inputs) -> Arrays:
+    """Return all that a file may have as inputs of a batch, a decoder's places among them; a file takes what it has."""
+    arrays = dict(batch.arrays)
+    if "attention_mask" in arrays:
+        arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(axis=1) - 1, 0)
+    return arrays
 
 
 def emulated(model: Path, feeds: Sequence[Arrays], seconds: float) -> list[Arrays]:

@@ -9,7 +9,6 @@ from torch import nn
 from compression.evaluation.runtimes.runner import Kind
 from compression.export.manifest import as_json
 from compression.export.onnx.exporter import is_language_model
-from compression.export.preprocessor_files import padding_of
 from compression.quantization.fake_quantize import left_in_float
 
 Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
@@ -54,7 +53,7 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config.pop(name, None)  # of the machine that wrote what was sent: others may not have it
     # Named whatever it is: a stock config leaves out what is its family's default. A language model that has no padding keeps
     # none: token 0 is text, and stock code would not train it any more, nor take it for a text's last token.
-    padding = padding_of(model)
+    padding = int(getattr(model.config, "pad_token_id", None) or 0)
     config["pad_token_id"] = model.config.pad_token_id if is_language_model(model) else padding  # type: ignore[union-attr]
     config.pop("_name_or_path", None)
     path.write_text(as_json(config), "utf-8")

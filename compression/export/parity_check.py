@@ -1,31 +1,24 @@
 """Reopen an artifact in its own runtime and hold its answers against the engine's model."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from compression.evaluation.runtimes.decoder import Decoder
 from compression.evaluation.runtimes.onnx import OnnxDecoder, OnnxRunner
-from compression.evaluation.runtimes.runner import (
-    Batch,
-    Ids,
-    Kind,
-    Logits,
-    Runner,
-    batch_of,
-    batches,
-    open_artifact,
-    tokenizer_of,
-)
+from compression.evaluation.runtimes.runner import Kind, open_artifact
 from compression.export.onnx.trace import inputs_of, outputs_of
-from compression.modalities.scoring.base import Row, Scorer
-from compression.modalities.text.scoring.perplexity import LanguageScorer, Window
+from compression.modalities.registry import modality_for
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.scoring.base import Inputs, Row, Runner, Scorer
+from compression.modalities.text.decoding import Decoder
+from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import remove_fake_quantization, simulated_layers
 from compression.quantization.weight_only import WeightOnlyLinear
@@ -41,10 +34,6 @@ narrow layers weighs more than all other rounding. Its distance is that of two d
 """
 HALF_NOISE = 2.0
 """How far an artifact of 16 bits may be from float32, in units of what 16 bits change in the engine's own hands."""
-LOGITS_BYTES, SHORT = 1 << 25, 24
-"""What a language model's logits may take at once, and the tokens of the shortest row; the others are each a token longer."""
-SHORTEST = 2
-"""Tokens of a row of which some are read at once and some one by one."""
 PEAK = 6.0
 """The largest single difference allowed, in units of the root mean square allowed, beside what rounding does to that row."""
 Rows = npt.NDArray[np.bool_]
@@ -96,7 +85,7 @@ def verify(
     int8: bool,
     half: bool = False,
     sample: list[Row],
-    scorer: Scorer | LanguageScorer,
+    scorer: Scorer,
     pad_id: int,
 ) -> Agreement:
     """Compare at batch 1 and all together, padded. Raises ExportMismatch.
@@ -120,11 +109,11 @@ def verify(
     else:
         allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
     experts = adapter_of(model).shape_of(model.config).experts is not None
-    if not experts and not isinstance(scorer, LanguageScorer):
+    if not experts and not scorer.next_tokens:
         return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
     del twin
 
-    def edges(read: list[Batch]) -> Rows:
+    def edges(read: Sequence[Inputs]) -> Rows:
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
         return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed.rms)  # type: ignore[operator]
 
@@ -132,15 +121,15 @@ def verify(
 
 
 def hold(
-    runner: Runner,
+    runner: Runner[Any],
     expected: Logits,
     found: Logits,
-    asked: list[Batch],
+    asked: Sequence[Inputs],
     allowed: Bound,
     *,
     experts: bool,
     rounded: bool,
-    edges: Callable[[list[Batch]], Rows],
+    edges: Callable[[Sequence[Inputs]], Rows],
 ) -> Agreement:
     """Hold a decoder's answers at once against the model's, and a language model's token by token against those at once.
 
@@ -149,7 +138,7 @@ def hold(
     """
     routed = experts and rounded
 
-    def one(wanted: Logits, said: Logits, read: list[Batch], within: Bound) -> Agreement:
+    def one(wanted: Logits, said: Logits, read: Sequence[Inputs], within: Bound) -> Agreement:
         try:
             return compare(wanted, said, within, choice=not routed, places=True, routed=routed)
         except ExportMismatch:
@@ -159,8 +148,8 @@ def hold(
             return compare(wanted[firm], said[firm], within.of(firm), places=True)
 
     agreement = one(expected, found, asked, allowed)
-    ids = asked[-1].input_ids[:1]
-    if isinstance(runner, Decoder) and ids.shape[1] > 1:
+    if isinstance(runner, Decoder) and asked[-1].shape[1] > 1:
+        ids = asked[-1].arrays["input_ids"][:1]
         one(*at_once_and_stepwise(runner, ids), [batch_of(ids.tolist())], Bound(allowed.rms))
     return agreement
 
@@ -182,21 +171,9 @@ def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> 
     return found
 
 
-def asked_of(scorer: Scorer | LanguageScorer, folder: Path, sample: list[Row], model: nn.Module, pad_id: int) -> list[Batch]:
-    """Tokenize a sample as the artifact in `folder` does, for each row alone and all together."""
-    if isinstance(scorer, LanguageScorer):
-        return begun(scorer.windows(tokenizer_of(folder), sample), int(model.config.vocab_size), pad_id)  # type: ignore[union-attr, arg-type]
-    encodings = scorer.ask(tokenizer_of(folder), sample).windows
-    return [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
-
-
-def begun(windows: list[Window], vocabulary: int, pad_id: int) -> list[Batch]:
-    """Take the beginnings of a language model's windows, as many as their logits have room for; one by one and together."""
-    most = max(LOGITS_BYTES // (4 * vocabulary), 2 * SHORT)
-    rows = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
-    if max(map(len, rows), default=0) < SHORTEST:  # texts without words tell nothing: any tokens do as well
-        rows.append([number % vocabulary for number in range(1, SHORT + 1)])
-    return [*(batch_of([row]) for row in rows), batch_of(rows, pad_id)]
+def asked_of(scorer: Scorer, folder: Path, sample: list[Row], model: nn.Module, pad_id: int) -> list[Inputs]:
+    """Encode a sample as the artifact in `folder` does, for each row alone and all together."""
+    return scorer.sample(scorer.reader(folder, pad_id), sample, int(getattr(model.config, "vocab_size", 0)))
 
 
 def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
@@ -243,19 +220,31 @@ def compare(
     return Agreement(difference=difference, largest=largest, allowed=allowed)
 
 
-def check_names(runner: Runner, model: nn.Module) -> None:
+def check_names(runner: Runner[Any], model: nn.Module) -> None:
     """See that an ONNX file's inputs and outputs are those of its kind. Raises ExportMismatch."""
     if isinstance(runner, OnnxDecoder):
         check_cache(runner, model)
     elif isinstance(runner, OnnxRunner):
         labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
-        check_interface(runner, labels, inputs_of(model), outputs_of(model))
+        check_interface(runner, labels, _interface(model), outputs_of(model))
 
 
-def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...], answers: tuple[str, ...]) -> None:
+Interface = dict[str, tuple[str, list[bool]]]
+"""By the name of an input its type, and of each dimension whether it is free."""
+
+
+def _interface(model: nn.Module) -> Interface:
+    modality = modality_for(model)
+    free, kinds = modality.free_dimensions(model), {torch.int64: "tensor(int64)", torch.float32: "tensor(float)"}
+    return {
+        name: (kinds[value.dtype], [place in free[name] for place in range(value.ndim)])
+        for name, value in modality.example_inputs(model, 1, 1).items()
+    }
+
+
+def check_interface(runner: OnnxRunner, labels: int, wanted: Interface, answers: tuple[str, ...]) -> None:
     """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
     inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
-    wanted = dict.fromkeys(names, ("tensor(int64)", [True, True]))
     if inputs != wanted:
         raise ExportMismatch(f"the file's inputs are {inputs}")
     outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
@@ -289,25 +278,20 @@ def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
 
 
 @torch.inference_mode()
-def answers(model: nn.Module, asked: list[Batch]) -> Logits:
+def answers(model: nn.Module, asked: Sequence[Inputs]) -> Logits:
     """Ask the engine's model on the CPU. -> (rows of all batches, labels), or (all their real tokens, …)."""
     out, names, outputs = [], inputs_of(model), outputs_of(model)
     for batch in asked:
-        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
+        inputs = {name: torch.from_numpy(batch.arrays[name]) for name in names}
         answer = model(**inputs)
         found = [answer[name].float().numpy() for name in outputs]
-        out.append(_real(found[0] if len(found) == 1 else np.stack(found, axis=-1), batch))
+        out.append(batch.real(found[0] if len(found) == 1 else np.stack(found, axis=-1)))
     return np.concatenate(out)
 
 
-def _real(logits: Logits, batch: Batch) -> Logits:
-    """Leave out what answers padding, where there is an answer a token."""
-    return logits[batch.attention_mask.astype(bool)] if logits.ndim == 3 else logits
-
-
-def stacked(runner: Runner, asked: list[Batch]) -> Logits:
+def stacked(runner: Runner[Any], asked: Sequence[Inputs]) -> Logits:
     """Ask an artifact. -> as `answers`."""
-    return np.concatenate([_real(runner.logits(batch), batch) for batch in asked])
+    return np.concatenate([batch.real(runner.logits(batch)) for batch in asked])
 
 
 def _each(values: Logits) -> Distances:

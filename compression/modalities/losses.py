@@ -54,3 +54,24 @@ def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor
     shares = (weights / weights.sum()).log().view(-1, *[1] * (logits.ndim - 1))
     mean: Tensor = ((logits / temperature).log_softmax(dim=-1) + shares).logsumexp(dim=0)
     return mean * temperature
+
+
+def summed_relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor, heads: int) -> Tensor:
+    """Add up what `relations` is the mean of: KL divergence of each real token's relations, kind by kind and head by head.
+
+    seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 where the later axis' token is related to the earlier's.
+    """
+    given = _relation_scores(student, seen, heads).log_softmax(dim=-1)
+    wanted = _relation_scores(teacher, seen, heads).log_softmax(dim=-1)
+    apart = (wanted.exp() * (wanted - given)).sum(dim=-1)
+    total: Tensor = (apart * mask[None, :, None, :].to(apart.dtype)).sum()
+    return total
+
+
+def _relation_scores(x: Tensor, seen: Tensor, heads: int) -> Tensor:
+    kinds, rows, tokens, width = x.shape
+    split = x.view(kinds, rows, tokens, heads, width // heads).transpose(2, 3)
+    scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
+    # A large finite number and not −inf: padding rows would otherwise give NaN gradients.
+    masked: Tensor = scores.masked_fill(seen[None, :, None] == 0, -1e9)
+    return masked

@@ -1,34 +1,52 @@
-"""One file a task: what a model's answers mean, its loss, its metric. `base` says what a task must offer."""
+"""From a task's name to the modality that it is of. Torch-free: a modality loads torch when something is encoded."""
+
+from __future__ import annotations  # without torch
+
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING
 
 from compression.modalities.base import TaskAdapter
-from compression.modalities.scorers import scorer_of
-from compression.modalities.scoring.regression import NumberScorer
-from compression.modalities.tasks.classification import Classification
-from compression.modalities.tasks.regression import Regression
-from compression.modalities.text.scoring.perplexity import LanguageScorer
-from compression.modalities.text.scoring.question_answering import QuestionScorer
-from compression.modalities.text.scoring.token_classification import TagScorer
-from compression.modalities.text.tasks.causal_lm import CausalLM
-from compression.modalities.text.tasks.question_answering import QuestionAnswering
-from compression.modalities.text.tasks.token_classification import TokenClassification
+from compression.modalities.modality import Modality
+from compression.modalities.scoring.base import Scorer
+from compression.models.architectures.heads import of_architecture
+from compression.schema.errors import UnsupportedTask
 from compression.schema.recipe.base import Task as Name
 from compression.schema.recipe.recipe import Evaluate
+from compression.schema.tasks import TASKS, modality_spec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 AS_MEASURED = Evaluate()
 
 
+@cache
+def modality_of(task: Name) -> Modality:
+    """Find the modality of a task. Raises UnsupportedTask for one whose package cannot be loaded."""
+    spec = modality_spec(task)
+    module, _, attribute = spec.engine.partition(":")
+    try:
+        found: Modality = getattr(importlib.import_module(module), attribute)
+    except Exception as problem:
+        raise UnsupportedTask(f"the modality {spec.name} ({spec.engine}) cannot be loaded: {problem}") from problem
+    return found
+
+
+def modality_for(model: nn.Module) -> Modality:
+    """Find the modality of a stock model, by the head of its class. Raises StopIteration for one without a head."""
+    head = of_architecture(type(model).__name__)
+    return modality_of(next(task.name for task in TASKS.values() if task.head == head))
+
+
 def task_of(name: Name, labels: tuple[str, ...] = (), evaluate: Evaluate = AS_MEASURED) -> TaskAdapter:
-    """Find a task by the name that jobs and datasets give it.
+    """Find what a task is learned by.
 
     labels: of the model, in the order of its outputs; evaluate: names the metric. Raises InvalidSpec where they do not fit.
     """
-    scorer = scorer_of(name, evaluate, labels)
-    if isinstance(scorer, LanguageScorer):
-        return CausalLM(scorer)
-    if isinstance(scorer, NumberScorer):
-        return Regression(scorer)
-    if isinstance(scorer, TagScorer):
-        return TokenClassification(scorer)
-    if isinstance(scorer, QuestionScorer):
-        return QuestionAnswering(scorer)
-    return Classification(name, scorer)
+    return modality_of(name).task(name, evaluate, labels)
+
+
+def scorer_of(task: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
+    """Find what judges a task. labels: the model's, in the order of its outputs; none where it has none."""
+    return modality_of(task).scorer(task, evaluate, labels)

@@ -2,7 +2,10 @@
 
 import torch
 
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
+
+BATCH = 64
+"""Rows asked together; answers do not depend on it, because scales are per token."""
 
 
 def micro_batch_size(batch: int, parts: int) -> int:
@@ -14,18 +17,18 @@ MOST_TOKENS = 16_384
 """Tokens that equations are made of: several for each unknown of a row, in some hundred MB for an encoder of BERT's size."""
 
 
-def first_tokens(rows: TokenizedDataset, most: int = MOST_TOKENS) -> TokenizedDataset:
+def first_tokens(rows: Examples, most: int = MOST_TOKENS) -> Examples:
     """Return the first rows, as many as have `most` tokens; at least one."""
     total, count = 0, 0
-    for tokens in rows.tokens:
-        total += len(tokens)
+    for length in rows.lengths:
+        total += length
         if count and total > most:
             break
         count += 1
     return rows.at(list(range(count)))
 
 
-def shuffled_rows(rows: TokenizedDataset, count: int, seed: int) -> TokenizedDataset:
+def shuffled_rows(rows: Examples, count: int, seed: int) -> Examples:
     """Draw rows that a cut may look at."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     return rows.at(order[:count])

@@ -7,6 +7,7 @@ from compression.planning.preflight import Preflight, evaluation_settings, prefl
 from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Parameters
+from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts, ModelFacts
 
 
@@ -30,8 +31,8 @@ def preflight_several(
     found: dict[str, Preflight] = {}
     for place, (name, facts) in enumerate(parts.items()):
         try:
-            if facts.task == "causal-lm":
-                cause = "perplexities have no mean with other scores: causal-lm is a job of one dataset"
+            if TASKS[facts.task].generates:
+                cause = f"perplexities have no mean with other scores: {facts.task} is a job of one dataset"
                 raise InvalidSpec(cause, param="task", remedy="Send a job for this dataset alone.")
             own = evaluation_settings(evaluate, place, len(parts), facts.task, facts.labels)
             found[name] = preflight(model, facts, shared, own, student, teachers)

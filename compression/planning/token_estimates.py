@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from compression.schema.recipe.recipe import Recipe, Train
+from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
 TOKENS_A_WORD = 1.4
@@ -36,7 +37,7 @@ def of_row(data: DataFacts, train: Train) -> float:
     """Estimate the mean tokens of a row."""
     row = data.mean_words * TOKENS_A_WORD + 2
     # Contexts are not cut but read in windows, a quarter of which the one before has read already.
-    return row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
+    return row * WINDOWS_OVERLAP if TASKS[data.task].windows else min(train.max_length, row)
 
 
 def packed(data: DataFacts, recipe: Recipe) -> DataFacts:

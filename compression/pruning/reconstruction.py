@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.text.batches import Batch
+from compression.modalities.base import Batch
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import Layer, PruningPlan, Tap
 from compression.models.linear_layers import is_linear, is_transposed, matrix

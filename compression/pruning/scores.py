@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from compression.modalities.base import label_loss
+from compression.modalities.base import Batch, Examples, label_loss
 from compression.modalities.sampling import micro_batch_size, shuffled_rows
-from compression.modalities.text.batches import Batch, TokenizedDataset
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import DecoderLayer, PruningPlan
@@ -118,7 +117,7 @@ def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
 
 
 def score_units(
-    model: PreTrainedModel, settings: Prune, train_rows: TokenizedDataset, seed: int, parts: int = 1, *, layers: bool = False
+    model: PreTrainedModel, settings: Prune, train_rows: Examples, seed: int, parts: int = 1, *, layers: bool = False
 ) -> ImportanceScores:
     """Score a model's units as the recipe says, on rows of train drawn with `seed`. layers: also how much each turns.
 
@@ -268,7 +267,7 @@ class ActivationCollector(UnitObserver):
         self.add(key_of("expert_ffn", number), 0, units)
 
 
-def _by_loss(model: PreTrainedModel, rows: TokenizedDataset, size: int) -> dict[str, Tensor]:
+def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Tensor]:
     """Score by what the loss would change without a unit; the units of a head share a gate."""
     model.eval()
     seen, loss = UnitObserver(model), label_loss(rows.task, model)

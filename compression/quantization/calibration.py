@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from compression.modalities.base import Examples
 from compression.modalities.sampling import micro_batch_size
-from compression.modalities.text.batches import TokenizedDataset
 from compression.models.linear_layers import is_linear
 from compression.quantization.fake_quantize import set_input_ranges
 from compression.quantization.observers import Spread, range_of
@@ -22,7 +22,7 @@ BATCH = 32
 
 @torch.inference_mode()
 def collect_inputs(
-    model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, hear: Callable[[str, Tensor], None], parts: int = 1
+    model: nn.Module, layers: dict[str, nn.Module], rows: Examples, hear: Callable[[str, Tensor], None], parts: int = 1
 ) -> None:
     """Run all rows through a model and hand on what enters each of some layers: `hear(name, (tokens, features))`."""
     training = model.training
@@ -50,20 +50,20 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_linear(module)}
 
 
-def input_spreads(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> dict[str, Spread]:
+def input_spreads(model: nn.Module, rows: Examples, parts: int = 1) -> dict[str, Spread]:
     """Return how the inputs of each linear layer are spread, by its name."""
     found: dict[str, Spread] = {name: Spread() for name in linear_layers(model)}
     collect_inputs(model, linear_layers(model), rows, lambda name, x: found[name].add(x), parts)
     return found
 
 
-def calibrate(model: nn.Module, rows: TokenizedDataset, settings: Quantize, parts: int = 1) -> None:
+def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int = 1) -> None:
     """Give every linear layer the range of its input, by the recipe's observer, on the model as it computes now."""
     found = input_spreads(model, rows, parts).items()
     set_input_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
 
 
-def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, parts: int = 1) -> dict[str, Tensor]:
+def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples, parts: int = 1) -> dict[str, Tensor]:
     """Return the largest absolute value in each input channel of some layers. -> (in,) each, on the CPU."""
     found: dict[str, Tensor] = {}
 
@@ -76,7 +76,7 @@ def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Tokenize
 
 
 def sample_tokens(
-    model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, count: int, parts: int = 1
+    model: nn.Module, layers: dict[str, nn.Module], rows: Examples, count: int, parts: int = 1
 ) -> dict[str, Tensor]:
     """Keep what enters some layers at `count` tokens, or at all where there are fewer. -> (tokens, in) each.
 

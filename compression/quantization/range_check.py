@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
 from compression.quantization import calibration, smoothquant
 from compression.quantization.fake_quantize import simulated_layers
 from compression.quantization.observers import Spread, levels_used, quantile
@@ -20,7 +20,7 @@ NAMED = 8
 """Layers that a note names; the report has all."""
 
 
-def check_ranges(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> tuple[LayerRange, ...]:
+def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[LayerRange, ...]:
     """Look at what enters each simulated layer, as it computes now. In model order; empty where nothing is simulated."""
     layers = dict(simulated_layers(model))
     if not layers:

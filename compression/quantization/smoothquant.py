@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
 from compression.models.adapters.registry import decoder_of, encoder_of, is_decoder
 from compression.models.linear_layers import matrix
 from compression.quantization import calibration
@@ -105,7 +105,7 @@ Factors = dict[str, Tensor]
 @torch.no_grad()
 def smooth(
     model: PreTrainedModel,
-    rows: TokenizedDataset,
+    rows: Examples,
     how: float | Literal["search"],
     parts: int = 1,
     simulation: Simulation = DYNAMIC,
@@ -123,7 +123,7 @@ def smooth(
     return found
 
 
-def _by_peaks(model: PreTrainedModel, where: list[Pair], rows: TokenizedDataset, alpha: float, parts: int) -> Factors:
+def _by_peaks(model: PreTrainedModel, where: list[Pair], rows: Examples, alpha: float, parts: int) -> Factors:
     first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
     peaks = calibration.channel_peaks(model, first, rows, parts)
     found: Factors = {}
@@ -134,7 +134,7 @@ def _by_peaks(model: PreTrainedModel, where: list[Pair], rows: TokenizedDataset,
 
 
 def search(
-    model: PreTrainedModel, where: list[Pair], rows: TokenizedDataset, parts: int = 1, simulation: Simulation = DYNAMIC
+    model: PreTrainedModel, where: list[Pair], rows: Examples, parts: int = 1, simulation: Simulation = DYNAMIC
 ) -> Factors:
     """Choose for each pair what serves it best: s_j = rms(X_j)^α of that α by which its readers, rounded, err least.
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from compression.schema.errors import UnreadableData
 from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+from compression.schema.tasks import COLUMNS, PLAIN, TASKS
 
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
@@ -54,12 +55,15 @@ def check_data(task: Task, data: Data) -> None:
 
     Language models learn from all texts alike, so there are none beside theirs; other tasks need columns, which text has not.
     """
-    if task == "causal-lm" and "unlabelled" in data.splits:
-        remedy = "Put the texts into train: causal-lm has no labels."
-        raise UnreadableData("causal-lm has no split unlabelled", param="data.splits.unlabelled", remedy=remedy)
-    if task != "causal-lm" and data.format == "text":
-        cause = f"{task} needs columns, which text does not have"
-        raise UnreadableData(cause, param="data.format", remedy="Send JSON lines, CSV or Parquet.")
+    spec = TASKS[task]
+    if "unlabelled" in data.splits and not spec.unlabelled:
+        remedy = f"Put the texts into train: {task} has no labels." if spec.generates else "Leave it out."
+        raise UnreadableData(f"{task} has no split unlabelled", param="data.splits.unlabelled", remedy=remedy)
+    if data.format not in spec.formats:
+        cause, remedy = f"{task} is not read from {data.format}", f"Send {' or '.join(spec.formats)}."
+        if data.format == PLAIN and spec.formats == COLUMNS:
+            cause, remedy = f"{task} needs columns, which text does not have", "Send JSON lines, CSV or Parquet."
+        raise UnreadableData(cause, param="data.format", remedy=remedy)
 
 
 class DatasetSpec(Config):
@@ -134,8 +138,9 @@ class Spec(Config):
             raise ValueError("either data and its task, or parts and the task `several`")
         if len(names) == 1 or "" in names or len(set(names)) < len(names):
             raise ValueError("parts are two or more, each with a name of its own")
-        if any(part.task == "causal-lm" for part in self.parts):
-            raise ValueError("perplexities have no mean with other scores: causal-lm is a job of one dataset")
+        for part in self.parts:
+            if TASKS[part.task].generates:
+                raise ValueError(f"perplexities have no mean with other scores: {part.task} is a job of one dataset")
         return self
 
     @property

@@ -7,6 +7,7 @@ from pydantic import Field
 from compression.schema.job_spec import Data
 from compression.schema.recipe.base import Config, Split, Task
 from compression.schema.recipe.recipe import Evaluate
+from compression.schema.tasks import TASKS
 
 LONGEST_TEXT = 20_000
 """Characters. A model reads the first few hundred words; of a context it reads all, window by window."""
@@ -31,13 +32,8 @@ class Question(Config):
 
 def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:
     """Name the texts that a task reads; none where there is nothing to ask. paired: the data of a regression has pairs."""
-    if task == "question-answering":
-        return ("question", "context")
-    if task == "token-classification":
-        return ("tokens",)
-    if task == "causal-lm":
-        return ()
-    return ("text", "text_pair") if task == "text-pair-classification" or (task == "text-regression" and paired) else ("text",)
+    spec = TASKS[task]
+    return (*spec.asks, spec.pair) if spec.pair is not None and paired else spec.asks
 
 
 class AnswerSpec(Config):

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.evaluation.validate import Validation, validate
-from compression.modalities.base import AnyBatch, TrainingRows, count_steps, grouped
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import AnyBatch, Examples, TrainingRows, count_steps, grouped
 from compression.models.tensors import Shapes, Tensors
 from compression.planning import preparation
 from compression.quantization.fake_quantize import input_ranges, is_simulated, set_input_ranges
@@ -47,7 +46,7 @@ def train(
     model: nn.Module,
     plan: TrainingConfig,
     train_rows: TrainingRows[AnyBatch],
-    validation_rows: TokenizedDataset | None,
+    validation_rows: Examples | None,
     loss: Callable[[AnyBatch], Tensor],
     *,
     before_epoch: BeforeEpoch = nothing,
@@ -105,7 +104,7 @@ def train(
     return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
-def _plain(model: nn.Module, rows: TokenizedDataset | None, parts: int) -> Callable[[], Validation]:
+def _plain(model: nn.Module, rows: Examples | None, parts: int) -> Callable[[], Validation]:
     if rows is None:
         raise ValueError("there is nothing to choose the best epoch by")
     return lambda: validate(model, rows, parts)

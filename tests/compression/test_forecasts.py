@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
 from compression.planning.preflight import preflight
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import JobEvaluate, Recipe
@@ -28,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def facts(family: str, architecture: str, shape: Shape, *, untied: bool = True, dtype: str = "bfloat16") -> ModelFacts:
-    parameters = decoder_parameters(family, shape, outputs=shape.vocabulary * untied)
+    parameters = parameters_at(ARCHITECTURE_SPECS[family], shape, outputs=shape.vocabulary * untied)
     changes = {"family": family, "architecture": architecture, "shape": shape, "max_positions": 8192}
     return test_catalog.MODEL.model_copy(
         update=changes | {"parameters": parameters, "dtype": dtype, "bytes": 2 * parameters.total}

@@ -15,7 +15,7 @@ from compression.engine.on_disk import backend, onnx_writer, shipping_on_disk
 from compression.engine.pipeline import compress
 from compression.evaluation.measure import Measured, MeasureSpec
 from compression.export.onnx import decoder
-from compression.export.parity_check import SHORT
+from compression.modalities.text.scoring.perplexity import SHORT
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import ConfigMismatch, ExportMismatch
 from compression.schema.events import StageFinished

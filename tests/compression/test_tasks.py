@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from compression.engine.context import StageContext
-from compression.evaluation.measure import ask, nobody
+from compression.evaluation.measure import nobody, read_rows
 from compression.evaluation.runtimes.runner import Kind, open_artifact
 from compression.evaluation.validate import logits, validate
 from compression.export.onnx.exporter import write_onnx
 from compression.export.onnx.trace import inputs_of
 from compression.export.package import write_config
 from compression.export.parity_check import verify
-from compression.export.preprocessor_files import write_tokenizer
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scorers import scorer_of
+from compression.modalities.registry import scorer_of
+from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.dataset import Dataset
 from compression.quantization.fake_quantize import insert_fake_quantization
@@ -141,7 +141,8 @@ def test_what_is_shipped_answers_as_the_engine_does(
     verify(model, tmp_path, kind=kind, int8=int8, sample=dataset.judged("validation")[:8], scorer=scorer, pad_id=pad)
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in dataset.judged("test")))
-    score = ask(open_artifact(kind, tmp_path, threads=1), tmp_path, test, scorer).answer(nobody).score
+    runner = open_artifact(kind, tmp_path, threads=1)
+    score = scorer.open_split(runner, scorer.reader(tmp_path), read_rows(test)).answer(nobody).score
     assert (score.metric, score.rows) == (state.task.metric, 80)
     assert score.value == pytest.approx(validate(model, state.rows["test"]).score, abs=0.05 if int8 else 1e-4)
     assert score.rows_changed_by_batching == 0

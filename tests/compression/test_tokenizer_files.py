@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModel, AutoTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from compression.export.preprocessor_files import write_tokenizer
+from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.models import loading
 from compression.schema.errors import ConfigMismatch
 from compression.schema.recipe.base import Task

@@ -179,7 +179,7 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     rows = cast.read(base, "train")
     other = tiny("roberta", vocab_size=len(old) + 3)
     state = StageContext(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=other, cast=cast)
-    state.originals, state.unlabelled, state.vocabulary = [other], rows, small
+    state.originals, state.unlabelled, state.input_pruner = [other], rows, small
     before = logits(model, rows)
     assert before.equal(logits(other, rows))
     reduce_vocabulary(state)

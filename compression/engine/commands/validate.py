@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from compression.modalities.text import dataset_check
+from compression.modalities.registry import modality_of
 from compression.models.validation import model
 from compression.schema.errors import CompressionError, InvalidSpec, MissingFile, OutOfMemory
 from compression.schema.job_spec import DataCheck, ModelCheck
@@ -24,10 +24,12 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
 
     A file that we do not know how to judge is refused, not passed on: no input makes this raise.
     """
+    found: ModelFacts | DataFacts | list[CompressionError]
     try:
-        found = (
-            _model(base / check.path) if isinstance(check, ModelCheck) else dataset_check.check(check.data, base, check.task)
-        )
+        if isinstance(check, ModelCheck):
+            found = _model(base / check.path)
+        else:
+            found = modality_of(check.task).check(check.data, base, check.task)
     except MemoryError:
         cause = f"the files take more than {MOST_MEMORY:,} bytes of memory to read"
         found = [OutOfMemory(cause, remedy="Send shorter rows, or a smaller tokenizer.")]

@@ -27,12 +27,10 @@ from compression.engine.stages.registry import planned as stages_of
 from compression.export.package import Precision
 from compression.export.provenance import Origin
 from compression.export.transformers import sharded, sharded_check
-from compression.modalities.registry import task_of
+from compression.modalities.base import Examples
+from compression.modalities.modality import Dataset
+from compression.modalities.registry import modality_of
 from compression.modalities.sampling import shuffled_rows
-from compression.modalities.text.batches import TokenizedDataset
-from compression.modalities.text.causal_lm.test_sample import check_texts, sampled
-from compression.modalities.text.dataset import Dataset, load_dataset
-from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
 from compression.models.architectures import heads
@@ -45,10 +43,9 @@ from compression.planning.preflight import check_task, evaluation_settings
 from compression.planning.verdicts import judged
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import Simulation
-from compression.schema.errors import InvalidSpec
 from compression.schema.events import ArtifactReady, Event, Finished, Log, StageFinished, StageStarted
 from compression.schema.job_spec import Spec
-from compression.schema.recipe.base import Split, StreamedScheme
+from compression.schema.recipe.base import StreamedScheme
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.draws import SplitDraws
@@ -135,7 +132,8 @@ class OnDiskJob:
         check_models(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         sent = uploaded(base / spec.model)
         folder = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED)
-        dataset = load_dataset(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
+        modality = modality_of(task)
+        dataset = modality.read(spec.asked[0].data, base, task, spec.recipe.train.seed)
         evaluate = evaluation_settings(spec.evaluate, 0, 1, task, dataset.labels)
         check_task(task, spec.recipe, evaluate)
         model = skeleton(folder)
@@ -144,19 +142,10 @@ class OnDiskJob:
         if dataset.labels:
             dataset = dataset.in_order(loading.own_labels(model.config, dataset.labels, task))
         positions = decoder_of(model).max_positions(model.config)
-        if evaluate.length > positions:
-            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        tokenizer = loading.load_tokenizer(folder)
-        scored: dict[Split, list[int]] = {}
-        if task == "causal-lm":
-            window = evaluate.window or min(spec.recipe.train.max_length, positions)
-            if window > positions:
-                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
-            evaluate = evaluate.model_copy(update={"window": window})
-            scored = sampled(dataset, tokenizer, evaluate.tokens, spec.recipe.train.seed)
-        shipping = OnDiskShipping(
-            spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored, Origin.of(spec, base)
-        )
+        evaluate = modality.evaluation(evaluate, task, spec.recipe.train.max_length, positions)
+        reading = modality.preprocessor(folder, model.config, spec.recipe.train.max_length)
+        scored = modality.scored(dataset, reading, evaluate, task, spec.recipe.train.seed)
+        shipping = OnDiskShipping(spec, output, folder, dataset, reading.padding, evaluate, scored, Origin.of(spec, base))
         write_scored_rows(shipping.scored_rows, dataset, scored)
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
         work = {stage: f"{found}-files" for stage, found in checkpoints.fingerprints(spec, base).items()}
@@ -287,14 +276,12 @@ class OnDiskJob:
         self.pruning = taken(shape, to, settings, found)
         return to
 
-    def train_rows(self) -> TokenizedDataset:
-        """Tokenize train as the model reads it."""
-        recipe, task = self.spec.recipe, task_of(self.spec.asked[0].task, self.dataset.labels, self.shipping.evaluate)
-        positions = decoder_of(self.model).max_positions(self.model.config)
-        reading = TextPreprocessor(loading.load_tokenizer(self.folder), min(recipe.train.max_length, positions), types=False)
-        rows = reading.split(self.dataset, "train", task)
-        check_texts([("train", rows)])
-        return rows
+    def train_rows(self) -> Examples:
+        """Encode train as the model reads it."""
+        task, modality = self.spec.asked[0].task, modality_of(self.spec.asked[0].task)
+        reading = modality.preprocessor(self.folder, self.model.config, self.spec.recipe.train.max_length)
+        asked = modality.task(task, self.shipping.evaluate, self.dataset.labels)
+        return modality.encode(self.dataset, reading, asked, ("train",))["train"]
 
     def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Measured, tuple[str, ...]]]:
         """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""
@@ -342,10 +329,9 @@ class OnDiskJob:
         about = DatasetSummary(
             task=self.spec.asked[0].task,
             labels=self.dataset.labels,
-            splits={str(name): facts for name, facts in self.dataset.facts().items()},
+            splits=self.dataset.facts(),
             rows={},
-            max_length=self.spec.recipe.train.max_length,
-            cut=0,
+            cut=None,
             pruning=self.pruning,
         )
         output = self.shipping.output

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compression.modalities.text.batches import Batch
+from compression.modalities.base import Batch
 from compression.models.adapters.adapter import prefix, stored
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
@@ -118,9 +118,10 @@ class LayerwiseRunner:
 
     def _last(self, batch: Batch) -> tuple[Tensor, Tensor]:
         padding = self.model.config.pad_token_id
-        places = torch.arange(batch.ids.shape[1])
-        real = places if padding is None else places * (batch.ids != padding)
-        return torch.arange(len(batch.ids)), real.expand_as(batch.ids).argmax(dim=1)
+        ids: Tensor = batch.inputs["input_ids"]
+        places = torch.arange(ids.shape[1])
+        real = places if padding is None else places * (ids != padding)
+        return torch.arange(len(ids)), real.expand_as(ids).argmax(dim=1)
 
     @torch.no_grad()
     def _through(
@@ -162,7 +163,7 @@ class LayerwiseRunner:
     def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "_InMemory | _OnDisk":
         """Choose where the rows' states are kept between two layers."""
         width = int(self.family.shape_of(self.model.config).hidden)
-        shapes = [(*batch.ids.shape, width) for batch in batches]
+        shapes = [(*batch.mask.shape, width) for batch in batches]
         one = sum(parameter.numel() for parameter in layer.parameters())
         return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
 
@@ -170,7 +171,7 @@ class LayerwiseRunner:
         """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
         with self.opened(self.family.shallow[0]) as table:
             for batch in batches:
-                yield table(batch.ids)
+                yield table(batch.inputs["input_ids"])
 
     def _turn_positions(self) -> None:
         """Make what turns queries and keys by their places, if there is such: it has no weights but numbers of the config."""

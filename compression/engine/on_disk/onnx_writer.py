@@ -5,7 +5,7 @@ runtime. A runtime holds the file whole, so there is one only where that fits th
 checkpoint does not, and the float32 that latencies are held against where four bytes a parameter do.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from compression.engine.on_disk.layerwise import LayerwiseRunner
 from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping
 from compression.engine.shipping import ShippedArtifact, precision_of
-from compression.evaluation.measure import LOGITS_BYTES
-from compression.evaluation.runtimes import runner as runtimes
-from compression.evaluation.runtimes.runner import Logits, open_artifact
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.export import instruction_sets, parity_check
 from compression.export.onnx import decoder
-from compression.modalities.scorers import scorer_of
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.scoring.base import Inputs
 from compression.modalities.text.batches import Batch
-from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.modalities.text.scoring.perplexity import LOGITS_BYTES
 from compression.models.adapters.registry import adapter_of, decoder_of
 from compression.models.skeleton import generation_of
 from compression.planning.on_disk import may_be_whole
@@ -153,7 +153,7 @@ class Graphs:
         )
         return (yield from measuring)
 
-    def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, list[runtimes.Batch]]:
+    def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, Sequence[Inputs]]:
         """Hold the file against the model. Returns what it was asked."""
         layers = self._opened(source)
         scorer = scorer_of(self.shipping.spec.asked[0].task, self.shipping.evaluate, self.shipping.dataset.labels)
@@ -170,14 +170,14 @@ class Graphs:
         exact = simulation is None or simulation.scheme.startswith("weight-only")
         allowed = parity_check.limit(expected, plain, noise=0.0 if exact else parity_check.ROUNDING_NOISE["onnx"])
 
-        def edges(read: list[runtimes.Batch]) -> parity_check.Rows:
+        def edges(read: Sequence[Inputs]) -> parity_check.Rows:
             return parity_check.on_the_edge(
                 lambda: self._answers(layers, read), layers.model.get_input_embeddings(), allowed.rms
             )
 
         experts = adapter_of(layers.model).shape_of(layers.model.config).experts is not None
         found = parity_check.stacked(runner, asked)
-        if experts or isinstance(scorer, LanguageScorer):
+        if experts or scorer.next_tokens:
             parity_check.hold(runner, expected, found, asked, allowed, experts=experts, rounded=not exact, edges=edges)
         else:
             parity_check.compare(expected, found, allowed)
@@ -190,7 +190,7 @@ class Graphs:
             layers.model.config.pad_token_id = self.shipping.padding
         return layers
 
-    def _answers(self, layers: LayerwiseRunner, asked: list[runtimes.Batch]) -> Logits:
+    def _answers(self, layers: LayerwiseRunner, asked: Sequence[Inputs]) -> Logits:
         batches = [_batch(one) for one in asked]
         found = layers.logits(batches, self.shipping.test_rows.with_name("answers"))
         return np.concatenate([logits.numpy() for logits in found])
@@ -209,6 +209,6 @@ def _alone(graph: ShippedArtifact, against: Path | None) -> str:
     return f"{graph.artifact.name} {fast} here; there is no float32 file to hold that against."
 
 
-def _batch(asked: runtimes.Batch) -> Batch:
-    ids, mask = torch.from_numpy(asked.input_ids), torch.from_numpy(asked.attention_mask)
+def _batch(asked: Inputs) -> Batch:
+    ids, mask = (torch.from_numpy(asked.arrays[name]) for name in ("input_ids", "attention_mask"))
     return Batch(ids, mask, torch.zeros(len(ids), dtype=torch.int64), torch.arange(len(ids)))

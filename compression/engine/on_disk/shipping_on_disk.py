@@ -21,12 +21,12 @@ from compression.export import package
 from compression.export.model_card import ModelCard, opens_with
 from compression.export.onnx.trace import inputs_of
 from compression.export.package import Precision
-from compression.export.preprocessor_files import write_tokenizer
 from compression.export.provenance import Origin
 from compression.export.transformers import sharded
 from compression.export.transformers.torchao_tensors import fused_experts
+from compression.modalities.modality import Dataset
+from compression.modalities.registry import modality_of
 from compression.modalities.scoring.base import Row
-from compression.modalities.text.dataset import Dataset
 from compression.models import loading
 from compression.models.adapters.registry import decoder_of
 from compression.models.sharded_checkpoint import BLOCK
@@ -40,6 +40,7 @@ from compression.schema.report.measurements import NotMeasured, Size
 from compression.schema.report.measurements import Row as Figured
 from compression.schema.report.report import Artifact
 from compression.schema.stages import Stage
+from compression.schema.tasks import TASKS
 from compression.system import durable_files, process
 from compression.system.memory import resident
 from compression.system.progress import Step
@@ -153,8 +154,8 @@ class OnDiskShipping:
             labels=self.dataset.labels,
             max_length=length,
             inputs=inputs_of(model) if kind == "onnx" else (),
-            pairs=self.dataset.splits["test"].pairs is not None,
-            positions=family.max_positions(model.config) if task == "causal-lm" else None,
+            pairs=any("pair" in row for row in self.sample(1)),
+            positions=family.max_positions(model.config) if TASKS[task].generates else None,
             as_filed=kind == "onnx" or loading.reads_as_filed(place),
             origin=self.origin,
         )
@@ -168,9 +169,9 @@ class OnDiskShipping:
         """Put tokenizer and config beside weights; return how many tokens are read."""
         task, positions = self.spec.asked[0].task, decoder_of(model).max_positions(model.config)
         length = min(self.spec.recipe.train.max_length, positions)
-        if task != "causal-lm":  # stock classifiers find the last token by it; a language model keeps what it has, or none
+        if not TASKS[task].generates:  # stock classifiers find the last token by it; language models keep what they have
             model.config.pad_token_id = self.padding
-        write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
+        modality_of(task).write_preprocessor(self.folder, place, length, task, model)
         package.write_config(model, place, self.dataset.labels, length, kind)
         return length
 

@@ -6,6 +6,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency, Ratios, Row, Score
 from compression.schema.report.report import SplitFacts
+from compression.schema.tasks import TASKS
 
 
 def with_notes(row: Row, previous: Row | None) -> Row:
@@ -40,19 +41,17 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
     return notes
 
 
-def data_notes(
-    first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: int, max_length: int
-) -> tuple[str, ...]:
-    """Say of a dataset what its figures rest on. first: the baseline; last: the headline's row; cut: texts that were cut."""
+def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
+    """Say of a dataset what its figures rest on. first: the baseline; last: the headline's row; cut: says what was cut."""
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
     ]
     if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
-        how = "stratified, " if task in ("text-classification", "text-pair-classification") else ""
+        how = "stratified, " if TASKS[task].one_class else ""
         notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")
-    if cut and task != "question-answering":  # whose contexts are read in windows
-        notes.append(f"{cut} of {splits['train'].rows} training texts reach {max_length} tokens and were cut there.")
+    if cut is not None:
+        notes.append(cut)
     if (better := better_note(first, last)) is not None:
         notes.append(better)
     return tuple(notes)

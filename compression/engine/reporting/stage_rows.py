@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.reporting.notes import with_notes
 from compression.engine.shipping import ShippedArtifact
-from compression.modalities.text.dataset import Dataset
+from compression.modalities.modality import Dataset
 from compression.models.adapters.registry import adapter_of
 from compression.schema.recipe.base import Split
 from compression.schema.report.draws import NO_DRAWS, SplitDraws

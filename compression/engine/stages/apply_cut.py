@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import insert_quantization
+from compression.modalities.base import Examples
 from compression.modalities.sampling import micro_batch_size
-from compression.modalities.text.batches import TokenizedDataset
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.pruning.reconstruction import reconstruct
@@ -17,7 +17,7 @@ from compression.quantization.fake_quantize import is_simulated
 
 
 def apply_cut(
-    context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: TokenizedDataset | None = None
+    context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: Examples | None = None
 ) -> PreTrainedModel:
     """Build the smaller model of a plan; with calibration rows its weights are solved anew on all of them.
 

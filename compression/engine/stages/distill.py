@@ -1,7 +1,6 @@
 """Teach the narrow, fake-quantized student what its teachers know (Hinton et al. 2015; Jiao et al. 2020)."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from compression.distillation.objective import DistillationObjective
 from compression.distillation.teacher import Teacher
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
-from compression.engine.job_models import Texts
 from compression.engine.stages import general_distillation
 from compression.engine.stages.augment import PHASE as AUGMENT
 from compression.engine.stages.augment import augment_rows
@@ -21,8 +19,8 @@ from compression.engine.stages.objectives import log_terms, objective_for
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
 from compression.engine.stages.teacher_ensemble import ASK, hear
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
+from compression.modalities.base import Examples
 from compression.modalities.text.augmentation.resources import Resources
-from compression.modalities.text.batches import TokenizedDataset
 from compression.models.tensors import Tensors
 from compression.planning.estimator import augment_seconds
 from compression.schema.events import Event, Log
@@ -44,13 +42,15 @@ def distill(context: StageContext) -> Iterator[Event]:
     assert settings is not None and context.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
     if context.cast is not None and context.cast.student is not None:
         enter(context)
-    rows, made = context.rows["train"], list[Texts]()
+    rows: Examples = context.rows["train"]
+    made: Sequence[Any] = ()
     resumed = context.checkpointer is not None and context.checkpointer.is_at(PHASE)
     known = context.checkpointer.beside() if context.checkpointer is not None and resumed else {}
     if settings.general is not None and not resumed:
         yield from general(context, settings)
-    if settings.augment is not None and context.augmentation_source is not None:
-        rows, made = yield from augment_rows(context, settings.augment, context.augmentation_source)
+    if settings.augment is not None and context.augmenter is not None:
+        augmented = yield from augment_rows(context, settings.augment, context.augmenter)
+        rows, made = augmented.rows, augmented.made
     yield from context.tracker.emit_boundary(ASK, done=False)
     heard = yield from hear(context, settings, rows, made)
     guide = heard.guide.to(context.device).requires_grad_(False)
@@ -109,11 +109,8 @@ def enter(context: StageContext) -> None:
         insert_quantization(context)
     if context.unlabelled is not None:
         context.unlabelled = student.reading.unlabelled(cast.dataset.unlabelled, context.task)
-    if context.augmentation_source is not None:
-        task = context.task
-        context.augmentation_source = replace(
-            context.augmentation_source, encode=lambda rows, labels: student.reading.rows(rows, labels, task)
-        )
+    if context.augmenter is not None:
+        context.augmenter = context.augmenter.read_by(student.reading, context.task)
     parameters = sum(p.numel() for p in context.model.parameters())
     context.notes.append(
         f"The student is the model that the job names ({context.model.config.model_type}, {parameters:,} parameters), "
@@ -131,7 +128,7 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
 def _task_phase(
     context: StageContext,
     settings: Distill,
-    rows: TokenizedDataset,
+    rows: Examples,
     objective: DistillationObjective,
     known: Tensors,
     beside: Tensors,

@@ -11,9 +11,9 @@ from compression.distillation.teacher import Teacher, request_features
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms
 from compression.engine.stages.teacher_ensemble import rows_of
-from compression.evaluation.validate import BATCH, Validation
-from compression.modalities.sampling import micro_batch_size
-from compression.modalities.text.batches import Batch, TokenizedDataset
+from compression.evaluation.validate import Validation
+from compression.modalities.base import Batch, Examples
+from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill, General
 from compression.system.progress import count_rows
@@ -89,13 +89,13 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     context.notes += (*comparison.said(), *outcome.remarks)
 
 
-def _texts(context: StageContext) -> tuple[TokenizedDataset, TokenizedDataset]:
+def _texts(context: StageContext) -> tuple[Examples, Examples]:
     """Return the texts to learn from as the student and as the teacher read them."""
     base = context.cast.base if context.cast is not None else None
     if context.unlabelled is None:
         return context.rows["train"], rows_of(context, base, context.rows["train"], ())[0]
     cast = context.cast
-    if cast is None or cast.student is None or cast.student.reading.types == cast.base.reading.types:
+    if cast is None or cast.student is None or cast.student.reading.reads_like(cast.base.reading):
         return context.unlabelled, context.unlabelled
     return context.unlabelled, cast.base.reading.unlabelled(cast.dataset.unlabelled, context.task)
 

@@ -1,8 +1,8 @@
 """The recipe's scheme in a job's model: put in with ranges of its own, and looked after when a stage has changed the model."""
 
 from compression.engine.context import StageContext
+from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
-from compression.modalities.text.batches import TokenizedDataset
 from compression.quantization import range_check, smoothquant
 from compression.quantization.calibration import calibrate
 from compression.quantization.fake_quantize import (
@@ -67,7 +67,7 @@ def _refit(context: StageContext) -> None:
         set_input_ranges(context.model, trained)
 
 
-def calibration_rows(context: StageContext) -> TokenizedDataset:
+def calibration_rows(context: StageContext) -> Examples:
     """Draw the rows that a job's recipe says: of train, never of test."""
     settings = context.recipe.quantize or Quantize()
     return shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed)

@@ -7,9 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
-from compression.evaluation.validate import BATCH
-from compression.modalities.sampling import micro_batch_size, shuffled_rows
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
+from compression.modalities.sampling import BATCH, micro_batch_size, shuffled_rows
 from compression.planning.preparation import FEATURE_ROWS
 
 
@@ -37,7 +36,7 @@ def linear_probe(context: StageContext) -> float | None:
 
 
 @torch.inference_mode()
-def features(model: PreTrainedModel, rows: TokenizedDataset, parts: int = 1) -> Tensor:
+def features(model: PreTrainedModel, rows: Examples, parts: int = 1) -> Tensor:
     """Return the mean over real tokens of the last hidden states. -> (rows, hidden), float32 on the CPU."""
     training, body = model.training, model.base_model
     model.eval()

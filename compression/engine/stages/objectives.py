@@ -1,27 +1,30 @@
-"""Lessons by what a task asks: a few answers a row, or next tokens."""
+"""What a student is held against: a teacher is asked of all rows, and the objective made of its answers."""
 
 from collections.abc import Callable, Generator
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
-from compression.distillation.teacher import Teacher
+from compression.distillation.teacher import StatesTeacher, Teacher
 from compression.engine.context import StageContext
-from compression.engine.stages.causal_lm_objective import causal_lm_objective as of_tokens
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, count_rows
 from compression.training.config import TrainingOutcome
+
+TARGETS = "teacher-tokens"
+"""Name of the file of what is kept of a teacher's next tokens."""
 
 
 def objective_for(
     context: StageContext,
     settings: Distill,
     guide: PreTrainedModel,
-    rows: TokenizedDataset,
-    theirs: TokenizedDataset,
+    rows: Examples,
+    theirs: Examples,
     logits: Tensor | None = None,
 ) -> Generator[Step, None, DistillationObjective]:
     """Ask a teacher of every row, tell how far that is, and make of it what the model is held against.
@@ -29,17 +32,26 @@ def objective_for(
     rows, theirs: train as the model and as the teacher reads it; logits: the answers, where several gave them together.
     Raises Pause where one is asked for.
     """
-    if context.task.name == "causal-lm":
-        found = yield from of_tokens(context, settings, guide, rows, theirs)
-        return found
-    comparison = FeatureAlignment.of(context.model, guide, settings, settings.weights(), apart=settings.embedding is not None)
-    cache_file = context.cache_file("task")
-    teacher = Teacher(guide, theirs, comparison.teacher, parts=context.parts, logits=logits, cache_file=cache_file)
-    yield from count_rows(context.check_pause, len(theirs), teacher.precompute())
-    return DistillationObjective(context.model, teacher, comparison, settings, rows, parts=context.parts)
+    packed, terms = context.task.packed, settings.weights()
+    comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
+    parts, cache_file, targets = context.parts, context.cache_file("task"), None
+    if packed is not None and "soft" in terms and settings.kept is None:
+        teacher: Teacher = StatesTeacher(guide, theirs, comparison.teacher, parts=parts, cache_file=cache_file)
+    else:
+        known = logits if packed is None else torch.zeros((len(theirs), 0))
+        teacher = Teacher(guide, theirs, comparison.teacher, parts=parts, logits=known, cache_file=cache_file)
+    precomputed = [teacher.precompute()] if teacher.asks else []
+    if packed is not None and "soft" in terms and settings.kept is not None:
+        if context.scratch is None:
+            raise ValueError("what is kept of a teacher needs a folder")
+        path = context.scratch / TARGETS
+        targets, more = packed.keep(guide, theirs, path, settings.kept, settings.temperature, parts)
+        precomputed.append(more)
+    yield from count_rows(context.check_pause, len(theirs) * max(len(precomputed), 1), *precomputed)
+    return DistillationObjective(context.model, teacher, comparison, settings, rows, parts=parts, targets=targets)
 
 
-def output_objective(context: StageContext, rows: TokenizedDataset) -> Generator[Step, None, DistillationObjective]:
+def output_objective(context: StageContext, rows: Examples) -> Generator[Step, None, DistillationObjective]:
     """Make a lesson of the baseline's answers and nothing else, softened as the recipe's distillation has it."""
     assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
     asked = (context.recipe.distill or Distill()).answers_alone()

@@ -16,8 +16,8 @@ from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
+from compression.modalities.modality import InputPruner
 from compression.modalities.sampling import first_tokens, shuffled_rows
-from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
@@ -125,12 +125,12 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
     context.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
-def aimed(model: PreTrainedModel, settings: Prune, vocabulary: ReducedVocabulary | None) -> Shape:
+def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
     """Return the shape that the recipe comes to, before anything is done; if only measuring tells, the deepest that it may be.
 
     Raises UnsupportedShape.
     """
-    shape = plan_shape(model, settings, vocabulary=len(vocabulary.kept) if vocabulary is not None else None)[1]
+    shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
     kind = ARCHITECTURE_SPECS[model.config.model_type]
     return deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
 

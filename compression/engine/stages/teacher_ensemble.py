@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from transformers import PreTrainedModel
 
 from compression.distillation.teacher import LOGITS_ALONE, Teacher
 from compression.engine.context import StageContext
-from compression.engine.job_models import ModelSource, Texts
+from compression.engine.job_models import ModelSource
 from compression.evaluation.validate import validate
-from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.base import Examples
 from compression.planning.distillation_rules import compares_states
 from compression.schema.events import Event, Log
 from compression.schema.recipe.distill import Distill
@@ -45,7 +46,7 @@ class EnsembleOutputs:
     """
 
     guide: PreTrainedModel
-    rows: TokenizedDataset
+    rows: Examples
     logits: Tensor | None = None
     asked: int = 0
 
@@ -67,22 +68,20 @@ def _same(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def rows_of(
-    context: StageContext, who: ModelSource | None, rows: TokenizedDataset, made: Sequence[Texts]
-) -> tuple[TokenizedDataset, TokenizedDataset]:
+def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
     """Return train and validation as a model reads them. rows: train as the student does, `made` texts behind the data's."""
     cast = context.cast
     reader = (cast.student or cast.base) if cast is not None else None
     if who is None or reader is None or who.param == reader.param:
         return rows, context.rows["validation"]
-    if who.aligned and who.reading.types == reader.reading.types:
+    if who.aligned and who.reading.reads_like(reader.reading):
         return rows, context.rows["validation"]
     assert cast is not None  # noqa: S101
     return cast.read(who, "train", made), cast.read(who, "validation")
 
 
 def hear(
-    context: StageContext, settings: Distill, rows: TokenizedDataset, made: Sequence[Texts]
+    context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
     """Ask every teacher, where there are several, and fuse what they say. Of one, all is left to the caller.
 
@@ -93,7 +92,7 @@ def hear(
         return EnsembleOutputs(found[0].open(), rows_of(context, found[0].who, rows, made)[0])
     scores: list[float] = []
     answers: list[Tensor] = []
-    guide: tuple[float, str, PreTrainedModel, TokenizedDataset] | None = None
+    guide: tuple[float, str, PreTrainedModel, Examples] | None = None
     for number, member in enumerate(found):
         model = member.open().to(context.device).eval().requires_grad_(False)
         own, validation = rows_of(context, member.who, rows, made)
@@ -122,11 +121,11 @@ def hear(
     return EnsembleOutputs(guide[2], guide[3], logits, len(found))
 
 
-def fused(answers: Sequence[Tensor], weights: Sequence[float], rows: TokenizedDataset, temperature: float) -> Tensor:
+def fused(answers: Sequence[Tensor], weights: Sequence[float], rows: Examples, temperature: float) -> Tensor:
     """Make one answer to each row of several. answers: (rows, ...) each, on the CPU -> the same."""
     together = torch.stack(list(answers))
     mask = None
     if together.ndim > 3:
-        lengths = torch.tensor(list(map(len, rows.tokens)))
+        lengths = torch.tensor(rows.lengths)
         mask = (torch.arange(together.shape[2])[None] < lengths[:, None]).long()
     return rows.task.fused(together, torch.tensor(weights), mask, temperature)

@@ -75,7 +75,7 @@ def needed(context: StageContext) -> int:
     and of the best, and what a step keeps."""
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     shape = adapter_of(context.model).shape_of(context.model.config)
-    longest = max(map(len, context.rows["train"].tokens))
+    longest = max(context.rows["train"].lengths)
     step: int = step_bytes(shape, context.recipe.train, longest) // context.parts
     return (TRAINED_BYTES - HELD_BYTES) * trained + step
 

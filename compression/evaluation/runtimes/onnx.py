@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from compression.evaluation.runtimes.runner import Batch, Ids, Logits
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.scoring.base import Inputs
+from compression.modalities.text.inputs import Batch, Ids
 
 FILE = "model.onnx"
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
@@ -36,10 +38,11 @@ class OnnxRunner:
         self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = name_of(self.session)
 
-    def logits(self, batch: Batch) -> Logits:
+    def logits(self, batch: Inputs) -> Logits:
         """Answer one batch; starts and ends, where the file has both, side by side."""
         # A file of a model that tells no token types apart has no input for them.
-        found: list[Logits] = self.session.run(self.outputs, {name: getattr(batch, name) for name in self.inputs})
+        arrays = batch.arrays
+        found: list[Logits] = self.session.run(self.outputs, {name: arrays[name] for name in self.inputs})
         return found[0] if len(found) == 1 else np.stack(found, axis=-1)
 
 
@@ -61,7 +64,7 @@ class OnnxDecoder:
         self._outputs = [item.name for item in self.session.get_outputs()]
 
     def step(self, ids: Ids, cache: OnnxCache | None = None, mask: Ids | None = None) -> tuple[Logits, OnnxCache]:
-        """Read some tokens more; see `decoder.Decoder`."""
+        """Read some tokens more; see `modalities.text.decoding.Decoder`."""
         rows, width = ids.shape
         new = np.ones((rows, width), np.int64) if mask is None else mask
         seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)

@@ -29,7 +29,7 @@ def answer(model: str, batches: Sequence[Arrays], seconds: float = float("inf"))
     for given in batches:
         if found and time.monotonic() > end:
             break
-        rows = len(given["input_ids"])
+        rows = len(next(iter(given.values())))
         feeds = {
             item.name: given[item.name] if item.name in given else np.zeros((rows, item.shape[1], 0, item.shape[3]), np.float32)
             for item in session.get_inputs()

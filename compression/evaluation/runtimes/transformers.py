@@ -9,7 +9,10 @@ import transformers
 from torch import nn
 from torchao.utils import TorchAOBaseTensor
 
-from compression.evaluation.runtimes.runner import Batch, Ids, Logits, config_of
+from compression.evaluation.runtimes.runner import config_of
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.scoring.base import Inputs
+from compression.modalities.text.inputs import Batch, Ids
 from compression.models.architectures import heads
 
 UNFOLDED_BYTES = 1 << 30
@@ -47,11 +50,11 @@ class TransformersRunner(_Opened):
         self.types = getattr(self.model.config, "type_vocab_size", 0) > 1
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
-    def logits(self, batch: Batch) -> Logits:
+    def logits(self, batch: Inputs) -> Logits:
         """Answer one batch; starts and ends, where the model has both, side by side."""
-        given = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        given = {name: torch.from_numpy(value) for name, value in batch.arrays.items()}
         if not self.types:
-            del given["token_type_ids"]
+            given.pop("token_type_ids", None)
         with torch.no_grad():  # in inference mode torchao's tensors cannot be indexed, as those of experts are
             out = self.model(**given)
         found = [out[name].float() for name in self.outputs]
@@ -77,7 +80,7 @@ class TransformersDecoder(_Opened):
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def step(self, ids: Ids, cache: TorchCache | None = None, mask: Ids | None = None) -> tuple[Logits, TorchCache]:
-        """Read some tokens more; see `decoder.Decoder`."""
+        """Read some tokens more; see `modalities.text.decoding.Decoder`."""
         new = np.ones(ids.shape, np.int64) if mask is None else mask
         seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
         places = np.maximum(seen.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]

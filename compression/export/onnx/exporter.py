@@ -29,7 +29,6 @@ from compression.quantization.fake_quantize import (
     remove_fake_quantization,
     simulation_of,
 )
-from compression.schema.recipe.base import Task
 
 FILE = "model.onnx"
 
@@ -44,14 +43,14 @@ def is_written(model: nn.Module) -> bool:
     return is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
 
 
-def hindered(model: nn.Module, task: Task) -> str | None:
+def hindered(model: nn.Module) -> str | None:
     """Say why there is no file of a decoder: no graph of it is written, and a traced one would be too large; else None.
 
     A classifier whose graph is not written is traced, up to an ONNX file's 2 GiB; those of other families always are.
     """
     if not is_decoder(model):
         return None
-    traced = task != "causal-lm" and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
+    traced = not is_language_model(model) and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
     return None if traced else decoder.hindrance(model.config)
 
 

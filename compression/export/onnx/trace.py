@@ -17,34 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from compression.export.onnx.rotary_patch import real_rotation
-from compression.models.adapters.registry import adapter_of
+from compression.modalities.registry import modality_for
 from compression.models.architectures import heads
 
 OPSET = 20
 """The first with Gelu as one operator."""
 MOST = 4
 """Graphs without weights that are kept, each some hundred kilobytes: those of the stages, and of shapes that are looked at."""
-TYPES = "token_type_ids"
 NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
 """Keys of a config that change from one model to the next and say nothing of what is computed: `architectures` names whom the
 file came from, until a stage saves it, and the class itself is looked at."""
-
-
-class _Logits(nn.Module):
-    """A transformers model with its inputs in a fixed order and its head's answers as its only outputs."""
-
-    def __init__(self, model: nn.Module, types: int) -> None:
-        super().__init__()
-        self.model, self.types = model, types
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Two or three (batch, sequence) int64 -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence)."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.types:
-            # A single type is every token's: said here, it costs the user no input.
-            given[TYPES] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        out = self.model(**given)
-        return tuple(out[name] for name in outputs_of(self.model))
 
 
 def outputs_of(model: nn.Module) -> tuple[str, ...]:
@@ -55,9 +37,8 @@ def outputs_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def inputs_of(model: nn.Module) -> tuple[str, ...]:
-    """Name the inputs of a model's artifact: token types only where it tells any apart."""
-    types = adapter_of(model).types(model.config)
-    return ("input_ids", "attention_mask", TYPES) if types > 1 else ("input_ids", "attention_mask")
+    """Name the inputs of a model's artifact, in their order."""
+    return tuple(modality_for(model).example_inputs(model, 1, 1))
 
 
 _kept: OrderedDict[tuple[Any, ...], torch.onnx.ONNXProgram] = OrderedDict()
@@ -69,7 +50,7 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     model: in evaluation mode, on the CPU and in float32. One of the same class, config and shapes that was traced before lends
     its graph; whether what is written answers as the model does, `verify` looks at each time.
     """
-    wrapped = _Logits(model, adapter_of(model).types(model.config))
+    wrapped = modality_for(model).traced(model, outputs_of(model))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}
     key = _key(model, tensors)
     kept = _kept.pop(key, None)
@@ -112,21 +93,19 @@ def _let_go(program: torch.onnx.ONNXProgram) -> None:
 
 
 def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
-    ids = torch.zeros(2, 8, dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    names = inputs_of(model)
-    batch = torch.export.Dim("batch")
-    sequence = torch.export.Dim("sequence", max=adapter_of(model).max_positions(model.config))
+    modality = modality_for(model)
+    example, free = modality.example_inputs(model, 2, 8), modality.free_dimensions(model)
+    sizes = {name: torch.export.Dim(name, max=most) for dimensions in free.values() for name, most in dimensions.values()}
+    shapes = {each: {place: sizes[name] for place, (name, _) in free[each].items()} for each in example}
     with _quiet(), real_rotation(model):
         program = torch.onnx.export(
             wrapped,
-            (ids, mask, torch.zeros_like(ids))[: len(names)],
+            tuple(example.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(names),
+            input_names=list(example),
             output_names=list(outputs_of(model)),
-            dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
+            dynamic_shapes=shapes,
             verbose=False,
             optimize=False,
         )

@@ -1,21 +1,24 @@
-"""Classification, of one text or of a pair: accuracy, F1, the mean of both, and Matthews' correlation."""
+"""Classification: accuracy, F1, the mean of both, and Matthews' correlation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from compression.modalities.scoring import metrics, standard_errors
-from compression.modalities.scoring.base import Asked, Figures, Floats, Row, differing, one_window, texts_of
+from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer, softmax
 from compression.modalities.scoring.metrics import Ids
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
 
+MOST_SCORES = 20
+"""Labels whose shares are shown of one answer."""
+Own = TypeVar("Own", bound="ClassScorer")
+
 
 @dataclass(frozen=True)
-class ClassScorer:
+class ClassScorer(RowScorer):
     """`metric` is the headline; `positive` the label whose F1 counts, None for the mean over all."""
 
     metric: str
@@ -23,7 +26,7 @@ class ClassScorer:
     positive: int | None
 
     @classmethod
-    def of(cls, evaluate: Evaluate, labels: tuple[str, ...]) -> "ClassScorer":
+    def of(cls: type[Own], evaluate: Evaluate, labels: tuple[str, ...]) -> Own:
         """Read what the job asks for. Raises InvalidSpec where it names a label that there is not."""
         metric = "accuracy" if evaluate.metric == "auto" else evaluate.metric
         if evaluate.positive is not None and evaluate.positive not in labels:
@@ -48,10 +51,6 @@ class ClassScorer:
         """The headline metric of always answering the most frequent label."""
         return self.score(np.full_like(wanted, np.bincount(wanted).argmax()), wanted)
 
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Each row is one window."""
-        return one_window(tokenizer, [texts_of(row) for row in rows])
-
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
         """The id of the largest logit."""
         return [int(one.argmax()) for one in logits]
@@ -75,9 +74,11 @@ class ClassScorer:
         source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"
         return Figures(values, error, source, self.chance(wanted), draws[self.metric])
 
-    def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
-        """Rows with another label."""
-        return differing(alone, together)
+    def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:
+        """Name the label, and the likeliest ones with their shares."""
+        shares = softmax(logits)
+        best = sorted(range(len(shares)), key=lambda place: -shares[place])[:MOST_SCORES]
+        return {"label": labels[answer], "scores": {labels[place]: shares[place] for place in best}}
 
 
 def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Ids, Ids]:

@@ -1,20 +1,19 @@
-"""Regression of one text or of a pair, as GLUE judges STS-B: the mean of Pearson's and Spearman's correlation."""
+"""Regression, as GLUE judges STS-B: the mean of Pearson's and Spearman's correlation."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from compression.modalities.scoring import metrics, standard_errors
-from compression.modalities.scoring.base import Asked, Figures, Floats, Row, one_window, texts_of
+from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids, Numbers
 
 SAME = 1e-2
 """Answers differ where they are further apart than this share of all answers' spread; other rounding does less."""
 
 
-class NumberScorer:
+class NumberScorer(RowScorer):
     """Both correlations, and their mean."""
 
     metric = "pearson_spearman"
@@ -22,10 +21,6 @@ class NumberScorer:
     def score(self, found: Numbers, wanted: Numbers) -> float:
         """The headline metric."""
         return self._worth(found, wanted, metrics.places(found), metrics.places(wanted))[self.metric]
-
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Each row is one window."""
-        return one_window(tokenizer, [texts_of(row) for row in rows])
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
         """The one output."""
@@ -53,6 +48,10 @@ class NumberScorer:
         """Rows whose numbers differ by more than rounding."""
         one, other = np.array(alone), np.array(together)
         return int((np.abs(one - other) > SAME * np.ptp(one)).sum())
+
+    def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the number."""
+        return {"value": answer}
 
 
 def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Numbers, Numbers, Ids, Ids]:

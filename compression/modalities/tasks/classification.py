@@ -1,20 +1,16 @@
 """Classification of a text or of a pair: one of the data's labels comes out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compression.modalities import losses
-from compression.modalities.base import SmallOutputTask
+from compression.modalities.base import Batch, Examples, SmallOutputTask
 from compression.modalities.scoring.classification import ClassScorer
 from compression.modalities.tasks import linear_models
 from compression.schema.recipe.base import Task as Name
-
-if TYPE_CHECKING:
-    from compression.modalities.text.batches import Batch, TokenizedDataset
 
 
 @dataclass(frozen=True)
@@ -24,11 +20,11 @@ class Classification(SmallOutputTask):
     name: Name
     scorer: ClassScorer
 
-    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy."""
         return functional.cross_entropy(logits, batch.labels)
 
-    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:  # noqa: ARG002
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:  # noqa: ARG002
         """KL divergence of the softened distributions over the labels."""
         return losses.soft_target_loss(student, teacher, temperature)
 
@@ -40,10 +36,10 @@ class Classification(SmallOutputTask):
         """Log-probabilities by logistic regression, (others, labels)."""
         return torch.from_numpy(linear_models.class_scores(features.numpy(), labels.numpy(), asked.numpy()))
 
-    def score(self, logits: Tensor, rows: "TokenizedDataset") -> float:
+    def score(self, logits: Tensor, rows: Examples) -> float:
         """The headline metric of the labels whose logits are largest."""
         return self.scorer.score(logits.argmax(dim=-1).numpy(), rows.labels.numpy())
 
-    def chance(self, rows: "TokenizedDataset") -> float:
+    def chance(self, rows: Examples) -> float:
         """Always the most frequent label."""
         return self.scorer.chance(rows.labels.numpy())

@@ -1,20 +1,16 @@
 """Regression of a text or of a pair: a number comes out, as STS-B's similarity from 0 to 5."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compression.modalities.base import SmallOutputTask
+from compression.modalities.base import Batch, Examples, SmallOutputTask
 from compression.modalities.scoring.regression import NumberScorer
 from compression.modalities.tasks import linear_models
 from compression.schema.recipe.base import Task as Name
-
-if TYPE_CHECKING:
-    from compression.modalities.text.batches import Batch, TokenizedDataset
 
 
 @dataclass(frozen=True)
@@ -24,11 +20,11 @@ class Regression(SmallOutputTask):
     scorer: NumberScorer
     name: Name = "text-regression"
 
-    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean squared error."""
         return functional.mse_loss(logits[:, 0].float(), batch.labels)
 
-    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:  # noqa: ARG002
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:  # noqa: ARG002
         """Mean squared error against the teacher's number (TinyBERT, Jiao et al. 2020); it has nothing to soften."""
         return functional.mse_loss(student.float(), teacher.float())
 
@@ -40,10 +36,10 @@ class Regression(SmallOutputTask):
         """Numbers by ridge regression, (others, 1)."""
         return torch.from_numpy(linear_models.numbers(features.numpy(), labels.numpy(), asked.numpy()))
 
-    def score(self, logits: Tensor, rows: "TokenizedDataset") -> float:
+    def score(self, logits: Tensor, rows: Examples) -> float:
         """Mean of Pearson's and Spearman's correlation."""
         return self.scorer.score(logits[:, 0].numpy().astype(np.float64), rows.labels.numpy().astype(np.float64))
 
-    def chance(self, rows: "TokenizedDataset") -> float:  # noqa: ARG002
+    def chance(self, rows: Examples) -> float:  # noqa: ARG002
         """Whoever always says the same correlates with nothing."""
         return 0.0

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-if TYPE_CHECKING:  # a task's own batches are made of these
-    from compression.modalities.base import TaskAdapter
+from compression.modalities.base import TaskAdapter
 
 POOL = 50
 """Batches whose rows are sorted by length together: enough to save most padding, few enough to keep batches random."""
@@ -89,13 +88,22 @@ class TokenizedDataset:
     tokens: Sequence[Sequence[int]]
     labels: Tensor
     padding: int
-    task: "TaskAdapter"
+    task: TaskAdapter
     types: list[list[int]] | None = None
     labelled: Tensor | None = None
     references: Any | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Count the tokens of each row."""
+        return list(map(len, self.tokens))
+
+    def cut_like(self, other: "TokenizedDataset") -> bool:
+        """Whether another model's rows are of the same tokens."""
+        return self.tokens == other.tokens
 
     def at(self, rows: list[int]) -> "TokenizedDataset":
         """Return the rows named, in that order."""
@@ -147,35 +155,13 @@ class TokenizedDataset:
             yield self.batch(plan[number])
 
 
-def store_logits(store: Tensor | None, batch: Batch, answers: Tensor, rows: TokenizedDataset) -> Tensor:
-    """Keep a batch's answers at their rows' places among those to all rows; None makes room for them first.
-
-    answers: (rows of the batch, n), or (rows of the batch, tokens, n) -> (rows, n), or (rows, tokens of the longest row, n)
-    with zeros at padding; on the CPU in float32.
-    """
-    if store is None:
-        tokens = (max(map(len, rows.tokens)),) if answers.ndim == 3 else ()
-        store = torch.zeros((len(rows), *tokens, answers.shape[-1]))
-    if answers.ndim == 3:
-        store[batch.rows, : answers.shape[1]] = answers.float().cpu()
-    else:
-        store[batch.rows] = answers.float().cpu()
-    return store
-
-
-def stored_logits(store: Tensor, batch: Batch) -> Tensor:
-    """Return what `put` kept of a batch's rows, as wide as the batch."""
-    found = store[batch.rows]
-    return found[:, : batch.ids.shape[1]] if found.ndim == 3 else found
-
-
 def tokenize(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     labels: list[int] | list[float],
     max_length: int,
-    task: "TaskAdapter",
+    task: TaskAdapter,
     *,
     types: bool,
 ) -> TokenizedDataset:

@@ -1,6 +1,6 @@
 """A split's rows as a model takes them, task by task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,9 +28,14 @@ class TextPreprocessor:
     length: int
     types: bool
 
-    def split(self, dataset: Dataset, split: Split, task: TaskAdapter) -> TokenizedDataset:
+    @property
+    def padding(self) -> int:
+        """The id of the token that pads."""
+        return int(self.tokenizer.pad_token_id)
+
+    def encode(self, dataset: Dataset, split: Split, task: TaskAdapter) -> TokenizedDataset:
         """Tokenize a split. Of a language model's validation as much as epochs are chosen by."""
-        if task.name == "causal-lm":
+        if task.packed is not None:
             rows = PackedDataset.of(dataset.splits[split].texts, self.tokenizer, self.length, task)
             return rows.judged(0) if split == "validation" else rows
         return encoded(dataset, split, self.tokenizer, self.length, task, types=self.types)
@@ -38,6 +43,18 @@ class TextPreprocessor:
     def rows(self, texts: Sequence[tuple[str, ...]], labels: list[int], task: TaskAdapter) -> TokenizedDataset:
         """Tokenize rows of one or two texts."""
         return tokenize(self.tokenizer, *side_by_side(texts), labels, self.length, task, types=self.types)
+
+    def encoder(self, task: TaskAdapter) -> Callable[[Sequence[tuple[str, ...]], list[int]], TokenizedDataset]:
+        """Return what tokenizes rows for a task."""
+        return lambda texts, labels: self.rows(texts, labels, task)
+
+    def with_made(self, rows: TokenizedDataset, made: Sequence[tuple[str, ...]], task: TaskAdapter) -> TokenizedDataset:
+        """Put texts that were made of train's behind its rows, without labels."""
+        return rows.with_unlabelled(self.rows(made, rows.labels[[0] * len(made)].tolist(), task))
+
+    def reads_like(self, other: "TextPreprocessor") -> bool:
+        """Whether the model is told the same of types."""
+        return self.types == other.types
 
     def unlabelled(self, texts: Sequence[str], task: TaskAdapter) -> TokenizedDataset:
         """Tokenize plain texts, of which no label is known."""

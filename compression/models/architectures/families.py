@@ -1,13 +1,14 @@
 """The model families that Lathe can take apart."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from compression.models.architectures import heads
 from compression.schema.errors import UnsupportedArchitecture, UnsupportedTask
 from compression.schema.recipe.base import Axis, Config, Task
+from compression.schema.tasks import TEXT
 
 
 class ArchitectureSpec(Config):
@@ -38,9 +39,9 @@ OF_EXPERTS: tuple[Axis, ...] = (
     "kv_rank",
     "vocabulary",
 )
-TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "causal-lm")
+TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in heads.HEADS)
 """Those that encoders are made for."""
-OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression", "causal-lm")
+OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
 """The language model's own, and those of the one head that all stock decoders have beside it: it reads the last token."""
 COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
 COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."

@@ -1,25 +1,23 @@
 """Which stock class answers which task, and what its outputs are called. Torch-free."""
 
-from dataclasses import dataclass
-
 from compression.schema.recipe.base import Task
+from compression.schema.tasks import CLASSIFIER, LANGUAGE, READER, TAGGER, TASKS, Head
 
-
-@dataclass(frozen=True)
-class Head:
-    """suffix: of the stock class's name; auto: the class of transformers that opens it; outputs: of model and ONNX file."""
-
-    suffix: str
-    auto: str
-    outputs: tuple[str, ...] = ("logits",)
-
+__all__ = [
+    "CLASSIFIER",
+    "FEWEST_TOKENS",
+    "HEADS",
+    "LANGUAGE",
+    "READER",
+    "TAGGER",
+    "Head",
+    "of_architecture",
+    "of_task",
+    "outputs",
+]
 
 FEWEST_TOKENS = 32
 """With fewer a window has no room for a question and its context."""
-CLASSIFIER = Head("ForSequenceClassification", "AutoModelForSequenceClassification")
-TAGGER = Head("ForTokenClassification", "AutoModelForTokenClassification")
-READER = Head("ForQuestionAnswering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
-LANGUAGE = Head("ForCausalLM", "AutoModelForCausalLM")
 GPT2_LANGUAGE = "LMHeadModel"
 """How GPT-2's language model is called."""
 HEADS = (CLASSIFIER, TAGGER, READER)
@@ -28,14 +26,14 @@ HEADS = (CLASSIFIER, TAGGER, READER)
 
 def of_task(task: Task) -> Head:
     """Find the head that a task needs."""
-    return {"token-classification": TAGGER, "question-answering": READER, "causal-lm": LANGUAGE}.get(task, CLASSIFIER)
+    return TASKS[task].head
 
 
 def of_architecture(name: str) -> Head | None:
     """Find the head of a stock class by its name; None for a bare model and for an encoder's heads of pre-training."""
     if name.endswith(GPT2_LANGUAGE):
         return LANGUAGE
-    return next((head for head in (*HEADS, LANGUAGE) if name.endswith(head.suffix)), None)
+    return next((head for head in (task.head for task in TASKS.values()) if name.endswith(head.suffix)), None)
 
 
 def outputs(task: Task, labels: int) -> int:
@@ -43,4 +41,4 @@ def outputs(task: Task, labels: int) -> int:
 
     0 of a language model, whose outputs are its vocabulary.
     """
-    return {"text-regression": 1, "question-answering": 2}.get(task, labels)
+    return TASKS[task].outputs or labels

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compression.schema.recipe.base import Config
+from compression.schema.tasks import TASKS
 
-AUGMENTED_TASKS = frozenset({"text-classification", "text-pair-classification", "text-regression"})
+AUGMENTED_TASKS = frozenset(name for name, task in TASKS.items() if task.augmentable)
 """Tasks whose rows have one answer for the whole text. Words of others cannot move: their answers are places in the text."""
 HelperName = Annotated[
     str,

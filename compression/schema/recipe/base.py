@@ -1,21 +1,22 @@
 """What all parts of a recipe share: frozen data that refuses unknown keys, and the names that recur."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-Task = Literal[
-    "text-classification",
-    "text-pair-classification",
-    "text-regression",
-    "token-classification",
-    "question-answering",
-    "causal-lm",
-]
-JobTask = Literal[Task, "several"]
-"""What a job is for; `several`: it names several datasets, each with a task of its own."""
+from compression.schema.tasks import FORMATS, TASKS
+
+if TYPE_CHECKING:  # which names there are is known once packages beside this one have been read
+    Task: TypeAlias = str
+    JobTask: TypeAlias = str
+    DataFormat: TypeAlias = str
+else:
+    Task = Literal[tuple(TASKS)]
+    JobTask = Literal[(*TASKS, "several")]
+    """What a job is for; `several`: it names several datasets, each with a task of its own."""
+    DataFormat = Literal[FORMATS]
 PartName = Annotated[str, Field(max_length=40, pattern=r"^([a-z0-9][a-z0-9-]*)?$")]
 """What one of several datasets is called within a job; nothing where it is the only one."""
 MOST_PARTS = 16
@@ -24,8 +25,6 @@ MOST_TEACHERS = 8
 """Models that a job may name as teachers."""
 DataSplit = Literal["train", "validation", "test", "unlabelled"]
 """What files may be sent for: the splits that have labels, and texts without."""
-DataFormat = Literal["jsonl", "csv", "parquet", "text"]
-"""`text` is plain UTF-8, a text ending where a blank line begins: of a task whose rows are texts alone."""
 Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary"]
 """heads: of decoders whole groups, a KV head with the query heads that read it. From experts on: of decoders that have them."""
 Precision = Literal["auto", "float32", "bfloat16"]

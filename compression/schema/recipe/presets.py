@@ -8,6 +8,7 @@ from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.tasks import TASKS
 
 STANDARD = Recipe(
     prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
@@ -64,7 +65,7 @@ def preset(name: str, task: str) -> Recipe:
     if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe
     plain: dict[str, Any] = {"augment": None}
-    if task == "causal-lm":
+    if task in TASKS and TASKS[task].generates:
         plain |= {"general": None, "teachers": Teachers()}
     return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})
 

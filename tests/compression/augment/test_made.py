@@ -45,7 +45,7 @@ def made(asked: Augment, texts: list[str], sources: Resources) -> tuple[list[str
         try:
             next(work)
         except StopIteration as end:
-            whole, found = end.value
+            whole, found = end.value.rows, end.value.made
             assert whole.labelled.tolist() == [True] * len(texts) + [False] * len(found)
             assert [len(row) for row in whole.tokens[len(texts) :]] == [len(row) for row in encode(found, []).tokens]
             return [text for (text,) in found], state.notes[-1]

@@ -45,9 +45,7 @@ def with_material(state: StageContext, folder: Path) -> StageContext:
     def encode(rows: Sequence[Texts], labels: list[int]) -> TokenizedDataset:
         return encoded([(text, "positive" if label else "negative") for (text,), label in zip(rows, labels, strict=True)])
 
-    state.augmentation_source = AugmentationSource(
-        texts, encode, AutoTokenizer.from_pretrained(folder), Resources(None, None, folder)
-    )
+    state.augmenter = AugmentationSource(texts, encode, AutoTokenizer.from_pretrained(folder), Resources(None, None, folder))
     return state
 
 
@@ -60,14 +58,14 @@ def state(model: BertForSequenceClassification, tmp_path: Path) -> StageContext:
 
 
 def more(state: StageContext) -> tuple[TokenizedDataset, list[Event]]:
-    assert state.augmentation_source is not None
+    assert state.augmenter is not None
     state.begin("distilled")
-    work, events = augment_rows(state, AUGMENT, state.augmentation_source), []
+    work, events = augment_rows(state, AUGMENT, state.augmenter), []
     while True:
         try:
             events.append(next(work))
         except StopIteration as end:
-            (rows, made) = end.value
+            rows, made = end.value.rows, end.value.made
             assert len(made) == len(rows) - len(state.rows["train"])
             return rows, events
 
@@ -177,9 +175,9 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     assert job.part is not None
     state = job.part.state
     state.teacher = state.model
-    assert state.augmentation_source is not None
+    assert state.augmenter is not None
     state.begin("distilled")
-    work = augment_rows(state, masked, state.augmentation_source)
+    work = augment_rows(state, masked, state.augmenter)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]
     found = Resources(tmp_path / "wordnet", None, encoder)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from compression.engine.pipeline import compress
 from compression.evaluation import predict as command
-from compression.evaluation.predict import _given as given
 from compression.evaluation.predict import predict
+from compression.modalities.text.questions import row_of as given
 from compression.schema.events import Finished
 from compression.schema.job_spec import Data, Spec
 from compression.schema.prediction import Answer, Answered, parse_answered

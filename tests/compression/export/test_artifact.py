@@ -138,5 +138,5 @@ def test_flops_follow_the_shape(tiny_shipment: Shipment) -> None:
     linear = layers * (4 * hidden * hidden + 2 * hidden * ffn) * length
     attention = layers * 2 * length * length * hidden
     expected = 2 * (linear + attention + hidden * hidden + hidden * labels)
-    assert count_flops(tiny_shipment.model, Evaluate(length=length)) == expected
-    assert count_flops(tiny_shipment.model, Evaluate(batch=3, length=length)) == 3 * expected
+    assert count_flops(tiny_shipment.model, Evaluate(length=length), "text-classification") == expected
+    assert count_flops(tiny_shipment.model, Evaluate(batch=3, length=length), "text-classification") == 3 * expected

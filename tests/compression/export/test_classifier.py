@@ -10,10 +10,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import Batch, Logits
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import FILE, write_onnx
 from compression.export.parity_check import check_interface
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.inputs import Batch
 from compression.models.linear_layers import is_linear
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
 from tests.compression.export.test_decoder import SCHEMES
@@ -39,7 +40,7 @@ def answers(model: PreTrainedModel, batch: Batch) -> Logits:
 
 def opened(folder: Path) -> OnnxRunner:
     runner = OnnxRunner(folder / FILE, threads=1)
-    check_interface(runner, 2, ("input_ids", "attention_mask"), ("logits",))
+    check_interface(runner, 2, dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", [True, True])), ("logits",))
     return runner
 
 

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from compression.engine.shipping import precision_of
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import Batch, Ids, Logits
 from compression.evaluation.runtimes.transformers import TransformersDecoder
 from compression.export.onnx.exporter import FILE, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
@@ -24,10 +23,12 @@ from compression.export.onnx.unfused_experts import unfuse_experts
 from compression.export.package import stored_as
 from compression.export.parity_check import ROUNDING_NOISE, Agreement, check_interface, compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scorers import scorer_of
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.scoring.base import Row
 from compression.modalities.text.causal_lm import token_losses as engine
 from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.inputs import Batch, Ids
 from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, left_in_float, quantizable
 from compression.quantization.moe_layers import fused_expert_modules
@@ -74,7 +75,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
     for whose, proto in ((model, traced), (simulated, to_int8(traced, dict(quantizable(twin))))):
         onnx.save(proto, tmp_path / FILE)
         runner = OnnxRunner(tmp_path / FILE, threads=1)
-        check_interface(runner, 2, ("input_ids", "attention_mask"), ("logits",))
+        check_interface(runner, 2, dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", [True, True])), ("logits",))
         found, wanted = runner.logits(batch), answers(whose, batch)
         assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
         for row, length in enumerate(LENGTHS):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from compression.evaluation.runtimes import transformers as transformers_runtime
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import Batch, Kind, Logits
+from compression.evaluation.runtimes.runner import Kind
 from compression.evaluation.runtimes.transformers import TransformersRunner
 from compression.export.onnx.exporter import FILE, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
@@ -26,9 +26,11 @@ from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.trace import graph, inputs_of
 from compression.export.package import write_config
 from compression.export.parity_check import check_interface, verify
-from compression.export.preprocessor_files import write_tokenizer
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.artifact_tokenizer import write_tokenizer
+from compression.modalities.text.inputs import Batch
+from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.export.cards import card_of
@@ -79,7 +81,7 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
     for int8, proto in graphs(kind).items():
         onnx.save(proto, tmp_path / "model.onnx")
         runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
-        check_interface(runner, 2, names, ("logits",))
+        check_interface(runner, 2, dict.fromkeys(names, ("tensor(int64)", [True, True])), ("logits",))
         found, wanted = runner.logits(batch), answers(model, batch, simulated=int8)
         # A value on the edge of two integers may fall either way in a few rows; the others agree to the last digits.
         assert (np.median if int8 else np.max)(np.abs(found - wanted)) < 2e-5
@@ -119,7 +121,7 @@ def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
     assert len(said) == 2
     assert set(said) <= set(LABELS)
     insert_fake_quantization(model)
-    verify(model, folder, kind="onnx", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)
+    verify(model, folder, kind="onnx", int8=True, sample=ROWS, scorer=TextClassScorer("accuracy", 2, 1), pad_id=PADDING)
     write_rows(tmp_path / "test.jsonl", rows)
     script = Path(__file__).parents[3] / "scripts" / "open_onnx.py"
     command = [sys.executable, "-I", "-c", WITHOUT_LATHE, str(script), str(folder), str(tmp_path / "test.jsonl")]
@@ -163,4 +165,4 @@ def test_a_checkpoint_keeps_the_padding_that_positions_are_counted_from(kind: st
     runner = TransformersRunner(folder, threads=1)
     assert runner.model.config.pad_token_id == PADDING  # type: ignore[union-attr]
     insert_fake_quantization(model)
-    verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)
+    verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=TextClassScorer("accuracy", 2, 1), pad_id=PADDING)

@@ -8,10 +8,10 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.runtimes import standalone
-from compression.evaluation.runtimes.runner import Batch
 from compression.export import instruction_sets
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import write_onnx
+from compression.modalities.text.inputs import Batch
 from compression.models.linear_layers import is_linear
 from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable

@@ -14,14 +14,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compression.engine.shipping import ShippedArtifact, measure_latency, ship
 from compression.evaluation import generation_latency
-from compression.evaluation.measure import ask_language, nobody
-from compression.evaluation.runtimes.runner import Ids, Logits, open_artifact
+from compression.evaluation.measure import nobody, read_rows
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.package import write_config
 from compression.export.parity_check import ROUNDING_NOISE, compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scorers import scorer_of
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.causal_lm import token_losses as engine
 from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.inputs import Ids
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.schema.errors import ExportMismatch
@@ -99,7 +101,7 @@ def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path,
     scorer = scorer_of("causal-lm", EVALUATE, ())
     assert isinstance(scorer, LanguageScorer)
     rows = folder.parents[1] / "test.jsonl"
-    asked = ask_language(open_artifact("onnx", folder, threads=1), folder, rows, scorer)  # type: ignore[arg-type]
+    asked = scorer.open_split(open_artifact("onnx", folder, threads=1), scorer.reader(folder), read_rows(rows))  # type: ignore[arg-type]
     assert asked.answer(told.append).score == found.score
     assert sum(told) == asked.windows
     assert set(told[:-1]) == {1}  # then the first of them again, together
@@ -253,7 +255,8 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
     folder, rows = shipped["baseline"][0], tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
     runner = Sure(folder) if lost else open_artifact("onnx", folder, threads=1)
-    score = ask_language(runner, folder, rows, LanguageScorer(length=64, stride=32)).answer(nobody).score  # type: ignore[arg-type]
+    scorer = LanguageScorer(length=64, stride=32)
+    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score  # type: ignore[arg-type]
     assert "perplexity" not in score.standard_errors
     assert score.standard_error == score.value
     assert score.worth_error == 1

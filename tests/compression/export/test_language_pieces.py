@@ -8,9 +8,12 @@ import pytest
 from transformers import PreTrainedModel
 
 from compression.evaluation import measure
-from compression.evaluation.runtimes.decoder import Decoder
-from compression.evaluation.runtimes.runner import Batch, Ids, Logits, open_artifact
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.onnx import decoder
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.decoding import Decoder
+from compression.modalities.text.inputs import Batch, Ids
+from compression.modalities.text.scoring import perplexity
 from compression.modalities.text.scoring.perplexity import LanguageScorer
 from tests.compression.language.tiny import TEXTS, VOCABULARY, model, tokenizer
 
@@ -50,11 +53,12 @@ def test_a_score_is_the_same_in_pieces_and_takes_no_more_than_it_may(
     runner, scorer = opened(kind, model(family), tmp_path), LanguageScorer(48, 24)
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text * times}) + "\n" for times in (1, 3) for text in TEXTS))
-    whole = measure.ask_language(runner, tmp_path, rows, scorer).answer(measure.nobody).score
+    given, reader = measure.read_rows(rows), scorer.reader(tmp_path)
+    whole = scorer.open_split(runner, reader, given).answer(measure.nobody).score
     assert runner.most > 8 * ROOM  # all windows together
     runner.most = 0
-    monkeypatch.setattr(measure, "LOGITS_BYTES", 4 * VOCABULARY * ROOM)
-    found = measure.ask_language(runner, tmp_path, rows, scorer).answer(measure.nobody).score
+    monkeypatch.setattr(perplexity, "LOGITS_BYTES", 4 * VOCABULARY * ROOM)
+    found = scorer.open_split(runner, reader, given).answer(measure.nobody).score
     assert 0 < runner.most <= ROOM
     assert found.metrics == pytest.approx(whole.metrics, rel=1e-5)
     assert found.standard_errors == pytest.approx(whole.standard_errors, rel=1e-4)

@@ -17,11 +17,21 @@ import pytest
 
 from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
-from compression.evaluation.measure import Measured, MeasureSpec, ask, measure, nobody, peak_memory, time_both
-from compression.evaluation.runtimes.runner import Batch, Kind, Logits, Runner, full_batch, open_artifact
-from compression.modalities.scorers import scorer_of
-from compression.modalities.scoring.classification import ClassScorer
-from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.evaluation.measure import (
+    Measured,
+    MeasureSpec,
+    measure,
+    nobody,
+    peak_memory,
+    read_rows,
+    time_both,
+)
+from compression.evaluation.runtimes.runner import Kind, open_artifact
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.scoring.base import Runner
+from compression.modalities.text.inputs import Batch, full_batch
+from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Latency, NotMeasured, Score
@@ -122,7 +132,8 @@ def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Sh
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": "good", "label": label}) + "\n" for label in [1, 1, 1, 0]))
     folder = tiny_shipment.folder(tiny_shipment.int8)
-    score = ask(Contrary(), folder, rows, ClassScorer("accuracy", 2, 1)).answer(nobody).score
+    scorer = TextClassScorer("accuracy", 2, 1)
+    score = scorer.open_split(Contrary(), scorer.reader(folder), read_rows(rows)).answer(nobody).score
     assert (score.value, score.value_at_batch_32, score.rows_changed_by_batching) == (0.75, 0.25, 4)
     assert score.chance == 0.75
     assert score.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
@@ -254,8 +265,7 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
     found = measure(asked, told.append)
     folder = tiny_shipment.folder(tiny_shipment.int8)
     runner, scorer = open_artifact("onnx", folder, threads=1), scorer_of("text-classification", Evaluate(), asked.labels)
-    assert not isinstance(scorer, LanguageScorer)
-    alone = ask(runner, folder, rows, scorer, seed=3).answer(nobody)
+    alone = scorer.open_split(runner, scorer.reader(folder), read_rows(rows), seed=3).answer(nobody)
     assert (found.validation, found.draws.validation) == (alone.score, alone.draws)
     assert alone.score.rows == 7
     assert isinstance(found.score, Score)

@@ -12,8 +12,9 @@ from onnx import TensorProto, numpy_helper
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import Batch, Logits
 from compression.export.onnx.exporter import write_onnx
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.inputs import Batch
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
 from tests.compression.conftest import WORDS

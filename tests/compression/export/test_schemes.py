@@ -16,7 +16,7 @@ from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.export.package import write_config
 from compression.export.parity_check import Agreement, verify
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.planning.estimator import artifact_bytes
 from compression.quantization import calibration
@@ -47,7 +47,7 @@ def written(scheme: str, kind: Kind, folder: Path, ffn: int = 80) -> tuple[Path,
     weights = (write_onnx if kind == "onnx" else write_transformers)(model, folder, int8=True)
     write_tokenizer(folder)
     write_config(model, folder, LABELS, MAX_LENGTH, kind)
-    scorer = ClassScorer("accuracy", 2, 1)
+    scorer = TextClassScorer("accuracy", 2, 1)
     return weights, verify(model, folder, kind=kind, int8=True, sample=SAMPLE, scorer=scorer, pad_id=0)
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import Batch
 from compression.export.onnx import trace
 from compression.export.onnx.exporter import plain_model, write_onnx
+from compression.modalities.text.inputs import Batch
 from tests.compression.export.test_families import answers, padded
 from tests.compression.models import tiny
 

@@ -13,13 +13,14 @@ from onnx import numpy_helper
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.parity_check import PEAK, Bound, check_interface, compare, limit, verify
 from compression.modalities.scoring.base import Row
-from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.errors import ExportMismatch
 from tests.compression.export.conftest import Shipment
 
-SCORER = ClassScorer("accuracy", 2, 1)
-INPUTS, OUTPUTS = ("input_ids", "attention_mask", "token_type_ids"), ("logits",)
+SCORER = TextClassScorer("accuracy", 2, 1)
+INPUTS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("tensor(int64)", [True, True]))
+OUTPUTS = ("logits",)
 
 
 def texts(shipment: Shipment) -> list[Row]:

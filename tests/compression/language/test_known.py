@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression.distillation.next_token_cache import TopKTargetFile, keeping
 from compression.modalities import losses
 from compression.modalities.text.causal_lm import hidden_states
 from compression.modalities.text.causal_lm.losses import FullTargets, next_token_terms
+from compression.modalities.text.causal_lm.next_token_cache import TopKTargetFile, keeping
 from compression.modalities.text.causal_lm.packing import Packed
 from tests.compression.language.tiny import VOCABULARY, documents, model
 

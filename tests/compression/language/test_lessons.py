@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from compression.distillation import objective
-from compression.distillation.document_losses import document_relation_loss
-from compression.distillation.objective import FeatureAlignment
-from compression.distillation.teacher import FeatureRequest, LanguageTeacher, request_features
-from compression.engine.stages.causal_lm_objective import CausalLMObjective
+from compression.distillation.objective import DistillationObjective, FeatureAlignment
+from compression.distillation.teacher import FeatureRequest, StatesTeacher, request_features
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.modalities.text.causal_lm.document_losses import document_relation_loss
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Evaluate
@@ -27,7 +26,7 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
     )
     settings = Distill(hidden=1.0)
     comparison = FeatureAlignment.of(student, teacher, settings, settings.weights(), apart=False)
-    known = LanguageTeacher(teacher, rows, comparison.teacher).asked()
+    known = StatesTeacher(teacher, rows, comparison.teacher).asked()
     fitted, taken, together = objective.fit_projections, list[int](), list[int]()
 
     def watched(pairs: Iterator[Any]) -> Any:
@@ -40,7 +39,7 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
     monkeypatch.setattr(objective, "fit_projections", watched)
     monkeypatch.setattr(objective, "FIT_TOKENS", 200)
     monkeypatch.setattr(objective, "FIT_BATCH", 2)
-    made = CausalLMObjective(student, known, comparison, settings, rows)
+    made = DistillationObjective(student, known, comparison, settings, rows)
     assert made.projections[0].shape[1:] == (16, 32)
     assert taken[0] <= 200 < sum(rows.packed.read)
     assert together[0] > 1
@@ -63,8 +62,8 @@ def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, 
     assert (batch.mask == 0).any()
     settings = Distill(soft=0.0, hidden=0.0, attention=1.0)
     comparison = FeatureAlignment.of(student, teacher, settings, settings.weights(), apart=False)
-    known = LanguageTeacher(teacher, rows, comparison.teacher, cache_file=(tmp_path / "states", 1e9)).asked()
-    made = CausalLMObjective(student, known, comparison, settings, rows)
+    known = StatesTeacher(teacher, rows, comparison.teacher, cache_file=(tmp_path / "states", 1e9)).asked()
+    made = DistillationObjective(student, known, comparison, settings, rows)
     found = made.terms(batch)["attention"]
     look, total, count = comparison.student, 0.0, 0
     for row, mask, positions in zip(batch.ids, batch.mask, batch.positions, strict=True):

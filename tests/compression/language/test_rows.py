@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compression.distillation import teacher
-from compression.distillation.teacher import FeatureRequest, LanguageTeacher, Teacher
+from compression.distillation.teacher import FeatureRequest, StatesTeacher, Teacher
 from compression.engine.stages import quantization_order
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import label_loss
@@ -94,10 +94,10 @@ def test_whoever_listens_hears_the_head_too_and_no_padding() -> None:
 def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, found = model(family), rows()
     look = FeatureRequest(states=(0, 1))
-    kept = LanguageTeacher(network, found, look).asked()
-    asked = LanguageTeacher(network, found, look, cache_file=(tmp_path / "states", 1e9)).asked()
+    kept = StatesTeacher(network, found, look).asked()
+    asked = StatesTeacher(network, found, look, cache_file=(tmp_path / "states", 1e9)).asked()
     monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
-    again = LanguageTeacher(network, found, look).asked()
+    again = StatesTeacher(network, found, look).asked()
     assert (kept.keeps, again.keeps) == (True, False)
     for batch in found.shuffled(3, 1):
         said = kept.outputs(batch)

@@ -1,13 +1,21 @@
-"""What a job keeps at hand for augmentation, from the time its data was read."""
+"""Train's texts, and what makes new ones of them for distillation (`modalities.modality.Augmenter`)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression.modalities.text.augmentation.augmenter import Texts
+from compression.modalities.base import TaskAdapter
+from compression.modalities.modality import Augmented
+from compression.modalities.text.augmentation.augmenter import AugmentedRow, Sources, Texts, augment
 from compression.modalities.text.augmentation.resources import Resources
 from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.schema.recipe.augment import Augment
+
+EXAMPLES, SHOWN = 3, 300
+"""New rows that are shown, and the characters of each of their texts."""
 
 
 @dataclass(frozen=True)
@@ -18,3 +26,56 @@ class AugmentationSource:
     encode: Callable[[Sequence[Texts], list[int]], TokenizedDataset]
     tokenizer: PreTrainedTokenizerFast
     resources: Resources
+
+    def read_by(self, preprocessor: TextPreprocessor, task: TaskAdapter) -> "AugmentationSource":
+        """Return the one whose rows another model reads."""
+        return replace(self, encode=preprocessor.encoder(task))
+
+    def augment(
+        self, settings: Augment, seed: int, teacher: PreTrainedModel, rows: TokenizedDataset
+    ) -> Generator[tuple[int, int], None, Augmented]:
+        """Make rows; the same again in a new attempt. Raises what opening the sources raises."""
+        settings, left_out = self.resources.resolve(settings)
+        total = settings.rows * len(rows)
+        yield 0, total
+        work = augment(self.texts, settings, seed, self._opened(settings, teacher))
+        while True:
+            try:
+                done = next(work)
+            except StopIteration as end:
+                made: list[AugmentedRow] = end.value
+                break
+            yield done, total
+        note = " ".join([self._summary(made, settings, total), *left_out])
+        some = made[:: max(1, len(made) // EXAMPLES)][:EXAMPLES]
+        shown = tuple(f"Made of {_shown(self.texts[one.row])}: {_shown(one.texts)}." for one in some)
+        if not made:
+            return Augmented(rows, [], note, shown)
+        labels, texts = rows.labels[[one.row for one in made]].tolist(), [one.texts for one in made]
+        return Augmented(rows.with_unlabelled(self.encode(texts, labels)), texts, note, shown)
+
+    def _opened(self, settings: Augment, teacher: PreTrainedModel) -> Sources:
+        resources, words, back = self.resources, settings.synonyms, settings.back_translation
+        table = teacher.get_input_embeddings().weight
+        return Sources(
+            synonyms=resources.open_synonyms(words, self.tokenizer, table) if words else None,
+            translators=resources.open_translators(back) if back else None,
+        )
+
+    def _summary(self, made: list[AugmentedRow], settings: Augment, total: int) -> str:
+        counts = Counter(one.by for one in made)
+        ways = []
+        if (asked := settings.back_translation) is not None:
+            by = asked.apertium or " and ".join(asked.models or ())
+            ways.append(f"{counts['back_translation']} by back-translation by {by}")
+        if settings.synonyms is not None:
+            ways.append(f"{counts['synonyms']} with other words from {self.resources.source(settings.synonyms)}")
+        if settings.splices:
+            ways.append(f"{counts['splices']} of two rows put together")
+        words = f", {sum(one.replaced for one in made)} words replaced" if settings.synonyms is not None else ""
+        same = f"; {total - len(made)} came out as they were or twice, and were left out" if len(made) < total else ""
+        return f"Augmentation: {len(made)} rows made of {len(self.texts)} ({', '.join(ways) or 'nothing'}){words}{same}."
+
+
+def _shown(texts: Texts) -> str:
+    return " | ".join(repr(text if len(text) <= SHOWN else text[:SHOWN] + "…") for text in texts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from compression.modalities.base import TaskAdapter
+from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.documents import read
@@ -94,7 +94,7 @@ def _ids(packed: Packed) -> list["array[int]"]:
     return [array("i", packed.ids_of(row).tolist()) for row in range(len(packed))]
 
 
-def packed_split(rows: TokenizedDataset) -> PackedDataset:
+def packed_split(rows: Examples) -> PackedDataset:
     """Say that rows are a language model's. Raises TypeError where they are not."""
     if not isinstance(rows, PackedDataset):
         raise TypeError("these rows are not texts of a language model")

@@ -6,15 +6,19 @@ A text is a cluster: its tokens are not independent of each other, so errors com
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from compression.modalities.scoring import standard_errors
-from compression.modalities.scoring.base import Floats, Row
+from compression.modalities.scoring.base import TOGETHER, Asked, Floats, Inputs, Row, Scored, SplitScoring
+from compression.modalities.text.decoding import Decoder, pieces
+from compression.modalities.text.inputs import ReadsTexts, TextReader, batch_of
 from compression.modalities.text.text_reader import encoder, read, stretches
+from compression.schema.report.draws import Draws
+from compression.schema.report.measurements import Score
 
 Counts = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.float64]
@@ -25,6 +29,12 @@ LARGEST = math.log(1e300)
 """Nats a token beyond which a perplexity is told as 1e300: JSON has no infinity."""
 PLACES = 256
 """Places whose logits are summed up together, in float64."""
+LOGITS_BYTES = 1 << 29
+"""What logits may take at once. Two windows are always asked together, in pieces where theirs are more."""
+SAMPLE_BYTES, SHORT = 1 << 25, 24
+"""The same of a sample that verifies an artifact, and the tokens of its shortest row; the others are each one longer."""
+SHORTEST = 2
+"""Tokens of a row of which some are read at once and some one by one."""
 SAME = 1e-2
 """A window is answered otherwise where its loss differs by more nats a token; sums in another order move it less."""
 
@@ -153,12 +163,13 @@ Ask = Callable[[Sequence[Window]], Iterable[Floats]]
 
 
 @dataclass(frozen=True)
-class LanguageScorer:
+class LanguageScorer(ReadsTexts):
     """Perplexity of texts in windows of `length` tokens that go on by `stride`, each token asked for once."""
 
     length: int
     stride: int
     metric: str = METRIC
+    next_tokens: ClassVar[bool] = True
 
     def windows(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Window]:
         """Tokenize texts with an artifact's own tokenizer; nothing is cut. Texts without a token to ask for are left out."""
@@ -171,6 +182,43 @@ class LanguageScorer:
             seen.add(number)
             found.append(Window(number, text.ids[start:end], first - 1 - start, text.ids[first : end + 1], own))
         return found
+
+    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+        """Make windows; the owner of each is its text, of those with a token to ask for."""
+        found = self.windows(tokenizer, rows)
+        return Asked(list(found), [one.text for one in found])
+
+    def sample(self, reader: TextReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:
+        """Take the beginnings of windows, as many as their logits have room for; one by one and together."""
+        windows = self.windows(reader.tokenizer, rows)
+        most = max(SAMPLE_BYTES // (4 * outputs), 2 * SHORT)
+        found = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
+        if max(map(len, found), default=0) < SHORTEST:  # texts without words tell nothing: any tokens do as well
+            found.append([number % outputs for number in range(1, SHORT + 1)])
+        return [*(batch_of([row]) for row in found), batch_of(found, reader.pad_id)]
+
+    def open_split(self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
+        """Tokenize texts, to be read window by window. Raises ValueError if no token is asked for.
+
+        Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold,
+        at most TOGETHER.
+        """
+        windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
+        if not windows:
+            raise ValueError("these texts have no token to ask for")
+        room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # places
+        count = min(TOGETHER, max(room // self.length, 2), len(windows))
+
+        def answer(more: Callable[[int], None]) -> Scored:
+            found = list[tuple[float, int]]()
+            for one in windows:
+                found += _losses(runner, [one], pad_id, room)
+                more(1)
+            again = _losses(runner, windows[:count], pad_id, room)
+            more(count)
+            return _scored(self.metric, windows, found, again, seed)
+
+        return SplitScoring(len(windows) + count, answer)
 
     def told(self, windows: Sequence[Window], ask: Ask) -> WindowLosses:
         """Ask for every token. Raises ValueError where there is none."""
@@ -213,3 +261,45 @@ def summed(windows: Sequence[Window], losses: Sequence[float], right: Sequence[i
         nats[one.text] += loss
         hits[one.text] += found
     return WindowLosses(tokens, sizes, nats, hits)
+
+
+def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) -> list[tuple[float, int]]:
+    """Ask windows together, whose logits have room for so many places. -> of each Σ −ln p, and how many were likeliest."""
+    losses, right = [0.0] * len(windows), [0] * len(windows)
+    for start, logits in pieces(runner, batch_of([one.ids for one in windows], pad_id), max(room // len(windows), 1)):
+        for number, window in enumerate(windows):
+            part = part_of(window, start, start + logits.shape[1])
+            if part is not None:
+                loss, hits = heard(part, logits[number])
+                losses[number], right[number] = losses[number] + loss, right[number] + hits
+    return list(zip(losses, right, strict=True))
+
+
+def _scored(
+    metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int
+) -> Scored:
+    """Judge what was found of all windows; `again` is what the first ones came to when they were asked together."""
+    told = summed(windows, *zip(*found, strict=True))
+    other = figures(summed(windows, *zip(*again, *found[len(again) :], strict=True)))
+    changed = {
+        one.text
+        for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
+        if abs(alone - together) > SAME * len(one.following)
+    }
+    own = figures(told)
+    values, errors = headline(own)
+    perplexity = own.perplexity.value
+    score = Score(
+        metric=metric,
+        value=perplexity,
+        lower_is_better=True,
+        # Where none is known nothing is certain, and 0 would be certainty: as much as it is itself, so a nat of its logarithm.
+        standard_error=errors.get(metric, perplexity),
+        metrics=values,
+        standard_errors=errors,
+        value_at_batch_32=other.perplexity.value,
+        rows=own.texts,
+        rows_changed_by_batching=len(changed),
+        chance=chance([one.following for one in windows]),
+    )
+    return Scored(score, Draws(rows=own.texts, seed=seed, values=tuple(draws(told, seed).tolist())))

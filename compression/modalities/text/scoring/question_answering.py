@@ -12,8 +12,9 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from compression.modalities.scoring import metrics, standard_errors
-from compression.modalities.scoring.base import Asked, Figures, Floats, Row, differing
+from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids, Numbers
+from compression.modalities.text.inputs import ReadsTexts
 
 LONGEST_ANSWER = 30
 """Tokens, as in BERT's own code."""
@@ -103,7 +104,7 @@ class Reader:
         ]
 
 
-class QuestionScorer:
+class QuestionScorer(ReadsTexts, RowScorer):
     """The headline is F1."""
 
     metric = "f1"
@@ -149,6 +150,6 @@ class QuestionScorer:
         apart = {f"{name}_{kind}": each[some] for kind, some in kinds.items() if some.any() for name, each in both.items()}
         return {**both, **apart}
 
-    def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
-        """Rows with another answer."""
-        return differing(alone, together)
+    def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the text."""
+        return {"text": answer}

@@ -11,8 +11,9 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from compression.modalities.scoring import metrics, standard_errors
-from compression.modalities.scoring.base import Asked, Figures, Floats, Row, differing, one_window
+from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
 from compression.modalities.scoring.metrics import Ids
+from compression.modalities.text.inputs import ReadsTexts, cut_words, one_window
 
 OUTSIDE = "O"
 
@@ -36,7 +37,7 @@ def first_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> li
 
 
 @dataclass(frozen=True)
-class TagScorer:
+class TagScorer(ReadsTexts, RowScorer):
     """labels: the tags in the order of the model's outputs."""
 
     labels: tuple[str, ...]
@@ -77,9 +78,9 @@ class TagScorer:
             "recall": right / wanted if wanted else 0.0,
         }
 
-    def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
-        """Rows of which a word has another tag."""
-        return differing(alone, together)
+    def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the tags."""
+        return {"tags": cut_words(answer)}
 
 
 def _counts(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Ids:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compression.modalities import losses
+from compression.modalities.base import Batch, Examples, PackedLanguageModel
 from compression.modalities.text.causal_lm import chunked_head, hidden_states
 from compression.modalities.text.causal_lm import losses as language
 from compression.modalities.text.causal_lm.batches import NOBODY, PackedBatch
+from compression.modalities.text.causal_lm.packed_language_model import PACKED_TEXTS
 from compression.modalities.text.scoring.perplexity import LanguageScorer, chance
 from compression.schema.recipe.base import Task as Name
-
-if TYPE_CHECKING:
-    from compression.modalities.text.batches import Batch, TokenizedDataset
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class CausalLM:
 
     scorer: LanguageScorer
     name: Name = "causal-lm"
+    packed: PackedLanguageModel = PACKED_TEXTS
 
     @property
     def metric(self) -> str:
@@ -45,11 +45,11 @@ class CausalLM:
         found: Tensor = output.logits
         return found
 
-    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the next tokens, mean over those that are asked for."""
         return functional.cross_entropy(chunked_head.widen(logits).flatten(0, 1), batch.labels.flatten(), ignore_index=NOBODY)
 
-    def learned(self, model: nn.Module, batch: "Batch") -> Tensor:
+    def learned(self, model: nn.Module, batch: Batch) -> Tensor:
         """The same, in chunks of tokens."""
         own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
         states = hidden_states.scored_states(own, rows)
@@ -58,7 +58,7 @@ class CausalLM:
         )
 
     @torch.no_grad()
-    def run(self, model: nn.Module, batch: "Batch") -> None:
+    def run(self, model: nn.Module, batch: Batch) -> None:
         """Have a model answer at every real token, its head too, whose answers are let go chunk by chunk."""
         own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
         head = hidden_states.output_layer(own)
@@ -67,7 +67,7 @@ class CausalLM:
         ):
             head(some)
 
-    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """KL divergence over the vocabulary, mean over the tokens that are asked for."""
         asked = batch.labels != NOBODY
         return losses.soft_target_loss(student[asked], teacher[asked], temperature)
@@ -76,12 +76,12 @@ class CausalLM:
         """The mean of the softened distributions over the vocabulary."""
         return losses.fuse_teachers(logits, weights, temperature)
 
-    def score(self, logits: Tensor, rows: "TokenizedDataset") -> float:
+    def score(self, logits: Tensor, rows: Examples) -> float:
         """Perplexity of the packed rows. logits: (rows, tokens, vocabulary)."""
         whole = rows.batch(list(range(len(rows))))
-        return math.exp(min(self.loss(logits[:, : whole.ids.shape[1]], whole).item(), 690.0))
+        return math.exp(min(self.loss(logits[:, : whole.mask.shape[1]], whole).item(), 690.0))
 
-    def chance(self, rows: "TokenizedDataset") -> float:
+    def chance(self, rows: Examples) -> float:
         """Perplexity of who knows how often each token comes, and nothing before it."""
         batches = (cast(PackedBatch, rows.batch([row])) for row in range(len(rows)))
         return chance(batch.wanted.tolist() for batch in batches)

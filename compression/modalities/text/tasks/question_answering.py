@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compression.modalities import losses
-from compression.modalities.base import SmallOutputTask
+from compression.modalities.base import Batch, Examples, SmallOutputTask
 from compression.modalities.scoring.metrics import overlap
 from compression.modalities.text.scoring.question_answering import QuestionScorer, Window, answer
 from compression.schema.recipe.base import Task as Name
-
-if TYPE_CHECKING:
-    from compression.modalities.text.batches import Batch, TokenizedDataset
 
 NOWHERE = -1e9
 """A logit that no position with it is chosen for; finite, because −∞ less −∞ is no number."""
@@ -50,11 +47,11 @@ class QuestionAnswering(SmallOutputTask):
         """(rows, tokens, 2)."""
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
-    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy over the real positions, mean of both ends."""
         return functional.cross_entropy(_real(logits, batch.mask), batch.labels)
 
-    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """KL divergence over the real positions, mean of both ends."""
         given, wanted = (
             _real(side[:, : student.shape[1]], batch.mask).transpose(1, 2).flatten(0, 1) for side in (student, teacher)
@@ -67,20 +64,20 @@ class QuestionAnswering(SmallOutputTask):
         places = torch.stack([_real(each, mask) for each in logits]).transpose(2, 3)
         return losses.fuse_teachers(places, weights, temperature).transpose(1, 2)
 
-    def score(self, logits: Tensor, rows: "TokenizedDataset") -> float:
+    def score(self, logits: Tensor, rows: Examples) -> float:
         """F1 of the answers' words, mean over questions. Raises ValueError for a split that was encoded to learn from only."""
         known = rows.references
         if known is None:
             raise ValueError("these rows carry nothing to judge answers by")
         own: dict[int, tuple[list[Window], list[Any]]] = {}
-        for window, row, tokens, one in zip(known.windows, known.owners, rows.tokens, logits.numpy(), strict=True):
+        for window, row, length, one in zip(known.windows, known.owners, rows.lengths, logits.numpy(), strict=True):
             windows, found = own.setdefault(row, ([], []))
             windows.append(window)
-            found.append(one[: len(tokens)])
+            found.append(one[:length])
         shares = [overlap(answer(*each, known.contexts[row]), known.answers[row]) for row, each in own.items()]
         return sum(shares) / len(shares)
 
-    def chance(self, rows: "TokenizedDataset") -> float:
+    def chance(self, rows: Examples) -> float:
         """Never an answer."""
         asked = rows.references.answers if rows.references is not None else ()
         return sum(not answers for answers in asked) / max(len(asked), 1)

@@ -1,18 +1,14 @@
 """Token classification: a tag for each word, read off the word's first token."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional
 
 from compression.modalities import losses
-from compression.modalities.base import SmallOutputTask
+from compression.modalities.base import Batch, Examples, SmallOutputTask
 from compression.modalities.text.scoring.token_classification import TagScorer
 from compression.schema.recipe.base import Task as Name
-
-if TYPE_CHECKING:
-    from compression.modalities.text.batches import Batch, TokenizedDataset
 
 IGNORED = -100
 """In the place of a label: tokens that do not begin a word, and padding."""
@@ -32,13 +28,13 @@ class TokenClassification(SmallOutputTask):
         """One answer to each word; a row without labels counts for one, so that its teacher is heard."""
         return (labels != IGNORED).sum(dim=1).clamp(min=1)
 
-    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy, mean over words."""
         labels = batch.labels[:, : logits.shape[1]]
         whole = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return whole / (labels != IGNORED).sum().clamp(min=1)
 
-    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
         """KL divergence over the labels, mean over all real tokens: the teacher knows of those too that begin no word."""
         real = batch.mask.bool()
         return losses.soft_target_loss(student[real], teacher[:, : student.shape[1]][real], temperature)
@@ -47,7 +43,7 @@ class TokenClassification(SmallOutputTask):
         """The mean of the softened distributions over the labels."""
         return losses.fuse_teachers(logits, weights, temperature)
 
-    def score(self, logits: Tensor, rows: "TokenizedDataset") -> float:
+    def score(self, logits: Tensor, rows: Examples) -> float:
         """F1 of entities. Words that were cut off are left out here; the artifact's score counts them as missed."""
         names, found, wanted = self.scorer.labels, [], []
         for best, labels in zip(logits.argmax(dim=-1), rows.labels[:, : logits.shape[1]], strict=True):
@@ -56,6 +52,6 @@ class TokenClassification(SmallOutputTask):
             wanted.append([names[int(tag)] for tag in labels[there]])
         return self.scorer.score(found, wanted)
 
-    def chance(self, rows: "TokenizedDataset") -> float:  # noqa: ARG002
+    def chance(self, rows: Examples) -> float:  # noqa: ARG002
         """Whoever tags nothing finds no entity."""
         return 0.0

@@ -9,7 +9,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from compression.modalities.base import TaskAdapter
+from compression.modalities.text.augmentation.source import AugmentationSource
 from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.modalities.text.vocabulary.required_tokens import parts_of, required_tokens, tokens_of
 from compression.modalities.text.vocabulary.tokenizer_files import write
 from compression.models.adapters.registry import adapter_of
@@ -48,6 +51,20 @@ class ReducedVocabulary:
         new_ids = {old: new for new, old in enumerate(self.kept)}
         tokens = [[new_ids[token] for token in row] for row in rows.tokens]
         return replace(rows, tokens=tokens, padding=new_ids[rows.padding])
+
+    def preprocessor(self, preprocessor: TextPreprocessor) -> TextPreprocessor:
+        """Return what reads by the new ids."""
+        return replace(preprocessor, tokenizer=self.tokenizer)
+
+    def augmenter(self, augmenter: AugmentationSource, preprocessor: TextPreprocessor, task: TaskAdapter) -> AugmentationSource:
+        """Return what makes texts, their words from the new table and read by the new ids."""
+        return replace(augmenter.read_by(preprocessor, task), tokenizer=self.tokenizer)
+
+    def note_on_test(self, rows: TokenizedDataset) -> str:
+        """Say how many rows of test are read by other tokens now. rows: of old ids."""
+        kept = set(self.kept)
+        lost = sum(not all(token in kept for token in row) for row in rows.tokens)
+        return f"The vocabulary is not chosen by test: {lost} of its {len(rows)} rows are read by other tokens now."
 
 
 def fit_vocabulary(

@@ -5,7 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from compression.evaluation.runtimes.runner import Batch, Ids, Logits
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.inputs import Batch, Ids
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from compression.distillation.losses import summed_relation_loss
+from compression.modalities.losses import summed_relation_loss
 from compression.modalities.text.causal_lm import chunked_head
 from compression.modalities.text.causal_lm.batches import PackedBatch, attention_mask
 

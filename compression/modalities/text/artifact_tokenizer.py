@@ -19,11 +19,6 @@ SETTINGS = "tokenizer_config.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-def padding_of(model: nn.Module) -> int:
-    """Return the id of the token that the model's rows are padded with."""
-    return int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
-
-
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
     """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
 
@@ -49,8 +44,9 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
     if model is not None and is_decoder(model):
         settings |= {"model_input_names": ["input_ids", "attention_mask"]}
         named = any(_names_padding(source / name) for name in (SETTINGS, "special_tokens_map.json"))
-        if model.config.pad_token_id is not None and not named:  # type: ignore[union-attr]
-            settings |= {"pad_token": tokenizer.id_to_token(padding_of(model))}
+        padding: Any = model.config.pad_token_id  # type: ignore[union-attr]
+        if padding is not None and not named:
+            settings |= {"pad_token": tokenizer.id_to_token(int(padding))}
         if task != "causal-lm":
             settings |= {"padding_side": "right"}
     _write(folder, {**settings, "model_max_length": max_length})

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.distillation.feature_cache import HALF
 from compression.modalities import losses
 from compression.modalities.text.causal_lm import chunked_head, hidden_states
 from compression.modalities.text.causal_lm.losses import TopKTargets
 from compression.modalities.text.causal_lm.packing import Packed
 from compression.system.row_file import RowFile
 
+HALF = 2
+"""Bytes of a number of 16 bits."""
 SMALL_VOCABULARY = 1 << 16
 """Up to this many ids, two bytes hold one."""
 

@@ -1,0 +1,28 @@
+"""Answers to all rows of a split in one tensor, filled batch by batch."""
+
+import torch
+from torch import Tensor
+
+from compression.modalities.base import Batch, Examples
+
+
+def store_logits(store: Tensor | None, batch: Batch, answers: Tensor, rows: Examples) -> Tensor:
+    """Keep a batch's answers at their rows' places among those to all rows; None makes room for them first.
+
+    answers: (rows of the batch, n), or (rows of the batch, positions, n) -> (rows, n), or (rows, positions of the longest row,
+    n) with zeros at padding; on the CPU in float32.
+    """
+    if store is None:
+        positions = (max(rows.lengths),) if answers.ndim == 3 else ()
+        store = torch.zeros((len(rows), *positions, answers.shape[-1]))
+    if answers.ndim == 3:
+        store[batch.rows, : answers.shape[1]] = answers.float().cpu()
+    else:
+        store[batch.rows] = answers.float().cpu()
+    return store
+
+
+def stored_logits(store: Tensor, batch: Batch) -> Tensor:
+    """Return what is kept of a batch's rows, as wide as the batch."""
+    found = store[batch.rows]
+    return found[:, : batch.mask.shape[1]] if found.ndim == 3 else found

@@ -1,0 +1,125 @@
+"""How next tokens are learned and judged (`modalities.base.PackedLanguageModel`)."""
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compression.modalities.base import Batch, Examples, Targets
+from compression.modalities.sampling import BATCH, micro_batch_size
+from compression.modalities.text.causal_lm import chunked_head, hidden_states, next_token_cache
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.modalities.text.causal_lm.document_losses import document_relation_loss
+from compression.modalities.text.causal_lm.losses import FullTargets, NextTokenTargets, Term, next_token_terms
+from compression.modalities.text.causal_lm.next_token_cache import TopKTargetFile
+from compression.modalities.text.causal_lm.packed_examples import TOGETHER, packed_split
+from compression.modalities.text.causal_lm.token_losses import token_losses
+
+MOST_TOKENS = 32_768
+"""Whose states are all kept while layers are quantized one after the other."""
+
+
+class PackedTexts:
+    """Rows are `PackedDataset`, batches `PackedBatch`."""
+
+    @torch.inference_mode()
+    def loss(self, model: nn.Module, rows: Examples, parts: int = 1) -> float:
+        """Return the loss on packed rows, nats a token.
+
+        Chosen by, and not reported: the test split's texts are read in windows, in which tokens see more before them.
+        """
+        training, own = model.training, cast(PreTrainedModel, model)
+        model.eval()
+        device, head = next(model.parameters()).device, hidden_states.output_layer(own)
+        size, total = chunked_head.chunk_size(own.config.vocab_size), 0.0
+        for batch in packed_split(rows).by_length(micro_batch_size(BATCH, parts)):
+            here = batch.to(device)
+            losses, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
+            total += losses.double().sum().item()
+        model.train(training)
+        return total / self.count(rows)
+
+    def count(self, rows: Examples) -> int:
+        """Count the tokens that are asked for."""
+        return packed_split(rows).asked
+
+    def change(self, model: PreTrainedModel, rows: Examples, parts: int = 1) -> Callable[[], float]:
+        """Tell how much the logits have changed, on the first rows: last states are kept, and logits made of them by chunks."""
+        own = packed_split(rows)
+        some = own.at(list(range(min(len(own), max(MOST_TOKENS // own.length, 1)))))
+        weights = hidden_states.output_layer(model).weight.detach().clone()  # type: ignore[attr-defined]  # a linear layer
+        size = chunked_head.chunk_size(model.config.vocab_size)
+
+        @torch.inference_mode()
+        def states() -> list[Tensor]:
+            device = next(model.parameters()).device
+            model.eval()
+            batches = some.by_length(micro_batch_size(BATCH, parts))
+            return [hidden_states.scored_states(model, batch.to(device)) for batch in batches]
+
+        plain = states()
+
+        @torch.inference_mode()
+        def change() -> float:
+            moved = whole = 0.0
+            head = hidden_states.output_layer(model)
+            for before, after in zip(plain, states(), strict=True):
+                for one, other in zip(torch.split(before, size), torch.split(after, size), strict=True):
+                    was = one @ weights.t()
+                    moved += (head(other) - was).square().sum().item()
+                    whole += was.square().sum().item()
+            return moved / max(whole, 1e-12)
+
+        return change
+
+    def forward(self, model: PreTrainedModel, batch: Batch, **options: Any) -> tuple[Any, Tensor]:
+        """Run a model without its output layer; choose the last states where a token is asked for."""
+        own = cast(PackedBatch, batch)
+        out = hidden_states.base_output(model, own, **options)
+        return out, out.last_hidden_state[own.asked]
+
+    def scored(self, states: Tensor, batch: Batch) -> Tensor:
+        """Choose the states where a token is asked for."""
+        return states[cast(PackedBatch, batch).asked[batch.mask.bool()]]
+
+    def terms(
+        self,
+        asked: Collection[str],
+        student: tuple[PreTrainedModel, Tensor],
+        teacher: tuple[PreTrainedModel, Tensor],
+        batch: Batch,
+        temperature: float,
+        targets: Targets | None,
+    ) -> dict[str, Tensor]:
+        """`soft`: KL(teacher ‖ student) × τ² over the vocabulary, `hard`: the text's own next tokens; means over tokens."""
+        sides: list[Term] = [term for term in ("soft", "hard") if term in asked]
+        if not sides:
+            return {}
+        own, (model, states) = cast(PackedBatch, batch), student
+        wanted: NextTokenTargets | None = None
+        if "soft" in asked and targets is not None:
+            wanted = targets.get(own.rows.tolist(), own.ids.device)
+        elif "soft" in asked:
+            wanted = FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
+        size, head = chunked_head.chunk_size(model.config.vocab_size), hidden_states.output_layer(model)
+        return {str(term): loss for term, loss in next_token_terms(states, head, own.wanted, wanted, sides, size=size).items()}
+
+    def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
+        """Compare relations document by document."""
+        return document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
+
+    def keep(
+        self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1
+    ) -> tuple[TopKTargetFile, Iterator[int]]:
+        """Open a file of the likeliest tokens, and what fills it."""
+        own, vocabulary = packed_split(rows), teacher.config.vocab_size
+        store = TopKTargetFile(path, own.packed.asked, vocabulary, kept, temperature)
+        batch = max(micro_batch_size(BATCH, parts) * TOGETHER // (BATCH * own.length), 1)
+        size = chunked_head.chunk_size(vocabulary)
+        return store, next_token_cache.keeping(teacher, own.packed, store, batch=batch, size=size)
+
+
+PACKED_TEXTS = PackedTexts()

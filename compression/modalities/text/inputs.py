@@ -1,0 +1,141 @@
+"""How texts become an artifact's inputs, by its own tokenizer.json. Torch-free."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from compression.modalities.scoring.base import Asked, Floats, Row
+from compression.schema.prediction_request import LONGEST_WORD, MOST_WORDS
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One padded batch, each (batch, sequence)."""
+
+    input_ids: Ids
+    attention_mask: Ids
+    token_type_ids: Ids
+
+    @property
+    def arrays(self) -> dict[str, Ids]:
+        """By the names of a model's inputs."""
+        return dict(vars(self))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and tokens of each."""
+        rows, tokens = self.input_ids.shape
+        return rows, tokens
+
+    def real(self, logits: Floats) -> Floats:
+        """Leave out what answers padding, where there is an answer a token."""
+        return logits[self.attention_mask.astype(bool)] if logits.ndim == 3 else logits
+
+
+class TextScorer(Protocol):
+    """A scorer that knows how its task's rows are tokenized."""
+
+    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+        """Tokenize rows with an artifact's own tokenizer, which cuts to the artifact's length."""
+        ...
+
+
+class ReadsTexts:
+    """What all scorers of texts have in common."""
+
+    def reader(self: TextScorer, folder: Path, pad_id: int | None = None) -> "TextReader":
+        """Open an artifact's tokenizer."""
+        return TextReader(folder, self, pad_id)
+
+
+class TextReader:
+    """Reads rows of texts as an artifact does. tokenizer: its own, which truncates to its length, without padding."""
+
+    def __init__(self, folder: Path, scorer: TextScorer, pad_id: int | None = None) -> None:
+        self.tokenizer, self.scorer = tokenizer_of(folder), scorer
+        self.pad_id: int = json.loads((folder / "config.json").read_text("utf-8")).get("pad_token_id") or 0
+        if pad_id is not None:
+            self.pad_id = pad_id
+
+    def example(self, rows: int, length: int) -> Batch:
+        """Make a batch without padding."""
+        return full_batch(rows, length, self.tokenizer.get_vocab_size())
+
+    def ask(self, rows: Sequence[Row]) -> Asked:
+        """Tokenize rows."""
+        return self.scorer.ask(self.tokenizer, rows)
+
+    def batches(self, windows: Sequence[Encoding], size: int) -> Iterator[Batch]:
+        """Pad every `size` windows to the longest among them."""
+        return batches(windows, size, pad_id=self.pad_id)
+
+    def answered(self, window: Encoding, logits: Floats) -> Floats:
+        """Cut off what answers padding."""
+        return logits[: len(window.ids)] if logits.ndim > 1 else logits
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """Open the artifact's tokenizer.json, which truncates to the artifact's own length, without padding."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def one_window(tokenizer: Tokenizer, inputs: Sequence[str | tuple[str, str]]) -> Asked:
+    """Tokenize rows that are cut where they are too long."""
+    windows = tokenizer.encode_batch(list(inputs))
+    return Asked(windows, list(range(len(windows))))
+
+
+def batches(encodings: Iterable[Encoding], size: int, *, pad_id: int = 0) -> Iterator[Batch]:
+    """Pad every `size` rows to the longest among them, in order."""
+    rows: list[Encoding] = []
+    for encoding in encodings:
+        rows.append(encoding)
+        if len(rows) == size:
+            yield _padded(rows, pad_id)
+            rows = []
+    if rows:
+        yield _padded(rows, pad_id)
+
+
+def _padded(rows: list[Encoding], pad_id: int) -> Batch:
+    longest = max(len(row.ids) for row in rows)
+
+    def table(parts: Iterable[list[int]], fill: int) -> Ids:
+        return np.array([part + [fill] * (longest - len(part)) for part in parts], np.int64)
+
+    return Batch(
+        input_ids=table((row.ids for row in rows), pad_id),
+        attention_mask=table((row.attention_mask for row in rows), 0),
+        token_type_ids=table((row.type_ids for row in rows), 0),
+    )
+
+
+def batch_of(rows: Sequence[list[int]], pad_id: int = 0) -> Batch:
+    """Lay rows of token ids side by side, padded to the right; all are one text's."""
+    longest = max(map(len, rows))
+    ids = np.full((len(rows), longest), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, : len(row)], mask[line, : len(row)] = row, 1
+    return Batch(input_ids=ids, attention_mask=mask, token_type_ids=np.zeros_like(ids))
+
+
+def full_batch(batch: int, length: int, vocabulary: int, *, seed: int = 0) -> Batch:
+    """Make a batch without padding, of tokens drawn from the whole vocabulary: what latency is measured on."""
+    ids = np.random.default_rng(seed).integers(0, vocabulary, (batch, length), dtype=np.int64)
+    return Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids))
+
+
+def cut_words(words: Sequence[Any]) -> list[str]:
+    """Return the first words, and the beginning of each: a row of the data may have any length, and answers are kept."""
+    return [word[:LONGEST_WORD] for word in words[:MOST_WORDS]]

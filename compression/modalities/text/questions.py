@@ -1,0 +1,52 @@
+"""A prediction request as a row of texts: sent with it, or found in the data. Torch-free."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from compression.modalities.scoring.base import Row
+from compression.modalities.text.dataset import each_row
+from compression.modalities.text.examples import RawExample
+from compression.modalities.text.inputs import cut_words
+from compression.schema.errors import EmptySplit
+from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec
+from compression.schema.recipe.base import Task
+
+
+def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
+    """Return the row as scorers read it, the same as people do, and what the data expects of it.
+
+    Raises EmptySplit, and what `each_row` does.
+    """
+    asked = spec.question
+    if spec.data is None or asked.row is None:
+        example = RawExample(asked.question or asked.text or "", None, asked.context or asked.text_pair, asked.tokens)
+    else:
+        found = islice(each_row(spec.data, asked.split, base, spec.task), asked.row, None)
+        drawn = next(found, None)
+        if drawn is None:
+            raise EmptySplit(f"{asked.split} has no row {asked.row}", param="row", remedy="Name a row that there is, from 0.")
+        example = drawn
+    return *_row(spec.task, example), _expected(spec.task, example)
+
+
+def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
+    if task == "token-classification":
+        words = list(example.words or example.text.split())
+        return {"words": words}, {"tokens": cut_words(words)}
+    if task == "question-answering":
+        both = {"question": example.text, "context": example.pair or ""}
+        return both, _shown(both)
+    pair = {} if example.pair is None else {"pair": example.pair}
+    return {"text": example.text, **pair}, _shown({"text": example.text, **({"text_pair": example.pair} if pair else {})})
+
+
+def _shown(texts: dict[str, Any]) -> dict[str, Any]:
+    """Return the beginnings of texts: a row of the data may have any length, and each answer is kept and shown with it."""
+    return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
+
+
+def _expected(task: Task, example: RawExample) -> Any:
+    if example.label is None or task != "question-answering":
+        return cut_words(example.label) if task == "token-classification" and example.label is not None else example.label
+    return cut_words([one.text for one in example.label])

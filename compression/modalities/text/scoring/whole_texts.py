@@ -1,0 +1,31 @@
+"""Scorers of tasks that any modality can have, of rows that are one text or two."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from compression.modalities.scoring.base import Asked, Row
+from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.scoring.regression import NumberScorer
+from compression.modalities.text.inputs import ReadsTexts, one_window
+
+
+def ask_texts(tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+    """Tokenize rows; each is one window."""
+    return one_window(tokenizer, [(row["text"], row["pair"]) if row.get("pair") is not None else row["text"] for row in rows])
+
+
+class TextClassScorer(ReadsTexts, ClassScorer):
+    """Classes of texts."""
+
+    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+        """Each row is one window."""
+        return ask_texts(tokenizer, rows)
+
+
+class TextNumberScorer(ReadsTexts, NumberScorer):
+    """Numbers of texts."""
+
+    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+        """Each row is one window."""
+        return ask_texts(tokenizer, rows)
