@@ -51,7 +51,7 @@ def test_a_limit_of_none_at_all_says_that_the_operator_alone_raises_it(
     limit(service, jobs_waiting=0, worker_hours=1)
     found = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")
     assert found["quota"]["frees"] == "only the operator can raise the limit"
-    assert found["remedy"].startswith("Nothing does before the operator raises")
+    assert found["remedy"].startswith("Only the operator can raise the limit")
 
 
 def test_the_operators_command_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
