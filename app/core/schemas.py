@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import CoreSchema
 
 from compression.schema import file_names
-from compression.schema.recipe.base import guard_numbers
+from compression.schema.config import guard_numbers
 
 # PostgreSQL stores no NUL in text, so the API rejects it and both databases behave alike.
 TEXT = r"^[^\x00]*$"

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Config
+from compression.schema.config import Config
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Row
 

@@ -21,9 +21,10 @@ from compression.engine.stages.registry import planned, runner_of
 from compression.models.architectures.heads import of_task
 from compression.models.loading import open_stock
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.schema.config import Config
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.schema.job_spec import Data, Spec
-from compression.schema.recipe.base import Config, JobTask, PartName
+from compression.schema.recipe.base import JobTask, PartName
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Row, Sensitivity
@@ -119,9 +120,12 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """Return what of a recipe counts up to a stage. Keys that have been removed stay, so that older checkpoints go on."""
+    """Return what of a recipe counts up to a stage. Keys that have been removed stay, and those of
+    installed packages' stages count only where they are used, so that checkpoints go on."""
     after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
     found = recipe.model_copy(update=after).model_dump(mode="json")
+    added = {spec.recipe_key for spec in STAGE_SPECS.values() if spec.settings is not None}
+    found = {key: value for key, value in found.items() if value is not None or key not in added}
     found["remedy"] = recipe.remedy or "report"
     if found["distill"] is not None:
         found["distill"].setdefault("gate", None)

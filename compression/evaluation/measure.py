@@ -21,8 +21,9 @@ from compression.evaluation.runtimes.runner import Kind, config_of, open_artifac
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, Runner, Scorer, SplitScoring
 from compression.modalities.text.decoding import Decoder
+from compression.schema.config import Config
 from compression.schema.errors import OutOfMemory
-from compression.schema.recipe.base import Config, Task
+from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score

@@ -22,36 +22,11 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Row, Score, shown
 from compression.schema.report.report import Artifact
+from compression.schema.specs import CardText
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
+from compression.schema.tasks import TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class TaskText:
-    """What a card says of a task."""
-
-    about: str  #: what the model is; {count} and {names} are those of its labels
-    pipeline: str  #: the hub's name of the task
-    answer: str  #: the form of its answers, which names the template of the code
-
-
-TASKS: dict[Task, TaskText] = {
-    "text-classification": TaskText("A text classifier for {count} labels ({names})", "text-classification", "label"),
-    "text-pair-classification": TaskText(
-        "A classifier of pairs of texts for {count} labels ({names})", "text-classification", "label"
-    ),
-    "text-regression": TaskText("A model that gives a text, or a pair of texts, a number", "text-classification", "number"),
-    "token-classification": TaskText(
-        "A model that gives each word one of {count} tags ({names})", "token-classification", "tags"
-    ),
-    "question-answering": TaskText(
-        "A model that answers a question with a span of a given context, or says that there is no answer",
-        "question-answering",
-        "span",
-    ),
-    "causal-lm": TaskText("A causal language model", "text-generation", "text"),
-}
 
 
 def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) -> str:
@@ -87,10 +62,10 @@ class ModelCard:
 
     def usage(self) -> str:
         """Return the code that opens the artifact and asks it."""
-        return _render(f"{self.artifact.kind}/{TASKS[self.task].answer}.py.j2", self._context())
+        return _render(f"{self.artifact.kind}/{TASKS[self.task].card.answer}.py.j2", self._context())
 
     def _context(self) -> dict[str, Any]:
-        text, rounds = TASKS[self.task], self.scheme in ROUNDS_ACTIVATIONS
+        text, rounds = TASKS[self.task].card, self.scheme in ROUNDS_ACTIVATIONS
         artifact, rows = self.artifact, self.rows
         beside = rows if rows and artifact.name != rows[0].artifact else ()
         return {
@@ -110,7 +85,7 @@ class ModelCard:
             "tokenizer": "AutoTokenizer" if self.as_filed else "PreTrainedTokenizerFast",
         }
 
-    def _metadata(self, text: TaskText, origin: Origin) -> dict[str, Any]:
+    def _metadata(self, text: CardText, origin: Origin) -> dict[str, Any]:
         """Return what hubs read at the top of a card."""
         tags = ["lathe", self.artifact.stage, *(["onnx"] if self.artifact.kind == "onnx" else ())]
         found: dict[str, Any] = {

@@ -23,6 +23,7 @@ from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
+from compression.schema.tasks import TASKS
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
 """Below the one nothing is cut, beyond the other too little is left of a small encoder to be worth a proposal."""
@@ -92,6 +93,11 @@ class Case:
             for name in self.too_large
             if (value := self.row.ratios.value_of(name)) is not None
         )
+
+    @property
+    def generates(self) -> bool:
+        """Return whether answers are next tokens."""
+        return self.task is not None and TASKS[self.task].generates
 
     def change(self, key: str, proposed: Any, why: str) -> Remedy:
         """Return the remedy that puts `proposed` at a key of the recipe."""
@@ -227,7 +233,7 @@ def _cut(case: Case) -> Iterator[Remedy]:
         why += f", more than a cut of widths alone should take: {MOST_RATIO} comes as near as it can"
     if prune is not None:
         yield case.change("prune.ratio", _deepened(prune, proposed), f"{why}.")
-    elif case.task == "causal-lm" and LANGUAGE.prune is not None:
+    elif case.generates and LANGUAGE.prune is not None:
         # Solving what the cut leaves takes the whole model.
         suited = LANGUAGE.prune.model_copy(update={"reconstruct": False}) if case.streamed else LANGUAGE.prune
         asked = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
@@ -274,7 +280,7 @@ def _train_longer(case: Case) -> Iterator[Remedy]:
 
 
 def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
-    suited = LANGUAGE.distill if case.task == "causal-lm" else None
+    suited = LANGUAGE.distill if case.generates else None
     yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was asked.")
 
 

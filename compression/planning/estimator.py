@@ -10,13 +10,15 @@ from pydantic import Field
 from compression.planning import preparation
 from compression.planning.teacher_cost import Lessons
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
+from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
-from compression.schema.recipe.base import Config, Split
+from compression.schema.recipe.base import Split
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED
+from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
 PROCESS_BYTES = 600_000_000
@@ -123,7 +125,7 @@ class PlannedJob:
     @cached_property
     def is_language(self) -> bool:
         """Return whether answers are next tokens."""
-        return self.data.task == "causal-lm"
+        return TASKS[self.data.task].generates
 
     @cached_property
     def texts(self) -> DataFacts:
@@ -288,7 +290,7 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
 
     Each token is read twice: of a row alone and among 32, of a language model's text in windows that go on by half.
     """
-    if data.task == "causal-lm":
+    if TASKS[data.task].generates:
         characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
         asked = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
         return 2 * 2 * model.active * asked / (TRAINING_FLOPS / 2) / evaluate.threads

@@ -13,12 +13,14 @@ from compression.planning.distillation_rules import check_feature_terms, check_m
 from compression.planning.estimator import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES, Counted, Estimate, PlannedJob, estimate
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
+from compression.schema.config import Config
 from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape, listed
 from compression.schema.recipe.augment import AUGMENTED_TASKS
-from compression.schema.recipe.base import Config, Task
+from compression.schema.recipe.base import Task
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts, ModelFacts
 
 
@@ -62,7 +64,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
             param="recipe.distill.augment",
             remedy="Leave distill.augment out.",
         )
-    if task == "causal-lm":
+    if TASKS[task].generates:
         _check_language(recipe)
     else:
         for key in ("window", "tokens"):
@@ -72,7 +74,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
         if evaluate.lm_eval is not None:
             cause = f"lm-eval asks language models, and the data is for {task}"
             raise InvalidSpec(cause, param="evaluate.lm_eval", remedy="Leave it out.")
-    if recipe.distill is not None and recipe.distill.kept is not None and task != "causal-lm":
+    if recipe.distill is not None and recipe.distill.kept is not None and not TASKS[task].generates:
         cause = f"next tokens are of causal-lm, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
     if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
@@ -189,7 +191,7 @@ def _checked(
     check_models(recipe, student=student is not None, teachers=len(teachers))
     evaluation_settings(evaluate, 0, 1, data.task, data.labels)
     check_task(data.task, recipe, evaluate)
-    if data.task == "causal-lm":
+    if TASKS[data.task].generates:
         check_one_teacher(recipe, len(teachers))
         check_kept(recipe, model.shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
@@ -232,7 +234,7 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
                 param=param,
                 remedy=f"Choose at most {model.max_positions}.",
             )
-    if data.task == "causal-lm" and not model.speaks:
+    if TASKS[data.task].generates and not model.speaks:
         cause = f"the model ({model.architecture}) comes without its output layer, which cannot be drawn anew"
         remedy = "Send the language model itself (...ForCausalLM)."
         raise ConfigMismatch(cause, param="config.json:architectures", remedy=remedy)
@@ -263,13 +265,13 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:
     spoken = _spoken(model, data)
-    tied = data.task == "causal-lm" and not spoken
+    tied = TASKS[data.task].generates and not spoken
     return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken)
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:
     """Count the elements of a language model's output layer that is not its table; 0 if it is, and of other tasks."""
-    if data.task != "causal-lm":
+    if not TASKS[data.task].generates:
         return 0
     rows = table_rows(model.parameters, model.shape)
     tied = parameters_at(ARCHITECTURE_SPECS[model.family], model.shape, rows=rows, outputs=0, dense=False, biases=model.biases)

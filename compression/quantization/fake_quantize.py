@@ -13,7 +13,8 @@ from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQ
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, insert_experts, remove_experts
 from compression.quantization.static_int8 import Range, StaticLinear
 from compression.quantization.weight_only import WeightOnlyLinear
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Config, Scheme
+from compression.schema.config import Config
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme
 from compression.schema.recipe.quantize import Quantize
 
 LINEAR: dict[Scheme, type[SimulatedLinear]] = {

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from compression.schema.recipe.base import MOST_PARTS, Config, PartName
+from compression.schema.config import Config
+from compression.schema.recipe.base import MOST_PARTS, PartName
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.schema.stages import Stage

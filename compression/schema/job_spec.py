@@ -4,10 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from compression.schema.config import Config
 from compression.schema.errors import UnreadableData
-from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
+from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
-from compression.schema.tasks import COLUMNS, PLAIN, TASKS
+from compression.schema.specs import COLUMNS, PLAIN
+from compression.schema.tasks import TASKS
 
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 

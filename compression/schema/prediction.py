@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 from compression.schema.validation import Rejected
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]

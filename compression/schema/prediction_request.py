@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from compression.schema.config import Config
 from compression.schema.job_spec import Data
-from compression.schema.recipe.base import Config, Split, Task
+from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
 

@@ -4,26 +4,14 @@ A package that is installed beside Lathe adds one by an entry point of the group
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
 
-from compression.schema.plugins import plugins
-from compression.schema.recipe.base import Config
+from compression.schema.plugins import add_plugins
+from compression.schema.specs import StageSpec
 
 BASELINE, QUANTIZED, PRUNED, DISTILLED = "baseline", "quantized", "pruned", "distilled"
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage, as recipes and reports name it."""
-
-    name: str  #: of the row that it ends with, and of its checkpoint
-    recipe_key: str  #: under which a recipe has its settings; null there leaves the stage out
-    engine: str  #: "module:name" of its `engine.stages.registry.StageRunner`, which the engine alone imports
-    after: str | None = None  #: the stage that it follows
-    settings: type[Config] | None = None  #: what stands under its key; None for those that `Recipe` itself declares
 
 
 BUILT_IN = (
@@ -34,21 +22,26 @@ BUILT_IN = (
 )
 
 
-def _ordered(specs: list[StageSpec]) -> dict[str, StageSpec]:
-    """Put each stage behind the one that it follows. Raises ValueError if that is not known, or a name is taken."""
-    order: list[StageSpec] = []
-    for spec in specs:
-        names = [one.name for one in order]
-        if spec.name in names or spec.recipe_key in [one.recipe_key for one in order]:
-            raise ValueError(f"two stages are called {spec.name!r} or have the key {spec.recipe_key!r}")
-        if spec.after is not None and spec.after not in names:
-            raise ValueError(f"the stage {spec.name!r} follows {spec.after!r}, which is no stage")
-        order.insert(names.index(spec.after) + 1 if spec.after is not None else 0, spec)
-    return {spec.name: spec for spec in order}
-
-
-STAGE_SPECS = _ordered([*BUILT_IN, *plugins("lathe.stages", StageSpec)])
+STAGE_SPECS: dict[str, StageSpec] = {}
 """By the name of the row, in the order of the method."""
+
+
+def _add(spec: StageSpec) -> None:
+    """Put a stage behind the one that it follows. Raises ValueError if that is not known, or a name is taken."""
+    order = list(STAGE_SPECS.values())
+    names = [one.name for one in order]
+    if spec.name in names or spec.recipe_key in [one.recipe_key for one in order]:
+        raise ValueError(f"there is already a stage {spec.name!r}, or one with the key {spec.recipe_key!r}")
+    if spec.after is not None and spec.after not in names:
+        raise ValueError(f"it follows {spec.after!r}, which is no stage")
+    order.insert(names.index(spec.after) + 1 if spec.after is not None else 0, spec)
+    STAGE_SPECS.clear()
+    STAGE_SPECS.update({one.name: one for one in order})
+
+
+for each in BUILT_IN:
+    _add(each)
+add_plugins("lathe.stages", StageSpec, _add)
 STAGES = tuple(STAGE_SPECS)
 
 
@@ -60,11 +53,14 @@ def _known(name: str) -> str:
 
 def wanted(recipe: Mapping[str, object]) -> tuple[str, ...]:
     """List the rows that a recipe leads to. recipe: as it is stored; a key that it lacks has its default."""
-    return tuple(
-        name
-        for name, spec in STAGE_SPECS.items()
-        if spec.after is None or recipe.get(spec.recipe_key, spec.settings is None or None) is not None
-    )
+
+    def is_wanted(spec: StageSpec) -> bool:
+        if spec.after is None:
+            return True
+        is_default = spec.settings is None  # stages of installed packages are left out by default
+        return recipe[spec.recipe_key] is not None if spec.recipe_key in recipe else is_default
+
+    return tuple(name for name, spec in STAGE_SPECS.items() if is_wanted(spec))
 
 
 Stage = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": list(STAGES), "type": "string"})]

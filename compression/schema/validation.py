@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from compression.schema.recipe.base import Config, Task
+from compression.schema.config import Config
+from compression.schema.recipe.base import Task
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.report import Values
 

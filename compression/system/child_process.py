@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import compression
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 from compression.system.memory import killed_for_memory
 from compression.system.process import private_channel
 

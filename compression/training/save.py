@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from compression.evaluation.validate import Validation
 from compression.models.tensors import Shapes, Tensors
 from compression.quantization.static_int8 import Range
+from compression.schema.config import Config
 from compression.schema.events import Log, TrainingSaved
-from compression.schema.recipe.base import Config
 from compression.schema.report.report import File
 from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files

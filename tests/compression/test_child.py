@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 from compression.system import child_process
 from compression.system.child_process import ChildFailed, ChildOutOfMemory, child_lines
 from compression.system.interrupts import Pause

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from compression.schema.recipe.base import Config, Epochs, Patience, Rate, Weight
+from compression.schema.config import Config
+from compression.schema.recipe.base import Epochs, Patience, Rate, Weight
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 
 ALIASES: dict[Any, str] = {Epochs: "epochs", Rate: "rate", Patience: "patience", Weight: ""}

@@ -1,11 +1,12 @@
 """Figures as the report writes them."""
 
+from compression.schema import stages as schema
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import UNITS, NotMeasured, Row, Score, shown
 from compression.schema.report.report import Verdict
 
 MINUS, TIMES = "−", "×"
-STAGES = {"baseline": "Baseline", "quantized": "Quantized", "pruned": "Pruned", "distilled": "Distilled"}
+STAGES = {stage: stage.capitalize() for stage in schema.STAGES}
 
 
 def count(number: float) -> str:

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from compression.schema.config import Config
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
-from compression.schema.recipe.base import Config
 from compression.schema.report.measurements import TaskFigure
 from compression.system.process import private_channel
 

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compression.evaluation.lm_eval import harness
 from compression.evaluation.lm_eval.harness import Found
 from compression.quantization.fake_quantize import Simulation, simulation_of
+from compression.schema.config import Config
 from compression.schema.errors import ALL_ERRORS, CompressionError, InvalidSpec, MissingResource, OutOfMemory
 from compression.schema.events import Log
 from compression.schema.job_spec import Spec
-from compression.schema.recipe.base import Config
 from compression.schema.recipe.recipe import LmEval
 from compression.schema.report.measurements import TaskFigure
 from compression.schema.validation import Rejected

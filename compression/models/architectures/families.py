@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from compression.models.architectures import heads
+from compression.schema.config import Config
 from compression.schema.errors import UnsupportedArchitecture, UnsupportedTask
-from compression.schema.recipe.base import Axis, Config, Task
+from compression.schema.recipe.base import Axis, Task
 from compression.schema.tasks import TEXT
 
 

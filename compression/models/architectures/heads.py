@@ -1,7 +1,8 @@
 """Which stock class answers which task, and what its outputs are called. Torch-free."""
 
 from compression.schema.recipe.base import Task
-from compression.schema.tasks import CLASSIFIER, LANGUAGE, READER, TAGGER, TASKS, Head
+from compression.schema.specs import CLASSIFIER, LANGUAGE, READER, TAGGER, Head
+from compression.schema.tasks import TASKS
 
 __all__ = [
     "CLASSIFIER",

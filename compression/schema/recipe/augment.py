@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 from compression.schema.tasks import TASKS
 
 AUGMENTED_TASKS = frozenset(name for name, task in TASKS.items() if task.augmentable)

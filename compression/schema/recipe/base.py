@@ -1,10 +1,8 @@
-"""What all parts of a recipe share: frozen data that refuses unknown keys, and the names that recur."""
+"""The names that recur in recipes."""
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field
 
 from compression.schema.tasks import FORMATS, TASKS
 
@@ -41,33 +39,3 @@ Patience = Annotated[
     int | None, Field(ge=1, le=200, description="Training ends after so many epochs without a better validation; null: never.")
 ]
 Weight = Annotated[float, Field(ge=0, le=1000, description="Weight of this term in the loss; 0 leaves it out.")]
-
-
-def _refuse_converting(value: object) -> object:
-    if isinstance(value, bool | str):
-        raise ValueError(f"must be a number, not {json.dumps(value)}")
-    return value
-
-
-def guard_numbers(schema: Any) -> Any:
-    """Make a model's schema refuse `"7"` and `true` in the place of a number, which pydantic would convert."""
-    if schema["type"] in {"int", "float"}:
-        return core_schema.no_info_before_validator_function(_refuse_converting, schema)
-    for key in ("schema", "items_schema"):
-        if isinstance(schema.get(key), dict):
-            schema[key] = guard_numbers(schema[key])
-    for field in schema["fields"].values() if schema["type"] == "model-fields" else ():
-        field["schema"] = guard_numbers(field["schema"])
-    return schema
-
-
-class Config(BaseModel):
-    """Frozen data that refuses unknown keys, and numbers that are none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Guard the numbers among the fields."""
-        made: CoreSchema = guard_numbers(handler(source))
-        return made

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
-from compression.schema.recipe.base import MOST_EPOCHS, Config, Patience, Rate, Weight
+from compression.schema.recipe.base import MOST_EPOCHS, Patience, Rate, Weight
 
 LayerNumber = Annotated[int, Field(ge=1, le=1000)]
 LayerMapping = Annotated[

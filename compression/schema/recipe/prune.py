@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from compression.schema.recipe.base import Axis, Config, Epochs, Patience, Rate
+from compression.schema.config import Config
+from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
 
 
 class Recovery(Config):

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Config, Epochs, Observer, Rate, Scheme
+from compression.schema.config import Config
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Epochs, Observer, Rate, Scheme
 
 
 class Qat(Config):

@@ -12,13 +12,16 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
+from compression.schema.config import Config
 from compression.schema.errors import InvalidSpec
-from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Config, Precision
+from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
+from compression.schema.stages import STAGE_SPECS
 
 MOST_ACCUMULATED = 1024
 MOST_MINUTES = 1e6
@@ -188,6 +191,19 @@ class Recipe(Config):
     def has_teacher(self) -> bool:
         """Say whether any stage asks the baseline, which is kept beside the model then."""
         return self.distill is not None or self.recovers_by_teacher
+
+
+def _add_stage(key: str, settings: type[Config]) -> None:
+    """Let a recipe have the settings of an installed package's stage; null, its default, leaves the stage out."""
+    kind: Any = Annotated[settings | None, Field(description=settings.__doc__)]
+    Recipe.__annotations__[key] = kind
+    Recipe.model_fields[key] = FieldInfo.from_annotated_attribute(kind, None)
+    Recipe.model_rebuild(force=True)
+
+
+for _spec in STAGE_SPECS.values():
+    if _spec.settings is not None:
+        _add_stage(_spec.recipe_key, _spec.settings)
 
 
 class Targets(Config):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 
 Interval = tuple[float, float]
 """Lower and upper end: 2.5 and 97.5 percent of the draws lie below."""

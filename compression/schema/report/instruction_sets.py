@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 
 
 class NotCompared(Config):

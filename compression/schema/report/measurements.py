@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from compression.schema.recipe.base import Config
+from compression.schema.config import Config
 from compression.schema.report.draws import Interval
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.preparation import Preparation

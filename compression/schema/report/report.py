@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from compression.schema.config import Config
 from compression.schema.file_names import portable
-from compression.schema.recipe.base import Config, JobTask, Task
+from compression.schema.recipe.base import JobTask, Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
