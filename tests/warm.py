@@ -11,6 +11,7 @@ LATHE_TESTS_COLD=1 starts everything from the beginning.
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -195,8 +196,6 @@ LEVELS = {"app": import_app, "torch": import_torch}
 
 def serve(channel: socket.socket, level: str) -> list[str]:
     """Fork for who asks; return, in a child, the module and the arguments that it is to run."""
-    import gc
-
     gc.disable()
     LEVELS[level]()
     gc.collect()
