@@ -7,19 +7,13 @@ from compression.evaluation.measure import Measured, MeasureProgress, MeasureSpe
 from compression.system.progress import Step as Tick
 
 
-def in_this_process(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
-    """Take the place of `artifact.figures`."""
+def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
+    """Take the place of `artifact.figures`, and do not time for long."""
     told = list[MeasureProgress | Measured]()
-    found = measure(spec, told.append)
+    found = measure(spec.model_copy(update={"seconds": 0.1}), told.append)
     for said in told:
         if isinstance(said, MeasureProgress):
             yield Tick(said.done, said.total)
-    return found
-
-
-def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
-    """Do not time for long."""
-    found = yield from in_this_process(spec.model_copy(update={"seconds": 0.1}), last_try=last_try)
     return found
 
 
