@@ -168,6 +168,9 @@ def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Cli
     job_id = submit(http, tiny, quantize=None, distill={"epochs": 30, "rate": 1e-3})
     wait_for(lambda: job(http, job_id)["stage"] == "distilled", PATIENCE)
     engines = [p.pid for p in psutil.Process(service.processes["jobs"].pid).children(recursive=True)]
+    last = Path(f"/proc/{engines[-1]}/status").read_text()
+    assert "NoNewPrivs:\t1" in last  # an engine that was forked is as confined as one that was executed
+    assert "Seccomp:\t2" in last
     service.kill("jobs")
     wait_for(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in engines))
     service.start_workers("jobs")
