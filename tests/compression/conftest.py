@@ -32,7 +32,7 @@ from tests.compression.measuring import briefly
 torch.set_num_threads(1)
 trace.MOST = 100
 """Shapes recur from test to test, and tracing one takes longer than most of a tiny job."""
-ONNXRegistry.from_torchlib = functools.cache(ONNXRegistry.from_torchlib)  # a fifth of each tracing, to the same end
+ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # a fifth of each tracing
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["good", "fine", "great", "happy"], ["bad", "poor", "awful", "sad"]
