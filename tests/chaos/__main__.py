@@ -1,6 +1,7 @@
 """`python -m tests.chaos --jobs 200 --kills 200 --seed 1`: exit code 0 only if the audit finds nothing."""
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the run lies, and stays; else a temporary one, kept on failure")
     asked = parser.parse_args()
     root: Path = (asked.folder or Path(tempfile.mkdtemp(prefix="lathe-chaos-"))).resolve()
+    os.environ["LATHE_TESTS_COLD"] = "1"  # as an operator's processes start
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing may outlive a run that is broken off
     say(f"seed {asked.seed}; everything lies in {root}")
     with opened(root, asked.workers, random.Random(f"{asked.seed}-house"), keep=asked.folder is not None) as house:

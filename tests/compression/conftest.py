@@ -1,5 +1,6 @@
 """A tiny BERT with a tokenizer of its own, and sentences whose label hangs on one word: real parts, made in seconds."""
 
+import functools
 import json
 import random
 from pathlib import Path
@@ -11,19 +12,26 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher
+from compression.engine import shipping
 from compression.engine.context import StageContext
+from compression.export.onnx import trace
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe
 from compression.system.progress import Phase, ProgressTracker
+from tests.compression.measuring import briefly
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
+trace.MOST = 100
+"""Shapes recur from test to test, and tracing one takes longer than most of a tiny job."""
+ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # a fifth of each tracing
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["good", "fine", "great", "happy"], ["bad", "poor", "awful", "sad"]
@@ -75,6 +83,13 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
 
 def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
     path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+
+
+@pytest.fixture(autouse=True)
+def measured_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure artifacts in this process, and not for long. A test that is marked `fresh` has a process begin for it."""
+    if request.node.get_closest_marker("fresh") is None:
+        monkeypatch.setattr(shipping, "measure_artifact", briefly)
 
 
 @pytest.fixture(scope="session")

@@ -8,19 +8,13 @@ from compression.system.child_process import Step
 from compression.system.progress import Step as Tick
 
 
-def in_this_process(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
-    """Take the place of `artifact.figures`."""
+def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
+    """Take the place of `artifact.figures`, and do not time for long."""
     told = list[Step | Measured]()
-    found = measure(spec, told.append)
+    found = measure(spec.model_copy(update={"seconds": 0.1}), told.append)
     for said in told:
         if isinstance(said, Step):
             yield Tick(said.done, said.total)
-    return found
-
-
-def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
-    """Do not time for long."""
-    found = yield from in_this_process(spec.model_copy(update={"seconds": 0.1}), last_try=last_try)
     return found
 
 

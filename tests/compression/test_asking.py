@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from compression.engine import shipping
 from compression.engine.phases import LAST, SHIP
 from compression.engine.pipeline import compress
 from compression.engine.stages import general_distillation
@@ -21,7 +20,6 @@ from compression.system.interrupts import Pause
 from tests.compression import test_held
 from tests.compression.jobs import RECIPE, write_spec
 from tests.compression.language.tiny import model
-from tests.compression.measuring import briefly
 from tests.compression.stages import distill
 
 BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "prune": None}
@@ -29,9 +27,8 @@ BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell every step, and measure in this process, not for long."""
+    """Tell every step."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
 
 
 def told(events: Iterable[Event], stage: str, phase: str) -> list[Progress]:

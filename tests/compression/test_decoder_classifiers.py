@@ -6,11 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compression.engine import shipping
 from compression.schema.report.measurements import NotMeasured
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END
-from tests.compression.measuring import in_this_process
 from tests.compression.test_decoder_job import opened, run, send
 
 
@@ -28,10 +26,7 @@ def byte_pairs(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "axes"), [("qwen2", {"heads": 0.5, "ffn": 0.5}), ("deepseek_v2", {"expert_ffn": 0.5, "kv_rank": 0.5})]
 )
-def test_a_cut_classifier_is_taught_to_score_again(
-    kind: str, axes: dict[str, float], tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
+def test_a_cut_classifier_is_taught_to_score_again(kind: str, axes: dict[str, float], tmp_path: Path, reviews: Path) -> None:
     # One layer of experts, since tracing takes longer than all the rest; rows that no token has, as Qwen's tables have them.
     one = {"n_group": 1, "topk_group": 1, "num_hidden_layers": 1, "first_k_dense_replace": 0}
     send(tmp_path / "model", kind, **(one if kind == "deepseek_v2" else {"vocab_size": 400}))

@@ -19,7 +19,7 @@ from compression.schema.report.measurements import NotMeasured, Score
 from compression.schema.report.report import Report
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
-from tests.compression.measuring import briefly, of
+from tests.compression.measuring import of
 
 SIGNS = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS = [END, UNKNOWN, *SIGNS, *(f"##{sign}" for sign in SIGNS), *GOOD, *BAD, *FILLER, *(f"spare{n}" for n in range(20))]
@@ -133,7 +133,6 @@ def test_a_classifier_too_large_for_a_traced_file_has_a_written_one_or_else_chec
     rope: str, tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "fits_a_graph", lambda parameters: False)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     turned = {"rope_type": rope, "rope_theta": 1e4, **({"factor": 2.0} if rope == "dynamic" else {})}
     send(tmp_path / "model", "llama", rope_parameters=turned)
     report = run(tmp_path, reviews, prune={"ratio": {"ffn": 0.5}, "multiple": 8}, distill=None)

@@ -11,7 +11,6 @@ import pytest
 from huggingface_hub import constants
 from lm_eval.models.huggingface import HFLM
 
-from compression.engine import shipping
 from compression.engine.pipeline import compress
 from compression.evaluation.lm_eval import harness, harness_job, harness_model
 from compression.planning.preflight import check_task
@@ -22,7 +21,6 @@ from compression.schema.recipe.recipe import JobEvaluate, LmEval, Recipe
 from compression.system.child_process import Step
 from compression.system.interrupts import Pause
 from tests.compression.language.tiny import model, tokenizer
-from tests.compression.measuring import in_this_process
 from tests.compression.test_language_job import RECIPE, spec_of, write
 from tests.mirror import mirror
 
@@ -52,8 +50,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
+def data(tmp_path: Path) -> Path:
     return mirror(tmp_path / "data")
 
 

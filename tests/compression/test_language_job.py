@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression.engine import shipping
 from compression.engine.job import Job
 from compression.engine.pipeline import compress
 from compression.modalities.text.causal_lm import token_losses
@@ -24,7 +23,6 @@ from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import Latency, Score
 from compression.schema.report.report import Report
 from tests.compression.language.tiny import model, tokenizer
-from tests.compression.measuring import in_this_process
 
 RECIPE: dict[str, Any] = {
     "prepare": {"epochs": 4, "rate": 1e-2},
@@ -66,12 +64,6 @@ def spec_of(recipe: dict[str, Any], **changes: Any) -> Spec:
             **changes,
         }
     )
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin."""
-    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
 
 
 def run(place: Path, recipe: dict[str, Any] = RECIPE, **changes: Any) -> tuple[Report, list[Any]]:

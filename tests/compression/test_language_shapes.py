@@ -8,13 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression.engine import shipping
 from compression.modalities.text.causal_lm import token_losses
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.scoring.perplexity import figures
 from compression.schema.report.measurements import Score
 from tests.compression.language.tiny import model, tokenizer
-from tests.compression.measuring import in_this_process
 from tests.compression.test_language_job import run, scores, texts
 
 R1_DISTILL = {"vocab_size": 264, "intermediate_size": 64, "attention_bias": True, "rope_theta": 10_000.0}
@@ -37,9 +35,8 @@ CUT: dict[str, dict[str, float]] = {
 
 @pytest.mark.parametrize(("family", "settings"), [("qwen2", R1_DISTILL), ("deepseek_v3", V3)])
 def test_it_is_tuned_rounded_cut_and_taught_and_opens_in_stock_transformers(
-    family: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)  # in this process, which has begun
     whole = model(family, **{"initializer_range": 0.05, **settings})
     whole.save_pretrained(tmp_path / "model")
     tokenizer(bos=True).save_pretrained(tmp_path / "model")

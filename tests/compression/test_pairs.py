@@ -11,7 +11,7 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression.engine import checkpoints, shipping
+from compression.engine import checkpoints
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.pipeline import compress
 from compression.modalities.text.pair_separator import apart
@@ -20,7 +20,6 @@ from compression.schema.events import Finished
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
-from tests.compression.measuring import in_this_process
 
 WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
@@ -199,9 +198,7 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
     assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
 
 
-def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
-    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
+def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:
     send(tmp_path / "model")
     spec = job_of(tmp_path)
     *_, last = compress(spec, tmp_path)

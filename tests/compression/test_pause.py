@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from compression.engine import shipping
 from compression.engine.commands.run import PAUSED, job
 from compression.schema.events import Event, Finished, Log, Paused, Progress, StageFinished, StageStarted, TrainingSaved
 from compression.system.interrupts import Pause
@@ -19,7 +18,6 @@ from compression.system.process import PauseRequests
 from compression.system.sealed_folder import digest
 from compression.training.save import FOLDER
 from tests.compression.jobs import RECIPE, events, start, write_spec
-from tests.compression.measuring import briefly
 
 LONG: dict[str, Any] = {
     **RECIPE,
@@ -87,10 +85,7 @@ def weights(output: Path) -> dict[str, str]:
     }
 
 
-def test_paused_twice_a_job_ships_the_same_bytes(
-    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     kept = tmp_path / "kept"
 
     def spec(name: str, **changes: Any) -> Path:

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -13,14 +12,12 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
-from compression.engine import shipping
 from compression.engine.pipeline import compress
 from compression.schema.events import Finished, StageStarted
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
 from tests.compression.conftest import BAD, FILLER, GOOD, SPECIAL, tiny_config
-from tests.compression.measuring import briefly
 
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789"
 TOKENS = [*SPECIAL, *SIGNS, *(f"##{sign}" for sign in SIGNS), *(f"spare{i}" for i in range(60)), *GOOD, *BAD, *FILLER]
@@ -68,10 +65,7 @@ def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageS
     return events[-1].report, [event for event in events if isinstance(event, StageStarted)]
 
 
-def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(
-    tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(tmp_path: Path, reviews: Path) -> None:
     write_model(tmp_path / "model")
     # A word that test alone has: no token of its own is kept for it, and its row is judged as it is then read.
     texts = tmp_path / "texts"

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.engine import shipping
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.linear_layers import matrix
 from compression.pruning.scores import score_units
@@ -22,7 +21,6 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from tests.compression.families.decoders import KINDS, WORDS, logits, tiny_classifier
 from tests.compression.families.test_decoder_parts import some_rows
-from tests.compression.measuring import briefly
 from tests.compression.models import STEMS, tiny
 from tests.compression.test_language_job import RECIPE, run, scores, write
 
@@ -123,8 +121,7 @@ def test_a_cut_chooses_as_if_nothing_had_been_smoothed(kind: str, how: float) ->
     assert any(not torch.allclose(there[name], score, rtol=1e-2) for name, score in wanted.items()), "it would have seen them"
 
 
-def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path) -> None:
     write(tmp_path)
     recipe = {**RECIPE, "quantize": {"smoothing": "search"}, "prepare": {"epochs": 2, "rate": 1e-2}, "distill": None}
     report, _ = run(tmp_path, recipe)

@@ -25,7 +25,7 @@ from compression.schema.report.measurements import Latency, Score
 from compression.system.progress import Step
 from tests.compression.conftest import write_tokenizer
 from tests.compression.decoders import saved, tiny
-from tests.compression.measuring import briefly, in_this_process
+from tests.compression.measuring import briefly
 from tests.compression.test_streaming import ONLY_QUANTIZE, done, model_into, spec_of
 
 
@@ -34,7 +34,6 @@ def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
 ) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
     monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 0)
-    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
     model = model_into(tmp_path / "model", "deepseek_v3", "ForCausalLM")
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     baseline, quantized = (row.score for row in report.rows)
@@ -65,7 +64,6 @@ def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
     kind: str, scheme: Scheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     model = model_into(tmp_path / "model", kind, "ForCausalLM")
     quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
     prune = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
@@ -94,7 +92,6 @@ def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
 @pytest.mark.parametrize("kind", ["qwen3", "deepseek_v3"])
 def test_a_classifier_s_rows_are_of_its_onnx_files_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     model = model_into(tmp_path / "model", kind)
     recipe = {**ONLY_QUANTIZE, "prune": {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}}
     report = done(spec_of(tmp_path, model, memory_bytes=8 << 30, recipe=recipe), tmp_path)
@@ -141,7 +138,6 @@ def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_sam
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     model = model_into(tmp_path / "model", head="ForCausalLM")
     parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_pretrained(model).parameters())
     # A megabyte a parameter for float32, and as much left as that and a little: both at once do not fit.
@@ -155,7 +151,6 @@ def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_sam
 
 def test_texts_without_words_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     monkeypatch.setattr(shipping_on_disk.OnDiskShipping, "sample", lambda *_: [{"text": ""}])
     model = model_into(tmp_path / "model", head="ForCausalLM")
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
@@ -165,7 +160,6 @@ def test_texts_without_words_are_no_reason_to_fail(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     well, moved = decoder.write, list[str]()
 
     def nudged(model: Any, folder: Path, *, read: Any, **more: Any) -> Any:
@@ -198,7 +192,6 @@ def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     spec = spec_of(tmp_path, model_into(tmp_path / "model", head="ForCausalLM"), task="causal-lm", memory_bytes=8 << 30)
     for event in compress(spec, tmp_path):
         if isinstance(event, StageFinished):

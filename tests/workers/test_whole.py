@@ -99,18 +99,19 @@ def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
 def test_a_job_travels_from_request_to_download(
     real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path
 ) -> None:
+    service.cold = real
     service.start_workers("jobs")
     recipe, files = TINY_RECIPE, tiny_splits()
     if real:
-        recipe = {"prepare": {"epochs": 1}, "distill": {"epochs": 1}, "train": {"max_length": 64}}
-        limits = {"train.jsonl": 192, "validation.jsonl": 32, "test.jsonl": 64}  # what it learns is not asked here
+        recipe = {"prepare": {"epochs": 1}, "distill": {"epochs": 1}, "train": {"max_length": 32}}
+        limits = {"train.jsonl": 64, "validation.jsonl": 32, "test.jsonl": 32}  # what it learns is not asked here
         data = real_examples() / "data"
         files = {name: b"".join((data / name).read_bytes().splitlines(keepends=True)[:most]) for name, most in limits.items()}
     model = send_model(http, real_examples() / "model" if real else tiny)
     dataset = send_data(http, files)
     assert (model["state"], dataset["state"]) == ("ready", "ready"), (model["reasons"], dataset["reasons"])
     # Short texts are timed within a second; long ones of the real model would be for eight, at each stage.
-    body = {"models": {"base": model["id"]}, "datasets": [dataset["id"]], "recipe": recipe, "evaluate": {"length": 16}}
+    body = {"models": {"base": model["id"]}, "datasets": [dataset["id"]], "recipe": recipe, "evaluate": {"length": 8}}
     planned = http.post("/v1/jobs?validate_only=true", json=body).json()
     job_id = http.post("/v1/jobs", json=body).json()["id"]
     done = finished(http, job_id)
@@ -167,6 +168,9 @@ def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Cli
     job_id = submit(http, tiny, quantize=None, distill={"epochs": 30, "rate": 1e-3})
     wait_for(lambda: job(http, job_id)["stage"] == "distilled", PATIENCE)
     engines = [p.pid for p in psutil.Process(service.processes["jobs"].pid).children(recursive=True)]
+    last = Path(f"/proc/{engines[-1]}/status").read_text()
+    assert "NoNewPrivs:\t1" in last  # an engine that was forked is as confined as one that was executed
+    assert "Seccomp:\t2" in last
     service.kill("jobs")
     wait_for(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in engines))
     service.start_workers("jobs")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from compression.engine import checkpoints, shipping
+from compression.engine import checkpoints
 from compression.engine.job import Job
 from compression.engine.pipeline import compress
 from compression.modalities.text.augmentation.resources import Resources
@@ -19,7 +19,6 @@ from compression.schema.report.measurements import Row
 from tests.compression.augment.test_sources import write_wordnet
 from tests.compression.augment.test_stage import spec
 from tests.compression.augment.test_translation import needs_pair
-from tests.compression.measuring import briefly
 
 assert ARTICLE.distill is not None
 ASKED = ARTICLE.distill.augment
@@ -44,7 +43,6 @@ def article(
     encoder: Path, reviews: Path, place: Path, monkeypatch: pytest.MonkeyPatch, **changes: str
 ) -> tuple[Row, list[str]]:
     """Do a short job of the preset; return its last row and what its log says."""
-    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     recipe = Recipe.model_validate(merged(ARTICLE, SHORT))
     assert recipe.distill is not None
     assert recipe.distill.augment == ASKED

@@ -31,7 +31,6 @@ from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Latency, Score
 from compression.system.progress import run_silently
 from tests.compression.language.tiny import TEXTS, model, tokenizer
-from tests.compression.measuring import in_this_process
 
 MANY = [f"{text} {number}" for number in range(6) for text in TEXTS]
 EVALUATE = Evaluate(length=16)
@@ -264,9 +263,8 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
 
 
 def test_a_shape_is_timed_without_being_shipped(
-    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("compression.engine.shipping.measure_artifact", in_this_process)
     baseline, _ = shipped["baseline"]
     found = measure_latency(
         network,

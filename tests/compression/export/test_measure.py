@@ -41,6 +41,8 @@ from compression.system.progress import Step as Tick
 from compression.system.progress import run_silently
 from tests.compression.export.conftest import LABELS, Shipment
 
+pytestmark = pytest.mark.fresh
+
 
 def spec(shipment: Shipment, **changes: object) -> MeasureSpec:
     folder, baseline = shipment.folder(shipment.int8), shipment.folder(shipment.baseline)

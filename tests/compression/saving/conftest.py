@@ -1,5 +1,7 @@
 """Each stage that trains, on the tiny model: what comes before it, a saver, and who takes each save as a supervisor does."""
 
+import copy
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -41,16 +43,27 @@ STEPS_AN_EPOCH = 5
 
 
 def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> StageContext:
-    """Do all that comes before a stage, without saving."""
-    torch.manual_seed(0)
-    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), recipe)
-    state.budget = Budget(recipe.train.max_steps, recipe.train.max_minutes)
-    for name, work in WORK.items():
-        if name == stage:
-            break
-        list(work(state))
-        state.notes.clear()
-    return state
+    """Return a state of its own in which all that comes before a stage is done, without saving."""
+    state, drawn = _before(list(WORK).index(stage), device, recipe.model_dump_json())
+    torch.set_rng_state(drawn)
+    return copy.deepcopy(state, {id(state.rows): state.rows})
+
+
+@functools.cache
+def _before(stages: int, device: str, recipe: str) -> tuple[StageContext, Tensor]:
+    """Do so many stages, once for all tests; return the state and that of the random numbers."""
+    if stages == 0:
+        torch.manual_seed(0)
+        asked = Recipe.model_validate_json(recipe)
+        state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), asked)
+        state.budget = Budget(asked.train.max_steps, asked.train.max_minutes)
+        return state, torch.get_rng_state()
+    before, drawn = _before(stages - 1, device, recipe)
+    torch.set_rng_state(drawn)
+    state = copy.deepcopy(before, {id(before.rows): before.rows})
+    list(list(WORK.values())[stages - 1](state))
+    state.notes.clear()
+    return state, torch.get_rng_state()
 
 
 def weights(state: StageContext) -> list[Tensor]:
