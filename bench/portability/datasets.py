@@ -44,7 +44,7 @@ class Material:
     digest: str
 
 
-def augmentation_source(name: str, source: Path, examples: Path, folder: Path) -> Material:
+def material(name: str, source: Path, examples: Path, folder: Path) -> Material:
     """Write a dataset to `folder` and read it. source: folder of the copies; examples: of `scripts/fetch_examples.py`."""
     task: Task = "text-classification"
     asked = Evaluate()

@@ -118,7 +118,7 @@ def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int
     else:
         place = ROOT / ".cache" / "portable" / "demo"
         folder = place / "portable"
-        found = datasets.augmentation_source("demo", examples, examples, place / "data")
+        found = datasets.material("demo", examples, examples, place / "data")
         portable.write(found, place / "original", examples / "model", place)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()

@@ -154,7 +154,7 @@ def main() -> None:
         if path.is_file() and not options.again:
             continue
         folder = options.work / name
-        found = datasets.augmentation_source(name, options.data, options.examples, folder / "data")
+        found = datasets.material(name, options.data, options.examples, folder / "data")
         place = Path(given.get(name, folder / "original"))
         path.write_text(json.dumps(compare(found, place, model, folder), indent=1) + "\n", "utf-8")
     head = ("set", "rows", "float32", "full range", "portable", "portable less full")
