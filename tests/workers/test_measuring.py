@@ -130,6 +130,6 @@ def test_nothing_but_a_file_asks(lay: Callable[[Path], None], settings: Settings
     turns = MeasuringLock(folder, settings)
     with (settings.scratch / "locked").open("w") as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
-        turns._look()
+        turns._check_request()
         assert turns.held is None
         assert is_free(settings)
