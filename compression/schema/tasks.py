@@ -1,7 +1,7 @@
 """Which modalities and tasks there are, and what follows from a task for a job: the half that the API reads. Torch-free.
 
 A package that an operator installs adds a modality by an entry point of the group `lathe.modalities`, which names a
-`ModalitySpec`. The engine's half (`compression.modalities.base.Modality`) is named in it and imported in the engine alone.
+`ModalitySpec`. The engine's half (`modalities.modality.Modality`) is named in it and imported in the engine alone.
 """
 
 from dataclasses import replace
