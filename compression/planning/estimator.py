@@ -291,7 +291,8 @@ PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _exported)
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
     """Return the models of a job's artifacts, at most.
 
-    They are one per row, and the headline again in the form of its own library. A language model's headline has two such forms; so has the pruned model, if an earlier stage is the headline.
+    They are one per row, and the headline again in the form of its own library. A language model's headline has two such forms;
+    so has the pruned model, if an earlier stage is the headline.
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)

@@ -21,7 +21,7 @@ SAME_SIZE = 0.01
 """The same for bytes, which do not vary: in each real model's file the graph's own text is less than this."""
 
 LEAST_LOSS = 0.001
-"""The loss that a retention target allows counts as at least this much: a tiny miss of a target of 1 stays a small shortfall."""
+"""The loss that a retention target allows counts as at least this much: a tiny miss of a target of 1 is a small shortfall."""
 
 
 def cost(row: Row) -> float:
