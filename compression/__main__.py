@@ -1,4 +1,4 @@
-"""The engine as a command: `python -m compression run|validate|measure|predict|lm-eval-job SPEC.json`.
+"""The engine's command: `python -m compression run|validate|measure|predict|lm-eval-job SPEC.json`.
 
 `python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint.
 

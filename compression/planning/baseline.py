@@ -1,4 +1,4 @@
-"""Whether the baseline converged, whether the data allow a better one, and remedies. Torch-free, pure.
+"""Whether the baseline converged, whether the data allow a better one; remedies. Torch-free, pure.
 
 All stages are compared with the baseline, and it is the teacher of the student: a share of its score means nothing if it was
 not trained to its end.

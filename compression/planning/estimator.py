@@ -70,7 +70,7 @@ CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
 """Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that score
 it."""
 PROBES = 6
-"""Shapes that are exported and timed for a target latency: each time half of some 60."""
+"""Shapes that are exported and timed for a target latency: each halves some 60 candidates."""
 DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
 """The splits that artifacts are scored on, each as a share of train if it is not given."""
 

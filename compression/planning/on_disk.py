@@ -67,7 +67,7 @@ def _cuts_at_once(prune: Prune) -> bool:
 
 
 def whole_bytes(parameters: int) -> int:
-    """Return the minimum bytes of a job without training that has its model in memory, as `estimate` does."""
+    """Return the minimum bytes of a job without training, its model in memory, as `estimate` does."""
     return round(KEPT_FREED * (PROCESS_BYTES + UNTRAINED_BYTES * parameters))
 
 

@@ -39,7 +39,7 @@ patience restarts. While a model still learns fast its score may not move for an
 WARM_EPOCHS = 5
 """If the number of epochs is open, `train.warmup` is a share of so many epochs."""
 BOUND_STEPS, LEAST_BOUND, MOST_BOUND = 20_000, 8, 100
-"""If the number of epochs is open, training is limited to so many steps, but within these limits of epochs."""
+"""If the number of epochs is open, training is limited to so many steps, within these minimum and maximum epochs."""
 EXPECTED_EPOCHS = 10
 """Epochs that estimates and progress expect of open training: 7 on the demo's data, 11 on 77 intents (one run each)."""
 FORWARD = 1 / 3

@@ -14,7 +14,7 @@ LITTLE = 0.1
 
 
 def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape, count: Count) -> Iterator[str]:
-    """Warn of a cut to given ratios that removes almost nothing, and name the axes that would remove more.
+    """Warn of a cut to given ratios that removes almost nothing; name the axes that would remove more.
 
     after: the shape after the cut. The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of
     them are 0.1 % of DeepSeek-V3.

@@ -1,4 +1,4 @@
-"""Which teacher outputs are computed once and kept where, and how often a teacher runs. Torch-free."""
+"""Which teacher outputs are computed once, where they are kept, how often a teacher runs. Torch-free."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

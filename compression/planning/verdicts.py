@@ -25,7 +25,7 @@ LEAST_LOSS = 0.001
 
 
 def cost(row: Row) -> float:
-    """Return bytes times latency, each as a share of the baseline's; infinite if latency was not measured."""
+    """Return bytes times latency, as shares of the baseline's; infinite if latency was not measured."""
     faster = row.ratios.speed_up
     return (1 - row.ratios.size_reduction) / faster if faster else math.inf
 
@@ -68,7 +68,7 @@ def shortfall(row: Row, targets: Targets) -> float:
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
-    """Return how near a row is to the targets: how many it reaches, then by how little it misses the rest."""
+    """Return how near a row is to the targets: the number it reaches, then how little it misses the rest by."""
     return len(reached(row, targets)), -shortfall(row, targets)
 
 

@@ -9,7 +9,7 @@ Entry = TypeVar("Entry")
 
 
 def add_plugins(group: str, kind: type[Entry], add: Callable[[Entry], None]) -> None:
-    """Load the entry points of a group, such as `lathe.stages`, in the order of their names, and add each.
+    """Load the entry points of a group, such as `lathe.stages`, in order of their names, and add each.
 
     add: adds one to a registry, or raises ValueError if its name is taken. A package that cannot be loaded or added is left out
     with a warning that names it: it must not stop the service.

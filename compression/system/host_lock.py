@@ -1,4 +1,4 @@
-"""The host's timing lock: one job is timed at a time; reports whether a turn was exclusive. Torch-free.
+"""The host's timing lock: one job is timed at a time; reports if a turn was exclusive. Torch-free.
 
 Under a worker the engine holds no lock that others wait for. It locks a file in its own folder to request a turn. The worker
 then takes the host's lock for it, for a limited time, and creates a second file beside the first while it holds that lock.

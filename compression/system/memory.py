@@ -13,7 +13,7 @@ def resident() -> int:
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still get: the machine's or its control group's, the smaller.
+    """Return the bytes that this process can still get: the machine's or its control group's minimum.
 
     None if the kernel does not report them. Page cache of files counts as free.
     """
@@ -56,7 +56,7 @@ def _of_folder(group: Path) -> int | None:
 
 
 def killed_for_memory() -> int:
-    """Return how many out-of-memory kills the kernel counts on this machine; 0 if it does not report them.
+    """Return how many out-of-memory kills the kernel counts on this machine; 0 if not reported.
 
     It counts before it kills, within limits of control groups too (mm/oom_kill.c). So if a child ended by SIGKILL and the
     number is larger than before the child started, that is the reason.

@@ -90,7 +90,7 @@ class Phase:
 
 
 class ProgressTracker:
-    """The phases of a job, one of them running. The fraction never falls. The job sets `stage` and `part`."""
+    """The phases of a job, one running. The fraction never falls. The job sets `stage` and `part`."""
 
     def __init__(self, phases: list[Phase]) -> None:
         self.phases = phases

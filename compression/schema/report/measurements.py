@@ -92,7 +92,8 @@ class Uploaded(Config):
 class Generation(Config):
     """The speed at which a language model continues a prompt greedily.
 
-    It reads all of the prompt at once (prefill), then goes token by token (decode). Tokens per second of all rows together; both sides are interleaved as for `Latency`; medians.
+    It reads all of the prompt at once (prefill), then generates token by token (decode). Tokens per second of all rows
+    together; both sides are interleaved as for `Latency`; medians.
     """
 
     prompt: Annotated[int, Field(description="Tokens of each row's prompt.")]
