@@ -68,7 +68,7 @@ def shortfall(row: Row, targets: Targets) -> float:
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
-    """Return how near a row is to the targets: the number it reaches, then how little it misses the rest by."""
+    """Return a row's nearness to the targets: how many it reaches, and how little it misses the rest by."""
     return len(reached(row, targets)), -shortfall(row, targets)
 
 

@@ -29,12 +29,12 @@ def guard_numbers(schema: Any) -> Any:
 
 
 class Config(BaseModel):
-    """A frozen data model that rejects unknown keys, and numbers of another type."""
+    """A frozen data model that rejects unknown keys, and strings or booleans as numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Make the number fields reject other types."""
+        """Make the number fields reject strings and booleans."""
         made: CoreSchema = guard_numbers(handler(source))
         return made

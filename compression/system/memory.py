@@ -13,7 +13,7 @@ def resident() -> int:
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still get: the machine's or its control group's minimum.
+    """Return the bytes that this process can still get: the minimum of machine and control group.
 
     None if the kernel does not report them. Page cache of files counts as free.
     """
