@@ -61,7 +61,7 @@ class UnsupportedTask(CompressionError):
 
 
 class UnsupportedTokenizer(CompressionError):
-    """The tokenizer cannot shrink with the vocabulary, or stock code would read a GGUF tokenizer differently."""
+    """The tokenizer cannot shrink with the vocabulary, or stock code reads a GGUF one differently."""
 
     code = "unsupported_tokenizer"
     remedy = "Leave vocabulary out of prune.axes, or send a WordPiece, byte-pair or Unigram tokenizer.json."
