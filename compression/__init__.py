@@ -1,5 +1,5 @@
 """The engine: takes a model through quantize → prune → distill. A library and a command of its own.
 
-It knows nothing of the web, the database or the queue. `recipe`, `report`, `catalog` and `errors` are torch-free and may
-be imported by the service and the client; everything else is for the engine alone.
+It does not depend on the web app, the database or the queue. `schema` and `planning` are torch-free, and the service and the
+client may import them; the rest is for the engine alone.
 """

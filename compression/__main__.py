@@ -1,9 +1,11 @@
-"""The engine as a command: `python -m compression run|validate|measure|predict|lm-eval-job SPEC.json`, and `lm-eval FOLDER …`.
+"""The engine's command: `python -m compression run|validate|measure|predict|lm-eval-job SPEC.json`.
 
-`run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
-`failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
---die-with-parent) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate`,
-`measure` and `predict` must not pay for torch, nor let it near a hostile file.
+`python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint.
+
+`run` writes one JSON event per line to a pipe. Its exit codes: 0 (finished), 2 (the job cannot be done as requested, or not
+here; a `failed` event gives the reason), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
+--die-with-parent) and 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate`,
+`measure` and `predict` must not pay for importing torch, and must not expose it to a hostile file.
 """
 
 import argparse
@@ -21,7 +23,7 @@ MODULES = {
     "predict": "compression.evaluation.predict",
     "lm-eval-job": "compression.evaluation.lm_eval.harness_model",
 }
-"""Subcommand → the module whose `main` it is."""
+"""Subcommand → the module whose `main` runs it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     tasks = commands.add_parser("lm-eval", help="ask a language model's checkpoint what tasks of lm-eval ask")
     harness.add_arguments(tasks)
     options = parser.parse_args(arguments)
-    # Threads that spin long while they wait take the cores from another job's threads that work, and both crawl (80 times
-    # slower was seen); never spinning costs a wake-up an operation, twice the time of a step here. So: spin briefly. The
-    # OpenMP runtime reads this once, when torch loads it.
+    # Threads that spin for long while they wait take the cores from working threads of another job, and both slow down (80
+    # times slower was measured). No spinning at all costs one wake-up per operation, twice the time of a step here. So: spin
+    # briefly. The OpenMP runtime reads this variable once, when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if options.command == "lm-eval":
         return harness.main(options)

@@ -1,1 +1,1 @@
-"""Decisions before and about a job: forecasts, preflight, pruning and distillation rules, verdicts, remedies. Torch-free."""
+"""Decisions before and about a job: estimates, preflight, rules, verdicts, remedies. Torch-free."""

@@ -1,8 +1,8 @@
-"""Remedies: which changes of the recipe a row's figures speak for. Torch-free, pure.
+"""Remedies: the changes of the recipe that a row's figures suggest. Torch-free, pure.
 
-The estimates are coarse on purpose, and each remedy says what it assumed: a size falls with a power of what is left of each
-axis, an epoch of distillation brings back the same share of what is still missing, what a cut costs for good grows with the
-square of its ratio.
+The estimates are coarse on purpose, and each remedy states its assumption: a size falls with a power of the share of each axis
+that is left, an epoch of distillation recovers the same share of the score still missing, and the permanent cost of a cut grows
+with the square of its ratio.
 """
 
 import math
@@ -26,28 +26,29 @@ from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, St
 from compression.schema.tasks import TASKS
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
-"""Below the one nothing is cut, beyond the other too little is left of a small encoder to be worth a proposal."""
+"""Below the first a cut removes nothing; above the second too little is left of a small encoder to be worth proposing."""
 MOST_MORE = 3
-"""So many times the epochs are proposed at most; if more were needed, the cut was too deep."""
+"""At most this many times the epochs are proposed; if more were needed, the cut was too deep."""
 WIDEST = 99.9999
-"""Per cent: a percentile nearer to 100 is the observer min-max."""
+"""In percent: a percentile closer to 100 equals the observer min-max."""
 POWER = 1.5
-"""How a size falls with what is left of each axis, if no cut has shown it: 1 if one side of a matrix shrinks, 2 if both."""
+"""Exponent of a size in the share of each axis that is left, if no cut has shown it: 1 if one side of a matrix shrinks, 2 if
+both."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row, and what speaks for or against a change of the recipe."""
+    """A row, and the facts for or against a change of the recipe."""
 
     row: Row
-    before: Sequence[Row]  #: of earlier stages, the baseline first
+    before: Sequence[Row]  #: rows of earlier stages, the baseline first
     recipe: Recipe
     targets: Targets
     missed: Sequence[str]  #: names of targets
-    is_worse: bool  #: an earlier row is better at no cost
-    limit: str | None = None  #: the limit of training that was reached
-    task: Task | None = None  #: stages that are left out are offered as they suit it
-    streamed: bool = False  #: memory does not hold the model, so nothing is offered that would train it
+    is_worse: bool  #: an earlier row is better at no extra cost
+    limit: str | None = None  #: the training limit that was reached
+    task: Task | None = None  #: selects the settings that are offered for stages that the recipe leaves out
+    streamed: bool = False  #: memory does not hold the model, so nothing that trains it is offered
 
     @cached_property
     def rows(self) -> dict[Stage, Row]:
@@ -56,23 +57,23 @@ class Case:
 
     @cached_property
     def later(self) -> set[Stage]:
-        """Return the stages that are still to come, and may mend what is missed."""
+        """Return the stages that still follow and may fix the missed targets."""
         return set(to_come(self.recipe, self.before))
 
     @cached_property
     def preparing(self) -> list[Remedy]:
-        """Return what is offered for the baseline itself, once no later stage trains."""
+        """Return the remedies for the baseline itself, once no later stage trains."""
         trains = self.later & {PRUNED, DISTILLED}
         return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe))
 
     @property
     def keeps_too_little(self) -> bool:
-        """Return whether score is missing, once no later stage trains."""
+        """Return whether the score misses its target, once no later stage trains."""
         return "retention" in self.missed and not self.later & {PRUNED, DISTILLED}
 
     @property
     def gap(self) -> str:
-        """Return by how much the score misses its target, for people; "" if it does not, or if other remedies come first."""
+        """Return a text on the score's gap to its target; "" if there is none or other remedies come first."""
         first, last = self.rows[BASELINE].judged_score, self.row.judged_score
         if not self.keeps_too_little or self.preparing or self.limit:
             return ""
@@ -82,12 +83,12 @@ class Case:
 
     @property
     def too_large(self) -> list[str]:
-        """Return the missed targets of sizes and times, once no later stage makes the model smaller."""
+        """Return the missed size and latency targets, once no later stage makes the model smaller."""
         return [] if self.later & {QUANTIZED, PRUNED} else [name for name in self.missed if name != "retention"]
 
     @property
     def sizes(self) -> str:
-        """Return the missed sizes and times, for people."""
+        """Return the missed sizes and latencies as text for the user."""
         return ", ".join(
             f"{name.replace('_', ' ')} is {value:.3f}, not {getattr(self.targets, name):g}"
             for name in self.too_large
@@ -109,16 +110,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Rule:
-    """Remedies, and what speaks for them."""
+    """Remedies and the condition under which they apply."""
 
     applies: Callable[[Case], object]
     propose: Callable[[Case], Iterator[Remedy]]
 
 
 def offered(case: Case) -> tuple[Remedy, ...]:
-    """List what would mend the targets that a row misses, if no later stage of the recipe is there to do it.
+    """Return the remedies for the targets that a row misses, if no later stage of the recipe fixes them.
 
-    Ranges that outliers break are no later stage's to mend, so what would is offered with every row that has some.
+    No later stage fixes input ranges that outliers break, so their remedies are offered with every row that has such ranges.
     """
     if not case.before:
         return () if case.later else tuple(case.preparing)
@@ -129,13 +130,16 @@ def offered(case: Case) -> tuple[Remedy, ...]:
 
 
 def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
-    """List the stages of a recipe that follow on the one after `before`, the rows of earlier stages, the baseline first."""
+    """Return the recipe's stages that follow the stage after `before`.
+
+    before: the rows of earlier stages, the baseline first.
+    """
     wanted: dict[Stage, object] = {QUANTIZED: recipe.quantize, PRUNED: recipe.prune, DISTILLED: recipe.distill}
     return [BASELINE, *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
 
 
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
-    """Return whether a recipe still goes from file to file with a remedy in it."""
+    """Return whether the recipe still runs from file to file with a remedy applied."""
     changed = recipe.model_dump(mode="json")
     *way, last = remedy.key.removeprefix("recipe.").split(".")
     place = changed
@@ -146,19 +150,19 @@ def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON; of what is a choice of keys, those that are set."""
+    """Return a value as JSON; of a choice of keys, only those that are set."""
     if not isinstance(value, BaseModel):
         return value
     return value.model_dump(mode="json", exclude_none=isinstance(value, AxisRatios | TargetLatency))
 
 
 def _may_go(score: Score, targets: Targets) -> float:
-    """Return how much of a score's worth the target lets go: a share of it; of a perplexity, whose ratio it is, nats."""
+    """Return the loss of worth that the target allows: a share of the score, or nats of a perplexity."""
     return -math.log(targets.retention) if score.lower_is_better else (1 - targets.retention) * score.value
 
 
 def _train_with_integers(case: Case) -> Iterator[Remedy]:
-    """Offer training with integers that cost more than chance explains."""
+    """Offer quantization-aware training if quantization cost more than chance explains."""
     if case.recipe.quantize is None:
         return
     first, row = case.rows[BASELINE].judged_score, case.rows[QUANTIZED].judged_score
@@ -171,7 +175,7 @@ def _train_with_integers(case: Case) -> Iterator[Remedy]:
 
 
 def _more_qat(case: Case, why: str) -> Iterator[Remedy]:
-    """Offer training with integers, or more of it if a recipe may ask for more."""
+    """Offer quantization-aware training, or more of it if the recipe's range allows more."""
     qat = case.recipe.quantize.qat if case.recipe.quantize is not None else None
     if qat is None or not qat.epochs:
         yield case.change("quantize.qat", Qat(), f"{why}, and no training got used to it.")
@@ -182,7 +186,7 @@ def _more_qat(case: Case, why: str) -> Iterator[Remedy]:
 
 
 def _undo(case: Case) -> Iterator[Remedy]:
-    """Offer a job without the stage, or with smaller steps of distillation."""
+    """Offer a job without the stage, or distillation with a lower learning rate."""
     if case.row.stage == DISTILLED and case.recipe.distill is not None:
         why = "Distillation lost score that was not lost in training: smaller steps stay nearer to where it began."
         yield case.change("distill.rate", case.recipe.distill.rate / 2, why)
@@ -194,14 +198,14 @@ def _undo(case: Case) -> Iterator[Remedy]:
 
 
 def _quantize(case: Case) -> Iterator[Remedy]:
-    """Offer integers if there are none."""
+    """Offer quantization if there is none."""
     size = case.row.size
     why = f"The weights are {size.dtype}, {size.bytes:,} bytes: int8 takes about a quarter of float32's."
     yield case.change("quantize", Quantize(), why)
 
 
 def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
-    """Offer the targets that the job is held against to a cut that was aimed lower."""
+    """Offer the job's targets to a cut that aims lower."""
     why = f"{case.sizes}; the cut was aimed at another target."
     asked, fewer = prune.target_params, case.targets.parameter_reduction
     if "parameter_reduction" in case.too_large and asked is not None and fewer > 0 and not fewer <= asked < 1:
@@ -212,7 +216,7 @@ def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
 
 
 def _cut(case: Case) -> Iterator[Remedy]:
-    """Offer the ratio that would meet the hardest target; if nothing was cut, the cut that suits the task."""
+    """Offer the ratio that meets the hardest target; if nothing was cut, the cut that suits the task."""
     prune = case.recipe.prune
     ratio = prune.deepest if prune is not None else None
     if prune is not None and (prune.has_target or not ratio):
@@ -234,7 +238,7 @@ def _cut(case: Case) -> Iterator[Remedy]:
     if prune is not None:
         yield case.change("prune.ratio", _deepened(prune, proposed), f"{why}.")
     elif case.generates and LANGUAGE.prune is not None:
-        # Solving what the cut leaves takes the whole model.
+        # The least-squares reconstruction after the cut needs the whole model.
         suited = LANGUAGE.prune.model_copy(update={"reconstruct": False}) if case.streamed else LANGUAGE.prune
         asked = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
         yield case.change("prune", asked, f"{case.sizes}, and nothing was cut; this is the cut of the preset language.")
@@ -243,7 +247,7 @@ def _cut(case: Case) -> Iterator[Remedy]:
 
 
 def _deepened(prune: Prune, deepest: float) -> Any:
-    """Return a ratio; if each axis has its own, all in the proportion that they have now."""
+    """Return the new ratio; if each axis has its own, scale all of them in their present proportion."""
     if not isinstance(prune.ratio, AxisRatios):
         return deepest
     now = prune.ratio.model_dump(mode="json", exclude_none=True)
@@ -254,8 +258,8 @@ def _deepened(prune: Prune, deepest: float) -> Any:
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
     """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power.
 
-    start, now, wanted: shares of the baseline's, before the cut, after it at `ratio`, and as the target asks. The power is what
-    the cut has shown, within 0.5 and 2.5, or POWER if there was none or it showed nothing. Returns at least 0, below 1.
+    start, now, wanted: shares of the baseline's size before the cut, after it at `ratio`, and at the target. The power is
+    measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing. Returns at least 0, below 1.
     """
     power = POWER
     if ratio is not None and 0 < now < start:
@@ -264,14 +268,17 @@ def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> f
 
 
 def _left(name: str, value: float | None) -> float | None:
-    """Return the share of the baseline's size or time that is left by a reduction or a speed-up."""
+    """Return the share of the baseline's size or latency that a reduction or a speed-up leaves."""
     if value is None:
         return None
     return 1 / value if name == "speed_up" else 1 - value
 
 
 def _train_longer(case: Case) -> Iterator[Remedy]:
-    """Offer more of the limit that ended training: with it, neither more epochs nor a milder cut could show what they bring."""
+    """Offer more of the limit that ended training.
+
+    With that limit neither more epochs nor a milder cut could show their effect.
+    """
     train, why = case.recipe.train, f"{case.limit} ended training before {len(case.before)} stages had all their epochs."
     if train.max_minutes is None or "max_minutes" not in (case.limit or ""):
         yield case.change("train.max_steps", 2 * (train.max_steps or 1), why)
@@ -285,19 +292,19 @@ def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
 
 
 def _epochs(case: Case) -> int:
-    """Return the epochs of distillation that the student had."""
+    """Return the epochs of distillation that the student was trained for."""
     return case.recipe.distill.epochs if case.recipe.distill is not None else 0
 
 
 def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
-    """Offer so many epochs of distillation, or as many as a recipe may ask for, if that is more than it had."""
+    """Offer `wanted` epochs of distillation, or the maximum of a recipe, if that is more than before."""
     proposed = min(wanted, MOST_EPOCHS)
     if proposed > _epochs(case):
         yield case.change("distill.epochs", proposed, why)
 
 
 def _recover(case: Case) -> Iterator[Remedy]:
-    """Offer what brings back more of what the cut took: smaller steps, more epochs at their pace, or a milder cut."""
+    """Offer a lower rate, more epochs at their pace, or a milder cut, to recover more of the cut's loss."""
     prune, distill, epochs = case.recipe.prune, case.recipe.distill, _epochs(case)
     found = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
     first, whole, cut, last = (row.judged_score if row is not None else None for row in found)
@@ -308,7 +315,7 @@ def _recover(case: Case) -> Iterator[Remedy]:
         return
     fall, left = whole.worth - cut.worth, whole.worth - last.worth
     may_stay = whole.worth - (first.worth - _may_go(first, case.targets))
-    if may_stay <= 0:  # it was below the target before anything was cut
+    if may_stay <= 0:  # the score was below the target before anything was cut
         yield from _train_with_integers(case)
     if left <= 0:
         return
@@ -331,10 +338,11 @@ def _recover(case: Case) -> Iterator[Remedy]:
 
 
 def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
-    """Estimate the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
+    """Estimate the epochs after which at most `may_stay` of a fall is left.
 
-    fall: what the cut took; left: what was still missing after `epochs`, all in units of the score's worth. None if no
-    number of epochs would do: nothing was brought back, or the model before the cut was below the target.
+    Assumes that each epoch leaves the same share of what was missing. fall: the cut's loss; left: what was still missing after
+    `epochs`; both in units of the score's worth. None if no number of epochs would suffice: nothing was recovered, or the model
+    before the cut was below the target.
     """
     if not 0 < left < fall or not 0 < may_stay < fall:
         return None
@@ -342,7 +350,10 @@ def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | 
 
 
 def _tame(case: Case) -> Iterator[Remedy]:
-    """Offer what tames ranges that outliers break: smoothing if a layer before takes it, a clipped range, more training."""
+    """Offer remedies for ranges that outliers break.
+
+    They are: smoothing if a preceding layer can absorb it, a clipped range, more training.
+    """
     settings, layers = case.recipe.quantize, [layer for each in (case.row, *case.row.parts.values()) for layer in each.ranges]
     broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
     if settings is None or not broken:
@@ -361,9 +372,10 @@ def _tame(case: Case) -> Iterator[Remedy]:
 
 
 def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
-    """Offer the percentile that leaves out what lies beyond 4 times the usual. beyond: its share in the layer with most of it.
+    """Offer the percentile that excludes values beyond 4 times the usual range.
 
-    A percentile leaves out as much on either side, and the outliers may all lie on one.
+    beyond: their share in the layer with most of them. A percentile excludes as much on either side, and the outliers may all
+    lie on one.
     """
     percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
     why = f"{why}; {beyond:.4%} of a layer's values are outliers"
@@ -385,4 +397,4 @@ RULES = (
     Rule(lambda case: case.gap and case.recipe.distill is not None, _recover),
     Rule(lambda case: case.recipe.quantize is not None, _tame),
 )
-"""What is offered, in this order; of two remedies for one key the first counts."""
+"""The rules in the order of their remedies; of two remedies for one key the first counts."""

@@ -1,7 +1,7 @@
-"""Whether the baseline converged, whether the data allow a better one, and what to change. Torch-free, pure.
+"""Whether the baseline converged, whether the data allow a better one; remedies. Torch-free, pure.
 
-Everything is compared with the baseline, and it teaches the student: a share of its score means nothing if it was not trained
-to its end.
+All stages are compared with the baseline, and it is the teacher of the student: a share of its score means nothing if it was
+not trained to its end.
 """
 
 import math
@@ -13,24 +13,28 @@ from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.report.preparation import Preparation
 
 LEAST_EPOCHS = 10
-"""Epochs that are proposed if nobody knows how many were trained."""
+"""Epochs that are proposed if the number of trained epochs is unknown."""
 
 
 def preparations(baseline: Row) -> dict[str, Preparation]:
-    """Return how a baseline was tuned, by dataset; the only one has no name. Empty in reports of before this was kept."""
+    """Return how a baseline was fine-tuned, by dataset; the only dataset has no name.
+
+    Empty for reports from before this was recorded.
+    """
     rows = baseline.parts or {"": baseline}
     return {name: row.preparation for name, row in rows.items() if row.preparation is not None}
 
 
 def has_not_converged(baseline: Row) -> bool:
-    """Return whether a baseline, or that of any of several datasets, was still gaining when its preparation ended."""
+    """Return whether a baseline, or any dataset's own, was still improving when its preparation ended."""
     return baseline.convergence == "not converged"
 
 
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
-    """Return whether a row keeps more than all of the score on the split that choices read, by more than its error.
+    """Return whether a row's retention exceeds 1 by more than its error.
 
-    By the lower end of the 95 % interval; if there is none, by one standard error of the ratio (delta method).
+    Retention on the split that choices use. The lower end of its 95 % interval must exceed 1; if there is no interval, it must
+    exceed 1 by one standard error of the ratio (delta method).
     """
     share, interval = row.ratios.judged_retention, row.ratios.judged_interval
     if share is None or share <= 1:
@@ -44,7 +48,7 @@ def exceeds_baseline(row: Row, baseline: Row) -> bool:
 
 
 def exceeds_note(row: Row) -> str:
-    """Tell that a row scores better than the baseline, and what follows."""
+    """Return the note that a row scores better than the baseline, and what to do about it."""
     share, interval, split = row.ratios.judged_retention or 0.0, row.ratios.judged_interval, row.ratios.judged_on
     between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
     return (
@@ -54,9 +58,9 @@ def exceeds_note(row: Row) -> str:
 
 
 def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
-    """Offer a longer preparation, or another rate, if the baseline has not converged, is at chance, or is exceeded.
+    """Offer a longer preparation, or another rate, if the baseline has a problem.
 
-    row: of the last stage.
+    The problems: it has not converged, is at chance, or is exceeded. row: of the last stage.
     """
     why, settings = _reason(row, baseline), recipe.prepare
     if why is None:
@@ -73,7 +77,7 @@ def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remed
 
 
 def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
-    """Propose twice the epochs that were trained, at the rate that was chosen: it is not chosen if epochs are given."""
+    """Propose twice the trained epochs, at the chosen rate: probes do not choose it if epochs are given."""
     found = preparations(baseline).values()
     epochs = min(max([2 * one.epochs for one in found], default=0) or LEAST_EPOCHS, MOST_EPOCHS)
     rates = {one.rate for one in found}
@@ -90,7 +94,7 @@ def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
 
 
 def _reason(row: Row, baseline: Row) -> str | None:
-    """Return why the baseline should be prepared otherwise; None if nothing speaks for it."""
+    """Return why the baseline should be prepared differently; None if there is no reason."""
     score = baseline.judged_score
     if isinstance(score, Score) and score.above_chance <= score.worth_error:
         return (

@@ -1,12 +1,12 @@
-"""Whether an original had stopped gaining when its training ended: the rule, in one place. Torch-free."""
+"""The rule for whether an original's score had stopped improving when its training ended. Torch-free."""
 
 from collections.abc import Sequence
 
 FEWEST_EPOCHS = 4
 LAST_EPOCHS = 3
-"""Where a recipe gives the number of epochs, the last so many must have gained less than one standard error."""
+"""If a recipe gives the number of epochs, the last so many must have gained less than one standard error."""
 STILL_GAINING = 2
-"""A best epoch among the last so many says that the next one might have been better still."""
+"""If the best epoch is among the last so many, the next one might have been better still."""
 
 
 def convergence(
@@ -20,12 +20,13 @@ def convergence(
     floor: float | None = None,
     chance: float | None = None,
 ) -> tuple[bool, str]:
-    """Return whether a training converged, and what that was concluded from.
+    """Return whether a training converged, and the reason.
 
-    before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the one that
-    was kept, 0 is the model before; out_of_patience: training ended because nothing was better for so long; is_open: the
-    number of epochs was not given; error: one standard error of the worth; floor: what a linear model on the features of the
-    model before comes to, chance: the score without any text, such as the most frequent label's; None where there is none.
+    before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the epoch
+    whose weights were kept, 0 is the model before; out_of_patience: training ended because no epoch was better for so long;
+    is_open: the number of epochs was not given; error: one standard error of the worth; floor: the score of a linear model on
+    the features of the model before; chance: the score without any text, such as the most frequent label's. Both are None if
+    there is none.
     """
     epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
@@ -44,7 +45,7 @@ def convergence(
 
 
 def _why_not(best: float, error: float, floor: float | None, chance: float | None) -> tuple[bool, str] | None:
-    """Say why what stopped gaining at `best` has not converged all the same; None if it has."""
+    """Return why a training that stopped improving at `best` has not converged; None if it has."""
     if chance is not None and best <= chance + error:
         return False, (
             f"Validation stopped gaining at {best:.4f}, no more than a standard error above {chance:.4f}, the score "

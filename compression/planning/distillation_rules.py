@@ -1,4 +1,4 @@
-"""Rules of distillation: what a student learns from, and which teachers and students a recipe may name. Torch-free."""
+"""Rules of distillation: what a student learns, and which models a recipe may name. Torch-free."""
 
 from typing import Literal
 
@@ -10,14 +10,14 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 
 Pairs = tuple[tuple[int, int], ...]
-"""(student, teacher), layer numbers from 1, ascending in the student's."""
+"""Pairs (student, teacher) of layer numbers from 1, in ascending order of the student's."""
 
 
 def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teacher: int) -> Pairs:
-    """Return which layer of a teacher each layer of a student follows (TinyBERT's mapping function, Jiao et al. 2020).
+    """Return the teacher layer that each student layer follows (TinyBERT, Jiao et al. 2020).
 
-    student, teacher: how many layers they have. uniform: layer m follows layer m × teacher / student, rounded half up; last:
-    the last layers of both, as many as the smaller one has. Raises InvalidSpec for pairs of layers that are not there.
+    student, teacher: their numbers of layers. uniform: layer m follows layer m × teacher / student, rounded half up; last: the
+    last layers of both, as many as the smaller model has. Raises InvalidSpec if a pair names a layer that does not exist.
     """
     if mapping == "uniform":
         return tuple((m, max((2 * m * teacher + student) // (2 * student), 1)) for m in range(1, student + 1))
@@ -36,7 +36,7 @@ def attention_form(
 ) -> Literal["scores", "relations"]:
     """Return how attention is compared. Raises InvalidSpec.
 
-    Decoders turn queries and keys by their positions before they multiply them, so what is collected of them are no scores.
+    Decoders rotate queries and keys by their positions before the product, so what is collected from them are not scores.
     """
     decodes = student.groups is not None or teacher.groups is not None
     if asked == "auto":
@@ -54,12 +54,12 @@ def attention_form(
 
 
 def compares_states(distill: Distill) -> bool:
-    """Return whether a recipe compares more of student and teacher than their answers."""
+    """Return whether a recipe compares internal features of student and teacher, not only outputs."""
     return bool({"hidden", "attention", "embedding"} & set(distill.weights())) or distill.general is not None
 
 
 def check_feature_terms(distill: Distill, student: Shape, teacher: Shape) -> None:
-    """Refuse what two shapes cannot be compared by. Raises InvalidSpec."""
+    """Check that two shapes can be compared by the recipe's feature terms. Raises InvalidSpec."""
     if compares_states(distill):
         layer_pairs(distill.layers, student.layers, teacher.layers)
         attention = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
@@ -68,7 +68,7 @@ def check_feature_terms(distill: Distill, student: Shape, teacher: Shape) -> Non
 
 
 def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
-    """Refuse a recipe that has no part for the models that the job names beside its base. Raises InvalidSpec."""
+    """Check that the recipe uses each model that the job names beside its base. Raises InvalidSpec."""
     distill = recipe.distill
     if distill is None:
         for there, param in ((student, "models.student"), (teachers, "models.teachers")):
@@ -94,7 +94,10 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
 
 
 def check_one_teacher(recipe: Recipe, teachers: int) -> None:
-    """Refuse several teachers of a language model. teachers: that the job names. Raises InvalidSpec."""
+    """Refuse several teachers of a language model. Raises InvalidSpec.
+
+    teachers: the number that the job names.
+    """
     own = recipe.distill.teachers.seeds if recipe.distill is not None else 0
     if own + teachers > 1:
         cause = f"distributions over a vocabulary are not averaged, and {own + teachers} models would teach"
@@ -102,9 +105,9 @@ def check_one_teacher(recipe: Recipe, teachers: int) -> None:
 
 
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
-    """Refuse a named teacher that has no head for the task and its labels: nobody trains it. Raises LabelMismatch.
+    """Check that a named teacher has a head for the task and its labels: nothing trains it.
 
-    labels: of its head; wanted: of the data, none where the task has none.
+    labels: of its head; wanted: of the data, none if the task has none. Raises LabelMismatch.
     """
     if heads.of_architecture(architecture) != heads.of_task(task):
         raise LabelMismatch(

@@ -1,4 +1,4 @@
-"""First estimates of a job's memory, disk and minutes."""
+"""Rough estimates of a job's memory, disk and minutes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,57 +22,61 @@ from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
 PROCESS_BYTES = 600_000_000
-"""A process that has imported torch, transformers and the exporter, before it holds a model."""
+"""A process that has imported torch, transformers and the exporter, before it loads a model."""
 TRAINED_BYTES, HELD_BYTES = 24, 4
-"""A trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best epoch, all in
-float32. One that is only held (the teacher): 4."""
+"""Bytes per trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best
+epoch, all in float32. A parameter that is only in memory (the teacher's): 4."""
 UNTRAINED_BYTES = 26
-"""A parameter of a model that nothing trains, and what is made of it on its way to an artifact; a BERT of 69 M took 25."""
+"""Bytes per parameter of a model that nothing trains, with its conversions on the way to an artifact; a BERT of 69 M took
+25."""
 ROUNDED_BYTES = 1
-"""A parameter of a teacher that is held in 8 bits."""
+"""Bytes per parameter of a teacher in 8 bits."""
 SAVED_BYTES = 2 * 20
-"""A parameter of a training that is saved: weight, AdamW's two moments, the weights of the last good and of the best epoch.
-Twice, since a save goes only once the next is there."""
+"""Bytes per parameter of a training checkpoint: weight, AdamW's two moments, the weights of the last good and of the best
+epoch. Twice, since the old checkpoint is removed only once the next is written."""
 TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
-"""Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
+"""Floats kept for the backward pass, per token and layer: multiples of the hidden and of the feed-forward width."""
 LARGEST_GRAPH = 2**31
-"""Bytes that an ONNX file of one piece can have (a protobuf message); the float32 baseline must fit."""
+"""Maximum bytes of an ONNX file in one piece (a protobuf message); the float32 baseline must fit."""
 KEPT_FREED = 1.1
-"""Freed blocks that the C library keeps (system/process.py), and weights as they are copied at the end of an epoch."""
+"""Freed blocks that the C library keeps (system/process.py), and the copy of the weights at the end of an epoch."""
 INT8_OVERHEAD = 1.05
-"""An artifact's bytes by those of its integers: scales, biases and the graph lie beside them."""
+"""An artifact's bytes divided by those of its integers: scales, biases and the graph are stored beside them."""
 ARTIFACT_EXTRAS = 2_000_000
-"""Tokenizer, configs and card of an artifact."""
+"""Bytes of an artifact's tokenizer, configs and card."""
 TRAINING_FLOPS = 1.4e11
-"""Useful floating-point operations a second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, calm
+"""Useful floating-point operations per second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, idle
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 RELATIONS_FLOATS = 8
-"""Tensors as large as one layer's attention over a row that are held if a language model's is compared (by count)."""
+"""Tensors of the size of one layer's attention over a row that are in memory if a language model's attention is compared (by
+count)."""
 HARNESS_BYTES = 1 << 30
-"""What logits and their logarithms may take while lm-eval runs a language model; a single request may take more."""
+"""Maximum bytes of logits and their logarithms while lm-eval runs a language model; a single request may take more."""
 LOGITS_BYTES = 400_000_000
-"""What a loss over a vocabulary holds for a moment, in chunks (compression/modalities/text/causal_lm/chunked_head.py)."""
+"""Bytes that a loss over a vocabulary holds at a time, in chunks (compression/modalities/text/causal_lm/chunked_head.py)."""
 SHIP_MINUTES = 0.2
-"""Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
+"""Minutes to export, verify and time an artifact (same run); scoring is added to it."""
 SCORED_ROWS_A_SECOND = 100.0
-"""Rows a second when the test split is answered, one at a time and again by 32, on one thread: no model answers more."""
+"""Rows per second when the test split is predicted, one at a time and again by 32, on one thread: no model is faster."""
 ENCODER_FLOPS = 1.4e11
-"""Useful floating-point operations a second of one thread that answers with an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
-alone: 1.9e11); what pads the shorter rows of 32 takes its share. Decoders are estimated from what one core does in training."""
+"""Useful floating-point operations per second of one thread that runs an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
+alone: 1.9e11); the padding of shorter rows in batches of 32 takes a part of them. Decoders are estimated from one core's
+speed in training."""
 MEASURE_SECONDS = 3000.0
-"""Measuring an artifact ends after this; figures that are missing then are reported as not measured."""
+"""Seconds after which measuring an artifact ends; missing figures are then reported as not measured."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
-"""Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
+"""Seconds per generated row on two cores, by its source (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
-"""What a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that judge it."""
+"""Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that score
+it."""
 PROBES = 6
-"""Shapes that are exported and timed for a target latency: half of some 60 each time."""
+"""Shapes that are exported and timed for a target latency: each halves some 60 candidates."""
 DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
-"""The splits that artifacts are scored on: what each is of train, if it is not given."""
+"""The splits that artifacts are scored on, each as a share of train if it is not given."""
 
 
 class Estimate(Config):
-    """What a job will take, roughly. Minutes are those of two cores."""
+    """Rough cost of a job. Minutes are those of two cores."""
 
     memory_bytes: Annotated[int, Field(description="Resident peak of the training process.")]
     disk_bytes: Annotated[int, Field(description="Checkpoints and artifacts at the job's end, and what it writes in passing.")]
@@ -81,8 +85,11 @@ class Estimate(Config):
 
 @dataclass(frozen=True)
 class Counted:
-    """A model, its head for the data's task included. tied: whether its token table is its output layer too; spoken: the
-    elements of a language model's output layer that is no table."""
+    """The parameters of a model, including its head for the data's task.
+
+    tied: whether its token table is also its output layer; spoken: the elements of a language model's output layer that is not
+    a table.
+    """
 
     shape: Shape
     parameters: Parameters
@@ -91,7 +98,7 @@ class Counted:
 
     @property
     def active(self) -> int:
-        """Count the parameters that a token is multiplied by: no table that it is looked up in, and of experts the chosen."""
+        """Count the parameters in a token's products: no lookup table, and of the experts only the chosen."""
         experts, found = self.shape.experts, self.parameters.other + self.parameters.embedding * self.tied
         if experts is None:
             return found
@@ -101,22 +108,22 @@ class Counted:
 
 @dataclass(frozen=True)
 class CostItem:
-    """What one part of a job takes; a job takes the sum of its parts."""
+    """The cost of one part of a job; a job costs the sum of its parts."""
 
     stage: str
-    memory: int = 0  #: bytes, when the process holds most
+    memory: int = 0  #: bytes at the process's peak
     disk: int = 0  #: bytes
-    steps: float = 0.0  #: of the optimizer
-    flops: float = 0.0  #: of training, which the recipe's limits may end
-    minutes: float = 0.0  #: of all else
+    steps: float = 0.0  #: optimizer steps
+    flops: float = 0.0  #: of training; the recipe's limits may end it
+    minutes: float = 0.0  #: of everything else
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job, as its cost follows from it."""
+    """A job, with all that its cost depends on."""
 
     model: Counted
-    result: Counted  #: what becomes of the model, or of a student
+    result: Counted  #: the compressed model, or the student
     data: DataFacts
     recipe: Recipe
     evaluate: JobEvaluate
@@ -129,7 +136,7 @@ class PlannedJob:
 
     @cached_property
     def texts(self) -> DataFacts:
-        """Return the data, of a language model as packed rows."""
+        """Return the data; a language model's as packed rows."""
         return packed(self.data, self.recipe) if self.is_language else self.data
 
     @cached_property
@@ -139,41 +146,47 @@ class PlannedJob:
 
     @cached_property
     def guide(self) -> Counted:
-        """Return the teacher that shows its insides. Of named ones alone validation chooses: here it is the dearest."""
+        """Return the teacher whose features are compared.
+
+        If the job has only named teachers, validation chooses one of them: here it is the most expensive.
+        """
         return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
 
     @cached_property
     def objectives(self) -> Lessons:
-        """Return what is asked of teachers."""
+        """Return the trainings that need teacher outputs."""
         shapes = (each.shape for each in (self.model, self.guide, self.result))
         return Lessons.of(self.recipe, self.tokens, *shapes, language=self.is_language)
 
     @property
     def originals(self) -> int:
-        """Return how many originals are tuned: the baseline, and teachers beside it; 0 if named ones teach alone."""
+        """Return the number of originals that are fine-tuned: the baseline and further teachers.
+
+        It is 0 if the job has only named teachers.
+        """
         return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
 
     def forward(self, *models: Counted) -> float:
-        """Return the operations of a pass over train: 2 a parameter and token. Training takes three times as many."""
+        """Return the operations of a pass over train: 2 per parameter and token. Training takes 3 times that."""
         return 2 * sum(each.active for each in models) * self.tokens.train
 
     def steps(self, rows: int | None = None) -> int:
-        """Return the optimizer steps of an epoch. rows: of train, if it is no other number."""
+        """Return the optimizer steps of an epoch. rows: of train, if the number differs."""
         return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
 
     @cached_property
     def items(self) -> list[CostItem]:
-        """Return what the parts of the job take, in the order of its stages."""
+        """Return the costs of the job's parts, in the order of its stages."""
         return [each for part in PARTS for each in part(self)]
 
 
 def planned_steps(job: PlannedJob) -> int:
-    """Count the optimizer steps that a recipe asks for, before any limit or early end."""
+    """Return the optimizer steps that a recipe asks for, before any limit or early stop."""
     return round(sum(item.steps for item in job.items))
 
 
 def estimate(job: PlannedJob) -> Estimate:
-    """Add up what the parts of a job take."""
+    """Return the sum of the costs of a job's parts."""
     train, planned = job.recipe.train, planned_steps(job)
     flops = sum(item.flops for item in job.items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
@@ -185,7 +198,7 @@ def estimate(job: PlannedJob) -> Estimate:
 
 
 def _process(job: PlannedJob) -> Iterator[CostItem]:
-    """Count what training holds in memory at once, and what it saves."""
+    """Yield the memory that training needs at once, and the disk of its checkpoints."""
     model, train, distill = job.model, job.recipe.train, job.recipe.distill
     before, after = model.parameters, job.result.parameters
     longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
@@ -198,14 +211,14 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
         yield CostItem("logits", memory=LOGITS_BYTES)
         if distill is not None and "attention" in distill.weights():
             yield CostItem("relations", memory=RELATIONS_FLOATS * 4 * model.shape.heads * longest**2)
-    # Originals beside the baseline have a checkpoint each, and lie twice in a save.
+    # Each original beside the baseline has a checkpoint, and is twice in a training checkpoint.
     more = HELD_BYTES * max(job.originals - 1, 0) * before.total
     yield CostItem("teachers", memory=more + HELD_BYTES * sum(each.parameters.total for each in job.named), disk=3 * more)
     yield CostItem("teachers", memory=job.objectives.bytes_in("memory"), disk=job.objectives.bytes_in("disk"))
 
 
-# What a stage leaves on disk is its checkpoint and its artifact. Calibration, sensitivities and the check of ranges are forward
-# passes over a few hundred rows: left out.
+# A stage leaves its checkpoint and its artifact on disk. Calibration, sensitivities and the check of ranges are forward
+# passes over a few hundred rows: they are left out.
 
 
 def _baseline(job: PlannedJob) -> Iterator[CostItem]:
@@ -232,7 +245,7 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         epochs, asked = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
         flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * asked
         yield CostItem(PRUNED, steps=epochs * job.steps(), flops=flops)
-    if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights, while it is rounded
+    if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights while they are quantized
         yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
     if prune.sensitivity:
         curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
@@ -245,7 +258,7 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
         return
     teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
-    # Each teacher is asked once, the one that shows its insides maybe in each epoch.
+    # Each teacher runs once; the one whose features are compared may run in each epoch.
     asked = teacher * job.originals + job.forward(*job.named)
     asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
@@ -265,7 +278,7 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
 def _exported(job: PlannedJob) -> Iterator[CostItem]:
     shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
     minutes = sum(SHIP_MINUTES + scoring_seconds(each, job.data, job.recipe.train, job.evaluate) / 60 for each in shipped)
-    # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.
+    # The headline as transformers artifacts, and its temporary float32 weights; also a language model's pruned model.
     floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
     yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), minutes=minutes)
     if prune is not None and prune.target_latency is not None:
@@ -276,9 +289,10 @@ PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _exported)
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
-    """List what a job's artifacts are made of, at most: one a row, and the headline again in the form of its own library.
+    """Return the models of a job's artifacts, at most.
 
-    A language model's has two such forms; and so has the cut model, if an earlier stage is the headline.
+    They are one per row, and the headline again in the form of its own library. A language model's headline has two such forms;
+    so has the pruned model, if an earlier stage is the headline.
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
@@ -286,9 +300,9 @@ def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool
 
 
 def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:
-    """Estimate how long one artifact's scores take, on validation and on test.
+    """Estimate the seconds of scoring one artifact, on validation and on test.
 
-    Each token is read twice: of a row alone and among 32, of a language model's text in windows that go on by half.
+    Each token is read twice: in a row alone and in a batch of 32; in a language model's text, in windows that advance by half.
     """
     if TASKS[data.task].generates:
         characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
@@ -300,11 +314,11 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
-    """Return the bytes that the model, its training and its teacher take together.
+    """Return the bytes of memory that the model, its training and its teacher take together.
 
-    A teacher that may be held in 8 bits saves memory only if nothing larger is trained beside it in float32 before; it is held
-    so in the task phase of distillation and if recovery learns its answers. spoken: what stays in float32 beside its
-    tables, a language model's output layer.
+    A teacher that may be in 8 bits saves memory only if no earlier training beside it in float32 is larger. It is in 8 bits in
+    the task phase of distillation, and if recovery learns its outputs. spoken: elements that stay in float32 beside the tables,
+    a language model's output layer.
     """
     trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
@@ -327,36 +341,36 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: i
 
 
 def may_hold(recipe: Recipe) -> bool:
-    """Return whether a teacher is held in 8 bits, or may be if memory is short."""
+    """Return whether a teacher is in 8 bits, or may be if memory is short."""
     return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
 
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:
     """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row."""
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
-    if train.recompute:  # what enters each layer is kept, and one layer's insides
+    if train.recompute:  # only the input of each layer is kept, and the activations inside one layer
         token_floats = shape.layers * shape.hidden + token_floats // shape.layers
     return 4 * token_floats * train.batch * longest
 
 
 def units_a_token(shape: Shape) -> int:
-    """Count the feed-forward units that a token goes through in a layer: of experts, those it is sent to and the shared."""
+    """Count the feed-forward units per token and layer: of experts, the chosen and the shared ones."""
     experts = shape.experts
     return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
-    """Return the bytes of an ONNX artifact's weights by their scheme. Tables are int8 in all of them."""
+    """Return the bytes of an ONNX artifact's weights by scheme. Tables are int8 in all schemes."""
     if quantize is None:
         return HELD_BYTES * parameters.total
     if quantize.scheme != "weight-only-int4":
         return round(INT8_OVERHEAD * parameters.total)
-    # Half a byte each, and a float32 scale a group.
+    # Half a byte each, and one float32 scale per group.
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
 
 
 def augment_seconds(augment: Augment, rows: int) -> float:
-    """Estimate the seconds of making the new rows, if the worker has the dearer of what the recipe leaves to it."""
+    """Estimate the seconds of generating rows, with the slower source if the worker may choose."""
     seconds, copies = 0.0, augment.rows - augment.splices
     if augment.back_translation is not None:
         copies -= 1

@@ -1,4 +1,4 @@
-"""The preflight of a job with several datasets: each is checked with model and recipe, and the forecasts are added up."""
+"""The preflight of a job with several datasets: each is checked alone, and the estimates are added."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,14 +19,14 @@ def preflight_several(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Return what will come out of several datasets. parts: name → facts, in the job's order.
+    """Return the preflight of several datasets. parts: name → facts, in the job's order.
 
-    student, teachers: those that the job names beside its model; each of them has a part in every dataset's distillation.
+    student, teachers: those that the job names beside its model; each of them takes part in every dataset's distillation.
 
-    Parameters are means, minutes and disk are sums, memory is the most that one takes, because one is at work at a time.
-    Raises what `preflight` does; an error that is a dataset's own names it as `datasets.<place>`.
+    Parameters are means, minutes and disk are sums, and memory is the maximum, because the datasets run one at a time. Raises
+    the errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
     """
-    evaluate.each(len(parts))  # a list of another length is no dataset's own mistake
+    evaluate.each(len(parts))  # a list of another length is not one dataset's error
     shared = share_of(recipe, len(parts))
     found: dict[str, Preflight] = {}
     for place, (name, facts) in enumerate(parts.items()):
@@ -57,7 +57,7 @@ def preflight_several(
 
 
 def share_of(recipe: Recipe, parts: int) -> Recipe:
-    """Return the recipe as one of several datasets has it: with its share of the limits of all training."""
+    """Return the recipe for one of several datasets: with its share of the limits of all training."""
     train = recipe.train
     steps = None if train.max_steps is None else max(train.max_steps // parts, 1)
     minutes = None if train.max_minutes is None else train.max_minutes / parts
@@ -72,7 +72,7 @@ def _mean(parameters: list[Parameters]) -> Parameters:
 
 
 def _told_once(found: Mapping[str, Preflight]) -> tuple[str, ...]:
-    # What every dataset is warned of is the model's or the recipe's.
+    # A warning that every dataset has is about the model or the recipe.
     warnings: dict[str, list[str]] = {}
     for name, one in found.items():
         for warning in one.warnings:

@@ -1,4 +1,4 @@
-"""Which jobs can be done from file to file, and what memory they take. Torch-free."""
+"""Which jobs can run from file to file, and how much memory they need. Torch-free."""
 
 from typing import get_args
 
@@ -19,20 +19,21 @@ from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
-"""Resident peak of a job that quantizes from file to file, whatever its model: a process, a block and what becomes of it."""
+"""Resident peak of a job that quantizes from file to file, independent of its model: a process, a block and its results."""
 
 LARGEST_WHOLE = 64 << 30
-"""Bytes; a model that takes more in memory goes from file to file on any worker, so that its disk is known beforehand."""
+"""Bytes; a model that needs more memory goes from file to file on any worker, so that its disk is known beforehand."""
 STREAMED_ELEMENTS = 2e7
-"""Elements a second that are quantized and held against their source, on one core."""
+"""Elements per second that are quantized and compared with their source, on one core."""
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
-"""What safetensors are stored in; blocks of a GGUF file are unpacked first."""
+"""The dtypes of safetensors; blocks of a GGUF file are unpacked first."""
 
 
 def untrained(recipe: Recipe) -> bool:
-    """Return whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations.
+    """Return whether a job can run from file to file as far as its recipe goes.
 
-    A search for smoothing does not keep a model from going from file to file: it is left out there.
+    It trains nothing, its integers follow from the weights alone, and it prunes at once, by activations. A search for smoothing
+    does not keep a model from going from file to file: there it is left out.
     """
     asked, prune = recipe.quantize, recipe.prune
     return (
@@ -47,7 +48,7 @@ def untrained(recipe: Recipe) -> bool:
 
 
 def without_solving(recipe: Recipe) -> Recipe | None:
-    """Return the recipe without the least squares after its cut, if they alone keep a model from going from file to file."""
+    """Return the recipe without least squares after its cut, if only they prevent file-to-file runs."""
     if recipe.prune is None or not recipe.prune.reconstruct:
         return None
     plain = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"reconstruct": False})})
@@ -66,52 +67,58 @@ def _cuts_at_once(prune: Prune) -> bool:
 
 
 def whole_bytes(parameters: int) -> int:
-    """Return the least bytes of a job without training that has its model in memory, as `estimate` does."""
+    """Return the minimum bytes of a job without training, its model in memory, as `estimate` does."""
     return round(KEPT_FREED * (PROCESS_BYTES + UNTRAINED_BYTES * parameters))
 
 
 def fits_a_graph(parameters: int) -> bool:
-    """Return whether the float32 baseline fits into an ONNX file of one piece, as traced ones are."""
+    """Return whether the float32 baseline fits into an ONNX file in one piece, as traced models do."""
     return HELD_BYTES * parameters < LARGEST_GRAPH
 
 
 def states_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Return the bytes of the calibration rows' states in 16 bits, kept while a model is scored layer by layer."""
+    """Return the bytes of the calibration rows' hidden states in 16 bits.
+
+    They are kept while a model is scored layer by layer.
+    """
     return 2 * recipe.prune.calibration_rows * recipe.train.max_length * shape.hidden if recipe.prune is not None else 0
 
 
 def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
-    """Return the bytes of scoring and cutting layer by layer: two layers or a table in float32, and states up to a layer."""
+    """Return the bytes of scoring and pruning layer by layer.
+
+    They are two layers or a table in float32, and hidden states up to a layer.
+    """
     table = shape.vocabulary * shape.hidden
     layer = max(parameters - table, 0) // shape.layers
     return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
 
 
 def may_be_whole(parameters: int) -> bool:
-    """Return whether a job without training has its model in memory if a worker has enough."""
+    """Return whether a job without training has its model in memory on a worker that has enough."""
     return whole_bytes(parameters) <= LARGEST_WHOLE
 
 
 def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe) -> Estimate:
-    """Estimate a decoder's job without training. whole: what it takes with its model in memory, if there is so much."""
+    """Estimate a decoder's job without training. whole: its cost with the model in memory, if that fits."""
     needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
     memory = min(whole.memory_bytes, needed)
     if may_be_whole(parameters):
         return whole.model_copy(update={"memory_bytes": memory})
-    # The checkpoint as it was sent, unpacked if it was a GGUF file, and its integers, in ONNX too; and the same of what a
-    # cut leaves.
+    # The checkpoint as it was sent, unpacked if it was a GGUF file, and its integers, in ONNX too; and the same of the pruned
+    # model.
     integers = 2 * round(INT8_OVERHEAD * parameters)
     one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + integers
     disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
     if recipe.prune is not None and model.dtype not in ("bfloat16", "float16"):
-        disk += 2 * parameters  # what is cut lies there in 16 bits, and until its integers are made in all its digits too
+        disk += 2 * parameters  # the pruned model is there in 16 bits, and in full precision too until it is quantized
     passes = 2 * (1 + (recipe.prune is not None))  # in ONNX too
     minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
     return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 
 
 def warning(parameters: int) -> str:
-    """Return what going from file to file means for a job."""
+    """Return a sentence on what running from file to file means for a job."""
     when = "Being so large"
     if may_be_whole(parameters):
         when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
@@ -119,9 +126,9 @@ def warning(parameters: int) -> str:
 
 
 def opened_bytes(file: int, table: int) -> int:
-    """Return the bytes of a process that opens a checkpoint and answers.
+    """Return the bytes of a process that opens a checkpoint and predicts.
 
-    file: bytes of its weights, which stock code reads to other memory; table: elements of its largest table, which torchao
-    makes float32 of.
+    file: bytes of its weights, which stock code reads into other memory; table: elements of its largest table, which torchao
+    converts to float32.
     """
     return PROCESS_BYTES + 2 * file + 4 * table

@@ -1,4 +1,4 @@
-"""The preflight: model, data and recipe are checked against each other before a job is accepted."""
+"""The preflight: checks model, data and recipe against each other before a job is accepted."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from compression.schema.validation import DataFacts, ModelFacts
 
 
 class Preflight(Config):
-    """What a job will become, said before it is accepted."""
+    """The expected result and cost of a job, before it is accepted."""
 
     shape: Annotated[Shape, Field(description="Of the result; the model's own where nothing is pruned.")]
     parameters: Annotated[Parameters, Field(description="Of the result, its classification head included.")]
@@ -35,10 +35,10 @@ class Preflight(Config):
 
 
 def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: Task, labels: tuple[str, ...]) -> Evaluate:
-    """Return how one of a job's datasets is evaluated; refuse a metric or a label that it does not have.
+    """Return how one of a job's datasets is evaluated.
 
-    place: of the dataset in the job's order, from 0; labels: of its data. Raises InvalidSpec, whose param is
-    `evaluate.metric.<place>` if a list names it.
+    place: of the dataset in the job's order, from 0; labels: of its data. Raises InvalidSpec for a metric or a label that the
+    dataset does not have; its param is `evaluate.metric.<place>` if a list names it.
     """
     own = evaluate.each(datasets)[place]
     param = {
@@ -57,7 +57,7 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
 
 
 def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
-    """Refuse settings that a task does not have. Raises InvalidSpec."""
+    """Check that a task has the recipe's settings. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
         raise InvalidSpec(
             f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
@@ -84,7 +84,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
 
 
 def _check_language(recipe: Recipe) -> None:
-    """Refuse settings that a language model does not have. Raises InvalidSpec."""
+    """Check that a language model has the recipe's settings. Raises InvalidSpec."""
     if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
         cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
         raise InvalidSpec(cause, param="recipe.prune.axes", remedy="Leave vocabulary out of the axes.")
@@ -103,7 +103,7 @@ def _check_language(recipe: Recipe) -> None:
 
 
 def check_kept(recipe: Recipe, vocabulary: int) -> None:
-    """Refuse to keep all of a teacher's next tokens. vocabulary: of the models. Raises InvalidSpec."""
+    """Refuse a `kept` that covers all next tokens. vocabulary: of the models. Raises InvalidSpec."""
     kept = recipe.distill.kept if recipe.distill is not None else None
     if kept is not None and kept >= vocabulary:
         cause = f"of {vocabulary} tokens, {kept} cannot be kept with others beside them"
@@ -123,10 +123,10 @@ def preflight(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Check models, data and recipe against each other and return what will come out.
+    """Check models, data and recipe against each other and return the expected result.
 
     student, teachers: those that the job names beside its model. Raises ConfigMismatch, InvalidSpec, LabelMismatch,
-    UnsupportedShape and UnsupportedTask, each naming the field that it is about.
+    UnsupportedShape and UnsupportedTask, each with the field that it is about.
     """
     wanted, family = _checked(model, data, recipe, evaluate, student, teachers), ARCHITECTURE_SPECS[model.family]
 
@@ -138,11 +138,11 @@ def preflight(
         shape = student.shape
     elif recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general):
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
-        check_feature_terms(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
+        check_feature_terms(recipe.distill, cut, model.shape)  # the tokens of named teachers are compared when they are opened
     whole, *named = (_counted(each, each.shape, data, wanted) for each in (model, *teachers))
     job = PlannedJob(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
     before = whole.parameters
-    if not fits_a_graph(before.total) and not family.decodes:  # whose weights lie beside their graph
+    if not fits_a_graph(before.total) and not family.decodes:  # a decoder's weights are stored beside its graph
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
             param="config.json",
@@ -156,7 +156,7 @@ def preflight(
 
 
 def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]:
-    """Return what a job takes, and what to know if it goes from file to file, or could."""
+    """Return a job's estimate, and notes if it runs from file to file or could."""
     found, parameters, warnings = estimate(job), job.model.parameters.total, list[str]()
     may_stream = ARCHITECTURE_SPECS[model.family].decodes and has_head(model, job.data.task)
     streamed = may_stream and untrained(job.recipe)
@@ -173,7 +173,7 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
     if job.evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
-        if not streamed:  # in a process of their own, of the model's copy on disk
+        if not streamed:  # runs in a process of its own, on the model's copy on disk
             more = {"memory_bytes": PROCESS_BYTES + HARNESS_BYTES, "disk_bytes": HELD_BYTES * parameters}
             found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
     return found, warnings
@@ -187,7 +187,7 @@ def _checked(
     student: ModelFacts | None,
     teachers: Sequence[ModelFacts],
 ) -> int:
-    """Return how many outputs the task needs of a model. Raises the errors of `preflight`."""
+    """Return the number of outputs that the task needs of a model. Raises the errors of `preflight`."""
     check_models(recipe, student=student is not None, teachers=len(teachers))
     evaluation_settings(evaluate, 0, 1, data.task, data.labels)
     check_task(data.task, recipe, evaluate)
@@ -212,7 +212,7 @@ def _checked(
 
 
 def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Shape:
-    """Return the shape of the result as far as it is known before the texts are tokenized: all tokens still count.
+    """Return the shape of the result as far as it is known before tokenization: all tokens still count.
 
     If target_params cannot be reached with all of them, that is the deepest cut. Raises UnsupportedShape.
     """
@@ -225,7 +225,10 @@ def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:
-    """Return how many outputs the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch."""
+    """Return the number of outputs that the task needs of a model.
+
+    Raises ConfigMismatch, InvalidSpec and LabelMismatch.
+    """
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:
@@ -253,7 +256,7 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
 
 
 def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
-    """Count a model's parameters at a shape, its head for the data's task included."""
+    """Count a model's parameters at a shape, including its head for the data's task."""
     family, rows = ARCHITECTURE_SPECS[model.family], table_rows(model.parameters, model.shape)
     dense = heads.of_task(data.task) == heads.CLASSIFIER
 
@@ -270,10 +273,10 @@ def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> 
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:
-    """Count the elements of a language model's output layer that is not its table; 0 if it is, and of other tasks."""
+    """Count the elements of a language model's output layer; 0 if it is its table, and for other tasks."""
     if not TASKS[data.task].generates:
         return 0
     rows = table_rows(model.parameters, model.shape)
     tied = parameters_at(ARCHITECTURE_SPECS[model.family], model.shape, rows=rows, outputs=0, dense=False, biases=model.biases)
     layer = model.shape.vocabulary * model.shape.hidden
-    return layer if tied.total + layer <= model.parameters.total else 0  # a classifier's head is more too, and less than that
+    return layer if tied.total + layer <= model.parameters.total else 0  # a classifier's head also adds elements, but fewer

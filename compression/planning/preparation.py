@@ -1,89 +1,94 @@
-"""How long an original is tuned, and which rates are tried: decisions that forecast and engine share. Torch-free."""
+"""How long an original is fine-tuned, and which rates: shared by estimates and engine. Torch-free."""
 
 import math
 
 from compression.schema.recipe.recipe import Prepare, Train
 
 RATES = (6e-5, 2e-4, 6e-4, 2e-3)
-"""Peak rates of the body that probes try, three to one apart: large models want the low ones, small models the high."""
+"""Peak rates of the body that probes try, about a factor of three apart: large models need low rates, small ones high
+rates."""
 LEAST_LONG_RUN = 0.1
-"""What a probe's rate is multiplied by at least: a rate that is too high falls on the way, one that is too low stays."""
+"""Minimum factor on a probe's rate: a rate that is too high falls in training, one that is too low stays."""
 USUAL_RATE = 1
-"""Place in RATES that is probed first, and left only for a rate that is surely better."""
+"""Index in RATES of the rate that is probed first. Another is chosen only if it is surely better."""
 MOST_PROBES = 5
-"""Probes of one original: one of a head that was warmed up whole, three of the body's rate, and one of a faster head."""
+"""Probes of one original: one of a head that was warmed up as a whole, three of the body's rate, and one of a faster head."""
 WARM_UPS = 2
-"""Of one original's new head: the layer that answers, then all of the head."""
+"""Warm-ups of one original's new head: first the layer that outputs, then the whole head."""
 HEAD_FACTOR = 5.0
-"""Times the body's rate that a faster head is probed with."""
+"""A faster head is probed with this multiple of the body's rate."""
 PROBE_STEPS = 64
-"""Optimizer steps of a probe, about; whole epochs of a sample of train."""
+"""Approximate optimizer steps of a probe; whole epochs of a sample of train."""
 SURELY = 2.0
-"""Standard errors of the difference by which a probe's loss must be lower for its rates to be taken. On few rows the least loss
-alone is chance: on 450 pairs of MRPC it chose a rate at which the model learned nothing, with one seed too low, with another
-too high."""
+"""Standard errors of the difference by which a probe's loss must be lower for its rates to be chosen. On few rows the lowest
+loss alone is chance: on 450 pairs of MRPC it chose a rate at which the model learned nothing, with one seed too low, with
+another too high."""
 PROBE_SHARE = 0.2
-"""Of the steps that a job may have, at most, for probes; with fewer, no rate is probed."""
+"""Maximum share of a job's steps for probes; with fewer steps, no rate is probed."""
 HEAD_RATE = 1e-3
-"""Peak rate at which a new head is warmed up, the body frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
+"""Peak rate at which a new head is warmed up while the body is frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
 PLATEAU = 0.3
-"""What the rate is multiplied by after a stretch without a gain; the weights go back to those of the last gain then."""
+"""Factor on the rate after a stretch without a gain; the weights then return to those of the last gain."""
 LEAST_STRETCH = 48
-"""Optimizer steps of such a stretch at least: an epoch, or as many epochs as these take if data are few."""
+"""Minimum optimizer steps of such a stretch: an epoch, or as many epochs as these steps take if data are few."""
 LEAST_GAIN = 0.1
-"""Standard errors of the validation score that an epoch must gain to count: less would go on for noise."""
+"""Standard errors of the validation score that an epoch must gain to count: with less, training would continue on noise."""
 LOSS_GAIN = 0.02
-"""A loss on validation that is lower than ever by this share of the loss before training is a gain too: the rate stays, and
-patience begins anew. While a model still learns fast its score may rest for an epoch."""
+"""A validation loss below the lowest before by this share of the loss before training is a gain too: the rate stays, and
+patience restarts. While a model still learns fast its score may not move for an epoch."""
 WARM_EPOCHS = 5
-"""Where the number of epochs is open, the share `train.warmup` is of so many."""
+"""If the number of epochs is open, `train.warmup` is a share of so many epochs."""
 BOUND_STEPS, LEAST_BOUND, MOST_BOUND = 20_000, 8, 100
-"""Where the number of epochs is open, training is bounded by so many steps, but within so many epochs."""
+"""If the number of epochs is open, training is limited to so many steps, within these minimum and maximum epochs."""
 EXPECTED_EPOCHS = 10
-"""Epochs that forecasts and progress expect of open training: 7 on the demo's data, 11 on 77 intents (one run each)."""
+"""Epochs that estimates and progress expect of open training: 7 on the demo's data, 11 on 77 intents (one run each)."""
 FORWARD = 1 / 3
-"""What a forward pass takes of a training step's time."""
+"""A forward pass's share of a training step's time."""
 FEATURE_ROWS = 4096
-"""Rows of train, at most, that the linear probe is fitted to."""
+"""Maximum rows of train that the linear probe is fitted to."""
 
 
 def steps_an_epoch(rows: int, train: Train) -> int:
-    """Count the optimizer steps of one pass over `rows`."""
+    """Return the optimizer steps of one pass over `rows`."""
     return max(math.ceil(math.ceil(rows / train.batch) / train.accumulate), 1)
 
 
 def stretch(steps: int) -> int:
-    """Return the epochs that open training waits for a gain before the rate falls. steps: of an epoch."""
+    """Return the epochs that open training waits for a gain before the rate falls.
+
+    steps: of an epoch.
+    """
     return max(math.ceil(LEAST_STRETCH / steps), 1)
 
 
 def long_run(steps: int, most: float = math.inf) -> float:
-    """Return what the best probe's rate is multiplied by for the training itself. steps: of an epoch; most: of all training.
+    """Return the factor on the best probe's rate for the training itself.
 
-    The best rate falls with about the root of the number of steps, and training has more of them than a probe has.
+    The best rate falls with about the square root of the number of steps, and training has more of them than a probe. steps: of
+    an epoch; most: of all training.
     """
     expected_steps = min(EXPECTED_EPOCHS * stretch(steps), bound(Prepare(), steps)) * steps
     return min(max(math.sqrt(PROBE_STEPS / max(min(expected_steps, most), 1)), LEAST_LONG_RUN), 1.0)
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:
-    """Return the epochs without a gain after which training ends; None if it does not. steps: of an epoch.
+    """Return the epochs without a gain after which training ends; None if there is no such limit.
 
-    Of open training `prepare.patience` counts stretches, which are epochs unless data are few.
+    steps: of an epoch. In open training `prepare.patience` counts stretches, which are epochs unless data are few.
     """
     most = prepare.most_without_gain
     return most * stretch(steps) if most is not None and prepare.is_open else most
 
 
 def bound(prepare: Prepare, steps: int) -> int:
-    """Return the most epochs that an original is tuned for. steps: of an epoch."""
+    """Return the maximum epochs of an original's fine-tuning. steps: of an epoch."""
     if prepare.epochs is not None:
         return prepare.epochs
     return min(max(BOUND_STEPS // steps, LEAST_BOUND), MOST_BOUND)
 
 
 def expected(prepare: Prepare, steps: int) -> int:
-    """Return the epochs that are expected. steps: of an epoch."""
+    """Return the expected epochs. steps: of an epoch."""
     return prepare.epochs if prepare.epochs is not None else min(EXPECTED_EPOCHS, bound(prepare, steps))
 
 
@@ -93,9 +98,9 @@ def probe_epochs(steps: int) -> int:
 
 
 def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
-    """Return the passes over train that tuning is expected to take in training steps, those of probes included.
+    """Return the passes over train that fine-tuning is expected to take, in training steps, with probes.
 
-    originals: the baseline and the teachers that are tuned beside it.
+    originals: the number of the baseline and further fine-tuned teachers.
     """
     if rows == 0 or not prepare.trains:
         return 0.0
@@ -107,5 +112,5 @@ def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
 
 
 def read_once(prepare: Prepare, rows: int) -> float:
-    """Return the passes over train that the linear probe takes, forward alone."""
+    """Return the passes over train of the linear probe, forward only."""
     return min(FEATURE_ROWS / max(rows, 1), 1.0) if prepare.trains else 0.0

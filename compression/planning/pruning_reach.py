@@ -1,4 +1,4 @@
-"""How much of a model a cut reaches, and which axes hold the rest. Torch-free."""
+"""How much of a model a cut reaches, and which axes contain the rest. Torch-free."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,16 @@ from compression.schema.recipe.prune import SHRINKING, Prune
 from compression.schema.report.measurements import Shape
 
 LITTLE = 0.1
-"""A cut that removes less of the parameters than this much of its own ratio goes past most of the model."""
+"""A cut misses most of the model if it removes a share of the parameters below this multiple of its own ratio."""
 
 
 def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape, count: Count) -> Iterator[str]:
-    """Warn of a cut to given ratios that takes next to nothing, with the axes that would take more. after: the shape it leaves.
+    """Warn of a cut to given ratios that removes almost nothing; name the axes that would remove more.
 
-    The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of them are 0.1 % of DeepSeek-V3.
+    after: the shape after the cut. The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of
+    them are 0.1 % of DeepSeek-V3.
     """
-    if prune.has_target or "vocabulary" in prune.axes:  # a target is met or refused; how many tokens go, nobody knows yet
+    if prune.has_target or "vocabulary" in prune.axes:  # a target is met or refused; the removed tokens are not known yet
         return
     before, left = count(shape), count(after)
     if not 0 < before - left < LITTLE * prune.deepest * before:
@@ -34,7 +35,10 @@ def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape
 
 
 def _taken_alone(family: ArchitectureSpec, shape: Shape, prune: Prune, axis: Axis, count: Count) -> float:
-    """Return the share of all parameters that an axis would take at the recipe's deepest ratio; 0 if it cannot go alone."""
+    """Return the share of all parameters that an axis would remove at the recipe's deepest ratio.
+
+    It is 0 if the axis cannot be cut alone.
+    """
     together = {"hidden", "heads"} if family.coupled and axis in ("hidden", "heads") else {axis}
     alone = prune.model_copy(update={"axes": tuple(sorted(together))})
     try:

@@ -1,4 +1,4 @@
-"""Which of a teacher's outputs are computed once, where they are kept, and how often a teacher runs otherwise. Torch-free."""
+"""Which teacher outputs are computed once, where they are kept, how often a teacher runs. Torch-free."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 
 TEACHER_BYTES = 2 * 2**30
-"""A teacher's states are kept in memory if all of a training's take no more than this. If they take more they are kept on disk,
-provided that the recipe allows so much; else none is kept, and the teacher runs again in each epoch."""
+"""The teacher's hidden states of a training are kept in memory if they take no more than this. If they take more, they are
+kept on disk if the recipe allows that much; else none is kept, and the teacher runs again in each epoch."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The outputs that a training needs of its teacher, beside a few logits a row.
+    """The teacher outputs that a training needs, beyond a few logits per row.
 
-    bytes: of its states and the like, in float16; spill: that a file of them may have; kept, anew: how often the teacher reads
-    all rows, if they are kept and if not.
+    bytes: of its hidden states and similar outputs, in float16; cache_file: maximum bytes of a file of them; kept, anew: how
+    often the teacher reads all rows, if they are kept and if not.
     """
 
     bytes: int
@@ -30,20 +30,20 @@ class Asked:
 
     @property
     def place(self) -> Literal["memory", "disk"] | None:
-        """Where they are kept; None is nowhere."""
+        """Return where they are kept; None if nowhere."""
         if self.bytes <= TEACHER_BYTES:
             return "memory"
         return "disk" if self.bytes <= self.cache_file else None
 
     @property
     def passes(self) -> int:
-        """Count how often the teacher reads all rows."""
+        """Return how often the teacher reads all rows."""
         return self.anew if self.place is None else self.kept
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """The trainings that ask a teacher, one after the other; None is one that the recipe does not have."""
+    """The trainings that run a teacher, one after the other; None if the recipe does not have one."""
 
     recovery: Asked | None
     general: Asked | None
@@ -51,11 +51,11 @@ class Lessons:
 
     @classmethod
     def of(cls, recipe: Recipe, tokens: Tokens, baseline: Shape, guide: Shape, student: Shape, *, language: bool) -> "Lessons":
-        """Return the trainings of a recipe. guide: the teacher whose hidden states are compared in the task's phase."""
+        """Return the trainings of a recipe. guide: the teacher whose hidden states the task phase compares."""
         distill, recovery, general, task = recipe.distill, None, None, None
         cache_file = distill.spill_gib * 2**30 if distill is not None else 0.0
         if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:
-            # Answers alone, after each cut: a language model's are made of its last states.
+            # Only outputs, after each cut: a language model's are computed from its last hidden states.
             states = round(2 * tokens.train * baseline.hidden) if language else 0
             recovery = Asked(states, cache_file, recipe.prune.steps, recipe.prune.recovery.epochs)
         if distill is not None and distill.general is not None:
@@ -66,33 +66,36 @@ class Lessons:
             terms = set(distill.weights())
             speaks = language and "soft" in terms and distill.kept is None
             found = _insides(distill, terms, tokens.taught, guide, student, last=speaks)
-            # A few answers a row, or the likeliest tokens, are asked for once and kept, whatever else is compared.
+            # A few outputs per row, or the likeliest tokens, are computed once and kept, whatever else is compared.
             task = Asked(found, cache_file, 1, distill.epochs + (not language or distill.kept is not None))
         return cls(recovery, general, task)
 
     @property
     def each(self) -> list[Asked]:
-        """List those that the recipe has."""
+        """Return the trainings that the recipe has."""
         return [asked for asked in (self.recovery, self.general, self.task) if asked is not None]
 
     def bytes_in(self, place: Literal["memory", "disk"]) -> int:
-        """Count the most bytes that are kept there at once."""
+        """Return the maximum bytes that are kept in a place at once."""
         return max((asked.bytes for asked in self.each if asked.place == place), default=0)
 
     @property
     def unkept(self) -> Asked | None:
-        """Return the largest of those that ask again in each epoch."""
+        """Return the largest of those that run the teacher again in each epoch."""
         return max((asked for asked in self.each if asked.place is None), key=lambda asked: asked.bytes, default=None)
 
 
 def _insides(
     distill: Distill, terms: Collection[str], tokens: float, teacher: Shape, student: Shape, *, last: bool = False
 ) -> int:
-    """Count the bytes of what terms compare. last: whether the last states, which make answers, are kept beside them."""
+    """Return the bytes of the features that terms compare.
+
+    last: whether the last hidden states, from which outputs are computed, are kept beside them.
+    """
     states = (student.layers + 1 if "hidden" in terms else int("embedding" in terms)) + last
     parts = 0
     if "attention" in terms:
-        # Not whether heads can be compared: of named teachers, which may be the only ones, another counts.
+        # Whether heads can be compared is not checked here: of named teachers, which may be the only ones, another counts.
         auto = distill.attention_by == "auto"
         form = attention_form("auto", student, teacher) if auto else distill.attention_by
         parts = 2 * student.layers if form == "scores" else 3

@@ -1,4 +1,4 @@
-"""Estimates of the tokens in a job's texts, before anything has tokenized them. Torch-free."""
+"""Estimates of the tokens in a job's texts, before tokenization. Torch-free."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,17 @@ from compression.schema.validation import DataFacts
 
 TOKENS_A_WORD = 1.4
 CHARACTERS_A_TOKEN = 4
-"""Of English prose with a vocabulary of some 50,000: with fewer tokens it is less, and the job takes longer."""
+"""For English prose with a vocabulary of some 50,000: a smaller vocabulary means fewer, and the job takes longer."""
 WINDOWS_OVERLAP = 4 / 3
-"""Tokens that go through the model for one of a question's context."""
+"""Tokens that the model reads per token of a question's context."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of the train split read once: `train` as it is, `taught` with what augmentation makes; `plain`: of the general phase."""
+    """Tokens of one pass over the texts.
+
+    train: the train split; taught: with the rows of augmentation; plain: the texts of the general phase.
+    """
 
     train: float
     taught: float
@@ -23,7 +26,7 @@ class Tokens:
 
     @classmethod
     def of(cls, data: DataFacts, recipe: Recipe) -> "Tokens":
-        """Estimate them. data: of a language model its packed rows."""
+        """Estimate the tokens of a job. data: of a language model its packed rows."""
         train = data.rows["train"] * of_row(data, recipe.train)
         augment = recipe.distill.augment if recipe.distill else None
         taught = train * (1 + augment.rows + augment.splices if augment else 1)  # two rows together are twice as long
@@ -34,14 +37,14 @@ class Tokens:
 
 
 def of_row(data: DataFacts, train: Train) -> float:
-    """Estimate the mean tokens of a row."""
+    """Estimate the mean number of tokens of a row."""
     row = data.mean_words * TOKENS_A_WORD + 2
-    # Contexts are not cut but read in windows, a quarter of which the one before has read already.
+    # Contexts are not truncated but read in windows, which overlap by a quarter.
     return row * WINDOWS_OVERLAP if TASKS[data.task].windows else min(train.max_length, row)
 
 
 def packed(data: DataFacts, recipe: Recipe) -> DataFacts:
-    """Return the facts of texts as packed rows: full ones, as many as their characters come to."""
+    """Return the facts of texts as packed rows: full rows, their number estimated from the characters."""
     length = recipe.train.max_length
 
     def rows(characters: int) -> int:

@@ -1,7 +1,7 @@
-"""Verdicts: each row is compared with the targets and with earlier rows, and the job's headline is chosen. Torch-free.
+"""Verdicts: compares each row with targets and earlier rows, and chooses the headline. Torch-free.
 
-All choices read the score on validation, which the same runner took of the same artifact; the score on test is only reported.
-Rows of before validation was scored are judged by test, as they were then.
+All choices read the score on validation, which the same runner measured on the same artifact; the score on test is only
+reported. Rows from before validation was scored are judged by test, as they were then.
 """
 
 import math
@@ -16,42 +16,45 @@ from compression.schema.report.report import Status, verdicts
 from compression.schema.stages import BASELINE, Stage
 
 SAME_COST = 0.1
-"""Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""
+"""Costs and latencies that differ by less than this share count as equal: two timings of one graph differ as much."""
 SAME_SIZE = 0.01
-"""As much for bytes, which do not vary: a graph's own text is more than this of no real model's file."""
+"""The same for bytes, which do not vary: in each real model's file the graph's own text is less than this."""
 
 LEAST_LOSS = 0.001
-"""What a retention target allows to lose counts as at least this much: to miss a target of 1 by a hair is a hair still."""
+"""The loss that a retention target allows counts as at least this much: a tiny miss of a target of 1 is a small shortfall."""
 
 
 def cost(row: Row) -> float:
-    """Multiply bytes and latency, each as a share of the baseline's; infinite if latency was not measured."""
+    """Return bytes times latency, as shares of the baseline's; infinite if latency was not measured."""
     faster = row.ratios.speed_up
     return (1 - row.ratios.size_reduction) / faster if faster else math.inf
 
 
 def by_status(row: Row, targets: Targets, status: Status) -> tuple[str, ...]:
-    """Name the targets of which a row's verdict has a status."""
+    """Return the names of the targets for which a row's verdict has a status."""
     return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.status == status)
 
 
 def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Name the targets that a row meets; what is unproven is not met."""
+    """Return the names of the targets that a row meets; an unproven one is not met."""
     return by_status(row, targets, "met")
 
 
 def reached(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Name the targets that a row's figures reach, proven or not: rows of one job are compared by them."""
+    """Return the names of the targets that a row's figures reach, proven or not.
+
+    Rows of one job are compared by them.
+    """
     values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
     return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
 
 
 def shortfall(row: Row, targets: Targets) -> float:
-    """Add up by how much a row misses its targets: 0 if it reaches all.
+    """Return the sum of the amounts by which a row misses its targets: 0 if it reaches all.
 
-    A reduction or a speed-up counts as the share of the target that is lacking, so that none of it is 1. Retention counts in
-    units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to
-    keep 98.4 % is 1 as well.
+    A reduction or a speed-up counts as the share of the target that is missing, so that no reduction at all counts 1. Retention
+    counts in units of the loss that its target allows, because a score matters more than the same share of a size: at a target
+    of 99.2 %, a retention of 98.4 % counts 1 as well.
     """
     missing = 0.0
     for name in Targets.model_fields:
@@ -65,17 +68,16 @@ def shortfall(row: Row, targets: Targets) -> float:
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
-    """Return how near a row is to the targets: how many it reaches, then by how little it misses the rest."""
+    """Return a row's nearness to the targets: how many it reaches, and how little it misses the rest by."""
     return len(reached(row, targets)), -shortfall(row, targets)
 
 
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
-    """Pick the row whose artifact is the headline, and say why.
+    """Return the row whose artifact is the headline, and the reason.
 
-    Of the rows that reach all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
-    that keeps the most of the score. If none reaches all: the one that reaches the most, and of these the one that comes
-    nearest to the others (`shortfall`). The baseline is no compression, so it takes part in that second choice only if it
-    is alone.
+    Of the rows that reach all targets, it is the cheapest in bytes × latency, and of those with the same cost (SAME_COST) the
+    one with the highest retention. If none reaches all: the one that reaches the most, and of these the one nearest to the
+    others (`shortfall`). The baseline is not compressed, so it takes part in that second choice only if it is alone.
     """
     complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
@@ -105,12 +107,12 @@ def _reaches(row: Row, proven: str = "meets", unproven: str = "reaches") -> str:
 
 
 def _split(row: Row) -> str:
-    """Name the split that a score is of; rows of before validation was scored had test alone."""
+    """Return the split of a row's score; rows from before validation was scored have only test."""
     return " on validation" if row.ratios.judged_on == "validation" else ""
 
 
 def _between(row: Row) -> str:
-    """Write the 95 % interval of a row's retention, if there is one."""
+    """Return the 95 % interval of a row's retention as text, if there is one."""
     interval = row.ratios.judged_interval
     return f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
 
@@ -122,7 +124,10 @@ def _unproven(row: Row) -> str:
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
-    """Return the best of the earlier rows that are as small and fast and score better by more than `row`'s standard error."""
+    """Return the best earlier row that is as small and fast as `row` and scores better.
+
+    Better means by more than `row`'s standard error. None if there is no such row.
+    """
     better = [
         earlier
         for earlier in before
@@ -132,9 +137,10 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
 
 
 def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
-    """Name the targets in which a row is behind the best before it: it misses them, and more than `best`, not by chance.
+    """Return the names of the targets in which a row is behind the best row before it.
 
-    None if the row is as near to the targets as `best` is, by the rule of `choose`, whatever it lost on the way.
+    In these it misses the target by more than `best`, not by chance. Empty if the row is as near to the targets as `best` by
+    the rule of `choose`, whatever it lost on the way.
     """
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
@@ -143,7 +149,7 @@ def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
 
 
 def _is_better(one: Row, other: Row) -> bool:
-    """Return whether a row scores better than another by more than that one's standard error."""
+    """Return whether a row scores better than another by more than the other's standard error."""
     first, last = one.judged_score, other.judged_score
     return isinstance(first, Score) and isinstance(last, Score) and first.worth - last.worth > last.worth_error
 
@@ -172,10 +178,10 @@ def judged(
     streamed: bool = False,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
-    """Complete a row with its verdict.
+    """Return a row with its verdict.
 
-    before: the rows of earlier stages; limit: that of training which is reached; task,
-    streamed: what `remedies.offered` minds; draws: by stage, this one's too.
+    before: the rows of earlier stages; limit: the training limit that was reached; task, streamed: as `advisor.Case` has them;
+    draws: by stage, including this one's.
     """
     first = before[0] if before else row
     flag = baseline.has_not_converged(first)
@@ -253,11 +259,14 @@ def _missed(row: Row, name: str, targets: Targets) -> str:
 
 
 BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")
-"""Metrics of which each row answered otherwise moves about one row's share."""
+"""Metrics in which one row predicted differently changes the score by about one row's share."""
 
 
 def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None) -> tuple[str, ...]:
-    """Say if validation cannot tell a row from the best before it. own, other: the draws of each on validation."""
+    """Return a note if validation cannot distinguish a row's score from the best before it.
+
+    own, other: the draws of each on validation.
+    """
     score = row.validation
     if not isinstance(score, Score):
         return ()
@@ -272,7 +281,10 @@ def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None)
 
 
 def coarse_note(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Say if one row of validation is more than the retention target allows to lose. row: the baseline's."""
+    """Return a note if one row of validation is more than the retention target allows to lose.
+
+    row: the baseline's.
+    """
     score = row.validation
     if not isinstance(score, Score) or score.metric not in BY_ROWS or score.value <= 0 or targets.retention >= 1:
         return ()

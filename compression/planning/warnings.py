@@ -1,4 +1,4 @@
-"""What a preflight warns of: a job that is allowed, but unlikely to be meant, or whose forecast is open. Torch-free."""
+"""Preflight warnings: the job is allowed, but likely unintended, or its estimate is open. Torch-free."""
 
 import json
 import math
@@ -15,19 +15,20 @@ from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
 
 DEEP = 0.4
-"""A share of a decoder's parameters that is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
+"""A decoder that loses more than this share of its parameters is better cut in steps (Minitron, Muralidharan et al. 2024,
+cuts by half at most)."""
 MOST_STEPS = 20
-"""As many cuts as a recipe may ask for."""
+"""The maximum number of cuts in a recipe."""
 SPILL_MARGIN = 1.2
-"""Of the disk that is proposed for a teacher's states, by what they are estimated to take."""
+"""Factor on the estimated bytes of a teacher's hidden states, for the disk that a warning proposes."""
 
 
 def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) -> Iterator[str]:
-    """Yield all warnings of a job. headed: whether the model comes with the head that the task needs."""
+    """Yield all warnings of a job. headed: whether the model has the head that the task needs."""
     family, prune = ARCHITECTURE_SPECS[model.family], job.recipe.prune
     yield from _of_data(job)
     if model.labels is not None and not headed:
-        # A language model's is never drawn: if the upload has none, and no table is tied to it, it was refused.
+        # A language model's head is never random: an upload without one, and without a table tied to it, was refused.
         instead = (
             "next tokens are told by its own output layer, or by the token table" if job.is_language else "a new one drawn"
         )
@@ -49,9 +50,9 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
 
 
 def _of_data(job: PlannedJob) -> Iterator[str]:
-    """Warn of few rows, splits that are carved, texts that are cut and labels that are rare."""
+    """Warn of few rows, splits carved from train, truncated texts and rare labels."""
     data, length = job.data, job.recipe.train.max_length
-    # Of a language model texts count, and not what is learned of them.
+    # For a language model the number of test texts counts, not the number of train texts.
     for name, least in ({"test": 30} if job.is_language else {"train": 1000, "validation": 100, "test": 200}).items():
         if name in data.rows and data.rows[name] < least:
             yield f"{name} has {data.rows[name]} rows: with fewer than {least} the score tells little."
@@ -68,7 +69,10 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
 
 
 def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
-    """Warn of cuts that change nothing, go too deep or are not trained after, and of training that is not what was meant."""
+    """Warn of cuts and training that are unlikely to be intended.
+
+    They are: cuts that change nothing, are too deep or are not followed by training; limits that end training early.
+    """
     prune, distill, most = job.recipe.prune, job.recipe.distill, job.recipe.train.max_steps
     left = job.result.parameters.total / job.model.parameters.total
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
@@ -86,7 +90,10 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
 
 
 def _too_deep(prune: Prune, left: float) -> Iterator[str]:
-    """Warn of a decoder's cut of which a step goes too deep, with the keys that divide it. left: share of the parameters."""
+    """Warn of a decoder's cut with too deep a step, and propose the keys that divide it.
+
+    left: share of the parameters after the cut.
+    """
     share = 1 - left ** (1 / prune.steps)
     if share <= DEEP:
         return
@@ -101,7 +108,7 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
 
 
 def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Iterator[str]:
-    """Tell what only the worker finds out, and between which bounds it lies."""
+    """Report what only the worker can determine, and its bounds."""
     if prune.target_latency is not None:
         least = count(deepest_shape(family, shape, prune))
         yield (
@@ -118,13 +125,13 @@ def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count)
 
 
 def _asked_again(job: PlannedJob) -> Iterator[str]:
-    """Warn of a teacher that is asked again in each epoch, with what keeps its states."""
+    """Warn of a teacher that runs again in each epoch, and propose a way to keep its hidden states."""
     unkept, distill = job.objectives.unkept, job.recipe.distill
     if unkept is None:
         return
     gib, remedy = unkept.bytes / 2**30, "send fewer texts, or distil too, which may keep them on the worker's disk"
     if distill is not None:
-        # Tokens are estimated from words or characters, and there may be more.
+        # Tokens are estimated from words or characters, so there may be more.
         remedy = f"distill.spill_gib: {math.ceil(SPILL_MARGIN * gib)} keeps them on the worker's disk"
         if job.is_language and unkept is job.objectives.task and set(distill.weights()) <= {"soft", "hard"}:
             remedy += ", and distill.kept its likeliest tokens alone"

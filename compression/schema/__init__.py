@@ -1,1 +1,1 @@
-"""The contract that engine, service and client share: recipe, job, events, report, errors. Torch-free."""
+"""The schema that engine, service and client share: recipe, job, events, report, errors. Torch-free."""

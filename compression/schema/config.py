@@ -1,4 +1,7 @@
-"""Frozen data that refuses unknown keys: the base of recipes, jobs, events and reports, and of what installed packages add."""
+"""Frozen data models that reject unknown keys.
+
+They are the base of recipes, jobs, events and reports, and of the models that installed packages add.
+"""
 
 import json
 from typing import Any
@@ -14,7 +17,7 @@ def _refuse_converting(value: object) -> object:
 
 
 def guard_numbers(schema: Any) -> Any:
-    """Make a model's schema refuse `"7"` and `true` in the place of a number, which pydantic would convert."""
+    """Make a model's schema reject `"7"` and `true` as numbers, which pydantic would convert."""
     if schema["type"] in {"int", "float"}:
         return core_schema.no_info_before_validator_function(_refuse_converting, schema)
     for key in ("schema", "items_schema"):
@@ -26,12 +29,12 @@ def guard_numbers(schema: Any) -> Any:
 
 
 class Config(BaseModel):
-    """Frozen data that refuses unknown keys, and numbers that are none."""
+    """A frozen data model that rejects unknown keys, and strings or booleans as numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Guard the numbers among the fields."""
+        """Make the number fields reject strings and booleans."""
         made: CoreSchema = guard_numbers(handler(source))
         return made

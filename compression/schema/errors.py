@@ -1,15 +1,15 @@
-"""What can go wrong with a user's model, data or recipe. Torch-free.
+"""The errors of a user's model, data or recipe. Torch-free.
 
-A `CompressionError` is the user's to mend: it carries a stable code, a cause, a remedy and the field it is about. It is not
-retried, but for the last three, of which the machine has its share: workers try those again. Anything else that escapes
-the engine is a bug or the machine. Every code has its paragraph in docs/errors.md; a test keeps the two together.
+The user can fix a `CompressionError`: it has a stable code, a cause, a remedy and the field that it is about. It is not
+retried, except for the last three, which the machine partly causes: workers retry those. Any other exception that leaves the
+engine is a bug or a machine failure. Each code has a paragraph in docs/errors.md; a test compares the two.
 """
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 
-# The base of all others. Itself it is what a check answers that met something nobody thought of.
+# The base of all others. A check raises the base itself for a problem that has no error of its own.
 class CompressionError(Exception):
     """What was sent cannot be read, for a reason that has no code of its own."""
 
@@ -23,12 +23,12 @@ class CompressionError(Exception):
         self.remedy_text = remedy or self.remedy
 
     def found_in(self, place: str) -> None:
-        """Say before the cause what of several it is about."""
+        """Put the name of one of several inputs before the cause."""
         self.cause = f"{place}: {self.cause}"
         self.args = (self.cause,)
 
     def as_dict(self) -> dict[str, str | None]:
-        """Return the four facts as events and problem documents carry them."""
+        """Return code, cause, remedy and param, as events and problem documents contain them."""
         return {"code": self.code, "cause": self.cause, "remedy": self.remedy_text, "param": self.param}
 
 
@@ -61,7 +61,7 @@ class UnsupportedTask(CompressionError):
 
 
 class UnsupportedTokenizer(CompressionError):
-    """The vocabulary shall shrink and the tokenizer cannot, reading as before; or stock code reads a GGUF file's otherwise."""
+    """The tokenizer cannot shrink with the vocabulary, or stock code reads a GGUF one differently."""
 
     code = "unsupported_tokenizer"
     remedy = "Leave vocabulary out of prune.axes, or send a WordPiece, byte-pair or Unigram tokenizer.json."
@@ -162,7 +162,7 @@ class UnsupportedPrecision(CompressionError):
 
 
 class MissingResource(CompressionError):
-    """The job asks for a program, a package, a word list, a helper model or data that this worker does not have."""
+    """The job needs a program, package, word list, helper model or data that this worker does not have."""
 
     code = "missing_resource"
     remedy = "Ask who runs the worker to install what is named, or choose another source in the recipe."
@@ -204,10 +204,10 @@ class DiskFull(CompressionError):
 
 
 ALL_ERRORS: tuple[type[CompressionError], ...] = (CompressionError, *CompressionError.__subclasses__())
-"""Every error with a code of its own, for docs/errors.md and its test."""
+"""All errors that have their own code, for docs/errors.md and its test."""
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """Quote the first of names that may be many, for a cause."""
+    """Quote the first of possibly many names, for a cause."""
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,4 +1,4 @@
-"""One JSON object a line on the engine's event pipe; `type` says which."""
+"""The events on the engine's event pipe, one JSON object per line; `type` names the kind."""
 
 from typing import Annotated, Literal
 
@@ -28,7 +28,7 @@ class StageStarted(Config):
 
 
 class Progress(Config):
-    """Where a stage is. At most a few a second."""
+    """The progress of a stage. At most a few per second."""
 
     type: Literal["progress"] = "progress"
     stage: Stage
@@ -44,13 +44,13 @@ class Progress(Config):
 
 
 class Working(Config):
-    """Work goes on that has no steps to tell. At most one in ten seconds."""
+    """The engine is working without steps to report. At most one in ten seconds."""
 
     type: Literal["working"] = "working"
 
 
 class Log(Config):
-    """One line for people."""
+    """One log line for the user."""
 
     type: Literal["log"] = "log"
     level: Literal["info", "warning", "error"] = "info"
@@ -58,7 +58,7 @@ class Log(Config):
 
 
 class ArtifactReady(Config):
-    """An artifact was exported, reopened, verified and measured; its files lie under artifacts/<name>/."""
+    """An artifact was exported, reopened, verified and measured; its files are in artifacts/<name>/."""
 
     type: Literal["artifact"] = "artifact"
     artifact: Artifact
@@ -75,9 +75,9 @@ class StageFinished(Config):
 
 
 class PartFinished(Config):
-    """One of several datasets has gone through a stage, and its artifact is out: a new attempt need not do it again.
+    """One of several datasets has finished a stage and its artifact: a new attempt does not repeat it.
 
-    Its files lie under checkpoints/<stage>/, in the folder of its name; the stage's own event lists them once more.
+    Its files are in checkpoints/<stage>/, in the folder of its name; the stage's own event lists them again.
     """
 
     type: Literal["part_finished"] = "part_finished"
@@ -88,10 +88,10 @@ class PartFinished(Config):
 
 
 class TrainingSaved(Config):
-    """Training in progress was saved: a new attempt goes on from this step.
+    """A training checkpoint was saved: a new attempt continues from this step.
 
-    Its files lie under checkpoints/<folder>/. Whoever listens removes that folder once it has taken them; until then nothing
-    more is saved, so that no file changes while it is read.
+    Its files are in checkpoints/<folder>/. The receiver removes that folder once it has copied them; until then no other
+    checkpoint is saved, so that no file changes while it is read.
     """
 
     type: Literal["training_saved"] = "training_saved"
@@ -105,20 +105,20 @@ class TrainingSaved(Config):
 
 
 class Paused(Config):
-    """Stopped because it was asked to; what was saved is all there is. The last event."""
+    """The engine stopped because a pause was requested; only what was saved remains. The last event."""
 
     type: Literal["paused"] = "paused"
 
 
 class Finished(Config):
-    """All is done; report.json is written."""
+    """The job is complete; report.json is written."""
 
     type: Literal["finished"] = "finished"
     report: Report
 
 
 class Failed(Config):
-    """The job cannot be done as asked. The last event."""
+    """The job cannot be done as requested. The last event."""
 
     type: Literal["failed"] = "failed"
     code: str
@@ -143,4 +143,4 @@ Event = Annotated[
     Field(discriminator="type"),
 ]
 parse_event: TypeAdapter[Event] = TypeAdapter(Event)
-"""Checks a line of the pipe: `parse_event.validate_json(line)`."""
+"""Parses a line of the pipe: `parse_event.validate_json(line)`."""

@@ -1,7 +1,7 @@
-"""Which files a model or a dataset may have, and what they may be called. Standard library alone.
+"""The files that a model or a dataset may have, and their allowed names. Standard library only.
 
-A list of what is taken, and not of what is dangerous: a file that neither the engine nor stock tools read has no business in
-an upload, and what lies in one is handed on to machines and people who trust it.
+This is a list of allowed files, not of dangerous ones: a file that neither the engine nor stock tools read does not belong in
+an upload, and uploaded files are passed on to machines and people who trust them.
 """
 
 import re
@@ -12,23 +12,23 @@ from compression.schema.errors import UnexpectedFile, UnsafeCheckpoint
 
 WEIGHTS = frozenset({".safetensors", ".gguf", ".onnx"})
 TEXTS = frozenset({".json", ".txt", ".jinja", ".md", ".rst"})
-"""Configurations, tokenizers, vocabularies, templates of chats, cards."""
+"""Configurations, tokenizers, vocabularies, chat templates, cards."""
 SENTENCEPIECE = ".model"
 ROWS = frozenset({".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".rst"})
 TERMS = re.compile(r"readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
-"""What says under which licence a model is: the artifacts' cards pass it on."""
+"""Files that state the licence of a model: the artifacts' cards pass it on."""
 PICKLES = frozenset(
     {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".pdparams", ".npy", ".npz", ".h5", ".hdf5", ".keras"}
 )
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".cmd", ".ps1", ".js", ".jar", ".cu"})
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
-"""Windows takes these for devices, whatever follows a full stop."""
+"""Windows treats these as devices, whatever follows a full stop."""
 MODEL_REMEDY = "Leave it out. A model has *.safetensors, *.gguf or *.onnx, *.json, *.txt, *.model, *.jinja, card and licence."
 DATA_REMEDY = "Leave it out, or name it by its format. A dataset has *.jsonl, *.csv, *.parquet or *.txt, a card and a licence."
 
 
 def portable(path: str) -> str:
-    """Return a relative path that every system takes for the same file. Raises ValueError."""
+    """Return a relative path that means the same file on every system. Raises ValueError."""
     parts = path.split("/")
     if "\\" in path or any(part.startswith(".") or not part for part in parts):
         raise ValueError("must be a relative path with forward slashes, without hidden, empty, '.' or '..' parts")
@@ -42,7 +42,7 @@ def portable(path: str) -> str:
 
 
 def collision(paths: Iterable[str]) -> str | None:
-    """Say which two of a manifest's paths would be one file somewhere, where letters' case does not count; None if none."""
+    """Describe two paths of a manifest that collide on a system that ignores case; None if none do."""
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
     for path in paths:
@@ -55,7 +55,7 @@ def collision(paths: Iterable[str]) -> str | None:
 
 
 def check_name(path: str, kind: Literal["model", "dataset"]) -> None:
-    """Refuse a file that a model or a dataset does not have. Raises UnsafeCheckpoint, UnexpectedFile."""
+    """Check that a model or a dataset may have a file. Raises UnsafeCheckpoint, UnexpectedFile."""
     name = path.rpartition("/")[2]
     suffix = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
     taken = ROWS if kind == "dataset" else WEIGHTS | TEXTS | {SENTENCEPIECE}

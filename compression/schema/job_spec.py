@@ -1,4 +1,4 @@
-"""What the engine's commands read: one job, or one upload to be checked."""
+"""The input of the engine's commands: one job, or one upload to be checked."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,10 @@ Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$
 
 
 class Columns(Config):
-    """Which columns of the data files hold what; a task reads its own alone. causal-lm reads `text`, a document a row."""
+    """The columns of the data files by their use; each task reads only its own.
+
+    causal-lm reads `text`, one document per row.
+    """
 
     text: Column = "text"
     text_pair: Annotated[
@@ -34,9 +37,10 @@ class Columns(Config):
 
 
 class Data(Config):
-    """Files of one format and the splits that they make up. `train` is needed; a missing validation or test is carved from it.
+    """Files of one format and their splits; `train` is required.
 
-    `unlabelled` are texts for the general phase of distillation: the column `text` alone is read, whatever the task.
+    A missing validation or test is carved from it. `unlabelled` are texts for the general phase of distillation: only the
+    column `text` is read, for any task.
     """
 
     format: DataFormat
@@ -53,9 +57,10 @@ class Data(Config):
 
 
 def check_data(task: Task, data: Data) -> None:
-    """Refuse what a task's data cannot be. Raises UnreadableData.
+    """Check that data suit a task. Raises UnreadableData.
 
-    Language models learn from all texts alike, so there are none beside theirs; other tasks need columns, which text has not.
+    Language models train on all texts alike, so they have no `unlabelled` texts; other tasks need columns, which the format
+    text does not have.
     """
     spec = TASKS[task]
     if "unlabelled" in data.splits and not spec.unlabelled:
@@ -69,7 +74,7 @@ def check_data(task: Task, data: Data) -> None:
 
 
 class DatasetSpec(Config):
-    """One dataset of a job: a model is made for each. `name` tells several apart."""
+    """One dataset of a job: a model is made for each. `name` distinguishes several."""
 
     name: PartName = ""
     task: Task = "text-classification"
@@ -77,7 +82,10 @@ class DatasetSpec(Config):
 
 
 class Spec(Config):
-    """What `python -m compression run` reads: one job, with local paths. Relative paths are taken from the spec's folder."""
+    """The input of `python -m compression run`: one job, with local paths.
+
+    Relative paths start at the spec's folder.
+    """
 
     version: Literal[1] = 1
     job: Annotated[
@@ -147,21 +155,21 @@ class Spec(Config):
 
     @property
     def asked(self) -> tuple[DatasetSpec, ...]:
-        """Return the datasets in their order; the only one of a job has no name."""
+        """Return the datasets in their order; the only dataset of a job has no name."""
         if self.data is None or self.task == "several":
             return self.parts
         return (DatasetSpec(task=self.task, data=self.data),)
 
 
 class ModelCheck(Config):
-    """What `python -m compression validate` reads for a model: is it safe, whole and of a known family?"""
+    """The input of `python -m compression validate` for a model: is it safe, whole and of a known family?"""
 
     kind: Literal["model"] = "model"
     path: str
 
 
 class DataCheck(Config):
-    """What `python -m compression validate` reads for a dataset: do its files hold what its manifest says?"""
+    """The input of `python -m compression validate` for a dataset: do its files match its manifest?"""
 
     kind: Literal["dataset"] = "dataset"
     task: Task = "text-classification"
@@ -169,4 +177,4 @@ class DataCheck(Config):
 
 
 LONGEST_LABEL = 200
-"""Characters. Labels are listed in facts, reports and a model's config."""
+"""In characters. Labels are listed in facts, reports and a model's config."""

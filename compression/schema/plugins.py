@@ -1,4 +1,4 @@
-"""What packages that are installed beside Lathe add to its registries, by entry points. Torch-free."""
+"""Adds the entry points of packages that are installed beside Lathe to its registries. Torch-free."""
 
 import logging
 from collections.abc import Callable
@@ -9,10 +9,10 @@ Entry = TypeVar("Entry")
 
 
 def add_plugins(group: str, kind: type[Entry], add: Callable[[Entry], None]) -> None:
-    """Load the entry points of a group, such as `lathe.stages`, in the order of their names, and add each.
+    """Load the entry points of a group, such as `lathe.stages`, in order of their names, and add each.
 
-    add: puts one into a registry, or raises ValueError if it claims what another has. A package that cannot be loaded or added
-    is left out with a warning that names it: it must not take the service down.
+    add: adds one to a registry, or raises ValueError if its name is taken. A package that cannot be loaded or added is left out
+    with a warning that names it: it must not stop the service.
     """
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         try:

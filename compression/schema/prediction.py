@@ -1,4 +1,4 @@
-"""What `python -m compression answer` says: one row's answer of two models, side by side."""
+"""The output of `python -m compression predict`: the predictions of two models for one row."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ Said = Annotated[str, Field(max_length=1 << 20)]
 
 
 class Answer(Config):
-    """One model's. What the task does not have is null."""
+    """One model's prediction. Fields that the task does not have are null."""
 
     label: Annotated[str | None, Field(max_length=200, description="The class.")] = None
     scores: Annotated[
@@ -29,7 +29,7 @@ class Answer(Config):
 
 
 class Answered(Config):
-    """Both models' answers to the same texts."""
+    """The predictions of both models for the same texts."""
 
     asked: Annotated[dict[str, Said | Words], Field(max_length=4, description="The texts, as they were read.")]
     expected: Annotated[

@@ -1,4 +1,4 @@
-"""What somebody who tries a job's models out asks them, and what the engine's command `answer` reads."""
+"""The request to try a job's models, and the input of the engine's command `predict`."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
 
 LONGEST_TEXT = 20_000
-"""Characters. A model reads the first few hundred words; of a context it reads all, window by window."""
+"""In characters. A model reads the first few hundred words; it reads all of a context, window by window."""
 LONGEST_WORD, MOST_WORDS = 200, 2000
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
 Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^\x00\s]+$")]
@@ -32,13 +32,16 @@ class Question(Config):
 
 
 def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:
-    """Name the texts that a task reads; none where there is nothing to ask. paired: the data of a regression has pairs."""
+    """Return the names of the texts that a task reads; none if it makes no predictions.
+
+    paired: the data of a regression has pairs.
+    """
     spec = TASKS[task]
     return (*spec.asks, spec.pair) if spec.pair is not None and paired else spec.asks
 
 
 class AnswerSpec(Config):
-    """What `python -m compression answer` reads. Relative paths are taken from the spec's folder."""
+    """The input of `python -m compression predict`. Relative paths start at the spec's folder."""
 
     version: Literal[1] = 1
     task: Task

@@ -1,6 +1,6 @@
 """The stages of a job: the names of their rows, the keys of their settings, their order. Torch-free.
 
-A package that is installed beside Lathe adds one by an entry point of the group `lathe.stages` that names a `StageSpec`.
+A package that is installed beside Lathe adds a stage by an entry point of the group `lathe.stages` that names a `StageSpec`.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ BUILT_IN = (
 
 
 STAGE_SPECS: dict[str, StageSpec] = {}
-"""By the name of the row, in the order of the method."""
+"""Stages by the name of their row, in the order of the method."""
 
 
 def _add(spec: StageSpec) -> None:
-    """Put a stage behind the one that it follows. Raises ValueError if that is not known, or a name is taken."""
+    """Insert a stage after its predecessor. Raises ValueError if that is unknown or a name is taken."""
     order = list(STAGE_SPECS.values())
     names = [one.name for one in order]
     if spec.name in names or spec.recipe_key in [one.recipe_key for one in order]:
@@ -52,7 +52,7 @@ def _known(name: str) -> str:
 
 
 def wanted(recipe: Mapping[str, object]) -> tuple[str, ...]:
-    """List the rows that a recipe leads to. recipe: as it is stored; a key that it lacks has its default."""
+    """Return the rows that a recipe leads to. recipe: as stored; a missing key has its default."""
 
     def is_wanted(spec: StageSpec) -> bool:
         if spec.after is None:

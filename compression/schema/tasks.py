@@ -1,7 +1,7 @@
-"""Which modalities and tasks there are, and what follows from a task for a job: the half that the API reads. Torch-free.
+"""The modalities and tasks, and their properties: the half that the API reads. Torch-free.
 
 A package that an operator installs adds a modality by an entry point of the group `lathe.modalities`, which names a
-`ModalitySpec`. The engine's half (`modalities.modality.Modality`) is named in it and imported in the engine alone.
+`ModalitySpec`. The spec names the engine's half (`compression.modalities.base.Modality`), which only the engine imports.
 """
 
 from dataclasses import replace
@@ -93,7 +93,7 @@ MODALITIES = {TEXT.name: TEXT}
 
 
 def _add(spec: ModalitySpec) -> None:
-    """Add a modality. Raises ValueError if it claims a name that another has."""
+    """Add a modality. Raises ValueError if one of its names is taken."""
     known = {task.name for one in MODALITIES.values() for task in one.tasks}
     if spec.name in MODALITIES or (taken := sorted(known & {task.name for task in spec.tasks})):
         raise ValueError(f"there is already {spec.name if spec.name in MODALITIES else ', '.join(taken)}")
@@ -103,9 +103,9 @@ def _add(spec: ModalitySpec) -> None:
 add_plugins(GROUP, ModalitySpec, _add)
 TASKS = {task.name: task for one in MODALITIES.values() for task in one.tasks}
 FORMATS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.formats))
-"""Of data files. jsonl, csv and parquet have columns; text is plain UTF-8, a text ending where a blank line begins."""
+"""Formats of data files. jsonl, csv and parquet have columns; text is plain UTF-8, in which a blank line ends a text."""
 
 
 def modality_spec(task: str) -> ModalitySpec:
-    """Find the modality that a task is of. Raises KeyError."""
+    """Return the modality of a task. Raises KeyError."""
     return next(one for one in MODALITIES.values() if TASKS[task] in one.tasks)

@@ -1,4 +1,4 @@
-"""What `python -m compression validate` answers: one JSON object."""
+"""The output of `python -m compression validate`: one JSON object."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from compression.schema.report.report import Values
 
 
 class ModelFacts(Config):
-    """What is known of a model once its files were read; preflight and jobs rely on it."""
+    """The facts of a model after its files were read; preflight and jobs rely on them."""
 
     kind: Literal["model"] = "model"
     family: str
@@ -30,7 +30,7 @@ class ModelFacts(Config):
 
 
 class DataFacts(Config):
-    """What is known of a dataset once its files were read."""
+    """The facts of a dataset after its files were read."""
 
     kind: Literal["dataset"] = "dataset"
     task: Task = "text-classification"
@@ -47,7 +47,7 @@ class DataFacts(Config):
 
 
 class Rejected(Config):
-    """Why an upload is of no use: one or more reasons, each with code, cause, remedy and field."""
+    """The reasons why an upload was rejected, at least one, each with code, cause, remedy and field."""
 
     kind: Literal["rejected"] = "rejected"
     reasons: Annotated[tuple[dict[str, str | None], ...], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Start one of the engine's own commands in a fresh process and take its answers, a line each: both ends. Torch-free."""
+"""Runs an engine command in a fresh process and reads its output lines: both ends. Torch-free."""
 
 import os
 import select
@@ -17,40 +17,41 @@ from compression.system.memory import killed_for_memory
 from compression.system.process import private_channel
 
 LAST_WORDS = 2000
-"""Bytes of a failed child's log that its error carries."""
+"""Bytes of a failed child's log that its error includes."""
 OUT_OF_MEMORY = 4
-"""Exit code of a child for which memory did not suffice."""
+"""Exit code of a child that ran out of memory."""
 SECONDS_BETWEEN = 0.5
-"""Steps that follow sooner than this are not told, but for the last."""
+"""A step that follows sooner than this is not reported, unless it is the last."""
 
 
 class Step(Config):
-    """How far a child is."""
+    """The progress of a child."""
 
     done: int
     total: int
 
 
 class ChildFailed(RuntimeError):
-    """A child of the engine ended without an answer: a bug or the machine, not the user's to mend."""
+    """A child of the engine ended without a result: a bug or the machine, not something the user can fix."""
 
 
 class ChildLate(ChildFailed):
-    """A child took longer than it may."""
+    """A child exceeded its time limit."""
 
 
 class ChildOutOfMemory(ChildFailed):
-    """A child's memory did not suffice: it said so itself, or the kernel ended it for that."""
+    """A child ran out of memory: it reported so itself, or the kernel killed it."""
 
 
 def child_lines(
     command: str, spec: Config, *, timeout: float, waiting: Callable[[], None] = lambda: None
 ) -> Generator[str, None, None]:
-    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it comes.
+    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output.
 
-    The child dies with us (`process.die_with_parent`), and where nobody listens to the end. waiting: called each second in
-    which nothing came; what it raises ends the child. Raises ChildFailed where it ends with an error, ChildLate where it takes
-    longer than `timeout` seconds, ChildOutOfMemory where it had too little memory.
+    Each line is yielded as it arrives. The child is killed if this process dies (`process.die_with_parent`), and if the caller
+    stops iterating before the end. waiting: called once per second in which no output arrives; an exception that it raises ends
+    the child. Raises ChildFailed if the child ends with an error, ChildLate if it takes longer than `timeout` seconds,
+    ChildOutOfMemory if it ran out of memory.
     """
     before, end = killed_for_memory(), time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
@@ -75,14 +76,14 @@ def child_lines(
             child.kill()
             child.wait()
         if code != 0:
-            # Anybody may send SIGKILL: it tells of memory only where the kernel counted one of its own meanwhile.
+            # Any process may send SIGKILL: it means lack of memory only if the kernel counted an out-of-memory kill meanwhile.
             ended_for_it = code == -signal.SIGKILL and killed_for_memory() > before
             kind = ChildOutOfMemory if code == OUT_OF_MEMORY or ended_for_it else ChildFailed
             raise kind(f"{command} ended with {code}: {log.read_bytes()[-LAST_WORDS:].decode('utf-8', 'replace')}")
 
 
 def telling() -> Callable[[Config], None]:
-    """Take standard output, as a child, and return what writes an answer to it."""
+    """Take over standard output, in a child, and return a function that writes one result to it."""
     channel, told = private_channel(), -SECONDS_BETWEEN
 
     def tell(said: Config) -> None:
@@ -97,7 +98,10 @@ def telling() -> Callable[[Config], None]:
 
 
 def _lines(pipe: IO[bytes], end: float, waiting: Callable[[], None]) -> Iterator[str]:
-    """Yield whole lines until the pipe is closed. Raises TimeoutError where it is not by `end` of the monotonic clock."""
+    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end`.
+
+    end: on the monotonic clock.
+    """
     heard = b""
     while (left := end - time.monotonic()) > 0:
         if not select.select([pipe], [], [], min(left, 1.0))[0]:
@@ -113,7 +117,7 @@ def _lines(pipe: IO[bytes], end: float, waiting: Callable[[], None]) -> Iterator
 
 
 def _environment() -> dict[str, str]:
-    # The package is found again even where we were started from its folder without being installed.
+    # The child finds the package even if we were started from its folder without installing it.
     home = str(Path(compression.__file__).parents[1])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}

@@ -1,7 +1,7 @@
-"""Files that are whole and stay: written beside their place, synced, renamed. Torch-free.
+"""Durable, atomic writes: written beside their place, synced, renamed. Torch-free.
 
-Whoever reads a place finds what was written there before, or all of what is there now, also after a power cut; but while a
-folder takes the place of another, there is neither for a moment. A write that fails, as on a full disk, leaves what was there.
+A reader finds either all of the old content or all of the new, also after a power cut. The exception: while one folder replaces
+another, neither exists for a moment. A write that fails, for example on a full disk, leaves the old content.
 """
 
 import os
@@ -13,10 +13,11 @@ from pathlib import Path
 
 @contextmanager
 def folder(place: Path) -> Iterator[Path]:
-    """Hand out an empty folder to fill; it becomes `place`, in place of what lay there, once the block ends well.
+    """Yield an empty folder to fill; it replaces `place` once the block ends without an exception.
 
-    A folder that is not empty cannot be replaced in one step: it is moved aside, the new one takes its place, and then it is
-    removed. Whoever reads between the two moves finds no `place`, and a process that is killed between them leaves none.
+    A folder that is not empty cannot be replaced in one step: the old folder is moved aside, the new one takes its place, and
+    then the old one is removed. A reader finds no `place` between the two moves, and a process that is killed between them
+    leaves none.
     """
     beside, before = (place.with_name(f".{place.name}.{what}") for what in ("partial", "before"))
     for left in (beside, before):
@@ -42,7 +43,7 @@ def folder(place: Path) -> Iterator[Path]:
 
 
 def write_text(place: Path, text: str) -> None:
-    """Write one file whole, or not at all."""
+    """Write one file atomically."""
     beside = place.with_name(f".{place.name}.partial")
     try:
         beside.write_text(text, encoding="utf-8")
@@ -55,14 +56,14 @@ def write_text(place: Path, text: str) -> None:
 
 
 def sync_tree(top: Path) -> None:
-    """Put a folder and all that is in it on the disk. A full disk may show only here."""
+    """Sync a folder and everything in it to the disk. A full disk may show only here."""
     for path in top.rglob("*"):
         sync(path)
     sync(top)
 
 
 def sync(path: Path) -> None:
-    """Put a file's bytes, or a folder's names, on the disk."""
+    """Sync a file's bytes, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

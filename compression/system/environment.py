@@ -10,7 +10,7 @@ LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "safetensors"
 
 
 def environment() -> dict[str, str]:
-    """Name the machine and the libraries that a result depends on."""
+    """Return the versions of the libraries and the facts of the machine that a result depends on."""
     found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     found["platform"] = platform.platform()
     found["processor"] = processor()
@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Name the processor as the kernel does; the architecture where it does not say."""
+    """Return the processor's name from the kernel, or the architecture if the kernel gives no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,7 @@
-"""Which failures of the machine hide behind an exception: no memory, a broken device, a full disk. Torch-free.
+"""Detects machine failures behind an exception: no memory, a broken device, a full disk. Torch-free.
 
-Libraries wrap what they meet in types of their own, often as text only, so causes and messages are read as well as types.
+Libraries wrap such failures in exception types of their own, often with the cause as text only. So causes and messages are read
+as well as types.
 """
 
 import errno
@@ -9,14 +10,14 @@ from collections.abc import Iterator
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 
 LONGEST = 1000
-"""Characters of a library's message that a cause repeats."""
+"""Characters of a library's message that a cause quotes."""
 NO_ROOM = ("No space left on device", "Disk quota exceeded")
 NO_MEMORY = (
     "can't allocate memory",  # torch's CPU allocator
     "not enough memory",
     "Cannot allocate memory",  # the kernel, through any library
     "out of memory",  # CUDA, also in an error that is not an OutOfMemoryError
-    "_STATUS_ALLOC_FAILED",  # cuBLAS and its kin
+    "_STATUS_ALLOC_FAILED",  # cuBLAS and similar libraries
     "bad_alloc",  # C++
     "bad allocation",
     "Failed to allocate memory",  # ONNX Runtime
@@ -25,9 +26,9 @@ BROKEN = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
 
 
 def typed(problem: BaseException) -> CompressionError | None:
-    """Return the machine's failure that `problem` is or was caused by; None where there is none.
+    """Return the machine failure that `problem` is or was caused by; None if there is none.
 
-    What a CompressionError says is not searched, since it may quote the user's files; what caused it is.
+    The message of a CompressionError is not searched, because it may quote the user's files; its causes are.
     """
     chain = list(causes(problem))
     for link in chain:
@@ -47,7 +48,7 @@ def typed(problem: BaseException) -> CompressionError | None:
 
 
 def causes(problem: BaseException) -> Iterator[BaseException]:
-    """Go from an exception to what it was raised from, and so on."""
+    """Yield an exception, the exception that it was raised from, and so on."""
     seen: set[int] = set()
     link: BaseException | None = problem
     while link is not None and id(link) not in seen:
@@ -64,7 +65,7 @@ def _says(problem: BaseException, words: tuple[str, ...], *numbers: int) -> bool
 
 
 def _is(problem: BaseException, name: str) -> bool:
-    # torch's types, by name: the processes that measure and check never load torch.
+    # torch's types, by name: the processes that measure and validate never load torch.
     return any(kind.__name__ == name and kind.__module__.startswith("torch") for kind in type(problem).__mro__)
 
 

@@ -1,8 +1,8 @@
-"""One job at a time is timed on a host: whose turn it is, and whether a turn was had alone. Torch-free.
+"""The host's timing lock: one job is timed at a time; reports if a turn was exclusive. Torch-free.
 
-Under a worker the engine holds nothing that others wait for. It locks a file of its own folder while it asks, the worker takes
-the host's lock for it, for a bounded time, and lays a second file beside the first one while it holds that. Elsewhere the
-processes of one host share a file.
+Under a worker the engine holds no lock that others wait for. It locks a file in its own folder to request a turn. The worker
+then takes the host's lock for it, for a limited time, and creates a second file beside the first while it holds that lock.
+Without a worker the processes of a host share one lock file.
 """
 
 import fcntl
@@ -16,29 +16,29 @@ from pathlib import Path
 
 LOCK_VARIABLE, TURN_VARIABLE, WAIT_VARIABLE = "LATHE_MEASURE_LOCK", "LATHE_MEASURE_TURN", "LATHE_MEASURE_WAIT_SECONDS"
 GRANTED = ".granted"
-"""Behind the name of the file that asks, the name of the one that says yes."""
+"""Suffix of the file that grants a turn, after the name of the file that requests it."""
 WAIT_SECONDS = 900.0
 POLL_SECONDS = 0.05
 
 
 @dataclass
 class Turn:
-    """What is timed while the host's lock is held, or in spite of those who hold it."""
+    """One timing: with the host's lock held, or without it if the wait ran out."""
 
     exclusive: bool
-    """Whether no other job was timed meanwhile; final once the lock has been let go."""
+    """Whether no other job was timed meanwhile; final once the lock is released."""
 
 
 @contextmanager
 def host_lock() -> Iterator[Turn]:
-    """Wait until no other job on this host is timing, but no longer than LATHE_MEASURE_WAIT_SECONDS.
+    """Wait until no other job on this host is timing, but at most LATHE_MEASURE_WAIT_SECONDS.
 
-    The kernel frees the lock when the process ends, however it ends.
+    The kernel releases the lock when the process ends, however it ends.
     """
     deadline = time.monotonic() + float(os.environ.get(WAIT_VARIABLE) or WAIT_SECONDS)
     asked = os.environ.get(TURN_VARIABLE)
     path = asked or os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
-    # O_CREAT alone in a shared folder would follow a link that somebody else laid there.
+    # O_CREAT alone in a shared folder would follow a link that another user put there.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         turn = Turn(_locked(descriptor, deadline))
@@ -56,7 +56,7 @@ def host_lock() -> Iterator[Turn]:
 
 
 def _locked(descriptor: int, deadline: float) -> bool:
-    """Lock a file before the deadline, if that can be; say whether it could."""
+    """Try to lock a file until the deadline; return whether it succeeded."""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +69,7 @@ def _locked(descriptor: int, deadline: float) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell one grant from the next: one that was taken back may have been given again."""
+    """Return what identifies a grant: one that was withdrawn may have been given again."""
     try:
         found = path.lstat()
     except OSError:

@@ -1,10 +1,10 @@
-"""A pause that the parent process asks for: raised where work can be taken up again."""
+"""The pause that the parent process requests: raised at points where work can resume."""
 
 
 class Pause(Exception):
-    """The parent asked us to stop; what can be kept is kept."""
+    """The parent requested a stop; everything that can be saved is saved."""
 
 
 def never() -> bool:
-    """Nobody asks for a pause."""
+    """Return False: no pause is requested."""
     return False

@@ -1,10 +1,10 @@
-"""What the kernel tells of memory. Torch-free."""
+"""Memory figures from the kernel. Torch-free."""
 
 from pathlib import Path
 
 
 def resident() -> int:
-    """Return the bytes that this process has resident now (VmRSS); 0 where the kernel does not tell."""
+    """Return the resident bytes of this process now (VmRSS); 0 if the kernel does not report them."""
     try:
         lines = Path("/proc/self/status").read_text("ascii").splitlines()
     except OSError:
@@ -13,9 +13,9 @@ def resident() -> int:
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still have: of the machine, and of the control group that it is in, the less.
+    """Return the bytes that this process can still get: the minimum of machine and control group.
 
-    None where the kernel does not tell. Pages of files that are only kept for later reading count as free.
+    None if the kernel does not report them. Page cache of files counts as free.
     """
     rooms = [room for room in (_of_machine(), _of_group()) if room is not None]
     return min(rooms, default=None)
@@ -30,7 +30,10 @@ def _of_machine() -> int | None:
 
 
 def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Return what is free in this process's control group and in each around it, the least (kernel: cgroup-v2.rst)."""
+    """Return the smallest free memory of this process's control group and its ancestors, in bytes.
+
+    Source: kernel, cgroup-v2.rst.
+    """
     try:
         name = next((line[3:] for line in own.read_text("ascii").splitlines() if line.startswith("0::")), "")
     except (OSError, ValueError):
@@ -53,10 +56,10 @@ def _of_folder(group: Path) -> int | None:
 
 
 def killed_for_memory() -> int:
-    """Return how often the kernel has ended a process of this machine for want of memory; 0 where it does not tell.
+    """Return how many out-of-memory kills the kernel counts on this machine; 0 if not reported.
 
-    It counts before it kills, within limits of control groups too (mm/oom_kill.c): of a child that ended by SIGKILL, a larger
-    number than before it started says why.
+    It counts before it kills, within limits of control groups too (mm/oom_kill.c). So if a child ended by SIGKILL and the
+    number is larger than before the child started, that is the reason.
     """
     try:
         lines = Path("/proc/vmstat").read_text("ascii").splitlines()

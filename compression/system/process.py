@@ -1,4 +1,4 @@
-"""What the engine's processes owe their parent: to die with it, and to keep its event pipe clean. Torch-free."""
+"""Process setup of the engine: it dies with its parent and keeps its event pipe clean. Torch-free."""
 
 import ctypes
 import gc
@@ -13,18 +13,18 @@ from types import ModuleType
 from typing import TextIO
 
 _PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that this process gets when the thread that started it ends. Linux alone knows it."""
+"""prctl(2): the signal that this process gets when the thread that started it ends. Linux only."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""mallopt(3): from what size on free memory goes back to the kernel, and blocks are mapped one by one."""
+"""mallopt(3): the size above which free memory goes back to the kernel, and above which a block is mapped on its own."""
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, however the parent dies.
+    """Let the kernel kill this process when its parent dies, however the parent dies.
 
-    Call it first thing. The kernel watches the *thread* that started us: a supervisor must start the engine from a thread
-    that lives as long as it does. Exits at once where the parent died between the two looks at it. Raises OSError where
-    the kernel refuses; elsewhere than on Linux there is no such request, and nothing happens.
+    Call it first. The kernel watches the *thread* that started this process: a supervisor must start the engine from a thread
+    that lives as long as the supervisor does. Exits at once if the parent died between the two checks. Raises OSError if the
+    kernel refuses. On other systems than Linux it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -37,15 +37,15 @@ def die_with_parent() -> None:
 
 
 def limit_memory(most: int) -> None:
-    """Let this process take at most `most` bytes: a file that unpacks to more ends it, and not the machine."""
+    """Limit this process to `most` bytes: a file that unpacks to more ends the process, not the machine."""
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def private_channel(fd: int = 1) -> TextIO:
-    """Take `fd` for ourselves alone and point standard output at standard error.
+    """Reserve `fd` for this process's own output and point standard output at standard error.
 
-    A library that prints, in Python or in C, then reaches the log and cannot corrupt the events. The channel is a copy
-    that children do not inherit; it is line-buffered, so each event is one write. Raises OSError for a closed `fd`.
+    A library that prints, in Python or in C, then writes to the log and cannot corrupt the events. The channel is a copy that
+    children do not inherit. It is line-buffered, so each event is one write. Raises OSError if `fd` is closed.
     """
     sys.stdout.flush()
     copy = os.dup(fd)
@@ -56,9 +56,9 @@ def private_channel(fd: int = 1) -> TextIO:
 
 
 class PauseRequests:
-    """Whether the parent has asked us to stop and keep what we have: a line `pause` on standard input, where that is a pipe.
+    """Reports whether the parent requested a pause: a line `pause` on standard input, if that is a pipe.
 
-    Calling it never blocks. A terminal, a file or nothing at all on standard input is left alone.
+    A call never blocks. A terminal, a file or a closed standard input is not read.
     """
 
     def __init__(self, fd: int = 0) -> None:
@@ -67,7 +67,7 @@ class PauseRequests:
         self._asked = False
 
     def __call__(self) -> bool:
-        """Read what there is; say whether a pause was asked for, now or before."""
+        """Read the available input; return whether a pause is requested now or was before."""
         while self._fd is not None and not self._asked and select.select([self._fd], [], [], 0)[0]:
             said = os.read(self._fd, 4096)
             if not said:
@@ -87,9 +87,10 @@ def _is_pipe(fd: int) -> bool:
 
 
 def imported(name: str) -> ModuleType:
-    """Import a module and all that it needs, and leave that out of every garbage collection from now on.
+    """Import a module and its dependencies, and exclude them from garbage collection from now on.
 
-    What is imported stays: looking for garbage among it took a fifth of the engine's start where this was measured.
+    Imported objects stay alive: the garbage collector's scan of them took a fifth of the engine's start where this was
+    measured.
     """
     gc.disable()
     try:
@@ -100,10 +101,11 @@ def imported(name: str) -> ModuleType:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library reuse freed blocks in place of returning them to the kernel (glibc; elsewhere nothing happens).
+    """Let the C library reuse freed blocks instead of returning them to the kernel.
 
-    A training step frees and asks again for the same large buffers; getting each anew from the kernel, zeroed page by page,
-    cost a fifth of the step on the machine where this was measured.
+    Only glibc supports this; elsewhere there is no effect. A training step frees and allocates the same large buffers again and
+    again. Without this each comes from the kernel anew, zeroed page by page, which cost a fifth of the step on the machine
+    where this was measured.
     """
     libc = ctypes.CDLL(None)
     if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):
@@ -112,7 +114,7 @@ def keep_freed_memory() -> None:
 
 
 def release_memory() -> None:
-    """Give freed memory back to the kernel, before another process is measured on this machine."""
+    """Return freed memory to the kernel, before another process is measured on this machine."""
     gc.collect()
     libc = ctypes.CDLL(None)
     if sys.platform.startswith("linux") and hasattr(libc, "malloc_trim"):

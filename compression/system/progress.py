@@ -1,4 +1,4 @@
-"""Where the whole job is, and how long it will still take: phases with a weight each, walked through one after the other."""
+"""Tracks job progress and ETA from weighted phases."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class Returning(Generic[News, Result]):
-    """Loop over a generator and keep what it returns."""
+    """Iterates over a generator and keeps its return value."""
 
     result: Result
 
@@ -22,13 +22,16 @@ class Returning(Generic[News, Result]):
         self._news = news
 
     def __iter__(self) -> Iterator[News]:
-        """Yield what the generator does; then there is `result`."""
+        """Yield the generator's items; then `result` is set."""
         self.result = yield from self._news
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where the loop is. `score` is on validation, after an epoch; `resumed`: what came before took no time of ours."""
+    """The position of a loop.
+
+    score: on validation, after an epoch; resumed: the steps before it took no time in this attempt.
+    """
 
     step: int
     total: int
@@ -39,10 +42,10 @@ class Step:
 
 
 def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[int]) -> Generator[Step, None, None]:
-    """Go through askings one after the other, which yield how many rows they have just asked of; tell how far that is.
+    """Iterate over batch iterators one after the other and yield the rows done so far as steps.
 
-    total: rows of all of them, or more where some need not be asked of. heed: called before each batch; what it raises ends the
-    asking.
+    askings: each yields the number of rows that it just processed. total: rows of all iterators, or more if some rows may be
+    skipped. check_pause: called before each batch; an exception that it raises ends the iteration.
     """
     done, batches = 0, chain(*askings)
     yield Step(0, total)
@@ -53,28 +56,31 @@ def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[i
 
 
 def portion_of(ticks: Generator[Step, None, Result], number: int, count: int) -> Generator[Step, None, Result]:
-    """Tell ticks as those of one of `count` equal portions of work; return what they come to. number: from 0."""
+    """Yield steps as those of one of `count` equal portions of work; return the generator's result.
+
+    number: of the portion, from 0.
+    """
     for news in (each := Returning(ticks)):
         yield replace(news, step=number * news.total + news.step, total=count * news.total)
     return each.result
 
 
 def run_silently(ticks: Generator[Any, None, Result]) -> Result:
-    """Go through all ticks and tell none; return what they come to."""
+    """Run through all steps without reporting them; return the generator's result."""
     for _ in (each := Returning(ticks)):
         pass
     return each.result
 
 
 SECONDS_BETWEEN = 0.5
-"""Ticks that follow sooner than this are not told, unless they carry a score, begin a phase or end it."""
+"""A step that follows sooner than this is not reported, unless it has a score, begins a phase or ends it."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """One stretch of work. `weight` is its expected share of time, in any unit that all phases share.
 
-    `part` is the dataset that it is for, of several.
+    part: the dataset that it is for, if the job has several.
     """
 
     stage: Stage
@@ -84,7 +90,7 @@ class Phase:
 
 
 class ProgressTracker:
-    """The phases of a job, of which one is at work. The fraction never falls. `stage` and `part` are set by the job."""
+    """The phases of a job, one running. The fraction never falls. The job sets `stage` and `part`."""
 
     def __init__(self, phases: list[Phase]) -> None:
         self.phases = phases
@@ -96,13 +102,13 @@ class ProgressTracker:
         self._started: tuple[float, float] | None = None
 
     def skip(self, stage: Stage) -> None:
-        """Count all phases of a stage as done: it was resumed from its checkpoint."""
+        """Count all phases of a stage as done: the job resumed from its checkpoint."""
         for phase in self.phases:
             if phase.stage == stage:
                 self._reached = max(self._reached, self._before(phase) + phase.weight / self._whole)
 
     def emit(self, phase: str, tick: Step) -> Iterator[Progress]:
-        """Yield the progress that `tick` means, or nothing if some was emitted a moment ago."""
+        """Yield the progress event of a step, or nothing if one was emitted a moment ago."""
         now = time.monotonic()
         edge = tick.resumed or tick.step in (0, tick.total)
         if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
@@ -133,7 +139,7 @@ class ProgressTracker:
     def relay(
         self, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
     ) -> Generator[Progress | TrainingSaved | Log, None, Result]:
-        """Pass a training loop's steps on as progress, and its other events as they are; return what it returns."""
+        """Yield a training loop's steps as progress events and its other events unchanged; return its result."""
         for news in (each := Returning(ticks)):
             if isinstance(news, Step):
                 yield from self.emit(phase, news)
@@ -151,7 +157,7 @@ class ProgressTracker:
         return sum(earlier.weight for earlier in self.phases[: self.phases.index(phase)]) / self._whole
 
     def _eta(self, now: float) -> float | None:
-        # From this attempt's own pace only: what a resumed attempt skipped took it no time.
+        # From this attempt's own pace only: steps that a resumed attempt skipped took it no time.
         if self._started is None:
             self._started = (now, self._reached)
         since, first = self._started

@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 class RowFile:
-    """Rows of bytes in a flat file, which is removed with it.
+    """Rows of bytes in a flat file, which `close` removes.
 
-    It is read and not mapped: mapped pages count as the engine's resident memory, which its worker watches, while the system
-    keeps what was read in memory of its own for as long as there is some to spare.
+    The file is read, not mapped: mapped pages count as the engine's resident memory, which its worker watches. The system's
+    page cache keeps rows that were read as long as there is memory to spare.
     """
 
     def __init__(self, path: Path, sizes: Sequence[int]) -> None:
@@ -25,7 +25,7 @@ class RowFile:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
     def write(self, row: int, found: bytes | memoryview) -> None:
-        """Write a row. Raises ValueError where it is of another size, OSError where the disk is full."""
+        """Write a row. Raises ValueError if its size differs, OSError if the disk is full."""
         if len(found) != self._sizes[row]:
             raise ValueError(f"row {row} has {len(found)} bytes, not {self._sizes[row]}")
         left, at = memoryview(found), self._starts[row]
@@ -34,7 +34,7 @@ class RowFile:
             left, at = left[done:], at + done
 
     def read(self, row: int) -> bytearray:
-        """Read a row. Raises OSError where the file ends before it does."""
+        """Read a row. Raises OSError if the file ends before the row does."""
         buffer = bytearray(self._sizes[row])
         left, at = memoryview(buffer), self._starts[row]
         while left:

@@ -1,4 +1,4 @@
-"""Folders whose files are listed with size and digest, and texts that are wrapped with their own digest."""
+"""Folders whose files are listed with size and digest, and texts stored with their own digest."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ STATE = "state.json"
 
 
 class UnusableCheckpoint(Exception):
-    """A checkpoint that cannot be gone on from, and why. It costs time only: the stage is done again."""
+    """A checkpoint that a job cannot resume from, and why. It costs only time: the stage runs again."""
 
 
 def code_version() -> str:
-    """Name the version of the code; one that runs from its folder without being installed has none."""
+    """Return the version of the code, or "not installed" if it runs from its folder."""
     try:
         return version("lathe")
     except PackageNotFoundError:
@@ -24,13 +24,13 @@ def code_version() -> str:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def known_digest(path: Path) -> str:
-    """sha256 of an input, which is read once a process: inputs do not change while they are worked on."""
+    """Return the sha256 of an input, computed once per process: inputs do not change while a job runs."""
     facts = path.stat()
     return _known_digest(path, facts.st_size, facts.st_mtime_ns)
 
@@ -51,12 +51,12 @@ def list_files(folder: Path) -> tuple[File, ...]:
 
 
 def seal(body: str) -> str:
-    """Wrap a text with its digest."""
+    """Return a text as JSON with its digest."""
     return json.dumps({"sha256": text_digest(body), "body": body})
 
 
 def unseal(path: Path) -> str:
-    """Read a text out of its wrapping. Raises Unusable where it is not the one that was wrapped."""
+    """Read a text that `seal` wrapped. Raises UnusableCheckpoint if it does not match its digest."""
     wrapped = json.loads(path.read_text(encoding="utf-8"))
     body: str = wrapped["body"]
     if text_digest(body) != wrapped["sha256"]:
@@ -65,7 +65,10 @@ def unseal(path: Path) -> str:
 
 
 def verify_files(place: Path, files: tuple[File, ...]) -> None:
-    """Hold a folder's files against their digests. Raises Unusable, and OSError where one is not there."""
+    """Compare a folder's files with their digests.
+
+    Raises UnusableCheckpoint if one differs, OSError if one is missing.
+    """
     for file in files:
         if digest(place / file.path) != file.sha256:
             raise UnusableCheckpoint(f"{place.name}/{file.path} is not what was written")

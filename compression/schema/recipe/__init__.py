@@ -1,1 +1,1 @@
-"""What to do with a model: one frozen, validated object shared by API, row, engine and report."""
+"""The recipe: one frozen, validated object that API, database row, engine and report share."""

@@ -1,4 +1,4 @@
-"""How more rows are made of train's, for distillation."""
+"""How rows for distillation are generated from the rows of train."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,8 @@ from compression.schema.config import Config
 from compression.schema.tasks import TASKS
 
 AUGMENTED_TASKS = frozenset(name for name, task in TASKS.items() if task.augmentable)
-"""Tasks whose rows have one answer for the whole text. Words of others cannot move: their answers are places in the text."""
+"""Tasks whose rows have one label for the whole text. In other tasks words cannot move: the labels are positions in the
+text."""
 HelperName = Annotated[
     str,
     Field(
@@ -20,7 +21,7 @@ HelperName = Annotated[
 
 
 class Synonyms(Config):
-    """Put other words in the place of some: TinyBERT's augmentation (Jiao et al. 2020, algorithm 1)."""
+    """Replace some words with others: TinyBERT's augmentation (Jiao et al. 2020, algorithm 1)."""
 
     source: Annotated[
         Literal["auto", "wordnet", "masked-lm", "embeddings"],
@@ -46,7 +47,7 @@ class Synonyms(Config):
 
 
 class BackTranslation(Config):
-    """Say a text in another language and then in its own again (Sennrich et al. 2016; Edunov et al. 2018)."""
+    """Translate a text into another language and back (Sennrich et al. 2016; Edunov et al. 2018)."""
 
     models: Annotated[
         tuple[HelperName, HelperName] | None,
@@ -72,7 +73,7 @@ class BackTranslation(Config):
 
 
 class Augment(Config):
-    """More rows for distillation, made of train's and answered by the teacher alone; made once, before it begins."""
+    """Rows generated from train once, before distillation; only the teacher labels them."""
 
     copies: Annotated[
         int,
@@ -94,7 +95,7 @@ class Augment(Config):
 
     @property
     def rows(self) -> int:
-        """How many rows are made of each row."""
+        """The number of rows generated from each row."""
         return self.splices + (self.copies if self.synonyms is not None or self.back_translation is not None else 0)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The names that recur in recipes."""
+"""The types that several parts of a recipe share."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -6,29 +6,30 @@ from pydantic import Field
 
 from compression.schema.tasks import FORMATS, TASKS
 
-if TYPE_CHECKING:  # which names there are is known once packages beside this one have been read
+if TYPE_CHECKING:  # the names are known only after the packages beside this one are loaded
     Task: TypeAlias = str
     JobTask: TypeAlias = str
     DataFormat: TypeAlias = str
 else:
     Task = Literal[tuple(TASKS)]
     JobTask = Literal[(*TASKS, "several")]
-    """What a job is for; `several`: it names several datasets, each with a task of its own."""
+    """The task of a job; `several`: the job names several datasets, each with its own task."""
     DataFormat = Literal[FORMATS]
 PartName = Annotated[str, Field(max_length=40, pattern=r"^([a-z0-9][a-z0-9-]*)?$")]
-"""What one of several datasets is called within a job; nothing where it is the only one."""
+"""The name of one of several datasets within a job; empty if it is the only one."""
 MOST_PARTS = 16
 Split = Literal["train", "validation", "test"]
 MOST_TEACHERS = 8
-"""Models that a job may name as teachers."""
+"""The maximum number of teachers that a job may name."""
 DataSplit = Literal["train", "validation", "test", "unlabelled"]
-"""What files may be sent for: the splits that have labels, and texts without."""
+"""The splits that files may be sent for: those with labels, and texts without."""
 Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary"]
-"""heads: of decoders whole groups, a KV head with the query heads that read it. From experts on: of decoders that have them."""
+"""heads: in decoders whole groups, a KV head with the query heads that read it. From experts on: only in decoders that have
+them."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
 ROUNDS_ACTIVATIONS: tuple[Scheme, ...] = ("dynamic-int8", "static-int8")
-"""Schemes whose weights meet activations of 8 bits: an ONNX file multiplies uint8 by int8."""
+"""Schemes that multiply weights with 8-bit activations: an ONNX file multiplies uint8 by int8."""
 StreamedScheme = Literal["dynamic-int8", "weight-only-int8", "weight-only-int4"]
 """Schemes whose integers follow from the weights alone, row by row."""
 Observer = Literal["min-max", "percentile", "mse"]

@@ -1,4 +1,4 @@
-"""What the student learns, from whom, and how much each part of it counts."""
+"""The targets of the student, its teachers, and the weight of each loss term."""
 
 from typing import Annotated, Literal
 
@@ -18,15 +18,15 @@ LayerMapping = Annotated[
     ),
 ]
 TERMS = ("soft", "hard", "hidden", "attention", "embedding")
-"""The parts of the loss, in the order in which they are added up."""
+"""The terms of the loss, in the order in which they are added."""
 INSIDES = TERMS[2:]
-"""Those that look into a model."""
+"""The terms that compare internal features of the models."""
 
 
 class General(Config):
-    """A phase before the task's: the teacher's insides on unlabelled text, no labels (TinyBERT, Jiao et al. 2020).
+    """A phase before the task's: the teacher's features on unlabelled text, no labels.
 
-    Its texts are the dataset's split `unlabelled`; train's where there is none.
+    As in TinyBERT (Jiao et al. 2020). Its texts are the dataset's split `unlabelled`; train's if there is none.
     """
 
     epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the unlabelled texts.")] = 3
@@ -48,10 +48,10 @@ class General(Config):
 
 
 class Teachers(Config):
-    """Who teaches: originals that the job trains, and the models that it names as `models.teachers`.
+    """The teachers: originals that the job trains, and the models that it names as `models.teachers`.
 
-    What they say is fused before it is learned. The hidden states, attention and embeddings are those of one of them: the best
-    on validation whose tokens are the student's.
+    Their outputs are fused into one target. The hidden states, attention and embeddings are those of one teacher: the best on
+    validation that has the student's tokens.
     """
 
     seeds: Annotated[
@@ -81,7 +81,7 @@ class Teachers(Config):
 
 
 class Weights(Config):
-    """Where the weights end up; null: where they began."""
+    """The weights at the end of a linear schedule; null: as at the beginning."""
 
     soft: Annotated[Weight | None, Field(description="Of the soft targets at the end.")] = None
     hard: Annotated[Weight | None, Field(description="Of the labels at the end.")] = None
@@ -91,7 +91,10 @@ class Weights(Config):
 
 
 class Distill(Config):
-    """Train the pruned, fake-quantized student on its teachers (Hinton et al. 2015; TinyBERT, Jiao et al. 2020)."""
+    """Train the pruned, fake-quantized student with its teachers.
+
+    Sources: Hinton et al. 2015; TinyBERT, Jiao et al. 2020.
+    """
 
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4
@@ -166,12 +169,12 @@ class Distill(Config):
     ] = 0.0
 
     def answers_alone(self) -> "Distill":
-        """Return the same without what looks into a model."""
+        """Return the same settings without the terms that compare internal features."""
         to = self.to.model_copy(update=dict.fromkeys(INSIDES)) if self.to is not None else None
         return self.model_copy(update={**dict.fromkeys(INSIDES, 0.0), "to": to})
 
     def weights(self) -> dict[str, tuple[float, float]]:
-        """Return each term's weight at the beginning and at the end; terms that never count are left out."""
+        """Return each term's weight at the beginning and at the end, without terms that are always 0."""
         found = {}
         for term in TERMS:
             start = getattr(self, term) or 0.0

@@ -36,7 +36,7 @@ ARTICLE = Recipe(
 QUICK = Recipe(prepare=Prepare(rate=1e-4, patience=2), distill=Distill(epochs=6))
 LANGUAGE = Recipe(
     prepare=Prepare(rate=2e-5, patience=2),
-    # Rows of 512 tokens: as many say of ranges what 512 rows of a classifier's do, and each pass over them costs.
+    # Rows of 512 tokens: as many show of ranges what 512 rows of a classifier do, and each pass over them costs time.
     quantize=Quantize(smoothing="search", calibration_rows=64),
     prune=Prune(ratio=AxisRatios(ffn=0.55), reconstruct=True),
     distill=Distill(epochs=3, rate=1e-4, temperature=1.0, hard=0.0, hidden=0.0),
@@ -56,10 +56,9 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
 
 
 def preset(name: str, task: str) -> Recipe:
-    """Return a preset as it can be had for a task. Raises KeyError.
+    """Return a preset adapted to a task. Raises KeyError.
 
-    That is without augmentation where answers point into the text; of language models without the general phase and all
-    teachers but one as well.
+    It has no augmentation if labels point into the text. For language models it also has no general phase and only one teacher.
     """
     recipe = PRESETS[name][0]
     if recipe.distill is None or task in AUGMENTED_TASKS:
@@ -71,10 +70,10 @@ def preset(name: str, task: str) -> Recipe:
 
 
 def merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe as JSON with only these keys changed, at any depth; whether the result is right is still to be checked.
+    """Return a recipe as JSON with only the given keys changed, at any depth, without validation.
 
-    As a JSON merge patch (RFC 7396), but that null is a value here and removes nothing: a null stage is skipped. Axes follow
-    from a ratio that names axes anew, unless the changes name them.
+    This is a JSON merge patch (RFC 7396), except that null is a value here and removes nothing: a null stage is skipped. Axes
+    are derived again from a ratio that names axes, unless the changes name them.
     """
     before = recipe.model_dump(mode="json", exclude_unset=True)
     cut = changes.get("prune")
@@ -87,6 +86,6 @@ def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     after = dict(before)
     for key, value in changes.items():
         old = before.get(key)
-        # No deeper than the recipe itself goes, whatever is sent.
+        # No deeper than the recipe itself, whatever is sent.
         after[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return after

@@ -1,4 +1,4 @@
-"""What is cut away, by what it is chosen, how far and in how many steps, and how the model recovers."""
+"""What is pruned, by which criterion, how far and in how many steps, and how the model recovers."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -10,7 +10,10 @@ from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
 
 
 class Recovery(Config):
-    """Training right after the cut, in steps: layers join from shallow to deep; L2 adapted to the validation score."""
+    """Training right after the cut.
+
+    In steps: layers join from shallow to deep; L2 adapts to the validation score.
+    """
 
     epochs: Annotated[Epochs, Field(description="Passes over the train split; of all steps together.")] = 20
     rate: Rate = 1e-5
@@ -38,11 +41,11 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class AxisRatios(Config):
-    """A ratio for each axis: the share removed; null leaves it alone. Where `axes` is left out, one of hidden and heads that is
-    named alone holds for both.
+    """A ratio per axis: the share removed; null leaves the axis unchanged.
 
-    GPT-2 can only shrink both together, at one ratio; encoders hidden alone too, or by more than heads, whose size then falls;
-    other decoders each by itself. Which is alone, `axes` says.
+    If `axes` is left out, one of hidden and heads that is named alone applies to both. GPT-2 can only shrink both together, at
+    one ratio. Encoders can shrink hidden alone too, or by more than heads; the size of heads then falls. Other decoders can
+    shrink each alone. `axes` states which is alone.
     """
 
     hidden: Annotated[Share | None, Field(description="Share of the channels of the stream between layers.")] = None
@@ -69,7 +72,7 @@ class AxisRatios(Config):
 
 
 class TargetLatency(Config):
-    """How fast the artifact shall be, at evaluate's shape, in the runtime that it is measured in. One of the two."""
+    """The artifact's target latency, at evaluate's shape, in its measuring runtime. One of the two."""
 
     speed_up: Annotated[float | None, Field(gt=1, le=1000, description="Times as fast as the baseline's artifact.")] = None
     milliseconds: Annotated[float | None, Field(gt=0, le=1e6, description="Median, on the worker that does the job.")] = None
@@ -82,17 +85,17 @@ class TargetLatency(Config):
 
 
 SHRINKING: tuple[Axis, ...] = tuple(axis for axis in get_args(Axis) if axis != "vocabulary")
-"""The axes that a ratio can be asked for; how far the vocabulary goes, the texts decide."""
+"""The axes that a ratio can be given for; the texts determine the cut of the vocabulary."""
 _share: TypeAdapter[float] = TypeAdapter(Share)
 
 
 def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | AxisRatios:
-    # Not by pydantic's union, whose errors name `ratio.float` and `ratio.AxisRatios`, which are no fields of the recipe.
+    # Not pydantic's union: its errors name `ratio.float` and `ratio.AxisRatios`, which are not fields of the recipe.
     return AxisRatios.model_validate(value) if isinstance(value, Mapping | AxisRatios) else _share.validate_python(value)
 
 
 class Prune(Config):
-    """Remove whole channels, heads, feed-forward units, experts, layers or tokens, so that shapes really shrink."""
+    """Remove whole channels, heads, feed-forward units, experts, layers or tokens: shapes really shrink."""
 
     ratio: Annotated[
         Share | AxisRatios,
@@ -182,12 +185,12 @@ class Prune(Config):
 
     @property
     def has_target(self) -> bool:
-        """Say whether the ratios follow from a target."""
+        """Return whether the ratios follow from a target."""
         return self.target_params is not None or self.target_latency is not None
 
     @property
     def ratios(self) -> dict[Axis, float]:
-        """The share asked for on each axis but the vocabulary, 0 where nothing is."""
+        """Return the requested ratio of each axis except the vocabulary, 0 if there is none."""
         asked: dict[Axis, float] = {}
         for axis in SHRINKING:
             if isinstance(self.ratio, AxisRatios):
@@ -200,12 +203,12 @@ class Prune(Config):
 
     @property
     def deepest(self) -> float:
-        """The largest of the ratios; 0 where the vocabulary alone is cut."""
+        """Return the largest of the ratios; 0 if only the vocabulary is cut."""
         return max(self.ratios.values())
 
     @property
     def vocabulary_ratio(self) -> float:
-        """The share of tokens that may go at most: 0 where the vocabulary stays whole, 1 where the texts alone decide."""
+        """Return the maximum share of tokens to remove: 0 if none, 1 if only the texts decide."""
         if "vocabulary" not in self.axes:
             return 0.0
         return self.ratio.vocabulary or 1.0 if isinstance(self.ratio, AxisRatios) else 1.0

@@ -1,4 +1,4 @@
-"""Which integers are simulated, how their ranges are found, and how a model is trained to live with them."""
+"""The simulated integers, how their ranges are found, and quantization-aware training."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,10 @@ from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Epochs, Observer,
 
 
 class Qat(Config):
-    """Quantization-aware training on the progressive schedule: full precision, a growing share of layers, all layers."""
+    """Quantization-aware training with a progressive schedule.
+
+    Its phases: full precision, a growing share of layers, all layers.
+    """
 
     full: Annotated[Epochs, Field(description="First so many epochs in full precision: no layer is simulated.")] = 5
     ramp: Annotated[
@@ -27,7 +30,7 @@ class Qat(Config):
 
     @property
     def epochs(self) -> int:
-        """All three phases together."""
+        """Return the epochs of all three phases together."""
         return self.full + self.ramp + self.quantized
 
 
@@ -37,7 +40,7 @@ SEARCH: Literal["search"] = "search"
 
 
 def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | Literal["search"] | None:
-    # As of a cut's ratio: a union's errors would name fields that the recipe does not have.
+    # As for a cut's ratio: a union's errors would name fields that the recipe does not have.
     if value is None or value == SEARCH:
         return None if value is None else SEARCH
     if isinstance(value, str):
@@ -46,7 +49,7 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | Literal["se
 
 
 class Quantize(Config):
-    """Simulate the integers of the shipped artifact from here on; docs/numerics.md defines each scheme."""
+    """Simulate the integers of the exported artifact from here on; docs/numerics.md defines each scheme."""
 
     scheme: Annotated[
         Scheme,

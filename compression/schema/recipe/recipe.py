@@ -1,4 +1,4 @@
-"""The stages together, what they are held against, and how the result is measured."""
+"""The whole recipe with all stages, its targets, and how the result is measured."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -29,10 +29,11 @@ PREPARE_RATE, PREPARE_PATIENCE = 5e-5, 3
 
 
 class Prepare(Config):
-    """Give a bare encoder a head and tune it on the train split: that model is the baseline and the teacher.
+    """Give a bare encoder a head and fine-tune it on train: the result is the baseline and the teacher.
 
-    Everything is compared with it, so by default it is trained until validation stops gaining. `epochs` and `rate` together
-    are taken to the letter. `epochs: 0` takes a model that comes with a head for exactly the data's labels as it is.
+    All stages are compared with it, so by default it is trained until the validation score stops improving. If both `epochs`
+    and `rate` are given, exactly those are used. `epochs: 0` takes a model unchanged if it comes with a head for exactly the
+    data's labels.
     """
 
     epochs: Annotated[
@@ -60,27 +61,27 @@ class Prepare(Config):
 
     @property
     def is_open(self) -> bool:
-        """Say whether training goes on until validation stops gaining."""
+        """Return whether training continues until the validation score stops improving."""
         return self.epochs is None
 
     @property
     def trains(self) -> bool:
-        """Say whether the model is tuned at all."""
+        """Return whether the model is fine-tuned at all."""
         return self.epochs != 0
 
     @property
     def probes(self) -> bool:
-        """Say whether the rate is chosen by probes."""
+        """Return whether probes choose the rate."""
         return self.epochs is None and self.rate is None
 
     @property
     def most_without_gain(self) -> int | None:
-        """Return the epochs without a gain after which training ends; None where it does not."""
+        """Return the epochs without a gain after which training ends; None if there is no such limit."""
         return PREPARE_PATIENCE if self.patience is None and self.epochs is None else self.patience
 
 
 class Train(Config):
-    """What all training in the job has in common, and how much of it there may be."""
+    """The settings and limits that all training in the job shares."""
 
     batch: Annotated[int, Field(ge=1, le=4096, description="Rows that go through the model together.")] = 32
     accumulate: Annotated[
@@ -151,17 +152,20 @@ _REMOVED = {
     "without, and compare their scores on validation.",
     "remedy": "Leave it out. Where the retention target is missed, the job offers remedies: retry it with them applied.",
 }
-"""Key of earlier versions that no job does any more → what to do instead."""
+"""Key of earlier versions that jobs no longer use → the alternative."""
 
 
 def removed(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the removed keys that a recipe, as it is stored, asks for, with their values."""
+    """Return the removed keys that a stored recipe uses, with their values."""
     found = {"distill.gate": (recipe.get("distill") or {}).get("gate"), "remedy": recipe.get("remedy")}
     return {key: value for key, value in found.items() if value not in (None, "report")}
 
 
 def check_removed(recipe: Mapping[str, Any]) -> None:
-    """Refuse a new job with a removed key; stored recipes that have it still load. Raises InvalidSpec."""
+    """Refuse a new job with a removed key. Raises InvalidSpec.
+
+    Stored recipes that have such a key still load.
+    """
     for key in removed(recipe):
         raise InvalidSpec(f"recipe.{key} has been removed", param=f"recipe.{key}", remedy=_REMOVED[key])
 
@@ -180,21 +184,21 @@ class Recipe(Config):
         BeforeValidator(lambda value: None if value == "report" else value),
         Field(exclude_if=lambda value: value is None),
     ] = None
-    """Removed; only stored recipes may have it. `report` is what every job does."""
+    """Removed; only stored recipes may have it. Every job now does what `report` did."""
 
     @property
     def recovers_by_teacher(self) -> bool:
-        """Say whether recovery learns the baseline's answers."""
+        """Return whether recovery learns the baseline's outputs."""
         return self.prune is not None and self.prune.recovery is not None and self.prune.recovery.by == "teacher"
 
     @property
     def has_teacher(self) -> bool:
-        """Say whether any stage asks the baseline, which is kept beside the model then."""
+        """Return whether any stage runs the baseline as a teacher; it is then kept beside the model."""
         return self.distill is not None or self.recovers_by_teacher
 
 
 def _add_stage(key: str, settings: type[Config]) -> None:
-    """Let a recipe have the settings of an installed package's stage; null, its default, leaves the stage out."""
+    """Add an installed package's stage settings to recipes; null, the default, leaves the stage out."""
     kind: Any = Annotated[settings | None, Field(description=settings.__doc__)]
     Recipe.__annotations__[key] = kind
     Recipe.model_fields[key] = FieldInfo.from_annotated_attribute(kind, None)
@@ -207,7 +211,7 @@ for _spec in STAGE_SPECS.values():
 
 
 class Targets(Config):
-    """What the result is held against; the defaults are what the published account of the method reports."""
+    """The targets of the result; the defaults are the published account's figures for the method."""
 
     parameter_reduction: Annotated[
         float, Field(ge=0, lt=1, description="(before - after) / before of the number of parameters, embeddings included.")
@@ -234,8 +238,8 @@ Positive = str | None
 
 
 def _by_kind(one: Any) -> WrapValidator:
-    """Read a value that is of one kind, or a list of them: one for each of a job's datasets."""
-    # Not by pydantic's union, whose errors name both kinds in the place of `metric` and `metric.1`.
+    """Return a validator for one value, or for a list with one value per dataset of the job."""
+    # Not pydantic's union: its errors name both types instead of `metric` and `metric.1`.
     alone: TypeAdapter[Any] = TypeAdapter(one)
     each: TypeAdapter[Any] = TypeAdapter(Annotated[tuple[one, ...], Field(min_length=1, max_length=MOST_PARTS)])
 
@@ -246,9 +250,9 @@ def _by_kind(one: Any) -> WrapValidator:
 
 
 class LmEval(Config):
-    """Tasks of EleutherAI's lm-eval, asked of a language model after every stage, in PyTorch, its integers simulated.
+    """Tasks of EleutherAI's lm-eval, run on a language model after every stage.
 
-    Their data is the worker's (LATHE_LM_EVAL_DATA): engines have no network.
+    They run in PyTorch with simulated integers. Their data come from the worker (LATHE_LM_EVAL_DATA): engines have no network.
     """
 
     tasks: Annotated[
@@ -276,7 +280,10 @@ class LmEval(Config):
 
 
 class JobEvaluate(Config):
-    """What the score is, and the shape at which latency is measured: baseline and candidate interleaved in one process."""
+    """The metric, and the shape at which latency is measured.
+
+    Baseline and candidate are interleaved in one process.
+    """
 
     metric: Annotated[
         Metric | tuple[Metric, ...],
@@ -324,7 +331,10 @@ class JobEvaluate(Config):
     ] = None
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
-        """Say what is asked for each of a job's datasets. Raises InvalidSpec where a list has more or fewer."""
+        """Return the settings of each dataset of a job.
+
+        Raises InvalidSpec if a list is longer or shorter than the datasets.
+        """
         given = {key: getattr(self, key) for key in OF_EACH}
         for key, value in given.items():
             if isinstance(value, tuple) and len(value) != datasets:
@@ -339,11 +349,11 @@ class JobEvaluate(Config):
 
 
 OF_EACH = ("metric", "positive")
-"""Keys that each dataset may have its own of."""
+"""Keys that each dataset may have its own value of."""
 
 
 class Evaluate(JobEvaluate):
-    """What is asked for one dataset: nothing in it is a list."""
+    """The settings for one dataset: none of them is a list."""
 
     metric: Metric = "auto"
     positive: Positive = None

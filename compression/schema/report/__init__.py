@@ -1,1 +1,1 @@
-"""What came out: the figures and their definitions. Each is measured on the artifact that is downloaded."""
+"""The results: figures and their definitions. Each is measured on the artifact that users download."""

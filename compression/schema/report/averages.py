@@ -1,4 +1,4 @@
-"""The row of several datasets: the mean over theirs, which is the headline that a job is held against."""
+"""The row of several datasets: the mean of their rows, which the targets of a job apply to."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ def mean_row(
     sent: Uploaded | None = None,
     draws: tuple[SplitDraws, SplitDraws] = (NO_DRAWS, NO_DRAWS),
 ) -> Row:
-    """Take the mean over one stage's rows; it has no notes and no verdict yet.
+    """Return the mean of one stage's rows, without notes and verdict.
 
-    parts: name → row, in the job's order; first: the baseline's mean, None where this is it; sent: the model of all; draws:
-    the baseline's mean over the datasets and this stage's.
-    A figure that one part lacks the mean lacks too, because a mean over the others would be held against one over all.
+    parts: name → row, in the job's order; first: the baseline's mean, None if this is the baseline; sent: the uploaded model
+    that all share; draws: the baseline's mean over the datasets and this stage's. If one dataset lacks a figure, the mean lacks
+    it too, because a mean of the others would be compared with a mean of all.
     """
     rows = list(parts.values())
     parameters, size, latency = _parameters(rows), _size(rows), _latency(parts)
@@ -49,26 +49,26 @@ def mean_row(
 
 
 def metrics_of_parts(row: Row) -> str:
-    """Say of what a row's score is the mean, by name; empty where it is that of one dataset."""
+    """Return the metrics that a row's score averages, by name; empty if the row is of one dataset."""
     found = {name: part.score.metric for name, part in sorted(row.parts.items()) if isinstance(part.score, Score)}
     return ", ".join(f"{name}: {metric}" for name, metric in found.items())
 
 
 def judged(rows: Sequence[Row], part: str = "") -> str:
-    """Name what a dataset's rows are judged by, as pictures do; `score` where none of them was."""
+    """Return the metric of a dataset's rows, as charts name it; `score` if none was measured."""
     own = [row.parts.get(part) if part else row for row in rows]
     return next((row.score.named for row in own if row is not None and isinstance(row.score, Score)), "score")
 
 
 def judged_each(rows: Sequence[Row]) -> str:
-    """Name what each of a job's datasets is judged by; `score` where that is not the same for all, or not known."""
+    """Return the metric of a job's datasets; `score` if they differ or if it is unknown."""
     parts = {part for row in rows for part in row.parts} or {""}
     names = {judged(rows, part) for part in parts}
     return names.pop() if len(names) == 1 else "score"
 
 
 def mean(values: Sequence[float]) -> float:
-    """Sum / number."""
+    """Return the arithmetic mean."""
     return sum(values) / len(values)
 
 
@@ -77,7 +77,7 @@ def _whole(values: Sequence[int]) -> int:
 
 
 def _shape(rows: Sequence[Row]) -> Shape:
-    # The parts are cut to one shape, but for what follows their data: a vocabulary may be each one's own.
+    # The parts are pruned to one shape, except what depends on their data: each may have its own vocabulary.
     shapes = [row.shape for row in rows]
     embeddings = [shape.embedding for shape in shapes if shape.embedding is not None]
     widths = {name: _whole([getattr(shape, name) for shape in shapes]) for name in ("layers", "hidden", "heads", "ffn")}

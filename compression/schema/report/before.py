@@ -1,4 +1,4 @@
-"""before.json: what lies in every artifact's folder to tell what it was made from, and what each stage changed. Torch-free."""
+"""before.json: in every artifact's folder, states its source and each stage's changes. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from compression.schema.stages import Stage
 
 
 class Figures(Config):
-    """What was measured on one artifact's own files."""
+    """The figures measured on one artifact's own files."""
 
     size: Size
     latency: Latency | NotMeasured
@@ -23,7 +23,7 @@ class Figures(Config):
 
 
 class Before(Config):
-    """The figures that an artifact is compared with, in its own folder: a download needs no service to be judged.
+    """The figures that an artifact is compared with, in its own folder: judging it needs no service.
 
     Rows are the report's, without `ranges`, which are long and stay in the report with the sensitivities.
     """

@@ -1,4 +1,4 @@
-"""Paired intervals: what two artifacts score on the same resamples of a split's rows. Torch-free."""
+"""Paired intervals: the scores of two artifacts on the same resamples of a split's rows. Torch-free."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from pydantic import Field
 from compression.schema.config import Config
 
 Interval = tuple[float, float]
-"""Lower and upper end: 2.5 and 97.5 percent of the draws lie below."""
+"""Lower and upper end: 2.5 and 97.5 percent of the draws are below them."""
 
 
 class Draws(Config):
@@ -25,7 +25,7 @@ class Draws(Config):
 
 
 class SplitDraws(Config):
-    """The draws of one artifact. null where its score was not measured. Kept with checkpoints, not in reports."""
+    """The draws of one artifact; null if its score was not measured. In checkpoints, not in reports."""
 
     validation: Draws | None = None
     test: Draws | None = None
@@ -37,7 +37,7 @@ NO_DRAWS = SplitDraws()
 def retention_interval(before: Draws | None, after: Draws | None, *, lower_is_better: bool = False) -> Interval | None:
     """Return the 95 % interval of retention, by percentiles.
 
-    None where the rows cannot be paired, or where a resample's score is not above 0, which leaves its ratio without a meaning.
+    None if the rows cannot be paired, or if a resample's score is not above 0, because its ratio then has no meaning.
     """
     below, above = (after, before) if lower_is_better else (before, after)
     if below is not None and min(below.values) <= 0:
@@ -46,14 +46,17 @@ def retention_interval(before: Draws | None, after: Draws | None, *, lower_is_be
 
 
 def difference_interval(one: Draws | None, other: Draws | None, *, lower_is_better: bool = False) -> Interval | None:
-    """Return the 95 % interval of how much more `one` is worth than `other` (`Score.worth`); None as above."""
+    """Return the 95 % interval of the difference `one` − `other` in worth (`Score.worth`).
+
+    None under the conditions of `retention_interval`.
+    """
     if lower_is_better:
         return _interval(other, one, lambda above, below: math.log(above / below))
     return _interval(one, other, lambda more, less: more - less)
 
 
 def mean_draws(parts: Sequence[Draws | None]) -> Draws | None:
-    """Return the draws of the mean over datasets, which are drawn independently; None where one has none."""
+    """Return the draws of the mean over datasets, which are drawn independently; None if one has none."""
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):
         return None

@@ -1,4 +1,7 @@
-"""Whether a file answers alike on processors with other instructions than the one that measured it."""
+"""Whether a file's predictions are the same on processors with other instruction sets.
+
+The comparison is with the processor that measured the file.
+"""
 
 from typing import Annotated
 
@@ -8,13 +11,16 @@ from compression.schema.config import Config
 
 
 class NotCompared(Config):
-    """In place of a comparison that was not made, with the reason."""
+    """The reason why a comparison was not made, in its place."""
 
     not_compared: str
 
 
 class ComparedAnswers(Config):
-    """A file's answers under another instruction set beside those on the machine that measured it, to the same rows."""
+    """A file's predictions under another instruction set, compared with those of the measuring machine.
+
+    Both are for the same rows.
+    """
 
     instruction_set: Annotated[str, Field(description="As its makers call it, for example AVX2.")]
     emulator: Annotated[str, Field(description="What ran it: program and processor.")]
@@ -26,5 +32,5 @@ class ComparedAnswers(Config):
 
     @property
     def equal(self) -> bool:
-        """Say whether all answers are the same."""
+        """Return whether all predictions are the same."""
         return self.changed == 0

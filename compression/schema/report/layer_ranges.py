@@ -1,4 +1,4 @@
-"""How the range of a layer's input was found to be: what integers make of it, and whether outliers break it."""
+"""The range of a layer's input: its integers, and whether outliers break it."""
 
 from typing import Annotated
 
@@ -8,10 +8,10 @@ from compression.schema.config import Config
 
 
 class LayerRange(Config):
-    """One linear layer's input on calibration rows of train (real tokens only), as the artifact of its row rounds it.
+    """One linear layer's input on calibration rows of train, as the artifact of its row quantizes it.
 
-    A range is broken by outliers where the largest value is at least 4 times what 99 % of all values keep below, and in
-    effect fewer than a sixteenth of the levels are used: of 8 bits at most 4 are left.
+    Only real tokens count. A range is broken by outliers if the largest value is at least 4 times the value that 99 % of all
+    values do not exceed, and if in effect less than a sixteenth of the levels is used: of 8 bits at most 4 are left.
     """
 
     layer: str

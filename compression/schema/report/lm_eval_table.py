@@ -1,4 +1,4 @@
-"""The figures beside a row's headline, a line each: the task's other metrics, and what lm-eval's tasks say."""
+"""The figures beside a row's headline: the task's other metrics, and the results of lm-eval's tasks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,19 @@ from compression.schema.report.measurements import Row, Score, TaskFigure, shown
 
 @dataclass(frozen=True)
 class LmEvalComparison:
-    """One figure in each stage. values: as people read them, in the order of the rows; None where a row has none."""
+    """One figure in each stage.
+
+    values: formatted for the user, in the order of the rows; None if a row has none.
+    """
 
     name: str
     what: str
-    """Of how many rows or documents it is, and what else a reader must know."""
+    """The number of rows or documents, and what else a reader must know."""
     values: tuple[str | None, ...]
 
 
 def compare_lm_eval(rows: Sequence[Row]) -> list[LmEvalComparison]:
-    """Line up what the rows have beside their headlines; of several datasets each one's, under its name."""
+    """Return the figures of the rows beside their headlines; for several datasets each one's, by name."""
     parts = sorted({name for row in rows for name in row.parts})
     if not parts:
         return list(_of("", rows))
@@ -37,7 +40,7 @@ def _of(prefix: str, rows: Sequence[Row | None]) -> Iterator[LmEvalComparison]:
 
 
 def spoken(name: str) -> str:
-    """next_token_accuracy → next token accuracy."""
+    """Return a name with spaces: next_token_accuracy → next token accuracy."""
     return name.replace("_", " ")
 
 
@@ -70,5 +73,5 @@ def _figure(figure: TaskFigure | None) -> str | None:
         return None
     if figure.value is None:
         return "no number"
-    # As lm-eval writes them: not all of its metrics are shares.
+    # Formatted as by lm-eval: not all of its metrics are shares.
     return f"{figure.value:.4f}" + (f" ± {figure.standard_error:.4f}" if figure.standard_error is not None else "")

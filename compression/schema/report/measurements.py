@@ -1,4 +1,4 @@
-"""The figures of a row, their definitions, and how one row is held against another."""
+"""The figures of a row, their definitions, and the comparison of one row with another."""
 
 import math
 from typing import Annotated, Literal
@@ -13,13 +13,16 @@ from compression.schema.stages import Stage
 
 
 class NotMeasured(Config):
-    """In place of a figure that could not be had, with the reason."""
+    """The reason why a figure could not be measured, in its place."""
 
     not_measured: str
 
 
 class Experts(Config):
-    """The experts of a decoder's layers: routed ones, of which each token is sent to some, and shared ones for all tokens."""
+    """The experts of a decoder's layers.
+
+    Each token is sent to some of the routed experts; all tokens go through the shared ones.
+    """
 
     count: Annotated[int, Field(description="Routed experts of a layer.")]
     ffn: Annotated[int, Field(description="Units of one routed expert.")]
@@ -40,7 +43,7 @@ class Latent(Config):
 
 
 class Shape(Config):
-    """The widths of a model, as its stock config says them. Those from `groups` on are of decoders, and else null."""
+    """The widths of a model, as its stock config states them. From `groups` on: decoders only, else null."""
 
     layers: int
     hidden: int
@@ -55,13 +58,16 @@ class Shape(Config):
 
     @property
     def attended(self) -> int:
-        """Channels of all heads' queries together, at least as many as of their values: what attention is compared over."""
+        """Return the channels of all heads' queries together, at least as many as of their values.
+
+        Attention is compared over them.
+        """
         size = self.head_size or self.hidden // self.heads
         return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
 
 
 class Parameters(Config):
-    """Elements of unique parameters; tied ones count once."""
+    """The number of elements of unique parameters; tied ones count once."""
 
     total: int
     embedding: Annotated[int, Field(description="Token, position and type tables.")]
@@ -77,16 +83,17 @@ class Size(Config):
 
 
 class Uploaded(Config):
-    """The weights as they were sent."""
+    """The weights as they were uploaded."""
 
     bytes: Annotated[int, Field(description="Of the file or of all shards.")]
     dtype: Annotated[str, Field(description="What most of these bytes are stored in, for example bfloat16 or Q4_1.")]
 
 
 class Generation(Config):
-    """A language model that goes on with a prompt, greedily: all of the prompt at once (prefill), then token by token (decode).
+    """The speed at which a language model continues a prompt greedily.
 
-    Tokens a second of all rows together; both sides interleaved as for `Latency`, medians.
+    It reads all of the prompt at once (prefill), then generates token by token (decode). Tokens per second of all rows
+    together; both sides are interleaved as for `Latency`; medians.
     """
 
     prompt: Annotated[int, Field(description="Tokens of each row's prompt.")]
@@ -100,9 +107,10 @@ class Generation(Config):
 
 
 class Latency(Config):
-    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds.
+    """Latency of baseline and candidate, interleaved in one fresh process. Milliseconds.
 
-    Of one batch of `length` tokens; of a language model, of one token more of each row, behind a prompt of `length` tokens.
+    Device, runtime and threads are the same. The time is of one batch of `length` tokens; for a language model, of one further
+    token per row, after a prompt of `length` tokens.
     """
 
     median_ms: float
@@ -120,18 +128,18 @@ class Latency(Config):
 
     @property
     def of_what(self) -> str:
-        """Say for people what takes that long."""
+        """Return as text what takes that long."""
         if self.generation is None:
             return f"batch {self.batch} × {self.length} tokens"
         return f"batch {self.batch}, one token more behind a prompt of {self.length} tokens"
 
 
 UNITS = {"perplexity": "", "loss": " nats a token", "bits_per_byte": " bits a byte"}
-"""Metrics that are no shares, and what is said behind them."""
+"""Metrics that are not shares, and the units shown after them."""
 
 
 def shown(metric: str, value: float) -> str:
-    """Write a metric's value for people: shares in percent, the others as they are."""
+    """Return a metric's value as text: shares in percent, the others as they are."""
     return f"{value:.4g}{UNITS[metric]}" if metric in UNITS else f"{value:.2%}"
 
 
@@ -186,22 +194,25 @@ class Score(Config):
 
     @property
     def named(self) -> str:
-        """Name the metric as pictures do: of one that falls as it gets better, that it does."""
+        """Return the metric's name for charts; if a lower value is better, the name includes that."""
         return f"{self.metric}, lower is better" if self.lower_is_better else self.metric
 
     @property
     def worth(self) -> float:
-        """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
+        """Return the score with more as better and additive differences.
+
+        For a perplexity it is minus its logarithm, in nats.
+        """
         return -math.log(self.value) if self.lower_is_better else self.value
 
     @property
     def worth_error(self) -> float:
-        """Return the standard error of `worth`; of a logarithm it is the relative one (delta method)."""
+        """Return the standard error of `worth`; for a logarithm it is the relative error (delta method)."""
         return self.standard_error / self.value if self.lower_is_better else self.standard_error
 
     @property
     def above_chance(self) -> float:
-        """Say how much `worth` is more than that of who knows no text."""
+        """Return by how much `worth` exceeds the worth of the chance level."""
         return self.worth - (-math.log(self.chance) if self.lower_is_better else self.chance)
 
     def at_retention(self, share: float) -> float:
@@ -210,7 +221,7 @@ class Score(Config):
 
 
 class Ratios(Config):
-    """A row against the baseline. `null` where the ratio has no meaning."""
+    """A row compared with the baseline. `null` if the ratio has no meaning."""
 
     parameter_reduction: float
     size_reduction: float
@@ -248,13 +259,13 @@ class Ratios(Config):
     ] = False
 
     def value_of(self, target: str) -> float | None:
-        """Return what is held against a target, by the target's name."""
+        """Return the figure that is compared with a target, by the target's name."""
         found: float | None = self.judged_retention if target == "retention" else getattr(self, target)
         return found
 
     @property
     def judged_retention(self) -> float | None:
-        """Return the retention that choices and verdicts read."""
+        """Return the retention that choices and verdicts use."""
         return self.retention_on_validation if self.judged_on == "validation" else self.retention
 
     @property
@@ -264,7 +275,7 @@ class Ratios(Config):
 
 
 class Remedy(Config):
-    """A change of the recipe that the figures speak for. Sending the job again with it is a try, not a promise."""
+    """A change of the recipe that the figures suggest. It is worth a try; the result is not guaranteed."""
 
     key: Annotated[str, Field(description="Path in the recipe, for example recipe.distill.epochs.")]
     now: Annotated[JsonValue, Field(description="What the job ran with.")]
@@ -274,7 +285,7 @@ class Remedy(Config):
 
 
 class StageVerdict(Config):
-    """A row held against the targets and against the best row before it."""
+    """A row compared with the targets and with the best row before it."""
 
     met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
     missed: Annotated[tuple[str, ...], Field(description="Names of those that it was measured to miss.")]
@@ -306,7 +317,7 @@ class StageVerdict(Config):
 
 
 class Sensitivity(Config):
-    """What a cut of one axis alone does to the score, before any training."""
+    """The effect of a cut of one axis alone on the score, before any training."""
 
     ratio: Annotated[float, Field(description="Asked; 0 is the model before the cut, on the same rows.")]
     taken: Annotated[float, Field(description="At the nearest shape that the stock config can express.")]
@@ -329,10 +340,10 @@ class TaskFigure(Config):
 
 
 class Row(Config):
-    """One stage's row: bytes, latency and score come from one and the same artifact.
+    """One stage's row: bytes, latency and score come from the same artifact.
 
-    Of a job with several datasets it is the mean over their rows, which lie in `parts`, each measured on an artifact of its
-    own: sizes, times and scores are means, seconds and counts of test rows are sums, and the ratios are those of the means.
+    For a job with several datasets it is the mean of their rows, which are in `parts`, each measured on its own artifact.
+    Sizes, times and scores are means, seconds and counts of test rows are sums, and the ratios are those of the means.
     """
 
     stage: Stage
@@ -364,12 +375,15 @@ class Row(Config):
     lm_eval: Annotated[
         tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks; of the stage's model, its integers simulated.")
     ] = ()
-    # Not within Annotated: mypy's plugin overlooks the factory there, where a class speaks of itself.
+    # Not within Annotated: mypy's plugin overlooks the factory there if a class refers to itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 
     @property
     def convergence(self) -> Literal["not converged", "not tuned here", ""]:
-        """Say what a reader must know of a baseline's preparation; of several datasets one that has not converged is enough."""
+        """Return the state of a baseline's preparation that a reader must know.
+
+        For several datasets, one that has not converged is enough.
+        """
         found = [row.preparation for row in (self.parts or {"": self}).values() if row.preparation is not None]
         if any(one.converged is False for one in found):
             return "not converged"
@@ -377,5 +391,5 @@ class Row(Config):
 
     @property
     def judged_score(self) -> Score | NotMeasured:
-        """Return the score that choices read: on validation, or on test in rows of before validation was scored."""
+        """Return the score that choices use: on validation; on test in rows from before that was scored."""
         return self.score if self.validation is None else self.validation

@@ -1,4 +1,4 @@
-"""How the original was tuned before it was compressed, and whether it converged. Torch-free."""
+"""How the original was fine-tuned before compression, and whether it converged. Torch-free."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from compression.schema.config import Config
 
 
 class EpochScore(Config):
-    """What one epoch of a training came to on validation."""
+    """The result of one epoch of a training on validation."""
 
     epoch: Annotated[int, Field(ge=0, description="0 is the model before the first step.")]
     score: Annotated[float, Field(description="The task's metric on validation.")]
@@ -16,7 +16,7 @@ class EpochScore(Config):
 
 
 class RateTried(Config):
-    """A learning rate that a short probe trained with, from the same weights as the others."""
+    """A learning rate that a short probe trained with, from the same weights as the other probes."""
 
     rate: Annotated[float, Field(description="Peak rate of the body.")]
     head_rate: Annotated[float, Field(description="Peak rate of the head.")]
@@ -36,9 +36,9 @@ class RateTried(Config):
 
 
 class Preparation(Config):
-    """The training of the original, which everything is compared with and which teaches the student.
+    """The training of the original, which all stages are compared with and which is the teacher.
 
-    Only the baseline's row has it; of several datasets each one's own row has its own.
+    Only the baseline's row has it; with several datasets each one's own row has its own.
     """
 
     converged: Annotated[

@@ -1,4 +1,4 @@
-"""How one artifact's figures are held against another's: the definitions. Torch-free."""
+"""How one artifact's figures are compared with another's: the definitions. Torch-free."""
 
 from compression.schema.report.draws import NO_DRAWS, Draws, Interval, SplitDraws, retention_interval
 from compression.schema.report.measurements import Latency, NotMeasured, Parameters, Ratios, Score, Size, Uploaded
@@ -7,17 +7,20 @@ Scored = Score | NotMeasured | None
 
 
 def reduction(before: float, after: float) -> float:
-    """(before − after) / before."""
+    """Return (before − after) / before."""
     return (before - after) / before
 
 
 def speed_up(before_ms: float, after_ms: float) -> float:
-    """Latency before / latency after."""
+    """Return latency before / latency after."""
     return before_ms / after_ms
 
 
 def retention(before: float, after: float, *, lower_is_better: bool = False) -> float | None:
-    """Score after / before (inverted for lower-is-better metrics); None where before ≤ 0 makes it meaningless."""
+    """Return score after / before (inverted for lower-is-better metrics).
+
+    None if before ≤ 0, because the ratio then has no meaning.
+    """
     if before <= 0 or (lower_is_better and after <= 0):
         return None
     return before / after if lower_is_better else after / before
@@ -32,9 +35,10 @@ def ratios(
     validation: tuple[Scored, Scored] = (None, None),
     draws: tuple[SplitDraws, SplitDraws] = (NO_DRAWS, NO_DRAWS),
 ) -> Ratios:
-    """Hold a stage's figures against the baseline's, and its size against that of the file, of 16 bit and of float32.
+    """Return the ratios of a stage's figures to the baseline's.
 
-    `latency` carries both sides, measured in one process. validation, draws: the baseline's first, as in `before`.
+    Its size is also compared with that of the uploaded file, of 16 bits and of float32. `latency` includes both sides, measured
+    in one process. validation, draws: the baseline's first, as in `before`.
     """
     faster = less_latency = above_chance = None
     if isinstance(latency, Latency):
@@ -65,7 +69,7 @@ def ratios(
 def kept(
     before: Scored, after: Scored, first: Draws | None = None, last: Draws | None = None
 ) -> tuple[float | None, Interval | None]:
-    """Return the retention on one split, with its interval; None each where there is none."""
+    """Return the retention on one split, with its interval; None for each that does not exist."""
     if not isinstance(before, Score) or not isinstance(after, Score):
         return None, None
     inverse = before.lower_is_better

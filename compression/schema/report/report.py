@@ -1,4 +1,4 @@
-"""Everything that a job brought: its rows, its artifacts, and what is made of them."""
+"""The result of a job: its rows, its artifacts, and the report built from them."""
 
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ class File(Config):
 
 
 class Artifact(Config):
-    """Something to download: a folder under artifacts/, named by `name`, that stock tools open."""
+    """A download: a folder under artifacts/, named by `name`, that stock tools open."""
 
     name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
     kind: Literal["onnx", "transformers"]
@@ -54,7 +54,7 @@ class Artifact(Config):
 
 
 class Values(Config):
-    """What the numbers of a regression split are."""
+    """The range and mean of the numbers in a regression split."""
 
     least: float
     most: float
@@ -62,7 +62,7 @@ class Values(Config):
 
 
 class SplitFacts(Config):
-    """What a split held when the job ran."""
+    """The contents of a split when the job ran."""
 
     rows: int
     carved_from_train: bool
@@ -102,7 +102,7 @@ class Verdict(Config):
     @model_validator(mode="before")
     @classmethod
     def _of_before(cls, given: Any) -> Any:
-        """Give a verdict of before there was a status the one that follows from the rest."""
+        """Set the status of a verdict from before the field existed; it follows from the other fields."""
         if not isinstance(given, dict) or "status" in given:
             return given
         if given.get("met"):
@@ -123,7 +123,7 @@ _NOT_CONVERGED = {
 
 
 class PartReport(Config):
-    """What is one dataset's own in the report of several."""
+    """The part of a report of several datasets that belongs to one dataset."""
 
     name: Annotated[str, Field(description="Key of its figures in the `parts` of each row.")]
     task: Task
@@ -175,7 +175,7 @@ class Report(Config):
 
 
 def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:
-    """Hold an artifact's ratios against the targets, one verdict a target."""
+    """Compare an artifact's ratios with the targets; return one verdict per target."""
     return {name: _verdict(name, found, getattr(targets, name)) for name in Targets.model_fields}
 
 
