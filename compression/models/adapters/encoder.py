@@ -102,7 +102,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return Head(dense=pooler.dense if pooler is not None else getattr(model, "pre_classifier", None), out=answer)
 
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every module whose output is the residual stream; the embeddings' norm comes first."""
+        """Return every module whose output is the residual stream; the embeddings' comes first."""
         first: Any = getattr(model.base_model, "embeddings_project", None) or self.embeddings(model).LayerNorm
         return [first, *(norm for layer in self.layers(model) for norm in (layer.attended_norm, layer.norm))]
 

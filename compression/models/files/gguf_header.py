@@ -41,7 +41,7 @@ UINT32, STRING, ARRAY = 4, 8, 9
 class GgufType:
     """How a tensor type is stored: blocks of `elements` values in `bytes` bytes.
 
-    `halves`: the places of the float16 scales in a block.
+    `halves`: the byte offsets of the float16 scales in a block.
     """
 
     name: str
@@ -67,7 +67,7 @@ KINDS: dict[int, GgufType] = {
     23: GgufType("IQ4_XS", 256, 136, (0,)),
     30: GgufType("BF16", 1, 2),
 }
-"""Tensor types by ggml's number: those in use for models that the gguf package can unpack."""
+"""Tensor types by ggml's number: those that models use and the stock reader unpacks."""
 KIND_OF = {kind.name: kind for kind in KINDS.values()}
 
 
