@@ -1,1 +1,1 @@
-"""What a model is: its architecture, its files, their validation, and which of its modules is which."""
+"""Describe, read and validate models: architectures, checkpoint files and module roles."""

@@ -1,8 +1,8 @@
-"""A model that is one GGUF file becomes a stock folder: float32 weights, config.json, tokenizer.json.
+"""Unpack a single-file GGUF model into a stock folder: float32 weights, config.json, tokenizer.json.
 
-What the file's names and layouts stand for is stock transformers' own knowledge (its reader, which needs the packages gguf and
-accelerate, unpacks all tensors before it lets go of one; here they pass one by one). Whoever opens the folder afterwards need
-not know what it was. The file must have passed `checks.gguf_model`: the stock reader trusts what it reads.
+Stock transformers knows what the file's names and layouts mean. Its reader needs the packages gguf and accelerate, and it
+unpacks all tensors before it frees one; here the tensors pass one by one. Code that opens the folder afterwards does not need
+to know that it came from a GGUF file. The file must have passed `files.gguf_model`, because the stock reader trusts its input.
 """
 
 import json
@@ -29,28 +29,29 @@ from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, Unsuppo
 from compression.system.failures import typed
 
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-"""What transformers calls special tokens, and what GGUF files do."""
+"""transformers' names of special tokens → their names in GGUF files."""
 CONTROL, USER_DEFINED = 3, 4
-"""Kinds of tokens that llama.cpp looks for in a text before it is cut."""
+"""Token types that llama.cpp finds in a text before it splits the text."""
 
 
 def unpack(folder: Path, place: Path) -> None:
-    """Write the folder's only GGUF file as the folder `place`, which appears whole. Memory: a tensor in float32, and its copy.
+    """Write the folder's only GGUF file as the folder `place`, which appears only once it is complete.
 
-    Raises what `checks.gguf_model.read_model` does, and ConfigMismatch where the stock reader finds something amiss.
+    Memory: one tensor in float32, and its copy. Raises what `gguf_model.read_model` raises, and ConfigMismatch if the stock
+    reader finds a fault.
     """
     path, content = gguf_model.read_model(folder)
     scaled = gguf_rope.scaling(path, content, gguf_model.describe(content, path.name).head)
     transformers.utils.logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
-        if scaled:  # which the stock reader does not look at
+        if scaled:  # the stock reader ignores these keys
             config.rope_parameters = {**config.rope_parameters, **scaled}
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         tensors = _Tensors(path, content, model)
-    except Exception as problem:  # transformers raises whatever it meets
+    except Exception as problem:  # transformers raises exceptions of any type
         raise typed(problem) or ConfigMismatch(
             f"{path.name} cannot be opened: {str(problem)[:300]}", param=path.name
         ) from problem
@@ -72,15 +73,15 @@ def unpack(folder: Path, place: Path) -> None:
 
 
 def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """Leave of a tokenizer what the file says: stock classes add the special tokens that their families usually have.
+    """Reduce a tokenizer to what the file declares, and make it read texts as llama.cpp does.
 
-    Where the vocabulary lacks such a one, it would get an id that the model has no row for. And let it read as llama.cpp does,
-    for which the file was made, where the stock reader does not ask: whether a text begins with a token for that and with a
-    space, and whether a word that is a token is merged.
+    Stock classes add the special tokens that their families usually have. If the vocabulary lacks such a token, it would get an
+    id that the model has no row for. The file was made for llama.cpp, and the stock reader does not check three of its rules:
+    whether a text begins with a beginning token, whether it begins with a space, and whether a word that is a token is merged.
     """
     tokens = metadata["tokenizer.ggml.tokens"]
     if gguf_model.begins(metadata) and not found.add_bos_token:
-        found.add_bos_token = True  # which makes the post-processor anew
+        found.add_bos_token = True  # this rebuilds the post-processor
     said = json.loads(found.backend_tokenizer.to_str())
     said["added_tokens"] = [token for token in said["added_tokens"] if token["id"] < len(tokens)]
     is_bytes = metadata["tokenizer.ggml.model"] == "gpt2"
@@ -99,11 +100,11 @@ def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) ->
 
 
 def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
-    """Let special tokens be called in a tokenizer.json what the file calls them, and be found in texts.
+    """Name special tokens in tokenizer.json as the file does, and make texts match them.
 
-    The stock reader takes a sign that stands for no byte, as in DeepSeek's <｜begin▁of▁sentence｜>, for text to be spelled in
-    bytes: a token that no text becomes, beside which it makes a new one that the model has no row for. Raises
-    UnsupportedTokenizer where two tokens are spelled alike.
+    Some tokens contain a character that stands for no byte, such as DeepSeek's <｜begin▁of▁sentence｜>. The stock reader treats
+    such a token as text and spells it in bytes. No text becomes that token, and the reader adds a new one that the model has no
+    row for. Raises UnsupportedTokenizer if two tokens have the same spelling.
     """
     tokens, letters = metadata["tokenizer.ggml.tokens"], set(bytes_to_unicode().values())
     kinds: dict[Any, int] = dict(enumerate(metadata.get("tokenizer.ggml.token_type") or ()))
@@ -126,9 +127,9 @@ def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
 
 
 def _add_no_space(said: dict[str, Any]) -> None:
-    """Let a tokenizer.json of SentencePiece's kind put no space before a text, and take none away from what it writes.
+    """Make a SentencePiece tokenizer.json add no space before a text and strip none from decoded text.
 
-    Raises UnsupportedTokenizer where it is not of the form that the stock reader makes.
+    Raises UnsupportedTokenizer if the tokenizer.json does not have the form that the stock reader makes.
     """
     before, after = said["pre_tokenizer"] or {}, said["decoder"] or {}
     if before.get("type") != "Metaspace" or after.get("type") != "Sequence":
@@ -153,7 +154,7 @@ class _Tensors:
         return (tensor for tensor in content.tensors if tensor.name in self._names)
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
-        """Unpack one tensor, its values in the places where the stock model has them. -> float32"""
+        """Unpack one tensor into the layout of the stock model. -> float32"""
         tensor = self.places[name]
         data = np.fromfile(self._path, np.uint8, tensor.end - tensor.start, offset=tensor.start)
         if len(data) != tensor.end - tensor.start:

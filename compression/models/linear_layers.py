@@ -1,4 +1,7 @@
-"""Linear layers whichever way their weight lies: nn.Linear's, and GPT-2's Conv1D, which keeps it as (inputs, outputs)."""
+"""Access the weights of linear layers in both layouts.
+
+nn.Linear keeps its weight as (outputs, inputs), GPT-2's Conv1D as (inputs, outputs).
+"""
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -7,17 +10,23 @@ LINEAR_TYPES = (nn.Linear, Conv1D)
 
 
 def matrix(layer: nn.Module) -> Tensor:
-    """Return the weight of a linear layer or a table as (outputs, inputs): the parameter itself or a view of it."""
+    """Return the weight of a linear layer or an embedding table as (outputs, inputs).
+
+    The result is the parameter itself or a view of it.
+    """
     weight = layer.weight
     assert isinstance(weight, Tensor)  # noqa: S101 (narrows nn.Module's attribute type)
     return weight.t() if isinstance(layer, Conv1D) else weight
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Say whether a layer's weight lies as (inputs, outputs), where libraries that quantize by row look for outputs."""
+    """Return whether a layer's weight is (inputs, outputs).
+
+    Libraries that quantize by row expect the outputs first.
+    """
     return isinstance(module, Conv1D)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Say whether a module is a linear layer, simulated or not."""
+    """Return whether a module is a linear layer, with or without simulated quantization."""
     return isinstance(module, LINEAR_TYPES)

@@ -1,4 +1,4 @@
-"""Open the user's model with the stock classes, from a local folder, without running anything that is in it."""
+"""Open the user's model with the stock classes from a local folder, without running code from it."""
 
 import inspect
 import json
@@ -29,12 +29,12 @@ from compression.system.failures import typed
 
 
 def has_head(config: dict[str, Any], head: heads.Head) -> bool:
-    """Say whether a config.json describes a model with such a head."""
+    """Return whether a config.json describes a model with this head."""
     return any(heads.of_architecture(str(name)) == head for name in config.get("architectures") or ())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json and refuse what cannot or may not be loaded.
+    """Read config.json and refuse models that cannot or must not be loaded.
 
     Raises MissingFile, UnsafeCheckpoint, ConfigMismatch and UnsupportedArchitecture.
     """
@@ -53,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigMismatch("config.json is not a JSON object", param="config.json")
     architecture_of(config)
-    if "auto_map" in config:  # of a supported family: whoever opens what was sent comes by `stock.stock_folder`, which drops it
+    if "auto_map" in config:  # for supported families; uploads are opened through `sanitized_folder`, which drops the key
         raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     stock = CONFIG_MAPPING[config["model_type"]]
     if shadowing := sorted(key for key in config if _is_code(stock, key)):
@@ -63,19 +63,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_code(stock: type, key: str) -> bool:
-    # transformers makes an attribute of every key: one of a method's name breaks whatever calls the method.
+    # transformers turns every key into an attribute. A key with a method's name breaks the callers of that method.
     found = inspect.getattr_static(stock, key, None)
     return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
 
 
 PROBES = ("The quick brown fox, aged 12, didn't jump over 3 lazy dogs.", "word1 naïve 東京…\n\tx = y")
-"""Texts that two tokenizers of one file must read alike."""
+"""Texts that two tokenizers of one file must encode alike."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one, or not this model's.
+    """Open tokenizer.json with the stock class.
 
-    A decoder's may come without a padding token, and is given one (`with_padding`).
+    A decoder's tokenizer may lack a padding token; then it gets one (`with_padding`). Raises ConfigMismatch if the file is no
+    tokenizer, or not the tokenizer of this model.
     """
     config = read_config(folder)
     try:
@@ -87,14 +88,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json"
         ) from problem
     if otherwise:
-        # Some stock classes (Qwen2's) build their own kind of model from the file's words, whatever kind the file has.
+        # Some stock classes (Qwen2's) build their own kind of model from the file's vocabulary, whatever kind the file has.
         raise ConfigMismatch(
             f"stock transformers ({type(tokenizer).__name__}) reads {otherwise[0]!r} otherwise than tokenizer.json says",
             param="tokenizer.json",
             remedy="Send the model with a tokenizer of the kind that stock transformers has for its family.",
         )
     highest = max(tokenizer.get_vocab().values())
-    # Nor will a padding do that a stock class brings from elsewhere (Qwen2's): the file that is shipped does not know it.
+    # A padding token that a stock class adds from elsewhere (Qwen2's) does not count: the exported file does not have it.
     known = tokenizer.pad_token_id is not None and own.id_to_token(tokenizer.pad_token_id) is not None
     if not known and architecture_of(config).decodes:
         with_padding(tokenizer, config)
@@ -115,9 +116,10 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Tokenizer:
-    """Let a tokenizer cut texts as its tokenizer.json does, which artifacts are shipped with and scored by; return the file's.
+    """Make a tokenizer split texts as its tokenizer.json does, and return the file's own tokenizer.
 
-    Some stock classes (GPT-2's, Qwen2's) put their family's rules in the place of the file's.
+    Artifacts are exported and evaluated with that file. Some stock classes (GPT-2's, Qwen2's) replace the file's rules with
+    those of their family.
     """
     own, backend = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer.backend_tokenizer
     backend.normalizer, backend.pre_tokenizer = own.normalizer, own.pre_tokenizer
@@ -125,28 +127,35 @@ def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Tokenizer:
 
 
 def is_as_filed(tokenizer: PreTrainedTokenizerFast, own: Tokenizer) -> bool:
-    """Say whether a stock tokenizer cuts texts by the rules of the file that it was opened from."""
+    """Return whether a stock tokenizer splits texts by the rules of the file that it was opened from."""
     parts = ((getattr(one, name) for one in (tokenizer.backend_tokenizer, own)) for name in ("normalizer", "pre_tokenizer"))
     return all(one == other for one, other in (map(_rules, pair) for pair in parts))
 
 
 def _rules(part: Any) -> Any:
-    """Read what a part of a tokenizer does to texts. trim_offsets is no rule: nothing that comes before the model heeds it.
+    """Return the rules by which a component of a tokenizer transforms texts, without trim_offsets.
 
-    Qwen's own tokenizer.json and the stock class for it differ in nothing else.
+    trim_offsets is not a rule: nothing before the model uses it. Qwen's own tokenizer.json and the stock class for it differ in
+    nothing else.
     """
     state = b"null" if part is None else part.__getstate__()
     return json.loads(state, object_hook=lambda rule: {key: value for key, value in rule.items() if key != "trim_offsets"})
 
 
 def reads_as_filed(folder: Path) -> bool:
-    """Say whether stock AutoTokenizer, which takes what the settings name or the family's own, cuts texts as tokenizer.json."""
+    """Return whether stock AutoTokenizer splits texts as tokenizer.json does.
+
+    AutoTokenizer opens the class that the settings name, or else the family's own.
+    """
     found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return is_as_filed(found, Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
 def tokenizer_notes(folder: Path) -> list[str]:
-    """Say so where stock code cuts texts otherwise than tokenizer.json whatever class is named, as it does of a Qwen2."""
+    """Return a note if stock code splits texts differently from tokenizer.json whatever class is named.
+
+    It does so for a Qwen2.
+    """
     with tempfile.TemporaryDirectory() as place:
         for name in ("config.json", "tokenizer.json"):
             (Path(place) / name).symlink_to((folder / name).resolve())
@@ -161,9 +170,10 @@ def tokenizer_notes(folder: Path) -> list[str]:
 
 
 def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:
-    """Let a decoder's tokenizer pad with a token that it has: config.json's padding, else that for ends, unknowns, or starts.
+    """Make a decoder's tokenizer pad with a token that it has.
 
-    Which one does not matter to the tokens before it, which see none behind them; whoever reads the last token must know it.
+    The token is config.json's padding token, else the end token, the unknown token or the beginning token. The choice does not
+    affect the tokens before it, because they do not attend to later ones. Code that reads the last token must know it.
     """
     number = config.get("pad_token_id")
     named = tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) and 0 <= number < len(tokenizer) else None
@@ -171,11 +181,11 @@ def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) 
 
 
 def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) -> PreTrainedModel:
-    """Load the model in float32 for a task, and for exactly these labels where it has any.
+    """Load the model in float32 for a task, and for exactly these labels if the task has labels.
 
-    A bare encoder or decoder, or one with another task's head, is given a new head, drawn with `seed`, whose outputs follow
-    `labels`. A model with a head keeps its own order: read it with `head_labels`. Raises what `read_config` does, and
-    LabelMismatch, ConfigMismatch, DamagedCheckpoint and UnsupportedTask.
+    A bare encoder or decoder, or a model with another task's head, gets a new head. Its weights are initialized with `seed`;
+    its outputs follow `labels`. A model with a head keeps its own order: read it with `head_labels`. Raises what `read_config`
+    raises, and LabelMismatch, ConfigMismatch, DamagedCheckpoint and UnsupportedTask.
     """
     config, head = read_config(folder), heads.of_task(task)
     check_served(architecture_of(config), task, param="config.json:model_type")
@@ -184,7 +194,7 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     settings: dict[str, Any] = {}
     headed = has_head(config, head)
     if not headed:
-        # Another task's head may bear the same names with other shapes.
+        # Another task's head may have the same tensor names with other shapes.
         other = any(heads.of_architecture(str(name)) for name in config.get("architectures") or ())
         settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
     model, report = open_stock(folder, head, **settings)
@@ -193,13 +203,13 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     outer = adapter_of(model).head(model)
     parts = {name: part for name, part in model.named_modules() if part in (outer.dense, outer.out)}
     missing = {*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())}
-    drawn = () if headed else tuple(f"{name}." for name in parts)  # what a bare encoder may lack
+    drawn = () if headed else tuple(f"{name}." for name in parts)  # a bare encoder may lack these
     lost = [name for name in missing if not name.startswith(drawn)]
     if lost:
         raise ConfigMismatch(f"the weights lack {listed(tuple(sorted(lost)))}", param=f"*.safetensors:{min(lost)}")
     torch.manual_seed(seed)
     for name, part in parts.items():
-        # The answer of a bare encoder is always drawn here, whatever lies in the file.
+        # The output layer of a bare encoder is always initialized here, even if the file holds one.
         if f"{name}.weight" in missing or (part is outer.out and not headed):
             initialise_head(part, model.config.initializer_range)
     name_labels(model.config, labels, task)
@@ -209,7 +219,7 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
 
 
 def _language_model(folder: Path) -> PreTrainedModel:
-    """Load a model with the output layer that it was trained with. Raises ConfigMismatch where it has none."""
+    """Load a model with its trained output layer. Raises ConfigMismatch if the weights lack it."""
     model, report = open_stock(folder, heads.LANGUAGE)
     if lost := sorted(report["missing_keys"]):
         raise ConfigMismatch(
@@ -221,17 +231,17 @@ def _language_model(folder: Path) -> PreTrainedModel:
 
 
 def _read_last_token(config: PretrainedConfig, folder: Path) -> None:
-    """Tell a decoder's stock classifier which token pads: it answers by the last one that does not, and keeps no cache for it.
+    """Set the padding token of a decoder's stock classifier, and turn its cache off.
 
-    The tokenizer decides, because rows are padded with its token: where the config named another, or none, a row's answer would
-    depend on who shares its batch.
+    The classifier reads the last token that is not padding. The padding token comes from the tokenizer, because it pads the
+    rows: if the config named another or none, a row's prediction would depend on the other rows of its batch.
     """
     config.pad_token_id = load_tokenizer(folder).pad_token_id
     config.use_cache = False
 
 
 def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
-    """Return the labels of a model's own head in its order. Raises LabelMismatch where it is not for these."""
+    """Return the labels of a model's own head in its order. Raises LabelMismatch if they do not match."""
     if not labels:
         wanted = heads.outputs(task, 0)
         if config.num_labels != wanted:
@@ -247,7 +257,10 @@ def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) ->
 
 @torch.no_grad()
 def in_order(model: PreTrainedModel, labels: tuple[str, ...]) -> PreTrainedModel:
-    """Put the outputs of a model's head into the order of `labels`, in place; numbers and places have no order. Returns it."""
+    """Reorder the outputs of a model's head to the order of `labels`, in place, and return the model.
+
+    The outputs of heads that predict numbers or positions have no order.
+    """
     own = head_labels(model.config) if labels else ()
     out = adapter_of(model).head(model).out
     if own == labels or out is None:
@@ -261,7 +274,7 @@ def in_order(model: PreTrainedModel, labels: tuple[str, ...]) -> PreTrainedModel
 
 
 def name_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> None:
-    """Write the labels into a stock config, so that whoever opens the model reads names and not numbers."""
+    """Write the labels into a stock config, so that predictions show names instead of numbers."""
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -270,12 +283,12 @@ def name_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -
 
 
 def head_labels(config: PretrainedConfig) -> tuple[str, ...]:
-    """Read the labels of a model's head in the order of its outputs."""
+    """Return the labels of a model's head in the order of its outputs."""
     return tuple(config.id2label[number] for number in sorted(config.id2label))
 
 
 def initialise_head(head: nn.Module, deviation: float) -> None:
-    """Draw a new head as BERT's authors do: normal weights, no bias, also where there is one."""
+    """Initialize a new head as BERT's authors do: normal weights, and zeros for a bias if there is one."""
     nn.init.normal_(head.weight, std=deviation)  # type: ignore[arg-type]
     if head.bias is not None:
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
@@ -284,7 +297,7 @@ def initialise_head(head: nn.Module, deviation: float) -> None:
 def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Open a folder with the stock class of a head: safetensors only, no code, no network.
 
-    Returns the model in evaluation mode and transformers' account of missing and unexpected keys. Raises ConfigMismatch
+    Returns the model in evaluation mode and transformers' loading report of missing and unexpected keys. Raises ConfigMismatch
     and DamagedCheckpoint.
     """
     try:
@@ -301,7 +314,7 @@ def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrai
         )
     except SafetensorError as problem:
         raise typed(problem) or DamagedCheckpoint(f"the weights cannot be read: {problem}", param="*.safetensors") from problem
-    except Exception as problem:  # transformers and torch raise whatever they meet, AssertionError among it
+    except Exception as problem:  # transformers and torch raise exceptions of any type, AssertionError among them
         raise typed(problem) or ConfigMismatch(
             f"the weights do not fit config.json: {problem}", param="config.json"
         ) from problem

@@ -1,8 +1,8 @@
-"""What was sent becomes a folder that stock code opens: a GGUF file is unpacked, and no file names code of its own.
+"""Turn an upload into a folder that stock code opens: unpack GGUF, remove references to code.
 
-Authors of new architectures publish code beside the weights, and their config.json names it (`auto_map`). Stock classes are
-opened here, and none of it is run; but whoever opened such a config with trust_remote_code would run it. So the name is gone
-before anything reads the folder, and what is made of it does not have it.
+Authors of new architectures publish code beside the weights, and their config.json names it (`auto_map`). Lathe opens models
+with stock classes and runs none of that code, but a user who opens such a config with trust_remote_code would run it. So the
+key is removed before anything reads the folder, and exported models do not contain it.
 """
 
 import json
@@ -21,13 +21,13 @@ from compression.system import durable_files
 CODE = "auto_map"
 """The key that names code to run."""
 FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
-"""Settings that stock code reads from a folder, or that artifacts are shipped with."""
+"""Settings files that stock code reads from a folder, or that artifacts contain."""
 
 
 def sanitized_folder(folder: Path, place: Path) -> Path:
-    """Return the folder that stock code opens a model from: `folder`, or `place`, made of it where it is not such a one.
+    """Return the folder that stock code opens a model from: `folder`, or `place` if files must change.
 
-    A GGUF file is unpacked once. Where a file names code, `place` has the same files (links), but for that.
+    A GGUF file is unpacked once. If a file names code, `place` holds links to the same files, without that key.
     """
     if gguf_model.is_one(folder):
         if not place.exists():
@@ -37,9 +37,9 @@ def sanitized_folder(folder: Path, place: Path) -> Path:
 
 
 def without_code(folder: Path, place: Path) -> Path:
-    """Return a folder whose files name no code: `folder`, or `place`, made of it.
+    """Return a folder whose files name no code: `folder` itself, or `place`, which is made from it.
 
-    A folder of no supported family stays as it is: `load.read_config` refuses it, and says that its code is not run.
+    A folder of no supported family stays as it is: `loading.read_config` refuses it and reports that its code is not run.
     """
     said = _naming_code(folder)
     if not said or not (gguf_model.is_one(folder) or _is_supported(folder)):
@@ -49,7 +49,7 @@ def without_code(folder: Path, place: Path) -> Path:
 
 
 def notes(spec: Spec, base: Path) -> Iterator[str]:
-    """Say of which models that a job names the files name code, which is not run."""
+    """Yield a note for each of a job's models whose files name code, which is not run."""
     teachers = {f"models.teachers.{number}": folder for number, folder in enumerate(spec.teachers)}
     for name, folder in {"models.base": spec.model, "models.student": spec.student, **teachers}.items():
         if folder is not None and _naming_code(base / folder):
@@ -57,8 +57,8 @@ def notes(spec: Spec, base: Path) -> Iterator[str]:
 
 
 def linked(folder: Path, target: Path, own: Mapping[str, str]) -> None:
-    """Make `target` a folder of links to the files of `folder`, but for those of which `own` has the text."""
-    shutil.rmtree(target, ignore_errors=True)  # of an attempt that ended before, maybe on another model
+    """Make `target` a folder of links to the files of `folder`; files in `own` get that text instead."""
+    shutil.rmtree(target, ignore_errors=True)  # left by an earlier attempt, maybe on another model
     target.mkdir(parents=True)
     for file in folder.iterdir():
         if file.name not in own:
@@ -68,13 +68,13 @@ def linked(folder: Path, target: Path, own: Mapping[str, str]) -> None:
 
 
 def _naming_code(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what those of a folder's settings say that name code."""
+    """Return the contents of those settings files in a folder that name code."""
     found = {}
     for name in FILES:
         try:
             said = json.loads((folder / name).read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
-            continue  # what cannot be read is refused where it is opened, if it is
+            continue  # unreadable files are refused when they are opened, if they are opened at all
         if isinstance(said, dict) and CODE in said:
             found[name] = said
     return found

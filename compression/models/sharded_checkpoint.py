@@ -1,8 +1,8 @@
-"""A checkpoint read and written in pieces, so that a model never has to be in memory whole.
+"""Read and write a checkpoint in pieces, so that a whole model is never in memory.
 
-`Checkpoint` reads rows of a tensor straight from the file that holds them, by the offsets of a header that was checked first.
-`writing` makes safetensors whose tensors come in pieces of rows too: names, types and shapes are known before, so each header
-is written first and the bytes go to their places. Neither maps a file: what is in memory is what was asked for.
+`SafetensorsReader` reads rows of a tensor straight from the file that holds them, by the offsets of a header that was checked
+first. `writing` writes safetensors whose tensors arrive in pieces of rows too: names, types and shapes are known in advance,
+so each header is written first and the bytes go to their offsets. Neither maps a file: memory holds only what was requested.
 """
 
 import json
@@ -36,19 +36,19 @@ TYPES: dict[str, torch.dtype] = {
     "U64": torch.uint64,
     "F64": torch.float64,
 }
-"""By the names of safetensors' headers."""
+"""torch dtypes by their names in safetensors headers."""
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 BLOCK = 16 << 20
 """Bytes of a tensor that are read at once, unless a single row is larger."""
 LARGEST_SHARD = 5_000_000_000
-"""Bytes; a group of tensors larger than that has a shard of its own."""
+"""Bytes; a larger group of tensors has a shard of its own."""
 
 
 class SafetensorsReader:
-    """The tensors of a folder's safetensors file or shards, read when they are asked for.
+    """Reads the tensors of a folder's safetensors file or shards on request.
 
-    Raises the first reason why the weights cannot be taken (`checks.weights`): MissingFile, UnsafeCheckpoint,
-    DamagedCheckpoint or ConfigMismatch.
+    Raises the first problem that `safetensors_header` finds in the weights: MissingFile, UnsafeCheckpoint, DamagedCheckpoint or
+    ConfigMismatch.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class SafetensorsReader:
         self._tensors = {tensor.name: tensor for tensor in found}
 
     def names(self) -> list[str]:
-        """Return the tensors' names, in the order in which their bytes lie in the files."""
+        """Return the tensors' names, in the order of their bytes in the files."""
         return sorted(self._tensors, key=lambda name: (self._tensors[name].file, self._tensors[name].start))
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -67,22 +67,22 @@ class SafetensorsReader:
         return self._tensors[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """Return what a tensor is stored in."""
+        """Return the dtype in which a tensor is stored."""
         return TYPES[self._tensors[name].dtype]
 
     def file(self, name: str) -> str:
-        """Name the file that holds a tensor."""
+        """Return the name of the file that holds a tensor."""
         return self._tensors[name].file
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor whole."""
+        """Read one whole tensor."""
         tensor = self._tensors[name]
         return self._read(tensor, tensor.start, tensor.end).view(tensor.shape)
 
     def rows(self, name: str, block: int = BLOCK) -> Iterator[torch.Tensor]:
-        """Yield a tensor's rows in order, at least one and else at most `block` bytes at a time.
+        """Yield a tensor's rows in order, in blocks of at most `block` bytes but at least one row.
 
-        A tensor of shape (rows, ...) comes as (some, ...); one without dimensions, or without elements, comes whole.
+        A tensor of shape (rows, ...) comes as (some, ...); a tensor without dimensions or without elements comes whole.
         """
         tensor = self._tensors[name]
         if not prod(tensor.shape) or not tensor.shape:
@@ -94,7 +94,10 @@ class SafetensorsReader:
             yield self._read(tensor, start, min(start + step, tensor.end)).view(-1, *tensor.shape[1:])
 
     def lines(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read some lines of a tensor: what its last dimension counts, numbered through all others. -> (stop − start, last)."""
+        """Read lines `start` to `stop` of a tensor. -> (stop − start, last)
+
+        A line is one slice along the last dimension; lines are numbered through all other dimensions.
+        """
         tensor = self._tensors[name]
         line = tensor.shape[-1] * TYPES[tensor.dtype].itemsize
         return self._read(tensor, tensor.start + start * line, tensor.start + stop * line).view(-1, tensor.shape[-1])
@@ -106,7 +109,7 @@ class SafetensorsReader:
         with (self._folder / tensor.file).open("rb", buffering=0) as stream:
             stream.seek(start)
             view, filled = memoryview(data), 0
-            while filled < len(data):  # Linux hands out at most 2 GiB a call
+            while filled < len(data):  # Linux returns at most 2 GiB per call
                 count = stream.readinto(view[filled:])
                 if not count:
                     raise DamagedCheckpoint(f"{tensor.file} became shorter while it was read", param=tensor.file)
@@ -116,7 +119,7 @@ class SafetensorsReader:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor that will be written."""
+    """The name, dtype and shape of a tensor that will be written."""
 
     name: str
     dtype: torch.dtype
@@ -124,12 +127,12 @@ class PlannedTensor:
 
     @property
     def bytes(self) -> int:
-        """What it takes in the file."""
+        """Return the tensor's size in the file."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 class _Shard:
-    """One file: its header is written, its data comes."""
+    """One file: the constructor writes the header, the data follows."""
 
     def __init__(self, path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> None:
         self.path = path
@@ -137,7 +140,7 @@ class _Shard:
         self._next: dict[str, int] = {}
         self._end: dict[str, int] = {}
         end = 0
-        # The wider types first, so that each tensor begins at a multiple of its width, as readers that map files need.
+        # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
         for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
             self._next[tensor.name], self._end[tensor.name] = end, end + tensor.bytes
             offsets = [end, end + tensor.bytes]
@@ -181,7 +184,7 @@ class _Shard:
 
 
 class ShardWriter:
-    """Files that are being filled; `writing` hands it out. `folder`: where they lie, for what shall lie beside them."""
+    """The files that `writing` fills. `folder`: their folder, also for files to be stored beside them."""
 
     def __init__(self, folder: Path, files: Mapping[str, Sequence[PlannedTensor]], metadata: Mapping[str, str]) -> None:
         self.folder = folder
@@ -194,11 +197,14 @@ class ShardWriter:
             self._of |= dict.fromkeys((tensor.name for tensor in tensors), shard)
 
     def put(self, name: str, rows: torch.Tensor) -> None:
-        """Append rows to a tensor: (some, ...) of its (rows, ...), or all of it. Raises RuntimeError for more than planned."""
+        """Append rows to a tensor: (some, ...) of its (rows, ...), or all of it.
+
+        Raises RuntimeError if the tensor gets more than planned.
+        """
         self._of[name].put(name, rows)
 
     def finish(self) -> None:
-        """Write the index, where there are several files. Raises RuntimeError where a tensor got less than was planned."""
+        """Write the index if there are several files. Raises RuntimeError if a tensor got less than planned."""
         unfilled = [name for shard in self._shards for name in shard.unfilled()]
         if unfilled:
             raise RuntimeError(f"not written to their end: {', '.join(unfilled)}")
@@ -210,7 +216,7 @@ class ShardWriter:
             (self.folder / safetensors_header.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
 
     def close(self) -> None:
-        """Let go of the files, whatever state they are in."""
+        """Close the files, whatever state they are in."""
         for shard in self._shards:
             shard.close()
 
@@ -223,14 +229,14 @@ def writing(
     metadata: Mapping[str, str] | None = None,
     largest: int = LARGEST_SHARD,
 ) -> Iterator[ShardWriter]:
-    """Make a folder of safetensors, named and indexed as transformers does it, from tensors that come in pieces.
+    """Write a folder of safetensors, named and indexed as transformers does, from tensors in pieces.
 
         with writing(place, plan) as shards:
             shards.put("model.norm.weight", tensor)
 
-    `plan`: groups of tensors in their order; a group stays in one file, files hold at most `largest` bytes of tensors, or one
-    group. Rows are put in order. A file is synced as soon as it is full; `place` appears, whole and synced, when the block
-    ends well (`durable.folder`). Raises RuntimeError where a tensor gets more or less than was planned.
+    `plan`: groups of tensors in their order. A group stays in one file; a file holds at most `largest` bytes of tensors, or one
+    group. Rows are put in order. A file is synced as soon as it is full. `place` appears, complete and synced, if the block
+    raises no exception (`durable_files.folder`). Raises RuntimeError if a tensor gets more or less than planned.
     """
     with durable_files.folder(place) as folder, closing(ShardWriter(folder, _divided(plan, largest), metadata or {})) as shards:
         yield shards
@@ -238,7 +244,7 @@ def writing(
 
 
 def _divided(plan: Sequence[Sequence[PlannedTensor]], largest: int) -> dict[str, list[PlannedTensor]]:
-    """Fill one file after the other with groups of tensors. -> file name → tensors."""
+    """Distribute groups of tensors over files, one file after the other. -> file name → tensors"""
     parts: list[list[PlannedTensor]] = [[]]
     size = 0
     for group in plan:

@@ -1,4 +1,4 @@
-"""A stock model without weights, and which tensors of a checkpoint fill it."""
+"""Build a stock model without weights, and find the checkpoint tensors that fill it."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,17 @@ from compression.models.sharded_checkpoint import SafetensorsReader
 from compression.schema.errors import ConfigMismatch, UnsupportedArchitecture
 
 LEFTOVERS = (r"\.rotary_emb\.inv_freq$", r"\.attn\.masked_bias$")
-"""Buffers that older versions saved with the weights, and stock code no longer reads."""
+"""Buffers that older versions saved with the weights; stock code no longer reads them."""
 
 
 def skeleton(folder: Path) -> PreTrainedModel:
-    """Build the stock model of a folder's config.json on the meta device, where weights have shapes and no bytes.
+    """Build the stock model of a folder's config.json on the meta device: weights with shapes, no bytes.
 
-    Raises UnsupportedArchitecture where config.json names no stock class, ConfigMismatch where it makes no model.
+    Raises UnsupportedArchitecture if config.json names no stock class, ConfigMismatch if it makes no model.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as problem:  # transformers raises whatever it meets
+    except Exception as problem:  # transformers raises exceptions of any type
         raise ConfigMismatch(f"config.json cannot be read: {str(problem)[:300]}", param="config.json") from problem
     name = str(next(iter(config.architectures or ()), None))
     found = getattr(stock, name, None)
@@ -34,7 +34,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
         raise UnsupportedArchitecture(cause, param="config.json:architectures")
     try:
         if (family := ADAPTERS.get(config.model_type)) is not None:
-            config._attn_implementation = family.attention  # as `load` has it, whatever the file names
+            config._attn_implementation = family.attention  # as in `loading`, whatever the file names
         with torch.device("meta"):
             return found(config).eval()
     except Exception as problem:
@@ -43,11 +43,11 @@ def skeleton(folder: Path) -> PreTrainedModel:
 
 
 def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, tuple[str, ...]]:
-    """Say which tensors of a checkpoint each tensor of a model is filled from, in model order; tied ones from the same.
+    """Return the checkpoint tensors that fill each tensor of a model, in model order.
 
-    It is one, but for fused experts, whose rows lie in as many matrices as are named here, in that order. A checkpoint of the
-    bare model lacks the prefix that its tensors have in a model with a head. Raises ConfigMismatch where the two do not fit:
-    names that lack or are too many, other shapes.
+    Tied tensors have the same source. Each model tensor has one source, except fused experts: their rows come from several
+    matrices, which are named in order. A checkpoint of the bare model lacks the prefix that its tensors have in a model with a
+    head. Raises ConfigMismatch if the two do not fit: missing names, surplus names or other shapes.
     """
     wanted = model.state_dict(keep_vars=True)
     prefix = f"{model.base_model_prefix}."
@@ -59,7 +59,7 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
     first: dict[int, str] = {}
     used: set[str] = set()
     for name, tensor in wanted.items():
-        # A tied table is stored under the name that comes first; where it is stored twice, both are alike (`checks`).
+        # A tied table is stored under its first name; if it is stored twice, validation has compared both copies.
         parts = stored_parts(first.setdefault(id(tensor), name), tuple(tensor.shape))
         for part, shape in parts.items():
             if part not in stored:
@@ -69,7 +69,7 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
                 raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[part])}:{part}")
         found[name] = tuple(stored[part] for part in parts)
         used |= {name, *parts}
-    # A checkpoint may still have the output layer of the model that a classifier was made of.
+    # A checkpoint may still have the output layer of the model that a classifier was made from.
     another = "lm_head.weight" if model.get_output_embeddings() is None else None
     for name in sorted(stored.keys() - used):
         if name == another or (family is not None and family.is_unread(model.config, name)):
@@ -81,11 +81,14 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
 
 
 def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:
-    """Return how a model generates: as its folder says, else as its config does. Raises ConfigMismatch."""
+    """Return a model's generation config: the folder's, else the one from its config.
+
+    Raises ConfigMismatch.
+    """
     name = "generation_config.json"
     if not (source / name).is_file():
         return model.generation_config
     try:
         return GenerationConfig.from_pretrained(source, local_files_only=True)
-    except Exception as problem:  # transformers raises whatever it meets
+    except Exception as problem:  # transformers raises exceptions of any type
         raise ConfigMismatch(f"{name} cannot be read: {str(problem)[:300]}", param=name) from problem

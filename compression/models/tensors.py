@@ -1,4 +1,4 @@
-"""Tensors by name, and their shapes."""
+"""Type aliases for tensors by name and for their shapes."""
 
 from torch import Tensor
 

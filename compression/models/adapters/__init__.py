@@ -1,1 +1,1 @@
-"""What each model family's modules and stock config mean, and the one cut that makes smaller stock models of them."""
+"""Map each family's modules and stock config to common terms, and build smaller stock models."""

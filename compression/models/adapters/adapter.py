@@ -1,7 +1,7 @@
-"""What every model family can do, by the names of its tensors: count them, choose among them, cut them, draw them anew.
+"""The base adapter of all families: count, select, cut and initialize a model's tensors by name.
 
-A family defines what its config and its modules mean (`shape_of`, `layers`, `observed` …); which of its tensors shrink together
-stands in its layout (`architectures/`), torch-free.
+An adapter defines what its family's config and modules mean (`shape_of`, `layers`, `observed` …). The family's layout
+(`architectures/`, torch-free) says which tensors shrink together.
 """
 
 import copy
@@ -21,18 +21,18 @@ from compression.schema.report.measurements import Parameters, Shape
 
 
 class ArchitectureAdapter(ABC):
-    """One family. `registry.adapter_of` finds the one of a model or a config, whatever head the model has."""
+    """One family's adapter. `registry.adapter_of` finds it for a model or a config, whatever the head."""
 
     attention = "sdpa"
-    """The attention implementation that the engine opens its models with: the fastest that the stock code has."""
+    """The attention implementation of the family's models: the fastest of the stock code."""
     block: str
     """The name of the list of layers in the bare model."""
     tables: tuple[str, ...]
-    """Names of the tokens', positions' and types' tables in the bare model, the tokens' first."""
+    """Names of the token, position and type tables in the bare model, the token table first."""
     shallow: tuple[str, ...]
-    """Names of modules before the first layer, or beside them all."""
+    """Names of modules before the first layer, or beside all layers."""
     shared_axes: frozenset[str] = frozenset()
-    """Axes of layers of which all layers keep the same units."""
+    """Layer axes of which all layers keep the same units."""
 
     @abstractmethod
     def shape_of(self, config: PretrainedConfig) -> Shape:
@@ -40,11 +40,11 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def max_positions(self, config: PretrainedConfig) -> int:
-        """Return how many tokens a text may have."""
+        """Return the maximum number of tokens in a text."""
 
     @abstractmethod
     def types(self, config: PretrainedConfig) -> int:
-        """Count the token types that the model tells apart; fewer than two means that it takes no token_type_ids."""
+        """Return the number of token types. With fewer than two the model takes no token_type_ids."""
 
     @abstractmethod
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
@@ -52,11 +52,11 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def biases(self, config: PretrainedConfig) -> Biases:
-        """Return where linear layers have biases because the config asks for them."""
+        """Return the parts of a layer that have biases because the config enables them."""
 
     @abstractmethod
     def head(self, model: PreTrainedModel) -> Head:
-        """Return what follows the encoder or decoder."""
+        """Return the head after the encoder or decoder."""
 
     @abstractmethod
     def layers(self, model: PreTrainedModel) -> Sequence[Layer]:
@@ -64,36 +64,48 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def attentions(self, model: PreTrainedModel) -> list[Attention]:
-        """Return where each layer's queries, keys and values are made, shallow first."""
+        """Return the attention projections of each layer, shallow first."""
 
     @abstractmethod
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every norm of the residual stream, shallow first: an encoder's make it, a decoder's read it."""
+        """Return every norm of the residual stream, shallow first.
+
+        An encoder's norms write the stream, a decoder's read it.
+        """
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return where the units of each group are observed, to be scored by what passes there.
+        """Return the taps at which the units of each group are observed and scored.
 
-        Of several places the scores are added up, or multiplied for a group within another.
+        The scores of several taps are added; for a group within another they are multiplied.
         """
 
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
-        """Return the tensors of a model with their widths, and perhaps some that it lacks.
+        """Return the tensors of a model with their widths, and perhaps some that the model lacks.
 
-        architecture: the name of the stock class; prefix: what names in the bare model begin with in it.
+        architecture: the name of the stock class; prefix: the prefix that this class gives the names of the bare model.
         """
 
     @abstractmethod
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        """Write a shape into a stock config, but for the number of layers and tokens. Raises ValueError if none can."""
+        """Write a shape into a stock config, except the numbers of layers and tokens.
+
+        Raises ValueError if the config cannot express it.
+        """
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002 (some families' own)
-        """Change a tensor that was cut such that the narrower model computes what the whole one did. name: in the whole one."""
+        """Adjust a cut tensor so that the narrower model computes what the whole one did.
+
+        name: the tensor's name in the whole model.
+        """
         return tensor
 
     def tensors(self, model: PreTrainedModel) -> Tensors:
-        """Return the tensors of a model with the widths that shrink together: in its order, those of the bare model first."""
+        """Return the tensors of a model with the widths that shrink together.
+
+        They are in the model's order; those of the bare model come first.
+        """
         before = prefix(model)
         found = self.declared(model.config, type(model).__name__, before)
         names = sorted((name for name, _ in stored(model) if name in found), key=lambda name: not name.startswith(before))
@@ -108,20 +120,23 @@ class ArchitectureAdapter(ABC):
         return [list(block.parameters()) for block in self._blocks(model)]
 
     def quantization_group(self, name: str) -> int:
-        """Return how deep a module of this name lies: 0 the embeddings, 1 and on the layers, a large number what follows."""
+        """Return the depth of a module: 0 for embeddings, from 1 for layers, a large number after them."""
         parts, stack = name.split("."), self.block.rpartition(".")[2]
         if stack in parts:
             return 1 + int(parts[parts.index(stack) + 1])
         return 0 if set(self.shallow) & set(parts) else 10_000
 
     def parameters_of(self, model: PreTrainedModel) -> Parameters:
-        """Count elements of unique parameters, those of the tables apart. A tied head is its table."""
+        """Count the elements of unique parameters, those of the tables separately.
+
+        A tied head counts as its table.
+        """
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         total, embedding = sum(sizes.values()), sum(sizes.get(f"{prefix(model)}{name}", 0) for name in self.tables)
         return Parameters(total=total, embedding=embedding, other=total - embedding)
 
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
-        """Return the shape that a plan comes to. Raises ValueError if its layers do not come to one."""
+        """Return the shape that a plan leads to. Raises ValueError if its layers do not form one shape."""
         layers = plan.layers if plan.layers is not None else tuple(range(shape.layers))
         if not layers or not all(0 <= number < shape.layers for number in layers):
             raise ValueError(f"layers {list(layers)} of a model that has {shape.layers}")
@@ -139,29 +154,36 @@ class ArchitectureAdapter(ABC):
         shape: Shape,
         layers: Sequence[int],  # noqa: ARG002 (decoders')
     ) -> PretrainedConfig:
-        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises ValueError if there is none."""
+        """Return the stock config of a shape. layers: the number in `old` of each layer.
+
+        Raises ValueError if no config expresses the shape.
+        """
         config = copy.deepcopy(old)
         config.num_hidden_layers = shape.layers
         self._set_widths(config, shape)
         return config
 
     def cut(self, model: PreTrainedModel, plan: PruningPlan) -> Cut:
-        """Return what `narrowed` would do. The model's weights need not be there.
+        """Return the cut that `narrowed` applies. The model's weights may be missing.
 
-        Raises UnsupportedShape or ValueError if the config cannot say the shape, ValueError if the plan is not of one shape.
+        Raises UnsupportedShape or ValueError if the config cannot express the shape, ValueError if the plan does not lead to
+        one shape.
         """
         shape = self.shape_after(self.shape_of(model.config), plan)
         layers = plan.layers if plan.layers is not None else tuple(range(shape.layers))
         return self._cut(model, plan, self.config_at(model.config, shape, layers))
 
     def narrowed(self, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
-        """Build the stock model of the narrower stock config and fill it with what stays of `model`. Raises what `cut` does."""
+        """Build the stock model of the narrower config and fill it with the remaining weights of `model`.
+
+        Raises what `cut` raises.
+        """
         return built(model, self.cut(model, plan))
 
     def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
-        """Build a stock model like `model` with other widths and layers, its weights drawn anew. The vocabulary stays.
+        """Build a stock model like `model` with other widths and layers and newly initialized weights.
 
-        Raises UnsupportedShape or ValueError if the config cannot say the shape.
+        The vocabulary stays. Raises UnsupportedShape or ValueError if the config cannot express the shape.
         """
         config = self.config_at(model.config, shape, range(shape.layers))
         small = type(model)(config).to(next(model.parameters()).dtype)
@@ -169,18 +191,18 @@ class ArchitectureAdapter(ABC):
         return small
 
     def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
-        """Build the stock model that has only the layers named, in that order. keep: numbers from 0, at least one.
+        """Build the stock model that has only the given layers, in that order.
 
-        Raises ValueError if a number is not a layer's, or none is left.
+        keep: layer numbers from 0, at least one. Raises ValueError if a number is not a layer's, or if none is left.
         """
         return self.narrowed(model, PruningPlan(layers=tuple(keep)))
 
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
-        """Build the stock model that knows only the tokens named: old ids, each once; their order gives the new ids.
+        """Build the stock model that has only the given tokens.
 
-        Its answers about these stay what they were. Special tokens that the config names get their new ids, those that are
-        dropped are named no more. Raises ValueError if an id is not in the table or named twice, if the padding token is
-        dropped, or if `fixed_tokens` move.
+        kept_token_ids: old ids, each once; their order gives the new ids. The model's predictions for these tokens do not
+        change. Special tokens in the config get their new ids; the config no longer names dropped ones. Raises ValueError if an
+        id is not in the table or appears twice, if the padding token is dropped, or if `fixed_tokens` move.
         """
         old = model.config
         if len(set(kept_token_ids)) != len(kept_token_ids) or not set(kept_token_ids) <= set(range(old.vocab_size)):
@@ -200,7 +222,7 @@ class ArchitectureAdapter(ABC):
 
     def _cut(self, model: PreTrainedModel, plan: PruningPlan, config: PretrainedConfig) -> Cut:
         if hasattr(config, "num_mtp_layers"):
-            config.num_mtp_layers = 0  # layers that predict several tokens, which the stock model does not load
+            config.num_mtp_layers = 0  # layers that predict several tokens; the stock model does not load them
         return Cut(model.config, config, self.tensors(model), plan, f"{prefix(model)}{self.block}.", self.after_cut)
 
     def _blocks(self, model: PreTrainedModel) -> Iterator[Any]:
@@ -210,14 +232,17 @@ class ArchitectureAdapter(ABC):
 
 @torch.no_grad()
 def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
-    """Make the stock model of a cut's config and fill it from `model`, which is left alone. Raises ValueError."""
+    """Build the stock model of a cut's config and fill it from `model`, which does not change.
+
+    Raises ValueError.
+    """
     small = type(model)(cut.config)
     own = dict(stored(model))
     for name, target in stored(small):
         value = cut.of(name, own[cut.source(name)].detach())
         if value.shape != target.shape:
             raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {tuple(target.shape)}")
-        # Not copied into the target: routers stay in float32 in models of 16 bit, and each type is the source's.
+        # Not copied into the target: routers stay in float32 in 16-bit models, so each tensor keeps the dtype of its source.
         target.data = value
     if getattr(model, "generation_config", None) is not None:
         small.generation_config = copy.deepcopy(model.generation_config)
@@ -227,19 +252,22 @@ def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
 
 
 def prefix(model: PreTrainedModel) -> str:
-    """Return what names of the bare model's tensors begin with in this class."""
+    """Return the prefix that this class gives the names of the bare model's tensors."""
     return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
 def stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters and buffers that a checkpoint holds, tied ones once; not the tables that a config alone implies."""
+    """Yield the parameters and buffers that a checkpoint holds; tied ones come once.
+
+    Tables that follow from the config alone are not included.
+    """
     yield from model.named_parameters()
     saved = model.state_dict(keep_vars=True)
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
 
 
 def _renumber(named: Any, new_ids: dict[int, int]) -> None:
-    """Give the tokens that a config names their new ids; a list of ends keeps those that are left."""
+    """Replace the token ids in a config by the new ids; a list of end tokens keeps those that remain."""
     for key in [key for key in (vars(named) if named is not None else ()) if key.endswith("_token_id")]:
         value = getattr(named, key)
         if isinstance(value, int):

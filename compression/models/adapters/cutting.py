@@ -1,4 +1,4 @@
-"""One cut, for a model in memory and for a checkpoint on disk: the narrower config, and what stays of each tensor."""
+"""One cut for models in memory and checkpoints on disk: the narrower config and each tensor's slice."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,15 +12,18 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import Tensors, Width
 
 AfterCut = Callable[["Cut", str, Tensor], Tensor]
-"""A family's hook: changes a tensor that was cut, named as in the whole model, for the narrower config to mean the same."""
+"""A family's hook: adjusts a cut tensor so that it means the same under the narrower config.
+
+The tensor's name is that in the whole model.
+"""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a plan makes of a model, before any weight is looked at.
+    """What a plan makes of a model, before any weight is read.
 
-    before, config: the stock config and the narrower one; tensors: the whole model's, with their widths; stack: what names of
-    tensors in layers begin with.
+    before, config: the stock config and the narrower one; tensors: those of the whole model, with their widths; stack: the
+    prefix of the names of tensors in layers.
     """
 
     before: PretrainedConfig
@@ -31,19 +34,22 @@ class Cut:
     after: AfterCut
 
     def source(self, name: str) -> str:
-        """Return where in the whole model a tensor of the narrower one comes from."""
+        """Return the name in the whole model of the tensor that a tensor of the narrower model comes from."""
         number = self.layer_of(name)
         if number is None or self.plan.layers is None:
             return name
         return name.replace(f"{self.stack}{number}.", f"{self.stack}{self.plan.layers[number]}.", 1)
 
     def layer_of(self, name: str) -> int | None:
-        """Return the number of the layer that a tensor lies in, None outside of layers."""
+        """Return the number of the layer that holds a tensor, or None outside of layers."""
         found = re.match(rf"{re.escape(self.stack)}(\d+)\.", name)
         return int(found[1]) if found else None
 
     def of(self, name: str, whole: Tensor) -> Tensor:
-        """Cut a tensor. name: in the narrower model; whole: its source in the whole one. The result is new, never a view."""
+        """Cut a tensor. The result is new, never a view.
+
+        name: its name in the narrower model; whole: its source in the whole model.
+        """
         source = self.source(name)
         cut = whole
         for dim, width in enumerate(self.tensors.get(source, ())):
@@ -52,17 +58,23 @@ class Cut:
                 continue
             if kept.ndim == 1:
                 cut = cut.index_select(dim, kept.to(whole.device))
-            else:  # each unit of the first dimension has a choice of its own
+            else:  # each unit of the first dimension keeps its own indices
                 cut = torch.stack([one.index_select(dim - 1, some) for one, some in zip(cut, kept.to(cut.device), strict=True)])
         return self.after(self, source, whole.clone() if cut is whole else cut)
 
     def outputs(self, layer: str, values: Tensor, dim: int) -> Tensor:
-        """Return what the cut of a linear layer is to give. values: (tokens, outputs) of the whole one; dim: of its weight."""
+        """Return the target outputs of a linear layer after the cut.
+
+        values: (tokens, outputs) of the whole layer; dim: the dimension of its weight that holds the outputs.
+        """
         kept = self.indices(self.tensors[f"{layer}.weight"][dim])
         return self.after(self, f"{layer}.bias", values if kept is None else values[:, kept.to(values.device)])
 
     def indices(self, width: int) -> Tensor | None:
-        """Return which indices of a dimension stay, (n,) or for each unit of the first dimension, (units, n); None: all."""
+        """Return the indices of a dimension that stay, or None if all stay.
+
+        They are (n,), or (units, n) with a row for each unit of the first dimension.
+        """
         if not isinstance(width, Width):
             return None
         kept = self.plan.of(width.axis, width.layer)
@@ -77,7 +89,7 @@ class Cut:
 
 
 def unit_indices(units: Tensor, size: int, channels: Tensor | None = None) -> Tensor:
-    """Return the neighbouring indices that units consist of, all or some of each.
+    """Return the consecutive indices of units, all of each unit's or only its `channels`.
 
     units: (n,), channels: (n, m) from 0 in each unit -> (n × size,) or (n × m,).
     """
@@ -85,12 +97,12 @@ def unit_indices(units: Tensor, size: int, channels: Tensor | None = None) -> Te
 
 
 def scaled(tensor: Tensor, factor: float) -> Tensor:
-    """Multiply in float32, and round to the tensor's own type."""
+    """Multiply in float32, and round to the tensor's own dtype."""
     return tensor if factor == 1 else (tensor.float() * factor).to(tensor.dtype)
 
 
 def same_count(counts: Sequence[int], what: str) -> int:
-    """Return the number that all layers have. Raises ValueError if they differ."""
+    """Return the count that all layers share. Raises ValueError if the counts differ."""
     if len(set(counts)) > 1:
         raise ValueError(f"layers must keep as many {what} each: {list(counts)}")
     return counts[0]

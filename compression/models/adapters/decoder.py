@@ -1,11 +1,11 @@
-"""Decoders: pre-norm layers with one residual stream, normalized before each part of a layer reads it.
+"""Adapt decoders: pre-norm layers on one residual stream, normalized before each part reads it.
 
-Channels of the stream are chosen once for the model, all else for each layer: groups (a KV head with the query heads that read
-it; the head size stays), feed-forward units, and if layers have them experts, their units and the ranks of latent attention.
-Unless a family says otherwise a cut computes what the whole model does with the same parts silenced, but for rounding: norms
-are RMSNorms, whose weights make up for fewer channels.
+A cut selects channels of the stream once for the model, and everything else per layer: groups (a KV head with the query heads
+that read it; the head size stays), feed-forward units, and, if layers have them, experts, the units of experts and the ranks of
+latent attention. Unless a family says otherwise, the cut model computes what the whole model does with the same parts masked,
+except for rounding: the norms are RMSNorms, whose weights compensate for fewer channels.
 
-Names of tensors stand in `architectures.decoder_tensor_names`; a family defines here what its modules and its config mean.
+`architectures.decoder_tensor_names` holds the tensor names; a family defines here what its modules and its config mean.
 """
 
 import math
@@ -26,14 +26,14 @@ from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.schema.report.measurements import Shape
 
 OUTS = ("lm_head", "score", "qa_outputs")
-"""Names of what reads the stream last, in the stock head classes."""
+"""Names, in the stock head classes, of the layers that read the stream last."""
 
 
 class PreNormDecoder(ArchitectureAdapter):
-    """One family of decoders, by the model_type of its config, with the names of Llama's own config and modules."""
+    """One family of decoders by its model_type, with the names of Llama's config and modules."""
 
     owns_epsilon = True
-    """Whether the config's ε is of the norms over the stream alone."""
+    """Whether the config's ε applies only to the norms over the stream."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.names = kind, FAMILIES[kind]
@@ -45,27 +45,30 @@ class PreNormDecoder(ArchitectureAdapter):
         return shape_of(self._numbers(config))
 
     def max_positions(self, config: PretrainedConfig) -> int:
-        """Return how many tokens a text may have."""
+        """Return the maximum number of tokens in a text."""
         return int(config.max_position_embeddings)
 
     def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (the base's)
-        """There are no token types."""
+        """Return 0: decoders have no token types."""
         return 0
 
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (the base's)
-        """No token has to keep its number."""
+        """Return an empty tuple: no token has to keep its number."""
         return ()
 
     def biases(self, config: PretrainedConfig) -> Biases:
-        """Return where linear layers have biases because the config asks for them."""
+        """Return the parts of a layer that have biases because the config enables them."""
         return biases_in(self.kind, self._numbers(config))
 
     def head(self, model: PreTrainedModel) -> Head:
-        """Return what follows the decoder: the stock classes have one layer there, or none."""
+        """Return the head after the decoder: the stock classes have one layer there, or none."""
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
     def is_unread(self, config: PretrainedConfig, name: str) -> bool:
-        """Return whether a tensor is of a layer for the prediction of several tokens: they lie behind the last that is read."""
+        """Return whether a tensor belongs to a layer that predicts several tokens.
+
+        Such layers come after the last layer that stock code reads.
+        """
         found, last = re.match(rf"({re.escape(self.names.prefix)})?{self.block}\.(\d{{1,4}})\.", name), config.num_hidden_layers
         return found is not None and last <= int(found[2]) < last + self._numbers(config).get("ahead", 0)
 
@@ -74,12 +77,15 @@ class PreNormDecoder(ArchitectureAdapter):
         return [self._layer(block) for block in self._blocks(model)]
 
     def attentions(self, model: PreTrainedModel) -> list[Attention]:
-        """Return where each layer's queries, keys and values are made, shallow first."""
+        """Return the attention projections of each layer, shallow first."""
         shape = self.shape_of(model.config)
         return [self._made(block, shape) for block in self._blocks(model)]
 
     def feeds(self, model: PreTrainedModel) -> list[Feed]:
-        """List the norms and layers whose channels can be scaled in the layers that read them as well, in model order."""
+        """Return the norms and layers whose channels can be scaled together with the layers that read them.
+
+        They are in model order.
+        """
         found = [feed for block in self._blocks(model) for feed in self._feeds(block)]
         head = self.head(model).out
         if head is not None and head.weight is not model.get_input_embeddings().weight:
@@ -92,7 +98,10 @@ class PreNormDecoder(ArchitectureAdapter):
         return [*(norm for layer in self.layers(model) for norm in layer.norms), last]
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return where the units of each group are observed; what happens inside fused experts no module shows."""
+        """Return the taps at which the units of each group are observed.
+
+        No module shows what happens inside fused experts.
+        """
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         for number, layer in enumerate(self.layers(model)):
             found[f"heads.{number}"] = [(layer.attended, "in")]
@@ -103,7 +112,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return found
 
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:  # noqa: ARG002 (encoders')
-        """Return the tensors of a model with their widths, each head that decoders may have among them."""
+        """Return the tensors of a model with their widths, with every head that decoders may have."""
         shape = self.shape_of(config)
         hidden = Width(shape.hidden, "hidden")
         outputs = {"lm_head": Width(shape.vocabulary, "vocabulary"), "score": config.num_labels, "qa_outputs": 2}
@@ -114,13 +123,14 @@ class PreNormDecoder(ArchitectureAdapter):
         }
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
-        """Have an RMSNorm do to the channels that stay what it did when the others were 0.
+        """Make an RMSNorm treat the remaining channels as it did when the others were 0.
 
-        RMSNorm gives w · x / √(Σx²/n + ε). With the others 0 the sum is the same over fewer channels, so only n changes, and
+        RMSNorm computes w · x / √(Σx²/n + ε). If the other channels are 0, the sum over fewer channels is the same, so only n
+        changes:
 
             w / √(Σx²/n + ε)  =  w √(n/m) / √(Σx²/m + ε n/m)    for m channels of n:
 
-        the weight grows by √(n/m), and ε by n/m, where the config has one for such norms alone. In 16 bits the product is
+        the weight grows by √(n/m), and ε by n/m if the config has an ε for these norms alone. In 16 bits the product is
         rounded.
         """
         width = cut.tensors.get(name, (0,))[0]
@@ -129,10 +139,13 @@ class PreNormDecoder(ArchitectureAdapter):
         return tensor
 
     def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:
-        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises UnsupportedShape."""
+        """Return the stock config of a shape. layers: the number in `old` of each layer.
+
+        Raises UnsupportedShape.
+        """
         check_decoder(old.model_type, shape)
         config = super().config_at(old, shape, layers)
-        if getattr(old, "layer_types", None) is not None:  # which layers attend within a window alone
+        if getattr(old, "layer_types", None) is not None:  # which layers attend only within a window
             config.layer_types = [old.layer_types[number] for number in layers]
         if self.owns_epsilon:
             config.rms_norm_eps = old.rms_norm_eps * old.hidden_size / shape.hidden
@@ -168,7 +181,7 @@ class PreNormDecoder(ArchitectureAdapter):
 
 
 def shared(values: Tensor, groups: int, times: int) -> Tensor:
-    """Give each query head its copy of its group's keys or values.
+    """Repeat the keys or values of each group for each of its query heads.
 
     values: (rows, tokens, groups × size) -> (rows, tokens, groups × times × size).
     """

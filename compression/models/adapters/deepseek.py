@@ -1,8 +1,9 @@
-"""DeepSeek-V2 and V3: multi-head latent attention, and experts in all but the shallow layers.
+"""Adapt DeepSeek-V2 and V3: multi-head latent attention, and experts in all but the shallow layers.
 
-Keys and values of all heads are read from one squeezed vector a token, queries too in the larger models; a group is one head.
-Routed experts lie fused in 3-D tensors, shared experts are one feed-forward part. The ranks are normalized between being made
-and being read, with an ε that no config says: cutting them is as exact as that ε is small beside the mean square.
+The keys and values of all heads are projected from one compressed vector per token, in the larger models the queries too; a
+group is one head. Routed experts are fused into 3-D tensors; the shared experts are one feed-forward part. Each compressed
+vector is normalized before it is projected, with an ε that is not in the config: a cut of the ranks is as exact as that ε is
+small compared to the mean square.
 """
 
 from typing import Any
@@ -18,14 +19,19 @@ from compression.schema.report.measurements import Experts, Latent, Shape
 
 
 class Deepseek(PreNormDecoder):
-    """V3's router scores experts each for itself, corrected by a bias, within the best of some groups of neighbours.
+    """The adapter of DeepSeek-V2 and V3.
 
-    V2's scores are a softmax over all experts: over those that stay they add up to 1 again. It chooses among groups only if the
-    config says so (topk_method). A cut keeps as many of each group, and its router chooses among these as before.
+    V3's router scores each expert independently, corrected by a bias, within the best of several groups of neighbouring
+    experts. V2's scores are a softmax over all experts: over the remaining experts they add up to 1 again. V2 chooses among
+    groups only if the config says so (topk_method). A cut keeps equally many experts of each group, and its router chooses
+    among these as before.
     """
 
     def _made(self, layer: Any, shape: Shape) -> Attention:
-        """Of keys what is each head's own: the part with the position is one for all. Narrower ones are filled with zeros."""
+        """Return each head's own part of the keys; the part with the position is the same for all heads.
+
+        Narrower parts are padded with zeros.
+        """
         attention, heads, width = layer.self_attn, shape.heads, shape.attended // shape.heads
         _, latent = _has(shape)
         without_position = (shape.head_size or 0) - latent.rope
@@ -34,7 +40,7 @@ class Deepseek(PreNormDecoder):
             return functional.pad(values, (0, width - values.shape[-1])).flatten(-2)
 
         def read(queries: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            each = packed.view(*queries.shape[:-1], heads, -1)  # stock code gives it a dimension of one more
+            each = packed.view(*queries.shape[:-1], heads, -1)  # stock code adds one dimension
             apart = each[..., :without_position], each[..., without_position:]
             return filled(queries.view(*queries.shape[:-1], heads, -1)), filled(apart[0]), filled(apart[1])
 
@@ -49,7 +55,7 @@ class Deepseek(PreNormDecoder):
         if squeezed:
             found.append((attention.q_a_layernorm, (attention.q_b_proj,)))
         found.append((attention.kv_a_layernorm, (attention.kv_b_proj,)))
-        if hasattr(mlp, "experts"):  # what they read, their router reads too
+        if hasattr(mlp, "experts"):  # the router reads what the experts read
             return [*found, (mlp.shared_experts.up_proj, (mlp.shared_experts.down_proj,))]
         return [
             *found,
@@ -70,7 +76,10 @@ class Deepseek(PreNormDecoder):
         )
 
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
-        """Return the shape that a plan comes to. Raises ValueError also if its router could not choose as before."""
+        """Return the shape that a plan leads to.
+
+        Raises ValueError also if the plan's router could not choose as before.
+        """
         found, (experts, _) = super().shape_after(shape, plan), _has(shape)
         dense = [number < experts.dense_layers for number in plan.layers or ()]
         if dense != sorted(dense, reverse=True):

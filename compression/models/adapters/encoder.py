@@ -1,12 +1,12 @@
-"""Encoders: post-norm layers of stock transformers, whose names stand in `architectures.tensor_names`.
+"""Adapt encoders: post-norm layers of stock transformers.
 
-One residual stream (`hidden`) runs through all layers and is normalized by LayerNorm after each addition;
-`hidden = heads × head size`. Channels of the stream are chosen once for the model; heads, channels of heads and feed-forward
-units for each layer. What lies between the stream and a classifier (a pooler, a dense layer) reads the stream, but its
-outputs are a space of their own, so they are chosen apart.
+`architectures.tensor_names` holds their names. One residual stream (`hidden`) runs through all layers, and LayerNorm normalizes
+it after each addition; `hidden = heads × head size`. A cut selects channels of the stream once for the model; heads, channels
+of heads and feed-forward units per layer. A pooler or dense layer between the stream and a classifier reads the stream, but its
+outputs are a separate space, so they are selected separately.
 
-Removing feed-forward units, heads or channels of heads alone equals the whole model with those units masked, exactly; removing
-stream channels does not, because LayerNorm then takes its mean and variance over fewer of them.
+Removing only feed-forward units, heads or channels of heads is exactly equal to masking those units in the whole model.
+Removing stream channels is not, because LayerNorm then takes its mean and variance over fewer channels.
 """
 
 import math
@@ -35,9 +35,9 @@ from compression.schema.report.measurements import Shape
 class PostNormEncoder(ArchitectureAdapter):
     """One family of encoders, by the model_type of its config.
 
-    ELECTRA's tables may be narrower than the stream, and are then projected into it: so the stream alone shrinks where there is
-    a projection (the small models), and tables and stream together where there is none. MPNet's layers share a bias by distance
-    with a column a head, so a head goes from all of them or from none.
+    ELECTRA's tables may be narrower than the stream and are then projected into it. With a projection (the small models) only
+    the stream shrinks; without one the tables and the stream shrink together. MPNet's layers share a relative position bias
+    with one column per head, so a head is removed from all layers or from none.
     """
 
     tables = TABLES
@@ -53,19 +53,25 @@ class PostNormEncoder(ArchitectureAdapter):
         return encoder_shape({meaning: getattr(config, key) for meaning, (key, *_) in self.names.keys.items()})
 
     def max_positions(self, config: PretrainedConfig) -> int:
-        """Return how many tokens a text may have: rows of the position table before the first token's serve none."""
+        """Return the maximum number of tokens in a text.
+
+        Rows of the position table before the first token's row are unused.
+        """
         return int(config.max_position_embeddings) - self._first_position(config)
 
     def types(self, config: PretrainedConfig) -> int:
-        """Count the token types that the model tells apart; fewer than two means that it takes no token_type_ids."""
+        """Return the number of token types. With fewer than two the model takes no token_type_ids."""
         return int(config.type_vocab_size) if "types" in self.names.keys else 0
 
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
-        """Return the first token ids, which must keep their numbers: the padding token's says where positions begin."""
+        """Return the first token ids, which must keep their numbers.
+
+        The padding token's id determines where positions begin.
+        """
         return tuple(range(self._first_position(config)))
 
     def biases(self, config: PretrainedConfig) -> tuple[()]:  # noqa: ARG002 (the base's)
-        """No config asks for biases: they are always there."""
+        """Return an empty tuple: encoders always have their biases, and no config sets them."""
         return ()
 
     def layers(self, model: PreTrainedModel) -> list[EncoderLayer]:
@@ -77,7 +83,7 @@ class PostNormEncoder(ArchitectureAdapter):
         ]
 
     def attentions(self, model: PreTrainedModel) -> list[Attention]:
-        """Return where each layer's queries, keys and values are made, shallow first."""
+        """Return the attention projections of each layer, shallow first."""
         layers = self.layers(model)
         return [Attention((layer.query, layer.key, layer.value), lambda *made: made) for layer in layers]
 
@@ -87,23 +93,23 @@ class PostNormEncoder(ArchitectureAdapter):
         return module
 
     def head(self, model: PreTrainedModel) -> Head:
-        """Return what follows the encoder."""
+        """Return the head after the encoder."""
         answer: Any = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
         if hasattr(answer, "out_proj"):
             return Head(dense=answer.dense, out=answer.out_proj)
         pooler: Any = getattr(model.base_model, "pooler", None)
-        # What a pooler is elsewhere belongs to the head in DistilBERT.
+        # In DistilBERT the counterpart of other families' pooler belongs to the head.
         return Head(dense=pooler.dense if pooler is not None else getattr(model, "pre_classifier", None), out=answer)
 
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every module whose output is the residual stream, the embeddings' first."""
+        """Return every module whose output is the residual stream; the embeddings' comes first."""
         first: Any = getattr(model.base_model, "embeddings_project", None) or self.embeddings(model).LayerNorm
         return [first, *(norm for layer in self.layers(model) for norm in (layer.attended_norm, layer.norm))]
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return where the units of each group are observed.
+        """Return the taps at which the units of each group are observed.
 
-        A channel that queries and keys are compared by matters by the product of its two scores: either alone tells nothing.
+        A channel that compares queries with keys matters by the product of its two scores: one alone has no meaning.
         """
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         head = self.head(model)
@@ -123,7 +129,10 @@ class PostNormEncoder(ArchitectureAdapter):
         return found if head is None else {**found, **head_tensors(self.kind, shape, head, config.num_labels)}
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
-        """Scale queries of narrower heads: stock models divide by the root of the head size, and are to attend as before."""
+        """Scale the queries of narrower heads so that they attend as before.
+
+        Stock models divide by the root of the head size.
+        """
         if f".{self.names.parts['query']}." not in name:
             return tensor
         before, after = (config.hidden_size // config.num_attention_heads for config in (cut.before, cut.config))

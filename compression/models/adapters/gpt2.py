@@ -1,4 +1,4 @@
-"""GPT-2: LayerNorms, a table of positions, biases everywhere, and layers whose weights lie transposed (Conv1D)."""
+"""Adapt GPT-2: LayerNorms, a position table, biases everywhere, and transposed weights (Conv1D)."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from compression.schema.report.measurements import Shape
 
 
 class Gpt2(PreNormDecoder):
-    """Every head has keys and values of its own, and hidden = heads × head size: both shrink together.
+    """The adapter of GPT-2, where hidden = heads × head size: both shrink together.
 
-    Fewer channels of the stream do not equal the masked model, since LayerNorm takes its mean and variance over fewer; all else
-    does.
+    Every head has its own keys and values. A model with fewer stream channels does not equal the masked model, because
+    LayerNorm takes its mean and variance over fewer channels; every other cut does.
     """
 
     owns_epsilon = False
@@ -29,7 +29,7 @@ class Gpt2(PreNormDecoder):
         return DecoderLayer(whole=layer, norms=(layer.ln_1, layer.ln_2), attended=layer.attn.c_proj, down=layer.mlp.c_proj)
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
-        """Scale queries if the config divides attention scores by the layer's number, and the layer has got another one."""
+        """Scale the queries if the config divides attention scores by the layer number and that changed."""
         number, layers = cut.layer_of(name), cut.plan.layers
         if ".attn.c_attn." not in name or not cut.before.scale_attn_by_inverse_layer_idx or number is None or layers is None:
             return tensor

@@ -1,4 +1,4 @@
-"""Qwen3, which normalizes heads."""
+"""Adapt Qwen3, which normalizes its query and key heads."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from compression.schema.report.measurements import Shape
 
 
 class Qwen3(PreNormDecoder):
-    """Each query and key head goes through an RMSNorm of its own, over the head size, which no cut changes.
+    """The adapter of Qwen3: each query and key head has an RMSNorm over the head size.
 
-    These norms have the ε of those over the stream, so it stays as it is, and a cut of the stream is off by what ε weighs.
+    No cut changes the head size. These norms share their ε with the norms over the stream, so ε stays as it is, and a cut of
+    the stream is off by the weight of ε.
     """
 
     owns_epsilon = False
@@ -22,7 +23,7 @@ class Qwen3(PreNormDecoder):
         times = shape.heads // groups
 
         def read(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            # The norms' outputs are apart by heads already.
+            # The norms' outputs are already split by heads.
             return query.flatten(-2), shared(key.flatten(-2), groups, times), shared(value, groups, times)
 
         return Attention((attention.q_norm, attention.k_norm, attention.v_proj), read)

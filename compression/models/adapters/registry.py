@@ -1,7 +1,7 @@
 """The adapter of each model family, by the model_type of the stock config.
 
-`adapter_of` answers for whatever head a model has, with what all families can do. Stages that speak of the parts of a layer ask
-`encoder_of` or `decoder_of`: post-norm encoders and pre-norm decoders have different ones.
+`adapter_of` works for a model with any head and offers what all families have in common. Stages that use the parts of a layer
+call `encoder_of` or `decoder_of`, because post-norm encoders and pre-norm decoders have different parts.
 """
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -28,22 +28,25 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTE
 
 
 def adapter_of(model_or_config: PreTrainedModel | PretrainedConfig) -> ArchitectureAdapter:
-    """Find the family of a model or of its config. Raises KeyError for one that `architecture_of` does not know either."""
+    """Find the adapter of a model or its config.
+
+    Raises KeyError for a family that `architecture_of` does not know either.
+    """
     return ADAPTERS[_kind(model_or_config)]
 
 
 def encoder_of(model_or_config: PreTrainedModel | PretrainedConfig) -> PostNormEncoder:
-    """Find the family of an encoder or of its config. Raises KeyError for one that is none of them."""
+    """Find the adapter of an encoder or its config. Raises KeyError for anything else."""
     return ENCODER_ADAPTERS[_kind(model_or_config)]
 
 
 def decoder_of(model_or_config: PreTrainedModel | PretrainedConfig) -> PreNormDecoder:
-    """Find the family of a decoder or of its config. Raises KeyError for one that is none of them."""
+    """Find the adapter of a decoder or its config. Raises KeyError for anything else."""
     return DECODER_ADAPTERS[_kind(model_or_config)]
 
 
 def is_decoder(model_or_config: PreTrainedModel | PretrainedConfig) -> bool:
-    """Return whether a model, or that of a config, is a decoder."""
+    """Return whether a model, or the model of a config, is a decoder."""
     return _kind(model_or_config) in DECODER_ADAPTERS
 
 

@@ -1,4 +1,4 @@
-"""The words that all families share: the parts of a layer, what follows the model, and which units a cut leaves."""
+"""The terms that all families share: the parts of a layer, the head, and the units that a cut keeps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Tap = tuple[nn.Module, Literal["in", "out"]]
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """The parts of one encoder layer that pruning and distillation speak of."""
+    """The parts of one encoder layer that pruning and distillation use."""
 
     whole: nn.Module
     query: nn.Linear
@@ -30,18 +30,18 @@ class EncoderLayer:
 
     @property
     def sums(self) -> tuple[Tap, Tap]:
-        """Where the stream lies once attention, and once the feed-forward part, is added to it."""
+        """Return the taps for the stream after attention is added, and after the feed-forward part is added."""
         return (self.attended_norm, "in"), (self.norm, "in")
 
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """The parts of one decoder layer whose inputs and outputs say how much its units matter.
+    """The parts of one decoder layer whose inputs and outputs show how much its units matter.
 
-    whole: stream in, stream out; norms: those that read the stream; attended: reads what the heads say, group by group; down:
-    reads the feed-forward units, of the shared experts where there are experts; experts: called with (tokens, hidden), the
-    numbers and the weights of the experts that each token goes to, (tokens, chosen); ranks: the norms over squeezed queries
-    and over squeezed keys and values.
+    whole: stream in, stream out; norms: those that read the stream; attended: reads the outputs of the heads, group by group;
+    down: reads the feed-forward units, those of the shared experts if there are experts; experts: called with (tokens, hidden)
+    and with the numbers and the weights of the experts that each token goes to, (tokens, chosen); query_rank, kv_rank: the
+    norms over compressed queries and over compressed keys and values.
     """
 
     whole: nn.Module
@@ -54,7 +54,7 @@ class DecoderLayer:
 
     @property
     def sums(self) -> tuple[Tap, Tap]:
-        """Where the stream lies once attention, and once the feed-forward part, is added to it."""
+        """Return the taps for the stream after attention is added, and after the feed-forward part is added."""
         return (self.norms[1], "in"), (self.whole, "out")
 
 
@@ -63,10 +63,10 @@ Layer = EncoderLayer | DecoderLayer
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the queries, keys and values of one layer are made, before positions turn them.
+    """Where one layer computes its queries, keys and values, before rotary positions are applied.
 
-    makers: the modules whose outputs hold them, (rows, tokens, ...) each; read: from these outputs, in their order, to queries,
-    keys and values, (rows, tokens, `Shape.attended`) each, head after head. Heads that share a key have each its copy.
+    makers: the modules whose outputs hold them, (rows, tokens, ...) each; read: turns these outputs, in their order, into
+    queries, keys and values, (rows, tokens, `Shape.attended`) each, head after head. Heads that share a key get a copy each.
     """
 
     makers: tuple[nn.Module, ...]
@@ -75,9 +75,10 @@ class Attention:
 
 @dataclass(frozen=True)
 class Head:
-    """What follows the model. `dense`: pooler or the like, None where there is none; `out`: the answer, None in a bare one.
+    """The head of a model: the layers after the encoder or decoder.
 
-    `out` reads the outputs of `dense`, or the stream where there is no `dense`.
+    `dense`: the pooler or similar layer, None if there is none; `out`: the output layer, None in a bare model. `out` reads the
+    outputs of `dense`, or the stream if there is no `dense`.
     """
 
     dense: nn.Linear | None
@@ -85,22 +86,26 @@ class Head:
 
 
 Feed = tuple[nn.Module, tuple[nn.Module, ...]]
-"""A norm or a layer, and the linear layers that read its output, which is one and the same and feeds nothing else."""
+"""A norm or a layer, and the linear layers that read its output.
+
+All of them read the same output, and nothing else reads it.
+"""
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What stays of a model: some units of some groups, and all of the others.
+    """What stays of a model: the given units of the given groups, and all units of the others.
 
-    kept: by the group's name (`pruning_groups.key_of`), ascending indices (n,); where a group lies within another (`WITHIN`),
-    those of each unit that stays of that one, (units, n). What all layers share is named by its axis alone. layers: numbers of
-    the layers that stay, from 0, in their new order; None if all do. Groups are named by the layers' old numbers.
+    kept: ascending indices (n,) by the group's name (`pruning_groups.key_of`). For a group within another (`WITHIN`) they are
+    (units, n): a row for each unit of the outer group that stays. A group that all layers share is named by its axis alone.
+    layers: the numbers of the layers that stay, from 0, in their new order; None if all stay. Groups are named by the old
+    numbers of the layers.
     """
 
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     layers: tuple[int, ...] | None = None
 
     def of(self, axis: str, layer: int | None = None) -> Tensor | None:
-        """Return which units stay of a group; None if all do."""
+        """Return the units of a group that stay; None if all stay."""
         found = self.kept.get(key_of(axis, layer))
         return self.kept.get(axis) if found is None else found

@@ -1,7 +1,8 @@
-"""Which widths the stock config of a decoder can say, and the nearest of them to what is asked. Torch-free.
+"""Find the widths that a decoder's stock config can express, and the nearest ones to a request.
 
-All layers have the same widths; a KV head goes with the query heads that read it, whole. What each config adds to that was read
-in the modelling code of transformers 5.24, and holds for a checkpoint that stock `from_pretrained` shall open.
+Torch-free. All layers have the same widths; a KV head is removed together with the query heads that read it. Each config's
+further constraints were read in the modelling code of transformers 5.24; they hold for a checkpoint that stock
+`from_pretrained` must open.
 """
 
 import math
@@ -13,33 +14,48 @@ from compression.schema.recipe.base import Axis
 from compression.schema.report.measurements import Experts, Shape
 
 Biases = tuple[Literal["attention", "mlp"], ...]
-"""Parts of a layer whose linear layers have biases because the config says so."""
+"""Parts of a layer whose linear layers have biases because the config enables them."""
 DIVIDED = frozenset({"llama", "deepseek_v2"})
-"""Their configs refuse a hidden size that is no multiple of the number of heads, even where the head size is explicit."""
+"""Families whose configs require the hidden size to be a multiple of the number of heads.
+
+They require it even if the head size is explicit.
+"""
 COUPLED_HEADS = frozenset({"gpt2"})
-"""Their head size is not in the config: it is hidden / heads, so both shrink together or neither."""
+"""Families whose head size is not in the config.
+
+It is hidden / heads, so both shrink together or neither does.
+"""
 RANKED_GROUPS = frozenset({"deepseek_v3"})
-"""Their router ranks a group of experts by its two best, also where there is one group only."""
+"""Families whose router ranks a group of experts by its two best, even if there is only one group."""
 
 PAIRED_RANK = frozenset({"deepseek_v2"})
-"""They turn pairs of channels as complex numbers where these lie behind the KV rank, which is even therefore."""
+"""Families that rotate pairs of channels as complex numbers.
+
+The pairs come after the KV rank, so the KV rank is even.
+"""
 EXPERT_STEP = 8
-"""Stock models multiply the rows of all experts at once (torch's grouped_mm), which wants rows of 16 bytes or a multiple: what
-experts read, hidden and their units, is a multiple of 8, so that 16 bits a weight will do."""
+"""The multiple of hidden and of the experts' units in models with experts.
+
+Stock models multiply the rows of all experts at once (torch's grouped_mm), which requires rows of a multiple of 16 bytes. What
+experts read, hidden and their units, is a multiple of 8, so that 16-bit weights meet this.
+"""
 
 
 def check_decoder(kind: str, shape: Shape) -> None:
-    """Refuse a shape that the stock config cannot say. kind: its model_type. Raises UnsupportedShape."""
+    """Refuse a shape that the stock config cannot express. kind: its model_type.
+
+    Raises UnsupportedShape.
+    """
     for cause in _unsayable(kind, shape):
         raise UnsupportedShape(f"{kind} cannot be saved so: {cause}", param="recipe.prune.ratio")
 
 
 def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multiple: int) -> Shape:
-    """Return the shape nearest to these ratios that the stock config can say.
+    """Return the shape nearest to these ratios that the stock config can express.
 
-    ratios: the share removed of each axis named; the others keep their widths. multiple: that hidden, feed-forward and expert
-    widths and ranks are rounded to (hidden to less, where it must be a multiple of the heads too). Shared experts shrink with
-    the width of the routed ones. Raises UnsupportedShape.
+    ratios: the share removed of each named axis; the others keep their widths. multiple: hidden, feed-forward and expert widths
+    and ranks are rounded to multiples of it (hidden to a smaller one if it must also be a multiple of the heads). Shared
+    experts shrink with the width of the routed ones. Raises UnsupportedShape.
     """
     if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
         raise UnsupportedShape(
@@ -57,7 +73,7 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
         multiple, math.lcm(EXPERT_STEP if shape.experts else 1, heads if kind in DIVIDED and heads else 1), shape.hidden
     )
     hidden = heads * (shape.hidden // shape.heads) if kind in COUPLED_HEADS else near(shape.hidden, "hidden", step)
-    if kind in DIVIDED and heads and hidden % heads:  # the whole width was nearest, and is no multiple of fewer heads
+    if kind in DIVIDED and heads and hidden % heads:  # the whole width was nearest, but is no multiple of fewer heads
         hidden = hidden // step * step
     experts, latent, layers = shape.experts, shape.latent, near(shape.layers, "layers", 1)
     if experts is not None:
@@ -84,10 +100,10 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
 
 
 def _step(multiple: int, must: int, width: int) -> int:
-    """Return what a width is rounded to: `must` always divides it, and of `multiple` as much as leaves a choice of widths.
+    """Return the step to round a width to: a multiple of `must`, and of as much of `multiple` as fits.
 
-    So where `must` makes steps wider than `multiple`, and than an eighth of the width, `multiple` is halved: 64 and the 9 heads
-    of SmolLM2 would leave its 576 channels alone.
+    The step must leave a choice of widths. So if `must` makes steps wider than `multiple` and wider than an eighth of the
+    width, `multiple` is halved: 64 with the 9 heads of SmolLM2 would leave its 576 channels whole.
     """
     while multiple < math.lcm(multiple, must) and math.lcm(multiple, must) * 8 > width and multiple % 2 == 0:
         multiple //= 2
@@ -95,7 +111,10 @@ def _step(multiple: int, must: int, width: int) -> int:
 
 
 def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
-    """Say how many groups stay: of equally near numbers the larger. Heads must divide a hidden size that stays as it is."""
+    """Return the number of groups that stay; of equally near numbers the larger.
+
+    The heads must divide a hidden size that does not shrink.
+    """
     groups = shape.groups or shape.heads
     each = shape.heads // groups
     target = groups * (1 - ratios.get("heads", 0.0))
@@ -109,7 +128,7 @@ def _experts(before: Experts, count: int, ffn: int) -> Experts:
 
 
 def _unsayable(kind: str, shape: Shape) -> list[str]:
-    """List the reasons why a config cannot say a shape."""
+    """List the reasons why a config cannot express a shape."""
     widths = {"layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "feed-forward units": shape.ffn}
     found = []
     if shape.latent is not None:
@@ -157,9 +176,9 @@ def _unroutable(kind: str, experts: Experts) -> list[str]:
 
 
 def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
-    """Say where a decoder has biases that its config may ask for. attention, mlp: attention_bias and mlp_bias of the config.
+    """Return the parts of a decoder's layers that have biases because its config enables them.
 
-    Stock code of the other families does not look at these keys.
+    attention, mlp: attention_bias and mlp_bias of the config. Stock code of the other families ignores these keys.
     """
     found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
     return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found

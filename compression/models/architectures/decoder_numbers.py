@@ -1,4 +1,4 @@
-"""What the numbers of a decoder's config come to, and which numbers say a shape. Torch-free."""
+"""Convert between the numbers of a decoder's config and its shape. Torch-free."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from compression.schema.report.measurements import Experts, Latent, Shape
 
 
 def numbers_of(kind: str, config: Mapping[str, Any]) -> Numbers:
-    """Return the whole numbers of a config that stock code opens, by what they mean."""
+    """Return the whole numbers of a config that stock code opens, by their meaning."""
     known = FAMILIES[kind]
     found: dict[str, Any] = {meaning: config.get(key, default) for meaning, (key, default, _) in known.keys.items()}
     more = known.more({**config, "model_type": kind}, found)
@@ -17,7 +17,7 @@ def numbers_of(kind: str, config: Mapping[str, Any]) -> Numbers:
 
 
 def shape_of(n: Numbers) -> Shape:
-    """Return the widths that the numbers of a config come to."""
+    """Return the shape that the numbers of a config describe."""
     widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
     if "experts" not in n:
         heads = n["heads"]
@@ -36,12 +36,12 @@ def shape_of(n: Numbers) -> Shape:
 
 
 def biases_in(kind: str, n: Numbers) -> Biases:
-    """Return where there are biases that a config asks for."""
+    """Return the parts of a layer that have biases because the config enables them."""
     return biases_of(kind, attention=bool(n.get("attention_bias")), mlp=bool(n.get("mlp_bias")))
 
 
 def keys_at(kind: str, shape: Shape) -> dict[str, int | None]:
-    """Return which keys of a config say its widths, with their values: all of a shape but layers and tokens."""
+    """Return the config keys and values that express a shape, except its layers and tokens."""
     known, experts, latent = FAMILIES[kind], shape.experts, shape.latent
     found: dict[str, int | None] = {"hidden": shape.hidden, "heads": shape.heads, "ffn": shape.ffn, "groups": shape.groups}
     found["head"] = shape.head_size

@@ -1,6 +1,6 @@
-"""What each family of decoders calls things: the keys of its config.json, and the tensors of its checkpoints.
+"""Names of each decoder family: the keys of its config.json, and the tensors of its checkpoints.
 
-Names and shapes are those of the stock classes of transformers 5.24; tests hold them against these. The widths in them say what
+Names and shapes are those of the stock classes of transformers 5.24; tests compare them. The widths in the shapes say what
 shrinks together.
 """
 
@@ -15,11 +15,11 @@ from compression.models.architectures.tensor_names import MOST_CHANNELS, pair
 from compression.schema.report.measurements import Shape
 
 Numbers = dict[str, int]
-"""By what they mean."""
+"""Whole numbers of a config, by their meaning."""
 EXPERTS = re.compile(r"(?P<place>.+\.experts)\.(?P<part>gate_up_proj|down_proj)$")
 PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 CORRECTION = "e_score_correction_bias"
-"""What a router adds to its scores before it chooses: a buffer, and no parameter."""
+"""The correction that a router adds to its scores before it chooses: a buffer, not a parameter."""
 MOST_LAYERS = 256
 MOST_AHEAD = 8
 """Layers for the prediction of several tokens; their authors have one."""
@@ -51,12 +51,12 @@ LATENT: dict[str, tuple[str, int | None, int]] = {
 class TensorLayout:
     """One family's names.
 
-    `keys`: the config's whole numbers by what they mean, with the stock default, None where a config must say them, and the
-    most that we take. `more`: those that follow from others where they are null. `layer`: the tensors of one layer at a shape,
-    without its prefix, with the biases that the config asks for; `outer`: those of the bare model outside of layers, with so
-    many positions. `language`: the suffix of the class that speaks.
-    `leftovers`: what a checkpoint may have in a layer that stock code does not read; `behind`: layers behind the last that it
-    does not, each by a tensor that no other layer has.
+    `keys`: the config's whole numbers by their meaning, each with the stock default (None if a config must give it) and the
+    largest value that Lathe accepts. `more`: numbers that follow from others if they are null. `layer`: the tensors of one
+    layer at a shape, without its prefix, with the biases that the config enables; `outer`: the tensors of the bare model
+    outside of layers, with the given number of positions. `language`: the suffix of the language model's class. `leftovers`:
+    tensors that a checkpoint may have in a layer but stock code does not read; `behind`: layers after the last one that stock
+    code does not read, each identified by a tensor that no other layer has.
     """
 
     stem: str
@@ -78,7 +78,7 @@ class TensorLayout:
     behind: Callable[[Shape, int, Biases], Mapping[str, Tensors]] = lambda *_: {}
 
     def heads(self) -> dict[str, str]:
-        """Return the stock classes that we take, with what each is for."""
+        """Return the stock classes that Lathe accepts, each with its purpose."""
         named = {f"{self.stem}{suffix}": suffix for suffix in (BARE, CLASSIFIER)}
         return {**named, f"{self.stem}{self.language}": LANGUAGE}
 
@@ -89,7 +89,7 @@ def _given(config: Mapping[str, Any], key: str, otherwise: object) -> object:
 
 
 def _grouped(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    """Yield (meaning, key, value) of what may be null in a config with grouped heads."""
+    """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads."""
     yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
     size = found["hidden"] // found["heads"] if {"hidden", "heads"} <= found.keys() else None
     yield "head", "head_dim", _given(config, "head_dim", size)
@@ -98,7 +98,7 @@ def _grouped(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, s
 
 
 def _mistral_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    # What a file does not say stock configs have a number for; what it says to be null they reckon.
+    # Stock configs have a default for a number that a file omits; they compute a number that the file sets to null.
     yield from _grouped({"num_key_value_heads": 8, **config}, found)
 
 
@@ -112,7 +112,7 @@ def _qwen3_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[
 
 def _qwen(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
     for meaning, key, value in _grouped(config, found):
-        # Stock layers take a null for a width.
+        # Stock layers use a null as a width.
         yield meaning, key, config.get(key, value) if key == "head_dim" else value
 
 
@@ -123,7 +123,7 @@ def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, st
     rank = config.get("q_lora_rank", 1536)
     yield "query_rank", "q_lora_rank", 0 if rank is None else rank
     yield "dense", "first_k_dense_replace", _given(config, "first_k_dense_replace", 3 if third else 0)
-    # V2's router looks at groups by one of its methods only.
+    # V2's router uses groups in only one of its methods.
     grouped = third or config.get("topk_method") == "group_limited_greedy"
     for meaning, key, stock in (("router_groups", "n_group", 8), ("chosen_groups", "topk_group", 4)):
         yield meaning, key, config.get(key, stock if third else None) if grouped else 1
@@ -157,7 +157,10 @@ def _norms(shape: Shape) -> Tensors:
 
 
 def _attention(shape: Shape, layer: int, *, made: bool, out: bool) -> Tensors:
-    """Grouped heads: a unit is a KV head with the query heads that read it. made, out: whether there are biases."""
+    """Return the tensors of grouped heads: a unit is a KV head with the query heads that read it.
+
+    made, out: whether these layers have biases.
+    """
     groups, size, hidden = shape.groups or shape.heads, shape.head_size or 0, _hidden(shape)
     queries = Width(groups, "heads", layer, unit_size=shape.heads // groups * size)
     keys = Width(groups, "heads", layer, unit_size=size)
@@ -206,7 +209,7 @@ def _latent_attention(shape: Shape, layer: int, *, bias: bool) -> Tensors:
         }
     return {
         **queries,
-        # Behind the rank lie the channels of the one key with the position, which all heads share.
+        # After the rank come the channels of the one key with the position, which all heads share.
         **_linear("self_attn.kv_a_proj_with_mqa", Width(latent.kv, "kv_rank", layer, tail=latent.rope), hidden, bias=bias),
         "self_attn.kv_a_layernorm.weight": (kv,),
         **_linear("self_attn.kv_b_proj", heads(size - latent.rope + latent.value), kv),
@@ -239,9 +242,9 @@ def _deepseek_v3(shape: Shape, layer: int, biases: Biases) -> Tensors:
 
 
 def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
-    """Return the tensors of a checkpoint that one of a stock model lies in, in the order of its rows.
+    """Return the checkpoint tensors that store one tensor of a stock model, in the order of its rows.
 
-    It is one, but for fused experts: each has matrices of its own, as their authors publish them.
+    It is one tensor, except for fused experts: each expert has its own matrices, as their authors publish them.
     """
     fused = EXPERTS.match(name) if len(shape) == 3 else None
     if fused is None:
@@ -252,9 +255,10 @@ def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
 
 
 def _ahead(shape: Shape, ahead: int, biases: Biases) -> Mapping[str, Tensors]:
-    """Return the layers that predict tokens further ahead: each a whole one, with an input and an output of its own.
+    """Return the layers that predict tokens further ahead.
 
-    Each is known by the matrix that makes its input: a layer too many for the config has none.
+    Each is a whole layer with its own input and output. It is identified by the matrix that makes its input: a layer that
+    exceeds the config's number has no such matrix.
     """
     h, table = shape.hidden, (shape.vocabulary, shape.hidden)
     own: Tensors = {
@@ -270,7 +274,7 @@ def _ahead(shape: Shape, ahead: int, biases: Biases) -> Mapping[str, Tensors]:
 
 
 def stored(tensors: Tensors) -> Tensors:
-    """Return the tensors of a checkpoint that these of a stock model lie in."""
+    """Return the checkpoint tensors that store these tensors of a stock model."""
     return {part: size for name, shape in tensors.items() for part, size in stored_parts(name, shape).items()}
 
 
@@ -278,7 +282,7 @@ def _gpt2(shape: Shape, layer: int, _biases: Biases) -> Tensors:
     h, f, size = _hidden(shape), Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
     heads = Width(shape.heads, "heads", layer, unit_size=size)
     packed = Width(shape.heads, "heads", layer, unit_size=size, repeats=3)  # queries, keys, values
-    # Stock code keeps these matrices the other way round (Conv1D): inputs first, so the bias has their last width.
+    # Stock code transposes these matrices (Conv1D): inputs come first, so the bias has their last width.
     turned = {"attn.c_attn": (h, packed), "attn.c_proj": (heads, h), "mlp.c_fc": (h, f), "mlp.c_proj": (f, h)}
     out: Tensors = {**pair("ln_1", (h,)), **pair("ln_2", (h,))}
     for name, widths in turned.items():
@@ -298,9 +302,9 @@ def _gpt2_outer(shape: Shape, positions: int) -> Tensors:
 
 
 def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> Tensors:
-    """Return the tensors of a bare stock decoder, without the prefix that they have in one with a head.
+    """Return the tensors of a bare stock decoder, without the prefix of a model with a head.
 
-    positions: rows of GPT-2's table; the others turn keys instead.
+    positions: rows of GPT-2's table; the other families use rotary positions.
     """
     known = FAMILIES[kind]
     out = dict(known.outer(shape, positions))
@@ -310,7 +314,7 @@ def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> 
 
 
 def _frequencies(shape: Shape, _positions: int) -> Tensors:
-    """Name the buffer that older versions saved with each layer whose positions turn."""
+    """Return the buffer that older versions saved with each layer that has rotary positions."""
     return {"self_attn.rotary_emb.inv_freq": ((shape.head_size or 0) // 2,)}
 
 
@@ -379,4 +383,4 @@ FAMILIES: dict[str, TensorLayout] = {
         behind=_ahead,
     ),
 }
-"""By the model_type of config.json."""
+"""Layouts by the model_type of config.json."""

@@ -1,4 +1,4 @@
-"""The model families that Lathe can take apart."""
+"""The model families that Lathe supports."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -41,9 +41,13 @@ OF_EXPERTS: tuple[Axis, ...] = (
     "vocabulary",
 )
 TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in heads.HEADS)
-"""Those that encoders are made for."""
+"""Tasks of the encoder families."""
 OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
-"""The language model's own, and those of the one head that all stock decoders have beside it: it reads the last token."""
+"""Tasks of the decoder families.
+
+They are the language model's own tasks and those of the only other head that all stock decoders have, which reads the last
+token.
+"""
 COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
 COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."
 GROUPED = (
@@ -152,7 +156,7 @@ def architecture_of(config: Mapping[str, Any]) -> ArchitectureSpec:
 
 
 def check_served(family: ArchitectureSpec, task: Task, param: str = "models.base") -> None:
-    """Refuse a task that the family's models are not made for here. Raises UnsupportedTask."""
+    """Refuse a task that Lathe does not support for the family. Raises UnsupportedTask."""
     if task not in family.tasks:
         raise UnsupportedTask(
             f"models of the family {family.name} are made for {', '.join(family.tasks)}, not {task}", param=param

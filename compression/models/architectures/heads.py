@@ -1,4 +1,4 @@
-"""Which stock class answers which task, and what its outputs are called. Torch-free."""
+"""Map tasks to the heads of stock classes and to their numbers of outputs. Torch-free."""
 
 from compression.schema.recipe.base import Task
 from compression.schema.specs import CLASSIFIER, LANGUAGE, READER, TAGGER, Head
@@ -18,28 +18,32 @@ __all__ = [
 ]
 
 FEWEST_TOKENS = 32
-"""With fewer a window has no room for a question and its context."""
+"""The smallest window: a shorter one has no room for a question and its context."""
 GPT2_LANGUAGE = "LMHeadModel"
-"""How GPT-2's language model is called."""
+"""The suffix of the class of GPT-2's language model."""
 HEADS = (CLASSIFIER, TAGGER, READER)
-"""Those that encoders may have."""
+"""Heads that encoders may have."""
 
 
 def of_task(task: Task) -> Head:
-    """Find the head that a task needs."""
+    """Return the head that a task needs."""
     return TASKS[task].head
 
 
 def of_architecture(name: str) -> Head | None:
-    """Find the head of a stock class by its name; None for a bare model and for an encoder's heads of pre-training."""
+    """Return the head of a stock class by its name.
+
+    Returns None for a bare model and for an encoder's pre-training heads.
+    """
     if name.endswith(GPT2_LANGUAGE):
         return LANGUAGE
     return next((head for head in (task.head for task in TASKS.values()) if name.endswith(head.suffix)), None)
 
 
 def outputs(task: Task, labels: int) -> int:
-    """Count the outputs of a task's head. labels: of the data; numbers have one output, questions a start and an end.
+    """Return the number of outputs of a task's head. labels: the number of labels in the data.
 
-    0 of a language model, whose outputs are its vocabulary.
+    A head that predicts numbers has one output, one that answers questions has a start and an end. A language model has 0,
+    because its outputs are its vocabulary.
     """
     return TASKS[task].outputs or labels

@@ -1,8 +1,8 @@
-"""What shrinks together: dimensions of tensors, by name, so that models in memory and checkpoints on disk are cut alike.
+"""Tensor dimensions that shrink together, by name, for models in memory and checkpoints on disk.
 
 A family's layout (`tensor_names`, `decoder_tensor_names`) names each tensor with its shape. A dimension that a cut can shrink
-is a `Width` there: an int that knows which units it counts. All widths of one axis in one layer, or of one axis that all layers
-share, make a `PruningGroup`. Torch-free.
+is a `Width` in that shape: an int that knows which units it counts. All widths of one axis in one layer, or of one axis that
+all layers share, form a `PruningGroup`. Torch-free.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from compression.schema.report.measurements import Shape
 
 Tensors = dict[str, tuple[int, ...]]
-"""Name → shape; what can shrink in it is a `Width`."""
+"""Name → shape; dimensions that can shrink are `Width`s."""
 WITHIN = {"compared": "heads", "values": "heads", "expert_ffn": "experts"}
-"""Axes whose units lie within a unit of another axis, each of which has its own choice of them."""
+"""Axes whose units lie within a unit of another axis; each outer unit selects its own."""
 
 
 class Width(int):
     """The size of a dimension that a cut can shrink.
 
-    It counts units of `axis` in `layer` (None: the layers share them), each of `unit_size` neighbouring indices; all units
-    follow one another `repeats` times, and behind them lie `tail` indices that always stay. `channels`: the axis that the
-    indices within a unit make, if a cut may choose among them too.
+    It counts units of `axis` in `layer` (None: all layers share them), each of `unit_size` consecutive indices. The sequence of
+    all units occurs `repeats` times, and after it come `tail` indices that always stay. `channels`: the axis of the indices
+    within a unit, if a cut may select among them too.
     """
 
     axis: str
@@ -42,7 +42,7 @@ class Width(int):
         tail: int = 0,
         channels: str | None = None,
     ) -> "Width":
-        """Make the size of `units` units."""
+        """Create the size of `units` units."""
         found = super().__new__(cls, units * unit_size * repeats + tail)
         found.axis, found.layer, found.units = axis, layer, int(units)
         found.unit_size, found.repeats, found.channels = unit_size, repeats, channels
@@ -60,7 +60,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class PruningGroup:
-    """The smallest set of tensor dimensions that shrink together: `units` of an axis, in a layer or (None) in all of them."""
+    """The smallest set of tensor dimensions that shrink together.
+
+    It has `units` units of an axis, in one layer or (None) in all layers.
+    """
 
     axis: str
     layer: int | None
@@ -69,12 +72,12 @@ class PruningGroup:
 
 
 def key_of(axis: str, layer: int | None) -> str:
-    """Name a group: by its axis, and the layer if it has one."""
+    """Return the name of a group: its axis, and its layer if it has one."""
     return axis if layer is None else f"{axis}.{layer}"
 
 
 def axis_and_layer(key: str) -> tuple[str, int | None]:
-    """Read a name that `key_of` made."""
+    """Parse a name that `key_of` returned."""
     axis, _, layer = key.partition(".")
     return axis, int(layer) if layer else None
 
@@ -95,7 +98,10 @@ def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
 
 
 def units_at(shape: Shape, axis: str) -> int:
-    """Return how many units a group of an axis has in a model of this shape; 0 if it has none of the kind."""
+    """Return the number of units that a group of an axis has in a model of this shape.
+
+    Returns 0 if the model has no such group.
+    """
     experts, latent = shape.experts, shape.latent
     counts = {
         "heads": shape.groups or shape.heads,
@@ -112,7 +118,10 @@ def units_at(shape: Shape, axis: str) -> int:
 
 
 def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) -> Shape:
-    """Return the shape of a model that keeps so many units of some axes, of the layers named: the inverse of `units_at`."""
+    """Return the shape of a model that keeps the given units of some axes, and the given layers.
+
+    This is the inverse of `units_at`.
+    """
     found: dict[str, object] = {axis: units[axis] for axis in ("hidden", "ffn", "vocabulary") if axis in units}
     if "heads" in units:
         each = shape.heads // (shape.groups or shape.heads)
@@ -129,5 +138,5 @@ def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) ->
 
 
 def width_of(shape: Shape, axis: str) -> int:
-    """Return what a report calls the width of an axis: heads of queries, and else as `units_at`."""
+    """Return the width of an axis for reports: the query heads for heads, else as `units_at`."""
     return shape.heads if axis == "heads" else units_at(shape, axis)

@@ -1,4 +1,4 @@
-"""What a ratio or a target becomes, and how many parameters a shape has."""
+"""Derive a shape from a ratio or a target, and count the parameters of a shape."""
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
@@ -13,31 +13,35 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Parameters, Shape
 
 MOST_RATIO = 0.8
-"""No target cuts an axis deeper than this: beyond it too little is left of a small encoder to learn again."""
+"""The largest ratio to which a target cuts an axis.
+
+Beyond it too little of a small encoder remains to recover by training.
+"""
 Ratios = Mapping[Axis, float]
-"""The share removed of each axis but the vocabulary."""
+"""The share removed of each axis except the vocabulary."""
 Count = Callable[[Shape], int]
-"""How many parameters a model of a shape has."""
+"""Returns the number of parameters of a model of a shape."""
 
 
 def planned_shape(
     family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
 ) -> Shape:
-    """Say which shape the recipe's ratio or target becomes. As `planned`, which also says the ratios."""
+    """Return the shape that the recipe's ratio or target leads to; `planned` returns the ratios too."""
     return planned(family, shape, prune, count=count, vocabulary=vocabulary)[1]
 
 
 def planned(
     family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
 ) -> tuple[Ratios, Shape]:
-    """Say which ratios the recipe comes to, and which shape they become: the nearest that the stock config can express.
+    """Return the recipe's ratios and the nearest shape that the stock config can express.
 
-    Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels at one ratio go
-    together, a whole head at a time; where hidden is to lose more, each head becomes narrower, by eighths of it; heads alone
-    cannot go. What decoders' can say is in `decoder_configs`. count: for target_params. vocabulary: the tokens that stay,
-    where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
-    target_latency leaves the shape whole. Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or
-    the target cannot be reached, and InvalidSpec where the family's units cannot be scored so.
+    Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels with one ratio
+    are removed together, a whole head at a time; if hidden loses more, each head becomes narrower, in steps of an eighth of it;
+    heads alone cannot be removed. `decoder_configs` says what decoders' configs can express. count: for target_params.
+    vocabulary: the number of tokens that stay, if it is known; else the whole vocabulary counts. Only a measurement finds the
+    shape with a given latency: here target_latency leaves the shape whole. Raises UnsupportedShape if an axis alone cannot be
+    expressed, nothing is left, or the target cannot be reached, and InvalidSpec if the family's units cannot be scored as
+    requested.
     """
     check_axes(family, prune, shape)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
@@ -51,7 +55,7 @@ def planned(
 
 
 def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
-    """Refuse axes that the stock config of a model of this shape cannot express, and scores that its units cannot have.
+    """Refuse axes that this model's stock config cannot express, and scores that its units cannot have.
 
     Raises UnsupportedShape and InvalidSpec.
     """
@@ -92,7 +96,7 @@ def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
 
 
 def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
-    """Say which shape is nearest to these ratios, on the axes that the recipe names. Raises UnsupportedShape."""
+    """Return the shape nearest to these ratios, on the recipe's axes. Raises UnsupportedShape."""
     if family.decodes:
         named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
         return decoder_shape(family.model_type, shape, named, prune.multiple)
@@ -113,29 +117,37 @@ def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratio
 
 
 def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
-    """Say which heads and hidden channels of an encoder are nearest to the ratios; no heads where none would be left."""
+    """Return the heads and hidden channels of an encoder that are nearest to the ratios.
+
+    Returns no heads if none would be left.
+    """
     size = shape.hidden // shape.heads
     heads, width, step = round(shape.heads * (1 - ratios["heads"])), size, max(size // 8, 1)
     if heads and ratios["hidden"] != ratios["heads"]:
         width = min(max(round(shape.hidden * (1 - ratios["hidden"]) / (heads * step)), 1) * step, size)
     if heads * width == shape.embedding:
-        # As wide as the narrow tables no projection could be expressed. Those are narrower than the whole model was.
+        # With hidden as wide as the narrow tables, no projection could be expressed. The tables are narrower than the original
+        # stream.
         heads, width = (heads, min(width + step, size)) if width < size else (heads + 1, width)
     return heads, heads * width
 
 
 def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
-    """Return the ratios after a step, from 1: what is left falls by the same factor in each, to what `ratios` leave."""
-    # The last step's are given as they are: a root and its power may differ from them in the last digit, and round otherwise.
+    """Return the ratios after a step, counted from 1; the last step reaches `ratios`.
+
+    What is left shrinks by the same factor in each step.
+    """
+    # The last step returns its ratios unchanged: a root and its power may differ from them in the last digit and round
+    # differently.
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
 
 
 def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
-    """Return the shapes of a cut in steps, the last of them `end`; on no axis is one wider than the one before.
+    """Return the shapes of a cut in steps; the last is `end`, and no axis grows from one to the next.
 
-    ratios: that lead to `end`. Some configs want hidden to be a multiple of the heads, which shrink too, so the size nearest to
-    a step's own ratio may be less than a later step leaves: then hidden and heads wait for that step. So they do where heads of
-    an encoder would be narrower than a later step has them.
+    ratios: the ratios that lead to `end`. Some configs require hidden to be a multiple of the heads, which shrink too, so the
+    size nearest to a step's own ratio may be smaller than what a later step leaves: then hidden and heads wait for that step.
+    They also wait if an encoder's heads would be narrower than in a later step.
     """
     found, here = [], start
     for step in range(1, prune.steps):
@@ -149,10 +161,10 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
 
 
 def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
-    """Yield the shapes that a target may take, each once, the mildest (no cut) first, with the ratios that lead to them.
+    """Yield each shape that a target may take once, with its ratios, the mildest (no cut) first.
 
-    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. Where heads go
-    and become narrower too, some shapes are wider than a milder one: those are left out.
+    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. If heads are
+    removed and become narrower too, some shapes are wider than a milder one: those are left out.
     """
     asked = prune.ratios
     last = None
@@ -195,11 +207,11 @@ def _size(shape: Shape) -> int:
 def parameters_at(
     family: ArchitectureSpec, shape: Shape, *, rows: int = 0, outputs: int | None, dense: bool = True, biases: Biases = ()
 ) -> Parameters:
-    """Count the parameters of a model of a family at a shape, its head included if it has `outputs`; tied ones once.
+    """Count the parameters of a family's model at a shape; tied ones count once.
 
-    rows: of the position and type tables together. dense: whether a dense layer lies between an encoder's stream and its answer
-    (pooler, pre_classifier); the stock classes for sequences have one, those for tokens and spans have none. biases: of a
-    decoder, whose head has none.
+    The head is included if it has `outputs`. rows: of the position and type tables together. dense: whether a dense layer lies
+    between an encoder's stream and its output layer (pooler, pre_classifier); the stock classes for sequences have one, those
+    for tokens and spans have none. biases: of a decoder; its head has none.
     """
     if family.decodes:
         tensors = decoder_tensors(family.model_type, shape, rows, biases)
@@ -213,5 +225,5 @@ def parameters_at(
 
 
 def table_rows(parameters: Parameters, shape: Shape) -> int:
-    """Count the rows of the position and type tables: what is left of the embedding."""
+    """Return the number of rows of the position and type tables: the rest of the embedding parameters."""
     return parameters.embedding // (shape.embedding or shape.hidden) - shape.vocabulary

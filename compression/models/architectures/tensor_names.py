@@ -1,4 +1,4 @@
-"""What each family calls things: the keys of its config.json, and the tensors of its checkpoints."""
+"""Names of each encoder family: the keys of its config.json, and the tensors of its checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,15 +10,19 @@ from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.schema.report.measurements import Shape
 
 Key = tuple[str, int, int]
-"""Key of config.json, its stock default, and the most that we take: the bounds keep a hostile number from costing memory."""
+"""A key of config.json, its stock default, and the largest value that Lathe accepts.
+
+The bounds keep hostile numbers from using up memory.
+"""
 
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """Name → shape of what a checkpoint must hold and may hold beside it: of the bare model, and of its head.
+    """Name → shape of the tensors that a checkpoint must hold, and of those that it may also hold.
 
-    Names of the bare model begin with `prefix` where the checkpoint is of a model with a head; here they are without it.
-    `behind`: what it may hold only where it holds the tensor that each of these is known by.
+    Both are split into the bare model's and the head's. Names of the bare model begin with `prefix` if the checkpoint is of a
+    model with a head; here they do not have it. `behind`: tensors that a checkpoint may hold only if it holds the tensor that
+    is their key here.
     """
 
     prefix: str
@@ -67,10 +71,10 @@ BERT_PARTS: Mapping[str, str] = MappingProxyType(
 class EncoderTensorNames:
     """One family's names.
 
-    `keys`: the config's whole numbers by what they mean; those that a family lacks are not there. `fixed`: keys for which
-    the stock code takes one value only. `first_position`: the row of the position table that a text's first token has, None
-    where the padding token's id says it. `head`: the dense layer and the answer of the classifier for sequences. `pooler`:
-    whether the bare stock model has one. `attention`: the fastest implementation that the stock code has.
+    `keys`: the config's whole numbers by their meaning, without those that the family lacks. `fixed`: keys for which the stock
+    code accepts only one value. `first_position`: the row of the position table that a text's first token has, None if it
+    follows from the padding token's id. `head`: the dense layer and the output layer of the classifier for sequences. `pooler`:
+    whether the bare stock model has one. `attention`: the fastest implementation of the stock code.
     """
 
     stem: str
@@ -89,11 +93,11 @@ class EncoderTensorNames:
 
     @property
     def classifier(self) -> str:
-        """The stock class that classifies sequences."""
+        """Return the stock class that classifies sequences."""
         return f"{self.stem}ForSequenceClassification"
 
     def key(self, meaning: str) -> str:
-        """Name a key of config.json by what it means."""
+        """Return the config.json key with a meaning, as errors name it."""
         return f"config.json:{self.keys[meaning][0]}"
 
 
@@ -150,7 +154,7 @@ MPNET = EncoderTensorNames(
     ),
 )
 NAMES: dict[str, EncoderTensorNames] = {
-    # In BERT the dense layer before the answer is the pooler, which belongs to the encoder.
+    # In BERT the dense layer before the output layer is the pooler, which belongs to the encoder.
     "bert": EncoderTensorNames(stem="Bert", prefix="bert.", head=("", "classifier")),
     "distilbert": DISTILBERT,
     "roberta": EncoderTensorNames(
@@ -174,18 +178,21 @@ NAMES: dict[str, EncoderTensorNames] = {
     ),
     "mpnet": MPNET,
 }
-"""By the model_type of config.json."""
+"""Names by the model_type of config.json."""
 
 
 def encoder_shape(n: Mapping[str, int]) -> Shape:
-    """Return the widths that the numbers of a config come to, by what they mean."""
+    """Return the shape that the numbers of a config describe. n: the numbers by their meaning."""
     widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
     tables = n.get("embedding", n["hidden"])
     return Shape(**widths, embedding=tables if tables != n["hidden"] else None)
 
 
 def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tensors:
-    """Return the tensors that every bare encoder has, without its prefix. positions, types: rows of these tables."""
+    """Return the tensors that every bare encoder has, without its prefix.
+
+    positions, types: the rows of these tables.
+    """
     known, hidden = NAMES[kind], Width(shape.hidden, "hidden")
     embedding = shape.embedding or hidden
     out: Tensors = {
@@ -222,13 +229,19 @@ def _layer_widths(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
 
 
 def pooler_tensors(kind: str, shape: Shape) -> Tensors:
-    """Return the pooler of a bare encoder, which its family's checkpoints may hold. Its outputs are a space of their own."""
+    """Return the pooler of a bare encoder, which its family's checkpoints may hold.
+
+    Its outputs are a separate space.
+    """
     pooled = Width(shape.hidden, "pooled"), Width(shape.hidden, "hidden")
     return pair("pooler.dense", pooled) if NAMES[kind].pooler else {}
 
 
 def head_tensors(kind: str, shape: Shape, head: heads.Head, outputs: int) -> Tensors:
-    """Return the tensors of a task's head beside the encoder; those of a classifier for sequences read its dense layer."""
+    """Return the tensors of a task's head beside the encoder.
+
+    The output layer of a classifier for sequences reads its dense layer.
+    """
     hidden, pooled = Width(shape.hidden, "hidden"), Width(shape.hidden, "pooled")
     if head in (heads.READER, heads.TAGGER):
         return pair("qa_outputs" if head == heads.READER else "classifier", (outputs, hidden))
@@ -237,7 +250,7 @@ def head_tensors(kind: str, shape: Shape, head: heads.Head, outputs: int) -> Ten
 
 
 def pretraining_tensors(kind: str, hidden: int, vocabulary: int, embedding: int) -> Tensors:
-    """Return the heads of pre-training that a checkpoint may hold beside its encoder, and which are dropped."""
+    """Return the pre-training heads that a checkpoint may hold beside its encoder; they are dropped."""
     if kind == "bert":
         return {
             "cls.predictions.bias": (vocabulary,),
@@ -269,5 +282,5 @@ def pretraining_tensors(kind: str, hidden: int, vocabulary: int, embedding: int)
 
 
 def pair(name: str, weight: tuple[int, ...]) -> Tensors:
-    """Return a weight and the bias beside it, one number an output."""
+    """Return a weight and its bias, one number per output."""
     return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}

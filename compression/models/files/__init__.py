@@ -1,1 +1,1 @@
-"""Model files read as they lie on disk: safetensors, GGUF, JSON."""
+"""Read model files as they are on disk: safetensors, GGUF, JSON."""

@@ -1,8 +1,9 @@
-"""Check a GGUF file byte by byte before anything opens it (format: ggml-org/ggml, docs/gguf.md, versions 2 and 3).
+"""Check a GGUF file byte by byte before anything opens it.
 
-A file is: magic, version, numbers of tensors and of keys; keys with typed values; name, dimensions, type and offset of each
-tensor; and, from the next multiple of the alignment, the data, each tensor padded to it, which must follow each other without
-gap. Every count and every length is bounded, and held against what the file has left, before anything is read for it.
+Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3. A file consists of: magic, version, numbers of tensors and of keys; keys
+with typed values; name, dimensions, type and offset of each tensor; and, from the next multiple of the alignment, the data.
+Each tensor is padded to the alignment, and tensors must follow each other without a gap. Every count and every length is
+bounded and compared with the rest of the file before anything is read for it.
 """
 
 import math
@@ -23,12 +24,12 @@ VERSIONS = (2, 3)
 MOST_TENSORS = 65_536
 MOST_KEYS = 4_096
 MOST_ITEMS = 4_000_000
-"""Of all arrays together."""
+"""Items of all arrays together."""
 LONGEST_NAME = 64
 LONGEST_KEY = 65_535
 LONGEST_STRING = 1 << 20
 LARGEST_METADATA = 64 << 20
-"""Bytes of all before the data; of a vocabulary of a quarter of a million tokens it is some ten million."""
+"""Bytes before the data; a vocabulary of a quarter of a million tokens takes some ten million."""
 MOST_DIMENSIONS = 4
 MOST_ELEMENTS = 2**40
 LARGEST_ALIGNMENT = 1 << 16
@@ -38,7 +39,10 @@ UINT32, STRING, ARRAY = 4, 8, 9
 
 @dataclass(frozen=True)
 class GgufType:
-    """How a type of tensor is stored: `elements` in a block of `bytes`; `halves`: where in it float16 scales lie."""
+    """How a tensor type is stored: blocks of `elements` values in `bytes` bytes.
+
+    `halves`: the byte offsets of the float16 scales in a block.
+    """
 
     name: str
     elements: int
@@ -63,20 +67,20 @@ KINDS: dict[int, GgufType] = {
     23: GgufType("IQ4_XS", 256, 136, (0,)),
     30: GgufType("BF16", 1, 2),
 }
-"""By ggml's number of the type: those that are in use for models and that the field's reader unpacks."""
+"""Tensor types by ggml's number: those that models use and the stock reader unpacks."""
 KIND_OF = {kind.name: kind for kind in KINDS.values()}
 
 
 @dataclass(frozen=True)
 class Gguf:
-    """What a file says: `metadata` by key, and its tensors, their shapes in torch's order."""
+    """The content of a file: `metadata` by key, and its tensors, with shapes in torch's order."""
 
     metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]
 
     @property
     def dtype(self) -> str:
-        """What most of the bytes are stored in."""
+        """Return the type that holds most of the bytes."""
         bytes_of: dict[str, int] = {}
         for tensor in self.tensors:
             bytes_of[tensor.dtype] = bytes_of.get(tensor.dtype, 0) + tensor.end - tensor.start
@@ -84,7 +88,7 @@ class Gguf:
 
 
 class _Header:
-    """The file up to its data: hands out what is asked for, as long as there is so much."""
+    """Reads the file up to its data, and never beyond the bytes that are there."""
 
     def __init__(self, stream: BinaryIO, name: str, size: int) -> None:
         self._stream = stream
@@ -141,7 +145,10 @@ class _Header:
 
 
 def read(path: Path) -> Gguf:
-    """Read and check a file up to its data. Raises DamagedCheckpoint, and UnsupportedArchitecture for types we do not know."""
+    """Read and check a file up to its data.
+
+    Raises DamagedCheckpoint, and UnsupportedArchitecture for unknown types.
+    """
     size = path.stat().st_size
     with path.open("rb") as stream:
         header = _Header(stream, path.name, size)
@@ -173,7 +180,7 @@ def _metadata(header: _Header, keys: int) -> tuple[dict[str, Any], int]:
 
 
 def _declared(header: _Header) -> tuple[str, tuple[int, ...], GgufType, int]:
-    """Read one entry of the table of tensors. -> name, shape in torch's order, type, offset in the data"""
+    """Read one entry of the tensor table. -> name, shape in torch's order, type, offset in the data"""
     name = header.string("a tensor's name", LONGEST_NAME)
     dimensions = [header.number("<Q") for _ in range(header.count("dimensions", MOST_DIMENSIONS, "<I"))]
     kind, offset = header.number("<I"), header.number("<Q")
@@ -195,7 +202,7 @@ def _declared(header: _Header) -> tuple[str, tuple[int, ...], GgufType, int]:
 def _placed(
     header: _Header, declared: list[tuple[str, tuple[int, ...], GgufType, int]], data: int, alignment: int, size: int
 ) -> Iterator[Tensor]:
-    """Yield the tensors at their places in the file, which must follow each other."""
+    """Yield the tensors with their offsets in the file; they must follow each other."""
     if not declared:
         raise header.damaged("it holds no tensors")
     if len({name for name, *_ in declared}) != len(declared):
@@ -214,7 +221,7 @@ def _placed(
 
 
 def not_finite(folder: Path, tensors: tuple[Tensor, ...]) -> Iterator[CompressionError]:
-    """Stream through the tensors; yield a reason for each with a number, or the scale of a block, that is not finite."""
+    """Stream through the tensors; yield an error for each with a non-finite number or block scale."""
     yield from safetensors_header.not_finite(folder, list(tensors))
     for tensor in tensors:
         kind = KIND_OF[tensor.dtype]

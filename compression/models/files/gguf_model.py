@@ -1,4 +1,4 @@
-"""Check a model that is one GGUF file: an architecture that stock transformers unpacks as it was meant, whole, consistent."""
+"""Check a single-file GGUF model: complete, consistent, and unpacked correctly by stock transformers."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ REMEDY = "Send the checkpoint that the file was made of: config.json, *.safetens
 
 
 def is_one(folder: Path) -> bool:
-    """Say whether a folder's model is a GGUF file: one is there, and no safetensors, which go before it."""
+    """Return whether a folder's model is a GGUF file. Safetensors beside it take precedence."""
     return bool(files(folder)) and not any(folder.glob("*.safetensors"))
 
 
@@ -43,7 +43,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def check(folder: Path) -> ModelFacts | list[CompressionError]:
-    """Return what is known of a folder's only GGUF file, or every reason why it cannot be taken."""
+    """Return the facts of a folder's only GGUF file, or every reason to refuse it."""
     try:
         path, content = read_model(folder)
         described = describe(content, path.name)
@@ -74,7 +74,10 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
 
 
 def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
-    """Read a folder's only GGUF file up to its data. Raises MissingFile, and what `gguf.read` does."""
+    """Read a folder's only GGUF file up to its data.
+
+    Raises MissingFile, and what `gguf_header.read` raises.
+    """
     found = files(folder)
     if len(found) != 1:
         cause = f"the model has {len(found)} GGUF files, not one"
@@ -84,7 +87,7 @@ def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
 
 
 def parameters(content: gguf_header.Gguf) -> Parameters:
-    """Count the elements of a file's weights; a head that is the token table is not there twice."""
+    """Count the elements of a file's weights; a head that is the token table counts once."""
     tables = {"token_embd.weight", "position_embd.weight"}
     sizes = {tensor.name: math.prod(tensor.shape) for tensor in content.tensors if tensor.name != gguf_rope.TENSOR}
     embedding = sum(size for name, size in sizes.items() if name in tables)
@@ -146,7 +149,7 @@ def _whole(metadata: Mapping[str, Any], key: str, most: int, file: str) -> int:
 
 
 def _refuse_unknown(metadata: Mapping[str, Any], known: GgufArchitecture, described: GgufDescription, file: str) -> None:
-    """Refuse what the file says of its architecture and stock code would leave out, or take otherwise."""
+    """Refuse keys of the architecture that stock code would ignore or interpret differently."""
     name = metadata["general.architecture"]
     allowed = {*known.keys, *(key for key, _ in WHOLE.values()), known.epsilon}
     linear = known.scales and gguf_rope.is_linear(metadata)
@@ -197,7 +200,7 @@ def _held_against(described: GgufDescription, content: gguf_header.Gguf, file: s
 
 
 def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: str) -> Iterator[CompressionError]:
-    """See that the vocabulary is one that the stock reader makes a tokenizer of, and that it fits the table."""
+    """Check that the stock reader can build a tokenizer of the vocabulary, and that the table fits."""
 
     def mismatch(key: str, cause: str) -> ConfigMismatch:
         return ConfigMismatch(f"tokenizer.ggml.{key} {cause}", param=f"{file}:tokenizer.ggml.{key}", remedy=REMEDY)
@@ -241,7 +244,10 @@ def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: st
 
 
 def begins(metadata: Mapping[str, Any]) -> bool:
-    """Say whether a text begins with the token for that: as the file says, else as llama.cpp takes it for such a vocabulary."""
+    """Return whether a text begins with the beginning token.
+
+    The file decides; if it does not, llama.cpp's default for such a vocabulary applies.
+    """
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     usual = kind == "llama" or (kind == "gpt2" and split in WHOLE_WORDS)
     return bool(metadata.get("tokenizer.ggml.add_bos_token", usual))

@@ -1,7 +1,7 @@
-"""What llama.cpp's architectures call things: the keys of a GGUF file, and its tensors.
+"""Names of llama.cpp's architectures: the keys of a GGUF file, and its tensors.
 
-The stock reader (transformers 5.24, modeling_gguf_pytorch_utils) takes from the file what it knows and leaves the rest, with
-defaults in its place. So what a file may say of its architecture is listed.
+The stock reader (transformers 5.24, modeling_gguf_pytorch_utils) reads the keys that it knows and ignores the others, for which
+it uses defaults. So this module lists the keys that a file may have for its architecture.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ WHOLE: dict[str, tuple[str, int]] = {
     "ffn": ("feed_forward_length", 131_072),
     "heads": ("attention.head_count", 1_024),
 }
-"""The numbers that every architecture must say, and the most that we take."""
+"""The numbers that every architecture must give, and the largest that Lathe accepts."""
 MOST_TOKENS = 2_000_000
 TOKENIZERS = ("gpt2", "llama")
 SPLITS = frozenset(
@@ -28,17 +28,26 @@ SPLITS = frozenset(
         "qwen2", "deepseek-r1-qwen", "megrez", "gpt-4o", "llama4", *OWN_SPLITS,
     }
 )  # fmt: skip
-"""Ways to cut text before merging that the stock reader knows, that we know, or for which GPT-2's, which it takes for others,
-gives the same tokens: smollm sets digits apart, and its vocabulary has no merge across them."""
+"""Ways to split text before merging that Lathe accepts.
+
+The stock reader knows the split, or Lathe knows it (`OWN_SPLITS`), or GPT-2's split, which the reader uses for others, gives
+the same tokens: smollm separates digits, and its vocabulary has no merge across them.
+"""
 
 WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
-"""Those of them for which llama.cpp takes a word that is a token as it is, whatever the merges make of it, and puts the first
-token before a text unless the file says otherwise. The stock reader does neither."""
+"""The members of `SPLITS` for which llama.cpp does not merge a word that is a token.
+
+It takes such a word as it is, whatever the merges make of it, and puts the beginning token before a text unless the file says
+otherwise. The stock reader does neither.
+"""
 
 
 @dataclass(frozen=True)
 class GgufDescription:
-    """A decoder as its file describes it. `groups`: heads of keys and values; `tied`: whether the head is the token table."""
+    """A decoder as its file describes it.
+
+    `groups`: the number of KV heads; `tied`: whether the head is the token table.
+    """
 
     kind: str
     shape: Shape
@@ -52,9 +61,9 @@ class GgufDescription:
 class GgufArchitecture:
     """One of llama.cpp's architectures that stock code reads.
 
-    `keys`: what it may say beside `WHOLE`. `head`: the size of a head, None where it is hidden / heads, or what `head_key`
-    says. `epsilon`: the key of the norms' constant. `fixed`: what the stock reader takes without looking. `scales`: whether its
-    positions may be scaled (`checks.gguf_rope`).
+    `keys`: the keys that it may have beside `WHOLE`. `head`: the size of a head; None if it is hidden / heads or the value of
+    `head_key`. `epsilon`: the key of the norms' ε. `fixed`: values that the stock reader assumes without checking. `scales`:
+    whether its positions may be scaled (`files.gguf_rope`).
     """
 
     model_type: str
@@ -139,7 +148,7 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
         scales=True,
     ),
     "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", ROTARY, _qwen2),
-    # The stock reader does not take the size of a head from the file; the stock config's own is 128.
+    # The stock reader does not read the head size from the file; the stock config's own is 128.
     "qwen3": GgufArchitecture("qwen3", "Qwen3ForCausalLM", ROTARY, _qwen3, head=128),
     "gpt2": GgufArchitecture(
         "gpt2",
@@ -150,4 +159,7 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
         fixed=lambda model: {"context_length": 1024, "feed_forward_length": 4 * model.shape.hidden},
     ),
 }
-"""By general.architecture. llama.cpp files Mistral as llama, which it is but for the window of the first version."""
+"""Architectures by general.architecture.
+
+llama.cpp stores Mistral as llama; they are the same except for the window of Mistral's first version.
+"""

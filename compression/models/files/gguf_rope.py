@@ -1,4 +1,7 @@
-"""Scaled positions as a GGUF file says them: linear by two keys, Llama 3's by a tensor of what frequencies are divided by."""
+"""Read scaled positions from a GGUF file: linear scaling from two keys, Llama 3's from a tensor.
+
+The tensor holds the divisors of the frequencies.
+"""
 
 import math
 from collections.abc import Mapping
@@ -13,22 +16,23 @@ from compression.schema.errors import UnsupportedArchitecture
 TENSOR = "rope_freqs.weight"
 KEYS = ("rope.scaling.type", "rope.scaling.factor")
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What Llama 3.1, 3.2 and 3.3 have in common; their factors, 8 and 32, are the last divisor."""
+"""Settings that Llama 3.1, 3.2 and 3.3 have in common; their factors, 8 and 32, are the last divisor."""
 BASE = 10_000.0
-"""Of the frequencies, where a file does not say it; stock code takes the same."""
+"""The base of the frequencies if a file does not give it; stock code uses the same."""
 REMEDY = "Send the checkpoint that the file was made of, whose config.json says how positions are scaled."
 
 
 def is_linear(metadata: Mapping[str, Any]) -> bool:
-    """Say whether positions are divided by one number, and by which is said."""
+    """Return whether positions are divided by one number and the file gives that number."""
     kind, factor = (metadata.get(f"{metadata['general.architecture']}.{key}") for key in KEYS)
     return kind == "linear" and isinstance(factor, float) and 0 < factor < 1e6
 
 
 def scaling(path: Path, content: gguf_header.Gguf, head: int) -> dict[str, Any]:
-    """Return what a stock config says of scaled positions, but for their base; nothing where they are not scaled.
+    """Return the stock config's settings for scaled positions without their base; empty if not scaled.
 
-    head: channels of one, all of which are turned. Raises UnsupportedArchitecture for divisors that no stock config stands for.
+    head: the number of channels in a head, all of which are rotated. Raises UnsupportedArchitecture for divisors that no stock
+    config produces.
     """
     name = content.metadata["general.architecture"]
     linear = is_linear(content.metadata)
@@ -49,10 +53,10 @@ def scaling(path: Path, content: gguf_header.Gguf, head: int) -> dict[str, Any]:
 
 
 def _llama3(factor: float, base: float, head: int) -> np.ndarray[Any, Any]:
-    """Reckon the divisors as llama.cpp's converter and stock code do. -> (head // 2,)
+    """Compute the divisors as llama.cpp's converter and stock code do. -> (head // 2,)
 
-    Waves that are short beside the length of the first training stay, long ones are divided by `factor`, and between the two
-    it goes over smoothly.
+    Wavelengths that are short compared to the original context length stay, long ones are divided by `factor`, and between the
+    two the divisor changes smoothly.
     """
     waves = 2 * math.pi * base ** (np.arange(0, head, 2) / head)
     low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]

@@ -1,8 +1,8 @@
-"""How vocabularies cut text before merging where the stock reader does not know it: as their own tokenizer.json does.
+"""Splits before merging that the stock reader does not know, as in the models' own tokenizer.json.
 
 The expressions are those of deepseek-ai's deepseek-llm-7b-base and deepseek-coder-6.7b-base, and of llama.cpp for these names
-(llama-vocab.cpp): each cuts what the one before has left, then every digit stands alone. llama.cpp leaves a run of digits in
-one piece for the first, and neither vocabulary has a merge of two.
+(llama-vocab.cpp): each expression splits what the previous one left, then every digit becomes a piece of its own. For the
+first, llama.cpp keeps a run of digits in one piece; neither vocabulary has a merge of two digits.
 """
 
 from typing import Any
@@ -16,8 +16,11 @@ LETTERS = """
 A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3 104D8-104FB
 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943
 """
-"""Code points of the letters that make a word: with two cases, of the scripts that deepseek-llm names. As numbers, because some
-of them would become others where a file is normalized."""
+"""Code points of the letters that make a word.
+
+They are the letters with two cases, of the scripts that deepseek-llm names. They are given as numbers, because some letters
+would become others if a file is normalized.
+"""
 
 
 def _class(points: str) -> str:
@@ -37,11 +40,11 @@ OWN_SPLITS: dict[str, tuple[str, ...]] = {
     ),
     "deepseek-coder": (LINE_ENDS, r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN),
 }
-"""By tokenizer.ggml.pre."""
+"""Expressions by tokenizer.ggml.pre."""
 
 
 def pre_tokenizer(name: str) -> dict[str, Any]:
-    """Return the part of a tokenizer.json that cuts so."""
+    """Return the pre_tokenizer entry of a tokenizer.json for this split."""
     cuts = [
         {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
         for expression in OWN_SPLITS[name]

@@ -1,4 +1,4 @@
-"""Read a JSON file of a stranger: bounded in size and depth, no duplicate keys, no NaN."""
+"""Read an untrusted JSON file: bounded in size and depth, no duplicate keys, no NaN."""
 
 import json
 import os
@@ -9,7 +9,7 @@ DEEPEST = 32
 
 
 class BadJson(ValueError):
-    """Why a file is not the JSON object that it should be."""
+    """The reason why a file is not the JSON object that it should be."""
 
 
 def read_object(data: bytes) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def read_object(data: bytes) -> dict[str, Any]:
 def read_file(path: Path, most: int) -> dict[str, Any]:
     """Read a JSON object of at most `most` bytes from a file. Raises BadJson and OSError."""
     with path.open("rb") as stream:
-        # Not the most at once: a read makes room for all that it is asked for.
+        # Not `most` bytes at once: a read allocates as many bytes as it requests.
         data = stream.read(min(os.fstat(stream.fileno()).st_size, most) + 1)
     if len(data) > most:
         raise BadJson(f"it is larger than {most:,} bytes")
@@ -35,7 +35,7 @@ def read_file(path: Path, most: int) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Two parsers may keep different ones of two equal keys: what we check must be what is loaded.
+    # Two parsers may keep different values of a duplicate key; the value that is checked must be the one that is loaded.
     found = dict(pairs)
     if len(found) != len(pairs):
         raise BadJson("it names a key twice")

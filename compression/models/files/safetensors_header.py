@@ -1,7 +1,7 @@
-"""Check safetensors files byte by byte before anything opens them (format: huggingface/safetensors, README).
+"""Check safetensors files byte by byte before anything opens them.
 
-A file is: 8 bytes, little-endian, the header's length; the header, JSON of name → {dtype, shape, data_offsets}; the data,
-which the tensors must fill without gap or overlap.
+Format: huggingface/safetensors, README. A file consists of: 8 bytes, little-endian, the header's length; the header, JSON of
+name → {dtype, shape, data_offsets}; the data, which the tensors must fill without gap or overlap.
 """
 
 import math
@@ -20,7 +20,10 @@ INDEX = "model.safetensors.index.json"
 LARGEST_HEADER = 4 << 20
 """Bytes; ten thousand tensors take about one million."""
 LARGEST_HEADERS = 64 << 20
-"""Of all shards together: each alone may be as large as a header may, and there may be many."""
+"""Bytes of all shards' headers together.
+
+Each header may have the maximum size, and there may be many shards.
+"""
 LARGEST_INDEX = 16 << 20
 MOST_SHARDS = 1_024
 MOST_DIMENSIONS = 8
@@ -29,14 +32,17 @@ WIDTHS = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
-"""Bytes an element."""
+"""Bytes per element."""
 EXPONENTS: dict[str, tuple[str, int]] = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
-"""Unsigned type of the same width and the exponent's bits: all of them set means infinite or not a number."""
+"""The unsigned type of the same width, and the exponent's bits.
+
+If all of these bits are set, the value is infinite or not a number.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,9 @@ class Tensor:
 
 
 def looks_like_pickle(head: bytes) -> bool:
-    """Say whether a file's first bytes are those of a pickle or of the zip that torch.save wraps one in."""
-    # Pickles of protocol 2 and later start with 0x80 and the protocol's number. As the length of a header, such a file
-    # could only pass with bytes 2 to 7 almost all zero, which no pickle has.
+    """Return whether the first bytes are those of a pickle or of the zip in which torch.save wraps one."""
+    # Pickles of protocol 2 and later start with 0x80 and the protocol number. Read as the length of a header, this is valid
+    # only if bytes 2 to 7 are almost all zero, and no pickle has such bytes.
     return head.startswith(b"PK\x03\x04") or (len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5 and head[2:8] != bytes(6))
 
 
@@ -111,12 +117,12 @@ def _tensor(name: str, entry: Any, file: str, data: int, damaged: Any) -> Tensor
 
 
 def _naturals(value: Any) -> bool:
-    # Bounded, because a product of numbers with thousands of digits would take as long as its sender likes.
+    # Bounded, because the product of numbers with thousands of digits could take unlimited time.
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
 
 
 def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
-    """Read the headers of the checkpoint's file or shards. Returns the tensors found and what is wrong."""
+    """Read the headers of the checkpoint's file or shards. Returns the tensors and the errors."""
     if (folder / SINGLE).is_file():
         tensors, more = _read_all(folder, [SINGLE])
         remedy = f"Leave out what lies beside {SINGLE}: it is the model."
@@ -159,14 +165,17 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
 
 
 def _surplus(folder: Path, own: set[str], cause: str, remedy: str) -> Iterator[CompressionError]:
-    """Refuse safetensors that are none of the model's: nobody would look into them, and they would be shipped and counted."""
+    """Refuse safetensors that do not belong to the model.
+
+    Nothing would read them, but they would be exported and counted.
+    """
     found = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in own)
     if found:
         yield ConfigMismatch(cause.format(listed(found)), param=found[0][:200], remedy=remedy)
 
 
 def _wrong_total(metadata: Any, tensors: list[Tensor]) -> Iterator[CompressionError]:
-    """Hold the size that an index states, where it states one, against the shards'."""
+    """Compare the total size in the index, if it has one, with the size of the shards."""
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     held = sum(tensor.end - tensor.start for tensor in tensors)
     if total is not None and (type(total) not in (int, float) or total != held):
@@ -194,7 +203,7 @@ def _read_all(folder: Path, files: list[str]) -> tuple[list[Tensor], list[Compre
 
 
 def not_finite(folder: Path, tensors: list[Tensor]) -> Iterator[CompressionError]:
-    """Stream through the floating-point weights; yield a reason for each tensor with an infinite or undefined element."""
+    """Stream through the float weights; yield an error for each tensor with an infinite or NaN element."""
     for tensor in tensors:
         if tensor.dtype not in EXPONENTS:
             continue
@@ -216,7 +225,7 @@ def not_finite(folder: Path, tensors: list[Tensor]) -> Iterator[CompressionError
 
 
 def alike(folder: Path, one: Tensor, other: Tensor) -> bool:
-    """Say whether two tensors are of the same type and shape, and hold the same bytes."""
+    """Return whether two tensors have the same type, shape and bytes."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with (folder / one.file).open("rb") as first, (folder / other.file).open("rb") as second:
@@ -230,11 +239,11 @@ def alike(folder: Path, one: Tensor, other: Tensor) -> bool:
 
 
 def listed(names: list[str], most: int = 5) -> str:
-    """Name the first few of a list that may be long."""
+    """Join the first few names of a list that may be long."""
     shown = ", ".join(map(short, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def short(name: str) -> str:
-    """Quote a stranger's string so that it can stand in a message: printable, and not long."""
+    """Quote an untrusted string for a message: printable, and not long."""
     return ascii(name if len(name) <= 100 else f"{name[:100]}…")

@@ -1,4 +1,4 @@
-"""What was sent: the bytes of the weights, and what they are stored in. Torch-free."""
+"""Measure an upload: the bytes of its weights and the type that stores them. Torch-free."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,10 @@ from compression.schema.report.measurements import Uploaded
 
 
 def uploaded(folder: Path) -> Uploaded:
-    """Look at a model's folder: a GGUF file, a safetensors file, or shards. Raises the first reason why they cannot be read."""
+    """Read the size and type of a model's weights: a GGUF file, a safetensors file, or shards.
+
+    Raises the first reason why they cannot be read.
+    """
     if gguf_model.is_one(folder):
         path, content = gguf_model.read_model(folder)
         return Uploaded(bytes=path.stat().st_size, dtype=content.dtype)

@@ -1,1 +1,1 @@
-"""Is an upload what it says it is? Reads model files without opening them as models. Torch-free, constant memory."""
+"""Validate uploads: read model files without opening them as models. Torch-free, constant memory."""

@@ -1,6 +1,7 @@
-"""What a config.json may not say, whatever the family: kernels to fetch, settings of the software.
+"""Check the config.json keys that no family may set: kernels to fetch, settings of the software.
 
-Code that it names (auto_map) is no reason: the stock class of its model_type is opened, and `stock` drops the name.
+Code that a config.json names (auto_map) is no reason to refuse it: Lathe opens the stock class of its model_type, and
+`sanitized_folder` drops the key.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from compression.schema.errors import CompressionError, ConfigMismatch, UnsafeCh
 from compression.schema.job_spec import LONGEST_LABEL
 
 MOST_LABELS = 1000
-# What a config.json may say to the software, and not of the model: nothing else than what it does anyway.
+# Keys that configure the software and not the model: only the stock value is accepted.
 SETTINGS: dict[str, Any] = {
     "attribute_map": {},
     "chunk_size_feed_forward": 0,
@@ -26,14 +27,14 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "si
 def refused(
     config: Mapping[str, Any], activation: str, fixed: Mapping[str, Any], fractions: tuple[str, ...]
 ) -> Iterator[CompressionError]:
-    """Yield what may not be run, or not be otherwise.
+    """Yield an error for each setting that must not be run or must have another value.
 
-    activation: the key of the activation function. fixed: keys for which one value only is taken. fractions: keys of numbers
+    activation: the key of the activation function. fixed: keys for which only one value is accepted. fractions: keys of numbers
     from 0 to 1.
     """
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key)):
-            # transformers takes such a name for a repository of compiled kernels, which it fetches and runs.
+            # transformers treats such a name as a repository of compiled kernels, which it fetches and runs.
             yield UnsafeCheckpoint(f"config.json names a kernel to fetch ({key})", param=f"config.json:{key}")
     if config.get("quantization_config"):
         yield UnsupportedArchitecture(
@@ -57,7 +58,10 @@ def refused(
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
-    """Read the head's labels in the order of its outputs. Stock configs without id2label have num_labels, 2 by default."""
+    """Return the head's labels in the order of its outputs, and the error if there is one.
+
+    Stock configs without id2label have num_labels, 2 by default.
+    """
     names = config.get("id2label")
     if names is None:
         count = config.get("num_labels", 2)
@@ -76,5 +80,5 @@ def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Compre
 
 
 def _proper(label: str) -> bool:
-    """Say whether a label can be stored and shown: not endless, no NUL, no half of a surrogate pair."""
+    """Return whether a label can be stored and shown: limited length, no NUL, no lone surrogate."""
     return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)

@@ -1,4 +1,7 @@
-"""What the files of a model's folder are, by name and by their first bytes: no pickle and no native code under any name."""
+"""Check each file in a model's folder by name and first bytes: no pickle, no native code.
+
+This holds whatever name the file has.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ from compression.schema import file_names
 from compression.schema.errors import CompressionError, UnsafeCheckpoint
 
 HEAD = 1 << 16
-"""Bytes of each file that are looked at."""
+"""Bytes that are read of each file."""
 NATIVE = {
     b"\x7fELF": "a program or library of Linux",
     b"\xfe\xed\xfa": "a program or library of macOS",
@@ -18,13 +21,13 @@ NATIVE = {
     b"BC\xc0\xde": "compiled code",
     b"#!/": "a script",
 }
-"""First bytes → what they begin."""
+"""First bytes → the kind of file that begins with them."""
 BEGINS = {".gguf": b"GGUF", ".onnx": b"\x08"}
-"""Suffix → the first bytes of every file that bears it by right."""
+"""Suffix → the first bytes that a file with this suffix must have."""
 
 
 def check(folder: Path) -> list[CompressionError]:
-    """Return a reason for each file that has no business in a model."""
+    """Return an error for each file that does not belong in a model."""
     problems: list[CompressionError] = []
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -36,7 +39,7 @@ def check(folder: Path) -> list[CompressionError]:
 
 
 def _look_at(path: Path, name: str) -> None:
-    """Look at one file. Raises UnsafeCheckpoint, UnexpectedFile."""
+    """Check one file. Raises UnsafeCheckpoint and UnexpectedFile."""
     file_names.check_name(name, "model")
     with path.open("rb") as stream:
         head = stream.read(HEAD)
@@ -44,7 +47,7 @@ def _look_at(path: Path, name: str) -> None:
         raise UnsafeCheckpoint(f"{name} is a pickle under another name", param=name)
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
-        return  # begins with a length, which may be any bytes: weights.read_header knows them
+        return  # begins with a length, which may be any bytes: safetensors_header.read_header checks them
     what = next((what for start, what in NATIVE.items() if head.startswith(start)), None)
     if what is None and head and suffix in BEGINS and not head.startswith(BEGINS[suffix]):
         what = f"no {suffix} file"

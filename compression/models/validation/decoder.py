@@ -1,4 +1,4 @@
-"""What a decoder's config.json implies: its numbers, and the name and shape of every tensor of its checkpoint."""
+"""Derive from a decoder's config.json its numbers and the name and shape of every checkpoint tensor."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,22 +29,25 @@ from compression.schema.report.measurements import Parameters, Shape
 
 AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 OUTPUT = "lm_head.weight"
-"""A language model's output layer, where it is not its table."""
+"""The output layer of a language model whose output layer is not tied to the token table."""
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 ROPE_NUMBERS = (
     "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
     "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "partial_rotary_factor",
 )  # fmt: skip
-"""What stock code reckons with of a scaling."""
+"""The numbers of a rotary scaling that stock code computes with."""
 FORWARD = "Send a model whose tokens see what is before them and nothing else."
 APART = "Set tie_word_embeddings to false where both are meant, else leave lm_head.weight out."
 V2_ROUTERS = ("greedy", "group_limited_greedy")
-"""Ways in which DeepSeek-V2's stock code chooses experts; with others its first forward fails."""
+"""The methods by which DeepSeek-V2's stock code chooses experts.
+
+With other methods its first forward pass fails.
+"""
 
 
 @dataclass(frozen=True)
 class DecoderDescription:
-    """A decoder as its config.json describes it. `labels` is None where its head has none."""
+    """A decoder as its config.json describes it. `labels` is None if its head has none."""
 
     kind: str
     architecture: str
@@ -55,22 +58,22 @@ class DecoderDescription:
 
     @property
     def shape(self) -> Shape:
-        """The widths, as the engine reads them from the stock config."""
+        """Return the widths, as the engine reads them from the stock config."""
         return shape_of(self.numbers)
 
     @property
     def biases(self) -> Biases:
-        """Where there are biases that the config may ask for."""
+        """Return which optional biases the config enables."""
         return biases_in(self.kind, self.numbers)
 
     @property
     def max_positions(self) -> int:
-        """Tokens that a text may have."""
+        """Return the maximum number of tokens in a text."""
         return self.numbers["positions"]
 
 
 def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list[CompressionError]]:
-    """Read a config.json whose model_type is in `FAMILIES`. Returns None with the reasons where it makes no sense."""
+    """Describe a config.json whose model_type is in `FAMILIES`, or return None and the errors."""
     kind = str(config["model_type"])
     known = FAMILIES[kind]
     problems = list(refused(config, known.activation, known.fixed, known.fractions))
@@ -132,7 +135,7 @@ def _inconsistent(known: TensorLayout, n: Numbers) -> Iterator[CompressionError]
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
-    """See that the scaling of positions is of a kind that stock code knows, its numbers finite and no lists."""
+    """Check that stock code knows the kind of rotary scaling; its numbers must be finite and no lists."""
     for key in ("rope_scaling", "rope_parameters"):
         value = config.get(key)
         if value is None:
@@ -155,7 +158,7 @@ def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
 
 
 def _router(config: Mapping[str, Any]) -> Iterator[CompressionError]:
-    """See that a router chooses in a way that stock code knows. V3 has one way alone."""
+    """Check that stock code knows the router's method. V3 has only one method."""
     method = config.get("topk_method", V2_ROUTERS[0])
     if config["model_type"] == "deepseek_v2" and method not in V2_ROUTERS:
         cause = f"topk_method is {method!r:.60} and not one of: {', '.join(V2_ROUTERS)}"
@@ -163,7 +166,7 @@ def _router(config: Mapping[str, Any]) -> Iterator[CompressionError]:
 
 
 def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError]:
-    """See that the tokens which the config names are in the vocabulary."""
+    """Check that the special tokens named in the config are in the vocabulary."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = config.get(key)
         numbers = value if isinstance(value, list) and len(value) <= 16 else [value]
@@ -173,7 +176,7 @@ def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError
 
 
 def expected(described: DecoderDescription) -> ExpectedTensors:
-    """Return what its checkpoint must and may hold."""
+    """Return the tensors that the checkpoint must hold and those that it may hold."""
     known, shape, positions = FAMILIES[described.kind], described.shape, described.max_positions
     needed = stored(decoder_tensors(described.kind, shape, positions, described.biases))
     beside = {
@@ -186,19 +189,20 @@ def expected(described: DecoderDescription) -> ExpectedTensors:
     answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), shape.hidden)}
     if described.head == LANGUAGE and not described.tied:
         return ExpectedTensors(known.prefix, needed, beside, speaks, {}, behind)
-    # A tied head is the token table; under another head, or none, it is dropped.
+    # A tied output layer is the token table; under another head, or without a head, it is dropped.
     return ExpectedTensors(known.prefix, needed, beside, answers, speaks, behind)
 
 
 def speaks(described: DecoderDescription, tensors: Iterable[str]) -> bool:
-    """Say whether a checkpoint of these tensors has an output layer: its own, or the token table."""
+    """Return whether a checkpoint of these tensors has an output layer: its own, or the token table."""
     return described.tied or OUTPUT in tensors
 
 
 def head_apart(described: DecoderDescription, folder: Path, tensors: Iterable[Tensor]) -> Iterator[CompressionError]:
-    """Refuse an output layer which config.json ties to the token table and whose weights are others, as stock code opens it.
+    """Yield an error if config.json ties the output layer to the token table but their weights differ.
 
-    It would be tied once the model is written anew, and answer with the table.
+    Stock code opens such a model with its own output layer. Once the model is written again, the layer would be tied, and the
+    model would predict with the table.
     """
     known = FAMILIES[described.kind]
     found = {tensor.name.removeprefix(known.prefix): tensor for tensor in tensors}
@@ -209,7 +213,7 @@ def head_apart(described: DecoderDescription, folder: Path, tensors: Iterable[Te
 
 
 def parameters(described: DecoderDescription) -> Parameters:
-    """Count the elements of unique weights, tied ones once."""
+    """Count the elements of unique weights; tied weights count once."""
     speaks = described.head == LANGUAGE and not described.tied
     outputs = described.shape.vocabulary if speaks else len(described.labels or ())
     family = ARCHITECTURE_SPECS[described.kind]

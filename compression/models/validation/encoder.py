@@ -1,4 +1,4 @@
-"""What an encoder's config.json implies: its shape, and the name and shape of every tensor of its checkpoint."""
+"""Derive from an encoder's config.json its shape and the name and shape of every checkpoint tensor."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ from compression.schema.report.measurements import Parameters, Shape
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """An encoder as its config.json describes it. `labels` is None where its head has none, or where it has no head.
+    """An encoder as its config.json describes it.
 
-    `positions`: rows of the position table; `max_positions`: tokens that a text may have.
+    `labels` is None if its head has none, or if it has no head. `positions`: rows of the position table; `max_positions`: the
+    maximum number of tokens in a text.
     """
 
     kind: str
@@ -38,22 +39,22 @@ class EncoderDescription:
 
     @property
     def head(self) -> heads.Head | None:
-        """What answers a task; None for a bare encoder."""
+        """Return the task head; None for a bare encoder."""
         return heads.of_architecture(self.architecture)
 
     @property
     def biases(self) -> tuple[()]:
-        """No config asks for biases: they are always there."""
+        """Return an empty tuple: encoders always have their biases, and no config sets them."""
         return ()
 
     @property
     def names(self) -> EncoderTensorNames:
-        """What the family calls things."""
+        """Return the tensor and key names of the family."""
         return NAMES[self.kind]
 
 
 def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list[CompressionError]]:
-    """Read a config.json that `architecture_of` accepts. Returns None with the reasons where it makes no sense."""
+    """Describe a config.json that `architecture_of` accepts, or return None and the errors."""
     kind = str(config["model_type"])
     known = NAMES[kind]
     problems = list(_refused(config, known))
@@ -88,7 +89,7 @@ def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list
 def _first_position(
     config: Mapping[str, Any], known: EncoderTensorNames, found: Mapping[str, int]
 ) -> tuple[int, CompressionError | None]:
-    """Say which row of the position table a text's first token has, and what is wrong with the padding token's id."""
+    """Return the position-table row of a text's first token, and an error if the padding id is wrong."""
     padding = config.get("pad_token_id", known.padding)
     where = "config.json:pad_token_id"
     if padding is None and known.first_position is None:
@@ -104,7 +105,7 @@ def _first_position(
 
 
 def _refused(config: Mapping[str, Any], known: EncoderTensorNames) -> Iterator[CompressionError]:
-    """Yield what the stock encoder can be configured to, but Lathe cannot take apart or may not run."""
+    """Yield an error for each setting of the stock encoder that Lathe cannot prune or must not run."""
     yield from refused(config, known.activation, known.fixed, known.fractions)
     for key in ("is_decoder", "add_cross_attention"):
         if config.get(key):
@@ -116,7 +117,7 @@ def _refused(config: Mapping[str, Any], known: EncoderTensorNames) -> Iterator[C
 
 
 def expected(described: EncoderDescription) -> ExpectedTensors:
-    """Return what its checkpoint must and may hold."""
+    """Return the tensors that the checkpoint must hold and those that it may hold."""
     heads_of = head_tensors(described)
     inner = encoder_tensors(described.kind, described.shape, described.positions, described.types)
     optional = optional_encoder_tensors(described)
@@ -125,7 +126,7 @@ def expected(described: EncoderDescription) -> ExpectedTensors:
 
 
 def parameters(described: EncoderDescription) -> Parameters:
-    """Count the elements of unique weights, those of the tables apart."""
+    """Count the elements of unique weights, those of the tables separately."""
     labels = len(described.labels) if described.labels is not None else None
     return parameters_at(
         ARCHITECTURE_SPECS[described.kind],
@@ -137,12 +138,12 @@ def parameters(described: EncoderDescription) -> Parameters:
 
 
 def optional_encoder_tensors(described: EncoderDescription) -> Tensors:
-    """Return what an encoder may also hold: its pooler, and a buffer that older versions saved."""
+    """Return the tensors that an encoder may also hold: its pooler, and a buffer from older versions."""
     return {**pooler_tensors(described.kind, described.shape), "embeddings.position_ids": (1, described.positions)}
 
 
 def head_tensors(described: EncoderDescription) -> Tensors:
-    """Return what lies beside the encoder: the head of its task, or the heads of pre-training, which are dropped."""
+    """Return the tensors beside the encoder: its task head, or the pre-training heads, which are dropped."""
     shape, head = described.shape, described.head
     if head is not None:
         outputs = 2 if head == heads.READER else len(described.labels or ())

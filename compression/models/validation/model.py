@@ -1,4 +1,4 @@
-"""Check a model's folder: safe, whole, of a known family, and consistent with itself."""
+"""Check that a model's folder is safe, complete, of a supported family and consistent."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,12 +19,12 @@ LARGEST_CONFIG = 1 << 20
 LARGEST_TOKENIZER = 64 << 20
 Described = encoder.EncoderDescription | decoder.DecoderDescription
 NO_FLOATS = ("position_ids", ".attn.bias")
-"""Buffers that older versions saved: counts and masks."""
+"""Buffers that older versions saved; they hold counts and masks, not floats."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def check(folder: Path) -> ModelFacts | list[CompressionError]:
-    """Return what is known of the model, or every reason why it cannot be taken."""
+    """Return the facts of the model, or every reason to refuse it."""
     problems: list[CompressionError] = contents.check(folder)
     if gguf_model.is_one(folder):
         found = gguf_model.check(folder)
@@ -68,7 +68,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
 
 
 def _kind(model_type: str) -> Any:
-    """Return the module that describes models of a type."""
+    """Return the module that describes models of this model_type."""
     return decoder if model_type in DECODERS else encoder
 
 
@@ -109,7 +109,7 @@ def _held_against(expected: ExpectedTensors, tensors: list[safetensors_header.Te
 
 
 def _modern(name: str) -> str:
-    """Name a tensor as today's stock code does, which renames those of the first checkpoints while it loads them."""
+    """Return a tensor's name in today's stock code, which renames those of the first checkpoints."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
