@@ -1,1 +1,1 @@
-"""Which units go, by which scores, and least squares for what is left."""
+"""Importance scores, the choice of units to prune, and least-squares reconstruction of the pruned model."""
