@@ -1,1 +1,1 @@
-"""The integers of every scheme: one definition each, simulated in training exactly as the shipped artifact computes them."""
+"""Quantization schemes: one definition of each, simulated in training exactly as the exported artifact computes."""
