@@ -1,1 +1,1 @@
-"""Importance scores, the choice of units to prune, and least-squares reconstruction of the pruned model."""
+"""Importance scores, choice of the units to prune, and least-squares reconstruction."""

@@ -1,9 +1,10 @@
-"""Importance scores: pure reductions of activations, gradients and weights to one score per unit, and top-k selection.
+"""Importance scores: one score per unit from activations, gradients or weights, and top-k selection.
 
-`l1` and `l2` are the norm of a unit's activations on calibration rows. `l1_weight` is the norm of the weights that produce and
-read the unit (Li et al. 2017). `taylor` is the first-order estimate of the change in loss if the unit is removed (Molchanov et
-al. 2017, 2019). On encoders the activation norm preserves far more of the model than the weight norm; docs/method.md explains
-why. Layers are scored by how much they change the residual stream (block influence: Men et al. 2024, ShortGPT).
+All functions are pure. `l1` and `l2` are the norm of a unit's activations on calibration rows. `l1_weight` is the norm of the
+weights that produce and read the unit (Li et al. 2017). `taylor` is the first-order estimate of the change in loss if the unit
+is removed (Molchanov et al. 2017, 2019). On encoders the activation norm preserves far more of the model than the weight norm;
+docs/method.md explains why. Layers are scored by how much they change the residual stream (block influence: Men et al. 2024,
+ShortGPT).
 """
 
 from collections.abc import Callable
@@ -22,19 +23,20 @@ def activation_norm(activations: Tensor, mask: Tensor) -> Tensor:
 
 
 def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the squared L2 norm over real tokens. It can be summed over batches and gives the same ranking.
+    """Return the squared L2 norm over real tokens.
 
+    Unlike the norm it can be summed over batches; the ranking is the same.
     activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
     """
     return (activations.square() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
 def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: int | None = None) -> Tensor:
-    """Return the first-order estimate of the loss change without each unit, as absolute values summed over rows.
+    """Return the first-order estimate of the loss change without each unit.
 
-    For each row this is |Σ over tokens of g · a|: the derivative with respect to a gate on the unit's output (Molchanov et al.
-    2019, eq. 5 to 8, with the absolute value of the 2017 paper). With `groups`, adjacent units share a gate, for example the
-    units of a head.
+    The estimate sums absolute values over rows. For each row this is |Σ over tokens of g · a|: the derivative with respect to a
+    gate on the unit's output (Molchanov et al. 2019, eq. 5 to 8, with the absolute value of the 2017 paper). With `groups`,
+    adjacent units share a gate, for example the units of a head.
     activations, gradients: (rows, tokens, units), gradients of the sum over rows; mask: (rows, tokens) -> (units or groups,).
     """
     changes = (activations * gradients * mask[..., None].to(activations.dtype)).sum(dim=1)
@@ -44,7 +46,7 @@ def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: in
 
 
 def block_influence(states: Tensor) -> Tensor:
-    """Return each layer's block influence: 1 − cosine similarity of its input and output, summed over tokens.
+    """Return each layer's block influence: Σ over tokens of 1 − cosine similarity of input and output.
 
     states: (layers + 1, tokens, width), the residual stream before the first layer and after each layer -> (layers,).
     """
@@ -54,7 +56,9 @@ def block_influence(states: Tensor) -> Tensor:
 def expert_scores(
     inputs: Tensor, chosen: Tensor, weights: Tensor, activations_of: Callable[[int, Tensor], Tensor], down: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Score a layer's experts and their units by what they add to the residual stream, summed over tokens.
+    """Score a layer's experts and their units by their contribution to the residual stream.
+
+    Scores are summed over tokens.
 
     An expert's score is its router weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
     tokens; the sum also reflects how often the router selects the expert). A unit's score is the router weight times the
@@ -91,9 +95,9 @@ def strongest(scores: Tensor, count: int) -> Tensor:
 
 
 def strongest_of_each(scores: Tensor, count: int, parts: int) -> Tensor:
-    """Return `strongest` within each of `parts` adjacent blocks, `count` indices in total. (units,) -> (count,).
+    """Return `strongest` within each of `parts` adjacent blocks. (units,) -> (count,).
 
-    Each block keeps the same number of units.
+    Each block keeps the same number of units, `count` in total.
     """
     size = len(scores) // parts
     found = [strongest(part, count // parts) + number * size for number, part in enumerate(scores.view(parts, size))]

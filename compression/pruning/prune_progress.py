@@ -1,4 +1,7 @@
-"""State of stepwise pruning, saved with each training checkpoint so that a new attempt repeats the cuts and resumes."""
+"""State of stepwise pruning, saved with each training checkpoint.
+
+A new attempt uses it to repeat the earlier cuts and resume.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -74,7 +74,7 @@ def reconstruct(
 
 
 def _tap(layer: Layer, part: nn.Module) -> Tap:
-    """Return where to observe a linear layer's regression target: its own output, or the stream that it writes to."""
+    """Return where to observe a linear layer's regression target: its output, or the stream it writes to."""
     if part is layer.attended:
         return layer.sums[0]
     return layer.sums[1] if part is layer.down else (part, "out")
@@ -96,7 +96,7 @@ class LayerStack:
                 model.base_model(**{**batch.inputs, **more})
 
     def _keeper(self, number: int) -> Any:
-        """Return a hook that keeps a layer's other inputs (masks, positions), which do not depend on the stream."""
+        """Return a hook that keeps a layer's other inputs: masks and positions, independent of the stream."""
 
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if number == 0:
@@ -116,7 +116,7 @@ class LayerStack:
         self.streams = self.run(number)
 
     def collect(self, number: int, taps: Sequence[Tap]) -> list[Tensor]:
-        """Run a layer and return the inputs or outputs of the tapped modules at real tokens, (tokens, width) each."""
+        """Run a layer and return the tapped inputs or outputs at real tokens, (tokens, width) each."""
         found: list[list[Tensor]] = [[] for _ in taps]
 
         def take(place: int, values: Tensor) -> None:
@@ -135,7 +135,7 @@ class LayerStack:
 
 
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
-    """Change a layer by ridge regression so that its output gains what is missing, as far as its inputs allow.
+    """Add a linear map of a layer's inputs that best fits `missing`, by ridge regression, in place.
 
     given: (tokens, inputs), missing: (tokens, outputs). The penalty applies to the change of the weights, not to the weights,
     so directions without data keep their weights. The bias has no penalty.

@@ -1,8 +1,9 @@
-"""Importance scores of all units of all pruning groups, computed once on calibration rows and valid for any pruning ratio.
+"""Importance scores of all units of all pruning groups, computed once on calibration rows.
 
-The adapter's `observed` lists where units are observed: at the norms of the residual stream, and at the inputs of attention
-output and down projections. Minitron uses the same places (Muralidharan et al. 2024). The collector also observes the tokens
-that a router sends to each expert, what the expert adds, and the block influence of each layer.
+The same scores serve any pruning ratio. The adapter's `observed` lists where units are observed: at the norms of the residual
+stream, and at the inputs of attention output and down projections. Minitron uses the same places (Muralidharan et al. 2024).
+The collector also observes the tokens that a router sends to each expert, what the expert adds, and the block influence of each
+layer.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -119,9 +120,10 @@ def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
 def score_units(
     model: PreTrainedModel, settings: Prune, train_rows: Examples, seed: int, parts: int = 1, *, layers: bool = False
 ) -> ImportanceScores:
-    """Score a model's units by the recipe's importance, on train rows sampled with `seed`. layers: also score layers.
+    """Score a model's units by the recipe's importance, on train rows sampled with `seed`.
 
-    Raises ValueError if the recipe's importance does not support decoders; `check_axes` rejects such recipes earlier.
+    layers: also score layers. Raises ValueError if the recipe's importance does not support decoders; `check_axes` rejects such
+    recipes earlier.
     """
     rows = shuffled_rows(train_rows, settings.calibration_rows, seed)
     size = micro_batch_size(CALIBRATION_BATCH, parts)
@@ -181,7 +183,10 @@ class UnitObserver:
         self.sums: dict[tuple[str, int], Tensor] = {}
 
     def observe(self, hooks: ExitStack, observer: Observer) -> None:
-        """Pass all activations to `observer` until `hooks` close: (rows, tokens, units), or (rows, units) if pooled."""
+        """Pass all activations to `observer` until `hooks` close.
+
+        Activations are (rows, tokens, units), or (rows, units) if pooled.
+        """
         for key, points in self.points.items():
             for number, (module, side) in enumerate(points):
                 see = partial(observer, key, number)
@@ -197,7 +202,7 @@ class UnitObserver:
         self.sums[key, number] = worth if known is None else known + worth
 
     def masked(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """Return activations as (rows, tokens, units) with their mask; a pooled vector counts as one token per row."""
+        """Return activations as (rows, tokens, units) with their mask; a pooled vector is one token per row."""
         return (activations, self.mask) if activations.ndim == 3 else (activations[:, None], self.mask[:, :1])
 
     def units(self) -> dict[str, Tensor]:
@@ -295,7 +300,7 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
 
 @torch.no_grad()
 def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Score units by the L1 norm of the matrices that produce and read them, over all members of each group."""
+    """Score units by the L1 norm of the matrices that produce and read them, over each group's members."""
     family = adapter_of(model)
     groups = family.groups(model)
     own = dict(model.named_parameters())
