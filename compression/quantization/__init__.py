@@ -1,1 +1,1 @@
-"""Quantization schemes: one definition of each, simulated in training exactly as the exported artifact computes."""
+"""Quantization schemes, each defined once and simulated in training exactly as the artifact computes."""

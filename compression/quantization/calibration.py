@@ -1,4 +1,4 @@
-"""Calibration on train rows: the distribution, range and per-channel maximum of each linear layer's input.
+"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input.
 
 Only real tokens count; padding positions are ignored. Calibration trains nothing and draws no number from torch's global
 generator, so it does not change the model or any later result.
@@ -78,7 +78,7 @@ def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples
 def sample_tokens(
     model: nn.Module, layers: dict[str, nn.Module], rows: Examples, count: int, parts: int = 1
 ) -> dict[str, Tensor]:
-    """Sample the inputs of `layers` at `count` tokens, or at all tokens if there are fewer. -> (tokens, in) each.
+    """Sample the inputs of `layers` at `count` tokens, or at all if fewer. -> (tokens, in) each.
 
     Every token has the same probability, whatever the batch size: each gets a random key, and the lowest keys stay (reservoir
     sampling by random keys, Efraimidis & Spirakis 2006). With a fixed stride, rows of the stride's length would contribute only

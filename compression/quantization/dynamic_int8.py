@@ -1,4 +1,4 @@
-"""dynamic-int8: the definition of its integers, simulated in training exactly as the exported artifact computes.
+"""dynamic-int8: its integers, simulated in training exactly as the exported artifact computes.
 
 Weights are int8, symmetric, one scale per output channel. Activations are 8-bit, symmetric, one scale per token (row), computed
 dynamically. Embeddings are int8, one scale per row. All scales are max|·| / 127, so the range is ±127; in the
@@ -32,7 +32,10 @@ def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
 
 
 def integer_rows(x: Tensor, levels: float = LEVELS) -> tuple[Tensor, Tensor]:
-    """Quantize each row to −levels … levels. x: (..., features) -> (int8 of x's shape, float32 scales (..., 1))."""
+    """Quantize each row to −levels … levels.
+
+    x: (..., features) -> (int8 of x's shape, float32 scales (..., 1)).
+    """
     scale = row_scales(x, levels)
     return torch.round(x.detach() / scale).clamp(-levels, levels).to(torch.int8), scale
 
@@ -59,7 +62,10 @@ def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply int8 matrices as the artifact's MatMulInteger does. left: (m, k), right: (n, k) -> float32 (m, n)."""
+    """Multiply int8 matrices as the artifact's MatMulInteger does.
+
+    left: (m, k), right: (n, k) -> float32 (m, n).
+    """
     if left.device.type == "cpu":
         return torch._int_mm(left, right.t()).float()
     # Integer kernels of other devices reject small or odd shapes; float32 represents these sums to one part in 2**24.
@@ -67,7 +73,7 @@ def integer_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 class _IntegerLinear(torch.autograd.Function):
-    """x, weight, bias, levels -> the artifact's output; straight-through gradients with x and weight rounded."""
+    """x, weight, bias, levels -> the artifact's output; gradients are straight-through at rounded values."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, levels: float) -> Tensor:
@@ -131,7 +137,7 @@ class FakeQuantLinear(SimulatedLinear):
 
 
 class FakeQuantEmbedding(nn.Embedding):
-    """nn.Embedding with int8 rows; only the rows it looks up are rounded. `levels`: as in `SimulatedLinear`."""
+    """nn.Embedding with int8 rows; rounds only the rows it looks up. `levels`: as in `SimulatedLinear`."""
 
     levels: float = LEVELS
 

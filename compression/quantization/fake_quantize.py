@@ -1,4 +1,4 @@
-"""Inserts fake quantization into a model, removes it, reads its settings back and restores them from a checkpoint."""
+"""Inserts fake quantization into a model, removes it, and reads its settings back for checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
@@ -71,7 +71,7 @@ DYNAMIC = Simulation()
 
 
 def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of all modules that a scheme quantizes, simulated already or not, in model order."""
+    """Yield (name, module) of all modules that schemes quantize, simulated or not, in model order."""
     for name, module in model.named_modules():
         if type(module) in (nn.Linear, Conv1D, nn.Embedding) or type(module) in REAL:
             yield name, module

@@ -1,7 +1,7 @@
-"""Frozen weights in int8 with one scale per row; each layer dequantizes its weights when it multiplies them.
+"""Frozen weights in int8 with one scale per row.
 
-This is not an export scheme: a teacher is stored in this form if memory does not suffice for float32. Its outputs lose only
-what `dynamic_int8` rounds off, and only in the weights.
+Each layer dequantizes its weights when it multiplies them. This is not an export scheme: a teacher is stored in this form if
+memory does not suffice for float32. Its outputs lose only what `dynamic_int8` rounds off, and only in the weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from compression.quantization.moe_layers import WEIGHTS, SimulatedExperts, fused
 
 
 class _Rows(nn.Module):
-    """A weight as int8 and scales, for torch's parametrizations. turned: whether its shape is (inputs, outputs)."""
+    """A weight as int8 and scales, a torch parametrization. turned: whether it is (inputs, outputs)."""
 
     def __init__(self, *, turned: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class FrozenInt8Experts(SimulatedExperts):
 
 
 def freeze_int8(model: PreTrainedModel) -> int:
-    """Quantize all linear layers and experts of a frozen model to int8 in place; return the number of elements.
+    """Quantize a frozen model's linear layers and experts to int8 in place; return the element count.
 
     Embedding tables stay in floating point, and so does a language model's output layer, tied or not: the teacher cache keeps
     last hidden states, and the output layer computes logits from them a few tokens at a time, which would dequantize it each

@@ -1,4 +1,4 @@
-"""Fused experts in 3-D tensors: each expert's matrices are quantized as separate linear layers would be.
+"""Fused experts in 3-D tensors: each expert's matrices are quantized like separate linear layers.
 
 In static-int8 they use dynamic-int8: an expert receives different tokens in every batch, so a range of its own would rest on
 few tokens.
@@ -26,8 +26,9 @@ def fused_expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class SimulatedExperts(nn.Module):
-    """Fused experts that compute with integers. The stock module only changes its class, so parameters and keys stay.
+    """Fused experts that compute with integers.
 
+    The stock module only changes its class, so parameters and keys stay.
     stock: the module's original class; scheme, group_size, levels: as in a linear layer.
     """
 

@@ -1,7 +1,7 @@
-"""Observers: a histogram of a layer's input, and the range computed from it. Pure; `calibration` attaches the hooks.
+"""Observers: a histogram of a layer's input, and the range computed from it.
 
-Values are counted in buckets whose width is a fixed share of the value, so one pass suffices at any scale: an outlier of a
-thousand does not reduce the precision near zero.
+Pure functions; `calibration` attaches the hooks. Values are counted in buckets whose width is a fixed share of the value, so
+one pass suffices at any scale: an outlier of a thousand does not reduce the precision near zero.
 """
 
 import math
@@ -24,7 +24,7 @@ CANDIDATES = 100
 
 @dataclass
 class Spread:
-    """Histogram of one tensor's values over all batches. counts: (2 · SIDE + 1,), the middle bucket for zero."""
+    """Histogram of a tensor's values over all batches. counts: (2 · SIDE + 1,), the middle one for zero."""
 
     low: float = math.inf
     high: float = -math.inf
@@ -87,9 +87,10 @@ def percentile_range(values: Tensor, counts: Tensor, percent: float) -> Range:
 
 
 def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -> Range:
-    """Shrink a range to minimize the squared error of clipping and rounding (Nagel et al. 2021, section 3.1).
+    """Shrink a range to minimize the squared error of clipping and rounding together.
 
-    values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the observed range.
+    See Nagel et al. 2021, section 3.1. values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the
+    observed range.
     """
     shares = torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
     lows, highs = min(low, 0.0) * shares, max(high, 0.0) * shares
@@ -112,6 +113,9 @@ def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) 
 
 
 def levels_used(counts: Tensor) -> float:
-    """Return the effective number of levels: 2 to the entropy of their frequencies. counts: (levels,) -> 1 to levels."""
+    """Return the effective number of levels: 2 to the entropy of their frequencies.
+
+    counts: (levels,) -> 1 to levels.
+    """
     share = counts[counts > 0].double() / counts.sum()
     return float(torch.exp2(-(share * share.log2()).sum()))

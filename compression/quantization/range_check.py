@@ -1,4 +1,4 @@
-"""Range check: finds layers whose activations lose precision because a few outliers stretch the range."""
+"""Range check: finds layers whose activations lose precision because outliers stretch the range."""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ NAMED = 8
 
 
 def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[LayerRange, ...]:
-    """Check the current input range of each simulated layer, in model order; empty if no layer is simulated."""
+    """Check the input range of each simulated layer, in model order; empty if no layer is simulated."""
     layers = dict(simulated_layers(model))
     if not layers:
         return ()

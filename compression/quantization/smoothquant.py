@@ -1,5 +1,6 @@
-"""SmoothQuant (Xiao et al. 2023): moves outliers from activations, whose channels share a scale, into weights.
+"""SmoothQuant (Xiao et al. 2023): moves outliers from activations into weights.
 
+The channels of an activation are rounded together; weights are not.
 Channel j of a layer's input is divided by s_j and the weights that read it are multiplied by s_j:
 
     s_j = max|X_j|^α / max|W_j|^(1 − α)
@@ -159,7 +160,7 @@ def search(
 
 
 def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> float:
-    """Return the rounding error of layers that share an input: Σ over layers of the relative squared error.
+    """Return the rounding error of layers that share an input: Σ of their relative squared errors.
 
     x: (tokens, in); weights: (out, in) each.
     """
@@ -187,7 +188,7 @@ def _rounded_weight(weight: Tensor, simulation: Simulation) -> Tensor:
 
 
 def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:
-    """Return sizes^α over its geometric mean, as the nearest power of two; 1 if a channel is 0. (channels,) -> same."""
+    """Return sizes^α over its geometric mean, as powers of two; 1 if a channel is 0. (channels,) -> same."""
     logs = torch.where(sizes > 0, alpha * sizes.clamp_min(SMALLEST).log2(), torch.nan)
     exponents = (logs - logs.nanmean()).nan_to_num(0.0).round()
     return torch.exp2(exponents).clamp(2.0**-LARGEST_EXPONENT, 2.0**LARGEST_EXPONENT)

@@ -1,5 +1,6 @@
-"""static-int8: activations are uint8 with one calibrated scale and zero point per layer; weights are int8 per output channel.
+"""static-int8: uint8 activations with calibrated ranges, int8 weights.
 
+Activations have one scale and zero point per layer, weights one scale per output channel.
 A range [low, high] that includes 0 becomes scale = (high − low) / 255 and a zero point that represents 0 exactly (Jacob et al.
 2018). Values outside are clipped and have no gradient; inside, gradients use the straight-through estimator. The bias is an
 integer too, in units of the product of both scales, because otherwise ONNX Runtime does not fuse the layer to its integer
@@ -30,7 +31,10 @@ def affine(low: float, high: float) -> tuple[float, int]:
 
 
 def codes(x: Tensor, scale: float, zero: int) -> Tensor:
-    """Quantize as ONNX's QuantizeLinear does: half to even, saturating. -> integers 0 to 255 as float32, x's shape."""
+    """Quantize as ONNX's QuantizeLinear does: half to even, saturating.
+
+    -> integers 0 to 255 as float32, of x's shape.
+    """
     return torch.round(x.detach() / scale).add_(zero).clamp_(0, TOP)
 
 
@@ -66,7 +70,7 @@ def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
 
 
 class _StaticLinear(torch.autograd.Function):
-    """x, weight, bias, levels, range -> the artifact's output; straight-through gradients, with x clipped."""
+    """x, weight, bias, levels, range -> the artifact's output; straight-through gradients, x clipped."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, levels: float, low: float, high: float) -> Tensor:

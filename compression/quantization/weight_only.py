@@ -1,4 +1,4 @@
-"""weight-only-int8 and weight-only-int4: weights are integers on disk and floating point in the multiplication.
+"""weight-only-int8 and weight-only-int4: integer weights on disk, multiplied in floating point.
 
 int8 has one scale per output channel, max|·| / 127. int4 has one scale per group of `group_size` inputs of an output channel,
 max|·| / 7; the last group of a channel has the remaining inputs. Both are symmetric. Activations are not rounded, so no
@@ -16,8 +16,9 @@ INT4_LEVELS = 7.0
 
 
 def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Quantize to 4 bits. weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
+    """Quantize to 4 bits.
 
+    weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
     groups = ⌈in / group_size⌉; the padding after the last input is 0.
     """
     weight = weight.detach()
