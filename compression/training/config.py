@@ -52,10 +52,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """Result of the training loop. Epoch 0 is the model before training; `remarks` are notes for the report row.
+    """Result of the training loop. Epoch 0 is the model before training.
 
-    `curve` has the validation after each trained epoch, without `before`; `out_of_patience`: training ended because no epoch
-    was better within the patience.
+    `remarks` are notes for the report row; `curve` has the validation after each trained epoch, without `before`;
+    `out_of_patience`: training ended because no epoch was better within the patience.
     """
 
     best_epoch: int
@@ -68,7 +68,7 @@ class TrainingOutcome:
 
 
 def check_precision(asked: Precision, device: torch.device) -> None:
-    """Raise UnsupportedPrecision, before any training, if the device does not support the requested precision."""
+    """Raise UnsupportedPrecision, before training, if the device lacks the requested precision."""
     if asked == "bfloat16" and not has_bfloat16(device):
         raise UnsupportedPrecision(f"this worker's {device.type} does not multiply bfloat16", param="recipe.train.precision")
 

@@ -1,4 +1,7 @@
-"""Gradient checkpointing: layers store only their inputs; the backward pass computes them again (Chen et al. 2016)."""
+"""Gradient checkpointing (Chen et al. 2016).
+
+Layers store only their inputs, and the backward pass computes the layers again.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 @contextmanager
 def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Use gradient checkpointing in a stock model's layers within this context, which must include the backward pass.
+    """Use gradient checkpointing in a stock model's layers within this context.
 
-    Stock transformers does this only in training mode, but distillation trains without dropout, in evaluation mode. Dropout
-    draws the same numbers again. Forward hooks inside a layer run twice.
+    The context must include the backward pass. Stock transformers does this only in training mode, but distillation trains
+    without dropout, in evaluation mode. Dropout draws the same numbers again. Forward hooks inside a layer run twice.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Training checkpoints: saved at a step, so that a new attempt resumes as if training had never stopped.
+"""Training checkpoints: a new attempt resumes from a saved step as if training had never stopped.
 
 A checkpoint is a folder with one safetensors file and state.json. It is complete and durable like a stage's checkpoint, and is
 used under the same conditions: only for the same work, and only if every digest is right. A checkpoint that cannot be used
@@ -41,11 +41,12 @@ LOOK_AGAIN = 0.05
 
 @dataclass
 class TrainerState:
-    """Scalar state of a training; with its tensors, this is all that resuming needs. Epoch 0 is the model before training.
+    """Scalar state of a training; with its tensors, this is all that resuming needs.
 
-    `total`: number of steps in the training. `spent`: training of the whole job up to here, including this training. `ranges`:
-    input ranges of the model's static layers, which do not change during training. `gain_epoch`: the last epoch with a gain in
-    score or loss, if the rate falls on a plateau. `least_loss`: the lowest validation loss so far.
+    Epoch 0 is the model before training. `total`: number of steps in the training. `spent`: training of the whole job up to
+    here, including this training. `ranges`: input ranges of the model's static layers, which do not change during training.
+    `gain_epoch`: the last epoch with a gain in score or loss, if the rate falls on a plateau. `least_loss`: the lowest
+    validation loss so far.
     """
 
     before: Validation
@@ -98,7 +99,7 @@ class Resumable(Protocol):
 
 @dataclass
 class TrainingCheckpointer:
-    """Settings that all trainings of one attempt share: checkpoint folder, interval, and an earlier attempt's checkpoint.
+    """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's.
 
     As soon as a checkpoint's event is emitted, its folder belongs to the supervisor, until the supervisor removes it. `stage`
     is the current stage; `part` is the current dataset if there are several.
@@ -116,7 +117,7 @@ class TrainingCheckpointer:
     _handed_over: Path | None = None
 
     def look(self) -> str | None:
-        """Load an earlier attempt's checkpoint from `resume`; return the reason if one exists but cannot be used."""
+        """Load an earlier attempt's checkpoint from `resume`; return a reason if it cannot be used."""
         if self.resume is None or not (self.resume / FOLDER).is_dir():
             return None
         try:
@@ -126,7 +127,7 @@ class TrainingCheckpointer:
         return None
 
     def is_at(self, phase: str) -> bool:
-        """Return whether the earlier attempt was in this training of the current stage; all before it is then done."""
+        """Return whether the earlier attempt was in this training; everything before it is then done."""
         found = self.found
         return found is not None and (found.stage, found.phase, found.part) == (self.stage, phase, self.part)
 
@@ -181,7 +182,7 @@ class TrainingCheckpointer:
 
 
 def read_training(place: Path, expected: str) -> TrainingCheckpoint:
-    """Read and verify a training checkpoint. Raises UnusableCheckpoint if it is damaged or belongs to other work."""
+    """Read and verify a checkpoint. Raises UnusableCheckpoint if it is damaged or of other work."""
     try:
         facts = TrainingCheckpoint.model_validate(json.loads(unseal(place / STATE)))
         verify_files(place, facts.files)
@@ -194,7 +195,7 @@ def read_training(place: Path, expected: str) -> TrainingCheckpoint:
 
 @dataclass
 class ResumableTraining:
-    """Resumes one training from an earlier attempt, saves it at intervals, and stops it if a pause was requested.
+    """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause.
 
     `notes`: notes of the report row, which a checkpoint stores and restores. `beside`: additional tensors to save, because
     nothing else stores them yet; a new attempt reads them with `TrainingCheckpointer.beside`.
@@ -226,10 +227,11 @@ class ResumableTraining:
         return found.where, tensors
 
     def after_step(self, training: Resumable, *, ended: bool = False) -> Iterator[TrainingSaved]:
-        """Save if a checkpoint is due. Raises Pause if one was requested, after it has saved and waited for collection.
+        """Save if a checkpoint is due. Raises Pause if one was requested.
 
-        If the supervisor has not collected the previous checkpoint in time, nothing is saved. The result of a training is saved
-        at its end if the training took longer than the save interval: a later failure must not lose it.
+        Before Pause, it saves and waits until the supervisor has collected the checkpoint, up to PATIENCE. If the supervisor
+        has not collected the previous checkpoint in time, nothing is saved. The result of a training is saved at its end if the
+        training took longer than the save interval: a later failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
         if not pausing and not (self._took_long() if ended else self.checkpointer.is_due()):

@@ -204,7 +204,7 @@ class _Run:
 
     @property
     def expected(self) -> int:
-        """Return the expected number of steps; on a plateau schedule with patience, until the patience runs out."""
+        """Return the expected total of steps; on a plateau schedule, until the patience runs out."""
         where, plan = self.where, self.plan
         if plan.plateau is None or plan.patience is None:
             return where.total
@@ -275,7 +275,7 @@ class _Run:
         return True
 
     def gradients(self, batches: list[AnyBatch], loss: Callable[[AnyBatch], Tensor]) -> bool:
-        """Compute the gradients of a step's batches, each in micro-batches; return whether the loss was finite.
+        """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite.
 
         Micro-batches are weighted by the count that their loss averages over (rows, words, or tokens to predict), so the sum
         equals the loss of the whole batch. Losses of hidden states, of attention relations and of a tagger's soft targets
@@ -323,7 +323,7 @@ class _Run:
         return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
 
     def _lowers_loss(self, now: Validation) -> bool:
-        """Return whether the validation loss is a new minimum by a share of the first loss; a score gain often follows."""
+        """Return whether the loss is a new minimum by a share of the first loss: this precedes a score gain."""
         before = -self.where.before.negative_loss
         least = before if self.where.least_loss is None else self.where.least_loss
         return -now.negative_loss < least - preparation.LOSS_GAIN * abs(before)
@@ -353,7 +353,10 @@ class _Run:
         self.model.eval()
 
     def step_back(self) -> str:
-        """Restore the last good epoch at half the rate; return a remark. Raises TrainingDiverged the second time."""
+        """Restore the last good epoch at half the rate; return a remark.
+
+        Raises TrainingDiverged the second time.
+        """
         where, plan = self.where, self.plan
         if where.stepped_back:
             raise TrainingDiverged(
@@ -374,7 +377,7 @@ class _Run:
         return remark
 
     def adapt_decay(self, score: float) -> None:
-        """Double the L2 if validation fell, halve it if it rose: the published account's regularization in recovery."""
+        """Double the L2 if validation fell, halve it if it rose, as the published account does in recovery."""
         where = self.where
         if self.plan.adapt_decay and where.last_score is not None and score != where.last_score:
             factor = 2.0 if score < where.last_score else 0.5
