@@ -1,4 +1,4 @@
-"""Feature losses between two models: hidden states, attention scores and relations. Pure functions of tensors."""
+"""Feature losses of hidden states, attention scores and relations. Pure functions of tensors."""
 
 from collections.abc import Iterable
 
@@ -9,22 +9,23 @@ from compression.modalities.losses import summed_relation_loss
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, projections: Tensor) -> Tensor:
-    """Return the relative squared error of hidden states through learned projections (TinyBERT, Jiao et al. 2020).
+    """Return the relative squared error of hidden states through learned projections.
 
-    student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the mean
-    squared error over the teacher's mean square, so that 1 is as bad as predicting 0, at any scale of the model.
+    See TinyBERT (Jiao et al. 2020). student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers,
+    narrow, wide) -> scalar: the mean squared error over the teacher's mean square, so that 1 is as bad as predicting 0, at any
+    scale of the model.
     """
     error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
     return error
 
 
 def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Return the mean squared error of attention scores before the softmax (TinyBERT, Jiao et al. 2020, eq. 7).
+    """Return the mean squared error of attention scores before the softmax.
 
-    student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens, wide), both of queries and keys; mask: (rows,
-    tokens), 1 at real tokens; heads: of each model -> scalar, mean over layers, heads and pairs of real tokens. Scores are
-    query · key / √(head size), with each model's own head size. They do not include additive terms (padding mask, MPNet's
-    relative position bias).
+    See TinyBERT (Jiao et al. 2020, eq. 7). student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens,
+    wide), both of queries and keys; mask: (rows, tokens), 1 at real tokens; heads: of each model -> scalar, mean over layers,
+    heads and pairs of real tokens. Scores are query · key / √(head size), with each model's own head size. They do not include
+    additive terms (padding mask, MPNet's relative position bias).
     """
     real = (mask[:, :, None] * mask[:, None, :])[:, None].to(student.dtype)
     total = student.new_zeros(())
@@ -60,7 +61,7 @@ def relation_heads(narrow: int, wide: int, most: int) -> int:
 
 
 def fit_projections(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> Tensor:
-    """Fit projections from student to teacher states by ridge regression, as the starting point of their training.
+    """Fit initial projections from student to teacher states by ridge regression.
 
     pairs: one or more pairs of states of some tokens: the student's (layers, tokens, narrow), the teacher's (layers, tokens,
     wide) -> (layers, narrow, wide). Only the products of each pair are kept; their size does not depend on the tokens.

@@ -1,4 +1,4 @@
-"""The distillation loss of a batch: logits against teachers and labels, features against those of one teacher."""
+"""The distillation loss: logits against teachers and labels, features against one teacher."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class FeatureAlignment:
 
 
 class FeatureLosses:
-    """Losses on hidden states, attention and embeddings against one teacher, with their trained projections."""
+    """Losses on hidden states, attention and embeddings against one teacher, with learned projections."""
 
     def __init__(
         self, student: PreTrainedModel, teacher: Teacher, comparison: FeatureAlignment, rows: Examples, parts: int
@@ -153,7 +153,7 @@ class DistillationObjective:
 
     @property
     def projections(self) -> list[nn.Parameter]:
-        """Trained projections from student to teacher states, (states, narrow, wide); empty if no states are compared."""
+        """Learned projections to the teacher's states, (states, narrow, wide); empty without states."""
         return self.feature_losses.projections
 
     @property

@@ -64,10 +64,10 @@ class TeacherOutputs:
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
-    """Run a model and return the features that distillation compares. Gradients flow unless the caller disables them.
+    """Run a model and return the features that distillation compares.
 
-    For a language model's batch, `logits` are the inputs of its head: the last hidden states at the positions that predict a
-    token, (positions, width).
+    Gradients flow unless the caller disables them. For a language model's batch, `logits` are the inputs of its head: the last
+    hidden states at the positions that predict a token, (positions, width).
     """
     if not len(look) and task.packed is None:
         return TeacherOutputs(task.logits(model(**batch.inputs)), torch.empty(0))
@@ -99,7 +99,7 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
 
 
 class Teacher:
-    """A frozen model with cached outputs for some rows: always the logits, and the other features if there is room.
+    """A frozen model with cached outputs: always the logits, other features if there is room.
 
     Call `precompute` before `outputs`.
 
@@ -178,7 +178,7 @@ class Teacher:
             yield len(batch.rows)
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the logits and all requested features stacked, (states, real tokens, width), padded with zeros."""
+        """Return the logits, and all features stacked and zero-padded to (states, real tokens, width)."""
         here = batch.to(next(self.model.parameters()).device)
         said = request_features(self.model, here, self.task, self.look)
         if not len(self.look):
@@ -236,9 +236,10 @@ class Teacher:
 
 
 class StatesTeacher(Teacher):
-    """A frozen model of a `packed` task. It caches the last hidden states instead of logits of the vocabulary's width.
+    """A frozen model of a `packed` task that caches the last hidden states instead of logits.
 
-    The output layer computes the logits from these states, so only the float16 rounding is lost.
+    Logits have the vocabulary's width. The output layer computes the logits from these states, so only the float16 rounding is
+    lost.
     """
 
     states_answer = True
