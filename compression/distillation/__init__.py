@@ -1,1 +1,1 @@
-"""What a student learns from teachers: their outputs and caches, the objective, the weights of its losses."""
+"""Distillation: teacher outputs and their caches, the objective, its losses and their weights."""

@@ -1,4 +1,4 @@
-"""How the terms of a loss become one number: weights that stay, that go from one value to another, or that are learned."""
+"""Weights of the terms of a loss: constant, scheduled from one value to another, or learned."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,31 +9,31 @@ from torch import Tensor, nn
 from compression.schema.recipe.distill import Distill
 
 VARIANCE_RATE = 0.01
-"""Peak rate at which the logarithms of variances are learned, whatever the model's: at that they would stand still."""
+"""Peak learning rate of the log variances, whatever the model's rate: at the model's rate they would hardly move."""
 Terms = Mapping[str, Tensor]
 """Name → scalar."""
 
 
 class LossWeights(Protocol):
-    """Adds terms up. `parameters` are learned beside the model, and thrown away after."""
+    """Sums weighted terms. `parameters` are trained beside the model and discarded afterwards."""
 
     parameters: list[nn.Parameter]
 
     def at(self, share: float) -> None:
-        """Note how much of training is done, from 0 to 1."""
+        """Set the completed share of training, from 0 to 1."""
         ...
 
     def weights(self) -> dict[str, float]:
-        """Return what each term is multiplied by now."""
+        """Return the current weight of each term."""
         ...
 
     def total(self, terms: Terms) -> Tensor:
-        """Add the terms up -> scalar."""
+        """Return the weighted sum of the terms -> scalar."""
         ...
 
 
 class ScheduledWeights:
-    """Weights that go from `start` to `end` in a straight line; where both are the same, they stay."""
+    """Weights that change linearly from `start` to `end`; constant if both are equal."""
 
     def __init__(self, weights: Mapping[str, tuple[float, float]]) -> None:
         self.parameters: list[nn.Parameter] = []
@@ -41,15 +41,15 @@ class ScheduledWeights:
         self._share = 0.0
 
     def at(self, share: float) -> None:
-        """Note how much of training is done, from 0 to 1."""
+        """Set the completed share of training, from 0 to 1."""
         self._share = min(max(share, 0.0), 1.0)
 
     def weights(self) -> dict[str, float]:
-        """Return what each term is multiplied by now."""
+        """Return the current weight of each term."""
         return {term: start + (end - start) * self._share for term, (start, end) in self._ends.items()}
 
     def total(self, terms: Terms) -> Tensor:
-        """Σ w L."""
+        """Return Σ w L."""
         weights = self.weights()
         found = next(iter(terms.values())).new_zeros(())
         for term, value in terms.items():
@@ -58,10 +58,10 @@ class ScheduledWeights:
 
 
 class UncertaintyWeights:
-    """Each term divided by a variance of its own, learned with it: Σ w L exp(−s) + s / 2 (Kendall et al. 2018, eq. 10).
+    """Divides each term by its own learned variance: Σ w L exp(−s) + s / 2 (Kendall et al. 2018, eq. 10).
 
-    s is the logarithm of the variance and begins at 0, where the weight is the recipe's; the ½ that Gaussian terms have there
-    is taken to be in it. s / 2 keeps variances from growing without end.
+    s is the log variance. It starts at 0, which gives the recipe's weight; that weight includes the ½ of Gaussian terms in the
+    paper. s / 2 prevents the variances from growing without bound.
     """
 
     def __init__(self, weights: Mapping[str, tuple[float, float]], rate: float, device: torch.device) -> None:
@@ -71,21 +71,21 @@ class UncertaintyWeights:
         self.parameters = [self._raw]
 
     def at(self, share: float) -> None:
-        """Nothing hangs on how much is done."""
+        """Do nothing: the weights do not depend on the completed share."""
 
     def _log_variances(self) -> Tensor:
-        # What is stored moves by the model's rate a step. Its value is stretched so that s moves by VARIANCE_RATE; its gradient
-        # is shrunk instead, since the norm that gradients are clipped by is the model's.
+        # The stored parameter moves by the model's rate per step. Its value is scaled up so that s moves by VARIANCE_RATE. Its
+        # gradient is scaled down, because it is clipped together with the model's gradients.
         small = self._raw / self._scale
         return small + (self._raw * self._scale - small).detach()
 
     def weights(self) -> dict[str, float]:
-        """Return what each term is multiplied by now."""
+        """Return the current weight of each term."""
         shares = self._log_variances().detach().neg().exp().tolist()
         return {term: start * share for (term, start), share in zip(self._start.items(), shares, strict=True)}
 
     def total(self, terms: Terms) -> Tensor:
-        """Σ w L exp(−s) + s / 2, over the terms that are there."""
+        """Return Σ w L exp(−s) + s / 2 over the terms present."""
         found = next(iter(terms.values())).new_zeros(())
         for (term, start), s in zip(self._start.items(), self._log_variances(), strict=True):
             if term in terms:
@@ -94,7 +94,7 @@ class UncertaintyWeights:
 
 
 def loss_weights(settings: Distill, device: torch.device) -> LossWeights:
-    """Make the weighting that a recipe asks for."""
+    """Return the recipe's loss weights."""
     weights = settings.weights()
     if settings.weighting == "uncertainty":
         return UncertaintyWeights(weights, settings.rate, device)

@@ -1,4 +1,4 @@
-"""Losses on what lies inside two models: hidden states, attention scores and relations. Pure functions of tensors."""
+"""Feature losses of hidden states, attention scores and relations. Pure functions of tensors."""
 
 from collections.abc import Iterable
 
@@ -9,26 +9,27 @@ from compression.modalities.losses import summed_relation_loss
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, projections: Tensor) -> Tensor:
-    """Mean squared error of hidden states, layer by layer, through learned projections (TinyBERT, Jiao et al. 2020).
+    """Return the relative squared error of hidden states through learned projections.
 
-    student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the
-    squared error over the teacher's mean square, so that 1 is as bad as answering 0 whatever the model's scale.
+    See TinyBERT (Jiao et al. 2020). student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers,
+    narrow, wide) -> scalar: the mean squared error over the teacher's mean square, so that 1 is as bad as predicting 0, at any
+    scale of the model.
     """
     error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
     return error
 
 
 def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Mean squared error of attention scores before the softmax (TinyBERT, Jiao et al. 2020, eq. 7).
+    """Return the mean squared error of attention scores before the softmax.
 
-    student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens, wide), both of queries and keys; mask: (rows,
-    tokens), 1 at real tokens; heads: of either model -> scalar, mean over layers, heads and pairs of real tokens. Scores are
-    query · key / √(head size), each model's own; what is added to them (padding's mask, MPNet's bias by distance) is no part
-    of them.
+    See TinyBERT (Jiao et al. 2020, eq. 7). student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens,
+    wide), both of queries and keys; mask: (rows, tokens), 1 at real tokens; heads: of each model -> scalar, mean over layers,
+    heads and pairs of real tokens. Scores are query · key / √(head size), with each model's own head size. They do not include
+    additive terms (padding mask, MPNet's relative position bias).
     """
     real = (mask[:, :, None] * mask[:, None, :])[:, None].to(student.dtype)
     total = student.new_zeros(())
-    for given, wanted in zip(student, teacher, strict=True):  # layer by layer: scores grow with the square of the tokens
+    for given, wanted in zip(student, teacher, strict=True):  # layer by layer: scores grow with tokens²
         apart = _scores(given, heads) - _scores(wanted, heads)
         total = total + (apart.square() * real).sum()
     mean: Tensor = total / (real.sum() * heads * len(student))
@@ -44,26 +45,26 @@ def _scores(pair: Tensor, heads: int) -> Tensor:
 
 
 def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021).
+    """Return the KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021).
 
     student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide), both of queries, keys and values; mask:
     (rows, tokens), 1 at real tokens; heads: relation heads, which must divide both widths -> scalar in nats, mean over
-    kinds, real tokens and heads. Query-query, key-key and value-value products re-split over the same number of relation
-    heads compare models whose own heads differ in number, which attention maps cannot.
+    kinds, real tokens and heads. Query-query, key-key and value-value products are split into the same number of relation
+    heads, so models with different numbers of attention heads can be compared, which attention maps do not allow.
     """
     return summed_relation_loss(student, teacher, mask, mask[:, None, :], heads) / (mask.sum() * heads * student.shape[0])
 
 
 def relation_heads(narrow: int, wide: int, most: int) -> int:
-    """Find the largest number of relation heads, at most `most`, that divides both widths."""
+    """Return the largest number of relation heads, at most `most`, that divides both widths."""
     return max(heads for heads in range(1, most + 1) if narrow % heads == 0 and wide % heads == 0)
 
 
 def fit_projections(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> Tensor:
-    """Solve the ridge regression that best maps student to teacher states: where learning of the projections starts.
+    """Fit initial projections from student to teacher states by ridge regression.
 
-    pairs: of some tokens at a time, one pair or more: the student's (layers, tokens, narrow), the teacher's (layers, tokens,
-    wide) -> (layers, narrow, wide). What is kept of a pair is its products, whose size does not depend on the tokens.
+    pairs: one or more pairs of states of some tokens: the student's (layers, tokens, narrow), the teacher's (layers, tokens,
+    wide) -> (layers, narrow, wide). Only the products of each pair are kept; their size does not depend on the tokens.
     """
     products = ((student.transpose(1, 2) @ student, student.transpose(1, 2) @ teacher) for student, teacher in pairs)
     gram, across = next(products)

@@ -1,4 +1,4 @@
-"""What one batch costs a student: answers against the teachers' and the labels, insides against those of one teacher."""
+"""The distillation loss: logits against teachers and labels, features against one teacher."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from compression.quantization.precision import gradient_dtype
 from compression.schema.recipe.distill import Distill
 
 FIT_ROWS, FIT_TOKENS = 256, 32_768
-"""Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns. Rows of
-language models are long, so fewer of them are as many tokens."""
+"""Limits of the train rows and tokens that the initial projections are fitted on: some thousand tokens for some hundred
+unknowns. Rows of language models are long, so fewer rows give as many tokens."""
 FIT_BATCH = 32
 
 
 @dataclass(frozen=True)
 class FeatureAlignment:
-    """What of two models' insides is compared, and what of them must be looked at for it.
+    """Which features of student and teacher are compared, and the feature requests that this needs.
 
-    apart: whether the first of the states is the embedding layer's and a term of its own; form: how attention is compared,
-    heads: over how many heads.
+    apart: whether the first state is the embedding layer's and has its own term; form: how attention is compared, or None;
+    heads: number of heads of that comparison.
     """
 
     student: FeatureRequest
@@ -48,7 +48,7 @@ class FeatureAlignment:
     def of(
         cls, student: PreTrainedModel, teacher: PreTrainedModel, settings: Distill, terms: Collection[str], *, apart: bool
     ) -> "FeatureAlignment":
-        """Find what the terms named need. Raises InvalidSpec where layers or heads do not fit."""
+        """Return the features that `terms` need. Raises InvalidSpec if layers or heads do not match."""
         one, other = (adapter_of(model).shape_of(model.config) for model in (student, teacher))
         pairs = layer_pairs(settings.layers, one.layers, other.layers)
         states = list(pairs) if "hidden" in terms else []
@@ -67,7 +67,7 @@ class FeatureAlignment:
         return cls(mine, theirs, apart and "embedding" in terms, form, heads)
 
     def said(self) -> list[str]:
-        """Say in words what was chosen here and not by the recipe."""
+        """Return notes on choices that the recipe does not determine."""
         notes = []
         if self.form is not None:
             what = "scores before the softmax, layer by layer" if self.form == "scores" else "relations of the last layers"
@@ -81,7 +81,7 @@ class FeatureAlignment:
 
 
 class FeatureLosses:
-    """Hidden states, attention and embeddings of a student against one teacher's, and the projections learned with them."""
+    """Losses on hidden states, attention and embeddings against one teacher, with learned projections."""
 
     def __init__(
         self, student: PreTrainedModel, teacher: Teacher, comparison: FeatureAlignment, rows: Examples, parts: int
@@ -103,11 +103,11 @@ class FeatureLosses:
         )
 
     def terms(self, given: TeacherOutputs, wanted: TeacherOutputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms that the comparison has, each a scalar."""
+        """Return the loss terms of the comparison, each a scalar."""
         found: dict[str, Tensor] = {}
         comparison = self.comparison
         if self.projections:
-            # The projections are thrown away, so they may multiply in the precision that is fastest.
+            # The projections are discarded after training, so they may use the fastest precision.
             kind, maps, first = batch.mask.device.type, self.projections[0], int(comparison.apart)
             with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.mask.device) == torch.bfloat16):
                 if first < len(maps):
@@ -126,7 +126,7 @@ class FeatureLosses:
 
 
 class DistillationObjective:
-    """The weighted loss of one batch, and what is learned with it and thrown away after (`parameters`)."""
+    """Weighted distillation loss; `parameters` are trained with it and discarded afterwards."""
 
     def __init__(
         self,
@@ -140,8 +140,11 @@ class DistillationObjective:
         weigher: LossWeights | None = None,
         targets: Targets | None = None,
     ) -> None:
-        """rows: the student's of train, or of whatever is trained on; weigher: in place of the recipe's; targets: what is known
-        of the teacher's next tokens in the place of its last states."""
+        """Build the losses and fit the initial projections.
+
+        rows: the student's training rows; weigher: replaces the recipe's loss weights; targets: stored targets from the
+        teacher's next-token distributions, used instead of its last hidden states.
+        """
         self.targets = targets
         self.student, self.teacher, self.settings, self.task = student, teacher, settings, rows.task
         self.feature_losses = FeatureLosses(student, teacher, comparison, rows, parts)
@@ -150,33 +153,36 @@ class DistillationObjective:
 
     @property
     def projections(self) -> list[nn.Parameter]:
-        """The learned maps from the student's states to the teacher's, (states, narrow, wide); none where none are compared."""
+        """Learned projections to the teacher's states, (states, narrow, wide); empty without states."""
         return self.feature_losses.projections
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that is trained beside the student."""
+        """All parameters that are trained beside the student."""
         return [*self.projections, *self.weighting.parameters]
 
     def close(self) -> None:
-        """Free what is kept of the teacher."""
+        """Free the cached teacher outputs and targets."""
         self.teacher.close()
         if self.targets is not None:
             self.targets.close()
 
     def before_step(self, step: int, total: int) -> None:
-        """Note how much of training is done. step: from 0."""
+        """Update the loss weights' schedule. step: from 0; total: number of steps."""
         self.weighting.at(step / max(total - 1, 1))
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch; a term that never counts is left out, and its work."""
+        """Return the loss of a batch; terms without a weight are not computed."""
         found = self.terms(batch)
         total = self.weighting.total(found)
         self.loss_meter.add(found)
         return total
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each term of a batch's loss, not weighted. Of next tokens no model's logits are there for more than some."""
+        """Return each term of a batch's loss, unweighted.
+
+        Language models compute next-token logits for a few tokens at a time only.
+        """
         asked, task, temperature = self.weighting.weights(), self.task, self.settings.temperature
         wanted = self.teacher.outputs(batch)
         given = request_features(self.student, batch, task, self.feature_losses.comparison.student)
@@ -192,24 +198,24 @@ class DistillationObjective:
 
 
 class LossMeter:
-    """What the terms came to since it was last told."""
+    """Mean of each term since the last report."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Take a batch's terms in; nothing waits for the device."""
+        """Add a batch's terms, without waiting for the device."""
         for term, value in terms.items():
             self._sums[term] = self._sums.get(term, 0.0) + value.detach().float()
         self._batches += 1
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset the means."""
         self._sums, self._batches = {}, 0
 
     def told(self, weights: Mapping[str, float]) -> str:
-        """Say each term's mean over the batches and its weight now, and begin anew."""
+        """Return each term's mean over the batches and its current weight as text, and reset."""
         said = ", ".join(
             f"{term} {value.item() / self._batches:.4g} × {weights[term]:.4g}" for term, value in self._sums.items()
         )
@@ -218,7 +224,7 @@ class LossMeter:
 
 
 def hard_label_loss(task: TaskAdapter, logits: Tensor, batch: Batch) -> Tensor:
-    """Return the loss on the labels, mean over all rows, of which those without a label of their own count 0."""
+    """Return the loss on the labels, as a mean over all rows; rows without their own label count as 0."""
     if batch.labelled is None:
         return task.loss(logits, batch)
     if not batch.labelled.any():

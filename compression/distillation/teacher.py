@@ -1,4 +1,4 @@
-"""What a teacher says of each row: asked once, kept in memory or on disk, handed out batch by batch."""
+"""Teacher outputs per row: computed once, cached in memory or on disk, and returned batch by batch."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -25,9 +25,10 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """What of a model is compared beside its answers, by layer numbers from 1; 0 is the embedding layer.
+    """Features of a model to compare beside its logits, by layer number from 1; 0 is the embedding layer.
 
-    states: whose outputs; scores: whose queries and keys; relations: whose queries, keys and values, None for nobody's.
+    states: layers whose outputs are compared. scores: layers whose queries and keys are compared. relations: the layer whose
+    queries, keys and values are compared, or None.
     """
 
     states: tuple[int, ...] = ()
@@ -39,7 +40,7 @@ class FeatureRequest:
 
     @classmethod
     def at_all(cls, model: PreTrainedModel, *, relations: bool = False) -> "FeatureRequest":
-        """Look at the states of every layer and, if asked, at the relations of the last."""
+        """Request the states of every layer and, if `relations`, the relations of the last layer."""
         layers = model.config.num_hidden_layers
         return cls(tuple(range(layers + 1)), relations=layers if relations else None)
 
@@ -49,11 +50,11 @@ LOGITS_ALONE = FeatureRequest()
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A model's answers to one batch.
+    """A model's outputs for one batch.
 
     logits: (rows, labels); hidden: (states, tokens, width) of the real tokens only, row after row; scores: queries and keys,
-    (layers, 2, rows, tokens, width); relations: queries, keys and values of one layer, (3, rows, tokens, width). None where
-    nobody asked for them.
+    (layers, 2, rows, tokens, width); relations: queries, keys and values of one layer, (3, rows, tokens, width). Scores and
+    relations are None if they were not requested.
     """
 
     logits: Tensor
@@ -63,10 +64,10 @@ class TeacherOutputs:
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
-    """Run a model and keep what distillation compares. Gradients flow where the caller lets them.
+    """Run a model and return the features that distillation compares.
 
-    Of a language model's batch `logits` are what its head makes them of: the last states where a token is asked for, (asked,
-    width).
+    Gradients flow unless the caller disables them. For a language model's batch, `logits` are the inputs of its head: the last
+    hidden states at the positions that predict a token, (positions, width).
     """
     if not len(look) and task.packed is None:
         return TeacherOutputs(task.logits(model(**batch.inputs)), torch.empty(0))
@@ -98,16 +99,16 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
 
 
 class Teacher:
-    """A frozen model whose answers to some rows are known. Logits always; what else is looked at where there is room for it.
+    """A frozen model with cached outputs: always the logits, other features if there is room.
 
-    It must be asked (`asking`) before it says anything.
+    Call `precompute` before `outputs`.
 
-    rows: as this model reads them, in the order of the student's and of as many tokens. logits: (rows, ...) where they are
-    known from elsewhere, as those of several teachers are. spill: a file, and the bytes that it may have.
+    rows: as this model's preprocessor reads them, in the same order and with the same numbers of tokens as the student's.
+    logits: (rows, ...) if they are known already, as for several teachers. cache_file: path of a cache file and its byte limit.
     """
 
     states_answer = False
-    """Whether answers are made of the states, which then may not be rounded more than answers are."""
+    """Whether logits are computed from the states; the states may then not be rounded more than logits."""
 
     def __init__(
         self,
@@ -134,34 +135,34 @@ class Teacher:
 
     @property
     def keeps(self) -> bool:
-        """Whether all that is looked at is known, and the model need not be asked again."""
+        """Whether all requested features are cached, so that the model does not have to run again."""
         return self.store is not None or not len(self.look)
 
     @property
     def on_disk(self) -> bool:
-        """Whether it is known from a file."""
+        """Whether the features are cached in a file."""
         return isinstance(self.store, DiskFeatureStore)
 
     @property
     def asks(self) -> int:
-        """Count the rows that `asking` goes through: none where answers are known and nothing else is kept."""
+        """Number of rows that `precompute` runs: 0 if the logits are known and no other feature is cached."""
         return len(self.rows) if self._logits is None or self.store is not None else 0
 
     @property
     def logits(self) -> Tensor:
-        """Return its answers to all rows, in their order, on the CPU."""
+        """Return the logits of all rows, in order, on the CPU."""
         assert self._logits is not None, "all rows were asked about"  # noqa: S101
         return self._logits
 
     def asked(self) -> Self:
-        """Do what `asking` says, at once."""
+        """Run `precompute` to its end and return the teacher."""
         for _ in self.precompute():
             pass
         return self
 
     @torch.no_grad()
     def precompute(self) -> Iterator[int]:
-        """Ask the model of every row, once, where anything is to be known; yield how many rows each batch had."""
+        """Run the model once on every row if any output is missing; yield the number of rows of each batch."""
         if not self.asks:
             return
         known = self._logits
@@ -170,14 +171,14 @@ class Teacher:
             if known is None:
                 self._logits = store_logits(self._logits, batch, logits, self.rows)
             if self.store is not None:
-                halves = states.clamp(-LARGEST_HALF, LARGEST_HALF).half().cpu()  # some channels of decoders are that large
+                halves = states.clamp(-LARGEST_HALF, LARGEST_HALF).half().cpu()  # some channels of decoders exceed float16
                 parts = torch.split(halves, batch.mask.sum(dim=1).tolist(), dim=1)
                 for row, part in zip(batch.rows.tolist(), parts, strict=True):
                     self.store.put(row, part)
             yield len(batch.rows)
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits; then all that is looked at side by side, (states, real tokens, width), narrower ones filled with zeros."""
+        """Return the logits, and all features stacked and zero-padded to (states, real tokens, width)."""
         here = batch.to(next(self.model.parameters()).device)
         said = request_features(self.model, here, self.task, self.look)
         if not len(self.look):
@@ -193,17 +194,17 @@ class Teacher:
 
     @torch.no_grad()
     def outputs(self, batch: Batch) -> TeacherOutputs:
-        """Answer a batch of the student's, from memory where it is there."""
+        """Return the outputs for a batch of the student, from the cache if possible."""
         device = batch.mask.device
         logits = stored_logits(self.logits, batch).to(device)
         if not len(self.look):
             return TeacherOutputs(logits, torch.empty(0))
         rows = batch.rows.tolist()
         if self.store is not None:
-            # One by one: under autocast, as without integers on a CPU, torch puts no float16 tensors together.
+            # One by one: under autocast (used without integers on a CPU) torch does not concatenate float16 tensors.
             states = torch.cat([states.to(device).float() for states in self.store.get(rows)], dim=1)
         else:
-            # Beside the student's error that of bfloat16 is nothing, and this is nearly half of a step that asks in float32.
+            # bfloat16's error is negligible against the student's, and in float32 the teacher takes nearly half of a step.
             quick = not self.states_answer and gradient_dtype(device) == torch.bfloat16
             with torch.autocast(device.type, torch.bfloat16) if quick else nullcontext():
                 _, states = self._answers(self.rows.batch(rows))
@@ -211,7 +212,7 @@ class Teacher:
         return self._apart(logits, states.to(device), batch.mask)
 
     def _apart(self, logits: Tensor, states: Tensor, mask: Tensor) -> TeacherOutputs:
-        """Take apart what `_answers` put side by side."""
+        """Split the features that `_answers` stacked."""
         look, real = self.look, mask.bool()
         ends = len(look.states), len(look.states) + 2 * len(look.scores)
         hidden, attended = self.widths
@@ -229,14 +230,17 @@ class Teacher:
         )
 
     def close(self) -> None:
-        """Free what is kept."""
+        """Free the cached features."""
         if self.store is not None:
             self.store.close()
 
 
 class StatesTeacher(Teacher):
-    """A frozen model of a `packed` task. Not its answers are known, which have a vocabulary's width, but its last states: the
-    output layer makes the answers of them, so that nothing of them is lost but what float16 does not hold."""
+    """A frozen model of a `packed` task that caches the last hidden states instead of logits.
+
+    Logits have the vocabulary's width. The output layer computes the logits from these states, so only the float16 rounding is
+    lost.
+    """
 
     states_answer = True
 
@@ -254,7 +258,10 @@ class StatesTeacher(Teacher):
         super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), cache_file=cache_file)
 
     def outputs(self, batch: Batch) -> TeacherOutputs:
-        """Answer a batch of the student's: `logits` are the last states where a token is asked for, (asked, width)."""
+        """Return the outputs for a batch of the student.
+
+        `logits` are the last hidden states at the positions that predict a token, (positions, width).
+        """
         assert self.task.packed is not None, "the caller has looked"  # noqa: S101
         found = super().outputs(batch)
         return replace(found, logits=self.task.packed.scored(found.hidden[-1], batch), hidden=found.hidden[:-1])

@@ -1,1 +1,1 @@
-"""How good and how fast a model or an artifact is: in the engine, in a fresh process, by lm-eval, for one row."""
+"""Evaluation of models and artifacts: in the engine, in a fresh process, with lm-eval, on one row."""

@@ -1,4 +1,4 @@
-"""Time two language models as they generate: a prompt at once, then one token after the other, by turns. Torch-free."""
+"""Measures the generation latency of two language models in turns. Torch-free."""
 
 import statistics
 import time
@@ -13,15 +13,15 @@ from compression.modalities.text.inputs import Ids
 from compression.schema.report.measurements import Generation, Latency
 
 TOKENS = 32
-"""That follow each prompt. Few beside the prompt, so that a step's time is that of the length that is stated."""
+"""Tokens generated after each prompt. Few compared with the prompt, so that a step's time is for the stated length."""
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
 
 
 def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, threads: int, seconds: float) -> Latency:
-    """Let both go on with a prompt by turns, step by step, so that whatever disturbs the machine disturbs both.
+    """Generate from a prompt with both models in turns, so that load on the machine affects both.
 
-    prompt: (rows, tokens), without padding. A round is a prompt and TOKENS steps of each side; who goes first alternates. There
-    are as many rounds as fit `seconds`, within bounds. Without a baseline the candidate is its own.
+    prompt: (rows, tokens), without padding. A round is a prompt and TOKENS steps of each model; the order alternates. The
+    number of rounds fits `seconds`, within bounds. Without a baseline the candidate is its own baseline.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
     firsts: list[list[float]] = [[] for _ in sides]
@@ -62,19 +62,19 @@ def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, thre
 
 
 def prompt_of(length: int, config: Mapping[str, Any]) -> int:
-    """Say how long a prompt is: `length` tokens, or what leaves room for TOKENS among the positions that a config has."""
+    """Return the prompt length: `length`, or less if TOKENS would not fit in the config's positions."""
     most = config.get("max_position_embeddings") or config.get("n_positions") or length + TOKENS
     return max(min(length, most - TOKENS), 1)
 
 
 def warm_up(decoder: Decoder, prompt: Ids) -> None:
-    """Go on with a prompt as it is timed later, so that the memory of all steps has been taken."""
-    for _ in islice(greedy(decoder, prompt), TOKENS + 1):  # and not one more: there may be no position for it
+    """Generate from a prompt as in the later measurement, so that the memory of all steps is allocated."""
+    for _ in islice(greedy(decoder, prompt), TOKENS + 1):  # not one more: there may be no position for it
         pass
 
 
 def _round(sides: list[Decoder], prompt: Ids, firsts: list[list[float]], steps: list[list[float]], *, tokens: int) -> None:
-    """Add each side's milliseconds of one prompt and of `tokens` steps."""
+    """Append each model's milliseconds for one prompt and for `tokens` steps."""
     turn = len(firsts[0])
     caches: list[Any] = [None for _ in sides]
     new = [prompt for _ in sides]

@@ -1,7 +1,8 @@
-"""Measure artifacts as they are downloaded: `python -m compression measure SPEC.json`, a fresh process each time.
+"""Measures artifacts as downloaded: `python -m compression measure SPEC.json`.
 
-Nothing of training is in this process: its memory is its own, its threads are fixed, and a lock of the host keeps two jobs
-from timing at once (host_lock.py). Torch-free, unless the artifact is a checkpoint of torch's.
+Each measurement is a fresh process. It contains nothing of the training: its memory is its own, its number of threads is fixed,
+and a host lock prevents two jobs from measuring latency at once (host_lock.py). Torch-free, unless the artifact is a torch
+checkpoint.
 """
 
 import json
@@ -34,13 +35,13 @@ from compression.system.host_lock import host_lock
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0
-"""Latency is timed for about this long, unless the spec says otherwise: between FEWEST_RUNS and MOST_RUNS of each side."""
+"""Default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model."""
 SECONDS_BETWEEN = 0.5
-"""Steps that follow sooner than this are not told, but for the last."""
+"""Smallest interval between reported steps; the last step is always reported."""
 
 
 class MeasureSpec(Config):
-    """What `python -m compression measure` reads. Paths are absolute."""
+    """Input of `python -m compression measure`. Paths are absolute."""
 
     version: Literal[1] = 1
     kind: Kind
@@ -56,7 +57,7 @@ class MeasureSpec(Config):
 
 
 class Measured(Config):
-    """What it answers, as a JSON object on a line of standard output: all that is known so far; the last is complete."""
+    """Output, one JSON object per line: all results known so far; the last line is complete."""
 
     latency: Latency | NotMeasured
     score: Score | NotMeasured
@@ -66,17 +67,20 @@ class Measured(Config):
 
 
 FIGURE_OF = {"validation": "validation", "test": "score"}
-"""Split → where its score stands in `Measured`."""
+"""Split → the field of its score in `Measured`."""
 parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
 Tell = Callable[[Step | Measured], None]
 
 
 def nobody(_: Step | Measured) -> None:
-    """Tell it to nobody."""
+    """Discard the report."""
 
 
 def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
-    """Open what the spec names and take its figures. tell: called with what is known before the score, and how far that is."""
+    """Open the spec's artifact and measure it.
+
+    tell: called with the results known before the score, and with the progress of the score.
+    """
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
     scorer = scorer_of(spec.task, spec.evaluate, spec.labels)
@@ -88,7 +92,7 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
         runner.logits(example)
     if isinstance(runner, Decoder):
         generation_latency.warm_up(runner, example.arrays["input_ids"])
-    # Taken before anything else is opened here, so that it is the memory of serving and of nothing more.
+    # Read before anything else is opened here, so that it is the memory of serving alone.
     memory = peak_memory()
     if spec.kind == "onnx":
         against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
@@ -117,9 +121,9 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
 def scored(
     spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = nobody
 ) -> Measured:
-    """Take the score on validation, then the one on test, of the splits that the spec names.
+    """Score the artifact on validation, then on test, for the splits in the spec.
 
-    timed: what is known already. tell: called with what is known after each split, and with how far both together are.
+    timed: the results known already. tell: called with the results after each split, and with the progress of both together.
     """
     given = {"validation": spec.validation_rows, "test": spec.test_rows}
     paths = {split: Path(path) for split, path in given.items() if path is not None}
@@ -143,10 +147,10 @@ def scored(
 def time_both(
     candidate: Runner[Any], baseline: Runner[Any] | None, example: Inputs, *, threads: int, seconds: float = SECONDS
 ) -> Latency:
-    """Run baseline and candidate by turns, so that whatever disturbs the machine disturbs both.
+    """Run baseline and candidate in turns, so that load on the machine affects both.
 
-    Each turn times one run of each side; which goes first alternates. Without a baseline the candidate is its own.
-    Milliseconds of wall-clock time.
+    Each turn times one run of each; the order alternates. Without a baseline the candidate is its own baseline. Times are
+    wall-clock milliseconds.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
     started = time.perf_counter()
@@ -184,7 +188,7 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def _counting(tell: Tell, total: int) -> Callable[[int], None]:
-    """Return what is called with how many windows more are answered, and tells how many that makes of `total`."""
+    """Return a function that adds newly predicted windows and reports the sum, of `total`."""
     done = 0
 
     def more(windows: int) -> None:
@@ -196,7 +200,7 @@ def _counting(tell: Tell, total: int) -> Callable[[int], None]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read rows, one a line. Raises ValueError where there are none."""
+    """Read rows, one per line. Raises ValueError if there are none."""
     rows: list[Row] = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     if not rows:
         raise ValueError(f"{path} has no rows")
@@ -204,9 +208,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def peak_memory() -> int | NotMeasured:
-    """Return the most bytes that this process had resident so far.
+    """Return this process's peak resident memory in bytes.
 
-    From VmHWM and not from getrusage, whose figure starts at what the parent had resident when it forked.
+    Reads VmHWM, not getrusage, whose value starts at the parent's resident memory at the fork.
     """
     try:
         status = Path("/proc/self/status").read_text("ascii")
@@ -219,13 +223,13 @@ def peak_memory() -> int | NotMeasured:
 
 
 def main(path: Path) -> int:
-    """Measure what the spec at `path` says and print each `Measured` as it is known, and steps; return the exit code."""
+    """Measure the spec at `path`; print each `Measured` as it is known, and steps. Return the exit code."""
     tell = telling()
     try:
         tell(measure(MeasureSpec.model_validate_json(path.read_bytes()), tell))
     except Exception as problem:
         if not isinstance(failures.typed(problem), OutOfMemory):
             raise
-        print(str(problem), file=sys.stderr)  # noqa: T201 (its parent reads it)
+        print(str(problem), file=sys.stderr)  # noqa: T201 (the parent process reads it)
         return OUT_OF_MEMORY
     return 0

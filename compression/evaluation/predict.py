@@ -1,7 +1,7 @@
-"""Let a job's model before and after answer one row: `python -m compression answer SPEC.json`. Torch-free.
+"""Predicts a row with a job's two models: `python -m compression predict SPEC.json`.
 
-A fresh process that opens both artifacts as a user would, in ONNX Runtime. While it works it holds the host's lock: it must
-disturb no measurement of a job, nor be disturbed.
+Torch-free. A fresh process opens the original and the compressed artifact as a user does, in ONNX Runtime. It holds the host
+lock while it runs, so that it does not disturb a job's measurement and no measurement disturbs it.
 """
 
 import statistics
@@ -23,11 +23,11 @@ from compression.system.host_lock import host_lock
 from compression.system.process import limit_memory, private_channel
 
 SECONDS, MOST_RUNS = 1.0, 20
-"""Both models answer again and again for about so long, by turns, and so often at most."""
+"""Approximate duration and largest number of runs for which both models predict in turns."""
 
 
 class _Model:
-    """One artifact, opened, and the row as its tokenizer reads it."""
+    """An opened artifact, and the row as its tokenizer encodes it."""
 
     def __init__(self, folder: Path, spec: AnswerSpec, row: Row) -> None:
         if not TASKS[spec.task].asks:
@@ -41,17 +41,17 @@ class _Model:
         self.times: list[float] = []
 
     def logits(self) -> list[Floats]:
-        """Answer once, window by window."""
+        """Return the logits of the row, window by window."""
         return answered(self.runner, self.reader, self.asked.windows, 1)
 
     def timed(self) -> None:
-        """Answer once, and note how long it took."""
+        """Run once and record the time."""
         started = time.perf_counter_ns()
         self.logits()
         self.times.append((time.perf_counter_ns() - started) / 1e6)
 
     def answer(self) -> Answer:
-        """Say what the model says."""
+        """Return the model's prediction, its median time and size."""
         logits = self.logits()
         found: Any = self.scorer.answers(self.asked, logits, [self.row])[0]
         said: dict[str, Any] = {"milliseconds": statistics.median(self.times), "runs": len(self.times)}
@@ -60,7 +60,7 @@ class _Model:
 
 
 def predict(spec: AnswerSpec, base: Path) -> Answered:
-    """Ask both models. Raises CompressionError for a row that there is not, or that cannot be read."""
+    """Predict with both models. Raises CompressionError if the row does not exist or cannot be read."""
     row, asked, expected = modality_of(spec.task).question(spec, base)
     with host_lock() as alone:
         sides = [_Model(base / place, spec, row) for place in (spec.original, spec.compressed)]
@@ -77,7 +77,7 @@ def predict(spec: AnswerSpec, base: Path) -> Answered:
 
 
 def main(path: Path) -> int:
-    """Ask what the spec at `path` says and print one `Answered`, or one `Rejected` with the reason; return the exit code."""
+    """Run the spec at `path`; print an `Answered`, or a `Rejected` with the reason. Return the exit code."""
     answers = private_channel()
     spec = AnswerSpec.model_validate_json(path.read_bytes())
     limit_memory(spec.memory_bytes)

@@ -1,4 +1,7 @@
-"""How sure a validation score or loss of the engine's own model is. Reported scores have their errors from `scoring`."""
+"""Standard errors of the engine's own validation scores and losses.
+
+`scoring` computes the standard errors of reported scores.
+"""
 
 import math
 
@@ -11,16 +14,17 @@ from compression.modalities.base import Examples
 from compression.modalities.scoring.standard_errors import of_ratio
 
 GROUPS = 20
-"""Groups of rows that are left out one after the other. The error of so many is itself known to about a sixth."""
+"""Groups of rows for the jackknife. With this many, the standard error is accurate to about a sixth of itself."""
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""What answers are multiplied by before their loss is taken, to find the loss of a model that is rightly sure of itself."""
+"""Factors on the logits before the loss, to find the loss of a calibrated model."""
 
 
 def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
-    """Return the standard error of what `validate` says of a model, in the units of `Validation.worth`.
+    """Return the standard error of `validate`'s result for a model, in the units of `Validation.worth`.
 
-    By a delete-a-group jackknife over rows (Kott 2001), which needs no formula of the metric; windows of one question stay
-    together. Of a language model that of the mean loss, as a ratio over groups of packed rows. 0 where there is only one row.
+    Uses a delete-a-group jackknife over rows (Kott 2001), which needs no formula for the metric; windows of one question stay
+    together. For a language model it is the standard error of the mean loss, as a ratio over groups of packed rows. 0 if there
+    is only one row.
     """
     of_group = _groups(rows)
     groups = int(of_group.max()) + 1
@@ -39,10 +43,10 @@ def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
 
 
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
-    """Return the loss of a model on each of the groups of rows, (groups,): two models' differ group by group.
+    """Return a model's loss on each group of rows, (groups,), to compare two models group by group.
 
-    Of a language model its plain loss, else that which is left once its answers are multiplied by the best of SHARES: on few
-    rows a model that has learned more is also too sure of itself, and its plain loss is the higher one (Guo et al. 2017).
+    For a language model this is the plain loss, otherwise the loss with logits multiplied by the best of SHARES: on few rows, a
+    model that has learned more is also overconfident, so its plain loss is higher (Guo et al. 2017).
     """
     of_group = _groups(rows)
     some = [rows.at(_of(of_group, group)) for group in range(int(of_group.max()) + 1)]
@@ -58,7 +62,7 @@ def _losses(model: nn.Module, rows: Examples, parts: int) -> list[float]:
 
 
 def _groups(rows: Examples) -> torch.Tensor:
-    """Return which of at most GROUPS groups each row belongs to, (rows,)."""
+    """Return the group of each row, of at most GROUPS groups, (rows,)."""
     owners = _owners(rows)
     count = int(owners.max()) + 1
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[owners] % min(GROUPS, count)
@@ -70,6 +74,6 @@ def _of(of_group: torch.Tensor, group: int) -> list[int]:
 
 
 def _owners(rows: Examples) -> torch.Tensor:
-    """Return which unit each row belongs to, (rows,): questions have several windows, all else one row each."""
+    """Return the unit of each row, (rows,): a question may have several rows, all else is one row each."""
     found = getattr(rows.references, "owners", None)
     return torch.arange(len(rows)) if found is None else torch.from_numpy(np.unique(found, return_inverse=True)[1])

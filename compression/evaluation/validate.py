@@ -1,4 +1,7 @@
-"""Ask the engine's own model: for choices on validation and for verifying exports. Reported scores come from the artifact."""
+"""Runs the engine's own model, to select on validation and to verify exports.
+
+Reported scores come from the artifact instead.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -13,10 +16,10 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 
 @dataclass(frozen=True, order=True)
 class Validation:
-    """How good a model is on validation; of equal scores the one with the lower loss is better.
+    """A model's validation result; between equal scores, the lower loss is better.
 
-    score: the task's metric, or where less of that is better (`inverse`: perplexity) 1 by it, so that more is better always and
-    what is kept of it is a ratio of scores.
+    score: the task's metric, or its inverse if lower is better (`inverse`: perplexity). So higher is always better, and
+    retention is a ratio of scores.
     """
 
     score: float
@@ -30,7 +33,7 @@ class Validation:
 
     @property
     def worth(self) -> float:
-        """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
+        """Return a score whose differences add up; higher is better. For a perplexity: −log, in nats."""
         return self.negative_loss if self.inverse else self.score
 
     def __str__(self) -> str:
@@ -39,7 +42,7 @@ class Validation:
 
 @torch.inference_mode()
 def logits(model: nn.Module, rows: Examples, parts: int = 1) -> Tensor:
-    """Return the logits of all rows in their order; `parts` shrinks the batches.
+    """Return the logits of all rows in order; `parts` shrinks the batches.
 
     -> (rows, labels), or (rows, tokens, …) with zeros at padding, in float32 on the CPU.
     """

@@ -1,1 +1,1 @@
-"""Which units go, by which scores, and least squares for what is left."""
+"""Importance scores, choice of the units to prune, and least-squares reconstruction."""

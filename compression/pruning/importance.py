@@ -1,9 +1,10 @@
-"""How much a unit matters: pure reductions of activations, gradients and weights to one score a unit, and the choice by score.
+"""Importance scores: one score per unit from activations, gradients or weights, and top-k selection.
 
-`l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` that of the weights which make and read it
-(Li et al. 2017), `taylor` what the loss would change without it, to the first order (Molchanov et al. 2017, 2019). On encoders
-the first keeps far more of the model than the weights' norm; docs/method.md says why. Layers are scored by what they change
-(block influence: Men et al. 2024, ShortGPT).
+All functions are pure. `l1` and `l2` are the norm of a unit's activations on calibration rows. `l1_weight` is the norm of the
+weights that produce and read the unit (Li et al. 2017). `taylor` is the first-order estimate of the change in loss if the unit
+is removed (Molchanov et al. 2017, 2019). On encoders the activation norm preserves far more of the model than the weight norm;
+docs/method.md explains why. Layers are scored by how much they change the residual stream (block influence: Men et al. 2024,
+ShortGPT).
 """
 
 from collections.abc import Callable
@@ -14,23 +15,28 @@ from torch.nn import functional
 
 
 def activation_norm(activations: Tensor, mask: Tensor) -> Tensor:
-    """L1 norm over real tokens. activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,)."""
+    """Return the L1 norm over real tokens.
+
+    activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
+    """
     return (activations.abs() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
 def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
-    """Squared L2 norm over real tokens: unlike the norm it adds up over batches, and it ranks the same.
+    """Return the squared L2 norm over real tokens.
 
+    Unlike the norm it can be summed over batches; the ranking is the same.
     activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
     """
     return (activations.square() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
 def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: int | None = None) -> Tensor:
-    """What the loss of each row would change if a unit were silent, to the first order, its size added up over rows.
+    """Return the first-order estimate of the loss change without each unit.
 
-    That is |Σ over tokens of g · a|: the derivative by a gate on the unit's output (Molchanov et al. 2019, eq. 5 to 8, by the
-    absolute value of the 2017 paper). With `groups` neighbouring units share a gate, for example those of a head.
+    The estimate sums absolute values over rows. For each row this is |Σ over tokens of g · a|: the derivative with respect to a
+    gate on the unit's output (Molchanov et al. 2019, eq. 5 to 8, with the absolute value of the 2017 paper). With `groups`,
+    adjacent units share a gate, for example the units of a head.
     activations, gradients: (rows, tokens, units), gradients of the sum over rows; mask: (rows, tokens) -> (units or groups,).
     """
     changes = (activations * gradients * mask[..., None].to(activations.dtype)).sum(dim=1)
@@ -40,9 +46,9 @@ def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: in
 
 
 def block_influence(states: Tensor) -> Tensor:
-    """How much each layer turns the stream: 1 − cosine of what enters and what leaves it, added up over tokens.
+    """Return each layer's block influence: Σ over tokens of 1 − cosine similarity of input and output.
 
-    states: (layers + 1, tokens, width), the stream before the first layer and after each -> (layers,).
+    states: (layers + 1, tokens, width), the residual stream before the first layer and after each layer -> (layers,).
     """
     return (1 - functional.cosine_similarity(states[:-1], states[1:], dim=-1)).sum(dim=1)
 
@@ -50,13 +56,16 @@ def block_influence(states: Tensor) -> Tensor:
 def expert_scores(
     inputs: Tensor, chosen: Tensor, weights: Tensor, activations_of: Callable[[int, Tensor], Tensor], down: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Score a layer's experts and the units of each, by what they add to the stream, added up over tokens.
+    """Score a layer's experts and their units by their contribution to the residual stream.
 
-    An expert by its router's weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
-    tokens: the sum also says how often it is asked); a unit by the weight times the size of its activation.
-    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts that a token goes to; activations_of: an expert's number
-    and its tokens, (m, hidden), to its units' activations, (m, units); down: (experts, hidden, units)
-    -> (experts,), (experts, units).
+    Scores are summed over tokens.
+
+    An expert's score is its router weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
+    tokens; the sum also reflects how often the router selects the expert). A unit's score is the router weight times the
+    absolute value of its activation.
+    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts selected for each token and their router weights;
+    activations_of: maps an expert's number and its tokens, (m, hidden), to the activations of its units, (m, units);
+    down: (experts, hidden, units) -> (experts,), (experts, units).
     """
     experts, units = torch.zeros(len(down), device=down.device), torch.zeros(len(down), down.shape[2], device=down.device)
     for number in sorted(set(chosen.flatten().tolist())):
@@ -68,22 +77,28 @@ def expert_scores(
 
 
 def grouped(scores: Tensor, groups: int) -> Tensor:
-    """Add up the scores of neighbouring units, for example of a head's channels. (groups × n,) -> (groups,)."""
+    """Sum the scores of adjacent units, for example the channels of a head. (groups × n,) -> (groups,)."""
     return scores if len(scores) == groups else scores.view(groups, -1).sum(dim=1)
 
 
 def weight_norm(weight: Tensor, dim: int) -> Tensor:
-    """L1 norm of the weights that make or read each unit of a dimension. weight: any shape -> (size of `dim`,)."""
+    """Return the L1 norm of each unit's weights along `dim`. weight: any shape -> (size of `dim`,)."""
     return weight.abs().sum(dim=[other for other in range(weight.ndim) if other != dim])
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:
-    """Return the positions of the `count` largest scores, ascending; of equal ones the earlier stay. (units,) -> (count,)."""
+    """Return the sorted indices of the `count` largest scores. (units,) -> (count,).
+
+    Ties go to the lower index.
+    """
     return torch.argsort(scores, descending=True, stable=True)[:count].sort().values
 
 
 def strongest_of_each(scores: Tensor, count: int, parts: int) -> Tensor:
-    """Return the same of neighbouring parts, as many of each: `count` in all. (units,) -> (count,)."""
+    """Return `strongest` within each of `parts` adjacent blocks. (units,) -> (count,).
+
+    Each block keeps the same number of units, `count` in total.
+    """
     size = len(scores) // parts
     found = [strongest(part, count // parts) + number * size for number, part in enumerate(scores.view(parts, size))]
     return torch.cat(found)

@@ -1,4 +1,7 @@
-"""What a cut in steps saves beside each training, for a new attempt to make the earlier cuts again and go on."""
+"""State of stepwise pruning, saved with each training checkpoint.
+
+A new attempt uses it to repeat the earlier cuts and resume.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,15 +14,16 @@ from compression.pruning.scores import ImportanceScores
 from compression.quantization.static_int8 import Range
 
 SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."
-"""What names of a save's tensors are or begin with."""
+"""Names, or prefixes of names, of the tensors in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class PruneProgress:
-    """A cut between two of its steps.
+    """State of stepwise pruning between two steps.
 
-    scores: of the whole model; ratios: that the recipe came to, in its order, its target solved; ranges: static ones of each
-    layer of the model as it was cut last: of the model as the steps before have trained it, which a new attempt does not have.
+    scores: importance scores of the unpruned model. ratios: the recipe's pruning ratios, in its order, with its target solved.
+    ranges: static input ranges of each layer of the most recently pruned model. They depend on the model as the previous steps
+    trained it, and a new attempt does not have that model.
     """
 
     scores: ImportanceScores
@@ -27,14 +31,14 @@ class PruneProgress:
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     def tensors(self) -> Tensors:
-        """Name each number, for a save."""
+        """Return all values as named tensors, for a checkpoint."""
         ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in self.ranges.items()}
         scores = {f"{SCORES}{name}": found for name, found in self.scores.tensors().items()}
         return {**scores, RATIOS: _as_tensor(self.ratios), **ranges}
 
     @classmethod
     def of_tensors(cls, found: Mapping[str, Tensor]) -> "PruneProgress | None":
-        """Put together what `tensors` named; None if an earlier version saved something else."""
+        """Rebuild from the output of `tensors`; return None if an earlier version saved a different format."""
         scores = ImportanceScores.of_tensors(_of(found, SCORES))
         if RATIOS not in found or not scores.units:
             return None

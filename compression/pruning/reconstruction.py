@@ -1,13 +1,14 @@
-"""Least squares after a cut: what is left of a model takes over what it can of what went.
+"""Least-squares reconstruction after pruning: the remaining weights compensate for the removed units.
 
-A cut leaves each linear layer with a part of its inputs. What the others carried is not lost: on real text much of it follows
-from those that stay. So each layer is solved anew, in the order in which they compute, to give on calibration rows what the
-whole model's layer gives, from what the layers before it, solved already, now give it (reconstruction: He, Zhang & Sun 2017,
-"Channel Pruning for Accelerating Very Deep Neural Networks"). What writes to the stream is solved for the sum that it enters,
-which makes good what the stream itself has lost. No label is needed and no step is taken: a few passes, and a system of
-equations a layer. If layers were dropped, the one before the gap is solved for the stream beyond it.
+Pruning leaves each linear layer with a subset of its inputs. On real text, much of what the removed inputs carried can be
+predicted from the remaining ones. So each layer is solved again, in forward order: on calibration rows it fits the outputs of
+the unpruned model's layer, given the inputs that the preceding, already solved layers now produce (reconstruction: He, Zhang &
+Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that writes to the residual stream is solved
+for the sum after the addition, which also corrects the error in the stream itself. This needs no labels and no optimizer steps:
+only a few forward passes, and one linear system per layer. If layers were dropped, the layer before the gap is solved for the
+stream after the gap.
 
-A layer is run by itself on the outputs of the one before, and nothing before it is computed again.
+Each layer runs on the stored outputs of the previous layer, so no earlier layer is computed again.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +25,8 @@ from compression.models.adapters.structure import Layer, PruningPlan, Tap
 from compression.models.linear_layers import is_linear, is_transposed, matrix
 
 RIDGE = 0.1
-"""How much a change of weights costs, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1 none was best for all of four
-cuts of MiniLM-L6 on SST-2 (norms were fitted too in that trial); the largest keeps nearest to what was learned before."""
+"""Penalty on the change of weights, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1, none was best for all of four
+cuts of MiniLM-L6 on SST-2 (that trial also fitted the norms). The largest stays closest to the trained weights."""
 
 
 @torch.no_grad()
@@ -36,11 +37,11 @@ def reconstruct(
     batches: Sequence[Batch],
     before_layer: Callable[[], None] = lambda: None,
 ) -> None:
-    """Solve the linear layers of `small`, which was cut from `whole` as `plan` says, in place.
+    """Solve the linear layers of `small`, which was pruned from `whole` by `plan`, in place.
 
-    Both are on one device, as the batches are; `whole` may simulate integers, `small` may not yet. Embeddings, norms, fused
-    experts, routers and head stay as they are: norms gain nothing by it, and a head that reads one vector a row has too few
-    rows to be solved on. Raises what `before_layer` does.
+    Both models and the batches are on the same device. `whole` may simulate integers; `small` must not yet. Embeddings, norms,
+    fused experts, routers and the head do not change: norms gain nothing from it, and a head that reads one vector per row has
+    too few rows to be solved on. `before_layer` runs before each layer; its exceptions propagate.
     """
     family = adapter_of(whole)
     ours, theirs = family.layers(small.eval()), family.layers(whole.eval())
@@ -73,14 +74,14 @@ def reconstruct(
 
 
 def _tap(layer: Layer, part: nn.Module) -> Tap:
-    """Return where to observe what a linear layer is solved for: itself, or the stream that it writes to."""
+    """Return where to observe a linear layer's regression target: its output, or the stream it writes to."""
     if part is layer.attended:
         return layer.sums[0]
     return layer.sums[1] if part is layer.down else (part, "out")
 
 
 class LayerStack:
-    """A model's layers, to be run one by one. `streams`: what enters the next, of each batch."""
+    """Runs a model's layers one by one. `streams`: the input of the next layer, one tensor per batch."""
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[Layer], batches: Sequence[Batch]) -> None:
         self.layers = [layer.whole for layer in layers]
@@ -95,7 +96,7 @@ class LayerStack:
                 model.base_model(**{**batch.inputs, **more})
 
     def _keeper(self, number: int) -> Any:
-        """Keep what a layer is given beside the stream: masks and positions, the same whatever the stream is."""
+        """Return a hook that keeps a layer's other inputs: masks and positions, independent of the stream."""
 
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if number == 0:
@@ -105,22 +106,22 @@ class LayerStack:
         return keep
 
     def run(self, number: int) -> list[Tensor]:
-        """Run a layer on the streams that are here; return what leaves it, of each batch."""
+        """Run a layer on the current streams and return its output for each batch."""
         given = zip(self.streams, self.others[number], strict=True)
         found = [self.layers[number](stream, *args, **kwargs) for stream, (args, kwargs) in given]
         return [one[0] if isinstance(one, tuple) else one for one in found]
 
     def advance(self, number: int) -> None:
-        """Run a layer for good."""
+        """Run a layer and replace the streams with its outputs."""
         self.streams = self.run(number)
 
     def collect(self, number: int, taps: Sequence[Tap]) -> list[Tensor]:
-        """Run a layer and return what goes into or comes out of modules in it at real tokens, one (tokens, width) each."""
+        """Run a layer and return the tapped inputs or outputs at real tokens, (tokens, width) each."""
         found: list[list[Tensor]] = [[] for _ in taps]
 
         def take(place: int, values: Tensor) -> None:
             real = self.masks[len(found[place])]
-            found[place].append(values.reshape(*real.shape, -1)[real].float())  # ranks have a dimension of one more
+            found[place].append(values.reshape(*real.shape, -1)[real].float())  # the low-rank layers have one more dimension
 
         with ExitStack() as hooks:
             for place, (module, side) in enumerate(taps):
@@ -134,10 +135,10 @@ class LayerStack:
 
 
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
-    """Change a layer so that it adds what is missing, as far as a linear map of its inputs can: ridge regression.
+    """Add a linear map of a layer's inputs that best fits `missing`, by ridge regression, in place.
 
-    given: (tokens, inputs), missing: (tokens, outputs). The change of weights is held small and not the weights, so what the
-    tokens say nothing of stays as it was; the bias is free.
+    given: (tokens, inputs), missing: (tokens, outputs). The penalty applies to the change of the weights, not to the weights,
+    so directions without data keep their weights. The bias has no penalty.
     """
     weight, bias = matrix(linear), dict(linear.named_parameters()).get("bias")
     mean_given, mean_missing = given.mean(dim=0), missing.mean(dim=0)

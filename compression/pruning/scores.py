@@ -1,8 +1,9 @@
-"""How much each unit of each pruning group matters, taken once on calibration rows: any ratio then chooses by these scores.
+"""Importance scores of all units of all pruning groups, computed once on calibration rows.
 
-Units are observed where their adapter says (`observed`): at norms of the stream, and in what attention outputs and down
-projections read. That is what Minitron looks at (Muralidharan et al. 2024). What a router sends to each expert and what that
-adds is observed too, and how much each layer turns the stream.
+The same scores serve any pruning ratio. The adapter's `observed` lists where units are observed: at the norms of the residual
+stream, and at the inputs of attention output and down projections. Minitron uses the same places (Muralidharan et al. 2024).
+The collector also observes the tokens that a router sends to each expert, what the expert adds, and the block influence of each
+layer.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,22 +30,22 @@ from compression.schema.report.measurements import Shape
 
 CALIBRATION_BATCH = 32
 INFLUENCE = "layers"
-"""Name of the layers' scores in a save."""
+"""Name of the layers' scores in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class ImportanceScores:
-    """How much each unit matters. On the CPU, the larger the more.
+    """Importance score of each unit, on the CPU; a larger score is more important.
 
-    units: by group, (units,); of a group within another (`WITHIN`), (units of that one, units). influence: (layers,), how much
-    each layer turns the stream, None if nobody asked for it.
+    units: by group, (units,); for a group within another (`WITHIN`), (units of the outer group, units). influence: (layers,),
+    the block influence of each layer; None if it was not requested.
     """
 
     units: Mapping[str, Tensor]
     influence: Tensor | None = None
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
-        """Keep what matters most, for a model of the shape `to`: layers first, then the units of those that stay."""
+        """Choose the most important layers, then the most important units in them, for a model of shape `to`."""
         layers, count = self._layers(to), self._count
         kept: dict[str, Tensor] = {}
         for axis in family.shared_axes:
@@ -70,10 +71,10 @@ class ImportanceScores:
         return 1 + max(layer for _, layer in map(axis_and_layer, self.units) if layer is not None)
 
     def _layers(self, to: Shape) -> list[int]:
-        """Choose the layers that stay: those that turn the stream most.
+        """Choose the layers to keep: those with the largest block influence.
 
-        As many of these are without experts as `to` says: the two kinds are of different sizes, and a target of parameters was
-        solved for so many of each.
+        The number of dense layers (without experts) among them follows `to`: dense and expert layers differ in size, and the
+        parameter target was solved for these counts.
         """
         if to.layers == self._count:
             return list(range(to.layers))
@@ -86,7 +87,7 @@ class ImportanceScores:
         return [kind[place] for kind, count in counts for place in importance.strongest(self.influence[kind], count).tolist()]
 
     def after(self, plan: PruningPlan) -> "ImportanceScores":
-        """Return the scores of what is left: the next cut goes on from them."""
+        """Return the scores of the remaining units and layers; the next pruning step uses them."""
         layers = list(range(self._count) if plan.layers is None else plan.layers)
         left: dict[str, Tensor] = {}
         for key, scores in self.units.items():
@@ -103,12 +104,12 @@ class ImportanceScores:
         return ImportanceScores(left, None if self.influence is None else self.influence[layers])
 
     def tensors(self) -> Tensors:
-        """Name each, for a save."""
+        """Return all scores as named tensors, for a checkpoint."""
         return {**self.units, **({} if self.influence is None else {INFLUENCE: self.influence})}
 
     @classmethod
     def of_tensors(cls, found: Mapping[str, Tensor]) -> "ImportanceScores":
-        """Put together what `tensors` named."""
+        """Rebuild from the output of `tensors`."""
         return cls({name: scores for name, scores in found.items() if name != INFLUENCE}, found.get(INFLUENCE))
 
 
@@ -119,9 +120,10 @@ def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
 def score_units(
     model: PreTrainedModel, settings: Prune, train_rows: Examples, seed: int, parts: int = 1, *, layers: bool = False
 ) -> ImportanceScores:
-    """Score a model's units as the recipe says, on rows of train drawn with `seed`. layers: also how much each turns.
+    """Score a model's units by the recipe's importance, on train rows sampled with `seed`.
 
-    Raises ValueError for scores that a decoder's units cannot have; `check_axes` refuses them before.
+    layers: also score layers. Raises ValueError if the recipe's importance does not support decoders; `check_axes` rejects such
+    recipes earlier.
     """
     rows = shuffled_rows(train_rows, settings.calibration_rows, seed)
     size = micro_batch_size(CALIBRATION_BATCH, parts)
@@ -140,7 +142,7 @@ def score_activations(
 ) -> ImportanceScores:
     """Score units by the norm of their activations at the real tokens of `batches`; for l2, its square.
 
-    Experts cost their layers another forward pass, since the stock model does not show what happens inside them.
+    A layer with experts needs a second forward pass of its experts, because the stock module does not expose their activations.
     """
     training = model.training
     model.eval()
@@ -157,20 +159,20 @@ def score_activations(
 
 
 def run(model: PreTrainedModel, batch: Batch) -> None:
-    """Send a batch through a model as far as anything of it is observed."""
+    """Run a batch through the part of a model that is observed."""
     if is_decoder(model):
-        # Not through the head: logits over a vocabulary would be the largest tensor, and nobody looks at them.
+        # Skip the head: the logits over the vocabulary would be the largest tensor, and no hook observes them.
         model.base_model(**{**batch.inputs, "use_cache": False})
     else:
         model(**batch.inputs)
 
 
 Observer = Callable[[str, int, Tensor], None]
-"""Is given a group, the number of the place among those that it is observed at, and the activations there."""
+"""Receives a group's key, the index of the observation point within the group, and the activations there."""
 
 
 class UnitObserver:
-    """Observes each group's units in a model, and adds up what they are worth there."""
+    """Observes the units of each group in a model and sums their scores."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.family = adapter_of(model)
@@ -181,7 +183,10 @@ class UnitObserver:
         self.sums: dict[tuple[str, int], Tensor] = {}
 
     def observe(self, hooks: ExitStack, observer: Observer) -> None:
-        """Give `observer` all activations until `hooks` end: (rows, tokens, units), or of a pooled vector (rows, units)."""
+        """Pass all activations to `observer` until `hooks` close.
+
+        Activations are (rows, tokens, units), or (rows, units) if pooled.
+        """
         for key, points in self.points.items():
             for number, (module, side) in enumerate(points):
                 see = partial(observer, key, number)
@@ -192,16 +197,16 @@ class UnitObserver:
                 hooks.callback(hook.remove)
 
     def add(self, key: str, number: int, worth: Tensor) -> None:
-        """Add a batch's scores of a group's units at one place."""
+        """Add a batch's scores of a group's units at one observation point."""
         known = self.sums.get((key, number))
         self.sums[key, number] = worth if known is None else known + worth
 
     def masked(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """Return activations as (rows, tokens, units) with their mask: a classifier reads one pooled vector a row."""
+        """Return activations as (rows, tokens, units) with their mask; a pooled vector is one token per row."""
         return (activations, self.mask) if activations.ndim == 3 else (activations[:, None], self.mask[:, :1])
 
     def units(self) -> dict[str, Tensor]:
-        """Return the scores of each group, (units,), or of one within another, (units of that one, units)."""
+        """Return each group's scores: (units,), or (units of the outer group, units) for a nested group."""
         found = {}
         for key, points in self.points.items():
             seen = torch.stack([self.sums[key, number] for number in range(len(points))])
@@ -213,7 +218,7 @@ class UnitObserver:
 
 
 class ActivationCollector(UnitObserver):
-    """Adds up the norms of activations. `mask` is that of the batch on its way, (rows, tokens)."""
+    """Sums the norms of activations. `mask`: attention mask of the current batch, (rows, tokens)."""
 
     def __init__(self, model: PreTrainedModel, norm: Literal["l1", "l2"], *, layers: bool = True) -> None:
         super().__init__(model)
@@ -222,7 +227,7 @@ class ActivationCollector(UnitObserver):
         self.influence: dict[int, Tensor] = {}
 
     def attach(self, hooks: ExitStack) -> None:
-        """Observe every place until `hooks` end."""
+        """Observe every observation point until `hooks` close."""
         self.observe(hooks, lambda key, number, seen: self.add(key, number, self.measure(*self.masked(seen.float()))))
         for number, layer in enumerate(self.layers):
             if self.with_influence:
@@ -232,13 +237,13 @@ class ActivationCollector(UnitObserver):
                 hooks.callback(layer.experts.register_forward_pre_hook(partial(self._routed, number)).remove)
 
     def forget(self, module: nn.Module) -> None:
-        """Leave out what was seen of the stream at a module so far."""
+        """Discard the scores of the residual stream collected at a module so far."""
         for number, (each, _) in enumerate(self.points["hidden"]):
             if each is module:
                 self.sums.pop(("hidden", number), None)
 
     def scores(self) -> ImportanceScores:
-        """Return the scores of all that was seen."""
+        """Return the scores of all observed units and layers."""
         of_experts = {
             key: self.sums[key, 0].cpu()
             for number in range(len(self.layers))
@@ -268,7 +273,7 @@ class ActivationCollector(UnitObserver):
 
 
 def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Tensor]:
-    """Score by what the loss would change without a unit; the units of a head share a gate."""
+    """Score units by the first-order change in loss without them; the units of a head share a gate."""
     model.eval()
     seen, loss = UnitObserver(model), label_loss(rows.task, model)
     device = next(model.parameters()).device
@@ -287,7 +292,7 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
         for batch in rows.by_length(size):
             here = batch.to(device)
             seen.mask = here.mask
-            # The loss is a mean over rows or words; of their sum each has the gradient that it would have alone.
+            # The loss is a mean over rows or words. The gradient of the sum gives each row the gradient it has alone.
             (loss(here) * here.weight).backward()  # type: ignore[no-untyped-call]
             model.zero_grad(set_to_none=True)
     return seen.units()
@@ -295,7 +300,7 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
 
 @torch.no_grad()
 def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Add up the weights that make and read each unit, matrices of every group's members."""
+    """Score units by the L1 norm of the matrices that produce and read them, over each group's members."""
     family = adapter_of(model)
     groups = family.groups(model)
     own = dict(model.named_parameters())
@@ -303,14 +308,14 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     for key in family.observed(model):
         group = groups[key]
         norms = [importance.weight_norm(own[name], dim) for name, dim in _members(model, group) if own[name].ndim > 1]
-        # Channels that queries and keys are compared by matter by the product, as in `observed`.
+        # Queries and keys are compared by dot product, so their channels score by the product of norms, as in `observed`.
         worth = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
         found[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
     return found
 
 
 def _members(model: PreTrainedModel, group: PruningGroup) -> list[tuple[str, int]]:
-    """Return tensor and dimension of a group's members, those that make its units first."""
+    """Return (tensor, dimension) of a group's members; those that produce its units come first."""
 
     def reads(name: str, dim: int) -> bool:
         return dim == 1 and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)

@@ -1,1 +1,1 @@
-"""The integers of every scheme: one definition each, simulated in training exactly as the shipped artifact computes them."""
+"""Quantization schemes, each defined once and simulated in training exactly as the artifact computes."""

@@ -1,7 +1,7 @@
-"""Listen to a model on rows of train: the spread of what enters each linear layer, its ranges, its largest values by channel.
+"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input.
 
-Only real tokens count; what stands at padding is never asked for. Nothing is trained and no random number is drawn from the
-common generator, so the model and whatever comes after it stay as they would have been.
+Only real tokens count; padding positions are ignored. Calibration trains nothing and draws no number from torch's global
+generator, so it does not change the model or any later result.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ BATCH = 32
 def collect_inputs(
     model: nn.Module, layers: dict[str, nn.Module], rows: Examples, hear: Callable[[str, Tensor], None], parts: int = 1
 ) -> None:
-    """Run all rows through a model and hand on what enters each of some layers: `hear(name, (tokens, features))`."""
+    """Run all rows through a model and call `hear(name, (tokens, features))` with the inputs of `layers`."""
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     real = torch.empty(0)
 
     def on_input(name: str, given: Tensor) -> None:
-        # A head may read one vector a row, of which none is padding; DeepSeek's ranks have a dimension of one more.
+        # A head may read one vector per row, without padding. DeepSeek's low-rank inputs have one more dimension.
         hear(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
 
     with ExitStack() as hooks:
@@ -51,20 +51,20 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def input_spreads(model: nn.Module, rows: Examples, parts: int = 1) -> dict[str, Spread]:
-    """Return how the inputs of each linear layer are spread, by its name."""
+    """Return the distribution of each linear layer's input, by layer name."""
     found: dict[str, Spread] = {name: Spread() for name in linear_layers(model)}
     collect_inputs(model, linear_layers(model), rows, lambda name, x: found[name].add(x), parts)
     return found
 
 
 def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int = 1) -> None:
-    """Give every linear layer the range of its input, by the recipe's observer, on the model as it computes now."""
+    """Set every linear layer's input range with the recipe's observer, on the model in its current state."""
     found = input_spreads(model, rows, parts).items()
     set_input_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
 
 
 def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples, parts: int = 1) -> dict[str, Tensor]:
-    """Return the largest absolute value in each input channel of some layers. -> (in,) each, on the CPU."""
+    """Return the largest absolute value of each input channel of `layers`. -> (in,) each, on the CPU."""
     found: dict[str, Tensor] = {}
 
     def hear(name: str, x: Tensor) -> None:
@@ -78,10 +78,11 @@ def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples
 def sample_tokens(
     model: nn.Module, layers: dict[str, nn.Module], rows: Examples, count: int, parts: int = 1
 ) -> dict[str, Tensor]:
-    """Keep what enters some layers at `count` tokens, or at all where there are fewer. -> (tokens, in) each.
+    """Sample the inputs of `layers` at `count` tokens, or at all if fewer. -> (tokens, in) each.
 
-    Each token is as likely as any other, however many a batch has: all draw lots, and the lowest stay (reservoir sampling by
-    random keys, Efraimidis & Spirakis 2006). At a fixed distance, rows as long as that would give their first tokens alone.
+    Every token has the same probability, whatever the batch size: each gets a random key, and the lowest keys stay (reservoir
+    sampling by random keys, Efraimidis & Spirakis 2006). With a fixed stride, rows of the stride's length would contribute only
+    their first tokens.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     draws = {name: torch.Generator().manual_seed(0) for name in layers}

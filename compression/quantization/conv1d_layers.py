@@ -1,4 +1,4 @@
-"""The schemes' linear layers with their weight lying the other way round, as GPT-2's does (Conv1D). Nothing else differs."""
+"""The schemes' linear layers with a transposed weight, as in GPT-2 (Conv1D). Nothing else differs."""
 
 from transformers.pytorch_utils import Conv1D
 
@@ -17,7 +17,7 @@ class StaticConv1D(StaticLinear, Conv1D):  # type: ignore[misc]
 
 
 class WeightOnlyConv1D(WeightOnlyLinear, Conv1D):  # type: ignore[misc]
-    """Conv1D with weights of 8 or 4 bits."""
+    """Conv1D in weight-only-int8 or weight-only-int4."""
 
 
 TRANSPOSED: dict[Scheme, type[SimulatedLinear]] = {

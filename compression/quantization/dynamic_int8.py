@@ -1,13 +1,13 @@
-"""dynamic-int8: one definition of the integers, simulated in training exactly as the shipped artifact computes them.
+"""dynamic-int8: its integers, simulated in training exactly as the exported artifact computes.
 
-Weights are int8, symmetric, one scale per output channel; activations 8-bit, symmetric, one scale per token (row), computed
-on the fly; embeddings int8, one scale per row. All scales are max|·| / 127, so ±127 is the range; in the portable form those of
-weights that meet 8-bit activations are max|·| / 63. Rounding is half to even (torch.round, ONNX Round). Gradients pass straight
-through (Bengio et al. 2013). Nothing here has state: scales are recomputed in each forward, so pruning may slice the weights
-and the scales follow.
+Weights are int8, symmetric, one scale per output channel. Activations are 8-bit, symmetric, one scale per token (row), computed
+dynamically. Embeddings are int8, one scale per row. All scales are max|·| / 127, so the range is ±127; in the
+portable form, weights that multiply 8-bit activations have scales of max|·| / 63. Rounding is half to even (torch.round, ONNX
+Round). Gradients use the straight-through estimator (Bengio et al. 2013). Nothing here has state: each forward pass computes
+the scales again, so if pruning slices the weights, the scales follow.
 
 On a CPU a linear layer multiplies real integers (exact in int32, as the artifact does, and several times faster than
-float32); its gradients are taken in bfloat16 where the processor has it, since they are estimates anyway.
+float32). Its gradients are computed in bfloat16 if the processor supports it, since they are estimates anyway.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ from compression.quantization.precision import gradient_dtype
 
 LEVELS = 127.0
 PORTABLE_LEVELS = 63.0
-"""Largest integer of a portable weight. x86 without VNNI adds two products of uint8 and int8 in 16 bits, which saturate beyond
+"""Largest integer of a portable weight. x86 without VNNI adds two products of uint8 and int8 in 16 bits, which saturate above
 32,767: 2 × 255 × 63 = 32,130 fits, 2 × 255 × 127 does not (ONNX Runtime's PR #12088; docs/decisions/0030)."""
 SMALLEST_SCALE = 1e-12
-"""Keeps an all-zero row from dividing by zero; the exporters use the same constant."""
+"""Prevents a division by zero in an all-zero row; the exporters use the same constant."""
 
 
 def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
@@ -32,7 +32,10 @@ def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
 
 
 def integer_rows(x: Tensor, levels: float = LEVELS) -> tuple[Tensor, Tensor]:
-    """Quantize each row to −levels … levels. x: (..., features) -> (int8 of x's shape, float32 scales (..., 1))."""
+    """Quantize each row to −levels … levels.
+
+    x: (..., features) -> (int8 of x's shape, float32 scales (..., 1)).
+    """
     scale = row_scales(x, levels)
     return torch.round(x.detach() / scale).clamp(-levels, levels).to(torch.int8), scale
 
@@ -48,33 +51,36 @@ class _RoundRows(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 (autograd calls it so)
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 (autograd's signature)
         return grads[0], None
 
 
 def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
-    """Round each row to −levels … levels and back; the gradient is the identity. x: (..., features) -> same shape."""
+    """Quantize and dequantize each row; the gradient is the identity. x: (..., features) -> same shape."""
     rounded: Tensor = _RoundRows.apply(x, levels)  # type: ignore[no-untyped-call]
     return rounded
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply int8 matrices as the artifact's MatMulInteger does. left: (m, k), right: (n, k) -> float32 (m, n)."""
+    """Multiply int8 matrices as the artifact's MatMulInteger does.
+
+    left: (m, k), right: (n, k) -> float32 (m, n).
+    """
     if left.device.type == "cpu":
         return torch._int_mm(left, right.t()).float()
-    # Other devices' integer kernels refuse small or odd shapes; float32 holds these sums to one part in 2**24.
+    # Integer kernels of other devices reject small or odd shapes; float32 represents these sums to one part in 2**24.
     return left.float() @ right.float().t()
 
 
 class _IntegerLinear(torch.autograd.Function):
-    """x, weight, bias, levels -> the artifact's answer; gradients as if x and weight had only been rounded in place."""
+    """x, weight, bias, levels -> the artifact's output; gradients are straight-through at rounded values."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, levels: float) -> Tensor:
         rows, row_scale = integer_rows(x.reshape(-1, x.shape[-1]))
         columns, column_scale = integer_rows(weight, levels)
         ctx.save_for_backward(rows, row_scale, columns, column_scale)
-        ctx.dtype = gradient_dtype(x.device)  # here, since a device's backward pass runs in a thread of its own
+        ctx.dtype = gradient_dtype(x.device)  # set here, since a device's backward pass runs in its own thread
         out = integer_product(rows, columns).mul_(row_scale).mul_(column_scale.t())
         if bias is not None:
             out.add_(bias)
@@ -97,47 +103,50 @@ class _IntegerLinear(torch.autograd.Function):
 
 
 def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, levels: float = LEVELS) -> Tensor:
-    """Compute x·Wᵀ + b as the artifact will. x: (..., in), weight: (out, in), levels: of the weight -> (..., out)."""
+    """Compute x·Wᵀ + b as the artifact does. x: (..., in), weight: (out, in) -> (..., out).
+
+    levels: largest integer of the weight.
+    """
     out: Tensor = _IntegerLinear.apply(x, weight, bias, levels)  # type: ignore[no-untyped-call]
     return out
 
 
 class SimulatedLinear(nn.Linear):
-    """What the linear layers of all schemes have in common: same state dict as nn.Linear, and integers of some kind.
+    """Base of the linear layers of all schemes: same state dict as nn.Linear, but computes with integers.
 
-    `levels`: the largest integer of the weights. An attribute, so that state dicts keep their keys.
+    `levels`: the largest integer of the weights. It is an attribute, so that state dicts keep their keys.
     """
 
     levels: float = LEVELS
 
     def activation_integers(self, input: Tensor) -> Tensor | None:  # noqa: A002 (the name is nn.Linear's)
-        """Return the integers that an input becomes, of its shape; None where activations stay in floating point."""
+        """Return the input quantized to integers, in its shape; None if activations stay in floating point."""
         raise NotImplementedError
 
 
 class FakeQuantLinear(SimulatedLinear):
-    """nn.Linear that computes as the int8 artifact will. Same state dict, no state of its own."""
+    """nn.Linear that computes as the int8 artifact does. Same state dict, no additional state."""
 
     def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002
-        """(..., in) -> int8 of the same shape."""
+        """Quantize each row. (..., in) -> int8 of the same shape."""
         return integer_rows(input)[0]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
-        """(..., in) -> (..., out)."""
+        """Compute the layer with integers. (..., in) -> (..., out)."""
         return integer_linear(input, matrix(self), self.bias, self.levels)
 
 
 class FakeQuantEmbedding(nn.Embedding):
-    """nn.Embedding whose rows are int8. Only the rows that are asked for are rounded. `levels`: as of linear layers."""
+    """nn.Embedding with int8 rows; rounds only the rows it looks up. `levels`: as in `SimulatedLinear`."""
 
     levels: float = LEVELS
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """(...) of ids -> (..., features)."""
+        """Look up and round rows. ids: (...) -> (..., features)."""
         return fake_quantize_rows(super().forward(input), self.levels)
 
 
 def levels_of(layer: nn.Module) -> float:
-    """Return the largest integer of a layer's weights; LEVELS if it is not simulated."""
+    """Return the largest integer of a layer's weights; LEVELS if the layer is not simulated."""
     levels: float = layer.levels if isinstance(layer, SimulatedLinear | FakeQuantEmbedding) else LEVELS
     return levels

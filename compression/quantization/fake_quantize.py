@@ -1,4 +1,4 @@
-"""Which layers compute with which integers: put in, taken out, read back, and put in again from what was saved."""
+"""Inserts fake quantization into a model, removes it, and reads its settings back for checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
@@ -31,7 +31,7 @@ REAL: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class Simulation(Config):
-    """All that a model's simulated integers hang on beside its weights: what a checkpoint keeps of them."""
+    """Settings of a model's fake quantization beside its weights, as a checkpoint stores them."""
 
     scheme: Scheme = "dynamic-int8"
     group_size: Annotated[int | None, Field(description="Of weight-only-int4 alone.")] = None
@@ -42,7 +42,7 @@ class Simulation(Config):
 
     @classmethod
     def of(cls, recipe: Quantize) -> "Simulation":
-        """Return what a recipe asks for, without any ranges."""
+        """Return the recipe's settings, without ranges."""
         return cls(
             scheme=recipe.scheme,
             group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None,
@@ -51,16 +51,19 @@ class Simulation(Config):
 
     @property
     def of_experts(self) -> "Simulation":
-        """What fused experts compute with: in static-int8 that is dynamic-int8, for want of ranges."""
+        """Settings of fused experts. In static-int8 they use dynamic-int8, because they have no ranges."""
         return self.model_copy(update={"scheme": "dynamic-int8", "ranges": {}}) if self.scheme == "static-int8" else self
 
     @property
     def levels(self) -> float:
-        """Largest integer of the weights of linear layers and experts, those of 4 bits aside."""
+        """Largest integer of the weights of linear layers and experts, except 4-bit weights."""
         return PORTABLE_LEVELS if self.portable and self.scheme in ROUNDS_ACTIVATIONS else LEVELS
 
     def table_levels(self, *, tied: bool) -> float:
-        """Return the largest integer of a table. tied: whether a linear layer multiplies it; dynamic-int8 has one for both."""
+        """Return the largest integer of an embedding table.
+
+        tied: whether a linear layer also multiplies it; dynamic-int8 uses the same value for both.
+        """
         return self.levels if tied and self.scheme == "dynamic-int8" else LEVELS
 
 
@@ -68,16 +71,16 @@ DYNAMIC = Simulation()
 
 
 def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of everything that a scheme turns to integers, quantized already or not, in model order."""
+    """Yield (name, module) of all modules that schemes quantize, simulated or not, in model order."""
     for name, module in model.named_modules():
         if type(module) in (nn.Linear, Conv1D, nn.Embedding) or type(module) in REAL:
             yield name, module
 
 
 def left_in_float(model: nn.Module, *, torchao: bool = False) -> int:
-    """Count the elements of matrices that no scheme turns to integers: those of experts' routers.
+    """Count the elements of matrices that no scheme quantizes: those of the experts' routers.
 
-    torchao: of its form, which has none for layers that keep their weight as (inputs, outputs) either.
+    torchao: count for the torchao format, which also does not quantize layers with weights of (inputs, outputs).
     """
     turned = {id(layer.weight) for _, layer in quantizable(model) if not (torchao and is_transposed(layer))}
     turned |= {id(getattr(module, key)) for _, module in fused_expert_modules(model) for key in WEIGHTS}
@@ -87,10 +90,10 @@ def left_in_float(model: nn.Module, *, torchao: bool = False) -> int:
 def insert_fake_quantization(
     model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC
 ) -> list[str]:
-    """Simulate integers in the modules whose name `only` accepts; return their names. Parameters and keys stay as they are.
+    """Simulate integers in the modules whose names `only` accepts and return those names.
 
-    The class of the module is exchanged in place, because replacing the module would lose ties, hooks and optimizers. A range
-    that a layer has stays where `simulation` has none for it.
+    Parameters and keys do not change. The module's class is exchanged in place, because replacing the module would lose ties,
+    hooks and optimizers. A layer keeps its range if `simulation` has none for it.
     """
     names = []
     multiplied = {id(module.weight) for module in model.modules() if is_linear(module)}
@@ -115,7 +118,7 @@ def insert_fake_quantization(
 
 
 def remove_fake_quantization(model: nn.Module) -> None:
-    """Undo `insert`; ranges stay, for the next `insert`."""
+    """Undo `insert_fake_quantization`; ranges stay, for the next insertion."""
     for _, module in quantizable(model):
         module.__class__ = REAL.get(type(module), type(module))
     for _, module in fused_expert_modules(model):
@@ -130,12 +133,12 @@ def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear]]:
 
 
 def is_simulated(model: nn.Module) -> bool:
-    """Say whether a model computes with simulated integers."""
+    """Return whether a model computes with simulated integers."""
     return any(True for _ in simulated_layers(model))
 
 
 def simulation_of(model: nn.Module) -> Simulation | None:
-    """Read back what is simulated in a model; None where nothing is."""
+    """Read the fake quantization settings from a model; return None if it has no fake quantization."""
     scheme: Scheme | None = None
     group_size: int | None = None
     portable = False
@@ -153,12 +156,12 @@ def simulation_of(model: nn.Module) -> Simulation | None:
 
 
 def input_ranges(model: nn.Module) -> dict[str, Range]:
-    """Return the ranges that layers were given, also while they are not simulated. -> layer → (lowest, highest)"""
+    """Return the input ranges of all layers, also if they are not simulated. -> layer → (lowest, highest)"""
     layers = ((name, module) for name, module in quantizable(model) if hasattr(module, "input_range"))
     return {name: module.input_range for name, module in layers}  # type: ignore[misc]
 
 
 def set_input_ranges(model: nn.Module, ranges: Mapping[str, Range]) -> None:
-    """Give layers, by name, the range of their input, for when they are simulated."""
+    """Set the input ranges of layers by name; fake quantization uses them."""
     for name, found in ranges.items():
         model.get_submodule(name).input_range = found  # type: ignore[assignment]

@@ -1,7 +1,7 @@
-"""Weights that are only read, held in 8 bits: one scale a row, made float again layer by layer as they are multiplied.
+"""Frozen weights in int8 with one scale per row.
 
-Not a scheme of what is shipped: a teacher is held so where the memory for it in float32 is not there. What its answers lose
-is what `integers` rounds, of weights alone.
+Each layer dequantizes its weights when it multiplies them. This is not an export scheme: a teacher is stored in this form if
+memory does not suffice for float32. Its outputs lose only what `dynamic_int8` rounds off, and only in the weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,27 +17,27 @@ from compression.quantization.moe_layers import WEIGHTS, SimulatedExperts, fused
 
 
 class _Rows(nn.Module):
-    """A weight as int8 and scales, for torch's parametrizations. turned: whether it lies as (inputs, outputs)."""
+    """A weight as int8 and scales, a torch parametrization. turned: whether it is (inputs, outputs)."""
 
     def __init__(self, *, turned: bool) -> None:
         super().__init__()
         self.turned = turned
 
     def forward(self, whole: Tensor, scale: Tensor) -> Tensor:
-        """Make it float again. whole: (outputs, inputs), int8; scale: (outputs, 1) -> as it lies."""
+        """Dequantize. whole: (outputs, inputs), int8; scale: (outputs, 1) -> the module's own layout."""
         weight = whole.to(scale.dtype) * scale
         return weight.t() if self.turned else weight
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Round it. weight: as it lies."""
+        """Quantize. weight: in the module's own layout -> int8 (outputs, inputs), scales (outputs, 1)."""
         return integer_rows(weight.t() if self.turned else weight)
 
 
 class FrozenInt8Experts(SimulatedExperts):
-    """Fused experts that keep their matrices in 8 bits."""
+    """Fused experts that store their matrices in int8."""
 
     def matrices(self, name: str) -> Callable[[int], Tensor]:
-        """Return what makes an expert's matrix float when it is asked for, (out, in)."""
+        """Return a function that dequantizes one expert's matrix by its number, (out, in)."""
         whole, scale = self.get_parameter(name), self.get_buffer(f"{name}_scale")
         return lambda number: whole[number].to(scale.dtype) * scale[number]
 
@@ -47,11 +47,11 @@ class FrozenInt8Experts(SimulatedExperts):
 
 
 def freeze_int8(model: PreTrainedModel) -> int:
-    """Round the weights of all linear layers and experts of a frozen model to 8 bits, in place; return how many elements.
+    """Quantize a frozen model's linear layers and experts to int8 in place; return the element count.
 
-    Tables stay, and so does a language model's output layer, whether it is one of them or not: what is kept of a teacher are
-    its last states, of which this layer makes the answers, a few tokens at a time, and would be made float again for each few.
-    Raises ValueError of a model that is trained: integers have no gradients.
+    Embedding tables stay in floating point, and so does a language model's output layer, tied or not: the teacher cache keeps
+    last hidden states, and the output layer computes logits from them a few tokens at a time, which would dequantize it each
+    time. Raises ValueError if the model is trained: integers have no gradients.
     """
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("a model that is trained cannot be held in integers")
@@ -60,25 +60,25 @@ def freeze_int8(model: PreTrainedModel) -> int:
         done += _hold_experts(experts)
     for _, module in list(_layers(model)):
         done += module.weight.numel()  # type: ignore[operator]
-        # Unsafe: what is kept is of another type than what is made of it, which is the purpose.
+        # Unsafe: the stored tensors have another dtype than the weight, which is the purpose.
         parametrize.register_parametrization(module, "weight", _Rows(turned=is_transposed(module)), unsafe=True)
     return done
 
 
 def layers_to_freeze(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Return the weights that `hold` would round, by the names of their parameters."""
+    """Return the weights that `freeze_int8` would quantize, by parameter name."""
     found = {f"{name}.{key}": experts.get_parameter(key) for name, experts in fused_expert_modules(model) for key in WEIGHTS}
     return found | {f"{name}.weight": module.get_parameter("weight") for name, module in _layers(model)}
 
 
 def unfreeze(model: PreTrainedModel, weights: Callable[[str], Tensor]) -> None:
-    """Undo `hold`, in place. weights: gives by its name each of what `to_hold` returned before, one at a time."""
+    """Undo `freeze_int8` in place. weights: returns one weight by its name in `layers_to_freeze`."""
     for name, module in list(model.named_modules()):
         if isinstance(module, FrozenInt8Experts):
             for key in WEIGHTS:
                 _put_back(module, key, weights(f"{name}.{key}"))
                 delattr(module, f"{key}_scale")
-            module.__class__ = module.stock  # type: ignore[assignment]  # as it was before `hold`
+            module.__class__ = module.stock  # type: ignore[assignment]  # the class before `freeze_int8`
         elif parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], _Rows):
             parametrize.remove_parametrizations(module, "weight")
             _put_back(module, "weight", weights(f"{name}.weight"))

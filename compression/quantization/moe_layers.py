@@ -1,6 +1,7 @@
-"""Fused experts, which lie in 3-D tensors: each expert's matrices have the integers that linear layers of its own would have.
+"""Fused experts in 3-D tensors: each expert's matrices are quantized like separate linear layers.
 
-In static-int8 they are dynamic: an expert sees other tokens from batch to batch, so a range of its own would rest on few.
+In static-int8 they use dynamic-int8: an expert receives different tokens in every batch, so a range of its own would rest on
+few tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ def fused_expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class SimulatedExperts(nn.Module):
-    """Fused experts that compute with integers: in a stock module's place by its class, so that parameters and keys stay.
+    """Fused experts that compute with integers.
 
-    stock: the module's own class; scheme, group_size, levels: as a linear layer's.
+    The stock module only changes its class, so parameters and keys stay.
+    stock: the module's original class; scheme, group_size, levels: as in a linear layer.
     """
 
     stock: type[nn.Module]
@@ -39,7 +41,7 @@ class SimulatedExperts(nn.Module):
     act_fn: Any
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Ask each expert about the tokens that are sent to it.
+        """Compute each expert on the tokens that are routed to it.
 
         hidden_states: (tokens, hidden); top_k_index, top_k_weights: (tokens, chosen) -> (tokens, hidden).
         """
@@ -53,8 +55,8 @@ class SimulatedExperts(nn.Module):
         return out
 
     def matrices(self, name: str) -> Callable[[int], Tensor]:
-        """Return what gives an expert's matrix by its number, (out, in)."""
-        # Taken apart once: a gradient of one expert by its number would be as large as that of all.
+        """Return a function that gives one expert's matrix by its number, (out, in)."""
+        # Unbind once: indexing one expert would give a gradient as large as that of all experts.
         return self.get_parameter(name).unbind(0).__getitem__
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class SimulatedExperts(nn.Module):
 
 
 def insert_experts(module: Any, scheme: Scheme, group_size: int | None, levels: float = LEVELS) -> None:
-    """Let fused experts compute with the integers of a scheme."""
+    """Make fused experts compute with the integers of a scheme, in place."""
     if not isinstance(module, SimulatedExperts):
         stock = type(module)
         module.__class__ = SimulatedExperts
@@ -74,6 +76,6 @@ def insert_experts(module: Any, scheme: Scheme, group_size: int | None, levels: 
 
 
 def remove_experts(module: Any) -> None:
-    """Let fused experts compute as the stock class does."""
+    """Restore the stock class of fused experts."""
     if isinstance(module, SimulatedExperts):
-        module.__class__ = module.stock  # type: ignore[assignment]  # as it was before `insert_experts`
+        module.__class__ = module.stock  # type: ignore[assignment]  # the class before `insert_experts`

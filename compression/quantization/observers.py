@@ -1,7 +1,7 @@
-"""Observers: what was seen of a layer's input, and the range that is made of it. Pure; who listens is `calibration`.
+"""Observers: a histogram of a layer's input, and the range computed from it.
 
-Values are kept as counts in buckets whose width is a fixed share of the value, so that one pass suffices whatever the
-scale: an outlier of a thousand takes nothing from the precision of what lies near zero.
+Pure functions; `calibration` attaches the hooks. Values are counted in buckets whose width is a fixed share of the value, so
+one pass suffices at any scale: an outlier of a thousand does not reduce the precision near zero.
 """
 
 import math
@@ -14,24 +14,24 @@ from compression.quantization.static_int8 import TOP, Range
 from compression.schema.recipe.base import Observer
 
 STEPS = 32
-"""Buckets an octave: a value is known to 2.2 %."""
+"""Buckets per octave, so values have a resolution of 2.2 %."""
 LOWEST, HIGHEST = -30, 30
-"""Exponents of two. What is smaller counts as zero, what is larger as the largest; the extremes themselves are kept apart."""
+"""Exponents of two. Smaller values count as zero and larger ones as the largest bucket; min and max are stored separately."""
 SIDE = (HIGHEST - LOWEST) * STEPS
 CANDIDATES = 100
-"""Shares of a side that the mse observer tries."""
+"""Number of shares of each end of the range that the mse observer tries."""
 
 
 @dataclass
 class Spread:
-    """How the values of one tensor are spread, over all batches. counts: (2 · SIDE + 1,), the middle one for zero."""
+    """Histogram of a tensor's values over all batches. counts: (2 · SIDE + 1,), the middle one for zero."""
 
     low: float = math.inf
     high: float = -math.inf
     counts: Tensor = field(default_factory=lambda: torch.zeros(2 * SIDE + 1, dtype=torch.float64))
 
     def add(self, x: Tensor) -> None:
-        """Count the elements of x, of any shape, at least one."""
+        """Count the elements of x, of any shape, with at least one element."""
         x = torch.nan_to_num(x.detach().float().flatten())
         self.low, self.high = min(self.low, x.min().item()), max(self.high, x.max().item())
         bucket = torch.floor((torch.log2(x.abs()) - LOWEST) * STEPS).clamp_(-1, SIDE - 1).long() + 1
@@ -39,9 +39,9 @@ class Spread:
         self.counts += torch.bincount(place, minlength=2 * SIDE + 1).double().cpu()
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """Return what was seen, ascending, and how often. -> (n,), (n,)
+        """Return the observed values in ascending order and their counts. -> (n,), (n,)
 
-        A bucket stands for its middle, but never for more than was seen.
+        A bucket's value is its middle, clamped to the observed minimum and maximum.
         """
         side = torch.exp2(LOWEST + (torch.arange(SIDE, dtype=torch.float64) + 0.5) / STEPS)
         values = torch.cat([-side.flip(0), torch.zeros(1, dtype=torch.float64), side]).clamp(self.low, self.high)
@@ -49,7 +49,7 @@ class Spread:
         return values[seen], self.counts[seen]
 
     def magnitudes(self) -> tuple[Tensor, Tensor]:
-        """Return the absolute values seen, ascending, and how often. -> (n,), (n,)"""
+        """Return the observed absolute values in ascending order and their counts. -> (n,), (n,)"""
         values, counts = self.values()
         values = values.abs()
         order = values.argsort()
@@ -62,7 +62,7 @@ class Spread:
 
 
 def range_of(spread: Spread, observer: Observer, percent: float) -> Range:
-    """Make a range of what was seen. percent: of the observer percentile."""
+    """Compute a range from a histogram. percent: for the percentile observer."""
     if observer == "min-max":
         return spread.low, spread.high
     values, counts = spread.values()
@@ -72,21 +72,25 @@ def range_of(spread: Spread, observer: Observer, percent: float) -> Range:
 
 
 def quantile(values: Tensor, counts: Tensor, share: float) -> float:
-    """Return the smallest value that at least `share` of all do not exceed. values ascending (n,), counts (n,)."""
+    """Return the smallest value that at least `share` of all values do not exceed.
+
+    values: (n,), ascending; counts: (n,).
+    """
     below = counts.cumsum(0) / counts.sum()
     return values[min(int((below < share - 1e-12).sum()), len(values) - 1)].item()
 
 
 def percentile_range(values: Tensor, counts: Tensor, percent: float) -> Range:
-    """Return a range outside of which (100 − percent) per cent of the values lie, half of them on either side."""
+    """Return the range that excludes (100 − percent) per cent of the values, half of them on each side."""
     outside = (1 - percent / 100) / 2
     return quantile(values, counts, outside), quantile(values, counts, 1 - outside)
 
 
 def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -> Range:
-    """Shrink a range to where clipping and rounding together have the least squared error (Nagel et al. 2021, section 3.1).
+    """Shrink a range to minimize the squared error of clipping and rounding together.
 
-    values, counts: (n,). Both ends in turn, twice, over CANDIDATES shares of what was seen.
+    See Nagel et al. 2021, section 3.1. values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the
+    observed range.
     """
     shares = torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
     lows, highs = min(low, 0.0) * shares, max(high, 0.0) * shares
@@ -98,7 +102,10 @@ def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -
 
 
 def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) -> Tensor:
-    """Sum the squared errors of rounding to each of m ranges that hold 0. values, counts: (n,), lows, highs: (m,) -> (m,)."""
+    """Return the squared quantization error of each of m ranges that include 0.
+
+    values, counts: (n,), lows, highs: (m,) -> (m,).
+    """
     scales = ((highs - lows) / TOP).clamp_min(1e-12)[:, None]
     zeros = torch.round(-lows[:, None] / scales)
     rounded = (torch.round(values / scales) + zeros).clamp(0, TOP)
@@ -106,6 +113,9 @@ def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) 
 
 
 def levels_used(counts: Tensor) -> float:
-    """Say how many levels are used in effect: 2 to the entropy of how often each occurs. counts: (levels,) -> 1 to levels."""
+    """Return the effective number of levels: 2 to the entropy of their frequencies.
+
+    counts: (levels,) -> 1 to levels.
+    """
     share = counts[counts > 0].double() / counts.sum()
     return float(torch.exp2(-(share * share.log2()).sum()))

@@ -1,4 +1,4 @@
-"""In what floating point the gradients of simulated integers are multiplied."""
+"""Floating-point precision of the gradients of simulated integers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _precision: ContextVar[Precision] = ContextVar("precision", default="auto")
 
 @contextmanager
 def gradient_precision(asked: Precision) -> Iterator[None]:
-    """Let `gradient_dtype` follow the recipe for a while."""
+    """Set the recipe's precision for `gradient_dtype` within this context."""
     before = _precision.set(asked)
     try:
         yield
@@ -22,12 +22,12 @@ def gradient_precision(asked: Precision) -> Iterator[None]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies bfloat16 itself, so that it is faster than float32."""
+    """Return whether a device multiplies bfloat16 in hardware, so that it is faster than float32."""
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def gradient_dtype(device: torch.device) -> torch.dtype:
-    """Say in what precision the gradients of linear layers are multiplied: bfloat16 where it is faster and not forbidden."""
+    """Return the dtype for gradients of linear layers: bfloat16 if it is faster and the recipe allows it."""
     return torch.bfloat16 if _precision.get() != "float32" and has_bfloat16(device) else torch.float32

@@ -1,4 +1,4 @@
-"""Check of ranges: which layers' activations are rounded badly because a few outliers stretch their range."""
+"""Range check: finds layers whose activations lose precision because outliers stretch the range."""
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,19 @@ from compression.quantization.observers import Spread, levels_used, quantile
 from compression.schema.report.layer_ranges import LayerRange
 
 PERCENT = 99
-"""Of |activations| are no outliers. BERT's are one to six channels of 768 (Kovaleva et al. 2021): less than one per cent."""
+"""Percentage of |activations| that are not outliers. BERT has outliers in one to six channels of 768 (Kovaleva et al. 2021),
+which is less than one per cent."""
 STRETCHED = 4.0
-"""A range this many times as wide as what PERCENT of the values need is stretched."""
+"""A range is stretched if it is this many times as wide as PERCENT of the values need."""
 FEWEST_LEVELS = 1 / 16
-"""Of the levels in effect: below it, of 8 bits fewer than 4 are left."""
+"""Smallest share of effective levels. Below it, fewer than 4 of the 8 bits are left."""
 CODES = 256
 NAMED = 8
-"""Layers that a note names; the report has all."""
+"""Most layers that a note names; the report lists all."""
 
 
 def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[LayerRange, ...]:
-    """Look at what enters each simulated layer, as it computes now. In model order; empty where nothing is simulated."""
+    """Check the input range of each simulated layer, in model order; empty if no layer is simulated."""
     layers = dict(simulated_layers(model))
     if not layers:
         return ()
@@ -32,7 +33,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
         spreads[name].add(x)
         whole = layers[name].activation_integers(x)
         if whole is not None:
-            # int8 begins at −127 and uint8 at 0: moved by 128 where it is signed.
+            # int8 begins at −127 and uint8 at 0: signed values are shifted by 128.
             place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)
             codes[name] += torch.bincount(place, minlength=CODES).cpu()
 
@@ -42,7 +43,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
 
 
 def describe_broken(found: tuple[LayerRange, ...]) -> str | None:
-    """Name the layers whose range outliers break, worst first; None where there are none."""
+    """Return a note on the layers whose range outliers break, worst first; None if there are none."""
     broken = sorted((layer for layer in found if layer.broken), key=lambda layer: -layer.ratio)
     if not broken:
         return None
@@ -55,7 +56,10 @@ def describe_broken(found: tuple[LayerRange, ...]) -> str | None:
 
 
 def layer_range(name: str, spread: Spread, codes: Tensor, into: str | None) -> LayerRange:
-    """Make a layer's figures of what was seen. codes: (256,), how often each integer occurs; all 0 where none is made."""
+    """Compute a layer's range statistics.
+
+    codes: (256,), how often each integer occurs; all 0 if the layer does not quantize activations.
+    """
     values, counts = spread.magnitudes()
     usual = quantile(values, counts, PERCENT / 100)
     ratio = spread.largest / usual if usual > 0 else 1.0

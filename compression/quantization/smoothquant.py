@@ -1,26 +1,28 @@
-"""SmoothQuant (Xiao et al. 2023): move outliers from activations, which are rounded together, into weights, which are not.
+"""SmoothQuant (Xiao et al. 2023): moves outliers from activations into weights.
 
+The channels of an activation are rounded together; weights are not.
 Channel j of a layer's input is divided by s_j and the weights that read it are multiplied by s_j:
 
     s_j = max|X_j|^α / max|W_j|^(1 − α)
 
-The division is folded into the layer that makes the channel, and only where that is exact: it must feed this one layer, and
-nothing between them may mix channels or bend values. In a post-norm encoder a norm feeds the residual stream as well as the
-layer, so what is left are
+The division is folded into the layer that produces the channel, and only if that is exact: the producer must feed only this
+layer, and nothing between them may mix channels or apply a nonlinearity. In a post-norm encoder a norm feeds both the residual
+stream and the layer, so these pairs remain:
 
 - value → attention output: attention takes means over tokens, channel by channel;
 - the last norm → pooler or head;
-- feed-forward up → down, where the activation is ReLU (Relu(x / s) = Relu(x) / s);
+- feed-forward up → down, if the activation is ReLU (Relu(x / s) = Relu(x) / s);
 - ELECTRA's embedding norm → its projection.
 
-In a pre-norm decoder the norms feed nothing but what reads them, so (with max|W_j| over all readers) there are more:
+In a pre-norm decoder the norms feed only the layers that read them, so (with max|W_j| over all readers) there are more pairs:
 
-- each norm of the stream → queries, keys and values, or gate and up; not before experts, which are read by a router too;
-- up → down, whatever bends the gate, which is the other factor;
-- the norms over DeepSeek's ranks → what reads these;
-- the last norm → the head, unless it is the table of tokens.
+- each norm of the residual stream → queries, keys and values, or gate and up; not before experts, because a router reads the
+  same input;
+- up → down, whatever the activation of the gate, which is the other factor;
+- the norms over DeepSeek's low-rank projections → the layers that read them;
+- the last norm → the head, unless the head is tied to the token embeddings.
 
-In place of one α for all, the factors can be searched for (`search`), each pair its own.
+Instead of one α for all pairs, `search` can choose the factors of each pair.
 """
 
 from collections.abc import Iterator
@@ -49,26 +51,26 @@ from compression.quantization.weight_only import dequantized_weights
 from compression.schema.recipe.base import Scheme
 
 LEAST, MOST = 1e-4, 1e4
-"""Bounds of s: weights beyond them would leave the range in which float32 is exact enough to stay the same model."""
+"""Bounds of s: beyond them, weights would leave the range in which float32 is exact enough to keep the model the same."""
 LARGEST_EXPONENT = 13
 """The same bounds for powers of two."""
 ALPHAS = tuple(step / 10 for step in range(10))
-"""What is tried of a pair; 0 leaves it as it is."""
+"""Values of α that the search tries for a pair; 0 changes nothing."""
 TOKENS, OUTPUTS = 512, 512
-"""Of a layer, how many tokens and about how many outputs its error is reckoned on: more change no choice."""
+"""Tokens, and approximate outputs, on which a layer's error is computed: more do not change any choice."""
 SMALLEST = 1e-30
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Names of layers: the first makes the others' input, which is one and the same, and feeds nothing else."""
+    """Layer names: `source` produces the input that all `readers` share, and feeds nothing else."""
 
     source: str
     readers: tuple[str, ...]
 
 
 def pairs(model: PreTrainedModel) -> list[Pair]:
-    """List where smoothing can be folded in exactly, in model order."""
+    """List the pairs into which smoothing can be folded exactly, in model order."""
     names = {module: name for name, module in model.named_modules()}
     found = decoder_of(model).feeds(model) if is_decoder(model) else _of_encoder(model)
     return [Pair(names[source], tuple(names[reader] for reader in readers)) for source, readers in found]
@@ -93,13 +95,16 @@ def _of_encoder(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[nn.Module
 
 
 def factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """Return s of each channel; 1 where a channel says nothing or is not read. All (channels,): peaks of |X_j| and |W_j|."""
+    """Return s of each channel; 1 if a channel is always 0 or not read.
+
+    activations, weights: maxima of |X_j| and |W_j|; all (channels,).
+    """
     wanted = activations.pow(alpha) / weights.pow(1 - alpha)
     return torch.where((activations > 0) & (weights > 0), wanted, torch.ones_like(wanted)).clamp(LEAST, MOST)
 
 
 Factors = dict[str, Tensor]
-"""Name of a source → what its channels were divided by, (channels,) on the CPU."""
+"""Name of a source → the divisors of its channels, (channels,) on the CPU."""
 
 
 @torch.no_grad()
@@ -110,10 +115,10 @@ def smooth(
     parts: int = 1,
     simulation: Simulation = DYNAMIC,
 ) -> Factors:
-    """Fold smoothing into a model in place, wherever it can be; return by what. What it answers stays the same to rounding.
+    """Fold smoothing into all possible pairs of a model in place; return the factors.
 
-    rows: what activations are measured on. how: α, or "search" (see `search`). simulation: how a search is to round; nothing
-    may be simulated in the model yet.
+    The model's outputs stay the same up to rounding. rows: calibration rows. how: α, or "search" (see `search`). simulation:
+    the rounding that a search uses; the model itself must not be simulated yet.
     """
     where = pairs(model)
     if not where:
@@ -136,10 +141,10 @@ def _by_peaks(model: PreTrainedModel, where: list[Pair], rows: Examples, alpha: 
 def search(
     model: PreTrainedModel, where: list[Pair], rows: Examples, parts: int = 1, simulation: Simulation = DYNAMIC
 ) -> Factors:
-    """Choose for each pair what serves it best: s_j = rms(X_j)^α of that α by which its readers, rounded, err least.
+    """Choose s_j = rms(X_j)^α for each pair, with the α that minimizes its readers' rounding error.
 
-    The search and its form are AWQ's (Lin et al. 2024), there for weights alone; here activations are rounded as well where
-    the scheme rounds them. s is taken to the nearest power of two: folding it in is exact in any floating point then.
+    The search and its form are from AWQ (Lin et al. 2024), which applies them to weights alone; here activations are rounded
+    too if the scheme rounds them. s is rounded to the nearest power of two, so that folding is exact in any floating point.
     """
     first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
     heard = calibration.sample_tokens(model, first, rows, TOKENS, parts)
@@ -155,7 +160,7 @@ def search(
 
 
 def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> float:
-    """Return how far layers of one input are from their answers once rounded: Σ over layers of the squared error's share.
+    """Return the rounding error of layers that share an input: Σ of their relative squared errors.
 
     x: (tokens, in); weights: (out, in) each.
     """
@@ -183,7 +188,7 @@ def _rounded_weight(weight: Tensor, simulation: Simulation) -> Tensor:
 
 
 def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:
-    """sizes^α by its geometric mean, to the nearest power of two; 1 where a channel says nothing. (channels,) -> same."""
+    """Return sizes^α over its geometric mean, as powers of two; 1 if a channel is 0. (channels,) -> same."""
     logs = torch.where(sizes > 0, alpha * sizes.clamp_min(SMALLEST).log2(), torch.nan)
     exponents = (logs - logs.nanmean()).nan_to_num(0.0).round()
     return torch.exp2(exponents).clamp(2.0**-LARGEST_EXPONENT, 2.0**LARGEST_EXPONENT)
@@ -195,7 +200,7 @@ def _some_rows(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fold(model: PreTrainedModel, where: list[Pair], found: Factors) -> None:
-    """Divide channels where they are made, and multiply what reads them; in place."""
+    """Divide channels in the sources and multiply the readers' weights, in place."""
     for pair in where:
         if pair.source not in found:
             continue
@@ -210,10 +215,10 @@ def fold(model: PreTrainedModel, where: list[Pair], found: Factors) -> None:
 
 @contextmanager
 def undone(model: PreTrainedModel, found: Factors) -> Iterator[None]:
-    """Have a model as it would be without smoothing for a while: its channels are then of the sizes that they had.
+    """Undo smoothing within this context, so that channels have their original magnitudes.
 
-    What is left out of a cut is chosen by size. Ranges that layers were given follow no smoothing: while there is some to be
-    undone, nothing is simulated.
+    Pruning needs this, because it chooses units by magnitude. Input ranges do not follow the change, so fake quantization is
+    removed while smoothing is undone.
     """
     if not found:
         yield

@@ -1,8 +1,10 @@
-"""static-int8: activations are uint8 with one scale and zero point a layer, found before; weights are int8 per output channel.
+"""static-int8: uint8 activations with calibrated ranges, int8 weights.
 
-A range [low, high] that holds 0 becomes scale = (high − low) / 255 and the zero point that stands for 0 exactly (Jacob et al.
-2018). What lies outside is clipped, and no gradient comes from there; elsewhere gradients pass straight through. The bias is
-an integer too, in units of both scales, because ONNX Runtime fuses a layer to its integer kernel only if it is.
+Activations have one scale and zero point per layer, weights one scale per output channel.
+A range [low, high] that includes 0 becomes scale = (high − low) / 255 and a zero point that represents 0 exactly (Jacob et al.
+2018). Values outside are clipped and have no gradient; inside, gradients use the straight-through estimator. The bias is an
+integer too, in units of the product of both scales, because otherwise ONNX Runtime does not fuse the layer to its integer
+kernel.
 """
 
 from typing import Any
@@ -15,31 +17,35 @@ from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, Simula
 from compression.quantization.precision import gradient_dtype
 
 Range = tuple[float, float]
-"""The lowest and the highest value that a layer's input can take; 0 lies between."""
+"""The lowest and the highest value of a layer's input; 0 lies between."""
 TOP = 255
 MOST_BIAS = 2.0**30
-"""Of the bias in integers: leaves as much room again in int32 for the sum of products."""
+"""Largest integer bias: leaves the same room again in int32 for the sum of products."""
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
-    """Return scale and zero point (0 to 255) of a range that is widened to hold 0. The scale is a float32."""
+    """Return scale and zero point (0 to 255) of a range, widened to include 0. The scale is a float32."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = torch.tensor(max((high - low) / TOP, SMALLEST_SCALE), dtype=torch.float32).item()
     return scale, min(max(round(-low / scale), 0), TOP)
 
 
 def codes(x: Tensor, scale: float, zero: int) -> Tensor:
-    """Quantize as ONNX's QuantizeLinear does: half to even, saturating. -> float32 whole numbers, 0 to 255, of x's shape."""
+    """Quantize as ONNX's QuantizeLinear does: half to even, saturating.
+
+    -> integers 0 to 255 as float32, of x's shape.
+    """
     return torch.round(x.detach() / scale).add_(zero).clamp_(0, TOP)
 
 
 def static_weights(
     weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Quantize a layer whose inputs have `scale`. weight: (out, in), bias: (out,); levels: the largest integer of the weight.
+    """Quantize the weights and bias of a layer whose inputs have `scale`.
 
-    Returns int8 (out, in), float32 scales (out,), int32 (out,). The scale of a channel whose weights are next to nothing is as
-    large as its bias needs, so that the bias in integers keeps below 2**30.
+    weight: (out, in), bias: (out,); levels: the largest integer of the weight.
+    Returns int8 (out, in), float32 scales (out,), int32 (out,). If a channel's weights are close to zero, its scale is as large
+    as its bias needs, so that the integer bias does not exceed 2**30.
     """
     weight = weight.detach()
     scales = weight.abs().amax(dim=1) / levels
@@ -51,20 +57,20 @@ def static_weights(
 
 
 def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
-    """Multiply (left − zero) with the transpose of `right`, exactly. left: whole numbers 0 to 255 (m, k), right: int8 (n, k).
+    """Multiply (left − zero) by the transpose of `right`, exactly.
 
-    -> int32 (m, n)
+    left: integers 0 to 255 (m, k), right: int8 (n, k) -> int32 (m, n).
     """
     if left.device.type != "cpu":
-        # As `dynamic.integer_product`: other devices' integer kernels refuse small or odd shapes.
+        # As in `dynamic_int8.integer_product`: integer kernels of other devices reject small or odd shapes.
         return ((left - zero) @ right.float().t()).round().to(torch.int32)
-    # Signed × signed is what torch multiplies: both sides are moved by 128, and the sums of rows put right what that changes.
+    # torch multiplies signed × signed: left and zero are shifted by 128, and the row sums of `right` correct for zero.
     products = torch._int_mm((left - 128).to(torch.int8), right.t())
     return products.sub_((zero - 128) * right.sum(dim=1, dtype=torch.int32))
 
 
 class _StaticLinear(torch.autograd.Function):
-    """x, weight, bias, levels, range -> the artifact's answer; gradients as if all were only rounded, and x clipped."""
+    """x, weight, bias, levels, range -> the artifact's output; straight-through gradients, x clipped."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, levels: float, low: float, high: float) -> Tensor:
@@ -72,7 +78,7 @@ class _StaticLinear(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         rows = codes(flat, scale, zero)
         columns, column_scale, whole_bias = static_weights(weight, bias, scale, levels)
-        # Compared before saturating: what lies on the edge is not clipped.
+        # Compare before saturating: values on the edge are not clipped.
         unclipped = torch.round(flat / scale).add_(zero)
         ctx.save_for_backward(rows, columns, column_scale, (unclipped >= 0) & (unclipped <= TOP))
         ctx.scale, ctx.zero, ctx.dtype = scale, zero, gradient_dtype(x.device)
@@ -97,27 +103,27 @@ class _StaticLinear(torch.autograd.Function):
 
 
 class StaticLinear(SimulatedLinear):
-    """nn.Linear that computes as the static int8 artifact will.
+    """nn.Linear that computes as the static int8 artifact does.
 
-    Its range is an attribute and no parameter or buffer: state dicts keep their keys, and who saves a model saves the ranges
-    beside it (`simulation.Simulation`).
+    Its range is an attribute, not a parameter or buffer, so state dicts keep their keys. A checkpoint stores the ranges beside
+    the weights (`fake_quantize.Simulation`).
     """
 
     input_range: Range | None
 
     def grid(self) -> tuple[float, int]:
-        """Return scale and zero point. Raises RuntimeError where the layer was not calibrated."""
+        """Return scale and zero point. Raises RuntimeError if the layer was not calibrated."""
         found: Range | None = getattr(self, "input_range", None)
         if found is None:
             raise RuntimeError("a static layer is asked before it was calibrated")
         return affine(*found)
 
     def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002
-        """(..., in) -> whole numbers 0 to 255 of the same shape, float32."""
+        """Quantize the input. (..., in) -> integers 0 to 255 of the same shape, float32."""
         return codes(input, *self.grid())
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
-        """(..., in) -> (..., out)."""
+        """Compute the layer with integers. (..., in) -> (..., out)."""
         self.grid()
         ends = self.input_range
         out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, self.levels, *ends)  # type: ignore[no-untyped-call, misc]

@@ -1,7 +1,8 @@
-"""weight-only-int8 and weight-only-int4: weights are integers on disk and floating point when they are multiplied.
+"""weight-only-int8 and weight-only-int4: integer weights on disk, multiplied in floating point.
 
-int8 has one scale an output channel, max|·| / 127; int4 one for each `group_size` inputs of an output channel, max|·| / 7, the
-last group of a channel being what is left. Both are symmetric. Activations are not rounded, so nothing is to be calibrated.
+int8 has one scale per output channel, max|·| / 127. int4 has one scale per group of `group_size` inputs of an output channel,
+max|·| / 7; the last group of a channel has the remaining inputs. Both are symmetric. Activations are not rounded, so no
+calibration is needed.
 """
 
 import torch
@@ -15,9 +16,10 @@ INT4_LEVELS = 7.0
 
 
 def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Quantize to 4 bits. weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
+    """Quantize to 4 bits.
 
-    groups = ⌈in / group_size⌉; what is added behind the last input is 0.
+    weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
+    groups = ⌈in / group_size⌉; the padding after the last input is 0.
     """
     weight = weight.detach()
     groups = -(-weight.shape[1] // group_size)
@@ -28,9 +30,9 @@ def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
-    """Return what the artifact's integers stand for. weight: (out, in) -> the same shape, float32.
+    """Quantize and dequantize as the artifact does. weight: (out, in) -> the same shape, float32.
 
-    group_size None: int8, of which `levels` is the largest.
+    group_size None: int8, with `levels` as the largest integer.
     """
     if group_size is None:
         whole, scale = integer_rows(weight, levels)
@@ -42,7 +44,7 @@ def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = 
 
 class _PassThrough(torch.autograd.Function):
     @staticmethod
-    def forward(weight: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (its gradient is what it is here for)
+    def forward(weight: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (passed for its gradient)
         return rounded.view_as(rounded)
 
     @staticmethod
@@ -50,20 +52,20 @@ class _PassThrough(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 (autograd calls it so)
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 (autograd's signature)
         return grads[0], None
 
 
 def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
-    """Return `stored`, with a gradient that passes straight through."""
+    """Return `dequantized_weights` with a straight-through gradient."""
     found: Tensor = _PassThrough.apply(weight, dequantized_weights(weight, group_size))  # type: ignore[no-untyped-call]
     return found
 
 
 class WeightOnlyLinear(SimulatedLinear):
-    """nn.Linear with the weights of the artifact; their gradient passes straight through the rounding.
+    """nn.Linear with the artifact's weights; their gradient passes straight through the rounding.
 
-    `group_size`: inputs that share a scale in int4, or None for int8. An attribute, so that state dicts keep their keys.
+    `group_size`: inputs that share a scale in int4, or None for int8. It is an attribute, so that state dicts keep their keys.
     """
 
     group_size: int | None = None
@@ -72,5 +74,5 @@ class WeightOnlyLinear(SimulatedLinear):
         """Return None: activations are not rounded."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
-        """(..., in) -> (..., out)."""
+        """Compute the layer with dequantized weights. (..., in) -> (..., out)."""
         return functional.linear(input, fake_quantized_weights(matrix(self), self.group_size), self.bias)

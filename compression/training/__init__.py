@@ -1,1 +1,1 @@
-"""The training loop, its settings and budget, and training in progress on disk."""
+"""The training loop, its configuration and budget, and training checkpoints on disk."""

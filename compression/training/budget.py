@@ -1,6 +1,7 @@
-"""How much a job may train, and how much it has trained: one account for all its trainings, carried from attempt to attempt.
+"""Training budget of a job: limits and use, shared by all its trainings and kept across attempts.
 
-Torch-free. What a dead attempt did after its last save is done again and is not in the account: it brought nothing.
+Torch-free. Steps that a failed attempt took after its last checkpoint are repeated and do not count, because their result is
+lost.
 """
 
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Spent:
-    """What a job has trained so far: steps of the optimizer, and seconds within the loop, validation included."""
+    """Training that a job has used so far: optimizer steps, and seconds in the loop including validation."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -18,9 +19,9 @@ class Spent:
 
 @dataclass
 class Budget:
-    """The recipe's limits and what is spent of them; None is no limit. `clock` tells seconds.
+    """The recipe's limits and how much of them is used; None means no limit. `clock` returns seconds.
 
-    Where `sharers` have the limits together, each has an equal share, and this is one's account.
+    If `sharers` trainings share the limits, each has an equal share, and this budget is for one of them.
     """
 
     max_steps: int | None = None
@@ -31,22 +32,25 @@ class Budget:
     _since: float | None = None
 
     def begin(self) -> None:
-        """Count time from now: training begins, or goes on."""
+        """Start the clock: training begins or resumes."""
         self._since = self.clock()
 
     def count(self, steps: int = 0) -> None:
-        """Put steps, and the time since this was last called, to the account."""
+        """Add steps, and the time since the previous call, to the used budget."""
         now = self.clock()
         self.spent.steps += steps
         self.spent.seconds += now - (now if self._since is None else self._since)
         self._since = now
 
     def steps_of(self, wanted: int) -> int:
-        """Say how many of the steps that are wanted there is still room for. Minutes cannot be foretold in steps."""
+        """Return how many of the wanted steps the step limit still allows; ignores the limit of minutes.
+
+        Minutes cannot be converted to steps in advance.
+        """
         return wanted if self.max_steps is None else max(min(wanted, self._steps(self.max_steps) - self.spent.steps), 0)
 
     def reached(self) -> str | None:
-        """Name the limit that is reached, if one is."""
+        """Return the name of the limit that is reached, or None."""
         share = "" if self.sharers == 1 else f"a share of 1/{self.sharers} of "
         if self.max_steps is not None and self.spent.steps >= self._steps(self.max_steps):
             return f"{share}recipe.train.max_steps ({self.max_steps})"

@@ -1,4 +1,4 @@
-"""What one training is asked and what it came to: its plan, its ticks, its outcome, and the rate of each step."""
+"""Configuration and outcome of one training, and its learning-rate schedules."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,17 @@ from compression.schema.recipe.base import Precision
 class TrainingConfig:
     """How to train; `name` is the recipe's key, for messages.
 
-    `parts` is in how many parts each batch goes through the model, their gradients added up: the same step in less memory, as
-    near as losses and dropout let it (`_Run.gradients`). `accumulate` is the other way about: of so many batches the gradients
-    are added up before each step. `warmup` is a share of all steps. `patience` is how many epochs may pass without a better
-    one before training ends; epochs up to `patience_from` are not counted. `recompute`: layers are computed again backward.
+    `parts` is the number of micro-batches per batch. Their gradients are accumulated: the same step in less memory, as closely
+    as losses and dropout allow (`_Run.gradients`). `accumulate` is the number of batches whose gradients are accumulated before
+    each step. `warmup` is a share of all steps. `patience` is how many epochs may pass without a better one before training
+    ends; epochs up to `patience_from` do not count. `recompute`: gradient checkpointing, layers are computed again in the
+    backward pass.
 
-    `plateau`: the rate does not fall to 0 over the epochs, but stays after the warm-up (a share of `warm_epochs` epochs), and
-    is multiplied by this after each `plateau_epochs` without a gain in score or loss, when the weights go back to those of the
-    last gain; `epochs` is a bound then. Only an epoch is better then that gains more than `least_gain` over the best one, in
-    `Validation.worth`, or `first_gain` over the model as it came. `head_factor`: times the rate that the head is trained with.
+    `plateau`: the rate does not decay to 0 over the epochs. It stays constant after the warm-up (a share of `warm_epochs`
+    epochs), and is multiplied by `plateau` after each `plateau_epochs` without a gain in score or loss, when the weights return
+    to those of the last gain; `epochs` is then an upper bound. In this mode an epoch is better only if it gains more than
+    `least_gain` over the best one, in `Validation.worth`, or `first_gain` over the initial model. `head_factor`: factor on the
+    learning rate of the head.
     """
 
     name: str
@@ -50,10 +52,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What the loop came to. Epoch 0 is the model as it was before; `remarks` is what a reader of the row must know of it.
+    """Result of the training loop. Epoch 0 is the model before training.
 
-    `curve` has the validation after each epoch that was trained, `before` not among them; `out_of_patience`: training ended
-    because no epoch was better for so long.
+    `remarks` are notes for the report row; `curve` has the validation after each trained epoch, without `before`;
+    `out_of_patience`: training ended because no epoch was better within the patience.
     """
 
     best_epoch: int
@@ -66,15 +68,15 @@ class TrainingOutcome:
 
 
 def check_precision(asked: Precision, device: torch.device) -> None:
-    """Refuse before any training what the device cannot do. Raises UnsupportedPrecision."""
+    """Raise UnsupportedPrecision, before training, if the device lacks the requested precision."""
     if asked == "bfloat16" and not has_bfloat16(device):
         raise UnsupportedPrecision(f"this worker's {device.type} does not multiply bfloat16", param="recipe.train.precision")
 
 
 def rate_share(step: int, total: int, warmup: float) -> float:
-    """Say what share of the peak rate a step has: linear up over the warm-up, linear down to nothing at the end.
+    """Return a step's share of the peak rate: linear warm-up, then linear decay to 0.
 
-    step: from 0; total: steps of the whole training; warmup: share of them, at least one step.
+    step: from 0; total: steps of the whole training; warmup: share of `total`, at least one step.
     """
     warm = max(1, round(warmup * total))
     share = (step + 1) / warm if step < warm else (total - step) / max(1, total - warm)
@@ -82,8 +84,8 @@ def rate_share(step: int, total: int, warmup: float) -> float:
 
 
 def warm_share(step: int, steps: int, warmup: float) -> float:
-    """Return what share of the peak rate a step has that stays there: linear up over the warm-up.
+    """Return a step's share of the peak rate: linear warm-up, then constant.
 
-    step: from 0; steps: that `warmup` is a share of, at least one step.
+    step: from 0; warmup: share of `steps`, at least one step.
     """
     return min((step + 1) / max(1, round(warmup * steps)), 1.0)

@@ -1,4 +1,7 @@
-"""Layers that keep nothing for the backward pass and are computed again in it (Chen et al. 2016)."""
+"""Gradient checkpointing (Chen et al. 2016).
+
+Layers store only their inputs, and the backward pass computes the layers again.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 @contextmanager
 def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Let a stock model keep, while this lasts, what enters its layers and not what they make of it; backward pass included.
+    """Use gradient checkpointing in a stock model's layers within this context.
 
-    Stock transformers does so in training mode alone, and distillation trains without dropout, in the other. Dropout draws the
-    same numbers again. What a layer says of its insides to hooks is said twice.
+    The context must include the backward pass. Stock transformers does this only in training mode, but distillation trains
+    without dropout, in evaluation mode. Dropout draws the same numbers again. Forward hooks inside a layer run twice.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
     for layer in layers:
@@ -29,7 +32,7 @@ def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
 
 
 def _again(forward: Any, *given: Any, **named: Any) -> Any:
-    # On a device the backward pass runs in a thread of its own: what the caller has set (`numerics.precision`) goes along.
+    # On a device the backward pass runs in its own thread: pass the caller's context variables (`gradient_precision`) along.
     return checkpoint(partial(_within, copy_context(), forward), *given, use_reentrant=False, **named)
 
 

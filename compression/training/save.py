@@ -1,7 +1,8 @@
-"""Training in progress on disk: saved at a step, taken up by a new attempt as if it had never stopped.
+"""Training checkpoints: a new attempt resumes from a saved step as if training had never stopped.
 
-A save is a folder of one safetensors file and state.json, whole and durable like a stage's checkpoint, and trusted like one:
-only for the same work, and only with every digest right. One that cannot be used costs time and nothing else.
+A checkpoint is a folder with one safetensors file and state.json. It is complete and durable like a stage's checkpoint, and is
+used under the same conditions: only for the same work, and only if every digest is right. A checkpoint that cannot be used
+costs only time.
 """
 
 import json
@@ -30,21 +31,22 @@ from compression.training.budget import Spent
 
 TENSORS = "training.safetensors"
 FOLDER = "training"
-"""Where a supervisor lays an earlier attempt's save, beside its stages' checkpoints."""
+"""Folder in which a supervisor puts an earlier attempt's training checkpoint, beside its stage checkpoints."""
 BESIDE = "beside."
-"""Names of tensors that are saved with a training and are not its own begin so."""
+"""Prefix of the names of tensors that are saved with a training but do not belong to it."""
 PATIENCE = 20.0
-"""Seconds that a pause, or the end of a training, waits for the listener to have taken the save before."""
+"""Seconds that a pause, or the end of a training, waits until the supervisor has collected the previous checkpoint."""
 LOOK_AGAIN = 0.05
 
 
 @dataclass
 class TrainerState:
-    """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before.
+    """Scalar state of a training; with its tensors, this is all that resuming needs.
 
-    `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included;
-    `ranges` those of the model's static layers, which it keeps throughout; `gain_epoch` the last epoch that gained, in score or
-    loss, where the rate falls without a gain; `least_loss` the lowest on validation so far.
+    Epoch 0 is the model before training. `total`: number of steps in the training. `spent`: training of the whole job up to
+    here, including this training. `ranges`: input ranges of the model's static layers, which do not change during training.
+    `gain_epoch`: the last epoch with a gain in score or loss, if the rate falls on a plateau. `least_loss`: the lowest
+    validation loss so far.
     """
 
     before: Validation
@@ -69,7 +71,7 @@ class TrainerState:
 
 
 class TrainingCheckpoint(Config):
-    """state.json: what was trained, where it was, and what the row's notes said so far."""
+    """state.json: which training was saved, its state, and the notes of the report row so far."""
 
     fingerprint: str
     stage: Stage
@@ -83,24 +85,24 @@ class TrainingCheckpoint(Config):
 
 
 class Resumable(Protocol):
-    """What can be saved."""
+    """A training that can be saved."""
 
     where: TrainerState
 
     @property
     def shapes(self) -> Shapes:
-        """Return the shapes of all that is trained."""
+        """Return the shapes of all trained parameters."""
 
     def tensors(self) -> Tensors:
-        """Return all that must be kept beside the numbers."""
+        """Return all tensors that a checkpoint needs beside `where`."""
 
 
 @dataclass
 class TrainingCheckpointer:
-    """What all trainings of one attempt share: where saves go, how often, and the earlier attempt's, if there is one.
+    """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's.
 
-    A save's folder belongs to its listener as soon as its event is out, until the listener removes it. `stage` is the current
-    one, `part` the current dataset, of several.
+    As soon as a checkpoint's event is emitted, its folder belongs to the supervisor, until the supervisor removes it. `stage`
+    is the current stage; `part` is the current dataset if there are several.
     """
 
     folder: Path
@@ -115,7 +117,7 @@ class TrainingCheckpointer:
     _handed_over: Path | None = None
 
     def look(self) -> str | None:
-        """Find an earlier attempt's save under `resume`; say why there is none where one lies there."""
+        """Load an earlier attempt's checkpoint from `resume`; return a reason if it cannot be used."""
         if self.resume is None or not (self.resume / FOLDER).is_dir():
             return None
         try:
@@ -125,38 +127,38 @@ class TrainingCheckpointer:
         return None
 
     def is_at(self, phase: str) -> bool:
-        """Return whether the earlier attempt was in this training of the current stage: what came before it is done."""
+        """Return whether the earlier attempt was in this training; everything before it is then done."""
         found = self.found
         return found is not None and (found.stage, found.phase, found.part) == (self.stage, phase, self.part)
 
     def beside(self) -> Tensors:
-        """Read what an earlier attempt saved beside its training."""
+        """Read the additional tensors that an earlier attempt saved beside its training."""
         if self.found is None or self.resume is None:
             return {}
         with safe_open(self.resume / FOLDER / TENSORS, "pt") as file:
             return {key.removeprefix(BESIDE): file.get_tensor(key) for key in file.keys() if key.startswith(BESIDE)}  # noqa: SIM118
 
     def begin(self) -> None:
-        """Count the time until the next save from now."""
+        """Restart the time until the next save."""
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Say whether enough time has passed, and the listener has taken the save before."""
+        """Return whether the interval has passed and the supervisor has collected the previous checkpoint."""
         return self.seconds is not None and time.monotonic() - self._last >= self.seconds and not self.is_outstanding()
 
     def is_outstanding(self) -> bool:
-        """Say whether the listener has still to take the save before."""
+        """Return whether the supervisor has not yet collected the previous checkpoint."""
         return self._handed_over is not None and self._handed_over.exists()
 
     def wait(self) -> bool:
-        """Give the listener time to take what was saved; say whether it did."""
+        """Wait up to PATIENCE until the supervisor has collected the checkpoint; return whether it did."""
         end = time.monotonic() + PATIENCE
         while self.is_outstanding() and time.monotonic() < end:
             time.sleep(LOOK_AGAIN)
         return not self.is_outstanding()
 
     def save(self, facts: TrainingCheckpoint, tensors: Tensors) -> TrainingSaved:
-        """Write a save whole; return the event that hands it over."""
+        """Write a complete checkpoint and return the event that hands it over."""
         taken = [int(path.name.split("-")[1]) for path in self.folder.glob("training-*") if path.name[9:].isdigit()]
         before = int(self._handed_over.name.split("-")[1]) if self._handed_over else 0
         name = f"training-{max([before, *taken]) + 1}"
@@ -164,7 +166,7 @@ class TrainingCheckpointer:
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, place / TENSORS)
             (place / TENSORS).chmod(0o644)
             complete = facts.model_copy(update={"files": list_files(place)})
-            # Not by pydantic, whose JSON has no word for a loss that is not a number.
+            # Not with pydantic: its JSON cannot represent a NaN loss.
             (place / STATE).write_text(seal(json.dumps(complete.model_dump())), encoding="utf-8")
         self._handed_over = self.folder / name
         self._last = time.monotonic()
@@ -180,7 +182,7 @@ class TrainingCheckpointer:
 
 
 def read_training(place: Path, expected: str) -> TrainingCheckpoint:
-    """Read and verify a save. Raises Unusable where it is damaged or of other work."""
+    """Read and verify a checkpoint. Raises UnusableCheckpoint if it is damaged or of other work."""
     try:
         facts = TrainingCheckpoint.model_validate(json.loads(unseal(place / STATE)))
         verify_files(place, facts.files)
@@ -193,10 +195,10 @@ def read_training(place: Path, expected: str) -> TrainingCheckpoint:
 
 @dataclass
 class ResumableTraining:
-    """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
+    """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause.
 
-    `notes` are the row's, which a save keeps and puts back; `beside` tensors that are saved with it, because nothing else keeps
-    them yet: `Saver.beside` gives them to a new attempt.
+    `notes`: notes of the report row, which a checkpoint stores and restores. `beside`: additional tensors to save, because
+    nothing else stores them yet; a new attempt reads them with `TrainingCheckpointer.beside`.
     """
 
     checkpointer: TrainingCheckpointer
@@ -206,7 +208,7 @@ class ResumableTraining:
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[TrainerState, Tensors] | None]:
-        """Return the earlier attempt's place in this training, if there is one. shapes: those of all that is trained."""
+        """Return the earlier attempt's state of this training, or None. shapes: of all trained parameters."""
         self.checkpointer.begin()
         found, folder = self.checkpointer.found, self.checkpointer.resume
         if found is None or folder is None or not self.checkpointer.is_at(self.phase):
@@ -225,9 +227,11 @@ class ResumableTraining:
         return found.where, tensors
 
     def after_step(self, training: Resumable, *, ended: bool = False) -> Iterator[TrainingSaved]:
-        """Save where it is time to. Raises Pause where one is asked for, after a save that the listener took if it would.
+        """Save if a checkpoint is due. Raises Pause if one was requested.
 
-        At the end of a training that took long its result is saved: what comes next may fail, and must not cost it.
+        Before Pause, it saves and waits until the supervisor has collected the checkpoint, up to PATIENCE. If the supervisor
+        has not collected the previous checkpoint in time, nothing is saved. The result of a training is saved at its end if the
+        training took longer than the save interval: a later failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
         if not pausing and not (self._took_long() if ended else self.checkpointer.is_due()):
@@ -260,7 +264,7 @@ class ResumableTraining:
 
 
 def random_state() -> Tensors:
-    """Return what the next random numbers hang on: torch's generator of the CPU, and the device's where there is one."""
+    """Return the state of torch's CPU generator, and of the CUDA generator if there is one."""
     state = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["random.cuda"] = torch.cuda.get_rng_state()
@@ -268,7 +272,7 @@ def random_state() -> Tensors:
 
 
 def set_random_state(tensors: Tensors) -> None:
-    """Put saved generators back; one of a device that is not here has no meaning."""
+    """Restore saved generator states; a CUDA state is ignored if there is no device."""
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])

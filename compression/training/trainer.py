@@ -1,9 +1,9 @@
-"""The one training loop: preparation, quantization-aware training, recovery and distillation all go through it.
+"""The training loop for preparation, quantization-aware training, recovery and distillation.
 
-AdamW (Loshchilov & Hutter 2019), linear warm-up and decay, clipped gradients; the best epoch on validation is what remains. It
-ends early where validation no longer gains or the job's budget is spent; what it did unasked it says. The same seed gives
-the same result on the same machine, also where the loop was stopped on the way and a new process took it up: all that it
-remembers is in `_Run`, which `saving` writes and reads.
+AdamW (Loshchilov & Hutter 2019), linear warm-up and decay, gradient clipping; the model keeps the weights of the best epoch on
+validation. Training ends early if validation no longer improves or the job's budget is used up; remarks report each such
+decision. The same seed gives the same result on the same machine, also if the loop was interrupted and a new process resumed
+it: all its state is in `_Run`, which `save` writes and reads.
 """
 
 import math
@@ -29,10 +29,10 @@ from compression.training.gradient_checkpointing import recomputed
 from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
 
 LARGEST_GRADIENT = 1.0
-"""Gradients of a larger norm are scaled down to it: BERT's own fine-tuning value."""
+"""Gradients are clipped to this norm, the value of BERT's fine-tuning."""
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
-"""Between these the adapted L2 stays. A step takes rate × L2 of each weight: of 300 steps even the most takes some thousandth
-at the account's rate, 1e-5, and a tenth at 1e-3."""
+"""Bounds of the adapted L2. A step subtracts rate × L2 of each weight: over 300 steps, even the largest L2 subtracts about a
+thousandth at the published account's rate (docs/method.md), 1e-5, and a tenth at 1e-3."""
 
 BeforeEpoch = Callable[[int], None]
 BeforeStep = Callable[[int, int], None]
@@ -59,13 +59,13 @@ def train(
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
     """Train `model` in place on `loss`; leave it in evaluation mode with the weights of its best epoch.
 
-    `before_epoch` may freeze parameters or exchange layers, and must be right when it is called in mid-epoch, after a
-    resumption; `before_step` is told (step, steps in all) before each step; `validation` replaces the plain scoring on
-    `validation_rows`, which may be None then; `extra` are parameters that are trained beside the model's and thrown away after;
-    `head` are those of the model that `plan.head_factor` is for; `course` saves, pauses and takes up again; `budget` is the
-    job's: when it is spent, training ends at that step, and the part of an epoch that it had done is judged like a whole one.
-    With no epochs nothing changes. A loss that is not finite puts the
-    last good epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and what `course` does.
+    `before_epoch` may freeze parameters or exchange layers; it must also work if it is called in mid-epoch, after a resumption.
+    `before_step` is called with (step, total steps) before each step. `validation` replaces the plain scoring on
+    `validation_rows`, which may then be None. `extra` are parameters that are trained beside the model's and discarded
+    afterwards. `head` are the parameters of the model that `plan.head_factor` applies to. `resumable` saves, pauses and
+    resumes. `budget` is the job's: if it is used up, training ends at that step, and a partial epoch is validated like a whole
+    one. With 0 epochs nothing changes. If a loss is not finite, training restores the last good epoch, once, and continues at
+    half the rate. Raises TrainingDiverged the second time, and Pause from `resumable`.
     """
     judge = validation or _plain(model, validation_rows, plan.parts)
     an_epoch = count_steps(count_steps(len(train_rows), plan.batch), plan.accumulate)
@@ -111,12 +111,12 @@ def _plain(model: nn.Module, rows: Examples | None, parts: int) -> Callable[[], 
 
 
 def _like(parameter: Tensor, values: Tensor) -> Tensor:
-    # In the parameter's own layout: the fused optimizer goes through both as they lie in memory.
+    # In the parameter's own memory layout: the fused optimizer walks both tensors in memory order.
     return torch.empty_like(parameter, requires_grad=False).copy_(values)
 
 
 class _Run:
-    """All that one call of `train` remembers: numbers (`where`), parameters, optimizer, weights to go back to."""
+    """State of one call of `train`: scalars (`where`), parameters, optimizer, and weights to restore."""
 
     where: TrainerState
 
@@ -136,11 +136,11 @@ class _Run:
 
     @property
     def shapes(self) -> Shapes:
-        """Return the shapes of all that is trained."""
+        """Return the shapes of all trained parameters."""
         return tuple(tuple(parameter.shape) for parameter in self.parameters)
 
     def begin(self, before: Validation) -> None:
-        """Start at the first step. `before` is what the model scores now."""
+        """Start at the first step. before: validation of the model before training."""
         total = self.budget.steps_of(self.plan.epochs * self.steps_an_epoch)
         self.where = TrainerState(before=before, best=before, decay=self.plan.decay, total=total, spent=self.budget.spent)
         self.where.ranges = input_ranges(self.model)
@@ -148,7 +148,7 @@ class _Run:
         self.optimizer = self._optimizer()
 
     def tensors(self) -> Tensors:
-        """Return all that must be kept beside `where`; weights that are the same ones are named once."""
+        """Return all tensors that a checkpoint needs beside `where`; shared weights are listed once."""
         found: Tensors = {f"weight.{i}": parameter for i, parameter in enumerate(self.parameters)}
         if self.where.ended:
             return {**found, **random_state()}
@@ -160,7 +160,7 @@ class _Run:
         return {**found, **random_state()}
 
     def take_up(self, where: TrainerState, tensors: Tensors) -> None:
-        """Become the loop that was saved, bit for bit."""
+        """Restore the saved loop, bit for bit."""
         self.where, self.budget.spent = where, where.spent
         set_input_ranges(self.model, where.ranges)
         self.restore(self._like_parameters("weight", tensors))
@@ -171,7 +171,7 @@ class _Run:
             self.good = self._like_parameters("good", tensors)
             self.best_weights = self._like_parameters("best", tensors) if "best.0" in tensors else self.good
             for i, parameter in enumerate(self.parameters):
-                if f"step.{i}" in tensors:  # a parameter that was frozen so far has no state
+                if f"step.{i}" in tensors:  # a parameter that was always frozen has no state
                     step = tensors[f"step.{i}"].to(parameter.device, copy=True)
                     moments = {name: _like(parameter, tensors[f"{name}.{i}"]) for name in ("exp_avg", "exp_avg_sq")}
                     self.optimizer.state[parameter] = {"step": step, **moments}
@@ -181,7 +181,7 @@ class _Run:
         return [_like(parameter, tensors[f"{name}.{i}"]) for i, parameter in enumerate(self.parameters)]
 
     def _optimizer(self) -> torch.optim.AdamW:
-        # Biases, norms and tables are not decayed: a table's row that no text used must stay as it was pre-trained.
+        # No weight decay on biases, norms and tables: a table's row that no text uses must keep its pre-trained values.
         tables = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         groups: list[dict[str, Any]] = []
         for of_head, factor in ((False, 1.0), (True, self.plan.head_factor)):
@@ -194,7 +194,7 @@ class _Run:
         return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
 
     def rate(self) -> float:
-        """Return the learning rate of the step that comes."""
+        """Return the learning rate of the next step."""
         where, plan = self.where, self.plan
         if plan.plateau is None:
             share = rate_share(where.step, where.total, plan.warmup)
@@ -204,7 +204,7 @@ class _Run:
 
     @property
     def expected(self) -> int:
-        """Return the steps after which training is expected to end: of open training, once patience is used up."""
+        """Return the expected total of steps; on a plateau schedule, until the patience runs out."""
         where, plan = self.where, self.plan
         if plan.plateau is None or plan.patience is None:
             return where.total
@@ -212,19 +212,19 @@ class _Run:
         return max(min(epochs * self.steps_an_epoch, where.total), where.step)
 
     def is_over(self) -> bool:
-        """Say whether there is nothing left to train, or nothing left to train with."""
+        """Return whether training is over: epochs, patience or budget are used up."""
         where = self.where
-        # What was trained of an epoch still has to be judged, also where the budget was found spent by a new attempt.
+        # A partial epoch still needs validation, also if a new attempt starts with the budget used up.
         spent = self.budget.reached() is not None and not where.done
         return where.ended or where.epoch > self.plan.epochs or self.is_out_of_patience() or spent
 
     def is_out_of_patience(self) -> bool:
-        """Say whether no epoch was better for as long as the plan waits."""
+        """Return whether no epoch was better within the configured patience."""
         last_gain = max(self.where.best_epoch if self.plan.plateau is None else self.where.gain_epoch, self.plan.patience_from)
         return self.plan.patience is not None and self.where.epoch - 1 - last_gain >= self.plan.patience
 
     def why_cut_short(self) -> str | None:
-        """Say why training ended before all its epochs were done; None where it did not."""
+        """Return why training ended before all its epochs, or None if it completed them."""
         where, plan, planned = self.where, self.plan, self.plan.epochs * self.steps_an_epoch
         if where.step >= planned:
             return None
@@ -247,7 +247,7 @@ class _Run:
         resumable: ResumableTraining | None,
         before_step: BeforeStep,
     ) -> Generator[Step | TrainingSaved | Log, None, bool]:
-        """Go through the rows that this epoch has left, or the budget has room for.
+        """Train on the remaining rows of this epoch, as far as the budget allows.
 
         Returns whether all losses and gradients were finite.
         """
@@ -275,12 +275,12 @@ class _Run:
         return True
 
     def gradients(self, batches: list[AnyBatch], loss: Callable[[AnyBatch], Tensor]) -> bool:
-        """Compute the gradients of a step's batches, each in the plan's parts; say whether their loss was finite.
+        """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite.
 
-        Parts are weighted by what their loss is a mean over, rows, words or the tokens that are asked for, so the sum is that
-        of all at once. Losses of hidden states, of attention relations and of a tagger's soft targets are means over tokens
-        where others are over rows or words: there a row of a part with short rows counts for a little more. Dropout draws
-        other numbers. Nothing else differs but rounding.
+        Micro-batches are weighted by the count that their loss averages over (rows, words, or tokens to predict), so the sum
+        equals the loss of the whole batch. Losses of hidden states, of attention relations and of a tagger's soft targets
+        average over tokens where others average over rows or words: for these, a row in a micro-batch with short rows has a
+        slightly larger weight. Dropout draws other numbers. All else is equal up to rounding.
         """
         device = next(self.model.parameters()).device
         whole = sum(batch.weight for batch in batches)
@@ -296,11 +296,11 @@ class _Run:
         return True
 
     def _half_precision(self, device: torch.device) -> bool:
-        # Simulated integers must stay exact, so bfloat16 is for plain full-precision training only (2.3 times as fast there).
+        # Simulated integers must stay exact, so only plain full-precision training uses bfloat16 (2.3 times as fast there).
         return not is_simulated(self.model) and gradient_dtype(device) == torch.bfloat16
 
     def judged(self, now: Validation) -> float:
-        """End an epoch that validation found to be worth `now`: keep it as the last good one, and as the best if it is."""
+        """End an epoch with validation `now`: keep it as the last good one, and as the best if it is."""
         where = self.where
         self.budget.count()
         self.adapt_decay(now.score)
@@ -323,13 +323,13 @@ class _Run:
         return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
 
     def _lowers_loss(self, now: Validation) -> bool:
-        """Say whether validation's loss is lower than ever, by a share of what it was: what precedes a gain in the score."""
+        """Return whether the loss is a new minimum by a share of the first loss: this precedes a score gain."""
         before = -self.where.before.negative_loss
         least = before if self.where.least_loss is None else self.where.least_loss
         return -now.negative_loss < least - preparation.LOSS_GAIN * abs(before)
 
     def _lower_rate(self, factor: float) -> None:
-        """Go back to the weights of the last gain, and on from there at a lower rate with a fresh optimizer."""
+        """Restore the weights of the last gain and continue from there at a lower rate with a new optimizer."""
         self.restore(self.good)
         self.where.scale *= factor
         self.optimizer = self._optimizer()
@@ -340,7 +340,7 @@ class _Run:
 
     @torch.no_grad()
     def restore(self, weights: list[Tensor]) -> None:
-        """Put copied weights back."""
+        """Restore copied weights."""
         for parameter, weight in zip(self.parameters, weights, strict=True):
             parameter.copy_(weight)
 
@@ -353,7 +353,10 @@ class _Run:
         self.model.eval()
 
     def step_back(self) -> str:
-        """Return to the last good epoch at half the rate; say so. Raises TrainingDiverged where that was done before."""
+        """Restore the last good epoch at half the rate; return a remark.
+
+        Raises TrainingDiverged the second time.
+        """
         where, plan = self.where, self.plan
         if where.stepped_back:
             raise TrainingDiverged(
@@ -365,7 +368,7 @@ class _Run:
         where.scale, where.step, where.done = where.scale / 2, (where.epoch - 1) * self.steps_an_epoch, 0
         where.total = where.step + self.budget.steps_of(plan.epochs * self.steps_an_epoch - where.step)
         self.optimizer = self._optimizer()
-        self.optimizer.zero_grad()  # what is not finite must not be added to
+        self.optimizer.zero_grad()  # do not accumulate onto gradients that are not finite
         remark = (
             f"The loss of {plan.name} was not finite in epoch {where.epoch}: training went back to the end of epoch "
             f"{where.epoch - 1} and on at half the rate ({plan.rate / 2:g})."
@@ -374,7 +377,7 @@ class _Run:
         return remark
 
     def adapt_decay(self, score: float) -> None:
-        """Double the L2 where validation fell, halve it where it rose: the article's regularization in recovery."""
+        """Double the L2 if validation fell, halve it if it rose, as the published account does in recovery."""
         where = self.where
         if self.plan.adapt_decay and where.last_score is not None and score != where.last_score:
             factor = 2.0 if score < where.last_score else 0.5

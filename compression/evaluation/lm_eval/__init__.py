@@ -1,1 +1,1 @@
-"""Tasks of lm-eval by name: of a checkpoint as a command, and of a job's artifacts."""
+"""Runs lm-eval tasks by name: on a checkpoint from the command line, and on the models of a job."""

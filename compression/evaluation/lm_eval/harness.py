@@ -1,8 +1,9 @@
-"""Tasks of EleutherAI's lm-eval on a checkpoint as it is shipped: `python -m compression lm-eval FOLDER --tasks NAME …`.
+"""Runs lm-eval on an exported checkpoint: `python -m compression lm-eval FOLDER --tasks NAME …`.
 
-Needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder that holds what the hub has. Tasks come by their
-names, from the package or from a folder of their YAML files; these may name Python functions, which then run: take such
-folders as one takes programs. Jobs ask the package's own tasks alone (`harness_job`). Torch-free until a model is opened.
+lm-eval is EleutherAI's and needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder with the same content.
+Tasks are named, and come from the package or from a folder of YAML files. These files may name Python functions, which then
+run: trust such folders only as you trust programs. Jobs run only the package's own tasks (`harness_job`). Torch-free until a
+model is opened.
 """
 
 import argparse
@@ -30,7 +31,7 @@ SUFFIX = "_stderr"
 
 
 class Found(Config):
-    """What the command prints, as one JSON object."""
+    """Output of the command, as one JSON object."""
 
     figures: tuple[TaskFigure, ...]
     lm_eval: Annotated[str, Field(description="Version of the package.")]
@@ -40,18 +41,18 @@ class Found(Config):
 def evaluate(
     folder: Path, tasks: Sequence[str], *, include: Path | None = None, data: Path | None = None, **asked: int | None
 ) -> Found:
-    """Ask the causal language model in `folder`, a stock checkpoint, what tasks ask.
+    """Run lm-eval tasks on the causal language model in `folder`, a stock checkpoint.
 
-    include: folder of further tasks. data: folder in which tasks' data lies under the names that it has on the hub, as
-    `data/allenai/ai2_arc`; what it lacks is asked of the hub. The process works in it as long as this takes. asked: few_shot,
-    batch, limit, threads and seed of `harness_job.AskSpec`. Raises MissingResource where lm-eval is not installed, InvalidSpec
-    for an unknown task or one without data here, ConfigMismatch where the checkpoint cannot be opened.
+    include: folder of additional tasks. data: folder with the tasks' data under their names on the hub, for example
+    `data/allenai/ai2_arc`; missing data is requested from the hub. This folder is the working directory during the call. asked:
+    few_shot, batch, limit, threads and seed of `harness_job.AskSpec`. Raises MissingResource if lm-eval is not installed,
+    InvalidSpec if a task is unknown or has no data here, ConfigMismatch if the checkpoint cannot be opened.
     """
     release = installed()
     for place, param in ((include, "--include"), (data, "--data")):
         if place is not None and not place.is_dir():
             raise InvalidSpec(f"{place} is no folder", param=param)
-    # They need the package, and torch.
+    # These modules need lm-eval and torch.
     from compression.evaluation.lm_eval.harness_job import AskSpec
     from compression.evaluation.lm_eval.harness_model import ask
 
@@ -67,7 +68,7 @@ def evaluate(
 
 
 def installed() -> str:
-    """Return lm-eval's version. Raises MissingResource."""
+    """Return lm-eval's version. Raises MissingResource if it is not installed."""
     try:
         return version("lm_eval")
     except PackageNotFoundError as problem:
@@ -75,7 +76,7 @@ def installed() -> str:
 
 
 def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
-    """Read the table that lm-eval returns: task → "metric,filter" → value, with "metric_stderr,filter" beside it."""
+    """Convert lm-eval's results: task → "metric,filter" → value, with "metric_stderr,filter" beside it."""
     out = []
     for task, values in {**found["results"], **found.get("groups", {})}.items():
         for key, value in values.items():
@@ -101,12 +102,15 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
 
 
 def _number(value: object) -> float | None:
-    """Return what JSON and those who read it can hold: of a model that knows nothing lm-eval may say 10^80, or no number."""
+    """Return a value that JSON readers can represent, or None.
+
+    For a bad model lm-eval may return 10^80 or NaN.
+    """
     return float(value) if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**62 else None
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Add the command's arguments."""
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a downloaded transformers checkpoint")
     command.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help="lm-eval's tasks or groups")
     command.add_argument("--include", type=Path, metavar="FOLDER", help="further tasks' YAML files, which may run code")
@@ -119,13 +123,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command; print `Found`. Returns 2 where it cannot be done, with the reason on standard error."""
-    answers = private_channel()  # lm-eval and what it calls print what they like
+    """Run the command and print `Found`. Returns 2 on failure, with the reason on standard error."""
+    answers = private_channel()  # lm-eval and its dependencies print to standard output
     try:
         asked = {name: getattr(options, name) for name in ("few_shot", "batch", "limit", "threads", "seed")}
         found = evaluate(options.folder, options.tasks, include=options.include, data=options.data, **asked)
     except CompressionError as problem:
-        print(json.dumps(problem.as_dict()), file=sys.stderr)  # noqa: T201 (a command's answer)
+        print(json.dumps(problem.as_dict()), file=sys.stderr)  # noqa: T201 (a command's output)
         return 2
     print(found.model_dump_json(indent=1), file=answers)
     return 0

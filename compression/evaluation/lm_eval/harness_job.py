@@ -1,4 +1,4 @@
-"""lm-eval's tasks in a job: asked in a fresh process, of the model as each stage leaves it, with the worker's data."""
+"""Runs lm-eval tasks in a job, in a fresh process on each stage's model, with the worker's data."""
 
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -32,13 +32,13 @@ REMEDIES = {
     InvalidSpec.code: "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have.",
 }
 RESAMPLES = 1000
-"""As for the engine's own scores."""
+"""Number of resamples, the same as for the engine's own scores."""
 LONGEST_SECONDS = 30 * 86400.0
-"""Tasks end by the job's deadline, which its worker sees to; this is further away."""
+"""Timeout beyond any job deadline: the worker enforces the deadline."""
 
 
 class AskSpec(Config):
-    """What is asked of which model, on behalf of the command or of a job. Paths are absolute."""
+    """Which tasks to run on which model, for the command or for a job. Paths are absolute."""
 
     folder: Annotated[str | None, Field(description="The model and its tokenizer; null: tasks are tried out alone.")] = None
     job: Annotated[bool, Field(description="Whether the model is a job's, with `simulation`, or a checkpoint as shipped.")]
@@ -60,7 +60,10 @@ parse_line: TypeAdapter[Step | Found | Rejected] = TypeAdapter(Step | Found | Re
 
 
 def check(spec: Spec, base: Path, positions: int) -> None:
-    """Open tasks and their data before any training. positions: of the model. Raises MissingResource and InvalidSpec."""
+    """Try out the tasks and their data before any training. Raises MissingResource and InvalidSpec.
+
+    positions: maximum positions of the model.
+    """
     asked = spec.evaluate.lm_eval
     if asked is None:
         return
@@ -84,14 +87,14 @@ def ask(
     parts: int = 1,
     check_pause: Callable[[], None],
 ) -> Generator[Tick | Log, None, tuple[TaskFigure, ...]]:
-    """Ask one task after another, tell how far that is, and log what each says. `model` is left as it was.
+    """Run the tasks one by one, yield progress, and log each task's results. Does not change `model`.
 
-    place: folder of the data; cache: where it is kept as it was read; parts: into which batches are split, where memory did
-    not suffice. heed: called each second at least; what it raises ends the asking. Raises InvalidSpec for a task that cannot be
-    asked after all, and the machine's failures.
+    place: folder of the data; cache: folder for the data as read; parts: number of micro-batches per batch, if memory did not
+    suffice. check_pause: called at least once a second; its exceptions end the run. Raises InvalidSpec if a task fails to run
+    after all, and the errors of the machine (such as OutOfMemory).
     """
     found: list[TaskFigure] = []
-    number, total = 0, 1000 * len(asked.tasks)  # in thousandths of a task: how many requests others make is not known yet
+    number, total = 0, 1000 * len(asked.tasks)  # in thousandths of a task: the request counts of later tasks are unknown
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="model-") as folder:
         model.save_pretrained(folder)
@@ -129,7 +132,10 @@ def _of_job(asked: LmEval, place: Path, cache: Path, seed: int) -> AskSpec:
 
 
 def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Generator[Step | Found, None, None]:
-    """Ask in a fresh process; yield how far that is, and what each task says. Raises the CompressionError that it ends with."""
+    """Run the tasks in a fresh process; yield progress and each task's results.
+
+    Raises the CompressionError that the process ends with. waiting: called each second without output.
+    """
     try:
         with closing(child_process.child_lines("lm-eval-job", spec, timeout=LONGEST_SECONDS, waiting=waiting)) as lines:
             for line in lines:
@@ -142,7 +148,7 @@ def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Genera
 
 
 def _error(reason: Mapping[str, str | None]) -> CompressionError:
-    """Return the error that the fresh process met, with what to change in a job."""
+    """Return the fresh process's error, with the job parameter and remedy if there is one."""
     kind = next(kind for kind in ALL_ERRORS if kind.code == reason["code"])
     param, remedy = reason["param"], reason["remedy"]
     if kind.code in REMEDIES:
@@ -151,12 +157,12 @@ def _error(reason: Mapping[str, str | None]) -> CompressionError:
 
 
 def cache_of(spec: Spec, base: Path) -> Path:
-    """Return where data is kept as it was read: a job's folder alone can be written to."""
+    """Return the cache folder for data as read. Only the job's own folder is writable."""
     return (base / spec.output / "scratch" / "lm-eval").absolute()
 
 
 def place_of(spec: Spec, base: Path) -> Path:
-    """Return the folder of the tasks' data. Raises MissingResource."""
+    """Return the folder of the tasks' data. Raises MissingResource if the worker has none."""
     if spec.lm_eval_data is None or not (base / spec.lm_eval_data).is_dir():
         remedy = REMEDIES[MissingResource.code]
         raise MissingResource("this worker has no data of lm-eval's tasks", param=PARAM, remedy=remedy)
@@ -164,7 +170,7 @@ def place_of(spec: Spec, base: Path) -> Path:
 
 
 def figures_line(figures: Iterable[TaskFigure]) -> str:
-    """Write figures on one line: arc_easy acc 0.7500 ± 0.0250 of 300."""
+    """Format figures on one line, for example: arc_easy acc 0.7500 ± 0.0250 of 300."""
     told = []
     for one in figures:
         how = "" if one.filter == "none" else f" ({one.filter})"

@@ -1,4 +1,7 @@
-"""lm-eval asks a model: `python -m compression lm-eval-job SPEC.json`. Imported where lm-eval is known to be there."""
+"""Runs lm-eval on a model: `python -m compression lm-eval-job SPEC.json`.
+
+Import this module only if lm-eval is installed.
+"""
 
 import os
 import random
@@ -30,18 +33,18 @@ from compression.system import child_process, failures
 from compression.system.child_process import Step
 
 SLICE = 8
-"""Batches after which it is told how far asking is."""
+"""Batches between two progress reports."""
 Tell = Callable[[Step | Found], None]
 
 
 class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
-    """lm-eval's own model, asked in slices, so that it is told how many requests of one kind are answered, and of how many.
+    """lm-eval's own model class, run in slices to report the progress of each kind of request.
 
-    most: requests that go together; fewer do where their logits would take more than HARNESS_BYTES.
+    most: maximum batch size; the batch is smaller if its logits would take more than HARNESS_BYTES.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int, tell: Tell) -> None:
-        # A checkpoint may have both table and output layer where its config says that they are one; lm-eval believes that.
+        # A checkpoint may have separate embeddings and output layer although its config ties them; lm-eval follows the config.
         model.tie_weights = lambda *_, **__: None
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=most)
         self._most, self._tell = most, tell
@@ -65,7 +68,7 @@ class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
         return found
 
     def _together(self, requests: Sequence[Any]) -> int:
-        """Return how many requests go together: lm-eval takes logits of all their tokens, and their logarithms beside."""
+        """Return the batch size: lm-eval allocates the logits of all tokens and their log-softmax."""
         texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
         longest = max(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
         logits: int = 2 * 4 * min(longest, self.config.max_position_embeddings) * self.config.vocab_size
@@ -73,10 +76,10 @@ class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
 
 
 def ask(spec: AskSpec, tell: Tell) -> None:
-    """Ask a model one task after another, or try the tasks out where there is none; tell how far that is, and what each says.
+    """Run tasks on a model one by one, or only try them out if there is no model.
 
-    Raises MissingResource for a task without data here, InvalidSpec for one that is unknown or cannot be asked, ConfigMismatch
-    where the model cannot be opened, and the machine's failures.
+    tell: receives progress and results. Raises MissingResource if a task has no data here, InvalidSpec if a task is unknown or
+    cannot run, ConfigMismatch if the model cannot be opened, and the errors of the machine (such as OutOfMemory).
     """
     if spec.job:
         os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's resampling: a confined engine has no semaphores to share
@@ -97,14 +100,14 @@ def ask(spec: AskSpec, tell: Tell) -> None:
                 told = evaluate(model, loaded, limit=spec.limit, log_samples=False, bootstrap_iters=spec.resamples)
         except CompressionError:
             raise
-        except Exception as problem:  # whatever lm-eval and a task's own code meet
+        except Exception as problem:  # anything that lm-eval or a task's own code raises
             cause = f"{task} cannot be asked: {str(problem)[:300] or type(problem).__name__}"
             raise failures.typed(problem) or InvalidSpec(cause) from problem
         tell(Found(figures=tuple(figures(told)), lm_eval=installed(), limit=spec.limit))
 
 
 def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Open a model and its tokenizer; texts are cut as tokenizer.json says, by which a job's own figures are taken."""
+    """Open a model and its tokenizer; it tokenizes as tokenizer.json does, as for a job's own figures."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if spec.job:
@@ -116,7 +119,7 @@ def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTok
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if isinstance(tokenizer, PreTrainedTokenizerFast) and (folder / "tokenizer.json").is_file():
             loading.as_filed(tokenizer, folder)
-    except Exception as problem:  # transformers raises whatever it meets
+    except Exception as problem:  # transformers raises many types
         cause = f"{folder} cannot be opened as a causal language model: {str(problem)[:300]}"
         raise failures.typed(problem) or ConfigMismatch(
             cause, param=str(folder), remedy="Name the folder of a downloaded transformers checkpoint of a language model."
@@ -125,19 +128,19 @@ def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTok
 
 
 def _loaded(task: str, manager: TaskManager, spec: AskSpec) -> Any:
-    """Open a task with its data, with as many examples as asked, or as its own settings say."""
+    """Load a task with its data, with the requested number of examples or the task's own."""
     random.seed(spec.seed)
     np.random.seed(spec.seed)
     torch.manual_seed(spec.seed)
     try:
         found = manager.load([task])
-    except OSError as problem:  # what `datasets` raises for a hub that is not reached, and for files that are not there
+    except OSError as problem:  # `datasets` raises it if the hub is unreachable or files are missing
         raise MissingResource(f"there is no data of {task} here: {str(problem)[:300]}") from problem
     for name, one in found["tasks"].items():
         if getattr(one, "UNSAFE_CODE", False) or getattr(one, "MULTIMODAL", False):
             raise InvalidSpec(f"{name} runs what models write, or shows them more than text")
         own = one.get_config("num_fewshot")
-        if spec.few_shot is not None and own != 0:  # 0 is what a task insists on
+        if spec.few_shot is not None and own != 0:  # a task's own 0 is mandatory
             one.set_config(key="num_fewshot", value=spec.few_shot)
         elif own is None:
             one.set_config(key="num_fewshot", value=0)
@@ -146,11 +149,11 @@ def _loaded(task: str, manager: TaskManager, spec: AskSpec) -> Any:
 
 
 def _try_out(tasks: dict[str, Any], spec: AskSpec) -> None:
-    """Make the first request of each task, and let it go. Raises InvalidSpec where the model has too few positions for it."""
+    """Build and discard each task's first request. Raises InvalidSpec if the model has too few positions."""
     for name, task in tasks.items():
         try:
             task.build_all_requests(limit=1, rank=0, world_size=1)
-        except Exception as problem:  # whatever a task's own code meets
+        except Exception as problem:  # anything that a task's own code raises
             raise InvalidSpec(f"lm-eval cannot make requests of {name}: {str(problem)[:300]}") from problem
         for request in task.instances:
             written = request.args[1].get("max_gen_toks", 256) if request.request_type == "generate_until" else 0
@@ -161,10 +164,11 @@ def _try_out(tasks: dict[str, Any], spec: AskSpec) -> None:
 
 @contextmanager
 def _data_in(spec: AskSpec) -> Iterator[None]:
-    """Let tasks' data come from the spec's folder while this lasts; what it lacks is asked of the hub.
+    """Load tasks' data from the spec's folder within this context.
 
-    `datasets` looks for a name on the hub only where the current folder has no such folder. What it has read it keeps by that
-    name, whichever folder it was in; so it keeps that apart: in the spec's cache, or in a folder that goes with the end.
+    Missing data is requested from the hub. `datasets` looks for a name on the hub only if the current folder has no folder of
+    that name. It caches what it has read by that name, whatever the folder. So the cache is separate: in the spec's cache
+    folder, or in a temporary folder.
     """
     if spec.data is None:
         yield
@@ -179,12 +183,12 @@ def _data_in(spec: AskSpec) -> Iterator[None]:
 
 @cache
 def _all_tasks() -> TaskManager:
-    """Go through the package's thousands of tasks, which takes some seconds."""
+    """Index the package's thousands of tasks, which takes some seconds."""
     return TaskManager()
 
 
 def _manager_of(spec: AskSpec) -> TaskManager:
-    """Find the tasks: in the user's folder alone where all are there."""
+    """Return the task index: of the user's folder alone if it has all requested tasks."""
     if spec.include is None:
         return _all_tasks()
     own = TaskManager(include_path=spec.include, include_defaults=False)
@@ -192,7 +196,7 @@ def _manager_of(spec: AskSpec) -> TaskManager:
 
 
 def main(path: Path) -> int:
-    """Ask what the spec at `path` says; print steps, a `Found` for each task, and at an error one `Rejected`. Returns 0."""
+    """Run the spec at `path`; print steps, a `Found` per task, and on error one `Rejected`. Returns 0."""
     tell = child_process.telling()
     try:
         ask(AskSpec.model_validate_json(path.read_bytes()), tell)

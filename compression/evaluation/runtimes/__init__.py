@@ -1,1 +1,1 @@
-"""How a stock runtime opens each kind of artifact. Each is a module, imported when an artifact of its kind is opened."""
+"""Stock runtimes, one module per kind of artifact, imported when such an artifact is opened."""

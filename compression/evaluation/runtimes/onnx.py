@@ -13,11 +13,11 @@ from compression.modalities.text.inputs import Batch, Ids
 
 FILE = "model.onnx"
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""Session option by which x86 without VNNI multiplies weights within ±127 exactly. Where VNNI is it only costs time (three
-quarters more, seen with 1.32), and of portable files it changes nothing."""
+"""Session option that makes x86 without VNNI multiply weights within ±127 exactly. With VNNI it only costs time (three quarters
+more, measured with 1.32), and for portable files it changes nothing."""
 CPU = Path("/proc/cpuinfo")
 PAST = "past_key_values."
-"""What the names of a cache's inputs begin with."""
+"""Prefix of the names of the cache's inputs."""
 
 
 class OnnxRunner:
@@ -28,7 +28,7 @@ class OnnxRunner:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Spinning threads steal the core from whoever else is measured in this process.
+        # Spinning threads take the core from the other model that this process measures.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if not has_vnni():
             options.add_session_config_entry(*EXACT_PRODUCTS)
@@ -39,8 +39,8 @@ class OnnxRunner:
         self.name = name_of(self.session)
 
     def logits(self, batch: Inputs) -> Logits:
-        """Answer one batch; starts and ends, where the file has both, side by side."""
-        # A file of a model that tells no token types apart has no input for them.
+        """Return the logits of a batch; start and end logits are stacked if the file has both."""
+        # If a model has no token types, its file has no input for them.
         arrays = batch.arrays
         found: list[Logits] = self.session.run(self.outputs, {name: arrays[name] for name in self.inputs})
         return found[0] if len(found) == 1 else np.stack(found, axis=-1)
@@ -48,14 +48,14 @@ class OnnxRunner:
 
 @dataclass(frozen=True)
 class OnnxCache:
-    """What tokens read so far have left: keys and values of each layer, and which of them are real, (rows, tokens)."""
+    """KV cache of the tokens so far: keys and values per layer, and the attention mask, (rows, tokens)."""
 
     values: list[onnxruntime.OrtValue]
     mask: Ids
 
 
 class OnnxDecoder:
-    """A language model's session. Keys and values stay where ONNX Runtime has put them; nothing copies them between steps."""
+    """A language model's session. Keys and values stay in ONNX Runtime's memory; steps do not copy them."""
 
     def __init__(self, opened: onnxruntime.InferenceSession) -> None:
         self.session = opened
@@ -64,7 +64,7 @@ class OnnxDecoder:
         self._outputs = [item.name for item in self.session.get_outputs()]
 
     def step(self, ids: Ids, cache: OnnxCache | None = None, mask: Ids | None = None) -> tuple[Logits, OnnxCache]:
-        """Read some tokens more; see `modalities.text.decoding.Decoder`."""
+        """Process more tokens; see `modalities.text.decoding.Decoder`."""
         rows, width = ids.shape
         new = np.ones((rows, width), np.int64) if mask is None else mask
         seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
@@ -77,7 +77,7 @@ class OnnxDecoder:
         return logits.numpy(), OnnxCache(values, seen)
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch, padded on any side."""
+        """Return the logits of a batch, padded on any side."""
         return self.step(batch.input_ids, None, batch.attention_mask)[0]
 
     def _empty(self, rows: int) -> list[onnxruntime.OrtValue]:
@@ -87,16 +87,16 @@ class OnnxDecoder:
 
 @cache
 def has_vnni() -> bool:
-    """Say whether the processor is known to add products of 8 bits in 32."""
+    """Return whether the processor is known to accumulate 8-bit products in 32 bits (VNNI)."""
     return CPU.is_file() and any(flag in CPU.read_text("ascii", "replace") for flag in ("avx512_vnni", "avx_vnni"))
 
 
 def name_of(opened: onnxruntime.InferenceSession) -> str:
-    """Name runtime, version and device."""
+    """Return the runtime, version and device as text."""
     return f"onnxruntime {onnxruntime.__version__} {opened.get_providers()[0]}"
 
 
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
-    """Open folder/model.onnx; with a cache among its inputs, it is a language model. Raises onnxruntime's own errors."""
+    """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
     runner = OnnxRunner(folder / FILE, threads=threads)
     return OnnxDecoder(runner.session) if any(name.startswith(PAST) for name in runner.inputs) else runner

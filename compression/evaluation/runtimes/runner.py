@@ -1,4 +1,4 @@
-"""Open an artifact in the runtime of its kind. Torch-free."""
+"""Opens an artifact in the runtime of its kind. Torch-free."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ Kind = Literal["onnx", "transformers"]
 
 def open_artifact(kind: Kind, folder: Path, *, threads: int) -> Runner[Any]:
     """Open an artifact's folder in the stock runtime of its kind, with a fixed number of threads."""
-    # By name and late, because the module of one kind may need what the other's process must not load.
+    # Imported by name when needed: one kind's module may need packages that the other kind's process must not load.
     module = importlib.import_module(f"compression.evaluation.runtimes.{kind}")
     runner: Runner[Any] = module.open_folder(folder, threads=threads)
     return runner

@@ -1,9 +1,10 @@
-"""Answer prepared batches with ONNX Runtime, as the model card's code does. Run by its path: needs numpy and onnxruntime alone.
+"""Runs prepared batches in ONNX Runtime, as the model card's code does.
 
-    python -P alone.py MODEL.onnx FEEDS.npz OUT.npz [SECONDS]
+    python -P standalone.py MODEL.onnx FEEDS.npz OUT.npz [SECONDS]
 
-So the interpreter may be one of another machine, under an emulator. FEEDS has the inputs of batch N as "N.name"; OUT gets the
-outputs in the same way, of as many batches, in their order, as could be begun within SECONDS.
+Run it by its path: it needs only numpy and onnxruntime, so the interpreter may be for another machine, under an emulator. FEEDS
+has the inputs of batch N as "N.name". OUT receives the outputs in the same format, in order, for as many batches as could start
+within SECONDS.
 """
 
 import sys
@@ -18,7 +19,7 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 def answer(model: str, batches: Sequence[Arrays], seconds: float = float("inf")) -> list[Arrays]:
-    """Answer batches one by one on one thread; caches of a language model begin empty, and are not kept."""
+    """Run batches one by one on one thread; a language model's caches start empty and are not kept."""
     end = time.monotonic() + seconds
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -49,9 +50,9 @@ def read(path: str) -> list[Arrays]:
 
 
 def write(path: str, batches: Sequence[Arrays]) -> None:
-    """Write batches to a file, whose name ends in .npz."""
+    """Write batches to a .npz file."""
     stored = {f"{number}.{name}": value for number, batch in enumerate(batches) for name, value in batch.items()}
-    np.savez(path, **stored)  # type: ignore[arg-type]  # names are arrays'
+    np.savez(path, **stored)  # type: ignore[arg-type]  # the keys name arrays
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints in stock transformers, torchao's integers included, on the CPU."""
+"""Checkpoints in stock transformers on the CPU, including torchao's quantized weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,19 @@ from compression.modalities.text.inputs import Batch, Ids
 from compression.models.architectures import heads
 
 UNFOLDED_BYTES = 1 << 30
-"""What tables may take in float32 where only answers are wanted."""
+"""Largest size of dequantized embedding tables in float32, if only logits are needed."""
 
 
 class _Opened:
-    """A stock model, opened as its user would."""
+    """A stock model, opened as a user opens it."""
 
     model: nn.Module
 
     def unfold_tables(self) -> None:
-        """Hold tables of integers in float32 from now on: for answers alone, which stay bit for bit the same.
+        """Dequantize embedding tables to float32, to score faster. Logits stay bit for bit the same.
 
-        torchao's tables are multiplied out whole in each pass, of which a row is then taken: of MiniLM's pass at a row of 50
-        tokens that is two thirds. Memory and latency are no longer those of the checkpoint.
+        torchao dequantizes the whole table in each pass and then takes rows: that is two thirds of MiniLM's pass with a row of
+        50 tokens. Afterwards, memory and latency are no longer those of the checkpoint.
         """
         tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
         folded = [table for table in tables if isinstance(table.weight, TorchAOBaseTensor)]
@@ -38,7 +38,7 @@ class _Opened:
 
 
 class TransformersRunner(_Opened):
-    """A stock model with a classifier's head, or another for texts of one row."""
+    """A stock model with a classification head, or another head that reads the texts of one row."""
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -51,11 +51,11 @@ class TransformersRunner(_Opened):
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Inputs) -> Logits:
-        """Answer one batch; starts and ends, where the model has both, side by side."""
+        """Return the logits of a batch; start and end logits are stacked if the model has both."""
         given = {name: torch.from_numpy(value) for name, value in batch.arrays.items()}
         if not self.types:
             given.pop("token_type_ids", None)
-        with torch.no_grad():  # in inference mode torchao's tensors cannot be indexed, as those of experts are
+        with torch.no_grad():  # in inference mode torchao's tensors cannot be indexed, as experts need
             out = self.model(**given)
         found = [out[name].float() for name in self.outputs]
         answer: Logits = (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).numpy()
@@ -64,7 +64,7 @@ class TransformersRunner(_Opened):
 
 @dataclass(frozen=True)
 class TorchCache:
-    """What tokens read so far have left, and which of them are real, (rows, tokens). A step adds to it in place."""
+    """KV cache of the tokens so far and their attention mask, (rows, tokens). A step extends it in place."""
 
     values: transformers.Cache
     mask: Ids
@@ -80,7 +80,7 @@ class TransformersDecoder(_Opened):
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def step(self, ids: Ids, cache: TorchCache | None = None, mask: Ids | None = None) -> tuple[Logits, TorchCache]:
-        """Read some tokens more; see `modalities.text.decoding.Decoder`."""
+        """Process more tokens; see `modalities.text.decoding.Decoder`."""
         new = np.ones(ids.shape, np.int64) if mask is None else mask
         seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
         places = np.maximum(seen.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
@@ -95,11 +95,11 @@ class TransformersDecoder(_Opened):
         return out.logits.float().numpy(), TorchCache(out.cache, seen)
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch, padded on any side."""
+        """Return the logits of a batch, padded on any side."""
         return self.step(batch.input_ids, None, batch.attention_mask)[0]
 
 
 def open_folder(folder: Path, *, threads: int) -> TransformersRunner | TransformersDecoder:
-    """Open the checkpoint in `folder`. Raises transformers' own errors where it cannot."""
+    """Open the checkpoint in `folder`. Raises transformers' own errors."""
     head = heads.of_architecture(config_of(folder)["architectures"][0])
     return (TransformersDecoder if head is heads.LANGUAGE else TransformersRunner)(folder, threads=threads)
