@@ -163,7 +163,7 @@ class OnDiskShipping:
         return Measured(shipped, place, card)
 
     def complete(self, measured: Measured, rows: Sequence[Figured]) -> ShippedArtifact:
-        """Add the model card and the provenance files to a measured artifact.
+        """Add the model card, before.json, recipe, licence and manifest to a measured artifact.
 
         rows: those from the baseline to the artifact's stage.
         """

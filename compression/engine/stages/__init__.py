@@ -1,1 +1,1 @@
-"""The stages, one file each: prepare, quantize, prune, distill. A stage changes the model and yields events."""
+"""The stages prepare, quantize, prune and distill, one file each. A stage changes the model and yields events."""
