@@ -1,9 +1,10 @@
 """Saves and reads the checkpoint of a finished stage, so that a new attempt resumes from it and repeats no training.
 
 A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written
-to a temporary folder, synced and renamed, so a killed attempt or a power cut leaves a complete checkpoint or none. It is used
-only if it comes from the same work up to that stage (the fingerprint) and is intact (every digest). In a job with several
-datasets, each dataset has such a folder inside the stage's; the stage's own state.json, with the means, is written last.
+to a temporary folder beside its place, synced and renamed, so a killed attempt or a power cut leaves a complete checkpoint or
+none. It is used only if it comes from the same work up to that stage (the fingerprint) and is intact (every digest). In a job
+with several datasets, each dataset has such a folder inside the stage's; the stage's own state.json, with the means, is written
+once all are complete.
 """
 
 import json

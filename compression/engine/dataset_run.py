@@ -51,7 +51,7 @@ from compression.training.save import TrainingCheckpointer
 UNPACKED = Path("scratch", "unpacked")
 """Folder in the job's output of models that stock code opens, if it cannot open the uploaded ones."""
 SAMPLE = 64
-"""Rows of validation on which an artifact's outputs must equal the engine's."""
+"""Rows of validation on which an artifact's outputs must match the engine's."""
 
 
 @dataclass
