@@ -1,1 +1,1 @@
-"""Runs a whole job: pipeline, stages, backends, checkpoints and report. All other packages are lower layers."""
+"""Runs a whole job: pipeline, stages, backends, checkpoints, report. All other packages are below it."""

@@ -1,4 +1,4 @@
-"""Saves and reads the checkpoint of a finished stage, so that a new attempt resumes from it and repeats no training.
+"""Saves and reads stage checkpoints, so that a new attempt resumes from them and repeats no training.
 
 A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written
 to a temporary folder beside its place, synced and renamed, so a killed attempt or a power cut leaves a complete checkpoint or
@@ -228,7 +228,10 @@ def latest(
 
 
 def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
-    """Open the model of a verified checkpoint, with its simulated quantization. Raises UnusableCheckpoint."""
+    """Open the model of a verified checkpoint, with its simulated quantization.
+
+    Raises UnusableCheckpoint.
+    """
     if facts.task == "several":
         raise ValueError("a stage of several parts has a model for each, and none of its own")
     try:

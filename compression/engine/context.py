@@ -123,7 +123,7 @@ class StageContext:
             self.checkpointer.stage = stage
 
     def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining | None:
-        """Return the saves and the resume state of one training of the current stage; None without a checkpointer.
+        """Return one training's ResumableTraining in the current stage; None without a checkpointer.
 
         beside: extra tensors that each save stores, with their values at that time.
         """
@@ -134,7 +134,10 @@ class StageContext:
         )
 
     def check_pause(self) -> None:
-        """Raise Pause if a pause was requested. For long work outside training; it restarts from the beginning."""
+        """Raise Pause if a pause was requested.
+
+        For long work outside training; it restarts from the beginning.
+        """
         if self.checkpointer is not None and self.checkpointer.pause_asked():
             raise Pause
 

@@ -1,4 +1,4 @@
-"""Runs a job on one dataset: holds its rows and its model, ships the model, and resumes from checkpoints."""
+"""Runs a job on one dataset: holds its rows and model, ships the model, resumes from checkpoints."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,7 +137,7 @@ class DatasetRun:
         return part
 
     def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
-        """Set the checkpointer that saves training in progress, the job's tracker and its stages' fingerprints."""
+        """Set the checkpointer for training in progress, the job's tracker and its stages' fingerprints."""
         self.state.checkpointer, self.state.tracker, self.fingerprints = checkpointer, tracker, fingerprints
 
     @property
@@ -191,7 +191,7 @@ class DatasetRun:
         return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
 
     def restore_baseline(self) -> Iterator[Event]:
-        """Rewrite a missing baseline artifact from the teacher; then drop the teacher if the recipe needs none."""
+        """Rewrite a missing baseline artifact from the teacher; drop the teacher if the recipe has none."""
         if not self._has_artifact(self.rows[0]):
             assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
@@ -214,7 +214,10 @@ class DatasetRun:
         return self.state.input_pruner.folder if self.state.input_pruner is not None and follows_cut(stage) else None
 
     def reader(self, stage: Stage) -> ModelSource:
-        """Return the source whose preprocessor fits a stage's model: the base, or the student that replaced it."""
+        """Return the source whose preprocessor fits a stage's model.
+
+        It is the base, or the student that replaced it.
+        """
         cast = self.state.cast
         assert cast is not None, "a job has a cast"  # noqa: S101
         return cast.student if stage == DISTILLED and cast.student is not None else cast.base
@@ -226,9 +229,9 @@ class DatasetRun:
     def ship(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
     ) -> Generator[Step, None, ShippedArtifact]:
-        """Export, reopen, verify and measure a model as one artifact; latency is compared with the baseline's.
+        """Export, reopen, verify and measure a model as one artifact.
 
-        Yields the score's progress steps.
+        Latency is compared with the baseline's. Yields the score's progress steps.
 
         half: ship in 16 bits, whatever quantization the model simulates. rows: returns the rows for before.json from the
         artifact's figures; if None, the existing rows are used.
@@ -268,7 +271,10 @@ class DatasetRun:
         return shipped
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
-        """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""
+        """Export a model in the form of the pruned artifact and measure only its latency.
+
+        The latency is compared with the baseline artifact's.
+        """
         process.release_memory()
         return measure_latency(
             model,
@@ -348,7 +354,10 @@ class DatasetRun:
 
 
 def _evaluation(spec: Spec, asked: Asked, dataset: Dataset) -> Evaluate:
-    """Return the evaluation settings for a dataset. Raises InvalidSpec, also if the recipe does not fit the task."""
+    """Return the evaluation settings for a dataset.
+
+    Raises InvalidSpec, also if the recipe does not fit the dataset's task.
+    """
     names = [one.name for one in spec.asked]
     evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
     check_task(asked.task, spec.recipe, evaluate)

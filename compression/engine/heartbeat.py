@@ -1,4 +1,6 @@
-"""Sends a heartbeat during work without progress steps: calibration on long rows, scoring of a large model.
+"""Sends a heartbeat during work without progress steps.
+
+Examples are a calibration pass over long rows and the scoring of a large model.
 
 The worker ends an engine that is silent for too long (`LATHE_STALL_SECONDS`). Such work consists of many layer calls, so the
 heartbeat is sent from layer calls; a process that hangs makes none.

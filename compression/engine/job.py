@@ -1,4 +1,4 @@
-"""Runs one job: holds its specification, the datasets that the stages work on, and the results so far.
+"""Runs one job: holds its specification, the datasets that stages work on, and the results so far.
 
 A stage runs on each dataset in turn and ends with one row: that of the only dataset, or the mean of several. If there are
 several, one is in memory at a time; the others are in the checkpoint of the stage that they finished last.
@@ -89,7 +89,7 @@ class Job:
         return {row.stage for row in self.rows}
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[StageCheckpoint | None, list[str]]:
-        """Find an earlier attempt's last stage and the training that it was in; return the stage and any problems."""
+        """Find an earlier attempt's last stage and its saved training; return the stage and any problems."""
         if self.spec.resume is None:
             return None, []
         done, problems = checkpoints.latest(self.base / self.spec.resume, stages, self.fingerprints, tuple(self.about))
@@ -220,7 +220,7 @@ class Job:
         return figures
 
     def _kept(self, stage: Stage, asked: Asked) -> StageCheckpoint | None:
-        """Copy a dataset's checkpoint from an earlier attempt's unfinished stage, if its earlier rows are the same."""
+        """Copy a dataset's checkpoint from an earlier attempt's unfinished stage, if earlier rows agree."""
         if not asked.name or self.spec.resume is None:
             return None
         folder = self.base / self.spec.resume

@@ -1,4 +1,4 @@
-"""Resolves a job's models besides the current one: the base, and the student and teachers the user names."""
+"""Resolves a job's other models: the base, and the student and the teachers that the user names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class JobModels:
-    """The job's models with the folders that they are opened from, and its data, which each model tokenizes itself.
+    """The job's models by folder, and its data, which each model tokenizes in its own way.
 
     input_pruner: set after the vocabulary is cut, to the inputs that remain. Models that share the base's preprocessor are then
     opened with these inputs alone.

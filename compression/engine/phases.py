@@ -1,4 +1,4 @@
-"""Lists the phases of a whole job with their expected times: each stage's phases, and shipping after it."""
+"""Lists a job's phases with their expected times: each stage's phases, and shipping after it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,9 +24,9 @@ def job_progress(recipe: Recipe, rows: Mapping[str, int], asked: LmEval | None =
 
 
 def multi_dataset_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]]) -> ProgressTracker:
-    """Return the tracker of a job with several datasets: stage by stage, and in each the datasets in order.
+    """Return the tracker of a job with several datasets.
 
-    rows: name → split → rows.
+    Phases go stage by stage, and in each stage through the datasets in order. rows: name → split → rows.
     """
     found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
     return ProgressTracker(sorted(found, key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage))))

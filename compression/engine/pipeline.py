@@ -1,4 +1,4 @@
-"""compress() runs the baseline and the three stages in their fixed order, with a measured row after each.
+"""compress() runs the baseline and the three stages in fixed order, with a measured row after each.
 
 prepare → ship → quantize → ship → prune → ship → distill → ship. Shipping means: write the artifact, reopen it in its own
 runtime, compare it with the engine's model, and measure it. A stage that the recipe omits has no row. A decoder that is not

@@ -1,4 +1,4 @@
-"""Ships a model: exports it, reopens the files, verifies them, and measures the artifact to be downloaded."""
+"""Ships a model: exports it, reopens and verifies the files, and measures the downloadable artifact."""
 
 import tempfile
 from collections.abc import Callable, Generator, Sequence
@@ -198,7 +198,10 @@ def ship(
 
 
 def complete_artifact(shipped: ShippedArtifact, folder: Path, card: ModelCard) -> ShippedArtifact:
-    """Add card, before.json, recipe, licence and manifest to a measured artifact; return it with its files."""
+    """Add card, before.json, recipe, licence and manifest to a measured artifact.
+
+    Returns the artifact with its list of files.
+    """
     origin = card.origin
     if origin is not None:
         write_origin(origin, folder)
@@ -299,9 +302,10 @@ def measure_latency(
 
 @torch.inference_mode()
 def count_flops(model: nn.Module, evaluate: Evaluate, task: Task) -> int:
-    """Count the floating-point operations of one forward pass at evaluate's shape (torch's counter, 2 a multiply-add).
+    """Count the floating-point operations of one forward pass at evaluate's shape.
 
-    Quantized operations count like floating-point ones: the figure describes the shape, not the precision.
+    Uses torch's counter: 2 per multiply-add. Quantized operations count like floating-point ones: the figure describes the
+    shape, not the precision.
     """
     inputs = modality_of(task).example_inputs(model, evaluate.batch, evaluate.length)
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""`python -m compression run` reads a specification, runs the pipeline, writes events and maps errors."""
+"""`python -m compression run`: reads a specification, runs the job, writes events, maps errors once."""
 
 import json
 from collections.abc import Callable, Iterator

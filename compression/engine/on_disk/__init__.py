@@ -1,1 +1,1 @@
-"""Runs jobs without training on decoders too large for memory: from file to file, in blocks or by layer."""
+"""Runs jobs without training on decoders too large for memory: file to file, by block or by layer."""

@@ -1,4 +1,4 @@
-"""Runs one job on disk: the uploaded checkpoint, its quantized form, and the pruned and quantized form.
+"""Runs one job on disk: ships the uploaded checkpoint, quantized, and pruned and quantized.
 
 Rows and artifacts have the same form as in any job. Each written number is compared with its source. An artifact is smaller
 than its source: it is scored if it fits the memory that is left; otherwise the row reports it as not measured.

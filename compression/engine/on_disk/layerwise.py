@@ -82,10 +82,10 @@ class LayerwiseRunner:
     def scores(
         self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
     ) -> Generator[tuple[int, int], None, ImportanceScores]:
-        """Compute importance scores as `score_activations` does. Yields (layers done, total) after each layer.
+        """Compute importance scores as `score_activations` does.
 
-        cache_file: a temporary file for the rows' hidden states, used if they are larger than a layer. Raises OSError if the
-        disk has no room for it.
+        Yields (layers done, total) after each layer. cache_file: a temporary file for the rows' hidden states, used if they
+        are larger than a layer. Raises OSError if the disk has no room for it.
         """
         collector = ActivationCollector(self.model, norm)
         final = self.model.base_model.get_submodule(self.family.final_norm)
@@ -128,10 +128,10 @@ class LayerwiseRunner:
     def _through(
         self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
     ) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """Run rows through the base model. Yields (layers done, total, the outputs of the batches) after each layer.
+        """Run rows through the base model, one layer at a time.
 
-        The outputs, (rows, tokens, hidden) for each batch, are there after the last layer only. next_is: called with a batch
-        before the batch goes through a layer.
+        Yields (layers done, total, the outputs of the batches) after each layer. The outputs, (rows, tokens, hidden) for each
+        batch, are there after the last layer only. next_is: called with a batch before the batch goes through a layer.
         """
         base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
@@ -261,7 +261,7 @@ class _OnDisk:
 
 
 class _LayerShim(nn.Module):
-    """Replaces a layer: passes states through, or runs stored states through the layer and keeps its output."""
+    """Replaces a layer: passes states through, or runs stored states through it and keeps its output."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
         super().__init__()

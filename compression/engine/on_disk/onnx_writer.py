@@ -1,4 +1,4 @@
-"""Writes the ONNX file of a decoder too large for memory, tensor by tensor, and compares it with the model.
+"""Writes the ONNX file of a decoder too large for memory by tensor, and compares it with the model.
 
 The model runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file runs in its own runtime on
 the same inputs. A runtime loads the whole file, so a file is written only if it fits the memory that is left: a quantized file
@@ -122,7 +122,10 @@ class Graphs:
         return f"writing and opening it takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit"
 
     def baseline(self) -> Path:
-        """Return the folder of the float32 file; if an earlier attempt shipped it and it is missing, rewrite it."""
+        """Return the folder of the float32 file.
+
+        If an earlier attempt shipped the file and it is missing, write it again.
+        """
         place = self.shipping.place(BASELINE)
         if place.is_dir():
             return place
@@ -137,9 +140,9 @@ class Graphs:
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
     ) -> Generator[Step, None, Measured]:
-        """Write, verify and measure the file of the checkpoint in `source`. model: without weights, of that checkpoint.
+        """Write, verify and measure the file of the checkpoint in `source`.
 
-        Raises ExportMismatch if the file's outputs differ from the model's.
+        model: that checkpoint's model, without weights. Raises ExportMismatch if the file's outputs differ from the model's.
         """
         scheme = None if simulation is None else simulation.scheme
         layers = self._opened(source)

@@ -115,11 +115,11 @@ class OnDiskShipping:
         baseline: Path | None = None,
         compared: ComparedAnswers | NotCompared | None = None,
     ) -> Generator[Step, None, Measured]:
-        """Write config and tokenizer beside the weights in `place`, and measure. Yields the score's progress steps.
+        """Write config and tokenizer beside the weights in `place`, and measure.
 
-        model: without weights. stored: the storage type that the size reports, if the precision alone does not describe it.
-        baseline: folder of the ONNX file that latency is compared with. compared: the comparison with other processors'
-        outputs.
+        Yields the score's progress steps. model: without weights. stored: the storage type that the size reports, if the
+        precision alone does not describe it. baseline: folder of the ONNX file that latency is compared with. compared: the
+        comparison with other processors' outputs.
         """
         task, asked, family = self.spec.asked[0].task, self.spec.recipe.quantize, decoder_of(model)
         length = self.describe(model, place, kind)
@@ -204,11 +204,17 @@ class OnDiskShipping:
         return found
 
     def left(self) -> int:
-        """Return the bytes that this process leaves of the engine's memory limit; without a limit, sys.maxsize."""
+        """Return the bytes that this process leaves of the engine's memory limit.
+
+        Without a limit, return sys.maxsize.
+        """
         return sys.maxsize if self.spec.memory_bytes is None else max(self.spec.memory_bytes - resident(), 0)
 
     def block(self) -> int:
-        """Return how many bytes of a tensor to read at once, so that processing takes a quarter of the free memory."""
+        """Return how many bytes of a tensor to read at once.
+
+        Processing them takes a quarter of the memory that is left.
+        """
         return min(BLOCK, max(SMALLEST_BLOCK, self.left() // (4 * BLOCKS)))
 
 

@@ -1,4 +1,4 @@
-"""Writes a report's notes: what got worse, what did not help, and what a reader must know to judge it."""
+"""Writes a report's notes: what got worse, what did not help, and what a reader needs to judge it."""
 
 from collections.abc import Mapping
 

@@ -1,1 +1,4 @@
-"""The stages prepare, quantize, prune and distill, one file each. A stage changes the model and yields events."""
+"""The stages, one file each. A stage changes the model and yields events.
+
+They are prepare, quantize, prune and distill.
+"""

@@ -39,7 +39,7 @@ def apply_cut(
 def remade(
     context: StageContext, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]
 ) -> PreTrainedModel:
-    """Build a model from another one on the CPU; restore the device and simulated quantization of the original.
+    """Build a model from another one on the CPU, then give it that one's device and quantization.
 
     Ranges of a static scheme are calibrated again, since the inputs of the layers have changed. `context` keeps its model.
     """

@@ -13,9 +13,10 @@ PHASE = "augment"
 
 
 def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter) -> Generator[Event, Any, Augmented]:
-    """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log.
+    """Return train's rows followed by the new, unlabelled ones.
 
-    Nothing is saved: a new attempt generates the same rows again.
+    The result also has a note for the row and examples for the log. Nothing is saved: a new attempt generates the same rows
+    again.
 
     Raises Pause if a pause was requested, and the errors of opening the sources.
     """

@@ -1,4 +1,4 @@
-"""Distills the teachers into the pruned, fake-quantized student (Hinton et al. 2015; Jiao et al. 2020)."""
+"""Distills teachers into the pruned, fake-quantized student (Hinton et al. 2015; Jiao et al. 2020)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,7 +98,10 @@ STAGE = StageRunner(distill, phases, inputs, reads_unlabelled=True, asks_teacher
 
 
 def enter(context: StageContext) -> None:
-    """Replace the model by the student that the user names; smooth and fake-quantize it if the recipe says so."""
+    """Replace the model by the student that the user names.
+
+    The student is smoothed and fake-quantized if the recipe says so.
+    """
     cast, seed = context.cast, context.recipe.train.seed
     assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
     student = cast.student

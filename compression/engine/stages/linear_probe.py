@@ -1,4 +1,4 @@
-"""Fits a linear model to the uploaded model's frozen features: the score that tuning must at least reach."""
+"""Fits a linear model to the uploaded model's frozen features: tuning must reach at least its score."""
 
 from typing import Protocol, runtime_checkable
 

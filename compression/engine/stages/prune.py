@@ -49,11 +49,11 @@ ALWAYS_TOLD = ("hidden", "heads", "ffn")
 
 
 def prune(context: StageContext) -> Iterator[Event]:
-    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape.
+    """In each step, choose units by importance, slice a smaller stock model and recover.
 
-    Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining units. So each cut
-    continues from the one before, and an attempt that resumes in the middle of a step repeats the earlier cuts without
-    training.
+    Raises UnsupportedShape. Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining
+    units. So each cut continues from the one before, and an attempt that resumes in the middle of a step repeats the earlier
+    cuts without training.
     """
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -155,7 +155,7 @@ def plan_shape(
 
 
 def counter(model: PreTrainedModel) -> Count:
-    """Return a function that counts, by shape, the parameters of models like this one, including the head."""
+    """Return a function that counts, by shape, the parameters of models like this one, head included."""
     family, head = adapter_of(model), adapter_of(model).head(model)
     known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
     rows = table_rows(family.parameters_of(model), known)
@@ -213,7 +213,10 @@ def _solved(
 
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:
-    """Return the step, from 1, in which the earlier attempt was saved, and its progress; 0 and None if none."""
+    """Return the step, from 1, in which the earlier attempt was saved, and its progress.
+
+    Returns 0 and None if it was saved in no step.
+    """
     checkpointer = context.checkpointer
     if checkpointer is None:
         return 0, None

@@ -1,4 +1,4 @@
-"""Simulates the shipped quantization from this stage on, with quantization-aware training if requested."""
+"""Simulates the shipped quantization from here on, with quantization-aware training if requested."""
 
 import math
 from collections.abc import Iterator, Sequence

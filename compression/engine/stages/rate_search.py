@@ -67,7 +67,10 @@ class Probed:
     error: float
 
     def is_surely_better(self, other: "Probed") -> bool:
-        """Return whether the loss is lower by more than SURELY standard errors of the paired group difference."""
+        """Return whether the loss is surely lower.
+
+        That is, lower by more than SURELY standard errors of the difference, with the groups taken in pairs.
+        """
         if self.losses is None or other.losses is None:
             return self.losses is not None
         lower = other.losses - self.losses

@@ -20,7 +20,10 @@ from compression.training.trainer import train
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
-    """Return (name, epochs) of the training after each cut. Epochs are split equally; later ones get the rest."""
+    """Return (name, epochs) of the training after each cut.
+
+    Epochs are split equally; later trainings get the rest.
+    """
     epochs = settings.recovery.epochs if settings.recovery else 0
     if settings.steps == 1:
         return [("recover", epochs)]
@@ -36,7 +39,9 @@ def precompute(phase: str) -> str:
 
 
 def recover(context: StageContext, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
-    """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to validation.
+    """Train after a cut and keep the best epoch.
+
+    Layers join from shallow to deep. L2 adapts to the validation score.
 
     whole: the recipe's settings. step: the number of the preceding cut, from 1. epochs: those of this training. beside: extra
     tensors for its saves.
@@ -105,9 +110,10 @@ def epochs_alone(layers: int, epochs: int) -> int:
 
 
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """Return a function to call before each epoch, from 1: it unfreezes the epoch's layers and freezes the rest.
+    """Return a function to call before each epoch, from 1, that freezes and unfreezes layers.
 
-    A frozen parameter gets no gradient, so the optimizer neither updates nor decays it, and keeps no state for it.
+    It unfreezes the layers that train in the epoch and freezes the rest. A frozen parameter gets no gradient, so the optimizer
+    neither updates nor decays it, and keeps no state for it.
     """
     layers = adapter_of(model).layer_parameters(model)
 

@@ -30,10 +30,11 @@ its curve."""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
-    """Return the curve of each axis. Axes that the recipe does not prune are included: they may be cheaper.
+    """Return the curve of each axis.
 
-    Each point is the whole model with one axis cut, scored on a sample of validation rows. A shape that two ratios share is
-    scored once. Raises Pause if a pause was requested.
+    Axes that the recipe does not prune are included: they may be the cheaper ones. Each point is the whole model with one axis
+    cut, scored on a sample of validation rows. A shape that two ratios share is scored once. Raises Pause if a pause was
+    requested.
     """
     rows = context.rows["validation"]
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]

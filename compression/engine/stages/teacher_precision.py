@@ -52,7 +52,7 @@ def quantize_teacher(
 
 
 def restore_teacher(context: StageContext, guide: PreTrainedModel) -> None:
-    """Restore, bit for bit, the float weights of a teacher that `quantize_teacher` quantized with `again`."""
+    """Restore, bit for bit, the float weights of a teacher quantized by `quantize_teacher` with `again`."""
     place = _place(context)
     with safe_open(place, "pt") as file:
         unfreeze(guide, file.get_tensor)

@@ -1,4 +1,4 @@
-"""Reduces a model's vocabulary: models and rows change to the new ids together, and no output changes."""
+"""Reduces a model's vocabulary: models and rows change to the new ids together; no output changes."""
 
 from transformers import PreTrainedModel
 
