@@ -1,8 +1,9 @@
-"""Writes the ONNX file of a decoder too large for memory by tensor, and compares it with the model.
+"""Writes a large decoder's ONNX file tensor by tensor, and compares it with the model.
 
-The model runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file runs in its own runtime on
-the same inputs. A runtime loads the whole file, so a file is written only if it fits the memory that is left: a quantized file
-may fit although the checkpoint does not, and the float32 file, the latency baseline, fits if four bytes a parameter do.
+The decoder does not fit in memory. It runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file
+runs in its own runtime on the same inputs. A runtime loads the whole file, so a file is written only if it fits the memory
+that is left: a quantized file may fit although the checkpoint does not, and the float32 file, the latency baseline, fits if
+four bytes a parameter do.
 """
 
 from collections.abc import Generator, Mapping, Sequence
