@@ -1,1 +1,1 @@
-"""A whole job: its pipeline, its stages and backends, its checkpoints, its report. Everything else is below."""
+"""Runs a whole job: pipeline, stages, backends, checkpoints, report. All other packages are below it."""

@@ -1,9 +1,10 @@
-"""What is kept of a finished stage, so that a new attempt goes on from it and trains nothing twice.
+"""Saves and reads stage checkpoints, so that a new attempt resumes from them and repeats no training.
 
-A checkpoint is a folder named for its stage: the model as stock files, and state.json with the rows so far. It is written
-beside its place, synced and renamed, so a killed attempt and a power cut leave a whole one or none. It is trusted only for
-the same work up to there (the fingerprint) and only whole (every digest). Of several datasets each has such a folder of its
-own in the stage's, and the stage's own state.json, with the means, is written once all are there.
+A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written
+to a temporary folder beside its place, synced and renamed, so a killed attempt or a power cut leaves a complete checkpoint or
+none. It is used only if it comes from the same work up to that stage (the fingerprint) and is intact (every digest). In a job
+with several datasets, each dataset has such a folder inside the stage's; the stage's own state.json, with the means, is written
+once all are complete.
 """
 
 import json
@@ -46,17 +47,17 @@ from compression.system.sealed_folder import (
 from compression.training.budget import Spent
 
 FORMAT = 7
-"""Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
+"""Raise it if a stage computes or saves something else, so that older checkpoints must not be resumed."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SMOOTHED = "smoothed.safetensors"
-"""What the model's channels were divided by, where they were."""
+"""File of the factors that smoothing divided the model's channels by, if the model was smoothed."""
 TEACHERS = "teachers"
-"""Folder of the models that were trained beside the stage's own, numbered from 1."""
+"""Folder of the further models that the stage trained, numbered from 1."""
 Fingerprints = Mapping[Stage, str]
 
 
 class StageCheckpoint(Config):
-    """state.json: all that the rest of the job and the report need beside the weights."""
+    """The content of state.json: what the rest of the job and the report need besides the weights."""
 
     fingerprint: Annotated[
         str, Field(description="Of all that the stage's result depends on: data, model, code, recipe so far.")
@@ -78,17 +79,18 @@ class StageCheckpoint(Config):
 
 
 def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
-    """Digest, for each stage, all that the results depend on up to it: two jobs with the same one compute the same so far.
+    """Return, for each stage, a digest of all inputs of the results up to it.
 
-    So a job whose recipe differs from another's in a later stage alone can go on from what that one kept. Which stages are to
-    come is in it, since a row's remedies depend on that; how often training is saved, and in how many parts a batch is
-    computed, is not: a job whose memory did not suffice goes on from what it has.
+    Two jobs with the same fingerprint compute the same up to that stage. So a job whose recipe differs from another's only in a
+    later stage can resume from the other's checkpoint. The list of later stages is included, since a row's remedies depend on
+    it. The interval between saves and the number of micro-batches are not included, so that a job that ran out of memory can
+    resume from its checkpoints.
     """
     return {stage: text_digest(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
 
 
 def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
-    """Return, for each stage, what its fingerprint is made from."""
+    """Return, for each stage, the facts that its fingerprint is computed from."""
     parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
     labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
     distill = spec.recipe.distill
@@ -99,7 +101,7 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
         "stages": [STAGE_SPECS[stage].recipe_key for stage in planned(spec.recipe) if stage != BASELINE],
         "originals": distill.teachers.seeds if distill else 1,
         "targets": spec.targets.model_dump(mode="json"),
-        # lm-eval's key alone is left out where it is null: checkpoints of before there was one go on.
+        # lm-eval's key is omitted if it is null, so that checkpoints from before the key stay valid.
         "evaluate": spec.evaluate.model_dump(mode="json", exclude=None if spec.evaluate.lm_eval else {"lm_eval"}),
         "model": folder_digests(base, spec.model),
         "student": folder_digests(base, spec.student),
@@ -120,8 +122,10 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """Return what of a recipe counts up to a stage. Keys that have been removed stay, and those of
-    installed packages' stages count only where they are used, so that checkpoints go on."""
+    """Return the part of a recipe that counts up to a stage.
+
+    So that checkpoints stay valid, removed keys are kept, and keys of installed packages' stages count only if they are used.
+    """
     after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
     found = recipe.model_copy(update=after).model_dump(mode="json")
     added = {spec.recipe_key for spec in STAGE_SPECS.values() if spec.settings is not None}
@@ -144,10 +148,10 @@ def write(
     tokenizer: Path | None = None,
     smoothed: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here.
+    """Write `folder`/<stage>[/<part>] atomically and durably; `facts.files` is filled in here.
 
-    teachers: models that were trained beside it, kept in folders of their own. tokenizer: the folder of the one that the model
-    is for, where that is not the job's own. smoothed: by layer, what its channels were divided by.
+    teachers: the further models that the stage trained, saved in their own folders. tokenizer: the folder of the model's
+    tokenizer, if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
@@ -163,19 +167,22 @@ def write(
 
 
 def write_whole(folder: Path, facts: StageCheckpoint) -> tuple[File, ...]:
-    """Say that all parts of a stage are there: write its own state.json, durable. Return that file alone."""
+    """Mark a stage as complete for all datasets: write its own state.json durably, and return that file."""
     place = folder / facts.stage
     durable_files.write_text(place / STATE, seal(facts.model_dump_json(indent=1)))
     return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
 
 
 def within(part: str, files: Iterable[File]) -> tuple[File, ...]:
-    """Name a part's files as they lie in the stage's folder."""
+    """Return a dataset's files with their paths relative to the stage's folder."""
     return tuple(file.model_copy(update={"path": f"{part}/{file.path}"}) for file in files)
 
 
 def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> StageCheckpoint:
-    """Read and verify `folder`/<stage>[/<part>]. Raises Unusable where it is damaged or of other work."""
+    """Read and verify `folder`/<stage>[/<part>].
+
+    Raises UnusableCheckpoint if it is damaged or comes from other work.
+    """
     place = folder / stage / part
     try:
         facts = StageCheckpoint.model_validate_json(unseal(place / STATE))
@@ -188,7 +195,10 @@ def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> 
 
 
 def read_whole(folder: Path, stage: Stage, expected: Fingerprints, parts: Sequence[str]) -> StageCheckpoint:
-    """Read and verify a stage's folder, and those of its parts where it has several. Raises Unusable."""
+    """Read and verify a stage's folder, and the folders of its datasets if there are several.
+
+    Raises UnusableCheckpoint.
+    """
     facts = read(folder, stage, expected)
     for part in filter(None, parts):
         read(folder, stage, expected, part)
@@ -198,14 +208,15 @@ def read_whole(folder: Path, stage: Stage, expected: Fingerprints, parts: Sequen
 def latest(
     folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
 ) -> tuple[StageCheckpoint | None, list[str]]:
-    """Find the last stage that can be gone on from, and say why later ones cannot. parts: the names of several datasets.
+    """Return the last stage that can be resumed from, and the reasons why later ones cannot.
 
-    The baseline must be usable too: it is the teacher, and what latency is held against.
+    parts: the names of the datasets, if there are several. The baseline must be usable too: it is the teacher, and latency is
+    compared with it.
     """
     problems = []
     for stage in sorted(stages, key=STAGES.index, reverse=True):
         if not (folder / stage).is_dir() or (any(parts) and not (folder / stage / STATE).exists()):
-            continue  # not there, or some of its parts alone
+            continue  # missing, or only some of its datasets are there
         try:
             facts = read_whole(folder, stage, expected, parts)
             read_whole(folder, BASELINE, expected, parts)
@@ -217,7 +228,10 @@ def latest(
 
 
 def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
-    """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
+    """Open the model of a verified checkpoint, with its simulated quantization.
+
+    Raises UnusableCheckpoint.
+    """
     if facts.task == "several":
         raise ValueError("a stage of several parts has a model for each, and none of its own")
     try:
@@ -232,13 +246,13 @@ def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
 
 
 def open_smoothed(folder: Path, facts: StageCheckpoint) -> dict[str, Tensor]:
-    """Read what the channels of a verified checkpoint's model were divided by; nothing where they were not."""
+    """Read the smoothing factors of a verified checkpoint's model; empty if it was not smoothed."""
     path = folder / facts.stage / facts.part / SMOOTHED
     return load_file(path) if any(file.path == SMOOTHED for file in facts.files) else {}
 
 
 def open_teachers(folder: Path, facts: StageCheckpoint) -> list[PreTrainedModel]:
-    """Open the models that were trained beside a verified checkpoint's, in their order. Raises Unusable."""
+    """Open the further models of a verified checkpoint, in their order. Raises UnusableCheckpoint."""
     kept = {path[1] for path in (file.path.split("/") for file in facts.files) if path[0] == TEACHERS}
     if facts.task == "several" or not kept:
         return []

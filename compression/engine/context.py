@@ -1,4 +1,4 @@
-"""What the stages hand on to each other: the model as it is now, its teacher, the rows, and where the job is."""
+"""Holds the state that stages share: the current model, its teacher, the rows and the job's progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,18 +28,18 @@ from compression.training.save import ResumableTraining, TrainingCheckpointer
 
 @dataclass
 class StageContext:
-    """One job while it runs. A stage changes `model` in place or puts another there.
+    """The state of a running job. A stage changes `model` in place or replaces it.
 
-    `teacher` is the prepared model in full precision, frozen, where a stage asks it; `pruning` what the cut took, for the
-    report; `notes` what the row of the current stage should say; `parts` in how many parts batches go through a model;
-    `saver` keeps training in progress; `budget` is what all training together may take; `augmenter` makes new rows, if the
-    recipe asks for them; `unlabelled` inputs for the general phase, where there are any; `cast` the job's models by their
-    folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were asked; `base_rows` the
-    rows as the base model reads them, once a student that the job names has taken its place; `scratch` a folder for what
-    may be lost; `input_pruner` takes the inputs (tokens) that the cut does not leave; `sensitivity` the curves that it
-    drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges were found
-    after the current stage; `smoothed` what the channels of which layer were divided by before they were rounded, until a
-    cut; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
+    `teacher` is the prepared model in full precision, frozen, if a stage needs it. `pruning` describes what pruning removed,
+    for the report. `notes` are the notes of the current stage's row. `parts` is the number of micro-batches of a batch.
+    `checkpointer` saves training in progress. `budget` limits all training together. `augmenter` generates new rows, if the
+    recipe has augmentation. `unlabelled` holds the inputs of the general phase, if there are any. `cast` holds the job's
+    models by folder. `originals` are further trained teachers, on the CPU, until their outputs are computed. `base_rows` are
+    the rows as tokenized for the base model, if a student that the job names has replaced it. `scratch` is a folder for files
+    that may be lost. `input_pruner` removes the inputs (tokens) that pruning drops. `sensitivity` holds pruning's sensitivity
+    curves, for the report. `timed` exports a model and measures its latency. `ranges` holds the check of the quantization
+    ranges after the current stage. `smoothed` holds, by layer, the factors that smoothing divided the channels by, until a
+    cut. `memory` is the limit in bytes above which the engine is stopped, if there is one.
     """
 
     recipe: Recipe
@@ -66,18 +66,18 @@ class StageContext:
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
     memory: int | None = None
     new_head: bool = False
-    """Whether the model's head was drawn for this job, and did not come with it."""
+    """Whether the model's head was initialised at random for this job, because the model had none."""
     preparation: Preparation | None = None
-    """How the baseline was tuned; None until it is, and once the baseline has its row."""
+    """How the baseline was tuned; None before that, and again after the baseline has its row."""
 
     @property
     def task(self) -> TaskAdapter:
-        """What the job's rows ask."""
+        """The task of the job's rows."""
         return self.rows["train"].task
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
@@ -93,7 +93,10 @@ class StageContext:
         patience_from: int = 0,
         seed: int | None = None,
     ) -> TrainingConfig:
-        """Make the plan of one training: what the recipe says of all of them, and what is this one's own. seed: else theirs."""
+        """Return the config of one training: the recipe's common settings and its own.
+
+        seed: by default, the recipe's.
+        """
         common = self.recipe.train
         return TrainingConfig(
             name=name,
@@ -114,15 +117,15 @@ class StageContext:
         )
 
     def begin(self, stage: Stage) -> None:
-        """Take note of the stage that is at work: progress and saves are its own from now on."""
+        """Set the current stage: progress and saves belong to it from now on."""
         self.tracker.stage = stage
         if self.checkpointer is not None:
             self.checkpointer.stage = stage
 
     def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining | None:
-        """Return one training of the current stage as it is saved and taken up; None if nobody saves.
+        """Return one training's ResumableTraining in the current stage; None without a checkpointer.
 
-        beside: what is saved with it, as it is at each save.
+        beside: extra tensors that each save stores, with their values at that time.
         """
         return (
             ResumableTraining(self.checkpointer, phase, self.notes, {} if beside is None else beside)
@@ -131,17 +134,20 @@ class StageContext:
         )
 
     def check_pause(self) -> None:
-        """Raise Pause where one is asked for: for long work between trainings, which is done again from its beginning."""
+        """Raise Pause if a pause was requested.
+
+        For long work outside training; it restarts from the beginning.
+        """
         if self.checkpointer is not None and self.checkpointer.pause_asked():
             raise Pause
 
     def cache_file(self, name: str) -> tuple[Path, float] | None:
-        """Say which file what a teacher says may go to, and how many bytes of it; None where the recipe allows none."""
+        """Return the path and byte limit of the teacher-output cache, or None if disk caching is off."""
         distill = self.recipe.distill
         if self.scratch is None or distill is None or not distill.spill_gib:
             return None
         return self.scratch / f"teacher-{name}.float16", distill.spill_gib * 2**30
 
     def validate(self) -> Validation:
-        """Score the model as it is now on validation."""
+        """Score the current model on validation."""
         return validate(self.model, self.rows["validation"], self.parts)

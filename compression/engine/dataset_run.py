@@ -1,4 +1,4 @@
-"""One dataset's part of a job: its rows, the model that is made for it, and how that is shipped and taken up again."""
+"""Runs a job on one dataset: holds its rows and model, ships the model, resumes from checkpoints."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,18 +49,18 @@ from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
 
 UNPACKED = Path("scratch", "unpacked")
-"""Where in the job's output models lie that stock code opens, if what was sent are not such ones."""
+"""Folder in the job's output of models that stock code opens, if it cannot open the uploaded ones."""
 SAMPLE = 64
-"""Rows of validation on which an artifact must answer as the engine does."""
+"""Rows of validation on which an artifact's outputs must match the engine's."""
 
 
 @dataclass
 class DatasetRun:
     """A dataset, the state of its model between stages, and its own rows so far.
 
-    evaluate: what the job asks for this dataset, with the window that it leaves open; kind: as what the model is shipped and
-    measured after each stage; scored: by split, the rows that are scored, where these are not all; draws: by stage, what its
-    artifact scores on resamples of the rows.
+    evaluate: the job's evaluation settings for this dataset, with an open window filled in. kind: the kind of artifact that
+    ships and is measured after each stage. scored: by split, the rows that are scored, if not all of them are. draws: by stage,
+    the artifact's scores on resamples of the rows.
     """
 
     spec: Spec
@@ -80,7 +80,7 @@ class DatasetRun:
 
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "DatasetRun":
-        """Read model and data, and refuse before any training what cannot be done."""
+        """Read model and data, and refuse an impossible job before any training."""
         recipe, output, modality = spec.recipe, base / spec.output, modality_of(asked.task)
         sent = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model")
         dataset = modality.read(asked.data, base, asked.task, recipe.train.seed)
@@ -137,27 +137,27 @@ class DatasetRun:
         return part
 
     def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
-        """Keep training in progress by `saver`, and tell of it on the job's journey. fingerprints: of the job's stages."""
+        """Set the checkpointer for training in progress, the job's tracker and its stages' fingerprints."""
         self.state.checkpointer, self.state.tracker, self.fingerprints = checkpointer, tracker, fingerprints
 
     @property
     def name(self) -> str:
-        """What the dataset is called, of several; empty where it is the only one."""
+        """The dataset's name; empty if it is the job's only one."""
         return self.asked.name
 
     @property
     def seed(self) -> int:
-        """Of the resamples of its rows: each dataset has its own, so that the draws of several are independent."""
+        """Seed of the resamples of its rows. Each dataset has its own, so that their draws are independent."""
         return [one.name for one in self.spec.asked].index(self.name)
 
     @property
     def task(self) -> Task:
-        """What the dataset is for."""
+        """The dataset's task."""
         return self.asked.task
 
     @property
     def scored_rows(self) -> dict[Split, Path]:
-        """Where the measuring process finds the splits that it scores."""
+        """Files from which the measuring process reads the splits that it scores."""
         return {split: self.output / "scratch" / f"{split}{self._suffix}.jsonl" for split in SCORED}
 
     @property
@@ -165,9 +165,10 @@ class DatasetRun:
         return f"-{self.name}" if self.name else ""
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
+        """Resume from a finished stage: restore its rows, its model and its teacher.
 
-        folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
+        folder: the folder of its checkpoint. beginning: the folder of the baseline's checkpoint, which an earlier attempt may
+        have written. Raises UnusableCheckpoint, before anything is changed.
         """
         model = checkpoints.open_model(folder, done)
         first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.name)
@@ -181,16 +182,16 @@ class DatasetRun:
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.state.sensitivity = done.sensitivity
         self.state.smoothed = checkpoints.open_smoothed(folder, done)
-        self.state.notes.clear()  # of opening the job: the baseline's row has them
+        self.state.notes.clear()  # notes of opening the job: the baseline's row has them
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
     def _asks_originals_after(self, stage: Stage) -> bool:
-        """Return whether a later stage of the job asks the further originals."""
+        """Return whether a later stage of the job needs the further originals."""
         later = STAGES[STAGES.index(stage) + 1 :]
         return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
 
     def restore_baseline(self) -> Iterator[Event]:
-        """Write the baseline's artifact again where it is not there, from the model that teaches; keep that where it does."""
+        """Rewrite a missing baseline artifact from the teacher; drop the teacher if the recipe has none."""
         if not self._has_artifact(self.rows[0]):
             assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
@@ -204,39 +205,42 @@ class DatasetRun:
         return (self.artifact_folder(baseline.artifact) / "config.json").is_file()
 
     def follow_cut(self) -> None:
-        """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""
+        """Change to the new token ids if an earlier stage cut the vocabulary: its model knows no others."""
         if follows_cut(self.rows[-1].stage):
             reduce_vocabulary(self.state, model=False)
 
     def new_tokenizer(self, stage: Stage) -> Path | None:
-        """Where the tokenizer lies that a stage's model needs in the place of the job's own."""
+        """Return the folder of the tokenizer that a stage's model needs instead of the job's own, or None."""
         return self.state.input_pruner.folder if self.state.input_pruner is not None and follows_cut(stage) else None
 
     def reader(self, stage: Stage) -> ModelSource:
-        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        """Return the source whose preprocessor fits a stage's model.
+
+        It is the base, or the student that replaced it.
+        """
         cast = self.state.cast
         assert cast is not None, "a job has a cast"  # noqa: S101
         return cast.student if stage == DISTILLED and cast.student is not None else cast.base
 
     def artifact_folder(self, name: str) -> Path:
-        """Where an artifact's files lie."""
+        """Return the folder of an artifact's files."""
         return self.output / "artifacts" / name
 
     def ship(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
     ) -> Generator[Step, None, ShippedArtifact]:
-        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
+        """Export, reopen, verify and measure a model as one artifact.
 
-        Ticks tell how far the score is.
+        Latency is compared with the baseline's. Yields the score's progress steps.
 
-        half: in 16 bits, whatever integers are simulated in it. rows: makes what before.json holds of its figures; those that
-        there are, where it is None.
+        half: ship in 16 bits, whatever quantization the model simulates. rows: returns the rows for before.json from the
+        artifact's figures; if None, the existing rows are used.
         """
         simulation = simulation_of(model)
         precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None, model, kind)
         is_baseline = stage == BASELINE and kind == self.kind
         device = next(model.parameters()).device
-        model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
+        model.cpu()  # artifacts are for the CPU, and are compared with the CPU's outputs
         process.release_memory()
         reader = self.reader(stage)
         provenance = Provenance(Origin.of(self.spec, self.base), rows or (lambda _: self.rows), self.name or None)
@@ -267,7 +271,10 @@ class DatasetRun:
         return shipped
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
-        """Export a model as the cut one's artifact would be, and measure its latency alone, against the baseline's artifact."""
+        """Export a model in the form of the pruned artifact and measure only its latency.
+
+        The latency is compared with the baseline artifact's.
+        """
         process.release_memory()
         return measure_latency(
             model,
@@ -282,9 +289,9 @@ class DatasetRun:
         )
 
     def finish(self, stage: Stage, shipped: ShippedArtifact, seconds: float, figures: tuple[TaskFigure, ...]) -> Row:
-        """Complete a stage's row; what was noted for it is used up.
+        """Complete a stage's row and clear its notes.
 
-        What the figures speak for is offered once for the job, so of several parts none offers anything itself.
+        Remedies are offered once for the job, so in a job with several datasets the row of each offers none.
         """
         row = self.row(stage, shipped, seconds).model_copy(update={"lm_eval": figures})
         if self.name and row.verdict is not None:
@@ -294,9 +301,9 @@ class DatasetRun:
         return row
 
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
-        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint in `folder`.
+        """Return the model after a stage: the current one, or that of the stage's checkpoint in `folder`.
 
-        A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
+        A checkpoint that was damaged since must not fail the job: then the last stage's model is returned, and the log says so.
         """
         last = self.rows[-1].stage
         if stage == last:
@@ -309,7 +316,7 @@ class DatasetRun:
             return last, self.state.model
 
     def row(self, stage: Stage, shipped: ShippedArtifact, seconds: float) -> Row:
-        """Put a stage's figures together."""
+        """Build a stage's row with its verdict."""
         self.draws[stage] = shipped.draws
         row = stage_row(
             stage,
@@ -328,7 +335,7 @@ class DatasetRun:
         return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, task=task, draws=draws)
 
     def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> StageCheckpoint:
-        """Say what must be known to go on after `stage`."""
+        """Return the facts that a job needs to resume after `stage`."""
         return StageCheckpoint(
             fingerprint=self.fingerprints[stage],
             stage=stage,
@@ -347,7 +354,10 @@ class DatasetRun:
 
 
 def _evaluation(spec: Spec, asked: Asked, dataset: Dataset) -> Evaluate:
-    """Return what the job asks for a dataset. Raises InvalidSpec, also for a recipe that its task cannot have."""
+    """Return the evaluation settings for a dataset.
+
+    Raises InvalidSpec, also if the recipe does not fit the dataset's task.
+    """
     names = [one.name for one in spec.asked]
     evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
     check_task(asked.task, spec.recipe, evaluate)
@@ -355,7 +365,10 @@ def _evaluation(spec: Spec, asked: Asked, dataset: Dataset) -> Evaluate:
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Say as what a model is shipped; where that is no ONNX file, note why. Raises InvalidSpec if a file must be timed."""
+    """Return the kind of a model's artifacts; if it is not ONNX, note why.
+
+    Raises InvalidSpec if a target latency needs an ONNX file.
+    """
     if (unknown := hindered(model)) is None:
         return "onnx"
     notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
@@ -368,7 +381,7 @@ def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
 def _named(
     spec: Spec, base: Path, modality: Modality, dataset: Dataset, notes: list[str], own: ModelSource
 ) -> tuple[Path | None, list[Path]]:
-    """Return the folders of the student and of the teachers that the job names, such as stock code may open."""
+    """Return the folders of the job's student and teachers, in a form that stock code can open."""
     unpacked, student = base / spec.output / UNPACKED, None
     if spec.student is not None:
         sent = sanitized_folder.sanitized_folder(base / spec.student, unpacked / "student")

@@ -1,7 +1,9 @@
-"""A sign of life from work that has no steps to tell: a calibration pass over long rows, a large model asked for its score.
+"""Sends a heartbeat during work without progress steps.
 
-Whoever runs the engine ends one that says nothing for long (`LATHE_STALL_SECONDS`). Such work is many calls of layers, so every
-call of a layer is a place to say that it goes on; a process that hangs calls none.
+Examples are a calibration pass over long rows and the scoring of a large model.
+
+The worker ends an engine that is silent for too long (`LATHE_STALL_SECONDS`). Such work consists of many layer calls, so the
+heartbeat is sent from layer calls; a process that hangs makes none.
 """
 
 import time
@@ -12,12 +14,12 @@ from typing import Any
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 SECONDS = 10.0
-"""Between two signs: far less than anyone waits before an engine is ended, and far more than a sign costs."""
+"""Interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs."""
 
 
 @contextmanager
 def heartbeat(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` where layers are called, of any model in this process, but once in SECONDS at the most."""
+    """Call `tell` from layer calls of any model in this process, at most once in SECONDS."""
     last = time.monotonic()
 
     def beat(*_: Any) -> None:

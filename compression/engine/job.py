@@ -1,7 +1,7 @@
-"""One job: its specification, the datasets' parts that the stages work on, and what all of it has brought so far.
+"""Runs one job: holds its specification, the datasets that stages work on, and the results so far.
 
-A stage goes across the parts, one after the other, and ends with one row: that of the only part, or the mean of several. Of
-several one is in memory at a time; the others lie in the checkpoint of the stage that they finished last.
+A stage runs on each dataset in turn and ends with one row: that of the only dataset, or the mean of several. If there are
+several, one is in memory at a time; the others are in the checkpoint of the stage that they finished last.
 """
 
 import shutil
@@ -42,9 +42,9 @@ from compression.training.save import TrainingCheckpointer
 
 @dataclass
 class Job:
-    """What the parts of a job have in common: where it lies, its rows, its artifacts, its report.
+    """The state that a job's datasets share: its folders, its rows, its artifacts, its report.
 
-    `about` holds what the report says of each dataset; `part` is the one at work, None between two of several.
+    `about` holds the report's facts about each dataset. `part` is the current DatasetRun, None between two of several.
     """
 
     spec: Spec
@@ -60,7 +60,7 @@ class Job:
 
     @classmethod
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
-        """Read model and data, and refuse before any training what cannot be done."""
+        """Read model and data, and refuse an impossible job before any training."""
         about: dict[str, DatasetSummary] = {}
         part: DatasetRun | None = None
         for asked in spec.asked:
@@ -85,11 +85,11 @@ class Job:
 
     @property
     def finished(self) -> set[Stage]:
-        """Stages that have their row."""
+        """The stages that have their row."""
         return {row.stage for row in self.rows}
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[StageCheckpoint | None, list[str]]:
-        """Find where an earlier attempt got to: its last stage, and the training that it was in."""
+        """Find an earlier attempt's last stage and its saved training; return the stage and any problems."""
         if self.spec.resume is None:
             return None, []
         done, problems = checkpoints.latest(self.base / self.spec.resume, stages, self.fingerprints, tuple(self.about))
@@ -97,7 +97,7 @@ class Job:
         return done, problems + ([problem] if problem else [])
 
     def go_on_from(self, done: StageCheckpoint) -> Iterator[Event]:
-        """Take up an earlier attempt: its rows, its models and its teachers. Nothing is trained."""
+        """Resume an earlier attempt: restore its rows, models and teachers, without training."""
         folder = self.base / (self.spec.resume or "")
         try:
             if self.part is not None:
@@ -117,7 +117,7 @@ class Job:
             self.part.follow_cut()
 
     def enter(self, asked: Asked) -> Generator[Event, None, DatasetRun]:
-        """Bring a part to work, as it was after the stage that was finished last."""
+        """Load a dataset's run in its state after the last finished stage."""
         self.checkpointer.part = self.tracker.part = asked.name
         if self.part is not None and self.part.name == asked.name:
             return self.part
@@ -136,14 +136,17 @@ class Job:
         return part
 
     def folder_of(self, stage: Stage) -> Path:
-        """Where the checkpoints lie that have a finished stage: this attempt's, or the earlier one's."""
+        """Return the folder of a finished stage's checkpoints: this attempt's, or the earlier one's."""
         folder = self.output / "checkpoints"
         if self.spec.resume is not None and not (folder / stage / STATE).is_file():
             return self.base / self.spec.resume
         return folder
 
     def do(self, stage: Stage) -> Iterator[Event]:
-        """Take each part through a stage, and end it with its row. Raises Pause between two parts where one is asked for."""
+        """Run a stage on each dataset and end it with its row.
+
+        Raises Pause between two datasets if a pause was requested.
+        """
         done: dict[str, Row] = {}
         files: tuple[File, ...] = ()
         limits, draws = [], []
@@ -172,7 +175,7 @@ class Job:
         yield StageFinished(row=row, checkpoint=files)
 
     def do_part(self, stage: Stage, asked: Asked) -> Generator[Event, None, StageCheckpoint]:
-        """Do a stage's work on one part, ship its model as it is then, complete its row and keep a checkpoint."""
+        """Run a stage on one dataset, ship its model, complete its row and write a checkpoint."""
         kept = self._kept(stage, asked)
         if kept is not None:
             self.artifacts += kept.artifacts
@@ -200,12 +203,12 @@ class Job:
         return facts
 
     def _ask_tasks(self, part: DatasetRun, stage: Stage) -> Generator[Event, None, tuple[TaskFigure, ...]]:
-        """Ask a stage's model what lm-eval's tasks ask, where the job wants that."""
+        """Run lm-eval's tasks on a stage's model if the job has any."""
         asked = self.spec.evaluate.lm_eval
         if asked is None:
             return ()
         state, place, cache = part.state, harness_job.place_of(self.spec, self.base), harness_job.cache_of(self.spec, self.base)
-        reading: Any = part.reader(stage).reading  # of a language model, which reads by a tokenizer
+        reading: Any = part.reader(stage).reading  # a language model's preprocessor, which has a tokenizer
         tokenizer, seed, parts = reading.tokenizer, state.recipe.train.seed, state.parts
         precompute = harness_job.ask(
             state.model, tokenizer, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
@@ -217,7 +220,7 @@ class Job:
         return figures
 
     def _kept(self, stage: Stage, asked: Asked) -> StageCheckpoint | None:
-        """Take over a part that an earlier attempt took through the stage it did not finish, if it came from the same rows."""
+        """Copy a dataset's checkpoint from an earlier attempt's unfinished stage, if earlier rows agree."""
         if not asked.name or self.spec.resume is None:
             return None
         folder = self.base / self.spec.resume
@@ -252,15 +255,15 @@ class Job:
     def ship_checkpoint(self) -> Iterator[Event]:
         """Ship the headline's models a second time, as checkpoints of their own library.
 
-        A language model's in 16 bits too, the form that others train on and evaluate; and both forms of what it was cut to as
-        well, where an earlier stage is the headline. Where no ONNX file can be written, integers were shipped so after their
-        stage, and 16 bits alone are left to ship.
+        A language model also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is the headline,
+        both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already shipped in this
+        form after its stage, and only 16 bits are left to ship.
         """
         last = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
-            self.tracker.stage = last  # to enter a part may write the baseline's artifact again
+            self.tracker.stage = last  # entering a dataset may rewrite the baseline's artifact
             yield from self.tracker.emit_boundary(LAST, done=False)
             is_language = TASKS[part.task].generates
             forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
@@ -270,7 +273,7 @@ class Job:
             shipped: set[Stage] = set()
             for wanted in stages:
                 stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
-                if stage in shipped:  # it is the headline too, or the headline's checkpoint was damaged
+                if stage in shipped:  # it is also the headline, or the headline's checkpoint was damaged
                     continue
                 for number, half in enumerate(forms, len(shipped) * len(forms)):
                     shipping = part.ship(model, stage, "transformers", half=half)
@@ -291,7 +294,7 @@ class Job:
 
 @contextmanager
 def named(asked: Asked) -> Iterator[None]:
-    """Let an error say which of several datasets it is about."""
+    """Add the dataset's name to errors if there are several datasets."""
     try:
         yield
     except CompressionError as problem:

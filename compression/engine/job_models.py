@@ -1,4 +1,4 @@
-"""Who takes part in a job beside the model at hand: its base, and the student and the teachers that the user names."""
+"""Resolves a job's other models: the base, and the student and the teachers that the user names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,8 +32,8 @@ STUDENT = "models.student"
 class ModelSource:
     """A model in a folder.
 
-    param: the job's name for it; positions: the most tokens that it takes; config: the model's own; aligned: whether it cuts
-    train's texts into the student's tokens.
+    param: its name in the job. positions: its maximum number of tokens. config: the model's own. aligned: whether it tokenizes
+    train's texts as the student does.
     """
 
     param: str
@@ -47,10 +47,10 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class JobModels:
-    """The job's models by the folders that they are opened from, and its data, which each reads in its own way.
+    """The job's models by folder, and its data, which each model tokenizes in its own way.
 
-    input_pruner: the inputs that the cut has left, once it has; who shares the base's preprocessor is then opened with these
-    alone.
+    input_pruner: set after the vocabulary is cut, to the inputs that remain. Models that share the base's preprocessor are then
+    opened with these inputs alone.
     """
 
     base: ModelSource
@@ -61,14 +61,17 @@ class JobModels:
     input_pruner: InputPruner | None = None
 
     def opened(self, who: ModelSource, seed: int) -> PreTrainedModel:
-        """Open a model for the task, its answers in the order of the data's labels; a head that it lacks is drawn by `seed`."""
+        """Open a model for the task, with its outputs in the order of the data's labels.
+
+        If it lacks the head, the head is initialised at random with `seed`.
+        """
         model = loading.in_order(
             loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels
         )
         return self.input_pruner.model(model) if self.input_pruner is not None and who.aligned else model
 
     def trimmed(self, pruner: InputPruner) -> "JobModels":
-        """Let everyone who reads as the base does read with its new preprocessor, but for models that it does not fit."""
+        """Return the models with the base's new preprocessor, for each aligned model that it fits."""
 
         def other(who: ModelSource) -> ModelSource:
             aligned = who.aligned and pruner.fits(who.config)
@@ -78,7 +81,7 @@ class JobModels:
         return replace(self, base=other(self.base), teachers=tuple(map(other, self.teachers)), input_pruner=pruner)
 
     def read(self, who: ModelSource, split: Split, made: Sequence[Any] = ()) -> Examples:
-        """Encode a split as a model reads it, and behind it the rows that were made of it."""
+        """Encode a split for a model, followed by the rows that augmentation made from it."""
         rows = who.reading.encode(self.dataset, split, self.task)
         return who.reading.with_made(rows, made, self.task) if made else rows
 
@@ -92,9 +95,9 @@ def resolve_models(
     recipe: Recipe,
     planned: Shape,
 ) -> JobModels:
-    """Look at the models that a job names, and refuse before any training what they cannot be asked for.
+    """Open the models that a job names, and refuse impossible combinations before any training.
 
-    planned: the shape that the base model will have been cut to. Raises what opening a model does, with `param` saying which,
+    planned: the shape of the base model after pruning. Raises the errors of opening a model, with `param` naming the model,
     LabelMismatch and InvalidSpec.
     """
     check_models(recipe, student=student is not None, teachers=len(teachers))
@@ -115,7 +118,7 @@ def resolve_models(
 
 
 def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> ModelSource:
-    """Open a named model once, so that what is wrong with it is known now."""
+    """Open a named model once, so that its errors are raised now."""
     dataset, task = cast.dataset, cast.task
     try:
         config = loading.read_config(folder)
@@ -135,7 +138,7 @@ def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> Mod
 
 
 def _aligned(cast: JobModels, who: ModelSource, reader: ModelSource) -> ModelSource:
-    """Say of a model whether it cuts texts into the tokens that `reader` does: not by its files, but on train's rows."""
+    """Set `aligned` if a model tokenizes train's rows as `reader` does. Tokens are compared, not files."""
     mine, other = (cast.read(each, "train") for each in (who, reader))
     return replace(who, aligned=mine.cut_like(other))
 

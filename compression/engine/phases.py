@@ -1,4 +1,4 @@
-"""The phases of a whole job with their expected times: those of its stages, and shipping after each."""
+"""Lists a job's phases with their expected times: each stage's phases, and shipping after it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,10 +13,10 @@ SHIP, LAST = "export and measure", "export the checkpoint"
 
 
 def job_progress(recipe: Recipe, rows: Mapping[str, int], asked: LmEval | None = None) -> ProgressTracker:
-    """List the phases of a job with one dataset. rows: of each split; asked: of lm-eval after each stage."""
+    """Return the tracker of a job with one dataset. rows: by split; asked: the lm-eval settings, if any."""
     found = phases(recipe, rows)
     if asked is not None:
-        # How long these take nobody knows: each as long as all else that is done to ship a stage.
+        # How long lm-eval takes is unknown: each run is assumed to take as long as shipping a stage.
         at = [number for number, phase in enumerate(found) if phase.name == SHIP]
         for number in reversed(at):
             found.insert(number, replace(found[number], name=LM_EVAL))
@@ -24,13 +24,16 @@ def job_progress(recipe: Recipe, rows: Mapping[str, int], asked: LmEval | None =
 
 
 def multi_dataset_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]]) -> ProgressTracker:
-    """List the phases of a job with several: stage by stage, in each the parts in their order. rows: name → split → rows."""
+    """Return the tracker of a job with several datasets.
+
+    Phases go stage by stage, and in each stage through the datasets in order. rows: name → split → rows.
+    """
     found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
     return ProgressTracker(sorted(found, key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage))))
 
 
 def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
-    """List one dataset's phases with their expected times: only how they compare to each other matters."""
+    """Return one dataset's phases with their expected times. Only the ratios between the times matter."""
     expected, stages = ExpectedWork(recipe, rows), planned(recipe)
     found: list[Phase] = []
     for stage in stages:

@@ -1,8 +1,8 @@
-"""compress(): the baseline and the three stages in their fixed order, a measured row after each.
+"""compress() runs the baseline and the three stages in fixed order, with a measured row after each.
 
 prepare → ship → quantize → ship → prune → ship → distill → ship. Shipping means: write the artifact, reopen it in its own
-runtime, hold it against the engine's model, and measure it. A stage that the recipe leaves out has no row. A decoder that
-shall not be trained, and that memory does not hold, goes another way with the same rows (`streaming`).
+runtime, compare it with the engine's model, and measure it. A stage that the recipe omits has no row. A decoder that is not
+trained and does not fit in memory runs on another backend with the same rows (`on_disk`).
 """
 
 from collections.abc import Callable, Iterator
@@ -21,9 +21,10 @@ from compression.system.interrupts import Pause, never
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Do one job; yield what happens. Relative paths of the specification are taken from `base`.
+    """Run one job; yield its events. Relative paths in the specification are relative to `base`.
 
-    Raises CompressionError where the job cannot be done as asked, and Pause after a step or a stage at which `pause_asked`.
+    Raises CompressionError if the job cannot be done as specified, and Pause after a step or a stage if `pause_asked` returns
+    True.
     """
     torch.set_num_threads(spec.threads or process.usable_cores())
     stages = planned(spec.recipe)

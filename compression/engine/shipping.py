@@ -1,4 +1,4 @@
-"""Ship: export the engine's model, reopen the files, verify them, and measure what will be downloaded."""
+"""Ships a model: exports it, reopens and verifies the files, and measures the downloadable artifact."""
 
 import tempfile
 from collections.abc import Callable, Generator, Sequence
@@ -43,12 +43,12 @@ from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfM
 from compression.system.progress import Step, run_silently
 
 TIMED_SECONDS = 3.0
-"""Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
+"""Timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart."""
 
 
 @dataclass(frozen=True)
 class ShippedArtifact:
-    """An artifact on disk with the figures that were measured on it. Its files are listed once the folder is complete."""
+    """An artifact on disk with its measured figures. Its files are listed after the folder is complete."""
 
     artifact: Artifact
     size: Size
@@ -61,7 +61,7 @@ class ShippedArtifact:
 
     @property
     def figures(self) -> Figures:
-        """Return what cards and before.json tell of it."""
+        """Return the figures for model cards and before.json."""
         return Figures(
             size=self.size,
             latency=self.latency,
@@ -76,14 +76,14 @@ Rows = Callable[[ShippedArtifact], Sequence[Figured]]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an artifact comes from, and what its figures are compared with."""
+    """The origin of an artifact, and the rows that its figures are compared with."""
 
     origin: Origin
     rows: Rows
-    """Called once, when the artifact is measured: the job's rows from the baseline to its own stage, which its figures may
-    complete."""
+    """Called once, after the artifact is measured. Returns the job's rows from the baseline to its own stage; its figures may
+    complete the last one."""
     part: str | None = None
-    """Of several datasets, the one that it is for."""
+    """The artifact's dataset, if there are several."""
 
 
 def ship(
@@ -108,17 +108,17 @@ def ship(
     provenance: Provenance | None = None,
     emulate_seconds: float | None = None,
 ) -> Generator[Step, None, ShippedArtifact]:
-    """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
+    """Write output/artifacts/<name>/ atomically, replacing what was there, and return its figures.
 
-    Ticks tell how far the score is.
+    Yields the score's progress steps.
 
-    model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
-    holds tokenizer.json. test_rows, validation_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
-    artifact that latency is held against. sample: a few rows that the reopened artifact is verified with. seed: of the
-    resamples of the rows. last_try: figures for which memory does not suffice are told as not measured. provenance: for the
-    card and before.json. emulate_seconds: for asking an int8 ONNX file under another instruction set.
+    model: a stock model for `task`, with simulated quantization if `precision` is an integer one. tokenizer: the folder that
+    holds tokenizer.json. test_rows, validation_rows: JSONL of rows in the format of `scoring`. baseline: folder of the FP32
+    ONNX artifact that latency is compared with. sample: a few rows on which the reopened artifact is verified. seed: that of
+    the rows' resamples. last_try: figures for which memory is too small are reported as not measured. provenance: for the
+    model card and before.json. emulate_seconds: time for running an int8 ONNX file under another instruction set.
 
-    Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
+    Raises ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
     int8, half = precision in INTEGERS, precision == "bfloat16"
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -129,12 +129,12 @@ def ship(
             write_transformers(model, folder, int8=int8, half=half)
         weights = [path for pattern in WEIGHTS for path in folder.glob(pattern)]
         for path in weights:
-            path.chmod(0o644)  # safetensors writes for the owner alone
+            path.chmod(0o644)  # safetensors writes files that only the owner can read
         modality_of(task).write_preprocessor(tokenizer, folder, max_length, task, model)
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scorer_of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
-        # Where nothing is simulated, integers are written as dynamic-int8.
+        # If nothing is simulated, weights are quantized as dynamic-int8.
         simulation = simulation_of(model) or DYNAMIC
         compared = None
         if kind == "onnx" and int8 and simulation.scheme in ROUNDS_ACTIVATIONS:
@@ -198,7 +198,10 @@ def ship(
 
 
 def complete_artifact(shipped: ShippedArtifact, folder: Path, card: ModelCard) -> ShippedArtifact:
-    """Put an artifact's card, before.json, recipe, licence and manifest beside its measured files; return it with its files."""
+    """Add card, before.json, recipe, licence and manifest to a measured artifact.
+
+    Returns the artifact with its list of files.
+    """
     origin = card.origin
     if origin is not None:
         write_origin(origin, folder)
@@ -220,19 +223,19 @@ def complete_artifact(shipped: ShippedArtifact, folder: Path, card: ModelCard) -
 
 
 def precision_of(scheme: Scheme | None, model: nn.Module, kind: Kind) -> Precision:
-    """Name what a scheme's weights are in an artifact; None is no scheme."""
+    """Return the precision of a scheme's weights in an artifact. scheme: None means no quantization."""
     if scheme is None:
         return "float32"
     if kind == "transformers" and any(map(is_transposed, model.modules())):
-        return "mixed"  # see `transformers`: of GPT-2 only the table and the head are integers
+        return "mixed"  # see `export.transformers`: in GPT-2 only the embeddings and the head are quantized
     return "int4" if scheme == "weight-only-int4" else "int8"
 
 
 def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
-    """Measure in a fresh process, in which nothing of training ever was; tell how far the score is.
+    """Measure in a fresh process, in which no training ever ran; yield the score's progress steps.
 
-    A child that the machine could not carry to its end costs the figures that it had not told yet, not the job; but one that
-    ran out of memory is worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
+    If the machine cannot run the child process to its end, only the figures that it has not reported yet are lost, not the job.
+    If it ran out of memory and an attempt is left, another machine or time may suffice: raises OutOfMemory unless `last_try`.
     """
     found: Measured | None = None
     try:
@@ -257,7 +260,7 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
 
 
 def _sooner(task: Task) -> str:
-    """Say how a score is taken in less time."""
+    """Return a remedy that makes scoring faster."""
     if TASKS[task].generates:
         return "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
     return "Send fewer test rows, and fewer validation rows."
@@ -275,9 +278,9 @@ def measure_latency(
     evaluate: Evaluate,
     last_try: bool = False,
 ) -> Latency | NotMeasured:
-    """Export a model to ONNX, have its latency measured against the baseline's, and remove it again.
+    """Export a model to ONNX, measure its latency against the baseline's, and remove the files.
 
-    place: where the files lie meanwhile; the rest is as for `ship`. Raises OutOfMemory.
+    place: the parent of the temporary folder; the other arguments are those of `ship`. Raises OutOfMemory.
     """
     with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
         folder = Path(name)
@@ -299,9 +302,10 @@ def measure_latency(
 
 @torch.inference_mode()
 def count_flops(model: nn.Module, evaluate: Evaluate, task: Task) -> int:
-    """Count the floating-point operations of one forward pass at evaluate's shape (torch's counter, 2 a multiply-add).
+    """Count the floating-point operations of one forward pass at evaluate's shape.
 
-    Integers count like the products that they stand for: the figure tells of the shape, not of the precision.
+    Uses torch's counter: 2 per multiply-add. Quantized operations count like floating-point ones: the figure describes the
+    shape, not the precision.
     """
     inputs = modality_of(task).example_inputs(model, evaluate.batch, evaluate.length)
     with FlopCounterMode(display=False) as counter:

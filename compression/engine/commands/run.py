@@ -1,4 +1,4 @@
-"""`python -m compression run`: the pipeline behind a pipe. Reads the specification, writes events, maps errors once."""
+"""`python -m compression run`: reads a specification, runs the job, writes events, maps errors once."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from compression.system import failures, process
 from compression.system.interrupts import Pause, never
 
 LONGEST = 4000
-"""Characters of a cause or a remedy that an event carries."""
+"""Maximum characters of a cause or a remedy in an event."""
 
 
 PAUSED = 3
@@ -24,7 +24,10 @@ PAUSED = 3
 
 
 def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -> int:
-    """Run the job at `path`; return 0 where it finished, 2 after a `failed` event, PAUSED after `paused`. Bugs escape."""
+    """Run the job at `path`; return 0 if it finished, 2 after a `failed` event, PAUSED after `paused`.
+
+    Exceptions that are bugs are not caught.
+    """
     channel = process.private_channel(events_fd)
     process.keep_freed_memory()
 
@@ -46,11 +49,14 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
 
 
 def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Compress as the file says. Raises CompressionError, also for failures of the machine that have a name, and Pause."""
+    """Run the job in the file; yield its events.
+
+    Raises CompressionError, also for known failures of the machine, and Pause.
+    """
     spec = read_spec(path)
     try:
         yield from compress(spec, path.resolve().parent, pause_asked)
-    except Exception as problem:  # libraries raise whatever they meet, and loaders wrap it in errors of the user's files
+    except Exception as problem:  # libraries raise any type, and loaders report it as an error of the user's files
         found = failures.typed(problem)
         if found is None or found is problem:
             raise
@@ -58,7 +64,7 @@ def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
 
 
 def read_spec(path: Path) -> Spec:
-    """Read a specification. Raises InvalidSpec with the path of the first field that is wrong or has been removed."""
+    """Read a specification. Raises InvalidSpec with the path of the first wrong or removed field."""
     try:
         spec = Spec.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as problem:
@@ -73,5 +79,5 @@ def read_spec(path: Path) -> Spec:
 
 
 def failed(problem: CompressionError) -> Failed:
-    """Turn an error to the last event."""
+    """Convert an error to the job's last event."""
     return Failed(code=problem.code, cause=problem.cause[:LONGEST], remedy=problem.remedy_text[:LONGEST], param=problem.param)

@@ -1,4 +1,7 @@
-"""Look at an upload without trusting it: `python -m compression validate SPEC.json` prints one finding. Torch-free."""
+"""`python -m compression validate SPEC.json` checks an untrusted upload and prints one finding.
+
+It runs without torch.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,15 +17,15 @@ from compression.system.process import limit_memory, private_channel
 
 MOST_REASONS = 50
 MOST_MEMORY = 2 << 30
-"""Bytes. Real uploads are read in pieces and take far less."""
+"""Memory limit in bytes. Real uploads are read in pieces and take far less."""
 Check = Annotated[ModelCheck | DataCheck, Field(discriminator="kind")]
 parse_check: TypeAdapter[Check] = TypeAdapter(Check)
 
 
 def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFacts | Rejected:
-    """Find out what the upload is, or every reason why it is of no use. Relative paths are taken from `base`.
+    """Return facts about the upload, or every reason to reject it. Relative paths are relative to `base`.
 
-    A file that we do not know how to judge is refused, not passed on: no input makes this raise.
+    A file that cannot be judged is rejected, not passed on: no input makes this raise.
     """
     found: ModelFacts | DataFacts | list[CompressionError]
     try:
@@ -47,9 +50,9 @@ def _model(folder: Path) -> ModelFacts | list[CompressionError]:
 
 
 def main(path: Path) -> int:
-    """Judge what the spec at `path` names and print one finding; return the exit code.
+    """Check the upload that the spec at `path` names and print one finding; return the exit code.
 
-    Relative paths are taken from the spec's folder. A rejection is an answer like another: the code is 0.
+    Relative paths are relative to the spec's folder. A rejection is a normal result: the code is 0.
     """
     answers = private_channel()
     limit_memory(MOST_MEMORY)

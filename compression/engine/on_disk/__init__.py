@@ -1,1 +1,1 @@
-"""Jobs without training, of decoders that memory does not hold: from file to file, a few rows or a layer at a time."""
+"""Runs jobs without training on decoders too large for memory: file to file, by block or by layer."""

@@ -1,7 +1,7 @@
-"""One job from file to file: its checkpoint as it was sent, its integers, and the integers of what a cut leaves.
+"""Runs one job on disk: ships the uploaded checkpoint, quantized, and pruned and quantized.
 
-Rows and artifacts are those of any job. What was written is held against its source number by number; a score is taken where
-the artifact, which is smaller than what it was made of, fits the memory that is left, and else told as not measured.
+Rows and artifacts have the same form as in any job. Each written number is compared with its source. An artifact is smaller
+than its source: it is scored if it fits the memory that is left; otherwise the row reports it as not measured.
 """
 
 import shutil
@@ -58,7 +58,7 @@ from compression.system.progress import Phase, ProgressTracker, Result, Returnin
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
 PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
-"""Names of phases, as those above."""
+"""Names of phases, like those above."""
 PHASES = [
     *(Phase(BASELINE, name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
     *(Phase(QUANTIZED, name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
@@ -69,26 +69,27 @@ PHASES = [
 ]
 FILES = (safetensors_header.INDEX, "config.json", "generation_config.json")
 UNPACKED = Path("scratch", "unpacked", "model")
-"""Where in the job's output the model lies that stock code opens, if what was sent is not such a one."""
+"""Folder in the job's output of a model that stock transformers opens, if it cannot open the uploaded one."""
 HALF = 2
-"""Bytes of a number of 16 bits."""
+"""Bytes of a 16-bit number."""
 Made = tuple[list[Measured], PreTrainedModel, tuple[str, ...]]
-"""A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
+"""A stage's artifacts (the row's artifact first), their model without weights, and the row's notes."""
 
 
 def fits_on_disk_only(spec: Spec, base: Path) -> bool:
-    """Say whether a job is to be done so, of a model with the task's head. Reads config.json, or the header of a GGUF file.
+    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file.
 
-    A head that is not there has to be drawn, which needs the model in memory; the preflight forecasts the job so.
+    The model must have the task's head: a missing head has to be initialised at random, which needs the model in memory. The
+    preflight forecasts such a job in memory too.
 
-    Raises what `load.read_config`, `streamed.skeleton` and `checks.gguf_model.read_model` do.
+    Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
     """
     if spec.parts or not untrained(spec.recipe):
         return False
     folder, head = base / spec.model, heads.of_task(spec.asked[0].task)
     if gguf_model.is_one(folder):
         if head != heads.LANGUAGE:
-            return False  # such a file holds a language model
+            return False  # a GGUF file holds a language model
         parameters = gguf_model.parameters(gguf_model.read_model(folder)[1]).total
     else:
         folder = sanitized_folder.sanitized_folder(folder, base / spec.output / UNPACKED)
@@ -96,7 +97,7 @@ def fits_on_disk_only(spec: Spec, base: Path) -> bool:
         if config["model_type"] not in DECODER_ADAPTERS or not loading.has_head(config, head):
             return False
         parameters = sum(parameter.numel() for parameter in skeleton(folder).parameters())
-    # Batches are split once an attempt found memory too small: what was reckoned for the model was too little then.
+    # Batches are split after an attempt ran out of memory: the estimate for the model was too low then.
     if spec.split_batches > 1 or not may_be_whole(parameters):
         return True
     return spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes
@@ -104,7 +105,10 @@ def fits_on_disk_only(spec: Spec, base: Path) -> bool:
 
 @dataclass
 class OnDiskJob:
-    """model: the stock one, its weights left out; folder: where its checkpoint lies; rows, artifacts: those so far."""
+    """One job that runs on disk.
+
+    model: the stock model without weights; folder: its checkpoint's folder; rows, artifacts: those so far.
+    """
 
     spec: Spec
     base: Path
@@ -122,12 +126,15 @@ class OnDiskJob:
     graphs: Graphs = field(init=False)
 
     def __post_init__(self) -> None:
-        """Write ONNX files from one place."""
+        """Create the writer of the job's ONNX files."""
         self.graphs = Graphs(self.shipping, self.folder, decoder_of(self.model).parameters_of(self.model).total)
 
     @classmethod
     def open(cls, spec: Spec, base: Path) -> "OnDiskJob":
-        """Read configuration, tokenizer and data, and refuse what cannot be done. Raises what these do, and InvalidSpec."""
+        """Read configuration, tokenizer and data, and refuse an impossible job.
+
+        Raises the readers' errors, and InvalidSpec.
+        """
         task, output = spec.asked[0].task, base / spec.output
         check_models(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         sent = uploaded(base / spec.model)
@@ -147,17 +154,17 @@ class OnDiskJob:
         scored = modality.scored(dataset, reading, evaluate, task, spec.recipe.train.seed)
         shipping = OnDiskShipping(spec, output, folder, dataset, reading.padding, evaluate, scored, Origin.of(spec, base))
         write_scored_rows(shipping.scored_rows, dataset, scored)
-        # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
+        # A job in memory never resumes from these checkpoints, nor the other way round: their contents differ.
         work = {stage: f"{found}-files" for stage, found in checkpoints.fingerprints(spec, base).items()}
         stages = stages_of(spec.recipe)
         tracker = ProgressTracker([phase for phase in PHASES if phase.stage in stages])
         job = cls(spec, base, folder, model, dataset, sent, shipping, work, tracker=tracker)
         if spec.recipe.prune is not None:
-            job.aim(spec.recipe.prune)  # refuses a shape that the config cannot say before anything is written
+            job.aim(spec.recipe.prune)  # before anything is written, refuses a shape that the config cannot express
         return job
 
     def look_for_checkpoint(self) -> Iterator[Event]:
-        """Take up what an earlier attempt finished."""
+        """Resume from the stages that an earlier attempt finished."""
         if self.spec.resume is None:
             return
         stages = stages_of(self.spec.recipe)
@@ -173,7 +180,7 @@ class OnDiskJob:
                 yield StageStarted(stage=row.stage, resumed=True)
 
     def do(self, stage: Stage) -> Iterator[Event]:
-        """Write a stage's artifacts, measure what can be measured, and end the stage with its row."""
+        """Write a stage's artifacts, measure what fits in memory, and end the stage with its row."""
         started, self.tracker.stage = time.monotonic(), stage
         made = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]()
         with self.shipping.folders:
@@ -200,7 +207,7 @@ class OnDiskJob:
         yield StageFinished(row=self.rows[-1], checkpoint=checkpoints.write_whole(place, facts))
 
     def as_sent(self) -> Generator[Event, None, Made]:
-        """Ship the checkpoint as it is: the baseline."""
+        """Ship the uploaded checkpoint unchanged, as the baseline."""
         yield from self.tracker.emit_boundary(MEASURE, done=False)
         precision = cast(Precision, uploaded(self.folder).dtype)
         name = f"baseline-transformers-{precision}"
@@ -222,7 +229,7 @@ class OnDiskJob:
         )
 
     def quantized(self) -> Generator[Event, None, Made]:
-        """Ship the integers of the checkpoint."""
+        """Ship the quantized checkpoint."""
         shipped, notes = yield from self.integers(QUANTIZED, self.folder)
         asked = self.spec.recipe.quantize
         made, more = yield from self.with_graph(QUANTIZED, [shipped], self.folder, self.model, asked)
@@ -232,7 +239,7 @@ class OnDiskJob:
         return made, self.model, notes
 
     def pruned(self) -> Generator[Event, None, Made]:
-        """Score layer by layer, cut, and ship the integers of what is left, and it in 16 bits."""
+        """Score layer by layer, prune, and ship the pruned model quantized and in 16 bits."""
         settings, seed = cast(Prune, self.spec.recipe.prune), self.spec.recipe.train.seed
         to = self.aim(settings)
         layers = LayerwiseRunner(self.folder)
@@ -246,7 +253,7 @@ class OnDiskJob:
         plan = scores.choose(layers.family, to)
         place = self.shipping.begin(name)
         cuts = [layers.cut(plan, place / "cut", dtype=dtype)]
-        # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
+        # Quantization starts from the weights at their uploaded precision, not from their 16-bit rounding.
         cuts += [layers.cut(plan, whole)] if dtype != layers.dtype else []
         yield from self.follow(CUT, _in_turn(cuts))
         _lift(place / "cut")
@@ -263,28 +270,28 @@ class OnDiskJob:
     def with_graph(
         self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Event, None, tuple[list[Measured], tuple[str, ...]]]:
-        """Put a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
+        """Add a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
         yield from self.tracker.emit_boundary(GRAPH, done=False)
         found = yield from self.tracker.relay(GRAPH, self.graphs.beside(stage, made, source, model, asked))
         yield from self.tracker.emit_boundary(GRAPH, done=True)
         return found
 
     def aim(self, settings: Prune) -> Shape:
-        """Return the shape that a cut comes to, and keep what the report says of it. Raises UnsupportedShape."""
+        """Return the shape after pruning, and store the report's facts about it. Raises UnsupportedShape."""
         shape = decoder_of(self.model).shape_of(self.model.config)
         found, to = plan_shape(self.model, settings)
         self.pruning = taken(shape, to, settings, found)
         return to
 
     def train_rows(self) -> Examples:
-        """Encode train as the model reads it."""
+        """Encode the train split for the model."""
         task, modality = self.spec.asked[0].task, modality_of(self.spec.asked[0].task)
         reading = modality.preprocessor(self.folder, self.model.config, self.spec.recipe.train.max_length)
         asked = modality.task(task, self.shipping.evaluate, self.dataset.labels)
         return modality.encode(self.dataset, reading, asked, ("train",))["train"]
 
     def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Measured, tuple[str, ...]]]:
-        """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""
+        """Quantize the checkpoint in `source`, compare the result with it, and ship it."""
         asked = cast(Quantize, self.spec.recipe.quantize)
         scheme, size = cast(StreamedScheme, asked.scheme), asked.group_size
         precision = precision_of(scheme, self.model, "transformers")
@@ -305,7 +312,7 @@ class OnDiskJob:
         return shipped, tuple(said_of(written, model))
 
     def follow(self, phase: str, steps: Generator[tuple[int, int], None, Result]) -> Generator[Event, None, Result]:
-        """Pass (done, total) on as progress; return what the steps come to."""
+        """Emit each (done, total) as progress; return the generator's result."""
         for done, total in (each := Returning(steps)):
             yield from self.tracker.emit(phase, Step(step=done, total=total))
         return each.result
@@ -317,7 +324,7 @@ class OnDiskJob:
     def row(
         self, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, notes: tuple[str, ...], seconds: float
     ) -> Row:
-        """Put a stage's figures together."""
+        """Build a stage's row."""
         self.draws[stage] = shipped.draws
         said = (*notes, *self._unasked())
         row = stage_row(stage, shipped, model, self.rows, self.draws, sent=self.sent, seconds=seconds, notes=said)
@@ -342,23 +349,23 @@ class OnDiskJob:
 
 
 def _in_turn(steps: Sequence[Generator[tuple[int, int], None, None]]) -> Generator[tuple[int, int], None, None]:
-    """Take steps one after the other, each as long as the first; yield (done, of all)."""
+    """Run generators of the same length one after the other; yield (done, total over all)."""
     for number, one in enumerate(steps):
         for done, total in one:
             yield number * total + done, len(steps) * total
 
 
 def _lift(folder: Path) -> None:
-    """Move a folder's files to the folder that it lies in."""
+    """Move a folder's files to its parent and remove the folder."""
     for path in folder.iterdir():
         path.rename(folder.parent / path.name)
     folder.rmdir()
 
 
 def run(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Do one such job; yield what happens after `started`.
+    """Run one job on disk; yield the events after `started`.
 
-    Raises CompressionError, and Pause, after which the stage at work begins anew.
+    Raises CompressionError, and Pause, after which the current stage restarts from its beginning.
     """
     job = OnDiskJob.open(spec, base)
     yield from job.look_for_checkpoint()

@@ -1,8 +1,8 @@
-"""A decoder scored and cut layer by layer: at no time is more of it in memory than one layer, and what becomes of that.
+"""Scores and prunes a decoder layer by layer: memory never holds more than one layer and its outputs.
 
 Scores are those of `pruning.scores`, observed in the stock layers themselves. All rows go through a layer before the next
-one is opened, as compressors of large models do (GPTQ, Frantar et al. 2023): between layers the states of the rows are kept,
-rows × tokens × hidden in the checkpoint's own type. A cut is that of `models.adapters`, one tensor at a time.
+layer is opened, as in compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept:
+rows × tokens × hidden in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
 """
 
 import re
@@ -27,14 +27,15 @@ from compression.pruning.scores import ActivationCollector, ImportanceScores
 from compression.system.row_file import RowFile
 
 TOGETHER = 1024
-"""Tokens to send through a layer at once: what a small model's layer makes of more would take more than the whole model."""
+"""Tokens per forward pass of a layer. With more, a small model's activations would outweigh the whole model."""
 
 
 class LayerwiseRunner:
-    """A decoder's checkpoint, opened by the layer, in `dtype`, by default the type that most of its bytes are stored in.
+    """A decoder's checkpoint, opened one layer at a time.
 
-    model: the stock model, whose weights are on the meta device but for what is opened; integers that are simulated in it are
-    those of what is opened. Raises what `skeleton` and `sources` do.
+    dtype: by default, the type of most of the checkpoint's bytes. model: the stock model, whose weights are on the meta device
+    except in open modules. If quantization is simulated in the model, it applies to the open modules. Raises the errors of
+    `skeleton` and `sources`.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -50,7 +51,7 @@ class LayerwiseRunner:
         ]
 
     def tensor(self, name: str) -> Tensor:
-        """Read one of the model's tensors whole; experts are put together."""
+        """Read one whole tensor of the model; stored experts are concatenated."""
         places = self._sources[name]
         if len(places) == 1:
             found = self._checkpoint.tensor(places[0])
@@ -61,13 +62,13 @@ class LayerwiseRunner:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[nn.Module]:
-        """Fill a module of the bare model with its weights, for as long as the block lasts."""
+        """Load the weights of a module of the base model for the duration of the block."""
         with self.filled(f"{prefix(self.model)}{name}") as module:
             yield module
 
     @contextmanager
     def filled(self, name: str) -> Iterator[nn.Module]:
-        """Do the same with any module of the model."""
+        """Load the weights of any module of the model for the duration of the block."""
         module = self.model.get_submodule(name)
         module.load_state_dict({key: self.tensor(f"{name}.{key}") for key in module.state_dict()}, assign=True)
         empty = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
@@ -81,10 +82,10 @@ class LayerwiseRunner:
     def scores(
         self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
     ) -> Generator[tuple[int, int], None, ImportanceScores]:
-        """Do what `score_activations` does. Yields (layers done, of all) after each.
+        """Compute importance scores as `score_activations` does.
 
-        cache_file: a file that holds the rows' states meanwhile, if they are more than a layer. Raises OSError if the disk has
-        no room for it.
+        Yields (layers done, total) after each layer. cache_file: a temporary file for the rows' hidden states, used if they
+        are larger than a layer. Raises OSError if the disk has no room for it.
         """
         collector = ActivationCollector(self.model, norm)
         final = self.model.base_model.get_submodule(self.family.final_norm)
@@ -96,16 +97,16 @@ class LayerwiseRunner:
             collector.attach(hooks)
             for done, total, _ in self._through(batches, cache_file, next_is):
                 if done < total:
-                    collector.forget(final)  # what went through it was not the last layer's
+                    collector.forget(final)  # its input was not the last layer's output
                 yield done, total
         return collector.scores()
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Ask the model. cache_file: as above.
+        """Run the model and return each batch's logits. cache_file: as above.
 
-        -> of each batch a language model's logits of its real tokens, (tokens, vocabulary), or a classifier's of its rows,
-        (rows, labels), which are those of a row's last token that is not padding, as stock code has it.
+        A language model returns the logits of the real tokens, (tokens, vocabulary). A classifier returns those of the rows,
+        (rows, labels), taken at a row's last token that is not padding, as in stock code.
         """
         states: list[Tensor] = []
         for _, _, said in self._through(batches, cache_file, lambda _: None):
@@ -127,10 +128,10 @@ class LayerwiseRunner:
     def _through(
         self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
     ) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """Send rows through the bare model. Yields (layers done, of all, what the model says of each batch) after each layer.
+        """Run rows through the base model, one layer at a time.
 
-        What it says is there after the last one alone, (rows, tokens, hidden). next_is: is told of a batch before it goes
-        through a layer.
+        Yields (layers done, total, the outputs of the batches) after each layer. The outputs, (rows, tokens, hidden) for each
+        batch, are there after the last layer only. next_is: called with a batch before the batch goes through a layer.
         """
         base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
@@ -148,7 +149,7 @@ class LayerwiseRunner:
                     stand = _LayerShim(layer)
                     setattr(base, stack, nn.ModuleList([stand if each is layer else _LayerShim() for each in layers]))
                     for place, batch in enumerate(batches):
-                        # Positions were added to the first states by the stock code itself, where the family adds them.
+                        # If the architecture adds position embeddings, stock code adds them to the first states.
                         stand.states = states[place] if number else None
                         next_is(batch)
                         more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
@@ -161,20 +162,20 @@ class LayerwiseRunner:
                 yield number + 1, len(layers), said
 
     def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "_InMemory | _OnDisk":
-        """Choose where the rows' states are kept between two layers."""
+        """Return the store for the rows' hidden states between two layers: in memory or on disk."""
         width = int(self.family.shape_of(self.model.config).hidden)
         shapes = [(*batch.mask.shape, width) for batch in batches]
         one = sum(parameter.numel() for parameter in layer.parameters())
         return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
 
     def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
-        """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
+        """Yield the token embeddings of each batch, (rows, tokens, hidden), without position embeddings."""
         with self.opened(self.family.shallow[0]) as table:
             for batch in batches:
                 yield table(batch.inputs["input_ids"])
 
     def _turn_positions(self) -> None:
-        """Make what turns queries and keys by their places, if there is such: it has no weights but numbers of the config."""
+        """Build the rotary embedding if the model has one: it has no weights, only values from the config."""
         base: Any = self.model.base_model
         if hasattr(base, "rotary_emb"):
             with torch.device("cpu"):
@@ -189,11 +190,11 @@ class LayerwiseRunner:
         largest: int = LARGEST_SHARD,
         beside: Callable[[Path], None] | None = None,
     ) -> Generator[tuple[int, int], None, None]:
-        """Write what `family.narrowed` would make as the folder `place`, with config.json.
+        """Write the model that `family.narrowed` would build to the folder `place`, with config.json.
 
-        dtype: of what stock code does not keep in float32; None is the checkpoint's own. Yields (elements written, of all)
-        after each tensor. beside: puts more files into the folder before it appears. Raises UnsupportedShape where the config
-        cannot say the shape, ValueError where `plan` is not of one shape.
+        dtype: the type of tensors that stock code does not keep in float32; None means the checkpoint's own. Yields (elements
+        written, total) after each tensor. beside: adds files to the folder before it appears. Raises UnsupportedShape if the
+        config cannot express the shape, ValueError if the shapes in `plan` do not agree.
         """
         dtype = dtype or self.dtype
         cut = self.family.cut(self.model, plan)
@@ -225,24 +226,24 @@ class LayerwiseRunner:
                 beside(shards.folder)
 
     def _type(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        """Say in what a tensor is held where most are in `dtype`: routers stay in float32, as in stock code."""
+        """Return a tensor's type if most tensors are in `dtype`: routers stay in float32, as in stock code."""
         precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
         return torch.float32 if precise else dtype
 
 
 class _InMemory(list[Tensor]):
-    """The states of each batch."""
+    """The hidden states of each batch, in memory."""
 
     def __init__(self, count: int) -> None:
         super().__init__([torch.empty(0)] * count)
 
     def close(self) -> None:
-        """Forget them."""
+        """Release the states."""
         self.clear()
 
 
 class _OnDisk:
-    """The same in a file, of which one batch is read at a time. shapes: of each batch's states."""
+    """The hidden states of each batch, in a file, read one batch at a time. shapes: each batch's shape."""
 
     def __init__(self, path: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
         self._shapes, self._dtype = shapes, dtype
@@ -260,7 +261,7 @@ class _OnDisk:
 
 
 class _LayerShim(nn.Module):
-    """In a layer's place: lets states through as they come, or sends its own through the layer and keeps what it says."""
+    """Replaces a layer: passes states through, or runs stored states through it and keeps its output."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
         super().__init__()
@@ -269,13 +270,13 @@ class _LayerShim(nn.Module):
         self.said: Tensor | None = None
 
     def taken(self) -> Tensor:
-        """Hand out what the layer said, and keep nothing."""
+        """Return the layer's output and drop the stored states."""
         assert self.said is not None, "the layer was gone through"  # noqa: S101
         said, self.said, self.states = self.said, None, None
         return said
 
     def forward(self, states: Tensor, *more: Any, **named: Any) -> Tensor:
-        """(rows, tokens, hidden) -> the same."""
+        """Map states of shape (rows, tokens, hidden) to states of the same shape."""
         if self.layer is None:
             return states
         found: Tensor = self.layer(states if self.states is None else self.states, *more, **named)

@@ -1,8 +1,9 @@
-"""The ONNX file of a decoder that memory does not hold: written tensor by tensor, then held against the model.
+"""Writes a large decoder's ONNX file tensor by tensor, and compares it with the model.
 
-The model answers layer by layer (`layerwise`), in float32 and with its integers simulated, what the file answers in its own
-runtime. A runtime holds the file whole, so there is one only where that fits the memory that is left: integers where the
-checkpoint does not, and the float32 that latencies are held against where four bytes a parameter do.
+The decoder does not fit in memory. It runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file
+runs in its own runtime on the same inputs. A runtime loads the whole file, so a file is written only if it fits the memory
+that is left: a quantized file may fit although the checkpoint does not, and the float32 file, the latency baseline, fits if
+four bytes a parameter do.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -36,24 +37,27 @@ from compression.system import durable_files, process
 from compression.system.progress import Step
 
 OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight-only-int8": 5.0, "weight-only-int4": 1.5}
-"""What a process takes that opens the file and answers, bytes a parameter: measured on SmolLM2-135M's shape, 5.2, 1.8, 2.9 and
-1.2 (ONNX Runtime 1.32; it packs matrices anew, and unfolds those of weight-only-int8)."""
+"""Memory of a process that opens and runs the file, in bytes a parameter.
+
+Measured on SmolLM2-135M's shape: 5.2, 1.8, 2.9 and 1.2 (ONNX Runtime 1.32, which repacks matrices and unpacks those of
+weight-only-int8).
+"""
 TENSORS = 5
-"""Of the largest tensor in float32: what rounding it and writing it takes beside it."""
+"""Memory that rounding and writing the largest tensor takes, in multiples of its float32 size."""
 BASELINE = "baseline-onnx-float32"
 SAMPLE = 8
-"""Rows of test whose beginnings the file is asked."""
+"""Number of test rows whose first tokens are the inputs of the parity check."""
 STEPS = 5
-"""Of a file: written; asked of the model in float32, and in integers; held against it; measured."""
+"""Steps of one file: write it; run the model in float32; run it quantized; compare; measure."""
 LARGEST = 20_000_000_000
-"""Parameters of which a step takes far less than the hour after which an engine that says nothing is taken for stalled."""
+"""Largest model, in parameters: a step takes far less than the hour after which a silent engine counts as stalled."""
 
 
 class Graphs:
     """Writes ONNX files for one job.
 
-    folder, parameters: of the checkpoint as it was sent, which the float32 baseline is of; shipped: whether that is among the
-    artifacts, and was measured.
+    folder, parameters: those of the uploaded checkpoint, from which the float32 baseline is written. shipped: whether that
+    baseline is among the artifacts and was measured.
     """
 
     def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int) -> None:
@@ -61,16 +65,17 @@ class Graphs:
         self.shipped = False
 
     def take_up(self, baseline: str) -> None:
-        """Learn what an earlier attempt shipped, by the artifact that its baseline's row is of."""
+        """Set `shipped` from the artifact of an earlier attempt's baseline row."""
         self.shipped = baseline == BASELINE
 
     def beside(
         self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Step, None, tuple[list[Measured], tuple[str, ...]]]:
-        """Put a stage's file to its artifacts, or say why there is none. asked: the integers; None is float32.
+        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
 
-        It comes first, so that the row is of it, where both it and what it is held against were measured: all figures of a row
-        are of one file, and rows are compared in one runtime. Ticks tell how far it is.
+        asked: the quantization settings; None means float32. The file comes first, and so becomes the row's artifact, if both
+        the file and its float32 baseline were measured: all figures of a row are of one file, and rows are compared in one
+        runtime.
         """
         scheme = None if asked is None else asked.scheme
         cause = self.hindered(model, scheme)
@@ -89,7 +94,7 @@ class Graphs:
         return [*made, graph], (_alone(graph.shipped, against), *notes)
 
     def hindered(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
-        """Say why there can be no file of a model in a scheme, None where there can. model: without weights."""
+        """Return why no file can be written for a model in a scheme, or None. model: without weights."""
         parameters = decoder_of(model).parameters_of(model).total
         for hinders, cause in (
             (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
@@ -105,7 +110,10 @@ class Graphs:
         return self._room(model, scheme)
 
     def _room(self, model: PreTrainedModel, scheme: Scheme | None, *, beside: int = 0) -> str | None:
-        """Say what memory lacks to write a file and to open it. beside: parameters of a float32 one that is open with it."""
+        """Return why memory is too small to write and open a file, or None.
+
+        beside: parameters of a float32 file that is open at the same time.
+        """
         parameters = decoder_of(model).parameters_of(model).total
         opened = LOGITS_BYTES + OPENED[scheme] * parameters + OPENED[None] * beside
         written = TENSORS * 4 * max(prod(weight.shape) for weight in model.parameters())
@@ -115,7 +123,10 @@ class Graphs:
         return f"writing and opening it takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit"
 
     def baseline(self) -> Path:
-        """Return the folder of the float32 file; where an earlier attempt shipped it and it is not here, write it again."""
+        """Return the folder of the float32 file.
+
+        If an earlier attempt shipped the file and it is missing, write it again.
+        """
         place = self.shipping.place(BASELINE)
         if place.is_dir():
             return place
@@ -130,9 +141,9 @@ class Graphs:
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
     ) -> Generator[Step, None, Measured]:
-        """Write, verify and measure the file of the checkpoint in `source`. model: without weights, of that checkpoint.
+        """Write, verify and measure the file of the checkpoint in `source`.
 
-        Raises ExportMismatch where the file does not answer as the model does.
+        model: that checkpoint's model, without weights. Raises ExportMismatch if the file's outputs differ from the model's.
         """
         scheme = None if simulation is None else simulation.scheme
         layers = self._opened(source)
@@ -154,7 +165,7 @@ class Graphs:
         return (yield from measuring)
 
     def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, Sequence[Inputs]]:
-        """Hold the file against the model. Returns what it was asked."""
+        """Compare the file with the model. Returns the inputs of the comparison."""
         layers = self._opened(source)
         scorer = scorer_of(self.shipping.spec.asked[0].task, self.shipping.evaluate, self.shipping.dataset.labels)
         asked = parity_check.asked_of(scorer, place, self.shipping.sample(SAMPLE), layers.model, self.shipping.padding)
@@ -186,7 +197,7 @@ class Graphs:
 
     def _opened(self, source: Path) -> LayerwiseRunner:
         layers = LayerwiseRunner(source, torch.float32)
-        if not layers.model.can_generate():  # a classifier finds a row's last token by it
+        if not layers.model.can_generate():  # a classifier needs it to find a row's last token
             layers.model.config.pad_token_id = self.shipping.padding
         return layers
 
@@ -197,7 +208,7 @@ class Graphs:
 
 
 def _alone(graph: ShippedArtifact, against: Path | None) -> str:
-    """Tell why a row is not of its file, and how fast that is."""
+    """Return a note on why a row is not of the stage's ONNX file, with that file's speed if it was timed."""
     if not isinstance(graph.latency, Latency):
         return f"{graph.artifact.name} was not timed: the row is of the checkpoint."
     if against is not None or not isinstance(graph.score, Score):

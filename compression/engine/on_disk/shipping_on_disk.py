@@ -1,4 +1,4 @@
-"""Complete an artifact whose weights were written piece by piece, and measure it where it fits the memory that is left."""
+"""Completes artifacts whose weights were written in pieces, and measures those that fit in memory."""
 
 import json
 import sys
@@ -46,26 +46,26 @@ from compression.system.memory import resident
 from compression.system.progress import Step
 
 SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
-"""Bytes; and of how many such all that becomes of a block is less."""
+"""Smallest block in bytes; processing a block takes less memory than BLOCKS blocks."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An artifact with its figures, in a folder that still lacks what its stage's row is told in."""
+    """An artifact with its figures, in a folder that still lacks the files that contain its stage's row."""
 
     shipped: ShippedArtifact
     folder: Path
     card: ModelCard
-    """Without the job's rows, which are complete once the artifact's stage is."""
+    """The model card without the job's rows, which are complete only when the artifact's stage is."""
 
 
 @dataclass(frozen=True)
 class OnDiskShipping:
-    """What all artifacts of a job have in common.
+    """The inputs that all artifacts of a job share.
 
-    folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: by split,
-    the texts that a language model is asked, where these are not all; origin: for the cards; folders: of the stage at work,
-    which come to lie in their places together when it is left.
+    folder: the folder of the model's tokenizer. padding: the id of the padding token. evaluate: the evaluation settings.
+    scored: by split, the texts on which a language model is scored, if not all of them are. origin: provenance for the model
+    cards. folders: those of the current stage, which are moved to their final paths together when the stack closes.
     """
 
     spec: Spec
@@ -80,25 +80,25 @@ class OnDiskShipping:
 
     @property
     def scored_rows(self) -> dict[Split, Path]:
-        """Where the measuring process finds the splits that it scores."""
+        """Files from which the measuring process reads the splits that it scores."""
         return {split: self.output / "scratch" / f"{split}.jsonl" for split in SCORED}
 
     @property
     def test_rows(self) -> Path:
-        """Where the measuring process finds the test split."""
+        """File from which the measuring process reads the test split."""
         return self.scored_rows["test"]
 
     def sample(self, most: int) -> list[Row]:
-        """Return the first rows of the test split."""
+        """Return at most `most` of the first rows of the test split."""
         with self.test_rows.open(encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, most)]
 
     def place(self, name: str) -> Path:
-        """Where an artifact's folder comes to lie."""
+        """Return the final path of an artifact's folder."""
         return self.output / "artifacts" / name
 
     def begin(self, name: str) -> Path:
-        """Return an empty folder to fill, which becomes the artifact's own when `folders` is left without an error."""
+        """Return an empty folder that becomes the artifact's when `folders` closes without an error."""
         return self.folders.enter_context(durable_files.folder(self.place(name)))
 
     def measure(
@@ -115,10 +115,11 @@ class OnDiskShipping:
         baseline: Path | None = None,
         compared: ComparedAnswers | NotCompared | None = None,
     ) -> Generator[Step, None, Measured]:
-        """Put beside the weights in `place` what opens them, and measure. Ticks tell how far the score is.
+        """Write config and tokenizer beside the weights in `place`, and measure.
 
-        model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
-        baseline: folder of the ONNX file that latency is held against. compared: with what other processors answer.
+        Yields the score's progress steps. model: without weights. stored: the storage type that the size reports, if the
+        precision alone does not describe it. baseline: folder of the ONNX file that latency is compared with. compared: the
+        comparison with other processors' outputs.
         """
         task, asked, family = self.spec.asked[0].task, self.spec.recipe.quantize, decoder_of(model)
         length = self.describe(model, place, kind)
@@ -162,14 +163,17 @@ class OnDiskShipping:
         return Measured(shipped, place, card)
 
     def complete(self, measured: Measured, rows: Sequence[Figured]) -> ShippedArtifact:
-        """Put beside a measured artifact the card and all that tells of its making. rows: from the baseline to its stage."""
+        """Add the model card, before.json, recipe, licence and manifest to a measured artifact.
+
+        rows: those from the baseline to the artifact's stage.
+        """
         return complete_artifact(measured.shipped, measured.folder, replace(measured.card, rows=rows))
 
     def describe(self, model: PreTrainedModel, place: Path, kind: Kind) -> int:
-        """Put tokenizer and config beside weights; return how many tokens are read."""
+        """Write tokenizer and config beside the weights; return the maximum length in tokens."""
         task, positions = self.spec.asked[0].task, decoder_of(model).max_positions(model.config)
         length = min(self.spec.recipe.train.max_length, positions)
-        if not TASKS[task].generates:  # stock classifiers find the last token by it; language models keep what they have
+        if not TASKS[task].generates:  # stock classifiers need it to find the last token; language models keep theirs
             model.config.pad_token_id = self.padding
         modality_of(task).write_preprocessor(self.folder, place, length, task, model)
         package.write_config(model, place, self.dataset.labels, length, kind)
@@ -178,7 +182,7 @@ class OnDiskShipping:
     def figures(
         self, model: PreTrainedModel, place: Path, files: int, kind: Kind, baseline: Path | None
     ) -> Generator[Step, None, Found]:
-        """Measure an artifact where it fits the memory that is left beside this process. files: bytes of its weights."""
+        """Measure an artifact if it fits the memory that this process leaves. files: bytes of its weights."""
         process.release_memory()
         table = max(prod(weight.shape) for weight in model.parameters())
         needed, left = opened_bytes(files, table), self.left()
@@ -200,16 +204,22 @@ class OnDiskShipping:
         return found
 
     def left(self) -> int:
-        """Return the bytes of memory that this process leaves of the engine's limit; as many as there may be without one."""
+        """Return the bytes that this process leaves of the engine's memory limit.
+
+        Without a limit, return sys.maxsize.
+        """
         return sys.maxsize if self.spec.memory_bytes is None else max(self.spec.memory_bytes - resident(), 0)
 
     def block(self) -> int:
-        """Say how many bytes of a tensor to read at once: what is made of them takes a quarter of the memory that is left."""
+        """Return how many bytes of a tensor to read at once.
+
+        Processing them takes a quarter of the memory that is left.
+        """
         return min(BLOCK, max(SMALLEST_BLOCK, self.left() // (4 * BLOCKS)))
 
 
 def said_of(written: sharded.Written, model: PreTrainedModel) -> Iterator[str]:
-    """Tell what of a checkpoint is no integer, and what one has to know of its experts."""
+    """Yield notes on parameters that are not quantized and on how experts are stored."""
     if written.unquantized:
         yield (
             f"{written.unquantized / written.parameters:.1%} of the parameters are matrices that stock code keeps in no linear "

@@ -1,1 +1,1 @@
-"""Rows, notes and the report, from what the stages measured."""
+"""Builds rows, notes and the report from the stages' measurements."""

@@ -1,4 +1,4 @@
-"""Several datasets in one job: the row of their mean, with its verdict."""
+"""Builds the mean row of a job with several datasets, with its verdict."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,10 +19,10 @@ def judged_mean_row(
     sent: Uploaded,
     draws: Sequence[Mapping[Stage, SplitDraws]] = (),
 ) -> Row:
-    """Take the mean of one stage's rows and hold it against the targets and the means of earlier stages.
+    """Average one stage's rows and judge the mean against the targets and the means of earlier stages.
 
-    parts: name → row, in the job's order; limit: that of training which a part has reached; sent: the model that all came from;
-    draws: of each part, by stage.
+    parts: dataset name → row, in the job's order. limit: the training limit that a dataset reached. sent: the uploaded model
+    that all datasets start from. draws: for each dataset, its draws by stage.
     """
     stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
     means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}

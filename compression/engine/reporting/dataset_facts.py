@@ -1,4 +1,4 @@
-"""What a job remembers of its datasets for the report, and the report itself."""
+"""Builds the job report and the per-dataset summaries it needs after a dataset has been unloaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ from compression.system.environment import environment
 
 @dataclass
 class DatasetSummary:
-    """A dataset when its rows and its model are no longer in memory.
+    """Facts about a dataset whose rows and model are no longer in memory.
 
-    `rows` counts those of each split that go through the model; `cut` says what of train was cut;
-    `pruning` is what the cut took, `sensitivity` the curves that it drew.
+    `rows` counts the rows of each split that go through the model. `cut` describes which part of train was cut off.
+    `pruning` describes what pruning removed. `sensitivity` holds the sensitivity curves that pruning computed.
     """
 
     task: Task
@@ -33,7 +33,7 @@ class DatasetSummary:
 
     @classmethod
     def of(cls, part: DatasetRun) -> "DatasetSummary":
-        """Take them from a part that is open."""
+        """Build the summary from an open DatasetRun."""
         rows = part.state.rows
         about = part.modality.summary(part.dataset, part.reading, rows, part.evaluate, part.scored)
         return cls(
@@ -46,14 +46,20 @@ class DatasetSummary:
         )
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
-        """Say what the dataset's figures rest on. first: its baseline; last: its row of the headline's stage."""
+        """Return notes on what the dataset's figures rest on.
+
+        first: its baseline row; last: its row of the headline's stage.
+        """
         return (*data_notes(first, last, self.task, self.splits, self.cut), *self.remarks)
 
 
 def job_report(
     spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], about: Mapping[str, DatasetSummary], sent: Uploaded
 ) -> Report:
-    """Put the report of a finished job together. about: name → dataset; the only one of a job has no name."""
+    """Build the report of a finished job.
+
+    about: dataset name → summary. If a job has only one dataset, its name is empty.
+    """
     chosen, choice = choose(rows, spec.targets)
     alone = about.get("")
     parts = [

@@ -1,4 +1,4 @@
-"""What a report says in words: chiefly what got worse, what did not help, and what a reader must know to judge it."""
+"""Writes a report's notes: what got worse, what did not help, and what a reader needs to judge it."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from compression.schema.tasks import TASKS
 
 
 def with_notes(row: Row, previous: Row | None) -> Row:
-    """Return a row with what is worse than before among its notes. previous: the row of the stage before."""
+    """Return the row with added notes on what is worse than before. previous: the previous stage's row."""
     notes = row_notes(row.ratios, row.judged_score, previous)
     tested = row.score
     if isinstance(tested, Score) and tested.rows_changed_by_batching:
@@ -21,7 +21,10 @@ def with_notes(row: Row, previous: Row | None) -> Row:
 
 
 def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
-    """Say of a stage's artifact what is worse than before. score: its own on the split that choices read."""
+    """Return notes on what is worse than before in a stage's artifact.
+
+    score: the artifact's score on the split that choices are made on.
+    """
     notes = []
     if isinstance(score, Score):
         before = previous.judged_score if previous is not None else None
@@ -42,7 +45,10 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
 
 
 def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
-    """Say of a dataset what its figures rest on. first: the baseline; last: the headline's row; cut: says what was cut."""
+    """Return notes on what a dataset's figures rest on.
+
+    first: the baseline's row; last: the headline's row; cut: the note on what was cut off, if anything.
+    """
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
@@ -58,7 +64,7 @@ def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFact
 
 
 def better_note(first: Row, last: Row) -> str | None:
-    """Say where the result scores better than the baseline, and how little that may mean."""
+    """Return a note with the standard error if the result scores better than the baseline, else None."""
     if isinstance(first.score, Score) and isinstance(last.score, Score):
         error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
         change = last.score.worth - first.score.worth
@@ -72,7 +78,7 @@ def better_note(first: Row, last: Row) -> str | None:
 
 
 def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
-    """Say where the transformers checkpoint of a scheme is not what the ONNX artifact is."""
+    """Return notes on how a scheme's transformers checkpoint differs from its ONNX artifact."""
     if settings is None or settings.scheme in ("dynamic-int8", "weight-only-int8"):
         return ()
     if settings.scheme == "static-int8":

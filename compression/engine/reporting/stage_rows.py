@@ -1,4 +1,4 @@
-"""The row of a stage, and the splits that its artifact is scored on: the same in memory and from file to file."""
+"""Builds a stage's row and writes the scored splits, for jobs in memory and jobs on disk alike."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,10 @@ SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mapping[Split, Sequence[int]]) -> None:
-    """Write the splits for the process that measures. some: by split, the rows that are scored, where these are not all."""
+    """Write the scored splits for the measuring process.
+
+    some: by split, the numbers of the rows that are scored, if not all of them are.
+    """
     for split, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = dataset.judged(split)
@@ -45,11 +48,11 @@ def stage_row(
     ranges: tuple[LayerRange, ...] = (),
     preparation: Preparation | None = None,
 ) -> Row:
-    """Put a stage's figures together, held against the baseline's; it has no verdict yet.
+    """Build a stage's row and compare it with the baseline's. The row has no verdict yet.
 
-    model: the stage's, its weights not read; rows, draws: of earlier stages; sent: the job's model; preparation: of the
-    baseline alone. If the baseline is of before validation was scored, the job's rows are all judged by test, and this one's
-    score on validation is left out.
+    model: the stage's model, whose weights are not read. rows, draws: those of earlier stages. sent: the uploaded model.
+    preparation: set for the baseline alone. If the baseline was measured before validation was scored, all rows of the job are
+    judged on test, and this row omits its validation score.
     """
     family, first = adapter_of(model), rows[0] if rows else None
     parameters = family.parameters_of(model)

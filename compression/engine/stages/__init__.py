@@ -1,1 +1,4 @@
-"""The stages, one file each: prepare, quantize, prune, distill. A stage changes the model and yields events."""
+"""The stages, one file each. A stage changes the model and yields events.
+
+They are prepare, quantize, prune and distill.
+"""

@@ -1,4 +1,4 @@
-"""One cut: another stock model that computes as the one before did, its integers simulated where they were."""
+"""Applies a pruning plan: builds a smaller stock model and simulates quantization in it as before."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,9 +19,9 @@ from compression.quantization.fake_quantize import is_simulated
 def apply_cut(
     context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: Examples | None = None
 ) -> PreTrainedModel:
-    """Build the smaller model of a plan; with calibration rows its weights are solved anew on all of them.
+    """Build the smaller model of a plan; given calibration rows, solve its weights on all of them.
 
-    Solving checks for a pause before each layer, and raises it.
+    Solving checks for a pause before each layer. Raises Pause.
     """
     device = next(model.parameters()).device
 
@@ -39,9 +39,9 @@ def apply_cut(
 def remade(
     context: StageContext, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]
 ) -> PreTrainedModel:
-    """Build a model of another one on the CPU, and have it compute where that one did, and with simulated integers if it did.
+    """Build a model from another one on the CPU, then give it that one's device and quantization.
 
-    Ranges of a static scheme are calibrated anew: they are of what enters layers that have changed. `state` keeps its model.
+    Ranges of a static scheme are calibrated again, since the inputs of the layers have changed. `context` keeps its model.
     """
     device = next(model.parameters()).device
     other = build(model.cpu()).to(device).eval()

@@ -1,4 +1,4 @@
-"""Augmentation within distillation: train's rows with the new ones behind them."""
+"""Runs augmentation within distillation: appends new rows to train."""
 
 from collections.abc import Generator
 from typing import Any
@@ -13,11 +13,12 @@ PHASE = "augment"
 
 
 def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter) -> Generator[Event, Any, Augmented]:
-    """Return train's rows with the made ones behind them, unlabelled, and what a log and a row say of it.
+    """Return train's rows followed by the new, unlabelled ones.
 
-    Nothing is kept: a new attempt makes the same again.
+    The result also has a note for the row and examples for the log. Nothing is saved: a new attempt generates the same rows
+    again.
 
-    Raises Pause where one is asked for, and what opening the sources raises.
+    Raises Pause if a pause was requested, and the errors of opening the sources.
     """
     assert context.teacher is not None, "the pipeline calls stages in their order"  # noqa: S101
     work = augmenter.augment(settings, context.recipe.train.seed, context.teacher, context.rows["train"])

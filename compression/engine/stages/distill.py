@@ -1,4 +1,4 @@
-"""Teach the narrow, fake-quantized student what its teachers know (Hinton et al. 2015; Jiao et al. 2020)."""
+"""Distills teachers into the pruned, fake-quantized student (Hinton et al. 2015; Jiao et al. 2020)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,13 +30,14 @@ from compression.system.progress import Step, portion_of
 from compression.training.trainer import train
 
 PHASE, LAST = "distill", "last"
-"""LAST: the name under which a save keeps the weights that the terms had after the last epoch."""
+"""LAST: the key under which a save stores the weights of the loss terms after the last epoch."""
 
 
 def distill(context: StageContext) -> Iterator[Event]:
-    """Train on soft targets, labels, hidden states, attention and embeddings, as weighted; on unlabelled text before, if asked.
+    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings.
 
-    The student trains without dropout: the teachers' answers were computed once and are for the whole text.
+    If the recipe has a general phase, training on unlabelled text comes first. The student trains without dropout: the
+    teachers' outputs were computed once, on the whole text.
     """
     settings = context.recipe.distill
     assert settings is not None and context.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
@@ -54,7 +55,7 @@ def distill(context: StageContext) -> Iterator[Event]:
     yield from context.tracker.emit_boundary(ASK, done=False)
     heard = yield from hear(context, settings, rows, made)
     guide = heard.guide.to(context.device).requires_grad_(False)
-    # All that can be asked of it is asked before it may be rounded.
+    # All outputs that can be precomputed are computed before the teacher may be quantized.
     precompute = portion_of(
         objective_for(context, settings, guide, rows, heard.rows, heard.logits), heard.asked, heard.asked + 1
     )
@@ -66,11 +67,11 @@ def distill(context: StageContext) -> Iterator[Event]:
         yield from _task_phase(context, settings, rows, objective, known, beside)
     finally:
         objective.close()
-    note(context, said)  # the notes are those of the attempt before, where this one went on from its save
+    note(context, said)  # if this attempt resumed from a save, the notes are those of the earlier one
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
-    """Yield the general phase, augmentation, asking the teachers and the training, as the recipe has them."""
+    """Yield the recipe's phases: the general phase, augmentation, the teachers' outputs and the training."""
     settings, train = expected.recipe.distill, expected.train
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     if settings.general is not None:
@@ -85,7 +86,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:
-    """Return the digests of models and texts that only distillation reads."""
+    """Return the digests of the models and texts that only distillation reads."""
     augment = spec.recipe.distill.augment if spec.recipe.distill else None
     return {
         "teachers": [folder_digests(base, folder) for folder in spec.teachers],
@@ -97,7 +98,10 @@ STAGE = StageRunner(distill, phases, inputs, reads_unlabelled=True, asks_teacher
 
 
 def enter(context: StageContext) -> None:
-    """Put the student that the user names in the place of the model, smoothed and fake-quantized where the recipe says so."""
+    """Replace the model by the student that the user names.
+
+    The student is smoothed and fake-quantized if the recipe says so.
+    """
     cast, seed = context.cast, context.recipe.train.seed
     assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
     student = cast.student
@@ -133,14 +137,17 @@ def _task_phase(
     known: Tensors,
     beside: Tensors,
 ) -> Iterator[Event]:
-    """known: what an earlier attempt's save of this phase keeps beside its training; beside: what those of this one keep."""
+    """Train on the task and add the notes.
+
+    known: extra tensors in an earlier attempt's save of this phase. beside: extra tensors for this attempt's saves.
+    """
     plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
     first = objective.weighting.weights()
     kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
 
     def after_epoch(news: Step) -> None:
-        # At its end training puts the best epoch's weights back, learned ones of terms too.
-        objective.before_step(news.step - 1, news.total)  # a new attempt may have had no step left to do
+        # At its end training restores the best epoch's weights, the learned weights of the terms included.
+        objective.before_step(news.step - 1, news.total)  # a resumed attempt may have had no step left
         kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
 
     ticks = train(

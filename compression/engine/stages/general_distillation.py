@@ -1,4 +1,4 @@
-"""Before the task: what a teacher makes of plain texts, layer by layer, without any label (TinyBERT, Jiao et al. 2020)."""
+"""Distills a teacher's layers on unlabelled texts, before the task (TinyBERT, Jiao et al. 2020)."""
 
 from collections.abc import Iterator
 
@@ -23,9 +23,10 @@ ASK, PHASE = "ask of unlabelled text", "general"
 
 
 def general(context: StageContext, settings: Distill) -> Iterator[Event]:
-    """Train the student on hidden states, attention and embeddings of the unlabelled texts; train's where there are none.
+    """Train the student on hidden states, attention and embeddings of the unlabelled texts.
 
-    Epochs are judged by the same loss on validation's texts; their labels are not looked at.
+    If there are no unlabelled texts, train's texts are used. Epochs are judged by the same loss on validation's texts; their
+    labels are not read.
     """
     asked = settings.general
     assert asked is not None, "the caller has looked"  # noqa: S101
@@ -90,7 +91,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
 
 
 def _texts(context: StageContext) -> tuple[Examples, Examples]:
-    """Return the texts to learn from as the student and as the teacher read them."""
+    """Return the texts to learn from, as tokenized for the student and for the teacher."""
     base = context.cast.base if context.cast is not None else None
     if context.unlabelled is None:
         return context.rows["train"], rows_of(context, base, context.rows["train"], ())[0]

@@ -1,4 +1,4 @@
-"""The recipe's scheme in a job's model: put in with ranges of its own, and looked after when a stage has changed the model."""
+"""Inserts the recipe's quantization scheme into a job's model, and updates its ranges after a stage."""
 
 from compression.engine.context import StageContext
 from compression.modalities.base import Examples
@@ -17,7 +17,7 @@ from compression.schema.recipe.quantize import Quantize
 
 
 def smooth_model(context: StageContext) -> None:
-    """Smooth the model as the recipe says, where it does. Nothing may be simulated in it yet."""
+    """Smooth the model if the recipe says so. The model must not be simulated yet."""
     settings, model = context.recipe.quantize, context.model
     if settings is None or settings.smoothing is None:
         return
@@ -29,7 +29,7 @@ def smooth_model(context: StageContext) -> None:
 
 
 def insert_quantization(context: StageContext) -> None:
-    """Simulate the recipe's scheme in the whole model, which is in floating point; ranges are calibrated anew."""
+    """Simulate the recipe's scheme in the whole floating-point model, with newly calibrated ranges."""
     settings = context.recipe.quantize
     assert settings is not None, "only a recipe with a scheme simulates one"  # noqa: S101
     if settings.scheme == "static-int8":
@@ -38,7 +38,7 @@ def insert_quantization(context: StageContext) -> None:
 
 
 def settle_ranges(context: StageContext) -> None:
-    """After a stage, before its model is shipped: let static ranges follow the weights, and check how all ranges are."""
+    """Recalibrate static ranges and check all ranges, after a stage and before its model ships."""
     context.ranges = ()
     if not is_simulated(context.model):
         return
@@ -50,9 +50,9 @@ def settle_ranges(context: StageContext) -> None:
 
 
 def _refit(context: StageContext) -> None:
-    """Calibrate again on the model as it computes now; the new ranges stay if validation is better with them.
+    """Calibrate again on the current model; keep the new ranges only if they improve validation.
 
-    Training held the old ones fast, and its weights have learned to live with them.
+    Training kept the old ranges fixed, and the weights adapted to them.
     """
     settings, trained = context.recipe.quantize, input_ranges(context.model)
     assert settings is not None, "see simulate"  # noqa: S101
@@ -68,6 +68,6 @@ def _refit(context: StageContext) -> None:
 
 
 def calibration_rows(context: StageContext) -> Examples:
-    """Draw the rows that a job's recipe says: of train, never of test."""
+    """Sample the recipe's number of calibration rows from train, never from test."""
     settings = context.recipe.quantize or Quantize()
     return shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed)

@@ -1,4 +1,4 @@
-"""Find the mildest cut whose artifact is as fast as the recipe asks, by measuring shapes in the runtime that is shipped for."""
+"""Finds the mildest cut that meets the recipe's target latency, timing shapes in the target runtime."""
 
 from collections.abc import Generator
 
@@ -15,11 +15,11 @@ from compression.schema.report.measurements import Latency, Shape
 def ratio_for_latency(
     context: StageContext, settings: Prune, target: TargetLatency
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
-    """Return the ratios and the shape of the mildest cut that is fast enough, halving what is left with each measurement.
+    """Return the ratios and the shape of the mildest cut that is fast enough.
 
-    Weights are drawn: latency does not depend on them, so nothing has to be chosen or trained to know it. Where even the
-    deepest cut is too slow it is taken, and the row's notes say so. Raises Pause where one is asked for, and RuntimeError where
-    this machine cannot measure.
+    The search over the candidates is binary. Weights are random: latency does not depend on them, so no units have to be
+    chosen or trained to measure it. If even the deepest cut is too slow, it is applied and the row's notes say so. Raises
+    Pause if a pause was requested, and RuntimeError if this machine cannot measure.
     """
     family = adapter_of(context.model)
     found = list(

@@ -1,4 +1,4 @@
-"""A linear model on the frozen features of the model as it came: the least that tuning it must reach."""
+"""Fits a linear model to the uploaded model's frozen features: tuning must reach at least its score."""
 
 from typing import Protocol, runtime_checkable
 
@@ -17,14 +17,18 @@ class LinearlyProbed(Protocol):
     """A task that a linear model can be fitted to."""
 
     def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-        """Fit a linear model to (rows, n) features and their labels; answer (others, n) as `Task.logits` does."""
+        """Fit a linear model to (rows, n) features and labels; return its outputs for `asked`, (others, n).
+
+        The outputs have the form of `Task.logits`.
+        """
         ...
 
 
 def linear_probe(context: StageContext) -> float | None:
-    """Fit a linear model to the mean of the last hidden states and return its score on validation; None for other tasks.
+    """Fit a linear model to the mean of the last hidden states and return its score on validation.
 
-    At most FEATURE_ROWS rows of train, drawn with the job's seed. The model is not changed.
+    Return None if the task is not LinearlyProbed. Fits on at most FEATURE_ROWS rows of train, sampled with the job's seed. The
+    model is not changed.
     """
     task = context.task
     if not isinstance(task, LinearlyProbed):
@@ -37,7 +41,7 @@ def linear_probe(context: StageContext) -> float | None:
 
 @torch.inference_mode()
 def features(model: PreTrainedModel, rows: Examples, parts: int = 1) -> Tensor:
-    """Return the mean over real tokens of the last hidden states. -> (rows, hidden), float32 on the CPU."""
+    """Return the mean of the last hidden states over real tokens: (rows, hidden), float32 on the CPU."""
     training, body = model.training, model.base_model
     model.eval()
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""What a student is held against: a teacher is asked of all rows, and the objective made of its answers."""
+"""Builds distillation objectives from a teacher's outputs on all rows."""
 
 from collections.abc import Callable, Generator
 
@@ -16,7 +16,7 @@ from compression.system.progress import Returning, Step, count_rows
 from compression.training.config import TrainingOutcome
 
 TARGETS = "teacher-tokens"
-"""Name of the file of what is kept of a teacher's next tokens."""
+"""Name of the file of a teacher's saved next-token targets."""
 
 
 def objective_for(
@@ -27,10 +27,10 @@ def objective_for(
     theirs: Examples,
     logits: Tensor | None = None,
 ) -> Generator[Step, None, DistillationObjective]:
-    """Ask a teacher of every row, tell how far that is, and make of it what the model is held against.
+    """Compute a teacher's outputs on every row, yield progress, and return the objective built from them.
 
-    rows, theirs: train as the model and as the teacher reads it; logits: the answers, where several gave them together.
-    Raises Pause where one is asked for.
+    rows, theirs: train as tokenized for the model and for the teacher. logits: the fused logits of several teachers, if there
+    are several. Raises Pause if a pause was requested.
     """
     packed, terms = context.task.packed, settings.weights()
     comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
@@ -52,7 +52,10 @@ def objective_for(
 
 
 def output_objective(context: StageContext, rows: Examples) -> Generator[Step, None, DistillationObjective]:
-    """Make a lesson of the baseline's answers and nothing else, softened as the recipe's distillation has it."""
+    """Build an objective from the baseline's outputs alone.
+
+    The outputs are softened at the temperature of the recipe's distillation.
+    """
     assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
     asked = (context.recipe.distill or Distill()).answers_alone()
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
@@ -65,15 +68,15 @@ def log_terms(
     objective: DistillationObjective,
     after_epoch: Callable[[Step], None] | None = None,
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
-    """Pass a training on; after each epoch, log what the terms were and what they were multiplied by.
+    """Relay a training's events; after each epoch, log the loss terms and their weights.
 
-    after_epoch: called then too, before training goes on or ends.
+    after_epoch: also called after each epoch, before training continues or ends.
     """
     for news in (each := Returning(ticks)):
         if after_epoch is not None and isinstance(news, Step) and news.score is not None:
             after_epoch(news)
         if isinstance(news, Log):
-            objective.loss_meter.forget()  # of a step back: what was thrown away, and may be no number, is no part of the epoch
+            objective.loss_meter.forget()  # training stepped back: discarded losses, maybe NaN, are not part of the epoch
         yield news
         if (
             isinstance(news, Step)

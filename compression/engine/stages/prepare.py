@@ -1,6 +1,6 @@
-"""Tune the user's model on the user's rows: the baseline that all is held against, and the teachers.
+"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers.
 
-By default until validation stops gaining: what has not converged flatters whatever is compared with it.
+By default training runs until validation stops improving: a baseline that has not converged flatters the compressed models.
 """
 
 import copy
@@ -43,24 +43,28 @@ from compression.training.trainer import train
 
 PHASE, PROBE_PHASE = "tune", "choose the rate"
 PREPARATION = "preparation"
-"""What is known of the baseline's tuning is saved as, beside a training."""
+"""Key under which a training's save stores the facts about the baseline's tuning."""
 
 
 def phase_of(number: int) -> str:
-    """Name the training of an original. number: 0 is the baseline."""
+    """Return the phase name of an original's training. number: 0 is the baseline."""
     return PHASE if number == 0 else f"{PHASE} {number + 1}"
 
 
 def probe_phase(number: int) -> str:
-    """Name what goes before the training of an original whose epochs are open. number: 0 is the baseline."""
+    """Return the name of the phase before an original's training, if its epochs are open.
+
+    number: 0 is the baseline.
+    """
     return PROBE_PHASE if number == 0 else f"warm up the head {number + 1}"
 
 
 def prepare(context: StageContext) -> Iterator[Event]:
-    """Train head and encoder in full precision, then freeze a copy as the teacher, where one is asked; train further originals.
+    """Train the baseline and the further originals in full precision.
 
-    These differ by the seed, which draws a head that the model lacks, the order of rows and dropout. Until the stage has its
-    checkpoint, what was trained before them is saved beside them.
+    Head and encoder train. If the job needs a teacher, it is a frozen copy of the baseline. Further originals differ by the
+    seed, which determines the initial head if the model lacks one, the order of rows and dropout. Until the stage has its
+    checkpoint, their saves also contain the models that were trained before them.
     """
     settings = context.recipe.distill
     seeds = settings.teachers.seeds if settings is not None else 1
@@ -123,7 +127,10 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
 
 
 def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
-    """Return what is settled before a training: the rates, how they were chosen, and the floor that it must reach."""
+    """Return the facts fixed before a training.
+
+    These are the rates, how they were chosen, and the floor that its score must reach.
+    """
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
     if context.checkpointer is not None and context.checkpointer.is_at(phase_of(number)):
         return _unpacked(context.checkpointer.beside()[PREPARATION])
@@ -136,20 +143,23 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
         return known.model_copy(update={"rate": rate, "head_rate": rate})
     given = (settings.rate or _without_probes(context)) if number == 0 else known.rate
     search = RateSearch(context, model, seed, new_head=context.new_head, rate=given, tried=[])
-    if known.rate and known.head_rate:  # a further original trains as the baseline did
+    if known.rate and known.head_rate:  # a further original trains at the baseline's rates
         search.head_factor = known.head_rate / known.rate
         search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
     yield from context.tracker.relay(probe_phase(number), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
     found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
-    # As sure as after a probe: of a model that has learned nothing yet, the error of a correlation is many times as large.
+    # Computed after the warm-up, as after a probe: before any training, the error of a correlation is many times as large.
     error = search.error if search.error is not None else standard_error(model, context.rows["validation"], context.parts)
     found["validation_error"] = error
     return known.model_copy(update=found | ({"rates": tuple(search.tried)} if number == 0 else {}))
 
 
 def _without_probes(context: StageContext) -> float | None:
-    """Return the rate to train at if probes would take more than their share of the steps that the job may have."""
+    """Return the rate to use without probes, or None if probes are affordable.
+
+    Probes are skipped if they would take more than their share of the job's steps.
+    """
     most, budget = MOST_PROBES * PROBE_STEPS / PROBE_SHARE, context.budget
     if budget.steps_of(math.ceil(most)) >= most:
         return None
@@ -178,7 +188,10 @@ def _plan(context: StageContext, known: Preparation, seed: int) -> TrainingConfi
 
 
 def _concluded(context: StageContext, model: PreTrainedModel, known: Preparation, outcome: TrainingOutcome) -> Preparation:
-    """Say of a training that has ended whether it converged. The model has the weights of its best epoch."""
+    """Return a finished training's facts, with whether it converged.
+
+    The model has the weights of its best epoch.
+    """
     error = standard_error(model, context.rows["validation"], context.parts)
     converged, reason = convergence(
         outcome.before.worth,
@@ -227,7 +240,7 @@ def _beside(models: list[PreTrainedModel]) -> Tensors:
 
 
 def _taken_up(context: StageContext) -> Generator[Log, None, int]:
-    """Put back the originals that an earlier attempt trained before the one that it was in; return how many."""
+    """Restore the originals that an earlier attempt finished before its current one; return their number."""
     found = context.checkpointer.found if context.checkpointer is not None else None
     is_ours = found is not None and context.checkpointer is not None and context.checkpointer.is_at(found.phase)
     place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and is_ours else None

@@ -1,4 +1,4 @@
-"""Cut tokens, layers, channels, heads and feed-forward units, at once or in steps, and let the model recover in between."""
+"""Prunes tokens, layers, channels, heads and feed-forward units, in one or more steps with recovery."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -45,14 +45,15 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 ALWAYS_TOLD = ("hidden", "heads", "ffn")
-"""Axes that a report speaks of also where they were left alone."""
+"""Axes that a report lists even if they were not pruned."""
 
 
 def prune(context: StageContext) -> Iterator[Event]:
-    """Choose by importance, slice into a smaller stock model, recover; as often as there are steps. Raises UnsupportedShape.
+    """In each step, choose units by importance, slice a smaller stock model and recover.
 
-    Scores are taken once, of the whole model, and every cut chooses by what is left of them: so each goes on from the one
-    before, and an attempt that goes on from a save in the midst of a step makes the earlier cuts again without training.
+    Raises UnsupportedShape. Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining
+    units. So each cut continues from the one before, and an attempt that resumes in the middle of a step repeats the earlier
+    cuts without training.
     """
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -77,7 +78,7 @@ def prune(context: StageContext) -> Iterator[Event]:
         uncut = context.model
         context.model, scores, context.smoothed = apply_cut(context, uncut, plan), scores.after(plan), {}
         if step < going_on:
-            continue  # its training is in the save that is taken up
+            continue  # the save already contains its training
         if step == going_on and saved is not None:
             set_input_ranges(context.model, dict(saved.ranges))
         now = context.validate()
@@ -93,7 +94,7 @@ def prune(context: StageContext) -> Iterator[Event]:
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
-    """Yield the cut, with the measurements that a target takes, and each step's recovery."""
+    """Yield the cut, including a latency target's measurements, and each step's recovery."""
     settings = expected.recipe.prune
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
@@ -105,7 +106,10 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Return what a recovery by the teacher's outputs reads of distillation, which comes after it."""
+    """Return the distillation settings that a recovery by the teacher's outputs reads.
+
+    Distillation comes after pruning.
+    """
     if not spec.recipe.recovers_by_teacher:
         return {}
     asked = spec.recipe.distill or Distill()
@@ -117,7 +121,10 @@ STAGE = StageRunner(prune, phases, inputs, cuts=True)
 
 
 def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, plan: PruningPlan, before: Validation) -> None:
-    """Cut again, and solve what is left on calibration rows. before: what the cut alone is worth."""
+    """Apply the cut again and solve the remaining weights on calibration rows.
+
+    before: validation after the cut alone.
+    """
     rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
     context.model = apply_cut(context, uncut, plan, rows)
     now = context.validate()
@@ -126,9 +133,9 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
 
 
 def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
-    """Return the shape that the recipe comes to, before anything is done; if only measuring tells, the deepest that it may be.
+    """Return the shape after the recipe's pruning; for a target latency, the deepest possible shape.
 
-    Raises UnsupportedShape.
+    The shape is computed before the job changes the model. Raises UnsupportedShape.
     """
     shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
     kind = ARCHITECTURE_SPECS[model.config.model_type]
@@ -138,9 +145,9 @@ def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -
 def plan_shape(
     model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
 ) -> tuple[Ratios, Shape]:
-    """Return the ratios that the recipe comes to for a model, and the shape. Raises UnsupportedShape.
+    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape.
 
-    before: the shape to cut, if it is not the model's own. vocabulary: the tokens that stay, if that is known.
+    before: the shape to cut, if it is not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     shape = before or adapter_of(model).shape_of(model.config)
     kind = ARCHITECTURE_SPECS[model.config.model_type]
@@ -148,21 +155,21 @@ def plan_shape(
 
 
 def counter(model: PreTrainedModel) -> Count:
-    """Return what counts the parameters of models like this one, its head included, by their shape."""
+    """Return a function that counts, by shape, the parameters of models like this one, head included."""
     family, head = adapter_of(model), adapter_of(model).head(model)
     known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
     rows = table_rows(family.parameters_of(model), known)
     outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
     if head.out is not None and head.out.weight is model.get_input_embeddings().weight:
-        outputs = None  # a tied output layer is its table
+        outputs = None  # a tied output layer is the embedding table
     biases = family.biases(model.config)
     return lambda shape: parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Return for each axis what it had, what it has, what was asked and what was taken.
+    """Return each axis's width before and after, the requested ratio and the ratio that was removed.
 
-    Of a target, `asked` is the ratio that it came to; of the vocabulary it is null if the texts alone decide.
+    For a target, `asked` is the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
@@ -180,10 +187,10 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
 
 
 def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
-    """Score the model's units as they are without smoothing."""
+    """Score the model's units with smoothing undone."""
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
-    # Taylor's have a backward pass, whose gradients are the recipe's to round, as in training.
+    # Taylor scores need a backward pass; its gradients have the recipe's precision, as in training.
     with undone(context.model, context.smoothed), gradient_precision(context.recipe.train.precision):
         return score_units(context.model, settings, rows, seed, context.parts, layers=layers)
 
@@ -191,7 +198,10 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
 def _solved(
     context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
-    """Return the ratios and the shape that the recipe comes to, its target solved. before: with the whole vocabulary."""
+    """Return the recipe's ratios and shape, with its target solved.
+
+    before: the shape with the whole vocabulary.
+    """
     here = adapter_of(context.model).shape_of(context.model.config)
     if saved is not None:
         ratios: Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
@@ -203,12 +213,15 @@ def _solved(
 
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:
-    """Return in which step the earlier attempt was saved, from 1, and what it saved; 0 and None if it was in none."""
+    """Return the step, from 1, in which the earlier attempt was saved, and its progress.
+
+    Returns 0 and None if it was saved in no step.
+    """
     checkpointer = context.checkpointer
     if checkpointer is None:
         return 0, None
     step = next((step for step, phase in enumerate(trainings, 1) if checkpointer.is_at(phase)), 0)
     saved = PruneProgress.of_tensors(checkpointer.beside()) if step else None
-    # A save of an earlier version may lack some scores: they are taken again, of the same model.
+    # A save of an earlier version may lack some scores: they are computed again, on the same model.
     lacks = saved is None or not adapter_of(context.model).observed(context.model).keys() <= saved.scores.units.keys()
     return step, None if lacks else saved

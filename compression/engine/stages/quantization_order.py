@@ -1,4 +1,4 @@
-"""Sensitivity: how much a model's answers change when one depth alone is quantized."""
+"""Measures sensitivity: how much a model's outputs change if one depth alone is quantized."""
 
 from collections.abc import Callable
 
@@ -11,22 +11,25 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 
 
 def depths(model: PreTrainedModel) -> list[int]:
-    """List the depths that a scheme quantizes, ascending: 0 the embeddings, then the layers, last what follows them."""
+    """Return the depths that a scheme quantizes, ascending.
+
+    0 is the embeddings, then come the layers, and last what follows them.
+    """
     depth = adapter_of(model).quantization_group
     return sorted({depth(name) for name, _ in quantizable(model)})
 
 
 def only(model: PreTrainedModel, chosen: set[int], simulation: Simulation) -> None:
-    """Simulate integers in the chosen depths, and in no others."""
+    """Simulate quantization in the chosen depths only."""
     depth = adapter_of(model).quantization_group
     remove_fake_quantization(model)
     insert_fake_quantization(model, lambda name: depth(name) in chosen, simulation)
 
 
 def sensitivities(model: PreTrainedModel, rows: Examples, simulation: Simulation, parts: int = 1) -> dict[int, float]:
-    """Measure each depth: the mean square by which the logits change, as a share of their own mean square. -> depth → share
+    """Return depth → sensitivity: the logits' mean squared change, divided by their mean square.
 
-    rows: of train. The model is left without simulated integers; layers of a static scheme must have been calibrated.
+    rows: rows of train. The model ends without simulated quantization. A static scheme's layers must be calibrated.
     """
     remove_fake_quantization(model)
     packed = rows.task.packed
@@ -40,12 +43,12 @@ def sensitivities(model: PreTrainedModel, rows: Examples, simulation: Simulation
 
 
 def _of_answers(model: PreTrainedModel, rows: Examples, parts: int) -> Callable[[], float]:
-    """Return what tells how much the logits of all rows have changed since now."""
+    """Return a function that measures how much the logits of all rows have changed since this call."""
     plain = logits(model, rows, parts)
     scale = plain.square().mean().clamp_min(1e-12)
     return lambda: ((logits(model, rows, parts) - plain).square().mean() / scale).item()
 
 
 def named(depth: int, layers: int) -> str:
-    """Name a depth for a reader. layers: how many the encoder has."""
+    """Return a depth's readable name. layers: the encoder's number of layers."""
     return "embeddings" if depth == 0 else f"layer {depth}" if depth <= layers else "head"

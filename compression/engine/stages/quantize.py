@@ -1,4 +1,4 @@
-"""Simulate the shipped integers from here on and, where the recipe asks for it, train the model to live with them."""
+"""Simulates the shipped quantization from here on, with quantization-aware training if requested."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,14 @@ from compression.training.trainer import train
 
 PHASE = "quantization-aware training"
 ORDER = "qat.order"
-"""What the order of the depths is saved as, beside the training."""
+"""Key under which a training's save stores the order of the depths."""
 
 
 def quantize(context: StageContext) -> Iterator[Event]:
-    """Smooth if the recipe says so, simulate its scheme in the whole model; train with it on the progressive schedule first.
+    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training.
 
-    A new attempt that comes back in mid-training takes ranges and order from what was saved.
+    The training follows the progressive schedule and ends with the whole model quantized. A new attempt that resumes during
+    training takes ranges and order from the save.
     """
     settings, model = context.recipe.quantize, context.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -71,7 +72,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
-    """Yield the one training that there may be."""
+    """Yield the phase of quantization-aware training, which may have no epochs."""
     qat = expected.recipe.quantize.qat if expected.recipe.quantize is not None else None
     yield PHASE, (qat.epochs if qat else 0) * expected.train
 
@@ -80,9 +81,9 @@ STAGE = StageRunner(quantize, phases)
 
 
 def ordered(context: StageContext, qat: Qat) -> list[int]:
-    """Say in which order the depths are quantized, and note what was measured. The model is left fully quantized.
+    """Return the order in which depths are quantized, and note the measured sensitivities.
 
-    A new attempt that was in the training already has the order, and the notes, from what was saved.
+    The model ends fully quantized. A new attempt that resumes during training takes the order and the notes from the save.
     """
     model, settings = context.model, context.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -101,16 +102,16 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
 
 
 def share(qat: Qat, epoch: int) -> float:
-    """Say what share of the layers is quantized in an epoch, from 1: none, then growing, then all."""
+    """Return the share of the depths quantized in an epoch, from 1: none, then growing, then all."""
     return min(max(epoch - qat.full, 0) / (qat.ramp + 1), 1.0)
 
 
 def simulate_first(model: PreTrainedModel, part: float, order: Sequence[int], simulation: Simulation = DYNAMIC) -> None:
-    """Quantize the first `part` of the depths in `order`: embeddings, the layers, and the head are one each."""
+    """Quantize the first share `part` of the depths in `order`: embeddings, each layer, and the head."""
     only(model, set(order[: math.ceil(part * len(order))]), simulation)
 
 
 def _quantized_validation(context: StageContext, simulation: Simulation) -> Validation:
-    """Judge an epoch by the fully quantized model whatever was simulated in it, because that is what is shipped."""
+    """Judge an epoch by the fully quantized model, whatever the epoch simulated: that model is shipped."""
     insert_fake_quantization(context.model, simulation=simulation)
     return context.validate()

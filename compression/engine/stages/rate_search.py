@@ -1,4 +1,4 @@
-"""Before an original is tuned: a new head is warmed up, and short trainings from the same weights choose the rate."""
+"""Warms up a new head and chooses the learning rate by short trainings, before an original is tuned."""
 
 import math
 from collections.abc import Generator, Iterable
@@ -40,7 +40,7 @@ Steps = Generator[News, None, None]
 
 
 def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters of what follows the encoder or decoder; none of a language model, whose output layer is its own."""
+    """Return the head's parameters: none for a language model, whose output layer is part of the model."""
     if model.get_output_embeddings() is not None:
         return []
     found = adapter_of(model).head(model)
@@ -48,9 +48,9 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters of the layer that answers, which a new head is drawn for.
+    """Return the parameters of the output layer, which a new head initialises at random.
 
-    BERT's pooler before it came with the encoder, and may forget what it knew if it is warmed up too.
+    BERT's pooler, before that layer, comes with the encoder and may lose its pretraining if it is warmed up too.
     """
     out = adapter_of(model).head(model).out if head_of(model) else None
     return [] if out is None else list(out.parameters())
@@ -58,13 +58,19 @@ def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe came to on validation. losses: of groups of rows, (groups,), None where it diverged; error: of the score."""
+    """A probe's result on validation.
+
+    losses: of groups of rows, (groups,), or None if the probe diverged. error: the score's standard error.
+    """
 
     losses: torch.Tensor | None
     error: float
 
     def is_surely_better(self, other: "Probed") -> bool:
-        """Say whether the loss is lower by more than SURELY standard errors of the difference, the groups taken in pairs."""
+        """Return whether the loss is surely lower.
+
+        That is, lower by more than SURELY standard errors of the difference, with the groups taken in pairs.
+        """
         if self.losses is None or other.losses is None:
             return self.losses is not None
         lower = other.losses - self.losses
@@ -74,12 +80,12 @@ class Probed:
 
 @dataclass
 class RateSearch:
-    """Chooses the rates of body and head for one original; `tried` has every probe. Call `steps` once.
+    """Chooses the rates of body and head for one original; `tried` lists every probe. Call `steps` once.
 
-    A probe trains for a few steps on a sample of train and is judged by the loss on validation, which tells more than the
-    metric does after so few; what is usual is left only for what is surely better. The model is left as it was before the
-    probes, with its head warmed up; `whole_head`: the layer before the one that answers, too. error: standard error of the
-    score after the best probe, None without probes.
+    A probe trains for a few steps on a sample of train and is judged by the loss on validation, which is more informative than
+    the metric after so few steps. The search leaves the usual setting only for one that is surely better. At the end the model
+    is as it was before the probes, with its head warmed up. whole_head: the layer before the output layer is warmed up too.
+    error: standard error of the score after the best probe, None without probes.
     """
 
     state: StageContext
@@ -94,7 +100,7 @@ class RateSearch:
     _done: int = 0
 
     def steps(self) -> Steps:
-        """Warm the head up if it is new, then probe rates unless one is given."""
+        """Warm up the head if it is new, then probe rates unless one is given."""
         if self.new_head:
             yield from self._counted(self._warm_up(out_of(self.model)))
         if self.rate is not None:
@@ -120,9 +126,9 @@ class RateSearch:
     def _whole_head(
         self, before: list[torch.Tensor], usual: Probed
     ) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
-        """Warm up the layer before the one that answers too, and keep that if a probe is surely better for it.
+        """Warm up the layer before the output layer too, and keep the result if its probe is surely better.
 
-        Returns the weights that training starts from, and what the usual rate came to from there.
+        Returns the weights that training starts from, and the usual rate's result from there.
         """
         yield from self._counted(self._warm_up(head_of(self.model)))
         warmed, self.whole_head = self._weights(), True
@@ -134,7 +140,10 @@ class RateSearch:
         return before, usual
 
     def _best_place(self, before: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[int, Probed]]:
-        """Leave the usual place in RATES for one beside it that is surely better, upward for two; return what it came to."""
+        """Return the index in RATES of the best rate, and its result.
+
+        The search leaves the usual index only for a surely better rate: up to two indices above it, or else one below.
+        """
         best, found = USUAL_RATE, usual
         for place in (USUAL_RATE + 1, USUAL_RATE + 2):
             other = yield from self._probe(RATES[place], 1.0, before)
@@ -191,7 +200,7 @@ class RateSearch:
         return self._train(HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
 
     def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, Probed]:
-        """Train from `before` at one rate; return what it came to, and put `before` back."""
+        """Train from `before` at one rate; return the result, and restore `before`."""
         value, found = None, Probed(None, 0.0)
         try:
             outcome = yield from self._counted(self._train(rate, factor))
@@ -210,13 +219,13 @@ class RateSearch:
         return found
 
     def _counted(self, ticks: Ticks) -> Ticks:
-        """Pass a training's ticks on as a portion of all probes, and check for a pause between steps."""
+        """Relay a training's steps as a portion of all probes, and check for a pause between steps."""
         number, self._done = self._done, self._done + 1
         for news in (each := Returning(ticks)):
             self.state.check_pause()
             if isinstance(news, Step):
                 total = max(news.total, 1)
-                # Scores of probes belong to no curve: the job's page draws what carries one.
+                # Probes carry no score: the job's page draws a curve from every step that does.
                 yield replace(news, step=number * total + news.step, total=self._portions * total, score=None)
             else:
                 yield news

@@ -1,4 +1,4 @@
-"""Recovery: training right after a cut, as the published account has it."""
+"""Recovers the model by training right after a cut, as published."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +20,10 @@ from compression.training.trainer import train
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
-    """Name the trainings of the stage, one after each cut, with their epochs: an equal share, later ones with the rest."""
+    """Return (name, epochs) of the training after each cut.
+
+    Epochs are split equally; later trainings get the rest.
+    """
     epochs = settings.recovery.epochs if settings.recovery else 0
     if settings.steps == 1:
         return [("recover", epochs)]
@@ -31,14 +34,17 @@ def phases(settings: Prune) -> list[tuple[str, int]]:
 
 
 def precompute(phase: str) -> str:
-    """Name what goes before a training that learns a teacher's answers: the teacher is asked for them."""
+    """Return the name of the phase that computes a teacher's outputs before a training on them."""
     return phase.replace("recover", ASK, 1)
 
 
 def recover(context: StageContext, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
-    """Train: layers join from shallow to deep; L2 adapted to the validation score; the best epoch remains.
+    """Train after a cut and keep the best epoch.
 
-    whole: the recipe's; step: from 1, which cut it follows; epochs: of this training; beside: what its saves keep.
+    Layers join from shallow to deep. L2 adapts to the validation score.
+
+    whole: the recipe's settings. step: the number of the preceding cut, from 1. epochs: those of this training. beside: extra
+    tensors for its saves.
     """
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
@@ -58,7 +64,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
     if settings.by == "teacher":
         objective = yield from context.tracker.relay(precompute(phase), output_objective(context, rows))
         asked, guide = context.recipe.distill or Distill(), objective.teacher.model
-        # Later cuts and distillation ask it again, in float32 as this one did.
+        # Later cuts and distillation run the teacher again, in float32 as here.
         is_held, said = yield from quantize_teacher(context, asked, guide, before=HELD in known, again=True)
     ticks = train(
         model,
@@ -90,23 +96,24 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
 
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:
-    """Return how many of the shallowest layers learn in an epoch, from 1: each has an equal share of the epochs to join in.
+    """Return how many of the shallowest layers train in an epoch, from 1. Layers join at equal intervals.
 
-    Where there are fewer epochs than layers, several join at once. In the last share, when the deepest has joined, all of the
-    model learns: its tables and its head too.
+    If there are fewer epochs than layers, several join at once. In the last interval, when the deepest layer has joined, the
+    whole model trains, including its embeddings and its head.
     """
     return -(-epoch * layers // epochs)
 
 
 def epochs_alone(layers: int, epochs: int) -> int:
-    """Count the epochs before the one from which all of the model learns."""
+    """Return the number of epochs before the first in which the whole model trains."""
     return epochs * (layers - 1) // layers
 
 
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """Return what is called before each epoch, from 1: it unfreezes the layers that learn in it, and freezes the rest.
+    """Return a function to call before each epoch, from 1, that freezes and unfreezes layers.
 
-    A frozen parameter gets no gradient, so the optimizer neither moves nor decays it, and keeps no state of it.
+    It unfreezes the layers that train in the epoch and freezes the rest. A frozen parameter gets no gradient, so the optimizer
+    neither updates nor decays it, and keeps no state for it.
     """
     layers = adapter_of(model).layer_parameters(model)
 

@@ -1,4 +1,4 @@
-"""What the engine does for each stage: its work, its phases, and what its result depends on."""
+"""Registers each stage's work, its phases, and the inputs that its result depends on."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.stages import STAGE_SPECS, STAGES, Stage
 
 ROW_SECONDS = 0.006
-"""Of training on one row. Only how the expected times of phases compare to each other matters."""
+"""Training time per row. Only the ratios between the expected times of phases matter."""
 
 
 @dataclass(frozen=True)
 class ExpectedWork:
-    """What the expected times of a job's phases are computed from."""
+    """The inputs from which the expected times of a job's phases are computed."""
 
     recipe: Recipe
-    rows: Mapping[str, int]  #: of each split
+    rows: Mapping[str, int]  #: rows of each split
 
     @property
     def train(self) -> float:
@@ -47,32 +47,32 @@ def nothing(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class StageRunner:
-    """One stage. A job calls `run` with its context, settles what the model became, ships it, and keeps a checkpoint."""
+    """One stage. A job calls `run`, settles the model's ranges, ships the model and writes a checkpoint."""
 
     run: Callable[[StageContext], Iterator[Event]]
     phases: Callable[[ExpectedWork], Iterator[tuple[str, float]]]  #: (name, expected seconds), without shipping
-    inputs: Callable[[Spec, Path], dict[str, Any]] = nothing  #: that its result depends on beside model, data and recipe
-    reads_unlabelled: bool = False  #: whether unlabelled rows are among its data
+    inputs: Callable[[Spec, Path], dict[str, Any]] = nothing  #: other inputs of its result than model, data and recipe
+    reads_unlabelled: bool = False  #: whether it reads unlabelled rows
     cuts: bool = False  #: whether its model, and those of later stages, may have a smaller vocabulary than the job's
     asks_teachers: bool = False  #: whether it needs the further originals
 
 
 @cache
 def runner_of(stage: Stage) -> StageRunner:
-    """Import what the engine does for a stage."""
+    """Import a stage's runner."""
     module, _, name = STAGE_SPECS[stage].engine.partition(":")
     found: StageRunner = getattr(import_module(module), name)
     return found
 
 
 def run_stage(context: StageContext, stage: Stage) -> Iterator[Event]:
-    """Do a stage's work on a model."""
+    """Run a stage on a context's model."""
     context.begin(stage)
     yield from runner_of(stage).run(context)
 
 
 def planned(recipe: Recipe) -> tuple[Stage, ...]:
-    """List the rows that a recipe leads to."""
+    """Return the stages of a recipe. Each has a row."""
     return tuple(
         name for name, spec in STAGE_SPECS.items() if spec.after is None or getattr(recipe, spec.recipe_key) is not None
     )

@@ -1,4 +1,7 @@
-"""Sensitivity curves: what cutting each axis alone does to the validation score, untrained. No pass is needed to draw one."""
+"""Computes sensitivity curves: the validation score after each axis alone is cut, without training.
+
+The importance scores are given, so no pass is needed to choose the units.
+"""
 
 import torch
 
@@ -22,15 +25,16 @@ CURVES: dict[str, tuple[str, ...]] = {
     "experts": ("experts",),
     "expert_ffn": ("expert_ffn",),
 }
-"""By the name of a curve the axes that it cuts together; a model has those of the axes that it has. Hidden goes alone where the
-recipe has it so."""
+"""Curve name → the axes that it cuts together. A model has the curves of its own axes. If the recipe cuts hidden alone, so does
+its curve."""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
-    """Draw the curve of each axis, also of those that the recipe leaves alone: they may be the cheaper ones.
+    """Return the curve of each axis.
 
-    Each point is the whole model with one axis cut, on a draw of validation rows; shapes that two ratios share are scored once.
-    Raises Pause where one is asked for.
+    Axes that the recipe does not prune are included: they may be the cheaper ones. Each point is the whole model with one axis
+    cut, scored on a sample of validation rows. A shape that two ratios share is scored once. Raises Pause if a pause was
+    requested.
     """
     rows = context.rows["validation"]
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]

@@ -1,4 +1,4 @@
-"""Several teachers as one: each is asked of every row once, their answers are fused, and one of them shows its insides."""
+"""Fuses several teachers: each runs on every row once, and one of them provides the hidden states."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from compression.system.progress import count_rows, portion_of
 
 ASK = "ask the teacher"
 LEAST_SCORE = 1e-6
-"""What a teacher that scores nothing on validation counts: weights must be positive."""
+"""Least weight of a teacher, even if it scores nothing on validation: weights must be positive."""
 
 
 @dataclass(frozen=True)
 class TeacherMember:
-    """One teacher. open: gives it, wherever it lies; who: the folder that it comes from, None where there is no cast."""
+    """One teacher. open: returns the model; who: its source, None if the context has no JobModels."""
 
     name: str
     open: Callable[[], PreTrainedModel]
@@ -34,15 +34,16 @@ class TeacherMember:
 
     @property
     def aligned(self) -> bool:
-        """Whether its tokens are the student's."""
+        """Whether its tokens are the same as the student's."""
         return self.who is None or self.who.aligned
 
 
 @dataclass(frozen=True)
 class EnsembleOutputs:
-    """What the teachers said. guide: who shows its insides; rows: train as it reads it; logits: fused, None of one teacher.
+    """The teachers' outputs.
 
-    asked: how many teachers have been asked of all rows.
+    guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits: the fused logits, None if
+    there is one teacher. asked: how many teachers have run on all rows.
     """
 
     guide: PreTrainedModel
@@ -52,7 +53,7 @@ class EnsembleOutputs:
 
 
 def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
-    """List the teachers: the baseline, the other seeds, then those that the job names."""
+    """Return the teachers: the baseline, the other seeds, then those that the job names."""
     cast = context.cast
     found = []
     for number, model in enumerate([context.teacher, *context.originals][: settings.teachers.seeds]):
@@ -69,7 +70,10 @@ def _same(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
-    """Return train and validation as a model reads them. rows: train as the student does, `made` texts behind the data's."""
+    """Return train and validation as tokenized for a model.
+
+    rows: train as tokenized for the student; the `made` texts follow those of the data.
+    """
     cast = context.cast
     reader = (cast.student or cast.base) if cast is not None else None
     if who is None or reader is None or who.param == reader.param:
@@ -83,9 +87,9 @@ def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made
 def hear(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
-    """Ask every teacher, where there are several, and fuse what they say. Of one, all is left to the caller.
+    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run.
 
-    The test split is not seen: the guide and the weights are chosen on validation. Raises Pause where one is asked for.
+    The test split is not read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
     """
     found = members(context, settings)
     if len(found) == 1:
@@ -117,12 +121,12 @@ def hear(
     said = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
     context.notes.append(said)
     yield Log(message=said[:4000])
-    context.originals.clear()  # all that they know is known now
+    context.originals.clear()  # all their outputs have been computed
     return EnsembleOutputs(guide[2], guide[3], logits, len(found))
 
 
 def fused(answers: Sequence[Tensor], weights: Sequence[float], rows: Examples, temperature: float) -> Tensor:
-    """Make one answer to each row of several. answers: (rows, ...) each, on the CPU -> the same."""
+    """Fuse several teachers' logits. answers: (rows, ...) each, on the CPU. Returns the same shape."""
     together = torch.stack(list(answers))
     mask = None
     if together.ndim > 3:

@@ -1,4 +1,4 @@
-"""A teacher in 8 bits, where the recipe says so or the memory for it in float32 is not there."""
+"""Quantizes a teacher to int8 if the recipe says so or if memory is too small for it in float32."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -19,18 +19,19 @@ from compression.system import memory
 GIB = 2**30
 SAID = "The teacher's weights are held in 8 bits"
 HELD = "held"
-"""Under this name a training's save keeps that its teacher is held so."""
+"""Key under which a training's save records that its teacher is in int8."""
 FILE = "teacher-weights.safetensors"
 
 
 def quantize_teacher(
     context: StageContext, settings: Distill, guide: PreTrainedModel, *, before: bool, again: bool = False
 ) -> Generator[Event, None, tuple[bool, str]]:
-    """Hold a frozen teacher's weights in 8 bits, in place, and say so and why. Returns whether it is held, and what was said.
+    """Quantize the frozen teacher's weights to int8 in place and log the reason.
 
-    Of `auto` it is the memory that is free now that decides. before: whether the attempt that this one goes on from held it so:
-    then it is, whatever is free, for what is trained is to be the same. again: whether `unburden` shall make it float again,
-    since more is asked of it later: then its weights wait in the job's scratch folder. Raises ValueError where there is none.
+    Returns whether the teacher is quantized, and the logged note. With `auto`, the memory that is free now decides. before:
+    whether the attempt that this one resumes had it quantized: then it is quantized whatever is free, so that the training is
+    the same. again: whether `restore_teacher` restores its float weights later, because the teacher runs again: the weights
+    are then saved in the job's scratch folder. Raises ValueError if there is no such folder.
     """
     asked = settings.teachers.precision
     if asked == "float32":
@@ -51,7 +52,7 @@ def quantize_teacher(
 
 
 def restore_teacher(context: StageContext, guide: PreTrainedModel) -> None:
-    """Make a teacher float again, to the bit, that `lighten` has held with `again`."""
+    """Restore, bit for bit, the float weights of a teacher quantized by `quantize_teacher` with `again`."""
     place = _place(context)
     with safe_open(place, "pt") as file:
         unfreeze(guide, file.get_tensor)
@@ -59,7 +60,7 @@ def restore_teacher(context: StageContext, guide: PreTrainedModel) -> None:
 
 
 def note(context: StageContext, said: str) -> None:
-    """Have the row say once what was said of a teacher, also where its notes are those of an earlier attempt's save."""
+    """Add a teacher's note to the row once, even if the row's notes come from an earlier attempt's save."""
     if said and not any(one.startswith(SAID) for one in context.notes):
         context.notes.append(said)
 
@@ -71,8 +72,10 @@ def _place(context: StageContext) -> Path:
 
 
 def needed(context: StageContext) -> int:
-    """Reckon what training the student will take beside what is there: gradients, moments, the weights of the last good epoch
-    and of the best, and what a step keeps."""
+    """Estimate the extra bytes that training the student takes.
+
+    These are gradients, moments, the weights of the last good epoch and of the best, and a step's activations.
+    """
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     shape = adapter_of(context.model).shape_of(context.model.config)
     longest = max(context.rows["train"].lengths)
@@ -81,7 +84,7 @@ def needed(context: StageContext) -> int:
 
 
 def free(context: StageContext) -> int | None:
-    """Return the bytes that training can have where it runs; None where nobody tells."""
+    """Return the bytes that are free for training on its device; None if unknown."""
     if context.device.type == "cuda":
         kept: int = torch.cuda.memory_reserved(context.device) - torch.cuda.memory_allocated(context.device)
         unused: int = torch.cuda.mem_get_info(context.device)[0]

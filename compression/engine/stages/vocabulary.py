@@ -1,4 +1,4 @@
-"""The cut of a model's inputs (of its vocabulary): models and rows change to the new ids together, and no answer changes."""
+"""Reduces a model's vocabulary: models and rows change to the new ids together; no output changes."""
 
 from transformers import PreTrainedModel
 
@@ -8,10 +8,10 @@ from compression.quantization.fake_quantize import insert_fake_quantization, sim
 
 
 def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
-    """Change to the fitted vocabulary, if there is one; `model` is False where the model knows no other any more.
+    """Change to the fitted vocabulary, if there is one. `model` is False if the model already has it.
 
-    Teachers that share the tokenizer go with it: they keep their own vectors for the tokens that are left, so their answers to
-    the rows are what they were, and student and teacher read the same ids, as hidden states must to be compared.
+    Teachers that share the tokenizer change too. They keep their own embeddings of the remaining tokens, so their outputs on
+    the rows stay the same, and student and teacher read the same ids, as the comparison of hidden states requires.
     """
     pruner = context.input_pruner
     if pruner is None:
@@ -29,7 +29,7 @@ def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
         context.cast = context.cast.trimmed(pruner)
         reading, task = context.cast.base.reading, context.task
         if before is not None:
-            # Nobody looked at test for the tokens, so its texts may need some that are gone: they are read anew.
+            # The vocabulary was not fitted to test, so its texts may contain removed tokens: they are encoded again.
             context.rows["test"] = reading.encode(context.cast.dataset, "test", task)
             if model:
                 context.notes.append(pruner.note_on_test(before))
@@ -38,7 +38,7 @@ def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
 
 
 def _knowing(pruner: InputPruner, model: PreTrainedModel) -> PreTrainedModel:
-    """Build the model that reads the new ids. It computes as before, so its integers keep their ranges."""
+    """Build the model for the new ids. It computes as before, so quantization ranges stay valid."""
     device, simulation = next(model.parameters()).device, simulation_of(model)
     small = pruner.model(model.cpu()).to(device).eval()
     if simulation is not None:
