@@ -305,7 +305,7 @@ def _scored(
         metric=metric,
         value=perplexity,
         lower_is_better=True,
-        # If no error is known, 0 would claim certainty; the value itself is a nat of its logarithm.
+        # If no error is known, 0 would claim certainty. The error is then the value itself: one nat in its logarithm.
         standard_error=errors.get(metric, perplexity),
         metrics=values,
         standard_errors=errors,
