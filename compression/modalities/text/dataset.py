@@ -38,7 +38,7 @@ BATCH_ROWS = 512
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Texts with their labels, in the order of the files. `examples.RawExample` describes label, pair and words."""
+    """Texts with labels, in the order of the files. `examples.RawExample` defines label, pair and words."""
 
     texts: tuple[str, ...]
     labels: tuple[Any, ...]
@@ -76,9 +76,10 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train. `labels` gives each label its id; numbers and answers have none.
+    """Three splits whose labels all occur in train.
 
-    `unlabelled` holds texts without labels, for the general phase of distillation.
+    `labels` gives each label its id; numbers and answers have none. `unlabelled` holds texts without labels, for the general
+    phase of distillation.
     """
 
     labels: tuple[str, ...]
@@ -89,15 +90,12 @@ class Dataset:
 
     @property
     def seen(self) -> list[str]:
-        """Return every text that a job's choices may use: all but test's.
-
-        They include second texts, contexts and unlabelled texts.
-        """
+        """Return all texts but test's, for a job's choices, with second texts, contexts and unlabelled ones."""
         looked_at = [rows for name, rows in self.splits.items() if name != "test"]
         return [*(text for rows in looked_at for texts in (rows.texts, rows.pairs or ()) for text in texts), *self.unlabelled]
 
     def ids(self, split: Split) -> list[Any]:
-        """Return a split's labels in the task's format: ids, a list of ids for tagged words, numbers, answers."""
+        """Return a split's labels in the task's format: ids, lists of ids for tags, numbers or answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}
         found = self.splits[split].labels
         if self.task == "token-classification":
@@ -292,7 +290,7 @@ Wanted = Mapping[str, str]
 
 
 def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number from 1, key → value) in the file's order. Raises UnreadableData and MissingColumn."""
+    """Yield (row number from 1, key → value) in file order. Raises UnreadableData and MissingColumn."""
     if kind in ("jsonl", "text"):
         yield from (_read_jsonl(path, wanted) if kind == "jsonl" else _read_text(path))
         return
