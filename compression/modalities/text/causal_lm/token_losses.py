@@ -24,7 +24,7 @@ def told(
     batch: int = BATCH,
     size: int | None = None,
 ) -> WindowLosses:
-    """Return the losses of each scored token, computed once, with the context in its window.
+    """Return each document's losses; each scored token is predicted once, from the context in its window.
 
     length, stride: of the windows (`windows.windows`); size: tokens that go through the head at once, by default what fits
     `chunked_head.BYTES`. The model is in evaluation mode meanwhile. Raises ValueError as `windows` does, and if no token is
