@@ -69,7 +69,10 @@ class Batch(TrainingBatch, Protocol):
 
     @property
     def labelled(self) -> Tensor | None:
-        """Whether each row has a label of its own, (rows,); None if all have. The others learn from a teacher only."""
+        """Whether each row has a label of its own, (rows,); None if all have.
+
+        The others learn from a teacher only.
+        """
 
     def at(self: AnyBatch, where: slice | Tensor) -> AnyBatch:
         """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
@@ -107,14 +110,20 @@ class Examples(Protocol):
         """Return a batch of the rows with these indices."""
 
     def by_length(self, size: int) -> Iterator[Batch]:
-        """Yield every row once, in batches of similar length. For evaluation, where the order does not matter."""
+        """Yield every row once, in batches of similar length.
+
+        For evaluation, where the order does not matter.
+        """
 
     def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
         """Yield every row once, in batches, in an order that `seed` determines."""
 
 
 class TaskAdapter(Protocol):
-    """A task. `logits` below are always those of `logits()`: one tensor whose first dimension is the rows."""
+    """A task.
+
+    `logits` below are always those of `logits()`: one tensor whose first dimension is the rows.
+    """
 
     @property
     def name(self) -> Name:
@@ -126,13 +135,16 @@ class TaskAdapter(Protocol):
 
     @property
     def packed(self) -> PackedLanguageModel | None:
-        """Training and scoring of next tokens, for a task whose logits do not fit in memory; None for other tasks."""
+        """Next-token training and scoring for a task whose logits do not fit in memory; None for others."""
 
     def logits(self, output: Any) -> Tensor:
         """Extract the logits from a stock model's output."""
 
     def counts(self, labels: Tensor) -> Tensor | None:
-        """Return how many predictions of each row `loss` averages. labels: (rows, ...) -> (rows,), or None: one each."""
+        """Return how many predictions of each row `loss` averages.
+
+        labels: (rows, ...) -> (rows,), or None: one each.
+        """
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss against the batch's labels -> scalar, mean over all that `counts` counts."""
@@ -217,10 +229,16 @@ class PackedLanguageModel(Protocol):
         """Return a function that computes the change of the logits from now on, mean square over mean square."""
 
     def forward(self, model: PreTrainedModel, batch: Batch, **options: Any) -> tuple[Any, Tensor]:
-        """Run a model without its output layer -> its output and the states. options: arguments of its forward."""
+        """Run a model without its output layer -> its output and the states.
+
+        options: arguments of its forward.
+        """
 
     def scored(self, states: Tensor, batch: Batch) -> Tensor:
-        """Select the states of the scored positions. states: of all real tokens, row after row -> (asked, width)."""
+        """Select the states of the scored positions.
+
+        states: of all real tokens, row after row -> (asked, width).
+        """
 
     def terms(
         self,
@@ -231,7 +249,10 @@ class PackedLanguageModel(Protocol):
         temperature: float,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Return those of the terms `soft` and `hard` that `asked` names. student, teacher: a model and its states."""
+        """Return those of the terms `soft` and `hard` that `asked` names.
+
+        student, teacher: a model and its states.
+        """
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
         """Return the self-attention relation loss within each text of a row.

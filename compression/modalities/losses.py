@@ -1,4 +1,7 @@
-"""Distillation losses: pure functions of tensors. The recipe sets which of them count, and their weights."""
+"""Distillation losses: pure functions of tensors.
+
+The recipe sets which of them count, and their weights.
+"""
 
 import torch
 from torch import Tensor
@@ -9,10 +12,11 @@ LEAST_LOG = -6e4
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Forward KL divergence KL(teacher ‖ student) of softened distributions, times τ² (Hinton et al. 2015).
+    """Return the KL divergence of softened distributions, times τ² (Hinton et al. 2015).
 
-    student, teacher: (rows, labels) of logits -> scalar in nats, mean over rows. The forward direction makes the student
-    cover all that the teacher finds likely; τ² keeps the gradient's size independent of the temperature.
+    It is the forward divergence KL(teacher ‖ student). student, teacher: (rows, labels) of logits -> scalar in nats, mean over
+    rows. The forward direction makes the student cover all that the teacher finds likely; τ² keeps the gradient's size
+    independent of the temperature.
     """
     wanted = functional.log_softmax(teacher / temperature, dim=-1)
     given = functional.log_softmax(student / temperature, dim=-1)
@@ -33,12 +37,12 @@ def top_k_targets(logits: Tensor, temperature: float, kept: int) -> tuple[Tensor
 
 
 def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Forward KL divergence over the labels of `top_k_targets` and, as one class, all others, times τ².
+    """Return the forward KL divergence over the top-k labels and, as one class, all others, times τ².
 
-    student: (rows, labels) of logits; known: (rows, kept + 1), labels: (rows, kept), at this temperature -> scalar in nats,
-    mean over rows. It is never more than `soft_target_loss`, because it merges classes; the loss does not constrain which of
-    the others the student prefers. The kept labels' probabilities are not rescaled to sum to 1: that would teach the student
-    to be more confident than its teacher.
+    student: (rows, labels) of logits; known: (rows, kept + 1), labels: (rows, kept), of `top_k_targets` at this temperature ->
+    scalar in nats, mean over rows. It is never more than `soft_target_loss`, because it merges classes; the loss does not
+    constrain which of the others the student prefers. The kept labels' probabilities are not rescaled to sum to 1: that would
+    teach the student to be more confident than its teacher.
     """
     wanted = known.to(student.dtype).log_softmax(dim=-1)  # probabilities in 16 bits do not add up to 1
     soft = (student / temperature).log_softmax(dim=-1)

@@ -75,7 +75,10 @@ class Preprocessor(Protocol):
         """Encode inputs without labels."""
 
     def with_made(self, rows: Any, made: Sequence[Any], task: TaskAdapter) -> Examples:
-        """Append the rows that an `Augmenter` made to those of train, without labels. rows: encoded for this model."""
+        """Append the rows that an `Augmenter` made to those of train, without labels.
+
+        rows: encoded for this model.
+        """
 
     def reads_like(self, other: Any) -> bool:
         """Return whether both encode rows to the same tensors, if both cut them alike."""
@@ -107,7 +110,7 @@ class Augmenter(Protocol):
 
 
 class InputPruner(Protocol):
-    """Removes the inputs that the job's rows do not need, such as tokens, with their embeddings, from a model."""
+    """Removes inputs that the job's rows do not need, such as tokens, and their embeddings from a model."""
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -151,10 +154,10 @@ class Summary:
 
 
 class Modality(Protocol):
-    """A kind of data. Its tasks, formats and names are in `schema.tasks.ModalitySpec`, which names this object.
+    """A kind of data.
 
-    The methods up to `scorer` must not load torch: processes that check uploads, serve prediction requests and measure
-    artifacts call them too.
+    Its tasks, formats and names are in `schema.tasks.ModalitySpec`, which names this object. The methods up to `scorer` must
+    not load torch: processes that check uploads, serve prediction requests and measure artifacts call them too.
     """
 
     def read(self, data: Data, base: Path, task: Name, seed: int) -> Dataset:
@@ -164,7 +167,7 @@ class Modality(Protocol):
         """Return the facts about an upload, or every reason to reject it."""
 
     def question(self, spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-        """Return the row of a prediction request for the scorer, the row for people, and the data's expected output."""
+        """Return a prediction request's row for the scorer, the row for people, and the expected output."""
 
     def scorer(self, task: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
         """Return the scorer of a task. labels: the model's, in the order of its outputs."""
@@ -182,15 +185,24 @@ class Modality(Protocol):
         """
 
     def preprocessor(self, folder: Path, config: PretrainedConfig, length: int) -> Preprocessor:
-        """Open a model's preprocessor. length: the maximum number of positions of a row that the recipe allows."""
+        """Open a model's preprocessor.
+
+        length: the maximum number of positions of a row that the recipe allows.
+        """
 
     def write_preprocessor(
         self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None
     ) -> None:
-        """Write an artifact's preprocessor files. source: the folder with the model's files; length: of its rows."""
+        """Write an artifact's preprocessor files.
+
+        source: the folder with the model's files; length: of its rows.
+        """
 
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:
-        """Return example inputs by the model's input names, in the order of an ONNX file's inputs. On the CPU."""
+        """Return example inputs by the model's input names, in the order of an ONNX file's inputs.
+
+        On the CPU.
+        """
 
     def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
         """Return the module to trace for an ONNX file.
@@ -199,7 +211,10 @@ class Modality(Protocol):
         """
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:
-        """Return the name and maximum size of each input's dynamic dimensions in an ONNX file; None is any size."""
+        """Return the names and maximum sizes of each input's dynamic dimensions in an ONNX file.
+
+        None is any size.
+        """
 
     def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:
         """Fill in unset values from the maximum positions of a row and of the model. Raises InvalidSpec."""
@@ -215,7 +230,10 @@ class Modality(Protocol):
     def augmenter(
         self, spec: Spec, base: Path, folder: Path, dataset: Any, preprocessor: Any, task: TaskAdapter
     ) -> Augmenter | None:
-        """Return the augmenter if the recipe has augmentation. Raises MissingResource. folder: of the base model."""
+        """Return the augmenter if the recipe has augmentation.
+
+        Raises MissingResource. folder: of the base model.
+        """
 
     def input_pruner(
         self, folder: Path, config: PretrainedConfig, dataset: Any, preprocessor: Any, target: Path, ratio: float

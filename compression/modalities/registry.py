@@ -34,7 +34,10 @@ def modality_of(task: Name) -> Modality:
 
 
 def modality_for(model: nn.Module) -> Modality:
-    """Return the modality of a stock model, by its class's head. Raises StopIteration for a model without a head."""
+    """Return the modality of a stock model, by its class's head.
+
+    Raises StopIteration for a model without a head.
+    """
     head = of_architecture(type(model).__name__)
     return modality_of(next(task.name for task in TASKS.values() if task.head == head))
 
@@ -48,5 +51,8 @@ def task_of(name: Name, labels: tuple[str, ...] = (), evaluate: Evaluate = AS_ME
 
 
 def scorer_of(task: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
-    """Return the scorer of a task. labels: the model's, in the order of its outputs; empty if it has none."""
+    """Return the scorer of a task.
+
+    labels: the model's, in the order of its outputs; empty if it has none.
+    """
     return modality_of(task).scorer(task, evaluate, labels)

@@ -19,7 +19,10 @@ Own = TypeVar("Own", bound="ClassScorer")
 
 @dataclass(frozen=True)
 class ClassScorer(RowScorer):
-    """`metric` is the headline metric; `positive` is the label whose F1 counts, None for the mean over all labels."""
+    """Scores classification.
+
+    `metric` is the headline metric; `positive` is the label whose F1 counts, None for the mean over all labels.
+    """
 
     metric: str
     labels: int

@@ -49,13 +49,19 @@ def f1(counts: Numbers, positive: int) -> float:
 
 
 def macro_f1(counts: Numbers) -> float:
-    """Return the mean F1 over the labels that occur as predictions or true labels. counts: of `label_counts`."""
+    """Return the mean F1 over the labels that occur as predictions or true labels.
+
+    counts: of `label_counts`.
+    """
     right, found, wanted = counts[:, counts[1] + counts[2] > 0]
     return float((2 * right / (found + wanted)).mean())
 
 
 def matthews(counts: Numbers) -> float:
-    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004). counts: of `label_counts`."""
+    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004).
+
+    counts: of `label_counts`.
+    """
     right, (found, wanted) = counts[0].sum(), counts[1:]
     rows = wanted.sum()
     below = float(np.sqrt((rows**2 - found @ found) * (rows**2 - wanted @ wanted)))
@@ -75,9 +81,9 @@ def places(values: Numbers) -> Ids:
 
 
 def ranks(at: Ids) -> Numbers:
-    """Return ranks, from 1, of rows at the positions of `places`; ties share their mean rank. (rows,) -> (rows,).
+    """Return ranks, from 1, of rows at the positions of `places`; ties share their mean rank.
 
-    Positions may be empty, so samples of the rows can be ranked without sorting them again.
+    (rows,) -> (rows,). Positions may be empty, so samples of the rows can be ranked without sorting them again.
     """
     counts = np.bincount(at)
     mean: Numbers = (counts.cumsum() - (counts - 1) / 2)[at]
@@ -127,7 +133,7 @@ def normalised(text: str) -> str:
 
 
 def exact_match(found: str, wanted: Iterable[str]) -> float:
-    """Return 1 if an answer equals a true answer after normalisation, else 0; "" is "no answer" on both sides."""
+    """Return 1 if an answer equals a true one after normalisation, else 0; "" is "no answer" in both."""
     return max(float(normalised(found) == normalised(one)) for one in _answers(wanted))
 
 

@@ -42,10 +42,10 @@ def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
 def resampled(
     statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement. -> (RESAMPLES,) of each.
+    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement.
 
-    All statistics use the same samples, and the same seed and number of rows give the same samples. statistics: takes the
-    indices of a sample's rows, some more than once, (rows,); returns the same names each time.
+    -> (RESAMPLES,) of each. All statistics use the same samples, and the same seed and number of rows give the same samples.
+    statistics: takes the indices of a sample's rows, some more than once, (rows,); returns the same names each time.
     """
     draw = np.random.default_rng(seed)
     found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]

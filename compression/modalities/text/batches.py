@@ -170,7 +170,7 @@ def tokenize(
     *,
     types: bool,
 ) -> TokenizedDataset:
-    """Tokenize a split; longer texts are truncated to `max_length` tokens, in a pair the longer text first.
+    """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first.
 
     types: whether the model takes token types; pairs: the second text of each row.
     """

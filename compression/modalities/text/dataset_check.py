@@ -1,4 +1,4 @@
-"""Checks whether a dataset's files can be read and used for training, with one row in memory at a time."""
+"""Checks that a dataset's files can be read and trained on, with one row in memory at a time."""
 
 import math
 from collections import Counter

@@ -57,7 +57,10 @@ class ReadsTexts:
 
 
 class TextReader:
-    """Encodes rows of texts for an artifact. tokenizer: its own, which truncates to its length, without padding."""
+    """Encodes rows of texts for an artifact.
+
+    tokenizer: its own, which truncates to its length, without padding.
+    """
 
     def __init__(self, folder: Path, scorer: TextScorer, pad_id: int | None = None) -> None:
         self.tokenizer, self.scorer = tokenizer_of(folder), scorer

@@ -134,7 +134,7 @@ class TextModality:
         write_tokenizer(source, folder, length, task, model)
 
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:
-        """Return token ids, each row but the first one padded; token types only if the model has more than one."""
+        """Return token ids, each row but the first padded; token types only if the model has several."""
         import torch
 
         from compression.models.adapters.registry import adapter_of
@@ -170,7 +170,10 @@ class TextModality:
     def scored(
         self, dataset: Dataset, preprocessor: TextPreprocessor, evaluate: Evaluate, task: Task, seed: int
     ) -> dict[Split, list[int]]:
-        """Sample the texts that score a language model. Raises EmptySplit if test has fewer than two with a scored token."""
+        """Sample the texts that score a language model.
+
+        Raises EmptySplit if test has fewer than two with a scored token.
+        """
         from compression.modalities.text.causal_lm.test_sample import sampled
 
         return sampled(dataset, preprocessor.tokenizer, evaluate.tokens, seed) if TASKS[task].generates else {}
@@ -178,7 +181,10 @@ class TextModality:
     def encode(
         self, dataset: Dataset, preprocessor: TextPreprocessor, task: TaskAdapter, splits: Sequence[Split] = SPLITS
     ) -> dict[Split, Examples]:
-        """Tokenize splits. Raises UnreadableData for a text without tokens, EmptySplit if no token can be scored."""
+        """Tokenize splits.
+
+        Raises UnreadableData for a text without tokens, EmptySplit if no token can be scored.
+        """
         from compression.modalities.text.causal_lm.test_sample import check_texts
 
         rows = {split: preprocessor.encode(dataset, split, task) for split in splits}

@@ -24,7 +24,7 @@ FIRST, SECOND = "a", "b"
 
 
 def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
-    """Return a folder whose tokenizer separates a row's two texts, and the separator token, if it was added.
+    """Return a folder whose tokenizer separates a row's two texts, and the separator token, if added.
 
     It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the
     same files (links) except for tokenizer.json. Raises the errors of `loading.read_config` and `loading.load_tokenizer`.
@@ -61,7 +61,7 @@ def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None
 
 
 def _joined(backend: Tokenizer) -> list[int]:
-    """Return the ids of a pair with nothing between its texts, and the special tokens of a single text around it."""
+    """Return the ids of a pair without a separator, in the special tokens of a single text."""
     before, after = _around(backend)
     inner = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
     return [*before, *inner[0], *inner[1], *after]
@@ -75,10 +75,10 @@ def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def with_pairs(rule: dict[str, Any] | None, backend: Tokenizer, between: str) -> dict[str, Any]:
-    """Return tokenizer.json's post_processor with a template for pairs (format: the tokenizers library's).
+    """Return tokenizer.json's post_processor with a template for pairs.
 
-    rule: the current post_processor; its parts other than templates stay. A pair gets the special tokens of a single text
-    around it.
+    The format is that of the tokenizers library. rule: the current post_processor; its parts other than templates stay. A pair
+    gets the special tokens of a single text around it.
     """
     before, after = ([str(backend.id_to_token(number)) for number in part] for part in _around(backend))
     names = {*before, *after, between}

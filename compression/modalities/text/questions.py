@@ -42,7 +42,10 @@ def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
 
 
 def _shown(texts: dict[str, Any]) -> dict[str, Any]:
-    """Return texts truncated to LONGEST_TEXT: a row may have any length, and it is stored and shown with each prediction."""
+    """Return texts truncated to LONGEST_TEXT characters.
+
+    A row may have any length, and it is stored and shown with each prediction.
+    """
     return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
 
 

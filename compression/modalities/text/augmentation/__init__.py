@@ -1,1 +1,4 @@
-"""Data augmentation for distillation: synonyms, back-translation and splices. A teacher provides the targets."""
+"""Data augmentation for distillation: synonyms, back-translation and splices.
+
+A teacher provides the targets.
+"""

@@ -1,4 +1,7 @@
-"""Makes new rows from old ones. The same texts, settings, seed and sources give the same rows. Torch-free."""
+"""Makes new rows from old ones.
+
+The same texts, settings, seed and sources give the same rows. Torch-free.
+"""
 
 import random
 from collections.abc import Generator, Iterator, Sequence
@@ -37,10 +40,10 @@ class Sources:
 
 
 def augment(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources) -> Generator[int, None, list[AugmentedRow]]:
-    """Make up to `settings.rows` new rows from each row; yield the number of processed rows after each chunk.
+    """Make up to `settings.rows` new rows from each row.
 
-    A row has one or more texts, and each is processed on its own. A new row that equals its original or another copy of it is
-    left out. Raises the errors of the sources.
+    After each chunk, yield the number of processed rows. A row has one or more texts, and each is processed on its own. A new
+    row that equals its original or another copy of it is left out. Raises the errors of the sources.
     """
     made: list[AugmentedRow] = []
     known = {(row, old) for row, old in enumerate(texts)}

@@ -1,4 +1,7 @@
-"""Translates with a sequence-to-sequence model such as MarianMT, greedily: the same text gives the same translation."""
+"""Translates with a sequence-to-sequence model such as MarianMT.
+
+Decoding is greedy: the same text gives the same translation.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Finds words with similar vectors in a model's input embeddings: a source of synonyms that needs no thesaurus."""
+"""Finds words with similar vectors in a model's input embeddings, a substitute for a thesaurus."""
 
 from collections.abc import Sequence
 

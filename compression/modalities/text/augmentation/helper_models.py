@@ -1,4 +1,4 @@
-"""Opens a helper model: a folder of stock files, safetensors only, without custom code or network access."""
+"""Opens a helper model: a folder of stock files, safetensors only, no custom code, no network."""
 
 import json
 from pathlib import Path

@@ -44,7 +44,7 @@ class Resources:
         return asked.source if asked.source != "auto" else "wordnet" if self._lacks_wordnet() is None else "embeddings"
 
     def resolve(self, settings: Augment) -> tuple[Augment, tuple[str, ...]]:
-        """Return the settings that this worker can apply, and for each part left out a sentence with the reason.
+        """Return the settings that this worker can apply, and a sentence with the reason for each omission.
 
         Only what a recipe leaves to the worker is left out: the source `auto`, and an optional back-translation, with its copy.
         The remaining settings may make no rows (`rows` is 0). Raises the errors of opening a helper model.
@@ -113,7 +113,10 @@ class Resources:
             self.open_translators(settings.back_translation)
 
     def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
-        """Open the source of synonyms. table: the teacher's input embeddings, (vocabulary, width), for `embeddings`."""
+        """Open the source of synonyms.
+
+        table: the teacher's input embeddings, (vocabulary, width), for `embeddings`.
+        """
         source = self.source(asked)
         if source == "embeddings" and tokenizer is not None and table is not None:
             return Neighbours(Vocabulary(tokenizer), table, asked.candidates)

@@ -36,7 +36,7 @@ def word_spans(text: str) -> list[WordSpan]:
 
 
 def replace_span(text: str, changes: Mapping[WordSpan, str]) -> str:
-    """Return the text with the words in `changes` replaced; each replacement takes the case of the old word."""
+    """Return the text with the words in `changes` replaced; replacements take the case of the old words."""
     parts, reached = [], 0
     for place in sorted(changes, key=lambda place: place.start):
         parts += [text[reached : place.start], match_case(place.word, changes[place])]

@@ -1,1 +1,1 @@
-"""Causal language modelling: tokenized documents, packed training rows, scoring windows, losses over a vocabulary."""
+"""Causal language modelling: tokenized documents, packed rows, scoring windows, vocabulary losses."""

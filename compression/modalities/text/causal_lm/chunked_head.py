@@ -1,4 +1,7 @@
-"""Runs a head on chunks of tokens, so that no tensor of all tokens by the vocabulary exists, forward or backward."""
+"""Runs a head on chunks of tokens.
+
+No tensor of all tokens by the whole vocabulary exists, forward or backward.
+"""
 
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -22,10 +25,11 @@ def widen(logits: Tensor) -> Tensor:
 
 
 def sum_over_chunks(part: Callable[..., Tensor], size: int, *columns: Tensor) -> Tensor:
-    """Sum `part` over chunks of `size` tokens; the backward pass recomputes each chunk, so none stays in memory.
+    """Sum `part` over chunks of `size` tokens.
 
-    columns: (tokens, ...) each, one token or more; part: takes a chunk of each -> a tensor whose shape does not depend on the
-    chunk. Gradients flow to the columns and to all parameters that `part` uses, as if it had processed all tokens at once.
+    The backward pass recomputes each chunk, so none stays in memory until then. columns: (tokens, ...) each, one token or more;
+    part: takes a chunk of each -> a tensor whose shape does not depend on the chunk. Gradients flow to the columns and to all
+    parameters that `part` uses, as if it had processed all tokens at once.
     """
     total: Tensor | None = None
     for chunk in zip(*(torch.split(column, size) for column in columns), strict=True):

@@ -1,4 +1,4 @@
-"""Tokenizes texts for a language model: token ids, which of them are scored, and the bytes of the scored ones."""
+"""Tokenizes texts for a language model: token ids, the scored ones among them, and their bytes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,7 +45,10 @@ class TokenizedDocuments:
 
 
 def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`). Raises ConfigMismatch."""
+    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`).
+
+    Raises ConfigMismatch.
+    """
     return scoring_texts.affixes(_encoder(tokenizer))
 
 

@@ -1,4 +1,4 @@
-"""Runs a stock causal model in two parts: the base model, and the head, which runs on some tokens at a time."""
+"""Runs a stock causal model in two parts: the base model, and the head on some tokens at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +24,11 @@ def last_hidden_states(model: PreTrainedModel, sequences: PackedBatch) -> Tensor
 
 
 def base_output(model: PreTrainedModel, sequences: PackedBatch, **options: Any) -> Any:
-    """Return the output of the base model. options: arguments of its forward, such as output_hidden_states.
+    """Return the output of the base model.
 
-    Documents of a row do not attend to each other: without a mask and a cache, stock masks (transformers 5, masking_utils) end
-    where positions restart. Raises ValueError if the model's attention takes no such mask.
+    options: arguments of its forward, such as output_hidden_states. Documents of a row do not attend to each other: without a
+    mask and a cache, stock masks (transformers 5, masking_utils) end where positions restart. Raises ValueError if the model's
+    attention takes no such mask.
     """
     attention = model.config._attn_implementation
     if attention not in SEPARATING:

@@ -1,4 +1,4 @@
-"""Losses of a language model, token by token, against the text, a teacher, or a teacher's stored targets."""
+"""Token losses of a language model against the text, a teacher, or a teacher's stored targets."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -58,7 +58,10 @@ class FullTargets:
 
 @dataclass(frozen=True)
 class TopKTargets:
-    """A teacher's stored top-k distributions. known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`."""
+    """A teacher's stored top-k distributions.
+
+    known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`.
+    """
 
     known: Tensor
     ids: Tensor

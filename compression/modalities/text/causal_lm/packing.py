@@ -12,11 +12,12 @@ from compression.modalities.text.text_reader import Stretch
 
 
 class Packed:
-    """Documents in rows of at most `length` tokens. Each token that follows another is a target exactly once.
+    """Documents in rows of at most `length` tokens.
 
-    A longer document is cut into pieces of `length`; the token after a piece is the piece's last target and the next piece's
-    first input. Pieces are packed into rows by best fit, the longest first (Ding et al. 2024), so a document is cut only if it
-    must be, and there is little padding. The pieces of a row never change, so a teacher's outputs on a row can be stored.
+    Each token that follows another is a target exactly once. A longer document is cut into pieces of `length`; the token after
+    a piece is the piece's last target and the next piece's first input. Pieces are packed into rows by best fit, the longest
+    first (Ding et al. 2024), so a document is cut only if it must be, and there is little padding. The pieces of a row never
+    change, so a teacher's outputs on a row can be stored.
 
     The tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
     """
@@ -65,7 +66,10 @@ class Packed:
 
 
 def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
-    """Cut documents into pieces of at most `length` input tokens. A document's last token is never an input."""
+    """Cut documents into pieces of at most `length` input tokens.
+
+    A document's last token is never an input.
+    """
     found = []
     for start, end in zip(documents.starts.tolist(), documents.ends.tolist(), strict=True):
         last = end - 1

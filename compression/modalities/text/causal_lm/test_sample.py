@@ -1,4 +1,4 @@
-"""Samples the texts of validation and test to score, and checks that a job's splits have scored tokens."""
+"""Samples texts of validation and test to score, and checks that a job's splits have scored tokens."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ def test_sample(
     split: Split,
     fewest: int,
 ) -> list[int]:
-    """Sample whole texts of a split until they have `most` scored tokens; return their indices, ascending.
+    """Sample whole texts of a split up to `most` scored tokens; return their indices, ascending.
 
     At least `fewest` have a scored token, whatever their number of tokens. Raises EmptySplit if the split has fewer.
     """

@@ -79,7 +79,10 @@ class Figures:
 
 
 def figures(told: WindowLosses) -> Figures:
-    """Compute the metrics from a model's losses. Each token counts the same, so long texts count for more."""
+    """Compute the metrics from a model's losses.
+
+    Each token counts the same, so long texts count for more.
+    """
     loss = _ratio(told.loss, told.tokens)
     return Figures(
         loss=loss,
@@ -170,7 +173,7 @@ Ask = Callable[[Sequence[Window]], Iterable[Floats]]
 
 @dataclass(frozen=True)
 class LanguageScorer(ReadsTexts):
-    """Scores the perplexity of texts in windows of `length` tokens with a stride of `stride`, each token once."""
+    """Scores perplexity in windows of `length` tokens with a stride of `stride`, each token once."""
 
     length: int
     stride: int
@@ -178,7 +181,10 @@ class LanguageScorer(ReadsTexts):
     next_tokens: ClassVar[bool] = True
 
     def windows(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Window]:
-        """Tokenize texts with an artifact's own tokenizer, without truncation. Texts without a scored token are left out."""
+        """Tokenize texts with an artifact's own tokenizer, without truncation.
+
+        Texts without a scored token are left out.
+        """
         texts = [one for one in read((row["text"] for row in rows), encoder(tokenizer)) if one is not None]
         spans = [(0, len(text.ids), text.tail) for text in texts]
         found, seen = [], set[int]()
@@ -195,7 +201,7 @@ class LanguageScorer(ReadsTexts):
         return Asked(list(found), [one.text for one in found])
 
     def sample(self, reader: TextReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:
-        """Return the beginnings of windows, as many as their logits have room for; one by one, then in one batch."""
+        """Return the beginnings of windows, as many as fit SAMPLE_BYTES; one by one, then in one batch."""
         windows = self.windows(reader.tokenizer, rows)
         most = max(SAMPLE_BYTES // (4 * outputs), 2 * SHORT)
         found = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
@@ -235,7 +241,7 @@ class LanguageScorer(ReadsTexts):
 
 
 def part_of(window: Window, start: int, stop: int) -> Window | None:
-    """Return the part of a window from position `start` to before `stop`, or None if nothing in it is scored."""
+    """Return a window's part from position `start` to before `stop`, or None if nothing in it is scored."""
     first, end = max(window.at, start), min(window.at + len(window.following), stop)
     if first >= end:
         return None
@@ -290,7 +296,7 @@ def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) 
 def _scored(
     metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int
 ) -> Scored:
-    """Build the score from all windows' losses; `again` holds those of the first windows, run in one batch."""
+    """Build the score from all windows' losses; `again` has those of the first windows in one batch."""
     told = summed(windows, *zip(*found, strict=True))
     other = figures(summed(windows, *zip(*again, *found[len(again) :], strict=True)))
     changed = {

@@ -1,4 +1,4 @@
-"""Extractive question answering with "no answer", as SQuAD 2.0 scores it: exact match and F1 of words.
+"""Question answering scores with "no answer", as in SQuAD 2.0: exact match and F1 of words.
 
 A context that is too long goes through the model in overlapping windows. The answer is the best span of all windows, unless
 "no answer" (both ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
@@ -56,9 +56,10 @@ class Window:
         return (int(begins[0]), int(ends[-1])) if begins.size and ends.size else (0, 0)
 
     def best(self, logits: Floats) -> tuple[float, float, tuple[int, int]]:
-        """Score "no answer" and the best span. logits: (tokens, 2) -> score of none, of the span, its characters.
+        """Score "no answer" and the best span.
 
-        A span's score is the sum of its ends' logits, or −inf if the window has no part of the context.
+        logits: (tokens, 2) -> score of none, of the span, its characters. A span's score is the sum of its ends' logits, or
+        −inf if the window has no part of the context.
         """
         none = float(logits[0].sum())
         where = np.flatnonzero(self.context)

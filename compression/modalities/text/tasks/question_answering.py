@@ -1,4 +1,4 @@
-"""Extractive question answering: predicts the answer's start and end in the context, or that there is no answer."""
+"""Extractive question answering: predicts the answer's start and end in the context, or no answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ NOWHERE = -1e9
 
 @dataclass(frozen=True)
 class References:
-    """The references that score a split's windows. owners: the row of each window; contexts, answers: of each row."""
+    """The references that score a split's windows.
+
+    owners: the row of each window; contexts, answers: of each row.
+    """
 
     windows: tuple[Window, ...]
     owners: tuple[int, ...]
@@ -35,9 +38,10 @@ class References:
 
 @dataclass(frozen=True)
 class QuestionAnswering(SmallOutputTask):
-    """A row is a window. Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window.
+    """A row is a window.
 
-    logits: (rows, tokens, 2), for each token as the answer's first and as its last.
+    Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window. logits: (rows, tokens, 2),
+    for each token as the answer's first and as its last.
     """
 
     scorer: QuestionScorer
@@ -65,7 +69,10 @@ class QuestionAnswering(SmallOutputTask):
         return losses.fuse_teachers(places, weights, temperature).transpose(1, 2)
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """Return F1 of the answers' words, mean over questions. Raises ValueError for a split without references (train)."""
+        """Return F1 of the answers' words, mean over questions.
+
+        Raises ValueError for a split without references (train).
+        """
         known = rows.references
         if known is None:
             raise ValueError("these rows carry nothing to judge answers by")

@@ -16,16 +16,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenClassification(SmallOutputTask):
-    """Labels: (rows, tokens) of ids, IGNORED if a token has none; at least as wide as the split's longest row.
+    """One tag per word.
 
-    logits: (rows, tokens, labels).
+    Labels: (rows, tokens) of ids, IGNORED if a token has none; at least as wide as the split's longest row. logits: (rows,
+    tokens, labels).
     """
 
     scorer: TagScorer
     name: Name = "token-classification"
 
     def counts(self, labels: Tensor) -> Tensor:
-        """Return the number of words of each row; a row without labels counts as one, so that its soft loss counts."""
+        """Return the number of words of each row; a row without labels counts as one, for its soft loss."""
         return (labels != IGNORED).sum(dim=1).clamp(min=1)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:

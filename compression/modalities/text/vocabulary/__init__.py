@@ -1,1 +1,1 @@
-"""Vocabulary pruning: the tokens that a task's texts need, a tokenizer with only those, and their new ids."""
+"""Vocabulary pruning: the tokens that a task's texts need, a tokenizer with only these, and new ids."""

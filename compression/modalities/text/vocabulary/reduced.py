@@ -1,4 +1,4 @@
-"""Reduces a tokenizer's vocabulary to a job's texts, checks it on them, and applies it to models and rows."""
+"""Reduces a vocabulary to a job's texts, checks it on them, and adapts models and rows to it."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -145,7 +145,7 @@ def _read(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
 def _read_otherwise(
     old: Tokenizer, new: PreTrainedTokenizerFast, texts: Sequence[str], kept: Sequence[int]
 ) -> Iterator[tuple[str, int]]:
-    """Yield each text that two tokenizers split differently, with the position of the first different token."""
+    """Yield each text that two tokenizers split differently, with the first different token's position."""
     both = zip(texts, _read(old, texts), _read(new.backend_tokenizer, texts), strict=True)
     for text, before, after in both:
         back = [kept[number] for number in after]

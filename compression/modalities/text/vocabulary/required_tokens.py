@@ -1,7 +1,8 @@
-"""Chooses the tokens of a tokenizer.json that must stay, for each algorithm. Pure functions of the parsed file.
+"""Chooses the tokens of a tokenizer.json that must stay, for each algorithm.
 
-All three algorithms have this in common: if every token of a text's split stays, the text is split the same way, because the
-removed tokens could only have made other splits possible, and the algorithm preferred this one to them.
+Pure functions of the parsed file. All three algorithms have this in common: if every token of a text's split stays, the text is
+split the same way, because the removed tokens could only have made other splits possible, and the algorithm preferred this one
+to them.
 - WordPiece takes the longest piece that fits. Only a word without a split (unknown) may get one from the shorter pieces.
 - BPE merges byte pairs in a fixed order. Each merge on the way to a token must stay, and with it its two parts.
 - Unigram takes the most likely split; an unknown character costs the least likely token's score and more, so that token stays.
