@@ -3,7 +3,7 @@
 An optional capability of a task is an object, or None if the task lacks it.
 """
 
-from __future__ import annotations  # this module is read where torch must not be loaded
+from __future__ import annotations  # processes that must not load torch import this module
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice

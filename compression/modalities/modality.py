@@ -5,7 +5,7 @@ only `Examples`, `Batch` and the task (`base`). What only some modalities can do
 modality lacks it.
 """
 
-from __future__ import annotations  # this module is read where torch must not be loaded
+from __future__ import annotations  # processes that must not load torch import this module
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass

@@ -50,7 +50,7 @@ class PackedBatch(Batch):
         """Return the batch with its tensors on `device`; `rows` stays on the CPU."""
         return self._each(lambda column: column.to(device))
 
-    def split(self, parts: int) -> "list[PackedBatch]":  # type: ignore[override]  # a list of these is all that a caller reads
+    def split(self, parts: int) -> "list[PackedBatch]":  # type: ignore[override]  # callers only read the list
         """Split into at most `parts` batches with about as many rows each."""
         size = -(-len(self.rows) // parts)
         return [self.at(slice(at, at + size)) for at in range(0, len(self.rows), size)]

@@ -75,7 +75,7 @@ def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
         last = end - 1
         for at in range(start, last, length):
             stop, first = min(at + length, last), max(at + 1, start + documents.lead)
-            if first <= stop:  # else it is all affix
+            if first <= stop:  # otherwise the piece has only affixes
                 found.append((at, stop, first))
     return found
 

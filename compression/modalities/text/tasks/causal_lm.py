@@ -21,7 +21,7 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A row is packed documents.
+    """Causal language modelling. A row is several packed documents.
 
     Labels: (rows, tokens), the next token's id, or NOBODY if the position is not scored. logits: (rows, tokens, vocabulary), of
     a few rows at most: those of a batch would be the largest tensor of a job. Training, validation and hooks run the head on

@@ -38,7 +38,7 @@ class References:
 
 @dataclass(frozen=True)
 class QuestionAnswering(SmallOutputTask):
-    """A row is a window.
+    """Extractive question answering. A row is a window.
 
     Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window. logits: (rows, tokens, 2),
     for each token as the answer's first and as its last.
