@@ -1,1 +1,1 @@
-"""What data is and what a model is asked about it: tasks, their scores and losses. `text` has what is of texts alone."""
+"""Modalities and tasks: data, scores and losses. `text` holds what only texts need."""

@@ -1,9 +1,9 @@
-"""What the engine's stages see of data: examples, batches, and the task that they are for.
+"""The data interfaces that the engine's stages use: examples, batches and their task.
 
-A task's optional capability is an object, None if it is lacking.
+An optional capability of a task is an object, or None if the task lacks it.
 """
 
-from __future__ import annotations  # this module is read where torch must not be loaded
+from __future__ import annotations  # processes that must not load torch import this module
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class TrainingBatch(Protocol):
-    """Rows side by side that a loss is taken of, whatever a row is."""
+    """A batch of rows that a loss can be computed on, whatever a row is."""
 
     @property
     def weight(self) -> int:
-        """Say over how many of its parts, such as rows or tokens, the loss is a mean."""
+        """Return the number of units, such as rows or tokens, that the loss is a mean over."""
 
     def to(self: AnyBatch, device: torch.device) -> AnyBatch:
-        """Return the rows with their tensors on a device."""
+        """Return the batch with its tensors on a device."""
 
     def split(self: AnyBatch, parts: int) -> list[AnyBatch]:
-        """Cut into at most `parts`, of about as many rows each."""
+        """Split the batch into at most `parts` batches with about the same number of rows."""
 
 
 AnyBatch = TypeVar("AnyBatch", bound=TrainingBatch)
@@ -42,37 +42,40 @@ class TrainingRows(Protocol[YieldedBatch]):
     """Rows that a model can be trained on."""
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
 
     def shuffled(self, size: int, seed: int) -> Iterator[YieldedBatch]:
-        """Go through all rows once, `size` at a time, in an order given by `seed`."""
+        """Yield every row once in batches of `size`, in an order that `seed` determines."""
 
 
 class Batch(TrainingBatch, Protocol):
-    """Rows as a model takes them."""
+    """A batch of model inputs with labels."""
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What the stock model takes."""
+        """Keyword arguments of the stock model's forward."""
 
     @property
     def labels(self) -> Tensor:
-        """As the task has them, the first dimension the rows."""
+        """Labels in the task's format; the first dimension is the rows."""
 
     @property
     def mask(self) -> Tensor:
-        """Where a row has something to read, (rows, positions): tokens, patches; a single position where it has no parts."""
+        """Mask of real positions (tokens, patches), (rows, positions); one position if a row has no parts."""
 
     @property
     def rows(self) -> Tensor:
-        """Numbers of the rows among the examples, (rows,), on the CPU."""
+        """Indices of the rows in the examples, (rows,), on the CPU."""
 
     @property
     def labelled(self) -> Tensor | None:
-        """Whether a row's label is its own, (rows,); None where all are. Of the others only a teacher may speak."""
+        """Whether each row has a label of its own, (rows,); None if all have.
+
+        The others learn from a teacher only.
+        """
 
     def at(self: AnyBatch, where: slice | Tensor) -> AnyBatch:
-        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
 
 
 class Examples(Protocol):
@@ -80,88 +83,97 @@ class Examples(Protocol):
 
     @property
     def task(self) -> TaskAdapter:
-        """What is asked of the rows: rows know it, so that no caller can judge them by another's metric."""
+        """The task of the rows; it is stored here so that no caller can score them by another task's metric."""
 
     @property
     def labels(self) -> Tensor:
-        """Of all rows, as the task has them."""
+        """Labels of all rows, in the task's format."""
 
     @property
     def lengths(self) -> list[int]:
-        """Positions of each row, as in `Batch.mask`."""
+        """Number of positions of each row, as in `Batch.mask`."""
 
     @property
     def references(self) -> Any | None:
-        """What the task needs beside the labels to judge answers; None where it needs nothing."""
+        """Data that the task needs besides the labels to score predictions; None if it needs none."""
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
 
     def cut_like(self, other: Any) -> bool:
-        """Whether another model's examples of the same rows are cut into the same parts."""
+        """Return whether another model's examples split the same rows into the same parts."""
 
     def at(self, rows: list[int]) -> Examples:
-        """Return the rows named, in that order."""
+        """Return the rows with these indices, in this order."""
 
     def batch(self, rows: list[int]) -> Batch:
-        """Lay the rows named side by side."""
+        """Return a batch of the rows with these indices."""
 
     def by_length(self, size: int) -> Iterator[Batch]:
-        """Go through all rows once, those of like length together: for evaluation, where order means nothing."""
+        """Yield every row once, in batches of similar length.
+
+        For evaluation, where the order does not matter.
+        """
 
     def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
-        """Go through all rows once in an order given by `seed`."""
+        """Yield every row once, in batches, in an order that `seed` determines."""
 
 
 class TaskAdapter(Protocol):
-    """A kind of question. `logits` below are always those of `logits()`: one tensor, its first dimension the rows."""
+    """A task.
+
+    `logits` below are always those of `logits()`: one tensor whose first dimension is the rows.
+    """
 
     @property
     def name(self) -> Name:
-        """What jobs and datasets call it."""
+        """Name of the task in jobs and datasets."""
 
     @property
     def metric(self) -> str:
-        """The headline metric, which validation chooses by."""
+        """The headline metric, by which validation chooses."""
 
     @property
     def packed(self) -> PackedLanguageModel | None:
-        """How next tokens are learned and judged, of a task whose logits are too many to be held; None of others."""
+        """Next-token training and scoring for a task whose logits do not fit in memory; None for others."""
 
     def logits(self, output: Any) -> Tensor:
-        """Take the answers out of what a stock model returns."""
+        """Extract the logits from a stock model's output."""
 
     def counts(self, labels: Tensor) -> Tensor | None:
-        """Say over how many answers to each row `loss` is a mean. labels: (rows, ...) -> (rows,), or None: one to each."""
+        """Return how many predictions of each row `loss` averages.
+
+        labels: (rows, ...) -> (rows,), or None: one each.
+        """
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Hold answers against the batch's labels -> scalar, mean over all that `counts` counts."""
+        """Return the loss against the batch's labels -> scalar, mean over all that `counts` counts."""
 
     def learned(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Ask a model and hold its answers against the batch's labels, as `loss` does -> scalar."""
+        """Run a model and return its loss against the batch's labels, as `loss` does -> scalar."""
 
     def run(self, model: nn.Module, batch: Batch) -> None:
-        """Have a model answer, for those who listen to its parts."""
+        """Run a model, so that hooks on its modules fire."""
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Hold a student's answers against a teacher's -> scalar, mean over rows."""
+        """Return the loss of a student's logits against a teacher's -> scalar, mean over rows."""
 
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-        """Make one answer of several teachers', for `soft_loss` at that temperature.
+        """Combine the logits of several teachers into one, for `soft_loss` at that temperature.
 
-        logits: (teachers, rows, ...); weights: (teachers,), positive; mask: (rows, positions), 1 at real ones, if answers are
-        of positions -> (rows, ...).
+        logits: (teachers, rows, ...); weights: (teachers,), positive; mask: (rows, positions), 1 at real positions, if there
+        is a prediction for each position -> (rows, ...).
         """
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """Judge the answers to all rows of a split by `metric`. logits: (rows, ...), in float32 on the CPU."""
+        """Score the logits of all rows of a split by `metric`. logits: (rows, ...), in float32 on the CPU."""
 
     def chance(self, rows: Examples) -> float:
-        """Return what `metric` is if the split's answers are known and its inputs are not."""
+        """Return the value of `metric` for predictions that know the split's labels but not its inputs."""
 
 
 class SmallOutputTask:
-    """What tasks have in common whose answers to a batch are small: they are there all at once."""
+    """Base class of tasks whose logits for a batch are small enough to be in memory at once."""
 
     scorer: Scorer
     packed: PackedLanguageModel | None = None
@@ -172,53 +184,61 @@ class SmallOutputTask:
         return self.scorer.metric
 
     def logits(self, output: Any) -> Tensor:
-        """The stock model's own answers."""
+        """Return the stock model's logits."""
         found: Tensor = output.logits
         return found
 
     def counts(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
-        """One answer to each row."""
+        """Return None: one prediction for each row."""
         return None
 
     def learned(self: TaskAdapter, model: nn.Module, batch: Batch) -> Tensor:
-        """Ask a model and hold its answers against the batch's labels -> scalar."""
+        """Run a model and return its loss against the batch's labels -> scalar."""
         return self.loss(self.logits(model(**batch.inputs)), batch)
 
     def run(self, model: nn.Module, batch: Batch) -> None:
-        """Have a model answer."""
+        """Run a model on a batch."""
         model(**batch.inputs)
 
 
 class Targets(Protocol):
-    """What is kept on disk of a teacher's next tokens, in the place of its last states."""
+    """A teacher's next-token targets, stored on disk instead of its last hidden states."""
 
     def get(self, rows: Sequence[int], device: torch.device) -> Any:
-        """Read some rows, one after the other."""
+        """Read the targets of some rows, concatenated."""
 
     def close(self) -> None:
         """Close and remove the file."""
 
 
 class PackedLanguageModel(Protocol):
-    """Next tokens of texts that share rows. Their logits have a vocabulary's width, so they are made in chunks of last states.
+    """Next-token prediction on texts that share rows.
 
-    "States" below are the last ones of the places where a token is asked for, (asked, width): what the output layer reads.
+    The logits are as wide as the vocabulary, so they are computed from chunks of the last hidden states. "States" below are
+    the last hidden states of the scored positions, those where a next token is predicted, (asked, width): the input of the
+    output layer.
     """
 
     def loss(self, model: nn.Module, rows: Examples, parts: int = 1) -> float:
-        """Return the mean loss of a model on all rows, nats a token."""
+        """Return the mean loss of a model on all rows, in nats per token."""
 
     def count(self, rows: Examples) -> int:
-        """Count the tokens that `loss` is a mean over."""
+        """Return the number of tokens that `loss` is a mean over."""
 
     def change(self, model: PreTrainedModel, rows: Examples, parts: int = 1) -> Callable[[], float]:
-        """Return what tells how much the logits have changed since now, mean square over mean square."""
+        """Return a function that computes the change of the logits from now on, mean square over mean square."""
 
     def forward(self, model: PreTrainedModel, batch: Batch, **options: Any) -> tuple[Any, Tensor]:
-        """Run a model without its output layer -> what it returns, and the states. options: of its forward."""
+        """Run a model without its output layer -> its output and the states.
+
+        options: arguments of its forward.
+        """
 
     def scored(self, states: Tensor, batch: Batch) -> Tensor:
-        """Choose the states where a token is asked for. states: of all real tokens, row after row -> (asked, width)."""
+        """Select the states of the scored positions.
+
+        states: of all real tokens, row after row -> (asked, width).
+        """
 
     def terms(
         self,
@@ -229,28 +249,37 @@ class PackedLanguageModel(Protocol):
         temperature: float,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Return of the terms `soft` and `hard` those that are asked for. student, teacher: either model and its states."""
+        """Return those of the terms `soft` and `hard` that `asked` names.
+
+        student, teacher: a model and its states.
+        """
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
-        """Compare self-attention relations within each text of a row, as `distillation.losses.relation_loss` does for a row."""
+        """Return the self-attention relation loss within each text of a row.
+
+        `distillation.losses.relation_loss` computes the same for a whole row.
+        """
 
     def keep(
         self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1
     ) -> tuple[Targets, Iterator[int]]:
-        """Open a file of a teacher's `kept` likeliest tokens; what fills it yields how many rows each batch had."""
+        """Open a file of a teacher's top `kept` tokens -> the file, and an iterator that fills it.
+
+        The iterator yields the number of rows of each batch.
+        """
 
 
 def label_loss(task: TaskAdapter, model: nn.Module) -> Callable[[Batch], Tensor]:
-    """Return the loss of `model` on a batch's labels, as training asks for it."""
+    """Return the function that training calls for the loss of `model` on a batch's labels."""
     return lambda batch: task.learned(model, batch)
 
 
 def count_steps(rows: int, size: int) -> int:
-    """Count the batches of one pass."""
+    """Return the number of batches in one epoch."""
     return -(-rows // size)
 
 
 def grouped(batches: Iterator[AnyBatch], count: int) -> Iterator[list[AnyBatch]]:
-    """Hand out `count` batches at a time; the last hand may hold fewer."""
+    """Yield lists of `count` batches; the last list may be shorter."""
     while hand := list(islice(batches, count)):
         yield hand

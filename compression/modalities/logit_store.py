@@ -1,4 +1,4 @@
-"""Answers to all rows of a split in one tensor, filled batch by batch."""
+"""Logits of all rows of a split in one tensor, filled batch by batch."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from compression.modalities.base import Batch, Examples
 
 
 def store_logits(store: Tensor | None, batch: Batch, answers: Tensor, rows: Examples) -> Tensor:
-    """Keep a batch's answers at their rows' places among those to all rows; None makes room for them first.
+    """Write a batch's logits into `store` at their row indices, and return it; None allocates it first.
 
     answers: (rows of the batch, n), or (rows of the batch, positions, n) -> (rows, n), or (rows, positions of the longest row,
     n) with zeros at padding; on the CPU in float32.
@@ -23,6 +23,6 @@ def store_logits(store: Tensor | None, batch: Batch, answers: Tensor, rows: Exam
 
 
 def stored_logits(store: Tensor, batch: Batch) -> Tensor:
-    """Return what is kept of a batch's rows, as wide as the batch."""
+    """Return the stored logits of a batch's rows, cut to the batch's width."""
     found = store[batch.rows]
     return found[:, : batch.mask.shape[1]] if found.ndim == 3 else found

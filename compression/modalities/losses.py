@@ -1,18 +1,22 @@
-"""What a student is held against: pure functions of tensors. Which of them count, and how much, the recipe says."""
+"""Distillation losses: pure functions of tensors.
+
+The recipe sets which of them count, and their weights.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 LEAST_LOG = -6e4
-"""What float16 holds; e to that is 0, but times its logarithm a number."""
+"""A log-probability that float16 can hold; e to that is 0, and 0 times this is 0, whereas 0 times −inf is NaN."""
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Forward KL divergence KL(teacher ‖ student) of softened distributions, times τ² (Hinton et al. 2015).
+    """Return the KL divergence of softened distributions, times τ² (Hinton et al. 2015).
 
-    student, teacher: (rows, labels) of logits -> scalar in nats, mean over rows. Forward, so that the student must cover
-    all that the teacher finds likely; τ² keeps the gradient's size independent of the temperature.
+    It is the forward divergence KL(teacher ‖ student). student, teacher: (rows, labels) of logits -> scalar in nats, mean over
+    rows. The forward direction makes the student cover all that the teacher finds likely; τ² keeps the gradient's size
+    independent of the temperature.
     """
     wanted = functional.log_softmax(teacher / temperature, dim=-1)
     given = functional.log_softmax(student / temperature, dim=-1)
@@ -20,11 +24,11 @@ def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Te
 
 
 def top_k_targets(logits: Tensor, temperature: float, kept: int) -> tuple[Tensor, Tensor]:
-    """Keep of a softened distribution its likeliest labels, and all others as one more class.
+    """Return the `kept` most likely labels of a softened distribution, and all others as one more class.
 
-    logits: (rows, labels); kept: fewer than there are labels -> log-probabilities (rows, kept + 1), float16, the last that of
-    all others; their labels (rows, kept). Softened first: the others' share at one temperature does not follow from another's.
-    Of a vocabulary at τ = 3 much is in the others.
+    logits: (rows, labels); kept: less than the number of labels -> log-probabilities (rows, kept + 1), float16, the last one
+    that of all others; their labels (rows, kept). The logits are softened first, because the others' share at one temperature
+    does not follow from their share at another. For a vocabulary at τ = 3, the others hold much of the probability.
     """
     soft = (logits / temperature).log_softmax(dim=-1)
     found, labels = soft.topk(kept, dim=-1)
@@ -33,13 +37,14 @@ def top_k_targets(logits: Tensor, temperature: float, kept: int) -> tuple[Tensor
 
 
 def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Forward KL divergence over the labels that `likeliest` kept and, as one class, all others, times τ².
+    """Return the forward KL divergence over the top-k labels and, as one class, all others, times τ².
 
-    student: (rows, labels) of logits; known: (rows, kept + 1), labels: (rows, kept), at this temperature -> scalar in nats,
-    mean over rows. It is never more than `soft_targets`, because classes were joined; which of the others the student prefers
-    is left to it. The kept labels' share is not stretched to 1, which would teach the student to be surer than its teacher.
+    student: (rows, labels) of logits; known: (rows, kept + 1), labels: (rows, kept), of `top_k_targets` at this temperature ->
+    scalar in nats, mean over rows. It is never more than `soft_target_loss`, because it merges classes; the loss does not
+    constrain which of the others the student prefers. The kept labels' probabilities are not rescaled to sum to 1: that would
+    teach the student to be more confident than its teacher.
     """
-    wanted = known.to(student.dtype).log_softmax(dim=-1)  # 16 bits do not add up to 1
+    wanted = known.to(student.dtype).log_softmax(dim=-1)  # probabilities in 16 bits do not add up to 1
     soft = (student / temperature).log_softmax(dim=-1)
     others = soft.scatter(-1, labels, float("-inf")).logsumexp(dim=-1, keepdim=True)
     given = torch.cat([soft.gather(-1, labels), others], dim=-1)
@@ -47,9 +52,10 @@ def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperatur
 
 
 def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Make one teacher of several: logits whose softmax at τ is the weighted mean of theirs (Hinton et al. 2015, section 5).
+    """Combine several teachers' logits into one (Hinton et al. 2015, section 5).
 
-    logits: (teachers, ..., labels); weights: (teachers,), positive, of any sum -> (..., labels).
+    Its softmax at τ is the weighted mean of theirs. logits: (teachers, ..., labels); weights: (teachers,), positive, of any
+    sum -> (..., labels).
     """
     shares = (weights / weights.sum()).log().view(-1, *[1] * (logits.ndim - 1))
     mean: Tensor = ((logits / temperature).log_softmax(dim=-1) + shares).logsumexp(dim=0)
@@ -57,9 +63,10 @@ def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor
 
 
 def summed_relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor, heads: int) -> Tensor:
-    """Add up what `relations` is the mean of: KL divergence of each real token's relations, kind by kind and head by head.
+    """Return the summed KL divergence of each real token's relations, over all kinds and heads.
 
-    seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 where the later axis' token is related to the earlier's.
+    `distillation.losses.relation_loss` is the mean. seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 if the token of
+    the later axis is related to that of the earlier axis.
     """
     given = _relation_scores(student, seen, heads).log_softmax(dim=-1)
     wanted = _relation_scores(teacher, seen, heads).log_softmax(dim=-1)
@@ -72,6 +79,6 @@ def _relation_scores(x: Tensor, seen: Tensor, heads: int) -> Tensor:
     kinds, rows, tokens, width = x.shape
     split = x.view(kinds, rows, tokens, heads, width // heads).transpose(2, 3)
     scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
-    # A large finite number and not −inf: padding rows would otherwise give NaN gradients.
+    # A large finite number instead of −inf: with −inf, padding rows give NaN gradients.
     masked: Tensor = scores.masked_fill(seen[None, :, None] == 0, -1e9)
     return masked

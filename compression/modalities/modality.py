@@ -1,11 +1,11 @@
-"""What a kind of data is to the engine: how it is read, encoded, asked of an artifact, and told of in the report.
+"""The interface of a modality: reading, encoding, scoring and reporting a kind of data.
 
-The engine calls `read` once for each dataset of a job, opens a `Preprocessor` for each model that reads it, and then sees
-nothing but `Examples`, `Batch` and the task (`base`). What only some modalities can do is a capability: an object, None if it
-is lacking.
+The engine calls `read` once for each dataset of a job, opens a `Preprocessor` for each model that reads it, and then uses
+only `Examples`, `Batch` and the task (`base`). What only some modalities can do is a capability: an object, or None if the
+modality lacks it.
 """
 
-from __future__ import annotations  # this module is read where torch must not be loaded
+from __future__ import annotations  # processes that must not load torch import this module
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,57 +33,63 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Dataset(Protocol):
-    """A dataset's rows before any model reads them. Labels all occur in train."""
+    """A dataset's rows before any model reads them. All labels occur in train."""
 
     @property
     def task(self) -> Name:
-        """What it is for."""
+        """The task of the dataset."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names in the order of their ids; none where the task has none."""
+        """Label names in the order of their ids; empty if the task has none."""
 
     @property
     def unlabelled(self) -> Sequence[Any]:
         """Inputs without labels, for the general phase of distillation."""
 
     def in_order(self, labels: tuple[str, ...]) -> Self:
-        """Number the same labels in another order, for example that of a model's head."""
+        """Return the dataset with the same labels in another order, for example that of a model's head."""
 
     def facts(self) -> dict[str, SplitFacts]:
-        """Say what each split holds."""
+        """Return a description of each split's content."""
 
     def judged(self, split: Split) -> list[Row]:
-        """Return a split's rows as the task's scorer reads them, each a JSON object (a large input goes by its path)."""
+        """Return a split's rows in the scorer's format, each a JSON object (a large input as its path)."""
 
 
 class Preprocessor(Protocol):
-    """How one model reads a dataset."""
+    """Encodes a dataset for one model."""
 
     @property
     def length(self) -> int:
-        """The most positions of a row."""
+        """The maximum number of positions of a row."""
 
     @property
     def padding(self) -> int:
-        """What fills shorter rows up, as a model's config names it; 0 where nothing does."""
+        """The padding id of shorter rows, as in a model's config; 0 if rows are not padded."""
 
     def encode(self, dataset: Any, split: Split, task: TaskAdapter) -> Examples:
         """Encode a split for this model. dataset: of the same modality."""
 
     def unlabelled(self, inputs: Sequence[Any], task: TaskAdapter) -> Examples:
-        """Encode inputs of which no label is known."""
+        """Encode inputs without labels."""
 
     def with_made(self, rows: Any, made: Sequence[Any], task: TaskAdapter) -> Examples:
-        """Put what an `Augmenter` made behind the rows of train, without labels. rows: as this model reads them."""
+        """Append the rows that an `Augmenter` made to those of train, without labels.
+
+        rows: encoded for this model.
+        """
 
     def reads_like(self, other: Any) -> bool:
-        """Whether rows that both cut alike are the same tensors."""
+        """Return whether both encode rows to the same tensors, if both cut them alike."""
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """rows: train with the new rows behind it; made: these, as `Preprocessor.with_made` takes them; note: for the report."""
+    """The result of an augmentation.
+
+    rows: train with the new rows appended; made: the new rows in the format of `Preprocessor.with_made`; note: for the report.
+    """
 
     rows: Examples
     made: Sequence[Any]
@@ -92,130 +98,153 @@ class Augmented:
 
 
 class Augmenter(Protocol):
-    """Makes more rows of train's, which teachers alone may answer."""
+    """Makes new rows from those of train. Only teachers provide their targets."""
 
     def augment(
         self, settings: Augment, seed: int, teacher: PreTrainedModel, rows: Any
     ) -> Generator[tuple[int, int], None, Augmented]:
-        """Make rows; yield how many were dealt with, and of how many. rows: train as the student reads it."""
+        """Make rows; yield the number of processed rows and the total. rows: train, encoded for the student."""
 
     def read_by(self, preprocessor: Any, task: TaskAdapter) -> Augmenter:
-        """Return the one whose rows another model reads."""
+        """Return an augmenter whose rows are encoded for another model."""
 
 
 class InputPruner(Protocol):
-    """Takes from a model the inputs that the job's rows do not need, with their embeddings: tokens of a vocabulary."""
+    """Removes inputs that the job's rows do not need, such as tokens, and their embeddings from a model."""
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Old numbers of the inputs that stay, in their new order."""
+        """Old ids of the inputs that stay, in their new order."""
 
     @property
     def folder(self) -> Path:
-        """Where the preprocessor's files lie that know these alone."""
+        """Folder with the files of the preprocessor that has only these inputs."""
 
     def fits(self, config: PretrainedConfig) -> bool:
-        """Say whether another model with the old preprocessor can be cut to these."""
+        """Return whether another model with the old preprocessor can be pruned to these inputs."""
 
     def model(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Build the model that reads the new inputs and answers as before."""
+        """Build the model that reads the new inputs and computes the same outputs as before."""
 
     def rows(self, rows: Any) -> Examples:
-        """Return rows by their new inputs. Raises KeyError for a row that needs others."""
+        """Return rows with the new input ids. Raises KeyError for a row that needs other inputs."""
 
     def preprocessor(self, preprocessor: Any) -> Preprocessor:
-        """Return what reads as `preprocessor` does, by the new inputs."""
+        """Return a preprocessor like `preprocessor` that encodes with the new input ids."""
 
     def augmenter(self, augmenter: Any, preprocessor: Any, task: TaskAdapter) -> Augmenter:
-        """Return the augmenter of the new inputs."""
+        """Return the augmenter for the new inputs."""
 
     def note_on_test(self, rows: Any) -> str:
-        """Say how many rows of test are read otherwise now. rows: by the old inputs."""
+        """Return a note on how many rows of test are now encoded differently. rows: with the old input ids."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report tells of a dataset."""
+    """The report's summary of a dataset."""
 
     splits: dict[str, SplitFacts]
-    """What each split holds."""
+    """Content of each split."""
     sizes: dict[str, int]
-    """Rows of usual length that take as much time as those of a split."""
+    """Number of rows of usual length that take as much time as those of a split."""
     cut: str | None = None
-    """How many rows of train are longer than the model may read, and were cut; None if none was."""
+    """How many rows of train are longer than the model's limit and were truncated; None if none was."""
     notes: tuple[str, ...] = ()
-    """What one must know of how the rows are read and scored."""
+    """Notes for the reader on how the rows are encoded and scored."""
 
 
 class Modality(Protocol):
-    """A kind of data. Its tasks, formats and names are in `schema.tasks.ModalitySpec`, which names this object.
+    """A kind of data.
 
-    Up to `scorer`, nothing may load torch: processes that check uploads, answer requests and measure artifacts call it too.
+    Its tasks, formats and names are in `schema.tasks.ModalitySpec`, which names this object. The methods up to `scorer` must
+    not load torch: processes that check uploads, serve prediction requests and measure artifacts call them too.
     """
 
     def read(self, data: Data, base: Path, task: Name, seed: int) -> Dataset:
-        """Read all splits and carve the missing ones. Relative paths are taken from `base`."""
+        """Read all splits and carve the missing ones. Relative paths start at `base`."""
 
     def check(self, data: Data, base: Path, task: Name) -> DataFacts | list[CompressionError]:
-        """Return what is known of an upload, or every reason why it cannot be taken."""
+        """Return the facts about an upload, or every reason to reject it."""
 
     def question(self, spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-        """Return the row of a prediction request as the scorer reads it, as people do, and what the data expects of it."""
+        """Return a prediction request's row for the scorer, the row for people, and the expected output."""
 
     def scorer(self, task: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
-        """Return what judges a task. labels: the model's, in the order of its outputs."""
+        """Return the scorer of a task. labels: the model's, in the order of its outputs."""
 
     def task(self, name: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> TaskAdapter:
-        """Return what a task is learned by."""
+        """Return the adapter that trains a task."""
 
     def adapted(
         self, folder: Path, dataset: Any, task: Name, target: Path, name: str, like: Path | None = None
     ) -> tuple[Path, str | None]:
-        """Return a model's folder with a preprocessor that suits the rows, written to `target` if need be, and a note on it.
+        """Return a model's folder with a preprocessor that suits the rows, and a note if it was changed.
 
-        name: of the model, for the note; like: the folder of one whose preprocessor is kept, so that both read alike.
+        A changed preprocessor is written to `target`. name: of the model, for the note; like: the folder of a model whose
+        preprocessor is kept, so that both encode alike.
         """
 
     def preprocessor(self, folder: Path, config: PretrainedConfig, length: int) -> Preprocessor:
-        """Open how a model reads. length: the most positions of a row that the recipe allows."""
+        """Open a model's preprocessor.
+
+        length: the maximum number of positions of a row that the recipe allows.
+        """
 
     def write_preprocessor(
         self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None
     ) -> None:
-        """Write the preprocessor's files of an artifact. source: the folder that has the model's; length: of its rows."""
+        """Write an artifact's preprocessor files.
+
+        source: the folder with the model's files; length: of its rows.
+        """
 
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:
-        """Return inputs by the names that a model takes, in the order of an ONNX file's. On the CPU."""
+        """Return example inputs by the model's input names, in the order of an ONNX file's inputs.
+
+        On the CPU.
+        """
 
     def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
-        """Return what is traced for an ONNX file: it holds `model`, takes these inputs and gives a tuple of these outputs."""
+        """Return the module to trace for an ONNX file.
+
+        It wraps `model`, takes the inputs of `example_inputs` and returns a tuple of these outputs.
+        """
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:
-        """Name the dimensions of each input that are free in an ONNX file, and how large they may be; None is any size."""
+        """Return the names and maximum sizes of each input's dynamic dimensions in an ONNX file.
+
+        None is any size.
+        """
 
     def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:
-        """Fill in what is left open, by the most positions of a row and of the model. Raises InvalidSpec."""
+        """Fill in unset values from the maximum positions of a row and of the model. Raises InvalidSpec."""
 
     def scored(self, dataset: Any, preprocessor: Any, evaluate: Evaluate, task: Name, seed: int) -> dict[Split, list[int]]:
-        """Draw the rows of validation and of test that are scored; nothing of a split of which all are."""
+        """Sample the rows of validation and of test to score; a split that is scored whole has no entry."""
 
     def encode(
         self, dataset: Any, preprocessor: Any, task: TaskAdapter, splits: Sequence[Split] = SPLITS
     ) -> dict[Split, Examples]:
-        """Encode splits. Raises UnreadableData or EmptySplit if there is nothing in them to read."""
+        """Encode splits. Raises UnreadableData or EmptySplit if they have nothing to encode."""
 
     def augmenter(
         self, spec: Spec, base: Path, folder: Path, dataset: Any, preprocessor: Any, task: TaskAdapter
     ) -> Augmenter | None:
-        """Return what makes more rows, if the recipe asks for it. Raises MissingResource. folder: of the base model."""
+        """Return the augmenter if the recipe has augmentation.
+
+        Raises MissingResource. folder: of the base model.
+        """
 
     def input_pruner(
         self, folder: Path, config: PretrainedConfig, dataset: Any, preprocessor: Any, target: Path, ratio: float
     ) -> InputPruner | None:
-        """Choose the inputs that the rows need; None if the modality has none to choose from. ratio: the share that may go."""
+        """Choose the inputs that the rows need. ratio: the maximum share to remove.
+
+        None if the modality has no inputs to choose from.
+        """
 
     def digests(self, spec: Spec, base: Path) -> dict[str, str] | None:
-        """Digest the worker's files that made rows hang on; None if none are made."""
+        """Return digests of the worker's files that augmented rows depend on; None without augmentation."""
 
     def summary(
         self,
@@ -225,4 +254,4 @@ class Modality(Protocol):
         evaluate: Evaluate,
         scored: Mapping[Split, list[int]],
     ) -> Summary:
-        """Say what the report must tell of the rows and of how they are read and scored; `rows` may lack splits."""
+        """Summarize the rows, their encoding and their scoring for the report; `rows` may lack splits."""

@@ -1,4 +1,4 @@
-"""From a task's name to the modality that it is of. Torch-free: a modality loads torch when something is encoded."""
+"""Finds the modality of a task by name. Torch-free: a modality loads torch when it encodes something."""
 
 from __future__ import annotations  # without torch
 
@@ -23,7 +23,7 @@ AS_MEASURED = Evaluate()
 
 @cache
 def modality_of(task: Name) -> Modality:
-    """Find the modality of a task. Raises UnsupportedTask for one whose package cannot be loaded."""
+    """Return the modality of a task. Raises UnsupportedTask if its package cannot be loaded."""
     spec = modality_spec(task)
     module, _, attribute = spec.engine.partition(":")
     try:
@@ -34,19 +34,25 @@ def modality_of(task: Name) -> Modality:
 
 
 def modality_for(model: nn.Module) -> Modality:
-    """Find the modality of a stock model, by the head of its class. Raises StopIteration for one without a head."""
+    """Return the modality of a stock model, by its class's head.
+
+    Raises StopIteration for a model without a head.
+    """
     head = of_architecture(type(model).__name__)
     return modality_of(next(task.name for task in TASKS.values() if task.head == head))
 
 
 def task_of(name: Name, labels: tuple[str, ...] = (), evaluate: Evaluate = AS_MEASURED) -> TaskAdapter:
-    """Find what a task is learned by.
+    """Return the adapter that trains a task.
 
-    labels: of the model, in the order of its outputs; evaluate: names the metric. Raises InvalidSpec where they do not fit.
+    labels: of the model, in the order of its outputs; evaluate: names the metric. Raises InvalidSpec if they do not match.
     """
     return modality_of(name).task(name, evaluate, labels)
 
 
 def scorer_of(task: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
-    """Find what judges a task. labels: the model's, in the order of its outputs; none where it has none."""
+    """Return the scorer of a task.
+
+    labels: the model's, in the order of its outputs; empty if it has none.
+    """
     return modality_of(task).scorer(task, evaluate, labels)

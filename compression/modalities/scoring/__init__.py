@@ -1,1 +1,4 @@
-"""How answers become a score, task by task. Torch-free: a process that measures an artifact must not load torch."""
+"""Scores predictions, task by task.
+
+Torch-free: a process that measures an artifact must not load torch.
+"""

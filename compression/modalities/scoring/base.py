@@ -1,4 +1,7 @@
-"""How an artifact is asked and judged, whatever its rows are: what all tasks' scorers have in common. Torch-free."""
+"""Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers.
+
+Torch-free.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +16,9 @@ from compression.schema.report.measurements import Score
 
 Floats = npt.NDArray[np.float32]
 Row = dict[str, Any]
-"""A line of the measuring process's file: a row's input, and the label in the form that its task's scorer reads."""
+"""A line of the measuring process's file: a row's input, and its label in the format of its task's scorer."""
 TOGETHER = 32
-"""Rows that share a batch when a score is taken for the second time."""
+"""Batch size of the second measurement of a score."""
 
 
 class Inputs(Protocol):
@@ -23,62 +26,63 @@ class Inputs(Protocol):
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """By the names of a model's inputs, the first dimension the rows; a model takes those that it has."""
+        """Arrays by input name, the first dimension the rows; a model takes the inputs that it has."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows, and positions of each."""
+        """Number of rows, and number of positions of each."""
 
     def real(self, logits: Floats) -> Floats:
-        """Leave out what answers padding."""
+        """Return the logits without those of padding."""
 
 
 AnyInputs = TypeVar("AnyInputs", contravariant=True, bound=Inputs)
 
 
 class Runner(Protocol[AnyInputs]):
-    """An artifact opened by its own runtime."""
+    """An artifact, opened by its own runtime."""
 
     name: str
     """Runtime, version and device, as the report names them."""
 
     def logits(self, batch: AnyInputs) -> Floats:
-        """Answer one batch: (rows, labels), (rows, positions, labels), or (rows, positions, 2) for starts and ends.
+        """Return one batch's logits: (rows, labels), (rows, positions, labels), or (rows, positions, 2).
 
-        Of a language model the labels are its vocabulary, and those of a token are what comes next.
+        The last shape is for starts and ends of answers. A language model's labels are its vocabulary, and a token's logits
+        predict the next token.
         """
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Rows as a model takes them: windows, one a row but for long contexts. `owners[i]` is the row of window i."""
+    """Rows as windows, one per row except for long contexts. `owners[i]` is the row of window i."""
 
     windows: list[Any]
     owners: list[int]
 
 
 class ArtifactReader(Protocol):
-    """What an artifact's own preprocessor files make of rows."""
+    """Encodes rows with an artifact's own preprocessor files."""
 
     def example(self, rows: int, length: int) -> Inputs:
-        """Make a full batch, which latency is measured on. length: positions of a row, where they are free."""
+        """Make a full batch to measure latency on. length: positions of a row, if they are dynamic."""
 
     def ask(self, rows: Sequence[Row]) -> Asked:
         """Encode rows."""
 
     def batches(self, windows: Sequence[Any], size: int) -> Iterator[Inputs]:
-        """Lay every `size` windows side by side, in order."""
+        """Yield batches of `size` windows, in order."""
 
     def answered(self, window: Any, logits: Floats) -> Floats:
-        """Cut off what answers padding. logits: of one window of a batch."""
+        """Return the logits without those of padding. logits: of one window of a batch."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of answers is worth. `values` holds the headline metric and the task's others.
+    """The metrics of a set of predictions. `values` holds the headline metric and the task's others.
 
-    standard_errors: of each value, but for a mean over a kind of rows of which there is only one. error_from: the headline's.
-    draws: the headline on `errors.resampled`'s samples of the rows.
+    standard_errors: of each value, except for a mean over a kind of rows that has only one row. error_from: the source of the
+    headline metric's error. draws: the headline metric on the samples of `standard_errors.resampled`.
     """
 
     values: dict[str, float]
@@ -98,14 +102,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class SplitScoring:
-    """A split that is about to be answered. answer: does it, calling what it is given with how many windows more are done."""
+    """A split that is ready to be scored.
+
+    answer: runs and scores it; it calls its argument with the number of windows that each batch completes.
+    """
 
     windows: int
     answer: Callable[[Callable[[int], None]], Scored]
 
 
 class Scorer(Protocol):
-    """Judges one task."""
+    """Scores one task."""
 
     @property
     def metric(self) -> str:
@@ -113,20 +120,26 @@ class Scorer(Protocol):
 
     @property
     def next_tokens(self) -> bool:
-        """Whether each position's answer is the distribution of what comes next, asked step by step too."""
+        """Whether each position predicts the next token's distribution, which is also computed step by step."""
 
     def reader(self, folder: Path, pad_id: int | None = None) -> ArtifactReader:
-        """Open what an artifact's own files make of rows. pad_id: in place of the one in its config."""
+        """Open the reader of an artifact's own files. pad_id: replaces the one in its config."""
 
     def open_split(self, runner: Any, reader: Any, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Encode a split for an artifact. seed: of the resamples of the rows. Raises ValueError if nothing is asked."""
+        """Encode a split for an artifact.
+
+        seed: of the resamples of the rows. Raises ValueError if nothing is scored.
+        """
 
     def sample(self, reader: Any, rows: Sequence[Row], outputs: int) -> list[Inputs]:
-        """Return what an artifact is verified with: single rows, then all together. outputs: the width of its answers."""
+        """Return the inputs that verify an artifact: single rows, then all in a batch.
+
+        outputs: the width of its logits.
+        """
 
 
 class RowScorer:
-    """What tasks have in common whose rows are answered one by one; the rest is the task's."""
+    """Base class for tasks that predict each row on its own; the task implements the rest."""
 
     next_tokens: ClassVar[bool] = False
 
@@ -138,31 +151,31 @@ class RowScorer:
             raise NotImplementedError
 
     def reader(self, folder: Path, pad_id: int | None = None) -> ArtifactReader:
-        """Open what an artifact's own files make of rows."""
+        """Open the reader of an artifact's own files."""
         raise NotImplementedError
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
-        """Read answers out of each window's logits, padding cut off. -> one for each row."""
+        """Decode predictions from each window's logits, without those of padding. -> one for each row."""
         raise NotImplementedError
 
     def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
-        """Judge the answers to all rows by the headline metric and the task's others."""
+        """Score the predictions for all rows by the headline metric and the task's others."""
         raise NotImplementedError
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = 0) -> Figures:
-        """Say beside each value how sure it is. seed: of the samples of the rows."""
+        """Return each value with its standard error. seed: of the samples of the rows."""
         raise NotImplementedError
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
-        """Count the rows whose answers differ."""
+        """Return the number of rows whose predictions differ."""
         return sum(one != other for one, other in zip(alone, together, strict=True))
 
     def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:
-        """Return an answer as keys of `schema.prediction.Answer`. logits: of its first window."""
+        """Return a prediction as keys of `schema.prediction.Answer`. logits: of its first window."""
         raise NotImplementedError
 
     def open_split(self, runner: Runner[Any], reader: ArtifactReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Encode a split, to be scored at batch 1 and padded at batch 32."""
+        """Encode a split, to score it at batch 1 and padded at batch 32."""
         asked = reader.ask(rows)
 
         def answer(more: Callable[[int], None]) -> Scored:
@@ -187,7 +200,7 @@ class RowScorer:
         return SplitScoring(2 * len(asked.windows), answer)
 
     def sample(self, reader: ArtifactReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:  # noqa: ARG002
-        """Each row alone, then all together."""
+        """Return each row alone, then all in one batch."""
         windows = reader.ask(rows).windows
         return [*reader.batches(windows, 1), *reader.batches(windows, len(windows))]
 
@@ -199,9 +212,9 @@ def answered(
     size: int,
     tell: Callable[[int], None] = lambda _: None,
 ) -> list[Floats]:
-    """Answer every window, `size` of them at a time. -> (labels,) or (positions, …) of each, what answers padding cut off.
+    """Run every window, in batches of `size`. -> (labels,) or (positions, …) of each, without padding.
 
-    tell: called with how many windows a batch had that is answered.
+    tell: called after each batch with its number of windows.
     """
     found: list[Floats] = []
     for batch in reader.batches(windows, size):
@@ -211,6 +224,6 @@ def answered(
 
 
 def softmax(logits: Floats) -> list[float]:
-    """Turn logits to shares."""
+    """Return the probabilities of logits."""
     powers = np.exp(logits.astype(np.float64) - float(logits.max()))
     return [float(power) for power in powers / powers.sum()]

@@ -1,4 +1,4 @@
-"""Classification: accuracy, F1, the mean of both, and Matthews' correlation."""
+"""Classification scores: accuracy, F1, the mean of both, and Matthews' correlation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,16 @@ from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
 
 MOST_SCORES = 20
-"""Labels whose shares are shown of one answer."""
+"""Maximum number of labels to show with their probabilities."""
 Own = TypeVar("Own", bound="ClassScorer")
 
 
 @dataclass(frozen=True)
 class ClassScorer(RowScorer):
-    """`metric` is the headline; `positive` the label whose F1 counts, None for the mean over all."""
+    """Scores classification.
+
+    `metric` is the headline metric; `positive` is the label whose F1 counts, None for the mean over all labels.
+    """
 
     metric: str
     labels: int
@@ -27,7 +30,7 @@ class ClassScorer(RowScorer):
 
     @classmethod
     def of(cls: type[Own], evaluate: Evaluate, labels: tuple[str, ...]) -> Own:
-        """Read what the job asks for. Raises InvalidSpec where it names a label that there is not."""
+        """Create the scorer for a job's settings. Raises InvalidSpec if they name an unknown label."""
         metric = "accuracy" if evaluate.metric == "auto" else evaluate.metric
         if evaluate.positive is not None and evaluate.positive not in labels:
             raise InvalidSpec(f"no label {evaluate.positive!r}; there are: {', '.join(labels)}", param="evaluate.positive")
@@ -35,35 +38,36 @@ class ClassScorer(RowScorer):
         return cls(metric, len(labels), last if evaluate.positive is None else labels.index(evaluate.positive))
 
     def worth(self, found: Ids, wanted: Ids, times: Ids | None = None) -> dict[str, float]:
-        """Every metric, the headline first. All (rows,); times: how often each row counts."""
+        """Return every metric, the headline metric first. All (rows,); times: how often each row counts."""
         counts = metrics.label_counts(found, wanted, self.labels, times)
         accuracy = metrics.accuracy(counts)
         f1 = metrics.macro_f1(counts) if self.positive is None else metrics.f1(counts, self.positive)
-        # GLUE's figure of MRPC and QQP is the mean of both (Wang et al. 2018).
+        # GLUE's score for MRPC and QQP is the mean of both (Wang et al. 2018).
         every = {"accuracy": accuracy, "f1": f1, "accuracy_f1": (accuracy + f1) / 2, "matthews": metrics.matthews(counts)}
         return {self.metric: every[self.metric], **every}
 
     def score(self, found: Ids, wanted: Ids) -> float:
-        """The headline metric."""
+        """Return the headline metric."""
         return self.worth(found, wanted)[self.metric]
 
     def chance(self, wanted: Ids) -> float:
-        """The headline metric of always answering the most frequent label."""
+        """Return the headline metric of always predicting the most frequent label."""
         return self.score(np.full_like(wanted, np.bincount(wanted).argmax()), wanted)
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
-        """The id of the largest logit."""
+        """Return the id of the largest logit of each row."""
         return [int(one.argmax()) for one in logits]
 
     def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
-        """Judge ids; a row's `label` is one too."""
+        """Score ids; a row's `label` is an id too."""
         return self.worth(*_sides(answers, rows))
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
-        """Of accuracy the error has a formula; of the others it is the bootstrap's."""
+        """Return the metrics; accuracy's error has a formula, the other errors are the bootstrap's."""
         found, wanted = _sides(answers, rows)
         values = self.worth(found, wanted)
-        # Rows of the same label and answer are alike: to count them in a sample takes a fraction of the time of judging it.
+        # Rows with the same label and prediction are equivalent: counting them in a sample takes a fraction of the time of
+        # scoring it.
         pairs, kinds = np.unique(found * self.labels + wanted, return_inverse=True)
         said, true = np.divmod(pairs, self.labels)
         kinds = kinds.astype(np.min_scalar_type(len(pairs)))
@@ -75,7 +79,7 @@ class ClassScorer(RowScorer):
         return Figures(values, error, source, self.chance(wanted), draws[self.metric])
 
     def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:
-        """Name the label, and the likeliest ones with their shares."""
+        """Return the label, and the most likely labels with their probabilities."""
         shares = softmax(logits)
         best = sorted(range(len(shares)), key=lambda place: -shares[place])[:MOST_SCORES]
         return {"label": labels[answer], "scores": {labels[place]: shares[place] for place in best}}

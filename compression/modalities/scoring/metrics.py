@@ -1,7 +1,7 @@
-"""Metrics as GLUE (Wang et al. 2018), CoNLL (Tjong Kim Sang & De Meulder 2003) and SQuAD 2.0 (Rajpurkar et al. 2018) take them.
+"""Metrics as GLUE, CoNLL and SQuAD 2.0 define them.
 
-Pure functions of arrays and lists. Where a formula divides by nothing (no positives, a constant side), the metric is 0, as in
-the original scripts.
+GLUE: Wang et al. 2018; CoNLL: Tjong Kim Sang & De Meulder 2003; SQuAD 2.0: Rajpurkar et al. 2018. Pure functions of arrays and
+lists. If a formula divides by 0 (no positives, a constant side), the metric is 0, as in the original scripts.
 """
 
 import re
@@ -17,15 +17,18 @@ Numbers = npt.NDArray[np.float64]
 
 
 def f1_of(right: float, found: float, wanted: float) -> float:
-    """2 · right / (found + wanted): the harmonic mean of precision right/found and recall right/wanted."""
+    """Return F1 = 2 · right / (found + wanted).
+
+    It is the harmonic mean of precision right/found and recall right/wanted.
+    """
     return 2 * right / (found + wanted) if found + wanted else 0.0
 
 
 def label_counts(found: Ids, wanted: Ids, labels: int, times: Ids | None = None) -> Numbers:
-    """Count the rows of each label: answered rightly, found, wanted. Both (rows,) of ids -> (3, labels).
+    """Count the rows of each label: correct, predicted, true. Both (rows,) of ids -> (3, labels).
 
-    labels: how many there are, or more where a larger id occurs; times: (rows,), how often each row counts, once where it is
-    None.
+    labels: the number of labels; the result has more if a larger id occurs; times: (rows,), how often each row counts, once if
+    it is None.
     """
     labels = max([labels, *(1 + int(side.max(initial=-1)) for side in (found, wanted))])
     often = np.ones(len(wanted)) if times is None else times
@@ -35,24 +38,30 @@ def label_counts(found: Ids, wanted: Ids, labels: int, times: Ids | None = None)
 
 
 def accuracy(counts: Numbers) -> float:
-    """Share of rows that are answered rightly. counts: as `label_counts` has them, (3, labels)."""
+    """Return the share of correct rows. counts: of `label_counts`, (3, labels)."""
     return float(counts[0].sum() / counts[2].sum())
 
 
 def f1(counts: Numbers, positive: int) -> float:
-    """F1 of one label. counts: of `label_counts`."""
+    """Return F1 of one label. counts: of `label_counts`."""
     right, found, wanted = counts[:, positive].tolist()
     return f1_of(right, found, wanted)
 
 
 def macro_f1(counts: Numbers) -> float:
-    """Mean of the F1 of each label that occurs, in answers or in truth. counts: of `label_counts`."""
+    """Return the mean F1 over the labels that occur as predictions or true labels.
+
+    counts: of `label_counts`.
+    """
     right, found, wanted = counts[:, counts[1] + counts[2] > 0]
     return float((2 * right / (found + wanted)).mean())
 
 
 def matthews(counts: Numbers) -> float:
-    """Matthews' correlation (1975), for more than two labels as Gorodkin (2004) has it. counts: of `label_counts`."""
+    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004).
+
+    counts: of `label_counts`.
+    """
     right, (found, wanted) = counts[0].sum(), counts[1:]
     rows = wanted.sum()
     below = float(np.sqrt((rows**2 - found @ found) * (rows**2 - wanted @ wanted)))
@@ -60,21 +69,21 @@ def matthews(counts: Numbers) -> float:
 
 
 def pearson(found: Numbers, wanted: Numbers) -> float:
-    """Pearson's linear correlation. Both (rows,)."""
+    """Return Pearson's linear correlation. Both (rows,)."""
     a, b = found - found.mean(), wanted - wanted.mean()
     below = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / below if below else 0.0
 
 
 def places(values: Numbers) -> Ids:
-    """Number values by their order, from 0; equal ones alike. (rows,) -> (rows,)."""
+    """Return each value's position in the sorted distinct values, from 0. (rows,) -> (rows,)."""
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def ranks(at: Ids) -> Numbers:
-    """Ranks from 1 of rows that stand at these places; equal ones share the mean of theirs. (rows,) -> (rows,).
+    """Return ranks, from 1, of rows at the positions of `places`; ties share their mean rank.
 
-    Places may be empty, so that samples of the rows are ranked without sorting them again.
+    (rows,) -> (rows,). Positions may be empty, so samples of the rows can be ranked without sorting them again.
     """
     counts = np.bincount(at)
     mean: Numbers = (counts.cumsum() - (counts - 1) / 2)[at]
@@ -82,7 +91,7 @@ def ranks(at: Ids) -> Numbers:
 
 
 def spearman(found: Numbers, wanted: Numbers) -> float:
-    """Spearman's correlation: Pearson's of the ranks. Both (rows,)."""
+    """Return Spearman's correlation: Pearson's of the ranks. Both (rows,)."""
     return pearson(ranks(places(found)), ranks(places(wanted)))
 
 
@@ -90,10 +99,10 @@ Span = tuple[int, int, str]
 
 
 def entities(tags: Sequence[str]) -> set[Span]:
-    """Read the entities out of IOB2 tags. -> (first word, word after the last, kind) of each.
+    """Decode the entities of IOB2 tags. -> (first word, word after the last, kind) of each.
 
-    As the CoNLL script does, an I- that nothing of its kind precedes begins an entity too, so that whatever a model
-    answers means something. A tag without a prefix other than O counts as an entity of one word, or longer where repeated.
+    As in the CoNLL script, an I- without a preceding tag of its kind begins an entity too, so that every prediction has a
+    meaning. A tag without a prefix, other than O, counts as an entity of one word, or of more if it is repeated.
     """
     found: set[Span] = set()
     start, kind = 0, None
@@ -109,7 +118,7 @@ def entities(tags: Sequence[str]) -> set[Span]:
 
 
 def entity_counts(found: Sequence[str], wanted: Sequence[str]) -> tuple[int, int, int]:
-    """Count entities of one row: those that are right in both ends and kind, those found, those wanted."""
+    """Count the entities of one row: correct (both ends and the kind), predicted, true."""
     mine, theirs = entities(found), entities(wanted)
     return len(mine & theirs), len(mine), len(theirs)
 
@@ -119,22 +128,22 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Lower-case, without punctuation, articles and more than single spaces: SQuAD's way to compare answers."""
+    """Return a text as SQuAD compares answers: lower case, single spaces, no punctuation and no articles."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(found: str, wanted: Iterable[str]) -> float:
-    """Say whether an answer is one of those wanted, once normalised; "" stands for "no answer" on both sides."""
+    """Return 1 if an answer equals a true one after normalisation, else 0; "" is "no answer" in both."""
     return max(float(normalised(found) == normalised(one)) for one in _answers(wanted))
 
 
 def overlap(found: str, wanted: Iterable[str]) -> float:
-    """F1 of the words that an answer shares with that answer wanted which it is nearest to; "" stands for "no answer"."""
+    """Return the F1 of an answer's words against the nearest true answer; "" is "no answer"."""
     return max(_shared(normalised(found).split(), normalised(one).split()) for one in _answers(wanted))
 
 
 def _answers(wanted: Iterable[str]) -> list[str]:
-    # Answers of which normalising leaves nothing cannot be given, so SQuAD drops them.
+    # SQuAD drops true answers that are empty after normalisation, because no prediction can match them.
     return [one for one in wanted if normalised(one)] or [""]
 
 

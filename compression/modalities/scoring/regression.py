@@ -1,4 +1,4 @@
-"""Regression, as GLUE judges STS-B: the mean of Pearson's and Spearman's correlation."""
+"""Regression scores, as GLUE scores STS-B: the mean of Pearson's and Spearman's correlation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,28 +10,28 @@ from compression.modalities.scoring.base import Asked, Figures, Floats, Row, Row
 from compression.modalities.scoring.metrics import Ids, Numbers
 
 SAME = 1e-2
-"""Answers differ where they are further apart than this share of all answers' spread; other rounding does less."""
+"""Predictions differ if they are further apart than this share of all predictions' range; rounding changes them less."""
 
 
 class NumberScorer(RowScorer):
-    """Both correlations, and their mean."""
+    """Scores by both correlations and their mean."""
 
     metric = "pearson_spearman"
 
     def score(self, found: Numbers, wanted: Numbers) -> float:
-        """The headline metric."""
+        """Return the headline metric."""
         return self._worth(found, wanted, metrics.places(found), metrics.places(wanted))[self.metric]
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
-        """The one output."""
+        """Return the one output of each row."""
         return [float(one[0]) for one in logits]
 
     def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
-        """Judge numbers; a row's `label` is one too."""
+        """Score numbers; a row's `label` is a number too."""
         return self._worth(*_sides(answers, rows))
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
-        """All errors are the bootstrap's."""
+        """Return the metrics; all errors are the bootstrap's."""
         found, wanted, found_at, wanted_at = _sides(answers, rows)
         draws = standard_errors.resampled(
             lambda some: self._worth(found[some], wanted[some], found_at[some], wanted_at[some]), len(rows), seed=seed
@@ -40,12 +40,12 @@ class NumberScorer(RowScorer):
         return Figures(values, standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
 
     def _worth(self, found: Numbers, wanted: Numbers, found_at: Ids, wanted_at: Ids) -> dict[str, float]:
-        """Every metric, the headline first. All (rows,); *_at: as `metrics.places` has them."""
+        """Return every metric, the headline metric first. All (rows,); *_at: of `metrics.places`."""
         linear, ranked = metrics.pearson(found, wanted), metrics.pearson(metrics.ranks(found_at), metrics.ranks(wanted_at))
         return {self.metric: (linear + ranked) / 2, "pearson": linear, "spearman": ranked}
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
-        """Rows whose numbers differ by more than rounding."""
+        """Return the number of rows whose predictions differ by more than rounding."""
         one, other = np.array(alone), np.array(together)
         return int((np.abs(one - other) > SAME * np.ptp(one)).sum())
 

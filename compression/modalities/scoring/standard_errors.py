@@ -1,4 +1,7 @@
-"""Standard errors: by formula where a metric is a mean over rows or a ratio, by bootstrap (Efron 1979) where it is neither."""
+"""Standard errors, by formula or by bootstrap (Efron 1979).
+
+A metric that is a mean over rows or a ratio has a formula; other metrics use the bootstrap.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -12,21 +15,21 @@ Indices = npt.NDArray[np.int64]
 
 
 def of_share(share: float, rows: int) -> float:
-    """√(p(1 − p)/n)."""
+    """Return the standard error of a share, √(p(1 − p)/n)."""
     return float(np.sqrt(share * (1 - share) / rows))
 
 
 def of_mean(values: npt.ArrayLike) -> float:
-    """s/√n of values that each row has; 0 for a single row. values: (rows,)."""
+    """Return the standard error of a mean over rows, s/√n; 0 for a single row. values: (rows,)."""
     found = np.asarray(values, np.float64)
     return float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 0.0
 
 
 def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
-    """Return the standard error of Σ above / Σ below over clusters, within which nothing is independent.
+    """Return the standard error of Σ above / Σ below over clusters of dependent values.
 
-    above, below: (clusters,), below positive. Linearised, as for a ratio estimator of a cluster sample (Cochran 1977, section
-    6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b. Of a single cluster nobody can tell: None.
+    above, below: (clusters,), below positive. It is linearised, as for a ratio estimator of a cluster sample (Cochran 1977,
+    section 6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b. None for a single cluster, which has no estimate.
     """
     tops, bottoms = np.asarray(above, np.float64), np.asarray(below, np.float64)
     clusters, whole = len(tops), bottoms.sum()
@@ -39,10 +42,10 @@ def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
 def resampled(
     statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Take some statistics of RESAMPLES samples of as many rows, drawn with replacement. -> (RESAMPLES,) of each.
+    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement.
 
-    All are taken of the same samples, and the same seed and number of rows give the same samples. statistics: takes the numbers
-    of the rows in a sample, some more than once, (rows,); names the same statistics each time.
+    -> (RESAMPLES,) of each. All statistics use the same samples, and the same seed and number of rows give the same samples.
+    statistics: takes the indices of a sample's rows, some more than once, (rows,); returns the same names each time.
     """
     draw = np.random.default_rng(seed)
     found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
@@ -50,7 +53,7 @@ def resampled(
 
 
 def by_bootstrap(statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED) -> dict[str, float]:
-    """Return the standard deviation of each statistic over what `resampled` takes."""
+    """Return the standard deviation of each statistic over the samples of `resampled`."""
     return deviations(resampled(statistics, rows, seed=seed))
 
 

@@ -1,1 +1,1 @@
-"""Tasks that any modality can have: classes and numbers."""
+"""Tasks that any modality can have: classification and regression."""

@@ -1,4 +1,4 @@
-"""Classification of a text or of a pair: one of the data's labels comes out."""
+"""Classification of a text or of a pair: the model predicts one of the data's labels."""
 
 from dataclasses import dataclass
 
@@ -15,31 +15,31 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class Classification(SmallOutputTask):
-    """One label a row. Labels: (rows,) of ids; logits: (rows, labels)."""
+    """One label per row. Labels: (rows,) of ids; logits: (rows, labels)."""
 
     name: Name
     scorer: ClassScorer
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         return functional.cross_entropy(logits, batch.labels)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:  # noqa: ARG002
-        """KL divergence of the softened distributions over the labels."""
+        """Return the KL divergence of the softened distributions over the labels."""
         return losses.soft_target_loss(student, teacher, temperature)
 
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
-        """The mean of the softened distributions over the labels."""
+        """Return the mean of the softened distributions over the labels."""
         return losses.fuse_teachers(logits, weights, temperature)
 
     def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-        """Log-probabilities by logistic regression, (others, labels)."""
+        """Return log-probabilities from logistic regression, (others, labels)."""
         return torch.from_numpy(linear_models.class_scores(features.numpy(), labels.numpy(), asked.numpy()))
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """The headline metric of the labels whose logits are largest."""
+        """Return the headline metric of the labels with the largest logits."""
         return self.scorer.score(logits.argmax(dim=-1).numpy(), rows.labels.numpy())
 
     def chance(self, rows: Examples) -> float:
-        """Always the most frequent label."""
+        """Return the headline metric of always predicting the most frequent label."""
         return self.scorer.chance(rows.labels.numpy())

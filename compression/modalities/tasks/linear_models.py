@@ -1,20 +1,20 @@
-"""Linear models on fixed features, for tasks that have one label or one number a row.
+"""Linear models on fixed features, for tasks with one label or one number per row.
 
-Functions import scikit-learn: it brings SciPy and takes a second, for which an engine that fits nothing need not wait.
+The functions import scikit-learn: it loads SciPy, which takes a second, and an engine that fits nothing need not wait for it.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 MOST_ITERATIONS = 500
-"""Of LogisticRegression; strengths of L2 are scikit-learn's own defaults, on standardized features."""
+"""Iterations of LogisticRegression; the L2 strengths are scikit-learn's defaults, on standardized features."""
 Numbers = npt.NDArray[np.float64]
 
 
 def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
     """Fit multinomial logistic regression; return log-probabilities for other rows.
 
-    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf where no row has the id.
+    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf if no row has the id.
     """
     wanted, others = np.asarray(labels), np.asarray(asked)
     known = np.unique(wanted)
@@ -32,7 +32,10 @@ def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.Arra
 
 
 def numbers(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
-    """Fit ridge regression; return its answers for other rows. features: (rows, n), labels: (rows,) -> (others, 1)."""
+    """Fit ridge regression; return predictions for other rows.
+
+    features: (rows, n), labels: (rows,) -> (others, 1).
+    """
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""Regression of a text or of a pair: a number comes out, as STS-B's similarity from 0 to 5."""
+"""Regression of a text or of a pair: predicts a number, such as STS-B's similarity from 0 to 5."""
 
 from dataclasses import dataclass
 
@@ -15,31 +15,34 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class Regression(SmallOutputTask):
-    """One number a row. Labels: (rows,) of floats; logits: (rows, 1), in the data's own unit."""
+    """One number per row. Labels: (rows,) of floats; logits: (rows, 1), in the data's own unit."""
 
     scorer: NumberScorer
     name: Name = "text-regression"
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error."""
+        """Return the mean squared error."""
         return functional.mse_loss(logits[:, 0].float(), batch.labels)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:  # noqa: ARG002
-        """Mean squared error against the teacher's number (TinyBERT, Jiao et al. 2020); it has nothing to soften."""
+        """Return the mean squared error against the teacher's number (TinyBERT, Jiao et al. 2020).
+
+        No temperature applies.
+        """
         return functional.mse_loss(student.float(), teacher.float())
 
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
-        """The mean of the numbers."""
+        """Return the weighted mean of the teachers' numbers."""
         return torch.einsum("t,t...->...", weights / weights.sum(), logits)
 
     def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-        """Numbers by ridge regression, (others, 1)."""
+        """Return predictions from ridge regression, (others, 1)."""
         return torch.from_numpy(linear_models.numbers(features.numpy(), labels.numpy(), asked.numpy()))
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """Mean of Pearson's and Spearman's correlation."""
+        """Return the mean of Pearson's and Spearman's correlation."""
         return self.scorer.score(logits[:, 0].numpy().astype(np.float64), rows.labels.numpy().astype(np.float64))
 
     def chance(self, rows: Examples) -> float:  # noqa: ARG002
-        """Whoever always says the same correlates with nothing."""
+        """Return 0: a constant prediction has no correlation."""
         return 0.0

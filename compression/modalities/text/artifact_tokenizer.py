@@ -1,4 +1,4 @@
-"""The tokenizer of an artifact: tokenizer.json, which is all that ONNX asks for, and what stock code wants beside it."""
+"""Writes an artifact's tokenizer: tokenizer.json, which suffices for ONNX, and stock code's files."""
 
 import json
 import shutil
@@ -20,14 +20,15 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 
 
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
-    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
+    """Copy the tokenizer, and set truncation to `max_length` and no padding in its tokenizer.json.
 
-    That of a language model truncates nothing. model: the one that it reads for. Where it is a decoder, the settings say what
-    it takes, and which token stock code is to pad with, a classifier's on the right: the tokenizer's own files may not, and a
-    classifier finds the last token by it. They name a class that cuts texts as tokenizer.json does where theirs does not.
+    For question answering, contexts are split into windows. A language model's tokenizer does not truncate. model: the model of
+    the tokenizer. If it is a decoder, the settings name its inputs and the token that stock code pads with, for a classifier on
+    the right: the tokenizer's own files may lack it, and a classifier finds the last token by it. If the settings' class splits
+    texts differently from tokenizer.json, they name another class that does not.
     """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    if task == "causal-lm":  # whoever generates decides how much is read
+    if task == "causal-lm":  # the user who generates decides how many tokens to read
         tokenizer.no_truncation()
     elif task == "question-answering":
         tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
@@ -55,11 +56,11 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
 
 
 def _as_filed(folder: Path, own: Tokenizer, model: nn.Module) -> dict[str, Any]:
-    """Say what has stock code cut texts as tokenizer.json does, where the class that it takes has rules of its own.
+    """Return settings that make stock code split texts as tokenizer.json does.
 
-    Most have, and take what the settings say or a default (BERT's: whether it lowers letters). The common class takes the file
-    as it is, and has neither special tokens nor inputs of its own: those that the other had are named. Of a Qwen2 stock code
-    takes the family's class whatever is named here.
+    They are empty if it already does. Most stock classes have rules of their own, and use the settings or a default (BERT's:
+    whether it lowercases). The common class uses the file as it is, and has no special tokens or inputs of its own, so the
+    settings name those of the other class. For a Qwen2, stock code uses the family's class whatever the settings name.
     """
     stock = AutoTokenizer.from_pretrained(folder, config=model.config, local_files_only=True, trust_remote_code=False)
     if loading.is_as_filed(stock, own):

@@ -1,4 +1,7 @@
-"""Texts to padded tensors: tokenized once, rows of like length together, each batch padded to its longest row only."""
+"""Turns texts into padded tensors.
+
+Texts are tokenized once, rows of similar length share a batch, and each batch is padded only to its longest row.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +14,17 @@ from transformers import PreTrainedTokenizerFast
 from compression.modalities.base import TaskAdapter
 
 POOL = 50
-"""Batches whose rows are sorted by length together: enough to save most padding, few enough to keep batches random."""
+"""Batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels: as the task has them; rows: (rows,).
+    """A batch of tokenized rows.
 
-    types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types. labelled: (rows,),
-    whether a row's label is its own, or None where all are; of the others only a teacher may speak. counts: (rows,), of how
-    many answers to a row the loss is a mean, or None where there is one to each.
+    ids, mask: (rows, tokens), mask 1 at real tokens; labels: in the task's format; rows: (rows,). types: (rows, tokens), which
+    text of a pair a token belongs to; None for a model without token types. labelled: (rows,), whether a row has a label of its
+    own, or None if all have; the others learn from a teacher only. counts: (rows,), how many predictions of each row the loss
+    averages, or None if there is one each.
     """
 
     ids: Tensor
@@ -33,11 +37,11 @@ class Batch:
 
     @property
     def weight(self) -> int:
-        """Count the answers that a task's loss is a mean over."""
+        """Return the number of predictions that the task's loss is a mean over."""
         return len(self.rows) if self.counts is None else int(self.counts.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on `device`; `rows` and `counts` stay where the bookkeeping is."""
+        """Return the batch with its tensors on `device`; `rows` and `counts` stay on the CPU."""
         types = None if self.types is None else self.types.to(device)
         labelled = None if self.labelled is None else self.labelled.to(device)
         return replace(
@@ -50,14 +54,14 @@ class Batch:
         )
 
     def split(self, parts: int) -> "list[Batch]":
-        """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
+        """Split into at most `parts` batches with about as many rows each, each padded to its longest row."""
         if parts == 1:
             return [self]
         size = -(-len(self.rows) // parts)
         return [self.at(slice(start, start + size)).trimmed() for start in range(0, len(self.rows), size)]
 
     def at(self, where: slice | Tensor) -> "Batch":
-        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
         types = None if self.types is None else self.types[where]
         labelled = None if self.labelled is None else self.labelled[where]
         here = where.to(self.rows.device) if isinstance(where, Tensor) else where
@@ -72,17 +76,18 @@ class Batch:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What a stock encoder takes."""
+        """Return the keyword arguments of a stock encoder's forward."""
         types = {} if self.types is None else {"token_type_ids": self.types}
         return {"input_ids": self.ids, "attention_mask": self.mask, **types}
 
 
 @dataclass(frozen=True)
 class TokenizedDataset:
-    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form.
+    """A split, tokenized for a task.
 
-    labelled: (rows,), as in a batch. references: what the task needs beside the labels to judge answers, `at` some rows; None
-    where it needs nothing.
+    `tokens` and `types` hold each row's ids, unpadded; `labels` have the task's format. labelled: (rows,), as in a batch.
+    references: data that the task needs besides the labels to score predictions, with a method `at` for some rows; None if it
+    needs none.
     """
 
     tokens: Sequence[Sequence[int]]
@@ -98,15 +103,15 @@ class TokenizedDataset:
 
     @property
     def lengths(self) -> list[int]:
-        """Count the tokens of each row."""
+        """Return the number of tokens of each row."""
         return list(map(len, self.tokens))
 
     def cut_like(self, other: "TokenizedDataset") -> bool:
-        """Whether another model's rows are of the same tokens."""
+        """Return whether another model's rows have the same tokens."""
         return self.tokens == other.tokens
 
     def at(self, rows: list[int]) -> "TokenizedDataset":
-        """Return the rows named, in that order."""
+        """Return the rows with these indices, in this order."""
         types = None if self.types is None else [self.types[row] for row in rows]
         labelled = None if self.labelled is None else self.labelled[rows]
         references = None if self.references is None else self.references.at(rows)
@@ -114,7 +119,7 @@ class TokenizedDataset:
         return TokenizedDataset(tokens, self.labels[rows], self.padding, self.task, types, labelled, references)
 
     def with_unlabelled(self, more: "TokenizedDataset") -> "TokenizedDataset":
-        """Put rows behind these whose labels nobody may learn from."""
+        """Append rows whose labels are not used in training."""
         types = None if self.types is None or more.types is None else self.types + more.types
         own = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
         labelled = torch.cat([own, torch.zeros(len(more), dtype=torch.bool)])
@@ -122,7 +127,7 @@ class TokenizedDataset:
         return TokenizedDataset([*self.tokens, *more.tokens], labels, self.padding, self.task, types, labelled)
 
     def batch(self, rows: list[int]) -> Batch:
-        """Pad the rows named to the longest of them."""
+        """Return a batch of the rows with these indices, padded to the longest of them."""
         longest = max(len(self.tokens[row]) for row in rows)
         ids = torch.full((len(rows), longest), self.padding)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -138,13 +143,13 @@ class TokenizedDataset:
         return Batch(ids, mask, labels, torch.tensor(rows), types, labelled, self.task.counts(labels))
 
     def by_length(self, size: int) -> Iterator[Batch]:
-        """Go through all rows once, shortest first: for evaluation, where order means nothing."""
+        """Yield every row once, in batches, shortest first. For evaluation, where the order does not matter."""
         order = sorted(range(len(self)), key=lambda row: len(self.tokens[row]))
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])
 
     def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
-        """Go through all rows once in an order given by `seed`, rows of like length together."""
+        """Yield every row once, in batches of similar length, in an order that `seed` determines."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator).tolist()
         plan: list[list[int]] = []
@@ -165,9 +170,9 @@ def tokenize(
     *,
     types: bool,
 ) -> TokenizedDataset:
-    """Tokenize a split once; longer texts are cut to `max_length` tokens, of a pair the longer one first.
+    """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first.
 
-    types: whether the model takes them; pairs: the second text of each row.
+    types: whether the model takes token types; pairs: the second text of each row.
     """
     found = tokenizer(
         list(texts),

@@ -1,7 +1,7 @@
-"""The user's rows: read from files, checked, and split as the recipe needs them. Torch-free.
+"""Reads the user's rows from files, checks them, and splits them. Torch-free.
 
-Validation serves every choice, test the report alone. What is missing of the two is carved from train with the recipe's seed,
-stratified where rows have one label each; `Dataset.facts` says so.
+Validation serves every choice, test only the report. If either is missing, it is carved from train with the recipe's seed,
+stratified if each row has one label; `Dataset.facts` reports it.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from compression.schema.recipe.base import DataFormat, DataSplit, Split, Task
 from compression.schema.report.report import SplitFacts, Values
 
 UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")
-"""Tasks whose rows bear no labels that have names."""
+"""Tasks whose rows have no named labels."""
 FEWEST_TEXTS = 2
-"""Of a split of causal-lm: how sure a perplexity is follows from how texts differ."""
+"""Minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
-"""What is carved from train, each as a share of train as it was sent."""
+"""Shares to carve from train, each of train as the user submitted it."""
 MOST_COLUMNS = 10_000
 BATCH_ROWS = 512
-"""Rows of Parquet at a time: a few kilobytes of it can stand for as many rows of any length as their sender likes."""
+"""Rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length."""
 
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Texts with their labels, in the order of the files. `forms.Example` says what label, pair and words are."""
+    """Texts with labels, in the order of the files. `examples.RawExample` defines label, pair and words."""
 
     texts: tuple[str, ...]
     labels: tuple[Any, ...]
@@ -50,7 +50,7 @@ class TextSplit:
 
     @classmethod
     def of(cls, examples: Iterable[RawExample]) -> "TextSplit":
-        """Put rows of one task side by side."""
+        """Create a split from rows of one task."""
         texts, labels, pairs, words = [], [], [], []
         for one in examples:
             texts.append(one.text)
@@ -63,7 +63,7 @@ class TextSplit:
 
     @property
     def columns(self) -> list[tuple[str, ...]]:
-        """Return each row's text, or both."""
+        """Return each row's text, or both texts of a pair."""
         return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(one,) for one in self.texts]
 
     def at(self, positions: list[int]) -> "TextSplit":
@@ -76,9 +76,10 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train. `labels` gives each label its id; numbers and answers have none.
+    """Three splits whose labels all occur in train.
 
-    `unlabelled` are texts of which nothing is known, for the general phase of distillation.
+    `labels` gives each label its id; numbers and answers have none. `unlabelled` holds texts without labels, for the general
+    phase of distillation.
     """
 
     labels: tuple[str, ...]
@@ -89,12 +90,12 @@ class Dataset:
 
     @property
     def seen(self) -> list[str]:
-        """Return every text that a job may choose by: all but test's, second ones, contexts and unlabelled ones among them."""
+        """Return all texts but test's, for a job's choices, with second texts, contexts and unlabelled ones."""
         looked_at = [rows for name, rows in self.splits.items() if name != "test"]
         return [*(text for rows in looked_at for texts in (rows.texts, rows.pairs or ()) for text in texts), *self.unlabelled]
 
     def ids(self, split: Split) -> list[Any]:
-        """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""
+        """Return a split's labels in the task's format: ids, lists of ids for tags, numbers or answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}
         found = self.splits[split].labels
         if self.task == "token-classification":
@@ -102,7 +103,7 @@ class Dataset:
         return [numbers[label] for label in found] if self.labels else list(found)
 
     def judged(self, split: Split) -> list[dict[str, Any]]:
-        """Return a split's rows as `scoring` reads them."""
+        """Return a split's rows in the format of `scoring`."""
         rows = self.splits[split]
         if self.task == "token-classification":
             return [{"words": words, "label": tags} for words, tags in zip(rows.words or (), rows.labels, strict=True)]
@@ -116,13 +117,13 @@ class Dataset:
         return [{"text": one, "label": label} | ({"pair": pair} if pair is not None else {}) for one, pair, label in columns]
 
     def in_order(self, labels: tuple[str, ...]) -> "Dataset":
-        """Number the same labels in another order, for example that of a model's head."""
+        """Return the dataset with the same labels in another order, for example that of a model's head."""
         if set(labels) != set(self.labels) or len(labels) != len(self.labels):
             raise ValueError(f"{labels} are not the dataset's labels {self.labels}")
         return replace(self, labels=labels)
 
     def facts(self) -> dict[str, SplitFacts]:
-        """Say what each split holds."""
+        """Return a description of each split's content."""
         plain = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
         return {
             name: SplitFacts(
@@ -136,7 +137,7 @@ class Dataset:
 
 
 def label_names(task: Task, label: Any) -> tuple[str, ...]:
-    """Say what of a row's label is counted: its class, the tag of each word, or whether its question has an answer."""
+    """Return the label names of a row to count: class, tags, or whether its question has an answer."""
     if task == "text-regression":
         return ()
     if task == "token-classification":
@@ -147,17 +148,17 @@ def label_names(task: Task, label: Any) -> tuple[str, ...]:
 
 
 def counted(task: Task, labels: Iterable[Any]) -> dict[str, int]:
-    """Count labels, by name."""
+    """Return the number of labels by name."""
     return dict(sorted(Counter(name for label in labels for name in label_names(task, label)).items()))
 
 
 def label_spread(numbers: tuple[float, ...]) -> Values:
-    """Say between what the labels of a regression lie."""
+    """Return the minimum, maximum and mean of a regression's labels."""
     return Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
 
 
 def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classification") -> Dataset:
-    """Read all splits and carve the missing ones. Relative paths are taken from `base`.
+    """Read all splits and carve the missing ones. Relative paths start at `base`.
 
     Raises MissingFile, UnreadableData, MissingColumn, UnfitLabel, EmptySplit, SingleLabel and UnseenLabel.
     """
@@ -173,7 +174,7 @@ def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classi
 
 
 def check_dataset(given: dict[Split, TextSplit], task: Task = "text-classification") -> None:
-    """Refuse splits that nothing can be learned from. Raises EmptySplit, SingleLabel and UnseenLabel."""
+    """Reject splits that a model cannot learn from. Raises EmptySplit, SingleLabel and UnseenLabel."""
     for name, rows in given.items():
         check_rows(task, name, len(rows))
     train = given["train"].labels
@@ -191,7 +192,7 @@ def check_dataset(given: dict[Split, TextSplit], task: Task = "text-classificati
 
 
 def check_rows(task: Task, name: Split, rows: int) -> None:
-    """Refuse a split with too few rows to be one. Raises EmptySplit."""
+    """Reject a split with too few rows. Raises EmptySplit."""
     if not rows:
         raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
     if task == "causal-lm" and name != "train" and rows < FEWEST_TEXTS:
@@ -203,7 +204,7 @@ def check_rows(task: Task, name: Split, rows: int) -> None:
 
 
 def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[float]) -> None:
-    """Refuse a train split whose rows all say the same. counts: as `counted` has them. Raises SingleLabel."""
+    """Reject a train split whose rows all have the same label. counts: of `counted`. Raises SingleLabel."""
     param = "data.splits.train"
     if task == "text-regression":
         if len(numbers) < 2:
@@ -218,10 +219,10 @@ def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[flo
 
 
 def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classification") -> dict[Split, TextSplit]:
-    """Complete the splits from train: the same share of each label, drawn with `seed`; one row of a label always stays.
+    """Carve the missing splits from train: the same share of each label, drawn with `seed`.
 
-    Where rows have no label of their own (numbers, tags, answers), all of train is one label. Raises EmptySplit where train
-    is too small to give a row.
+    At least one row of each label stays in train. If rows have no class label (numbers, tags, answers), all of train is one
+    stratum. Raises EmptySplit if train is too small to give a row.
     """
     train = given["train"]
     missing = [name for name in CARVED_SHARE if name not in given]
@@ -252,12 +253,15 @@ def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classific
 
 
 def read_split(data: Data, name: Split, base: Path, task: Task = "text-classification") -> TextSplit:
-    """Read the files of one split, one after the other. Raises what `each_row` does."""
+    """Read the files of one split, one after the other. Raises the errors of `each_row`."""
     return TextSplit.of(each_row(data, name, base, task))
 
 
 def each_row(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
-    """Yield the rows of a split, one in memory at a time. Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel."""
+    """Yield the rows of a split, with one in memory at a time.
+
+    Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel.
+    """
     wanted = columns_of(task, data.columns)
     if data.format == "csv" and has_lists(task):
         remedy = "Send JSON lines or Parquet."
@@ -267,7 +271,7 @@ def each_row(data: Data, name: Split, base: Path, task: Task = "text-classificat
 
 
 def each_text(data: Data, base: Path) -> Iterator[str]:
-    """Yield the texts of `unlabelled`: one column, whatever the task. Raises what `each_row` does."""
+    """Yield the texts of `unlabelled`: one column, whatever the task. Raises the errors of `each_row`."""
     for file, row, values in _each(data, "unlabelled", base, {"text": data.columns.text}):
         yield text(values["text"], f"row {row} of {file}", f"{file}:{row}")
 
@@ -286,7 +290,7 @@ Wanted = Mapping[str, str]
 
 
 def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number from 1, key → value) as the file has them. Raises UnreadableData and MissingColumn."""
+    """Yield (row number from 1, key → value) in file order. Raises UnreadableData and MissingColumn."""
     if kind in ("jsonl", "text"):
         yield from (_read_jsonl(path, wanted) if kind == "jsonl" else _read_text(path))
         return
@@ -313,7 +317,7 @@ def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordB
 
 
 def _csv_batches(path: Path, columns: Wanted) -> Iterator[arrow.RecordBatch]:
-    # Texts and labels stay as they are written: without the explicit types "007" would become 7 and "NA" nothing.
+    # Texts and labels stay as written: without the explicit types "007" would become 7 and "NA" would become null.
     wanted = dict.fromkeys(columns.values(), arrow.string())
     as_written = arrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=False)
     with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows(), as_written) as file:
@@ -331,12 +335,12 @@ def _csv_rows() -> arrow.csv.ParseOptions:
 def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
     file = arrow.parquet.ParquetFile(path)
     _bounded(path, file.metadata.num_columns)
-    # Reading starts with the first batch, after the columns were found to be there.
+    # Reading starts with the first batch, after the check that the columns exist.
     return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns.values())))
 
 
 def _bounded(path: Path, columns: int) -> None:
-    """Refuse a file of so many columns that each piece of it would take the machine's memory. Raises UnreadableData."""
+    """Reject a file with so many columns that one batch would fill the memory. Raises UnreadableData."""
     if columns > MOST_COLUMNS:
         cause = f"{path.name} has {columns:,} columns; {MOST_COLUMNS:,} are the most"
         raise UnreadableData(cause, param=path.name, remedy="Send the columns that `columns` names alone.")
@@ -367,7 +371,7 @@ def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Line by line and not by Arrow, which names no row, makes dates of texts that look like one and trips over mixed types.
+    # Line by line, because Arrow names no row, converts texts that look like dates, and fails on mixed types.
     with path.open("rb") as lines:
         for row, line in enumerate(iter(lambda: lines.readline(LARGEST_ROW + 1), b""), start=1):
             if len(line) > LARGEST_ROW:

@@ -1,4 +1,4 @@
-"""Check a dataset's files: can they be read, and can anything be learned from them? One row in memory at a time."""
+"""Checks that a dataset's files can be read and trained on, with one row in memory at a time."""
 
 import math
 from collections import Counter
@@ -24,14 +24,17 @@ from compression.schema.validation import DataFacts
 
 MOST_LABELS = 1000
 MOST_ROWS, MOST_CHARACTERS = 10_000_000, 2**31
-"""Of a split: the engine holds its rows in memory, and a few kilobytes of Parquet can stand for any number of them."""
+"""Limits of a split: the engine holds its rows in memory, and a few kilobytes of Parquet can stand for any number of rows."""
 ENOUGH_TO_CARVE = 20
-"""More rows of a label than this change nothing about whether splits can be carved from train."""
+"""Rows of a label; more do not change whether splits can be carved from train."""
 
 
 @dataclass
 class _Tally:
-    """`labels` counts what `data.names_of` names; `numbers` holds two different values at most, to know that there are two."""
+    """Counts of a split.
+
+    `labels` counts the names of `dataset.label_names`; `numbers` holds at most two different values, to detect a second one.
+    """
 
     labels: Counter[str] = field(default_factory=Counter)
     numbers: set[float] = field(default_factory=set)
@@ -44,19 +47,19 @@ class _Tally:
     longest: int = 0
 
     def number(self, value: float) -> None:
-        """Take a regression's label in."""
+        """Add a regression's label."""
         if len(self.numbers) < 2:
             self.numbers.add(value)
         self.least, self.most, self.sum = min(self.least, value), max(self.most, value), self.sum + value
 
     @property
     def values(self) -> Values:
-        """Say what the numbers are."""
+        """Return the minimum, maximum and mean of the numbers."""
         return Values(least=self.least, most=self.most, mean=self.sum / self.rows)
 
 
 def check(data: Data, base: Path, task: Task = "text-classification") -> DataFacts | list[CompressionError]:
-    """Return what is known of the dataset, or every reason why it cannot be taken. Relative paths are taken from `base`."""
+    """Return the facts about a dataset, or every reason to reject it. Relative paths start at `base`."""
     tallies: dict[Split, _Tally] = {}
     try:
         check_data(task, data)

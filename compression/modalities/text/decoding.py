@@ -1,4 +1,7 @@
-"""What every runtime offers of a language model: tokens read at once or one after the other, with a cache. Torch-free."""
+"""The decoder interface of every runtime: reads tokens at once or one by one, with a cache.
+
+Torch-free.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -11,25 +14,29 @@ from compression.modalities.text.inputs import Batch, Ids
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A language model opened by its own runtime (`runner.open_artifact`)."""
+    """A language model, opened by its own runtime (`runner.open_artifact`)."""
 
     name: str
     """Runtime, version and device, as the report names them."""
 
     def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
-        """Read tokens that follow those of a cache, or the first ones. -> logits (rows, tokens, vocabulary), a cache with them.
+        """Run the tokens that follow those in a cache, or the first ones.
 
-        ids: (rows, tokens); mask: of the same shape, 1 for real tokens, by default all. A cache is used once.
+        ids: (rows, tokens); mask: of the same shape, 1 for real tokens, by default all -> logits (rows, tokens, vocabulary),
+        and a cache that includes these tokens. A cache can be used once.
         """
         ...
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch, padded on any side. -> (rows, tokens, vocabulary)"""
+        """Return the logits of one batch, padded on either side. -> (rows, tokens, vocabulary)"""
         ...
 
 
 def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:
-    """Yield the likeliest next token of each row, without end, (rows,) each. ids: prompts, (rows, tokens), padded before."""
+    """Yield each row's most likely next token, without end, (rows,) each.
+
+    ids: prompts, (rows, tokens), left-padded.
+    """
     logits, cache = decoder.step(ids, None, mask)
     while True:
         following = chosen(logits)
@@ -38,9 +45,9 @@ def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]
 
 
 def pieces(decoder: Decoder, batch: Batch, size: int) -> Iterator[tuple[int, Logits]]:
-    """Answer a batch `size` tokens of each row at a time, behind what was read before: logits of all may be too large.
+    """Run a batch in pieces of `size` tokens per row, with a cache; all logits at once may be too large.
 
-    -> where a piece begins, and its logits, (rows, some tokens, vocabulary).
+    -> the position where a piece begins, and its logits, (rows, some tokens, vocabulary).
     """
     width, cache = batch.input_ids.shape[1], None
     if width <= size:
@@ -53,6 +60,6 @@ def pieces(decoder: Decoder, batch: Batch, size: int) -> Iterator[tuple[int, Log
 
 
 def chosen(logits: Logits) -> Ids:
-    """Take the likeliest next token of each row. (rows, tokens, vocabulary) -> (rows, 1)"""
+    """Return the most likely next token of each row. (rows, tokens, vocabulary) -> (rows, 1)"""
     found: Ids = logits[:, -1:].argmax(axis=-1)
     return found

@@ -1,7 +1,7 @@
-"""What one row is, task by task: which columns it is read from, and what must be true of it. Torch-free.
+"""Parses and checks one row for each task: its columns and their valid values. Torch-free.
 
-A value that no model could learn from is refused with the file and the row: UnreadableData where it is of the wrong type,
-UnfitLabel where the task can make nothing of it.
+A value that no model could learn from is rejected with the file and the row: UnreadableData if it has the wrong type,
+UnfitLabel if the task cannot use it.
 """
 
 import math
@@ -14,14 +14,14 @@ from compression.schema.job_spec import LONGEST_LABEL, Columns
 from compression.schema.recipe.base import Task
 
 LARGEST_ROW = 4 << 20
-"""Bytes of one row: files are read in such pieces, so that a file without line ends costs no more memory than one with."""
+"""Maximum bytes of a row: files are read in pieces of this size, so one without line ends needs no more memory."""
 OUTSIDE = "O"
-"""The tag of a word that belongs to no entity."""
+"""The tag of a word outside any entity."""
 
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """A stretch of the context that answers the question; `start` counts characters from 0."""
+    """A span of the context that answers the question; `start` counts characters from 0."""
 
     text: str
     start: int
@@ -29,9 +29,9 @@ class AnswerSpan:
 
 @dataclass(frozen=True)
 class RawExample:
-    """One row. `label`: a class, a number, a tag for each word, or the answers (none: the question has no answer).
+    """One row. `label`: a class, a number, a tag for each word, or the answers (empty: no answer).
 
-    Of causal-lm a row is a text alone, and `label` is None. `words` are those of a tagged text, which `text` joins with spaces;
+    A causal-lm row is only a text, and `label` is None. `words` are those of a tagged text; `text` joins them with spaces.
     `pair` is the second text, or a question's context.
     """
 
@@ -42,7 +42,7 @@ class RawExample:
 
 
 def columns_of(task: Task, columns: Columns) -> dict[str, str]:
-    """Say which columns a task reads. -> key of `columns` → name of the column."""
+    """Return the columns that a task reads. -> key of `columns` → name of the column."""
     if task == "token-classification":
         return {"tokens": columns.tokens, "tags": columns.tags}
     if task == "question-answering":
@@ -57,12 +57,12 @@ def columns_of(task: Task, columns: Columns) -> dict[str, str]:
 
 
 def has_lists(task: Task) -> bool:
-    """Say whether a task's columns hold more than texts and numbers, which CSV cannot."""
+    """Return whether a task's columns hold lists, which CSV cannot store."""
     return task in ("token-classification", "question-answering")
 
 
 def parse_example(task: Task, values: Mapping[str, Any], file: str, row: int) -> RawExample:
-    """Make a row of the values of its columns. Raises UnreadableData and UnfitLabel."""
+    """Create a row from the values of its columns. Raises UnreadableData and UnfitLabel."""
     return FORMS[task](values, f"row {row} of {file}", f"{file}:{row}")
 
 
@@ -123,7 +123,7 @@ FORMS: dict[Task, Callable[[Mapping[str, Any], str, str], RawExample]] = {
 
 
 def text(value: Any, where: str, param: str) -> str:
-    """Check a text. Raises UnreadableData."""
+    """Return a text after checking it. Raises UnreadableData."""
     if not isinstance(value, str):
         raise UnreadableData(f"{where}: the text is {_kind(value)}, not a string", param=param)
     if len(value) > LARGEST_ROW:
@@ -132,7 +132,7 @@ def text(value: Any, where: str, param: str) -> str:
 
 
 def label(value: Any, where: str, param: str) -> str:
-    """Make a label's name of what stands in its column. Raises UnreadableData."""
+    """Convert the value of the label column to a label name. Raises UnreadableData."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -153,7 +153,7 @@ def _number(value: Any, where: str, param: str) -> float:
         found = float("nan") if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
     except (ValueError, OverflowError):
         found = float("nan")
-    # float32, in which training counts, ends near 3e38; its squares at half the exponent.
+    # Training uses float32, whose maximum is near 3e38; the limit for squares is at half the exponent.
     if not math.isfinite(found) or abs(found) > 1e15:
         raise UnfitLabel(f"{where}: the label {value!r:.60} is not a number", param=param)
     return found
@@ -166,7 +166,7 @@ def _list(value: Any, name: str, where: str, param: str) -> list[Any]:
 
 
 def _encodable(value: str, where: str, param: str) -> str:
-    # JSON can spell half a surrogate pair, which no tokenizer and no report can take.
+    # JSON can contain half a surrogate pair, which no tokenizer and no report can process.
     try:
         value.encode()
     except UnicodeEncodeError as problem:

@@ -1,4 +1,4 @@
-"""How texts become an artifact's inputs, by its own tokenizer.json. Torch-free."""
+"""Tokenizes texts into an artifact's inputs with its own tokenizer.json. Torch-free."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,30 +26,30 @@ class Batch:
 
     @property
     def arrays(self) -> dict[str, Ids]:
-        """By the names of a model's inputs."""
+        """Return the arrays by the model's input names."""
         return dict(vars(self))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows, and tokens of each."""
+        """Return the number of rows, and of tokens of each."""
         rows, tokens = self.input_ids.shape
         return rows, tokens
 
     def real(self, logits: Floats) -> Floats:
-        """Leave out what answers padding, where there is an answer a token."""
+        """Return the logits without those of padding, if there are logits for each token."""
         return logits[self.attention_mask.astype(bool)] if logits.ndim == 3 else logits
 
 
 class TextScorer(Protocol):
-    """A scorer that knows how its task's rows are tokenized."""
+    """A scorer that tokenizes its task's rows."""
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Tokenize rows with an artifact's own tokenizer, which cuts to the artifact's length."""
+        """Tokenize rows with an artifact's own tokenizer, which truncates to the artifact's length."""
         ...
 
 
 class ReadsTexts:
-    """What all scorers of texts have in common."""
+    """Base class of all text scorers."""
 
     def reader(self: TextScorer, folder: Path, pad_id: int | None = None) -> "TextReader":
         """Open an artifact's tokenizer."""
@@ -57,7 +57,10 @@ class ReadsTexts:
 
 
 class TextReader:
-    """Reads rows of texts as an artifact does. tokenizer: its own, which truncates to its length, without padding."""
+    """Encodes rows of texts for an artifact.
+
+    tokenizer: its own, which truncates to its length, without padding.
+    """
 
     def __init__(self, folder: Path, scorer: TextScorer, pad_id: int | None = None) -> None:
         self.tokenizer, self.scorer = tokenizer_of(folder), scorer
@@ -78,7 +81,7 @@ class TextReader:
         return batches(windows, size, pad_id=self.pad_id)
 
     def answered(self, window: Encoding, logits: Floats) -> Floats:
-        """Cut off what answers padding."""
+        """Return the logits without those of padding."""
         return logits[: len(window.ids)] if logits.ndim > 1 else logits
 
 
@@ -90,7 +93,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 
 def one_window(tokenizer: Tokenizer, inputs: Sequence[str | tuple[str, str]]) -> Asked:
-    """Tokenize rows that are cut where they are too long."""
+    """Tokenize rows into one window each; longer rows are truncated."""
     windows = tokenizer.encode_batch(list(inputs))
     return Asked(windows, list(range(len(windows))))
 
@@ -121,7 +124,7 @@ def _padded(rows: list[Encoding], pad_id: int) -> Batch:
 
 
 def batch_of(rows: Sequence[list[int]], pad_id: int = 0) -> Batch:
-    """Lay rows of token ids side by side, padded to the right; all are one text's."""
+    """Return a batch of rows of token ids, padded on the right; every token has type 0."""
     longest = max(map(len, rows))
     ids = np.full((len(rows), longest), pad_id, np.int64)
     mask = np.zeros_like(ids)
@@ -131,11 +134,14 @@ def batch_of(rows: Sequence[list[int]], pad_id: int = 0) -> Batch:
 
 
 def full_batch(batch: int, length: int, vocabulary: int, *, seed: int = 0) -> Batch:
-    """Make a batch without padding, of tokens drawn from the whole vocabulary: what latency is measured on."""
+    """Make a batch of random tokens of the whole vocabulary, without padding, to measure latency on."""
     ids = np.random.default_rng(seed).integers(0, vocabulary, (batch, length), dtype=np.int64)
     return Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids))
 
 
 def cut_words(words: Sequence[Any]) -> list[str]:
-    """Return the first words, and the beginning of each: a row of the data may have any length, and answers are kept."""
+    """Return at most MOST_WORDS words, each truncated to LONGEST_WORD.
+
+    A row of the data may have any length, and predictions are stored.
+    """
     return [word[:LONGEST_WORD] for word in words[:MOST_WORDS]]

@@ -1,4 +1,4 @@
-"""Texts: `modalities.modality.Modality` for all tasks that read them.
+"""The text modality: `modalities.modality.Modality` for all tasks on texts.
 
 Functions import what they need: processes that measure or validate call some of them and must load neither torch nor Arrow.
 """
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from compression.schema.validation import DataFacts
 
 WINDOW = 512
-"""Tokens that a language model reads together if neither the job nor the length of rows says how many."""
+"""Window of a language model in tokens, if neither the job nor the length of rows sets it."""
 SENTENCE = 20
-"""Tokens of a row as times are estimated by."""
+"""Tokens of a row in time estimates."""
 
 
 class TextModality:
-    """Rows are texts, pairs of texts, tagged words, or questions with their contexts."""
+    """The text modality: rows are texts, pairs of texts, tagged words, or questions with their contexts."""
 
     def read(self, data: Data, base: Path, task: Task, seed: int) -> Dataset:
         """Read all splits and carve the missing ones."""
@@ -50,19 +50,19 @@ class TextModality:
         return load_dataset(data, base, seed=seed, task=task)
 
     def check(self, data: Data, base: Path, task: Task) -> DataFacts | list[CompressionError]:
-        """Return what is known of an upload, or every reason why it cannot be taken."""
+        """Return the facts about an upload, or every reason to reject it."""
         from compression.modalities.text import dataset_check
 
         return dataset_check.check(data, base, task)
 
     def question(self, spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-        """Return the row of a prediction request as the scorer reads it, as people do, and what the data expects of it."""
+        """Return a prediction request's row for the scorer, the row for people, and the expected output."""
         from compression.modalities.text.questions import row_of
 
         return row_of(spec, base)
 
     def scorer(self, task: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
-        """Find what judges a task."""
+        """Return the scorer of a task."""
         if task == "causal-lm":
             length = evaluate.window or WINDOW
             return LanguageScorer(length, max(length // 2, 1))
@@ -75,7 +75,7 @@ class TextModality:
         return TextClassScorer.of(evaluate, labels)
 
     def task(self, name: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> TaskAdapter:
-        """Find what a task is learned by. Raises InvalidSpec if labels and metric do not fit."""
+        """Return the adapter that trains a task. Raises InvalidSpec if labels and metric do not match."""
         from compression.modalities.tasks.classification import Classification
         from compression.modalities.tasks.regression import Regression
         from compression.modalities.text.tasks.causal_lm import CausalLM
@@ -96,16 +96,16 @@ class TextModality:
     def adapted(
         self, folder: Path, dataset: Dataset, task: Task, target: Path, name: str, like: Path | None = None
     ) -> tuple[Path, str | None]:
-        """Return a folder whose tokenizer keeps two texts apart, and a note if a token was put between them."""
+        """Return a folder whose tokenizer separates two texts, and a note if it got a separator token."""
         from compression.modalities.text import pair_separator
 
-        # Who shares a tokenizer with the model that may teach it must read as that one does.
+        # A model that shares a tokenizer with its possible teacher must tokenize as the teacher does.
         if dataset.splits["train"].pairs is None or (like is not None and pair_separator.are_alike(folder, like)):
             return folder, None
         try:
             found, token = pair_separator.apart(folder, task, target)
         except CompressionError:
-            return folder, None  # what is wrong with it is said where it is opened, by the job's name for it
+            return folder, None  # opening the folder later reports the error, with the job's name for it
         if token is None:
             return found, None
         return found, f"The tokenizer of {name} joined two texts; {token!r} stands between them now, in artifacts too."
@@ -122,7 +122,10 @@ class TextModality:
     def write_preprocessor(
         self, source: Path, folder: Path, length: int, task: Task, model: PreTrainedModel | None = None
     ) -> None:
-        """Write an artifact's tokenizer. A language model's reads as far as the model does: its rows say nothing of it."""
+        """Write an artifact's tokenizer.
+
+        A language model's tokenizer allows as many tokens as the model: the length of its rows is no limit.
+        """
         from compression.modalities.text.artifact_tokenizer import write_tokenizer
         from compression.models.adapters.registry import adapter_of
 
@@ -131,7 +134,7 @@ class TextModality:
         write_tokenizer(source, folder, length, task, model)
 
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:
-        """Return tokens, the last row of several padded; their types only where the model tells any apart."""
+        """Return token ids, each row but the first padded; token types only if the model has several."""
         import torch
 
         from compression.models.adapters.registry import adapter_of
@@ -142,7 +145,7 @@ class TextModality:
         return {"input_ids": ids, "attention_mask": mask, **({"token_type_ids": torch.zeros_like(ids)} if types > 1 else {})}
 
     def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
-        """Wrap a model that reads tokens."""
+        """Return the module to trace for a model that reads tokens."""
         from compression.modalities.text.traced_model import TracedTextModel
         from compression.models.adapters.registry import adapter_of
 
@@ -150,14 +153,14 @@ class TextModality:
         return TracedTextModel(own, outputs, adapter_of(own).types(own.config))
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:
-        """Rows and tokens."""
+        """Return the dynamic dimensions, rows and tokens, of each input."""
         from compression.models.adapters.registry import adapter_of
 
         most = adapter_of(own := cast("PreTrainedModel", model)).max_positions(own.config)
         return {name: {0: ("batch", None), 1: ("sequence", most)} for name in self.example_inputs(model, 1, 1)}
 
     def evaluation(self, evaluate: Evaluate, task: Task, length: int, positions: int) -> Evaluate:
-        """Fill in the window that a language model is read in: as long as a row. Raises InvalidSpec."""
+        """Set a language model's missing evaluation window to the length of a row. Raises InvalidSpec."""
         window = (evaluate.window or min(length, positions)) if TASKS[task].generates else None
         for asked, param in ((evaluate.length, "evaluate.length"), (window or 0, "evaluate.window")):
             if asked > positions:
@@ -167,7 +170,10 @@ class TextModality:
     def scored(
         self, dataset: Dataset, preprocessor: TextPreprocessor, evaluate: Evaluate, task: Task, seed: int
     ) -> dict[Split, list[int]]:
-        """Draw the texts that a language model is asked for. Raises EmptySplit if test has fewer than two to ask for."""
+        """Sample the texts that score a language model.
+
+        Raises EmptySplit if test has fewer than two with a scored token.
+        """
         from compression.modalities.text.causal_lm.test_sample import sampled
 
         return sampled(dataset, preprocessor.tokenizer, evaluate.tokens, seed) if TASKS[task].generates else {}
@@ -175,7 +181,10 @@ class TextModality:
     def encode(
         self, dataset: Dataset, preprocessor: TextPreprocessor, task: TaskAdapter, splits: Sequence[Split] = SPLITS
     ) -> dict[Split, Examples]:
-        """Tokenize splits. Raises UnreadableData for a text without tokens, EmptySplit if there is none to ask for."""
+        """Tokenize splits.
+
+        Raises UnreadableData for a text without tokens, EmptySplit if no token can be scored.
+        """
         from compression.modalities.text.causal_lm.test_sample import check_texts
 
         rows = {split: preprocessor.encode(dataset, split, task) for split in splits}
@@ -189,7 +198,10 @@ class TextModality:
     def augmenter(
         self, spec: Spec, base: Path, folder: Path, dataset: Dataset, preprocessor: TextPreprocessor, task: TaskAdapter
     ) -> AugmentationSource | None:
-        """Return what makes more texts, if the recipe asks for it. Raises MissingResource and what helper models raise."""
+        """Return the text augmenter if the recipe has augmentation.
+
+        Raises MissingResource, and the errors of opening helper models.
+        """
         from compression.modalities.text.augmentation.resources import Resources
         from compression.modalities.text.augmentation.source import AugmentationSource
 
@@ -216,7 +228,7 @@ class TextModality:
         return fit_vocabulary(folder, preprocessor.tokenizer, config, dataset.seen, target, ratio)
 
     def digests(self, spec: Spec, base: Path) -> dict[str, str] | None:
-        """Digest the files that made rows hang on."""
+        """Return digests of the files that augmented rows depend on."""
         from compression.modalities.text.augmentation.resources import Resources
 
         settings = spec.recipe.distill.augment if spec.recipe.distill is not None else None
@@ -230,7 +242,10 @@ class TextModality:
         evaluate: Evaluate,
         scored: Mapping[Split, list[int]],
     ) -> Summary:
-        """Count tokens if they are what is learned; else texts, and those that were cut (contexts are read in windows)."""
+        """Summarize the splits: for language models in tokens, else in texts.
+
+        Texts include the number of truncated ones, except for question answering, which reads contexts in windows.
+        """
         facts, length = dataset.facts(), preprocessor.length
         if all(split.task.packed is None for split in rows.values()):
             train = rows.get("train", ())
@@ -246,7 +261,7 @@ class TextModality:
 def _language_notes(
     dataset: Dataset, length: int, rows: Mapping[Split, Any], evaluate: Evaluate, scored: Mapping[Split, list[int]]
 ) -> Iterator[str]:
-    """Say what a language model's figures rest on."""
+    """Yield notes on the data behind a language model's metrics."""
     validation, window = rows["validation"], evaluate.window or length
     yield (
         f"Perplexity is taken in windows of {window} tokens that go on by {max(window // 2, 1)}; texts share rows of "

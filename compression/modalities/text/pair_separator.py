@@ -1,8 +1,8 @@
-"""Two texts of a row apart: a decoder's tokenizer that puts nothing between them is given a token that stands there.
+"""Adds a separator token to a decoder's tokenizer that puts nothing between the two texts of a row.
 
 Byte-level tokenizers of language models have no rule for pairs, so two texts would run into one another. A model whose head
-is still to be drawn has not seen pairs yet: it reads them with a token in between from the first step on, and so does everybody
-who opens its artifacts, whose tokenizer.json has the rule. A model that was tuned on pairs keeps the way it was tuned in.
+is not initialized yet has not seen pairs: it reads them with a token in between from the first step on, and so does every user
+of its artifacts, whose tokenizer.json has the rule. A model that was fine-tuned on pairs keeps the rule of its fine-tuning.
 """
 
 import filecmp
@@ -20,21 +20,21 @@ from compression.models.sanitized_folder import linked
 from compression.schema.recipe.base import Task
 
 FIRST, SECOND = "a", "b"
-"""Texts that a tokenizer is tried with."""
+"""Texts to test a tokenizer with."""
 
 
 def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
-    """Return a folder whose tokenizer keeps a row's two texts apart, and the token between them, if one was put there.
+    """Return a folder whose tokenizer separates a row's two texts, and the separator token, if added.
 
     It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the
-    same files (links), but for tokenizer.json. Raises what `load.read_config` and `load.load_tokenizer` do.
+    same files (links) except for tokenizer.json. Raises the errors of `loading.read_config` and `loading.load_tokenizer`.
     """
     config = loading.read_config(folder)
     if not architecture_of(config).decodes or loading.has_head(config, heads.of_task(task)):
         return folder, None
-    tokenizer = loading.load_tokenizer(folder)  # which says what is wrong with the file
+    tokenizer = loading.load_tokenizer(folder)  # raises an error that describes an invalid file
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    backend.no_padding()  # nor truncation: what a file does to the length of a row is none of its rule for pairs
+    backend.no_padding()  # nor truncation: a file's length settings are not part of its rule for pairs
     backend.no_truncation()
     texts = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
     if not all(texts) or backend.encode(FIRST, SECOND).ids != _joined(backend):
@@ -49,35 +49,36 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
 
 
 def are_alike(one: Path, other: Path) -> bool:
-    """Say whether two folders hold the same tokenizer.json."""
+    """Return whether two folders hold the same tokenizer.json."""
     mine, theirs = (folder / "tokenizer.json" for folder in (one, other))
     return mine.is_file() and theirs.is_file() and filecmp.cmp(mine, theirs, shallow=False)
 
 
 def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None:
-    """Choose among those that tokenizer.json has too: others may be named in settings alone."""
+    """Return a separator token that tokenizer.json has too: the settings may name tokens that it lacks."""
     named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)
     return next((str(token) for token in named if token is not None and backend.token_to_id(str(token)) is not None), None)
 
 
 def _joined(backend: Tokenizer) -> list[int]:
-    """Return what a pair would be with nothing between its texts, and around them what there is around a single one."""
+    """Return the ids of a pair without a separator, in the special tokens of a single text."""
     before, after = _around(backend)
     inner = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
     return [*before, *inner[0], *inner[1], *after]
 
 
 def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids that are put before and behind a single text."""
+    """Return the ids that the tokenizer puts before and after a single text."""
     whole, plain = backend.encode(FIRST).ids, backend.encode(FIRST, add_special_tokens=False).ids
     at = next(start for start in range(len(whole) - len(plain) + 1) if whole[start : start + len(plain)] == plain)
     return whole[:at], whole[at + len(plain) :]
 
 
 def with_pairs(rule: dict[str, Any] | None, backend: Tokenizer, between: str) -> dict[str, Any]:
-    """Return tokenizer.json's post_processor with a template for pairs in it (format: the tokenizers library's).
+    """Return tokenizer.json's post_processor with a template for pairs.
 
-    rule: as it is; its parts that are no template stay. What is put around one text is put around two.
+    The format is that of the tokenizers library. rule: the current post_processor; its parts other than templates stay. A pair
+    gets the special tokens of a single text around it.
     """
     before, after = ([str(backend.id_to_token(number)) for number in part] for part in _around(backend))
     names = {*before, *after, between}

@@ -1,4 +1,4 @@
-"""A split's rows as a model takes them, task by task."""
+"""Tokenizes a split's rows for a model, task by task."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,15 @@ from compression.modalities.text.tasks.token_classification import IGNORED
 from compression.schema.recipe.base import Split
 
 AT_ONCE = 512
-"""Rows: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+"""Rows to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
 
 
 @dataclass(frozen=True)
 class TextPreprocessor:
-    """How a model reads texts. length: the most tokens of a row; types: whether it is told which of two texts a token is of."""
+    """Tokenizes texts for a model.
+
+    length: the maximum number of tokens of a row; types: whether the model takes token types, which tell two texts apart.
+    """
 
     tokenizer: PreTrainedTokenizerFast
     length: int
@@ -30,11 +33,11 @@ class TextPreprocessor:
 
     @property
     def padding(self) -> int:
-        """The id of the token that pads."""
+        """Return the id of the padding token."""
         return int(self.tokenizer.pad_token_id)
 
     def encode(self, dataset: Dataset, split: Split, task: TaskAdapter) -> TokenizedDataset:
-        """Tokenize a split. Of a language model's validation as much as epochs are chosen by."""
+        """Tokenize a split. A language model's validation is limited to the rows that choose the epoch."""
         if task.packed is not None:
             rows = PackedDataset.of(dataset.splits[split].texts, self.tokenizer, self.length, task)
             return rows.judged(0) if split == "validation" else rows
@@ -45,21 +48,21 @@ class TextPreprocessor:
         return tokenize(self.tokenizer, *side_by_side(texts), labels, self.length, task, types=self.types)
 
     def encoder(self, task: TaskAdapter) -> Callable[[Sequence[tuple[str, ...]], list[int]], TokenizedDataset]:
-        """Return what tokenizes rows for a task."""
+        """Return the function that tokenizes rows for a task."""
         return lambda texts, labels: self.rows(texts, labels, task)
 
     def with_made(self, rows: TokenizedDataset, made: Sequence[tuple[str, ...]], task: TaskAdapter) -> TokenizedDataset:
-        """Put texts that were made of train's behind its rows, without labels."""
+        """Append the texts that augmentation made to the rows of train, without labels."""
         return rows.with_unlabelled(self.rows(made, rows.labels[[0] * len(made)].tolist(), task))
 
     def reads_like(self, other: "TextPreprocessor") -> bool:
-        """Whether the model is told the same of types."""
+        """Return whether both models take token types or neither does."""
         return self.types == other.types
 
     def unlabelled(self, texts: Sequence[str], task: TaskAdapter) -> TokenizedDataset:
-        """Tokenize plain texts, of which no label is known."""
+        """Tokenize texts without labels."""
         found = self.rows([(text,) for text in texts], [0] * len(texts), task)
-        # A tagger's labels are a row of ids each: one that asks for nothing stands for all.
+        # Labels of token classification are a row of ids each: a single IGNORED stands for all.
         labels = torch.full((len(texts), 1), IGNORED) if task.name == "token-classification" else found.labels
         return replace(found, labels=labels, labelled=torch.zeros(len(texts), dtype=torch.bool))
 
@@ -67,9 +70,9 @@ class TextPreprocessor:
 def encoded(
     dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter, *, types: bool
 ) -> TokenizedDataset:
-    """Tokenize a split; longer texts are cut to `length` tokens, longer contexts to windows of as many.
+    """Tokenize a split; longer texts are truncated to `length` tokens, longer contexts become windows.
 
-    types: whether the model takes them.
+    A window has `length` tokens too. types: whether the model takes token types.
     """
     if dataset.task == "token-classification":
         return _tagged(dataset, split, tokenizer, length, task, types=types)
@@ -80,7 +83,7 @@ def encoded(
 
 
 def side_by_side(rows: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str] | None]:
-    """Turn rows of one or two texts to a column of first texts and one of second texts, if there are any."""
+    """Return a column of first texts, and one of second texts, if rows have two."""
     return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) > 1 else None
 
 
@@ -123,7 +126,7 @@ def _asked(
                 windows.append(window)
                 owners.append(start + row)
     answers = tuple(tuple(each.text for each in one) for one in rows.labels)
-    # Nobody judges answers to train, and its windows' offsets would take as much memory as its tokens.
+    # Predictions on train are not scored, and its windows' offsets would take as much memory as its tokens.
     known = None if split == "train" else References(tuple(windows), tuple(owners), contexts, answers)
     padding = int(tokenizer.pad_token_id)
     return TokenizedDataset(tokens, torch.tensor(labels), padding, task, kinds if types else None, references=known)

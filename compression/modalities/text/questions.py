@@ -1,4 +1,4 @@
-"""A prediction request as a row of texts: sent with it, or found in the data. Torch-free."""
+"""Turns a prediction request into a row: its own text, or a row of the data. Torch-free."""
 
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,9 @@ from compression.schema.recipe.base import Task
 
 
 def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-    """Return the row as scorers read it, the same as people do, and what the data expects of it.
+    """Return the row for the scorer, the row for people, and the data's expected output.
 
-    Raises EmptySplit, and what `each_row` does.
+    Raises EmptySplit, and the errors of `each_row`.
     """
     asked = spec.question
     if spec.data is None or asked.row is None:
@@ -42,7 +42,10 @@ def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
 
 
 def _shown(texts: dict[str, Any]) -> dict[str, Any]:
-    """Return the beginnings of texts: a row of the data may have any length, and each answer is kept and shown with it."""
+    """Return texts truncated to LONGEST_TEXT characters.
+
+    A row may have any length, and it is stored and shown with each prediction.
+    """
     return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
 
 

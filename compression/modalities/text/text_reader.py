@@ -1,4 +1,4 @@
-"""Texts as a language model is asked for them: tokens, what the tokenizer puts around them, windows. Torch-free."""
+"""Tokenizes texts for a language model: tokens, the tokenizer's affixes, windows. Torch-free."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -8,17 +8,20 @@ from tokenizers import Encoding, Tokenizer
 from compression.schema.errors import ConfigMismatch
 
 AT_ONCE, CHARACTERS = 512, 1 << 20
-"""Texts, and characters, that are tokenized together: the tokenizer's own objects take a hundred times the memory of ids."""
+"""Texts and characters to tokenize at once: the tokenizer's own objects take a hundred times the memory of ids."""
 PROBE = "a"
 Encode = Callable[[list[str], bool], list[Encoding]]
-"""Tokenizes texts, nothing cut; the flag says whether with what the tokenizer puts before and behind each."""
+"""Tokenizes texts without truncation; the flag is whether to add the tokenizer's special tokens before and after each."""
 Stretch = tuple[int, int, int]
-"""A part of a row, (start, end, first): it reads ids[start:end] and is asked for ids[first : end + 1]; first is past start."""
+"""A part of a row, (start, end, first): it reads ids[start:end] and predicts ids[first : end + 1]; first is past start."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens of one text. Of the first `lead` and the last `tail` nobody is asked; `bytes` of UTF-8 are what is between."""
+    """Tokens of one text.
+
+    The first `lead` and the last `tail` are not scored; `bytes` of UTF-8 lie between them.
+    """
 
     ids: list[int]
     lead: int
@@ -27,7 +30,7 @@ class Text:
 
 
 def encoder(tokenizer: Tokenizer) -> Encode:
-    """Ask an artifact's tokenizer.json, whatever it says of cutting and padding."""
+    """Return the encoding function of an artifact's tokenizer, without its truncation and padding."""
     own = Tokenizer.from_str(tokenizer.to_str())
     own.no_truncation()
     own.no_padding()
@@ -35,10 +38,10 @@ def encoder(tokenizer: Tokenizer) -> Encode:
 
 
 def affixes(encode: Encode) -> tuple[list[int], list[int]]:
-    """Find what a tokenizer puts before and behind each text, such as the ids of BOS and EOS.
+    """Return the ids that a tokenizer puts before and after each text, such as BOS and EOS.
 
-    Its settings say it in several places, of which some are not read (`add_bos_token` beside a tokenizer.json); what it does is
-    the truth. Raises ConfigMismatch where it changes the text's own ids.
+    Its settings define them in several places, some of which are not used (`add_bos_token` beside a tokenizer.json), so this
+    checks its output. Raises ConfigMismatch if the special tokens change the text's own ids.
     """
     own, whole = (list(encode([PROBE], special)[0].ids) for special in (False, True))
     for at in range(len(whole) - len(own) + 1):
@@ -48,10 +51,10 @@ def affixes(encode: Encode) -> tuple[list[int], list[int]]:
 
 
 def read(texts: Iterable[str], encode: Encode) -> Iterator[Text | None]:
-    """Tokenize whole texts; None in the place of one that has no token to ask for.
+    """Tokenize whole texts; yield None for a text that has no token to score.
 
-    An affix that a text has of its own, as a chat has, is not put there again. Where the tokenizer puts nothing before a text,
-    its first token has nothing to be foretold by. Raises ConfigMismatch as `affixes` does.
+    An affix that the text itself contains, as a chat does, is not added again. If the tokenizer puts nothing before a text, its
+    first token cannot be predicted, because nothing precedes it. Raises ConfigMismatch as `affixes` does.
     """
     before, behind = affixes(encode)
     lead = len(before) or 1
@@ -82,13 +85,13 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def stretches(spans: Iterable[tuple[int, int, int]], lead: int, length: int, stride: int) -> list[tuple[int, Stretch]]:
-    """Cut texts into windows that read at most `length` tokens. -> (number of the text, stretch).
+    """Cut texts into windows that read at most `length` tokens. -> (index of the text, stretch).
 
-    spans: of each text where its tokens start and end, and how many of the last nobody is asked for. A text's first window
-    asks for all that it reads; each later one goes `stride` tokens further and asks for what is new, so that a token sees
-    length − stride + 1 before it or more, or all that there are (the strided perplexity of transformers' documentation). With a
-    stride of 1 each sees as much as can be; with `length` the first of a window sees one. Raises ValueError where the stride is
-    not between 1 and `length`, or affixes leave no room.
+    spans: for each text, where its tokens start and end, and how many at the end are not scored. A text's first window scores
+    all that it reads; each later one starts `stride` tokens further and scores what is new, so that a token sees
+    length − stride + 1 tokens before it or more, or all that there are (the strided perplexity of transformers'
+    documentation). With a stride of 1 each token sees the most context; with a stride of `length` the first of a window sees
+    one token. Raises ValueError if the stride is not between 1 and `length`, or affixes leave no room.
     """
     if not 1 <= stride <= length or length < lead:
         raise ValueError(f"windows of {length} tokens cannot go on by {stride}, after {lead} that are not asked for")

@@ -1,1 +1,4 @@
-"""More rows for distillation: other words of like meaning, or another language and back. Labels are a teacher's to give."""
+"""Data augmentation for distillation: synonyms, back-translation and splices.
+
+A teacher provides the targets.
+"""

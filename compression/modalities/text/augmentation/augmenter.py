@@ -1,4 +1,7 @@
-"""augmented(): new rows made of old ones. The same texts, settings, seed and sources give the same rows. Torch-free."""
+"""Makes new rows from old ones.
+
+The same texts, settings, seed and sources give the same rows. Torch-free.
+"""
 
 import random
 from collections.abc import Generator, Iterator, Sequence
@@ -10,10 +13,10 @@ from compression.modalities.text.augmentation.words import Source, WordSpan, rep
 from compression.schema.recipe.augment import Augment, Synonyms
 
 CHUNK = 256
-"""Rows at a time: between two chunks a job tells where it is."""
+"""Rows at a time: a job reports its progress between two chunks."""
 Texts = tuple[str, ...]
 Way = Literal["back_translation", "synonyms", "splices"]
-"""How a row is made, by its key in the settings."""
+"""The augmentation method of a row, by its key in the settings."""
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,26 @@ class AugmentedRow:
     """A new row."""
 
     row: int
-    """The number of the row that it was made of."""
+    """Index of the row that it was made from."""
     texts: Texts
     replaced: int = 0
-    """How many of its words are others."""
+    """Number of replaced words."""
     by: Way = "synonyms"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where new rows come from; None where the settings do not ask for it."""
+    """The sources of new rows; None for a source that the settings do not use."""
 
     synonyms: Source | None = None
     translators: tuple[Translate, Translate] | None = None
 
 
 def augment(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources) -> Generator[int, None, list[AugmentedRow]]:
-    """Make up to `settings.rows` new rows of each row; yield after each chunk how many were dealt with, for progress.
+    """Make up to `settings.rows` new rows from each row.
 
-    A row has one or more texts, each dealt with by itself. One that came out as it was, or like another copy of its row, is
-    left out. Raises what the sources raise.
+    After each chunk, yield the number of processed rows. A row has one or more texts, and each is processed on its own. A new
+    row that equals its original or another copy of it is left out. Raises the errors of the sources.
     """
     made: list[AugmentedRow] = []
     known = {(row, old) for row, old in enumerate(texts)}
@@ -74,10 +77,11 @@ def augment(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sourc
 
 
 def splice(texts: Sequence[Texts], row: int, draw: random.Random) -> Texts:
-    """Make a row of two: a row and another, drawn, its texts before or behind. Of pairs, half take the other's second text.
+    """Make a row by joining a row with a random other one, in random order.
 
-    What a teacher makes of it is as good a lesson as what it makes of any text, and longer than most: the student follows
-    its teacher beyond the lengths and the company of words that train has.
+    Half of the pairs instead take the other row's second text. The teacher's output on a splice is as useful a target as on any
+    text, and a splice is longer than most texts: the student learns to follow its teacher beyond the lengths and the
+    combinations of words in train.
     """
     own, other = texts[row], texts[draw.randrange(len(texts))]
     if len(own) > 1 and draw.random() < 0.5:
@@ -87,7 +91,7 @@ def splice(texts: Sequence[Texts], row: int, draw: random.Random) -> Texts:
 
 
 def back_translate(rows: Sequence[Texts], translators: tuple[Translate, Translate]) -> Iterator[Texts]:
-    """Say each text of each row in the other language and back."""
+    """Translate each text of each row into the other language and back."""
     there, back = translators
     flat = iter(back(there([text for row in rows for text in row])))
     for row in rows:
@@ -97,10 +101,10 @@ def back_translate(rows: Sequence[Texts], translators: tuple[Translate, Translat
 def replace_words(
     rows: Sequence[Texts], settings: Synonyms, draws: Sequence[random.Random], source: Source
 ) -> Iterator[tuple[Texts, int]]:
-    """Put other words into each row; yield its texts with the number of words that were replaced.
+    """Replace words of each row; yield its texts with the number of replaced words.
 
-    Each word is chosen with the chance `share`, and one of the row where none was; of its candidates each is as likely.
-    draws: one generator a row.
+    Each word is chosen with the probability `share`, or one of the row if none was; all its candidates are equally likely.
+    draws: one random generator per row.
     """
     chosen = [_chosen(row, settings.share, draw) for row, draw in zip(rows, draws, strict=True)]
     found = iter(source.candidates([place for row in chosen for _, place in row]))

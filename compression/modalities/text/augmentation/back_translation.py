@@ -1,4 +1,7 @@
-"""Translation by a sequence-to-sequence model (MarianMT and its like), greedily: the same text gives the same answer."""
+"""Translates with a sequence-to-sequence model such as MarianMT.
+
+Decoding is greedy: the same text gives the same translation.
+"""
 
 from collections.abc import Sequence
 
@@ -8,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 AT_ONCE = 32
 """Texts in a batch."""
 GROWTH, EXTRA = 1.5, 16
-"""A translation may take so many times its source's tokens, and so many more."""
+"""A translation may have GROWTH times its source's tokens, plus EXTRA."""
 
 
 class Translator:
-    """One direction."""
+    """Translates in one direction."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -20,7 +23,7 @@ class Translator:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Translate each text; one that is longer than the model reads is cut there."""
+        """Translate each text; one that is longer than the model's limit is truncated."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = [""] * len(texts)
         for start in range(0, len(order), AT_ONCE):
@@ -38,8 +41,8 @@ class Translator:
                 num_beams=1,
                 max_new_tokens=max(limits),
             )
-            # Each is cut at its own limit: what a model that finds no end says must not hang on its neighbours' length.
-            # The last is left out: where the most was reached, it is the end that was put there and no word.
+            # Each is cut at its own limit: if the model does not stop, its output must not depend on its neighbours' length.
+            # The last token is left out: at the model's maximum, it is the forced end token and no word.
             kept = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]
             for i, text in zip(some, self.tokenizer.batch_decode(kept, skip_special_tokens=True), strict=True):
                 found[i] = text.strip()

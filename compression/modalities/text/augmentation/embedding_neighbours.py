@@ -1,4 +1,4 @@
-"""Words that stand near each other in a model's input table: what there is where nobody has a thesaurus."""
+"""Finds words with similar vectors in a model's input embeddings, a substitute for a thesaurus."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from transformers import PreTrainedTokenizerFast
 from compression.modalities.text.augmentation.words import WordSpan
 
 SPARE = 8
-"""Neighbours looked at beyond those asked for: the word itself in other spellings is among them."""
+"""Neighbours to compute beyond the requested number: other spellings of the word itself are among them."""
 AT_ONCE = 512
 """Words whose similarities are in memory at a time."""
 MARKERS = ("Ġ", "▁")
-"""What vocabularies of byte pairs and of SentencePiece write in the place of the space before a word."""
+"""Markers of the space before a word in BPE and SentencePiece vocabularies."""
 
 
 class Vocabulary:
-    """Which tokens of a tokenizer are whole words, whatever its kind."""
+    """The tokens of a tokenizer that are whole words, whatever its kind."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -31,13 +31,13 @@ class Vocabulary:
             if number in special or not token or not token.startswith(marker):
                 continue
             word = tokenizer.convert_tokens_to_string([token]).strip() if marker else token
-            if len(word) > 1 and word.isalpha():  # the ## of a WordPiece inside of a word is no letter
+            if len(word) > 1 and word.isalpha():  # the ## of a WordPiece inside a word is no letter
                 self.words[number] = word
 
         self._pieces: dict[str, list[int]] = {}
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
-        """Return each word's tokens as it has them inside of a text."""
+        """Return each word's tokens inside a text."""
         new = [word for word in dict.fromkeys(words) if word not in self._pieces]
         if new:
             found = self.tokenizer([self._space + word for word in new], add_special_tokens=False)["input_ids"]
@@ -46,7 +46,7 @@ class Vocabulary:
 
 
 class Neighbours:
-    """Nearest whole words by the cosine of their vectors. table: (vocabulary, width).
+    """Finds the nearest whole words by cosine similarity of their vectors. table: (vocabulary, width).
 
     `pieced`: also for words of several pieces, by the mean of their pieces' vectors.
     """
@@ -54,13 +54,13 @@ class Neighbours:
     def __init__(self, vocabulary: Vocabulary, table: Tensor, most: int, *, pieced: bool = False) -> None:
         self.vocabulary, self.most, self.pieced = vocabulary, most, pieced
         self._table = functional.normalize(table.detach().float().cpu(), dim=-1)
-        # A table may have fewer rows than the tokenizer has tokens, and more.
+        # A table may have fewer or more rows than the tokenizer has tokens.
         self._numbers = [number for number in vocabulary.words if number < len(self._table)]
         self._whole = self._table[self._numbers]
         self._known: dict[str, list[str]] = {}
 
     def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
-        """Return the nearest words of each word, whatever stands around it."""
+        """Return the nearest words of each word, whatever its context."""
         new = [word for word in dict.fromkeys(place.word for place in places) if word not in self._known]
         pieces = dict(zip(new, self.vocabulary.pieces(new), strict=True))
         asked = [word for word in new if self._is_answered(pieces[word])]
@@ -82,8 +82,8 @@ class Neighbours:
 
 
 def nearest(table: Tensor, queries: Tensor, most: int) -> Tensor:
-    """Find the rows of a table with the largest cosine to each query, the largest first.
+    """Return the rows of a table with the largest cosine similarity to each query, the largest first.
 
-    table: (rows, width), of length 1 each; queries: (queries, width) -> (queries, least of `most` and rows) of row numbers.
+    table: (rows, width), each of norm 1; queries: (queries, width) -> (queries, min(`most`, rows)) of row indices.
     """
     return (functional.normalize(queries, dim=-1) @ table.T).topk(min(most, len(table)), dim=-1).indices

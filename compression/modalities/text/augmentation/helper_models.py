@@ -1,4 +1,4 @@
-"""Open a helper model: a folder of stock files, safetensors only, no code of its own, no network."""
+"""Opens a helper model: a folder of stock files, safetensors only, no custom code, no network."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from compression.system.failures import typed
 def open_helper(kind: Any, folder: Path, param: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """Open a folder with one of transformers' Auto classes, in evaluation mode and float32.
 
-    Returns model, tokenizer and the names of weights that the folder lacks. Raises MissingFile, UnsafeCheckpoint,
+    Returns the model, the tokenizer and the names of weights that the folder lacks. Raises MissingFile, UnsafeCheckpoint,
     DamagedCheckpoint and ConfigMismatch.
     """
     _safe(folder, param)
@@ -28,7 +28,7 @@ def open_helper(kind: Any, folder: Path, param: str) -> tuple[PreTrainedModel, P
     except SafetensorError as problem:
         cause = f"the weights of {folder.name} cannot be read: {problem}"
         raise typed(problem) or DamagedCheckpoint(cause, param=param) from problem
-    except Exception as problem:  # transformers, torch and tokenizers raise whatever they meet
+    except Exception as problem:  # transformers, torch and tokenizers raise errors of any class
         cause = f"{folder.name} cannot be opened: {problem}"[:2000]
         raise typed(problem) or ConfigMismatch(
             cause, param=param, remedy="Send a model whose files belong together."

@@ -1,4 +1,7 @@
-"""What a masked language model would write in the place of a word (TinyBERT's augmentation, Jiao et al. 2020, algorithm 1)."""
+"""Predicts replacements for a word with a masked language model.
+
+This is TinyBERT's augmentation (Jiao et al. 2020, algorithm 1).
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +20,10 @@ AT_ONCE = 64
 
 
 class MaskedLM:
-    """Predictions for words of a single piece; for others, which a single mask cannot stand for, embedding neighbours."""
+    """Predicts replacements for words of a single piece.
+
+    Words of several pieces get embedding neighbours, because a single mask cannot stand for them.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> None:
         self.model, self.tokenizer, self.most = model, tokenizer, most
@@ -29,11 +35,11 @@ class MaskedLM:
         self.longest = min(tokenizer.model_max_length, positions)
 
     def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
-        """Return what fits into each place, its own word hidden and all others there."""
+        """Return the words that fit each place, with its own word masked and all others visible."""
         found = self.neighbours.candidates(places)
         pieces = self.vocabulary.pieces([place.word for place in places])
         single = [i for i, found_pieces in enumerate(pieces) if len(found_pieces) == 1]
-        # Texts of like length together; the order is the same in each run.
+        # Texts of similar length share a batch; the order is the same in each run.
         single.sort(key=lambda i: len(places[i].text))
         for start in range(0, len(single), AT_ONCE):
             some = single[start : start + AT_ONCE]
@@ -48,7 +54,7 @@ class MaskedLM:
         masks = inputs["input_ids"] == self.tokenizer.mask_token_id
         with self._answering_only(masks.int().argmax(dim=1)):
             scores = self.model(**inputs.to(self.model.device)).logits[:, 0]
-        # Pieces and punctuation are left out before the best are taken, so that `most` words remain.
+        # Pieces and punctuation are left out before the top k, so that `most` words remain.
         best = scores[:, self.whole].topk(min(self.most + SPARE, len(self.whole)), dim=-1).indices.tolist()
         found: list[list[str]] = []
         for place, lines, is_read in zip(places, best, masks.any(dim=1).tolist(), strict=True):
@@ -58,7 +64,10 @@ class MaskedLM:
 
     @contextmanager
     def _answering_only(self, positions: Tensor) -> Iterator[None]:
-        """Give the head one state a row, that at its position: with all of them its vocabulary's product is half the work."""
+        """Pass the head only the state at each row's position.
+
+        With all states, its product with the vocabulary would be half the work.
+        """
 
         def one(_module: Any, _inputs: Any, output: Any) -> Any:
             states = output.last_hidden_state

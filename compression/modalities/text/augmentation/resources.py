@@ -1,4 +1,4 @@
-"""Where a worker keeps what augmentation needs, and how a recipe's names become words and translations."""
+"""Finds and opens the worker's resources for augmentation: WordNet, Apertium and helper models."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ SYNONYMS, BACK = "recipe.distill.augment.synonyms", "recipe.distill.augment.back
 
 @dataclass(frozen=True)
 class Resources:
-    """The folders at hand: WordNet's, that of helper models, and the job's own model."""
+    """The available folders: WordNet's, that of helper models, and that of the job's own model."""
 
     wordnet: Path | None
     helpers: Path | None
@@ -34,20 +34,20 @@ class Resources:
 
     @classmethod
     def of(cls, spec: Spec, base: Path) -> "Resources":
-        """Take them from a specification; relative paths are taken from `base`."""
+        """Take the folders from a specification; relative paths start at `base`."""
         wordnet = base / spec.wordnet if spec.wordnet is not None else None
         helpers = base / spec.helper_models if spec.helper_models is not None else None
         return cls(wordnet, helpers, base / spec.model)
 
     def source(self, asked: Synonyms) -> str:
-        """Say what `auto` stands for here."""
+        """Return the source of synonyms; `auto` becomes wordnet if this worker has it, else embeddings."""
         return asked.source if asked.source != "auto" else "wordnet" if self._lacks_wordnet() is None else "embeddings"
 
     def resolve(self, settings: Augment) -> tuple[Augment, tuple[str, ...]]:
-        """Return what of the settings can be done here, and a sentence with its reason for each part that is left out.
+        """Return the settings that this worker can apply, and a sentence with the reason for each omission.
 
-        Only what a recipe leaves to the worker is left out: the source `auto`, and a back-translation that is optional, with
-        its copy. What remains may be nothing (`rows` is 0). Raises what opening a helper model raises.
+        Only what a recipe leaves to the worker is left out: the source `auto`, and an optional back-translation, with its copy.
+        The remaining settings may make no rows (`rows` is 0). Raises the errors of opening a helper model.
         """
         changes: dict[str, Any] = {}
         left_out: list[str] = []
@@ -71,7 +71,7 @@ class Resources:
         return f"this worker's WordNet has no {missing}" if missing is not None else None
 
     def helper(self, name: str, param: str) -> Path:
-        """Find a helper model's folder. Raises MissingResource."""
+        """Return a helper model's folder. Raises MissingResource."""
         if self.helpers is None:
             raise MissingResource(
                 f"this worker has no helper models, so no {name!r}",
@@ -84,7 +84,10 @@ class Resources:
         return self.helpers / name
 
     def digests(self, settings: Augment) -> dict[str, str]:
-        """Digest all files that the made rows hang on, beside those of the job itself; say what this worker leaves out."""
+        """Return digests of all files that augmented rows depend on, besides those of the job itself.
+
+        An entry also marks a back-translation that this worker leaves out.
+        """
         asked = settings.back_translation is not None
         settings, _ = self.resolve(settings)
         left_out = {"back_translation": "left out"} if asked and settings.back_translation is None else {}
@@ -99,9 +102,9 @@ class Resources:
         return {name: _digest(folder, files) for name, (folder, files) in folders.items()} | left_out
 
     def check(self, settings: Augment) -> None:
-        """Open all that will be needed and let it go, so that what is not there is known before any training.
+        """Open and release all needed resources, to detect missing ones before any training.
 
-        Raises MissingResource and what opening a helper model raises.
+        Raises MissingResource and the errors of opening a helper model.
         """
         settings, _ = self.resolve(settings)
         if settings.synonyms is not None and self.source(settings.synonyms) != "embeddings":
@@ -110,7 +113,10 @@ class Resources:
             self.open_translators(settings.back_translation)
 
     def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
-        """Open the source of other words. table: the teacher's input table, (vocabulary, width), for embeddings."""
+        """Open the source of synonyms.
+
+        table: the teacher's input embeddings, (vocabulary, width), for `embeddings`.
+        """
         source = self.source(asked)
         if source == "embeddings" and tokenizer is not None and table is not None:
             return Neighbours(Vocabulary(tokenizer), table, asked.candidates)
@@ -121,7 +127,7 @@ class Resources:
         return WordNet(self.wordnet)
 
     def open_translators(self, asked: BackTranslation) -> tuple[Translate, Translate]:
-        """Open both directions. Raises MissingResource and what opening a helper model raises."""
+        """Open both directions. Raises MissingResource and the errors of opening a helper model."""
         if asked.models is None:
             return self._pair(asked)
         there, back = self._folders(asked)

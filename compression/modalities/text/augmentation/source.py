@@ -1,4 +1,4 @@
-"""Train's texts, and what makes new ones of them for distillation (`modalities.modality.Augmenter`)."""
+"""Makes new texts from those of train for distillation (`modalities.modality.Augmenter`)."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -15,12 +15,15 @@ from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.schema.recipe.augment import Augment
 
 EXAMPLES, SHOWN = 3, 300
-"""New rows that are shown, and the characters of each of their texts."""
+"""Number of new rows to show, and maximum characters of each of their texts."""
 
 
 @dataclass(frozen=True)
 class AugmentationSource:
-    """Train's texts, one or more a row; how rows become tokens; and where other words come from. encode: (rows, labels)."""
+    """The texts of train, one or more per row, with their encoder and the sources of new words.
+
+    encode: called with (rows, labels).
+    """
 
     texts: Sequence[Texts]
     encode: Callable[[Sequence[Texts], list[int]], TokenizedDataset]
@@ -28,13 +31,13 @@ class AugmentationSource:
     resources: Resources
 
     def read_by(self, preprocessor: TextPreprocessor, task: TaskAdapter) -> "AugmentationSource":
-        """Return the one whose rows another model reads."""
+        """Return an augmenter whose rows are encoded for another model."""
         return replace(self, encode=preprocessor.encoder(task))
 
     def augment(
         self, settings: Augment, seed: int, teacher: PreTrainedModel, rows: TokenizedDataset
     ) -> Generator[tuple[int, int], None, Augmented]:
-        """Make rows; the same again in a new attempt. Raises what opening the sources raises."""
+        """Make rows; a new attempt makes the same rows. Raises the errors of opening the sources."""
         settings, left_out = self.resources.resolve(settings)
         total = settings.rows * len(rows)
         yield 0, total

@@ -1,7 +1,7 @@
-"""Synonyms from WordNet's database files, as wndb(5WN) describes them. Torch-free.
+"""Looks up synonyms in WordNet's database files, in the format of wndb(5WN). Torch-free.
 
-A line of index.POS is a lemma with the offsets of its senses in data.POS, the most frequent first; the line at an offset there
-is a synset, the words of one meaning. Words are looked up as they stand: an inflected form is no lemma, and so stays.
+A line of index.POS is a lemma with the offsets of its senses in data.POS, the most frequent first; the line at such an offset
+is a synset, the words of one meaning. Words are looked up without lemmatization: an inflected form is no lemma, so it stays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,14 @@ FUNCTION_WORDS = frozenset(
     to too under until up upon us very was we were what when where which while who whom whose why will with within
     without would yet you your yours yourself yourselves""".split()  # noqa: SIM905
 )
-"""English words of which WordNet knows only others that are spelt alike: 'it' for computing, 'a' for ångström."""
+"""English words for which WordNet has only homographs: 'it' for computing, 'a' for ångström."""
 
 
 class WordNet:
-    """Synonyms of English lemmas."""
+    """Looks up synonyms of English lemmas."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the database files. Raises MissingResource where one is not there or is no such file."""
+        """Read the database files. Raises MissingResource if one is missing or is no such file."""
         self._index: dict[str, dict[bytes, bytes]] = {}
         self._data: dict[str, bytes] = {}
         for part in PARTS_OF_SPEECH:
@@ -50,13 +50,14 @@ class WordNet:
             raise MissingResource(cause, param="recipe.distill.augment.synonyms.source", remedy=REMEDY) from problem
 
     def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
-        """Return the synonyms of each word; none of function words, whatever is spelt like them."""
+        """Return the synonyms of each word; none for function words, even if they have homographs."""
         return [self.synonyms(place.word) for place in places]
 
     def synonyms(self, word: str) -> list[str]:
-        """Return the other words of its senses: the part of speech with most senses in use first, frequent senses first.
+        """Return the other words of a word's senses, frequent senses first.
 
-        Names and symbols stand for no common word (Hope for hope, P for phosphorus), and nothing for a letter.
+        The part of speech with the most senses in use comes first. Names and symbols are no synonyms of a common word (Hope for
+        hope, P for phosphorus), and a single letter has none.
         """
         lemma = word.lower()
         if lemma in FUNCTION_WORDS or len(lemma) < 2:
@@ -73,7 +74,7 @@ class WordNet:
             # pos synset_cnt p_cnt [ptr_symbol…] sense_cnt tagsense_cnt synset_offset…
             fields = line.split()
             pointers = int(fields[2])
-            in_use = int(fields[4 + pointers])  # so many senses occur in WordNet's corpora; the others are out of the way
+            in_use = int(fields[4 + pointers])  # number of senses that occur in WordNet's corpora; the others are rare
             senses.append((in_use, part, [int(offset) for offset in fields[5 + pointers :]][: max(in_use, 1)]))
         most = max((in_use for in_use, _, _ in senses), default=0)
         senses = [sense for sense in senses if sense[0] or not most]
@@ -85,5 +86,5 @@ class WordNet:
         data = self._data[part]
         fields = data[offset : data.index(b"\n", offset)].split(b" ")
         for word in islice(fields, 4, 4 + 2 * int(fields[3], 16), 2):
-            # An adjective may say where it stands: galore(ip).
+            # An adjective may have a marker of its position: galore(ip).
             yield word.decode("utf-8", "replace").split("(")[0].replace("_", " ")

@@ -1,4 +1,4 @@
-"""The words of a text, and the text with some of them exchanged; all between them stays as it is. Torch-free."""
+"""Finds the words of a text and replaces some of them; the characters between them stay. Torch-free."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’-][^\W\d_]+)*(?!\w)")
-"""Letters, with what holds them together inside of a word (don't, well-made), and no digit at either end (2nd)."""
+"""Letters, with apostrophes and hyphens inside a word (don't, well-made), and no digit at either end (2nd)."""
 
 
 @dataclass(frozen=True)
@@ -19,24 +19,24 @@ class WordSpan:
 
     @property
     def word(self) -> str:
-        """The word as it stands there."""
+        """Return the word as written in the text."""
         return self.text[self.start : self.end]
 
 
 class Source(Protocol):
-    """Where other words come from."""
+    """A source of replacement words."""
 
     def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
-        """Return for each place the words that may stand there, the best first; none of them is the word itself."""
+        """Return for each place its replacement words, the best first, without the word itself."""
 
 
 def word_spans(text: str) -> list[WordSpan]:
-    """Find the words of a text."""
+    """Return the words of a text."""
     return [WordSpan(text, found.start(), found.end()) for found in WORD.finditer(text)]
 
 
 def replace_span(text: str, changes: Mapping[WordSpan, str]) -> str:
-    """Return the text with other words in the places named, their first letters in the case of those before."""
+    """Return the text with the words in `changes` replaced; replacements take the case of the old words."""
     parts, reached = [], 0
     for place in sorted(changes, key=lambda place: place.start):
         parts += [text[reached : place.start], match_case(place.word, changes[place])]
@@ -45,7 +45,7 @@ def replace_span(text: str, changes: Mapping[WordSpan, str]) -> str:
 
 
 def match_case(word: str, other: str) -> str:
-    """Write `other` in capitals, or with one, where `word` is; else as it comes."""
+    """Return `other` in upper case or capitalized if `word` is, else unchanged."""
     if word.isupper() and len(word) > 1:
         return other.upper()
     return other[:1].upper() + other[1:] if word[:1].isupper() else other

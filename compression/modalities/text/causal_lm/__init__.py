@@ -1,1 +1,1 @@
-"""Language modelling: documents of tokens, packed rows to learn from, windows to be scored by, losses over a vocabulary."""
+"""Causal language modelling: tokenized documents, packed rows, scoring windows, vocabulary losses."""

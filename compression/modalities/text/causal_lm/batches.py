@@ -1,4 +1,4 @@
-"""Rows of tokens side by side, and which token comes next at each place where it is asked for."""
+"""Batches of packed rows, with the next token at each scored position."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,22 +11,26 @@ from compression.modalities.text.batches import Batch
 from compression.modalities.text.text_reader import Stretch
 
 NOBODY = -100
-"""In the place of the next token: nobody is asked for it. Padding, a text's last token, what was asked for elsewhere."""
+"""Label of positions that are not scored: padding, a text's last token, tokens that are scored elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch(Batch):
-    """A batch whose rows have documents side by side. ids, mask, positions, labels: (rows, tokens); rows: (rows,), whose.
+    """A batch whose rows are packed documents.
 
-    labels: the id that comes next, or NOBODY. Positions begin anew with each document of a row, by which stock models tell
-    documents apart. Padding is to the right and goes on where the last document ends; what comes before it cannot see it.
+    ids, mask, positions, labels: (rows, tokens); rows: (rows,), the index of each row. labels: the next token's id, or NOBODY.
+    Positions restart with each document of a row, which lets stock models separate documents. Padding is on the right and
+    continues the last document's positions; the tokens before it cannot attend to it.
     """
 
     positions: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[int], parts: Sequence[Sequence[Stretch]], ids: Tensor) -> "PackedBatch":
-        """Lay each row's parts side by side, padded to the longest row. ids: (tokens,) that stretches lie in."""
+        """Create a batch from each row's parts, padded to the longest row.
+
+        ids: (tokens,), which stretches index.
+        """
         width = max(sum(end - start for start, end, _ in row) for row in parts)
         found = torch.zeros((len(rows), width), dtype=torch.long)
         mask, positions = torch.zeros_like(found), torch.zeros_like(found)
@@ -43,16 +47,16 @@ class PackedBatch(Batch):
         return cls(ids=found, mask=mask, positions=positions, labels=labels, rows=torch.tensor(rows))
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """Return the rows with their tensors on `device`; `rows` stay where the bookkeeping is."""
+        """Return the batch with its tensors on `device`; `rows` stays on the CPU."""
         return self._each(lambda column: column.to(device))
 
-    def split(self, parts: int) -> "list[PackedBatch]":  # type: ignore[override]  # a list of these is all that a caller reads
-        """Cut into at most `parts` of about as many rows each."""
+    def split(self, parts: int) -> "list[PackedBatch]":  # type: ignore[override]  # callers only read the list
+        """Split into at most `parts` batches with about as many rows each."""
         size = -(-len(self.rows) // parts)
         return [self.at(slice(at, at + size)) for at in range(0, len(self.rows), size)]
 
     def at(self, where: slice | Tensor) -> "PackedBatch":
-        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
         rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
         return replace(self._each(lambda column: column[where]), rows=rows)
 
@@ -67,29 +71,33 @@ class PackedBatch(Batch):
 
     @property
     def weight(self) -> int:
-        """Say over how many tokens a loss of these rows is a mean."""
+        """Return the number of tokens that a loss on these rows is a mean over."""
         return int(self.asked.sum())
 
     @property
     def asked(self) -> Tensor:
-        """Return where a next token is asked for, (rows, tokens)."""
+        """Return the mask of the scored positions, (rows, tokens)."""
         return self.labels != NOBODY
 
     @property
     def wanted(self) -> Tensor:
-        """Return the next tokens that are asked for, row after row, (asked,)."""
+        """Return the next tokens of the scored positions, row after row, (asked,)."""
         return self.labels[self.asked]
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What a stock causal model takes. Without a cache and a mask it reads from positions where documents end."""
+        """Return the inputs of a stock causal model.
+
+        Without a cache and a mask, the model infers from the positions where documents end.
+        """
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
 
 
 def attention_mask(positions: Tensor) -> Tensor:
-    """Say which token is related to which: to those of its own document that are no later, however far a model's window goes.
+    """Return the causal attention mask within documents, whatever the model's attention window.
 
-    positions: (rows, tokens), beginning anew with each document -> (rows, tokens, tokens), truth values.
+    A token attends to the tokens of its own document that are not later. positions: (rows, tokens), which restart with each
+    document -> (rows, tokens, tokens), boolean.
     """
     begun = positions.diff(dim=1, prepend=positions[:, :1] - 1) <= 0
     document = begun.cumsum(dim=1)

@@ -1,4 +1,4 @@
-"""Losses on what lies inside two language models, document by document."""
+"""Losses between the inner states of two language models, document by document."""
 
 from torch import Tensor
 
@@ -8,11 +8,11 @@ from compression.modalities.text.causal_lm.batches import PackedBatch, attention
 
 
 def document_relation_loss(student: Tensor, teacher: Tensor, batch: PackedBatch, heads: int) -> Tensor:
-    """KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021) within documents, to no later token.
+    """Return the KL divergence of causal self-attention relations within documents.
 
-    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide); heads: relation heads, which must divide both
-    widths -> scalar in nats, mean over kinds, real tokens and heads. They grow with the square of the tokens, so they are of
-    one kind and row at a time and computed again in the backward pass.
+    The method is MiniLMv2 (Wang et al. 2021). student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide);
+    heads: relation heads, which must divide both widths -> scalar in nats, mean over kinds, real tokens and heads. Relations
+    grow with the square of the tokens, so they are computed for one kind and row at a time, and again in the backward pass.
     """
 
     def part(student: Tensor, teacher: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Texts as a language model reads them: token ids, which of them are asked for, and the bytes that these stand for."""
+"""Tokenizes texts for a language model: token ids, the scored ones among them, and their bytes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from compression.modalities.text import text_reader as scoring_texts
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """Texts in their order, one document each. Those with no token to ask for are left out, and counted in `left_out`.
+    """Tokenized texts in their order, one document each.
 
-    ids: (tokens,), int32, document after document; ends: (documents,), where each ends in `ids`. A document begins with `lead`
-    tokens and ends with its `tails`, (documents,), that evaluation asks nobody for. bytes: (documents,), the UTF-8 bytes of the
-    text that the tokens between stand for.
+    Texts without a scored token are left out, and counted in `left_out`. ids: (tokens,), int32, document after document; ends:
+    (documents,), where each ends in `ids`. A document begins with `lead` tokens and ends with its `tails`, (documents,), that
+    evaluation does not score. bytes: (documents,), the UTF-8 bytes of the text that the tokens between stand for.
 
-    What the tokenizer puts before or behind a text is not text: it is read and not scored. Where it puts nothing before, a
-    document's first token has nothing to be foretold by; it is not scored either, and its bytes do not count.
+    The tokenizer's affixes before or after a text are not text: the model reads them, but they are not scored. If there is no
+    affix before a text, its first token cannot be predicted; it is not scored either, and its bytes do not count.
     """
 
     ids: Tensor
@@ -40,19 +40,22 @@ class TokenizedDocuments:
 
     @property
     def scored(self) -> Tensor:
-        """Return how many tokens of each document evaluation asks for, (documents,), 1 or more."""
+        """Return how many tokens of each document evaluation scores, (documents,), 1 or more."""
         return self.ends - self.starts - self.lead - self.tails
 
 
 def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Find what a tokenizer puts before and behind each text (`scoring.texts.affixes`). Raises ConfigMismatch."""
+    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`).
+
+    Raises ConfigMismatch.
+    """
     return scoring_texts.affixes(_encoder(tokenizer))
 
 
 def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedDocuments:
-    """Tokenize whole texts; nothing is cut. An affix that a text has of its own, as a chat has, is not put there again.
+    """Tokenize whole texts, without truncation.
 
-    Raises ConfigMismatch as `affixes` does.
+    An affix that the text itself contains, as a chat does, is not added again. Raises ConfigMismatch as `affixes` does.
     """
     ids, tails, sizes = [], [], []
     lead, left_out = len(affixes(tokenizer)[0]) or 1, 0

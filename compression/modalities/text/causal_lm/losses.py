@@ -1,4 +1,4 @@
-"""What a language model is held against, token by token: the text itself, a teacher, or what is kept of one."""
+"""Token losses of a language model against the text, a teacher, or a teacher's stored targets."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,21 +18,27 @@ HARD: tuple[Term, ...] = ("hard",)
 
 
 class NextTokenTargets(Protocol):
-    """A teacher's next token at each place that is asked for."""
+    """A teacher's next-token targets at each scored position."""
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
-        """What is known of each place, (asked, ...) each."""
+        """The target tensors, (asked, ...) each."""
         ...
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
-        """Hold a student against it. logits: (some, vocabulary); columns: of the same places -> scalar in nats, their mean."""
+        """Return a student's divergence from the targets.
+
+        logits: (some, vocabulary); columns: of the same positions -> scalar in nats, mean over positions.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class FullTargets:
-    """A teacher with all that it says. states: (asked, width), which `head` turns to logits over the student's vocabulary."""
+    """A teacher's full distributions.
+
+    states: (asked, width), which `head` turns into logits over the student's vocabulary.
+    """
 
     states: Tensor
     head: Head
@@ -40,11 +46,11 @@ class FullTargets:
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
-        """The states."""
+        """Return the states."""
         return (self.states,)
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
-        """KL(teacher ‖ student) × τ² over the vocabulary."""
+        """Return KL(teacher ‖ student) × τ² over the vocabulary."""
         with torch.no_grad():
             wanted = chunked_head.widen(self.head(columns[0]))
         return losses.soft_target_loss(logits, wanted, self.temperature)
@@ -52,7 +58,10 @@ class FullTargets:
 
 @dataclass(frozen=True)
 class TopKTargets:
-    """What was kept of a teacher. known: (asked, kept + 1), ids: (asked, kept), both as `losses.likeliest` makes them."""
+    """A teacher's stored top-k distributions.
+
+    known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`.
+    """
 
     known: Tensor
     ids: Tensor
@@ -60,29 +69,32 @@ class TopKTargets:
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
-        """Log-probabilities and ids."""
+        """Return log-probabilities and ids."""
         return self.known, self.ids
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
-        """KL(teacher ‖ student) × τ² over the tokens that were kept, and all others as one."""
+        """Return KL(teacher ‖ student) × τ² over the stored tokens, and all others as one class."""
         known, ids = columns
         return losses.top_k_target_loss(logits, known, ids, self.temperature)
 
 
 def next_token_loss(states: Tensor, head: Head, following: Tensor, *, size: int) -> Tensor:
-    """Cross-entropy of the text's own next tokens: `terms` with nobody to teach -> scalar in nats, mean over tokens."""
+    """Return the cross-entropy of the text's next tokens -> scalar in nats, mean over tokens.
+
+    It is `next_token_terms` without a teacher.
+    """
     return next_token_terms(states, head, following, None, HARD, size=size)["hard"]
 
 
 def next_token_terms(
     states: Tensor, head: Head, following: Tensor, wanted: NextTokenTargets | None, asked: Collection[Term] = ALL, *, size: int
 ) -> dict[Term, Tensor]:
-    """Hold a student against a teacher (soft) and the text (hard) -> each a scalar in nats, mean over tokens.
+    """Return a student's losses against a teacher (soft) and the text (hard).
 
-    states: (asked, width), of the places that are asked for alone, so that padding does not count; head: the student's;
-    following: (asked,), the ids that come next; wanted: of the same places, None where there is no soft term; size: tokens that
-    go through the heads together (`chunks.size_of`). Both terms share one pass through the student's head. Where nothing is
-    asked for, all terms are 0. Raises ValueError for a soft term without a teacher.
+    -> each a scalar in nats, mean over tokens. states: (asked, width), only of scored positions, so that padding does not
+    count; head: the student's; following: (asked,), the next tokens' ids; wanted: of the same positions, None if there is no
+    soft term; size: tokens that go through the heads at once (`chunked_head.chunk_size`). Both terms share one pass through the
+    student's head. If no position is scored, all terms are 0. Raises ValueError for a soft term without a teacher.
     """
     if "soft" in asked and wanted is None:
         raise ValueError("there is no teacher to be held against")

@@ -1,4 +1,4 @@
-"""What is kept of a teacher's next tokens on disk: the likeliest of them in 16 bits, written once, read row by row."""
+"""Stores a teacher's most likely next tokens on disk in 16 bits: written once, read row by row."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,20 +14,23 @@ from compression.modalities.text.causal_lm.packing import Packed
 from compression.system.row_file import RowFile
 
 HALF = 2
-"""Bytes of a number of 16 bits."""
+"""Bytes of a 16-bit number."""
 SMALL_VOCABULARY = 1 << 16
 """Up to this many ids, two bytes hold one."""
 
 
 class TopKTargetFile:
-    """A teacher's `kept` likeliest next tokens of each place that is asked for, and the share of all others, softened at τ.
+    """A file of a teacher's softened top-k next-token distributions at each scored position.
 
-    With 64 kept, a place takes 258 bytes of a vocabulary of up to 65,536, and 386 of a larger one. The file goes with the
-    store.
+    It holds the `kept` most likely tokens at temperature τ, and the probability of all others. With 64 kept, a position takes
+    258 bytes for a vocabulary of up to 65,536, and 386 for a larger one. `close` removes the file.
     """
 
     def __init__(self, path: Path, asked: Sequence[int], vocabulary: int, kept: int, temperature: float) -> None:
-        """asked: of each row, 1 or more; kept: less than the vocabulary, or ValueError is raised."""
+        """Create the file. asked: scored positions of each row, 1 or more.
+
+        kept: less than the vocabulary; otherwise raises ValueError.
+        """
         if not 1 <= kept < vocabulary:
             raise ValueError(f"of {vocabulary} tokens, {kept} cannot be kept with others beside them")
         self.kept, self.temperature = kept, temperature
@@ -38,29 +41,29 @@ class TopKTargetFile:
 
     @staticmethod
     def of_each(vocabulary: int, kept: int) -> int:
-        """Say how many bytes a place takes."""
+        """Return how many bytes a position takes."""
         return (kept + 1) * HALF + kept * (2 if vocabulary <= SMALL_VOCABULARY else 4)
 
     @property
     def bytes(self) -> int:
-        """Return the size of the file once all is written."""
+        """Return the size of the complete file."""
         return self._file.bytes
 
     def put(self, row: int, known: Tensor, ids: Tensor) -> None:
-        """Write a row. known: (asked, kept + 1), float16; ids: (asked, kept). Raises ValueError at the second time.
+        """Write a row. known: (asked, kept + 1), float16; ids: (asked, kept).
 
-        Raises OSError where the disk is full.
+        Raises ValueError if the row was written before, and OSError if the disk is full.
         """
         if self._written[row]:
             raise ValueError(f"row {row} is there already")
         known, ids = known.cpu().contiguous(), ids.cpu().to(self._ids).contiguous()
-        # Ids first: where they take four bytes, they must begin at a multiple of four.
+        # Ids first: if they take four bytes, they must begin at a multiple of four.
         self._file.write(row, b"".join(one.view(torch.uint8).numpy().tobytes() for one in (ids, known)))
         self._written[row] = 1
 
     def get(self, rows: Sequence[int], device: torch.device) -> TopKTargets:
-        """Read some rows, one after the other. Raises ValueError where one was not written."""
-        # Wide before they are put together: under autocast, on a CPU, torch puts no float16 tensors together.
+        """Read some rows, concatenated. Raises ValueError if one was not written."""
+        # float32 before torch.cat: under autocast on a CPU, torch cannot concatenate float16 tensors.
         found = [(known.float(), ids) for known, ids in map(self._read, rows)]
         known, ids = (torch.cat(column) for column in zip(*found, strict=True))
         return TopKTargets(known.to(device), ids.to(device), self.temperature)
@@ -71,7 +74,7 @@ class TopKTargetFile:
         count = self._asked[row]
         raw = torch.frombuffer(self._file.read(row), dtype=torch.uint8)
         split = count * self.kept * self._ids.itemsize
-        # By 32 bits: torch has few operators for unsigned numbers of 16.
+        # Through 32 bits: torch has few operators for unsigned 16-bit numbers.
         ids = raw[:split].view(self._ids).to(torch.int32).long()
         return raw[split:].view(torch.float16).view(count, -1), ids.view(count, -1)
 
@@ -82,9 +85,9 @@ class TopKTargetFile:
 
 @torch.no_grad()
 def keeping(model: PreTrainedModel, rows: Packed, store: TopKTargetFile, *, batch: int, size: int) -> Iterator[int]:
-    """Ask a teacher of every row and keep what it says; yield how many rows each batch had.
+    """Run a teacher on every row and store its targets; yield the number of rows of each batch.
 
-    batch: rows together; size: tokens through the head together.
+    batch: rows in a batch; size: tokens that go through the head at once.
     """
     device = next(model.parameters()).device
     head = hidden_states.output_layer(model)

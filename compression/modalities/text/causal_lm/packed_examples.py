@@ -1,4 +1,4 @@
-"""A split of texts as the stages take rows: packed, judged by their own loss, and counted in tokens."""
+"""A split of texts in packed rows for the stages, with its own loss, counted in tokens."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -14,18 +14,19 @@ from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packing import Packed
 
 TOGETHER = 8192
-"""Tokens that go through a model side by side where nothing is trained: more brings no speed and costs memory."""
+"""Tokens in a batch without training: more brings no speed and costs memory."""
 JUDGED = 65_536
-"""Tokens of validation that epochs are chosen by. Losses of two models on the same tokens differ by far less than either's own
-error, so these tell them apart; all of a large split would cost more time than training."""
+"""Tokens of validation that choose the epoch. The error of the difference of two models' losses on the same tokens is far
+below either loss's own error, so these suffice to compare them; all of a large split would cost more time than training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedDataset(TokenizedDataset):
-    """Texts of a split in packed rows. A row's `labels` are its own next tokens; those of `Encoded` say nothing here.
+    """Texts of a split in packed rows.
 
-    length: the most tokens of a row. Of the whole split, also where these are some of its rows: whole, tokens that are asked
-    for; texts: how many have such a token; left_out: those without one; bytes: of UTF-8 that the tokens stand for.
+    A row's labels are its own next tokens; the `labels` of `TokenizedDataset` have no meaning here. length: the maximum number
+    of tokens of a row. These count the whole split, even if this is a part of its rows: whole, the scored tokens; texts, those
+    with a scored token; left_out, those without one; bytes, of UTF-8 that the tokens stand for.
     """
 
     packed: Packed
@@ -37,7 +38,10 @@ class PackedDataset(TokenizedDataset):
 
     @classmethod
     def of(cls, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter) -> "PackedDataset":
-        """Tokenize texts and pack them in rows of at most `length` tokens. Raises ConfigMismatch as `documents.read` does."""
+        """Tokenize texts and pack them into rows of at most `length` tokens.
+
+        Raises ConfigMismatch as `documents.read` does.
+        """
         found = read(texts, tokenizer)
         packed = Packed(found, length)
         return cls(
@@ -55,16 +59,16 @@ class PackedDataset(TokenizedDataset):
 
     @property
     def asked(self) -> int:
-        """Count the tokens that are asked for."""
+        """Return the number of scored tokens."""
         return sum(self.packed.asked)
 
     def at(self, rows: list[int]) -> "PackedDataset":
-        """Return the rows named, in that order."""
+        """Return the rows with these indices, in this order."""
         packed = self.packed.at(rows)
         return replace(self, tokens=_ids(packed), labels=self.labels[rows], packed=packed)
 
     def judged(self, seed: int) -> "PackedDataset":
-        """Return rows of about JUDGED tokens, drawn with `seed`; all where there are no more."""
+        """Return random rows of about JUDGED tokens, drawn with `seed`; all rows if there are no more."""
         counts, taken, rows = self.packed.asked, 0, list[int]()
         for row in torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist():
             if taken >= JUDGED:
@@ -74,19 +78,19 @@ class PackedDataset(TokenizedDataset):
         return self if len(rows) == len(self) else self.at(sorted(rows))
 
     def with_unlabelled(self, more: TokenizedDataset) -> TokenizedDataset:  # noqa: ARG002
-        """Language models learn from all texts alike."""
+        """Raise ValueError: language models learn from all texts alike."""
         raise ValueError("texts of a language model have no labels that others could lack")
 
     def batch(self, rows: list[int]) -> PackedBatch:
-        """Lay the rows named side by side."""
+        """Return a batch of the rows with these indices."""
         return self.packed.batch(rows)
 
     def by_length(self, size: int) -> Iterator[PackedBatch]:
-        """Go through all rows once, those of like length together, at most `size` of them and about TOGETHER tokens."""
+        """Yield every row once, in batches of similar length, at most `size` rows and about TOGETHER tokens."""
         yield from self.packed.in_order(max(min(size, TOGETHER // self.length), 1))
 
     def shuffled(self, size: int, seed: int) -> Iterator[PackedBatch]:
-        """Go through all rows once in an order given by `seed`."""
+        """Yield every row once, in batches, in an order that `seed` determines."""
         yield from self.packed.shuffled(size, seed)
 
 
@@ -95,7 +99,7 @@ def _ids(packed: Packed) -> list["array[int]"]:
 
 
 def packed_split(rows: Examples) -> PackedDataset:
-    """Say that rows are a language model's. Raises TypeError where they are not."""
+    """Return `rows` as a language model's. Raises TypeError if they are not."""
     if not isinstance(rows, PackedDataset):
         raise TypeError("these rows are not texts of a language model")
     return rows

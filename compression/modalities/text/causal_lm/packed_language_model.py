@@ -1,4 +1,4 @@
-"""How next tokens are learned and judged (`modalities.base.PackedLanguageModel`)."""
+"""Training and scoring of next tokens on packed texts (`modalities.base.PackedLanguageModel`)."""
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -19,17 +19,17 @@ from compression.modalities.text.causal_lm.packed_examples import TOGETHER, pack
 from compression.modalities.text.causal_lm.token_losses import token_losses
 
 MOST_TOKENS = 32_768
-"""Whose states are all kept while layers are quantized one after the other."""
+"""Tokens whose states are all in memory during the quantization of layers, one after the other."""
 
 
 class PackedTexts:
-    """Rows are `PackedDataset`, batches `PackedBatch`."""
+    """Next-token prediction on packed texts. Rows are `PackedDataset`, batches `PackedBatch`."""
 
     @torch.inference_mode()
     def loss(self, model: nn.Module, rows: Examples, parts: int = 1) -> float:
-        """Return the loss on packed rows, nats a token.
+        """Return the loss on packed rows, in nats per token.
 
-        Chosen by, and not reported: the test split's texts are read in windows, in which tokens see more before them.
+        It serves choices and is not reported: the test score uses windows, in which tokens see more context.
         """
         training, own = model.training, cast(PreTrainedModel, model)
         model.eval()
@@ -43,11 +43,14 @@ class PackedTexts:
         return total / self.count(rows)
 
     def count(self, rows: Examples) -> int:
-        """Count the tokens that are asked for."""
+        """Return the number of scored tokens."""
         return packed_split(rows).asked
 
     def change(self, model: PreTrainedModel, rows: Examples, parts: int = 1) -> Callable[[], float]:
-        """Tell how much the logits have changed, on the first rows: last states are kept, and logits made of them by chunks."""
+        """Return a function that computes the change of the logits on the first rows.
+
+        It stores the last states, and computes logits from them in chunks.
+        """
         own = packed_split(rows)
         some = own.at(list(range(min(len(own), max(MOST_TOKENS // own.length, 1)))))
         weights = hidden_states.output_layer(model).weight.detach().clone()  # type: ignore[attr-defined]  # a linear layer
@@ -76,13 +79,13 @@ class PackedTexts:
         return change
 
     def forward(self, model: PreTrainedModel, batch: Batch, **options: Any) -> tuple[Any, Tensor]:
-        """Run a model without its output layer; choose the last states where a token is asked for."""
+        """Run a model without its output layer -> its output, and the last states of the scored positions."""
         own = cast(PackedBatch, batch)
         out = hidden_states.base_output(model, own, **options)
         return out, out.last_hidden_state[own.asked]
 
     def scored(self, states: Tensor, batch: Batch) -> Tensor:
-        """Choose the states where a token is asked for."""
+        """Return the states of the scored positions."""
         return states[cast(PackedBatch, batch).asked[batch.mask.bool()]]
 
     def terms(
@@ -94,7 +97,10 @@ class PackedTexts:
         temperature: float,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """`soft`: KL(teacher ‖ student) × τ² over the vocabulary, `hard`: the text's own next tokens; means over tokens."""
+        """Return the loss terms that `asked` names, means over tokens.
+
+        `soft`: KL(teacher ‖ student) × τ² over the vocabulary; `hard`: cross-entropy of the text's next tokens.
+        """
         sides: list[Term] = [term for term in ("soft", "hard") if term in asked]
         if not sides:
             return {}
@@ -108,13 +114,13 @@ class PackedTexts:
         return {str(term): loss for term, loss in next_token_terms(states, head, own.wanted, wanted, sides, size=size).items()}
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
-        """Compare relations document by document."""
+        """Return the relation loss, document by document."""
         return document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
 
     def keep(
         self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1
     ) -> tuple[TopKTargetFile, Iterator[int]]:
-        """Open a file of the likeliest tokens, and what fills it."""
+        """Open a file of the most likely tokens -> the file, and an iterator that fills it."""
         own, vocabulary = packed_split(rows), teacher.config.vocab_size
         store = TopKTargetFile(path, own.packed.asked, vocabulary, kept, temperature)
         batch = max(micro_batch_size(BATCH, parts) * TOGETHER // (BATCH * own.length), 1)

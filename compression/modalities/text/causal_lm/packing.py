@@ -1,4 +1,4 @@
-"""Rows to learn from: documents side by side, as many as fit, and none that looks at another."""
+"""Packs documents into training rows, as many as fit; no document attends to another."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ from compression.modalities.text.text_reader import Stretch
 
 
 class Packed:
-    """Documents in rows of at most `length` tokens. Each token that has one before it is asked for exactly once.
+    """Documents in rows of at most `length` tokens.
 
-    A longer document is cut into pieces of `length`; the token behind a piece is asked for by it and read by the next. Pieces
-    are put into rows by best fit, the longest first (Ding et al. 2024): so a document is cut only where it must be, and few
-    places are padding. Which pieces share a row never changes, so what a teacher says of a row can be kept.
+    Each token that follows another is a target exactly once. A longer document is cut into pieces of `length`; the token after
+    a piece is the piece's last target and the next piece's first input. Pieces are packed into rows by best fit, the longest
+    first (Ding et al. 2024), so a document is cut only if it must be, and there is little padding. The pieces of a row never
+    change, so a teacher's outputs on a row can be stored.
 
-    What the tokenizer puts behind a text is learned, that a text may end; what it puts before is not.
+    The tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
     """
 
     def __init__(self, documents: TokenizedDocuments, length: int) -> None:
@@ -29,58 +30,61 @@ class Packed:
         return len(self._rows)
 
     def at(self, rows: list[int]) -> "Packed":
-        """Return the rows named, in that order."""
+        """Return the rows with these indices, in this order."""
         some = object.__new__(Packed)
         some._ids, some._rows = self._ids, [self._rows[row] for row in rows]
         return some
 
     def ids_of(self, row: int) -> Tensor:
-        """Return what a row reads, (tokens,), document after document."""
+        """Return a row's input tokens, (tokens,), document after document."""
         return torch.cat([self._ids[start:end] for start, end, _ in self._rows[row]])
 
     @property
     def asked(self) -> list[int]:
-        """Return how many tokens are asked for in each row."""
+        """Return the number of target tokens of each row."""
         return [sum(end + 1 - first for _, end, first in row) for row in self._rows]
 
     @property
     def read(self) -> list[int]:
-        """Return how many tokens are read in each row, padding not among them."""
+        """Return the number of input tokens of each row, without padding."""
         return [sum(end - start for start, end, _ in row) for row in self._rows]
 
     def batch(self, rows: list[int]) -> PackedBatch:
-        """Lay the rows named side by side."""
+        """Return a batch of the rows with these indices."""
         return PackedBatch.of(rows, [self._rows[row] for row in rows], self._ids)
 
     def in_order(self, size: int) -> Iterator[PackedBatch]:
-        """Go through all rows once, as they were packed: about as long ones together."""
+        """Yield every row once, in batches, in packing order: rows of similar length are neighbours."""
         for start in range(0, len(self), size):
             yield self.batch(list(range(start, min(start + size, len(self)))))
 
     def shuffled(self, size: int, seed: int) -> Iterator[PackedBatch]:
-        """Go through all rows once in an order given by `seed`."""
+        """Yield every row once, in batches, in an order that `seed` determines."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])
 
 
 def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
-    """Cut documents into pieces that read at most `length` tokens. A document's last token is read by nobody."""
+    """Cut documents into pieces of at most `length` input tokens.
+
+    A document's last token is never an input.
+    """
     found = []
     for start, end in zip(documents.starts.tolist(), documents.ends.tolist(), strict=True):
         last = end - 1
         for at in range(start, last, length):
             stop, first = min(at + length, last), max(at + 1, start + documents.lead)
-            if first <= stop:  # else it is all affix
+            if first <= stop:  # otherwise the piece has only affixes
                 found.append((at, stop, first))
     return found
 
 
 def packed(stretches: list[Stretch], length: int) -> list[list[Stretch]]:
-    """Put stretches into rows of at most `length` tokens by best fit, the longest first (Johnson 1973)."""
+    """Pack stretches into rows of at most `length` tokens by best fit, the longest first (Johnson 1973)."""
     rows: list[list[Stretch]] = []
     by_room: dict[int, list[int]] = {}
-    rooms: list[int] = []  # sorted; those that `by_room` has rows of
+    rooms: list[int] = []  # sorted; those for which `by_room` has rows
     for stretch in sorted(stretches, key=lambda one: (one[0] - one[1], one[0])):
         size = stretch[1] - stretch[0]
         at = bisect_left(rooms, size)

@@ -1,4 +1,4 @@
-"""Which texts of validation and test are scored, and whether a job's splits have anything to ask for."""
+"""Samples texts of validation and test to score, and checks that a job's splits have scored tokens."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ AT_ONCE = 64
 
 
 def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
-    """Draw the texts of validation and of test that are scored, as `tested` does.
+    """Sample the texts of validation and of test to score, with `test_sample`.
 
-    Raises EmptySplit if test has fewer than two with a token to ask for. One of validation will do: its perplexity is compared
-    with others of the same text.
+    Raises EmptySplit if test has fewer than two with a scored token. One of validation suffices: its perplexity is compared
+    with others on the same text.
     """
     fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
     return {split: test_sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
@@ -33,9 +33,9 @@ def test_sample(
     split: Split,
     fewest: int,
 ) -> list[int]:
-    """Draw texts of a split, whole ones, until `most` tokens are asked for; return their numbers, ascending.
+    """Sample whole texts of a split up to `most` scored tokens; return their indices, ascending.
 
-    `fewest` with a token to ask for there are at least, whatever they come to. Raises EmptySplit where there are not.
+    At least `fewest` have a scored token, whatever their number of tokens. Raises EmptySplit if the split has fewer.
     """
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
@@ -54,7 +54,7 @@ def test_sample(
 
 
 def check_texts(rows: Iterable[tuple[str, TokenizedDataset]]) -> None:
-    """Refuse splits of texts that ask for nothing. rows: of each split, by its name. Raises EmptySplit."""
+    """Reject splits of texts without a scored token. rows: of each split, by its name. Raises EmptySplit."""
     for name, split in rows:
         if isinstance(split, PackedDataset) and not len(split):
             raise EmptySplit(f"{name} has no text with a token that could be foretold", param=f"data.splits.{name}")

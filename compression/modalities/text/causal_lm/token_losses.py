@@ -1,4 +1,4 @@
-"""Ask the engine's own model for the tokens of documents, window by window."""
+"""Scores the engine's own model on the tokens of documents, window by window."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from compression.modalities.text.causal_lm.windows import in_batches
 from compression.modalities.text.scoring.perplexity import WindowLosses
 
 BATCH = 8
-"""Windows asked together; answers do not depend on it, but for the order in which floating point adds."""
+"""Windows in a batch; results do not depend on it, except for the order of floating-point sums."""
 
 
-@torch.no_grad()  # in inference mode torchao's tensors of experts, of a model that was shipped, cannot be indexed
+@torch.no_grad()  # in inference mode torchao's expert tensors of an exported model cannot be indexed
 def told(
     model: PreTrainedModel,
     documents: TokenizedDocuments,
@@ -24,11 +24,11 @@ def told(
     batch: int = BATCH,
     size: int | None = None,
 ) -> WindowLosses:
-    """Ask for each scored token once, with what its window has before it.
+    """Return each document's losses; each scored token is predicted once, from the context in its window.
 
-    length, stride: of the windows (`windows.windows`); size: tokens that go through the head together, by default what fits
-    `chunks.BYTES`. The model is in evaluation mode meanwhile. Raises ValueError as `windows` does, and where no token is asked
-    for.
+    length, stride: of the windows (`windows.windows`); size: tokens that go through the head at once, by default what fits
+    `chunked_head.BYTES`. The model is in evaluation mode meanwhile. Raises ValueError as `windows` does, and if no token is
+    scored.
     """
     if not len(documents):
         raise ValueError("these texts have no token to ask for")
@@ -49,7 +49,7 @@ def told(
 def token_losses(states: Tensor, head: Head, following: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
     """Score next tokens, `size` of them at a time. states: (asked, width); following: (asked,).
 
-    -> −ln p of each in nats, (asked,); whether it was the likeliest, (asked,).
+    -> −ln p of each in nats, (asked,); whether it was the most likely, (asked,).
     """
     losses, hits = [], []
     for some, wanted in zip(torch.split(states, size), torch.split(following, size), strict=True):

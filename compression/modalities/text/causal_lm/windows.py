@@ -1,4 +1,4 @@
-"""Windows to be judged by: every token of a document is asked for exactly once, with a good deal of what comes before it."""
+"""Cuts documents into scoring windows: every token is scored exactly once, with much of its context."""
 
 from collections.abc import Iterator
 
@@ -8,18 +8,18 @@ from compression.modalities.text.text_reader import Stretch, stretches
 
 
 def windows(documents: TokenizedDocuments, length: int, stride: int) -> list[tuple[int, Stretch]]:
-    """Cut documents into windows that read at most `length` tokens, as `scoring.texts.stretches` says. -> (document, stretch).
+    """Cut documents into windows of at most `length` input tokens. -> (document, stretch).
 
-    Raises ValueError as it does.
+    `text_reader.stretches` defines the windows. Raises ValueError as it does.
     """
     spans = zip(documents.starts.tolist(), documents.ends.tolist(), documents.tails.tolist(), strict=True)
     return stretches(spans, documents.lead, length, stride)
 
 
 def in_batches(documents: TokenizedDocuments, length: int, stride: int, size: int) -> Iterator[PackedBatch]:
-    """Go through all windows once, shortest first; a row's number is its document's. size: windows of a batch.
+    """Yield all windows once, in batches, shortest first. size: windows of a batch.
 
-    Raises ValueError as `windows` does.
+    A row's index is its document's. Raises ValueError as `windows` does.
     """
     found = sorted(windows(documents, length, stride), key=lambda one: one[1][1] - one[1][0])
     for at in range(0, len(found), size):

@@ -1,1 +1,1 @@
-"""Scores of tasks that only texts have. Torch-free."""
+"""Scorers of tasks that exist only for texts. Torch-free."""

@@ -1,6 +1,6 @@
-"""Language modelling: how well a model foretells the tokens of texts. Torch-free.
+"""Language modelling scores: how well a model predicts the tokens of texts. Torch-free.
 
-A text is a cluster: its tokens are not independent of each other, so errors come from how texts differ.
+A text is a cluster: its tokens are not independent, so errors come from the variation between texts.
 """
 
 import math
@@ -26,25 +26,25 @@ Sums = npt.NDArray[np.float64]
 
 METRIC = "perplexity"
 LARGEST = math.log(1e300)
-"""Nats a token beyond which a perplexity is told as 1e300: JSON has no infinity."""
+"""Nats per token above which the reported perplexity is 1e300: JSON has no infinity."""
 PLACES = 256
-"""Places whose logits are summed up together, in float64."""
+"""Positions whose logits are summed together, in float64."""
 LOGITS_BYTES = 1 << 29
-"""What logits may take at once. Two windows are always asked together, in pieces where theirs are more."""
+"""Maximum size of logits in memory. Two windows always share a batch, run in pieces if their logits are larger."""
 SAMPLE_BYTES, SHORT = 1 << 25, 24
-"""The same of a sample that verifies an artifact, and the tokens of its shortest row; the others are each one longer."""
+"""The same for a sample that verifies an artifact, and the tokens of its shortest row; each other row is one longer."""
 SHORTEST = 2
-"""Tokens of a row of which some are read at once and some one by one."""
+"""Fewest tokens of a row that can be read partly at once and partly one by one."""
 SAME = 1e-2
-"""A window is answered otherwise where its loss differs by more nats a token; sums in another order move it less."""
+"""A window's result changes if its loss differs by more nats per token; sums in another order change it less."""
 
 
 @dataclass(frozen=True)
 class WindowLosses:
-    """What a model said of each text, (texts,) each.
+    """A model's losses on each text, (texts,) each.
 
-    tokens: how many were asked for, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p of them, in nats; right: how
-    many of them were the likeliest.
+    tokens: number of scored tokens, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p of them, in nats; right: how
+    many of them were the most likely.
     """
 
     tokens: Counts
@@ -55,7 +55,7 @@ class WindowLosses:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value and its standard error; None where there is one text alone."""
+    """A value and its standard error; None if there is only one text."""
 
     value: float
     standard_error: float | None
@@ -63,9 +63,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """loss: nats a token; perplexity: e to that, at most 1e300; accuracy: share of tokens told right.
+    """The metrics of a language model.
 
-    bits_per_byte: bits of all tokens over bytes of the text they stand for, which compares models of different tokenizers.
+    loss: nats per token; perplexity: e to that, at most 1e300; accuracy: share of tokens predicted correctly; bits_per_byte:
+    bits of all tokens over bytes of the text they stand for, which compares models with different tokenizers.
     """
 
     loss: Figure
@@ -78,7 +79,10 @@ class Figures:
 
 
 def figures(told: WindowLosses) -> Figures:
-    """Judge a model by what it said. Each token counts the same, so long texts count for more."""
+    """Compute the metrics from a model's losses.
+
+    Each token counts the same, so long texts count for more.
+    """
     loss = _ratio(told.loss, told.tokens)
     return Figures(
         loss=loss,
@@ -92,7 +96,7 @@ def figures(told: WindowLosses) -> Figures:
 
 
 def draws(told: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
-    """Return the perplexity of `errors.resampled`'s samples of the texts, (RESAMPLES,)."""
+    """Return the perplexity on the samples of the texts of `standard_errors.resampled`, (RESAMPLES,)."""
 
     def perplexity(some: Counts) -> dict[str, float]:
         return {METRIC: math.exp(min(float(told.loss[some].sum() / told.tokens[some].sum()), LARGEST))}
@@ -101,10 +105,10 @@ def draws(told: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
 
 
 def added_loss(before: WindowLosses, after: WindowLosses) -> Figure:
-    """Say by how many nats a token the loss grew, on the same tokens of the same texts.
+    """Return the increase of the loss in nats per token, on the same tokens of the same texts.
 
     Its error is that of the difference, far below either loss's own: what is hard for one model is hard for the other. Raises
-    ValueError where the tokens are not the same.
+    ValueError if the tokens are not the same.
     """
     if not np.array_equal(before.tokens, after.tokens):
         raise ValueError("these losses are not of the same tokens")
@@ -124,7 +128,10 @@ def _exponential(one: Figure) -> Figure:
 
 
 def headline(found: Figures) -> tuple[dict[str, float], dict[str, float]]:
-    """Name the figures as a score's `metrics` has them, the headline first. -> values, standard errors where one is known."""
+    """Return the metrics by their names in a score's `metrics`, the headline metric first.
+
+    -> values, and standard errors of those that have one.
+    """
     named = {
         METRIC: found.perplexity,
         "loss": found.loss,
@@ -136,9 +143,9 @@ def headline(found: Figures) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def chance(following: Iterable[Sequence[int]]) -> float:
-    """Perplexity of who knows how often each token is asked for, and nothing of what comes before it.
+    """Return the perplexity of a unigram model (the chance level).
 
-    following: the tokens that are asked for, window by window, each once.
+    following: the scored tokens, window by window, each once.
     """
     _, counts = np.unique(np.concatenate([np.asarray(each) for each in following]), return_counts=True)
     shares = counts / counts.sum()
@@ -147,9 +154,11 @@ def chance(following: Iterable[Sequence[int]]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """What is asked of a model at once. text: whose it is; ids: what is read; at: the first place that is asked for what
-    comes next, as every later one is; following: what does, one for each of these places; bytes: of the whole text, with its
-    first window alone."""
+    """Tokens that a model reads at once, and the next tokens to score.
+
+    text: index of its text; ids: the input tokens; at: the first scored position, where every later one is scored too;
+    following: the next token at each of these positions; bytes: of the whole text, set only on its first window.
+    """
 
     text: int
     ids: list[int]
@@ -159,12 +168,12 @@ class Window:
 
 
 Ask = Callable[[Sequence[Window]], Iterable[Floats]]
-"""Answers windows with the logits of each, (its tokens, vocabulary), one at a time or several together."""
+"""Returns the logits of each window, (its tokens, vocabulary), run one at a time or several in a batch."""
 
 
 @dataclass(frozen=True)
 class LanguageScorer(ReadsTexts):
-    """Perplexity of texts in windows of `length` tokens that go on by `stride`, each token asked for once."""
+    """Scores perplexity in windows of `length` tokens with a stride of `stride`, each token once."""
 
     length: int
     stride: int
@@ -172,7 +181,10 @@ class LanguageScorer(ReadsTexts):
     next_tokens: ClassVar[bool] = True
 
     def windows(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Window]:
-        """Tokenize texts with an artifact's own tokenizer; nothing is cut. Texts without a token to ask for are left out."""
+        """Tokenize texts with an artifact's own tokenizer, without truncation.
+
+        Texts without a scored token are left out.
+        """
         texts = [one for one in read((row["text"] for row in rows), encoder(tokenizer)) if one is not None]
         spans = [(0, len(text.ids), text.tail) for text in texts]
         found, seen = [], set[int]()
@@ -184,29 +196,29 @@ class LanguageScorer(ReadsTexts):
         return found
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Make windows; the owner of each is its text, of those with a token to ask for."""
+        """Make windows; the owner of each is its text, counted among those with a scored token."""
         found = self.windows(tokenizer, rows)
         return Asked(list(found), [one.text for one in found])
 
     def sample(self, reader: TextReader, rows: Sequence[Row], outputs: int) -> list[Inputs]:
-        """Take the beginnings of windows, as many as their logits have room for; one by one and together."""
+        """Return the beginnings of windows, as many as fit SAMPLE_BYTES; one by one, then in one batch."""
         windows = self.windows(reader.tokenizer, rows)
         most = max(SAMPLE_BYTES // (4 * outputs), 2 * SHORT)
         found = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
-        if max(map(len, found), default=0) < SHORTEST:  # texts without words tell nothing: any tokens do as well
+        if max(map(len, found), default=0) < SHORTEST:  # texts without words: any tokens will do
             found.append([number % outputs for number in range(1, SHORT + 1)])
         return [*(batch_of([row]) for row in found), batch_of(found, reader.pad_id)]
 
     def open_split(self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Tokenize texts, to be read window by window. Raises ValueError if no token is asked for.
+        """Tokenize texts, to score them window by window. Raises ValueError if no token is scored.
 
-        Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold,
-        at most TOGETHER.
+        Windows are long and their logits wide, so only the first ones are run again in one batch: as many as LOGITS_BYTES
+        holds, at most TOGETHER.
         """
         windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
         if not windows:
             raise ValueError("these texts have no token to ask for")
-        room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # places
+        room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # positions
         count = min(TOGETHER, max(room // self.length, 2), len(windows))
 
         def answer(more: Callable[[int], None]) -> Scored:
@@ -221,7 +233,7 @@ class LanguageScorer(ReadsTexts):
         return SplitScoring(len(windows) + count, answer)
 
     def told(self, windows: Sequence[Window], ask: Ask) -> WindowLosses:
-        """Ask for every token. Raises ValueError where there is none."""
+        """Return the losses of all windows' scored tokens. Raises ValueError if there are none."""
         if not windows:
             raise ValueError("these texts have no token to ask for")
         losses, right = zip(*(heard(one, logits) for one, logits in zip(windows, ask(windows), strict=True)), strict=True)
@@ -229,7 +241,7 @@ class LanguageScorer(ReadsTexts):
 
 
 def part_of(window: Window, start: int, stop: int) -> Window | None:
-    """Return what is asked of a window at its places from `start` to before `stop`, None where it is nothing."""
+    """Return a window's part from position `start` to before `stop`, or None if nothing in it is scored."""
     first, end = max(window.at, start), min(window.at + len(window.following), stop)
     if first >= end:
         return None
@@ -238,7 +250,10 @@ def part_of(window: Window, start: int, stop: int) -> Window | None:
 
 
 def heard(window: Window, logits: Floats) -> tuple[float, int]:
-    """Hold a window's logits against what follows. logits: (tokens, vocabulary) -> Σ −ln p in nats, how many were likeliest."""
+    """Score a window's logits against its next tokens.
+
+    logits: (tokens, vocabulary) -> Σ −ln p in nats, and how many next tokens were the most likely.
+    """
     loss, right = 0.0, 0
     for start in range(0, len(window.following), PLACES):
         wanted = np.asarray(window.following[start : start + PLACES])
@@ -251,7 +266,7 @@ def heard(window: Window, logits: Floats) -> tuple[float, int]:
 
 
 def summed(windows: Sequence[Window], losses: Sequence[float], right: Sequence[int]) -> WindowLosses:
-    """Add up what was heard of windows, text by text."""
+    """Sum the losses of windows, text by text."""
     texts = 1 + max(one.text for one in windows)
     tokens, sizes, hits = (np.zeros(texts, np.int64) for _ in range(3))
     nats = np.zeros(texts)
@@ -264,7 +279,10 @@ def summed(windows: Sequence[Window], losses: Sequence[float], right: Sequence[i
 
 
 def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) -> list[tuple[float, int]]:
-    """Ask windows together, whose logits have room for so many places. -> of each Σ −ln p, and how many were likeliest."""
+    """Run windows in one batch, in pieces of at most `room` positions.
+
+    -> of each window Σ −ln p, and how many next tokens were the most likely.
+    """
     losses, right = [0.0] * len(windows), [0] * len(windows)
     for start, logits in pieces(runner, batch_of([one.ids for one in windows], pad_id), max(room // len(windows), 1)):
         for number, window in enumerate(windows):
@@ -278,7 +296,7 @@ def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) 
 def _scored(
     metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int
 ) -> Scored:
-    """Judge what was found of all windows; `again` is what the first ones came to when they were asked together."""
+    """Build the score from all windows' losses; `again` has those of the first windows in one batch."""
     told = summed(windows, *zip(*found, strict=True))
     other = figures(summed(windows, *zip(*again, *found[len(again) :], strict=True)))
     changed = {
@@ -293,7 +311,7 @@ def _scored(
         metric=metric,
         value=perplexity,
         lower_is_better=True,
-        # Where none is known nothing is certain, and 0 would be certainty: as much as it is itself, so a nat of its logarithm.
+        # If no error is known, 0 would claim certainty. The error is then the value itself: one nat in its logarithm.
         standard_error=errors.get(metric, perplexity),
         metrics=values,
         standard_errors=errors,

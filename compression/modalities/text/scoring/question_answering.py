@@ -1,7 +1,7 @@
-"""Extractive question answering with "no answer", as SQuAD 2.0 judges it: exact match and F1 of words.
+"""Question answering scores with "no answer", as in SQuAD 2.0: exact match and F1 of words.
 
-A context that is too long goes through the model in overlapping windows. Of all windows the best span is taken, unless "no
-answer" (both ends on the first token) is more likely in every one of them (Devlin et al. 2019, with a threshold of 0).
+A context that is too long goes through the model in overlapping windows. The answer is the best span of all windows, unless
+"no answer" (both ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
 """
 
 from collections.abc import Sequence
@@ -17,42 +17,49 @@ from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.modalities.text.inputs import ReadsTexts
 
 LONGEST_ANSWER = 30
-"""Tokens, as in BERT's own code."""
+"""Maximum tokens of an answer, as in BERT's own code."""
 
 
 def overlap_of(length: int) -> int:
-    """Say how many of a context's tokens two neighbouring windows share."""
+    """Return how many of a context's tokens two neighbouring windows share."""
     return length // 4
 
 
 def longest_question(length: int) -> int:
-    """Say how many tokens of a window a question may take; what is longer is cut."""
+    """Return how many tokens of a window a question may take; longer questions are truncated."""
     return length // 2
 
 
 @dataclass(frozen=True)
 class Window:
-    """What must be known of a window beside its tokens. offsets: (tokens, 2) characters; context: (tokens,), where it is."""
+    """Metadata of a window besides its tokens.
+
+    offsets: (tokens, 2), in characters; context: (tokens,), a mask of the context's tokens.
+    """
 
     offsets: Ids
     context: Any
 
     @classmethod
     def of(cls, encoding: Encoding) -> "Window":
-        """Read it from a tokenized pair."""
+        """Create it from a tokenized pair."""
         parts = np.array([part == 1 for part in encoding.sequence_ids])
         return cls(np.array(encoding.offsets, np.int64).reshape(-1, 2), parts)
 
     def place(self, start: int, end: int) -> tuple[int, int]:
-        """Find the tokens on which an answer begins and ends; (0, 0) where it is not whole in this window. In characters."""
+        """Return the tokens on which an answer begins and ends; (0, 0) if it is not whole in this window.
+
+        start, end: the answer's in the context, in characters.
+        """
         begins = np.flatnonzero(self.context & (self.offsets[:, 0] <= start) & (self.offsets[:, 1] > start))
         ends = np.flatnonzero(self.context & (self.offsets[:, 0] < end) & (self.offsets[:, 1] >= end))
         return (int(begins[0]), int(ends[-1])) if begins.size and ends.size else (0, 0)
 
     def best(self, logits: Floats) -> tuple[float, float, tuple[int, int]]:
-        """Weigh "no answer" and the best span. logits: (tokens, 2) -> score of none, of the span, its characters.
+        """Score "no answer" and the best span.
 
-        A span's score is the sum of its ends' logits. −inf where no part of the context is here.
+        logits: (tokens, 2) -> score of none, of the span, its characters. A span's score is the sum of its ends' logits, or
+        −inf if the window has no part of the context.
         """
         none = float(logits[0].sum())
         where = np.flatnonzero(self.context)
@@ -68,14 +75,17 @@ class Window:
 
 
 def answer(windows: Sequence[Window], logits: Sequence[Floats], context: str) -> str:
-    """Answer a question from all windows of its context; "" is "no answer"."""
+    """Return the answer to a question from all windows of its context; "" is "no answer"."""
     found = [window.best(one) for window, one in zip(windows, logits, strict=True)]
     none, (_, score, (start, end)) = min(each[0] for each in found), max(found, key=lambda each: each[1])
     return context[start:end] if score > none else ""
 
 
 class Reader:
-    """Tokenizes questions with their contexts to windows of at most `length` tokens. The tokenizer's own settings stay."""
+    """Tokenizes questions with their contexts into windows of at most `length` tokens.
+
+    It leaves the given tokenizer's settings as they are.
+    """
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.most = longest_question(length)
@@ -86,7 +96,7 @@ class Reader:
         self.own.enable_truncation(length, stride=overlap_of(length), strategy="only_second")
 
     def read(self, questions: Sequence[str], contexts: Sequence[str]) -> Asked:
-        """Make the windows of some rows."""
+        """Return the windows of some rows."""
         windows, owners = [], []
         pairs = list(zip(self._shortened(questions), contexts, strict=True))
         for row, encoding in enumerate(self.own.encode_batch(pairs)):
@@ -96,7 +106,7 @@ class Reader:
         return Asked(windows, owners)
 
     def _shortened(self, questions: Sequence[str]) -> list[str]:
-        """Cut questions that would leave no room for a context."""
+        """Truncate questions that would leave no room for a context."""
         found = self.bare.encode_batch(list(questions), add_special_tokens=False)
         return [
             question[: one.offsets[self.most - 1][1]] if len(one.ids) > self.most else question
@@ -105,12 +115,12 @@ class Reader:
 
 
 class QuestionScorer(ReadsTexts, RowScorer):
-    """The headline is F1."""
+    """Scores question answering; the headline metric is F1."""
 
     metric = "f1"
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """A row is as many windows as its context needs."""
+        """Tokenize rows; each has as many windows as its context needs."""
         questions, contexts = ([row[name] for row in rows] for name in ("question", "context"))
         cut = tokenizer.truncation
         if cut is None:
@@ -118,7 +128,7 @@ class QuestionScorer(ReadsTexts, RowScorer):
         return Reader(tokenizer, int(cut["max_length"])).read(questions, contexts)
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
-        """A stretch of the context, or "" for none."""
+        """Return a span of the context for each row, or "" for no answer."""
         own: list[tuple[list[Window], list[Floats]]] = [([], []) for _ in rows]
         for window, row, one in zip(asked.windows, asked.owners, logits, strict=True):
             own[row][0].append(Window.of(window))
@@ -126,14 +136,14 @@ class QuestionScorer(ReadsTexts, RowScorer):
         return [answer(*each, row["context"]) for each, row in zip(own, rows, strict=True)]
 
     def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
-        """Judge texts; a row's `answers` is the list of those wanted, empty where there is none."""
+        """Score texts; a row's `answers` lists the true answers, and is empty if there is none."""
         return {name: float(each.mean()) for name, each in self._by_row(answers, rows).items()}
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
-        """Each metric is a mean over rows, and so has a formula."""
+        """Return the metrics; each is a mean over rows, so its error has a formula."""
         by_row = self._by_row(answers, rows)
         values = {name: float(each.mean()) for name, each in by_row.items()}
-        # Of the only row of its kind nobody can tell.
+        # A kind with a single row has no error estimate.
         error = {name: standard_errors.of_mean(each) for name, each in by_row.items() if len(each) > 1 or name == self.metric}
         headline = by_row[self.metric]
         draws = standard_errors.resampled(lambda some: {self.metric: float(headline[some].mean())}, len(rows), seed=seed)
@@ -141,7 +151,10 @@ class QuestionScorer(ReadsTexts, RowScorer):
         return Figures(values, error, "analytic", chance, draws[self.metric])
 
     def _by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Numbers]:
-        """Of every metric, the headline first, what each row is worth that it is a mean over: (rows,), or (rows of a kind,)."""
+        """Return each metric's values by row, the headline metric first: (rows,), or (rows of a kind,).
+
+        The metric is the mean over these rows.
+        """
         pairs = [(found, row["answers"]) for found, row in zip(answers, rows, strict=True)]
         shared = np.array([metrics.overlap(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])

@@ -1,6 +1,6 @@
-"""Token classification: a tag for each word, judged by whole entities (IOB2), as CoNLL does.
+"""Token classification: a tag for each word, scored by whole entities (IOB2), as CoNLL does.
 
-A word's tag is that of its first token. Words beyond the model's length get O, so that what was cut off counts as missed.
+A word's tag is that of its first token. Words beyond the model's length get O, so their entities count as missed.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ OUTSIDE = "O"
 
 
 def first_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> list[int | None]:
-    """Find for each word of a text that was joined with single spaces its first token; None where it has none.
+    """Return the first token of each word of a text joined with single spaces; None if a word has none.
 
-    offsets: characters of each token, (n, n) for those that stand for no text. By characters and not by the tokenizer's own
-    words, because these split at punctuation, and byte-level ones must be told of each word's space.
+    offsets: characters of each token, (n, n) for those that stand for no text. The match uses characters instead of the
+    tokenizer's own words, because these split at punctuation, and byte-level tokenizers need each word's space.
     """
     found: list[int | None] = [None] * len(words)
     ends = np.cumsum([len(word) + 1 for word in words])
     for token, (start, end) in enumerate(offsets):
         if end <= start:
             continue
-        # By its last character: some tokenizers count the space before a word to its first token.
+        # By its last character: some tokenizers include the space before a word in its first token.
         word = int(np.searchsorted(ends, end - 1, side="right"))
         if word < len(words) and found[word] is None:
             found[word] = token
@@ -38,21 +38,21 @@ def first_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> li
 
 @dataclass(frozen=True)
 class TagScorer(ReadsTexts, RowScorer):
-    """labels: the tags in the order of the model's outputs."""
+    """Scores tags by entities. labels: the tags in the order of the model's outputs."""
 
     labels: tuple[str, ...]
     metric: str = "entity_f1"
 
     def score(self, found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
-        """The headline metric: F1 of the entities of all rows together."""
+        """Return the headline metric: F1 of the entities of all rows together."""
         return self._worth(_counts(found, wanted))[self.metric]
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Each row is one window, of its words joined with spaces."""
+        """Tokenize rows; each is one window, of its words joined with spaces."""
         return one_window(tokenizer, [" ".join(row["words"]) for row in rows])
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
-        """A tag for each word."""
+        """Return a tag for each word of each row."""
         return [self._tags(*each) for each in zip(asked.windows, logits, (row["words"] for row in rows), strict=True)]
 
     def _tags(self, window: Encoding, logits: Floats, words: Sequence[str]) -> list[str]:
@@ -60,17 +60,20 @@ class TagScorer(ReadsTexts, RowScorer):
         return [OUTSIDE if at is None else self.labels[int(best[at])] for at in first_tokens(window.offsets, words)]
 
     def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
-        """Judge tags; a row's `label` is a list of them too."""
+        """Score tags; a row's `label` is a list of tags too."""
         return self._worth(_counts(answers, [row["label"] for row in rows]))
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
-        """All errors are the bootstrap's, over rows: entities of one are not independent."""
+        """Return the metrics; all errors are the bootstrap's over rows.
+
+        Entities of a row are not independent.
+        """
         counts = _counts(answers, [row["label"] for row in rows])
         draws = standard_errors.resampled(lambda some: self._worth(counts[some]), len(rows), seed=seed)
         return Figures(self._worth(counts), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
 
     def _worth(self, counts: Ids) -> dict[str, float]:
-        """Every metric, the headline first. counts: of each row, (rows, 3), as `metrics.entity_counts` has them."""
+        """Return every metric, the headline metric first. counts: of `metrics.entity_counts`, (rows, 3)."""
         right, found, wanted = counts.sum(axis=0).tolist()
         return {
             self.metric: metrics.f1_of(right, found, wanted),

@@ -1,4 +1,4 @@
-"""Scorers of tasks that any modality can have, of rows that are one text or two."""
+"""Text scorers of tasks that any modality can have. A row is one text or two."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ def ask_texts(tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
 
 
 class TextClassScorer(ReadsTexts, ClassScorer):
-    """Classes of texts."""
+    """Scores text classification."""
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Each row is one window."""
+        """Tokenize rows; each is one window."""
         return ask_texts(tokenizer, rows)
 
 
 class TextNumberScorer(ReadsTexts, NumberScorer):
-    """Numbers of texts."""
+    """Scores text regression."""
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Each row is one window."""
+        """Tokenize rows; each is one window."""
         return ask_texts(tokenizer, rows)

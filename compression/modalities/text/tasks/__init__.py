@@ -1,1 +1,1 @@
-"""Tasks that only texts have."""
+"""Tasks that exist only for texts."""

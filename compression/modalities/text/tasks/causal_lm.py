@@ -1,4 +1,4 @@
-"""Language modelling: what comes next, token after token."""
+"""Causal language modelling: predicts each next token."""
 
 import math
 from dataclasses import dataclass
@@ -21,10 +21,11 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A row is documents side by side. Labels: (rows, tokens), the id that comes next, NOBODY where none is asked for.
+    """Causal language modelling. A row is several packed documents.
 
-    logits: (rows, tokens, vocabulary), of a few rows at most: those of a batch would be the largest tensor of a job. What is
-    trained, judged and listened to goes through the head some tokens at a time (`learned`, `run`, evaluate.validate).
+    Labels: (rows, tokens), the next token's id, or NOBODY if the position is not scored. logits: (rows, tokens, vocabulary), of
+    a few rows at most: those of a batch would be the largest tensor of a job. Training, validation and hooks run the head on
+    chunks of tokens (`learned`, `run`, `evaluation.validate`).
     """
 
     scorer: LanguageScorer
@@ -33,24 +34,24 @@ class CausalLM:
 
     @property
     def metric(self) -> str:
-        """The headline metric."""
+        """Return the headline metric."""
         return self.scorer.metric
 
     def counts(self, labels: Tensor) -> Tensor:
-        """One answer to each token that is asked for."""
+        """Return the number of scored tokens of each row."""
         return (labels != NOBODY).sum(dim=1)
 
     def logits(self, output: Any) -> Tensor:
-        """(rows, tokens, vocabulary)."""
+        """Return the logits, (rows, tokens, vocabulary)."""
         found: Tensor = output.logits
         return found
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of the next tokens, mean over those that are asked for."""
+        """Return the cross-entropy of the next tokens, mean over the scored ones."""
         return functional.cross_entropy(chunked_head.widen(logits).flatten(0, 1), batch.labels.flatten(), ignore_index=NOBODY)
 
     def learned(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The same, in chunks of tokens."""
+        """Run a model and return the same loss, computed in chunks of tokens."""
         own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
         states = hidden_states.scored_states(own, rows)
         return language.next_token_loss(
@@ -59,7 +60,7 @@ class CausalLM:
 
     @torch.no_grad()
     def run(self, model: nn.Module, batch: Batch) -> None:
-        """Have a model answer at every real token, its head too, whose answers are let go chunk by chunk."""
+        """Run a model and its head on every real token; the logits of each chunk are discarded."""
         own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
         head = hidden_states.output_layer(own)
         for some in torch.split(
@@ -68,20 +69,20 @@ class CausalLM:
             head(some)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """KL divergence over the vocabulary, mean over the tokens that are asked for."""
+        """Return the KL divergence over the vocabulary, mean over the scored tokens."""
         asked = batch.labels != NOBODY
         return losses.soft_target_loss(student[asked], teacher[asked], temperature)
 
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
-        """The mean of the softened distributions over the vocabulary."""
+        """Return the mean of the softened distributions over the vocabulary."""
         return losses.fuse_teachers(logits, weights, temperature)
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """Perplexity of the packed rows. logits: (rows, tokens, vocabulary)."""
+        """Return the perplexity of the packed rows. logits: (rows, tokens, vocabulary)."""
         whole = rows.batch(list(range(len(rows))))
         return math.exp(min(self.loss(logits[:, : whole.mask.shape[1]], whole).item(), 690.0))
 
     def chance(self, rows: Examples) -> float:
-        """Perplexity of who knows how often each token comes, and nothing before it."""
+        """Return the perplexity of a unigram model (the chance level)."""
         batches = (cast(PackedBatch, rows.batch([row])) for row in range(len(rows)))
         return chance(batch.wanted.tolist() for batch in batches)

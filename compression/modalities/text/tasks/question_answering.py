@@ -1,4 +1,4 @@
-"""Extractive question answering: where in the context the answer begins and ends, or that there is none."""
+"""Extractive question answering: predicts the answer's start and end in the context, or no answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from compression.modalities.text.scoring.question_answering import QuestionScore
 from compression.schema.recipe.base import Task as Name
 
 NOWHERE = -1e9
-"""A logit that no position with it is chosen for; finite, because −∞ less −∞ is no number."""
+"""Logit of masked positions, so low that none is chosen; finite, because −∞ − (−∞) is NaN."""
 
 
 @dataclass(frozen=True)
 class References:
-    """What a split's windows are judged by. owners: the row of each window; contexts, answers: of each row."""
+    """The references that score a split's windows.
+
+    owners: the row of each window; contexts, answers: of each row.
+    """
 
     windows: tuple[Window, ...]
     owners: tuple[int, ...]
@@ -28,44 +31,48 @@ class References:
     answers: Sequence[Sequence[str]]
 
     def at(self, windows: list[int]) -> "References":
-        """Keep the windows named, in that order."""
+        """Return the references of the windows with these indices, in this order."""
         chosen = tuple(self.windows[i] for i in windows), tuple(self.owners[i] for i in windows)
         return References(*chosen, self.contexts, self.answers)
 
 
 @dataclass(frozen=True)
 class QuestionAnswering(SmallOutputTask):
-    """A row is a window. Labels: (rows, 2), the answer's first and last token, both 0 where it is not whole in the window.
+    """Extractive question answering. A row is a window.
 
-    logits: (rows, tokens, 2), how likely each token is the first, and the last.
+    Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window. logits: (rows, tokens, 2),
+    for each token as the answer's first and as its last.
     """
 
     scorer: QuestionScorer
     name: Name = "question-answering"
 
     def logits(self, output: Any) -> Tensor:
-        """(rows, tokens, 2)."""
+        """Return the start and end logits, (rows, tokens, 2)."""
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy over the real positions, mean of both ends."""
+        """Return the cross-entropy over the real positions, mean of start and end."""
         return functional.cross_entropy(_real(logits, batch.mask), batch.labels)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """KL divergence over the real positions, mean of both ends."""
+        """Return the KL divergence over the real positions, mean of start and end."""
         given, wanted = (
             _real(side[:, : student.shape[1]], batch.mask).transpose(1, 2).flatten(0, 1) for side in (student, teacher)
         )
         return losses.soft_target_loss(given, wanted, temperature)
 
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
-        """The mean of the softened distributions over the real positions, for either end."""
+        """Return the mean of the softened distributions over the real positions, for start and end."""
         assert mask is not None, "answers are places"  # noqa: S101
         places = torch.stack([_real(each, mask) for each in logits]).transpose(2, 3)
         return losses.fuse_teachers(places, weights, temperature).transpose(1, 2)
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """F1 of the answers' words, mean over questions. Raises ValueError for a split that was encoded to learn from only."""
+        """Return F1 of the answers' words, mean over questions.
+
+        Raises ValueError for a split without references (train).
+        """
         known = rows.references
         if known is None:
             raise ValueError("these rows carry nothing to judge answers by")
@@ -78,7 +85,7 @@ class QuestionAnswering(SmallOutputTask):
         return sum(shares) / len(shares)
 
     def chance(self, rows: Examples) -> float:
-        """Never an answer."""
+        """Return the score of always predicting "no answer"."""
         asked = rows.references.answers if rows.references is not None else ()
         return sum(not answers for answers in asked) / max(len(asked), 1)
 

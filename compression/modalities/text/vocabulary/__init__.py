@@ -1,1 +1,1 @@
-"""The vocabulary made smaller: which tokens a task's texts need, the tokenizer that knows only those, and their new ids."""
+"""Vocabulary pruning: the tokens that a task's texts need, a tokenizer with only these, and new ids."""

@@ -1,4 +1,4 @@
-"""fitted(): the vocabulary for a job's texts, proven on them; and what it makes of models and of rows."""
+"""Reduces a vocabulary to a job's texts, checks it on them, and adapts models and rows to it."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,47 +21,54 @@ from compression.models.loading import as_filed
 from compression.schema.errors import UnsupportedTokenizer
 
 AT_ONCE = 512
-"""Texts: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+"""Texts to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
 REMEDY = "Leave vocabulary out of prune.axes; the tokenizer then stays as it was sent."
 
 
 @dataclass(frozen=True)
 class ReducedVocabulary:
-    """Fewer tokens. kept: their old ids, whose order gives the new ones; folder: the files of the tokenizer that knows them."""
+    """A reduced vocabulary.
+
+    kept: the old ids of its tokens, whose order gives the new ids; folder: the files of the tokenizer with only these tokens.
+    """
 
     kept: tuple[int, ...]
     folder: Path
     tokenizer: PreTrainedTokenizerFast
 
     def fits(self, config: PretrainedConfig) -> bool:
-        """Say whether a model of this stock config can be cut to these tokens: all in its table, those that it needs kept.
+        """Return whether a model with this stock config can be pruned to these tokens.
 
-        config: of another model with the old tokenizer, whose padding or first tokens may be others than its base's.
+        Its embedding table must have all of them, and they must include those that it needs. config: of another model with the
+        old tokenizer, whose padding or first tokens may differ from those of the base model.
         """
         first = adapter_of(config).fixed_tokens(config)
         padded = config.pad_token_id is None or config.pad_token_id in self.kept
         return padded and config.vocab_size > max(self.kept) and self.kept[: len(first)] == first
 
     def model(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Build the stock model that reads the new ids; to the job's rows it gives the same answers, to the bit."""
+        """Build the stock model for the new ids; its outputs on the job's rows are identical to the bit."""
         return adapter_of(model).with_vocabulary(model, list(self.kept))
 
     def rows(self, rows: TokenizedDataset) -> TokenizedDataset:
-        """Return rows of old ids with the new ones. Raises KeyError for a row that the vocabulary was not fitted to."""
+        """Return rows with the new ids instead of the old ones.
+
+        Raises KeyError for a row that the vocabulary was not fitted to.
+        """
         new_ids = {old: new for new, old in enumerate(self.kept)}
         tokens = [[new_ids[token] for token in row] for row in rows.tokens]
         return replace(rows, tokens=tokens, padding=new_ids[rows.padding])
 
     def preprocessor(self, preprocessor: TextPreprocessor) -> TextPreprocessor:
-        """Return what reads by the new ids."""
+        """Return the preprocessor for the new ids."""
         return replace(preprocessor, tokenizer=self.tokenizer)
 
     def augmenter(self, augmenter: AugmentationSource, preprocessor: TextPreprocessor, task: TaskAdapter) -> AugmentationSource:
-        """Return what makes texts, their words from the new table and read by the new ids."""
+        """Return the augmenter whose words come from the new embedding table and whose rows have the new ids."""
         return replace(augmenter.read_by(preprocessor, task), tokenizer=self.tokenizer)
 
     def note_on_test(self, rows: TokenizedDataset) -> str:
-        """Say how many rows of test are read by other tokens now. rows: of old ids."""
+        """Return a note on how many rows of test now have other tokens. rows: with the old ids."""
         kept = set(self.kept)
         lost = sum(not all(token in kept for token in row) for row in rows.tokens)
         return f"The vocabulary is not chosen by test: {lost} of its {len(rows)} rows are read by other tokens now."
@@ -75,13 +82,14 @@ def fit_vocabulary(
     folder: Path,
     ratio: float = 1.0,
 ) -> ReducedVocabulary:
-    """Write into `folder` the tokenizer of `source` with the tokens that `texts` need, and prove that it reads them alike.
+    """Write a tokenizer with only the tokens that `texts` need to `folder`, and check it on them.
 
-    tokenizer: the one of `source`; config: of the model that it belongs to; ratio: the share of tokens that may go at most.
-    Raises UnsupportedTokenizer where it is of another kind, or does not open or read as the old one does.
+    source: folder of the old tokenizer, which `tokenizer` holds; config: of its model; ratio: the maximum share of tokens to
+    remove. Raises UnsupportedTokenizer if the tokenizer is of another kind, does not open, or does not tokenize the texts as
+    the old one does.
     """
     spec = json.loads((source / "tokenizer.json").read_text("utf-8"))
-    old = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy: how the job's own truncates is not ours to change
+    old = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy: the truncation of the job's own must stay
     used = {number for ids in _read(old, texts) for number in ids}
     used |= set(adapter_of(config).fixed_tokens(config)) | set(map(int, tokenizer.all_special_ids))
     named = (getattr(config, key, None) for key in SPECIAL_IDS)
@@ -91,7 +99,7 @@ def fit_vocabulary(
     new = _opened(source, folder, kept, tokenizer.pad_token)
     other = [text for text, _ in _read_otherwise(old, new, texts, kept)]
     if other:
-        # Words that are unknown, whose tokens nobody can tell: all that could take part in them stay.
+        # Unknown words do not show which tokens they need: all tokens that could be part of them stay.
         kept = required_tokens(spec, {*kept, *parts_of(spec, _pieces(old, other))}, least)
         new = _opened(source, folder, kept, tokenizer.pad_token)
         for text, place in _read_otherwise(old, new, texts, kept):
@@ -103,7 +111,7 @@ def fit_vocabulary(
 def _opened(source: Path, folder: Path, kept: Sequence[int], padding: str) -> PreTrainedTokenizerFast:
     """Write the files and open them with the stock class, which must give each token its new id.
 
-    padding: the token that pads, which a decoder's files may not name.
+    padding: the padding token, which a decoder's files may lack.
     """
     write(source, folder, kept)
     try:
@@ -137,7 +145,7 @@ def _read(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
 def _read_otherwise(
     old: Tokenizer, new: PreTrainedTokenizerFast, texts: Sequence[str], kept: Sequence[int]
 ) -> Iterator[tuple[str, int]]:
-    """Yield each text that two tokenizers split differently, with the first token at which they do."""
+    """Yield each text that two tokenizers split differently, with the first different token's position."""
     both = zip(texts, _read(old, texts), _read(new.backend_tokenizer, texts), strict=True)
     for text, before, after in both:
         back = [kept[number] for number in after]
@@ -146,7 +154,7 @@ def _read_otherwise(
 
 
 def _pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[str]:
-    """Yield what the model of a tokenizer is given to split: normalized and pre-tokenized."""
+    """Yield the inputs of a tokenizer's model: normalized, pre-tokenized pieces."""
     for text in texts:
         normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
         if tokenizer.pre_tokenizer is None:

@@ -1,10 +1,11 @@
-"""Which tokens of a tokenizer.json must stay, by the algorithm that it names. Pure functions of the parsed file.
+"""Chooses the tokens of a tokenizer.json that must stay, for each algorithm.
 
-What all three have in common: where every token that a text was split into is still there, the text is split the same way,
-because what is taken away could only have made other splits possible, and the algorithm had preferred this one to them.
-- WordPiece takes the longest piece that fits. Only a word that had none (unknown) may find some among the shorter ones.
-- Byte pairs are merged in a fixed order. Each merge on the way to a token must stay, and with it its two parts.
-- Unigram takes the likeliest split; an unknown character costs the least likely token's score and more, so that one stays.
+Pure functions of the parsed file. All three algorithms have this in common: if every token of a text's split stays, the text is
+split the same way, because the removed tokens could only have made other splits possible, and the algorithm preferred this one
+to them.
+- WordPiece takes the longest piece that fits. Only a word without a split (unknown) may get one from the shorter pieces.
+- BPE merges byte pairs in a fixed order. Each merge on the way to a token must stay, and with it its two parts.
+- Unigram takes the most likely split; an unknown character costs the least likely token's score and more, so that token stays.
 """
 
 import re
@@ -16,13 +17,13 @@ from compression.schema.errors import UnsupportedTokenizer
 Spec = Mapping[str, Any]
 """A parsed tokenizer.json."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""How vocabularies with byte fallback write a byte."""
+"""A byte in vocabularies with byte fallback."""
 PLACEHOLDER = re.compile(r"\[?<?unused_?\d+>?\]?")
 KINDS = ("WordPiece", "BPE", "Unigram")
 
 
 def tokens_of(spec: Spec) -> dict[str, int]:
-    """Return every token with its id. Raises UnsupportedTokenizer where it is of no kind that can be made smaller."""
+    """Return every token with its id. Raises UnsupportedTokenizer if its kind cannot be reduced."""
     model = spec["model"]
     kind = model.get("type")
     if kind not in KINDS:
@@ -34,10 +35,11 @@ def tokens_of(spec: Spec) -> dict[str, int]:
 
 
 def required_tokens(spec: Spec, used: Iterable[int], count: int = 0) -> list[int]:
-    """Return the ids that stay, ascending: those used and what they are made of, added and special tokens, single characters.
+    """Return the ids that stay, in ascending order.
 
-    A piece with a character that has no token of its own stays too: so no text becomes unknown that was not. count: where more
-    tokens than these may stay, they are filled up to so many, from the lowest ids on.
+    They are the used tokens and their parts, added and special tokens, and single characters. A piece with a character that
+    has no token of its own stays too, so that no text becomes unknown that was not. count: if more tokens may stay, the lowest
+    ids are added up to this number.
     """
     tokens, model = tokens_of(spec), spec["model"]
     names = {number: token for token, number in tokens.items()}
@@ -59,9 +61,9 @@ def required_tokens(spec: Spec, used: Iterable[int], count: int = 0) -> list[int
 
 
 def parts_of(spec: Spec, pieces: Iterable[str]) -> set[int]:
-    """Return the ids of all tokens that could take part in splitting these pre-tokenized pieces.
+    """Return the ids of all tokens that could be part of a split of these pre-tokenized pieces.
 
-    With all of them a piece is split as ever, also where it comes to nothing and no token tells which ones were tried.
+    With all of them a piece is split as before, even if it is unknown and no token shows which ones the algorithm tried.
     """
     tokens, affixes = tokens_of(spec), _affixes(spec["model"])
     forms: dict[str, list[int]] = {}
@@ -77,7 +79,7 @@ def parts_of(spec: Spec, pieces: Iterable[str]) -> set[int]:
 
 
 def _affixes(model: Spec) -> tuple[str, str]:
-    """Return what marks a token inside of a word, and one that ends a word."""
+    """Return the prefix of a token inside a word, and the suffix of one that ends a word."""
     return model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
 
 
@@ -88,11 +90,11 @@ def _body(token: str, affixes: tuple[str, str]) -> str:
 
 
 def _single(tokens: Mapping[str, int], model: Spec) -> set[str]:
-    """Name the tokens of one character or byte, and those with a character that no such token stands for."""
+    """Return the tokens of one character or byte, and those with a character that has no such token."""
     affixes = _affixes(model)
     single = {token for token in tokens if len(_body(token, affixes)) == 1}
     single |= {token for token in tokens if BYTE.fullmatch(token)} if model.get("byte_fallback") else set()
-    if model["type"] == "BPE":  # whose longer tokens are made of single ones
+    if model["type"] == "BPE":  # its longer tokens are merges of single ones
         return single
     prefix = affixes[0]
 
@@ -105,7 +107,7 @@ def _single(tokens: Mapping[str, int], model: Spec) -> set[str]:
 
 
 def _makers(model: Spec) -> dict[str, list[tuple[str, str]]]:
-    """Return for each token the pairs that are merged to it; none where nothing is merged."""
+    """Return for each token the pairs that merge into it; empty if the model has no merges."""
     found: dict[str, list[tuple[str, str]]] = {}
     for left, right in map(pair, model.get("merges") or ()):
         found.setdefault(merged(left, right, model), []).append((left, right))
@@ -113,13 +115,13 @@ def _makers(model: Spec) -> dict[str, list[tuple[str, str]]]:
 
 
 def pair(merge: str | list[str]) -> tuple[str, str]:
-    """Read a merge, which older files write as one string."""
+    """Parse a merge, which older files write as one string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def merged(left: str, right: str, model: Spec) -> str:
-    """Say which token a pair is merged to."""
+    """Return the token that a pair merges into."""
     prefix = _affixes(model)[0]
     return left + (right[len(prefix) :] if prefix and right.startswith(prefix) else right)
 

@@ -1,4 +1,4 @@
-"""A tokenizer's files with fewer tokens: everything that names an id names the new one."""
+"""Writes a tokenizer's files with fewer tokens and the new ids everywhere."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ from compression.modalities.text.vocabulary.required_tokens import Spec, merged,
 
 
 def trimmed(spec: Spec, kept: Sequence[int]) -> dict[str, Any]:
-    """Return a tokenizer.json that knows only the tokens `kept`: old ids, whose order gives the new ones.
+    """Return a tokenizer.json with only the tokens `kept`: old ids, whose order gives the new ids.
 
-    Merges stay where both parts and what they make are kept, in their order; scores, normalizer and pre-tokenizer as they are.
+    A merge stays, in its order, if both parts and their result are kept; scores, normalizer and pre-tokenizer do not change.
     """
     new_ids = {old: new for new, old in enumerate(kept)}
     tokens, model = tokens_of(spec), dict(spec["model"])
@@ -39,7 +39,7 @@ def _renumbered(processor: Mapping[str, Any], new_ids: Mapping[int, int]) -> dic
     out = dict(processor)
     if "processors" in out:
         out["processors"] = [_renumbered(each, new_ids) for each in out["processors"]]
-    for end in ("sep", "cls"):  # of the processors that BERT and RoBERTa have for themselves
+    for end in ("sep", "cls"):  # of the processors of BERT and RoBERTa
         if isinstance(out.get(end), list | tuple):
             out[end] = [out[end][0], new_ids[out[end][1]]]
     if isinstance(out.get("special_tokens"), Mapping):
@@ -51,9 +51,10 @@ def _renumbered(processor: Mapping[str, Any], new_ids: Mapping[int, int]) -> dic
 
 
 def write(source: Path, folder: Path, kept: Sequence[int]) -> None:
-    """Write `folder` with the tokenizer of `source` for the tokens `kept`: tokenizer.json, its settings, its vocab.txt if any.
+    """Write the tokenizer of `source` with only the tokens `kept` to `folder`.
 
-    Other lists of the old vocabulary (vocab.json, merges.txt, a SentencePiece model) are left out: tokenizer.json has it all.
+    The files are tokenizer.json, its settings, and vocab.txt if there is one. Other lists of the old vocabulary (vocab.json,
+    merges.txt, a SentencePiece model) are left out, because tokenizer.json contains everything.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = trimmed(json.loads((source / "tokenizer.json").read_text("utf-8")), kept)
