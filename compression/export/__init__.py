@@ -1,1 +1,1 @@
-"""Writes artifacts that stock tools open, and checks that a reopened artifact computes the engine's logits."""
+"""Writes artifacts that stock tools open, and compares reopened artifacts with the engine's model."""

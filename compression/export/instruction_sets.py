@@ -1,4 +1,4 @@
-"""Runs an int8 ONNX file under AVX2, emulated by qemu-user, and compares its predictions with this machine's.
+"""Compares an int8 ONNX file's predictions under AVX2, emulated by qemu-user, with this machine's.
 
 x86 without VNNI multiplies uint8 by int8 with other instructions, which saturate if weights are beyond ±63. The emulated
 process is a fresh interpreter that loads only ONNX Runtime (`runtimes.standalone`). It is about twenty times slower than

@@ -1,4 +1,4 @@
-"""Writes an artifact's provenance files: before.json, the recipe, the licence, and the manifest of all files."""
+"""Writes an artifact's before.json, recipe, licence, and manifest of all files."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Renders the model card (README.md) of every artifact: what it is, its figures, and code that opens it.
+"""Renders an artifact's model card (README.md): what it is, its figures, and code that opens it.
 
 The text is in templates/: `KIND.md.j2` is the card of a kind of artifact, `KIND/ANSWER.py.j2` the code that opens it.
 """

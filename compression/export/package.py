@@ -26,8 +26,9 @@ def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
 
 
 def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
-    """Write the labels to config.json, and for ONNX max_length, which transformers keeps in tokenizer_config.json.
+    """Write the labels to config.json, and for ONNX max_length.
 
+    transformers keeps max_length in tokenizer_config.json instead.
     A language model gets no max_length: stock code would read it as the longest text to generate.
 
     Returns the id of the padding token.

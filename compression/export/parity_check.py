@@ -50,8 +50,9 @@ The perturbation is ten times the difference between runtimes. If fewer tokens r
 
 @dataclass(frozen=True)
 class Bound:
-    """Allowed distance of an artifact's logits: `rms` over all rows (root mean square), PEAK × `rms` + `beyond` for one row.
+    """Allowed distance of an artifact's logits.
 
+    The root mean square over all rows may reach `rms`, that of a single row PEAK × `rms` + `beyond`.
     beyond: the change that rounding causes in each row, (rows,), or one number for all rows.
     """
 
@@ -137,7 +138,7 @@ def hold(
     rounded: bool,
     edges: Callable[[Sequence[Inputs]], Rows],
 ) -> Agreement:
-    """Compare a decoder's logits with the model's, and a language model's token-by-token logits with those of one pass.
+    """Compare a decoder's logits with the model's, and decoding token by token with one pass.
 
     rounded: the artifact rounds intermediate values, so single tokens may go to other experts. edges: used if it does not;
     returns for every token whether it may go to other experts anyway, as `on_the_edge` does. Raises ExportMismatch.
@@ -161,10 +162,10 @@ def hold(
 
 
 def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> Rows:
-    """Find tokens whose logits change by more than `allowed` if the engine's own model reads inputs perturbed by NUDGE.
+    """Find tokens whose logits change by more than `allowed` if their embeddings change by NUDGE.
 
     A router with two nearly equal experts may choose either one. So may two correct runtimes, whose sums differ by less.
-    ask: runs that model, whose token embedding is `table`. -> (real tokens of all batches,)
+    ask: runs the engine's own model, whose token embedding is `table`. -> (real tokens of all batches,)
     """
     draw = torch.Generator().manual_seed(0)
     expected = ask()
@@ -178,7 +179,7 @@ def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> 
 
 
 def asked_of(scorer: Scorer, folder: Path, sample: list[Row], model: nn.Module, pad_id: int) -> list[Inputs]:
-    """Encode a sample with the tokenizer of the artifact in `folder`: each row alone, and all rows together."""
+    """Encode a sample with the tokenizer of the artifact in `folder`, row by row and as one batch."""
     return scorer.sample(scorer.reader(folder, pad_id), sample, int(getattr(model.config, "vocab_size", 0)))
 
 
@@ -279,8 +280,9 @@ def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
 
 
 def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
-    """Run a language model on a row of tokens: in one pass, and the first half in one pass, the rest token by token.
+    """Run a language model on a row of tokens twice: in one pass, and partly token by token.
 
+    The second run reads the first half in one pass.
     -> (tokens, vocabulary) each.
     """
     cache, found = None, []

@@ -1,4 +1,4 @@
-"""Collects an artifact's provenance: the uploaded model, its licence, the recipe, versions, and the reproducing command."""
+"""Collects an artifact's provenance: model, licence, recipe, versions, and the command to repeat it."""
 
 import json
 import re
@@ -123,7 +123,10 @@ def command(spec: Spec) -> str:
 
 
 def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
-    """Return the columns with other than the default names; one command names them for all of its datasets."""
+    """Return the columns with other than the default names.
+
+    One command names them for all of its datasets.
+    """
     usual = Columns().model_dump()
     return {
         key: value for part in parts for key, value in part.data.columns.model_dump().items() if value not in (None, usual[key])

@@ -1,5 +1,6 @@
-"""Writes a decoder with its language head as ONNX: one graph that reads a prompt in one pass and decodes token by token.
+"""Writes a decoder with its language head as one ONNX graph.
 
+The graph reads a prompt in one pass and then decodes token by token.
 The graph is written node by node from the stock module tree and not traced. Tracing takes seconds per model and several
 copies of its weights, and the traced graph has its own order of nodes. Here each weight is read, rounded, written to the
 external data file (`external_data`) and freed, so the export needs only a few times the model's largest tensor in addition to

@@ -1,4 +1,4 @@
-"""Builds the parts of decoder graphs: inputs, masks, projections in the requested scheme, attention with its cache."""
+"""Builds the parts of decoder graphs: inputs, masks, quantized projections, attention with its cache."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -31,8 +31,9 @@ Read = Callable[[str], Tensor]
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections; `decoder_layers` builds layers from them.
+    """The graph of one decoder: its inputs, masks and projections.
 
+    `decoder_layers` builds layers from them.
     Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
     """
 
@@ -178,7 +179,10 @@ class Body(Nodes):
         return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales)
 
     def _turned(self, table: nn.Module) -> bool:
-        """Return whether a table is stored as (channels, rows): MatMulInteger can read a shared table in no other layout."""
+        """Return whether a table is stored as (channels, rows).
+
+        MatMulInteger can read a shared table in no other layout.
+        """
         scheme = None if self.simulation is None else self.simulation.scheme
         return scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
 

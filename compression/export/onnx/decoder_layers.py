@@ -1,4 +1,4 @@
-"""Writes the layers of each decoder family with the parts of `decoder_graph`, after the code of transformers 5.24."""
+"""Writes the layers of each decoder family with `decoder_graph`, after the code of transformers 5.24."""
 
 from collections.abc import Callable
 from typing import Any

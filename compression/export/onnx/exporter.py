@@ -1,5 +1,6 @@
-"""Writes a model as an ONNX file that stock ONNX Runtime opens: FP32 here, integers by `quantize_graph.to_int8`.
+"""Writes a model as an ONNX file that stock ONNX Runtime opens.
 
+This module writes FP32, and `quantize_graph.to_int8` converts it to integers.
 The file has only standard operators, of opset 20 (ONNX Runtime 1.17 and later), or in dynamic-int8 of opset 21 (1.20 and
 later). ONNX Runtime fuses them for each machine when it opens the file, and the same file stays valid elsewhere. The one
 exception is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers of a
@@ -39,7 +40,7 @@ def is_language_model(model: nn.Module) -> bool:
 
 
 def is_written(model: nn.Module) -> bool:
-    """Return whether a model's graph is written layer by layer and not traced: a decoder that `decoder` supports."""
+    """Return whether `decoder` writes a model's graph layer by layer, so that it is not traced."""
     return is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
 
 

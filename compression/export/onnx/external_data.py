@@ -1,4 +1,4 @@
-"""Writes the external data file of an ONNX graph tensor by tensor, so that memory holds one tensor at a time.
+"""Writes the external data file of an ONNX graph, with one tensor in memory at a time.
 
 A graph that contains its weights is one protobuf message. It must not exceed 2 GiB and must be in memory as a whole to be
 written or read. An external file has neither limit, and runtimes map it.
@@ -28,8 +28,9 @@ class External:
         self._file = path.open("xb")
 
     def tensor(self, name: str, value: Array) -> onnx.TensorProto:
-        """Store a value and return its tensor for the graph: a reference to the file, or the value itself if it is small.
+        """Store a value and return its tensor for the graph.
 
+        It is a reference to the file, or the value itself if it is small.
         Raises OSError if the disk is full.
         """
         value = np.ascontiguousarray(value)

@@ -1,5 +1,6 @@
-"""Rewrites a model's ONNX graph so that hidden states are rows, (batch × sequence, features), outside of attention.
+"""Rewrites an ONNX graph so that hidden states outside of attention are rows.
 
+Rows are (batch × sequence, features).
 There are three reasons, all observed in the CPU kernels of ONNX Runtime 1.32. QuantizeLinear takes one scale per row only for
 a matrix. A matrix product with a bias becomes one Gemm. A residual sum of three dimensions is fused with its
 LayerNormalization to SkipLayerNormalization, which takes five times as long as the two separate kernels (202 µs against 37
@@ -94,7 +95,10 @@ class _Flattener:
         return node.input[1] in self.constants and len(self.constants[node.input[1]].dims) == 2
 
     def apart(self, node: onnx.NodeProto) -> None:
-        """Flatten the input of a linear layer over more dimensions to rows, and restore the dimensions of its output."""
+        """Flatten the input of a linear layer over more dimensions to rows.
+
+        Its output gets these dimensions back.
+        """
         given, said = node.input[0], node.output[0]
         self.restore(given)
         inputs, outputs = self.constants[node.input[1]].dims
@@ -117,7 +121,10 @@ class _Flattener:
         self.rows[name] = f"{name}_rows"
 
     def is_rowwise(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node computes each row independently; a mean must be over the last axis alone and keep it."""
+        """Return whether a node computes each row independently.
+
+        A mean must be over the last axis alone and keep it.
+        """
         if node.op_type != "ReduceMean":
             return node.op_type in ROWWISE
         axes = self.constants.get(node.input[1]) if len(node.input) > 1 else None

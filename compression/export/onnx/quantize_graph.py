@@ -16,7 +16,7 @@ from compression.models.linear_layers import matrix
 
 
 class _Surgeon(Nodes):
-    """Copies a graph's nodes in topological order to a new list, and replaces linear layers and embeddings."""
+    """Copies a graph's nodes in topological order and replaces linear layers and embeddings."""
 
     def __init__(self, proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Surgeon(Nodes):
             raise RuntimeError(f"not found in the traced graph: {', '.join(sorted(missed))}")
 
     def bias_after(self, node: onnx.NodeProto) -> tuple[str | None, str]:
-        """Return (the constant added right after a MatMul, the name of the sum), or (None, the MatMul's output)."""
+        """Return (the constant added right after a MatMul, name of the sum), or (None, MatMul's output)."""
         readers = self.readers.get(node.output[0], [])
         if len(readers) == 1 and readers[0].op_type == "Add":
             other = [name for name in readers[0].input if name != node.output[0]]
@@ -72,8 +72,9 @@ class _Surgeon(Nodes):
 
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
-    """Return `proto` with the linear layers and embeddings in `modules` (name → layer, weights in FP32) as integers.
+    """Return `proto` with its linear layers and embeddings as integers.
 
+    modules: name → layer, with weights in FP32.
     Each layer is written as its own class computes it, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
     read matrices (`flatten_sequence`).
 
@@ -100,7 +101,10 @@ def _fingerprint(value: Array) -> tuple[tuple[int, ...], bytes]:
 
 
 def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ...], bytes], tuple[str, nn.Module]]:
-    """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
+    """Index layers by their weight's content.
+
+    The exporter renames and transposes weights, but does not change them.
+    """
     out = {}
     for name, module in modules.items():
         out[_fingerprint(matrix(module).detach().numpy())] = (name, module)

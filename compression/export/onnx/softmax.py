@@ -1,4 +1,4 @@
-"""Writes softmax as separate operators, so that processors with AVX2 and with AVX-512 compute the same numbers.
+"""Writes softmax as separate operators, so that AVX2 and AVX-512 compute the same numbers.
 
 ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The sums differ in the
 last digit. This can round an activation to the neighbouring integer, and later layers amplify the difference. Each of the
@@ -72,5 +72,8 @@ def _last_axis(to: Nodes) -> str:
 
 
 def _is_over_last(node: onnx.NodeProto) -> bool:
-    """Return whether a Softmax is over the last axis, by its index from the end: ranks are not always known."""
+    """Return whether a Softmax is over the last axis.
+
+    The test reads the axis as an index from the end, because ranks are not always known.
+    """
     return all(attribute.i == -1 for attribute in node.attribute if attribute.name == "axis")

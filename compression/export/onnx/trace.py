@@ -1,5 +1,6 @@
-"""Traces a model to FP32 ONNX, once per shape, because the stages of a job differ by little more than their weights.
+"""Traces a model to FP32 ONNX, once per shape.
 
+The stages of a job differ by little more than their weights.
 Tracing takes nearly all of the seconds that writing an artifact takes, and the traced graph does not depend on the weights
 until constants are folded. So the graph is cached before that step, without weights: two stages of one shape, or two datasets,
 share it.
@@ -117,7 +118,10 @@ def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
 
 
 def _forget_origin(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's debugging metadata: stack traces with this machine's paths, a kilobyte per node."""
+    """Remove the exporter's debugging metadata.
+
+    It has stack traces with this machine's paths, a kilobyte per node.
+    """
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

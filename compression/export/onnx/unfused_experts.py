@@ -1,5 +1,6 @@
-"""Replaces fused experts by separate linear layers for tracing, because a traced graph cannot select rows by their values.
+"""Replaces fused experts by separate linear layers for tracing.
 
+A traced graph cannot select rows by their values.
 Each expert computes every row, and its output is weighted by the row's share, which is 0 for most rows. This is the same
 function, and its products are matrix products, which ONNX can compute in integers.
 """
@@ -48,7 +49,10 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def unfuse_experts(model: nn.Module) -> list[str]:
-    """Replace fused experts by linear layers, in place, in a copy that the caller owns; return the replaced names."""
+    """Replace fused experts by linear layers in place; return the replaced names.
+
+    The model must be a copy that the caller owns.
+    """
     found = list(fused_expert_modules(model))
     for name, module in found:
         path, _, leaf = name.rpartition(".")

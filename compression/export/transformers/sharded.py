@@ -45,7 +45,7 @@ Form = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Streamed:
-    """One tensor of the model: its shape, the source tensors of its rows, in order, and the conversion of the rows."""
+    """A tensor of the model: its shape, its rows' source tensors in order, and the rows' conversion."""
 
     name: str
     shape: tuple[int, ...]
@@ -170,7 +170,7 @@ def quantizing(
 def plan_of(
     model: PreTrainedModel, checkpoint: SafetensorsReader, scheme: StreamedScheme, group_size: int, *, portable: bool = False
 ) -> tuple[list[Streamed], list[Streamed]]:
-    """Return the plan for each tensor, in model order, and the matrices among them that stay in floating point."""
+    """Return each tensor's plan, in model order, and the matrices that stay in floating point."""
     layers = {name: layer for name, layer in quantizable(model) if not is_transposed(layer)}
     configs = torchao_scheme(model, scheme, group_size).fqn_to_config
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Converts our integers to torchao's tensors, and builds torchao's configuration for each weight of a model."""
+"""Converts our integers to torchao's tensors, and builds torchao's configuration of a model."""
 
 import math
 from collections import OrderedDict
@@ -55,7 +55,10 @@ def fused_experts(model: nn.Module) -> list[str]:
 
 
 def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
-    """Return torchao's groups, which must divide a row's inputs; our last group may be smaller than the others."""
+    """Return torchao's groups.
+
+    They must divide a row's inputs; our last group may be smaller than the others.
+    """
     # torchao finds no scales for groups of one input. Its tensors are replaced later, so only the name of its groups stays.
     block = math.gcd(weight.shape[-1], group_size)
     return PerGroup(block if block > 1 else weight.shape[-1])
@@ -87,8 +90,9 @@ def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers in torchao's 8-bit tensor: no single expert can be selected from its 4-bit tensor.
+    """Return our 4-bit integers in torchao's 8-bit tensor.
 
+    No single expert can be selected from its 4-bit tensor.
     weight: (..., rows, features), as in `int8_rows`.
     """
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
