@@ -1,1 +1,1 @@
-"""Writers of artifacts that stock tools open, and the check that what was reopened answers as the engine does."""
+"""Writes artifacts that stock tools open, and compares reopened artifacts with the engine's model."""

@@ -1,4 +1,4 @@
-"""The card's table of before and after: the original's figures beside the artifact's own."""
+"""Builds the model card's comparison table: the original's figures beside the artifact's."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,18 +12,19 @@ UNKNOWN = "–"
 
 
 Cells = tuple[str, str, str, str]
-"""Of a row of the table: figure, before, after, change."""
+"""A row of the table: figure, before, after, change."""
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the table's rows. rows: the job's, from the baseline on; figures: of the artifact; stage, name, kind: its own.
+    """Return the table's rows.
 
-    What is kept has its 95 % interval if the stage's row was measured on this artifact.
+    rows: the job's rows, from the baseline on; figures: the artifact's figures; stage, name, kind: the artifact's own.
+    Retention has its 95 % interval if the stage's row was measured on this artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     found = own.ratios if own.artifact == name else None
     intervals = (found.retention_on_validation_interval, found.retention_interval) if found is not None else (None, None)
-    # As for latency, a ratio of two runtimes would compare these.
+    # As with latency, a ratio across two runtimes would compare the runtimes.
     other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}") else f"{UNKNOWN} (another runtime)"
     return [
         _counted("parameters", baseline.parameters.total, own.parameters.total),
@@ -76,7 +77,10 @@ def _moved(score: Score, before: float, after: float) -> str:
 
 
 def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
-    """Both sides of one measurement, interleaved; if the artifact was not timed, what the original took alone."""
+    """Yield both sides of one interleaved measurement.
+
+    If the artifact was not timed, yield the original's latency alone.
+    """
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
         yield "latency, median", alone, "not measured", UNKNOWN

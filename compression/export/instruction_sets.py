@@ -1,7 +1,8 @@
-"""Ask an int8 ONNX file under AVX2, by qemu-user's emulation, and hold its answers against this machine's.
+"""Compares an int8 ONNX file's predictions under AVX2, emulated by qemu-user, with this machine's.
 
-x86 without VNNI multiplies uint8 by int8 with other instructions, which saturate where weights are beyond ±63. The emulated
-process is a fresh interpreter that loads ONNX Runtime alone (`runtimes.alone`), some twenty times slower than this machine.
+x86 without VNNI multiplies uint8 by int8 with other instructions, which saturate if weights are beyond ±63. The emulated
+process is a fresh interpreter that loads only ONNX Runtime (`runtimes.standalone`). It is about twenty times slower than
+this machine.
 """
 
 import os
@@ -26,9 +27,9 @@ from compression.schema.report.instruction_sets import ComparedAnswers, NotCompa
 EMULATOR, PROCESSOR, NAME = "qemu-x86_64", "Haswell", "AVX2"
 ROWS = 32
 SHARE = 0.8
-"""Of the time, for beginning rows: the last one has to end as well."""
+"""Share of the time limit in which rows may start: the last one has to finish too."""
 DIFFERENT = 1e-2
-"""Of the largest number that a regression answers: two of its answers that are further apart are not the same."""
+"""Tolerance for regression, relative to the largest prediction: two predictions further apart count as different."""
 FULL_RANGE = (
     "Its weights are within ±127: set recipe.quantize.portable to true, or open the file with the session option "
     "session.x64quantprecision = 1 on processors without VNNI."
@@ -40,7 +41,7 @@ PORTABLE = (
 
 @cache
 def hindrance() -> str | None:
-    """Say why nothing is compared on this machine; None where something can be."""
+    """Return why this machine cannot compare predictions, or None if it can."""
     if platform.machine() != "x86_64":
         return f"this machine is {platform.machine()}, and what is emulated is x86"
     return None if shutil.which(EMULATOR) else "qemu-user is not installed on the worker"
@@ -49,7 +50,11 @@ def hindrance() -> str | None:
 def compare(
     folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
 ) -> ComparedAnswers | NotCompared:
-    """Compare the first rows. folder: of model.onnx; asked: batches of one row; seconds: None where nobody asks for it."""
+    """Compare the predictions for the first ROWS rows.
+
+    folder: contains model.onnx; asked: batches, of which those of one row are used; seconds: the time limit, 0 or None to
+    compare nothing.
+    """
     if not seconds:
         return NotCompared(not_compared="the worker is set to compare nothing (LATHE_EMULATE_SECONDS)")
     if (cause := hindrance()) is not None:
@@ -77,7 +82,10 @@ def compare(
 
 
 def feeds_of(batch: Inputs) -> Arrays:
-    """Return all that a file may have as inputs of a batch, a decoder's places among them; a file takes what it has."""
+    """Return every input that a file may have for a batch, including a decoder's position_ids.
+
+    A file reads only the inputs that it has.
+    """
     arrays = dict(batch.arrays)
     if "attention_mask" in arrays:
         arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(axis=1) - 1, 0)
@@ -85,19 +93,20 @@ def feeds_of(batch: Inputs) -> Arrays:
 
 
 def emulated(model: Path, feeds: Sequence[Arrays], seconds: float) -> list[Arrays]:
-    """Answer batches under the emulated processor. Raises what `subprocess.run` does."""
+    """Predict batches under the emulated processor. Raises the errors of `subprocess.run`."""
     return ask([EMULATOR, "-cpu", PROCESSOR, sys.executable], model, feeds, seconds)
 
 
 def ask(
     interpreter: Sequence[str], model: Path, feeds: Sequence[Arrays], seconds: float, packages: Path | None = None
 ) -> list[Arrays]:
-    """Answer batches in a process of its own, as many as `seconds` allow. Raises what `subprocess.run` does.
+    """Predict batches in a separate process, as many as `seconds` allow.
 
-    interpreter: the command line of a Python, under an emulator or not; packages: where its numpy and onnxruntime lie, if not
-    among its own.
+    Raises the errors of `subprocess.run`.
+    interpreter: the command line of a Python, under an emulator or not; packages: the folder of its numpy and onnxruntime, if
+    they are not among its own packages.
     """
-    # The machine's own choice of OpenBLAS's kernels may be of instructions that the emulated processor lacks.
+    # OpenBLAS settings of this machine may choose kernels with instructions that the emulated processor lacks.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
     if packages is not None:
         environment["PYTHONPATH"] = str(packages)
@@ -119,14 +128,14 @@ def ask(
 
 
 def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[int, int, float]:
-    """Compare answers. -> how many there are, how many differ, the largest difference of a logit."""
+    """Compare predictions. -> their number, how many differ, the largest difference of a logit."""
     answers = changed = 0
     largest = 0.0
     for one, other in zip(expected, found, strict=True):
         for name, logits in one.items():
             wanted, got = (np.asarray(values, np.float64) for values in (logits, other[name]))
             largest = max(largest, float(np.abs(wanted - got).max()))
-            if wanted.shape[-1] == 1:  # a regression's answer is its number
+            if wanted.shape[-1] == 1:  # a regression's prediction is the number itself
                 different = np.abs(wanted - got) > DIFFERENT * np.abs(wanted).max()
             else:
                 different = wanted.argmax(axis=-1) != got.argmax(axis=-1)
@@ -135,7 +144,7 @@ def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[in
 
 
 def told(found: ComparedAnswers | NotCompared | None) -> str | None:
-    """Tell of answers that differ; None where none does."""
+    """Return a note about predictions that differ, or None if none does."""
     if not isinstance(found, ComparedAnswers) or found.equal:
         return None
     return (

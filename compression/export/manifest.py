@@ -1,4 +1,4 @@
-"""What an artifact's folder tells of its making: before.json, the recipe, the licence, and the manifest over all files."""
+"""Writes an artifact's before.json, recipe, licence, and manifest of all files."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ def write_before(before: Before, folder: Path) -> None:
 
 
 def write_origin(origin: Origin, folder: Path) -> None:
-    """Put the whole recipe beside the weights, and the licence that the model came with."""
+    """Write the whole recipe beside the weights, and copy the model's licence files."""
     (folder / "recipe.json").write_text(as_json(origin.recipe.model_dump(mode="json")), "utf-8")
     for path in origin.licenses:
         shutil.copyfile(path, folder / path.name)
@@ -30,5 +30,5 @@ def write_manifest(folder: Path) -> tuple[File, ...]:
 
 
 def as_json(value: object) -> str:
-    """Write a value as people read it, with a line feed at its end."""
+    """Return a value as indented JSON that ends with a line feed."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

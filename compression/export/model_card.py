@@ -1,6 +1,6 @@
-"""The model card (README.md) in every artifact: what it is, its figures, and code that opens it.
+"""Renders an artifact's model card (README.md): what it is, its figures, and code that opens it.
 
-Its words lie in templates/: `KIND.md.j2` is the card of a kind of artifact, `KIND/ANSWER.py.j2` the code that opens it.
+The text is in templates/: `KIND.md.j2` is the card of a kind of artifact, `KIND/ANSWER.py.j2` the code that opens it.
 """
 
 import json
@@ -30,7 +30,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) -> str:
-    """Name the stock tool and call that open an artifact. beside: whether an ONNX file's weights lie in another."""
+    """Return the stock tool and call that open an artifact.
+
+    beside: whether an ONNX file's weights are in a second file.
+    """
     if kind == "onnx":
         reads = ", which reads model.onnx_data beside it," if beside else ""
         return f"onnxruntime.InferenceSession('model.onnx'){reads} with tokenizers.Tokenizer.from_file('tokenizer.json')"
@@ -40,28 +43,28 @@ def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """All that an artifact's card tells."""
+    """Everything that an artifact's card states."""
 
     artifact: Artifact
-    figures: Figures  #: measured on its own files
-    scheme: Scheme | None  #: of its integers; None is floating point
+    figures: Figures  #: measured on the artifact's own files
+    scheme: Scheme | None  #: its quantization scheme; None is floating point
     task: Task
     labels: tuple[str, ...]
-    max_length: int  #: tokens that a text was cut to, or that a row of a language model's training had
-    inputs: tuple[str, ...]  #: of an ONNX file
+    max_length: int  #: tokens that texts are truncated to, or tokens in a training row of a language model
+    inputs: tuple[str, ...]  #: input names of an ONNX file
     pairs: bool = False  #: whether rows have a second text
-    positions: int | None = None  #: tokens that a language model reads; None for the other tasks
-    as_filed: bool = True  #: whether stock AutoTokenizer cuts texts as tokenizer.json does
+    positions: int | None = None  #: tokens that a language model can read; None for the other tasks
+    as_filed: bool = True  #: whether stock AutoTokenizer tokenizes texts as tokenizer.json does
     origin: Origin | None = None  #: None if no job made it
-    rows: Sequence[Row] = ()  #: the job's from the baseline to the artifact's stage; empty if there are none to compare with
-    portable: bool = False  #: whether its weights are within ±63 where they meet rounded activations
+    rows: Sequence[Row] = ()  #: the job's rows, from the baseline to the artifact's stage; empty: nothing to compare
+    portable: bool = False  #: whether weights that multiply rounded activations are within ±63
 
     def render(self) -> str:
         """Return the card in Markdown."""
         return _render(f"{self.artifact.kind}.md.j2", self._context())
 
     def usage(self) -> str:
-        """Return the code that opens the artifact and asks it."""
+        """Return the code that opens the artifact and predicts with it."""
         return _render(f"{self.artifact.kind}/{TASKS[self.task].card.answer}.py.j2", self._context())
 
     def _context(self) -> dict[str, Any]:
@@ -86,7 +89,7 @@ class ModelCard:
         }
 
     def _metadata(self, text: CardText, origin: Origin) -> dict[str, Any]:
-        """Return what hubs read at the top of a card."""
+        """Return the metadata that hubs read at the top of a card."""
         tags = ["lathe", self.artifact.stage, *(["onnx"] if self.artifact.kind == "onnx" else ())]
         found: dict[str, Any] = {
             "license": origin.license,

@@ -1,4 +1,4 @@
-"""Ship: export the engine's model, reopen the files, verify them, and measure what will be downloaded."""
+"""Describes how an artifact stores its weights, and writes its config.json."""
 
 import json
 from pathlib import Path
@@ -17,18 +17,19 @@ WEIGHTS = ("*.onnx", "*.onnx_data", "*.safetensors")
 
 
 def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
-    """Say what an artifact's weights are stored in, and how many of them stayed in floating point."""
+    """Return the precision of an artifact's weights, and how many parameters stayed in floating point."""
     if precision not in INTEGERS:
         return precision
-    stored = "int8" if kind == "transformers" else precision  # see `transformers`
+    stored = "int8" if kind == "transformers" else precision  # see `export.transformers.exporter`
     left = left_in_float(model, torchao=kind == "transformers")
     return f"{stored}, {left:,} parameters float32" if left else stored
 
 
 def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
-    """Give config.json the labels (and for ONNX the length, which transformers keeps in tokenizer_config.json).
+    """Write the labels to config.json, and for ONNX max_length.
 
-    Not a language model's length: there stock code takes it for how long a generated text may become.
+    transformers keeps max_length in tokenizer_config.json instead.
+    A language model gets no max_length: stock code would read it as the longest text to generate.
 
     Returns the id of the padding token.
     """
@@ -38,11 +39,11 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         if not is_language_model(model):
             config |= {"max_length": max_length}
         else:
-            # A checkpoint's are written with it.
+            # A checkpoint's generation config is written together with its weights.
             model.generation_config.save_pretrained(folder)  # type: ignore[union-attr, operator]
             config |= {
                 name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id")
-            }  # stock ones are left out
+            }  # a stock config leaves out its family's default ids
     else:
         config = json.loads(path.read_text("utf-8"))
     if labels:
@@ -50,9 +51,9 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     config["architectures"] = [type(model).__name__]
     for name in ("attn_implementation", "_attn_implementation"):
-        config.pop(name, None)  # of the machine that wrote what was sent: others may not have it
-    # Named whatever it is: a stock config leaves out what is its family's default. A language model that has no padding keeps
-    # none: token 0 is text, and stock code would not train it any more, nor take it for a text's last token.
+        config.pop(name, None)  # the uploader's attention kernel, which other machines may lack
+    # Always written, because a stock config leaves out its family's default. A language model without padding keeps none:
+    # token 0 is text, and stock code would no longer train it, nor accept it as a text's last token.
     padding = int(getattr(model.config, "pad_token_id", None) or 0)
     config["pad_token_id"] = model.config.pad_token_id if is_language_model(model) else padding  # type: ignore[union-attr]
     config.pop("_name_or_path", None)

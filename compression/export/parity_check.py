@@ -1,4 +1,4 @@
-"""Reopen an artifact in its own runtime and hold its answers against the engine's model."""
+"""Reopens an artifact in its own runtime and compares its logits with the engine's model."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -25,29 +25,35 @@ from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.errors import ExportMismatch
 
 RELATIVE = 1e-3
-"""What the order of floating-point sums may move, of the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
-ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
-"""How far an INT8 artifact may be from the simulation, in units of what the simulation itself changes (see `limit`).
+"""Tolerance for the order of floating-point sums, relative to the largest logit.
 
-torchao computes other integers: it divides by 127.5, so that each row's largest element is half a step off, which in
-narrow layers weighs more than all other rounding. Its distance is that of two different quantizations.
+Two FP32 runtimes differ by 1e-6 to 1e-5.
+"""
+ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
+"""Tolerance for an INT8 artifact, in units of the change that the simulation itself causes (see `limit`).
+
+torchao computes different integers: it divides by 127.5, so each row's largest element is half a step off. In narrow layers
+this weighs more than all other rounding. Its distance is that of two different quantizations.
 """
 HALF_NOISE = 2.0
-"""How far an artifact of 16 bits may be from float32, in units of what 16 bits change in the engine's own hands."""
+"""Tolerance for a 16-bit artifact against float32, in units of the change that 16 bits cause in the engine's own model."""
 PEAK = 6.0
-"""The largest single difference allowed, in units of the root mean square allowed, beside what rounding does to that row."""
+"""Largest difference allowed for one row, in units of the allowed root mean square, plus the row's own rounding change."""
 Rows = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.float64]
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
-"""How far, and how often, inputs are moved to find tokens on the edge, ten times what runtimes differ by; and the share of
-tokens that must be left to hold an artifact by."""
+"""Relative size and number of the input perturbations that find tokens on the edge, and the share of tokens that must remain.
+
+The perturbation is ten times the difference between runtimes. If fewer tokens remain, the artifact fails.
+"""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """How far an artifact's logits may be: `rms` over all rows (root mean square), a single one PEAK times that and `beyond`.
+    """Allowed distance of an artifact's logits.
 
-    beyond: of each row what rounding moves it by, (rows,); a number where they all have the same.
+    The root mean square over all rows may reach `rms`, that of a single row PEAK × `rms` + `beyond`.
+    beyond: the change that rounding causes in each row, (rows,), or one number for all rows.
     """
 
     rms: float
@@ -55,22 +61,22 @@ class Bound:
 
     @property
     def rows(self) -> Distances:
-        """The bound of each row, (rows,) or a single one for all."""
+        """Bound of each row: (rows,), or a single number for all rows."""
         return np.asarray(PEAK * self.rms + self.beyond)
 
     @property
     def largest(self) -> float:
-        """The bound of the row that may be the farthest."""
+        """Largest bound of any row."""
         return float(self.rows.max())
 
     def of(self, chosen: Rows) -> "Bound":
-        """The bound of some of the rows alone."""
+        """Return the bound of the chosen rows."""
         return Bound(self.rms, np.broadcast_to(self.beyond, chosen.shape)[chosen])
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near the artifact came. Root mean square and largest difference of logits, and what was allowed."""
+    """Result of a comparison: root mean square and largest difference of logits, and the allowed bound."""
 
     difference: float
     largest: float
@@ -88,12 +94,13 @@ def verify(
     scorer: Scorer,
     pad_id: int,
 ) -> Agreement:
-    """Compare at batch 1 and all together, padded. Raises ExportMismatch.
+    """Compare logits at batch size 1 and in one padded batch. Raises ExportMismatch.
 
-    model: the engine's, its integers simulated where `int8`; sample: at least one row, as `scorer` reads it. Where weights
-    alone are integers nothing is rounded that the order of sums could move, so the artifact is held to the bound of FP32. half:
-    the artifact is in bfloat16, of the model without its integers. What such rounding does, a token's choice of experts, is
-    excused where there is any; elsewhere only of tokens for which the engine's own model has no firm choice (`on_the_edge`).
+    model: the engine's model, with simulated integers if `int8`; sample: at least one row, in the form that `scorer` reads.
+    If only weights are integers, no value is rounded that the order of sums could change, so the FP32 bound applies.
+    half: the artifact is in bfloat16, exported from the model without its integers.
+    Such rounding may change a token's choice of experts, and the comparison allows this if values are rounded. Otherwise it
+    excludes only tokens for which the engine's own model has no firm choice (`on_the_edge`).
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
     check_names(runner, model)
@@ -131,10 +138,10 @@ def hold(
     rounded: bool,
     edges: Callable[[Sequence[Inputs]], Rows],
 ) -> Agreement:
-    """Hold a decoder's answers at once against the model's, and a language model's token by token against those at once.
+    """Compare a decoder's logits with the model's, and decoding token by token with one pass.
 
-    rounded: numbers are rounded on the way, so that single tokens may go to other experts. edges: says of every token, where
-    that is not so, whether it may all the same, as `on_the_edge` does. Raises ExportMismatch.
+    rounded: the artifact rounds intermediate values, so single tokens may go to other experts. edges: used if it does not;
+    returns for every token whether it may go to other experts anyway, as `on_the_edge` does. Raises ExportMismatch.
     """
     routed = experts and rounded
 
@@ -155,10 +162,10 @@ def hold(
 
 
 def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> Rows:
-    """Find tokens that the engine's own model answers otherwise by more than `allowed` when what it reads moves by NUDGE.
+    """Find tokens whose logits change by more than `allowed` if their embeddings change by NUDGE.
 
-    A router that has two experts as good as equal sends them to either, and so do two honest runtimes, whose sums differ by
-    less. ask: asks that model, whose tokens' table is `table`. -> (real tokens of all batches,)
+    A router with two nearly equal experts may choose either one. So may two correct runtimes, whose sums differ by less.
+    ask: runs the engine's own model, whose token embedding is `table`. -> (real tokens of all batches,)
     """
     draw = torch.Generator().manual_seed(0)
     expected = ask()
@@ -172,18 +179,18 @@ def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> 
 
 
 def asked_of(scorer: Scorer, folder: Path, sample: list[Row], model: nn.Module, pad_id: int) -> list[Inputs]:
-    """Encode a sample as the artifact in `folder` does, for each row alone and all together."""
+    """Encode a sample with the tokenizer of the artifact in `folder`, row by row and as one batch."""
     return scorer.sample(scorer.reader(folder, pad_id), sample, int(getattr(model.config, "vocab_size", 0)))
 
 
 def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
-    """Return how far an artifact may be from the simulation.
+    """Return the allowed distance between an artifact and the simulation.
 
-    Both round the same numbers, but sum them in another order; where a value lies on the edge between two integers it then
-    falls the other way, and what follows sees a change as large as rounding itself makes. Two honest implementations (torch
-    in float32 and in float64) so differ by half to all of what rounding changes at all; a lost bias or a wrong scale, by
-    far more. So the yardstick is the simulation's own distance from the same weights in float32: of all rows, and of each, as
-    among many tokens there are some that rounding moves by ten times what it moves the others by.
+    Both round the same numbers but sum them in a different order. A value on the edge between two integers then rounds the
+    other way, and later layers see a change as large as rounding itself causes. Two correct implementations (torch in float32
+    and in float64) therefore differ by half to all of the change that rounding causes. A lost bias or a wrong scale causes
+    a far larger difference. So the unit is the simulation's own distance from the same weights in float32: over all rows, and
+    for each row, because among many tokens rounding changes some by ten times as much as the others.
     """
     off, scale = simulated - float32, float(np.abs(simulated).max())
     return Bound(noise * _rms(off) + RELATIVE * scale, noise * _each(off))
@@ -192,11 +199,13 @@ def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
 def compare(
     expected: Logits, found: Logits, allowed: Bound, *, choice: bool = True, places: bool = False, routed: bool = False
 ) -> Agreement:
-    """Hold (rows, labels) against (rows, labels). Raises ExportMismatch with the distance and the first row that differs.
+    """Compare (rows, labels) with (rows, labels).
 
-    choice: whether a row's largest logit is its answer. Starts and ends, which compete with those of other tokens, have none.
-    places: rows are tokens of a language model, whose labels are so many that the farthest of them tells of chance: bounded is
-    the distance of a whole row. routed: rounding sends single tokens to other experts, so a row may be as far as it likes.
+    Raises ExportMismatch with the distance and the first row that differs.
+    choice: whether a row's largest logit is its prediction. Start and end logits compete with those of other tokens, so their
+    rows have none. places: rows are tokens of a language model. It has so many labels that the farthest one is due to chance,
+    so the bound applies to the distance of a whole row. routed: rounding sends single tokens to other experts, so the distance
+    of a single row has no bound.
     """
     if found.shape != expected.shape:
         raise ExportMismatch(f"the artifact answers with shape {found.shape} and not {expected.shape}")
@@ -221,7 +230,7 @@ def compare(
 
 
 def check_names(runner: Runner[Any], model: nn.Module) -> None:
-    """See that an ONNX file's inputs and outputs are those of its kind. Raises ExportMismatch."""
+    """Check that an ONNX file's inputs and outputs are those of its kind. Raises ExportMismatch."""
     if isinstance(runner, OnnxDecoder):
         check_cache(runner, model)
     elif isinstance(runner, OnnxRunner):
@@ -230,7 +239,7 @@ def check_names(runner: Runner[Any], model: nn.Module) -> None:
 
 
 Interface = dict[str, tuple[str, list[bool]]]
-"""By the name of an input its type, and of each dimension whether it is free."""
+"""Input name → its type, and whether each of its dimensions is free."""
 
 
 def _interface(model: nn.Module) -> Interface:
@@ -243,19 +252,22 @@ def _interface(model: nn.Module) -> Interface:
 
 
 def check_interface(runner: OnnxRunner, labels: int, wanted: Interface, answers: tuple[str, ...]) -> None:
-    """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
+    """Check that names, types and free dimensions match the model card. Raises ExportMismatch."""
     inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
     if inputs != wanted:
         raise ExportMismatch(f"the file's inputs are {inputs}")
     outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
-    # Of starts and ends the last dimension is the sequence, which is free.
+    # The last dimension of start and end logits is the sequence, which is free.
     last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
     if outputs != [(name, "tensor(float)", last) for name in answers]:
         raise ExportMismatch(f"the file's outputs are {outputs}")
 
 
 def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
-    """See that a language model's inputs and outputs are those of the usual exports. Raises ExportMismatch."""
+    """Check that a language model's inputs and outputs are those of the usual exports.
+
+    Raises ExportMismatch.
+    """
     layers = range(int(model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
     parts = [f"{number}.{part}" for number in layers for part in ("key", "value")]
     wanted = (
@@ -268,7 +280,11 @@ def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
 
 
 def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
-    """Let a language model read a row of tokens at once, and in two parts and token by token. -> (tokens, vocabulary) each."""
+    """Run a language model on a row of tokens twice: in one pass, and partly token by token.
+
+    The second run reads the first half in one pass.
+    -> (tokens, vocabulary) each.
+    """
     cache, found = None, []
     half = ids.shape[1] // 2
     for start, end in ((0, half), *((at, at + 1) for at in range(half, ids.shape[1]))):
@@ -279,7 +295,10 @@ def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
 
 @torch.inference_mode()
 def answers(model: nn.Module, asked: Sequence[Inputs]) -> Logits:
-    """Ask the engine's model on the CPU. -> (rows of all batches, labels), or (all their real tokens, …)."""
+    """Run the engine's model on the CPU.
+
+    -> (rows of all batches, labels), or (real tokens of all batches, …).
+    """
     out, names, outputs = [], inputs_of(model), outputs_of(model)
     for batch in asked:
         inputs = {name: torch.from_numpy(batch.arrays[name]) for name in names}
@@ -290,7 +309,7 @@ def answers(model: nn.Module, asked: Sequence[Inputs]) -> Logits:
 
 
 def stacked(runner: Runner[Any], asked: Sequence[Inputs]) -> Logits:
-    """Ask an artifact. -> as `answers`."""
+    """Run an artifact. -> the same shape as `answers`."""
     return np.concatenate([batch.real(runner.logits(batch)) for batch in asked])
 
 

@@ -1,4 +1,4 @@
-"""Where an artifact comes from: the model that was sent and its licence, the recipe, the versions, and what makes it again."""
+"""Collects an artifact's provenance: model, licence, recipe, versions, and the command to repeat it."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from compression.system.environment import environment
 from compression.system.sealed_folder import code_version, known_digest
 
 LARGEST_TEXT = 1 << 20
-"""Bytes of a README, a licence or a config beyond which nobody looks into it."""
+"""Bytes; a larger README, licence or config is not read."""
 LICENSE_NAME = re.compile(r"(licen[cs]e|notice|copying)([_-][A-Za-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -26,14 +26,14 @@ SAID: tuple[tuple[str, str], ...] = (
     (r"GNU GENERAL PUBLIC LICENSE\s+Version 3", "gpl-3.0"),
     (r"Neither the name of .{1,200} may be used to endorse", "bsd-3-clause"),
 )
-"""What the text of a licence says, and the name that it goes by on the hub."""
+"""Pattern in the text of a licence, and the licence's name on the hub."""
 MOST_FILES = 24
-"""Files of what was sent that a card names; a model has rarely more shards."""
+"""Number of input files that a card lists; few models have more shards."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file that the job read, and its digest."""
+    """An input file of the job, and its digest."""
 
     what: str
     path: str
@@ -42,7 +42,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a card says of how its artifact was made. license, base: None where the model that was sent does not say."""
+    """How an artifact was made, for its card. license, base: None if the uploaded model does not state it."""
 
     license: str | None
     said_in: str | None
@@ -53,11 +53,11 @@ class Origin:
     sent: tuple[InputFile, ...]
     versions: dict[str, str]
     job: str | None = None
-    """Id of the job; None where the engine was run by hand."""
+    """Id of the job; None if the engine was run by hand."""
 
     @classmethod
     def of(cls, spec: Spec, base: Path) -> "Origin":
-        """Look at what a job was sent."""
+        """Read the provenance of a job's inputs. base: the folder that the spec's paths are relative to."""
         folder = base / spec.model
         name, said_in = license_of(folder)
         return cls(
@@ -74,9 +74,9 @@ class Origin:
 
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
-    """Return (licence of a model by its hub name, the file that says so).
+    """Return (the model's licence by its hub name, the file that states it).
 
-    Its README is asked first, then its config or the keys of its GGUF file, then the text of its licence.
+    The order is: its README, its config, the keys of its GGUF file, the text of its licence.
     """
     front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
     if front is not None:
@@ -99,7 +99,10 @@ def license_of(folder: Path) -> tuple[str | None, str | None]:
 
 
 def command(spec: Spec) -> str:
-    """Return the command that does the job again, beside the artifact's recipe.json. MODEL, DATA: folders of what was sent."""
+    """Return the command that runs the job again, with the artifact's recipe.json.
+
+    MODEL and DATA stand for the folders of the uploaded model and data.
+    """
     words = ["lathe", "submit", "--model", "MODEL"]
     for number in range(len(spec.asked)):
         words += ["--data", "DATA" if len(spec.asked) == 1 else f"DATA_{number + 1}"]
@@ -120,7 +123,10 @@ def command(spec: Spec) -> str:
 
 
 def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
-    """Return the columns that are called otherwise than usual; one command names them for all of its datasets."""
+    """Return the columns with other than the default names.
+
+    One command names them for all of its datasets.
+    """
     usual = Columns().model_dump()
     return {
         key: value for part in parts for key, value in part.data.columns.model_dump().items() if value not in (None, usual[key])
@@ -141,7 +147,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _license_files(folder: Path) -> list[Path]:
-    """Return the files at a folder's top that are a licence or a notice by their names."""
+    """Return the files at the top level of a folder whose names are those of a licence or a notice."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -150,7 +156,10 @@ def _license_files(folder: Path) -> list[Path]:
 
 
 def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
-    """Return (a GGUF file's name, what it says of its licence); nothing of a damaged one, which is refused where it opens."""
+    """Return (a GGUF file's name, its `general.license`).
+
+    Both are None if the file is damaged: it is refused when it is opened.
+    """
     try:
         path, content = gguf_model.read_model(folder)
     except CompressionError:
@@ -159,7 +168,10 @@ def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
 
 
 def _hub_name(folder: Path) -> str | None:
-    """Return what the model is called on the hub, where its config says it: a local path says nothing."""
+    """Return the model's name on the hub if its config states it, else None.
+
+    A local path is not such a name.
+    """
     name = _config(folder).get("_name_or_path")
     return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
 

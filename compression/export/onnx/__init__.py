@@ -1,1 +1,1 @@
-"""ONNX files: traced for encoders, written node by node for decoders, and their integers."""
+"""Writes ONNX files: traced for encoders, node by node for decoders, and quantized."""

@@ -1,4 +1,4 @@
-"""The graph of a classifier made of a decoder: the layers are the language model's, read at once, and nothing is cached."""
+"""Writes the graph of a decoder classifier: the language model's layers in one pass, without a cache."""
 
 import numpy as np
 import onnx
@@ -14,8 +14,8 @@ from compression.quantization.fake_quantize import Simulation
 class Classifier(Body):
     """The graph of a stock …ForSequenceClassification of a decoder.
 
-    It reads input_ids and attention_mask, (b, s) int64, and answers logits (b, labels). As stock code has it, positions count
-    from the first token of a row, padding or not, and a row's answer is that of its last token which is not padding.
+    It reads input_ids and attention_mask, (b, s) int64, and returns logits (b, labels). As in stock code, positions count from
+    the first token of a row, padding or not, and a row's logits are those of its last token that is not padding.
     """
 
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
@@ -26,20 +26,20 @@ class Classifier(Body):
         self.places = self.node("Expand", self._counted, self._sizes)
 
     def remembered(self, key: str, value: str, sizes: tuple[int, int, int]) -> tuple[str, str]:
-        """Attend to what is read, and to nothing before it."""
+        """Return the new keys and values alone: there is no cache."""
         del sizes
         return key, value
 
     def tied(self) -> bool:
-        """Say that no layer shares the token table."""
+        """Return False: no layer shares the token table."""
         return False
 
     def logits(self, states: str) -> None:
-        """Write the head over the states (b × s, channels), and as the answer what it says of each row's last token."""
+        """Write the head over the states (b × s, channels), and output the logits of each row's last token."""
         head = adapter_of(self.model).head(self.model).out
         assert head is not None, "a classifier has a head"  # noqa: S101
         said = self.project(states, head)
-        none = -1  # no token's id: without padding the last token of all is a row's last
+        none = -1  # no token has this id: without padding, a row's last token is the last of the sequence
         padding = none if self.config.pad_token_id is None else int(self.config.pad_token_id)
         is_text = self.node("Not", self.node("Equal", "input_ids", self.constant("padding", np.array(padding, np.int64))))
         counted = self.node("Mul", self._counted, self.node("Cast", is_text, to=TensorProto.INT64))
@@ -49,7 +49,7 @@ class Classifier(Body):
         self.node("Gather", said, places, output="logits")
 
     def interface(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-        """Return what the graph is given, and what it answers."""
+        """Return the graph's inputs and outputs."""
         whole, real = TensorProto.INT64, TensorProto.FLOAT
         inputs = [helper.make_tensor_value_info(name, whole, [BATCH, SEQUENCE]) for name in ("input_ids", "attention_mask")]
         return inputs, [helper.make_tensor_value_info("logits", real, [BATCH, self.config.num_labels])]

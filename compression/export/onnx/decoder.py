@@ -1,19 +1,21 @@
-"""Write a decoder with its language head as ONNX: one graph that reads a prompt at once and goes on token by token.
+"""Writes a decoder with its language head as one ONNX graph.
 
-The graph is written node by node from the stock module tree and not traced: tracing takes seconds a model and some copies of
-its weights, and what comes out has an order of nodes of its own. Here a weight is read, rounded, written beside the graph
-(`external`) and forgotten, so that the export adds to the model's own memory the largest of its tensors a few times over.
-That nothing was overlooked is seen twice: each parameter of the model has to be read, and the file's logits are held against
-the engine's before it is shipped (`verify_decoder`).
+The graph reads a prompt in one pass and then decodes token by token.
+The graph is written node by node from the stock module tree and not traced. Tracing takes seconds per model and several
+copies of its weights, and the traced graph has its own order of nodes. Here each weight is read, rounded, written to the
+external data file (`external_data`) and freed, so the export needs only a few times the model's largest tensor in addition to
+the model's own memory. Two checks find a missing weight: each parameter of the model must be read, and the file's logits are
+compared with the engine's before it is shipped (`parity_check.verify`).
 
-Names and layout are those of the usual exports, which optimum and transformers.js open; sizes in letters are free:
+Names and layout are those of the usual exports, which optimum and transformers.js open. Sizes in letters are free:
 
     input_ids (b, s), position_ids (b, s), attention_mask (b, p + s)                    int64
     past_key_values.N.key (b, KV heads, p, channels), past_key_values.N.value           float32, p is 0 for a prompt
     -> logits (b, s, vocabulary), present.N.key (b, KV heads, p + s, channels), present.N.value
 
-All operators are of the standard's opset 20, in dynamic-int8 21, but for weight-only-int4 (`schemes`). A head that is tied to
-the token table shares its bytes with it wherever both are rounded alike: in float32, dynamic-int8 and weight-only-int8.
+All operators are of the standard's opset 20, or in dynamic-int8 of opset 21, except in weight-only-int4 (`quantized_linear`).
+A head that is tied to the token table shares its bytes if both are rounded alike: in float32, dynamic-int8 and
+weight-only-int8.
 """
 
 from pathlib import Path
@@ -33,7 +35,10 @@ FILE, DATA = "model.onnx", "model.onnx_data"
 
 
 def hindrance(config: PretrainedConfig) -> str | None:
-    """Say why a model of this config cannot be written: its family, its activation or how it turns positions; else None."""
+    """Return why a model of this config cannot be written, or None if it can.
+
+    The reason is its family, its activation, its rotary embedding or cross-attention.
+    """
     try:
         decoder_layers.of(config)
     except UnsupportedArchitecture as problem:
@@ -44,12 +49,12 @@ def hindrance(config: PretrainedConfig) -> str | None:
 def write(
     model: PreTrainedModel, folder: Path, *, simulation: Simulation | None = None, read: Read | None = None
 ) -> tuple[Path, ...]:
-    """Write folder/model.onnx and the weights beside it; return both. The model stays as it is.
+    """Write folder/model.onnx and the weights beside it; return both paths. Does not change the model.
 
-    model: a stock …ForCausalLM or GPT2LMHeadModel; what is simulated in it does not matter. simulation: the integers that are
-    written, None for float32. read: where the weights come from, by default the model itself.
+    model: a stock …ForCausalLM, GPT2LMHeadModel or decoder classifier; integers simulated in it are ignored. simulation: the
+    integers to write, None for float32. read: the source of the weights, by default the model itself.
 
-    Raises UnsupportedArchitecture for what a graph is not known for, RuntimeError where a parameter was overlooked.
+    Raises UnsupportedArchitecture if the config is not supported, RuntimeError if a parameter was not written.
     """
     states = decoder_layers.of(model.config)
     with External(folder / DATA) as data:

@@ -1,4 +1,4 @@
-"""What graphs of decoders are made of: inputs, masks, projections in the numerics asked for, attention with its cache."""
+"""Builds the parts of decoder graphs: inputs, masks, quantized projections, attention with its cache."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,17 +23,18 @@ OPSET, IR = 20, 9
 BATCH, SEQUENCE, PAST = "batch_size", "sequence_length", "past_sequence_length"
 TOTAL = f"{PAST} + {SEQUENCE}"
 PIECE = 16 << 20
-"""Bytes of a table that are rounded at once."""
+"""Bytes of a table that are rounded at a time."""
 MASKED = float(np.finfo(np.float32).min)
-"""What stock code adds to the scores of what may not be seen."""
+"""The value that stock code adds to masked scores."""
 Read = Callable[[str], Tensor]
-"""Gives a parameter or a buffer by its name: for models whose weights are not in memory."""
+"""Returns a parameter or a buffer by name, for models whose weights are not in memory."""
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections; `blocks` says how a layer is made of them.
+    """The graph of one decoder: its inputs, masks and projections.
 
-    Hidden states are rows, (b × s, channels), throughout: ONNX Runtime's kernels for linear layers want matrices.
+    `decoder_layers` builds layers from them.
+    Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
     """
 
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
@@ -54,41 +55,44 @@ class Body(Nodes):
         self.places = "position_ids"
 
     def constant(self, name: str, value: Array) -> str:
-        """Make `value` an initializer, once a name; large ones go to the file beside the graph."""
+        """Make `value` an initializer, once per name; large values go to the external data file."""
         if name not in self.initializers:
             self.initializers[name] = self._data.tensor(name, value)
         return name
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows, 1) uint8. All tensors of a decoder but those of experts have as many."""
+        """Write a zero point for each scale, (rows, 1) uint8.
+
+        All tensors of a decoder have the same number of rows, except those of experts, so they share the zero points.
+        """
         if self.within_expert:
             return super().zero_points(scales)
         return self.once(("zero points",), lambda: super(Body, self).zero_points(scales))
 
     def numbers(self, *values: int) -> str:
-        """Make whole numbers a constant."""
+        """Return a constant vector of these integers, int64."""
         return self.constant(f"numbers_{'_'.join(map(str, values))}", np.array(values, np.int64))
 
     def number(self, value: float) -> str:
-        """Make a number a constant of no dimensions, float32."""
+        """Return a float32 scalar constant."""
         return self.constant(f"number_{value!r}", np.array(value, np.float32))
 
     def split(self, x: str, sizes: tuple[int, ...], axis: int) -> list[str]:
-        """Cut a tensor to parts of these sizes."""
+        """Split a tensor along an axis into parts of these sizes."""
         label = f"Split_{len(self.nodes)}"
         found = [f"{label}_{number}" for number in range(len(sizes))]
         self.nodes.append(helper.make_node("Split", [x, self.numbers(*sizes)], found, name=label, axis=axis))
         return found
 
     def top(self, x: str, count: int) -> tuple[str, str]:
-        """Find the largest of the last axis. -> their values, their places."""
+        """Find the `count` largest elements of the last axis. -> values, indices."""
         label = f"TopK_{len(self.nodes)}"
         found = (f"{label}_values", f"{label}_places")
         self.nodes.append(helper.make_node("TopK", [x, self.numbers(count)], list(found), name=label, axis=-1))
         return found
 
     def once(self, key: tuple[object, ...], make: Callable[[], str]) -> str:
-        """Make something the first time that it is asked for."""
+        """Return the output that `make` writes; it runs once per key."""
         if key not in self._shapes:
             self._shapes[key] = make()
         return self._shapes[key]
@@ -100,23 +104,25 @@ class Body(Nodes):
         return full, self._read(full).detach().to("cpu", torch.float32)
 
     def vector(self, module: nn.Module, name: str) -> str:
-        """Write a vector of a module as it is."""
+        """Write a vector of a module in float32."""
         full, value = self.parameter(module, name)
         return self.constant(full, value.numpy())
 
     # The layers that hold weights.
 
     def project(self, x: str, module: nn.Module) -> str:
-        """Write a linear layer of the model in the numerics asked for, x (rows, in) -> (rows, out)."""
+        """Write a linear layer of the model in the requested scheme: x (rows, in) -> (rows, out)."""
         full, weight = self.parameter(module)
         weight = weight.T if isinstance(module, Conv1D) else weight
         bias = None if module.bias is None else self.parameter(module, "bias")[1]
         return self.product(x, full.removesuffix(".weight"), weight, bias)
 
     def project_together(self, x: str, modules: Mapping[str, nn.Module], stem: str) -> str:
-        """Write linear layers that read the same as one, x (rows, in) -> (rows, sum of outs). modules: by their own names.
+        """Write linear layers with the same input as one layer: x (rows, in) -> (rows, sum of outs).
 
-        A channel's scale is its own, so that the answers stay what they were; only ranges of static layers may differ.
+        modules: by name.
+        Each output channel has its own scale, so the results do not change. Only ranges of static layers may differ, so these
+        layers stay separate.
         """
         if self.simulation is not None and self.simulation.scheme == "static-int8":
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
@@ -132,9 +138,9 @@ class Body(Nodes):
         return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat(weights), bias)
 
     def product(self, x: str, name: str, weight: Tensor, bias: Tensor | None = None) -> str:
-        """Write x·Wᵀ + b in the numerics asked for. x (rows, in), weight (out, in), bias (out,) -> (rows, out)."""
+        """Write x·Wᵀ + b in the requested scheme. x (rows, in), weight (out, in), bias (out,) -> (rows, out)."""
         layer = self._layer(name, weight, bias)
-        # A static layer makes its own of it, in integers.
+        # A static layer writes its bias itself, in integers.
         apart = bias is not None and not isinstance(layer, StaticLinear)
         added = self.constant(f"{name}.bias", bias.numpy()) if apart and bias is not None else None
         if self.simulation is not None:
@@ -147,7 +153,7 @@ class Body(Nodes):
         return self.node("Gemm", x, self.constant(f"{name}.weight", weight.numpy()), *more, transB=1)
 
     def _layer(self, name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """Make a layer that the writers of schemes understand."""
+        """Return an nn.Linear, or its simulated form, that the writers of schemes accept."""
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         layer.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
@@ -159,7 +165,7 @@ class Body(Nodes):
         return layer
 
     def look_up(self, ids: str, module: nn.Module) -> str:
-        """Write an embedding, ids (rows,) -> (rows, channels)."""
+        """Write an embedding: ids (rows,) -> (rows, channels)."""
         full, weight = self.parameter(module)
         name = full.removesuffix(".weight")
         if self.simulation is None:
@@ -173,17 +179,23 @@ class Body(Nodes):
         return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales)
 
     def _turned(self, table: nn.Module) -> bool:
-        """Say whether a table lies as (channels, rows): MatMulInteger has no other way to read what it shares."""
+        """Return whether a table is stored as (channels, rows).
+
+        MatMulInteger can read a shared table in no other layout.
+        """
         scheme = None if self.simulation is None else self.simulation.scheme
         return scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
 
     def tied(self) -> bool:
-        """Say whether the head is the token table."""
+        """Return whether the head shares the token table."""
         head = self.model.get_output_embeddings()
         return head.weight is self.model.get_input_embeddings().weight
 
     def _table(self, name: str, weight: Tensor, *, turned: bool) -> tuple[str, str]:
-        """Store a table in int8, once, rounded piece by piece. -> integers, (rows, channels) or turned; scales (rows,)."""
+        """Store a table in int8, once, rounded piece by piece.
+
+        -> integers, (rows, channels) or transposed; scales (rows,).
+        """
         if name not in self._tables:
             assert self.simulation is not None, "float32 has no integers"  # noqa: S101
             levels = self.simulation.table_levels(tied=turned)
@@ -196,7 +208,7 @@ class Body(Nodes):
         return self._tables[name]
 
     def logits(self, states: str) -> None:
-        """Write the head over states (b × s, channels), and what the graph answers."""
+        """Write the head over states (b × s, channels), and the graph's output `logits`."""
         head = self.model.get_output_embeddings()
         scheme = None if self.simulation is None else self.simulation.scheme
         if not self.tied():
@@ -221,7 +233,7 @@ class Body(Nodes):
     # Attention.
 
     def heads(self, x: str, count: int, size: int) -> str:
-        """Rows (b × s, count × size) -> (b, count, s, size)."""
+        """Split rows into heads: (b × s, count × size) -> (b, count, s, size)."""
         shape = self.once(("heads", count, size), lambda: self._joined(self._sizes, self.numbers(count, size)))
         return self.node("Transpose", self.node("Reshape", x, shape), perm=[0, 2, 1, 3])
 
@@ -231,18 +243,19 @@ class Body(Nodes):
     def attend(
         self, query: str, key: str, value: str, *, scale: float, window: int | None, sizes: tuple[int, int, int, int]
     ) -> str:
-        """Write attention over what is cached and what is new, and the cache's outputs. -> rows (b × s, heads × value size).
+        """Write attention over cached and new keys, and the cache's outputs.
 
+        -> rows (b × s, heads × value size).
         query (b, heads, s, size), key (b, groups, s, size), value (b, groups, s, value size); sizes: heads, groups, size, value
-        size. window: how many tokens, itself included, a token sees, None for all before it.
+        size. window: how many tokens a token sees, itself included; None for all tokens before it.
         """
         heads, groups, size, value_size = sizes
         keys, values = self.remembered(key, value, (groups, size, value_size))
-        # Query heads of a group lie behind each other, so that keys and values need no copy for each.
+        # Query heads of a group are adjacent, so keys and values need no copy for each head.
         each = heads // groups
         together = self.node("Reshape", query, self.numbers(0, groups, -1, size)) if each > 1 else query
         product = self.node("MatMul", together, self.node("Transpose", keys, perm=[0, 1, 3, 2]))
-        scores = self.node("Mul", product, self.number(scale))  # right behind the product, whose kernel then does it
+        scores = self.node("Mul", product, self.number(scale))  # right after the product, so that its kernel scales
         if each > 1:
             batch, sequence = (self._size(at) for at in (0, 1))
             apart = ("scores", groups, each)
@@ -266,7 +279,10 @@ class Body(Nodes):
         return self.node("Reshape", self.node("Transpose", found, perm=[0, 2, 1, 3]), self.numbers(-1, heads * value_size))
 
     def remembered(self, key: str, value: str, sizes: tuple[int, int, int]) -> tuple[str, str]:
-        """Put a layer's new keys and values behind those that are cached, for the next. sizes: groups, size, value size."""
+        """Append a layer's new keys and values to the cached ones; output both.
+
+        sizes: groups, size, value size.
+        """
         past, number = f"past_key_values.{len(self._caches)}", len(self._caches)
         self._caches.append(sizes)
         keys = self.node("Concat", f"{past}.key", key, axis=2, output=f"present.{number}.key")
@@ -276,7 +292,10 @@ class Body(Nodes):
         return self.once(("size", at), lambda: self.node("Gather", self._sizes, self.numbers(at)))
 
     def _bias(self, window: int | None, *, grouped: bool) -> str:
-        """Return 0 where a token may see another, else the least number: (b, 1, s, p + s), with a 1 more for groups."""
+        """Return the mask that is added to scores, (b, 1, s, p + s), or (b, 1, 1, s, p + s) if grouped.
+
+        It is 0 if a token may see another token, else MASKED.
+        """
 
         def made() -> str:
             past = self.once(("past",), lambda: self.node("Squeeze", self.node("Sub", self._total, self._size(1))))
@@ -295,7 +314,10 @@ class Body(Nodes):
         return self.once(("grouped", window), lambda: self.node("Unsqueeze", bias, self.numbers(1))) if grouped else bias
 
     def turns(self, frequencies: Tensor, factor: float) -> tuple[str, str]:
-        """Write cosines and sines of all positions' angles, (b, 1, s, frequencies) each. frequencies: radians a position."""
+        """Write cosines and sines of all positions' angles, (b, 1, s, frequencies) each.
+
+        frequencies: radians per position; factor: multiplies both.
+        """
 
         def angles() -> str:
             places = self.node("Cast", self.node("Unsqueeze", self.places, self.numbers(1, 3)), to=TensorProto.FLOAT)
@@ -308,10 +330,10 @@ class Body(Nodes):
             return scaled[0], scaled[1]
         return found[0], found[1]
 
-    # The whole.
+    # The whole graph.
 
     def interface(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-        """Return what the graph is given, and what it answers."""
+        """Return the graph's inputs and outputs."""
         whole, real = TensorProto.INT64, TensorProto.FLOAT
         inputs = [
             helper.make_tensor_value_info("input_ids", whole, [BATCH, SEQUENCE]),
@@ -327,7 +349,7 @@ class Body(Nodes):
         return inputs, outputs
 
     def proto(self) -> onnx.ModelProto:
-        """Put all together."""
+        """Return the finished model."""
         inputs, outputs = self.interface()
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
         opset, ir = BLOCKS if self.has_blocks else (OPSET, IR)
@@ -338,7 +360,7 @@ class Body(Nodes):
 
 
 def _from(model: nn.Module) -> Read:
-    """Return what gives a model's own parameters and buffers by their names."""
+    """Return a function that returns a model's own parameters and buffers by name."""
 
     def read(name: str) -> Tensor:
         owner, _, leaf = name.rpartition(".")
@@ -349,7 +371,7 @@ def _from(model: nn.Module) -> Read:
 
 
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-"""Names that configs have for the functions that are known here."""
+"""Config names of the supported activation functions."""
 
 
 def activation(to: Nodes, x: str, name: str) -> str:

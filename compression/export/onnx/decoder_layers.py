@@ -1,4 +1,4 @@
-"""How the layers of each family of decoders compute, written with the parts of `body`. Read in transformers 5.24's own code."""
+"""Writes the layers of each decoder family with `decoder_graph`, after the code of transformers 5.24."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,14 @@ from compression.export.onnx.moe import routed
 from compression.schema.errors import UnsupportedArchitecture
 
 FIXED_TURNS = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose frequencies do not depend on how long a text is."""
+"""Rotary embeddings whose frequencies do not depend on the text's length."""
 States = Callable[[Body], str]
 
 
 def of(config: PretrainedConfig) -> States:
-    """Return what writes a family's states after the last norm, (b × s, channels).
+    """Return the function that writes a family's states after the last norm, (b × s, channels).
 
-    Raises UnsupportedArchitecture where the family, or something that its config asks for, is not known.
+    Raises UnsupportedArchitecture if the family, or an option of its config, is not supported.
     """
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
@@ -35,7 +35,7 @@ def of(config: PretrainedConfig) -> States:
 
 
 def rotary_states(body: Body) -> str:
-    """Llama, Mistral, Qwen2 and Qwen3, and with latent attention and experts DeepSeek-V2 and V3."""
+    """Write Llama, Mistral, Qwen2 and Qwen3, and, with latent attention and experts, DeepSeek-V2 and V3."""
     stack: Any = body.model.base_model
     x = body.look_up(body.ids, stack.embed_tokens)
     for number, layer in enumerate(stack.layers):
@@ -52,7 +52,7 @@ def rotary_states(body: Body) -> str:
 
 
 def gpt2_states(body: Body) -> str:
-    """GPT-2: LayerNorm, a table of positions, queries, keys and values from one matrix."""
+    """Write GPT-2: LayerNorm, a table of positions, queries, keys and values from one matrix."""
     config = body.config
     stack: Any = body.model.base_model
     places = body.node("Reshape", body.places, body.numbers(-1))
@@ -73,11 +73,11 @@ FAMILIES: dict[str, States] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "deepseek_v2", "deepseek_v3"), rotary_states),
     "gpt2": gpt2_states,
 }
-"""By the model_type of the stock config."""
+"""model_type of the stock config → its function."""
 
 
 def rms_norm(body: Body, x: str, norm: nn.Module) -> str:
-    """Divide the last axis by its root mean square and scale it, any shape. ONNX Runtime makes one kernel of these nodes."""
+    """Write an RMSNorm over the last axis, any shape. ONNX Runtime fuses these nodes to one kernel."""
     squares = body.node("Pow", x, body.number(2.0))
     mean = body.node("ReduceMean", squares, body.numbers(-1), keepdims=1)
     root = body.node("Sqrt", body.node("Add", mean, body.number(norm.variance_epsilon)))  # type: ignore[arg-type]
@@ -91,13 +91,13 @@ def layer_norm(body: Body, x: str, norm: nn.Module) -> str:
 
 
 def gated(body: Body, x: str, mlp: Any) -> str:
-    """Write a gated feed-forward part, rows -> rows."""
+    """Write a gated feed-forward layer: rows -> rows."""
     gate = activation(body, body.project(x, mlp.gate_proj), body.config.hidden_act)
     return body.project(body.node("Mul", gate, body.project(x, mlp.up_proj)), mlp.down_proj)
 
 
 def grouped(body: Body, x: str, part: Any, number: int) -> str:
-    """Write attention whose keys and values several query heads may share, rows -> rows."""
+    """Write grouped-query attention, in which query heads may share keys and values: rows -> rows."""
     config, size = body.config, part.head_dim
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     stem = f"layers.{number}.self_attn"
@@ -116,9 +116,9 @@ def grouped(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def latent(body: Body, x: str, part: Any, number: int) -> str:
-    """Write DeepSeek's latent attention, rows -> rows.
+    """Write DeepSeek's latent attention: rows -> rows.
 
-    The cache holds each head's own keys and values, as other families' does: a token is unfolded once, when it comes.
+    The cache holds each head's own keys and values, as in other families: a token's latent is expanded once, when it is read.
     """
     del number
     heads, plain, rope, value_size = part.num_heads, part.qk_nope_head_dim, part.qk_rope_head_dim, part.v_head_dim
@@ -130,7 +130,7 @@ def latent(body: Body, x: str, part: Any, number: int) -> str:
     squeezed, shared = body.split(body.project(x, part.kv_a_proj_with_mqa), (part.kv_lora_rank, rope), axis=1)
     unfolded = body.project(rms_norm(body, squeezed, part.kv_a_layernorm), part.kv_b_proj)
     keys, value = body.split(body.heads(unfolded, heads, plain + value_size), (plain, value_size), axis=3)
-    # V2 always turns neighbours; V3's config says whether it does, or turns halves as Llama does.
+    # V2 always rotates neighbours. V3's config states whether it rotates neighbours, or halves as Llama does.
     neighbours = getattr(body.config, "rope_interleave", True)
     moving = turned(body, moving, rope, neighbours=neighbours)
     one = turned(body, body.heads(shared, 1, rope), rope, neighbours=neighbours)
@@ -143,9 +143,11 @@ def latent(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def turned(body: Body, x: str, size: int, *, neighbours: bool = False) -> str:
-    """Turn pairs of channels by the angles of their positions (rotary embedding). x (b, heads, s, size) -> the same shape.
+    """Rotate pairs of channels by the angles of their positions (rotary embedding).
 
-    A pair is a channel and the one half a head further, or two neighbours; these come out as halves, queries and keys alike.
+    x (b, heads, s, size) -> the same shape.
+    A pair is a channel and the one half a head further, or two neighbours. The output of neighbours is in halves, for queries
+    and keys alike.
     """
     cosines, sines = _tables(body)
     if neighbours:
@@ -163,9 +165,9 @@ def _pairs(body: Body, x: str, size: int) -> str:
 
 
 def _tables(body: Body) -> tuple[str, str]:
-    """Return cosines of both halves, and sines whose first half is negated, (b, 1, s, size) each."""
+    """Write cosines of both halves, and sines whose first half is negated, (b, 1, s, size) each."""
     rotary: Any = body.model.base_model.rotary_emb
-    with torch.device("cpu"):  # the model's own may have no values
+    with torch.device("cpu"):  # the model's own rotary embedding may have no values
         fresh = type(rotary)(body.config)
     cosines, sines = body.turns(fresh.inv_freq, float(fresh.attention_scaling))
     both = body.once(("cosines",), lambda: body.node("Concat", cosines, cosines, axis=3))
@@ -174,7 +176,10 @@ def _tables(body: Body) -> tuple[str, str]:
 
 
 def _window(config: PretrainedConfig, number: int) -> int | None:
-    """Say how many tokens a layer sees, None for all. What a stock class does not read, a key left over, says nothing."""
+    """Return how many tokens a layer sees, None for all.
+
+    Ignores config keys that the stock class does not read.
+    """
     limited = config.model_type == "mistral"  # all of its layers
     if config.model_type in ("qwen2", "qwen3"):
         limited = config.layer_types[number] == "sliding_attention"

@@ -1,9 +1,10 @@
-"""Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its integers by `integers.to_int8`.
+"""Writes a model as an ONNX file that stock ONNX Runtime opens.
 
-Only operators of the standard are in the file, of opset 20 (ONNX Runtime 1.17 and later), in dynamic-int8 of opset 21 (1.20 and
-later): ONNX Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere. The one
-exception is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, but for classifiers of a kind
-that `decoder` does not know.
+This module writes FP32, and `quantize_graph.to_int8` converts it to integers.
+The file has only standard operators, of opset 20 (ONNX Runtime 1.17 and later), or in dynamic-int8 of opset 21 (1.20 and
+later). ONNX Runtime fuses them for each machine when it opens the file, and the same file stays valid elsewhere. The one
+exception is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers of a
+family that `decoder` does not support.
 """
 
 import copy
@@ -34,19 +35,20 @@ FILE = "model.onnx"
 
 
 def is_language_model(model: nn.Module) -> bool:
-    """Say whether a model's artifact has a cache, and goes on with texts."""
+    """Return whether a model is a language model: its artifact has a cache and generates text."""
     return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
 
 
 def is_written(model: nn.Module) -> bool:
-    """Say whether a model's graph is written layer by layer and not traced: a decoder's, of a kind that is known there."""
+    """Return whether `decoder` writes a model's graph layer by layer, so that it is not traced."""
     return is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
 
 
 def hindered(model: nn.Module) -> str | None:
-    """Say why there is no file of a decoder: no graph of it is written, and a traced one would be too large; else None.
+    """Return why a decoder has no ONNX file, or None if it has one.
 
-    A classifier whose graph is not written is traced, up to an ONNX file's 2 GiB; those of other families always are.
+    It has none if `decoder` does not support it and a traced graph would be too large. A classifier that `decoder` does not
+    support is traced if its file stays within ONNX's 2 GiB. Models that are not decoders are always traced.
     """
     if not is_decoder(model):
         return None
@@ -55,10 +57,10 @@ def hindered(model: nn.Module) -> str | None:
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """Return a copy for inference without simulated integers, its attention spelled out.
+    """Return a copy for inference without simulated integers, with eager attention.
 
-    Written with eager attention the graph is shorter than with SDPA (whose translation guards against rows that are
-    masked altogether) and ONNX Runtime runs it faster, in FP32 as in INT8.
+    With eager attention the graph is shorter than with SDPA (whose translation guards against fully masked rows), and ONNX
+    Runtime runs it faster, both in FP32 and in INT8.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     remove_fake_quantization(twin)
@@ -70,11 +72,11 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
-    """Write `model` to folder/model.onnx and return that path. The model itself stays as it is.
+    """Write `model` to folder/model.onnx and return that path. Does not change the model.
 
-    int8 writes integers for every linear layer and embedding: those that are simulated in `model`, dynamic-int8 where none
-    are. Decoders are written by `decoder`, with their weights in a second file. Raises RuntimeError where one of them
-    could not be found in the traced graph.
+    int8: write integers for every linear layer and embedding: those that `model` simulates, or dynamic-int8 if it simulates
+    none. `decoder` writes decoders, with their weights in a second file. Raises RuntimeError if a linear layer or embedding is
+    not found in the traced graph.
     """
     if is_written(model):
         simulation = (simulation_of(model) or DYNAMIC) if int8 else None

@@ -1,7 +1,7 @@
-"""The file beside an ONNX graph that holds its weights, written tensor by tensor: none of them is in memory for longer.
+"""Writes the external data file of an ONNX graph, with one tensor in memory at a time.
 
-A graph with its weights inside is one protobuf message, which may not pass 2 GiB and has to be in memory whole to be written
-or read. A file beside it has neither limit, and runtimes map it.
+A graph that contains its weights is one protobuf message. It must not exceed 2 GiB and must be in memory as a whole to be
+written or read. An external file has neither limit, and runtimes map it.
 """
 
 from pathlib import Path
@@ -15,22 +15,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[np.generic]
 SMALLEST = 1 << 13
-"""Bytes. What is smaller stays in the graph, where runtimes look for shapes and other constants when they open it."""
+"""Bytes. Smaller tensors stay in the graph, where runtimes read shapes and other constants when they open it."""
 PAGE = 4096
-"""Bytes that offsets are multiples of, so that a tensor can be mapped where it lies (onnx.proto asks for it)."""
+"""Bytes. Offsets are multiples of it, so that a tensor can be mapped in place (onnx.proto requires it)."""
 
 
 class External:
-    """The open file, to which constants are appended."""
+    """The open external data file, to which constants are appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("xb")
 
     def tensor(self, name: str, value: Array) -> onnx.TensorProto:
-        """Store a value and return what the graph says of it: where it lies, or the value itself where that is small.
+        """Store a value and return its tensor for the graph.
 
-        Raises OSError where the disk is full.
+        It is a reference to the file, or the value itself if it is small.
+        Raises OSError if the disk is full.
         """
         value = np.ascontiguousarray(value)
         if value.nbytes < SMALLEST:

@@ -1,9 +1,10 @@
-"""Rewrite a model's ONNX graph so that hidden states are rows, (batch × sequence, features), outside of attention.
+"""Rewrites an ONNX graph so that hidden states outside of attention are rows.
 
-Three reasons, all seen in the CPU kernels of ONNX Runtime 1.32: QuantizeLinear takes one scale a row only for a
-matrix; a matrix product with a bias becomes one Gemm; and a residual sum of three dimensions is fused with its
-LayerNormalization to SkipLayerNormalization, which takes five times as long as the two kernels apart (202 µs against 37
-for 128 × 384). The baseline is given the same form as what it is compared with.
+Rows are (batch × sequence, features).
+There are three reasons, all observed in the CPU kernels of ONNX Runtime 1.32. QuantizeLinear takes one scale per row only for
+a matrix. A matrix product with a bias becomes one Gemm. A residual sum of three dimensions is fused with its
+LayerNormalization to SkipLayerNormalization, which takes five times as long as the two separate kernels (202 µs against 37
+for 128 × 384). The baseline gets the same form as the artifacts that it is compared with.
 """
 
 import numpy as np
@@ -14,9 +15,9 @@ ROWWISE = (
     *("Add", "Gelu", "LayerNormalization", "MatMul", "Relu", "Tanh", "Mul", "Sigmoid", "Erf", "Div", "Pow"),
     *("ReduceMean", "Sqrt", "Reciprocal"),  # with Pow and Mul a decoder's RMSNorm
 )
-"""Operators that treat each row by itself, if their other inputs are constants of at most one row (or a matrix, for MatMul)."""
+"""Operators that compute each row independently if their other inputs are constants of one row (for MatMul, a matrix)."""
 STARTS = ("LayerNormalization", "Pow", "MatMul")
-"""Operators that hidden states which are no rows yet are made rows for: those of norms, and linear layers."""
+"""Operators whose three-dimensional hidden states are flattened to rows: those of norms, and linear layers."""
 
 
 class _Flattener:
@@ -35,7 +36,7 @@ class _Flattener:
         self.leading = [dim.dim_param for dim in ids.type.tensor_type.shape.dim]
 
     def is_hidden(self, name: str) -> bool:
-        """Say whether a tensor is (batch, sequence, features), its features known."""
+        """Return whether a tensor is (batch, sequence, features) with a known number of features."""
         shape = self.shapes.get(name, [])
         return len(shape) == 3 and shape[:2] == self.leading and isinstance(shape[2], int)
 
@@ -48,7 +49,7 @@ class _Flattener:
         self.nodes.append(helper.make_node("Reshape", [source, shape], [output], name=f"{output}_reshape"))
 
     def restore(self, name: str) -> None:
-        """Give a tensor its three dimensions back, for a reader that needs them."""
+        """Restore a tensor's three dimensions for a node that needs them."""
         if name in self.rows and name not in self.restored:
             features = self.constant(f"rows.only_{self.shapes[name][2]}", [int(self.shapes[name][2])])
             lengths, shape = f"{name}_lengths", f"{name}_shape"
@@ -58,7 +59,7 @@ class _Flattener:
             self.restored.add(name)
 
     def flat(self, node: onnx.NodeProto, inputs: list[str]) -> None:
-        """Copy a node with other inputs, its output as rows."""
+        """Copy a node with other inputs; its output is rows."""
         output = f"{node.output[0]}_rows"
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -70,7 +71,7 @@ class _Flattener:
         if self.is_hidden(node.output[0]):
             width = int(self.shapes[node.output[0]][2])
             if node.op_type == "Reshape":
-                if node.input[0] in self.rows:  # as wide as it was
+                if node.input[0] in self.rows:  # the width does not change
                     self.rows[node.output[0]] = self.rows[node.input[0]]
                 else:
                     self.flat(node, [node.input[0], self.constant(f"rows.of_{width}", [-1, width])])
@@ -90,11 +91,14 @@ class _Flattener:
         self.nodes.append(node)
 
     def is_linear(self, node: onnx.NodeProto) -> bool:
-        """Say whether a product is one with a constant matrix: a linear layer."""
+        """Return whether a MatMul multiplies by a constant matrix: a linear layer."""
         return node.input[1] in self.constants and len(self.constants[node.input[1]].dims) == 2
 
     def apart(self, node: onnx.NodeProto) -> None:
-        """Let a linear layer over more dimensions read rows, and give what it says these dimensions back."""
+        """Flatten the input of a linear layer over more dimensions to rows.
+
+        Its output gets these dimensions back.
+        """
         given, said = node.input[0], node.output[0]
         self.restore(given)
         inputs, outputs = self.constants[node.input[1]].dims
@@ -111,13 +115,16 @@ class _Flattener:
         self.reshape(f"{said}_rows", f"{said}_shape", said)
 
     def begin(self, name: str) -> None:
-        """Make hidden states rows."""
+        """Flatten hidden states to rows."""
         width = int(self.shapes[name][2])
         self.reshape(name, self.constant(f"rows.of_{width}", [-1, width]), f"{name}_rows")
         self.rows[name] = f"{name}_rows"
 
     def is_rowwise(self, node: onnx.NodeProto) -> bool:
-        """Say whether a node treats each row by itself; a mean is one over the last axis alone, which it keeps."""
+        """Return whether a node computes each row independently.
+
+        A mean must be over the last axis alone and keep it.
+        """
         if node.op_type != "ReduceMean":
             return node.op_type in ROWWISE
         axes = self.constants.get(node.input[1]) if len(node.input) > 1 else None
@@ -128,15 +135,15 @@ class _Flattener:
         return name in self.constants and len(self.constants[name].dims) <= (2 if node.op_type == "MatMul" else 1)
 
     def copies_dimensions(self, node: onnx.NodeProto) -> bool:
-        """Say whether a Reshape's 0 would mean "as in the input", whose dimensions we change."""
+        """Return whether a Reshape has a 0, which copies a dimension of the input; flattening changes those."""
         shape = self.constants.get(node.input[1])
         return shape is not None and bool((numpy_helper.to_array(shape) == 0).any())
 
 
 def flatten_sequence(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same function of the same inputs, its hidden states as rows.
+    """Return a graph of the same function and inputs, with hidden states as rows.
 
-    What is not understood stays as it was: the result is right for every graph, and fast for encoders and decoders.
+    Unknown nodes stay unchanged: the result is correct for every graph, and fast for encoders and decoders.
     """
     out = onnx.ModelProto()
     out.CopyFrom(proto)

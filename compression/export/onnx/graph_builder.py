@@ -1,19 +1,20 @@
-"""A graph that grows: nodes, constants, and layers written as their integers compute. What all writers of ONNX files share.
+"""Builds ONNX graphs from nodes, constants and quantized layers. All writers of ONNX files share it.
 
 In dynamic-int8, with operators of the ONNX standard alone, a linear layer y = x·Wᵀ + b over rows x becomes
 
     s = max(max|x| / 127, tiny)                     one scale per row, (rows, 1)
-    q = QuantizeLinear(x, s, zero point 128)        uint8, because u8 × s8 is what processors have instructions for
+    q = QuantizeLinear(x, s, zero point 128)        uint8, because processors have instructions for u8 × s8
     a = MatMulInteger(q, W_int8, zero point 128)    exact integers
     y = DequantizeLinear(a, s) · w + b              s per row, w per column
 
-A row is one block of opset 21's QuantizeLinear (`block_size`). One scale along axis 0 says the same at the same speed, but
-where the number of rows is free OpenVINO misreads it: it fails on some lengths and answers nonsense on others. Of blocks it
-says that it cannot convert them, or, once shapes are fixed, reads them rightly (docs/decisions/0029-what-openvino-reads.md).
+A row is one block of opset 21's QuantizeLinear (`block_size`). One scale along axis 0 means the same at the same speed, but
+if the number of rows is free, OpenVINO misreads it: it fails on some lengths and computes wrong results on others. OpenVINO
+reports that it cannot convert blocks, or, once shapes are fixed, reads them correctly
+(docs/decisions/0029-what-openvino-reads.md).
 
-and in every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per
-row divides, rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way
-back. Layers that read the same tensor share one quantization of it.
+In every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per row
+divides, rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the reverse, also in one
+pass. Layers that read the same tensor share one quantization of it.
 """
 
 import numpy as np
@@ -31,15 +32,15 @@ from compression.quantization.weight_only import WeightOnlyLinear
 Array = npt.NDArray[np.generic]
 ZERO_POINT = 128
 HUGE = 1e30
-"""In units of which every scale rounds to 0, and 255 of which are still a float32: OpenVINO multiplies them."""
+"""A unit in which every scale rounds to 0. 255 units still fit in a float32: OpenVINO multiplies them."""
 BLOCKS = (21, 10)
-"""Opset and IR version of files with blocks: ONNX Runtime 1.20 and later."""
+"""Opset and IR version of files with blocks, for ONNX Runtime 1.20 and later."""
 
 
 class Nodes:
-    """Nodes in their order and constants by their names; what was quantized is remembered by the tensor that was.
+    """Nodes in order, constants by name, and the quantized form of each tensor that has one.
 
-    label: what names of nodes begin with, so that those of two passes differ.
+    label: prefix of node names, so that the names of two passes differ.
     """
 
     def __init__(self, label: str = "int8") -> None:
@@ -50,7 +51,7 @@ class Nodes:
         self.ranged: dict[tuple[str, float, int], str] = {}
 
     def constant(self, name: str, value: Array) -> str:
-        """Make `value` an initializer, once a name."""
+        """Make `value` an initializer, once per name."""
         if name not in self.initializers:
             self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
@@ -82,11 +83,11 @@ class Nodes:
 
     @property
     def has_blocks(self) -> bool:
-        """Say whether the graph needs the opset of BLOCKS."""
+        """Whether the graph needs the opset of BLOCKS."""
         return bool(self.quantized)
 
     def dequantized(self, x: str, scale: float, zero: int) -> str:
-        """Round x to a static range and back, once for all who ask for the same."""
+        """Quantize x to a static range and dequantize it, once for each tensor and range."""
         if (x, scale, zero) not in self.ranged:
             number = len(self.ranged)
             units = self.constant(f"int8.range_{number}_scale", np.array(scale, np.float32))
@@ -96,7 +97,10 @@ class Nodes:
         return self.ranged[x, scale, zero]
 
     def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
-        """Write x·Wᵀ + b as the module computes: x (rows, in) -> (rows, out). Not simulated, it becomes dynamic-int8."""
+        """Write x·Wᵀ + b as the module computes it: x (rows, in) -> (rows, out).
+
+        A module without simulated integers becomes dynamic-int8.
+        """
         if isinstance(module, StaticLinear):
             return static_linear(self, x, name, module, output)
         if isinstance(module, WeightOnlyLinear):
@@ -119,7 +123,7 @@ class Nodes:
         return self.node("Add", self.node("Mul", by_row, scale), bias, output=output)
 
     def embedding(self, name: str, module: nn.Module, ids: str, output: str | None = None) -> str:
-        """Write the look-up of int8 rows and their scales."""
+        """Write the lookup of int8 rows and their scales."""
         integers, scale = integer_rows(matrix(module), levels_of(module))
         rows = self.node("Gather", self.constant(f"{name}.weight_int8", integers.numpy()), ids)
         scales = self.node("Gather", self.constant(f"{name}.weight_scale", scale.numpy()), ids)

@@ -1,4 +1,7 @@
-"""Mixtures of experts as an ONNX graph: each expert reads the rows that are sent to it, and no others. DeepSeek-V2 and V3."""
+"""Writes DeepSeek-V2's and V3's mixtures of experts as ONNX nodes.
+
+Each expert reads only the rows that are routed to it.
+"""
 
 from typing import Any
 
@@ -11,8 +14,8 @@ from compression.export.onnx.softmax import softmax
 def routed(body: Body, x: str, part: Any) -> str:
     """Write the routed experts of a layer, rows (b × s, channels) -> the same shape.
 
-    part: the stock module, with its router in `gate` and fused weights in `experts`. The router's weights are laid into a table
-    of rows by experts; where that is 0, the row is not sent to the expert.
+    part: the stock module, with its router in `gate` and fused weights in `experts`. The router's weights form a table of rows
+    by experts; an entry of 0 means that the row is not routed to the expert.
     """
     shares = _shares(body, x, part.gate)
     name, up = body.parameter(part.experts, "gate_up_proj")
@@ -38,11 +41,14 @@ def routed(body: Body, x: str, part: Any) -> str:
 
 
 def _shares(body: Body, x: str, router: Any) -> str:
-    """Write a router, rows (b × s, channels) -> the weight of each expert for each row, (b × s, experts), mostly 0."""
+    """Write a router that returns the weight of each expert for each row.
+
+    rows (b × s, channels) -> (b × s, experts), mostly 0.
+    """
     name, weight = body.parameter(router)
     asked = body.plain_product(x, name.removesuffix(".weight"), weight)
     corrected = hasattr(router, "e_score_correction_bias")
-    if corrected:  # V3: experts do not compete, and a correction that is learned apart has a say in the choice alone
+    if corrected:  # V3: experts do not compete, and a separately learned correction affects only the choice
         scores = body.node("Sigmoid", asked)
         bias = body.vector(router, "e_score_correction_bias")
         choice = _of_groups(body, body.node("Add", scores, bias), router, best=2, outside=-np.inf)
@@ -62,7 +68,10 @@ def _shares(body: Body, x: str, router: Any) -> str:
 
 
 def _of_groups(body: Body, scores: str, router: Any, *, best: int, outside: float) -> str:
-    """Leave the scores of the best groups, judged by the sum of their `best` experts, and set all others to `outside`."""
+    """Keep the scores of the best groups and set all others to `outside`.
+
+    Groups are ranked by the sum of their `best` highest experts.
+    """
     groups, each = router.num_group, router.num_experts // router.num_group
     apart = body.node("Reshape", scores, body.numbers(-1, groups, each))
     judged = body.node("ReduceSum", body.top(apart, best)[0], body.numbers(-1), keepdims=0)

@@ -1,4 +1,7 @@
-"""Turn an FP32 ONNX graph into integers as `numerics` defines them: layers are found here and written by `nodes`."""
+"""Quantizes an FP32 ONNX graph with the schemes of `quantization`.
+
+This module finds the layers; `graph_builder` writes them.
+"""
 
 from collections.abc import Mapping
 
@@ -13,7 +16,7 @@ from compression.models.linear_layers import matrix
 
 
 class _Surgeon(Nodes):
-    """One pass over a graph in topological order: copies nodes to a new list, replacing linear layers and embeddings."""
+    """Copies a graph's nodes in topological order and replaces linear layers and embeddings."""
 
     def __init__(self, proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class _Surgeon(Nodes):
         return self.names.get(_fingerprint(value)) or self.names.get(_fingerprint(value.T))
 
     def operate(self) -> None:
-        """Replace all; raises RuntimeError where a layer was not found."""
+        """Replace all layers. Raises RuntimeError if a layer is not found."""
         skipped: set[str] = set()
         for node in self.graph.node:
             if node.output[0] in skipped:
@@ -59,7 +62,7 @@ class _Surgeon(Nodes):
             raise RuntimeError(f"not found in the traced graph: {', '.join(sorted(missed))}")
 
     def bias_after(self, node: onnx.NodeProto) -> tuple[str | None, str]:
-        """Return the constant that is added right after a MatMul, if so, and the name of the sum."""
+        """Return (the constant added right after a MatMul, name of the sum), or (None, MatMul's output)."""
         readers = self.readers.get(node.output[0], [])
         if len(readers) == 1 and readers[0].op_type == "Add":
             other = [name for name in readers[0].input if name != node.output[0]]
@@ -69,12 +72,13 @@ class _Surgeon(Nodes):
 
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
-    """Return `proto` with the linear layers and embeddings in `modules` (name → layer, weights in FP32) as integers.
+    """Return `proto` with its linear layers and embeddings as integers.
 
-    Each layer is written as its own class computes, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
-    read matrices (`rows.as_rows`).
+    modules: name → layer, with weights in FP32.
+    Each layer is written as its own class computes it, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
+    read matrices (`flatten_sequence`).
 
-    Raises RuntimeError where the graph does not hold one of them.
+    Raises RuntimeError if the graph lacks one of them.
     """
     surgeon = _Surgeon(proto, modules)
     surgeon.operate()
@@ -85,7 +89,7 @@ def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.Mo
     out.graph.node.extend(surgeon.nodes)
     out.graph.initializer.extend(tensor for name, tensor in surgeon.initializers.items() if name in used)
     if surgeon.has_blocks:
-        # Of what is in such a graph, opset 21 changed nothing but which types are allowed.
+        # For the operators of such a graph, opset 21 only changed the allowed types.
         out.opset_import[0].version, out.ir_version = BLOCKS
     if any(node.domain == MICROSOFT for node in surgeon.nodes):
         out.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
@@ -97,7 +101,10 @@ def _fingerprint(value: Array) -> tuple[tuple[int, ...], bytes]:
 
 
 def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ...], bytes], tuple[str, nn.Module]]:
-    """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
+    """Index layers by their weight's content.
+
+    The exporter renames and transposes weights, but does not change them.
+    """
     out = {}
     for name, module in modules.items():
         out[_fingerprint(matrix(module).detach().numpy())] = (name, module)

@@ -1,7 +1,8 @@
-"""The linear layers of the schemes beside dynamic-int8, as nodes of an ONNX graph. `integers` finds the layers.
+"""Writes the linear layers of the schemes other than dynamic-int8 as ONNX nodes.
 
-static-int8, standard operators; ONNX Runtime fuses each layer to QGemm, products in integers. It does so only where the
-bias is integers too:
+`quantize_graph` finds the layers.
+static-int8, standard operators; ONNX Runtime fuses each layer to QGemm, with integer products. It does so only if the bias
+is an integer tensor too:
 
     q = QuantizeLinear(x, s_x, z)                                     uint8, shared by layers of the same input and range
     y = Gemm(DequantizeLinear(q, s_x, z), DequantizeLinear(W_int8, s_w, axis 1), DequantizeLinear(b_int32, s_x · s_w))
@@ -10,12 +11,12 @@ weight-only-int8, standard operators:
 
     y = Gemm(x, Cast(W_int8) · s_w, b)
 
-The weight is made when the file is opened (ONNX Runtime folds constants), from then on the layer costs what it costs in
-float32. With DequantizeLinear in place of Cast and Mul, ONNX Runtime would fuse the layer to MatMulNBits and round the
-activations to 8 bits too (session.qdq_matmulnbits_accuracy_level, 4 where nobody sets it): no longer what was trained.
+ONNX Runtime computes the weight when it opens the file (constant folding). From then on the layer costs as much as in
+float32. With DequantizeLinear instead of Cast and Mul, ONNX Runtime would fuse the layer to MatMulNBits and round the
+activations to 8 bits too (session.qdq_matmulnbits_accuracy_level, 4 by default). This would differ from the trained model.
 
-weight-only-int4, com.microsoft's MatMulNBits, which keeps 4 bits in memory as on disk. The standard has 4-bit integers from
-opset 21 on, but its form is again fused with rounded activations; here accuracy_level 1 says float32.
+weight-only-int4, com.microsoft's MatMulNBits, which keeps 4 bits both in memory and on disk. The standard has 4-bit integers
+from opset 21 on, but ONNX Runtime fuses its form with rounded activations again; here accuracy_level 1 means float32.
 """
 
 from typing import Protocol
@@ -35,14 +36,14 @@ MICROSOFT = "com.microsoft"
 FLOAT32 = 1
 """MatMulNBits' accuracy_level."""
 BITS, MIDDLE = 4, 8
-"""MatMulNBits takes unsigned numbers and, where nothing else is said, subtracts 8."""
+"""MatMulNBits takes unsigned integers and subtracts 8 by default."""
 
 
 class Writer(Protocol):
-    """What adds nodes and constants to a graph."""
+    """Adds nodes and constants to a graph."""
 
     def constant(self, name: str, value: Array) -> str:
-        """Make `value` an initializer, once a name."""
+        """Make `value` an initializer, once per name."""
         ...
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
@@ -50,19 +51,19 @@ class Writer(Protocol):
         ...
 
     def dequantized(self, x: str, scale: float, zero: int) -> str:
-        """Round x to a static range and back, once for all who ask for the same."""
+        """Quantize x to a static range and dequantize it, once for each tensor and range."""
         ...
 
 
 def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str | None = None) -> str:
-    """Write a static layer, x (rows, in) -> (rows, out)."""
+    """Write a static-int8 layer: x (rows, in) -> (rows, out)."""
     scale, zero = layer.grid()
     whole, scales, bias = static_weights(matrix(layer), layer.bias, scale, layer.levels)
     weight = to.node(
         "DequantizeLinear",
         to.constant(f"{name}.weight_int8", whole.numpy().T),
         to.constant(f"{name}.weight_scale", scales.numpy()),
-        # Without them nothing is fused; each layer has its own, or session.x64quantprecision moves shared ones twice and fails.
+        # Without them nothing is fused. Each layer needs its own: session.x64quantprecision moves shared ones twice and fails.
         to.constant(f"{name}.weight_zero_points", np.zeros(len(whole), np.int8)),
         axis=1,
     )
@@ -76,7 +77,7 @@ def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: st
 def weight_only_linear(
     to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
 ) -> str:
-    """Write a layer whose weights alone are integers, x (rows, in) -> (rows, out)."""
+    """Write a layer whose weights alone are integers: x (rows, in) -> (rows, out)."""
     more = [] if bias is None else [bias]
     if layer.group_size is None:
         whole, scale = integer_rows(matrix(layer))
@@ -102,7 +103,10 @@ def weight_only_linear(
 
 
 def _packed(whole: Tensor, group_size: int) -> Array:
-    """Put two 4-bit numbers in a byte, the first in the low half. (out, groups × size) -> uint8 (out, groups, size / 2)."""
+    """Pack two 4-bit integers per byte, the first in the low half.
+
+    (out, groups × size) -> uint8 (out, groups, size / 2).
+    """
     moved = (whole.numpy() + MIDDLE).astype(np.uint8).reshape(len(whole), -1, group_size)
     packed: Array = moved[..., 0::2] | moved[..., 1::2] << BITS
     return packed

@@ -1,4 +1,7 @@
-"""DeepSeek-V2 turns pairs of channels as complex numbers, which ONNX has not: here with real ones, while it is traced."""
+"""Replaces DeepSeek-V2's complex rotary embedding by a real one during tracing.
+
+ONNX has no complex numbers; stock code rotates pairs of channels as complex numbers.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +14,10 @@ from transformers.models.deepseek_v2 import modeling_deepseek_v2 as stock
 
 
 def _angles(rotary: Any, x: Tensor, position_ids: Tensor) -> Tensor:
-    """Return cosine and sine of what each pair is turned by. position_ids: (rows, tokens) -> (rows, tokens, pairs, 2)."""
+    """Return cosine and sine of each pair's rotation angle.
+
+    position_ids: (rows, tokens) -> (rows, tokens, pairs, 2).
+    """
     angles = position_ids[..., None].float() * rotary.inv_freq.to(device=x.device, dtype=torch.float)
     found: Tensor = torch.stack([angles.cos(), angles.sin()], dim=-1) * rotary.attention_scaling
     return found
@@ -30,7 +36,7 @@ def _turned(queries: Tensor, keys: Tensor, angles: Tensor) -> tuple[Tensor, Tens
 
 @contextmanager
 def real_rotation(model: nn.Module) -> Iterator[None]:
-    """Let a DeepSeek-V2 model compute without complex numbers; other models are left alone."""
+    """Make a DeepSeek-V2 model compute without complex numbers; other models stay unchanged."""
     rotary = next((module for module in model.modules() if isinstance(module, stock.DeepseekV2RotaryEmbedding)), None)
     if rotary is None:
         yield

@@ -1,9 +1,9 @@
-"""Write softmax so that processors with AVX2 and with AVX-512 compute the same numbers.
+"""Writes softmax as separate operators, so that AVX2 and AVX-512 compute the same numbers.
 
-ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The sums differ in their
-last digit, which is enough to round an activation to the neighbouring integer, of which later layers make more. The operators
-that it is spelled out with here came to the same bits one by one (docs/decisions/0032).
-In attention the division comes after the product with the values, (e · V) / Σe, where there is less to divide.
+ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The sums differ in the
+last digit. This can round an activation to the neighbouring integer, and later layers amplify the difference. Each of the
+operators that replace it here computes the same bits on both (docs/decisions/0032).
+In attention the division comes after the product with the values, (e · V) / Σe, because there is less to divide.
 """
 
 from collections import Counter
@@ -23,7 +23,10 @@ def exponentials(to: Nodes, scores: str, output: str | None = None) -> str:
 
 
 def divided(to: Nodes, values: str, weights: str, output: str | None = None) -> str:
-    """Divide by what `weights` come to over their last axis: weights themselves, or their product with values."""
+    """Divide by the sum of `weights` over the last axis.
+
+    values: the weights themselves, or their product with values.
+    """
     return to.node("Div", values, to.node("ReduceSum", weights, _last_axis(to), keepdims=1), output=output)
 
 
@@ -34,7 +37,10 @@ def softmax(to: Nodes, scores: str, output: str | None = None) -> str:
 
 
 def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same function with each Softmax over the last axis spelled out. proto: of opset 18 or later."""
+    """Return the same function with each Softmax over the last axis as separate operators.
+
+    proto: of opset 18 or later.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(proto)
     work = Nodes("softmax")
@@ -66,5 +72,8 @@ def _last_axis(to: Nodes) -> str:
 
 
 def _is_over_last(node: onnx.NodeProto) -> bool:
-    """Say whether a Softmax is over the last axis, by its number from the end: ranks are not always known."""
+    """Return whether a Softmax is over the last axis.
+
+    The test reads the axis as an index from the end, because ranks are not always known.
+    """
     return all(attribute.i == -1 for attribute in node.attribute if attribute.name == "axis")

@@ -1,7 +1,9 @@
-"""Trace a model to FP32 ONNX: once for each shape, for the stages of a job differ by little more than their weights.
+"""Traces a model to FP32 ONNX, once per shape.
 
-Of the seconds that writing an artifact takes nearly all are the tracing, and what it makes says nothing of the weights until
-they are folded. So it is kept from before that, without them: two stages of one shape, or two datasets, share it.
+The stages of a job differ by little more than their weights.
+Tracing takes nearly all of the seconds that writing an artifact takes, and the traced graph does not depend on the weights
+until constants are folded. So the graph is cached before that step, without weights: two stages of one shape, or two datasets,
+share it.
 """
 
 import json
@@ -21,23 +23,25 @@ from compression.modalities.registry import modality_for
 from compression.models.architectures import heads
 
 OPSET = 20
-"""The first with Gelu as one operator."""
+"""The first opset with Gelu as one operator."""
 MOST = 4
-"""Graphs without weights that are kept, each some hundred kilobytes: those of the stages, and of shapes that are looked at."""
+"""Cached graphs without weights, each some hundred kilobytes: those of the stages, and of shapes that are measured."""
 NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
-"""Keys of a config that change from one model to the next and say nothing of what is computed: `architectures` names whom the
-file came from, until a stage saves it, and the class itself is looked at."""
+"""Keys of a config that differ between models but do not affect the computation.
+
+Until a stage saves the config, `architectures` names the class of the uploaded file; the cache key has the class itself.
+"""
 
 
 def outputs_of(model: nn.Module) -> tuple[str, ...]:
-    """Name the outputs of a model's artifact: those of its stock class."""
+    """Return the output names of a model's artifact: those of its stock class."""
     head = heads.of_architecture(type(model).__name__)
     assert head is not None, "what is shipped has a head"  # noqa: S101
     return head.outputs
 
 
 def inputs_of(model: nn.Module) -> tuple[str, ...]:
-    """Name the inputs of a model's artifact, in their order."""
+    """Return the input names of a model's artifact, in order."""
     return tuple(modality_for(model).example_inputs(model, 1, 1))
 
 
@@ -47,8 +51,8 @@ _kept: OrderedDict[tuple[Any, ...], torch.onnx.ONNXProgram] = OrderedDict()
 def graph(model: nn.Module) -> onnx.ModelProto:
     """Trace a stock classifier to FP32 ONNX; batch and sequence stay free.
 
-    model: in evaluation mode, on the CPU and in float32. One of the same class, config and shapes that was traced before lends
-    its graph; whether what is written answers as the model does, `verify` looks at each time.
+    model: in evaluation mode, on the CPU and in float32. If a model of the same class, config and shapes was traced before, its
+    graph is used again. `verify` checks every time that the written file computes the model's logits.
     """
     wrapped = modality_for(model).traced(model, outputs_of(model))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}
@@ -56,20 +60,20 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     kept = _kept.pop(key, None)
     if kept is None:
         program = _trace(model, wrapped)
-        if all(name in tensors for name in program.model.graph.initializers):  # any other may follow from weights
+        if all(name in tensors for name in program.model.graph.initializers):  # any other may be derived from weights
             kept = _without_weights(program)
     if kept is not None:
         _kept[key] = kept
         while len(_kept) > MOST:
             _kept.popitem(last=False)
-        # Also right after it was traced: what is folded is numbered from where a graph's own numbers end, and a file's bytes
-        # shall not tell whether its graph was lent.
+        # Clone right after tracing too: folded values are numbered from where a graph's own numbers end, and a file's bytes
+        # must not depend on whether its graph came from the cache.
         program = torch.onnx.ONNXProgram(kept.model.clone(), None)
     names = list(program.model.graph.initializers)
     program.apply_weights({name: tensors[name] for name in names if name in tensors})
     program.optimize()
     proto: onnx.ModelProto = program.model_proto
-    _let_go(program)  # the optimizer's rules, which live as long as we do, remember the last graph that they saw
+    _let_go(program)  # the optimizer's rules live as long as the process and keep a reference to the last graph
     _forget_origin(proto)
     return proto
 
@@ -81,7 +85,7 @@ def _key(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
 
 
 def _without_weights(program: torch.onnx.ONNXProgram) -> torch.onnx.ONNXProgram:
-    """Copy a graph that is not folded yet, and leave its weights to whom they belong."""
+    """Copy a graph that is not folded yet, without its weights; the model keeps them."""
     twin = torch.onnx.ONNXProgram(program.model.clone(), None)
     _let_go(twin)
     return twin
@@ -114,7 +118,10 @@ def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
 
 
 def _forget_origin(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for its own developers: stack traces with this machine's paths, a kilobyte a node."""
+    """Remove the exporter's debugging metadata.
+
+    It has stack traces with this machine's paths, a kilobyte per node.
+    """
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]
@@ -122,7 +129,7 @@ def _forget_origin(proto: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's remarks: it warns of torchvision, of its own deprecations, of axes it renames."""
+    """Silence the exporter's warnings: about torchvision, its own deprecations, and axes that it renames."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

@@ -1,7 +1,8 @@
-"""Fused experts as linear layers of their own, for tracing: what is traced cannot pick rows by their values.
+"""Replaces fused experts by separate linear layers for tracing.
 
-So each expert is asked about every row, and what it says counts by the row's share, 0 for most. That is the same function, and
-its products are matrices that ONNX has integers for.
+A traced graph cannot select rows by their values.
+Each expert computes every row, and its output is weighted by the row's share, which is 0 for most rows. This is the same
+function, and its products are matrix products, which ONNX can compute in integers.
 """
 
 from typing import Any
@@ -32,7 +33,7 @@ class _Apart(nn.Module):
         self.each = nn.ModuleList(_Expert(gate_up, down, experts.act_fn) for gate_up, down in pairs)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """As the stock module's: (rows, hidden), twice (rows, chosen) -> (rows, hidden)."""
+        """Compute the stock module's forward pass: (rows, hidden), twice (rows, chosen) -> (rows, hidden)."""
         nothing = hidden_states.new_zeros(hidden_states.shape[0], len(self.each))
         shares = nothing.scatter(1, top_k_index, top_k_weights.to(nothing.dtype))
         out = torch.zeros_like(hidden_states)
@@ -48,7 +49,10 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def unfuse_experts(model: nn.Module) -> list[str]:
-    """Put linear layers in the place of fused experts, in a model of one's own; return the names of what was replaced."""
+    """Replace fused experts by linear layers in place; return the replaced names.
+
+    The model must be a copy that the caller owns.
+    """
     found = list(fused_expert_modules(model))
     for name, module in found:
         path, _, leaf = name.rpartition(".")

@@ -1,1 +1,1 @@
-"""Checkpoints that stock transformers opens, from memory or shard by shard."""
+"""Writes checkpoints that stock transformers opens, from memory or shard by shard."""

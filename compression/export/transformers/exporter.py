@@ -1,16 +1,16 @@
-"""Write a model as a checkpoint that stock transformers opens, with torchao's integers.
+"""Writes a model as a checkpoint that stock transformers opens, with torchao's integers.
 
-- dynamic-int8: torchao's nearest scheme is symmetric per token and per output channel too, but it divides by 127.5 where we
-  divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own. In the
-  portable form the weights are our integers, within ±63; torchao rounds the activations alone.
+- dynamic-int8: torchao's nearest scheme is also symmetric per token and per output channel, but it divides by 127.5 where we
+  divide by 127. Its logits therefore differ from the simulated ones by rounding, and the artifact has a separate score. In the
+  portable form the weights are our integers, within ±63; torchao rounds only the activations.
 - static-int8: stock from_pretrained (transformers 5.24) neither writes torchao's configuration with calibrated scales nor
-  reads them back, so the checkpoint is that of dynamic-int8, with a score of its own.
-- weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
-  torchao packs 4 bits for accelerators only; its form for CPUs holds each in a byte.
+  reads them back, so the checkpoint is that of dynamic-int8, with a separate score.
+- weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the logits are the simulated ones.
+  torchao packs 4 bits for accelerators only; its form for CPUs holds each integer in a byte.
 
-Fused experts are written as `streamed` writes them, tensor by tensor, because stock code makes no integers of them. GPT-2's
-matrices (Conv1D) stay in float32: their layers add and multiply in one operation, which torchao's int8 lacks. Such a
-checkpoint is called mixed, and its figures say how much that is.
+`sharded` writes fused experts tensor by tensor, because stock code does not quantize them. GPT-2's matrices (Conv1D) stay in
+float32: their layers add and multiply in one operation, which torchao's int8 lacks. Such a checkpoint is called mixed, and
+its figures state how many parameters stay in float32.
 """
 
 import copy
@@ -35,15 +35,16 @@ from compression.schema.recipe.base import StreamedScheme
 
 FILE = "model.safetensors"
 ONE_SHARD = 64 * 10**9
-"""All weights go to one file, so that its bytes are the artifact's."""
+"""Bytes; all weights go to one file, so its size is the artifact's size."""
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
-    """Write config.json and model.safetensors into `folder` and return the weights' path. The model itself stays as it is.
+    """Write config.json and model.safetensors into `folder` and return the weights' path.
 
-    int8 writes the integers that are simulated in `model`, dynamic-int8 where none are; half the weights in bfloat16, but for
-    those that stock code keeps in float32 (routers); neither, all in float32. Raises RuntimeError where torchao left an
-    nn.Linear or an embedding in floating point.
+    Does not change the model.
+    int8: write the integers that `model` simulates, or dynamic-int8 if it simulates none. half: write the weights in bfloat16,
+    except those that stock code keeps in float32 (routers). Without either, all weights are float32.
+    Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:
@@ -59,7 +60,7 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
     if not int8 and not half:
         twin.save_pretrained(folder, max_shard_size=ONE_SHARD)  # type: ignore[operator]  # a PreTrainedModel's
         return folder / FILE
-    # transformers rounds while it loads, so the weights go through a folder; beside the target, where there is room.
+    # transformers rounds while it loads, so the weights go through a folder next to the target, where there is room.
     passage = Path(tempfile.mkdtemp(prefix=".float32-", dir=folder.parent))
     try:
         twin.save_pretrained(passage)  # type: ignore[operator]
@@ -68,7 +69,7 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
             rounded.save_pretrained(folder, max_shard_size=ONE_SHARD)
             return folder / FILE
         if fused_experts(twin):
-            # Stock code reads integers of fused experts, and makes none of them.
+            # Stock code reads fused experts that are integers, but does not quantize them.
             sharded.quantize(
                 passage, passage / "made", scheme=scheme, group_size=size, portable=simulation.portable, largest=ONE_SHARD
             )
@@ -78,7 +79,7 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
             return folder / FILE
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage,
-            # Where nothing is named, stock code leaves out the last parameter: a decoder's head, which has no bias behind it.
+            # Without an explicit list, stock code skips the last parameter: a decoder's head, which has no bias after it.
             quantization_config=TorchAoConfig(
                 torchao_scheme(twin, scheme, size), include_input_output_embeddings=True, modules_to_not_convert=[]
             ),
@@ -99,7 +100,10 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
 
 
 def untie(model: nn.Module) -> None:
-    """Give a language model's output layer weights of its own: torchao's tensors cannot be shared by a table and a layer."""
+    """Give a language model's output layer separate weights.
+
+    A table and a layer cannot share one of torchao's tensors.
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     if head is not None and head.weight is model.get_input_embeddings().weight:  # type: ignore[operator]
         head.weight = nn.Parameter(head.weight.detach().clone())
@@ -107,7 +111,7 @@ def untie(model: nn.Module) -> None:
 
 
 def _own(layer: nn.Module) -> torch.Tensor:
-    """Put the integers and scales of a table or a layer into torchao's tensor."""
+    """Return the integers and scales of a table or a layer as torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
         rounds = isinstance(layer, SimulatedLinear) and not isinstance(layer, WeightOnlyLinear)

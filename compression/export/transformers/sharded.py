@@ -1,14 +1,14 @@
-"""Quantize a checkpoint as it lies on disk, a few rows at a time: for models that memory does not hold.
+"""Quantizes a checkpoint on disk, a few rows at a time, for models that do not fit in memory.
 
-The result is that of `transformers.write(model, folder, int8=True)`, tensor by tensor: integers need a row of a weight and
-nothing else, and it leaves models with fused experts to this one. In memory are the model's skeleton, without any weights, and
-one block of rows with what quantizing it takes, less than thirty-two times the block: half a gibibyte, where a shard of the
-usual size has five.
+The result equals that of `write_transformers(model, folder, int8=True)`, tensor by tensor, because quantizing a row needs only
+this row. `write_transformers` uses this module for models with fused experts. Memory holds the model's skeleton, without any
+weights, and one block of rows with the temporary values of its quantization. Together these are less than thirty-two times the
+block: half a gibibyte, while a shard of the usual size has five.
 
-Fused experts have the integers that linear layers of their own would have, those of 4 bits too in torchao's tensors of 8, of
-which an expert can be taken. Stock code multiplies one expert after the other (`experts_implementation` of config.json; its
-grouped product knows no integers). Matrices that stock code keeps in neither a linear layer nor an embedding nor as experts
-(GPT-2's, routers) stay as they are in the file.
+Fused experts get the integers that separate linear layers would have. Even 4-bit integers are in torchao's 8-bit tensors,
+because a single expert can be selected from those. Stock code multiplies one expert after the other
+(`experts_implementation` of config.json), because its grouped product does not support integers. Matrices that stock code
+keeps in no linear layer, embedding or experts (GPT-2's, routers) stay as they are in the file.
 """
 
 import json
@@ -40,12 +40,12 @@ from compression.schema.recipe.base import StreamedScheme
 from compression.system.progress import run_silently
 
 Form = Callable[[torch.Tensor], torch.Tensor]
-"""What becomes of some rows of a tensor: (some, ...), as read -> the same shape, of torchao's types or of torch's."""
+"""Converts some rows of a tensor: (some, ...), as read -> the same shape, in one of torchao's or torch's types."""
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """One tensor of the model: its shape, where its rows come from, in order, and what becomes of them."""
+    """A tensor of the model: its shape, its rows' source tensors in order, and the rows' conversion."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,25 +53,25 @@ class Streamed:
     form: Form
 
     def parts(self, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """Return the tensors that are stored for some rows, and what torchao says of them."""
+        """Return the tensors that are stored for some rows, and torchao's metadata of them."""
         parts, metadata = flatten_tensor_state_dict({self.name: self.form(rows)})
         return parts, metadata
 
     def planned(self, dtype: torch.dtype) -> tuple[list[PlannedTensor], dict[str, str]]:
-        """Say what will be stored, and what torchao says of it. dtype: of the rows."""
-        # Names, types and torchao's words are those of what a single row becomes.
+        """Return the tensors that will be stored, and torchao's metadata of them. dtype: the type of the rows."""
+        # Names, types and metadata are those of one converted row.
         parts, metadata = self.parts(torch.ones((*(1 for _ in self.shape[:-1]), *self.shape[-1:]), dtype=dtype))
         shapes = {name: (*self.shape[:-1], part.shape[-1]) if part.ndim > 1 else self.shape for name, part in parts.items()}
         return [PlannedTensor(name, part.dtype, shapes[name]) for name, part in parts.items()], metadata
 
 
 def float32(rows: torch.Tensor) -> torch.Tensor:
-    """Leave floating point as float32, and else what it is."""
+    """Return floating-point rows as float32, and other rows unchanged."""
     return rows.float() if rows.is_floating_point() else rows
 
 
 def as_it_is(rows: torch.Tensor) -> torch.Tensor:
-    """Leave it."""
+    """Return the rows unchanged."""
     return rows
 
 
@@ -88,7 +88,10 @@ def _by_torchao(config: Any) -> Form:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written. unquantized: elements of matrices that stayed in floating point; dtype: what these are stored in."""
+    """Figures of a written checkpoint.
+
+    unquantized: elements of matrices that stayed in floating point; dtype: the type that stores these.
+    """
 
     bytes: int
     parameters: int
@@ -106,7 +109,7 @@ def quantize(
     block: int = BLOCK,
     largest: int = LARGEST_SHARD,
 ) -> Written:
-    """Do what `quantizing` says, at once."""
+    """Run `quantizing` to its end without progress."""
     asked = {"group_size": group_size, "portable": portable, "block": block, "largest": largest}
     return run_silently(quantizing(source, place, scheme=scheme, **asked))  # type: ignore[arg-type]
 
@@ -122,14 +125,16 @@ def quantizing(
     largest: int = LARGEST_SHARD,
     beside: Callable[[PreTrainedModel, Path], None] | None = None,
 ) -> Generator[tuple[int, int], None, Written]:
-    """Write the integer form of the checkpoint in `source` as the folder `place`: config.json and safetensors.
+    """Quantize the checkpoint in `source` and write it as the folder `place`: config.json and safetensors.
 
-    Every linear weight and every fused expert's matrix has one scale an output channel (weight-only-int4: one a group of
-    `group_size` inputs), every table one a row; norms and biases are float32. Tied tables are untied: embeddings and head are
-    read in different ways, so torchao's tensors differ. portable: as a recipe has it; block: bytes read at once; largest: bytes
-    of tensors a file; beside: puts more files into the folder, before it appears, of which it is given the skeleton.
+    Every linear weight and every fused expert's matrix has one scale per output channel (weight-only-int4: one per group of
+    `group_size` inputs), every table one per row; norms and biases are float32. Tied tables are untied: the embedding and the
+    head are read in different ways, so their torchao tensors differ.
+    portable: the recipe's `quantize.portable`; block: bytes read at once; largest: bytes of tensors per file; beside: called
+    with the skeleton and the folder to write more files before the folder appears.
 
-    Yields (elements written, of all) after each tensor. Raises what `skeleton`, `sources` and `shards.Checkpoint` do.
+    Yields (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and
+    `SafetensorsReader`.
     """
     checkpoint = SafetensorsReader(source)
     model = skeleton(source)
@@ -165,12 +170,12 @@ def quantizing(
 def plan_of(
     model: PreTrainedModel, checkpoint: SafetensorsReader, scheme: StreamedScheme, group_size: int, *, portable: bool = False
 ) -> tuple[list[Streamed], list[Streamed]]:
-    """Say what becomes of each tensor, in model order, and which matrices stay in floating point."""
+    """Return each tensor's plan, in model order, and the matrices that stay in floating point."""
     layers = {name: layer for name, layer in quantizable(model) if not is_transposed(layer)}
     configs = torchao_scheme(model, scheme, group_size).fqn_to_config
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     simulation = Simulation(scheme=scheme, portable=portable)
-    insert_fake_quantization(model, simulation=simulation)  # for the levels of each
+    insert_fake_quantization(model, simulation=simulation)  # sets the levels of each layer
     levels = {name: levels_of(layer) for name, layer in layers.items()}
     remove_fake_quantization(model)
     found, kept = [], []
@@ -184,7 +189,10 @@ def plan_of(
 
 
 def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Simulation, levels: float) -> Form | None:
-    """Return how a weight is quantized; None where it is not. layer: None of experts; levels: the largest integer of int8."""
+    """Return the conversion that quantizes a weight, or None if the weight is not quantized.
+
+    layer: None for experts; levels: the largest int8 integer.
+    """
     if config is None:
         return None
     dynamic, table = simulation.scheme == "dynamic-int8", isinstance(layer, nn.Embedding)
@@ -200,7 +208,7 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
     config = model.config
     config.tie_word_embeddings = False
     config.dtype = "float32"
-    # Where nothing is named, stock code leaves out the last parameter: see `transformers.write`.
+    # Without an explicit list, stock code skips the last parameter: see `write_transformers`.
     config.quantization_config = TorchAoConfig(
         torchao_scheme(model, scheme, group_size), include_input_output_embeddings=True, modules_to_not_convert=[]
     )

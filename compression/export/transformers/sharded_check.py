@@ -1,7 +1,7 @@
-"""Hold what was written a few rows at a time against what it was made of, a few rows at a time, as the files lie there.
+"""Compares a quantized checkpoint on disk with its source, a few rows at a time.
 
-A model that memory does not hold cannot be asked for answers, which is how other artifacts are verified (`verify`). What its
-files say can be: every integer with its scale against the weight that it stands for.
+Other artifacts are verified by their logits (`verify`), but a model that does not fit in memory cannot run. Its files can be
+compared instead: every integer, multiplied by its scale, with the weight that it represents.
 """
 
 from collections.abc import Generator
@@ -15,7 +15,7 @@ from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.base import StreamedScheme
 
 HALF = 0.501
-"""Of a scale: the most that rounding moves a weight, and what float32 adds to it."""
+"""Largest change of a weight, in scales: half a step from rounding, plus the error of float32."""
 
 
 def verifying(
@@ -27,10 +27,11 @@ def verifying(
     portable: bool = False,
     block: int = BLOCK,
 ) -> Generator[tuple[int, int], None, None]:
-    """Compare the checkpoint in `place` with that in `source`, of which `streamed.quantizing` made it.
+    """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it.
 
-    The stock config in `place` must imply the tensors that lie there; each dequantized weight must be within half a step of
-    its source, all else equal to it. Yields (elements compared, of all) after each tensor. Raises ExportMismatch.
+    The stock config in `place` must imply exactly the tensors in the files. Each dequantized weight must be within half a step
+    of its source, and every other value must equal it.
+    Yields (elements compared, total elements) after each tensor. Raises ExportMismatch.
     """
     before, after = SafetensorsReader(source), SafetensorsReader(place)
     tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)

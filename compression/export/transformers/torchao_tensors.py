@@ -1,4 +1,4 @@
-"""Our integers in torchao's tensors, and what torchao's configuration says of each weight of a model."""
+"""Converts our integers to torchao's tensors, and builds torchao's configuration of a model."""
 
 import math
 from collections import OrderedDict
@@ -27,13 +27,16 @@ INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has i
 
 
 def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> FqnToConfig:
-    """Say what torchao makes of each weight of a model. group_size: of weight-only-int4 alone."""
-    # Weights by their full names: names of modules, and `_default`, would catch biases as well.
+    """Return torchao's configuration for each weight of a model.
+
+    group_size: used by weight-only-int4 alone.
+    """
+    # Full names of weights: names of modules, and `_default`, would also match biases.
     found = OrderedDict()
     rows = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
     for name, layer in quantizable(model):
         if is_transposed(layer):
-            continue  # torchao would take its inputs for outputs
+            continue  # torchao would treat its inputs as outputs
         if isinstance(layer, nn.Embedding):
             found[f"{name}.weight"] = Int8WeightOnlyConfig()
         elif scheme == "weight-only-int4":
@@ -47,21 +50,25 @@ def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) ->
 
 
 def fused_experts(model: nn.Module) -> list[str]:
-    """Name the fused tensors of a model's experts."""
+    """Return the names of the fused tensors of a model's experts."""
     return [f"{name}.{key}" for name, _ in fused_expert_modules(model) for key in WEIGHTS]
 
 
 def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
-    """Return torchao's groups, which must divide a row's inputs where ours end with what is left."""
-    # Of groups of one torchao finds no scales. What it makes is replaced, and its groups are then only those named.
+    """Return torchao's groups.
+
+    They must divide a row's inputs; our last group may be smaller than the others.
+    """
+    # torchao finds no scales for groups of one input. Its tensors are replaced later, so only the name of its groups stays.
     block = math.gcd(weight.shape[-1], group_size)
     return PerGroup(block if block > 1 else weight.shape[-1])
 
 
 def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = False) -> torch.Tensor:
-    """Put our integers, one scale a row, into torchao's tensor. weight: (..., rows, features), float32 -> the same shape.
+    """Return our integers, one scale per row, as torchao's tensor.
 
-    levels: the largest integer; rounds: whether torchao is to round the activations that meet them, one scale a token.
+    weight: (..., rows, features), float32 -> the same shape.
+    levels: the largest integer; rounds: whether torchao rounds the activations, with one scale per token.
     """
     whole, scale = integer_rows(weight, levels)
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
@@ -72,7 +79,10 @@ def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = Fa
 
 
 def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Put our 4-bit integers, one scale a group of inputs, into torchao's tensor. weight: (out, in) -> the same shape."""
+    """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor.
+
+    weight: (out, in) -> the same shape.
+    """
     whole, scales, block = _grouped(weight, group_size)
     zeros = torch.zeros(scales.shape, dtype=torch.int8)
     found: torch.Tensor = IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None)
@@ -80,7 +90,11 @@ def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Put the same integers into torchao's tensor of 8 bits: of that of 4 no expert can be taken. weight: as `int8_rows`."""
+    """Return our 4-bit integers in torchao's 8-bit tensor.
+
+    No single expert can be selected from its 4-bit tensor.
+    weight: (..., rows, features), as in `int8_rows`.
+    """
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
     places = weight.shape[:-1]
     zeros = torch.zeros((*places, scales.shape[1]), dtype=torch.int8)
@@ -92,13 +106,13 @@ def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor
 
 
 def _grouped(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return our 4-bit integers, the scales of torchao's groups, and these groups' size.
+    """Return our 4-bit integers, the scales of torchao's groups, and the size of these groups.
 
-    weight: (out, in) -> (out, in), (out, groups), inputs in a group.
+    weight: (out, in) -> (out, in), (out, groups), inputs per group.
     """
     whole, scales = grouped_integers(weight, group_size)
     features = weight.shape[1]
     block = math.gcd(features, group_size)
-    # A smaller group of torchao's has the scale of ours that it is a part of.
+    # A smaller group of torchao has the scale of our group that contains it.
     scales = scales.repeat_interleave(group_size // block, dim=1)[:, : features // block]
     return whole[:, :features].contiguous(), scales.contiguous(), block
