@@ -14,14 +14,11 @@ DISTILLED = row("distilled", 13_000_000, 14_000_000, 4.0, 0.79)
 def table(before: Row, after: Row, name: str = "distilled-onnx-int8", kind: Kind = "onnx") -> dict[str, list[str]]:
     facts = {"size": after.size, "latency": after.latency, "score": after.score, "validation": after.validation}
     own = Figures(**facts, peak_memory_bytes=after.peak_memory_bytes)
-    lines = [line for line in comparison([before, after], own, "distilled", name, kind) if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {name: values for name, *values in cells}
+    return {figure: cells for figure, *cells in comparison([before, after], own, "distilled", name, kind)}
 
 
 def test_both_columns_and_the_change_are_those_of_the_rows() -> None:
     found = table(BASELINE, DISTILLED)
-    assert found["figure"] == [f"before (`{BASELINE.artifact}`)", "after (this artifact)", "change"]
     assert found["parameters"] == ["20,000,000", "13,000,000", "−35.0%"]
     assert found["bytes of weights on disk"] == ["80,000,000", "14,000,000", "−82.5%"]
     assert isinstance(BASELINE.score, Score)
