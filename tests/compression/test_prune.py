@@ -145,7 +145,7 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
     progress = PruneProgress(_scores(state, settings), (0.25, 0.5, 0.75), {"classifier": (-1.5, 2.0)})
 
     def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
-        at = SimpleNamespace(is_at=lambda stage, phase: phase == "second", beside=lambda: tensors)
+        at = SimpleNamespace(is_at=lambda phase: phase == "second", beside=lambda: tensors)
         state.checkpointer = at  # type: ignore[assignment]
         return _saved(state, ["first", "second"])
 
