@@ -31,14 +31,10 @@ def lines(page: Page) -> list[int]:
     return [int(number) for number in page.eval_on_selector_all("#log-lines > li", "all => all.map(one => one.dataset.seq)")]
 
 
-def in_first_screen(place: Locator) -> bool:
-    """Whether an element lies whole in the window before anybody scrolls."""
-    page, box = place.page, place.bounding_box()
-    size = page.viewport_size
-    assert box is not None
-    assert size is not None
-    assert page.evaluate("scrollY") == 0
-    return box["y"] >= 0 and box["y"] + box["height"] <= size["height"] and box["x"] + box["width"] <= size["width"]
+def expect_in_first_screen(place: Locator) -> None:
+    """Expect an element whole in the window before anybody scrolls; a live page may replace it meanwhile."""
+    expect(place).to_be_in_viewport(ratio=1)
+    assert place.page.evaluate("scrollY") == 0
 
 
 def test_verdict_figures_and_download_lie_in_the_first_screen(window: Window, world: World) -> None:
@@ -47,7 +43,7 @@ def test_verdict_figures_and_download_lie_in_the_first_screen(window: Window, wo
     expect(page.locator(".tile")).to_have_count(4)
     button = page.get_by_role("link", name=re.compile("^Download"), exact=False).first
     for place in (page.locator(".outcome .verdict"), *page.locator(".tile").all(), button):
-        assert in_first_screen(place), place
+        expect_in_first_screen(place)
     with page.expect_download() as coming:
         button.click()
     with world.http() as http:
@@ -74,7 +70,7 @@ def test_a_job_without_a_result_shows_first_how_it_is(window: Window, world: Wor
     window.page.set_viewport_size({"width": 1280, "height": 800})
     page = window.go(f"/jobs/{world.jobs[kind]}")
     for place in shows:
-        assert in_first_screen(page.locator(place)), place
+        expect_in_first_screen(page.locator(place))
     results = page.get_by_role("navigation", name="Sections").get_by_text("Results")
     expect(results).to_be_visible(visible=kind == "running")  # which has artifacts of finished stages
 
