@@ -23,7 +23,7 @@ from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Row, Score, shown
 from compression.schema.report.report import Artifact
 from compression.schema.specs import CardText
-from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGES, Stage, wanted
 from compression.schema.tasks import TASKS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -119,8 +119,8 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
         PRUNED: prune is not None and prune.recovery is not None and prune.recovery.epochs > 0,
         DISTILLED: recipe.distill is not None,
     }
-    stages = list(trains)
-    return any(trains[each] for each in stages[: stages.index(stage) + 1])
+    own = [each for each in wanted(dict(recipe)) if STAGES.index(each) <= STAGES.index(stage)]
+    return any(trains.get(each, True) for each in own)  # an installed package's stage may train
 
 
 @cache

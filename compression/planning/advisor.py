@@ -22,7 +22,7 @@ from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score
-from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage, wanted
 from compression.schema.tasks import TASKS
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
@@ -134,8 +134,7 @@ def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
 
     before: the rows of earlier stages, the baseline first.
     """
-    wanted: dict[Stage, object] = {QUANTIZED: recipe.quantize, PRUNED: recipe.prune, DISTILLED: recipe.distill}
-    return [BASELINE, *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
+    return list(wanted(dict(recipe))[len(before) + 1 :])
 
 
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:

@@ -11,7 +11,7 @@ from compression.engine.context import StageContext
 from compression.schema.events import Event
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Recipe
-from compression.schema.stages import STAGE_SPECS, STAGES, Stage
+from compression.schema.stages import STAGE_SPECS, STAGES, Stage, wanted
 
 ROW_SECONDS = 0.006
 """Training time per row. Only the ratios between the expected times of phases matter."""
@@ -73,9 +73,7 @@ def run_stage(context: StageContext, stage: Stage) -> Iterator[Event]:
 
 def planned(recipe: Recipe) -> tuple[Stage, ...]:
     """Return the stages of a recipe. Each has a row."""
-    return tuple(
-        name for name, spec in STAGE_SPECS.items() if spec.after is None or getattr(recipe, spec.recipe_key) is not None
-    )
+    return wanted(dict(recipe))
 
 
 def follows_cut(stage: Stage) -> bool:
