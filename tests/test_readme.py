@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Service
-from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
 
 SET_UP = ("make setup", "fetch_examples")
 """Blocks and lines that the fixture takes the place of: installing, starting, fetching."""

@@ -18,9 +18,9 @@ from app.store.db import make_engine
 from app.store.models import Job
 from app.store.storage import Storage, open_storage
 from tests.conftest import Database, free_port, wait_for
-from tests.rows import submitted
+from tests.support.rows import submitted
 
-pytest.register_assert_rewrite("tests.app.world")  # so that rows that differ are shown
+pytest.register_assert_rewrite("tests.support.protocol_world")  # so that rows that differ are shown
 
 WEED = str(Path(sys.executable).with_name("weed"))  # the wheel puts it beside python, which need not be on PATH
 ACCESS, SECRET = "lathe", "lathe-secret-for-tests"

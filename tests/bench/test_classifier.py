@@ -18,8 +18,8 @@ from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.validation import ModelFacts
 from tests.client.figures import report, row
-from tests.compression.test_catalog import DATA
-from tests.compression.test_decoder_shapes import SMOLLM2
+from tests.compression.models.architectures.test_decoder_shapes import SMOLLM2
+from tests.compression.planning.test_planning import DATA
 
 DATA_OF_A_JOB = Data.model_validate({"format": "jsonl", "splits": {"train": ["train.jsonl"]}})
 

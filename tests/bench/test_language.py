@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from bench.language import __main__ as language
 from bench.language import minitron, shaped, wikitext
-from tests.compression.language import tiny
+from tests.support import tiny_language as tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
 

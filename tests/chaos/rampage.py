@@ -16,7 +16,7 @@ from tests.chaos.orders import Client, Order, Sender, plan
 from tests.chaos.slow_clients import SlowClients
 from tests.chaos.strikes import strike
 from tests.chaos.tenants import Filler, Peaks, Tenant
-from tests.examples import send_data, send_model, tiny_model, tiny_splits
+from tests.support.examples import send_data, send_model, tiny_model, tiny_splits
 
 TICK = 0.1
 FIRST_GUESS = 60.0

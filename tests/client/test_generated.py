@@ -10,7 +10,7 @@ import pytest
 from app.main import app
 from scripts import venvs
 from tests.conftest import Service
-from tests.examples import tiny_model, tiny_splits
+from tests.support.examples import tiny_model, tiny_splits
 
 SHORT = {"prepare": {"epochs": 1, "rate": 1e-3}, "quantize": None, "prune": None, "distill": None, "train": {"max_length": 32}}
 """A recipe that only gives the model a head and tunes it: seconds, and its artifact is there to download."""

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from tests.client.embedded import Up
-from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
 
 
 def test_a_job_travels_from_folders_to_a_download(up: Up, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from sqlalchemy import Engine, text
 
 from app.store.db import make_engine
 from tests.conftest import DATABASES, Database, Service, fresh_database, wait_for
-from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Postgres, Server, Valkey
+from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 
 PATIENCE = 300.0
 OVER = ("succeeded", "failed", "cancelled")

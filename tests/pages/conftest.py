@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, P
 
 from tests.client.embedded import Up, family, running
 from tests.conftest import ROOT, wait_for
-from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 
 AXE = (ROOT / "tests/pages/vendor/axe-4.14.1.min.js").read_text(encoding="utf-8")
 OPTIONS = (

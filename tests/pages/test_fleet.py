@@ -2,8 +2,8 @@
 
 from playwright.sync_api import expect
 
-from tests.examples import TINY_RECIPE
 from tests.pages.conftest import PATIENCE, Window, World
+from tests.support.examples import TINY_RECIPE
 
 
 def test_the_fleet_tells_who_works_on_what(window: Window, world: World) -> None:

@@ -11,8 +11,8 @@ from playwright.sync_api import expect
 
 from client.transfers.folders import model_files
 from compression.schema.job_spec import Columns
-from tests.examples import tiny_model, tiny_splits
 from tests.pages.conftest import PATIENCE, Window, World
+from tests.support.examples import tiny_model, tiny_splits
 
 
 def recipe_of(window: Window) -> object:

@@ -14,7 +14,7 @@ from app.store.models import Artifact, Dataset, File, Metric, Prediction
 from app.store.storage import LocalStorage
 from compression.schema.prediction_request import Question
 from compression.schema.recipe.recipe import Recipe, Targets
-from tests.rows import submitted
+from tests.support.rows import submitted
 from workers import engine
 from workers.predictions import predict_next
 

@@ -15,7 +15,7 @@ from app.store import resources
 from app.store.db import writing
 from app.store.models import Dataset, File, Model, Team
 from app.store.storage import LocalStorage
-from tests.examples import tiny_model
+from tests.support.examples import tiny_model
 from workers import checks, engine
 
 

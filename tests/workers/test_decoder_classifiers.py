@@ -12,11 +12,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.compression.conftest import sentences, write_tokenizer
-from tests.compression.decoders import saved, tiny
-from tests.compression.test_streaming import model_into
+from tests.compression.engine.on_disk.test_backend import model_into
 from tests.conftest import Service
-from tests.examples import send_data, send_model
+from tests.support.decoder_models import saved, tiny
+from tests.support.examples import send_data, send_model
+from tests.support.tiny_bert import sentences, write_tokenizer
 from tests.workers.test_whole import ONCE, download, finished, http  # noqa: F401 (a fixture)
 
 FFN = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 32}

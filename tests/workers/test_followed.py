@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Database, Service, wait_for
-from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 
 PATIENCE = 600.0
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

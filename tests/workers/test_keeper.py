@@ -20,7 +20,7 @@ from app.store.db import writing
 from app.store.models import AuditEntry, Checkpoint, File, Job, Model
 from app.store.storage import LocalStorage, Stored
 from tests.conftest import wait_for
-from tests.rows import ready, submitted, team
+from tests.support.rows import ready, submitted, team
 from workers import keeper as keepers
 from workers.keeper import Keeper, take_leadership
 

@@ -6,10 +6,10 @@ import httpx
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.compression import ggufs
 from tests.conftest import Service
-from tests.examples import real_examples, send
-from tests.mirror import mirror
+from tests.support import gguf_files as ggufs
+from tests.support.examples import real_examples, send
+from tests.support.mirror import mirror
 from tests.workers.test_whole import ONCE, download, finished, http  # noqa: F401 (a fixture)
 
 TEXTS = {"train.txt": 40, "validation.txt": 8, "test.txt": 8}

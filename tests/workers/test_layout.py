@@ -11,8 +11,8 @@ from app.store.db import writing
 from app.store.models import Dataset, File, JobModel
 from app.store.storage import open_storage
 from compression.schema.job_spec import Spec
-from tests.app.test_jobs import row
-from tests.rows import ready, submitted, team
+from tests.app.jobs.test_jobs import row
+from tests.support.rows import ready, submitted, team
 from workers.job_inputs import input_bytes, write_inputs
 from workers.limits import engine_memory
 from workers.sandbox import get_sandbox

@@ -15,7 +15,7 @@ from app.store import db
 from app.store.db import writing
 from app.store.models import Event
 from tests.conftest import ROOT
-from tests.rows import submitted
+from tests.support.rows import submitted
 from workers.lease import Lease, persist
 
 

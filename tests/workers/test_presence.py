@@ -14,7 +14,7 @@ from app.jobs import queue_forecast
 from app.store.db import reading, writing
 from app.store.models import Job, Worker
 from tests.conftest import ROOT, fresh_database
-from tests.rows import submitted
+from tests.support.rows import submitted
 from workers import tasks
 from workers.broker_watchdog import ChildActivity
 from workers.limits import augmentation, lm_eval, machine_memory

@@ -23,10 +23,10 @@ from compression.schema.job_spec import Data, ModelCheck, Spec
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.validation import ModelFacts, parse_finding
-from tests.compression.decoders import END
-from tests.compression.test_pairs import PLAIN, job_of, read, send
+from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
-from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.decoder_models import END
+from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
 from workers import landlock, sandbox
 from workers.engine import Engine, engine_command, kill_group, start_child
 from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle

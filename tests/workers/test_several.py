@@ -18,7 +18,7 @@ from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Row
 from compression.schema.report.report import Artifact, File
 from tests.client.figures import row
-from tests.rows import submitted, team
+from tests.support.rows import submitted, team
 from workers.engine import Engine
 from workers.event_relay import Crashed, EventRelay
 from workers.folders import Untrustworthy

@@ -13,7 +13,7 @@ from app.store.clock import now
 from app.store.db import writing
 from app.store.models import Dataset, File, Job, Worker
 from app.store.storage import LocalStorage
-from tests.rows import submitted
+from tests.support.rows import submitted
 from workers.supervisor import run_attempt
 
 PATIENCE = 30.0

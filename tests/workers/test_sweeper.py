@@ -14,7 +14,7 @@ from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import Dataset, File, Job, Model, UploadPart
 from app.store.storage import LocalStorage
-from tests.rows import TASK, submitted, team
+from tests.support.rows import TASK, submitted, team
 from workers.sweeper import Sweeper
 
 CHECKPOINT = [{"path": "state.json", "size": 1, "sha256": "0" * 64}]

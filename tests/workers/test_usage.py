@@ -11,7 +11,7 @@ from app.core.settings import Settings
 from app.store.db import writing
 from app.store.storage import LocalStorage
 from compression.schema.events import Log
-from tests.rows import submitted
+from tests.support.rows import submitted
 from tests.workers.test_engine import run as run
 from tests.workers.test_several import claimed
 from tests.workers.test_watch import Writing

@@ -14,7 +14,7 @@ from app.store.storage import LocalStorage, Source
 from compression.schema.events import ArtifactReady, Event, TrainingSaved, Working
 from compression.schema.report.report import File
 from tests.client.figures import report
-from tests.rows import submitted
+from tests.support.rows import submitted
 from tests.workers.test_several import Telling, claimed, file
 from workers import event_relay
 from workers.engine import Engine

@@ -18,10 +18,10 @@ from compression.engine.on_disk import backend as streaming
 from compression.engine.pipeline import compress
 from compression.schema.events import Event, StageFinished
 from compression.schema.job_spec import Spec
-from tests.compression.conftest import sentences, write_rows
-from tests.compression.measuring import briefly
-from tests.compression.test_streaming import ONLY_QUANTIZE, model_into
-from tests.rows import submitted
+from tests.compression.engine.on_disk.test_backend import ONLY_QUANTIZE, model_into
+from tests.support.measuring import briefly
+from tests.support.rows import submitted
+from tests.support.tiny_bert import sentences, write_rows
 from tests.workers.test_several import Telling, claimed
 from workers.engine import Engine
 from workers.event_relay import Crashed, EventRelay

@@ -19,7 +19,17 @@ from tokenizers import Tokenizer
 from app.core.settings import Settings
 from app.store.broker import JOBS, WakeUpSender
 from tests.conftest import Service, wait_for
-from tests.examples import TINY_RECIPE, jsonl, real_examples, send, send_data, send_model, tiny_model, tiny_rows, tiny_splits
+from tests.support.examples import (
+    TINY_RECIPE,
+    jsonl,
+    real_examples,
+    send,
+    send_data,
+    send_model,
+    tiny_model,
+    tiny_rows,
+    tiny_splits,
+)
 
 PATIENCE = 400.0
 ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

@@ -12,7 +12,7 @@ from compression.schema.report.measurements import NotMeasured, Remedy, Score, S
 from compression.schema.report.report import Report
 from tests.app.api.conftest import new_team, sql
 from tests.client.figures import generates, more_figures, report, row, validated
-from tests.compression.test_perplexity import row as of_perplexity
+from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"

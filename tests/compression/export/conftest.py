@@ -16,8 +16,8 @@ from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Row
 from compression.system.progress import run_silently
-from tests.compression.conftest import sentences, tiny_config
-from tests.compression.judging import BASELINE, QUANTIZED
+from tests.support.tiny_bert import sentences, tiny_config
+from tests.support.verdict_rows import BASELINE, QUANTIZED
 
 LABELS = ("negative", "positive")
 MAX_LENGTH = 16

@@ -18,9 +18,9 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.report import Artifact
-from tests.compression import decoders
-from tests.compression.conftest import WORDS, encoded, sentences, tiny_config
-from tests.compression.export.cards import card_of
+from tests.support import decoder_models as decoders
+from tests.support.cards import card_of
+from tests.support.tiny_bert import WORDS, encoded, sentences, tiny_config
 
 WITHOUT = instruction_sets.hindrance()
 SECONDS = 120.0

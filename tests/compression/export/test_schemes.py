@@ -22,8 +22,8 @@ from compression.planning.estimator import artifact_bytes
 from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
 from compression.schema.recipe.quantize import Quantize
-from tests.compression.conftest import encoded, sentences, tiny_config, write_tokenizer
 from tests.compression.export.conftest import LABELS, MAX_LENGTH
+from tests.support.tiny_bert import encoded, sentences, tiny_config, write_tokenizer
 
 BERT = ENCODER_ADAPTERS["bert"]
 

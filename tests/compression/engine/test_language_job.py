@@ -1,0 +1,271 @@
+"""One whole job of a language model: texts in, four rows of perplexities out, and checkpoints that stock transformers opens."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compression.engine.job import Job
+from compression.engine.pipeline import compress
+from compression.modalities.text.causal_lm import token_losses
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.scoring.perplexity import figures
+from compression.schema.errors import CompressionError
+from compression.schema.events import Finished, Log, StageStarted, TrainingSaved
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import Targets
+from compression.schema.report.measurements import Latency, Score
+from compression.schema.report.report import Report
+from tests.support.tiny_language import model, tokenizer
+
+RECIPE: dict[str, Any] = {
+    "prepare": {"epochs": 4, "rate": 1e-2},
+    "prune": {"ratio": {"ffn": 0.5, "hidden": 0.5}, "multiple": 8, "calibration_rows": 16},
+    "distill": {"epochs": 4, "rate": 5e-3, "temperature": 1.0, "hidden": 0.5, "hard": 0.3},
+    "train": {"batch": 4, "max_length": 48},
+}
+
+
+def texts(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    animals, places = ["cat", "dog", "hen", "owl"], ["mat", "roof", "road"]
+    return [
+        " ".join(f"the {draw.choice(animals)} sat on the {draw.choice(places)}." for _ in range(draw.randint(1, 3)))
+        for _ in range(count)
+    ]
+
+
+def write(place: Path, *, bos: bool = True, **changes: Any) -> None:
+    model(
+        "llama", **{"intermediate_size": 64, "initializer_range": 0.05, "tie_word_embeddings": True, **changes}
+    ).save_pretrained(place / "model")
+    tokenizer(bos=bos).save_pretrained(place / "model")
+    for name, count in (("train", 160), ("test", 24)):
+        lines = [json.dumps({"text": text}) for text in texts(count, seed=len(name))]
+        (place / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+def spec_of(recipe: dict[str, Any], **changes: Any) -> Spec:
+    return Spec.model_validate(
+        {
+            "task": "causal-lm",
+            "model": "model",
+            "data": {"format": "jsonl", "splits": {"train": ["train.jsonl"], "test": ["test.jsonl"]}},
+            "recipe": recipe,
+            "evaluate": {"length": 16},
+            "output": "out",
+            "threads": 1,
+            **changes,
+        }
+    )
+
+
+def run(place: Path, recipe: dict[str, Any] = RECIPE, **changes: Any) -> tuple[Report, list[Any]]:
+    events = list(compress(spec_of(recipe, **changes), place))
+    assert isinstance(events[-1], Finished)
+    return events[-1].report, events
+
+
+def scores(report: Report) -> dict[str, Score]:
+    found = {row.stage: row.score for row in report.rows}
+    assert all(isinstance(score, Score) for score in found.values())
+    return found  # type: ignore[return-value]
+
+
+def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = figures(token_losses.told(_opened(tmp_path / "model"), _test(tmp_path), length=48, stride=24))
+    report, _ = run(tmp_path)
+    found = scores(report)
+    assert list(found) == ["baseline", "quantized", "pruned", "distilled"]
+    baseline, quantized, cut, last = found.values()
+    assert baseline.value < before.perplexity.value / 10
+    assert quantized.worth > baseline.worth - 0.05
+    assert cut.value > 1.1 * quantized.value
+    assert last.value < cut.value
+    for score in found.values():
+        assert (score.metric, score.lower_is_better, score.rows, score.rows_changed_by_batching) == ("perplexity", True, 24, 0)
+        assert score.metrics.keys() == score.standard_errors.keys()
+        assert score.metrics.keys() == {"perplexity", "loss", "bits_per_byte", "next_token_accuracy"}
+        assert score.value_at_batch_32 == pytest.approx(score.value, rel=1e-3)
+        assert last.value < score.chance
+    ratios = report.rows[-1].ratios
+    assert ratios.retention == pytest.approx(baseline.value / last.value)
+    shapes = [(row.shape.hidden, row.shape.groups, row.shape.heads, row.shape.ffn) for row in report.rows]
+    assert shapes == [(32, 2, 4, 64), (32, 2, 4, 64), (16, 1, 2, 32), (16, 1, 2, 32)]
+    assert ratios.parameter_reduction > 0.5
+    assert ratios.size_reduction > 0.6
+    assert report.splits["test"].tokens == sum(len(text.encode()) - 2 * text.count("the") for text in texts(24, seed=4))
+    assert report.splits["test"].bytes == sum(len(text.encode()) for text in texts(24, seed=4))
+    assert any("windows of 48 tokens" in note for note in report.notes)
+    assert any(note.startswith("Distillation: validation perplexity") for note in report.rows[-1].notes)
+
+    # Each stage ships an ONNX file that is timed as it generates, and the one that is named a checkpoint beside it.
+    assert [one.kind for one in report.artifacts] == ["onnx"] * 4 + ["transformers"] * 2
+    assert [one.precision for one in report.artifacts[-2:]] == ["int8", "bfloat16"]
+    for row in report.rows:
+        assert isinstance(row.latency, Latency)
+        assert row.latency.generation is not None
+        assert (row.latency.generation.prompt, row.artifact.split("-")[1]) == (16, "onnx")
+
+    # The checkpoint scores what is told of it, in stock transformers and with the tokenizer beside it.
+    told = report.artifacts[-2].score
+    assert isinstance(told, Score)
+    folder = tmp_path / "out" / "artifacts" / report.artifacts[-2].name
+    stock = _opened(folder)
+    again = figures(token_losses.told(stock, _test(tmp_path, folder), length=48, stride=24))
+    assert again.perplexity.value == pytest.approx(told.value, rel=1e-4)
+    assert again.loss.standard_error == pytest.approx(told.standard_errors["loss"], rel=2e-2)
+    assert told.value == pytest.approx(found[report.artifacts[-2].stage].value, rel=5e-2)
+    assert not stock.config.tie_word_embeddings
+    assert stock.lm_head.weight is not stock.model.embed_tokens.weight
+    asked = AutoTokenizer.from_pretrained(folder)("the ", return_tensors="pt", return_token_type_ids=False)
+    said = AutoTokenizer.from_pretrained(folder).decode(stock.generate(**asked, max_new_tokens=8, do_sample=False)[0])
+    assert any(animal in said for animal in ("cat", "dog", "hen", "owl"))
+    assert "generate" in (folder / "README.md").read_text()
+
+    # A new attempt that has the cut behind it makes the same of it.
+    shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "kept")
+    shutil.rmtree(tmp_path / "kept" / "distilled")
+    other, events = run(tmp_path, resume="kept")
+    assert [event.stage for event in events if isinstance(event, StageStarted) and event.resumed] == list(found)[:3]
+    assert scores(other) == found
+
+    # Had the cut cost too much, it would still be there to take, though another stage is the headline.
+    shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "whole")
+    spec = spec_of(RECIPE, resume="whole")
+    opened = Job.open(spec, tmp_path)
+    done, _ = opened.look_for_checkpoint(("baseline", *list(found)[1:]))
+    assert done is not None
+    list(opened.go_on_from(done))
+    opened.spec = spec.model_copy(
+        update={"targets": Targets(parameter_reduction=0, size_reduction=0, speed_up=1e-3, retention=0.5)}
+    )
+    opened.rows[2:] = [
+        row.model_copy(update={"ratios": row.ratios.model_copy(update={"retention_on_validation": 0.1})})
+        for row in opened.rows[2:]
+    ]
+    list(opened.ship_checkpoint())
+    assert [(one.stage, one.precision) for one in opened.artifacts[4:]] == [
+        ("quantized", "int8"),
+        ("quantized", "bfloat16"),
+        ("distilled", "int8"),
+        ("distilled", "bfloat16"),
+    ]
+    smaller = _opened(tmp_path / "out" / "artifacts" / opened.artifacts[-1].name)
+    assert (smaller.config.hidden_size, smaller.dtype) == (16, torch.bfloat16)
+
+
+def _opened(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def _test(place: Path, folder: Path | None = None) -> Any:
+    lines = (place / "test.jsonl").read_text().splitlines()
+    return read([json.loads(line)["text"] for line in lines], AutoTokenizer.from_pretrained(folder or place / "model"))
+
+
+def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: Path) -> None:
+    write(tmp_path, bos=False)
+    recipe = {
+        **RECIPE,
+        "quantize": None,
+        "prune": None,
+        "prepare": {"epochs": 1, "rate": 1e-2},
+        "distill": {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "attention": 0.1, "kept": 8, "temperature": 1.0},
+        "train": {**RECIPE["train"], "recompute": True},
+    }
+    spec = spec_of(recipe, save_seconds=0, evaluate={"length": 16, "window": 32, "tokens": 256})
+    whole: list[Any] = []
+    kept = tmp_path / "kept"
+    for event in compress(spec, tmp_path):
+        whole.append(event)
+        if isinstance(event, TrainingSaved):
+            place = tmp_path / "out" / "checkpoints" / event.folder
+            if event.stage == "distilled" and event.step > event.total // 2 and not kept.exists():
+                shutil.copytree(tmp_path / "out" / "checkpoints", kept, ignore=shutil.ignore_patterns("training-*"))
+                shutil.copytree(place, kept / "training")
+            shutil.rmtree(place)
+    report = whole[-1].report
+    assert not any(isinstance(event, Log) and "asked again" in event.message for event in whole)
+    assert "texts of test are scored" in " ".join(report.notes)
+    assert any("relations of the last layers" in note for note in report.rows[-1].notes)
+    assert any(isinstance(event, Log) and "attention 0." in event.message for event in whole)
+    score = scores(report)["distilled"]
+    assert 2 <= score.rows < 24
+    again, _ = run(tmp_path, recipe, resume="kept", evaluate={"length": 16, "window": 32, "tokens": 256})
+    assert scores(again)["distilled"] == score
+    # Without BOS nobody is asked for a text's first token, and nothing was put there.
+    folder = tmp_path / "out" / "artifacts" / "distilled-onnx-float32"
+    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"] == tokenizer()("a")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evaluate_at", "param"),
+    [
+        ({"distill": {"attention": 1.0, "attention_by": "scores"}}, {}, "recipe.distill.attention_by"),
+        ({"distill": {"general": {"attention": 0}}}, {}, "recipe.distill.general"),
+        ({"distill": {"teachers": {"seeds": 2}}}, {}, "recipe.distill.teachers.seeds"),
+        ({"prune": {"axes": ["ffn", "vocabulary"]}}, {}, "recipe.prune.axes"),
+        ({}, {"metric": "f1"}, "evaluate.metric"),
+        ({}, {"window": 65}, "evaluate.window"),
+    ],
+)
+def test_what_a_language_model_cannot_be_asked_for_is_refused(
+    tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str
+) -> None:
+    write(tmp_path)
+    with pytest.raises(CompressionError) as caught:
+        run(tmp_path, {**RECIPE, **recipe}, evaluate={"length": 16, **evaluate_at})
+    assert caught.value.param == param
+
+
+def test_a_latency_is_aimed_at_only_where_it_can_be_measured(tmp_path: Path) -> None:
+    write(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    with pytest.raises(CompressionError, match="none can be written: rotary embeddings") as caught:
+        run(tmp_path, {**RECIPE, "prune": {"axes": ["ffn"], "target_latency": {"speed_up": 2}}})
+    assert caught.value.param == "recipe.prune.target_latency"
+
+
+def test_a_model_whose_onnx_file_cannot_be_written_is_sent_in_16_bits_too(tmp_path: Path) -> None:
+    write(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    report, _ = run(tmp_path, {**RECIPE, "prepare": {"epochs": 1}, "distill": None})
+    assert "There is no ONNX file, and speeds are not measured: rotary embeddings of the kind" in "".join(report.rows[0].notes)
+    assert not [row for row in report.rows if "integers" in getattr(row.latency, "not_measured", "integers")]
+    stages = ["baseline", "quantized", "pruned"]
+    after, beside = report.artifacts[:3], report.artifacts[3:]
+    assert [(one.stage, one.kind) for one in after] == [(stage, "transformers") for stage in stages]
+    assert [one.precision for one in after] == ["float32", "int8", "int8"]
+    named = next(one.stage for one in after if one.name == report.headline)
+    assert [(one.stage, one.precision) for one in beside] == [(stage, "bfloat16") for stage in dict.fromkeys((named, "pruned"))]
+    for one in beside:
+        weights = load_file(tmp_path / "out" / "artifacts" / one.name / "model.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+
+
+def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:
+    write(tmp_path, tie_word_embeddings=False)
+    whole = _opened(tmp_path / "model")
+    whole.model.save_pretrained(tmp_path / "model")
+    with pytest.raises(CompressionError, match="lm_head") as caught:
+        run(tmp_path)
+    assert caught.value.code == "config_mismatch"
+    assert torch.is_tensor(whole.lm_head.weight)
+
+
+def test_a_cut_in_steps_is_taught_by_the_whole_model_after_each(tmp_path: Path) -> None:
+    write(tmp_path)
+    recovery = {"epochs": 4, "rate": 5e-3, "by": "teacher"}
+    prune = {**RECIPE["prune"], "steps": 2, "recovery": recovery}
+    report, _ = run(tmp_path, {**RECIPE, "prune": prune, "distill": None, "quantize": None})
+    notes = [note for note in report.rows[-1].notes if "taught by the baseline's answers" in note]
+    assert len(notes) == 2
+    for note in notes:
+        before, after = (float(found) for found in note.split("perplexity ")[1].split(" (")[0].split(" → "))
+        assert after < before

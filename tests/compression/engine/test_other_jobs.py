@@ -1,0 +1,80 @@
+"""Whole jobs on a tiny model that end otherwise: unproven, without stages, refused, failed."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compression.engine import shipping
+from compression.engine.commands.run import job
+from compression.schema.errors import CompressionError
+from compression.schema.events import Failed, Finished, Log
+from tests.support.engine_jobs import RECIPE, events, start, write_spec
+from tests.support.measuring import briefly_apart
+
+
+def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_card(
+    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
+    recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
+    last = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))[-1]
+    assert isinstance(last, Finished)
+    baseline, quantized = last.report.rows
+    assert baseline.preparation is not None
+    assert baseline.preparation.converged is False
+    for row in last.report.rows:
+        assert row.ratios.baseline_not_converged
+        assert row.verdict is not None
+        assert "retention" in row.verdict.unproven
+        card = (tmp_path / "job" / "out" / "artifacts" / row.artifact / "README.md").read_text()
+        assert "**baseline_not_converged**" in card
+    verdict = last.report.verdicts["retention"]
+    assert (verdict.status, verdict.code, verdict.met) == ("unproven", "baseline_not_converged", False)
+    assert last.report.verdicts["size_reduction"].status in ("met", "missed")
+    assert quantized.verdict is not None
+    offered = {remedy.key: remedy.proposed for remedy in quantized.verdict.remedies}
+    assert offered["recipe.prepare.epochs"] is None
+    assert "baseline_not_converged" in last.report.choice
+
+
+def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+    recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None}
+    kept = tmp_path / "nothing"
+    (kept / "baseline").mkdir(parents=True)
+    seen = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe, resume=str(kept))))
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    assert [row.stage for row in last.report.rows] == ["baseline"]
+    assert [artifact.precision for artifact in last.report.artifacts] == ["float32", "float32"]
+    assert [event for event in seen if isinstance(event, Log) and event.level == "warning" and "not used" in event.message]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param"),
+    [
+        ({"recipe": {"prune": {"ratio": 7}}}, "invalid_spec", "recipe.prune.ratio"),
+        ({"recipe": {"prun": {}}}, "invalid_spec", "recipe.prun"),
+        ({"recipe": {"distill": {"gate": {"steps": 50}}}}, "invalid_spec", "recipe.distill.gate"),
+        ({"recipe": {"remedy": "apply"}}, "invalid_spec", "recipe.remedy"),
+        ({"evaluate": {"length": 1024}}, "invalid_spec", "evaluate.length"),
+        ({"recipe": {"prune": {"ratio": 0.95, "multiple": 8}}}, "unsupported_shape", "recipe.prune.ratio"),
+        ({"model": "nowhere"}, "missing_file", "config.json"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_training(
+    tmp_path: Path, encoder: Path, reviews: Path, changes: dict[str, Any], code: str, param: str
+) -> None:
+    with pytest.raises(CompressionError) as caught:
+        list(job(write_spec(tmp_path, encoder, reviews, **changes)))
+    assert (caught.value.code, caught.value.param) == (code, param)
+
+
+def test_a_failed_job_says_so_on_the_pipe_and_by_its_exit_code(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+    engine = start(write_spec(tmp_path, encoder, reviews, recipe={"train": {"batch": 0}}), stdout=subprocess.PIPE)
+    printed, _ = engine.communicate()
+    assert engine.returncode == 2
+    (event,) = events(iter(printed.splitlines()))
+    assert isinstance(event, Failed)
+    assert (event.code, event.param) == ("invalid_spec", "recipe.train.batch")

@@ -1,0 +1,66 @@
+"""Windows whose logits are larger than what they may take are asked in pieces, one behind the other, with the same answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel
+
+from compression.evaluation import measure
+from compression.evaluation.runtimes.runner import open_artifact
+from compression.export.onnx import decoder
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.decoding import Decoder
+from compression.modalities.text.inputs import Batch, Ids
+from compression.modalities.text.scoring import perplexity
+from compression.modalities.text.scoring.perplexity import LanguageScorer
+from tests.support.tiny_language import TEXTS, VOCABULARY, model, tokenizer
+
+ROOM = 20
+"""Places whose logits are allowed."""
+
+
+class Watched:
+    """A decoder, and the most places that it answered at once."""
+
+    def __init__(self, own: Decoder) -> None:
+        self.own, self.name, self.most = own, own.name, 0
+
+    def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
+        found, cache = self.own.step(ids, cache, mask)
+        self.most = max(self.most, found.shape[0] * found.shape[1])
+        return found, cache
+
+    def logits(self, batch: Batch) -> Logits:
+        return self.step(batch.input_ids, None, batch.attention_mask)[0]
+
+
+def opened(kind: str, network: PreTrainedModel, folder: Path) -> Watched:
+    tokenizer(bos=True).save_pretrained(folder)
+    network.save_pretrained(folder)
+    if kind == "onnx":
+        decoder.write(network, folder)
+    found = open_artifact("onnx" if kind == "onnx" else "transformers", folder, threads=1)
+    assert isinstance(found, Decoder)
+    return Watched(found)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("onnx", "llama"), ("transformers", "mistral")])
+def test_a_score_is_the_same_in_pieces_and_takes_no_more_than_it_may(
+    kind: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, scorer = opened(kind, model(family), tmp_path), LanguageScorer(48, 24)
+    rows = tmp_path / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": text * times}) + "\n" for times in (1, 3) for text in TEXTS))
+    given, reader = measure.read_rows(rows), scorer.reader(tmp_path)
+    whole = scorer.open_split(runner, reader, given).answer(measure.nobody).score
+    assert runner.most > 8 * ROOM  # all windows together
+    runner.most = 0
+    monkeypatch.setattr(perplexity, "LOGITS_BYTES", 4 * VOCABULARY * ROOM)
+    found = scorer.open_split(runner, reader, given).answer(measure.nobody).score
+    assert 0 < runner.most <= ROOM
+    assert found.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    assert found.standard_errors == pytest.approx(whole.standard_errors, rel=1e-4)
+    assert found.value_at_batch_32 == pytest.approx(whole.value_at_batch_32, rel=1e-5)
+    assert (found.rows, found.chance, found.rows_changed_by_batching) == (whole.rows, whole.chance, 0)

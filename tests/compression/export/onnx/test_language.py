@@ -1,0 +1,339 @@
+"""A language model is shipped, scored, timed and opened as its user would: ONNX Runtime's files and stock checkpoints."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compression.engine.shipping import ShippedArtifact, measure_latency, ship
+from compression.evaluation import generation_latency
+from compression.evaluation.measure import nobody, read_rows
+from compression.evaluation.runtimes.runner import open_artifact
+from compression.export.package import write_config
+from compression.export.parity_check import ROUNDING_NOISE, compare, limit, verify
+from compression.export.transformers.exporter import write_transformers
+from compression.modalities.registry import scorer_of
+from compression.modalities.scoring.base import Floats as Logits
+from compression.modalities.text.causal_lm import token_losses as engine
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.inputs import Ids
+from compression.modalities.text.scoring.perplexity import LanguageScorer, figures
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
+from compression.schema.errors import ExportMismatch
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.measurements import Latency, Score
+from compression.system.progress import run_silently
+from tests.support.tiny_language import TEXTS, model, tokenizer
+
+MANY = [f"{text} {number}" for number in range(6) for text in TEXTS]
+EVALUATE = Evaluate(length=16)
+DONE = {
+    "baseline": None,
+    "int8": Simulation(),
+    "int4": Simulation(scheme="weight-only-int4", group_size=16),
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> PreTrainedModel:
+    return model("llama", tie_word_embeddings=True, max_position_embeddings=64, eos_token_id=3)
+
+
+@pytest.fixture(scope="module")
+def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ShippedArtifact]]:
+    output = tmp_path_factory.mktemp("output")
+    tokenizer(bos=True).save_pretrained(output / "tokenizer")
+    rows = output / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in MANY))
+    made = {}
+    for name, simulation in DONE.items():
+        remove_fake_quantization(network)
+        if simulation is not None:
+            insert_fake_quantization(network, simulation=simulation)
+        shipping = ship(
+            network,
+            name=name,
+            kind="onnx",
+            stage="baseline" if name == "baseline" else "quantized",
+            precision="float32" if simulation is None else "int4" if simulation.group_size else "int8",
+            task="causal-lm",
+            labels=(),
+            tokenizer=output / "tokenizer",
+            max_length=24,
+            output=output,
+            test_rows=rows,
+            baseline=None if name == "baseline" else output / "artifacts" / "baseline",
+            evaluate=EVALUATE,
+            sample=[{"text": text} for text in MANY],
+        )
+        made[name] = (output / "artifacts" / name, run_silently(shipping))
+    remove_fake_quantization(network)
+    return made
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_score_is_the_files_and_agrees_with_the_engines(
+    name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
+) -> None:
+    score = shipped[name][1].score
+    assert isinstance(score, Score)
+    if (simulation := DONE[name]) is not None:
+        insert_fake_quantization(network, simulation=simulation)
+    scorer = scorer_of("causal-lm", EVALUATE, ())
+    assert isinstance(scorer, LanguageScorer)
+    told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
+    remove_fake_quantization(network)
+    assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
+    assert score.rows == len(MANY)
+
+
+def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path, ShippedArtifact]], tmp_path: Path) -> None:
+    folder, found = shipped["int8"]
+    told = list[int]()
+    scorer = scorer_of("causal-lm", EVALUATE, ())
+    assert isinstance(scorer, LanguageScorer)
+    rows = folder.parents[1] / "test.jsonl"
+    asked = scorer.open_split(open_artifact("onnx", folder, threads=1), scorer.reader(folder), read_rows(rows))  # type: ignore[arg-type]
+    assert asked.answer(told.append).score == found.score
+    assert sum(told) == asked.windows
+    assert set(told[:-1]) == {1}  # then the first of them again, together
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_speed_is_that_of_generating(name: str, shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
+    latency = shipped[name][1].latency
+    assert isinstance(latency, Latency)
+    generation = latency.generation
+    assert generation is not None
+    assert (latency.batch, latency.length, generation.prompt) == (1, 16, 16)
+    assert latency.runs >= generation_latency.FEWEST_ROUNDS * generation.tokens
+    assert generation.decode_per_second == pytest.approx(1000 / latency.median_ms)
+    assert generation.baseline_decode_per_second == pytest.approx(1000 / latency.baseline_median_ms)
+    assert generation.prefill_per_second == pytest.approx(16 * 1000 / generation.first_token_ms)
+    assert (generation.first_token_ms == generation.baseline_first_token_ms) == (name == "baseline")
+
+
+def test_bytes_are_those_of_graph_and_weights(shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
+    for name in DONE:
+        folder, found = shipped[name]
+        files = {file.path: file.size for file in found.artifact.files}
+        assert found.size.bytes == files["model.onnx"] + files["model.onnx_data"]
+        assert files["model.onnx"] == (folder / "model.onnx").stat().st_size
+    assert shipped["int8"][1].size.bytes < shipped["baseline"][1].size.bytes
+
+
+@pytest.mark.parametrize("name", ["baseline", "int8"])
+def test_the_cards_code_goes_on_with_a_text_in_onnx_runtime(
+    name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
+) -> None:
+    folder, _ = shipped[name]
+    code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+    ids = torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
+    if name != "baseline":
+        insert_fake_quantization(network)
+    with torch.inference_mode():
+        wanted = network.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
+    remove_fake_quantization(network)
+    assert done.stdout.decode() == tokenizer(bos=True).decode(wanted, skip_special_tokens=True) + "\n"
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_the_cards_code_stops_at_every_end_that_the_model_has(
+    place: int, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(shipped["baseline"][0], tmp_path / "copy"))
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 3
+    twin, ids = copy.deepcopy(network), torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
+    with torch.inference_mode():
+        free = twin.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
+        end = free[ids.shape[1] + place]
+        twin.generation_config.eos_token_id = [3, end]  # as instruct models have it; config.json knows the first alone
+        wanted = twin.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
+    assert ids.shape[1] < len(wanted) <= ids.shape[1] + place + 1 < len(free)
+    write_config(twin, folder, (), 64, "onnx")
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 3
+    code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+    assert done.stdout.decode() == tokenizer(bos=True).decode(wanted[:-1], skip_special_tokens=True) + "\n"
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
+    name: str, network: PreTrainedModel, tmp_path: Path
+) -> None:
+    simulation = DONE[name]
+    assert simulation is not None
+    insert_fake_quantization(network, simulation=simulation)
+    write_transformers(network, tmp_path, int8=True)
+    prompt = torch.tensor([[4, 5, 6, 7]])
+    with torch.inference_mode():
+        wanted = network(prompt).logits[0].numpy()
+        remove_fake_quantization(network)
+        plain = network(prompt).logits[0].numpy()
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True).eval()
+    assert opened.get_output_embeddings().weight is not opened.get_input_embeddings().weight
+    assert opened.generate(prompt, min_new_tokens=8, max_new_tokens=8, do_sample=False).shape == (1, 12)
+    with torch.inference_mode():
+        # Of dynamic-int8 torchao rounds to integers of its own, of weights alone it holds ours.
+        noise = ROUNDING_NOISE["transformers"] if name == "int8" else 0.0
+        compare(wanted, opened(prompt).logits[0].numpy(), limit(wanted, plain, noise=noise))
+
+
+def test_a_checkpoint_of_16_bits_is_the_model_without_its_integers(network: PreTrainedModel, tmp_path: Path) -> None:
+    tokenizer(bos=True).save_pretrained(tmp_path)
+    insert_fake_quantization(network)
+    write_transformers(network, tmp_path, int8=False, half=True)
+    sample, scorer = [{"text": text} for text in MANY], scorer_of("causal-lm", EVALUATE, ())
+    found = verify(network, tmp_path, kind="transformers", int8=False, half=True, sample=sample, scorer=scorer, pad_id=0)
+    assert 0 < found.difference < found.allowed.rms
+    with pytest.raises(ExportMismatch):  # held against float32 it is another model
+        verify(network, tmp_path, kind="transformers", int8=False, sample=sample, scorer=scorer, pad_id=0)
+    remove_fake_quantization(network)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
+    assert {parameter.dtype for parameter in opened.parameters()} == {torch.bfloat16}
+    for name, parameter in network.named_parameters():
+        assert torch.equal(opened.get_parameter(name), parameter.to(torch.bfloat16))
+    assert opened.lm_head.weight is opened.model.embed_tokens.weight
+
+
+class Forgetful:
+    """A real session that loses the oldest token of its cache."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inner = open_artifact("onnx", folder, threads=1)
+        self.name = self.inner.name
+
+    def logits(self, batch: object) -> Logits:
+        return self.inner.logits(batch)  # type: ignore[arg-type]
+
+    def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
+        if cache is not None:
+            cache.mask[:, 0] = 0  # type: ignore[attr-defined]
+        return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_cache_that_forgets_is_found_out(
+    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = shipped["baseline"]
+    sample, scorer = [{"text": text} for text in MANY], scorer_of("causal-lm", EVALUATE, ())
+    assert verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0).difference < 1e-4
+    monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda _kind, folder, threads: Forgetful(folder))
+    with pytest.raises(ExportMismatch, match="logits differ"):
+        verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0)
+
+
+class Sure:
+    """A real session that is all but certain of one token, whatever comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inner = open_artifact("onnx", folder, threads=1)
+        self.name = self.inner.name
+
+    def logits(self, batch: object) -> Logits:
+        found = self.inner.logits(batch)  # type: ignore[arg-type]
+        found[..., 0] = 1e4
+        return found
+
+    def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_error_that_nobody_knows_is_not_told_as_none(
+    lost: bool, shipped: dict[str, tuple[Path, ShippedArtifact]], tmp_path: Path
+) -> None:
+    folder, rows = shipped["baseline"][0], tmp_path / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
+    runner = Sure(folder) if lost else open_artifact("onnx", folder, threads=1)
+    scorer = LanguageScorer(length=64, stride=32)
+    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score  # type: ignore[arg-type]
+    assert "perplexity" not in score.standard_errors
+    assert score.standard_error == score.value
+    assert score.worth_error == 1
+    assert (score.value == pytest.approx(1e300)) == lost
+
+
+def test_a_shape_is_timed_without_being_shipped(
+    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
+) -> None:
+    baseline, _ = shipped["baseline"]
+    found = measure_latency(
+        network,
+        tmp_path,
+        int8=True,
+        task="causal-lm",
+        labels=(),
+        tokenizer=baseline,
+        baseline=baseline,
+        evaluate=EVALUATE,
+    )
+    assert isinstance(found, Latency)
+    assert found.generation is not None
+    assert found.median_ms != found.baseline_median_ms
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_prompt_leaves_room_for_what_is_generated() -> None:
+    assert generation_latency.prompt_of(128, {"max_position_embeddings": 8192}) == 128
+    assert generation_latency.prompt_of(128, {"n_positions": 64}) == 64 - generation_latency.TOKENS
+
+
+def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_scored(tmp_path: Path) -> None:
+    """GPT-2 looks its positions up in a table: one token more than there is room for would end the process that measures."""
+    network = model("gpt2", n_positions=generation_latency.TOKENS + 4, pad_token_id=3)
+    tokenizer(bos=True).save_pretrained(tmp_path / "tokenizer")
+    rows = tmp_path / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    shipping = ship(
+        network,
+        name="full",
+        kind="onnx",
+        stage="baseline",
+        precision="float32",
+        task="causal-lm",
+        labels=(),
+        tokenizer=tmp_path / "tokenizer",
+        max_length=24,
+        output=tmp_path,
+        test_rows=rows,
+        baseline=None,
+        evaluate=Evaluate(length=generation_latency.TOKENS + 4, window=generation_latency.TOKENS + 4),
+        sample=[{"text": text} for text in TEXTS],
+    )
+    found = run_silently(shipping)
+    assert isinstance(found.score, Score), found.score
+    assert isinstance(found.latency, Latency)
+    assert found.latency.length == 4
+    assert isinstance(found.peak_memory_bytes, int)
+
+
+def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
+    asked: list[tuple[str, list[int]]] = []
+
+    class Noted:
+        def __init__(self, name: str) -> None:
+            self.name, self.inner = name, open_artifact("onnx", shipped[name][0], threads=1)
+
+        def logits(self, batch: object) -> Logits:
+            return self.inner.logits(batch)  # type: ignore[arg-type]
+
+        def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
+            asked.append((self.name, ids[0].tolist()))
+            return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
+
+    prompt = np.array([[3, 4, 5, 6]], np.int64)
+    generation_latency.time_both(Noted("int8"), Noted("baseline"), prompt, threads=1, seconds=0.01)
+    last = asked[-2 * (generation_latency.TOKENS + 1) :]
+    assert [ids for _, ids in last[:2]] == [[3, 4, 5, 6]] * 2
+    assert all({last[at][0], last[at + 1][0]} == {"int8", "baseline"} for at in range(0, len(last), 2))
+    assert last[0][0] != last[2][0]
+    assert all(len(ids) == 1 for _, ids in last[2:])

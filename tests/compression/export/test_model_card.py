@@ -1,0 +1,98 @@
+"""What a card says of how far its model reads, and what of that it was trained on."""
+
+from typing import Any, get_args
+
+import pytest
+
+from compression.evaluation.runtimes.runner import Kind
+from compression.export.provenance import Origin
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe
+from compression.schema.report.before import Figures
+from compression.schema.stages import Stage
+from tests.client.figures import validated
+from tests.support.cards import NOTHING, card_of
+
+SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
+
+
+def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_converged() -> None:
+    origin = Origin(
+        license=None, said_in=None, base=None, licenses=(), recipe=SENT, command="lathe submit", sent=(), versions={}
+    )
+    for known in (True, False, None):
+        rows = validated(is_converged=known).rows
+        last = rows[-1]
+        figures = Figures(
+            size=last.size, latency=last.latency, score=last.score, validation=last.validation, peak_memory_bytes=NOTHING
+        )
+        text = card_of(name=last.artifact, stage="distilled", figures=figures, origin=origin, rows=rows).render()
+        assert "| accuracy on 500 validation rows, by which the job chooses | 79.50% ± 1.00% |" in text
+        assert "99.4% kept (95 % interval 97.1% to 101.5%)" in text
+        assert ("**baseline_not_converged**" in text) == (known is False)
+
+
+def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192, **about: Any) -> str:
+    origin = Origin(
+        license=None, said_in=None, base=None, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={}
+    )
+    form: dict[str, Any] = {"kind": "transformers", "scheme": None, "inputs": (), **about}
+    return card_of(stage=stage, task=task, labels=(), max_length=512, positions=positions, origin=origin, **form).render()
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "trained"),
+    [
+        ({}, "baseline", False),
+        ({}, "quantized", False),  # as all that goes from file to file
+        ({"prepare": Prepare(epochs=1)}, "quantized", True),
+        ({"quantize": Quantize(qat=Qat())}, "baseline", False),
+        ({"quantize": Quantize(qat=Qat())}, "pruned", True),
+        ({"prune": Prune()}, "pruned", False),
+        ({"prune": Prune(recovery=Recovery(epochs=1))}, "quantized", False),
+        ({"prune": Prune(recovery=Recovery(epochs=1))}, "pruned", True),
+        ({"prune": Prune(), "distill": Distill()}, "pruned", False),
+        ({"distill": Distill()}, "distilled", True),
+    ],
+)
+def test_rows_of_training_are_told_of_what_was_trained(changes: dict[str, object], stage: Stage, trained: bool) -> None:
+    text = said(SENT.model_copy(update=changes), stage)
+    assert "It reads up to 8,192 tokens." in text
+    assert ("It was trained on rows of 512 tokens." in text) is trained
+
+
+def test_what_answers_about_whole_texts_reads_as_far_as_they_are_cut() -> None:
+    text = said(Recipe(), "distilled", "text-regression", None)
+    assert "Texts are cut to 512 tokens." in text
+    assert "trained on rows" not in text
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "text-classification", "question-answering"])
+@pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
+def test_a_card_tells_the_range_of_its_weights_and_opens_full_range_files_with_exact_products(task: Task, scheme: str) -> None:
+    form = {"kind": "onnx", "scheme": scheme, "inputs": ("input_ids", "attention_mask")}
+    portable, full = (said(SENT, "quantized", task, portable=each, **form) for each in (True, False))
+    assert "within ±63" in portable
+    assert "x64quantprecision" not in portable
+    assert "within ±127" in full
+    code = full.split("```python\n")[1].split("```")[0]
+    assert '"session.x64quantprecision", "1"' in code
+    compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize("about", [{"scheme": None}, {"scheme": "weight-only-int8"}, {"scheme": "weight-only-int4"}])
+def test_files_that_round_no_activations_need_no_option(about: dict[str, Any]) -> None:
+    text = said(SENT, "quantized", kind="onnx", **{"inputs": ("input_ids", "attention_mask"), **about})
+    assert "±" not in text
+    assert "x64quantprecision" not in text
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("task", get_args(Task))
+def test_every_task_has_code_for_every_kind_and_a_card_shows_it(task: Task, kind: Kind) -> None:
+    card = card_of(kind=kind, task=task, pairs=task == "text-pair-classification", positions=None)
+    compile(card.usage(), "card", "exec")
+    assert f"## Open it\n\n```python\n{card.usage()}```\n" in card.render()

@@ -1,0 +1,242 @@
+"""Each decoder family at widths that are published for it: cut as planned, saved, reopened, equal to the masked model."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import decoder_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.pruning_groups import width_of
+from compression.models.architectures.shapes import planned_shape
+from compression.pruning.scores import score_units
+from compression.schema.recipe.base import Axis
+from compression.schema.recipe.prune import Prune
+from tests.support.decoder_families import error, logits, silenced
+
+COMMON: dict[str, Any] = {"vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+YARN = {"rope_type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1}
+DEEPSEEK_V3 = {
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    # One expert of 2,048 units is 176 MB, and there are 256 of them: theirs is the only width here that is not published.
+    "moe_intermediate_size": 16,
+    "max_position_embeddings": 163840,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {**YARN, "rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+}
+RANKED: tuple[Axis, ...] = ("hidden", "heads", "query_rank", "kv_rank")
+PUBLISHED: dict[str, tuple[str, dict[str, Any], Prune, tuple[int, ...]]] = {
+    "SmolLM2-135M": (
+        "llama",
+        {
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 8192,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+            "tie_word_embeddings": True,
+        },
+        Prune(ratio=0.3),
+        (384, 6, 1088),
+    ),
+    "Llama-3.2-1B": (
+        "llama",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            "tie_word_embeddings": True,
+        },
+        Prune(ratio=0.3),
+        (1344, 24, 5760),
+    ),
+    "deepseek-llm-7b": (
+        "llama",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6,
+        },
+        Prune(ratio=0.3),
+        (2816, 22, 7680),
+    ),
+    "Mistral-7B-v0.1": (
+        "mistral",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 32768,
+            "sliding_window": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+        Prune(ratio=0.3),
+        (2880, 24, 10048),
+    ),
+    "Qwen2-0.5B": (
+        "qwen2",
+        {
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            "tie_word_embeddings": True,
+        },
+        Prune(ratio=0.3),
+        (640, 7, 3392),
+    ),
+    "Qwen3-0.6B": (
+        "qwen3",
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 40960,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            "tie_word_embeddings": True,
+        },
+        Prune(ratio=0.3),
+        (704, 12, 2176),
+    ),
+    "gpt2": ("gpt2", {"n_embd": 768, "n_layer": 2, "n_head": 12}, Prune(ratio=0.3), (512, 8, 2176)),
+    "DeepSeek-V2-Lite": (
+        "deepseek_v2",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 10944,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "q_lora_rank": None,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 64,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 6,
+            "topk_method": "greedy",
+            "n_group": 1,
+            "topk_group": 1,
+            "routed_scaling_factor": 1.0,
+            # An eighth of the 1,408 that are published: with them a layer would take 2.2 GB.
+            "moe_intermediate_size": 176,
+            "max_position_embeddings": 163840,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {**YARN, "rope_theta": 10000.0, "mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+        Prune(ratio=0.4, axes=("hidden", "heads", "ffn", "experts", "expert_ffn", "kv_rank")),
+        (1280, 10, 6592, 38, 128, 320),
+    ),
+    "DeepSeek-V3, a dense layer": (
+        "deepseek_v3",
+        # With all of its heads, which the next has, this would be the largest by far.
+        {
+            **DEEPSEEK_V3,
+            "num_hidden_layers": 1,
+            "first_k_dense_replace": 1,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+        },
+        Prune(ratio=0.5, axes=(*RANKED, "ffn")),
+        (3584, 8, 768, 256, 9216),
+    ),
+    "DeepSeek-V3, a layer of experts": (
+        "deepseek_v3",
+        {**DEEPSEEK_V3, "num_hidden_layers": 1, "first_k_dense_replace": 0},
+        Prune(ratio=0.5, axes=(*RANKED, "experts", "expert_ffn"), multiple=8),
+        (3584, 64, 768, 256, 128, 8),
+    ),
+}
+"""The family, what its config says, the cut, and what that leaves on each of its axes. Experts are narrower than published, and
+tables shorter; layers are one or two."""
+
+
+def made(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
+    """Draw a model whose biases are not 0 and whose norms are not 1, so that losing one shows."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](**{**COMMON, **settings, "attn_implementation": "eager"})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if value.ndim == 1 and "inv_freq" not in name:
+                value.add_(torch.randn_like(value) * 0.2)
+        # As loud as a trained model's: beside so weak a stream as the drawn one the norms' ε would count.
+        model.get_input_embeddings().weight.mul_(20)
+    return model
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_decoder_at_its_published_widths_is_cut_as_the_masked_model_says(name: str, tmp_path: Path) -> None:
+    kind, settings, prune, widths = PUBLISHED[name]
+    model = made(kind, settings)
+    family, before = decoder_of(model), decoder_of(model).shape_of(model.config)
+    ids = torch.randint(3, before.vocabulary, (8, 12), generator=torch.Generator().manual_seed(1))
+    rows = TokenizedDataset(ids.tolist(), torch.zeros(8, dtype=torch.int64), 0, task_of("text-classification"))
+    scores = score_units(model, prune.model_copy(update={"calibration_rows": 8}), rows, seed=0)
+    shape = planned_shape(ARCHITECTURE_SPECS[kind], before, prune)
+    assert tuple(width_of(shape, axis) for axis in prune.axes) == widths
+    kept = scores.choose(family, shape)
+    small = family.narrowed(model, kept)
+    assert family.shape_of(small.config) == shape
+    asked = ids[:2]
+    whole = logits(model, asked)
+    with silenced(model, kept) as masked:
+        wanted = logits(masked, asked)
+    del model, masked  # what was saved is opened without them beside it
+    small.save_pretrained(tmp_path)
+    del small
+    opened, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
+    shutil.rmtree(tmp_path)  # two gigabytes of them would outlast the tests
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert error(whole, wanted) > 0.05  # the cut is felt
+    assert error(logits(opened.eval(), asked), wanted) < 1e-5

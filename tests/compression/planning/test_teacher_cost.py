@@ -1,0 +1,72 @@
+"""What a job asks of its teachers, and where it is kept, before it is taken: memory, disk, minutes and a warning."""
+
+import pytest
+
+from compression.planning.estimator import TRAINING_FLOPS
+from compression.planning.preflight import preflight
+from compression.schema.recipe.distill import Distill, General
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.validation import DataFacts
+from tests.compression.modalities.text.scoring.test_perplexity import DATA, MODEL
+from tests.compression.planning.test_planning import DATA as CLASSES
+from tests.compression.planning.test_planning import MODEL as ENCODER
+
+
+def of_characters(train: int) -> DataFacts:
+    return DATA.model_copy(update={"characters": {**DATA.characters, "train": train}})
+
+
+def test_states_of_a_teacher_are_in_memory_where_all_of_them_fit() -> None:
+    recipe = preset("language", "causal-lm")
+    few, most, more = (preflight(MODEL, of_characters(10**6 * n), recipe, Evaluate()).estimate for n in (1, 7, 8))
+    assert most.memory_bytes - few.memory_bytes == pytest.approx(1.1 * 2 * 576 * 6e6 / 4, rel=1e-3)
+    assert few.memory_bytes - more.memory_bytes == pytest.approx(1.1 * 2 * 576 * 1e6 / 4, rel=1e-3)  # nothing of 2.3 GB
+    assert recipe.distill is not None
+    spilling = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"spill_gib": 3.0})})
+    spilled = preflight(MODEL, of_characters(8 * 10**6), spilling, Evaluate()).estimate
+    assert spilled.memory_bytes == more.memory_bytes
+    assert spilled.disk_bytes - more.disk_bytes == pytest.approx(2 * 576 * 8e6 / 4, rel=1e-3)
+
+
+def test_a_teacher_whose_states_are_kept_nowhere_is_asked_in_each_epoch() -> None:
+    def found(**changes: object) -> tuple[float, list[str]]:
+        distill = preset("language", "causal-lm").distill
+        assert distill is not None
+        recipe = Recipe(prepare=Prepare(epochs=0), prune=None, distill=distill.model_copy(update=changes))
+        plan = preflight(MODEL, of_characters(40 * 10**6), recipe, Evaluate(tokens=256))
+        return plan.estimate.minutes, [warning for warning in plan.warnings if "asked again" in warning]
+
+    again, (said,) = found()
+    assert "distill.spill_gib: 13 " in said  # a fifth more than 10.7 GiB
+    assert "distill.kept" in said
+    forward = 2 * MODEL.parameters.total * 1e7 / TRAINING_FLOPS / 60
+    for keeping in ({"spill_gib": 13.0}, {"kept": 64}):
+        kept, nothing = found(**keeping)
+        assert not nothing
+        assert again - kept == pytest.approx(2 * forward, rel=0.01)  # three epochs, and not once
+    assert found(epochs=6)[0] - again == pytest.approx(3 * (3 + 1) * forward, rel=0.01)
+    _, (said,) = found(hidden=1.0)
+    assert "distill.kept" not in said
+
+
+def test_what_is_asked_of_teachers_in_other_phases_may_be_asked_again_too() -> None:
+    plain, texts = Distill(), CLASSES.model_copy(update={"rows": {**CLASSES.rows, "train": 60_000, "unlabelled": 600_000}})
+    own = ENCODER.parameters.other
+
+    def minutes(distill: Distill, data: DataFacts = texts) -> float:
+        return preflight(ENCODER, data, Recipe(prune=None, distill=distill), Evaluate()).estimate.minutes
+
+    tokens = 60_000 * (15 * 1.4 + 2)
+    again = minutes(plain) - minutes(plain.model_copy(update={"spill_gib": 1000.0}))
+    assert again == pytest.approx(8 * 2 * own * tokens / TRAINING_FLOPS / 60, rel=0.05)  # beside its answers, asked once
+    first = plain.model_copy(update={"general": General(epochs=5), "spill_gib": 7.0})  # the task's states alone fit there
+    of_texts = 600_000 * (10 * 1.4 + 2)
+    unlabelled = texts.model_copy(update={"unlabelled_words": 10.0})
+    saved = minutes(first, unlabelled) - minutes(first.model_copy(update={"spill_gib": 1000.0}), unlabelled)
+    assert saved == pytest.approx(4 * 2 * own * of_texts / TRAINING_FLOPS / 60, rel=0.05)
+    recovered = Recipe(prepare=Prepare(epochs=0), prune=Prune(recovery=Recovery(epochs=5, by="teacher")), distill=None)
+    few, many = (preflight(MODEL, of_characters(10**6 * n), recovered, Evaluate()).warnings for n in (7, 8))
+    assert not any("asked again" in warning for warning in few)
+    assert any("asked again" in warning and "distil too" in warning for warning in many)

@@ -1,0 +1,238 @@
+"""A full disk, too little memory and a broken device are told by name, and a full disk leaves nothing half."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import BertForSequenceClassification
+
+from compression.engine.commands.run import job
+from compression.export.onnx.exporter import write_onnx
+from compression.export.package import write_config
+from compression.modalities.text.artifact_tokenizer import write_tokenizer
+from compression.schema.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
+from compression.schema.events import (
+    ArtifactReady,
+    Event,
+    Failed,
+    StageFinished,
+    StageStarted,
+    Started,
+    TrainingSaved,
+    parse_event,
+)
+from compression.system import failures
+from compression.system.sealed_folder import digest
+from tests.support.engine_jobs import RECIPE, write_spec
+from tests.support.tiny_bert import tiny_config
+from tests.support.tiny_bert import write_tokenizer as tokenizer_into
+
+SHORT: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "distill": None}
+KIB = 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 16 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave 4 KiB: enough to begin a file, too little to end one."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    with (disk / "another's").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free - 4 * KIB)
+
+
+# In turn: not even the test rows; they, but no save; a save, but no artifact; the baseline, but not the next artifact.
+@pytest.mark.parametrize("event", [Started, StageStarted, TrainingSaved, StageFinished])
+def test_a_full_disk_is_a_clean_failure(
+    small_disk: Path, tmp_path: Path, encoder: Path, reviews: Path, event: type[Event]
+) -> None:
+    spec = write_spec(tmp_path / "job", encoder, reviews, recipe=SHORT, output=str(small_disk / "out"), save_seconds=0)
+    seen: list[Event] = []
+    with pytest.raises(DiskFull, match="full"):
+        for one in job(spec):
+            if isinstance(one, event) and not any(isinstance(other, event) for other in seen):
+                fill(small_disk)
+            seen.append(one)
+    first = next(index for index, one in enumerate(seen) if isinstance(one, event))
+    assert not [one for one in seen[first + 1 :] if isinstance(one, (TrainingSaved, ArtifactReady, StageFinished))]
+    output = small_disk / "out"
+    assert not [path for path in output.rglob("*") if "partial" in path.name or path.name.startswith(".")]
+    told = {"scratch": {"test.jsonl", "validation.jsonl"}, "artifacts": set(), "checkpoints": set()}
+    for event in seen:
+        if isinstance(event, ArtifactReady):
+            told["artifacts"].add(event.artifact.name)
+            check(output / "artifacts" / event.artifact.name, event.artifact.files)
+        if isinstance(event, StageFinished):
+            told["checkpoints"].add(event.row.stage)
+            check(output / "checkpoints" / event.row.stage, event.checkpoint)
+        if isinstance(event, TrainingSaved):
+            told["checkpoints"].add(event.folder)
+            check(output / "checkpoints" / event.folder, event.files)
+    for folder, names in told.items():
+        if (output / folder).exists():
+            assert {path.name for path in (output / folder).iterdir()} <= names
+
+
+def check(folder: Path, files: Any) -> None:
+    for file in files:
+        assert digest(folder / file.path) == file.sha256
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch, transformers
+from compression.engine.commands import run
+torch.set_num_threads(1)
+status = Path("/proc/self/status").read_text()
+used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]),) * 2)
+sys.exit(run.main(Path(sys.argv[1]), 1))
+"""
+"""The engine with only so much more memory than its libraries take: an allocation beyond it really fails."""
+
+
+def limited(spec: Path, more: int) -> tuple[int, list[Event]]:
+    command = [sys.executable, "-c", LIMITED, str(spec), str(more)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 2), done.stderr[-2000:]
+    return done.returncode, [parse_event.validate_json(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model and data whose training takes gigabytes when all rows share a batch: long texts, wide layers."""
+    model, data = tmp_path_factory.mktemp("wide"), tmp_path_factory.mktemp("long")
+    torch.manual_seed(0)
+    config = tiny_config(num_labels=2, intermediate_size=2048, max_position_embeddings=256)
+    config.id2label = {0: "negative", 1: "positive"}
+    BertForSequenceClassification(config).save_pretrained(model)
+    tokenizer_into(model)
+    for name, rows in (("train", 64), ("validation", 8), ("test", 8)):
+        texts = [{"text": "good bad " * 120, "label": ("negative", "positive")[row % 2]} for row in range(rows)]
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    return model, data
+
+
+def wide_spec(place: Path, wide: tuple[Path, Path], **changes: Any) -> Path:
+    model, data = wide
+    return write_spec(
+        place,
+        model,
+        data,
+        data={"format": "jsonl", "splits": {name: [str(data / f"{name}.jsonl")] for name in ("train", "validation", "test")}},
+        recipe={
+            "prepare": {"epochs": 1, "rate": 1e-4},
+            "quantize": None,
+            "prune": None,
+            "distill": None,
+            "train": {"batch": 64, "max_length": 256},
+        },
+        **changes,
+    )
+
+
+def test_what_does_not_fit_memory_whole_fits_in_parts(tmp_path: Path, wide: tuple[Path, Path]) -> None:
+    room = 700 << 20
+    code, seen = limited(wide_spec(tmp_path / "whole", wide), room)
+    assert code == 2
+    last = seen[-1]
+    assert isinstance(last, Failed)
+    assert (last.code, last.param) == ("out_of_memory", "recipe.train")
+    code, seen = limited(wide_spec(tmp_path / "parts", wide, split_batches=16), room)
+    assert [event for event in seen if isinstance(event, StageFinished)], seen[-1]
+    assert code == 0
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from compression.schema.errors import OutOfMemory
+from compression.engine.shipping import measure_artifact
+from compression.evaluation.measure import MeasureSpec
+from compression.schema.recipe.recipe import Evaluate
+from compression.system.progress import run_silently
+folder, rows = Path(sys.argv[1]), Path(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (600 << 20,) * 2)
+spec = MeasureSpec(kind="onnx", task="text-classification", labels=("a", "b"), folder=str(folder),
+                   test_rows=str(rows), evaluate=Evaluate(batch=16, length=1024))
+for last_try in (False, True):
+    try:
+        found = run_silently(measure_artifact(spec, last_try=last_try))
+    except OutOfMemory as problem:
+        print(problem.code, problem.param)
+    else:
+        print(found.model_dump_json())
+"""
+
+
+def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = tiny_config(num_labels=2, max_position_embeddings=1024, num_attention_heads=16)
+    model = BertForSequenceClassification(config).eval()
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    tokenizer_into(tmp_path)
+    write_onnx(model, folder, int8=False)
+    write_tokenizer(tmp_path, folder, 1024, "text-classification")
+    write_config(model, folder, ("negative", "positive"), 1024, "onnx")
+    (tmp_path / "rows.jsonl").write_text('{"text": "good", "label": 1}\n')
+
+    command = [sys.executable, "-c", MEASURED, str(folder), str(tmp_path / "rows.jsonl")]
+    first, last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert first == "out_of_memory evaluate"
+    told = json.loads(last)
+    assert "Failed to allocate memory" in told["latency"]["not_measured"]
+
+
+def raised(problem: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise problem from cause
+    except BaseException as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (OSError(28, "No space left on device"), DiskFull),
+        (OSError(122, "Disk quota exceeded"), DiskFull),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), DiskFull),
+        (Exception("No space left on device (os error 28)"), DiskFull),
+        (MemoryError(), OutOfMemory),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
+        (torch.AcceleratorError("CUDA error: out of memory"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), OutOfMemory),
+        (OSError(12, "Cannot allocate memory"), OutOfMemory),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError),
+        (ValueError("a bug"), None),
+        (OSError(2, "No such file"), None),
+        (ConfigMismatch("the tokenizer says: No space left on device; CUDA error; out of memory"), None),
+    ],
+)
+def test_a_failure_is_known_by_what_it_is_or_was_raised_from(problem: Exception, kind: type[CompressionError] | None) -> None:
+    found = failures.typed(raised(problem))
+    assert type(found) is (kind or type(None))
+    if not isinstance(problem, CompressionError):
+        wrapped = failures.typed(raised(ConfigMismatch("the weights do not fit"), problem))
+        assert type(wrapped) is type(found)

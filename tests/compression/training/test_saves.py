@@ -1,0 +1,156 @@
+"""One save at a time, at once where a pause is asked for; and one that is damaged or not of this work costs time only."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compression.evaluation.validate import Validation
+from compression.modalities.base import label_loss
+from compression.schema.events import Event, Log, Progress, TrainingSaved
+from compression.system.interrupts import Pause
+from compression.system.progress import Step
+from compression.system.sealed_folder import UnusableCheckpoint, unseal
+from compression.training import save
+from compression.training.config import TrainingConfig
+from compression.training.save import read_training
+from compression.training.trainer import train
+from tests.compression.training.conftest import (
+    STEPS_AN_EPOCH,
+    Listener,
+    checkpointer,
+    go_on,
+    resumed,
+    same,
+    state_before,
+    weights,
+)
+from tests.support.stage_runs import distill, prepare, prune
+
+
+def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> None:
+    state = state_before("baseline")
+    state.checkpointer = checkpointer(tmp_path)
+    steps: list[int] = []
+    for event in prepare(state):
+        if isinstance(event, TrainingSaved):
+            steps.append(event.step)
+            assert [path.name for path in (tmp_path / "out").iterdir()] == [event.folder] == [f"training-{len(steps)}"]
+        if isinstance(event, Progress) and event.score is not None and event.step == 2 * STEPS_AN_EPOCH:
+            shutil.rmtree(tmp_path / "out" / "training-1")
+        if len(steps) == 2:
+            break
+    assert steps == [1, 2 * STEPS_AN_EPOCH + 1]
+
+
+def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
+    plain = state_before("distilled")
+    list(distill(plain))
+    state = state_before("distilled")
+    answers = iter([False] * (STEPS_AN_EPOCH + 6) + [True] * 99)  # while the teacher is asked, in batches as large, and then
+    state.checkpointer = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    with pytest.raises(Pause):
+        listener.hear(distill(state))
+    assert [save.step for save in listener.saves] == [7]
+    state, _ = go_on("distilled", resumed(tmp_path, listener, 1))
+    assert same(weights(state), weights(plain))
+
+
+def test_a_pause_is_heard_between_layers_that_are_solved(tmp_path: Path) -> None:
+    state = state_before("pruned")
+    answers = iter([False] * (state.model.config.num_hidden_layers - 1) + [True])
+    state.checkpointer = checkpointer(tmp_path, pause_asked=lambda: next(answers))
+    with pytest.raises(Pause):
+        list(prune(state))
+    assert not any("least squares" in note for note in state.notes)
+
+
+def test_a_pause_after_the_last_step_keeps_the_result(tmp_path: Path, listener: Listener) -> None:
+    state = state_before("baseline")
+    answers = iter([False] * 15 + [True])
+    state.checkpointer = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    with pytest.raises(Pause):
+        listener.hear(prepare(state))
+    assert json.loads(unseal(listener.kept / "1" / "state.json"))["where"]["ended"]
+
+
+def test_a_listener_that_takes_nothing_cannot_hold_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(save, "PATIENCE", 0.2)
+    state = state_before("baseline")
+    answers = iter([False] * 6 + [True])
+    state.checkpointer = checkpointer(tmp_path, pause_asked=lambda: next(answers))
+    seen: list[Event] = []
+    with pytest.raises(Pause):
+        for event in prepare(state):
+            seen.append(event)  # noqa: PERF402 (what was seen before it raises counts)
+    assert [event.step for event in seen if isinstance(event, TrainingSaved)] == [1]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text().replace("epoch", "epocc"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda place: flip(place / "training.safetensors"), "training.safetensors is not what was written"),
+        (lambda place: edit(place / "state.json"), "state.json is damaged"),
+        (lambda place: (place / "state.json").write_text("{}"), "cannot be read"),
+        (lambda place: (place / "training.safetensors").unlink(), "cannot be read"),
+        (lambda place: (place / "state.json").unlink(), "cannot be read"),
+    ],
+)
+def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm: Callable[[Path], object], says: str) -> None:
+    state = state_before("baseline")
+    state.checkpointer = checkpointer(tmp_path)
+    listener.hear(prepare(state))
+    again = resumed(tmp_path, listener, 7)
+    harm(tmp_path / "resume" / "training")
+    again.found = None
+    problem = again.look()
+    assert problem is not None
+    assert says in problem
+    anew = state_before("baseline")
+    anew.checkpointer = again
+    assert not [event for event in prepare(anew) if isinstance(event, Log)]
+    assert same(weights(anew), weights(state))
+
+
+def test_a_save_of_other_work_or_of_another_stage_is_not_used(tmp_path: Path, listener: Listener) -> None:
+    state = state_before("baseline")
+    state.checkpointer = checkpointer(tmp_path)
+    listener.hear(prepare(state))
+    with pytest.raises(UnusableCheckpoint, match="other work"):
+        read_training(listener.kept / "7", "another fingerprint")
+    given = resumed(tmp_path, listener, 7)
+    plain, other = state_before("pruned"), state_before("pruned")
+    other.checkpointer = given
+    list(prune(plain))
+    list(prune(other))
+    assert same(weights(other), weights(plain))
+
+
+def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listener: Listener) -> None:
+    """A model may score an infinite loss on validation before it is trained."""
+    state = state_before("baseline")
+    state.checkpointer = checkpointer(tmp_path)
+    worst = Validation(0.0, float("-inf"))
+    ticks = train(
+        state.model,
+        TrainingConfig("prepare", 1, 1e-3, 64, 0),
+        state.rows["train"],
+        state.rows["validation"],
+        label_loss(state.task, state.model),
+        validation=lambda: worst,
+        resumable=state.resumable("tune"),
+    )
+    listener.hear(event for event in ticks if not isinstance(event, Step))
+    assert read_training(listener.kept / "1", "same work").where.before == worst
