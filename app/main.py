@@ -23,15 +23,17 @@ from app.api.routes import (
 )
 from app.core import logs
 from app.core.settings import Settings, get_settings
-from app.pages.dashboard import assets
-from app.pages.dashboard import compare as compare_page
-from app.pages.dashboard import fleet as fleet_page
-from app.pages.dashboard import job as job_page
-from app.pages.dashboard import jobs as jobs_page
-from app.pages.dashboard import keys as keys_page
-from app.pages.dashboard import new as new_page
-from app.pages.dashboard import predictions as try_page
-from app.pages.dashboard import routes as dashboard
+from app.pages.dashboard import (
+    assets,
+    compare as compare_page,
+    fleet as fleet_page,
+    job as job_page,
+    jobs as jobs_page,
+    keys as keys_page,
+    new as new_page,
+    predictions as try_page,
+    routes as dashboard,
+)
 from app.pages.report_page import routes as report_page
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."

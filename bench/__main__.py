@@ -45,12 +45,7 @@ def run(recipe: str, seed: int, model: Path, data: Path) -> tuple[Report, float]
     chosen = PRESETS[recipe][0]
     chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"seed": seed})})
     splits = {name: (str(data / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
-    spec = Spec(
-        model=str(model),
-        data=Data(format="jsonl", splits=splits),
-        recipe=chosen,
-        output=str(folder / "out"),
-    )
+    spec = Spec(model=str(model), data=Data(format="jsonl", splits=splits), recipe=chosen, output=str(folder / "out"))
     (folder / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
     started = time.monotonic()
     with (folder / "events.jsonl").open("wb") as out, (folder / "log").open("wb") as log:

@@ -11,8 +11,7 @@ import argparse
 from pathlib import Path
 
 from bench import engine
-from bench.glue import compare
-from bench.glue import datasets as glue
+from bench.glue import compare, datasets as glue
 from bench.glue.statistics import Answers, kept
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import preset

@@ -215,10 +215,7 @@ class FloatEmbedding(nn.Embedding):
 def in_floats(student: PreTrainedModel) -> PreTrainedModel:
     """Copy a fake-quantized student; the copy rounds in floats."""
     twin = copy.deepcopy(student)
-    kinds: dict[type[nn.Module], type[nn.Module]] = {
-        FakeQuantLinear: FloatLinear,
-        FakeQuantEmbedding: FloatEmbedding,
-    }
+    kinds: dict[type[nn.Module], type[nn.Module]] = {FakeQuantLinear: FloatLinear, FakeQuantEmbedding: FloatEmbedding}
     for module in twin.modules():
         module.__class__ = kinds.get(type(module), type(module))
     return twin

@@ -112,11 +112,7 @@ def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
             with writing() as session:
                 write(session)
             return
-        except (
-            OperationalError,
-            InterfaceError,
-            InternalError,
-        ) as error:  # the last: it idled (app/store/db.py)
+        except (OperationalError, InterfaceError, InternalError) as error:  # the last: it idled (app/store/db.py)
             if not lease.holds():
                 raise
             lease.log.warning("write_again", error=str(error.orig))

@@ -166,10 +166,7 @@ class Requires:
         raise InsufficientScope(f"key {caller.key} has scope `{caller.scope}`; this needs `{self.scope}`{team}")
 
     async def __call__(
-        self,
-        request: Request,
-        _bearer: Annotated[Any, Security(BEARER)],
-        _cookie: Annotated[Any, Security(COOKIE)],
+        self, request: Request, _bearer: Annotated[Any, Security(BEARER)], _cookie: Annotated[Any, Security(COOKIE)]
     ) -> Caller:
         """Admit the caller, or raise."""
         return self.allow(request, await _counted(request))
@@ -199,10 +196,7 @@ class Asks(Requires):
     """Requirement of a POST that changes nothing."""
 
     async def __call__(
-        self,
-        request: Request,
-        _bearer: Annotated[Any, Security(BEARER)],
-        _cookie: Annotated[Any, Security(COOKIE)],
+        self, request: Request, _bearer: Annotated[Any, Security(BEARER)], _cookie: Annotated[Any, Security(COOKIE)]
     ) -> Caller:
         """Admit the caller, or raise."""
         caller = await _counted(request)

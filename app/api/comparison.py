@@ -68,7 +68,7 @@ class Compared(Out):
         tuple[str, ...],
         Field(
             description="`bytes`, `latency_ms`: no job of this answer with the same data, judged (and timed) alike, is "
-            "as small (as fast) and better on validation (on test, of jobs of before validation was scored).",
+            "as small (as fast) and better on validation (on test, of jobs of before validation was scored)."
         ),
     ] = ()
 

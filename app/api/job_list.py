@@ -41,10 +41,9 @@ class JobFilter:
     state: Annotated[list[State] | None, Query(max_length=MAX_CONDITIONS)] = None
     label: Labels = None
     model: Annotated[str | None, Query(description="As base, student or teacher.")] = None
-    search: Annotated[
-        str | None,
-        Query(max_length=200, pattern=TEXT, description="Part of the name, the id or the owner."),
-    ] = None
+    search: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Part of the name, the id or the owner.")] = (
+        None
+    )
 
 
 JobFilterDep = Annotated[JobFilter, Depends()]

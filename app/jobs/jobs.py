@@ -17,9 +17,7 @@ from app.core import logs, traces
 from app.core.errors import NotFound, WrongState
 from app.core.failures import describe_failure
 from app.jobs import fair_share
-from app.jobs.fencing import Claim as Claim
-from app.jobs.fencing import StaleFence as StaleFence
-from app.jobs.fencing import held_under, update_fenced, update_job, was_written
+from app.jobs.fencing import Claim as Claim, StaleFence as StaleFence, held_under, update_fenced, update_job, was_written
 from app.jobs.stage_results import add_artifacts
 from app.store import quotas, resources
 from app.store.broker import JOBS, wake_after_commit

@@ -25,8 +25,7 @@ from app.core.failures import FAILURES
 from app.store.broker import CHECKS, JOBS, LANES
 from app.store.clock import now
 from app.store.db import reading
-from app.store.models import JOB_STATES, QUEUED, TERMINAL, Dataset, Event, Job, Leader, Model, Worker
-from app.store.models import Metric as StageRow
+from app.store.models import JOB_STATES, QUEUED, TERMINAL, Dataset, Event, Job, Leader, Metric as StageRow, Model, Worker
 from compression.schema.errors import ALL_ERRORS
 
 log = structlog.get_logger()

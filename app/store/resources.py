@@ -6,8 +6,7 @@ uploading → validating → ready | rejected. A worker runs the check (`python 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, update
-from sqlalchemy import delete as delete_rows
+from sqlalchemy import ColumnElement, delete as delete_rows, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound

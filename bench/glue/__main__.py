@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.glue import compare, records, unlabelled
-from bench.glue import datasets as glue
+from bench.glue import compare, datasets as glue, records, unlabelled
 from bench.glue.cells import ABLATION, ORIGINAL, Cell
 from bench.glue.records import Record, changed_keys
 from bench.glue.statistics import METRICS, Answers, at_chance, constant_score, differences, geometric_mean, kept

@@ -143,13 +143,7 @@ class Cell:
         if self._reads_more(recipe):
             splits = {**data.splits, "unlabelled": (str(self.unlabelled[0]),)}
             data = data.model_copy(update={"splits": splits})
-        return {
-            "task": self.set.task,
-            "model": str(model),
-            "data": data,
-            "recipe": recipe,
-            "threads": self.threads,
-        }
+        return {"task": self.set.task, "model": str(model), "data": data, "recipe": recipe, "threads": self.threads}
 
     def originals(self) -> list[engine.Run]:
         """Tune at each rate."""

@@ -53,11 +53,7 @@ def answers(folder: Path, rows: Path, threads: int = 2) -> tuple[Floats, Floats]
         row = json.loads(line)
         texts = (row["text"], row["text_pair"]) if "text_pair" in row else (row["text"],)
         encoding = tokenizer.encode(*texts)
-        parts = {
-            "input_ids": encoding.ids,
-            "attention_mask": encoding.attention_mask,
-            "token_type_ids": encoding.type_ids,
-        }
+        parts = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
         logits = session.run(None, {name: np.array([parts[name]], np.int64) for name in names})[0][0]
         if isinstance(row["label"], float):
             said.append(float(logits[0]))

@@ -173,12 +173,7 @@ def line(row: dict[str, Any]) -> str:
     if "not_compared" in row:
         return f"| {row['task']} | {row['name']} | {row['runs']} | not compared: {row['not_compared']} | | | |"
     beyond = "" if "beyond" not in row else f", {row['beyond']:.0f} of them beyond their margin"
-    cells = [
-        f"{row['rows']:,.0f}",
-        f"{row['changed']:.0f}{beyond}",
-        f"{row['largest']:.4f}",
-        "yes" if holds(row) else "**no**",
-    ]
+    cells = [f"{row['rows']:,.0f}", f"{row['changed']:.0f}{beyond}", f"{row['largest']:.4f}", "yes" if holds(row) else "**no**"]
     return f"| {row['task']} | {row['name']} | {row['runs']} | {' | '.join(cells)} |"
 
 

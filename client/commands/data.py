@@ -28,10 +28,7 @@ LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 Task = Annotated[str, typer.Option(help=f"The task of the data: {', '.join(get_args(TaskName))}.")]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option(
-        "--task",
-        help=f"The task of local data: {', '.join(get_args(TaskName))}. Once, or for each --data in turn.",
-    ),
+    typer.Option("--task", help=f"The task of local data: {', '.join(get_args(TaskName))}. Once, or for each --data in turn."),
 ]
 ColumnNames = Annotated[
     list[str] | None,

@@ -23,10 +23,7 @@ def ls(
     lathe: Lathe,
     state: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"{', '.join(STATES)}. Repeatable: any of them.",
-            autocompletion=lambda: list(STATES),
-        ),
+        typer.Option(help=f"{', '.join(STATES)}. Repeatable: any of them.", autocompletion=lambda: list(STATES)),
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of a label. Repeatable: all of them.")] = None,
     model: Annotated[str | None, typer.Option(help="Id of a model.", autocompletion=model_ids)] = None,
@@ -189,8 +186,7 @@ def retry(
 
 
 def rm(
-    lathe: Lathe,
-    ids: Annotated[list[str], typer.Argument(metavar="JOB", help="Ids of jobs.", autocompletion=job_ids)],
+    lathe: Lathe, ids: Annotated[list[str], typer.Argument(metavar="JOB", help="Ids of jobs.", autocompletion=job_ids)]
 ) -> None:
     """Delete ended jobs with their artifacts. Models and data stay."""
     for identifier in ids:

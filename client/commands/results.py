@@ -11,8 +11,7 @@ from client.api import Lathe
 from client.commands.completion import job_ids
 from client.commands.jobs import JobId
 from client.errors import FAILED, ClientError, Problem
-from client.terminal import compare as comparing
-from client.terminal import render
+from client.terminal import compare as comparing, render
 from client.terminal.compare import Compared
 from client.terminal.output import as_json, emit, moving, table, write_json
 from client.terminal.text import UNSEEN

@@ -57,10 +57,7 @@ def workers(lathe: Lathe) -> None:
     emit(found, table(columns, rows, empty="No workers. `lathe up` starts some."))
 
 
-def usage(
-    lathe: Lathe,
-    days: Annotated[int, typer.Option(min=1, max=366, help="Days to include, up to now.")] = 30,
-) -> None:
+def usage(lathe: Lathe, days: Annotated[int, typer.Option(min=1, max=366, help="Days to include, up to now.")] = 30) -> None:
     """Show the usage of your team, and of all others together: jobs, worker minutes, stored bytes."""
     found = lathe.usage(days=days)
     rows = [

@@ -32,11 +32,7 @@ def create(lathe: Lathe, name: Annotated[str, typer.Argument(help="What it is ca
 
 
 @app.command()
-def rename(
-    lathe: Lathe,
-    team: TeamId,
-    name: Annotated[str, typer.Argument(help="Its new name.")],
-) -> None:
+def rename(lathe: Lathe, team: TeamId, name: Annotated[str, typer.Argument(help="Its new name.")]) -> None:
     """Give a team another name."""
     found = lathe.rename_team(team, name)
     emit(found, f"{found.id} is called {found.name}.")

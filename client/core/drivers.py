@@ -227,9 +227,7 @@ def listed(defined: Callable[Concatenate[Any, P], Listing[R]]) -> Operation[P, l
     return Operation(defined, blocking, awaiting, (result, result))
 
 
-def iterated(
-    defined: Callable[Concatenate[Any, P], Listing[R] | Stream[R]],
-) -> Operation[P, Iterator[R], AsyncIterator[R]]:
+def iterated(defined: Callable[Concatenate[Any, P], Listing[R] | Stream[R]]) -> Operation[P, Iterator[R], AsyncIterator[R]]:
     """Make a method that yields what the list or the steps hand out."""
 
     def steps(client: Peer, *args: P.args, **kwargs: P.kwargs) -> Stream[R]:

@@ -33,8 +33,7 @@ from compression.planning.verdicts import judged
 from compression.quantization.fake_quantize import is_simulated, simulation_of
 from compression.schema.errors import InvalidSpec
 from compression.schema.events import Event, Log
-from compression.schema.job_spec import DatasetSpec as Asked
-from compression.schema.job_spec import Spec
+from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.draws import SplitDraws

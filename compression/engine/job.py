@@ -26,8 +26,7 @@ from compression.models.files.uploaded import uploaded
 from compression.planning.verdicts import choose
 from compression.schema.errors import CompressionError
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
-from compression.schema.job_spec import DatasetSpec as Asked
-from compression.schema.job_spec import Spec
+from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.report.measurements import Row, TaskFigure
 from compression.schema.report.report import Artifact, File, Report
 from compression.schema.stages import BASELINE, STAGES, Stage

@@ -33,8 +33,7 @@ from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.before import Before, Figures
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
-from compression.schema.report.measurements import Latency, NotMeasured, Score, Size
-from compression.schema.report.measurements import Row as Figured
+from compression.schema.report.measurements import Latency, NotMeasured, Row as Figured, Score, Size
 from compression.schema.report.report import Artifact
 from compression.schema.stages import Stage
 from compression.schema.tasks import TASKS

@@ -15,8 +15,7 @@ from compression.evaluation.runtimes.onnx import OnnxDecoder, OnnxRunner
 from compression.evaluation.runtimes.runner import Kind, open_artifact
 from compression.export.onnx.trace import inputs_of, outputs_of
 from compression.modalities.registry import modality_for
-from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.scoring.base import Inputs, Row, Runner, Scorer
+from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, Runner, Scorer
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.scoring.base import Row, Scorer
-from compression.schema.recipe.base import Split
-from compression.schema.recipe.base import Task as Name
+from compression.schema.recipe.base import Split, Task as Name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,13 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import CONFIG_MAPPING, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from compression.models.adapters.registry import ADAPTERS, adapter_of, is_decoder
 from compression.models.architectures import heads

@@ -109,11 +109,7 @@ Factors = dict[str, Tensor]
 
 @torch.no_grad()
 def smooth(
-    model: PreTrainedModel,
-    rows: Examples,
-    how: float | Literal["search"],
-    parts: int = 1,
-    simulation: Simulation = DYNAMIC,
+    model: PreTrainedModel, rows: Examples, how: float | Literal["search"], parts: int = 1, simulation: Simulation = DYNAMIC
 ) -> Factors:
     """Fold smoothing into all possible pairs of a model in place; return the factors.
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from bench import classifier, engine
-from bench.glue import compare
-from bench.glue import datasets as glue
+from bench.glue import compare, datasets as glue
 from bench.glue.statistics import METRICS
 from compression.modalities.scoring.classification import ClassScorer
 from compression.models.architectures.families import ARCHITECTURE_SPECS

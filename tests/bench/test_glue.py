@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from bench import engine
-from bench.glue import datasets as glue
-from bench.glue import records, unlabelled
+from bench.glue import datasets as glue, records, unlabelled
 from bench.glue.__main__ import OWN, _answers, _by_row, _changed, _mean, _score, _why_left_out
 from bench.glue.cells import ABLATION, ORIGINAL, Cell, recipe_named
 from bench.glue.records import Record

@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.language import __main__ as language
-from bench.language import minitron, shaped, wikitext
+from bench.language import __main__ as language, minitron, shaped, wikitext
 from tests.support import tiny_language as tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"

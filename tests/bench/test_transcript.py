@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import __main__ as bench
-from bench import memory, transcript
+from bench import __main__ as bench, memory, transcript
 
 PRINTED = "| rows |"
 

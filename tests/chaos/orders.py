@@ -13,10 +13,7 @@ CHEAP: dict[str, Any] = {"prepare": {"epochs": 1, "rate": 1e-3}, "train": {"max_
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "baseline": (8, {"quantize": None, "prune": None, "distill": None}),
     "quantized": (7, {"prune": None, "distill": None}),
-    "all": (
-        5,
-        {"prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 32}, "distill": {"epochs": 8, "rate": 1e-3}},
-    ),
+    "all": (5, {"prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 32}, "distill": {"epochs": 8, "rate": 1e-3}}),
 }
 """Kind of job → (how often, recipe). What costs is starting processes and exporting, so most jobs have few stages."""
 

@@ -31,11 +31,7 @@ def forged(stand: Stand, bystander: Path) -> dict[str, Any]:
         query = text("SELECT key, size, sha256 FROM files WHERE model_id = :model ORDER BY size LIMIT 1")
         key, size, digest = connection.execute(query, {"model": stand.model}).one()
     return {
-        "victim": {
-            "key": key,
-            "place": str(stand.service.home / "storage" / key),
-            "file": {"size": size, "sha256": digest},
-        },
+        "victim": {"key": key, "place": str(stand.service.home / "storage" / key), "file": {"size": size, "sha256": digest}},
         "bystander": str(bystander),
         "overwritten": {"size": len(OVERWRITTEN), "sha256": hashlib.sha256(OVERWRITTEN).hexdigest()},
         "artifact": report().artifacts[0].model_dump(mode="json"),

@@ -25,10 +25,7 @@ def write_spec(place: Path, encoder: Path, reviews: Path, **changes: Any) -> Pat
     place.mkdir(exist_ok=True)
     spec = {
         "model": str(encoder),
-        "data": {
-            "format": "jsonl",
-            "splits": {"train": [str(reviews / "train.jsonl")], "test": [str(reviews / "test.jsonl")]},
-        },
+        "data": {"format": "jsonl", "splits": {"train": [str(reviews / "train.jsonl")], "test": [str(reviews / "test.jsonl")]}},
         "recipe": RECIPE,
         "evaluate": {"length": 16},
         "output": "out",

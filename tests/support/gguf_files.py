@@ -6,8 +6,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType as Kind, GGUFWriter
 from transformers import PreTrainedModel
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 

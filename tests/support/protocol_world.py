@@ -156,12 +156,7 @@ class Machine(RuleBasedStateMachine):
         return job.state == "running" and job.fence == claim.fence
 
     def write(
-        self,
-        claim: fencing.Claim,
-        act: Callable[[Session], object],
-        then: Callable[[Told], None],
-        *,
-        made: bool = False,
+        self, claim: fencing.Claim, act: Callable[[Session], object], then: Callable[[Told], None], *, made: bool = False
     ) -> None:
         """Write with a claim: the holder changes the job; anybody else is refused, and nothing changes.
 

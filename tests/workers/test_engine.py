@@ -9,8 +9,7 @@ import pytest
 
 from app.core.settings import Settings
 from compression.schema.events import Log
-from workers import engine as engines
-from workers import sandbox
+from workers import engine as engines, sandbox
 from workers.engine import Engine, child_environment
 from workers.folders import Untrustworthy
 

@@ -15,8 +15,7 @@ from tests.support.rows import submitted
 from tests.workers.test_engine import run as run
 from tests.workers.test_several import claimed
 from tests.workers.test_watch import Writing
-from workers import event_relay
-from workers import usage as usages
+from workers import event_relay, usage as usages
 from workers.engine import Engine
 from workers.event_relay import EventRelay, Failed
 from workers.folders import Untrustworthy

@@ -21,8 +21,7 @@ from compression.evaluation.runtimes.runner import open_artifact
 from compression.export import instruction_sets, parity_check
 from compression.export.onnx import decoder
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.scoring.base import Inputs
+from compression.modalities.scoring.base import Floats as Logits, Inputs
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.scoring.perplexity import LOGITS_BYTES
 from compression.models.adapters.registry import adapter_of, decoder_of

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from compression.engine import shipping
 from compression.engine.reporting.stage_rows import SCORED
 from compression.engine.shipping import ShippedArtifact, complete_artifact
-from compression.evaluation.measure import Measured as Found
-from compression.evaluation.measure import MeasureSpec
+from compression.evaluation.measure import Measured as Found, MeasureSpec
 from compression.evaluation.runtimes.runner import Kind
 from compression.export import package
 from compression.export.model_card import ModelCard, opens_with
@@ -36,8 +35,7 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Scheme, Split
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import NotMeasured, Size
-from compression.schema.report.measurements import Row as Figured
+from compression.schema.report.measurements import NotMeasured, Row as Figured, Size
 from compression.schema.report.report import Artifact
 from compression.schema.stages import Stage
 from compression.schema.tasks import TASKS

@@ -11,8 +11,7 @@ from compression.distillation.teacher import Teacher
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.stages import general_distillation
-from compression.engine.stages.augment import PHASE as AUGMENT
-from compression.engine.stages.augment import augment_rows
+from compression.engine.stages.augment import PHASE as AUGMENT, augment_rows
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
 from compression.engine.stages.objectives import log_terms, objective_for
@@ -130,12 +129,7 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
 
 
 def _task_phase(
-    context: StageContext,
-    settings: Distill,
-    rows: Examples,
-    objective: DistillationObjective,
-    known: Tensors,
-    beside: Tensors,
+    context: StageContext, settings: Distill, rows: Examples, objective: DistillationObjective, known: Tensors, beside: Tensors
 ) -> Iterator[Event]:
     """Train on the task and add the notes.
 

@@ -30,11 +30,11 @@ from compression.planning.preparation import (
     WARM_EPOCHS,
     WARM_UPS,
     bound,
+    expected as epochs_expected,
     patience,
     steps_an_epoch,
     stretch,
 )
-from compression.planning.preparation import expected as epochs_expected
 from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation

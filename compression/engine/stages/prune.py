@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut
 from compression.engine.stages.latency_target import ratio_for_latency
-from compression.engine.stages.recover import phases as trainings_of
-from compression.engine.stages.recover import precompute, recover
+from compression.engine.stages.recover import phases as trainings_of, precompute, recover
 from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
 from compression.engine.stages.vocabulary import reduce_vocabulary

@@ -42,10 +42,7 @@ def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> 
     model, family = context.model, adapter_of(context.model)
     shape, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
     whole = Sensitivity(
-        ratio=0.0,
-        taken=0.0,
-        parameters=family.parameters_of(model).total,
-        score=validate(model, some, context.parts).value,
+        ratio=0.0, taken=0.0, parameters=family.parameters_of(model).total, score=validate(model, some, context.parts).value
     )
     out: dict[str, tuple[Sensitivity, ...]] = {}
     for name, axes in CURVES.items():

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.scoring.base import Inputs
+from compression.modalities.scoring.base import Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch, Ids
 
 FILE = "model.onnx"

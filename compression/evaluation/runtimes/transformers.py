@@ -10,8 +10,7 @@ from torch import nn
 from torchao.utils import TorchAOBaseTensor
 
 from compression.evaluation.runtimes.runner import config_of
-from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.scoring.base import Inputs
+from compression.modalities.scoring.base import Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch, Ids
 from compression.models.architectures import heads
 

@@ -272,8 +272,7 @@ class Body(Nodes):
         if each > 1:
             sequence = self._size(1)
             shape = self.once(
-                ("found", heads, value_size),
-                lambda: self._joined(self.numbers(0, heads), sequence, self.numbers(value_size)),
+                ("found", heads, value_size), lambda: self._joined(self.numbers(0, heads), sequence, self.numbers(value_size))
             )
             found = self.node("Reshape", found, shape)
         return self.node("Reshape", self.node("Transpose", found, perm=[0, 2, 1, 3]), self.numbers(-1, heads * value_size))

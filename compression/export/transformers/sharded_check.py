@@ -19,13 +19,7 @@ HALF = 0.501
 
 
 def verifying(
-    source: Path,
-    place: Path,
-    *,
-    scheme: StreamedScheme,
-    group_size: int = 32,
-    portable: bool = False,
-    block: int = BLOCK,
+    source: Path, place: Path, *, scheme: StreamedScheme, group_size: int = 32, portable: bool = False, block: int = BLOCK
 ) -> Generator[tuple[int, int], None, None]:
     """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it.
 

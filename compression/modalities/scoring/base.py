@@ -206,11 +206,7 @@ class RowScorer:
 
 
 def answered(
-    runner: Runner[Any],
-    reader: ArtifactReader,
-    windows: Sequence[Any],
-    size: int,
-    tell: Callable[[int], None] = lambda _: None,
+    runner: Runner[Any], reader: ArtifactReader, windows: Sequence[Any], size: int, tell: Callable[[int], None] = lambda _: None
 ) -> list[Floats]:
     """Run every window, in batches of `size`. -> (labels,) or (positions, …) of each, without padding.
 

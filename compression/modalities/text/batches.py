@@ -183,9 +183,5 @@ def tokenize(
         return_token_type_ids=types,
     )
     return TokenizedDataset(
-        found["input_ids"],
-        torch.tensor(labels),
-        int(tokenizer.pad_token_id),
-        task,
-        found["token_type_ids"] if types else None,
+        found["input_ids"], torch.tensor(labels), int(tokenizer.pad_token_id), task, found["token_type_ids"] if types else None
     )

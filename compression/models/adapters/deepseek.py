@@ -57,11 +57,7 @@ class Deepseek(PreNormDecoder):
         found.append((attention.kv_a_layernorm, (attention.kv_b_proj,)))
         if hasattr(mlp, "experts"):  # the router reads what the experts read
             return [*found, (mlp.shared_experts.up_proj, (mlp.shared_experts.down_proj,))]
-        return [
-            *found,
-            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
-            (mlp.up_proj, (mlp.down_proj,)),
-        ]
+        return [*found, (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)), (mlp.up_proj, (mlp.down_proj,))]
 
     def _layer(self, layer: Any) -> DecoderLayer:
         experts = getattr(layer.mlp, "experts", None)

@@ -334,14 +334,7 @@ DEEPSEEK_V2 = TensorLayout(
 )
 FAMILIES: dict[str, TensorLayout] = {
     "llama": TensorLayout(
-        "Llama",
-        ROTARY,
-        _grouped,
-        _llama,
-        _rotary_outer,
-        fixed={"pretraining_tp": 1},
-        divided=True,
-        leftovers=_frequencies,
+        "Llama", ROTARY, _grouped, _llama, _rotary_outer, fixed={"pretraining_tp": 1}, divided=True, leftovers=_frequencies
     ),
     "mistral": TensorLayout("Mistral", ROTARY, _mistral_numbers, _llama, _rotary_outer, leftovers=_frequencies),
     "qwen2": TensorLayout("Qwen2", ROTARY, _qwen2_numbers, _qwen2, _rotary_outer, leftovers=_frequencies),

@@ -140,12 +140,7 @@ def _gpt2(model: GgufDescription) -> Tensors:
 ROTARY = ("attention.head_count_kv", "rope.freq_base", "vocab_size")
 ARCHITECTURES: dict[str, GgufArchitecture] = {
     "llama": GgufArchitecture(
-        "llama",
-        "LlamaForCausalLM",
-        (*ROTARY, "rope.dimension_count"),
-        _llama,
-        head_key="rope.dimension_count",
-        scales=True,
+        "llama", "LlamaForCausalLM", (*ROTARY, "rope.dimension_count"), _llama, head_key="rope.dimension_count", scales=True
     ),
     "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", ROTARY, _qwen2),
     # The stock reader does not read the head size from the file; the stock config's own is 128.

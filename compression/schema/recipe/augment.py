@@ -61,8 +61,7 @@ class BackTranslation(Config):
         ),
     ] = None
     optional: Annotated[
-        bool,
-        Field(description="Leave back-translation and its copy out where the worker lacks it; the row's notes say so."),
+        bool, Field(description="Leave back-translation and its copy out where the worker lacks it; the row's notes say so.")
     ] = False
 
     @model_validator(mode="after")

@@ -47,10 +47,7 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
     "article": (ARTICLE, "The published method; its corrections, and what is left out, are listed in docs/method.md."),
     "smallest": (SMALLEST, "As standard, but three quarters of each width go: faster, for more of the score."),
     "quick": (QUICK, "Minutes on a CPU."),
-    "language": (
-        LANGUAGE,
-        "For causal-lm: 55 % of the feed-forward units go, least squares, then the teacher's next tokens.",
-    ),
+    "language": (LANGUAGE, "For causal-lm: 55 % of the feed-forward units go, least squares, then the teacher's next tokens."),
 }
 """Name → (recipe, one line on when to choose it)."""
 

@@ -95,7 +95,7 @@ class Quantize(Config):
         Field(
             description="Channels are scaled before they are rounded, where the float model stays the same: by SmoothQuant's "
             "α, which moves outliers of activations into weights, or by factors that are searched for, layer by layer, by what "
-            "rounding costs (search; left out where a model goes from file to file); null: not at all.",
+            "rounding costs (search; left out where a model goes from file to file); null: not at all."
         ),
     ] = None
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None

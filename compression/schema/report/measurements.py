@@ -254,8 +254,7 @@ class Ratios(Config):
         Field(description="The split that choices and verdicts read; test only in reports of before validation was scored."),
     ] = "test"
     baseline_not_converged: Annotated[
-        bool,
-        Field(description="Whether the baseline's validation score was still rising when its preparation ended."),
+        bool, Field(description="Whether the baseline's validation score was still rising when its preparation ended.")
     ] = False
 
     def value_of(self, target: str) -> float | None:

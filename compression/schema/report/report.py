@@ -39,8 +39,7 @@ class Artifact(Config):
     files: tuple[File, ...]
     score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime, on test.")]
     validation: Annotated[
-        Score | NotMeasured | None,
-        Field(description="The same on validation; null in reports of before it was scored."),
+        Score | NotMeasured | None, Field(description="The same on validation; null in reports of before it was scored.")
     ] = None
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None

@@ -29,14 +29,7 @@ RECIPES: tuple[dict[str, Any], ...] = (
             "calibration_rows": 128,
             "reconstruct": True,
             "sensitivity": True,
-            "recovery": {
-                "epochs": 6,
-                "rate": 2e-5,
-                "shallow_first": False,
-                "adapt_l2": False,
-                "patience": 3,
-                "by": "teacher",
-            },
+            "recovery": {"epochs": 6, "rate": 2e-5, "shallow_first": False, "adapt_l2": False, "patience": 3, "by": "teacher"},
         },
         "distill": {
             "epochs": 9,

@@ -55,7 +55,7 @@ def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, reque
             "-c",
             f"import time,httpx; time.sleep(1); httpx.post('{service.url}/v1/jobs/{job['id']}/cancel',"
             f" headers={{'Authorization': 'Bearer {service.database.key}'}})",
-        ],
+        ]
     ):
         answer = http.get(f"/v1/jobs/{job['id']}", params={"version": job["version"]}, headers={"Prefer": "wait=60"})
     assert answer.json()["state"] == "cancelled"

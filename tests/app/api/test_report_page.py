@@ -194,11 +194,7 @@ def test_what_stands_beside_the_score_is_shown(service: Service, http: httpx.Cli
 def test_of_a_language_model_the_time_is_a_tokens(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     found = report(rows=tuple(map(generates, report().rows)))
     text = page_of(http, done(service, http, request_body, found)).text
-    for said in (
-        "batch 1, one token more behind a prompt of 128 tokens, 1 thread",
-        "Latency per token, median",
-        "156.2",
-    ):
+    for said in ("batch 1, one token more behind a prompt of 128 tokens, 1 thread", "Latency per token, median", "156.2"):
         assert said in text, said
     assert "batch 1 × 128 tokens, 1 thread" in page_of(http, done(service, http, request_body)).text
 

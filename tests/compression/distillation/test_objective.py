@@ -53,12 +53,7 @@ def learning_layers(state: StageContext) -> list[int]:
 
 @pytest.mark.parametrize(
     ("layers", "mine", "theirs"),
-    [
-        ("uniform", (1, 2), (2, 4)),
-        ("last", (1, 2), (3, 4)),
-        (((1, 3), (2, 1)), (1, 2), (3, 1)),
-        (((1, 4),), (1,), (4,)),
-    ],
+    [("uniform", (1, 2), (2, 4)), ("last", (1, 2), (3, 4)), (((1, 3), (2, 1)), (1, 2), (3, 1)), (((1, 4),), (1,), (4,))],
 )
 def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
     state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]

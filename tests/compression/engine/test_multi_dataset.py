@@ -171,9 +171,7 @@ def test_a_part_s_download_holds_its_own_rows(attempts: tuple[list[Event], list[
         assert [row.stage for row in before.rows] == (["baseline", "quantized"] if one.stage == "quantized" else ["baseline"])
 
 
-def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(
-    attempts: tuple[list[Event], list[Event], Path],
-) -> None:
+def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(attempts: tuple[list[Event], list[Event], Path]) -> None:
     _, second, output = attempts
     last = second[-1]
     assert isinstance(last, Finished)

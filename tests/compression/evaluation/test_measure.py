@@ -17,19 +17,10 @@ import pytest
 
 from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
-from compression.evaluation.measure import (
-    Measured,
-    MeasureSpec,
-    measure,
-    nobody,
-    peak_memory,
-    read_rows,
-    time_both,
-)
+from compression.evaluation.measure import Measured, MeasureSpec, measure, nobody, peak_memory, read_rows, time_both
 from compression.evaluation.runtimes.runner import Kind, open_artifact
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.scoring.base import Runner
+from compression.modalities.scoring.base import Floats as Logits, Runner
 from compression.modalities.text.inputs import Batch, full_batch
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.schema.recipe.base import Task
@@ -37,8 +28,7 @@ from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Latency, NotMeasured, Score
 from compression.system.child_process import ChildFailed, Step, child_lines
 from compression.system.host_lock import LOCK_VARIABLE, WAIT_VARIABLE, host_lock
-from compression.system.progress import Step as Tick
-from compression.system.progress import run_silently
+from compression.system.progress import Step as Tick, run_silently
 from tests.compression.export.conftest import LABELS, Shipment
 
 pytestmark = pytest.mark.fresh

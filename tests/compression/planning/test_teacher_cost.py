@@ -10,8 +10,7 @@ from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.validation import DataFacts
 from tests.compression.modalities.text.scoring.test_perplexity import DATA, MODEL
-from tests.compression.planning.test_planning import DATA as CLASSES
-from tests.compression.planning.test_planning import MODEL as ENCODER
+from tests.compression.planning.test_planning import DATA as CLASSES, MODEL as ENCODER
 
 
 def of_characters(train: int) -> DataFacts:

@@ -31,8 +31,7 @@ from compression.schema.events import (
 from compression.system import failures
 from compression.system.sealed_folder import digest
 from tests.support.engine_jobs import RECIPE, write_spec
-from tests.support.tiny_bert import tiny_config
-from tests.support.tiny_bert import write_tokenizer as tokenizer_into
+from tests.support.tiny_bert import tiny_config, write_tokenizer as tokenizer_into
 
 SHORT: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "distill": None}
 KIB = 1024

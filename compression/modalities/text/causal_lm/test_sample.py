@@ -26,12 +26,7 @@ def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, see
 
 
 def test_sample(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    most: int,
-    seed: int,
-    split: Split,
-    fewest: int,
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int, seed: int, split: Split, fewest: int
 ) -> list[int]:
     """Sample whole texts of a split up to `most` scored tokens; return their indices, ascending.
 

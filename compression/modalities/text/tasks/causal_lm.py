@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 
 from compression.modalities import losses
 from compression.modalities.base import Batch, Examples, PackedLanguageModel
-from compression.modalities.text.causal_lm import chunked_head, hidden_states
-from compression.modalities.text.causal_lm import losses as language
+from compression.modalities.text.causal_lm import chunked_head, hidden_states, losses as language
 from compression.modalities.text.causal_lm.batches import NOBODY, PackedBatch
 from compression.modalities.text.causal_lm.packed_language_model import PACKED_TEXTS
 from compression.modalities.text.scoring.perplexity import LanguageScorer, chance

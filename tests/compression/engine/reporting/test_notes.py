@@ -29,10 +29,7 @@ def drawn(*values: float) -> Draws:
     ],
 )
 def test_two_stages_that_validation_cannot_tell_apart_are_named(own: Draws | None, other: Draws, is_told: bool) -> None:
-    draws: dict[Stage, SplitDraws] = {
-        "quantized": SplitDraws(validation=other),
-        "pruned": SplitDraws(validation=own),
-    }
+    draws: dict[Stage, SplitDraws] = {"quantized": SplitDraws(validation=other), "pruned": SplitDraws(validation=own)}
     found = judged(PRUNED, [BASELINE, QUANTIZED], RECIPE, TARGETS, draws=draws)
     told = [note for note in found.notes if "cannot tell" in note]
     assert bool(told) == is_told

@@ -77,10 +77,7 @@ def test_each_axis_has_its_own_ratio() -> None:
 def test_the_mildest_cut_that_has_so_few_parameters_is_taken(target: float) -> None:
     settings = Prune(axes=("ffn",), target_params=target, multiple=1)
     state, _ = cut(settings)
-    whole, left = (
-        BERT.parameters_of(deep()).total,
-        BERT.parameters_of(state.model).total,
-    )
+    whole, left = (BERT.parameters_of(deep()).total, BERT.parameters_of(state.model).total)
     most = target if target > 1 else (1 - target) * whole
     assert left <= most
     assert left > most - 2 * 65 * 3  # a hundredth less, which is one unit of 65 parameters in each layer, is too little

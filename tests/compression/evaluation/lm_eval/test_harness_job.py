@@ -24,12 +24,7 @@ from tests.compression.engine.test_language_job import RECIPE, spec_of, write
 from tests.support.mirror import mirror
 from tests.support.tiny_language import model, tokenizer
 
-SHORT: dict[str, Any] = {
-    **RECIPE,
-    "prepare": {"epochs": 1, "rate": 1e-2},
-    "prune": None,
-    "distill": None,
-}
+SHORT: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 1, "rate": 1e-2}, "prune": None, "distill": None}
 
 
 def asked_here(spec: harness_job.AskSpec, waiting: Callable[[], None] = lambda: None) -> Iterator[Step | harness.Found]:
@@ -222,12 +217,7 @@ def test_what_json_cannot_hold_is_no_number(value: float) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_known_before_any_training(
-    tmp_path: Path,
-    data: Path,
-    asked: dict[str, Any],
-    has_data: bool,
-    error: type[CompressionError],
-    said: str,
+    tmp_path: Path, data: Path, asked: dict[str, Any], has_data: bool, error: type[CompressionError], said: str
 ) -> None:
     write(tmp_path)
     place = {"lm_eval_data": str(data)} if has_data else {}

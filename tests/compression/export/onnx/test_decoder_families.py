@@ -24,8 +24,7 @@ from compression.export.package import stored_as
 from compression.export.parity_check import ROUNDING_NOISE, Agreement, check_interface, compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.scoring.base import Row
+from compression.modalities.scoring.base import Floats as Logits, Row
 from compression.modalities.text.causal_lm import token_losses as engine
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.inputs import Batch, Ids

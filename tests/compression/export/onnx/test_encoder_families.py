@@ -34,8 +34,7 @@ from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
 from tests.compression.engine.test_shipping import run_card
 from tests.support.cards import card_of
-from tests.support.encoder_models import LAYERS, PADDING, WORDS, tiny
-from tests.support.encoder_models import write_tokenizer as write_source
+from tests.support.encoder_models import LAYERS, PADDING, WORDS, tiny, write_tokenizer as write_source
 from tests.support.tiny_bert import sentences, write_rows
 
 LABELS = ("negative", "positive")

@@ -34,11 +34,7 @@ from tests.support.tiny_language import TEXTS, model, tokenizer
 
 MANY = [f"{text} {number}" for number in range(6) for text in TEXTS]
 EVALUATE = Evaluate(length=16)
-DONE = {
-    "baseline": None,
-    "int8": Simulation(),
-    "int4": Simulation(scheme="weight-only-int4", group_size=16),
-}
+DONE = {"baseline": None, "int8": Simulation(), "int4": Simulation(scheme="weight-only-int4", group_size=16)}
 
 
 @pytest.fixture(scope="module")
@@ -267,14 +263,7 @@ def test_a_shape_is_timed_without_being_shipped(
 ) -> None:
     baseline, _ = shipped["baseline"]
     found = measure_latency(
-        network,
-        tmp_path,
-        int8=True,
-        task="causal-lm",
-        labels=(),
-        tokenizer=baseline,
-        baseline=baseline,
-        evaluate=EVALUATE,
+        network, tmp_path, int8=True, task="causal-lm", labels=(), tokenizer=baseline, baseline=baseline, evaluate=EVALUATE
     )
     assert isinstance(found, Latency)
     assert found.generation is not None

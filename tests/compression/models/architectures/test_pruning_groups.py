@@ -14,8 +14,7 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import WITHIN, Tensors, Width, axis_and_layer, groups_of, units_at
 from compression.pruning.scores import ImportanceScores
 from compression.schema.report.measurements import Shape
-from tests.support import decoder_families as decoders
-from tests.support import encoder_models as models
+from tests.support import decoder_families as decoders, encoder_models as models
 
 HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 ENCODERS = [

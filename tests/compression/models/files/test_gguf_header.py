@@ -7,8 +7,7 @@ import gguf as field
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from compression.models.files import gguf_header
 from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture

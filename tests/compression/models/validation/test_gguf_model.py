@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFReader, RopeScalingType
+from gguf import GGMLQuantizationType as Kind, GGUFReader, RopeScalingType
 from transformers import PreTrainedModel
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 

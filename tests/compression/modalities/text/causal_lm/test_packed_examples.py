@@ -15,8 +15,7 @@ from compression.engine.stages import quantization_order
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import label_loss
 from compression.modalities.registry import task_of
-from compression.modalities.text.causal_lm import hidden_states
-from compression.modalities.text.causal_lm import token_losses as told_by
+from compression.modalities.text.causal_lm import hidden_states, token_losses as told_by
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures

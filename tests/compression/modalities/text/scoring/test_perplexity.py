@@ -22,8 +22,7 @@ from compression.schema.report.ratios import ratios
 from compression.schema.stages import Stage
 from compression.schema.validation import DataFacts, ModelFacts
 from tests.client.figures import row as of_accuracy
-from tests.compression.planning.test_planning import DATA as CLASSES
-from tests.compression.planning.test_planning import MODEL as ENCODER
+from tests.compression.planning.test_planning import DATA as CLASSES, MODEL as ENCODER
 
 TARGETS = Targets(retention=0.9)
 SHAPE = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
