@@ -1,7 +1,7 @@
 """`python -m app.bootstrap`: migrate the database, and create an admin key for the operating team if it has none.
 
 Prints one JSON line: {"migrated": REVISION, "key": "lathe_…" or null}. The key is shown only this once. Safe to run at every
-start, and from several processes: alembic's transaction and the key's own check ensure that. Whoever runs this owns the
+start, and from several processes: alembic's transaction and the key's own check ensure that. The one who runs this owns the
 database, so `--key NAME` creates another admin key, for when the only key is lost. Both keys belong to the operating team,
 which the first start creates, or to the team that `--team` names, which opens a closed team again.
 """
@@ -43,16 +43,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate, and create a missing admin key.")
     parser.add_argument("--key", metavar="NAME", help="create another admin key")
     parser.add_argument("--team", metavar="NAME", help="of this team; default: the operating team")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     config = alembic_config()
     with get_engine().begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     with writing() as session:
-        team = _team(session, asked.team)
-        key = keys.ensure_admin_key(session, team.id, asked.key or "first")
-        if key is None and asked.key:
-            key = keys.create_key(session, team.id, asked.key, ADMIN)[1]
+        team = _team(session, arguments.team)
+        key = keys.ensure_admin_key(session, team.id, arguments.key or "first")
+        if key is None and arguments.key:
+            key = keys.create_key(session, team.id, arguments.key, ADMIN)[1]
     head = ScriptDirectory.from_config(config).get_current_head()
     sys.stdout.write(json.dumps({"migrated": head, "key": key}) + "\n")
 

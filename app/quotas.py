@@ -19,14 +19,14 @@ def main() -> None:
     parser.add_argument(
         "changes", nargs="*", metavar="NAME=NUMBER", help=f"{', '.join((*NAMES, WEIGHT))}; NAME= for the default"
     )
-    asked, place = parser.parse_args(), make_url(get_settings().database_url)
+    arguments, place = parser.parse_args(), make_url(get_settings().database_url)
     try:
-        pairs = [pair.partition("=") for pair in asked.changes]
+        pairs = [pair.partition("=") for pair in arguments.changes]
         changes = {name: float(value) if value else None for name, _, value in pairs}
         if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # connecting would create one
             raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
         with writing() as session:
-            found = change_quotas(session, asked.team, changes)
+            found = change_quotas(session, arguments.team, changes)
     except ValueError as error:
         parser.error(str(error))
     except (OperationalError, ProgrammingError):

@@ -104,16 +104,16 @@ LONGEST_FINDING = 4 << 20
 
 
 NO_MEMORY = ("memory allocation of", "bad_alloc", "out of memory")
-"""What Rust and C++ print before they abort for want of memory."""
+"""What Rust and C++ print before they abort because memory ran out."""
 
 
 class ChildDied(RuntimeError):
     """The child of a query was ended by a signal: `number`, with its last output."""
 
-    def __init__(self, verb: str, number: int, said: str) -> None:
-        super().__init__(f"{verb} was ended by {signal.Signals(number).name}: {said}")
+    def __init__(self, verb: str, number: int, last_output: str) -> None:
+        super().__init__(f"{verb} was ended by {signal.Signals(number).name}: {last_output}")
         self.number = number
-        self.wants_memory = number == signal.SIGABRT and any(words in said for words in NO_MEMORY)
+        self.wants_memory = number == signal.SIGABRT and any(words in last_output for words in NO_MEMORY)
 
 
 class LimitExceeded(RuntimeError):
@@ -143,11 +143,11 @@ def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: 
         finally:
             kill_group(child)
         found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
-        said = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
+        last_output = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
     if status < 0:
-        raise ChildDied(verb, -status, said)
+        raise ChildDied(verb, -status, last_output)
     if status != 0 or len(found) > LONGEST_FINDING:
-        raise RuntimeError(f"{verb} ended with {status}: {said}")
+        raise RuntimeError(f"{verb} ended with {status}: {last_output}")
     return found
 
 

@@ -226,7 +226,7 @@ class EventRelay:
                 self._stop("drain")
             case Started() | Log():
                 # The engine has no lasting log of its own, so its messages go to our log, with the ids of job and request.
-                log.info(f"engine_{event.type}", told=event.model_dump(mode="json", exclude={"type"}))
+                log.info(f"engine_{event.type}", fields=event.model_dump(mode="json", exclude={"type"}))
                 self._record(event.type, event.model_dump(mode="json", exclude={"type"}))
         if not isinstance(event, Progress | Log):
             self.moved = time.monotonic()

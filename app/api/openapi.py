@@ -228,8 +228,8 @@ def _describe_defaults(part: Any) -> None:
     """Describe object defaults in words, because client generators do not support objects as defaults."""
     if isinstance(part, dict):
         if isinstance(part.get("default"), dict) and part["default"] and ("anyOf" in part or "$ref" in part):
-            said = f"Default: `{json.dumps(part.pop('default'))}`"
-            part["description"] = f"{part['description']} {said}" if "description" in part else said
+            default = f"Default: `{json.dumps(part.pop('default'))}`"
+            part["description"] = f"{part['description']} {default}" if "description" in part else default
         part = list(part.values())
     if isinstance(part, list):
         for below in part:

@@ -89,8 +89,8 @@ class TeamQueue:
 def waiting_teams(session: Session) -> dict[str, TeamQueue]:
     """Return the queues of all teams with waiting jobs, by team."""
     full = Team.running >= limit_expression("jobs_running")
-    asked = select(Team.id, Team.queued, Team.running, Team.weight, _recent(), full).where(Team.queued > 0)
-    return {row[0]: TeamQueue(*row) for row in session.execute(asked)}
+    query = select(Team.id, Team.queued, Team.running, Team.weight, _recent(), full).where(Team.queued > 0)
+    return {row[0]: TeamQueue(*row) for row in session.execute(query)}
 
 
 def ranks(session: Session, team: str, ids: list[str]) -> dict[str, int]:

@@ -245,8 +245,8 @@ def release(session: Session, claim: Claim) -> None:
 
     A job whose cancellation was requested meanwhile ends: in the queue nobody would claim it, and nobody would end it.
     """
-    asked = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
-    if session.scalar(asked) is not None:
+    query = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
+    if session.scalar(query) is not None:
         mark_cancelled(session, claim)
         return
     update_fenced(

@@ -86,7 +86,7 @@ def shipped(report: Report) -> Row:
 
 def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
     """Draw parameters, bytes, latency and score of each stage; figures that were not measured are left out."""
-    drawn = [
+    pictures = [
         svg.bars(
             "Parameters", [_bar(row, chosen, row.parameters.total, formatting.count(row.parameters.total)) for row in rows]
         ),
@@ -99,7 +99,7 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
             for row, latency in timed
         ]
         name = "Latency per token" if timed[0][1].generation is not None else "Latency"
-        drawn.append(svg.bars(f"{name}, median; whiskers: half the interquartile range", entries))
+        pictures.append(svg.bars(f"{name}, median; whiskers: half the interquartile range", entries))
     scored = [(row, row.judged_score) for row in rows if isinstance(row.judged_score, Score)]
     if scored:
         entries = [
@@ -107,8 +107,8 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
             for row, score in scored
         ]
         split = " on validation" if all(row.validation is not None for row in rows) else ""
-        drawn.append(svg.bars(f"Score{split}: {scored[0][1].named}; whiskers: standard error", entries))
-    return drawn
+        pictures.append(svg.bars(f"Score{split}: {scored[0][1].named}; whiskers: standard error", entries))
+    return pictures
 
 
 def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> list[svg.Picture]:
@@ -116,19 +116,19 @@ def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> li
 
     metric: name of the validation metric.
     """
-    drawn = []
+    pictures = []
     for figure, title, name in (("loss", "Loss", "loss"), ("score", "Score on validation", metric)):
         lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        for told in progress:
-            if told.get(figure) is not None and told.get("stage") in formatting.STAGES:
-                phase = " ".join(str(told[key]) for key in ("part", "phase") if told.get(key))
-                stage = lines.setdefault(formatting.STAGES[told["stage"]], {})
-                stage.setdefault(phase, []).append((float(told["step"]), float(told[figure])))
+        for event in progress:
+            if event.get(figure) is not None and event.get("stage") in formatting.STAGES:
+                phase = " ".join(str(event[key]) for key in ("part", "phase") if event.get(key))
+                stage = lines.setdefault(formatting.STAGES[event["stage"]], {})
+                stage.setdefault(phase, []).append((float(event["step"]), float(event[figure])))
         for stage_name, phases in lines.items():
             whole = {phase: points for phase, points in phases.items() if len(points) > 1}
             if whole:
-                drawn.append(svg.curves(f"{title}: {stage_name}", whole, "step", name))
-    return drawn
+                pictures.append(svg.curves(f"{title}: {stage_name}", whole, "step", name))
+    return pictures
 
 
 def _bar(row: Row, chosen: Row, value: float, text: str, error: float = 0.0) -> svg.Bar:
@@ -137,28 +137,28 @@ def _bar(row: Row, chosen: Row, value: float, text: str, error: float = 0.0) -> 
 
 def conditions(rows: Sequence[Row]) -> str:
     """Return the conditions under which the figures were measured."""
-    told = []
+    sentences = []
     timed = next((row.latency for row in reversed(rows) if isinstance(row.latency, Latency)), None)
     if timed is not None:
         threads = "thread" if timed.threads == 1 else "threads"
-        told.append(
+        sentences.append(
             f"Latency: {timed.runs} runs, interleaved with the baseline in one process; {timed.of_what}, "
             f"{timed.threads} {threads}, {timed.runtime}."
         )
     own = next((row for row in reversed(rows) if isinstance(row.score, Score)), None)
     if own is not None and isinstance(scored := own.score, Score):
         of = metrics_of_parts(own)
-        told.append(
+        sentences.append(
             f"Score: {scored.metric}{f' ({of})' if of else ''} on {scored.rows:,} test rows ± standard error; chance level: "
             f"{formatting.metric(scored.metric, scored.chance)}."
         )
     checked = next((row.validation for row in reversed(rows) if isinstance(row.validation, Score)), None)
     if checked is not None:
-        told.append(
+        sentences.append(
             f"Choices and verdicts use validation ({checked.rows:,} rows); test is only reported. Retention has a 95 % "
             "interval (paired bootstrap)."
         )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def _parts_sensitivity(report: Report) -> dict[str, dict[str, tuple[Sensitivity, ...]]]:

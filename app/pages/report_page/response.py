@@ -47,5 +47,5 @@ def _progress(job: Job) -> list[dict[str, Any]]:
     session = object_session(job)
     if session is None:
         return []
-    told = select(Event.data).where(Event.job_id == job.id, Event.type == "progress").order_by(Event.seq).limit(MOST_POINTS)
-    return list(session.scalars(told))
+    progress = select(Event.data).where(Event.job_id == job.id, Event.type == "progress").order_by(Event.seq).limit(MOST_POINTS)
+    return list(session.scalars(progress))

@@ -44,12 +44,12 @@ def bars(title: str, entries: Sequence[Bar]) -> Picture:
     room = WIDTH - LABEL - VALUE
     scale = room / ((most - least) or 1.0)
     zero = LABEL - least * scale
-    drawn = []
+    shapes = []
     for number, entry in enumerate(entries):
         top = GAP + number * (BAR + GAP)
         start, length = min(zero, zero + entry.value * scale), abs(entry.value) * scale
         middle, end = top + BAR / 2, zero + entry.value * scale
-        drawn.append(
+        shapes.append(
             Markup(
                 '<text class="label" x="{}" y="{}" text-anchor="end">{}</text>'
                 '<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}" rx="2"/>'
@@ -57,16 +57,16 @@ def bars(title: str, entries: Sequence[Bar]) -> Picture:
         )
         if entry.error > 0:
             low, high = max(end - entry.error * scale, LABEL), end + entry.error * scale
-            drawn.append(
+            shapes.append(
                 Markup('<path class="whisker" d="M{:.1f} {}H{:.1f}M{:.1f} {}v8M{:.1f} {}v8"/>').format(
                     low, middle, high, low, middle - 4, high, middle - 4
                 )
             )
-        drawn.append(
+        shapes.append(
             Markup('<text class="value" x="{:.1f}" y="{}">{}</text>').format(WIDTH - VALUE + 10, middle + 4, entry.text)
         )
-    told = "; ".join(f"{entry.label} {entry.text}" for entry in entries)
-    return _picture(title, told, WIDTH, GAP + len(entries) * (BAR + GAP), drawn)
+    description = "; ".join(f"{entry.label} {entry.text}" for entry in entries)
+    return _picture(title, description, WIDTH, GAP + len(entries) * (BAR + GAP), shapes)
 
 
 def columns(title: str, entries: Sequence[Bar], *, most: float) -> Picture:
@@ -74,15 +74,15 @@ def columns(title: str, entries: Sequence[Bar], *, most: float) -> Picture:
     width = max(WIDTH, LEFT + 8 * len(entries) + 20)
     step = (width - LEFT - 20) / max(len(entries), 1)
     room = HEIGHT - TOP - BOTTOM
-    drawn = _frame(width - 20, "0", f"{most:g}", "layers in model order", "")
+    shapes = _frame(width - 20, "0", f"{most:g}", "layers in model order", "")
     for number, entry in enumerate(entries):
         height = room * min(max(entry.value / (most or 1.0), 0.0), 1.0)
-        drawn.append(
+        shapes.append(
             Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>').format(
                 _kind(entry), LEFT + number * step + 1, TOP + room - height, max(step - 2, 1.0), height, entry.label, entry.text
             )
         )
-    return _picture(title, f"{len(entries)} layers; the table has the values", width, HEIGHT, drawn)
+    return _picture(title, f"{len(entries)} layers; the table has the values", width, HEIGHT, shapes)
 
 
 def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_name: str, y_name: str) -> Picture:
@@ -90,24 +90,24 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_na
     points = [point for line in series.values() for point in line]
     (left, right), (low, high) = _span(x for x, _ in points), _span(y for _, y in points)
     across, up = (WIDTH - LEFT - RIGHT) / (right - left), (HEIGHT - TOP - BOTTOM) / (high - low)
-    drawn = _frame(WIDTH - RIGHT, f"{low:.3g}", f"{high:.3g}", f"{x_name}: {left:.3g} to {right:.3g}", y_name)
+    shapes = _frame(WIDTH - RIGHT, f"{low:.3g}", f"{high:.3g}", f"{x_name}: {left:.3g} to {right:.3g}", y_name)
     placed: list[float] = []
     for number, (name, line) in enumerate(series.items()):
         where = [(LEFT + (x - left) * across, HEIGHT - BOTTOM - (y - low) * up) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
-        drawn.append(Markup('<polyline class="line s{}" points="{}"/>').format(number % 3, path))
-        drawn += [_mark(number, x, y, f"{name}: {a:.3g}, {b:.4g}") for (x, y), (a, b) in zip(where, line, strict=True)]
+        shapes.append(Markup('<polyline class="line s{}" points="{}"/>').format(number % 3, path))
+        shapes += [_mark(number, x, y, f"{name}: {a:.3g}, {b:.4g}") for (x, y), (a, b) in zip(where, line, strict=True)]
         beside = where[-1][1]
         while any(abs(beside - other) < 14 for other in placed):
             beside += 14
         placed.append(beside)
-        drawn.append(
+        shapes.append(
             Markup('<text class="label" x="{:.1f}" y="{:.1f}">{} {}</text>').format(
                 where[-1][0] + 8, beside + 4, "●■◆"[number % 3], name
             )
         )
-    told = "; ".join(f"{name} from {line[0][1]:.4g} to {line[-1][1]:.4g}" for name, line in series.items() if line)
-    return _picture(title, told, WIDTH, HEIGHT, drawn)
+    description = "; ".join(f"{name} from {line[0][1]:.4g} to {line[-1][1]:.4g}" for name, line in series.items() if line)
+    return _picture(title, description, WIDTH, HEIGHT, shapes)
 
 
 def _span(values: Iterable[float]) -> tuple[float, float]:
@@ -120,15 +120,15 @@ def _kind(entry: Bar) -> str:
     return "bar chosen" if entry.chosen else "bar"
 
 
-def _mark(number: int, x: float, y: float, told: str) -> Markup:
+def _mark(number: int, x: float, y: float, description: str) -> Markup:
     shape = MARKS[number % 3]
     if shape == "circle":
         body = Markup('<circle class="mark s0" cx="{:.1f}" cy="{:.1f}" r="4">').format(x, y)
-        return body + Markup("<title>{}</title></circle>").format(told)
+        return body + Markup("<title>{}</title></circle>").format(description)
     turn = Markup(' transform="rotate(45 {:.1f} {:.1f})"').format(x, y) if shape == "diamond" else ""
     form = Markup('<rect class="mark s{}" x="{:.1f}" y="{:.1f}" width="7" height="7"{}>')
     body = form.format(number % 3, x - 3.5, y - 3.5, turn)
-    return body + Markup("<title>{}</title></rect>").format(told)
+    return body + Markup("<title>{}</title></rect>").format(description)
 
 
 def _frame(right: float, low: str, high: str, below: str, beside: str) -> list[Markup]:
@@ -143,7 +143,7 @@ def _frame(right: float, low: str, high: str, below: str, beside: str) -> list[M
     ]
 
 
-def _picture(title: str, told: str, width: float, height: float, drawn: Sequence[Markup]) -> Picture:
-    body = Markup("").join(drawn)
+def _picture(title: str, description: str, width: float, height: float, shapes: Sequence[Markup]) -> Picture:
+    body = Markup("").join(shapes)
     form = Markup('<svg class="picture" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}: {}">{}</svg>')
-    return Picture(title, form.format(width, height, title, told, body))
+    return Picture(title, form.format(width, height, title, description, body))
