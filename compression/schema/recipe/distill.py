@@ -31,10 +31,8 @@ class General(Config):
 
     epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the unlabelled texts.")] = 3
     rate: Rate = 1e-4
-    teacher: Annotated[
-        Literal["prepared", "base"],
-        Field(description="prepared: the baseline, tuned on the task. base: the model as it was sent."),
-    ] = "prepared"
+    teacher: Literal["prepared", "base"] = "prepared"
+    """prepared: the baseline, tuned on the task. base: the model as it was sent."""
     hidden: Annotated[Weight, Field(description="Of the layers' hidden states, as in the task phase.")] = 1.0
     attention: Annotated[Weight, Field(description="Of attention, compared as `attention_by` says.")] = 1.0
     embedding: Annotated[Weight, Field(description="Of the embedding layer's output, as in the task phase.")] = 1.0
@@ -54,30 +52,16 @@ class Teachers(Config):
     validation that has the student's tokens.
     """
 
-    seeds: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=10,
-            description="Originals trained by the job, each as `prepare` says and with a seed of its own; the first is the "
-            "baseline. 0: named teachers alone.",
-        ),
-    ] = 1
-    fusion: Annotated[
-        Literal["mean", "validation"],
-        Field(
-            description="How several answers become one: probabilities softened at τ (numbers as they are), averaged. mean: "
-            "equally. validation: weighted by each teacher's score on validation."
-        ),
-    ] = "mean"
-    precision: Annotated[
-        Literal["auto", "float32", "int8"],
-        Field(
-            description="What the weights of the one that is compared are held in while the student is trained, and those of "
-            "the baseline in a recovery by teacher; what it is asked once, it answers in float32. auto: int8, one scale a row, "
-            "where training beside it would not fit into the memory that is free."
-        ),
-    ] = "auto"
+    seeds: Annotated[int, Field(ge=0, le=10)] = 1
+    """Originals trained by the job, each as `prepare` says and with a seed of its own; the first is the baseline. 0: named
+    teachers alone."""
+    fusion: Literal["mean", "validation"] = "mean"
+    """How several answers become one: probabilities softened at τ (numbers as they are), averaged. mean: equally. validation:
+    weighted by each teacher's score on validation."""
+    precision: Literal["auto", "float32", "int8"] = "auto"
+    """What the weights of the one that is compared are held in while the student is trained, and those of the baseline in a
+    recovery by teacher; what it is asked once, it answers in float32. auto: int8, one scale a row, where training beside it
+    would not fit into the memory that is free."""
 
 
 class Weights(Config):
@@ -99,74 +83,40 @@ class Distill(Config):
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4
     temperature: Annotated[float, Field(gt=0, le=100, description="τ of the soft targets.")] = 3.0
-    soft: Annotated[
-        Weight,
-        Field(
-            description="Weight in the loss of the teachers' answers: τ² times the divergence of the student's from them, both "
-            "softened by τ. 0 leaves it out."
-        ),
-    ] = 1.0
+    soft: Weight = 1.0
+    """Weight in the loss of the teachers' answers: τ² times the divergence of the student's from them, both softened by τ. 0
+    leaves it out."""
     hard: Annotated[Weight, Field(description="Weight of the task's own loss on the labels of train. 0 leaves it out.")] = 0.3
-    hidden: Annotated[
-        Weight,
-        Field(
-            description="Weight of the hidden states' squared error, layer by layer through learned projections, relative to "
-            "the teacher's mean square. 0 leaves it out."
-        ),
-    ] = 5.0
-    attention: Annotated[
-        Weight, Field(description="Weight of what attention differs by, compared as `attention_by` says. 0 leaves it out.")
-    ] = 0.0
-    embedding: Annotated[
-        Weight | None,
-        Field(
-            description="Weight of the embedding layer's output, compared as hidden states are. null: it is one more layer of "
-            "`hidden`. 0 leaves it out."
-        ),
-    ] = None
-    attention_by: Annotated[
-        Literal["auto", "scores", "relations"],
-        Field(
-            description="scores: query-key products before the softmax, squared error, all layers (TinyBERT); both models must "
-            "have as many heads. relations: those of the last layer, re-split (MiniLMv2), for any heads. auto: scores where "
-            "the heads are as many, else relations. Decoders: relations."
-        ),
-    ] = "auto"
+    hidden: Weight = 5.0
+    """Weight of the hidden states' squared error, layer by layer through learned projections, relative to the teacher's mean
+    square. 0 leaves it out."""
+    attention: Weight = 0.0
+    """Weight of what attention differs by, compared as `attention_by` says. 0 leaves it out."""
+    embedding: Weight | None = None
+    """Weight of the embedding layer's output, compared as hidden states are. null: it is one more layer of `hidden`. 0 leaves
+    it out."""
+    attention_by: Literal["auto", "scores", "relations"] = "auto"
+    """scores: query-key products before the softmax, squared error, all layers (TinyBERT); both models must have as many heads.
+    relations: those of the last layer, re-split (MiniLMv2), for any heads. auto: scores where the heads are as many, else
+    relations. Decoders: relations."""
     layers: LayerMapping = "uniform"
-    weighting: Annotated[
-        Literal["fixed", "linear", "uncertainty"],
-        Field(
-            description="fixed: the weights stay. linear: they go to those of `to`, step by step. uncertainty: each is divided "
-            "by a variance that is learned (Kendall et al. 2018), beginning at 1."
-        ),
-    ] = "fixed"
+    weighting: Literal["fixed", "linear", "uncertainty"] = "fixed"
+    """fixed: the weights stay. linear: they go to those of `to`, step by step. uncertainty: each is divided by a variance that
+    is learned (Kendall et al. 2018), beginning at 1."""
     to: Annotated[Weights | None, Field(description="The weights at the end of a linear schedule.")] = None
     patience: Patience = None
     teachers: Teachers = Teachers()
     general: Annotated[General | None, Field(description="A phase on unlabelled text before this one.")] = None
     gate: Annotated[SkipJsonSchema[JsonValue], Field(exclude_if=lambda value: value is None)] = None
     """Removed; only stored recipes may have it (`recipe.check_removed`)."""
-    augment: Annotated[
-        Augment | None, Field(description="More rows that the teacher labels; hard labels do not count on them.")
-    ] = None
-    kept: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=4096,
-            description="Of causal-lm: so many likeliest next tokens of the teacher are kept on the scratch disk, with the "
-            "share of all others, and it is not asked again. null: its last states are kept, and its head answers of them.",
-        ),
-    ] = None
-    spill_gib: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1024,
-            description="GiB of the worker's scratch disk that the teacher's hidden states may take where they exceed the "
-            "memory for them. What exceeds this too is asked again in each epoch.",
-        ),
-    ] = 0.0
+    augment: Augment | None = None
+    """More rows that the teacher labels; hard labels do not count on them."""
+    kept: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """Of causal-lm: so many likeliest next tokens of the teacher are kept on the scratch disk, with the share of all others,
+    and it is not asked again. null: its last states are kept, and its head answers of them."""
+    spill_gib: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """GiB of the worker's scratch disk that the teacher's hidden states may take where they exceed the memory for them. What
+    exceeds this too is asked again in each epoch."""
 
     def answers_alone(self) -> "Distill":
         """Return the same settings without the terms that compare internal features."""

@@ -15,18 +15,13 @@ class Qat(Config):
     """
 
     full: Annotated[Epochs, Field(description="First so many epochs in full precision: no layer is simulated.")] = 5
-    ramp: Annotated[
-        Epochs, Field(description="Then so many with a share of the layers simulated that grows from epoch to epoch.")
-    ] = 10
+    ramp: Epochs = 10
+    """Then so many with a share of the layers simulated that grows from epoch to epoch."""
     quantized: Annotated[Epochs, Field(description="At last so many with all layers simulated.")] = 5
     rate: Rate = 2e-5
-    order: Annotated[
-        Literal["sensitivity", "depth"],
-        Field(
-            description="Which depths are quantized first in the ramp. sensitivity: those that change the logits least when "
-            "they alone are quantized, measured on calibration rows of train. depth: shallow ones first."
-        ),
-    ] = "sensitivity"
+    order: Literal["sensitivity", "depth"] = "sensitivity"
+    """Which depths are quantized first in the ramp. sensitivity: those that change the logits least when they alone are
+    quantized, measured on calibration rows of train. depth: shallow ones first."""
 
     @property
     def epochs(self) -> int:
@@ -51,53 +46,27 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | Literal["se
 class Quantize(Config):
     """Simulate the integers of the exported artifact from here on; docs/numerics.md defines each scheme."""
 
-    scheme: Annotated[
-        Scheme,
-        Field(
-            description="dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit "
-            "activations with one calibrated range a layer. weight-only-int8, weight-only-int4: activations stay floating "
-            "point; int4 has one scale a group of inputs. Embeddings are int8 per row in all of them."
-        ),
-    ] = "dynamic-int8"
-    group_size: Annotated[
-        Literal[16, 32, 64, 128, 256],
-        Field(description="Of weight-only-int4: inputs of an output channel that share one scale."),
-    ] = 32
-    portable: Annotated[
-        bool,
-        Field(
-            description="Of dynamic-int8 and static-int8: weights stay within ±63 where they meet activations, so that their "
-            "products are exact on every processor. false: ±127, which x86 without VNNI multiplies exactly only with ONNX "
-            "Runtime's session.x64quantprecision. Weight-only files are portable as they are."
-        ),
-    ] = True
-    observer: Annotated[
-        Observer,
-        Field(
-            description="Of static-int8: what a layer's range is. min-max: all that was seen. percentile: the middle "
-            "`percentile` per cent of it. mse: where clipping and rounding together have the least squared error."
-        ),
-    ] = "mse"
-    percentile: Annotated[
-        float, Field(ge=50, lt=100, description="Of the observer percentile: per cent of the values that the range holds.")
-    ] = 99.99
-    calibration_rows: Annotated[
-        int,
-        Field(
-            ge=8,
-            le=8192,
-            description="Rows of train, drawn with train.seed, that ranges, sensitivities and the check of ranges come from.",
-        ),
-    ] = 512
-    smoothing: Annotated[
-        Alpha | Literal["search"] | None,
-        WrapValidator(_by_kind),
-        Field(
-            description="Channels are scaled before they are rounded, where the float model stays the same: by SmoothQuant's "
-            "α, which moves outliers of activations into weights, or by factors that are searched for, layer by layer, by what "
-            "rounding costs (search; left out where a model goes from file to file); null: not at all."
-        ),
-    ] = None
+    scheme: Scheme = "dynamic-int8"
+    """dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit activations with one
+    calibrated range a layer. weight-only-int8, weight-only-int4: activations stay floating point; int4 has one scale a group of
+    inputs. Embeddings are int8 per row in all of them."""
+    group_size: Literal[16, 32, 64, 128, 256] = 32
+    """Of weight-only-int4: inputs of an output channel that share one scale."""
+    portable: bool = True
+    """Of dynamic-int8 and static-int8: weights stay within ±63 where they meet activations, so that their products are exact on
+    every processor. false: ±127, which x86 without VNNI multiplies exactly only with ONNX Runtime's session.x64quantprecision.
+    Weight-only files are portable as they are."""
+    observer: Observer = "mse"
+    """Of static-int8: what a layer's range is. min-max: all that was seen. percentile: the middle `percentile` per cent of it.
+    mse: where clipping and rounding together have the least squared error."""
+    percentile: Annotated[float, Field(ge=50, lt=100)] = 99.99
+    """Of the observer percentile: per cent of the values that the range holds."""
+    calibration_rows: Annotated[int, Field(ge=8, le=8192)] = 512
+    """Rows of train, drawn with train.seed, that ranges, sensitivities and the check of ranges come from."""
+    smoothing: Annotated[Alpha | Literal["search"] | None, WrapValidator(_by_kind)] = None
+    """Channels are scaled before they are rounded, where the float model stays the same: by SmoothQuant's α, which moves
+    outliers of activations into weights, or by factors that are searched for, layer by layer, by what rounding costs (search;
+    left out where a model goes from file to file); null: not at all."""
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None
 
     @model_validator(mode="after")
