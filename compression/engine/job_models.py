@@ -61,10 +61,7 @@ class JobModels:
     input_pruner: InputPruner | None = None
 
     def opened(self, who: ModelSource, seed: int) -> PreTrainedModel:
-        """Open a model for the task, with its outputs in the order of the data's labels.
-
-        If it lacks the head, the head is initialised at random with `seed`.
-        """
+        """Open a model for the task, outputs in the order of the data's labels; a head that it lacks is drawn with `seed`."""
         model = loading.in_order(
             loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels
         )

@@ -1,7 +1,4 @@
-"""Standard errors of the engine's own validation scores and losses.
-
-`scoring` computes the standard errors of reported scores.
-"""
+"""Standard errors of the engine's own validation scores and losses; `scoring` has those of reported scores."""
 
 import math
 

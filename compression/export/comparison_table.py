@@ -77,10 +77,7 @@ def _moved(score: Score, before: float, after: float) -> str:
 
 
 def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
-    """Yield both sides of one interleaved measurement.
-
-    If the artifact was not timed, yield the original's latency alone.
-    """
+    """Yield both sides of one interleaved measurement. If the artifact was not timed, yield the original's latency alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
         yield "latency, median", alone, "not measured", UNKNOWN

@@ -82,10 +82,7 @@ def compare(
 
 
 def feeds_of(batch: Inputs) -> Arrays:
-    """Return every input that a file may have for a batch, including a decoder's position_ids.
-
-    A file reads only the inputs that it has.
-    """
+    """Return every input that a file may read for a batch, including a decoder's position_ids."""
     arrays = dict(batch.arrays)
     if "attention_mask" in arrays:
         arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(axis=1) - 1, 0)

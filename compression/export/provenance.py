@@ -74,10 +74,7 @@ class Origin:
 
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
-    """Return (the model's licence by its hub name, the file that states it).
-
-    The order is: its README, its config, the keys of its GGUF file, the text of its licence.
-    """
+    """Return (the model's licence by its hub name, the file that states it): README, config, GGUF keys, licence text."""
     front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
     if front is not None:
         said = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
@@ -99,10 +96,7 @@ def license_of(folder: Path) -> tuple[str | None, str | None]:
 
 
 def command(spec: Spec) -> str:
-    """Return the command that runs the job again, with the artifact's recipe.json.
-
-    MODEL and DATA stand for the folders of the uploaded model and data.
-    """
+    """Return the command that runs the job again with the artifact's recipe.json; MODEL and DATA stand for the uploads."""
     words = ["lathe", "submit", "--model", "MODEL"]
     for number in range(len(spec.asked)):
         words += ["--data", "DATA" if len(spec.asked) == 1 else f"DATA_{number + 1}"]
@@ -123,10 +117,7 @@ def command(spec: Spec) -> str:
 
 
 def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
-    """Return the columns with other than the default names.
-
-    One command names them for all of its datasets.
-    """
+    """Return the columns with other than the default names. One command names them for all of its datasets."""
     usual = Columns().model_dump()
     return {
         key: value for part in parts for key, value in part.data.columns.model_dump().items() if value not in (None, usual[key])
@@ -156,10 +147,7 @@ def _license_files(folder: Path) -> list[Path]:
 
 
 def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
-    """Return (a GGUF file's name, its `general.license`).
-
-    Both are None if the file is damaged: it is refused when it is opened.
-    """
+    """Return (a GGUF file's name, its `general.license`), or (None, None) of a damaged file, which is refused when opened."""
     try:
         path, content = gguf_model.read_model(folder)
     except CompressionError:
@@ -168,10 +156,7 @@ def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
 
 
 def _hub_name(folder: Path) -> str | None:
-    """Return the model's name on the hub if its config states it, else None.
-
-    A local path is not such a name.
-    """
+    """Return the model's name on the hub if its config states it, else None. A local path is not such a name."""
     name = _config(folder).get("_name_or_path")
     return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
 

@@ -1,7 +1,4 @@
-"""Frozen data models that reject unknown keys.
-
-They are the base of recipes, jobs, events and reports, and of the models that installed packages add.
-"""
+"""Frozen data models that reject unknown keys: the base of recipes, jobs, events, reports and of installed packages' models."""
 
 import json
 from typing import Any

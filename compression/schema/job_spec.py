@@ -15,10 +15,7 @@ Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$
 
 
 class Columns(Config):
-    """The columns of the data files by their use; each task reads only its own.
-
-    causal-lm reads `text`, one document per row.
-    """
+    """The columns of the data files by use; each task reads only its own. causal-lm reads `text`, one document per row."""
 
     text: Column = "text"
     text_pair: Column | None = None
@@ -77,10 +74,7 @@ class DatasetSpec(Config):
 
 
 class Spec(Config):
-    """The input of `python -m compression run`: one job, with local paths.
-
-    Relative paths start at the spec's folder.
-    """
+    """The input of `python -m compression run`: one job, with local paths. Relative paths start at the spec's folder."""
 
     version: Literal[1] = 1
     job: Annotated[str | None, Field(max_length=40)] = None

@@ -31,10 +31,7 @@ class Question(Config):
 
 
 def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:
-    """Return the names of the texts that a task reads; none if it makes no predictions.
-
-    paired: the data of a regression has pairs.
-    """
+    """Return the names of the texts that a task reads, with the second text if `paired`; none if it makes no predictions."""
     spec = TASKS[task]
     return (*spec.asks, spec.pair) if spec.pair is not None and paired else spec.asks
 

@@ -1,7 +1,4 @@
-"""`python -m compression validate SPEC.json` checks an untrusted upload and prints one finding.
-
-It runs without torch.
-"""
+"""`python -m compression validate SPEC.json` checks an untrusted upload and prints one finding. It runs without torch."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -109,10 +109,7 @@ class Graphs:
         return self._room(model, scheme)
 
     def _room(self, model: PreTrainedModel, scheme: Scheme | None, *, beside: int = 0) -> str | None:
-        """Return why memory is too small to write and open a file, or None.
-
-        beside: parameters of a float32 file that is open at the same time.
-        """
+        """Return why memory is too small to write and open a file beside a float32 file of `beside` parameters, or None."""
         parameters = decoder_of(model).parameters_of(model).total
         opened = LOGITS_BYTES + OPENED[scheme] * parameters + OPENED[None] * beside
         written = TENSORS * 4 * max(prod(weight.shape) for weight in model.parameters())
@@ -122,10 +119,7 @@ class Graphs:
         return f"writing and opening it takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit"
 
     def baseline(self) -> Path:
-        """Return the folder of the float32 file.
-
-        If an earlier attempt shipped the file and it is missing, write it again.
-        """
+        """Return the folder of the float32 file. If an earlier attempt shipped the file and it is missing, write it again."""
         place = self.shipping.place(BASELINE)
         if place.is_dir():
             return place

@@ -21,10 +21,7 @@ def with_notes(row: Row, previous: Row | None) -> Row:
 
 
 def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
-    """Return notes on what is worse than before in a stage's artifact.
-
-    score: the artifact's score on the split that choices are made on.
-    """
+    """Return notes on what is worse than before in a stage's artifact. score: on the split that choices are made on."""
     notes = []
     if isinstance(score, Score):
         before = previous.judged_score if previous is not None else None
@@ -45,10 +42,7 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
 
 
 def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
-    """Return notes on what a dataset's figures rest on.
-
-    first: the baseline's row; last: the headline's row; cut: the note on what was cut off, if anything.
-    """
+    """Return notes on what a dataset's figures rest on: the baseline's row, the headline's row, what was cut off."""
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."

@@ -23,10 +23,7 @@ SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mapping[Split, Sequence[int]]) -> None:
-    """Write the scored splits for the measuring process.
-
-    some: by split, the numbers of the rows that are scored, if not all of them are.
-    """
+    """Write the scored splits for the measuring process. some: by split, the numbers of the scored rows, if not all are."""
     for split, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = dataset.judged(split)

@@ -19,10 +19,7 @@ from compression.quantization.fake_quantize import is_simulated
 def apply_cut(
     context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: Examples | None = None
 ) -> PreTrainedModel:
-    """Build the smaller model of a plan; given calibration rows, solve its weights on all of them.
-
-    Solving checks for a pause before each layer. Raises Pause.
-    """
+    """Build the smaller model of a plan; given calibration rows, solve its weights on all of them. Raises Pause."""
     device = next(model.parameters()).device
 
     def build(whole: PreTrainedModel) -> PreTrainedModel:

@@ -97,10 +97,7 @@ STAGE = StageRunner(distill, phases, inputs, reads_unlabelled=True, asks_teacher
 
 
 def enter(context: StageContext) -> None:
-    """Replace the model by the student that the user names.
-
-    The student is smoothed and fake-quantized if the recipe says so.
-    """
+    """Replace the model by the student that the user names, smoothed and fake-quantized if the recipe says so."""
     cast, seed = context.cast, context.recipe.train.seed
     assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
     student = cast.student
@@ -131,10 +128,7 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
 def _task_phase(
     context: StageContext, settings: Distill, rows: Examples, objective: DistillationObjective, known: Tensors, beside: Tensors
 ) -> Iterator[Event]:
-    """Train on the task and add the notes.
-
-    known: extra tensors in an earlier attempt's save of this phase. beside: extra tensors for this attempt's saves.
-    """
+    """Train on the task and add the notes. known, beside: extra tensors of an earlier attempt's save and for this one's."""
     plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
     first = objective.weighting.weights()
     kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)

@@ -50,10 +50,7 @@ def settle_ranges(context: StageContext) -> None:
 
 
 def _refit(context: StageContext) -> None:
-    """Calibrate again on the current model; keep the new ranges only if they improve validation.
-
-    Training kept the old ranges fixed, and the weights adapted to them.
-    """
+    """Calibrate again after training, which adapted weights to the old ranges; keep what is better on validation."""
     settings, trained = context.recipe.quantize, input_ranges(context.model)
     assert settings is not None, "see simulate"  # noqa: S101
     before = context.validate()

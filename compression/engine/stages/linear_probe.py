@@ -17,10 +17,7 @@ class LinearlyProbed(Protocol):
     """A task that a linear model can be fitted to."""
 
     def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-        """Fit a linear model to (rows, n) features and labels; return its outputs for `asked`, (others, n).
-
-        The outputs have the form of `Task.logits`.
-        """
+        """Fit a linear model to (rows, n) features and labels; return its logits for `asked`, (others, n)."""
         ...
 
 

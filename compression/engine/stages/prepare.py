@@ -52,10 +52,7 @@ def phase_of(number: int) -> str:
 
 
 def probe_phase(number: int) -> str:
-    """Return the name of the phase before an original's training, if its epochs are open.
-
-    number: 0 is the baseline.
-    """
+    """Return the name of the phase before an original's training, if its epochs are open. number: 0 is the baseline."""
     return PROBE_PHASE if number == 0 else f"warm up the head {number + 1}"
 
 
@@ -127,10 +124,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
 
 
 def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
-    """Return the facts fixed before a training.
-
-    These are the rates, how they were chosen, and the floor that its score must reach.
-    """
+    """Return the facts fixed before a training: its rates, how they were chosen, and the floor that its score must reach."""
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
     if context.checkpointer is not None and context.checkpointer.is_at(phase_of(number)):
         return _unpacked(context.checkpointer.beside()[PREPARATION])
@@ -156,10 +150,7 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
 
 
 def _without_probes(context: StageContext) -> float | None:
-    """Return the rate to use without probes, or None if probes are affordable.
-
-    Probes are skipped if they would take more than their share of the job's steps.
-    """
+    """Return the rate to use if probes would take more than their share of the job's steps, else None."""
     most, budget = MOST_PROBES * PROBE_STEPS / PROBE_SHARE, context.budget
     if budget.steps_of(math.ceil(most)) >= most:
         return None
@@ -188,10 +179,7 @@ def _plan(context: StageContext, known: Preparation, seed: int) -> TrainingConfi
 
 
 def _concluded(context: StageContext, model: PreTrainedModel, known: Preparation, outcome: TrainingOutcome) -> Preparation:
-    """Return a finished training's facts, with whether it converged.
-
-    The model has the weights of its best epoch.
-    """
+    """Return a finished training's facts, with whether it converged. The model has the weights of its best epoch."""
     error = standard_error(model, context.rows["validation"], context.parts)
     converged, reason = convergence(
         outcome.before.worth,

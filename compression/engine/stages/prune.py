@@ -105,10 +105,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Return the distillation settings that a recovery by the teacher's outputs reads.
-
-    Distillation comes after pruning.
-    """
+    """Return the distillation settings that a recovery by the teacher's outputs reads. Distillation comes after pruning."""
     if not spec.recipe.recovers_by_teacher:
         return {}
     asked = spec.recipe.distill or Distill()
@@ -120,10 +117,7 @@ STAGE = StageRunner(prune, phases, inputs, cuts=True)
 
 
 def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, plan: PruningPlan, before: Validation) -> None:
-    """Apply the cut again and solve the remaining weights on calibration rows.
-
-    before: validation after the cut alone.
-    """
+    """Apply the cut again and solve the remaining weights on calibration rows. before: validation after the cut alone."""
     rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
     context.model = apply_cut(context, uncut, plan, rows)
     now = context.validate()
@@ -132,10 +126,7 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
 
 
 def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
-    """Return the shape after the recipe's pruning; for a target latency, the deepest possible shape.
-
-    The shape is computed before the job changes the model. Raises UnsupportedShape.
-    """
+    """Return the shape after pruning, for a target latency the deepest, before the model changes. Raises UnsupportedShape."""
     shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
     kind = ARCHITECTURE_SPECS[model.config.model_type]
     return deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
@@ -197,10 +188,7 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
 def _solved(
     context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
-    """Return the recipe's ratios and shape, with its target solved.
-
-    before: the shape with the whole vocabulary.
-    """
+    """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
     here = adapter_of(context.model).shape_of(context.model.config)
     if saved is not None:
         ratios: Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
@@ -212,10 +200,7 @@ def _solved(
 
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:
-    """Return the step, from 1, in which the earlier attempt was saved, and its progress.
-
-    Returns 0 and None if it was saved in no step.
-    """
+    """Return the step, from 1, and the progress that the earlier attempt saved; 0 and None if it saved in no step."""
     checkpointer = context.checkpointer
     if checkpointer is None:
         return 0, None

@@ -11,10 +11,7 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 
 
 def depths(model: PreTrainedModel) -> list[int]:
-    """Return the depths that a scheme quantizes, ascending.
-
-    0 is the embeddings, then come the layers, and last what follows them.
-    """
+    """Return the depths that a scheme quantizes, ascending: 0 for the embeddings, each layer, and one for what follows."""
     depth = adapter_of(model).quantization_group
     return sorted({depth(name) for name, _ in quantizable(model)})
 

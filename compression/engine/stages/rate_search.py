@@ -58,19 +58,13 @@ def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe's result on validation.
-
-    losses: of groups of rows, (groups,), or None if the probe diverged. error: the score's standard error.
-    """
+    """A probe's result on validation: losses of groups of rows, (groups,), None if it diverged; the score's error."""
 
     losses: torch.Tensor | None
     error: float
 
     def is_surely_better(self, other: "Probed") -> bool:
-        """Return whether the loss is surely lower.
-
-        That is, lower by more than SURELY standard errors of the difference, with the groups taken in pairs.
-        """
+        """Return whether the loss is lower by more than SURELY standard errors of the difference, groups in pairs."""
         if self.losses is None or other.losses is None:
             return self.losses is not None
         lower = other.losses - self.losses
@@ -140,10 +134,7 @@ class RateSearch:
         return before, usual
 
     def _best_place(self, before: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[int, Probed]]:
-        """Return the index in RATES of the best rate, and its result.
-
-        The search leaves the usual index only for a surely better rate: up to two indices above it, or else one below.
-        """
+        """Return the best rate's index in RATES and its result: of those around the usual one, only if surely better."""
         best, found = USUAL_RATE, usual
         for place in (USUAL_RATE + 1, USUAL_RATE + 2):
             other = yield from self._probe(RATES[place], 1.0, before)

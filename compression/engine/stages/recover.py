@@ -20,10 +20,7 @@ from compression.training.trainer import train
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
-    """Return (name, epochs) of the training after each cut.
-
-    Epochs are split equally; later trainings get the rest.
-    """
+    """Return (name, epochs) of the training after each cut. Epochs are split equally; later trainings get the rest."""
     epochs = settings.recovery.epochs if settings.recovery else 0
     if settings.steps == 1:
         return [("recover", epochs)]

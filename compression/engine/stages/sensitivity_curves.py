@@ -1,7 +1,4 @@
-"""Computes sensitivity curves: the validation score after each axis alone is cut, without training.
-
-The importance scores are given, so no pass is needed to choose the units.
-"""
+"""Computes sensitivity curves: the validation score after a cut of each axis alone, without training, by given scores."""
 
 import torch
 

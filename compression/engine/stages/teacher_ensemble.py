@@ -70,10 +70,7 @@ def _same(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
-    """Return train and validation as tokenized for a model.
-
-    rows: train as tokenized for the student; the `made` texts follow those of the data.
-    """
+    """Return train and validation as tokenized for a model. rows: train for the student, with the `made` texts last."""
     cast = context.cast
     reader = (cast.student or cast.base) if cast is not None else None
     if who is None or reader is None or who.param == reader.param:

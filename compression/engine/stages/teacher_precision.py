@@ -72,10 +72,7 @@ def _place(context: StageContext) -> Path:
 
 
 def needed(context: StageContext) -> int:
-    """Estimate the extra bytes that training the student takes.
-
-    These are gradients, moments, the weights of the last good epoch and of the best, and a step's activations.
-    """
+    """Estimate the bytes of training the student: gradients, moments, two copies of its weights, a step's activations."""
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     shape = adapter_of(context.model).shape_of(context.model.config)
     longest = max(context.rows["train"].lengths)

@@ -102,10 +102,7 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
 
 
 def _number(value: object) -> float | None:
-    """Return a value that JSON readers can represent, or None.
-
-    For a bad model lm-eval may return 10^80 or NaN.
-    """
+    """Return a value that JSON readers can represent, or None. For a bad model lm-eval may return 10^80 or NaN."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**62 else None
 
 

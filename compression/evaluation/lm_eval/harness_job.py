@@ -60,10 +60,7 @@ parse_line: TypeAdapter[Step | Found | Rejected] = TypeAdapter(Step | Found | Re
 
 
 def check(spec: Spec, base: Path, positions: int) -> None:
-    """Try out the tasks and their data before any training. Raises MissingResource and InvalidSpec.
-
-    positions: maximum positions of the model.
-    """
+    """Try out the tasks and their data on a model with so many positions. Raises MissingResource and InvalidSpec."""
     asked = spec.evaluate.lm_eval
     if asked is None:
         return

@@ -1,7 +1,4 @@
-"""Runs lm-eval on a model: `python -m compression lm-eval-job SPEC.json`.
-
-Import this module only if lm-eval is installed.
-"""
+"""Runs lm-eval on a model: `python -m compression lm-eval-job SPEC.json`. Import this module only if lm-eval is installed."""
 
 import os
 import random

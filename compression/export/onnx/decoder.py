@@ -35,10 +35,7 @@ FILE, DATA = "model.onnx", "model.onnx_data"
 
 
 def hindrance(config: PretrainedConfig) -> str | None:
-    """Return why a model of this config cannot be written, or None if it can.
-
-    The reason is its family, its activation, its rotary embedding or cross-attention.
-    """
+    """Return what in a config the graph cannot express (family, activation, rotary embedding, cross-attention), or None."""
     try:
         decoder_layers.of(config)
     except UnsupportedArchitecture as problem:

@@ -179,10 +179,7 @@ class Body(Nodes):
         return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales)
 
     def _turned(self, table: nn.Module) -> bool:
-        """Return whether a table is stored as (channels, rows).
-
-        MatMulInteger can read a shared table in no other layout.
-        """
+        """Return whether a table is stored as (channels, rows). MatMulInteger can read a shared table in no other layout."""
         scheme = None if self.simulation is None else self.simulation.scheme
         return scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
 
@@ -192,10 +189,7 @@ class Body(Nodes):
         return head.weight is self.model.get_input_embeddings().weight
 
     def _table(self, name: str, weight: Tensor, *, turned: bool) -> tuple[str, str]:
-        """Store a table in int8, once, rounded piece by piece.
-
-        -> integers, (rows, channels) or transposed; scales (rows,).
-        """
+        """Store a table in int8, once, rounded piece by piece. -> integers, (rows, channels) or transposed; scales (rows,)."""
         if name not in self._tables:
             assert self.simulation is not None, "float32 has no integers"  # noqa: S101
             levels = self.simulation.table_levels(tied=turned)
@@ -278,10 +272,7 @@ class Body(Nodes):
         return self.node("Reshape", self.node("Transpose", found, perm=[0, 2, 1, 3]), self.numbers(-1, heads * value_size))
 
     def remembered(self, key: str, value: str, sizes: tuple[int, int, int]) -> tuple[str, str]:
-        """Append a layer's new keys and values to the cached ones; output both.
-
-        sizes: groups, size, value size.
-        """
+        """Append a layer's new keys and values to the cached ones; output both. sizes: groups, size, value size."""
         past, number = f"past_key_values.{len(self._caches)}", len(self._caches)
         self._caches.append(sizes)
         keys = self.node("Concat", f"{past}.key", key, axis=2, output=f"present.{number}.key")
@@ -291,10 +282,7 @@ class Body(Nodes):
         return self.once(("size", at), lambda: self.node("Gather", self._sizes, self.numbers(at)))
 
     def _bias(self, window: int | None, *, grouped: bool) -> str:
-        """Return the mask that is added to scores, (b, 1, s, p + s), or (b, 1, 1, s, p + s) if grouped.
-
-        It is 0 if a token may see another token, else MASKED.
-        """
+        """Return the mask that is added to scores, (b, 1, s, p + s) or grouped (b, 1, 1, s, p + s): 0 or MASKED."""
 
         def made() -> str:
             past = self.once(("past",), lambda: self.node("Squeeze", self.node("Sub", self._total, self._size(1))))
@@ -313,10 +301,7 @@ class Body(Nodes):
         return self.once(("grouped", window), lambda: self.node("Unsqueeze", bias, self.numbers(1))) if grouped else bias
 
     def turns(self, frequencies: Tensor, factor: float) -> tuple[str, str]:
-        """Write cosines and sines of all positions' angles, (b, 1, s, frequencies) each.
-
-        frequencies: radians per position; factor: multiplies both.
-        """
+        """Write factor × cosines and sines of positions × frequencies (radians), (b, 1, s, frequencies) each."""
 
         def angles() -> str:
             places = self.node("Cast", self.node("Unsqueeze", self.places, self.numbers(1, 3)), to=TensorProto.FLOAT)

@@ -116,10 +116,7 @@ def grouped(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def latent(body: Body, x: str, part: Any, number: int) -> str:
-    """Write DeepSeek's latent attention: rows -> rows.
-
-    The cache holds each head's own keys and values, as in other families: a token's latent is expanded once, when it is read.
-    """
+    """Write DeepSeek's latent attention: rows -> rows. The cache holds each head's own keys and values, expanded once."""
     del number
     heads, plain, rope, value_size = part.num_heads, part.qk_nope_head_dim, part.qk_rope_head_dim, part.v_head_dim
     if part.q_lora_rank is None:
@@ -176,10 +173,7 @@ def _tables(body: Body) -> tuple[str, str]:
 
 
 def _window(config: PretrainedConfig, number: int) -> int | None:
-    """Return how many tokens a layer sees, None for all.
-
-    Ignores config keys that the stock class does not read.
-    """
+    """Return how many tokens a layer sees, None for all. Ignores config keys that the stock class does not read."""
     limited = config.model_type == "mistral"  # all of its layers
     if config.model_type in ("qwen2", "qwen3"):
         limited = config.layer_types[number] == "sliding_attention"

@@ -28,11 +28,7 @@ class External:
         self._file = path.open("xb")
 
     def tensor(self, name: str, value: Array) -> onnx.TensorProto:
-        """Store a value and return its tensor for the graph.
-
-        It is a reference to the file, or the value itself if it is small.
-        Raises OSError if the disk is full.
-        """
+        """Store a value; return its tensor for the graph, with a reference to the file unless it is small. Raises OSError."""
         value = np.ascontiguousarray(value)
         if value.nbytes < SMALLEST:
             return numpy_helper.from_array(value, name)

@@ -95,10 +95,7 @@ class _Flattener:
         return node.input[1] in self.constants and len(self.constants[node.input[1]].dims) == 2
 
     def apart(self, node: onnx.NodeProto) -> None:
-        """Flatten the input of a linear layer over more dimensions to rows.
-
-        Its output gets these dimensions back.
-        """
+        """Flatten the input of a linear layer over more dimensions to rows. Its output gets these dimensions back."""
         given, said = node.input[0], node.output[0]
         self.restore(given)
         inputs, outputs = self.constants[node.input[1]].dims
@@ -121,10 +118,7 @@ class _Flattener:
         self.rows[name] = f"{name}_rows"
 
     def is_rowwise(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node computes each row independently.
-
-        A mean must be over the last axis alone and keep it.
-        """
+        """Return whether a node computes each row independently. A mean must be over the last axis alone and keep it."""
         if node.op_type != "ReduceMean":
             return node.op_type in ROWWISE
         axes = self.constants.get(node.input[1]) if len(node.input) > 1 else None

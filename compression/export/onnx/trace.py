@@ -118,10 +118,7 @@ def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
 
 
 def _forget_origin(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's debugging metadata.
-
-    It has stack traces with this machine's paths, a kilobyte per node.
-    """
+    """Remove the exporter's debugging metadata. It has stack traces with this machine's paths, a kilobyte per node."""
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

@@ -49,10 +49,7 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def unfuse_experts(model: nn.Module) -> list[str]:
-    """Replace fused experts by linear layers in place; return the replaced names.
-
-    The model must be a copy that the caller owns.
-    """
+    """Replace fused experts by linear layers in place, in a copy that the caller owns; return the replaced names."""
     found = list(fused_expert_modules(model))
     for name, module in found:
         path, _, leaf = name.rpartition(".")

@@ -88,10 +88,7 @@ def _by_torchao(config: Any) -> Form:
 
 @dataclass(frozen=True)
 class Written:
-    """Figures of a written checkpoint.
-
-    unquantized: elements of matrices that stayed in floating point; dtype: the type that stores these.
-    """
+    """Figures of a written checkpoint. unquantized: elements of matrices that stayed in floating point, of type dtype."""
 
     bytes: int
     parameters: int
@@ -189,10 +186,7 @@ def plan_of(
 
 
 def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Simulation, levels: float) -> Form | None:
-    """Return the conversion that quantizes a weight, or None if the weight is not quantized.
-
-    layer: None for experts; levels: the largest int8 integer.
-    """
+    """Return the conversion that quantizes a weight, or None. layer: None for experts; levels: the largest int8 integer."""
     if config is None:
         return None
     dynamic, table = simulation.scheme == "dynamic-int8", isinstance(layer, nn.Embedding)

@@ -75,10 +75,7 @@ class Weights(Config):
 
 
 class Distill(Config):
-    """Train the pruned, fake-quantized student with its teachers.
-
-    Sources: Hinton et al. 2015; TinyBERT, Jiao et al. 2020.
-    """
+    """Train the pruned, fake-quantized student with its teachers. Sources: Hinton et al. 2015; TinyBERT, Jiao et al. 2020."""
 
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4

@@ -10,10 +10,7 @@ from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
 
 
 class Recovery(Config):
-    """Training right after the cut.
-
-    In steps: layers join from shallow to deep; L2 adapts to the validation score.
-    """
+    """Training right after the cut. In steps: layers join from shallow to deep; L2 adapts to the validation score."""
 
     epochs: Annotated[Epochs, Field(description="Passes over the train split; of all steps together.")] = 20
     rate: Rate = 1e-5

@@ -9,10 +9,7 @@ from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Epochs, Observer,
 
 
 class Qat(Config):
-    """Quantization-aware training with a progressive schedule.
-
-    Its phases: full precision, a growing share of layers, all layers.
-    """
+    """Quantization-aware training in three phases: full precision, a growing share of layers, all layers."""
 
     full: Annotated[Epochs, Field(description="First so many epochs in full precision: no layer is simulated.")] = 5
     ramp: Epochs = 10

@@ -120,10 +120,7 @@ def removed(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_removed(recipe: Mapping[str, Any]) -> None:
-    """Refuse a new job with a removed key. Raises InvalidSpec.
-
-    Stored recipes that have such a key still load.
-    """
+    """Refuse a new job with a removed key. Raises InvalidSpec. Stored recipes that have such a key still load."""
     for key in removed(recipe):
         raise InvalidSpec(f"recipe.{key} has been removed", param=f"recipe.{key}", remedy=_REMOVED[key])
 
@@ -223,10 +220,7 @@ class LmEval(Config):
 
 
 class JobEvaluate(Config):
-    """The metric, and the shape at which latency is measured.
-
-    Baseline and candidate are interleaved in one process.
-    """
+    """The metric, and the shape at which latency is measured. Baseline and candidate are interleaved in one process."""
 
     metric: Annotated[Metric | tuple[Metric, ...], _by_kind(Metric)] = "auto"
     """The headline metric of classification, which epochs are chosen by too; auto is accuracy, accuracy_f1 the mean of accuracy
@@ -248,10 +242,7 @@ class JobEvaluate(Config):
     """Of causal-lm: what lm-eval's tasks say of each stage, beside perplexity."""
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
-        """Return the settings of each dataset of a job.
-
-        Raises InvalidSpec if a list is longer or shorter than the datasets.
-        """
+        """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""
         given = {key: getattr(self, key) for key in OF_EACH}
         for key, value in given.items():
             if isinstance(value, tuple) and len(value) != datasets:

@@ -8,10 +8,7 @@ from compression.schema.report.measurements import Row, Score, TaskFigure, shown
 
 @dataclass(frozen=True)
 class LmEvalComparison:
-    """One figure in each stage.
-
-    values: formatted for the user, in the order of the rows; None if a row has none.
-    """
+    """One figure in each stage. values: formatted for the user, in the order of the rows; None if a row has none."""
 
     name: str
     what: str

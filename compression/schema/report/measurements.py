@@ -19,10 +19,7 @@ class NotMeasured(Config):
 
 
 class Experts(Config):
-    """The experts of a decoder's layers.
-
-    Each token is sent to some of the routed experts; all tokens go through the shared ones.
-    """
+    """The experts of a decoder's layers. A token is sent to some routed experts; all tokens go through the shared ones."""
 
     count: Annotated[int, Field(description="Routed experts of a layer.")]
     ffn: Annotated[int, Field(description="Units of one routed expert.")]
@@ -58,10 +55,7 @@ class Shape(Config):
 
     @property
     def attended(self) -> int:
-        """Return the channels of all heads' queries together, at least as many as of their values.
-
-        Attention is compared over them.
-        """
+        """Return the channels that attention is compared over: of all heads' queries, or values if those are more."""
         size = self.head_size or self.hidden // self.heads
         return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
 
@@ -176,10 +170,7 @@ class Score(Config):
 
     @property
     def worth(self) -> float:
-        """Return the score with more as better and additive differences.
-
-        For a perplexity it is minus its logarithm, in nats.
-        """
+        """Return the score with more as better and additive differences. Of a perplexity: minus its logarithm, in nats."""
         return -math.log(self.value) if self.lower_is_better else self.value
 
     @property
@@ -325,10 +316,7 @@ class Row(Config):
 
     @property
     def convergence(self) -> Literal["not converged", "not tuned here", ""]:
-        """Return the state of a baseline's preparation that a reader must know.
-
-        For several datasets, one that has not converged is enough.
-        """
+        """Return what a reader must know of a baseline's preparation; of several datasets the worst state counts."""
         found = [row.preparation for row in (self.parts or {"": self}).values() if row.preparation is not None]
         if any(one.converged is False for one in found):
             return "not converged"

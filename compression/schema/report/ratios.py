@@ -17,10 +17,7 @@ def speed_up(before_ms: float, after_ms: float) -> float:
 
 
 def retention(before: float, after: float, *, lower_is_better: bool = False) -> float | None:
-    """Return score after / before (inverted for lower-is-better metrics).
-
-    None if before ≤ 0, because the ratio then has no meaning.
-    """
+    """Return score after / before (inverted if lower is better); None, having no meaning, if before ≤ 0."""
     if before <= 0 or (lower_is_better and after <= 0):
         return None
     return before / after if lower_is_better else after / before
