@@ -30,10 +30,8 @@ STUDENT = "models.student"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in a folder.
-
-    param: its name in the job. positions: its maximum number of tokens. config: the model's own. aligned: whether it tokenizes
-    train's texts as the student does.
+    """A model in a folder. param: its name in the job. positions: its maximum number of tokens. config: the model's own.
+    aligned: whether it tokenizes train's texts as the student does.
     """
 
     param: str
@@ -92,10 +90,8 @@ def resolve_models(
     recipe: Recipe,
     planned: Shape,
 ) -> JobModels:
-    """Open the models that a job names, and refuse impossible combinations before any training.
-
-    planned: the shape of the base model after pruning. Raises the errors of opening a model, with `param` naming the model,
-    LabelMismatch and InvalidSpec.
+    """Open the models that a job names, and refuse impossible combinations before any training. planned: the shape of the base
+    model after pruning. Raises the errors of opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
     """
     check_models(recipe, student=student is not None, teachers=len(teachers))
     if task.packed is not None:

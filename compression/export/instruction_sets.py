@@ -50,10 +50,8 @@ def hindrance() -> str | None:
 def compare(
     folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
 ) -> ComparedAnswers | NotCompared:
-    """Compare the predictions for the first ROWS rows.
-
-    folder: contains model.onnx; asked: batches, of which those of one row are used; seconds: the time limit, 0 or None to
-    compare nothing.
+    """Compare the predictions for the first ROWS rows. folder: contains model.onnx; asked: batches, of which those of one row
+    are used; seconds: the time limit, 0 or None to compare nothing.
     """
     if not seconds:
         return NotCompared(not_compared="the worker is set to compare nothing (LATHE_EMULATE_SECONDS)")

@@ -49,10 +49,8 @@ class Data(Config):
 
 
 def check_data(task: Task, data: Data) -> None:
-    """Check that data suit a task. Raises UnreadableData.
-
-    Language models train on all texts alike, so they have no `unlabelled` texts; other tasks need columns, which the format
-    text does not have.
+    """Check that data suit a task. Raises UnreadableData. Language models train on all texts alike, so they have no
+    `unlabelled` texts; other tasks need columns, which the format text does not have.
     """
     spec = TASKS[task]
     if "unlabelled" in data.splits and not spec.unlabelled:

@@ -1,6 +1,5 @@
-"""The stages of a job: the names of their rows, the keys of their settings, their order. Torch-free.
-
-A package that is installed beside Lathe adds a stage by an entry point of the group `lathe.stages` that names a `StageSpec`.
+"""The stages of a job: the names of their rows, the keys of their settings, their order. Torch-free. A package that is
+installed beside Lathe adds a stage by an entry point of the group `lathe.stages` that names a `StageSpec`.
 """
 
 from collections.abc import Mapping

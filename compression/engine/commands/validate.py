@@ -20,9 +20,8 @@ parse_check: TypeAdapter[Check] = TypeAdapter(Check)
 
 
 def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFacts | Rejected:
-    """Return facts about the upload, or every reason to reject it. Relative paths are relative to `base`.
-
-    A file that cannot be judged is rejected, not passed on: no input makes this raise.
+    """Return facts about the upload, or every reason to reject it. Relative paths are relative to `base`. A file that cannot be
+    judged is rejected, not passed on: no input makes this raise.
     """
     found: ModelFacts | DataFacts | list[CompressionError]
     try:
@@ -47,9 +46,8 @@ def _model(folder: Path) -> ModelFacts | list[CompressionError]:
 
 
 def main(path: Path) -> int:
-    """Check the upload that the spec at `path` names and print one finding; return the exit code.
-
-    Relative paths are relative to the spec's folder. A rejection is a normal result: the code is 0.
+    """Check the upload that the spec at `path` names and print one finding; return the exit code. Relative paths are relative
+    to the spec's folder. A rejection is a normal result: the code is 0.
     """
     answers = private_channel()
     limit_memory(MOST_MEMORY)

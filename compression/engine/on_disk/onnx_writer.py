@@ -53,10 +53,8 @@ LARGEST = 20_000_000_000
 
 
 class Graphs:
-    """Writes ONNX files for one job.
-
-    folder, parameters: those of the uploaded checkpoint, from which the float32 baseline is written. shipped: whether that
-    baseline is among the artifacts and was measured.
+    """Writes ONNX files for one job. folder, parameters: those of the uploaded checkpoint, from which the float32 baseline is
+    written. shipped: whether that baseline is among the artifacts and was measured.
     """
 
     def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int) -> None:
@@ -134,9 +132,8 @@ class Graphs:
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
     ) -> Generator[Step, None, Measured]:
-        """Write, verify and measure the file of the checkpoint in `source`.
-
-        model: that checkpoint's model, without weights. Raises ExportMismatch if the file's outputs differ from the model's.
+        """Write, verify and measure the file of the checkpoint in `source`. model: that checkpoint's model, without weights.
+        Raises ExportMismatch if the file's outputs differ from the model's.
         """
         scheme = None if simulation is None else simulation.scheme
         layers = self._opened(source)

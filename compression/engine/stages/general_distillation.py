@@ -23,10 +23,8 @@ ASK, PHASE = "ask of unlabelled text", "general"
 
 
 def general(context: StageContext, settings: Distill) -> Iterator[Event]:
-    """Train the student on hidden states, attention and embeddings of the unlabelled texts.
-
-    If there are no unlabelled texts, train's texts are used. Epochs are judged by the same loss on validation's texts; their
-    labels are not read.
+    """Train the student on hidden states, attention and embeddings of the unlabelled texts. If there are no unlabelled texts,
+    train's texts are used. Epochs are judged by the same loss on validation's texts; their labels are not read.
     """
     asked = settings.general
     assert asked is not None, "the caller has looked"  # noqa: S101

@@ -1,6 +1,5 @@
-"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers.
-
-By default training runs until validation stops improving: a baseline that has not converged flatters the compressed models.
+"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers. By default training runs until
+validation stops improving: a baseline that has not converged flatters the compressed models.
 """
 
 import copy

@@ -135,9 +135,8 @@ def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -
 def plan_shape(
     model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
 ) -> tuple[Ratios, Shape]:
-    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape.
-
-    before: the shape to cut, if it is not the model's own. vocabulary: the number of tokens that stay, if known.
+    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. before: the shape to cut, if
+    it is not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     shape = before or adapter_of(model).shape_of(model.config)
     kind = ARCHITECTURE_SPECS[model.config.model_type]
@@ -157,9 +156,8 @@ def counter(model: PreTrainedModel) -> Count:
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Return each axis's width before and after, the requested ratio and the ratio that was removed.
-
-    For a target, `asked` is the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
+    """Return each axis's width before and after, the requested ratio and the ratio that was removed. For a target, `asked` is
+    the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:

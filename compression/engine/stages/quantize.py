@@ -81,9 +81,8 @@ STAGE = StageRunner(quantize, phases)
 
 
 def ordered(context: StageContext, qat: Qat) -> list[int]:
-    """Return the order in which depths are quantized, and note the measured sensitivities.
-
-    The model ends fully quantized. A new attempt that resumes during training takes the order and the notes from the save.
+    """Return the order in which depths are quantized, and note the measured sensitivities. The model ends fully quantized. A
+    new attempt that resumes during training takes the order and the notes from the save.
     """
     model, settings = context.model, context.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101

@@ -48,9 +48,8 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters of the output layer, which a new head initialises at random.
-
-    BERT's pooler, before that layer, comes with the encoder and may lose its pretraining if it is warmed up too.
+    """Return the parameters of the output layer, which a new head initialises at random. BERT's pooler, before that layer,
+    comes with the encoder and may lose its pretraining if it is warmed up too.
     """
     out = adapter_of(model).head(model).out if head_of(model) else None
     return [] if out is None else list(out.parameters())
@@ -120,9 +119,8 @@ class RateSearch:
     def _whole_head(
         self, before: list[torch.Tensor], usual: Probed
     ) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
-        """Warm up the layer before the output layer too, and keep the result if its probe is surely better.
-
-        Returns the weights that training starts from, and the usual rate's result from there.
+        """Warm up the layer before the output layer too, and keep the result if its probe is surely better. Returns the weights
+        that training starts from, and the usual rate's result from there.
         """
         yield from self._counted(self._warm_up(head_of(self.model)))
         warmed, self.whole_head = self._weights(), True

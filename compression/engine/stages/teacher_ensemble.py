@@ -40,10 +40,8 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class EnsembleOutputs:
-    """The teachers' outputs.
-
-    guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits: the fused logits, None if
-    there is one teacher. asked: how many teachers have run on all rows.
+    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits:
+    the fused logits, None if there is one teacher. asked: how many teachers have run on all rows.
     """
 
     guide: PreTrainedModel
@@ -84,9 +82,8 @@ def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made
 def hear(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
-    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run.
-
-    The test split is not read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
+    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run. The test split is not
+    read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
     """
     found = members(context, settings)
     if len(found) == 1:

@@ -35,9 +35,8 @@ Tell = Callable[[Step | Found], None]
 
 
 class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
-    """lm-eval's own model class, run in slices to report the progress of each kind of request.
-
-    most: maximum batch size; the batch is smaller if its logits would take more than HARNESS_BYTES.
+    """lm-eval's own model class, run in slices to report the progress of each kind of request. most: maximum batch size; the
+    batch is smaller if its logits would take more than HARNESS_BYTES.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int, tell: Tell) -> None:

@@ -31,10 +31,8 @@ Read = Callable[[str], Tensor]
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections.
-
-    `decoder_layers` builds layers from them.
-    Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
+    """The graph of one decoder: its inputs, masks and projections. `decoder_layers` builds layers from them. Hidden states are
+    rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
     """
 
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
@@ -61,9 +59,8 @@ class Body(Nodes):
         return name
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows, 1) uint8.
-
-        All tensors of a decoder have the same number of rows, except those of experts, so they share the zero points.
+        """Write a zero point for each scale, (rows, 1) uint8. All tensors of a decoder have the same number of rows, except
+        those of experts, so they share the zero points.
         """
         if self.within_expert:
             return super().zero_points(scales)

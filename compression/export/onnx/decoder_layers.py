@@ -17,9 +17,8 @@ States = Callable[[Body], str]
 
 
 def of(config: PretrainedConfig) -> States:
-    """Return the function that writes a family's states after the last norm, (b × s, channels).
-
-    Raises UnsupportedArchitecture if the family, or an option of its config, is not supported.
+    """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture
+    if the family, or an option of its config, is not supported.
     """
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)

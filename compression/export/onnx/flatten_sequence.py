@@ -135,9 +135,8 @@ class _Flattener:
 
 
 def flatten_sequence(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph of the same function and inputs, with hidden states as rows.
-
-    Unknown nodes stay unchanged: the result is correct for every graph, and fast for encoders and decoders.
+    """Return a graph of the same function and inputs, with hidden states as rows. Unknown nodes stay unchanged: the result is
+    correct for every graph, and fast for encoders and decoders.
     """
     out = onnx.ModelProto()
     out.CopyFrom(proto)
