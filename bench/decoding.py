@@ -72,8 +72,8 @@ class BlockBody(Body):
 
 def write_blocks(model: PreTrainedModel, folder: Path) -> None:
     """Write the form in blocks."""
-    with External(folder / decoder.DATA) as data:
-        body = BlockBody(model, data, Simulation(), None)
+    with (folder / decoder.DATA).open("xb") as data:
+        body = BlockBody(model, External(data), Simulation(), None)
         body.logits(decoder_layers.of(model.config)(body))
         (folder / decoder.FILE).write_bytes(body.proto().SerializeToString())
 

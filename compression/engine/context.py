@@ -133,6 +133,10 @@ class StageContext:
             else None
         )
 
+    def saved(self, phase: str) -> Tensors | None:
+        """Return the extra tensors of the save that this attempt resumes from; None if that is of another training."""
+        return self.checkpointer.beside() if self.checkpointer is not None and self.checkpointer.is_at(phase) else None
+
     def check_pause(self) -> None:
         """Raise Pause if a pause was requested.
 

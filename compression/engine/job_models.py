@@ -12,13 +12,7 @@ from compression.modalities.modality import Dataset, InputPruner, Preprocessor
 from compression.modalities.registry import modality_of
 from compression.models import loading
 from compression.models.adapters.registry import adapter_of
-from compression.planning.distillation_rules import (
-    check_feature_terms,
-    check_models,
-    check_one_teacher,
-    check_teacher,
-    compares_states,
-)
+from compression.planning import distillation_rules as rules
 from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe
@@ -30,7 +24,8 @@ STUDENT = "models.student"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in a folder. param: its name in the job. positions: its maximum number of tokens. config: the model's own.
+    """A model in a folder. param: its name in the job. positions: its maximum number of tokens.
+
     aligned: whether it tokenizes train's texts as the student does.
     """
 
@@ -47,8 +42,7 @@ class ModelSource:
 class JobModels:
     """The job's models by folder, and its data, which each model tokenizes in its own way.
 
-    input_pruner: set after the vocabulary is cut, to the inputs that remain. Models that share the base's preprocessor are then
-    opened with these inputs alone.
+    input_pruner: of a cut vocabulary; models that share the base's preprocessor are then opened with its inputs alone.
     """
 
     base: ModelSource
@@ -93,9 +87,9 @@ def resolve_models(
     """Open the models that a job names, and refuse impossible combinations before any training. planned: the shape of the base
     model after pruning. Raises the errors of opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
     """
-    check_models(recipe, student=student is not None, teachers=len(teachers))
+    rules.check_models(recipe, student=student is not None, teachers=len(teachers))
     if task.packed is not None:
-        check_one_teacher(recipe, len(teachers))
+        rules.check_one_teacher(recipe, len(teachers))
     cast = JobModels(base, dataset, task)
     if student is not None:
         pupil = _looked_at(cast, student, STUDENT, recipe)
@@ -117,7 +111,7 @@ def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> Mod
         config = loading.read_config(folder)
         if param != STUDENT:
             architecture = next(iter(config.get("architectures") or ()), config["model_type"])
-            check_teacher(None, str(architecture), task.name, (), param)
+            rules.check_teacher(None, str(architecture), task.name, (), param)
         model = loading.load_model(folder, dataset.labels, task.name, seed=recipe.train.seed)
         reading = modality_of(task.name).preprocessor(folder, model.config, recipe.train.max_length)
     except CompressionError as problem:
@@ -161,7 +155,7 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
             remedy="Set distill.general to null, or name a student with the base model's tokenizer.",
         )
     guides = [who for who in (*seeds, *cast.teachers) if who.aligned]
-    if not guides and compares_states(settings):
+    if not guides and rules.compares_states(settings):
         term = next(term for term in settings.weights() if term in ("hidden", "attention", "embedding"))
         raise InvalidSpec(
             "no teacher cuts texts into the student's tokens, so only their answers can be compared",
@@ -169,4 +163,4 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
             remedy="Set distill.hidden, attention and embedding to 0, or name a teacher with the student's tokenizer.",
         )
     for who in {who.param: who for who in (*guides, *((cast.base,) if settings.general is not None else ()))}.values():
-        check_feature_terms(settings, student, who.shape)
+        rules.check_feature_terms(settings, student, who.shape)

@@ -10,14 +10,15 @@ from compression.schema.report.ratios import kept
 
 UNKNOWN = "–"
 
-
 Cells = tuple[str, str, str, str]
 """A row of the table: figure, before, after, change."""
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the table's rows. rows: the job's rows, from the baseline on; figures: the artifact's figures; stage, name, kind:
-    the artifact's own. Retention has its 95 % interval if the stage's row was measured on this artifact.
+    """Return the table's rows: the job's rows, from the baseline on, beside the figures of the artifact `name` of a stage and
+    kind.
+
+    Retention has its 95 % interval if the stage's row was measured on this artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     found = own.ratios if own.artifact == name else None

@@ -19,7 +19,7 @@ LARGEST_TEXT = 1 << 20
 LICENSE_NAME = re.compile(r"(licen[cs]e|notice|copying)([_-][A-Za-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-SAID: tuple[tuple[str, str], ...] = (
+LICENSE_TEXTS: tuple[tuple[str, str], ...] = (
     (r"Apache License\s+Version 2\.0", "apache-2.0"),
     (r"MIT License|Permission is hereby granted, free of charge", "mit"),
     (r"GNU AFFERO GENERAL PUBLIC LICENSE\s+Version 3", "agpl-3.0"),
@@ -77,9 +77,9 @@ def license_of(folder: Path) -> tuple[str | None, str | None]:
     """Return (the model's licence by its hub name, the file that states it): README, config, GGUF keys, licence text."""
     front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
     if front is not None:
-        said = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
-        if said is not None and SPDX.fullmatch(said[1]):
-            return said[1].lower(), "README.md"
+        stated = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
+        if stated is not None and SPDX.fullmatch(stated[1]):
+            return stated[1].lower(), "README.md"
     named = _config(folder).get("license")
     if isinstance(named, str) and SPDX.fullmatch(named):
         return named.lower(), "config.json"
@@ -89,7 +89,7 @@ def license_of(folder: Path) -> tuple[str | None, str | None]:
             return named.lower(), file
     for path in _license_files(folder):
         text = _text(path)
-        for pattern, name in SAID:
+        for pattern, name in LICENSE_TEXTS:
             if re.search(pattern, text, re.DOTALL):
                 return name, path.name
     return None, None
@@ -139,11 +139,8 @@ def _weights(folder: Path) -> list[Path]:
 
 def _license_files(folder: Path) -> list[Path]:
     """Return the files at the top level of a folder whose names are those of a licence or a notice."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if LICENSE_NAME.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LARGEST_TEXT
-    )
+    named = (path for path in folder.iterdir() if LICENSE_NAME.fullmatch(path.name))
+    return sorted(path for path in named if path.is_file() and path.stat().st_size <= LARGEST_TEXT)
 
 
 def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:

@@ -9,7 +9,7 @@ from compression.schema.validation import Rejected
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 Words = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100_000)]
-Said = Annotated[str, Field(max_length=1 << 20)]
+LongText = Annotated[str, Field(max_length=1 << 20)]
 
 
 class Answer(Config):
@@ -20,7 +20,7 @@ class Answer(Config):
     """Softmax of the likeliest classes."""
     value: Annotated[Finite | None, Field(description="Of regression.")] = None
     tags: Annotated[Words | None, Field(description="One a word.")] = None
-    text: Annotated[Said | None, Field(description="A stretch of the context; empty: it sees no answer there.")] = None
+    text: Annotated[LongText | None, Field(description="A stretch of the context; empty: it sees no answer there.")] = None
     milliseconds: Annotated[Finite, Field(description="Median of `runs`, one text alone, both models by turns.")]
     runs: Annotated[int, Field(ge=1, le=1000)]
     runtime: Annotated[str, Field(max_length=200)]
@@ -30,8 +30,8 @@ class Answer(Config):
 class Answered(Config):
     """The predictions of both models for the same texts."""
 
-    asked: Annotated[dict[str, Said | Words], Field(max_length=4, description="The texts, as they were read.")]
-    expected: Said | Finite | Annotated[tuple[Said, ...], Field(max_length=100_000)] | None = None
+    asked: Annotated[dict[str, LongText | Words], Field(max_length=4, description="The texts, as they were read.")]
+    expected: LongText | Finite | Annotated[tuple[LongText, ...], Field(max_length=100_000)] | None = None
     """What the data says of its row: a class, a number, tags, or the answers; else null."""
     original: Answer
     compressed: Answer

@@ -18,7 +18,6 @@ from compression.system.interrupts import Pause, never
 LONGEST = 4000
 """Maximum characters of a cause or a remedy in an event."""
 
-
 PAUSED = 3
 """Exit code after a `paused` event."""
 

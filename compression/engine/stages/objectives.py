@@ -43,7 +43,7 @@ def objective_for(
     precomputed = [teacher.precompute()] if teacher.asks else []
     if packed is not None and "soft" in terms and settings.kept is not None:
         if context.scratch is None:
-            raise ValueError("what is kept of a teacher needs a folder")
+            raise ValueError("a folder is needed for a teacher's saved targets")
         path = context.scratch / TARGETS
         targets, more = packed.keep(guide, theirs, path, settings.kept, settings.temperature, parts)
         precomputed.append(more)
@@ -67,15 +67,14 @@ def log_terms(
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
     """Relay a training's events; after each epoch call `after_epoch`, and log the loss terms and their weights."""
     for news in (each := Returning(ticks)):
-        if after_epoch is not None and isinstance(news, Step) and news.score is not None:
-            after_epoch(news)
         if isinstance(news, Log):
             objective.loss_meter.forget()  # training stepped back: discarded losses, maybe NaN, are not part of the epoch
+        if not isinstance(news, Step) or news.score is None:
+            yield news
+            continue
+        if after_epoch is not None:
+            after_epoch(news)
         yield news
-        if (
-            isinstance(news, Step)
-            and news.score is not None
-            and (said := objective.loss_meter.told(objective.weighting.weights()))
-        ):
-            yield Log(message=f"Step {news.step} of {news.total}: {said}.")
+        if terms := objective.loss_meter.told(objective.weighting.weights()):
+            yield Log(message=f"Step {news.step} of {news.total}: {terms}.")
     return each.result

@@ -48,11 +48,10 @@ ALWAYS_TOLD = ("hidden", "heads", "ffn")
 
 
 def prune(context: StageContext) -> Iterator[Event]:
-    """In each step, choose units by importance, slice a smaller stock model and recover.
+    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape.
 
-    Raises UnsupportedShape. Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining
-    units. So each cut continues from the one before, and an attempt that resumes in the middle of a step repeats the earlier
-    cuts without training.
+    Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining units. So an attempt that
+    resumes in the middle of a step repeats the earlier cuts without training.
     """
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -199,11 +198,10 @@ def _solved(
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:
     """Return the step, from 1, and the progress that the earlier attempt saved; 0 and None if it saved in no step."""
-    checkpointer = context.checkpointer
-    if checkpointer is None:
-        return 0, None
-    step = next((step for step, phase in enumerate(trainings, 1) if checkpointer.is_at(phase)), 0)
-    saved = PruneProgress.of_tensors(checkpointer.beside()) if step else None
-    # A save of an earlier version may lack some scores: they are computed again, on the same model.
-    lacks = saved is None or not adapter_of(context.model).observed(context.model).keys() <= saved.scores.units.keys()
-    return step, None if lacks else saved
+    for step, phase in enumerate(trainings, 1):
+        if (tensors := context.saved(phase)) is not None:
+            saved = PruneProgress.of_tensors(tensors)
+            # A save of an earlier version may lack some scores: they are computed again, on the same model.
+            needed = adapter_of(context.model).observed(context.model).keys()
+            return step, saved if saved is not None and needed <= saved.scores.units.keys() else None
+    return 0, None

@@ -26,8 +26,7 @@ ORDER = "qat.order"
 def quantize(context: StageContext) -> Iterator[Event]:
     """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training.
 
-    The training follows the progressive schedule and ends with the whole model quantized. A new attempt that resumes during
-    training takes ranges and order from the save.
+    Training follows the progressive schedule; a new attempt that resumes in it takes ranges and order from the save.
     """
     settings, model = context.recipe.quantize, context.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -86,8 +85,8 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
     """
     model, settings = context.model, context.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
-    if context.checkpointer is not None and context.checkpointer.is_at(PHASE):
-        return [int(depth) for depth in context.checkpointer.beside()[ORDER]]
+    if (saved := context.saved(PHASE)) is not None:
+        return [int(depth) for depth in saved[ORDER]]
     if qat.order == "depth":
         return depths(model)
     simulation = Simulation.of(settings)
@@ -95,8 +94,8 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
     insert_fake_quantization(model, simulation=simulation)
     order = sorted(found, key=lambda depth: (found[depth], depth))
     layers = adapter_of(model).shape_of(model.config).layers
-    told = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
-    context.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {told}.")
+    each = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
+    context.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {each}.")
     return order
 
 

@@ -40,8 +40,9 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class EnsembleOutputs:
-    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits:
-    the fused logits, None if there is one teacher. asked: how many teachers have run on all rows.
+    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide.
+
+    logits: fused, None of a single teacher. asked: how many teachers have run on all rows.
     """
 
     guide: PreTrainedModel
@@ -79,7 +80,7 @@ def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made
     return cast.read(who, "train", made), cast.read(who, "validation")
 
 
-def hear(
+def ensemble_outputs(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
     """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run. The test split is not
@@ -112,9 +113,9 @@ def hear(
         for member, score, weight in zip(found, scores, weights, strict=True)
     )
     whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
-    said = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
-    context.notes.append(said)
-    yield Log(message=said[:4000])
+    note = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
+    context.notes.append(note)
+    yield Log(message=note[:4000])
     context.originals.clear()  # all their outputs have been computed
     return EnsembleOutputs(guide[2], guide[3], logits, len(found))
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import onnx
@@ -31,15 +33,16 @@ Read = Callable[[str], Tensor]
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections. `decoder_layers` builds layers from them. Hidden states are
-    rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
+    """The graph of one decoder: its inputs, masks and projections, from which `decoder_layers` builds layers.
+
+    Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
     """
 
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
         self._data = data
-        self._read = read or _from(model)
+        self._read: Read = read or (lambda name: attrgetter(name)(model))
         self._names = {id(module): name for name, module in model.named_modules()}
         self.within_expert = False
         self.is_portable = simulation is not None and simulation.portable
@@ -59,9 +62,7 @@ class Body(Nodes):
         return name
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows, 1) uint8. All tensors of a decoder have the same number of rows, except
-        those of experts, so they share the zero points.
-        """
+        """Write zero points, (rows, 1) uint8: shared, for all tensors but those of experts have the same rows."""
         if self.within_expert:
             return super().zero_points(scales)
         return self.once(("zero points",), lambda: super(Body, self).zero_points(scales))
@@ -115,31 +116,22 @@ class Body(Nodes):
         return self.product(x, full.removesuffix(".weight"), weight, bias)
 
     def project_together(self, x: str, modules: Mapping[str, nn.Module], stem: str) -> str:
-        """Write linear layers with the same input as one layer: x (rows, in) -> (rows, sum of outs).
+        """Write linear layers, by name, with the same input as one layer: x (rows, in) -> (rows, sum of outs).
 
-        modules: by name.
-        Each output channel has its own scale, so the results do not change. Only ranges of static layers may differ, so these
-        layers stay separate.
+        Each output channel has its own scale, so results do not change. Static layers may differ in range and stay separate.
         """
         if self.simulation is not None and self.simulation.scheme == "static-int8":
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
-        weights, biases = [], []
-        for module in modules.values():
-            weights.append(self.parameter(module)[1])
-            own = None if module.bias is None else self.parameter(module, "bias")[1]
-            biases.append(own)
-        bias = None
-        if any(each is not None for each in biases):
-            pairs = zip(weights, biases, strict=True)
-            bias = torch.cat([torch.zeros(len(weight)) if each is None else each for weight, each in pairs])
-        return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat(weights), bias)
+        weights = {name: self.parameter(module)[1] for name, module in modules.items()}
+        biases = {name: self.parameter(module, "bias")[1] for name, module in modules.items() if module.bias is not None}
+        bias = torch.cat([biases.get(name, torch.zeros(len(weight))) for name, weight in weights.items()]) if biases else None
+        return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat([*weights.values()]), bias)
 
     def product(self, x: str, name: str, weight: Tensor, bias: Tensor | None = None) -> str:
         """Write x·Wᵀ + b in the requested scheme. x (rows, in), weight (out, in), bias (out,) -> (rows, out)."""
-        layer = self._layer(name, weight, bias)
-        # A static layer writes its bias itself, in integers.
-        apart = bias is not None and not isinstance(layer, StaticLinear)
-        added = self.constant(f"{name}.bias", bias.numpy()) if apart and bias is not None else None
+        layer, added = self._layer(name, weight, bias), None
+        if bias is not None and not isinstance(layer, StaticLinear):  # a static layer writes its bias itself, in integers
+            added = self.constant(f"{name}.bias", bias.numpy())
         if self.simulation is not None:
             return self.linear(x, name, layer, added)
         return self.plain_product(x, name, weight, added)
@@ -234,9 +226,8 @@ class Body(Nodes):
     def attend(
         self, query: str, key: str, value: str, *, scale: float, window: int | None, sizes: tuple[int, int, int, int]
     ) -> str:
-        """Write attention over cached and new keys, and the cache's outputs.
+        """Write attention over cached and new keys, and the cache's outputs -> rows (b × s, heads × value size).
 
-        -> rows (b × s, heads × value size).
         query (b, heads, s, size), key (b, groups, s, size), value (b, groups, s, value size); sizes: heads, groups, size, value
         size. window: how many tokens a token sees, itself included; None for all tokens before it.
         """
@@ -305,11 +296,12 @@ class Body(Nodes):
             return self.node("Mul", places, self.constant("rotary.frequencies", frequencies.float().numpy()))
 
         angle = self.once(("angles",), angles)
-        found = [self.once((op,), lambda op=op: self.node(op, angle)) for op in ("Cos", "Sin")]  # type: ignore[misc]
-        if not math.isclose(factor, 1.0):
-            scaled = [self.once((x, "scaled"), lambda x=x: self.node("Mul", x, self.number(factor))) for x in found]  # type: ignore[misc]
-            return scaled[0], scaled[1]
-        return found[0], found[1]
+        cosines, sines = (self.once((op,), partial(self.node, op, angle)) for op in ("Cos", "Sin"))
+        if math.isclose(factor, 1.0):
+            return cosines, sines
+        by = self.number(factor)
+        cosines, sines = (self.once((x, "scaled"), partial(self.node, "Mul", x, by)) for x in (cosines, sines))
+        return cosines, sines
 
     # The whole graph.
 
@@ -338,17 +330,6 @@ class Body(Nodes):
         if any(node.domain == MICROSOFT for node in self.nodes):
             opsets.append(helper.make_opsetid(MICROSOFT, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir)
-
-
-def _from(model: nn.Module) -> Read:
-    """Return a function that returns a model's own parameters and buffers by name."""
-
-    def read(name: str) -> Tensor:
-        owner, _, leaf = name.rpartition(".")
-        found: Tensor = getattr(model.get_submodule(owner), leaf)
-        return found
-
-    return read
 
 
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")

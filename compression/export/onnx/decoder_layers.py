@@ -139,25 +139,18 @@ def latent(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def turned(body: Body, x: str, size: int, *, neighbours: bool = False) -> str:
-    """Rotate pairs of channels by the angles of their positions (rotary embedding).
+    """Rotate pairs of channels by the angles of their positions (rotary embedding): x (b, heads, s, size) -> the same.
 
-    x (b, heads, s, size) -> the same shape.
-    A pair is a channel and the one half a head further, or two neighbours. The output of neighbours is in halves, for queries
-    and keys alike.
+    A pair is a channel and the one half a head further, or two neighbours, whose output is in halves, queries and keys alike.
     """
     cosines, sines = _tables(body)
     if neighbours:
-        pairs = body.node("Reshape", x, _pairs(body, x, size))
-        apart = body.node("Transpose", pairs, perm=[0, 1, 2, 4, 3])
+        shape = body.node("Concat", body.node("Shape", x, start=0, end=3), body.numbers(size // 2, 2), axis=0)
+        apart = body.node("Transpose", body.node("Reshape", x, shape), perm=[0, 1, 2, 4, 3])
         x = body.node("Reshape", apart, body.node("Shape", x))
     first, second = body.split(x, (size // 2, size // 2), axis=3)
     exchanged = body.node("Concat", second, first, axis=3)
     return body.node("Add", body.node("Mul", x, cosines), body.node("Mul", exchanged, sines))
-
-
-def _pairs(body: Body, x: str, size: int) -> str:
-    before = body.node("Shape", x, start=0, end=3)
-    return body.node("Concat", before, body.numbers(size // 2, 2), axis=0)
 
 
 def _tables(body: Body) -> tuple[str, str]:

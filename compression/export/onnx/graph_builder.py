@@ -99,10 +99,6 @@ class Nodes:
             return static_linear(self, x, name, module, output)
         if isinstance(module, WeightOnlyLinear):
             return weight_only_linear(self, x, name, module, bias, output)
-        return self.dynamic_linear(x, name, module, bias, output)
-
-    def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
-        """Write x·Wᵀ + b in dynamic-int8."""
         integers, scale = integer_rows(matrix(module), levels_of(module))
         stored = self.constant(f"{name}.weight_int8", integers.numpy().T)
         return self.integer_product(x, stored, self.constant(f"{name}.weight_scale", scale.numpy()[:, 0]), bias, output)

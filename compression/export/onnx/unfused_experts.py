@@ -1,6 +1,5 @@
-"""Replaces fused experts by separate linear layers for tracing.
+"""Replaces fused experts by separate linear layers for tracing: a traced graph cannot select rows by their values.
 
-A traced graph cannot select rows by their values.
 Each expert computes every row, and its output is weighted by the row's share, which is 0 for most rows. This is the same
 function, and its products are matrix products, which ONNX can compute in integers.
 """
@@ -22,8 +21,8 @@ class _Expert(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(rows, hidden) -> the same."""
         gates, values = self.gate_up(x).chunk(2, dim=-1)
-        said: Tensor = self.down(self.act_fn(gates) * values)
-        return said
+        output: Tensor = self.down(self.act_fn(gates) * values)
+        return output
 
 
 class _Apart(nn.Module):

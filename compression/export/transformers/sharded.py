@@ -96,19 +96,9 @@ class Written:
     dtype: str | None
 
 
-def quantize(
-    source: Path,
-    place: Path,
-    *,
-    scheme: StreamedScheme = "dynamic-int8",
-    group_size: int = 32,
-    portable: bool = False,
-    block: int = BLOCK,
-    largest: int = LARGEST_SHARD,
-) -> Written:
-    """Run `quantizing` to its end without progress."""
-    asked = {"group_size": group_size, "portable": portable, "block": block, "largest": largest}
-    return run_silently(quantizing(source, place, scheme=scheme, **asked))  # type: ignore[arg-type]
+def quantize(source: Path, place: Path, **options: Any) -> Written:
+    """Run `quantizing` with its options to its end, without progress."""
+    return run_silently(quantizing(source, place, **options))
 
 
 def quantizing(
@@ -122,16 +112,13 @@ def quantizing(
     largest: int = LARGEST_SHARD,
     beside: Callable[[PreTrainedModel, Path], None] | None = None,
 ) -> Generator[tuple[int, int], None, Written]:
-    """Quantize the checkpoint in `source` and write it as the folder `place`: config.json and safetensors.
+    """Quantize the checkpoint in `source`; write config.json and safetensors to the folder `place`.
 
     Every linear weight and every fused expert's matrix has one scale per output channel (weight-only-int4: one per group of
     `group_size` inputs), every table one per row; norms and biases are float32. Tied tables are untied: the embedding and the
-    head are read in different ways, so their torchao tensors differ.
-    portable: the recipe's `quantize.portable`; block: bytes read at once; largest: bytes of tensors per file; beside: called
-    with the skeleton and the folder to write more files before the folder appears.
-
-    Yields (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and
-    `SafetensorsReader`.
+    head are read in different ways, so their torchao tensors differ. portable: the recipe's `quantize.portable`; block: bytes
+    read at once; largest: bytes of tensors per file; beside: writes more files to the folder before it appears. Yields
+    (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and `SafetensorsReader`.
     """
     checkpoint = SafetensorsReader(source)
     model = skeleton(source)
@@ -139,8 +126,8 @@ def quantizing(
     metadata: dict[str, str] = {}
     plan = []
     for tensor in tensors:
-        planned, said = tensor.planned(checkpoint.dtype(tensor.sources[0]))
-        metadata |= said
+        planned, own = tensor.planned(checkpoint.dtype(tensor.sources[0]))
+        metadata |= own
         plan.append(planned)
     metadata["tensor_names"] = json.dumps([tensor.name for tensor in tensors])
     total, done = sum(prod(tensor.shape) for tensor in tensors), 0
@@ -209,7 +196,7 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
     config.save_pretrained(folder)
     if fused_experts(model):
         path = folder / "config.json"
-        said = {**json.loads(path.read_text("utf-8")), "experts_implementation": "eager"}
-        path.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
+        saved = {**json.loads(path.read_text("utf-8")), "experts_implementation": "eager"}
+        path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", "utf-8")
     if model.can_generate():
         generation_of(model, source).save_pretrained(folder)

@@ -18,9 +18,7 @@ class Recovery(Config):
     """Unfreeze gradually: the shallowest layer learns first, and with each equal share of the epochs the next one joins; in the
     last share all of the model learns, tables and head too. false: all learns from the start."""
     adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
-    patience: Annotated[
-        Patience, Field(description="As elsewhere; counted from the epoch in which the whole model learns.")
-    ] = None
+    patience: Annotated[Patience, Field(description="Counted from the epoch in which the whole model learns.")] = None
     by: Literal["labels", "teacher"] = "labels"
     """What is learned. labels: the task's own loss. teacher: the baseline's answers, softened at distill's temperature; so a
     deep cut in steps is distilled after each of them (Minitron)."""

@@ -3,15 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    JsonValue,
-    TypeAdapter,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, WrapValidator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
@@ -40,20 +32,12 @@ class Prepare(Config):
     """Passes over the train split, the rate falling to 0 at the end. null: until validation stops gaining; the rate falls
     whenever an epoch brings no gain, and a model that comes with a head is only changed if that gains more than one standard
     error."""
-    rate: Annotated[
-        Annotated[float, Field(gt=0, le=1)] | None,
-        Field(
-            description="Peak learning rate of AdamW. null: if epochs is null, chosen by short probes on validation, those of "
-            f"head and body apart where that is better; else {PREPARE_RATE:g}."
-        ),
-    ] = None
-    patience: Annotated[
-        Annotated[int, Field(ge=1, le=200)] | None,
-        Field(
-            description="Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has "
-            f"fewer than 48 steps, after so many times 48 steps. null: if epochs is null, {PREPARE_PATIENCE}; else never."
-        ),
-    ] = None
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate of AdamW. null: if epochs is null, chosen by short probes on validation, those of head and body apart
+    where that is better; else 5e-05."""
+    patience: Annotated[int, Field(ge=1, le=200)] | None = None
+    """Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has fewer than 48 steps,
+    after so many times 48 steps. null: if epochs is null, 3; else never."""
 
     @property
     def is_open(self) -> bool:
@@ -189,10 +173,7 @@ def _by_kind(one: Any) -> WrapValidator:
     alone: TypeAdapter[Any] = TypeAdapter(one)
     each: TypeAdapter[Any] = TypeAdapter(Annotated[tuple[one, ...], Field(min_length=1, max_length=MOST_PARTS)])
 
-    def read(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
-        return (each if isinstance(value, list | tuple) else alone).validate_python(value)
-
-    return WrapValidator(read)
+    return WrapValidator(lambda value, _: (each if isinstance(value, list | tuple) else alone).validate_python(value))
 
 
 class LmEval(Config):
