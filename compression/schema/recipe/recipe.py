@@ -67,26 +67,23 @@ class Train(Config):
     accumulate: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
     """Batches whose gradients are added up before each step of the optimizer."""
     max_length: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Longer texts are cut to this many tokens. Of causal-lm the tokens of a row, which texts share."""
+    """Longer texts are cut to this many tokens. For causal-lm: the tokens of a row, which several texts may share."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """What all chance follows: splits that are carved, rows that are drawn and their order, a new head, dropout. The same seed
-    gives the same model on the same machine."""
+    """Seed of all that is random: carved splits, sampled rows, their order, a new head, dropout. A machine repeats itself."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of a training's steps over which the rate rises to its peak; then it falls to 0."""
     decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """AdamW's L2 on weight matrices; recovery adapts it from here if adapt_l2."""
+    """AdamW's weight decay of matrices; recovery adapts it from here if adapt_l2."""
     precision: Precision = "auto"
-    """What training, and Taylor's importance, multiply in beside the simulated integers, which stay exact. auto: bfloat16 where
-    the device has it, else float32. float32: nothing else. bfloat16: as auto, and refused where the device lacks it."""
+    """Type of the products of training and of Taylor importance; simulated integers stay exact. auto: bfloat16 if the device
+    has it, else float32. bfloat16: refused if the device lacks it."""
     recompute: bool = False
-    """Layers are computed again in the backward pass, and what they made is not kept till then: some third more time, and far
-    less memory where rows are long (gradient checkpointing, Chen et al. 2016)."""
+    """Gradient checkpointing (Chen et al. 2016): far less memory if rows are long, for about a third more time."""
     max_steps: Annotated[int | None, Field(ge=1)] = None
-    """Optimizer steps of all training in the job; of several datasets each has an equal share. Training that reaches it ends
-    and keeps its best epoch."""
+    """Optimizer steps of all training, shared equally by datasets. Training that reaches the limit keeps its best epoch."""
     max_minutes: Annotated[float | None, Field(gt=0, le=MOST_MINUTES)] = None
-    """Minutes of all training in the job, validation included, export and measuring not; of several datasets each has an equal
-    share. Work that a dead attempt had not saved is not counted. Results then depend on the machine's speed."""
+    """Minutes of all training with its validation, without export and measuring; shared equally by datasets. Work that a dead
+    attempt had not saved does not count. Results then depend on the machine's speed."""
 
 
 _REMOVED = {
@@ -159,8 +156,7 @@ class Targets(Config):
     speed_up: Annotated[float, Field(gt=0, le=1000)] = 1.445
     """before / after of the median latency, both timed in turn in one process."""
     retention: Annotated[float, Field(gt=0, le=1000)] = 0.992
-    """after / before of the score on validation; before / after of perplexity, where less is better. What is kept on test is
-    reported beside it and judges nothing."""
+    """after / before of the score on validation; before / after of a perplexity. Retention on test is reported, not judged."""
 
 
 Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews"]
@@ -190,7 +186,7 @@ class LmEval(Config):
     few_shot: Annotated[int | None, Field(ge=0, le=64)] = None
     """Examples before each document. null: as many as the task says."""
     limit: Annotated[int | None, Field(ge=1)] = None
-    """Documents of each task at most, the first ones: no results to publish. null: all."""
+    """Most documents of each task, the first ones: such results cannot be published. null: all."""
     batch: Annotated[int, Field(ge=1, le=256, description="Requests that go through the model together at most.")] = 8
 
     @model_validator(mode="after")
@@ -204,30 +200,29 @@ class JobEvaluate(Config):
     """The metric, and the shape at which latency is measured. Baseline and candidate are interleaved in one process."""
 
     metric: Annotated[Metric | tuple[Metric, ...], _by_kind(Metric)] = "auto"
-    """The headline metric of classification, which epochs are chosen by too; auto is accuracy, accuracy_f1 the mean of accuracy
-    and F1. The other tasks have one each, and only auto: the mean of Pearson's and Spearman's correlation, F1 of entities, F1
-    of SQuAD, perplexity. A list has one name for each of the job's datasets, in their order; a name alone is for all."""
+    """The headline metric of classification, which also selects epochs; auto is accuracy, accuracy_f1 the mean of accuracy and
+    F1. Other tasks have only auto: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD, perplexity. A
+    list has one name for each of the job's datasets, in their order; a single name is for all."""
     positive: Annotated[Positive | tuple[Positive, ...], _by_kind(Positive)] = None
-    """The label whose F1 counts; null: the last of two, and of more the mean over all labels (macro). A list has one label or
-    null for each of the job's datasets, in their order; a label alone is for all."""
+    """The label whose F1 counts; null: the last of two labels, of more the mean over all (macro). A list has one label or null
+    for each of the job's datasets, in their order; a single label is for all."""
     batch: Annotated[int, Field(ge=1, le=256, description="Rows that go through a model together while it is timed.")] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads that the runtime has while artifacts are scored and timed."""
     window: Annotated[int | None, Field(ge=8, le=131072)] = None
-    """Of causal-lm: tokens that perplexity is taken over together; windows go on by half of it, so that a token sees at least
-    half. null: train.max_length."""
+    """For causal-lm: tokens of a perplexity window; each begins at the middle of the one before. null: train.max_length."""
     tokens: Annotated[int, Field(ge=256, le=10**9)] = 65536
-    """Of causal-lm: at most about so many tokens of validation, and of test, are scored: whole texts drawn with train.seed."""
+    """For causal-lm: about the most tokens of validation, and of test, that are scored: whole texts sampled with train.seed."""
     lm_eval: LmEval | None = None
-    """Of causal-lm: what lm-eval's tasks say of each stage, beside perplexity."""
+    """For causal-lm: lm-eval tasks to run on each stage, beside perplexity."""
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""
         given = {key: getattr(self, key) for key in OF_EACH}
         for key, value in given.items():
             if isinstance(value, tuple) and len(value) != datasets:
-                cause = f"{key} is a list of {len(value)}, and the datasets are {datasets}"
+                cause = f"{key} is a list of {len(value)}, and there are {datasets} datasets"
                 remedy = "Name one for each dataset, in their order, or one for all without a list."
                 raise InvalidSpec(cause, param=f"evaluate.{key}", remedy=remedy)
         shared = self.model_dump(exclude=set(OF_EACH))

@@ -312,7 +312,7 @@ def test_several_datasets_are_forecast_one_by_one() -> None:
             r"^datasets\.1 \(b\): question-answering has one headline metric",
         ),
         ({"positive": [None, None, "maybe"]}, "evaluate.positive.2", r"^datasets\.2 \(c\): the data has no label 'maybe'"),
-        ({"metric": ["f1", "auto"]}, "evaluate.metric", "^metric is a list of 2, and the datasets are 3"),
+        ({"metric": ["f1", "auto"]}, "evaluate.metric", "^metric is a list of 2, and there are 3 datasets"),
     ],
 )
 def test_each_of_several_datasets_may_have_its_own_metric(asked: dict[str, Any], param: str | None, cause: str) -> None:
