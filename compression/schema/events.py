@@ -70,7 +70,7 @@ class StageFinished(Config):
     type: Literal["stage_finished"] = "stage_finished"
     row: Row
     checkpoint: tuple[File, ...]
-    """Files under checkpoints/<stage>/ that a new attempt goes on from."""
+    """Files under checkpoints/<stage>/ from which a new attempt resumes."""
 
 
 class PartFinished(Config):

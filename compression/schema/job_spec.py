@@ -19,14 +19,14 @@ class Columns(Config):
 
     text: Column = "text"
     text_pair: Column | None = None
-    """The second text. Pair classification reads text_pair where this is null; regression then has none."""
+    """The second text. null: pair classification reads text_pair, regression has none."""
     label: Annotated[Column, Field(description="The class, or for regression the number.")] = "label"
     tokens: Annotated[Column, Field(description="Token classification: a list of words.")] = "tokens"
     tags: Annotated[Column, Field(description="Token classification: a list of as many tags, entities in IOB2.")] = "tags"
     question: Column = "question"
     context: Column = "context"
     answers: Column = "answers"
-    """Of the question: {text: [...], answer_start: [...]}, characters from 0; empty lists: no answer."""
+    """Of the question: {text: […], answer_start: […]}, characters from 0; empty lists: no answer."""
 
 
 class Data(Config):
@@ -76,36 +76,33 @@ class Spec(Config):
 
     version: Literal[1] = 1
     job: Annotated[str | None, Field(max_length=40)] = None
-    """The job's id, for the artifacts' before.json; null where there is none."""
+    """The job's id, for the artifacts' before.json; null if there is none."""
     task: JobTask = "text-classification"
     model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
     student: str | None = None
     """Folder of another model that distillation trains in place of the pruned one."""
     teachers: Annotated[tuple[str, ...], Field(max_length=MOST_TEACHERS)] = ()
-    """Folders of models tuned on the task, which teach beside the job's own."""
+    """Folders of fine-tuned models that also teach."""
     data: Annotated[Data | None, Field(description="Of a job with one dataset; null where there are `parts`.")] = None
     parts: Annotated[tuple[DatasetSpec, ...], Field(max_length=MOST_PARTS)] = ()
-    """Several datasets, each with a name of its own; `task` is then `several`."""
+    """Several named datasets; `task` is then `several`."""
     recipe: Recipe = Recipe()
     targets: Targets = Targets()
     evaluate: JobEvaluate = JobEvaluate()
     output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
     resume: str | None = None
-    """Folder of an earlier attempt's checkpoints: one a stage, and training/."""
+    """Folder of an earlier attempt's checkpoints: one per stage, and training/."""
     threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
-    save_seconds: Annotated[float | None, Field(ge=0)] = None
-    """Training is saved this often, for a new attempt to go on from; null: never."""
-    split_batches: Annotated[int, Field(ge=1, le=64)] = 1
-    """Parts in which each batch goes through the model, where memory did not suffice."""
+    save_seconds: Annotated[float | None, Field(ge=0, description="Interval of training checkpoints; null: none.")] = None
+    split_batches: Annotated[int, Field(ge=1, le=64, description="Micro-batches per batch, if memory was too small.")] = 1
     memory_bytes: Annotated[int | None, Field(ge=1)] = None
-    """What the engine's processes may have resident together. A job that trains nothing goes from file to file where its model
-    takes more; null: no limit is known."""
+    """Limit of the engine's resident memory; null: unknown. A job without training runs on disk if its model takes more."""
     emulate_seconds: Annotated[float | None, Field(ge=0)] = None
-    """Each int8 ONNX file may take so long to answer sample rows under AVX2, emulated by qemu-user; null: it is not asked."""
+    """Time for comparing each int8 ONNX file under AVX2, emulated by qemu-user; null: no comparison."""
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
     lm_eval_data: str | None = None
-    """Folder of lm-eval's tasks' data under its names on the hub, as allenai/ai2_arc."""
+    """Folder of lm-eval's data, named as on the hub: allenai/ai2_arc."""
 
     @model_validator(mode="after")
     def _one_dataset_or_several(self) -> "Spec":

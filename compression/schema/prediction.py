@@ -32,7 +32,7 @@ class Answered(Config):
 
     asked: Annotated[dict[str, LongText | Words], Field(max_length=4, description="The texts, as they were read.")]
     expected: LongText | Finite | Annotated[tuple[LongText, ...], Field(max_length=100_000)] | None = None
-    """What the data says of its row: a class, a number, tags, or the answers; else null."""
+    """The row's label in the data: a class, a number, tags, or the answers; else null."""
     original: Answer
     compressed: Answer
     exclusive: Annotated[bool, Field(description="Whether no job or question was timed on this host meanwhile.")] = True

@@ -23,7 +23,7 @@ class Question(Config):
     text: Annotated[Text | None, Field(description="Of classification and regression; of tags, its words are taken.")] = None
     text_pair: Annotated[Text | None, Field(description="The second text, where the task has one.")] = None
     tokens: Annotated[tuple[Word, ...] | None, Field(min_length=1, max_length=MOST_WORDS)] = None
-    """The words of token classification."""
+    """Words of token classification."""
     question: Text | None = None
     context: Text | None = None
     row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of texts: a row of the data, from 0.")] = None

@@ -20,8 +20,7 @@ class LayerRange(Config):
     ratio: Annotated[float, Field(description="largest / percentile.")]
     beyond: Annotated[float, Field(description="Share of |activations| larger than 4 × percentile.")]
     levels_used: float | None
-    """Share of the levels that are used in effect: 2 to the entropy of the integers, by their number. null: the scheme leaves
-    activations in floating point."""
+    """Share of levels in effective use: 2 to the integers' entropy, by their number. null: activations in floating point."""
     broken: Annotated[bool, Field(description="Whether outliers break the range.")]
     smooths_into: str | None = None
-    """The layer before that smoothing can exactly scale the outliers down in; null: none feeds it alone."""
+    """The layer before it that smoothing can exactly scale outliers down in; null: none."""

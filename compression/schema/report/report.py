@@ -38,12 +38,11 @@ class Artifact(Config):
     files: tuple[File, ...]
     score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime, on test.")]
     validation: Score | NotMeasured | None = None
-    """The same on validation; null in reports of before it was scored."""
+    """The same on validation; null in older reports."""
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
     compared_on: ComparedAnswers | NotCompared | None = None
-    """Whether an ONNX file that multiplies 8-bit integers answers alike on processors without VNNI; null for other artifacts,
-    and in reports of before it was compared."""
+    """Comparison of an ONNX file with 8-bit products on processors without VNNI; null for others, and in older reports."""
 
 
 class Values(Config):
@@ -62,7 +61,7 @@ class SplitFacts(Config):
     labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
     values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
     tokens: int | None = None
-    """Of causal-lm: next tokens that the split's texts ask for, as the model cuts them."""
+    """Of causal-lm: next tokens of the split's texts, as the model cuts them."""
     bytes: Annotated[int | None, Field(description="Of causal-lm: of UTF-8, of the texts that have such a token.")] = None
 
 
@@ -77,12 +76,11 @@ class Verdict(Config):
     value: Annotated[float | None, Field(description="null where it was not measured.")]
     met: Annotated[bool, Field(description="Whether `status` is met.")]
     status: Status = "missed"
-    """unproven: the value was not measured or, of retention, the baseline has not converged. The interval does not change
-    it."""
+    """unproven: not measured or, for retention, the baseline has not converged. The interval does not change it."""
     code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
     reason: Annotated[str | None, Field(description="The same for people.")] = None
     split: Literal["validation", "test"] | None = None
-    """Of retention, the split that `value` is of; test only in reports of before validation was scored."""
+    """For retention: the split of `value`; test only in older reports."""
     interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
 
     @model_validator(mode="before")
@@ -127,13 +125,10 @@ class Report(Config):
     task: JobTask
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
-    uploaded: Uploaded | None = None
-    """The job's model as it was sent; null in reports of before this was kept."""
+    uploaded: Annotated[Uploaded | None, Field(description="The uploaded model; null in older reports.")] = None
     headline: str
-    """Name of the artifact to take; `ratios` and `verdicts` are its row's. Of several datasets the first one's, and `headlines`
-    names them all."""
-    headlines: Annotated[dict[str, str], Field(default_factory=dict)]
-    """Of several datasets, the artifact to take for each."""
+    """Name of the recommended artifact, whose row has `ratios` and `verdicts`; of several datasets the first one's."""
+    headlines: Annotated[dict[str, str], Field(default_factory=dict, description="Of several datasets, each one's artifact.")]
     parts: tuple[PartReport, ...] = ()
     """Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."""
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
@@ -145,7 +140,7 @@ class Report(Config):
     splits: dict[str, SplitFacts]
     pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
     sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict)]
-    """By axis: hidden with its heads, ffn, layers; empty unless asked for."""
+    """By axis: hidden with its heads, ffn, layers; empty unless requested."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
 
