@@ -139,18 +139,18 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
         wide = (cast.student or cast.base).config.vocab_size
         for who in (*seeds, *cast.teachers):
             if who.config.vocab_size != wide:
-                cause = f"{who.param} answers with {who.config.vocab_size} tokens and the student with {wide}"
-                raise InvalidSpec(cause, param=who.param, remedy="Name models whose vocabularies are of one size.")
+                cause = f"{who.param} has a vocabulary of {who.config.vocab_size} tokens, and the student's has {wide}"
+                raise InvalidSpec(cause, param=who.param, remedy="Name models with vocabularies of the same size.")
     for who in (*seeds, *cast.teachers):
         if not who.aligned and TASKS[cast.task.name].per_token:
             raise InvalidSpec(
-                f"{who.param} cuts texts into other tokens than the student, and answers of {cast.task.name} are tokens",
+                f"{who.param} and the student have different tokens, and the outputs of {cast.task.name} are per token",
                 param=who.param if who in cast.teachers else STUDENT,
-                remedy="Name models with one and the same tokenizer.",
+                remedy="Name models with the same tokenizer.",
             )
     if settings.general is not None and not cast.base.aligned:
         raise InvalidSpec(
-            "the student cuts texts into other tokens than the model that would teach it in the general phase",
+            "the student and its teacher in the general phase have different tokens",
             param="recipe.distill.general",
             remedy="Set distill.general to null, or name a student with the base model's tokenizer.",
         )
@@ -158,7 +158,7 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
     if not guides and rules.compares_states(settings):
         term = next(term for term in settings.weights() if term in ("hidden", "attention", "embedding"))
         raise InvalidSpec(
-            "no teacher cuts texts into the student's tokens, so only their answers can be compared",
+            "no teacher has the student's tokens, so only their outputs can be compared",
             param=f"recipe.distill.{term}",
             remedy="Set distill.hidden, attention and embedding to 0, or name a teacher with the student's tokenizer.",
         )

@@ -125,16 +125,15 @@ def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
 
 
 def _sent(spec: Spec, base: Path) -> list[InputFile]:
-    found = [InputFile("model", path.name, known_digest(path)) for path in _weights(base / spec.model)]
+    weights = sorted(
+        path for path in (base / spec.model).iterdir() if path.suffix in (".safetensors", ".gguf") or path.name == "config.json"
+    )
+    found = [InputFile("model", path.name, known_digest(path)) for path in weights]
     for part in spec.asked:
         for split, files in part.data.splits.items():
             what = f"{part.name} {split}".strip()
             found += [InputFile(what, Path(file).name, known_digest(base / file)) for file in files]
     return found
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf") or path.name == "config.json")
 
 
 def _license_files(folder: Path) -> list[Path]:

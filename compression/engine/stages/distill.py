@@ -146,10 +146,7 @@ def _task_phase(
         budget=context.budget,
     )
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
-    context.notes.append(
-        f"Distillation: validation {context.task.metric} {outcome.before} → {outcome.best} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-    )
+    context.note_training("Distillation", outcome, settings.epochs)
     context.notes += (*objective.feature_losses.comparison.said(), *outcome.remarks)
     if settings.weighting != "fixed":
         last = kept[LAST].tolist() if LAST in kept else first.values()

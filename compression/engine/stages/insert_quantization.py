@@ -35,17 +35,15 @@ def settle_ranges(context: StageContext) -> None:
     if not fake_quantize.is_simulated(context.model):
         return
     if context.recipe.quantize is not None and context.recipe.quantize.scheme == "static-int8":
-        _refit(context)
+        _refit(context, context.recipe.quantize)
     context.ranges = range_check.check_ranges(context.model, calibration_rows(context), context.parts)
     if (broken := range_check.describe_broken(context.ranges)) is not None:
         context.notes.append(broken)
 
 
-def _refit(context: StageContext) -> None:
+def _refit(context: StageContext, settings: Quantize) -> None:
     """Calibrate again after training, which adapted weights to the old ranges; keep what is better on validation."""
-    settings, trained = context.recipe.quantize, fake_quantize.input_ranges(context.model)
-    assert settings is not None, "see simulate"  # noqa: S101
-    before = context.validate()
+    trained, before = fake_quantize.input_ranges(context.model), context.validate()
     calibrate(context.model, calibration_rows(context), settings, context.parts)
     after = context.validate()
     if after > before:

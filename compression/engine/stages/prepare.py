@@ -100,10 +100,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
     outcome = yield from context.tracker.relay(phase_of(number), ticks)
     found = _concluded(context, model, known, outcome)
     whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
-    context.notes.append(
-        f"{whose}: validation {context.task.metric} {outcome.before} → {outcome.best} "
-        f"(best of epochs 0 to {found.epochs}: {outcome.best_epoch})."
-    )
+    context.note_training(whose, outcome, found.epochs)
     if number == 0:
         context.preparation = found
         context.notes += _remarks(found)

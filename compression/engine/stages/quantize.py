@@ -59,10 +59,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
     )
     outcome = yield from context.tracker.relay(PHASE, ticks)
     insert_fake_quantization(model, simulation=simulation)
-    context.notes.append(
-        f"Quantization-aware training: validation {context.task.metric} {outcome.before} → "
-        f"{outcome.best} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
-    )
+    context.note_training("Quantization-aware training", outcome, qat.epochs)
     if 0 < outcome.best_epoch <= qat.full:
         context.notes.append(
             f"That epoch is one of the {qat.full} in full precision: training with integers brought nothing better."

@@ -80,11 +80,8 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
     which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
     if objective is not None:
         which += ", taught by the baseline's answers"
-    context.notes.append(
-        f"{which}: validation {context.task.metric} {outcome.before} → {outcome.best} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-        + (f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else "")
-    )
+    joined = f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else ""
+    context.note_training(which, outcome, settings.epochs, joined)
     context.notes += outcome.remarks
 
 

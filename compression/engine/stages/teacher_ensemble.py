@@ -71,12 +71,11 @@ def _same(model: PreTrainedModel) -> PreTrainedModel:
 def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
     """Return train and validation as tokenized for a model. rows: train for the student, with the `made` texts last."""
     cast = context.cast
-    reader = (cast.student or cast.base) if cast is not None else None
-    if who is None or reader is None or who.param == reader.param:
+    if cast is None or who is None:
         return rows, context.rows["validation"]
-    if who.aligned and who.reading.reads_like(reader.reading):
+    reader = cast.student or cast.base
+    if who.param == reader.param or (who.aligned and who.reading.reads_like(reader.reading)):
         return rows, context.rows["validation"]
-    assert cast is not None  # noqa: S101
     return cast.read(who, "train", made), cast.read(who, "validation")
 
 

@@ -119,9 +119,7 @@ def _of_job(asked: LmEval, place: Path, cache: Path, seed: int) -> AskSpec:
 
 
 def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Generator[Step | Found, None, None]:
-    """Run the tasks in a fresh process; yield progress and each task's results. Raises the CompressionError that the process
-    ends with. waiting: called each second without output.
-    """
+    """Run the tasks in a fresh process; yield progress and results, raise its CompressionError. waiting: called each second."""
     try:
         with closing(child_process.child_lines("lm-eval-job", spec, timeout=LONGEST_SECONDS, waiting=waiting)) as lines:
             for line in lines:

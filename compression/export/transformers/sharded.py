@@ -70,11 +70,6 @@ def float32(rows: torch.Tensor) -> torch.Tensor:
     return rows.float() if rows.is_floating_point() else rows
 
 
-def as_it_is(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows unchanged."""
-    return rows
-
-
 def _by_torchao(config: Any) -> Form:
     def form(rows: torch.Tensor) -> torch.Tensor:
         holder = nn.Module()
@@ -167,7 +162,7 @@ def plan_of(
         own = name.removesuffix(".weight")
         form = _form(configs.get(name), layers.get(own), group_size, simulation, levels.get(own, simulation.levels))
         stays = form is None and len(shapes[name]) > 1 and checkpoint.dtype(places[0]).is_floating_point
-        found.append(Streamed(name, shapes[name], places, form or (as_it_is if stays else float32)))
+        found.append(Streamed(name, shapes[name], places, form or ((lambda rows: rows) if stays else float32)))
         kept += found[-1:] if stays else []
     return found, kept
 

@@ -53,9 +53,7 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
 
 
 def preset(name: str, task: str) -> Recipe:
-    """Return a preset adapted to a task. Raises KeyError. It has no augmentation if labels point into the text. For language
-    models it also has no general phase and only one teacher.
-    """
+    """Return a preset adapted to a task, for example without augmentation if labels point into the text. Raises KeyError."""
     recipe = PRESETS[name][0]
     if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe

@@ -139,15 +139,11 @@ class Prune(Config):
     @property
     def ratios(self) -> dict[Axis, float]:
         """Return the requested ratio of each axis except the vocabulary, 0 if there is none."""
-        asked: dict[Axis, float] = {}
-        for axis in SHRINKING:
-            if isinstance(self.ratio, AxisRatios):
-                other = {"hidden": self.ratio.heads, "heads": self.ratio.hidden}.get(axis)
-                share = getattr(self.ratio, axis) or other or 0.0
-            else:
-                share = self.ratio
-            asked[axis] = share if axis in self.axes else 0.0
-        return asked
+        one = self.ratio
+        if not isinstance(one, AxisRatios):
+            return {axis: one if axis in self.axes else 0.0 for axis in SHRINKING}
+        each = {**dict(one), "hidden": one.hidden or one.heads, "heads": one.heads or one.hidden}
+        return {axis: each[axis] or 0.0 if axis in self.axes else 0.0 for axis in SHRINKING}
 
     @property
     def deepest(self) -> float:

@@ -31,10 +31,7 @@ class RateTried(Config):
 
 
 class Preparation(Config):
-    """The training of the original, which all stages are compared with and which is the teacher.
-
-    Only the baseline's row has it; with several datasets each one's own row has its own.
-    """
+    """The training of the original, the teacher and the baseline of all stages; a field of the baseline's own row only."""
 
     converged: bool | None
     """Whether validation had stopped improving. null: the model was taken as it was sent."""
