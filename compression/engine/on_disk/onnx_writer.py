@@ -85,7 +85,7 @@ class Graphs:
         notes = tuple(filter(None, [instruction_sets.told(graph.shipped.artifact.compared_on)]))
         if measured and (scheme is None or against is not None):
             return [graph, *made], notes
-        return [*made, graph], (_alone(graph.shipped, against), *notes)
+        return [*made, graph], (_note_alone(graph.shipped, against), *notes)
 
     def hindrance(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
         """Return why no file can be written for a model in a scheme, or None. model: without weights."""
@@ -191,7 +191,7 @@ class Graphs:
         return np.concatenate([logits.numpy() for logits in found])
 
 
-def _alone(graph: ShippedArtifact, against: Path | None) -> str:
+def _note_alone(graph: ShippedArtifact, against: Path | None) -> str:
     """Return a note on why a row is not of the stage's ONNX file, with that file's speed if it was timed."""
     if not isinstance(graph.latency, Latency):
         return f"{graph.artifact.name} was not timed: the row is of the checkpoint."

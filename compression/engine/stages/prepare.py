@@ -126,11 +126,10 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
         search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
     yield from context.tracker.relay(probe_phase(number), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
-    found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
     # Computed after the warm-up, as after a probe: before any training, the error of a correlation is many times as large.
     error = search.error if search.error is not None else standard_error(model, context.rows["validation"], context.parts)
-    found["validation_error"] = error
-    return known.model_copy(update=found | ({"rates": tuple(search.tried)} if number == 0 else {}))
+    facts = {"rate": search.rate, "head_rate": search.rate * search.head_factor, "validation_error": error}
+    return known.model_copy(update=facts | ({"rates": tuple(search.tried)} if number == 0 else {}))
 
 
 def _without_probes(context: StageContext) -> float | None:
@@ -176,16 +175,9 @@ def _concluded(context: StageContext, model: PreTrainedModel, known: Preparation
         chance=None if outcome.best.inverse else context.task.chance(context.rows["validation"]),
     )
     every = enumerate((outcome.before, *outcome.curve))
-    curve = [EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every]
-    return known.model_copy(
-        update={
-            "converged": converged,
-            "reason": reason,
-            "epochs": len(outcome.curve),
-            "best_epoch": outcome.best_epoch,
-            "curve": tuple(curve),
-        }
-    )
+    curve = tuple(EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every)
+    facts = {"converged": converged, "reason": reason, "epochs": len(outcome.curve), "best_epoch": outcome.best_epoch}
+    return known.model_copy(update={**facts, "curve": curve})
 
 
 def _remarks(found: Preparation) -> Iterator[str]:

@@ -46,6 +46,7 @@ class Body(Nodes):
         self._names = {id(module): name for name, module in model.named_modules()}
         self.within_expert = False
         self.is_portable = simulation is not None and simulation.portable
+        self._scheme = None if simulation is None else simulation.scheme
         self.left = {name for name, _ in model.named_parameters()}
         self._tables: dict[str, tuple[str, str]] = {}
         self._shapes: dict[tuple[object, ...], str] = {}
@@ -120,7 +121,7 @@ class Body(Nodes):
 
         Each output channel has its own scale, so results do not change. Static layers may differ in range and stay separate.
         """
-        if self.simulation is not None and self.simulation.scheme == "static-int8":
+        if self._scheme == "static-int8":
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
         weights = {name: self.parameter(module)[1] for name, module in modules.items()}
         biases = {name: self.parameter(module, "bias")[1] for name, module in modules.items() if module.bias is not None}
@@ -169,8 +170,7 @@ class Body(Nodes):
 
     def _turned(self, table: nn.Module) -> bool:
         """Return whether a table is stored as (channels, rows). MatMulInteger can read a shared table in no other layout."""
-        scheme = None if self.simulation is None else self.simulation.scheme
-        return scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
+        return self._scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
 
     def tied(self) -> bool:
         """Return whether the head shares the token table."""
@@ -193,17 +193,16 @@ class Body(Nodes):
     def logits(self, states: str) -> None:
         """Write the head over states (b × s, channels), and the graph's output `logits`."""
         head = self.model.get_output_embeddings()
-        scheme = None if self.simulation is None else self.simulation.scheme
         if not self.tied():
             rows = self.project(states, head)
         else:
             full, weight = self.parameter(self.model.get_input_embeddings())
             name = full.removesuffix(".weight")
-            if scheme is None:
+            if self._scheme is None:
                 rows = self.node("Gemm", states, full, transB=1)
-            elif scheme == "dynamic-int8":
+            elif self._scheme == "dynamic-int8":
                 rows = self.integer_product(states, *self._table(name, weight, turned=True))
-            elif scheme == "weight-only-int8":
+            elif self._scheme == "weight-only-int8":
                 stored, scale = self._table(name, weight, turned=False)
                 column = self.node("Unsqueeze", scale, self.numbers(-1))
                 real = self.node("Mul", self.node("Cast", stored, to=TensorProto.FLOAT), column)
