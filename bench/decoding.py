@@ -74,7 +74,7 @@ def write_blocks(model: PreTrainedModel, folder: Path) -> None:
     """Write the form in blocks."""
     with (folder / decoder.DATA).open("xb") as data:
         body = BlockBody(model, External(data), Simulation(), None)
-        body.logits(decoder_layers.of(model.config)(body))
+        body.logits(decoder_layers.writer_of(model.config)(body))
         (folder / decoder.FILE).write_bytes(body.proto().SerializeToString())
 
 

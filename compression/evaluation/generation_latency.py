@@ -70,7 +70,7 @@ def warm_up(decoder: Decoder, prompt: Ids) -> None:
 
 
 def _round(sides: list[Decoder], prompt: Ids, turn: int, *, tokens: int) -> list[list[float]]:
-    """Return each model's milliseconds for one prompt, then for each of `tokens` steps. turn: its parity says who begins."""
+    """Return each model's milliseconds for one prompt, then for each of `tokens` steps. turn: even if the first begins."""
     caches: list[Any] = [None for _ in sides]
     new, times = [prompt for _ in sides], [list[float]() for _ in sides]
     for number in range(tokens + 1):

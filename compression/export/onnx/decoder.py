@@ -35,7 +35,7 @@ FILE, DATA = "model.onnx", "model.onnx_data"
 def hindrance(config: PretrainedConfig) -> str | None:
     """Return what in a config the graph cannot express (family, activation, rotary embedding, cross-attention), or None."""
     try:
-        decoder_layers.of(config)
+        decoder_layers.writer_of(config)
     except UnsupportedArchitecture as problem:
         return problem.cause
     return None
@@ -50,7 +50,7 @@ def write(
     integers to write, None for float32. read: the source of the weights, by default the model itself. Raises
     UnsupportedArchitecture if the config is not supported, RuntimeError if a parameter was not written.
     """
-    states = decoder_layers.of(model.config)
+    states = decoder_layers.writer_of(model.config)
     with (folder / DATA).open("xb") as data:
         made = Body if heads.of_architecture(type(model).__name__) is heads.LANGUAGE else Classifier
         body = made(model, External(data), simulation, read)

@@ -16,7 +16,7 @@ FIXED_TURNS = ("default", "linear", "llama3", "yarn")
 States = Callable[[Body], str]
 
 
-def of(config: PretrainedConfig) -> States:
+def writer_of(config: PretrainedConfig) -> States:
     """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture
     if the family, or an option of its config, is not supported.
     """

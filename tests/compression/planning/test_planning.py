@@ -70,7 +70,7 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
         ({"target_params": 0.5, "target_latency": {"speed_up": 2}}, "either"),
         ({"target_latency": {}}, "either"),
         ({"target_latency": {"speed_up": 0.5}}, "greater than 1"),
-        ({"axes": ["vocabulary"], "target_params": 0.5}, "give way"),
+        ({"axes": ["vocabulary"], "target_params": 0.5}, "other than vocabulary"),
         ({"steps": 2}, "recovery"),
         ({"steps": 4, "recovery": {"epochs": 3}}, "recovery"),
     ],
