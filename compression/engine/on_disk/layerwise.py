@@ -51,8 +51,10 @@ class LayerwiseRunner:
 
     def tensor(self, name: str) -> Tensor:
         """Read one whole tensor of the model; stored experts are concatenated."""
-        parts = [self._checkpoint.tensor(source) for source in self._sources[name]]
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts).view(self.model.get_parameter(name).shape)
+        first, *others = self._sources[name]
+        whole = self._checkpoint.tensor(first)
+        if others:
+            whole = torch.cat([whole, *map(self._checkpoint.tensor, others)]).view(self.model.get_parameter(name).shape)
         return whole.to(self._type(name, self.dtype)) if whole.is_floating_point() else whole
 
     def opened(self, name: str) -> AbstractContextManager[nn.Module]:
