@@ -54,9 +54,8 @@ class JobModels:
 
     def opened(self, who: ModelSource, seed: int) -> PreTrainedModel:
         """Open a model for the task, outputs in the order of the data's labels; a head that it lacks is drawn with `seed`."""
-        model = loading.in_order(
-            loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels
-        )
+        model = loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed)
+        model = loading.in_order(model, self.dataset.labels)
         return self.input_pruner.model(model) if self.input_pruner is not None and who.aligned else model
 
     def trimmed(self, pruner: InputPruner) -> "JobModels":

@@ -33,9 +33,7 @@ FULL_RANGE = (
     "Its weights are within ±127: set recipe.quantize.portable to true, or open the file with the session option "
     "session.x64quantprecision = 1 on processors without VNNI."
 )
-PORTABLE = (
-    "Its products are exact there, so rounding decides close calls: score the file on such a processor before you use it."
-)
+PORTABLE = "Its products are exact there, so rounding decides close calls: score the file on such a processor before use."
 
 
 @cache

@@ -61,13 +61,11 @@ def better_note(first: Row, last: Row) -> str | None:
     """Return a note with the standard error if the result scores better than the baseline, else None."""
     if isinstance(first.score, Score) and isinstance(last.score, Score):
         error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
-        change = last.score.worth - first.score.worth
-        if change > 0:
+        gain = last.score.worth - first.score.worth
+        if gain > 0:
             how = "better" if last.score.lower_is_better else "higher"
             unit = " nats a token" if last.score.lower_is_better else ""
-            return (
-                f"On test the result scores {how} than the baseline by {change:.4f}{unit}; the standard error is {error:.4f}."
-            )
+            return f"On test the result scores {how} than the baseline by {gain:.4f}{unit}; the standard error is {error:.4f}."
     return None
 
 

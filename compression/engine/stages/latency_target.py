@@ -20,10 +20,9 @@ def ratio_for_latency(
     Weights are random: latency does not depend on them, so no units have to be chosen or trained to measure it. If even the
     deepest cut is too slow, it is applied and noted. Raises Pause, and RuntimeError if this machine cannot measure.
     """
-    family = adapter_of(context.model)
-    found = list(
-        candidates(ARCHITECTURE_SPECS[context.model.config.model_type], family.shape_of(context.model.config), settings)
-    )
+    config = context.model.config
+    whole = adapter_of(context.model).shape_of(config)
+    found = list(candidates(ARCHITECTURE_SPECS[config.model_type], whole, settings))
     timed: dict[int, str] = {}
     low, high = 0, len(found)
     while low < high:

@@ -104,9 +104,7 @@ class RateSearch:
         self.rate = rules.RATES[best] * rules.long_run(steps, most)
         yield Step(self._portions, self._portions)
 
-    def _whole_head(
-        self, before: list[torch.Tensor], usual: Probed
-    ) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
+    def _whole_head(self, start: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
         """Warm up the layer before the output layer too, and keep the result if its probe is surely better. Returns the weights
         that training starts from, and the usual rate's result from there.
         """
@@ -116,8 +114,8 @@ class RateSearch:
         if other.is_surely_better(usual):
             return warmed, other
         self.whole_head = False
-        self._put_back(before)
-        return before, usual
+        self._put_back(start)
+        return start, usual
 
     def _best_place(self, before: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[int, Probed]]:
         """Return the best rate's index in RATES and its result: of those around the usual one, only if surely better."""

@@ -41,11 +41,8 @@ def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
     readers = Counter(name for node in proto.graph.node for name in node.input)
     readers.update(value.name for value in proto.graph.output)
     whole = {node.output[0] for node in proto.graph.node if node.op_type == "Softmax" and _is_over_last(node)}
-    late = {
-        node.input[0]
-        for node in proto.graph.node
-        if node.op_type == "MatMul" and node.input[0] in whole and readers[node.input[0]] == 1
-    }
+    products = {node.input[0] for node in proto.graph.node if node.op_type == "MatMul"}
+    late = {name for name in whole & products if readers[name] == 1}
     for node in proto.graph.node:
         if node.output[0] in late:
             exponentials(work, node.input[0], node.output[0])

@@ -219,16 +219,14 @@ class JobEvaluate(Config):
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""
-        given = {key: getattr(self, key) for key in OF_EACH}
-        for key, value in given.items():
+        keys = {key: getattr(self, key) for key in OF_EACH}
+        for key, value in keys.items():
             if isinstance(value, tuple) and len(value) != datasets:
                 cause = f"{key} is a list of {len(value)}, and there are {datasets} datasets"
                 remedy = "Name one for each dataset, in their order, or one for all without a list."
                 raise InvalidSpec(cause, param=f"evaluate.{key}", remedy=remedy)
         shared = self.model_dump(exclude=set(OF_EACH))
-        own = [
-            {key: value[at] if isinstance(value, tuple) else value for key, value in given.items()} for at in range(datasets)
-        ]
+        own = [{key: value[at] if isinstance(value, tuple) else value for key, value in keys.items()} for at in range(datasets)]
         return tuple(Evaluate(**shared, **one) for one in own)
 
 

@@ -60,9 +60,7 @@ def mean_draws(parts: Sequence[Draws | None]) -> Draws | None:
 
 def mean_split_draws(parts: Sequence[SplitDraws]) -> SplitDraws:
     """Return `mean_draws` of each split."""
-    return SplitDraws(
-        validation=mean_draws([part.validation for part in parts]), test=mean_draws([part.test for part in parts])
-    )
+    return SplitDraws(validation=mean_draws([one.validation for one in parts]), test=mean_draws([one.test for one in parts]))
 
 
 def _interval(one: Draws | None, other: Draws | None, combine: Callable[[float, float], float]) -> Interval | None:
