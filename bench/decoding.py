@@ -72,9 +72,9 @@ class BlockBody(Body):
 
 def write_blocks(model: PreTrainedModel, folder: Path) -> None:
     """Write the form in blocks."""
-    with External(folder / decoder.DATA) as data:
-        body = BlockBody(model, data, Simulation(), None)
-        body.logits(decoder_layers.of(model.config)(body))
+    with (folder / decoder.DATA).open("xb") as data:
+        body = BlockBody(model, External(data), Simulation(), None)
+        body.logits(decoder_layers.writer_of(model.config)(body))
         (folder / decoder.FILE).write_bytes(body.proto().SerializeToString())
 
 

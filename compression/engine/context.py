@@ -22,7 +22,7 @@ from compression.schema.stages import Stage
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker
 from compression.training.budget import Budget
-from compression.training.config import TrainingConfig
+from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.save import ResumableTraining, TrainingCheckpointer
 
 
@@ -132,6 +132,15 @@ class StageContext:
             if self.checkpointer
             else None
         )
+
+    def saved(self, phase: str) -> Tensors | None:
+        """Return the extra tensors of the save that this attempt resumes from; None if that is of another training."""
+        return self.checkpointer.beside() if self.checkpointer is not None and self.checkpointer.is_at(phase) else None
+
+    def note_training(self, what: str, outcome: TrainingOutcome, epochs: int, more: str = "") -> None:
+        """Note a training's validation before it and in its best epoch, of those from 0 to `epochs`."""
+        change, best = f"validation {self.task.metric} {outcome.before} → {outcome.best}", outcome.best_epoch
+        self.notes.append(f"{what}: {change} (best of epochs 0 to {epochs}: {best}).{more}")
 
     def check_pause(self) -> None:
         """Raise Pause if a pause was requested.

@@ -12,13 +12,7 @@ from compression.modalities.modality import Dataset, InputPruner, Preprocessor
 from compression.modalities.registry import modality_of
 from compression.models import loading
 from compression.models.adapters.registry import adapter_of
-from compression.planning.distillation_rules import (
-    check_feature_terms,
-    check_models,
-    check_one_teacher,
-    check_teacher,
-    compares_states,
-)
+from compression.planning import distillation_rules as rules
 from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe
@@ -30,10 +24,9 @@ STUDENT = "models.student"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in a folder.
+    """A model in a folder. param: its name in the job. positions: its maximum number of tokens.
 
-    param: its name in the job. positions: its maximum number of tokens. config: the model's own. aligned: whether it tokenizes
-    train's texts as the student does.
+    aligned: whether it tokenizes train's texts as the student does.
     """
 
     param: str
@@ -49,8 +42,7 @@ class ModelSource:
 class JobModels:
     """The job's models by folder, and its data, which each model tokenizes in its own way.
 
-    input_pruner: set after the vocabulary is cut, to the inputs that remain. Models that share the base's preprocessor are then
-    opened with these inputs alone.
+    input_pruner: of a cut vocabulary; models that share the base's preprocessor are then opened with its inputs alone.
     """
 
     base: ModelSource
@@ -61,13 +53,9 @@ class JobModels:
     input_pruner: InputPruner | None = None
 
     def opened(self, who: ModelSource, seed: int) -> PreTrainedModel:
-        """Open a model for the task, with its outputs in the order of the data's labels.
-
-        If it lacks the head, the head is initialised at random with `seed`.
-        """
-        model = loading.in_order(
-            loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels
-        )
+        """Open a model for the task, outputs in the order of the data's labels; a head that it lacks is drawn with `seed`."""
+        model = loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed)
+        model = loading.in_order(model, self.dataset.labels)
         return self.input_pruner.model(model) if self.input_pruner is not None and who.aligned else model
 
     def trimmed(self, pruner: InputPruner) -> "JobModels":
@@ -95,14 +83,12 @@ def resolve_models(
     recipe: Recipe,
     planned: Shape,
 ) -> JobModels:
-    """Open the models that a job names, and refuse impossible combinations before any training.
-
-    planned: the shape of the base model after pruning. Raises the errors of opening a model, with `param` naming the model,
-    LabelMismatch and InvalidSpec.
+    """Open the models that a job names, and refuse impossible combinations before any training. planned: the shape of the base
+    model after pruning. Raises the errors of opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
     """
-    check_models(recipe, student=student is not None, teachers=len(teachers))
+    rules.check_models(recipe, student=student is not None, teachers=len(teachers))
     if task.packed is not None:
-        check_one_teacher(recipe, len(teachers))
+        rules.check_one_teacher(recipe, len(teachers))
     cast = JobModels(base, dataset, task)
     if student is not None:
         pupil = _looked_at(cast, student, STUDENT, recipe)
@@ -124,7 +110,7 @@ def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> Mod
         config = loading.read_config(folder)
         if param != STUDENT:
             architecture = next(iter(config.get("architectures") or ()), config["model_type"])
-            check_teacher(None, str(architecture), task.name, (), param)
+            rules.check_teacher(None, str(architecture), task.name, (), param)
         model = loading.load_model(folder, dataset.labels, task.name, seed=recipe.train.seed)
         reading = modality_of(task.name).preprocessor(folder, model.config, recipe.train.max_length)
     except CompressionError as problem:
@@ -152,28 +138,28 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
         wide = (cast.student or cast.base).config.vocab_size
         for who in (*seeds, *cast.teachers):
             if who.config.vocab_size != wide:
-                cause = f"{who.param} answers with {who.config.vocab_size} tokens and the student with {wide}"
-                raise InvalidSpec(cause, param=who.param, remedy="Name models whose vocabularies are of one size.")
+                cause = f"{who.param} has a vocabulary of {who.config.vocab_size} tokens, and the student's has {wide}"
+                raise InvalidSpec(cause, param=who.param, remedy="Name models with vocabularies of the same size.")
     for who in (*seeds, *cast.teachers):
         if not who.aligned and TASKS[cast.task.name].per_token:
             raise InvalidSpec(
-                f"{who.param} cuts texts into other tokens than the student, and answers of {cast.task.name} are tokens",
+                f"{who.param} and the student have different tokens, and the outputs of {cast.task.name} are per token",
                 param=who.param if who in cast.teachers else STUDENT,
-                remedy="Name models with one and the same tokenizer.",
+                remedy="Name models with the same tokenizer.",
             )
     if settings.general is not None and not cast.base.aligned:
         raise InvalidSpec(
-            "the student cuts texts into other tokens than the model that would teach it in the general phase",
+            "the student and its teacher in the general phase have different tokens",
             param="recipe.distill.general",
             remedy="Set distill.general to null, or name a student with the base model's tokenizer.",
         )
     guides = [who for who in (*seeds, *cast.teachers) if who.aligned]
-    if not guides and compares_states(settings):
+    if not guides and rules.compares_states(settings):
         term = next(term for term in settings.weights() if term in ("hidden", "attention", "embedding"))
         raise InvalidSpec(
-            "no teacher cuts texts into the student's tokens, so only their answers can be compared",
+            "no teacher has the student's tokens, so only their outputs can be compared",
             param=f"recipe.distill.{term}",
             remedy="Set distill.hidden, attention and embedding to 0, or name a teacher with the student's tokenizer.",
         )
     for who in {who.param: who for who in (*guides, *((cast.base,) if settings.general is not None else ()))}.values():
-        check_feature_terms(settings, student, who.shape)
+        rules.check_feature_terms(settings, student, who.shape)

@@ -24,18 +24,14 @@ def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, thre
     number of rounds fits `seconds`, within bounds. Without a baseline the candidate is its own baseline.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
-    firsts: list[list[float]] = [[] for _ in sides]
-    steps: list[list[float]] = [[] for _ in sides]
-    _round(sides, prompt, firsts, steps, tokens=2)  # to warm up
+    _round(sides, prompt, 0, tokens=2)  # to warm up
     started = time.perf_counter()
-    firsts, steps = [[] for _ in sides], [[] for _ in sides]
-    _round(sides, prompt, firsts, steps, tokens=TOKENS)
-    rounds = min(max(int(seconds / (time.perf_counter() - started)), FEWEST_ROUNDS), MOST_ROUNDS)
-    for _ in range(rounds - 1):
-        _round(sides, prompt, firsts, steps, tokens=TOKENS)
+    rounds = [_round(sides, prompt, 0, tokens=TOKENS)]
+    count = min(max(int(seconds / (time.perf_counter() - started)), FEWEST_ROUNDS), MOST_ROUNDS)
+    rounds += [_round(sides, prompt, number, tokens=TOKENS) for number in range(1, count)]
     rows, length = prompt.shape
-    own, reference = steps[0], steps[-1]
-    first, first_reference = statistics.median(firsts[0]), statistics.median(firsts[-1])
+    first, first_reference = (statistics.median(times[side][0] for times in rounds) for side in (0, -1))
+    own, reference = ([step for times in rounds for step in times[side][1:]] for side in (0, -1))
     quartiles = statistics.quantiles(own, n=4)
     return Latency(
         median_ms=statistics.median(own),
@@ -73,15 +69,14 @@ def warm_up(decoder: Decoder, prompt: Ids) -> None:
         pass
 
 
-def _round(sides: list[Decoder], prompt: Ids, firsts: list[list[float]], steps: list[list[float]], *, tokens: int) -> None:
-    """Append each model's milliseconds for one prompt and for `tokens` steps."""
-    turn = len(firsts[0])
+def _round(sides: list[Decoder], prompt: Ids, turn: int, *, tokens: int) -> list[list[float]]:
+    """Return each model's milliseconds for one prompt, then for each of `tokens` steps. turn: even if the first begins."""
     caches: list[Any] = [None for _ in sides]
-    new = [prompt for _ in sides]
+    new, times = [prompt for _ in sides], [list[float]() for _ in sides]
     for number in range(tokens + 1):
-        order = range(len(sides)) if (turn + number) % 2 == 0 else reversed(range(len(sides)))
-        for index in order:
+        for index in range(len(sides)) if (turn + number) % 2 == 0 else reversed(range(len(sides))):
             start = time.perf_counter_ns()
             logits, caches[index] = sides[index].step(new[index], caches[index])
             new[index] = chosen(logits)
-            (firsts if number == 0 else steps)[index].append((time.perf_counter_ns() - start) / 1e6)
+            times[index].append((time.perf_counter_ns() - start) / 1e6)
+    return times

@@ -54,9 +54,13 @@ class _Model:
         """Return the model's prediction, its median time and size."""
         logits = self.logits()
         found: Any = self.scorer.answers(self.asked, logits, [self.row])[0]
-        said: dict[str, Any] = {"milliseconds": statistics.median(self.times), "runs": len(self.times)}
-        said |= {"runtime": self.runner.name, "bytes": self.bytes}
-        return Answer(**said, **self.scorer.shown(found, logits[0], self.labels))
+        return Answer(
+            milliseconds=statistics.median(self.times),
+            runs=len(self.times),
+            runtime=self.runner.name,
+            bytes=self.bytes,
+            **self.scorer.shown(found, logits[0], self.labels),
+        )
 
 
 def predict(spec: AnswerSpec, base: Path) -> Answered:
@@ -84,11 +88,9 @@ def main(path: Path) -> int:
     finding: Answered | Rejected
     try:
         finding = predict(spec, path.parent)
-    except CompressionError as problem:
-        finding = Rejected(reasons=(problem.as_dict(),))
     except Exception as problem:
-        known = failures.typed(problem)
-        if not isinstance(known, OutOfMemory):
+        known = problem if isinstance(problem, CompressionError) else failures.typed(problem)
+        if known is None or (known is not problem and not isinstance(known, OutOfMemory)):
             raise
         finding = Rejected(reasons=(known.as_dict(),))
     print(finding.model_dump_json(), file=answers)

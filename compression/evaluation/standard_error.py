@@ -1,7 +1,4 @@
-"""Standard errors of the engine's own validation scores and losses.
-
-`scoring` computes the standard errors of reported scores.
-"""
+"""Standard errors of the engine's own validation scores and losses; `scoring` has those of reported scores."""
 
 import math
 
@@ -20,26 +17,21 @@ SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 
 
 def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
-    """Return the standard error of `validate`'s result for a model, in the units of `Validation.worth`.
+    """Return the standard error of `validate`'s result for a model, in the units of `Validation.worth`; 0 of a single row.
 
     Uses a delete-a-group jackknife over rows (Kott 2001), which needs no formula for the metric; windows of one question stay
-    together. For a language model it is the standard error of the mean loss, as a ratio over groups of packed rows. 0 if there
-    is only one row.
+    together. For a language model it is that of the mean loss, as a ratio over groups of packed rows.
     """
-    of_group = _groups(rows)
-    groups = int(of_group.max()) + 1
-    if groups < 2:
+    members = _members(rows)
+    if len(members) < 2:
         return 0.0
     if (packed := rows.task.packed) is not None:
-        some = [rows.at(_of(of_group, group)) for group in range(groups)]
-        losses = [packed.loss(model, one, parts) * packed.count(one) for one in some]
-        return of_ratio(losses, [packed.count(one) for one in some]) or 0.0
-    found = logits(model, rows, parts)
-    scores = []
-    for group in range(groups):
-        left = torch.nonzero(of_group != group)[:, 0]
-        scores.append(rows.task.score(found[left], rows.at(left.tolist())))
-    return math.sqrt((groups - 1) * float(np.var(scores)))
+        groups = [rows.at(_numbers(one)) for one in members]
+        losses = [packed.loss(model, one, parts) * packed.count(one) for one in groups]
+        return of_ratio(losses, [packed.count(one) for one in groups]) or 0.0
+    answers = logits(model, rows, parts)
+    scores = [rows.task.score(answers[~one], rows.at(_numbers(~one))) for one in members]
+    return math.sqrt((len(members) - 1) * float(np.var(scores)))
 
 
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
@@ -48,32 +40,26 @@ def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tens
     For a language model this is the plain loss, otherwise the loss with logits multiplied by the best of SHARES: on few rows, a
     model that has learned more is also overconfident, so its plain loss is higher (Guo et al. 2017).
     """
-    of_group = _groups(rows)
-    some = [rows.at(_of(of_group, group)) for group in range(int(of_group.max()) + 1)]
-    found = torch.tensor([_losses(model, one, parts) for one in some])
-    return found[:, int(found.mean(dim=0).argmin())]
+    losses = torch.tensor([_losses(model, rows.at(_numbers(one)), parts) for one in _members(rows)])
+    return losses[:, int(losses.mean(dim=0).argmin())]
 
 
 def _losses(model: nn.Module, rows: Examples, parts: int) -> list[float]:
     if (packed := rows.task.packed) is not None:
         return [packed.loss(model, rows, parts)]
-    found, whole = logits(model, rows, parts), rows.batch(list(range(len(rows))))
-    return [rows.task.loss(found * share, whole).item() for share in SHARES]
+    answers, whole = logits(model, rows, parts), rows.batch(list(range(len(rows))))
+    return [rows.task.loss(answers * share, whole).item() for share in SHARES]
 
 
-def _groups(rows: Examples) -> torch.Tensor:
-    """Return the group of each row, of at most GROUPS groups, (rows,)."""
-    owners = _owners(rows)
-    count = int(owners.max()) + 1
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[owners] % min(GROUPS, count)
+def _members(rows: Examples) -> list[torch.Tensor]:
+    """Return which rows each of at most GROUPS groups has, (rows,) bool each."""
+    owners = getattr(rows.references, "owners", None)  # a question may have several rows, all else is one row each
+    units = torch.arange(len(rows)) if owners is None else torch.from_numpy(np.unique(owners, return_inverse=True)[1])
+    count = int(units.max()) + 1
+    groups = torch.randperm(count, generator=torch.Generator().manual_seed(0))[units] % min(GROUPS, count)
+    return [groups == group for group in range(int(groups.max()) + 1)]
 
 
-def _of(of_group: torch.Tensor, group: int) -> list[int]:
-    found: list[int] = torch.nonzero(of_group == group)[:, 0].tolist()
-    return found
-
-
-def _owners(rows: Examples) -> torch.Tensor:
-    """Return the unit of each row, (rows,): a question may have several rows, all else is one row each."""
-    found = getattr(rows.references, "owners", None)
-    return torch.arange(len(rows)) if found is None else torch.from_numpy(np.unique(found, return_inverse=True)[1])
+def _numbers(chosen: torch.Tensor) -> list[int]:
+    numbers: list[int] = torch.nonzero(chosen)[:, 0].tolist()
+    return numbers

@@ -1,7 +1,4 @@
-"""Runs the engine's own model, to select on validation and to verify exports.
-
-Reported scores come from the artifact instead.
-"""
+"""Runs the engine's own model, to select on validation and to verify exports; reported scores come from the artifact."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,8 +15,8 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 class Validation:
     """A model's validation result; between equal scores, the lower loss is better.
 
-    score: the task's metric, or its inverse if lower is better (`inverse`: perplexity). So higher is always better, and
-    retention is a ratio of scores.
+    score: the task's metric, or if `inverse` (perplexity) its inverse, so that higher is always better and retention is a
+    ratio.
     """
 
     score: float
@@ -42,10 +39,7 @@ class Validation:
 
 @torch.inference_mode()
 def logits(model: nn.Module, rows: Examples, parts: int = 1) -> Tensor:
-    """Return the logits of all rows in order; `parts` shrinks the batches.
-
-    -> (rows, labels), or (rows, tokens, …) with zeros at padding, in float32 on the CPU.
-    """
+    """Return all rows' logits in order, float32 on the CPU: (rows, labels), or (rows, tokens, …) with zeros at padding."""
     training = model.training
     model.eval()
     device = next(model.parameters()).device

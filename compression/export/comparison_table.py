@@ -10,15 +10,14 @@ from compression.schema.report.ratios import kept
 
 UNKNOWN = "–"
 
-
 Cells = tuple[str, str, str, str]
 """A row of the table: figure, before, after, change."""
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the table's rows.
+    """Return the table's rows: the job's rows, from the baseline on, beside the figures of the artifact `name` of a stage and
+    kind.
 
-    rows: the job's rows, from the baseline on; figures: the artifact's figures; stage, name, kind: the artifact's own.
     Retention has its 95 % interval if the stage's row was measured on this artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
@@ -53,34 +52,26 @@ def _scores(
         cells = ["not measured" if isinstance(one, NotMeasured) else _headline(one) for one in (before, after)]
         yield f"score on {split}", cells[0], cells[1], UNKNOWN
         return
-    change = _moved(before, before.value, after.value) + _kept(before, after, interval)
+    share, _ = kept(before, after)
+    between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
+    change = _change(before, after) + (f"; {share:.1%} kept{between}" if share is not None else "")
     yield f"{after.metric} on {split}", _headline(before), _headline(after), change
     for name in after.metrics:
         if name != after.metric and name in before.metrics:
             yield f"{name} on {split}", shown(name, before.metrics[name]), shown(name, after.metrics[name]), ""
 
 
-def _kept(before: Score, after: Score, interval: Interval | None) -> str:
-    share, _ = kept(before, after)
-    between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
-    return f"; {share:.1%} kept{between}" if share is not None else ""
-
-
 def _headline(score: Score) -> str:
     return f"{shown(score.metric, score.value)} ± {shown(score.metric, score.standard_error)}"
 
 
-def _moved(score: Score, before: float, after: float) -> str:
-    if score.lower_is_better:
-        return _signed((after - before) / before, ".1%")
-    return f"{_signed(100 * (after - before), '.2f')} points"
+def _change(before: Score, after: Score) -> str:
+    difference = after.value - before.value
+    return _signed(difference / before.value, ".1%") if before.lower_is_better else f"{_signed(100 * difference, '.2f')} points"
 
 
 def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
-    """Yield both sides of one interleaved measurement.
-
-    If the artifact was not timed, yield the original's latency alone.
-    """
+    """Yield both sides of one interleaved measurement. If the artifact was not timed, yield the original's latency alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
         yield "latency, median", alone, "not measured", UNKNOWN

@@ -1,8 +1,7 @@
 """Compares an int8 ONNX file's predictions under AVX2, emulated by qemu-user, with this machine's.
 
 x86 without VNNI multiplies uint8 by int8 with other instructions, which saturate if weights are beyond ±63. The emulated
-process is a fresh interpreter that loads only ONNX Runtime (`runtimes.standalone`). It is about twenty times slower than
-this machine.
+process is a fresh interpreter with only ONNX Runtime (`runtimes.standalone`), about twenty times slower than this machine.
 """
 
 import os
@@ -34,9 +33,7 @@ FULL_RANGE = (
     "Its weights are within ±127: set recipe.quantize.portable to true, or open the file with the session option "
     "session.x64quantprecision = 1 on processors without VNNI."
 )
-PORTABLE = (
-    "Its products are exact there, so rounding decides close calls: score the file on such a processor before you use it."
-)
+PORTABLE = "Its products are exact there, so rounding decides close calls: score the file on such a processor before use."
 
 
 @cache
@@ -50,10 +47,9 @@ def hindrance() -> str | None:
 def compare(
     folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
 ) -> ComparedAnswers | NotCompared:
-    """Compare the predictions for the first ROWS rows.
+    """Compare the predictions for the first ROWS rows; nothing if `seconds`, the time limit, is 0 or None.
 
-    folder: contains model.onnx; asked: batches, of which those of one row are used; seconds: the time limit, 0 or None to
-    compare nothing.
+    folder: contains model.onnx; asked: batches, of which those of one row are used.
     """
     if not seconds:
         return NotCompared(not_compared="the worker is set to compare nothing (LATHE_EMULATE_SECONDS)")
@@ -63,10 +59,10 @@ def compare(
     try:
         found = emulated(folder / FILE, feeds, seconds)
     except subprocess.TimeoutExpired:
-        return NotCompared(not_compared=f"under {NAME} not a row was answered within {seconds:g} s")
+        return NotCompared(not_compared=f"under {NAME} no row was answered within {seconds:g} s")
     except (subprocess.CalledProcessError, OSError) as problem:
-        said = getattr(problem, "stderr", None) or str(problem)
-        return NotCompared(not_compared=f"{EMULATOR} failed: {said[-300:]}")
+        output = getattr(problem, "stderr", None) or str(problem)
+        return NotCompared(not_compared=f"{EMULATOR} failed: {output[-300:]}")
     expected = standalone.answer(str(folder / FILE), feeds[: len(found)])
     answers, changed, largest = differences(expected, found)
     remedy = None if changed == 0 else PORTABLE if simulation.portable else FULL_RANGE
@@ -82,10 +78,7 @@ def compare(
 
 
 def feeds_of(batch: Inputs) -> Arrays:
-    """Return every input that a file may have for a batch, including a decoder's position_ids.
-
-    A file reads only the inputs that it has.
-    """
+    """Return every input that a file may read for a batch, including a decoder's position_ids."""
     arrays = dict(batch.arrays)
     if "attention_mask" in arrays:
         arrays["position_ids"] = np.maximum(arrays["attention_mask"].cumsum(axis=1) - 1, 0)
@@ -100,11 +93,9 @@ def emulated(model: Path, feeds: Sequence[Arrays], seconds: float) -> list[Array
 def ask(
     interpreter: Sequence[str], model: Path, feeds: Sequence[Arrays], seconds: float, packages: Path | None = None
 ) -> list[Arrays]:
-    """Predict batches in a separate process, as many as `seconds` allow.
+    """Predict batches in a separate process, as many as `seconds` allow. Raises the errors of `subprocess.run`.
 
-    Raises the errors of `subprocess.run`.
-    interpreter: the command line of a Python, under an emulator or not; packages: the folder of its numpy and onnxruntime, if
-    they are not among its own packages.
+    interpreter: the command line of a Python, under an emulator or not; packages: the folder of numpy and onnxruntime for it.
     """
     # OpenBLAS settings of this machine may choose kernels with instructions that the emulated processor lacks.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}

@@ -19,7 +19,7 @@ LARGEST_TEXT = 1 << 20
 LICENSE_NAME = re.compile(r"(licen[cs]e|notice|copying)([_-][A-Za-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-SAID: tuple[tuple[str, str], ...] = (
+LICENSE_TEXTS: tuple[tuple[str, str], ...] = (
     (r"Apache License\s+Version 2\.0", "apache-2.0"),
     (r"MIT License|Permission is hereby granted, free of charge", "mit"),
     (r"GNU AFFERO GENERAL PUBLIC LICENSE\s+Version 3", "agpl-3.0"),
@@ -74,15 +74,12 @@ class Origin:
 
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
-    """Return (the model's licence by its hub name, the file that states it).
-
-    The order is: its README, its config, the keys of its GGUF file, the text of its licence.
-    """
+    """Return (the model's licence by its hub name, the file that states it): README, config, GGUF keys, licence text."""
     front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
     if front is not None:
-        said = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
-        if said is not None and SPDX.fullmatch(said[1]):
-            return said[1].lower(), "README.md"
+        stated = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
+        if stated is not None and SPDX.fullmatch(stated[1]):
+            return stated[1].lower(), "README.md"
     named = _config(folder).get("license")
     if isinstance(named, str) and SPDX.fullmatch(named):
         return named.lower(), "config.json"
@@ -92,17 +89,14 @@ def license_of(folder: Path) -> tuple[str | None, str | None]:
             return named.lower(), file
     for path in _license_files(folder):
         text = _text(path)
-        for pattern, name in SAID:
+        for pattern, name in LICENSE_TEXTS:
             if re.search(pattern, text, re.DOTALL):
                 return name, path.name
     return None, None
 
 
 def command(spec: Spec) -> str:
-    """Return the command that runs the job again, with the artifact's recipe.json.
-
-    MODEL and DATA stand for the folders of the uploaded model and data.
-    """
+    """Return the command that runs the job again with the artifact's recipe.json; MODEL and DATA stand for the uploads."""
     words = ["lathe", "submit", "--model", "MODEL"]
     for number in range(len(spec.asked)):
         words += ["--data", "DATA" if len(spec.asked) == 1 else f"DATA_{number + 1}"]
@@ -123,10 +117,7 @@ def command(spec: Spec) -> str:
 
 
 def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
-    """Return the columns with other than the default names.
-
-    One command names them for all of its datasets.
-    """
+    """Return the columns with other than the default names. One command names them for all of its datasets."""
     usual = Columns().model_dump()
     return {
         key: value for part in parts for key, value in part.data.columns.model_dump().items() if value not in (None, usual[key])
@@ -134,7 +125,10 @@ def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
 
 
 def _sent(spec: Spec, base: Path) -> list[InputFile]:
-    found = [InputFile("model", path.name, known_digest(path)) for path in _weights(base / spec.model)]
+    weights = sorted(
+        path for path in (base / spec.model).iterdir() if path.suffix in (".safetensors", ".gguf") or path.name == "config.json"
+    )
+    found = [InputFile("model", path.name, known_digest(path)) for path in weights]
     for part in spec.asked:
         for split, files in part.data.splits.items():
             what = f"{part.name} {split}".strip()
@@ -142,24 +136,14 @@ def _sent(spec: Spec, base: Path) -> list[InputFile]:
     return found
 
 
-def _weights(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf") or path.name == "config.json")
-
-
 def _license_files(folder: Path) -> list[Path]:
     """Return the files at the top level of a folder whose names are those of a licence or a notice."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if LICENSE_NAME.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LARGEST_TEXT
-    )
+    named = (path for path in folder.iterdir() if LICENSE_NAME.fullmatch(path.name))
+    return sorted(path for path in named if path.is_file() and path.stat().st_size <= LARGEST_TEXT)
 
 
 def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
-    """Return (a GGUF file's name, its `general.license`).
-
-    Both are None if the file is damaged: it is refused when it is opened.
-    """
+    """Return (a GGUF file's name, its `general.license`), or (None, None) of a damaged file, which is refused when opened."""
     try:
         path, content = gguf_model.read_model(folder)
     except CompressionError:
@@ -168,10 +152,7 @@ def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
 
 
 def _hub_name(folder: Path) -> str | None:
-    """Return the model's name on the hub if its config states it, else None.
-
-    A local path is not such a name.
-    """
+    """Return the model's name on the hub if its config states it, else None. A local path is not such a name."""
     name = _config(folder).get("_name_or_path")
     return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
 

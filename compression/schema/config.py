@@ -1,7 +1,4 @@
-"""Frozen data models that reject unknown keys.
-
-They are the base of recipes, jobs, events and reports, and of the models that installed packages add.
-"""
+"""Frozen data models that reject unknown keys: the base of recipes, jobs, events, reports and of installed packages' models."""
 
 import json
 from typing import Any
@@ -29,12 +26,17 @@ def guard_numbers(schema: Any) -> Any:
 
 
 class Config(BaseModel):
-    """A frozen data model that rejects unknown keys, and strings or booleans as numbers."""
+    """A frozen data model that rejects unknown keys, and strings or booleans as numbers.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A field is described by `Field(description=…)` if that fits its line, else by the docstring below it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Make the number fields reject strings and booleans."""
+        """Make the number fields reject strings and booleans, and put each field's docstring on one line: its description."""
+        for field in cls.__pydantic_fields__.values():
+            field.description = field.description and " ".join(field.description.split())
         made: CoreSchema = guard_numbers(handler(source))
         return made

@@ -1,8 +1,8 @@
 """The errors of a user's model, data or recipe. Torch-free.
 
-The user can fix a `CompressionError`: it has a stable code, a cause, a remedy and the field that it is about. It is not
-retried, except for the last three, which the machine partly causes: workers retry those. Any other exception that leaves the
-engine is a bug or a machine failure. Each code has a paragraph in docs/errors.md; a test compares the two.
+A `CompressionError` is the user's to fix: it has a stable code, a cause, a remedy and the field that it is about. Workers retry
+only the last three, which the machine partly causes. Any other exception that leaves the engine is a bug or a machine failure.
+Each code has a paragraph in docs/errors.md; a test compares the two.
 """
 
 from collections.abc import Sequence

@@ -69,9 +69,8 @@ class StageFinished(Config):
 
     type: Literal["stage_finished"] = "stage_finished"
     row: Row
-    checkpoint: Annotated[
-        tuple[File, ...], Field(description="Files under checkpoints/<stage>/ that a new attempt goes on from.")
-    ]
+    checkpoint: tuple[File, ...]
+    """Files under checkpoints/<stage>/ from which a new attempt resumes."""
 
 
 class PartFinished(Config):

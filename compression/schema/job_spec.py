@@ -15,25 +15,18 @@ Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$
 
 
 class Columns(Config):
-    """The columns of the data files by their use; each task reads only its own.
-
-    causal-lm reads `text`, one document per row.
-    """
+    """The columns of the data files by use; each task reads only its own. causal-lm reads `text`, one document per row."""
 
     text: Column = "text"
-    text_pair: Annotated[
-        Column | None,
-        Field(description="The second text. Pair classification reads text_pair where this is null; regression then has none."),
-    ] = None
+    text_pair: Column | None = None
+    """The second text. null: pair classification reads text_pair, regression has none."""
     label: Annotated[Column, Field(description="The class, or for regression the number.")] = "label"
     tokens: Annotated[Column, Field(description="Token classification: a list of words.")] = "tokens"
     tags: Annotated[Column, Field(description="Token classification: a list of as many tags, entities in IOB2.")] = "tags"
     question: Column = "question"
     context: Column = "context"
-    answers: Annotated[
-        Column,
-        Field(description="Of the question: {text: [...], answer_start: [...]}, characters from 0; empty lists: no answer."),
-    ] = "answers"
+    answers: Column = "answers"
+    """Of the question: {text: […], answer_start: […]}, characters from 0; empty lists: no answer."""
 
 
 class Data(Config):
@@ -45,9 +38,8 @@ class Data(Config):
 
     format: DataFormat
     columns: Columns = Columns()
-    splits: Annotated[
-        dict[DataSplit, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")
-    ]
+    splits: dict[DataSplit, Annotated[tuple[str, ...], Field(min_length=1)]]
+    """Files of each split."""
 
     @model_validator(mode="after")
     def _there_is_something_to_train_on(self) -> "Data":
@@ -57,10 +49,8 @@ class Data(Config):
 
 
 def check_data(task: Task, data: Data) -> None:
-    """Check that data suit a task. Raises UnreadableData.
-
-    Language models train on all texts alike, so they have no `unlabelled` texts; other tasks need columns, which the format
-    text does not have.
+    """Check that data suit a task. Raises UnreadableData. Language models train on all texts alike, so they have no
+    `unlabelled` texts; other tasks need columns, which the format text does not have.
     """
     spec = TASKS[task]
     if "unlabelled" in data.splits and not spec.unlabelled:
@@ -82,64 +72,37 @@ class DatasetSpec(Config):
 
 
 class Spec(Config):
-    """The input of `python -m compression run`: one job, with local paths.
-
-    Relative paths start at the spec's folder.
-    """
+    """The input of `python -m compression run`: one job, with local paths. Relative paths start at the spec's folder."""
 
     version: Literal[1] = 1
-    job: Annotated[
-        str | None, Field(max_length=40, description="The job's id, for the artifacts' before.json; null where there is none.")
-    ] = None
+    job: Annotated[str | None, Field(max_length=40)] = None
+    """The job's id, for the artifacts' before.json; null if there is none."""
     task: JobTask = "text-classification"
     model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
-    student: Annotated[
-        str | None, Field(description="Folder of another model that distillation trains in place of the pruned one.")
-    ] = None
-    teachers: Annotated[
-        tuple[str, ...],
-        Field(max_length=MOST_TEACHERS, description="Folders of models tuned on the task, which teach beside the job's own."),
-    ] = ()
+    student: str | None = None
+    """Folder of another model that distillation trains in place of the pruned one."""
+    teachers: Annotated[tuple[str, ...], Field(max_length=MOST_TEACHERS)] = ()
+    """Folders of fine-tuned models that also teach."""
     data: Annotated[Data | None, Field(description="Of a job with one dataset; null where there are `parts`.")] = None
-    parts: Annotated[
-        tuple[DatasetSpec, ...],
-        Field(max_length=MOST_PARTS, description="Several datasets, each with a name of its own; `task` is then `several`."),
-    ] = ()
+    parts: Annotated[tuple[DatasetSpec, ...], Field(max_length=MOST_PARTS)] = ()
+    """Several named datasets; `task` is then `several`."""
     recipe: Recipe = Recipe()
     targets: Targets = Targets()
     evaluate: JobEvaluate = JobEvaluate()
     output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
-    resume: Annotated[
-        str | None, Field(description="Folder of an earlier attempt's checkpoints: one a stage, and training/.")
-    ] = None
+    resume: str | None = None
+    """Folder of an earlier attempt's checkpoints: one per stage, and training/."""
     threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
-    save_seconds: Annotated[
-        float | None, Field(ge=0, description="Training is saved this often, for a new attempt to go on from; null: never.")
-    ] = None
-    split_batches: Annotated[
-        int, Field(ge=1, le=64, description="Parts in which each batch goes through the model, where memory did not suffice.")
-    ] = 1
-    memory_bytes: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="What the engine's processes may have resident together. A job that trains nothing goes from file to "
-            "file where its model takes more; null: no limit is known.",
-        ),
-    ] = None
-    emulate_seconds: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Each int8 ONNX file may take so long to answer sample rows under AVX2, emulated by qemu-user; null: "
-            "it is not asked.",
-        ),
-    ] = None
+    save_seconds: Annotated[float | None, Field(ge=0, description="Interval of training checkpoints; null: none.")] = None
+    split_batches: Annotated[int, Field(ge=1, le=64, description="Micro-batches per batch, if memory was too small.")] = 1
+    memory_bytes: Annotated[int | None, Field(ge=1)] = None
+    """Limit of the engine's resident memory; null: unknown. A job without training runs on disk if its model takes more."""
+    emulate_seconds: Annotated[float | None, Field(ge=0)] = None
+    """Time for comparing each int8 ONNX file under AVX2, emulated by qemu-user; null: no comparison."""
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
-    lm_eval_data: Annotated[
-        str | None, Field(description="Folder of lm-eval's tasks' data under its names on the hub, as allenai/ai2_arc.")
-    ] = None
+    lm_eval_data: str | None = None
+    """Folder of lm-eval's data, named as on the hub: allenai/ai2_arc."""
 
     @model_validator(mode="after")
     def _one_dataset_or_several(self) -> "Spec":

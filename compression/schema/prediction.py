@@ -9,19 +9,18 @@ from compression.schema.validation import Rejected
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 Words = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100_000)]
-Said = Annotated[str, Field(max_length=1 << 20)]
+LongText = Annotated[str, Field(max_length=1 << 20)]
 
 
 class Answer(Config):
     """One model's prediction. Fields that the task does not have are null."""
 
     label: Annotated[str | None, Field(max_length=200, description="The class.")] = None
-    scores: Annotated[
-        dict[str, Finite], Field(default_factory=dict, max_length=20, description="Softmax of the likeliest classes.")
-    ]
+    scores: Annotated[dict[str, Finite], Field(default_factory=dict, max_length=20)]
+    """Softmax of the likeliest classes."""
     value: Annotated[Finite | None, Field(description="Of regression.")] = None
     tags: Annotated[Words | None, Field(description="One a word.")] = None
-    text: Annotated[Said | None, Field(description="A stretch of the context; empty: it sees no answer there.")] = None
+    text: Annotated[LongText | None, Field(description="A stretch of the context; empty: it sees no answer there.")] = None
     milliseconds: Annotated[Finite, Field(description="Median of `runs`, one text alone, both models by turns.")]
     runs: Annotated[int, Field(ge=1, le=1000)]
     runtime: Annotated[str, Field(max_length=200)]
@@ -31,11 +30,9 @@ class Answer(Config):
 class Answered(Config):
     """The predictions of both models for the same texts."""
 
-    asked: Annotated[dict[str, Said | Words], Field(max_length=4, description="The texts, as they were read.")]
-    expected: Annotated[
-        Said | Finite | Annotated[tuple[Said, ...], Field(max_length=100_000)] | None,
-        Field(description="What the data says of its row: a class, a number, tags, or the answers; else null."),
-    ] = None
+    asked: Annotated[dict[str, LongText | Words], Field(max_length=4, description="The texts, as they were read.")]
+    expected: LongText | Finite | Annotated[tuple[LongText, ...], Field(max_length=100_000)] | None = None
+    """The row's label in the data: a class, a number, tags, or the answers; else null."""
     original: Answer
     compressed: Answer
     exclusive: Annotated[bool, Field(description="Whether no job or question was timed on this host meanwhile.")] = True

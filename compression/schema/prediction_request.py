@@ -22,9 +22,8 @@ class Question(Config):
 
     text: Annotated[Text | None, Field(description="Of classification and regression; of tags, its words are taken.")] = None
     text_pair: Annotated[Text | None, Field(description="The second text, where the task has one.")] = None
-    tokens: Annotated[
-        tuple[Word, ...] | None, Field(min_length=1, max_length=MOST_WORDS, description="The words of token classification.")
-    ] = None
+    tokens: Annotated[tuple[Word, ...] | None, Field(min_length=1, max_length=MOST_WORDS)] = None
+    """Words of token classification."""
     question: Text | None = None
     context: Text | None = None
     row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of texts: a row of the data, from 0.")] = None
@@ -32,10 +31,7 @@ class Question(Config):
 
 
 def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:
-    """Return the names of the texts that a task reads; none if it makes no predictions.
-
-    paired: the data of a regression has pairs.
-    """
+    """Return the names of the texts that a task reads, with the second text if `paired`; none if it makes no predictions."""
     spec = TASKS[task]
     return (*spec.asks, spec.pair) if spec.pair is not None and paired else spec.asks
 

@@ -1,6 +1,5 @@
-"""The stages of a job: the names of their rows, the keys of their settings, their order. Torch-free.
-
-A package that is installed beside Lathe adds a stage by an entry point of the group `lathe.stages` that names a `StageSpec`.
+"""The stages of a job: the names of their rows, the keys of their settings, their order. Torch-free. A package that is
+installed beside Lathe adds a stage by an entry point of the group `lathe.stages` that names a `StageSpec`.
 """
 
 from collections.abc import Mapping
@@ -13,14 +12,12 @@ from compression.schema.specs import StageSpec
 
 BASELINE, QUANTIZED, PRUNED, DISTILLED = "baseline", "quantized", "pruned", "distilled"
 
-
 BUILT_IN = (
     StageSpec(BASELINE, "prepare", "compression.engine.stages.prepare:STAGE"),
     StageSpec(QUANTIZED, "quantize", "compression.engine.stages.quantize:STAGE", after=BASELINE),
     StageSpec(PRUNED, "prune", "compression.engine.stages.prune:STAGE", after=QUANTIZED),
     StageSpec(DISTILLED, "distill", "compression.engine.stages.distill:STAGE", after=PRUNED),
 )
-
 
 STAGE_SPECS: dict[str, StageSpec] = {}
 """Stages by the name of their row, in the order of the method."""
@@ -53,14 +50,12 @@ def _known(name: str) -> str:
 
 def wanted(recipe: Mapping[str, object]) -> tuple[str, ...]:
     """Return the rows that a recipe leads to. recipe: as stored; a missing key has its default."""
-
-    def is_wanted(spec: StageSpec) -> bool:
-        if spec.after is None:
-            return True
+    rows = []
+    for name, spec in STAGE_SPECS.items():
         is_default = spec.settings is None  # stages of installed packages are left out by default
-        return recipe[spec.recipe_key] is not None if spec.recipe_key in recipe else is_default
-
-    return tuple(name for name, spec in STAGE_SPECS.items() if is_wanted(spec))
+        if spec.after is None or (recipe[spec.recipe_key] is not None if spec.recipe_key in recipe else is_default):
+            rows.append(name)
+    return tuple(rows)
 
 
 Stage = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": list(STAGES), "type": "string"})]

@@ -22,10 +22,8 @@ class ModelFacts(Config):
     labels: Annotated[tuple[str, ...] | None, Field(description="Of its classification head; null for a bare encoder.")]
     dtype: str
     bytes: int
-    biases: Annotated[
-        tuple[Literal["attention", "mlp"], ...],
-        Field(description="Of a decoder: parts whose linear layers have biases, where its family's config says so."),
-    ] = ()
+    biases: tuple[Literal["attention", "mlp"], ...] = ()
+    """Of a decoder: parts whose linear layers have biases."""
     speaks: Annotated[bool, Field(description="Of a decoder: whether it has an output layer, its own or its table.")] = True
 
 
@@ -37,9 +35,7 @@ class DataFacts(Config):
     labels: Annotated[tuple[str, ...], Field(description="Classes or tags; none where the task has none.")]
     rows: dict[str, int]
     label_counts: dict[str, dict[str, int]]
-    values: Annotated[
-        dict[str, Values], Field(default_factory=dict, description="Of each split of a regression, which has no labels.")
-    ]
+    values: Annotated[dict[str, Values], Field(default_factory=dict, description="Of each split of a regression.")]
     mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
     longest_words: int
     characters: dict[str, int] = Field(default_factory=dict, description="Of each split of causal-lm, all texts together.")

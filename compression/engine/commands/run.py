@@ -18,16 +18,12 @@ from compression.system.interrupts import Pause, never
 LONGEST = 4000
 """Maximum characters of a cause or a remedy in an event."""
 
-
 PAUSED = 3
 """Exit code after a `paused` event."""
 
 
 def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -> int:
-    """Run the job at `path`; return 0 if it finished, 2 after a `failed` event, PAUSED after `paused`.
-
-    Exceptions that are bugs are not caught.
-    """
+    """Run the job at `path`; return 0 if it finished, 2 after a `failed` event, PAUSED after `paused`. Bugs raise."""
     channel = process.private_channel(events_fd)
     process.keep_freed_memory()
 
@@ -49,10 +45,7 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
 
 
 def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Run the job in the file; yield its events.
-
-    Raises CompressionError, also for known failures of the machine, and Pause.
-    """
+    """Run the job in the file; yield its events. Raises CompressionError, also for known failures of the machine, and Pause."""
     spec = read_spec(path)
     try:
         yield from compress(spec, path.resolve().parent, pause_asked)

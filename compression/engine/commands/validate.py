@@ -1,10 +1,7 @@
-"""`python -m compression validate SPEC.json` checks an untrusted upload and prints one finding.
-
-It runs without torch.
-"""
+"""`python -m compression validate SPEC.json` checks an untrusted upload and prints one finding. It runs without torch."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -23,16 +20,17 @@ parse_check: TypeAdapter[Check] = TypeAdapter(Check)
 
 
 def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFacts | Rejected:
-    """Return facts about the upload, or every reason to reject it. Relative paths are relative to `base`.
-
-    A file that cannot be judged is rejected, not passed on: no input makes this raise.
+    """Return facts about the upload, or every reason to reject it. Relative paths are relative to `base`. A file that cannot be
+    judged is rejected, not passed on: no input makes this raise.
     """
     found: ModelFacts | DataFacts | list[CompressionError]
     try:
-        if isinstance(check, ModelCheck):
-            found = _model(base / check.path)
-        else:
+        if isinstance(check, DataCheck):
             found = modality_of(check.task).check(check.data, base, check.task)
+        elif (folder := base / check.path).is_dir():
+            found = model.check(folder)
+        else:
+            found = [MissingFile(f"{folder.name} is not a folder", param="path")]
     except MemoryError:
         cause = f"the files take more than {MOST_MEMORY:,} bytes of memory to read"
         found = [OutOfMemory(cause, remedy="Send shorter rows, or a smaller tokenizer.")]
@@ -43,16 +41,9 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
     return found
 
 
-def _model(folder: Path) -> ModelFacts | list[CompressionError]:
-    if not folder.is_dir():
-        return [MissingFile(f"{folder.name} is not a folder", param="path")]
-    return model.check(folder)
-
-
 def main(path: Path) -> int:
-    """Check the upload that the spec at `path` names and print one finding; return the exit code.
-
-    Relative paths are relative to the spec's folder. A rejection is a normal result: the code is 0.
+    """Check the upload that the spec at `path` names and print one finding; return the exit code. Relative paths are relative
+    to the spec's folder. A rejection is a normal result: the code is 0.
     """
     answers = private_channel()
     limit_memory(MOST_MEMORY)
@@ -60,10 +51,8 @@ def main(path: Path) -> int:
     try:
         finding = validate(parse_check.validate_json(path.read_bytes()), path.parent)
     except ValidationError as problem:
-        finding = Rejected(reasons=tuple(_reason(dict(error)) for error in problem.errors(include_url=False)[:MOST_REASONS]))
+        errors = problem.errors(include_url=False)[:MOST_REASONS]
+        invalid = [InvalidSpec(error["msg"], param=".".join(map(str, error["loc"]))) for error in errors]
+        finding = Rejected(reasons=tuple(reason.as_dict() for reason in invalid))
     print(finding.model_dump_json(), file=answers)
     return 0
-
-
-def _reason(error: dict[str, Any]) -> dict[str, str | None]:
-    return InvalidSpec(str(error["msg"]), param=".".join(map(str, error["loc"]))).as_dict()

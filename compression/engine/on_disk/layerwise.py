@@ -7,7 +7,7 @@ rows × tokens × hidden in the checkpoint's own type. Pruning is that of `model
 
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +31,10 @@ TOGETHER = 1024
 
 
 class LayerwiseRunner:
-    """A decoder's checkpoint, opened one layer at a time.
+    """A decoder's checkpoint, opened one layer at a time. Raises the errors of `skeleton` and `sources`.
 
-    dtype: by default, the type of most of the checkpoint's bytes. model: the stock model, whose weights are on the meta device
-    except in open modules. If quantization is simulated in the model, it applies to the open modules. Raises the errors of
-    `skeleton` and `sources`.
+    dtype: by default, the type of most of the checkpoint's bytes. model: the stock model, on the meta device except in open
+    modules, whose quantization may be simulated.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -52,19 +51,15 @@ class LayerwiseRunner:
 
     def tensor(self, name: str) -> Tensor:
         """Read one whole tensor of the model; stored experts are concatenated."""
-        places = self._sources[name]
-        if len(places) == 1:
-            found = self._checkpoint.tensor(places[0])
-        else:
-            shape = self.model.get_parameter(name).shape
-            found = torch.cat([self._checkpoint.tensor(place) for place in places]).view(shape)
-        return found.to(self._type(name, self.dtype)) if found.is_floating_point() else found
+        first, *others = self._sources[name]
+        whole = self._checkpoint.tensor(first)
+        if others:
+            whole = torch.cat([whole, *map(self._checkpoint.tensor, others)]).view(self.model.get_parameter(name).shape)
+        return whole.to(self._type(name, self.dtype)) if whole.is_floating_point() else whole
 
-    @contextmanager
-    def opened(self, name: str) -> Iterator[nn.Module]:
+    def opened(self, name: str) -> AbstractContextManager[nn.Module]:
         """Load the weights of a module of the base model for the duration of the block."""
-        with self.filled(f"{prefix(self.model)}{name}") as module:
-            yield module
+        return self.filled(f"{prefix(self.model)}{name}")
 
     @contextmanager
     def filled(self, name: str) -> Iterator[nn.Module]:
@@ -82,10 +77,9 @@ class LayerwiseRunner:
     def scores(
         self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
     ) -> Generator[tuple[int, int], None, ImportanceScores]:
-        """Compute importance scores as `score_activations` does.
+        """Compute importance scores as `score_activations` does. Yields (layers done, total) after each layer.
 
-        Yields (layers done, total) after each layer. cache_file: a temporary file for the rows' hidden states, used if they
-        are larger than a layer. Raises OSError if the disk has no room for it.
+        cache_file: for the rows' hidden states, if they are larger than a layer. Raises OSError if the disk has no room.
         """
         collector = ActivationCollector(self.model, norm)
         final = self.model.base_model.get_submodule(self.family.final_norm)
@@ -103,14 +97,13 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Run the model and return each batch's logits. cache_file: as above.
+        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels).
 
-        A language model returns the logits of the real tokens, (tokens, vocabulary). A classifier returns those of the rows,
-        (rows, labels), taken at a row's last token that is not padding, as in stock code.
+        As in stock code, a row's labels follow its last token that is not padding. cache_file: as above.
         """
         states: list[Tensor] = []
-        for _, _, said in self._through(batches, cache_file, lambda _: None):
-            states = said
+        for _, _, outputs in self._through(batches, cache_file, lambda _: None):
+            states = outputs
         out = self.model.get_output_embeddings() or self.family.head(self.model).out
         head = next(name for name, module in self.model.named_modules() if module is out)
         asked = self._last if self.model.get_output_embeddings() is None else (lambda batch: batch.mask.bool())
@@ -128,38 +121,39 @@ class LayerwiseRunner:
     def _through(
         self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
     ) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """Run rows through the base model, one layer at a time.
+        """Run rows through the base model by layers; yield (layers done, total, the batches' outputs) after each.
 
-        Yields (layers done, total, the outputs of the batches) after each layer. The outputs, (rows, tokens, hidden) for each
-        batch, are there after the last layer only. next_is: called with a batch before the batch goes through a layer.
+        The outputs, (rows, tokens, hidden) for each batch, are there after the last layer only. next_is: called with a batch
+        before the batch goes through a layer.
         """
         base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
         with ExitStack() as open_parts:
             states = self._between(batches, layers[0], cache_file)
             open_parts.callback(states.close)
-            for place, embedded in enumerate(self._embedded(batches)):
-                states[place] = embedded
-            for table in (*self.family.shallow[1:], last):
-                open_parts.enter_context(self.opened(table))
+            with self.opened(self.family.shallow[0]) as table:  # of tokens: positions are added later
+                for place, batch in enumerate(batches):
+                    states[place] = table(batch.inputs["input_ids"])
+            for name in (*self.family.shallow[1:], last):
+                open_parts.enter_context(self.opened(name))
             self._turn_positions()
             for number, layer in enumerate(layers):
-                said = list[Tensor]()
+                outputs = list[Tensor]()
                 with self.opened(f"{stack}.{number}"):
-                    stand = _LayerShim(layer)
-                    setattr(base, stack, nn.ModuleList([stand if each is layer else _LayerShim() for each in layers]))
+                    shim = _LayerShim(layer)
+                    setattr(base, stack, nn.ModuleList([shim if each is layer else _LayerShim() for each in layers]))
                     for place, batch in enumerate(batches):
                         # If the architecture adds position embeddings, stock code adds them to the first states.
-                        stand.states = states[place] if number else None
+                        shim.states = states[place] if number else None
                         next_is(batch)
                         more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
-                        entering = states[place] if stand.states is None else stand.states
+                        entering = states[place] if shim.states is None else shim.states
                         found = base(**{**more, "inputs_embeds": entering, "use_cache": False}).last_hidden_state
-                        states[place] = stand.taken()
+                        states[place] = shim.taken()
                         if number == len(layers) - 1:
-                            said.append(found)
+                            outputs.append(found)
                     setattr(base, stack, nn.ModuleList(layers))
-                yield number + 1, len(layers), said
+                yield number + 1, len(layers), outputs
 
     def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "_InMemory | _OnDisk":
         """Return the store for the rows' hidden states between two layers: in memory or on disk."""
@@ -167,12 +161,6 @@ class LayerwiseRunner:
         shapes = [(*batch.mask.shape, width) for batch in batches]
         one = sum(parameter.numel() for parameter in layer.parameters())
         return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
-
-    def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
-        """Yield the token embeddings of each batch, (rows, tokens, hidden), without position embeddings."""
-        with self.opened(self.family.shallow[0]) as table:
-            for batch in batches:
-                yield table(batch.inputs["input_ids"])
 
     def _turn_positions(self) -> None:
         """Build the rotary embedding if the model has one: it has no weights, only values from the config."""
@@ -267,18 +255,18 @@ class _LayerShim(nn.Module):
         super().__init__()
         self.layer = layer
         self.states: Tensor | None = None
-        self.said: Tensor | None = None
+        self.output: Tensor | None = None
 
     def taken(self) -> Tensor:
         """Return the layer's output and drop the stored states."""
-        assert self.said is not None, "the layer was gone through"  # noqa: S101
-        said, self.said, self.states = self.said, None, None
-        return said
+        assert self.output is not None, "the layer has run"  # noqa: S101
+        output, self.output, self.states = self.output, None, None
+        return output
 
     def forward(self, states: Tensor, *more: Any, **named: Any) -> Tensor:
         """Map states of shape (rows, tokens, hidden) to states of the same shape."""
         if self.layer is None:
             return states
-        found: Tensor = self.layer(states if self.states is None else self.states, *more, **named)
-        self.said = found
-        return found
+        output: Tensor = self.layer(states if self.states is None else self.states, *more, **named)
+        self.output = output
+        return output

@@ -1,9 +1,8 @@
-"""Writes a large decoder's ONNX file tensor by tensor, and compares it with the model.
+"""Writes a large decoder's ONNX file tensor by tensor, and compares it with the model, which does not fit in memory.
 
-The decoder does not fit in memory. It runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file
-runs in its own runtime on the same inputs. A runtime loads the whole file, so a file is written only if it fits the memory
-that is left: a quantized file may fit although the checkpoint does not, and the float32 file, the latency baseline, fits if
-four bytes a parameter do.
+The model runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file in its own runtime on the same
+inputs. A runtime loads the whole file, so it is written only if it fits the memory that is left: a quantized file may fit
+although the checkpoint does not, and the float32 file, the latency baseline, if four bytes a parameter do.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -53,10 +52,9 @@ LARGEST = 20_000_000_000
 
 
 class Graphs:
-    """Writes ONNX files for one job.
+    """Writes one job's ONNX files. folder, parameters: of the uploaded checkpoint, the source of the float32 baseline.
 
-    folder, parameters: those of the uploaded checkpoint, from which the float32 baseline is written. shipped: whether that
-    baseline is among the artifacts and was measured.
+    shipped: whether that baseline is among the artifacts and was measured.
     """
 
     def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int) -> None:
@@ -72,13 +70,11 @@ class Graphs:
     ) -> Generator[Step, None, tuple[list[Measured], tuple[str, ...]]]:
         """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
 
-        asked: the quantization settings; None means float32. The file comes first, and so becomes the row's artifact, if both
-        the file and its float32 baseline were measured: all figures of a row are of one file, and rows are compared in one
-        runtime.
+        asked: the quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its
+        float32 baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
         """
         scheme = None if asked is None else asked.scheme
-        cause = self.hindered(model, scheme)
-        if cause is not None:
+        if (cause := self.hindrance(model, scheme)) is not None:
             return made, (f"There is no ONNX artifact of this stage: {cause}.",)
         against = self.baseline() if self.shipped and self._room(model, scheme, beside=self.parameters) is None else None
         simulation = None if asked is None else Simulation.of(asked)
@@ -86,33 +82,26 @@ class Graphs:
         measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
         if scheme is None:
             self.shipped = measured
-        differs = instruction_sets.told(graph.shipped.artifact.compared_on)
-        notes = () if differs is None else (differs,)
+        notes = tuple(filter(None, [instruction_sets.told(graph.shipped.artifact.compared_on)]))
         if measured and (scheme is None or against is not None):
             return [graph, *made], notes
-        return [*made, graph], (_alone(graph.shipped, against), *notes)
+        return [*made, graph], (_note_alone(graph.shipped, against), *notes)
 
-    def hindered(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
+    def hindrance(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
         """Return why no file can be written for a model in a scheme, or None. model: without weights."""
         parameters = decoder_of(model).parameters_of(model).total
-        for hinders, cause in (
-            (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
-            (self.shipping.spec.split_batches > 1, "an earlier attempt found too little memory"),
-            (parameters > LARGEST, "an engine may not be silent for as long as writing it takes"),
-            (
-                scheme is None and not may_be_whole(parameters),
-                "its four bytes a parameter are more disk than the forecast allows",
-            ),
-        ):
-            if hinders:
-                return cause
+        if (cause := decoder.hindrance(model.config)) is not None:
+            return cause
+        if self.shipping.spec.split_batches > 1:
+            return "an earlier attempt found too little memory"
+        if parameters > LARGEST:
+            return "an engine may not be silent for as long as writing it takes"
+        if scheme is None and not may_be_whole(parameters):
+            return "its four bytes a parameter are more disk than the estimate allows"
         return self._room(model, scheme)
 
     def _room(self, model: PreTrainedModel, scheme: Scheme | None, *, beside: int = 0) -> str | None:
-        """Return why memory is too small to write and open a file, or None.
-
-        beside: parameters of a float32 file that is open at the same time.
-        """
+        """Return why memory is too small to write and open a file beside a float32 file of `beside` parameters, or None."""
         parameters = decoder_of(model).parameters_of(model).total
         opened = LOGITS_BYTES + OPENED[scheme] * parameters + OPENED[None] * beside
         written = TENSORS * 4 * max(prod(weight.shape) for weight in model.parameters())
@@ -122,10 +111,7 @@ class Graphs:
         return f"writing and opening it takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit"
 
     def baseline(self) -> Path:
-        """Return the folder of the float32 file.
-
-        If an earlier attempt shipped the file and it is missing, write it again.
-        """
+        """Return the folder of the float32 file. If an earlier attempt shipped the file and it is missing, write it again."""
         place = self.shipping.place(BASELINE)
         if place.is_dir():
             return place
@@ -140,9 +126,8 @@ class Graphs:
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
     ) -> Generator[Step, None, Measured]:
-        """Write, verify and measure the file of the checkpoint in `source`.
-
-        model: that checkpoint's model, without weights. Raises ExportMismatch if the file's outputs differ from the model's.
+        """Write, verify and measure the file of the checkpoint in `source`. model: that checkpoint's model, without weights.
+        Raises ExportMismatch if the file's outputs differ from the model's.
         """
         scheme = None if simulation is None else simulation.scheme
         layers = self._opened(source)
@@ -206,17 +191,16 @@ class Graphs:
         return np.concatenate([logits.numpy() for logits in found])
 
 
-def _alone(graph: ShippedArtifact, against: Path | None) -> str:
+def _note_alone(graph: ShippedArtifact, against: Path | None) -> str:
     """Return a note on why a row is not of the stage's ONNX file, with that file's speed if it was timed."""
     if not isinstance(graph.latency, Latency):
         return f"{graph.artifact.name} was not timed: the row is of the checkpoint."
     if against is not None or not isinstance(graph.score, Score):
         return f"{graph.artifact.name} was not scored: the row is of the checkpoint."
-    told = graph.latency.generation
-    fast = f"answers in {graph.latency.median_ms:,.1f} ms"
-    if told is not None:
-        fast = f"reads {told.prefill_per_second:,.0f} and writes {told.decode_per_second:,.1f} tokens a second"
-    return f"{graph.artifact.name} {fast} here; there is no float32 file to hold that against."
+    speed, generation = f"answers in {graph.latency.median_ms:,.1f} ms", graph.latency.generation
+    if generation is not None:
+        speed = f"reads {generation.prefill_per_second:,.0f} and writes {generation.decode_per_second:,.1f} tokens a second"
+    return f"{graph.artifact.name} {speed} here; there is no float32 file to compare that with."
 
 
 def _batch(asked: Inputs) -> Batch:

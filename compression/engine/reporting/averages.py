@@ -21,8 +21,8 @@ def judged_mean_row(
 ) -> Row:
     """Average one stage's rows and judge the mean against the targets and the means of earlier stages.
 
-    parts: dataset name → row, in the job's order. limit: the training limit that a dataset reached. sent: the uploaded model
-    that all datasets start from. draws: for each dataset, its draws by stage.
+    parts: dataset name → row, in the job's order. limit: the training limit that a dataset reached. draws: of each dataset, by
+    stage.
     """
     stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
     means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}

@@ -46,20 +46,14 @@ class DatasetSummary:
         )
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
-        """Return notes on what the dataset's figures rest on.
-
-        first: its baseline row; last: its row of the headline's stage.
-        """
+        """Return notes on what the dataset's figures rest on. first: its baseline row; last: the headline stage's row."""
         return (*data_notes(first, last, self.task, self.splits, self.cut), *self.remarks)
 
 
 def job_report(
     spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], about: Mapping[str, DatasetSummary], sent: Uploaded
 ) -> Report:
-    """Build the report of a finished job.
-
-    about: dataset name → summary. If a job has only one dataset, its name is empty.
-    """
+    """Build the report of a finished job. about: dataset name → summary. If a job has only one dataset, its name is empty."""
     chosen, choice = choose(rows, spec.targets)
     alone = about.get("")
     parts = [

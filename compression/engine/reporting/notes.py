@@ -21,10 +21,7 @@ def with_notes(row: Row, previous: Row | None) -> Row:
 
 
 def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
-    """Return notes on what is worse than before in a stage's artifact.
-
-    score: the artifact's score on the split that choices are made on.
-    """
+    """Return notes on what is worse than before in a stage's artifact. score: on the split that choices are made on."""
     notes = []
     if isinstance(score, Score):
         before = previous.judged_score if previous is not None else None
@@ -45,10 +42,7 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
 
 
 def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
-    """Return notes on what a dataset's figures rest on.
-
-    first: the baseline's row; last: the headline's row; cut: the note on what was cut off, if anything.
-    """
+    """Return notes on what a dataset's figures rest on: the baseline's row, the headline's row, what was cut off."""
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
@@ -67,13 +61,11 @@ def better_note(first: Row, last: Row) -> str | None:
     """Return a note with the standard error if the result scores better than the baseline, else None."""
     if isinstance(first.score, Score) and isinstance(last.score, Score):
         error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
-        change = last.score.worth - first.score.worth
-        if change > 0:
+        gain = last.score.worth - first.score.worth
+        if gain > 0:
             how = "better" if last.score.lower_is_better else "higher"
             unit = " nats a token" if last.score.lower_is_better else ""
-            return (
-                f"On test the result scores {how} than the baseline by {change:.4f}{unit}; the standard error is {error:.4f}."
-            )
+            return f"On test the result scores {how} than the baseline by {gain:.4f}{unit}; the standard error is {error:.4f}."
     return None
 
 

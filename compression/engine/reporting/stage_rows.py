@@ -23,10 +23,7 @@ SCORED: tuple[Split, ...] = ("validation", "test")
 
 
 def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mapping[Split, Sequence[int]]) -> None:
-    """Write the scored splits for the measuring process.
-
-    some: by split, the numbers of the rows that are scored, if not all of them are.
-    """
+    """Write the scored splits for the measuring process. some: by split, the numbers of the scored rows, if not all are."""
     for split, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = dataset.judged(split)
@@ -48,11 +45,11 @@ def stage_row(
     ranges: tuple[LayerRange, ...] = (),
     preparation: Preparation | None = None,
 ) -> Row:
-    """Build a stage's row and compare it with the baseline's. The row has no verdict yet.
+    """Build a stage's row, without a verdict, and compare it with the baseline's.
 
-    model: the stage's model, whose weights are not read. rows, draws: those of earlier stages. sent: the uploaded model.
-    preparation: set for the baseline alone. If the baseline was measured before validation was scored, all rows of the job are
-    judged on test, and this row omits its validation score.
+    model: its weights are not read. rows, draws: of earlier stages. sent: the uploaded model. preparation: of the baseline
+    alone. If the baseline was measured before validation was scored, all rows are judged on test, and this row omits its
+    validation score.
     """
     family, first = adapter_of(model), rows[0] if rows else None
     parameters = family.parameters_of(model)

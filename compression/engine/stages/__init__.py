@@ -1,4 +1,1 @@
-"""The stages, one file each. A stage changes the model and yields events.
-
-They are prepare, quantize, prune and distill.
-"""
+"""The stages, one file each. A stage changes the model and yields events. They are prepare, quantize, prune and distill."""

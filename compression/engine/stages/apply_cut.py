@@ -19,10 +19,7 @@ from compression.quantization.fake_quantize import is_simulated
 def apply_cut(
     context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: Examples | None = None
 ) -> PreTrainedModel:
-    """Build the smaller model of a plan; given calibration rows, solve its weights on all of them.
-
-    Solving checks for a pause before each layer. Raises Pause.
-    """
+    """Build the smaller model of a plan; given calibration rows, solve its weights on all of them. Raises Pause."""
     device = next(model.parameters()).device
 
     def build(whole: PreTrainedModel) -> PreTrainedModel:
@@ -39,9 +36,8 @@ def apply_cut(
 def remade(
     context: StageContext, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]
 ) -> PreTrainedModel:
-    """Build a model from another one on the CPU, then give it that one's device and quantization.
-
-    Ranges of a static scheme are calibrated again, since the inputs of the layers have changed. `context` keeps its model.
+    """Build a model from another one on the CPU, then give it that one's device and quantization. Ranges of a static scheme are
+    calibrated again, since the inputs of the layers have changed. `context` keeps its model.
     """
     device = next(model.parameters()).device
     other = build(model.cpu()).to(device).eval()

@@ -13,12 +13,9 @@ PHASE = "augment"
 
 
 def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter) -> Generator[Event, Any, Augmented]:
-    """Return train's rows followed by the new, unlabelled ones.
+    """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log.
 
-    The result also has a note for the row and examples for the log. Nothing is saved: a new attempt generates the same rows
-    again.
-
-    Raises Pause if a pause was requested, and the errors of opening the sources.
+    Nothing is saved: a new attempt generates the same rows again. Raises Pause, and the errors of opening the sources.
     """
     assert context.teacher is not None, "the pipeline calls stages in their order"  # noqa: S101
     work = augmenter.augment(settings, context.recipe.train.seed, context.teacher, context.rows["train"])
@@ -28,6 +25,6 @@ def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter)
             context.check_pause()
     found: Augmented = each.result
     context.notes.append(found.note)
-    for said in (found.note, *found.examples):
-        yield Log(message=said)
+    for message in (found.note, *found.examples):
+        yield Log(message=message)
     return found

@@ -16,7 +16,7 @@ from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
 from compression.engine.stages.objectives import log_terms, objective_for
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
-from compression.engine.stages.teacher_ensemble import ASK, hear
+from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
 from compression.modalities.base import Examples
 from compression.modalities.text.augmentation.resources import Resources
@@ -33,10 +33,9 @@ PHASE, LAST = "distill", "last"
 
 
 def distill(context: StageContext) -> Iterator[Event]:
-    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings.
+    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings, after the general phase.
 
-    If the recipe has a general phase, training on unlabelled text comes first. The student trains without dropout: the
-    teachers' outputs were computed once, on the whole text.
+    The student trains without dropout: the teachers' outputs were computed once, on the whole text.
     """
     settings = context.recipe.distill
     assert settings is not None and context.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
@@ -44,29 +43,26 @@ def distill(context: StageContext) -> Iterator[Event]:
         enter(context)
     rows: Examples = context.rows["train"]
     made: Sequence[Any] = ()
-    resumed = context.checkpointer is not None and context.checkpointer.is_at(PHASE)
-    known = context.checkpointer.beside() if context.checkpointer is not None and resumed else {}
-    if settings.general is not None and not resumed:
+    saved = context.saved(PHASE)
+    if settings.general is not None and saved is None:
         yield from general(context, settings)
     if settings.augment is not None and context.augmenter is not None:
         augmented = yield from augment_rows(context, settings.augment, context.augmenter)
         rows, made = augmented.rows, augmented.made
     yield from context.tracker.emit_boundary(ASK, done=False)
-    heard = yield from hear(context, settings, rows, made)
-    guide = heard.guide.to(context.device).requires_grad_(False)
+    outputs = yield from ensemble_outputs(context, settings, rows, made)
+    guide = outputs.guide.to(context.device).requires_grad_(False)
     # All outputs that can be precomputed are computed before the teacher may be quantized.
-    precompute = portion_of(
-        objective_for(context, settings, guide, rows, heard.rows, heard.logits), heard.asked, heard.asked + 1
-    )
-    objective = yield from context.tracker.relay(ASK, precompute)
+    precompute = objective_for(context, settings, guide, rows, outputs.rows, outputs.logits)
+    objective = yield from context.tracker.relay(ASK, portion_of(precompute, outputs.asked, outputs.asked + 1))
     yield from _where_kept(objective.teacher)
     try:
-        is_held, said = yield from quantize_teacher(context, settings, guide, before=HELD in known)
+        is_held, reason = yield from quantize_teacher(context, settings, guide, before=HELD in (saved or {}))
         beside = {HELD: torch.tensor(True)} if is_held else {}
-        yield from _task_phase(context, settings, rows, objective, known, beside)
+        yield from _task_phase(context, settings, rows, objective, saved or {}, beside)
     finally:
         objective.close()
-    note(context, said)  # if this attempt resumed from a save, the notes are those of the earlier one
+    note(context, reason)  # if this attempt resumed from a save, the notes are those of the earlier one
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -97,10 +93,7 @@ STAGE = StageRunner(distill, phases, inputs, reads_unlabelled=True, asks_teacher
 
 
 def enter(context: StageContext) -> None:
-    """Replace the model by the student that the user names.
-
-    The student is smoothed and fake-quantized if the recipe says so.
-    """
+    """Replace the model by the student that the user names, smoothed and fake-quantized if the recipe says so."""
     cast, seed = context.cast, context.recipe.train.seed
     assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
     student = cast.student
@@ -131,10 +124,7 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
 def _task_phase(
     context: StageContext, settings: Distill, rows: Examples, objective: DistillationObjective, known: Tensors, beside: Tensors
 ) -> Iterator[Event]:
-    """Train on the task and add the notes.
-
-    known: extra tensors in an earlier attempt's save of this phase. beside: extra tensors for this attempt's saves.
-    """
+    """Train on the task and add the notes. known, beside: extra tensors of an earlier attempt's save and for this one's."""
     plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
     first = objective.weighting.weights()
     kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
@@ -156,10 +146,7 @@ def _task_phase(
         budget=context.budget,
     )
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
-    context.notes.append(
-        f"Distillation: validation {context.task.metric} {outcome.before} → {outcome.best} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-    )
+    context.note_training("Distillation", outcome, settings.epochs)
     context.notes += (*objective.feature_losses.comparison.said(), *outcome.remarks)
     if settings.weighting != "fixed":
         last = kept[LAST].tolist() if LAST in kept else first.values()

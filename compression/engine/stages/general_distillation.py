@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import torch
-from transformers import PreTrainedModel
 
 from compression.distillation.loss_weights import ScheduledWeights
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
@@ -15,7 +14,7 @@ from compression.evaluation.validate import Validation
 from compression.modalities.base import Batch, Examples
 from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.schema.events import Event
-from compression.schema.recipe.distill import Distill, General
+from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
 from compression.training.trainer import train
 
@@ -23,17 +22,21 @@ ASK, PHASE = "ask of unlabelled text", "general"
 
 
 def general(context: StageContext, settings: Distill) -> Iterator[Event]:
-    """Train the student on hidden states, attention and embeddings of the unlabelled texts.
+    """Train the student on hidden states, attention and embeddings of the unlabelled texts, or of train's if there are none.
 
-    If there are no unlabelled texts, train's texts are used. Epochs are judged by the same loss on validation's texts; their
-    labels are not read.
+    Epochs are judged by the same loss on validation's texts; their labels are not read.
     """
     asked = settings.general
     assert asked is not None, "the caller has looked"  # noqa: S101
     student_rows, teacher_rows = _texts(context)
     checked = rows_of(context, context.cast.base if context.cast is not None else None, context.rows["train"], ())[1]
     yield from context.tracker.emit_boundary(ASK, done=False)
-    model = _teacher(context, asked).to(context.device).requires_grad_(False)
+    model = context.teacher
+    if asked.teacher == "base":
+        assert context.cast is not None, "a job has its models"  # noqa: S101
+        model = context.cast.opened(context.cast.base, context.recipe.train.seed)
+    assert model is not None, "the baseline was prepared"  # noqa: S101
+    model = model.to(context.device).requires_grad_(False)
     terms = {name: (weight, weight) for name in ("hidden", "attention", "embedding") if (weight := getattr(asked, name))}
     comparison = FeatureAlignment.of(context.model, model, settings, terms, apart=True)
     teacher = Teacher(
@@ -99,11 +102,3 @@ def _texts(context: StageContext) -> tuple[Examples, Examples]:
     if cast is None or cast.student is None or cast.student.reading.reads_like(cast.base.reading):
         return context.unlabelled, context.unlabelled
     return context.unlabelled, cast.base.reading.unlabelled(cast.dataset.unlabelled, context.task)
-
-
-def _teacher(context: StageContext, asked: General) -> PreTrainedModel:
-    if asked.teacher == "base":
-        assert context.cast is not None, "a job has a cast"  # noqa: S101
-        return context.cast.opened(context.cast.base, context.recipe.train.seed)
-    assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
-    return context.teacher

@@ -3,16 +3,8 @@
 from compression.engine.context import StageContext
 from compression.modalities.base import Examples
 from compression.modalities.sampling import shuffled_rows
-from compression.quantization import range_check, smoothquant
+from compression.quantization import fake_quantize, range_check, smoothquant
 from compression.quantization.calibration import calibrate
-from compression.quantization.fake_quantize import (
-    Simulation,
-    input_ranges,
-    insert_fake_quantization,
-    is_simulated,
-    quantizable,
-    set_input_ranges,
-)
 from compression.schema.recipe.quantize import Quantize
 
 
@@ -21,10 +13,10 @@ def smooth_model(context: StageContext) -> None:
     settings, model = context.recipe.quantize, context.model
     if settings is None or settings.smoothing is None:
         return
-    how = settings.smoothing
-    context.smoothed = smoothquant.smooth(model, calibration_rows(context), how, context.parts, Simulation.of(settings))
+    how, simulation = settings.smoothing, fake_quantize.Simulation.of(settings)
+    context.smoothed = smoothquant.smooth(model, calibration_rows(context), how, context.parts, simulation)
     by = "by factors that were searched for" if how == "search" else f"with α = {how:g}"
-    layers = sum(1 for _ in quantizable(model))
+    layers = sum(1 for _ in fake_quantize.quantizable(model))
     context.notes.append(f"Smoothed {by} where it is exact, in {len(context.smoothed)} places of {layers} layers and tables.")
 
 
@@ -34,29 +26,24 @@ def insert_quantization(context: StageContext) -> None:
     assert settings is not None, "only a recipe with a scheme simulates one"  # noqa: S101
     if settings.scheme == "static-int8":
         calibrate(context.model, calibration_rows(context), settings, context.parts)
-    insert_fake_quantization(context.model, simulation=Simulation.of(settings))
+    fake_quantize.insert_fake_quantization(context.model, simulation=fake_quantize.Simulation.of(settings))
 
 
 def settle_ranges(context: StageContext) -> None:
     """Recalibrate static ranges and check all ranges, after a stage and before its model ships."""
     context.ranges = ()
-    if not is_simulated(context.model):
+    if not fake_quantize.is_simulated(context.model):
         return
     if context.recipe.quantize is not None and context.recipe.quantize.scheme == "static-int8":
-        _refit(context)
+        _refit(context, context.recipe.quantize)
     context.ranges = range_check.check_ranges(context.model, calibration_rows(context), context.parts)
     if (broken := range_check.describe_broken(context.ranges)) is not None:
         context.notes.append(broken)
 
 
-def _refit(context: StageContext) -> None:
-    """Calibrate again on the current model; keep the new ranges only if they improve validation.
-
-    Training kept the old ranges fixed, and the weights adapted to them.
-    """
-    settings, trained = context.recipe.quantize, input_ranges(context.model)
-    assert settings is not None, "see simulate"  # noqa: S101
-    before = context.validate()
+def _refit(context: StageContext, settings: Quantize) -> None:
+    """Calibrate again after training, which adapted weights to the old ranges; keep what is better on validation."""
+    trained, before = fake_quantize.input_ranges(context.model), context.validate()
     calibrate(context.model, calibration_rows(context), settings, context.parts)
     after = context.validate()
     if after > before:
@@ -64,7 +51,7 @@ def _refit(context: StageContext) -> None:
         loss = f"loss {-before.negative_loss:.4g} → {-after.negative_loss:.4g}"
         context.notes.append(f"Ranges were calibrated again on the model as it is now: {change}, {loss}.")
     else:
-        set_input_ranges(context.model, trained)
+        fake_quantize.set_input_ranges(context.model, trained)
 
 
 def calibration_rows(context: StageContext) -> Examples:

@@ -15,55 +15,43 @@ from compression.schema.report.measurements import Latency, Shape
 def ratio_for_latency(
     context: StageContext, settings: Prune, target: TargetLatency
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
-    """Return the ratios and the shape of the mildest cut that is fast enough.
+    """Return the ratios and the shape of the mildest cut that is fast enough, by binary search.
 
-    The search over the candidates is binary. Weights are random: latency does not depend on them, so no units have to be
-    chosen or trained to measure it. If even the deepest cut is too slow, it is applied and the row's notes say so. Raises
-    Pause if a pause was requested, and RuntimeError if this machine cannot measure.
+    Weights are random: latency does not depend on them, so no units have to be chosen or trained to measure it. If even the
+    deepest cut is too slow, it is applied and noted. Raises Pause, and RuntimeError if this machine cannot measure.
     """
-    family = adapter_of(context.model)
-    found = list(
-        candidates(ARCHITECTURE_SPECS[context.model.config.model_type], family.shape_of(context.model.config), settings)
-    )
-    told: dict[int, str] = {}
-
-    def is_fast_enough(place: int) -> bool:
-        shape = found[place][1]
-        latency = _measured(context, shape)
-        times = latency.baseline_median_ms / latency.median_ms
-        told[place] = (
-            f"{shape.layers} layers of {shape.hidden}/{shape.heads}/{shape.ffn}: {latency.median_ms:.2f} ms, {times:.2f} times"
-        )
-        if target.speed_up is not None:
-            return times >= target.speed_up
-        return latency.median_ms <= (target.milliseconds or 0.0)
-
+    config = context.model.config
+    whole = adapter_of(context.model).shape_of(config)
+    found = list(candidates(ARCHITECTURE_SPECS[config.model_type], whole, settings))
+    timed: dict[int, str] = {}
     low, high = 0, len(found)
     while low < high:
         context.check_pause()
         middle = (low + high) // 2
-        if is_fast_enough(middle):
-            high = middle
-        else:
-            low = middle + 1
-        yield Log(message=f"Timed for target_latency: {told[middle]}.")
+        shape = found[middle][1]
+        ms, times = _measured(context, shape)
+        is_fast = times >= target.speed_up if target.speed_up is not None else ms <= (target.milliseconds or 0.0)
+        low, high = (low, middle) if is_fast else (middle + 1, high)
+        timed[middle] = f"{shape.layers} layers of {shape.hidden}/{shape.heads}/{shape.ffn}: {ms:.2f} ms, {times:.2f} times"
+        yield Log(message=f"Timed for target_latency: {timed[middle]}.")
         yield from context.tracker.emit_boundary("cut", done=False)
     asked = f"{target.speed_up:g} times as fast" if target.speed_up is not None else f"{target.milliseconds:g} ms"
     context.notes.append(
         f"target_latency ({asked}) was looked for among {len(found)} shapes; timed with drawn weights: "
-        f"{'; '.join(told[place] for place in sorted(told))}."
+        f"{'; '.join(timed[place] for place in sorted(timed))}."
     )
     if high == len(found):
         deepest = f"the deepest cut of {', '.join(settings.axes)} (ratio {MOST_RATIO:g})"
-        said = f"target_latency is out of reach: {deepest} is too slow"
-        context.notes.append(f"{said}. It was taken, for it comes nearest.")
-        yield Log(level="warning", message=f"{said}; it is taken.")
+        cause = f"target_latency is out of reach: {deepest} is too slow"
+        context.notes.append(f"{cause}. It was taken, for it comes nearest.")
+        yield Log(level="warning", message=f"{cause}; it is taken.")
     return found[min(high, len(found) - 1)]
 
 
-def _measured(context: StageContext, shape: Shape) -> Latency:
-    assert context.timed is not None, "whoever runs a job can measure"  # noqa: S101
+def _measured(context: StageContext, shape: Shape) -> tuple[float, float]:
+    """Return the median latency of a shape in milliseconds, and how many times as fast as the baseline that is."""
+    assert context.timed is not None, "a job measures latency"  # noqa: S101
     found = context.timed(remade(context, context.model, lambda model: adapter_of(model).drawn(model, shape)))
     if not isinstance(found, Latency):
         raise RuntimeError(f"a shape could not be timed: {found.not_measured}")
-    return found
+    return found.median_ms, found.baseline_median_ms / found.median_ms

@@ -17,18 +17,14 @@ class LinearlyProbed(Protocol):
     """A task that a linear model can be fitted to."""
 
     def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
-        """Fit a linear model to (rows, n) features and labels; return its outputs for `asked`, (others, n).
-
-        The outputs have the form of `Task.logits`.
-        """
+        """Fit a linear model to (rows, n) features and labels; return its logits for `asked`, (others, n)."""
         ...
 
 
 def linear_probe(context: StageContext) -> float | None:
-    """Fit a linear model to the mean of the last hidden states and return its score on validation.
+    """Fit a linear model to the mean of the last hidden states and return its score on validation; None if not LinearlyProbed.
 
-    Return None if the task is not LinearlyProbed. Fits on at most FEATURE_ROWS rows of train, sampled with the job's seed. The
-    model is not changed.
+    Fits on at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
     """
     task = context.task
     if not isinstance(task, LinearlyProbed):

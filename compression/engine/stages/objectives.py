@@ -43,7 +43,7 @@ def objective_for(
     precomputed = [teacher.precompute()] if teacher.asks else []
     if packed is not None and "soft" in terms and settings.kept is not None:
         if context.scratch is None:
-            raise ValueError("what is kept of a teacher needs a folder")
+            raise ValueError("a folder is needed for a teacher's saved targets")
         path = context.scratch / TARGETS
         targets, more = packed.keep(guide, theirs, path, settings.kept, settings.temperature, parts)
         precomputed.append(more)
@@ -52,10 +52,7 @@ def objective_for(
 
 
 def output_objective(context: StageContext, rows: Examples) -> Generator[Step, None, DistillationObjective]:
-    """Build an objective from the baseline's outputs alone.
-
-    The outputs are softened at the temperature of the recipe's distillation.
-    """
+    """Build an objective from the baseline's outputs alone, softened at the temperature of the recipe's distillation."""
     assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
     asked = (context.recipe.distill or Distill()).answers_alone()
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
@@ -68,20 +65,16 @@ def log_terms(
     objective: DistillationObjective,
     after_epoch: Callable[[Step], None] | None = None,
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
-    """Relay a training's events; after each epoch, log the loss terms and their weights.
-
-    after_epoch: also called after each epoch, before training continues or ends.
-    """
+    """Relay a training's events; after each epoch call `after_epoch`, and log the loss terms and their weights."""
     for news in (each := Returning(ticks)):
-        if after_epoch is not None and isinstance(news, Step) and news.score is not None:
-            after_epoch(news)
         if isinstance(news, Log):
             objective.loss_meter.forget()  # training stepped back: discarded losses, maybe NaN, are not part of the epoch
+        if not isinstance(news, Step) or news.score is None:
+            yield news
+            continue
+        if after_epoch is not None:
+            after_epoch(news)
         yield news
-        if (
-            isinstance(news, Step)
-            and news.score is not None
-            and (said := objective.loss_meter.told(objective.weighting.weights()))
-        ):
-            yield Log(message=f"Step {news.step} of {news.total}: {said}.")
+        if terms := objective.loss_meter.told(objective.weighting.weights()):
+            yield Log(message=f"Step {news.step} of {news.total}: {terms}.")
     return each.result

@@ -1,6 +1,5 @@
-"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers.
-
-By default training runs until validation stops improving: a baseline that has not converged flatters the compressed models.
+"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers. By default training runs until
+validation stops improving: a baseline that has not converged flatters the compressed models.
 """
 
 import copy
@@ -19,22 +18,9 @@ from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageR
 from compression.evaluation.standard_error import standard_error
 from compression.modalities.base import label_loss
 from compression.models.tensors import Tensors
+from compression.planning import preparation as rules
 from compression.planning.convergence import convergence
-from compression.planning.preparation import (
-    FORWARD,
-    LEAST_GAIN,
-    MOST_PROBES,
-    PLATEAU,
-    PROBE_SHARE,
-    PROBE_STEPS,
-    WARM_EPOCHS,
-    WARM_UPS,
-    bound,
-    expected as epochs_expected,
-    patience,
-    steps_an_epoch,
-    stretch,
-)
+from compression.planning.preparation import bound
 from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation
@@ -52,19 +38,15 @@ def phase_of(number: int) -> str:
 
 
 def probe_phase(number: int) -> str:
-    """Return the name of the phase before an original's training, if its epochs are open.
-
-    number: 0 is the baseline.
-    """
+    """Return the name of the phase before an original's training, if its epochs are open. number: 0 is the baseline."""
     return PROBE_PHASE if number == 0 else f"warm up the head {number + 1}"
 
 
 def prepare(context: StageContext) -> Iterator[Event]:
-    """Train the baseline and the further originals in full precision.
+    """Train the baseline and the further originals, head and encoder, in full precision; copy the baseline as the teacher.
 
-    Head and encoder train. If the job needs a teacher, it is a frozen copy of the baseline. Further originals differ by the
-    seed, which determines the initial head if the model lacks one, the order of rows and dropout. Until the stage has its
-    checkpoint, their saves also contain the models that were trained before them.
+    Further originals differ by the seed, which determines the initial head if the model lacks one, the order of rows and
+    dropout. Until the stage has its checkpoint, their saves also contain the models that were trained before them.
     """
     settings = context.recipe.distill
     seeds = settings.teachers.seeds if settings is not None else 1
@@ -76,20 +58,22 @@ def prepare(context: StageContext) -> Iterator[Event]:
     for number in range(max(done, 1), seeds):
         assert context.cast is not None, "a job has a cast"  # noqa: S101
         model = context.cast.opened(context.cast.base, context.recipe.train.seed + number).to(context.device)
-        yield from _tuned(context, model, number, _beside([context.model, *context.originals]))
+        trained = enumerate([context.model, *context.originals])
+        beside = {f"{place}.{name}": value for place, one in trained for name, value in one.state_dict().items()}
+        yield from _tuned(context, model, number, beside)
         context.originals.append(model.cpu().eval().requires_grad_(False))
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     """Yield the phases of tuning the originals."""
     settings, train = expected.recipe.prepare, expected.recipe.train
-    steps = steps_an_epoch(expected.rows["train"], train)
-    sample = PROBE_STEPS * train.batch * train.accumulate * ROW_SECONDS
+    steps = rules.steps_an_epoch(expected.rows["train"], train)
+    sample = rules.PROBE_STEPS * train.batch * train.accumulate * ROW_SECONDS
     for number in range(expected.seeds):
         if settings.is_open:
-            probes = MOST_PROBES if settings.probes and number == 0 else 0
-            yield probe_phase(number), sample * (WARM_UPS * FORWARD + probes)
-        yield phase_of(number), epochs_expected(settings, steps) * expected.train
+            probes = rules.MOST_PROBES if settings.probes and number == 0 else 0
+            yield probe_phase(number), sample * (rules.WARM_UPS * rules.FORWARD + probes)
+        yield phase_of(number), rules.expected(settings, steps) * expected.train
 
 
 STAGE = StageRunner(prepare, phases)
@@ -116,10 +100,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
     outcome = yield from context.tracker.relay(phase_of(number), ticks)
     found = _concluded(context, model, known, outcome)
     whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
-    context.notes.append(
-        f"{whose}: validation {context.task.metric} {outcome.before} → {outcome.best} "
-        f"(best of epochs 0 to {found.epochs}: {outcome.best_epoch})."
-    )
+    context.note_training(whose, outcome, found.epochs)
     if number == 0:
         context.preparation = found
         context.notes += _remarks(found)
@@ -127,13 +108,10 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
 
 
 def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
-    """Return the facts fixed before a training.
-
-    These are the rates, how they were chosen, and the floor that its score must reach.
-    """
+    """Return the facts fixed before a training: its rates, how they were chosen, and the floor that its score must reach."""
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
-    if context.checkpointer is not None and context.checkpointer.is_at(phase_of(number)):
-        return _unpacked(context.checkpointer.beside()[PREPARATION])
+    if (saved := context.saved(phase_of(number))) is not None:
+        return _unpacked(saved[PREPARATION])
     unsettled = Preparation(converged=False, reason="Training has not ended.")
     if number == 0:
         context.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(context)})
@@ -148,19 +126,15 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
         search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
     yield from context.tracker.relay(probe_phase(number), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
-    found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
     # Computed after the warm-up, as after a probe: before any training, the error of a correlation is many times as large.
     error = search.error if search.error is not None else standard_error(model, context.rows["validation"], context.parts)
-    found["validation_error"] = error
-    return known.model_copy(update=found | ({"rates": tuple(search.tried)} if number == 0 else {}))
+    facts = {"rate": search.rate, "head_rate": search.rate * search.head_factor, "validation_error": error}
+    return known.model_copy(update=facts | ({"rates": tuple(search.tried)} if number == 0 else {}))
 
 
 def _without_probes(context: StageContext) -> float | None:
-    """Return the rate to use without probes, or None if probes are affordable.
-
-    Probes are skipped if they would take more than their share of the job's steps.
-    """
-    most, budget = MOST_PROBES * PROBE_STEPS / PROBE_SHARE, context.budget
+    """Return the rate to use if probes would take more than their share of the job's steps, else None."""
+    most, budget = rules.MOST_PROBES * rules.PROBE_STEPS / rules.PROBE_SHARE, context.budget
     if budget.steps_of(math.ceil(most)) >= most:
         return None
     context.notes.append(f"No rate was probed: train.max_steps leaves too few steps. The rate is {PREPARE_RATE:g}.")
@@ -170,28 +144,25 @@ def _without_probes(context: StageContext) -> float | None:
 def _plan(context: StageContext, known: Preparation, seed: int) -> TrainingConfig:
     settings = context.recipe.prepare
     rate, head_rate = known.rate or PREPARE_RATE, known.head_rate or PREPARE_RATE
-    steps = steps_an_epoch(len(context.rows["train"]), context.recipe.train)
-    epochs, most = bound(settings, steps), patience(settings, steps)
+    steps = rules.steps_an_epoch(len(context.rows["train"]), context.recipe.train)
+    epochs, most = bound(settings, steps), rules.patience(settings, steps)
     plan = context.plan("prepare", epochs=epochs, rate=rate, dropout=True, patience=most, seed=seed)
     if not settings.is_open:
         return plan
     error = known.validation_error or 0.0
     return replace(
         plan,
-        plateau=PLATEAU,
-        plateau_epochs=stretch(steps),
-        warm_epochs=WARM_EPOCHS,
+        plateau=rules.PLATEAU,
+        plateau_epochs=rules.stretch(steps),
+        warm_epochs=rules.WARM_EPOCHS,
         head_factor=head_rate / rate,
-        least_gain=LEAST_GAIN * error,
-        first_gain=LEAST_GAIN * error if context.new_head else error,
+        least_gain=rules.LEAST_GAIN * error,
+        first_gain=rules.LEAST_GAIN * error if context.new_head else error,
     )
 
 
 def _concluded(context: StageContext, model: PreTrainedModel, known: Preparation, outcome: TrainingOutcome) -> Preparation:
-    """Return a finished training's facts, with whether it converged.
-
-    The model has the weights of its best epoch.
-    """
+    """Return a finished training's facts, with whether it converged. The model has the weights of its best epoch."""
     error = standard_error(model, context.rows["validation"], context.parts)
     converged, reason = convergence(
         outcome.before.worth,
@@ -204,16 +175,9 @@ def _concluded(context: StageContext, model: PreTrainedModel, known: Preparation
         chance=None if outcome.best.inverse else context.task.chance(context.rows["validation"]),
     )
     every = enumerate((outcome.before, *outcome.curve))
-    curve = [EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every]
-    return known.model_copy(
-        update={
-            "converged": converged,
-            "reason": reason,
-            "epochs": len(outcome.curve),
-            "best_epoch": outcome.best_epoch,
-            "curve": tuple(curve),
-        }
-    )
+    curve = tuple(EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every)
+    facts = {"converged": converged, "reason": reason, "epochs": len(outcome.curve), "best_epoch": outcome.best_epoch}
+    return known.model_copy(update={**facts, "curve": curve})
 
 
 def _remarks(found: Preparation) -> Iterator[str]:
@@ -235,18 +199,14 @@ def _unpacked(saved: torch.Tensor) -> Preparation:
     return Preparation.model_validate_json(bytes(saved.tolist()))
 
 
-def _beside(models: list[PreTrainedModel]) -> Tensors:
-    return {f"{number}.{name}": value for number, model in enumerate(models) for name, value in model.state_dict().items()}
-
-
 def _taken_up(context: StageContext) -> Generator[Log, None, int]:
     """Restore the originals that an earlier attempt finished before its current one; return their number."""
     found = context.checkpointer.found if context.checkpointer is not None else None
-    is_ours = found is not None and context.checkpointer is not None and context.checkpointer.is_at(found.phase)
-    place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and is_ours else None
-    if place is None or context.checkpointer is None or context.cast is None:
+    place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None else None
+    tensors = context.saved(place.string) if place is not None else None
+    if place is None or tensors is None or context.cast is None:
         return 0
-    count, tensors = int(place.group(1)) - 1, context.checkpointer.beside()
+    count = int(place[1]) - 1
     for number in range(count):
         own = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == str(number)}
         if number == 0:

@@ -48,11 +48,10 @@ ALWAYS_TOLD = ("hidden", "heads", "ffn")
 
 
 def prune(context: StageContext) -> Iterator[Event]:
-    """In each step, choose units by importance, slice a smaller stock model and recover.
+    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape.
 
-    Raises UnsupportedShape. Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining
-    units. So each cut continues from the one before, and an attempt that resumes in the middle of a step repeats the earlier
-    cuts without training.
+    Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining units. So an attempt that
+    resumes in the middle of a step repeats the earlier cuts without training.
     """
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -105,10 +104,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Return the distillation settings that a recovery by the teacher's outputs reads.
-
-    Distillation comes after pruning.
-    """
+    """Return the distillation settings that a recovery by the teacher's outputs reads. Distillation comes after pruning."""
     if not spec.recipe.recovers_by_teacher:
         return {}
     asked = spec.recipe.distill or Distill()
@@ -120,10 +116,7 @@ STAGE = StageRunner(prune, phases, inputs, cuts=True)
 
 
 def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, plan: PruningPlan, before: Validation) -> None:
-    """Apply the cut again and solve the remaining weights on calibration rows.
-
-    before: validation after the cut alone.
-    """
+    """Apply the cut again and solve the remaining weights on calibration rows. before: validation after the cut alone."""
     rows = first_tokens(shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed))
     context.model = apply_cut(context, uncut, plan, rows)
     now = context.validate()
@@ -132,10 +125,7 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
 
 
 def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
-    """Return the shape after the recipe's pruning; for a target latency, the deepest possible shape.
-
-    The shape is computed before the job changes the model. Raises UnsupportedShape.
-    """
+    """Return the shape after pruning, for a target latency the deepest, before the model changes. Raises UnsupportedShape."""
     shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
     kind = ARCHITECTURE_SPECS[model.config.model_type]
     return deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
@@ -144,9 +134,8 @@ def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -
 def plan_shape(
     model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
 ) -> tuple[Ratios, Shape]:
-    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape.
-
-    before: the shape to cut, if it is not the model's own. vocabulary: the number of tokens that stay, if known.
+    """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. before: the shape to cut, if
+    it is not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     shape = before or adapter_of(model).shape_of(model.config)
     kind = ARCHITECTURE_SPECS[model.config.model_type]
@@ -166,9 +155,8 @@ def counter(model: PreTrainedModel) -> Count:
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Return each axis's width before and after, the requested ratio and the ratio that was removed.
-
-    For a target, `asked` is the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
+    """Return each axis's width before and after, the requested ratio and the ratio that was removed. For a target, `asked` is
+    the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
@@ -197,10 +185,7 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
 def _solved(
     context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
-    """Return the recipe's ratios and shape, with its target solved.
-
-    before: the shape with the whole vocabulary.
-    """
+    """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
     here = adapter_of(context.model).shape_of(context.model.config)
     if saved is not None:
         ratios: Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
@@ -212,15 +197,11 @@ def _solved(
 
 
 def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgress | None]:
-    """Return the step, from 1, in which the earlier attempt was saved, and its progress.
-
-    Returns 0 and None if it was saved in no step.
-    """
-    checkpointer = context.checkpointer
-    if checkpointer is None:
-        return 0, None
-    step = next((step for step, phase in enumerate(trainings, 1) if checkpointer.is_at(phase)), 0)
-    saved = PruneProgress.of_tensors(checkpointer.beside()) if step else None
-    # A save of an earlier version may lack some scores: they are computed again, on the same model.
-    lacks = saved is None or not adapter_of(context.model).observed(context.model).keys() <= saved.scores.units.keys()
-    return step, None if lacks else saved
+    """Return the step, from 1, and the progress that the earlier attempt saved; 0 and None if it saved in no step."""
+    for step, phase in enumerate(trainings, 1):
+        if (tensors := context.saved(phase)) is not None:
+            saved = PruneProgress.of_tensors(tensors)
+            # A save of an earlier version may lack some scores: they are computed again, on the same model.
+            needed = adapter_of(context.model).observed(context.model).keys()
+            return step, saved if saved is not None and needed <= saved.scores.units.keys() else None
+    return 0, None

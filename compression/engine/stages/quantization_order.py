@@ -11,10 +11,7 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 
 
 def depths(model: PreTrainedModel) -> list[int]:
-    """Return the depths that a scheme quantizes, ascending.
-
-    0 is the embeddings, then come the layers, and last what follows them.
-    """
+    """Return the depths that a scheme quantizes, ascending: 0 for the embeddings, each layer, and one for what follows."""
     depth = adapter_of(model).quantization_group
     return sorted({depth(name) for name, _ in quantizable(model)})
 
@@ -27,9 +24,8 @@ def only(model: PreTrainedModel, chosen: set[int], simulation: Simulation) -> No
 
 
 def sensitivities(model: PreTrainedModel, rows: Examples, simulation: Simulation, parts: int = 1) -> dict[int, float]:
-    """Return depth → sensitivity: the logits' mean squared change, divided by their mean square.
-
-    rows: rows of train. The model ends without simulated quantization. A static scheme's layers must be calibrated.
+    """Return depth → sensitivity: the logits' mean squared change, divided by their mean square. rows: rows of train. The model
+    ends without simulated quantization. A static scheme's layers must be calibrated.
     """
     remove_fake_quantization(model)
     packed = rows.task.packed

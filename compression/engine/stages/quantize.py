@@ -26,8 +26,7 @@ ORDER = "qat.order"
 def quantize(context: StageContext) -> Iterator[Event]:
     """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training.
 
-    The training follows the progressive schedule and ends with the whole model quantized. A new attempt that resumes during
-    training takes ranges and order from the save.
+    Training follows the progressive schedule; a new attempt that resumes in it takes ranges and order from the save.
     """
     settings, model = context.recipe.quantize, context.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -60,10 +59,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
     )
     outcome = yield from context.tracker.relay(PHASE, ticks)
     insert_fake_quantization(model, simulation=simulation)
-    context.notes.append(
-        f"Quantization-aware training: validation {context.task.metric} {outcome.before} → "
-        f"{outcome.best} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
-    )
+    context.note_training("Quantization-aware training", outcome, qat.epochs)
     if 0 < outcome.best_epoch <= qat.full:
         context.notes.append(
             f"That epoch is one of the {qat.full} in full precision: training with integers brought nothing better."
@@ -81,14 +77,13 @@ STAGE = StageRunner(quantize, phases)
 
 
 def ordered(context: StageContext, qat: Qat) -> list[int]:
-    """Return the order in which depths are quantized, and note the measured sensitivities.
-
-    The model ends fully quantized. A new attempt that resumes during training takes the order and the notes from the save.
+    """Return the order in which depths are quantized, and note the measured sensitivities. The model ends fully quantized. A
+    new attempt that resumes during training takes the order and the notes from the save.
     """
     model, settings = context.model, context.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
-    if context.checkpointer is not None and context.checkpointer.is_at(PHASE):
-        return [int(depth) for depth in context.checkpointer.beside()[ORDER]]
+    if (saved := context.saved(PHASE)) is not None:
+        return [int(depth) for depth in saved[ORDER]]
     if qat.order == "depth":
         return depths(model)
     simulation = Simulation.of(settings)
@@ -96,8 +91,8 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
     insert_fake_quantization(model, simulation=simulation)
     order = sorted(found, key=lambda depth: (found[depth], depth))
     layers = adapter_of(model).shape_of(model.config).layers
-    told = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
-    context.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {told}.")
+    each = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
+    context.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {each}.")
     return order
 
 

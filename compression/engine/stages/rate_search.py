@@ -1,7 +1,7 @@
 """Warms up a new head and chooses the learning rate by short trainings, before an original is tuned."""
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,25 +13,12 @@ from compression.evaluation.standard_error import group_losses, standard_error
 from compression.modalities.base import label_loss
 from compression.modalities.sampling import shuffled_rows
 from compression.models.adapters.registry import adapter_of
-from compression.planning.preparation import (
-    HEAD_FACTOR,
-    HEAD_RATE,
-    MOST_PROBES,
-    PROBE_STEPS,
-    RATES,
-    SURELY,
-    USUAL_RATE,
-    WARM_UPS,
-    bound,
-    long_run,
-    probe_epochs,
-    steps_an_epoch,
-)
+from compression.planning import preparation as rules
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.report.preparation import RateTried
 from compression.system.progress import Returning, Step
-from compression.training.config import TrainingConfig, TrainingOutcome
+from compression.training.config import TrainingOutcome
 from compression.training.trainer import train
 
 News = Step | TrainingSaved | Log
@@ -48,9 +35,8 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
-    """Return the parameters of the output layer, which a new head initialises at random.
-
-    BERT's pooler, before that layer, comes with the encoder and may lose its pretraining if it is warmed up too.
+    """Return the parameters of the output layer, which a new head initialises at random. BERT's pooler, before that layer,
+    comes with the encoder and may lose its pretraining if it is warmed up too.
     """
     out = adapter_of(model).head(model).out if head_of(model) else None
     return [] if out is None else list(out.parameters())
@@ -58,24 +44,18 @@ def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe's result on validation.
-
-    losses: of groups of rows, (groups,), or None if the probe diverged. error: the score's standard error.
-    """
+    """A probe's result on validation: losses of groups of rows, (groups,), None if it diverged; the score's error."""
 
     losses: torch.Tensor | None
     error: float
 
     def is_surely_better(self, other: "Probed") -> bool:
-        """Return whether the loss is surely lower.
-
-        That is, lower by more than SURELY standard errors of the difference, with the groups taken in pairs.
-        """
+        """Return whether the loss is lower by more than SURELY standard errors of the difference, groups in pairs."""
         if self.losses is None or other.losses is None:
             return self.losses is not None
         lower = other.losses - self.losses
         error = lower.std().item() / math.sqrt(len(lower)) if len(lower) > 1 else 0.0
-        return lower.mean().item() > SURELY * error
+        return lower.mean().item() > rules.SURELY * error
 
 
 @dataclass
@@ -83,9 +63,9 @@ class RateSearch:
     """Chooses the rates of body and head for one original; `tried` lists every probe. Call `steps` once.
 
     A probe trains for a few steps on a sample of train and is judged by the loss on validation, which is more informative than
-    the metric after so few steps. The search leaves the usual setting only for one that is surely better. At the end the model
-    is as it was before the probes, with its head warmed up. whole_head: the layer before the output layer is warmed up too.
-    error: standard error of the score after the best probe, None without probes.
+    the metric after so few steps. The search leaves the usual setting only for one that is surely better. The model ends as it
+    was before the probes, with its head warmed up (whole_head: also the layer before it). error: of the score after the best
+    probe.
     """
 
     state: StageContext
@@ -109,51 +89,46 @@ class RateSearch:
             yield Step(self._portions, self._portions)
             return
         before = self._weights()
-        usual = yield from self._probe(RATES[USUAL_RATE], 1.0, before)
+        usual = yield from self._probe(rules.RATES[rules.USUAL_RATE], 1.0, before)
         if self.new_head and len(head_of(self.model)) > len(out_of(self.model)):
             before, usual = yield from self._whole_head(before, usual)
         best, found = yield from self._best_place(before, usual)
         if head_of(self.model):
-            faster = yield from self._probe(RATES[best], HEAD_FACTOR, before)
-            self.head_factor = HEAD_FACTOR if faster.is_surely_better(found) else 1.0
+            faster = yield from self._probe(rules.RATES[best], rules.HEAD_FACTOR, before)
+            self.head_factor = rules.HEAD_FACTOR if faster.is_surely_better(found) else 1.0
         self.error = found.error
-        won = RATES[best], RATES[best] * self.head_factor, self.whole_head
+        won = rules.RATES[best], rules.RATES[best] * self.head_factor, self.whole_head
         self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate, one.whole_head) == won}) for one in self.tried]
-        steps = steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
-        self.rate = RATES[best] * long_run(steps, self.state.budget.steps_of(bound(self.state.recipe.prepare, steps) * steps))
+        steps = rules.steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
+        most = self.state.budget.steps_of(rules.bound(self.state.recipe.prepare, steps) * steps)
+        self.rate = rules.RATES[best] * rules.long_run(steps, most)
         yield Step(self._portions, self._portions)
 
-    def _whole_head(
-        self, before: list[torch.Tensor], usual: Probed
-    ) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
-        """Warm up the layer before the output layer too, and keep the result if its probe is surely better.
-
-        Returns the weights that training starts from, and the usual rate's result from there.
+    def _whole_head(self, start: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
+        """Warm up the layer before the output layer too, and keep the result if its probe is surely better. Returns the weights
+        that training starts from, and the usual rate's result from there.
         """
         yield from self._counted(self._warm_up(head_of(self.model)))
         warmed, self.whole_head = self._weights(), True
-        other = yield from self._probe(RATES[USUAL_RATE], 1.0, warmed)
+        other = yield from self._probe(rules.RATES[rules.USUAL_RATE], 1.0, warmed)
         if other.is_surely_better(usual):
             return warmed, other
         self.whole_head = False
-        self._put_back(before)
-        return before, usual
+        self._put_back(start)
+        return start, usual
 
     def _best_place(self, before: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[int, Probed]]:
-        """Return the index in RATES of the best rate, and its result.
-
-        The search leaves the usual index only for a surely better rate: up to two indices above it, or else one below.
-        """
-        best, found = USUAL_RATE, usual
-        for place in (USUAL_RATE + 1, USUAL_RATE + 2):
-            other = yield from self._probe(RATES[place], 1.0, before)
+        """Return the best rate's index in RATES and its result: of those around the usual one, only if surely better."""
+        best, found = rules.USUAL_RATE, usual
+        for place in (rules.USUAL_RATE + 1, rules.USUAL_RATE + 2):
+            other = yield from self._probe(rules.RATES[place], 1.0, before)
             if not other.is_surely_better(found):
                 break
             best, found = place, other
-        if best == USUAL_RATE:
-            other = yield from self._probe(RATES[USUAL_RATE - 1], 1.0, before)
+        if best == rules.USUAL_RATE:
+            other = yield from self._probe(rules.RATES[rules.USUAL_RATE - 1], 1.0, before)
             if other.is_surely_better(found):
-                best, found = USUAL_RATE - 1, other
+                best, found = rules.USUAL_RATE - 1, other
         return best, found
 
     def _weights(self) -> list[torch.Tensor]:
@@ -167,26 +142,26 @@ class RateSearch:
 
     @property
     def _portions(self) -> int:
-        return (MOST_PROBES if self.rate is None or self.tried else 0) + WARM_UPS
+        return (rules.MOST_PROBES if self.rate is None or self.tried else 0) + rules.WARM_UPS
 
-    def _plan(self, rate: float, factor: float) -> tuple[TrainingConfig, int]:
+    def _size(self) -> tuple[int, int, int]:
+        """Return a probe's rows, its epochs over them, and the steps of each epoch."""
         common = self.state.recipe.train
-        rows = min(PROBE_STEPS * common.batch * common.accumulate, len(self.state.rows["train"]))
-        epochs = probe_epochs(steps_an_epoch(rows, common))
-        plan = self.state.plan("prepare", epochs=epochs, rate=rate, dropout=True, seed=self.seed)
-        return replace(plan, head_factor=factor), rows
+        rows = min(rules.PROBE_STEPS * common.batch * common.accumulate, len(self.state.rows["train"]))
+        steps = rules.steps_an_epoch(rows, common)
+        return rows, rules.probe_epochs(steps), steps
 
-    def _train(self, rate: float, factor: float, *, frozen: Iterable[nn.Parameter] = ()) -> Ticks:
-        plan, rows = self._plan(rate, factor)
-        fixed = list(frozen)
+    def _train(self, rate: float, factor: float, *, frozen: Sequence[nn.Parameter] = ()) -> Ticks:
+        rows, epochs, _ = self._size()
+        plan = self.state.plan("prepare", epochs=epochs, rate=rate, dropout=True, seed=self.seed)
 
         def freeze(_: int) -> None:
-            for parameter in fixed:
+            for parameter in frozen:
                 parameter.requires_grad_(False)
 
         return train(
             self.model,
-            plan,
+            replace(plan, head_factor=factor),
             shuffled_rows(self.state.rows["train"], rows, self.seed),
             self.state.rows["validation"],
             label_loss(self.state.task, self.model),
@@ -197,7 +172,7 @@ class RateSearch:
 
     def _warm_up(self, parameters: list[nn.Parameter]) -> Ticks:
         own = {id(parameter) for parameter in parameters}
-        return self._train(HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
+        return self._train(rules.HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
 
     def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, Probed]:
         """Train from `before` at one rate; return the result, and restore `before`."""
@@ -210,11 +185,12 @@ class RateSearch:
         except TrainingDiverged:
             self.model.eval()
         self._put_back(before)
-        plan, rows = self._plan(rate, factor)
-        steps = plan.epochs * steps_an_epoch(rows, self.state.recipe.train)
+        _, epochs, steps = self._size()
         loss = None if found.losses is None else found.losses.mean().item()
         self.tried.append(
-            RateTried(rate=rate, head_rate=rate * factor, whole_head=self.whole_head, steps=steps, score=value, loss=loss)
+            RateTried(
+                rate=rate, head_rate=rate * factor, whole_head=self.whole_head, steps=epochs * steps, score=value, loss=loss
+            )
         )
         return found
 

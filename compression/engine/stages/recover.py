@@ -1,7 +1,7 @@
 """Recovers the model by training right after a cut, as published."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from transformers import PreTrainedModel
@@ -20,17 +20,12 @@ from compression.training.trainer import train
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
-    """Return (name, epochs) of the training after each cut.
-
-    Epochs are split equally; later trainings get the rest.
-    """
+    """Return (name, epochs) of the training after each cut. Epochs are split equally; later trainings get the rest."""
     epochs = settings.recovery.epochs if settings.recovery else 0
     if settings.steps == 1:
         return [("recover", epochs)]
-    bounds = [epochs * step // settings.steps for step in range(settings.steps + 1)]
-    return [
-        (f"recover, step {step} of {settings.steps}", bounds[step] - bounds[step - 1]) for step in range(1, settings.steps + 1)
-    ]
+    bounds = pairwise(epochs * step // settings.steps for step in range(settings.steps + 1))
+    return [(f"recover, step {step} of {settings.steps}", end - start) for step, (start, end) in enumerate(bounds, 1)]
 
 
 def precompute(phase: str) -> str:
@@ -39,36 +34,34 @@ def precompute(phase: str) -> str:
 
 
 def recover(context: StageContext, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
-    """Train after a cut and keep the best epoch.
+    """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to the validation score.
 
-    Layers join from shallow to deep. L2 adapts to the validation score.
-
-    whole: the recipe's settings. step: the number of the preceding cut, from 1. epochs: those of this training. beside: extra
-    tensors for its saves.
+    whole: the recipe's settings. step: the number of the preceding cut, from 1. epochs: of this training. beside: extra tensors
+    for its saves.
     """
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
     alone = epochs_alone(len(adapter_of(model).layer_parameters(model)), epochs) if settings.shallow_first else 0
-    plan = context.plan(
-        "prune.recovery",
-        epochs=settings.epochs,
-        rate=settings.rate,
-        dropout=True,
-        adapt_decay=settings.adapt_l2,
-        patience=settings.patience,
-        patience_from=alone,
-    )
-    rows, is_held, said = context.rows["train"], False, ""
-    known = context.checkpointer.beside() if context.checkpointer is not None and context.checkpointer.is_at(phase) else {}
-    objective = None
+    rows, is_held, reason, objective = context.rows["train"], False, "", None
     if settings.by == "teacher":
         objective = yield from context.tracker.relay(precompute(phase), output_objective(context, rows))
         asked, guide = context.recipe.distill or Distill(), objective.teacher.model
         # Later cuts and distillation run the teacher again, in float32 as here.
-        is_held, said = yield from quantize_teacher(context, asked, guide, before=HELD in known, again=True)
+        before = HELD in (context.saved(phase) or {})
+        is_held, reason = yield from quantize_teacher(context, asked, guide, before=before, again=True)
+    plan = context.plan(
+        "prune.recovery",
+        epochs=settings.epochs,
+        rate=settings.rate,
+        dropout=objective is None,
+        adapt_decay=settings.adapt_l2,
+        patience=settings.patience,
+        patience_from=alone,
+        seed=context.recipe.train.seed + step - 1,
+    )
     ticks = train(
         model,
-        replace(plan, seed=plan.seed + step - 1, dropout=objective is None),
+        plan,
         rows,
         context.rows["validation"],
         objective or label_loss(context.task, model),
@@ -83,23 +76,20 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
             objective.close()
     if objective is not None and is_held:
         restore_teacher(context, objective.teacher.model)
-    note(context, said)
+    note(context, reason)
     which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
     if objective is not None:
         which += ", taught by the baseline's answers"
-    context.notes.append(
-        f"{which}: validation {context.task.metric} {outcome.before} → {outcome.best} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-        + (f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else "")
-    )
+    joined = f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else ""
+    context.note_training(which, outcome, settings.epochs, joined)
     context.notes += outcome.remarks
 
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:
-    """Return how many of the shallowest layers train in an epoch, from 1. Layers join at equal intervals.
+    """Return how many of the shallowest layers train in an epoch, from 1. They join at equal intervals, several if epochs are
+    few.
 
-    If there are fewer epochs than layers, several join at once. In the last interval, when the deepest layer has joined, the
-    whole model trains, including its embeddings and its head.
+    In the last interval, when the deepest layer has joined, the whole model trains, including its embeddings and its head.
     """
     return -(-epoch * layers // epochs)
 
@@ -110,10 +100,9 @@ def epochs_alone(layers: int, epochs: int) -> int:
 
 
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """Return a function to call before each epoch, from 1, that freezes and unfreezes layers.
+    """Return a function to call before each epoch, from 1, that unfreezes the layers that train in it and freezes the rest.
 
-    It unfreezes the layers that train in the epoch and freezes the rest. A frozen parameter gets no gradient, so the optimizer
-    neither updates nor decays it, and keeps no state for it.
+    The optimizer neither updates nor decays a frozen parameter, which has no gradient, and keeps no state for it.
     """
     layers = adapter_of(model).layer_parameters(model)
 

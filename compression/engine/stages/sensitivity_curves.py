@@ -1,7 +1,4 @@
-"""Computes sensitivity curves: the validation score after each axis alone is cut, without training.
-
-The importance scores are given, so no pass is needed to choose the units.
-"""
+"""Computes sensitivity curves: the validation score after a cut of each axis alone, without training, by given scores."""
 
 import torch
 
@@ -16,7 +13,7 @@ from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
 from compression.pruning.scores import ImportanceScores
 from compression.schema.errors import UnsupportedShape
 from compression.schema.recipe.prune import Prune
-from compression.schema.report.measurements import Sensitivity, Shape
+from compression.schema.report.measurements import Sensitivity
 
 CURVES: dict[str, tuple[str, ...]] = {
     "hidden": ("hidden", "heads"),
@@ -30,11 +27,10 @@ its curve."""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
-    """Return the curve of each axis.
+    """Return each axis's curve, also of axes that the recipe does not prune: they may be the cheaper ones. Raises Pause.
 
-    Axes that the recipe does not prune are included: they may be the cheaper ones. Each point is the whole model with one axis
-    cut, scored on a sample of validation rows. A shape that two ratios share is scored once. Raises Pause if a pause was
-    requested.
+    Each point is the whole model with one axis cut, scored on a sample of validation rows. A shape that two ratios share is
+    scored once.
     """
     rows = context.rows["validation"]
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]
@@ -61,17 +57,13 @@ def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> 
                 break
             if to not in points:
                 small = apply_cut(context, model, scores.choose(family, to))
+                had, has = width_of(shape, name), width_of(to, name)
                 points[to] = Sensitivity(
                     ratio=ratio,
-                    taken=_share(shape, to, name),
+                    taken=(had - has) / had,
                     parameters=family.parameters_of(small).total,
                     score=validate(small, some, context.parts).value,
                 )
             found.append(points[to].model_copy(update={"ratio": ratio}))
         out[name] = tuple(found)
     return out
-
-
-def _share(before: Shape, after: Shape, axis: str) -> float:
-    had, has = width_of(before, axis), width_of(after, axis)
-    return float((had - has) / had)

@@ -40,10 +40,9 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class EnsembleOutputs:
-    """The teachers' outputs.
+    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide.
 
-    guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits: the fused logits, None if
-    there is one teacher. asked: how many teachers have run on all rows.
+    logits: fused, None of a single teacher. asked: how many teachers have run on all rows.
     """
 
     guide: PreTrainedModel
@@ -70,26 +69,21 @@ def _same(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
-    """Return train and validation as tokenized for a model.
-
-    rows: train as tokenized for the student; the `made` texts follow those of the data.
-    """
+    """Return train and validation as tokenized for a model. rows: train for the student, with the `made` texts last."""
     cast = context.cast
-    reader = (cast.student or cast.base) if cast is not None else None
-    if who is None or reader is None or who.param == reader.param:
+    if cast is None or who is None:
         return rows, context.rows["validation"]
-    if who.aligned and who.reading.reads_like(reader.reading):
+    reader = cast.student or cast.base
+    if who.param == reader.param or (who.aligned and who.reading.reads_like(reader.reading)):
         return rows, context.rows["validation"]
-    assert cast is not None  # noqa: S101
     return cast.read(who, "train", made), cast.read(who, "validation")
 
 
-def hear(
+def ensemble_outputs(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
-    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run.
-
-    The test split is not read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
+    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run. The test split is not
+    read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
     """
     found = members(context, settings)
     if len(found) == 1:
@@ -118,9 +112,9 @@ def hear(
         for member, score, weight in zip(found, scores, weights, strict=True)
     )
     whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
-    said = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
-    context.notes.append(said)
-    yield Log(message=said[:4000])
+    note = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
+    context.notes.append(note)
+    yield Log(message=note[:4000])
     context.originals.clear()  # all their outputs have been computed
     return EnsembleOutputs(guide[2], guide[3], logits, len(found))
 

@@ -17,7 +17,7 @@ from compression.schema.recipe.distill import Distill
 from compression.system import memory
 
 GIB = 2**30
-SAID = "The teacher's weights are held in 8 bits"
+NOTE = "The teacher's weights are held in 8 bits"
 HELD = "held"
 """Key under which a training's save records that its teacher is in int8."""
 FILE = "teacher-weights.safetensors"
@@ -26,12 +26,11 @@ FILE = "teacher-weights.safetensors"
 def quantize_teacher(
     context: StageContext, settings: Distill, guide: PreTrainedModel, *, before: bool, again: bool = False
 ) -> Generator[Event, None, tuple[bool, str]]:
-    """Quantize the frozen teacher's weights to int8 in place and log the reason.
+    """Quantize the frozen teacher's weights to int8 in place; return whether it was done, and the logged reason.
 
-    Returns whether the teacher is quantized, and the logged note. With `auto`, the memory that is free now decides. before:
-    whether the attempt that this one resumes had it quantized: then it is quantized whatever is free, so that the training is
-    the same. again: whether `restore_teacher` restores its float weights later, because the teacher runs again: the weights
-    are then saved in the job's scratch folder. Raises ValueError if there is no such folder.
+    With `auto`, the memory that is free now decides. before: whether the attempt that this one resumes had it quantized: then
+    it is quantized whatever is free, so that the training is the same. again: whether the teacher runs again later: its float
+    weights are then saved in the scratch folder for `restore_teacher`. Raises ValueError if there is no such folder.
     """
     asked = settings.teachers.precision
     if asked == "float32":
@@ -45,10 +44,10 @@ def quantize_teacher(
     if again:
         save_file(dict(layers_to_freeze(guide)), _place(context))
     count = freeze_int8(guide)
-    said = f"{SAID} ({count:,} of them; one scale a row): {why}."
-    note(context, said)
-    yield Log(message=said)
-    return True, said
+    reason = f"{NOTE} ({count:,} of them; one scale a row): {why}."
+    note(context, reason)
+    yield Log(message=reason)
+    return True, reason
 
 
 def restore_teacher(context: StageContext, guide: PreTrainedModel) -> None:
@@ -59,23 +58,20 @@ def restore_teacher(context: StageContext, guide: PreTrainedModel) -> None:
     place.unlink()
 
 
-def note(context: StageContext, said: str) -> None:
+def note(context: StageContext, reason: str) -> None:
     """Add a teacher's note to the row once, even if the row's notes come from an earlier attempt's save."""
-    if said and not any(one.startswith(SAID) for one in context.notes):
-        context.notes.append(said)
+    if reason and not any(one.startswith(NOTE) for one in context.notes):
+        context.notes.append(reason)
 
 
 def _place(context: StageContext) -> Path:
     if context.scratch is None:
-        raise ValueError("the weights of a teacher that is rounded for a while need a folder")
+        raise ValueError("a folder is needed for the weights of a teacher that is quantized for a while")
     return context.scratch / FILE
 
 
 def needed(context: StageContext) -> int:
-    """Estimate the extra bytes that training the student takes.
-
-    These are gradients, moments, the weights of the last good epoch and of the best, and a step's activations.
-    """
+    """Estimate the bytes of training the student: gradients, moments, two copies of its weights, a step's activations."""
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     shape = adapter_of(context.model).shape_of(context.model.config)
     longest = max(context.rows["train"].lengths)

@@ -1,9 +1,8 @@
 """Runs lm-eval on an exported checkpoint: `python -m compression lm-eval FOLDER --tasks NAME …`.
 
 lm-eval is EleutherAI's and needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder with the same content.
-Tasks are named, and come from the package or from a folder of YAML files. These files may name Python functions, which then
-run: trust such folders only as you trust programs. Jobs run only the package's own tasks (`harness_job`). Torch-free until a
-model is opened.
+Tasks come from the package or from a folder of YAML files, which may name Python functions that then run: trust such folders
+only as you trust programs. Jobs run only the package's own tasks (`harness_job`). Torch-free until a model is opened.
 """
 
 import argparse
@@ -43,10 +42,10 @@ def evaluate(
 ) -> Found:
     """Run lm-eval tasks on the causal language model in `folder`, a stock checkpoint.
 
-    include: folder of additional tasks. data: folder with the tasks' data under their names on the hub, for example
-    `data/allenai/ai2_arc`; missing data is requested from the hub. This folder is the working directory during the call. asked:
-    few_shot, batch, limit, threads and seed of `harness_job.AskSpec`. Raises MissingResource if lm-eval is not installed,
-    InvalidSpec if a task is unknown or has no data here, ConfigMismatch if the checkpoint cannot be opened.
+    include: folder of additional tasks. data: folder with the tasks' data under their names on the hub
+    (`data/allenai/ai2_arc`), the working directory during the call; missing data is requested from the hub. asked: few_shot,
+    batch, limit, threads and seed. Raises MissingResource without lm-eval, InvalidSpec if a task is unknown or has no data,
+    ConfigMismatch if the checkpoint does not open.
     """
     release = installed()
     for place, param in ((include, "--include"), (data, "--data")):
@@ -59,12 +58,12 @@ def evaluate(
     places = {"folder": folder, "include": include, "data": data}
     given = {name: str(place.absolute()) for name, place in places.items() if place is not None}
     spec = AskSpec.model_validate({"job": False, "tasks": tuple(tasks), **given, **asked})
-    told: list[Found] = []
+    results: list[Found] = []
     try:
-        ask(spec, lambda said: told.append(said) if isinstance(said, Found) else None)
+        ask(spec, lambda event: results.append(event) if isinstance(event, Found) else None)
     except (InvalidSpec, MissingResource) as problem:
         raise InvalidSpec(problem.cause, param="--tasks", remedy=OTHERS) from problem
-    return Found(figures=tuple(figure for one in told for figure in one.figures), lm_eval=release, limit=spec.limit)
+    return Found(figures=tuple(figure for one in results for figure in one.figures), lm_eval=release, limit=spec.limit)
 
 
 def installed() -> str:
@@ -83,7 +82,6 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
             metric, _, how = key.partition(",")
             if not how or metric.endswith(SUFFIX) or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            error = values.get(f"{metric}{SUFFIX},{how}")
             rows = found.get("n-samples", {}).get(task)
             out.append(
                 TaskFigure(
@@ -91,7 +89,7 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
                     metric=metric,
                     filter=how,
                     value=_number(value),
-                    standard_error=_number(error),
+                    standard_error=_number(values.get(f"{metric}{SUFFIX},{how}")),
                     higher_is_better=found.get("higher_is_better", {}).get(task, {}).get(metric),
                     rows=rows["effective"] if rows else values.get("sample_len"),
                     few_shot=found.get("n-shot", {}).get(task),
@@ -102,10 +100,7 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
 
 
 def _number(value: object) -> float | None:
-    """Return a value that JSON readers can represent, or None.
-
-    For a bad model lm-eval may return 10^80 or NaN.
-    """
+    """Return a value that JSON readers can represent, or None. For a bad model lm-eval may return 10^80 or NaN."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**62 else None
 
 

@@ -60,10 +60,7 @@ parse_line: TypeAdapter[Step | Found | Rejected] = TypeAdapter(Step | Found | Re
 
 
 def check(spec: Spec, base: Path, positions: int) -> None:
-    """Try out the tasks and their data before any training. Raises MissingResource and InvalidSpec.
-
-    positions: maximum positions of the model.
-    """
+    """Try out the tasks and their data on a model with so many positions. Raises MissingResource and InvalidSpec."""
     asked = spec.evaluate.lm_eval
     if asked is None:
         return
@@ -104,45 +101,32 @@ def ask(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         with closing(answers(_of_job(asked, place, cache, seed).model_copy(update=given), check_pause)) as news:
-            for said in news:
+            for event in news:
                 check_pause()
-                if isinstance(said, Step):
-                    yield Tick(step=1000 * number + 999 * said.done // said.total, total=total)
+                if isinstance(event, Step):
+                    yield Tick(step=1000 * number + 999 * event.done // event.total, total=total)
                     continue
                 number += 1
-                found += said.figures
-                yield Log(message=f"lm-eval: {figures_line(said.figures)}."[:4000])
+                found += event.figures
+                yield Log(message=f"lm-eval: {figures_line(event.figures)}."[:4000])
                 yield Tick(step=1000 * number, total=total)
     return tuple(found)
 
 
 def _of_job(asked: LmEval, place: Path, cache: Path, seed: int) -> AskSpec:
-    return AskSpec(
-        job=True,
-        tasks=asked.tasks,
-        data=str(place),
-        cache=str(cache),
-        few_shot=asked.few_shot,
-        batch=asked.batch,
-        limit=asked.limit,
-        threads=torch.get_num_threads(),
-        seed=seed,
-        resamples=RESAMPLES,
-    )
+    places = {"data": str(place), "cache": str(cache)}
+    return AskSpec(job=True, **asked.model_dump(), **places, threads=torch.get_num_threads(), seed=seed, resamples=RESAMPLES)
 
 
 def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Generator[Step | Found, None, None]:
-    """Run the tasks in a fresh process; yield progress and each task's results.
-
-    Raises the CompressionError that the process ends with. waiting: called each second without output.
-    """
+    """Run the tasks in a fresh process; yield progress and results, raise its CompressionError. waiting: called each second."""
     try:
         with closing(child_process.child_lines("lm-eval-job", spec, timeout=LONGEST_SECONDS, waiting=waiting)) as lines:
             for line in lines:
-                said = parse_line.validate_json(line)
-                if isinstance(said, Rejected):
-                    raise _error(said.reasons[0])
-                yield said
+                event = parse_line.validate_json(line)
+                if isinstance(event, Rejected):
+                    raise _error(event.reasons[0])
+                yield event
     except ChildOutOfMemory as problem:
         raise OutOfMemory(f"lm-eval's tasks could not be asked: {problem}", param=PARAM) from problem
 
@@ -171,10 +155,10 @@ def place_of(spec: Spec, base: Path) -> Path:
 
 def figures_line(figures: Iterable[TaskFigure]) -> str:
     """Format figures on one line, for example: arc_easy acc 0.7500 ± 0.0250 of 300."""
-    told = []
+    texts = []
     for one in figures:
         how = "" if one.filter == "none" else f" ({one.filter})"
         error = "" if one.standard_error is None else f" ± {one.standard_error:.4f}"
         value = "no number" if one.value is None else f"{one.value:.4f}"
-        told.append(f"{one.task} {one.metric}{how} {value}{error}" + (f" of {one.rows}" if one.rows else ""))
-    return ", ".join(told)
+        texts.append(f"{one.task} {one.metric}{how} {value}{error}" + (f" of {one.rows}" if one.rows else ""))
+    return ", ".join(texts)

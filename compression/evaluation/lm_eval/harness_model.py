@@ -1,7 +1,4 @@
-"""Runs lm-eval on a model: `python -m compression lm-eval-job SPEC.json`.
-
-Import this module only if lm-eval is installed.
-"""
+"""Runs lm-eval on a model: `python -m compression lm-eval-job SPEC.json`. Import this module only if lm-eval is installed."""
 
 import os
 import random
@@ -37,10 +34,9 @@ SLICE = 8
 Tell = Callable[[Step | Found], None]
 
 
-class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
-    """lm-eval's own model class, run in slices to report the progress of each kind of request.
-
-    most: maximum batch size; the batch is smaller if its logits would take more than HARNESS_BYTES.
+class _InSlices(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
+    """lm-eval's own model class, run in slices to report the progress of each kind of request. most: maximum batch size; the
+    batch is smaller if its logits would take more than HARNESS_BYTES.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int, tell: Tell) -> None:
@@ -59,15 +55,15 @@ class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
         return self._in_slices(super().generate_until, requests, disable_tqdm)
 
     def _in_slices(self, answer: Callable[..., list[Any]], requests: Sequence[Any], disable_tqdm: bool) -> list[Any]:
-        self.batch_size_per_gpu = self._together(requests)
-        found: list[Any] = []
+        self.batch_size_per_gpu = self._batch_size(requests)
+        answers: list[Any] = []
         for at in range(0, len(requests), SLICE * self.batch_size_per_gpu):
             self._tell(Step(done=at, total=len(requests)))
-            found += answer(requests[at : at + SLICE * self.batch_size_per_gpu], disable_tqdm=disable_tqdm)
-        self._tell(Step(done=len(found), total=len(found)))
-        return found
+            answers += answer(requests[at : at + SLICE * self.batch_size_per_gpu], disable_tqdm=disable_tqdm)
+        self._tell(Step(done=len(answers), total=len(answers)))
+        return answers
 
-    def _together(self, requests: Sequence[Any]) -> int:
+    def _batch_size(self, requests: Sequence[Any]) -> int:
         """Return the batch size: lm-eval allocates the logits of all tokens and their log-softmax."""
         texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
         longest = max(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
@@ -89,7 +85,7 @@ def ask(spec: AskSpec, tell: Tell) -> None:
     manager = _manager_of(spec)
     if unknown := next((name for name in spec.tasks if not manager.match_tasks([name])), None):
         raise InvalidSpec(f"lm-eval {installed()} has no task {unknown!r:.100}")
-    model = None if spec.folder is None else _Told(*_opened(Path(spec.folder), spec), spec.batch, tell)
+    model = None if spec.folder is None else _InSlices(*_opened(Path(spec.folder), spec), spec.batch, tell)
     for task in spec.tasks:
         try:
             with _data_in(spec):
@@ -97,13 +93,13 @@ def ask(spec: AskSpec, tell: Tell) -> None:
                 if model is None:
                     _try_out(loaded["tasks"], spec)
                     continue
-                told = evaluate(model, loaded, limit=spec.limit, log_samples=False, bootstrap_iters=spec.resamples)
+                results = evaluate(model, loaded, limit=spec.limit, log_samples=False, bootstrap_iters=spec.resamples)
         except CompressionError:
             raise
         except Exception as problem:  # anything that lm-eval or a task's own code raises
-            cause = f"{task} cannot be asked: {str(problem)[:300] or type(problem).__name__}"
+            cause = f"{task} cannot be run: {str(problem)[:300] or type(problem).__name__}"
             raise failures.typed(problem) or InvalidSpec(cause) from problem
-        tell(Found(figures=tuple(figures(told)), lm_eval=installed(), limit=spec.limit))
+        tell(Found(figures=tuple(figures(results)), lm_eval=installed(), limit=spec.limit))
 
 
 def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -158,17 +154,15 @@ def _try_out(tasks: dict[str, Any], spec: AskSpec) -> None:
         for request in task.instances:
             written = request.args[1].get("max_gen_toks", 256) if request.request_type == "generate_until" else 0
             if spec.positions is not None and written >= spec.positions:
-                cause = f"{name} lets the model write {written} tokens, and it takes at most {spec.positions} in all"
-                raise InvalidSpec(cause)
+                raise InvalidSpec(f"{name} lets the model write {written} tokens, and its limit is {spec.positions} in all")
 
 
 @contextmanager
 def _data_in(spec: AskSpec) -> Iterator[None]:
-    """Load tasks' data from the spec's folder within this context.
+    """Load tasks' data from the spec's folder within this context; missing data is requested from the hub.
 
-    Missing data is requested from the hub. `datasets` looks for a name on the hub only if the current folder has no folder of
-    that name. It caches what it has read by that name, whatever the folder. So the cache is separate: in the spec's cache
-    folder, or in a temporary folder.
+    `datasets` looks on the hub only for names that the current folder lacks, and caches what it has read by that name, whatever
+    the folder. So the cache is separate: in the spec's cache folder, or in a temporary one.
     """
     if spec.data is None:
         yield

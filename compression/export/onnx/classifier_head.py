@@ -38,7 +38,7 @@ class Classifier(Body):
         """Write the head over the states (b × s, channels), and output the logits of each row's last token."""
         head = adapter_of(self.model).head(self.model).out
         assert head is not None, "a classifier has a head"  # noqa: S101
-        said = self.project(states, head)
+        rows = self.project(states, head)
         none = -1  # no token has this id: without padding, a row's last token is the last of the sequence
         padding = none if self.config.pad_token_id is None else int(self.config.pad_token_id)
         is_text = self.node("Not", self.node("Equal", "input_ids", self.constant("padding", np.array(padding, np.int64))))
@@ -46,7 +46,7 @@ class Classifier(Body):
         last = self.node("ArgMax", counted, axis=1, keepdims=0)
         row = self.node("Range", "zero", self.node("Squeeze", self._size(0)), "one")
         places = self.node("Add", self.node("Mul", row, self._size(1)), last)
-        self.node("Gather", said, places, output="logits")
+        self.node("Gather", rows, places, output="logits")
 
     def interface(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
         """Return the graph's inputs and outputs."""

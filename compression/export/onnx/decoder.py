@@ -1,11 +1,9 @@
-"""Writes a decoder with its language head as one ONNX graph.
+"""Writes a decoder with its language head as one ONNX graph, which reads a prompt in one pass and then token by token.
 
-The graph reads a prompt in one pass and then decodes token by token.
-The graph is written node by node from the stock module tree and not traced. Tracing takes seconds per model and several
-copies of its weights, and the traced graph has its own order of nodes. Here each weight is read, rounded, written to the
-external data file (`external_data`) and freed, so the export needs only a few times the model's largest tensor in addition to
-the model's own memory. Two checks find a missing weight: each parameter of the model must be read, and the file's logits are
-compared with the engine's before it is shipped (`parity_check.verify`).
+The graph is written node by node from the stock module tree and not traced: tracing takes seconds per model and several copies
+of its weights. Here each weight is read, rounded, written to the external data file (`external_data`) and freed, so the export
+needs a few times the model's largest tensor beside the model. Two checks find a missing weight: each parameter must be read,
+and the file's logits are compared with the engine's before it is shipped (`parity_check.verify`).
 
 Names and layout are those of the usual exports, which optimum and transformers.js open. Sizes in letters are free:
 
@@ -35,12 +33,9 @@ FILE, DATA = "model.onnx", "model.onnx_data"
 
 
 def hindrance(config: PretrainedConfig) -> str | None:
-    """Return why a model of this config cannot be written, or None if it can.
-
-    The reason is its family, its activation, its rotary embedding or cross-attention.
-    """
+    """Return what in a config the graph cannot express (family, activation, rotary embedding, cross-attention), or None."""
     try:
-        decoder_layers.of(config)
+        decoder_layers.writer_of(config)
     except UnsupportedArchitecture as problem:
         return problem.cause
     return None
@@ -52,14 +47,13 @@ def write(
     """Write folder/model.onnx and the weights beside it; return both paths. Does not change the model.
 
     model: a stock …ForCausalLM, GPT2LMHeadModel or decoder classifier; integers simulated in it are ignored. simulation: the
-    integers to write, None for float32. read: the source of the weights, by default the model itself.
-
-    Raises UnsupportedArchitecture if the config is not supported, RuntimeError if a parameter was not written.
+    integers to write, None for float32. read: the source of the weights, by default the model itself. Raises
+    UnsupportedArchitecture if the config is not supported, RuntimeError if a parameter was not written.
     """
-    states = decoder_layers.of(model.config)
-    with External(folder / DATA) as data:
+    states = decoder_layers.writer_of(model.config)
+    with (folder / DATA).open("xb") as data:
         made = Body if heads.of_architecture(type(model).__name__) is heads.LANGUAGE else Classifier
-        body = made(model, data, simulation, read)
+        body = made(model, External(data), simulation, read)
         body.logits(states(body))
         proto = body.proto()
     if body.left:

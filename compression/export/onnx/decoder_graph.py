@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import onnx
@@ -31,9 +33,8 @@ Read = Callable[[str], Tensor]
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections.
+    """The graph of one decoder: its inputs, masks and projections, from which `decoder_layers` builds layers.
 
-    `decoder_layers` builds layers from them.
     Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
     """
 
@@ -41,10 +42,11 @@ class Body(Nodes):
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
         self._data = data
-        self._read = read or _from(model)
+        self._read: Read = read or (lambda name: attrgetter(name)(model))
         self._names = {id(module): name for name, module in model.named_modules()}
         self.within_expert = False
         self.is_portable = simulation is not None and simulation.portable
+        self._scheme = None if simulation is None else simulation.scheme
         self.left = {name for name, _ in model.named_parameters()}
         self._tables: dict[str, tuple[str, str]] = {}
         self._shapes: dict[tuple[object, ...], str] = {}
@@ -61,10 +63,7 @@ class Body(Nodes):
         return name
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows, 1) uint8.
-
-        All tensors of a decoder have the same number of rows, except those of experts, so they share the zero points.
-        """
+        """Write zero points, (rows, 1) uint8: shared, for all tensors but those of experts have the same rows."""
         if self.within_expert:
             return super().zero_points(scales)
         return self.once(("zero points",), lambda: super(Body, self).zero_points(scales))
@@ -118,31 +117,22 @@ class Body(Nodes):
         return self.product(x, full.removesuffix(".weight"), weight, bias)
 
     def project_together(self, x: str, modules: Mapping[str, nn.Module], stem: str) -> str:
-        """Write linear layers with the same input as one layer: x (rows, in) -> (rows, sum of outs).
+        """Write linear layers, by name, with the same input as one layer: x (rows, in) -> (rows, sum of outs).
 
-        modules: by name.
-        Each output channel has its own scale, so the results do not change. Only ranges of static layers may differ, so these
-        layers stay separate.
+        Each output channel has its own scale, so results do not change. Static layers may differ in range and stay separate.
         """
-        if self.simulation is not None and self.simulation.scheme == "static-int8":
+        if self._scheme == "static-int8":
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
-        weights, biases = [], []
-        for module in modules.values():
-            weights.append(self.parameter(module)[1])
-            own = None if module.bias is None else self.parameter(module, "bias")[1]
-            biases.append(own)
-        bias = None
-        if any(each is not None for each in biases):
-            pairs = zip(weights, biases, strict=True)
-            bias = torch.cat([torch.zeros(len(weight)) if each is None else each for weight, each in pairs])
-        return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat(weights), bias)
+        weights = {name: self.parameter(module)[1] for name, module in modules.items()}
+        biases = {name: self.parameter(module, "bias")[1] for name, module in modules.items() if module.bias is not None}
+        bias = torch.cat([biases.get(name, torch.zeros(len(weight))) for name, weight in weights.items()]) if biases else None
+        return self.product(x, f"{stem}.{'_'.join(modules)}", torch.cat([*weights.values()]), bias)
 
     def product(self, x: str, name: str, weight: Tensor, bias: Tensor | None = None) -> str:
         """Write x·Wᵀ + b in the requested scheme. x (rows, in), weight (out, in), bias (out,) -> (rows, out)."""
-        layer = self._layer(name, weight, bias)
-        # A static layer writes its bias itself, in integers.
-        apart = bias is not None and not isinstance(layer, StaticLinear)
-        added = self.constant(f"{name}.bias", bias.numpy()) if apart and bias is not None else None
+        layer, added = self._layer(name, weight, bias), None
+        if bias is not None and not isinstance(layer, StaticLinear):  # a static layer writes its bias itself, in integers
+            added = self.constant(f"{name}.bias", bias.numpy())
         if self.simulation is not None:
             return self.linear(x, name, layer, added)
         return self.plain_product(x, name, weight, added)
@@ -179,12 +169,8 @@ class Body(Nodes):
         return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales)
 
     def _turned(self, table: nn.Module) -> bool:
-        """Return whether a table is stored as (channels, rows).
-
-        MatMulInteger can read a shared table in no other layout.
-        """
-        scheme = None if self.simulation is None else self.simulation.scheme
-        return scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
+        """Return whether a table is stored as (channels, rows). MatMulInteger can read a shared table in no other layout."""
+        return self._scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
 
     def tied(self) -> bool:
         """Return whether the head shares the token table."""
@@ -192,10 +178,7 @@ class Body(Nodes):
         return head.weight is self.model.get_input_embeddings().weight
 
     def _table(self, name: str, weight: Tensor, *, turned: bool) -> tuple[str, str]:
-        """Store a table in int8, once, rounded piece by piece.
-
-        -> integers, (rows, channels) or transposed; scales (rows,).
-        """
+        """Store a table in int8, once, rounded piece by piece. -> integers, (rows, channels) or transposed; scales (rows,)."""
         if name not in self._tables:
             assert self.simulation is not None, "float32 has no integers"  # noqa: S101
             levels = self.simulation.table_levels(tied=turned)
@@ -210,17 +193,16 @@ class Body(Nodes):
     def logits(self, states: str) -> None:
         """Write the head over states (b × s, channels), and the graph's output `logits`."""
         head = self.model.get_output_embeddings()
-        scheme = None if self.simulation is None else self.simulation.scheme
         if not self.tied():
             rows = self.project(states, head)
         else:
             full, weight = self.parameter(self.model.get_input_embeddings())
             name = full.removesuffix(".weight")
-            if scheme is None:
+            if self._scheme is None:
                 rows = self.node("Gemm", states, full, transB=1)
-            elif scheme == "dynamic-int8":
+            elif self._scheme == "dynamic-int8":
                 rows = self.integer_product(states, *self._table(name, weight, turned=True))
-            elif scheme == "weight-only-int8":
+            elif self._scheme == "weight-only-int8":
                 stored, scale = self._table(name, weight, turned=False)
                 column = self.node("Unsqueeze", scale, self.numbers(-1))
                 real = self.node("Mul", self.node("Cast", stored, to=TensorProto.FLOAT), column)
@@ -243,9 +225,8 @@ class Body(Nodes):
     def attend(
         self, query: str, key: str, value: str, *, scale: float, window: int | None, sizes: tuple[int, int, int, int]
     ) -> str:
-        """Write attention over cached and new keys, and the cache's outputs.
+        """Write attention over cached and new keys, and the cache's outputs -> rows (b × s, heads × value size).
 
-        -> rows (b × s, heads × value size).
         query (b, heads, s, size), key (b, groups, s, size), value (b, groups, s, value size); sizes: heads, groups, size, value
         size. window: how many tokens a token sees, itself included; None for all tokens before it.
         """
@@ -278,10 +259,7 @@ class Body(Nodes):
         return self.node("Reshape", self.node("Transpose", found, perm=[0, 2, 1, 3]), self.numbers(-1, heads * value_size))
 
     def remembered(self, key: str, value: str, sizes: tuple[int, int, int]) -> tuple[str, str]:
-        """Append a layer's new keys and values to the cached ones; output both.
-
-        sizes: groups, size, value size.
-        """
+        """Append a layer's new keys and values to the cached ones; output both. sizes: groups, size, value size."""
         past, number = f"past_key_values.{len(self._caches)}", len(self._caches)
         self._caches.append(sizes)
         keys = self.node("Concat", f"{past}.key", key, axis=2, output=f"present.{number}.key")
@@ -291,10 +269,7 @@ class Body(Nodes):
         return self.once(("size", at), lambda: self.node("Gather", self._sizes, self.numbers(at)))
 
     def _bias(self, window: int | None, *, grouped: bool) -> str:
-        """Return the mask that is added to scores, (b, 1, s, p + s), or (b, 1, 1, s, p + s) if grouped.
-
-        It is 0 if a token may see another token, else MASKED.
-        """
+        """Return the mask that is added to scores, (b, 1, s, p + s) or grouped (b, 1, 1, s, p + s): 0 or MASKED."""
 
         def made() -> str:
             past = self.once(("past",), lambda: self.node("Squeeze", self.node("Sub", self._total, self._size(1))))
@@ -313,21 +288,19 @@ class Body(Nodes):
         return self.once(("grouped", window), lambda: self.node("Unsqueeze", bias, self.numbers(1))) if grouped else bias
 
     def turns(self, frequencies: Tensor, factor: float) -> tuple[str, str]:
-        """Write cosines and sines of all positions' angles, (b, 1, s, frequencies) each.
-
-        frequencies: radians per position; factor: multiplies both.
-        """
+        """Write factor × cosines and sines of positions × frequencies (radians), (b, 1, s, frequencies) each."""
 
         def angles() -> str:
             places = self.node("Cast", self.node("Unsqueeze", self.places, self.numbers(1, 3)), to=TensorProto.FLOAT)
             return self.node("Mul", places, self.constant("rotary.frequencies", frequencies.float().numpy()))
 
         angle = self.once(("angles",), angles)
-        found = [self.once((op,), lambda op=op: self.node(op, angle)) for op in ("Cos", "Sin")]  # type: ignore[misc]
-        if not math.isclose(factor, 1.0):
-            scaled = [self.once((x, "scaled"), lambda x=x: self.node("Mul", x, self.number(factor))) for x in found]  # type: ignore[misc]
-            return scaled[0], scaled[1]
-        return found[0], found[1]
+        cosines, sines = (self.once((op,), partial(self.node, op, angle)) for op in ("Cos", "Sin"))
+        if math.isclose(factor, 1.0):
+            return cosines, sines
+        by = self.number(factor)
+        cosines, sines = (self.once((x, "scaled"), partial(self.node, "Mul", x, by)) for x in (cosines, sines))
+        return cosines, sines
 
     # The whole graph.
 
@@ -356,17 +329,6 @@ class Body(Nodes):
         if any(node.domain == MICROSOFT for node in self.nodes):
             opsets.append(helper.make_opsetid(MICROSOFT, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=ir)
-
-
-def _from(model: nn.Module) -> Read:
-    """Return a function that returns a model's own parameters and buffers by name."""
-
-    def read(name: str) -> Tensor:
-        owner, _, leaf = name.rpartition(".")
-        found: Tensor = getattr(model.get_submodule(owner), leaf)
-        return found
-
-    return read
 
 
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")

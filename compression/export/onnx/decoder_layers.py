@@ -16,10 +16,9 @@ FIXED_TURNS = ("default", "linear", "llama3", "yarn")
 States = Callable[[Body], str]
 
 
-def of(config: PretrainedConfig) -> States:
-    """Return the function that writes a family's states after the last norm, (b × s, channels).
-
-    Raises UnsupportedArchitecture if the family, or an option of its config, is not supported.
+def writer_of(config: PretrainedConfig) -> States:
+    """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture
+    if the family, or an option of its config, is not supported.
     """
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
@@ -116,10 +115,7 @@ def grouped(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def latent(body: Body, x: str, part: Any, number: int) -> str:
-    """Write DeepSeek's latent attention: rows -> rows.
-
-    The cache holds each head's own keys and values, as in other families: a token's latent is expanded once, when it is read.
-    """
+    """Write DeepSeek's latent attention: rows -> rows. The cache holds each head's own keys and values, expanded once."""
     del number
     heads, plain, rope, value_size = part.num_heads, part.qk_nope_head_dim, part.qk_rope_head_dim, part.v_head_dim
     if part.q_lora_rank is None:
@@ -143,25 +139,18 @@ def latent(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def turned(body: Body, x: str, size: int, *, neighbours: bool = False) -> str:
-    """Rotate pairs of channels by the angles of their positions (rotary embedding).
+    """Rotate pairs of channels by the angles of their positions (rotary embedding): x (b, heads, s, size) -> the same.
 
-    x (b, heads, s, size) -> the same shape.
-    A pair is a channel and the one half a head further, or two neighbours. The output of neighbours is in halves, for queries
-    and keys alike.
+    A pair is a channel and the one half a head further, or two neighbours, whose output is in halves, queries and keys alike.
     """
     cosines, sines = _tables(body)
     if neighbours:
-        pairs = body.node("Reshape", x, _pairs(body, x, size))
-        apart = body.node("Transpose", pairs, perm=[0, 1, 2, 4, 3])
+        shape = body.node("Concat", body.node("Shape", x, start=0, end=3), body.numbers(size // 2, 2), axis=0)
+        apart = body.node("Transpose", body.node("Reshape", x, shape), perm=[0, 1, 2, 4, 3])
         x = body.node("Reshape", apart, body.node("Shape", x))
     first, second = body.split(x, (size // 2, size // 2), axis=3)
     exchanged = body.node("Concat", second, first, axis=3)
     return body.node("Add", body.node("Mul", x, cosines), body.node("Mul", exchanged, sines))
-
-
-def _pairs(body: Body, x: str, size: int) -> str:
-    before = body.node("Shape", x, start=0, end=3)
-    return body.node("Concat", before, body.numbers(size // 2, 2), axis=0)
 
 
 def _tables(body: Body) -> tuple[str, str]:
@@ -176,10 +165,7 @@ def _tables(body: Body) -> tuple[str, str]:
 
 
 def _window(config: PretrainedConfig, number: int) -> int | None:
-    """Return how many tokens a layer sees, None for all.
-
-    Ignores config keys that the stock class does not read.
-    """
+    """Return how many tokens a layer sees, None for all. Ignores config keys that the stock class does not read."""
     limited = config.model_type == "mistral"  # all of its layers
     if config.model_type in ("qwen2", "qwen3"):
         limited = config.layer_types[number] == "sliding_attention"

@@ -1,12 +1,10 @@
-"""Writes the external data file of an ONNX graph, with one tensor in memory at a time.
+"""Writes the external data file of an ONNX graph, with one tensor in memory at a time; runtimes map it.
 
-A graph that contains its weights is one protobuf message. It must not exceed 2 GiB and must be in memory as a whole to be
-written or read. An external file has neither limit, and runtimes map it.
+A graph that contains its weights is one protobuf message, at most 2 GiB and in memory as a whole.
 """
 
+from io import BufferedWriter
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,32 +19,20 @@ PAGE = 4096
 
 
 class External:
-    """The open external data file, to which constants are appended."""
+    """Appends constants to an open external data file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("xb")
+    def __init__(self, file: BufferedWriter) -> None:
+        self._file = file
 
     def tensor(self, name: str, value: Array) -> onnx.TensorProto:
-        """Store a value and return its tensor for the graph.
-
-        It is a reference to the file, or the value itself if it is small.
-        Raises OSError if the disk is full.
-        """
+        """Store a value; return its tensor for the graph, with a reference to the file unless it is small. Raises OSError."""
         value = np.ascontiguousarray(value)
         if value.nbytes < SMALLEST:
             return numpy_helper.from_array(value, name)
         self._file.write(b"\0" * (-self._file.tell() % PAGE))
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, said in (("location", self.path.name), ("offset", self._file.tell()), ("length", value.nbytes)):
-            entry = tensor.external_data.add()
-            entry.key, entry.value = key, str(said)
+        place = {"location": Path(self._file.name).name, "offset": self._file.tell(), "length": value.nbytes}
+        tensor.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(item)) for key, item in place.items())
         self._file.write(value.reshape(-1).view(np.uint8).data)
         return tensor
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()

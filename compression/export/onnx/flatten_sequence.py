@@ -1,6 +1,5 @@
-"""Rewrites an ONNX graph so that hidden states outside of attention are rows.
+"""Rewrites an ONNX graph so that hidden states outside of attention are rows, (batch × sequence, features).
 
-Rows are (batch × sequence, features).
 There are three reasons, all observed in the CPU kernels of ONNX Runtime 1.32. QuantizeLinear takes one scale per row only for
 a matrix. A matrix product with a bias becomes one Gemm. A residual sum of three dimensions is fused with its
 LayerNormalization to SkipLayerNormalization, which takes five times as long as the two separate kernels (202 µs against 37
@@ -51,21 +50,24 @@ class _Flattener:
     def restore(self, name: str) -> None:
         """Restore a tensor's three dimensions for a node that needs them."""
         if name in self.rows and name not in self.restored:
-            features = self.constant(f"rows.only_{self.shapes[name][2]}", [int(self.shapes[name][2])])
-            lengths, shape = f"{name}_lengths", f"{name}_shape"
-            self.nodes.append(helper.make_node("Shape", [self.ids], [lengths], name=lengths))
-            self.nodes.append(helper.make_node("Concat", [lengths, features], [shape], name=shape, axis=0))
-            self.reshape(self.rows[name], shape, name)
+            self.unflatten(self.rows[name], int(self.shapes[name][2]), self.ids, name)
             self.restored.add(name)
 
-    def flat(self, node: onnx.NodeProto, inputs: list[str]) -> None:
-        """Copy a node with other inputs; its output is rows."""
-        output = f"{node.output[0]}_rows"
-        copy = onnx.NodeProto()
+    def unflatten(self, rows: str, features: int, like: str, output: str, **dimensions: int) -> None:
+        """Give rows the leading dimensions of another tensor. dimensions: attributes of its Shape."""
+        only = self.constant(f"rows.only_{features}", [features])
+        lengths, shape = f"{output}_lengths", f"{output}_shape"
+        self.nodes.append(helper.make_node("Shape", [like], [lengths], name=lengths, **dimensions))
+        self.nodes.append(helper.make_node("Concat", [lengths, only], [shape], name=shape, axis=0))
+        self.reshape(rows, shape, output)
+
+    def flat(self, node: onnx.NodeProto, inputs: list[str]) -> str:
+        """Copy a node with other inputs; return its output, which is rows."""
+        copy, output = onnx.NodeProto(), f"{node.output[0]}_rows"
         copy.CopyFrom(node)
         copy.input[:], copy.output[:] = inputs, [output]
         self.nodes.append(copy)
-        self.rows[node.output[0]] = output
+        return output
 
     def visit(self, node: onnx.NodeProto) -> None:
         if self.is_hidden(node.output[0]):
@@ -74,12 +76,13 @@ class _Flattener:
                 if node.input[0] in self.rows:  # the width does not change
                     self.rows[node.output[0]] = self.rows[node.input[0]]
                 else:
-                    self.flat(node, [node.input[0], self.constant(f"rows.of_{width}", [-1, width])])
+                    shape = self.constant(f"rows.of_{width}", [-1, width])
+                    self.rows[node.output[0]] = self.flat(node, [node.input[0], shape])
                 return
             if node.op_type in STARTS and self.is_hidden(node.input[0]) and node.input[0] not in self.rows:
                 self.begin(node.input[0])
             if self.is_rowwise(node) and all(self.is_row_constant(name, node) or name in self.rows for name in node.input):
-                self.flat(node, [self.rows.get(name, name) for name in node.input])
+                self.rows[node.output[0]] = self.flat(node, [self.rows.get(name, name) for name in node.input])
                 return
         if node.op_type == "MatMul" and self.is_linear(node) and len(self.shapes.get(node.input[0], ())) > 2:
             self.apart(node)
@@ -95,24 +98,12 @@ class _Flattener:
         return node.input[1] in self.constants and len(self.constants[node.input[1]].dims) == 2
 
     def apart(self, node: onnx.NodeProto) -> None:
-        """Flatten the input of a linear layer over more dimensions to rows.
-
-        Its output gets these dimensions back.
-        """
-        given, said = node.input[0], node.output[0]
+        """Flatten the input of a linear layer over more dimensions to rows. Its output gets these dimensions back."""
+        (given, weight), output = node.input, node.output[0]
         self.restore(given)
-        inputs, outputs = self.constants[node.input[1]].dims
-        self.reshape(given, self.constant(f"rows.of_{inputs}", [-1, inputs]), f"{said}_given")
-        product = onnx.NodeProto()
-        product.CopyFrom(node)
-        product.input[0], product.output[0] = f"{said}_given", f"{said}_rows"
-        features = self.constant(f"rows.only_{outputs}", [outputs])
-        self.nodes.append(product)
-        self.nodes.append(helper.make_node("Shape", [given], [f"{said}_lengths"], name=f"{said}_lengths", end=-1))
-        self.nodes.append(
-            helper.make_node("Concat", [f"{said}_lengths", features], [f"{said}_shape"], name=f"{said}_shape", axis=0)
-        )
-        self.reshape(f"{said}_rows", f"{said}_shape", said)
+        inputs, outputs = self.constants[weight].dims
+        self.reshape(given, self.constant(f"rows.of_{inputs}", [-1, inputs]), f"{output}_given")
+        self.unflatten(self.flat(node, [f"{output}_given", weight]), outputs, given, output, end=-1)
 
     def begin(self, name: str) -> None:
         """Flatten hidden states to rows."""
@@ -121,10 +112,7 @@ class _Flattener:
         self.rows[name] = f"{name}_rows"
 
     def is_rowwise(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node computes each row independently.
-
-        A mean must be over the last axis alone and keep it.
-        """
+        """Return whether a node computes each row independently. A mean must be over the last axis alone and keep it."""
         if node.op_type != "ReduceMean":
             return node.op_type in ROWWISE
         axes = self.constants.get(node.input[1]) if len(node.input) > 1 else None
@@ -141,9 +129,8 @@ class _Flattener:
 
 
 def flatten_sequence(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a graph of the same function and inputs, with hidden states as rows.
-
-    Unknown nodes stay unchanged: the result is correct for every graph, and fast for encoders and decoders.
+    """Return a graph of the same function and inputs, with hidden states as rows. Unknown nodes stay unchanged: the result is
+    correct for every graph, and fast for encoders and decoders.
     """
     out = onnx.ModelProto()
     out.CopyFrom(proto)

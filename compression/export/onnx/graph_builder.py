@@ -38,10 +38,7 @@ BLOCKS = (21, 10)
 
 
 class Nodes:
-    """Nodes in order, constants by name, and the quantized form of each tensor that has one.
-
-    label: prefix of node names, so that the names of two passes differ.
-    """
+    """Nodes in order, constants by name, and each tensor's quantized form. label: prefix of the nodes' names."""
 
     def __init__(self, label: str = "int8") -> None:
         self.label = label
@@ -97,18 +94,11 @@ class Nodes:
         return self.ranged[x, scale, zero]
 
     def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
-        """Write x·Wᵀ + b as the module computes it: x (rows, in) -> (rows, out).
-
-        A module without simulated integers becomes dynamic-int8.
-        """
+        """Write x·Wᵀ + b as the module computes it, by default in dynamic-int8: x (rows, in) -> (rows, out)."""
         if isinstance(module, StaticLinear):
             return static_linear(self, x, name, module, output)
         if isinstance(module, WeightOnlyLinear):
             return weight_only_linear(self, x, name, module, bias, output)
-        return self.dynamic_linear(x, name, module, bias, output)
-
-    def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
-        """Write x·Wᵀ + b in dynamic-int8."""
         integers, scale = integer_rows(matrix(module), levels_of(module))
         stored = self.constant(f"{name}.weight_int8", integers.numpy().T)
         return self.integer_product(x, stored, self.constant(f"{name}.weight_scale", scale.numpy()[:, 0]), bias, output)

@@ -1,7 +1,4 @@
-"""Writes DeepSeek-V2's and V3's mixtures of experts as ONNX nodes.
-
-Each expert reads only the rows that are routed to it.
-"""
+"""Writes DeepSeek-V2's and V3's mixtures of experts as ONNX nodes. Each expert reads only the rows that are routed to it."""
 
 from typing import Any
 
@@ -14,8 +11,8 @@ from compression.export.onnx.softmax import softmax
 def routed(body: Body, x: str, part: Any) -> str:
     """Write the routed experts of a layer, rows (b × s, channels) -> the same shape.
 
-    part: the stock module, with its router in `gate` and fused weights in `experts`. The router's weights form a table of rows
-    by experts; an entry of 0 means that the row is not routed to the expert.
+    part: the stock module, with its router in `gate` and fused weights in `experts`. Of the router's table, rows by experts, 0
+    means that the row is not routed to the expert.
     """
     shares = _shares(body, x, part.gate)
     name, up = body.parameter(part.experts, "gate_up_proj")
@@ -41,10 +38,7 @@ def routed(body: Body, x: str, part: Any) -> str:
 
 
 def _shares(body: Body, x: str, router: Any) -> str:
-    """Write a router that returns the weight of each expert for each row.
-
-    rows (b × s, channels) -> (b × s, experts), mostly 0.
-    """
+    """Write a router: rows (b × s, channels) -> each expert's weight for each row, (b × s, experts), mostly 0."""
     name, weight = body.parameter(router)
     asked = body.plain_product(x, name.removesuffix(".weight"), weight)
     corrected = hasattr(router, "e_score_correction_bias")
@@ -68,10 +62,7 @@ def _shares(body: Body, x: str, router: Any) -> str:
 
 
 def _of_groups(body: Body, scores: str, router: Any, *, best: int, outside: float) -> str:
-    """Keep the scores of the best groups and set all others to `outside`.
-
-    Groups are ranked by the sum of their `best` highest experts.
-    """
+    """Set scores to `outside` except in the best groups, ranked by the sum of their `best` highest experts."""
     groups, each = router.num_group, router.num_experts // router.num_group
     apart = body.node("Reshape", scores, body.numbers(-1, groups, each))
     judged = body.node("ReduceSum", body.top(apart, best)[0], body.numbers(-1), keepdims=0)

@@ -1,7 +1,4 @@
-"""Replaces DeepSeek-V2's complex rotary embedding by a real one during tracing.
-
-ONNX has no complex numbers; stock code rotates pairs of channels as complex numbers.
-"""
+"""Replaces DeepSeek-V2's rotary embedding, in complex numbers, by a real one for tracing: ONNX has no complex numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +11,7 @@ from transformers.models.deepseek_v2 import modeling_deepseek_v2 as stock
 
 
 def _angles(rotary: Any, x: Tensor, position_ids: Tensor) -> Tensor:
-    """Return cosine and sine of each pair's rotation angle.
-
-    position_ids: (rows, tokens) -> (rows, tokens, pairs, 2).
-    """
+    """Return cosine and sine of each pair's rotation angle. position_ids: (rows, tokens) -> (rows, tokens, pairs, 2)."""
     angles = position_ids[..., None].float() * rotary.inv_freq.to(device=x.device, dtype=torch.float)
     found: Tensor = torch.stack([angles.cos(), angles.sin()], dim=-1) * rotary.attention_scaling
     return found

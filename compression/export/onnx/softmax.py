@@ -23,10 +23,7 @@ def exponentials(to: Nodes, scores: str, output: str | None = None) -> str:
 
 
 def divided(to: Nodes, values: str, weights: str, output: str | None = None) -> str:
-    """Divide by the sum of `weights` over the last axis.
-
-    values: the weights themselves, or their product with values.
-    """
+    """Divide by the sum of `weights` over the last axis. values: the weights themselves, or their product with values."""
     return to.node("Div", values, to.node("ReduceSum", weights, _last_axis(to), keepdims=1), output=output)
 
 
@@ -37,21 +34,15 @@ def softmax(to: Nodes, scores: str, output: str | None = None) -> str:
 
 
 def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same function with each Softmax over the last axis as separate operators.
-
-    proto: of opset 18 or later.
-    """
+    """Return the same function with each Softmax over the last axis as separate operators. proto: of opset 18 or later."""
     out = onnx.ModelProto()
     out.CopyFrom(proto)
     work = Nodes("softmax")
     readers = Counter(name for node in proto.graph.node for name in node.input)
     readers.update(value.name for value in proto.graph.output)
     whole = {node.output[0] for node in proto.graph.node if node.op_type == "Softmax" and _is_over_last(node)}
-    late = {
-        node.input[0]
-        for node in proto.graph.node
-        if node.op_type == "MatMul" and node.input[0] in whole and readers[node.input[0]] == 1
-    }
+    products = {node.input[0] for node in proto.graph.node if node.op_type == "MatMul"}
+    late = {name for name in whole & products if readers[name] == 1}
     for node in proto.graph.node:
         if node.output[0] in late:
             exponentials(work, node.input[0], node.output[0])
@@ -72,8 +63,5 @@ def _last_axis(to: Nodes) -> str:
 
 
 def _is_over_last(node: onnx.NodeProto) -> bool:
-    """Return whether a Softmax is over the last axis.
-
-    The test reads the axis as an index from the end, because ranks are not always known.
-    """
+    """Return whether a Softmax is over the last axis, given as −1: ranks are not always known."""
     return all(attribute.i == -1 for attribute in node.attribute if attribute.name == "axis")

@@ -1,9 +1,7 @@
-"""Traces a model to FP32 ONNX, once per shape.
+"""Traces a model to FP32 ONNX, once per shape: the stages of a job differ by little more than their weights.
 
-The stages of a job differ by little more than their weights.
 Tracing takes nearly all of the seconds that writing an artifact takes, and the traced graph does not depend on the weights
-until constants are folded. So the graph is cached before that step, without weights: two stages of one shape, or two datasets,
-share it.
+until constants are folded. So the graph is cached before that, without weights, for stages or datasets of one shape.
 """
 
 import json
@@ -51,8 +49,8 @@ _kept: OrderedDict[tuple[Any, ...], torch.onnx.ONNXProgram] = OrderedDict()
 def graph(model: nn.Module) -> onnx.ModelProto:
     """Trace a stock classifier to FP32 ONNX; batch and sequence stay free.
 
-    model: in evaluation mode, on the CPU and in float32. If a model of the same class, config and shapes was traced before, its
-    graph is used again. `verify` checks every time that the written file computes the model's logits.
+    model: in evaluation mode, on the CPU and in float32. The graph of an earlier model of the same class, config and shapes is
+    used again: `verify` checks every time that the written file computes the model's logits.
     """
     wrapped = modality_for(model).traced(model, outputs_of(model))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}
@@ -61,7 +59,8 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     if kept is None:
         program = _trace(model, wrapped)
         if all(name in tensors for name in program.model.graph.initializers):  # any other may be derived from weights
-            kept = _without_weights(program)
+            kept = torch.onnx.ONNXProgram(program.model.clone(), None)
+            _let_go(kept)  # the model keeps its weights
     if kept is not None:
         _kept[key] = kept
         while len(_kept) > MOST:
@@ -82,13 +81,6 @@ def _key(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_GRAPH}  # type: ignore[operator,union-attr]
     shapes = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
     return type(model), json.dumps(config, sort_keys=True, default=str), shapes
-
-
-def _without_weights(program: torch.onnx.ONNXProgram) -> torch.onnx.ONNXProgram:
-    """Copy a graph that is not folded yet, without its weights; the model keeps them."""
-    twin = torch.onnx.ONNXProgram(program.model.clone(), None)
-    _let_go(twin)
-    return twin
 
 
 def _let_go(program: torch.onnx.ONNXProgram) -> None:
@@ -118,10 +110,7 @@ def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
 
 
 def _forget_origin(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's debugging metadata.
-
-    It has stack traces with this machine's paths, a kilobyte per node.
-    """
+    """Remove the exporter's debugging metadata. It has stack traces with this machine's paths, a kilobyte per node."""
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]

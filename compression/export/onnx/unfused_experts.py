@@ -1,6 +1,5 @@
-"""Replaces fused experts by separate linear layers for tracing.
+"""Replaces fused experts by separate linear layers for tracing: a traced graph cannot select rows by their values.
 
-A traced graph cannot select rows by their values.
 Each expert computes every row, and its output is weighted by the row's share, which is 0 for most rows. This is the same
 function, and its products are matrix products, which ONNX can compute in integers.
 """
@@ -22,8 +21,8 @@ class _Expert(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(rows, hidden) -> the same."""
         gates, values = self.gate_up(x).chunk(2, dim=-1)
-        said: Tensor = self.down(self.act_fn(gates) * values)
-        return said
+        output: Tensor = self.down(self.act_fn(gates) * values)
+        return output
 
 
 class _Apart(nn.Module):
@@ -49,10 +48,7 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def unfuse_experts(model: nn.Module) -> list[str]:
-    """Replace fused experts by linear layers in place; return the replaced names.
-
-    The model must be a copy that the caller owns.
-    """
+    """Replace fused experts by linear layers in place, in a copy that the caller owns; return the replaced names."""
     found = list(fused_expert_modules(model))
     for name, module in found:
         path, _, leaf = name.rpartition(".")

@@ -70,11 +70,6 @@ def float32(rows: torch.Tensor) -> torch.Tensor:
     return rows.float() if rows.is_floating_point() else rows
 
 
-def as_it_is(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows unchanged."""
-    return rows
-
-
 def _by_torchao(config: Any) -> Form:
     def form(rows: torch.Tensor) -> torch.Tensor:
         holder = nn.Module()
@@ -88,10 +83,7 @@ def _by_torchao(config: Any) -> Form:
 
 @dataclass(frozen=True)
 class Written:
-    """Figures of a written checkpoint.
-
-    unquantized: elements of matrices that stayed in floating point; dtype: the type that stores these.
-    """
+    """Figures of a written checkpoint. unquantized: elements of matrices that stayed in floating point, of type dtype."""
 
     bytes: int
     parameters: int
@@ -99,19 +91,9 @@ class Written:
     dtype: str | None
 
 
-def quantize(
-    source: Path,
-    place: Path,
-    *,
-    scheme: StreamedScheme = "dynamic-int8",
-    group_size: int = 32,
-    portable: bool = False,
-    block: int = BLOCK,
-    largest: int = LARGEST_SHARD,
-) -> Written:
-    """Run `quantizing` to its end without progress."""
-    asked = {"group_size": group_size, "portable": portable, "block": block, "largest": largest}
-    return run_silently(quantizing(source, place, scheme=scheme, **asked))  # type: ignore[arg-type]
+def quantize(source: Path, place: Path, **options: Any) -> Written:
+    """Run `quantizing` with its options to its end, without progress."""
+    return run_silently(quantizing(source, place, **options))
 
 
 def quantizing(
@@ -125,16 +107,13 @@ def quantizing(
     largest: int = LARGEST_SHARD,
     beside: Callable[[PreTrainedModel, Path], None] | None = None,
 ) -> Generator[tuple[int, int], None, Written]:
-    """Quantize the checkpoint in `source` and write it as the folder `place`: config.json and safetensors.
+    """Quantize the checkpoint in `source`; write config.json and safetensors to the folder `place`.
 
     Every linear weight and every fused expert's matrix has one scale per output channel (weight-only-int4: one per group of
     `group_size` inputs), every table one per row; norms and biases are float32. Tied tables are untied: the embedding and the
-    head are read in different ways, so their torchao tensors differ.
-    portable: the recipe's `quantize.portable`; block: bytes read at once; largest: bytes of tensors per file; beside: called
-    with the skeleton and the folder to write more files before the folder appears.
-
-    Yields (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and
-    `SafetensorsReader`.
+    head are read in different ways, so their torchao tensors differ. portable: the recipe's `quantize.portable`; block: bytes
+    read at once; largest: bytes of tensors per file; beside: writes more files to the folder before it appears. Yields
+    (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and `SafetensorsReader`.
     """
     checkpoint = SafetensorsReader(source)
     model = skeleton(source)
@@ -142,8 +121,8 @@ def quantizing(
     metadata: dict[str, str] = {}
     plan = []
     for tensor in tensors:
-        planned, said = tensor.planned(checkpoint.dtype(tensor.sources[0]))
-        metadata |= said
+        planned, own = tensor.planned(checkpoint.dtype(tensor.sources[0]))
+        metadata |= own
         plan.append(planned)
     metadata["tensor_names"] = json.dumps([tensor.name for tensor in tensors])
     total, done = sum(prod(tensor.shape) for tensor in tensors), 0
@@ -183,16 +162,13 @@ def plan_of(
         own = name.removesuffix(".weight")
         form = _form(configs.get(name), layers.get(own), group_size, simulation, levels.get(own, simulation.levels))
         stays = form is None and len(shapes[name]) > 1 and checkpoint.dtype(places[0]).is_floating_point
-        found.append(Streamed(name, shapes[name], places, form or (as_it_is if stays else float32)))
+        found.append(Streamed(name, shapes[name], places, form or ((lambda rows: rows) if stays else float32)))
         kept += found[-1:] if stays else []
     return found, kept
 
 
 def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Simulation, levels: float) -> Form | None:
-    """Return the conversion that quantizes a weight, or None if the weight is not quantized.
-
-    layer: None for experts; levels: the largest int8 integer.
-    """
+    """Return the conversion that quantizes a weight, or None. layer: None for experts; levels: the largest int8 integer."""
     if config is None:
         return None
     dynamic, table = simulation.scheme == "dynamic-int8", isinstance(layer, nn.Embedding)
@@ -215,7 +191,7 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
     config.save_pretrained(folder)
     if fused_experts(model):
         path = folder / "config.json"
-        said = {**json.loads(path.read_text("utf-8")), "experts_implementation": "eager"}
-        path.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
+        saved = {**json.loads(path.read_text("utf-8")), "experts_implementation": "eager"}
+        path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", "utf-8")
     if model.can_generate():
         generation_of(model, source).save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Compares a quantized checkpoint on disk with its source, a few rows at a time.
 
-Other artifacts are verified by their logits (`verify`), but a model that does not fit in memory cannot run. Its files can be
-compared instead: every integer, multiplied by its scale, with the weight that it represents.
+A model that does not fit in memory cannot be verified by its logits (`verify`). Its files are compared instead: every integer,
+multiplied by its scale, with the weight that it represents.
 """
 
 from collections.abc import Generator
@@ -21,11 +21,10 @@ HALF = 0.501
 def verifying(
     source: Path, place: Path, *, scheme: StreamedScheme, group_size: int = 32, portable: bool = False, block: int = BLOCK
 ) -> Generator[tuple[int, int], None, None]:
-    """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it.
+    """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it. Raises ExportMismatch.
 
-    The stock config in `place` must imply exactly the tensors in the files. Each dequantized weight must be within half a step
-    of its source, and every other value must equal it.
-    Yields (elements compared, total elements) after each tensor. Raises ExportMismatch.
+    The config in `place` must imply exactly the tensors in the files. Each dequantized weight must be within half a step of its
+    source, and every other value must equal it. Yields (elements compared, total elements) after each tensor.
     """
     before, after = SafetensorsReader(source), SafetensorsReader(place)
     tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)

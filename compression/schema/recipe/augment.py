@@ -23,46 +23,31 @@ HelperName = Annotated[
 class Synonyms(Config):
     """Replace some words with others: TinyBERT's augmentation (Jiao et al. 2020, algorithm 1)."""
 
-    source: Annotated[
-        Literal["auto", "wordnet", "masked-lm", "embeddings"],
-        Field(
-            description="Where other words come from. wordnet: synonyms of the worker's WordNet folder (LATHE_WORDNET). "
-            "masked-lm: a masked language model's predictions; of words of several pieces, its embedding neighbours. "
-            "embeddings: whole words nearest in the teacher's own input table. auto: wordnet where the worker has it, else "
-            "embeddings; the row's notes say which."
-        ),
-    ] = "auto"
-    share: Annotated[float, Field(gt=0, le=1, description="Chance of each word to be replaced; one of a row always is.")] = 0.4
-    candidates: Annotated[int, Field(ge=1, le=1000, description="Words of which one is drawn, the best so many.")] = 15
-    model: Annotated[
-        HelperName | None,
-        Field(description="The masked language model of masked-lm, a helper model's name; null: the base model's own head."),
-    ] = None
+    source: Literal["auto", "wordnet", "masked-lm", "embeddings"] = "auto"
+    """Source of the other words. wordnet: synonyms of the worker's WordNet folder (LATHE_WORDNET). masked-lm: predictions of a
+    masked language model; for words of several tokens, its embedding neighbours. embeddings: nearest whole words in the
+    teacher's token embeddings. auto: wordnet if the worker has it, else embeddings; the row's notes say which."""
+    share: Annotated[float, Field(gt=0, le=1, description="Probability of replacing each word; at least one of a row.")] = 0.4
+    candidates: Annotated[int, Field(ge=1, le=1000, description="Number of best words of which one is sampled.")] = 15
+    model: HelperName | None = None
+    """The masked language model of masked-lm, a helper model's name; null: the base model's own head."""
 
     @model_validator(mode="after")
     def _a_model_is_of_use(self) -> "Synonyms":
         if self.model is not None and self.source != "masked-lm":
-            raise ValueError("model is for the source masked-lm alone")
+            raise ValueError("only the source masked-lm has a model")
         return self
 
 
 class BackTranslation(Config):
     """Translate a text into another language and back (Sennrich et al. 2016; Edunov et al. 2018)."""
 
-    models: Annotated[
-        tuple[HelperName, HelperName] | None,
-        Field(description="Two translation models (MarianMT and alike), there and back, by their helper models' names."),
-    ] = None
-    apertium: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[a-z]{2,3}(_[A-Za-z]+)?-[a-z]{2,3}(_[A-Za-z]+)?$",
-            description="An Apertium pair that the worker has, there; it must have the way back too. For example eng-spa.",
-        ),
-    ] = None
-    optional: Annotated[
-        bool, Field(description="Leave back-translation and its copy out where the worker lacks it; the row's notes say so.")
-    ] = False
+    models: tuple[HelperName, HelperName] | None = None
+    """Two translation models (MarianMT and alike), there and back, by their helper models' names."""
+    apertium: Annotated[str | None, Field(pattern=r"^[a-z]{2,3}(_[A-Za-z]+)?-[a-z]{2,3}(_[A-Za-z]+)?$")] = None
+    """An Apertium pair that the worker has in both directions, for example eng-spa."""
+    optional: bool = False
+    """Leave out back-translation and its copy if the worker lacks it; the row's notes say so."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "BackTranslation":
@@ -74,23 +59,13 @@ class BackTranslation(Config):
 class Augment(Config):
     """Rows generated from train once, before distillation; only the teacher labels them."""
 
-    copies: Annotated[
-        int,
-        Field(
-            ge=1, le=50, description="Rows made of each row: the first by back-translation, if asked for; others by synonyms."
-        ),
-    ] = 1
+    copies: Annotated[int, Field(ge=1, le=50)] = 1
+    """New rows from each row: the first by back-translation, if requested; others by synonyms."""
     synonyms: Synonyms | None = None
     back_translation: BackTranslation | None = None
-    splices: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=50,
-            description="Further rows made of each row, by putting another row's text before or behind its own. Of pairs, half "
-            "get another row's second text in the place of their own.",
-        ),
-    ] = 0
+    splices: Annotated[int, Field(ge=0, le=50)] = 0
+    """More new rows from each row, with another row's text before or after its own. Half of the pairs get another row's second
+    text in place of their own."""
 
     @property
     def rows(self) -> int:

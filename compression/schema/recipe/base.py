@@ -35,8 +35,8 @@ StreamedScheme = Literal["dynamic-int8", "weight-only-int8", "weight-only-int4"]
 Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 MOST_EPOCHS = 200
-Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS, description="Passes over the train split.")]
+Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 Patience = Annotated[
     int | None, Field(ge=1, le=200, description="Training ends after so many epochs without a better validation; null: never.")
 ]
-Weight = Annotated[float, Field(ge=0, le=1000, description="Weight of this term in the loss; 0 leaves it out.")]
+Weight = Annotated[float, Field(ge=0, le=1000)]

@@ -10,13 +10,7 @@ from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.base import MOST_EPOCHS, Patience, Rate, Weight
 
 LayerNumber = Annotated[int, Field(ge=1, le=1000)]
-LayerMapping = Annotated[
-    Literal["uniform", "last"] | Annotated[tuple[tuple[LayerNumber, LayerNumber], ...], Field(min_length=1)],
-    Field(
-        description="Which layer of the teacher each layer of the student follows, where they differ in number. uniform: "
-        "evenly spread over the teacher's. last: the last so many. Or pairs (student, teacher) of layer numbers from 1."
-    ),
-]
+LayerPairs = Annotated[tuple[tuple[LayerNumber, LayerNumber], ...], Field(min_length=1)]
 TERMS = ("soft", "hard", "hidden", "attention", "embedding")
 """The terms of the loss, in the order in which they are added."""
 INSIDES = TERMS[2:]
@@ -31,10 +25,8 @@ class General(Config):
 
     epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the unlabelled texts.")] = 3
     rate: Rate = 1e-4
-    teacher: Annotated[
-        Literal["prepared", "base"],
-        Field(description="prepared: the baseline, tuned on the task. base: the model as it was sent."),
-    ] = "prepared"
+    teacher: Literal["prepared", "base"] = "prepared"
+    """prepared: the baseline, tuned on the task. base: the model as it was sent."""
     hidden: Annotated[Weight, Field(description="Of the layers' hidden states, as in the task phase.")] = 1.0
     attention: Annotated[Weight, Field(description="Of attention, compared as `attention_by` says.")] = 1.0
     embedding: Annotated[Weight, Field(description="Of the embedding layer's output, as in the task phase.")] = 1.0
@@ -54,30 +46,14 @@ class Teachers(Config):
     validation that has the student's tokens.
     """
 
-    seeds: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=10,
-            description="Originals trained by the job, each as `prepare` says and with a seed of its own; the first is the "
-            "baseline. 0: named teachers alone.",
-        ),
-    ] = 1
-    fusion: Annotated[
-        Literal["mean", "validation"],
-        Field(
-            description="How several answers become one: probabilities softened at τ (numbers as they are), averaged. mean: "
-            "equally. validation: weighted by each teacher's score on validation."
-        ),
-    ] = "mean"
-    precision: Annotated[
-        Literal["auto", "float32", "int8"],
-        Field(
-            description="What the weights of the one that is compared are held in while the student is trained, and those of "
-            "the baseline in a recovery by teacher; what it is asked once, it answers in float32. auto: int8, one scale a row, "
-            "where training beside it would not fit into the memory that is free."
-        ),
-    ] = "auto"
+    seeds: Annotated[int, Field(ge=0, le=10)] = 1
+    """Originals that the job trains as `prepare` says, each with its own seed; the first is the baseline. 0: none."""
+    fusion: Literal["mean", "validation"] = "mean"
+    """How outputs are averaged: probabilities softened at τ, numbers unchanged. mean: equally. validation: weighted by each
+    teacher's score on validation."""
+    precision: Literal["auto", "float32", "int8"] = "auto"
+    """Type of the guiding teacher's weights during training, and of the baseline's in a recovery by teacher; outputs that are
+    computed once are float32. auto: int8 with one scale per row if training would not fit into the free memory beside it."""
 
 
 class Weights(Config):
@@ -91,82 +67,43 @@ class Weights(Config):
 
 
 class Distill(Config):
-    """Train the pruned, fake-quantized student with its teachers.
-
-    Sources: Hinton et al. 2015; TinyBERT, Jiao et al. 2020.
-    """
+    """Train the pruned, fake-quantized student with its teachers. Sources: Hinton et al. 2015; TinyBERT, Jiao et al. 2020."""
 
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4
     temperature: Annotated[float, Field(gt=0, le=100, description="τ of the soft targets.")] = 3.0
-    soft: Annotated[
-        Weight,
-        Field(
-            description="Weight in the loss of the teachers' answers: τ² times the divergence of the student's from them, both "
-            "softened by τ. 0 leaves it out."
-        ),
-    ] = 1.0
+    soft: Weight = 1.0
+    """Weight of τ² × the divergence from the teachers' outputs, both softened by τ. 0 leaves it out."""
     hard: Annotated[Weight, Field(description="Weight of the task's own loss on the labels of train. 0 leaves it out.")] = 0.3
-    hidden: Annotated[
-        Weight,
-        Field(
-            description="Weight of the hidden states' squared error, layer by layer through learned projections, relative to "
-            "the teacher's mean square. 0 leaves it out."
-        ),
-    ] = 5.0
-    attention: Annotated[
-        Weight, Field(description="Weight of what attention differs by, compared as `attention_by` says. 0 leaves it out.")
-    ] = 0.0
-    embedding: Annotated[
-        Weight | None,
-        Field(
-            description="Weight of the embedding layer's output, compared as hidden states are. null: it is one more layer of "
-            "`hidden`. 0 leaves it out."
-        ),
-    ] = None
-    attention_by: Annotated[
-        Literal["auto", "scores", "relations"],
-        Field(
-            description="scores: query-key products before the softmax, squared error, all layers (TinyBERT); both models must "
-            "have as many heads. relations: those of the last layer, re-split (MiniLMv2), for any heads. auto: scores where "
-            "the heads are as many, else relations. Decoders: relations."
-        ),
-    ] = "auto"
-    layers: LayerMapping = "uniform"
-    weighting: Annotated[
-        Literal["fixed", "linear", "uncertainty"],
-        Field(
-            description="fixed: the weights stay. linear: they go to those of `to`, step by step. uncertainty: each is divided "
-            "by a variance that is learned (Kendall et al. 2018), beginning at 1."
-        ),
-    ] = "fixed"
+    hidden: Weight = 5.0
+    """Weight of the hidden states' squared error by layer, learned projections between, over the teacher's mean square."""
+    attention: Weight = 0.0
+    """Weight of the difference in attention, compared as `attention_by` says. 0 leaves it out."""
+    embedding: Weight | None = None
+    """Weight of the embedding layer's output, compared like hidden states. null: one more layer of `hidden`."""
+    attention_by: Literal["auto", "scores", "relations"] = "auto"
+    """scores: squared error of query-key products before the softmax in all layers (TinyBERT), for equal numbers of heads.
+    relations: those of the last layer, split again (MiniLMv2), for any heads. auto: scores if the heads are equal, else
+    relations. Decoders: relations."""
+    layers: Literal["uniform", "last"] | LayerPairs = "uniform"
+    """Which layer of the teacher each layer of the student learns from, if their numbers differ. uniform: evenly spread over
+    the teacher's. last: its last ones. Or pairs (student, teacher) of layer numbers from 1."""
+    weighting: Literal["fixed", "linear", "uncertainty"] = "fixed"
+    """fixed: constant weights. linear: from step to step towards `to`. uncertainty: divided by learned variances that begin at
+    1 (Kendall et al. 2018)."""
     to: Annotated[Weights | None, Field(description="The weights at the end of a linear schedule.")] = None
     patience: Patience = None
     teachers: Teachers = Teachers()
     general: Annotated[General | None, Field(description="A phase on unlabelled text before this one.")] = None
     gate: Annotated[SkipJsonSchema[JsonValue], Field(exclude_if=lambda value: value is None)] = None
     """Removed; only stored recipes may have it (`recipe.check_removed`)."""
-    augment: Annotated[
-        Augment | None, Field(description="More rows that the teacher labels; hard labels do not count on them.")
-    ] = None
-    kept: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=4096,
-            description="Of causal-lm: so many likeliest next tokens of the teacher are kept on the scratch disk, with the "
-            "share of all others, and it is not asked again. null: its last states are kept, and its head answers of them.",
-        ),
-    ] = None
-    spill_gib: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1024,
-            description="GiB of the worker's scratch disk that the teacher's hidden states may take where they exceed the "
-            "memory for them. What exceeds this too is asked again in each epoch.",
-        ),
-    ] = 0.0
+    augment: Augment | None = None
+    """More rows for train, which have the teacher's outputs and no hard labels."""
+    kept: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """For causal-lm: the number of the teacher's likeliest next tokens that are saved on the scratch disk, with the probability
+    of all others. null: its last hidden states are saved, and its head runs on them."""
+    spill_gib: Annotated[float, Field(ge=0, le=1024)] = 0.0
+    """GiB of scratch disk for the teacher's hidden states beyond memory; states beyond this are computed in each epoch."""
 
     def answers_alone(self) -> "Distill":
         """Return the same settings without the terms that compare internal features."""
@@ -189,11 +126,11 @@ class Distill(Config):
         if not any(start for start, _ in found.values()):
             raise ValueError("all weights are 0: nothing to learn from")
         if (self.weighting == "linear") != (self.to is not None):
-            raise ValueError("to is where a linear weighting ends: give both or neither")
+            raise ValueError("weighting linear needs to, the weights at its end, and only linear has it")
         if self.weighting == "uncertainty" and len(found) < 2:
-            raise ValueError("uncertainty weighs terms against each other: it needs at least two weights above 0")
+            raise ValueError("weighting uncertainty needs at least two weights above 0")
         if self.kept is not None and "soft" not in found:
-            raise ValueError("kept is of the teacher's answers, whose weight is 0")
+            raise ValueError("kept needs a weight of soft above 0")
         if self.teachers.seeds > 1 and "soft" not in found:
-            raise ValueError("teachers beyond the first speak through their answers alone: they need a weight of soft above 0")
+            raise ValueError("several teachers need a weight of soft above 0: only their outputs are used")
         return self

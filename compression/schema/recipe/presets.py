@@ -53,10 +53,7 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
 
 
 def preset(name: str, task: str) -> Recipe:
-    """Return a preset adapted to a task. Raises KeyError.
-
-    It has no augmentation if labels point into the text. For language models it also has no general phase and only one teacher.
-    """
+    """Return a preset adapted to a task, for example without augmentation if labels point into the text. Raises KeyError."""
     recipe = PRESETS[name][0]
     if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe
@@ -69,8 +66,8 @@ def preset(name: str, task: str) -> Recipe:
 def merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe as JSON with only the given keys changed, at any depth, without validation.
 
-    This is a JSON merge patch (RFC 7396), except that null is a value here and removes nothing: a null stage is skipped. Axes
-    are derived again from a ratio that names axes, unless the changes name them.
+    This is a JSON merge patch (RFC 7396), but null is a value: a null stage is skipped. Axes follow again from a ratio that
+    names axes, unless the changes name them.
     """
     before = recipe.model_dump(mode="json", exclude_unset=True)
     cut = changes.get("prune")

@@ -10,31 +10,18 @@ from compression.schema.recipe.base import Axis, Epochs, Patience, Rate
 
 
 class Recovery(Config):
-    """Training right after the cut.
-
-    In steps: layers join from shallow to deep; L2 adapts to the validation score.
-    """
+    """Training right after the cut. In steps: layers join from shallow to deep; L2 adapts to the validation score."""
 
     epochs: Annotated[Epochs, Field(description="Passes over the train split; of all steps together.")] = 20
     rate: Rate = 1e-5
-    shallow_first: Annotated[
-        bool,
-        Field(
-            description="Unfreeze gradually: the shallowest layer learns first, and with each equal share of the epochs the "
-            "next one joins; in the last share all of the model learns, tables and head too. false: all learns from the start."
-        ),
-    ] = True
+    shallow_first: bool = True
+    """Unfreeze gradually, from the shallowest layer on, one in each equal share of the epochs; in the last share the whole
+    model trains, with embeddings and head. false: all from the start."""
     adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
-    patience: Annotated[
-        Patience, Field(description="As elsewhere; counted from the epoch in which all of the model learns.")
-    ] = None
-    by: Annotated[
-        Literal["labels", "teacher"],
-        Field(
-            description="What is learned. labels: the task's own loss. teacher: the baseline's answers, softened at distill's "
-            "temperature; so a deep cut in steps is distilled after each of them (Minitron)."
-        ),
-    ] = "labels"
+    patience: Annotated[Patience, Field(description="Counted from the epoch in which the whole model learns.")] = None
+    by: Literal["labels", "teacher"] = "labels"
+    """labels: the task's own loss. teacher: distillation from the baseline's outputs at distill's temperature after each cut
+    (Minitron)."""
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -49,26 +36,19 @@ class AxisRatios(Config):
     """
 
     hidden: Annotated[Share | None, Field(description="Share of the channels of the stream between layers.")] = None
-    heads: Annotated[
-        Share | None,
-        Field(description="Share of each layer's attention heads; of decoders whole groups, a KV head with its own."),
-    ] = None
+    heads: Share | None = None
+    """Share of each layer's attention heads; in decoders whole groups: a KV head and its query heads."""
     ffn: Annotated[Share | None, Field(description="Share of each layer's feed-forward units.")] = None
     layers: Annotated[Share | None, Field(description="Share of the layers, each as a whole.")] = None
     experts: Annotated[Share | None, Field(description="Share of the routed experts of each layer (DeepSeek).")] = None
-    expert_ffn: Annotated[
-        Share | None, Field(description="Share of each expert's units; shared experts shrink as much (DeepSeek).")
-    ] = None
-    query_rank: Annotated[Share | None, Field(description="Share of the channels that queries are squeezed to (DeepSeek).")] = (
-        None
-    )
-    kv_rank: Annotated[
-        Share | None, Field(description="Share of the channels that keys and values are squeezed to (DeepSeek).")
-    ] = None
-    vocabulary: Annotated[
-        float | None,
-        Field(gt=0, le=1, description="Share of tokens removed at most; what the texts need stays. null: all the rest."),
-    ] = None
+    expert_ffn: Share | None = None
+    """Share of each expert's units; shared experts shrink as much (DeepSeek)."""
+    query_rank: Share | None = None
+    """Share of the channels that queries are squeezed to (DeepSeek)."""
+    kv_rank: Share | None = None
+    """Share of the channels that keys and values are squeezed to (DeepSeek)."""
+    vocabulary: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Largest share of tokens to remove; tokens that the texts need stay. null: all others go."""
 
 
 class TargetLatency(Config):
@@ -97,60 +77,28 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | AxisRatios:
 class Prune(Config):
     """Remove whole channels, heads, feed-forward units, experts, layers or tokens: shapes really shrink."""
 
-    ratio: Annotated[
-        Share | AxisRatios,
-        WrapValidator(_by_kind),
-        Field(
-            description="Share of units removed: one for all of the axes, or one for each. The vocabulary goes down to what "
-            "the texts need, unless it has a ratio of its own. With a target it only says how the axes compare to each other."
-        ),
-    ] = 0.3
-    axes: Annotated[
-        tuple[Axis, ...],
-        Field(min_length=1, description="What is made smaller. Where it is left out and ratio names axes: those."),
-    ] = ("hidden", "heads", "ffn")
-    target_params: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="The mildest cut with which at most so many parameters are left (1 and above: their number), or so "
-            "large a share of the baseline's is removed (below 1).",
-        ),
-    ] = None
-    target_latency: Annotated[
-        TargetLatency | None, Field(description="The mildest cut that is so fast, found by measuring shapes on the worker.")
-    ] = None
-    steps: Annotated[
-        int, Field(ge=1, le=20, description="Cuts, each followed by its part of recovery; what is left falls geometrically.")
-    ] = 1
-    importance: Annotated[
-        Literal["l1", "l1_weight", "l2", "taylor"],
-        Field(
-            description="l1, l2: norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights. taylor: "
-            "what the loss would change without it, to the first order. Layers are always chosen by what they change. "
-            "Decoders: l1 or l2."
-        ),
-    ] = "l1"
-    multiple: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=256,
-            description="The feed-forward width is rounded to this multiple; of decoders hidden, expert widths and ranks too.",
-        ),
-    ] = 64
+    ratio: Annotated[Share | AxisRatios, WrapValidator(_by_kind)] = 0.3
+    """Share of units to remove, for all axes or for each. The vocabulary keeps what the texts need, unless it has its own
+    ratio. With a target the ratios only say how the axes compare to each other."""
+    axes: Annotated[tuple[Axis, ...], Field(min_length=1)] = ("hidden", "heads", "ffn")
+    """Axes to shrink; by default those that ratio names, if it does."""
+    target_params: Annotated[float | None, Field(gt=0)] = None
+    """Target of the mildest cut: the most parameters to keep (1 and above), or the least share to remove (below 1)."""
+    target_latency: TargetLatency | None = None
+    """Target of the mildest cut: a latency. Shapes are measured on the worker."""
+    steps: Annotated[int, Field(ge=1, le=20)] = 1
+    """Number of cuts, each followed by its share of recovery; the size falls geometrically."""
+    importance: Literal["l1", "l1_weight", "l2", "taylor"] = "l1"
+    """l1, l2: norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights. taylor: first-order change
+    of the loss without it. Layers are always chosen by how much they change their input. Decoders: l1 or l2."""
+    multiple: Annotated[int, Field(ge=1, le=256)] = 64
+    """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks."""
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
-    reconstruct: Annotated[
-        bool,
-        Field(
-            description="Solve the linear layers that are left by least squares on at most 16,384 tokens of the calibration "
-            "rows, one after another, to say what the whole model's said (He et al. 2017). No training: recovery and "
-            "distillation start from there."
-        ),
-    ] = False
-    sensitivity: Annotated[
-        bool, Field(description="Score cuts of each axis alone at several ratios on validation, untrained, for the report.")
-    ] = False
+    reconstruct: bool = False
+    """Fit the remaining linear layers to the whole model's outputs by least squares, one after another, on at most 16,384
+    tokens of the calibration rows (He et al. 2017), before any training."""
+    sensitivity: bool = False
+    """Score cuts of each axis alone, at several ratios and untrained, on validation, for the report."""
     recovery: Recovery | None = None
 
     @model_validator(mode="before")
@@ -178,7 +126,7 @@ class Prune(Config):
         if self.target_params is not None and self.target_latency is not None:
             raise ValueError("name either target_params or target_latency")
         if self.has_target and set(self.axes) <= {"vocabulary"}:
-            raise ValueError("a target needs an axis that can give way: the texts decide on the vocabulary")
+            raise ValueError("a target needs an axis other than vocabulary, whose cut follows from the texts")
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
             raise ValueError(f"{self.steps} steps need recovery of at least as many epochs, or they are one cut")
         return self
@@ -191,15 +139,11 @@ class Prune(Config):
     @property
     def ratios(self) -> dict[Axis, float]:
         """Return the requested ratio of each axis except the vocabulary, 0 if there is none."""
-        asked: dict[Axis, float] = {}
-        for axis in SHRINKING:
-            if isinstance(self.ratio, AxisRatios):
-                other = {"hidden": self.ratio.heads, "heads": self.ratio.hidden}.get(axis)
-                share = getattr(self.ratio, axis) or other or 0.0
-            else:
-                share = self.ratio
-            asked[axis] = share if axis in self.axes else 0.0
-        return asked
+        one = self.ratio
+        if not isinstance(one, AxisRatios):
+            return {axis: one if axis in self.axes else 0.0 for axis in SHRINKING}
+        each = {**dict(one), "hidden": one.hidden or one.heads, "heads": one.heads or one.hidden}
+        return {axis: each[axis] or 0.0 if axis in self.axes else 0.0 for axis in SHRINKING}
 
     @property
     def deepest(self) -> float:

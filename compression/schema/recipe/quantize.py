@@ -9,24 +9,15 @@ from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Epochs, Observer,
 
 
 class Qat(Config):
-    """Quantization-aware training with a progressive schedule.
+    """Quantization-aware training in three phases: full precision, a growing share of layers, all layers."""
 
-    Its phases: full precision, a growing share of layers, all layers.
-    """
-
-    full: Annotated[Epochs, Field(description="First so many epochs in full precision: no layer is simulated.")] = 5
-    ramp: Annotated[
-        Epochs, Field(description="Then so many with a share of the layers simulated that grows from epoch to epoch.")
-    ] = 10
-    quantized: Annotated[Epochs, Field(description="At last so many with all layers simulated.")] = 5
+    full: Annotated[Epochs, Field(description="First phase: epochs in full precision, without simulated layers.")] = 5
+    ramp: Annotated[Epochs, Field(description="Second phase: epochs with a growing share of simulated layers.")] = 10
+    quantized: Annotated[Epochs, Field(description="Last phase: epochs with all layers simulated.")] = 5
     rate: Rate = 2e-5
-    order: Annotated[
-        Literal["sensitivity", "depth"],
-        Field(
-            description="Which depths are quantized first in the ramp. sensitivity: those that change the logits least when "
-            "they alone are quantized, measured on calibration rows of train. depth: shallow ones first."
-        ),
-    ] = "sensitivity"
+    order: Literal["sensitivity", "depth"] = "sensitivity"
+    """Depths to quantize first in the ramp. sensitivity: those that alone change the logits of calibration rows of train least.
+    depth: shallow ones."""
 
     @property
     def epochs(self) -> int:
@@ -51,53 +42,27 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | Literal["se
 class Quantize(Config):
     """Simulate the integers of the exported artifact from here on; docs/numerics.md defines each scheme."""
 
-    scheme: Annotated[
-        Scheme,
-        Field(
-            description="dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit "
-            "activations with one calibrated range a layer. weight-only-int8, weight-only-int4: activations stay floating "
-            "point; int4 has one scale a group of inputs. Embeddings are int8 per row in all of them."
-        ),
-    ] = "dynamic-int8"
-    group_size: Annotated[
-        Literal[16, 32, 64, 128, 256],
-        Field(description="Of weight-only-int4: inputs of an output channel that share one scale."),
-    ] = 32
-    portable: Annotated[
-        bool,
-        Field(
-            description="Of dynamic-int8 and static-int8: weights stay within ±63 where they meet activations, so that their "
-            "products are exact on every processor. false: ±127, which x86 without VNNI multiplies exactly only with ONNX "
-            "Runtime's session.x64quantprecision. Weight-only files are portable as they are."
-        ),
-    ] = True
-    observer: Annotated[
-        Observer,
-        Field(
-            description="Of static-int8: what a layer's range is. min-max: all that was seen. percentile: the middle "
-            "`percentile` per cent of it. mse: where clipping and rounding together have the least squared error."
-        ),
-    ] = "mse"
-    percentile: Annotated[
-        float, Field(ge=50, lt=100, description="Of the observer percentile: per cent of the values that the range holds.")
-    ] = 99.99
-    calibration_rows: Annotated[
-        int,
-        Field(
-            ge=8,
-            le=8192,
-            description="Rows of train, drawn with train.seed, that ranges, sensitivities and the check of ranges come from.",
-        ),
-    ] = 512
-    smoothing: Annotated[
-        Alpha | Literal["search"] | None,
-        WrapValidator(_by_kind),
-        Field(
-            description="Channels are scaled before they are rounded, where the float model stays the same: by SmoothQuant's "
-            "α, which moves outliers of activations into weights, or by factors that are searched for, layer by layer, by what "
-            "rounding costs (search; left out where a model goes from file to file); null: not at all."
-        ),
-    ] = None
+    scheme: Scheme = "dynamic-int8"
+    """dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit activations with one
+    calibrated range per layer. weight-only-int8, weight-only-int4: activations in floating point; int4 has one scale per group
+    of inputs. Embeddings are always int8 per row."""
+    group_size: Literal[16, 32, 64, 128, 256] = 32
+    """For weight-only-int4: inputs of an output channel that share one scale."""
+    portable: bool = True
+    """For dynamic-int8 and static-int8: weights that are multiplied with activations stay within ±63, so that products are
+    exact on every processor. false: ±127, exact on x86 without VNNI only with ONNX Runtime's session.x64quantprecision.
+    Weight-only files are portable anyway."""
+    observer: Observer = "mse"
+    """For static-int8: a layer's range. min-max: of all observed values. percentile: of the middle `percentile` percent of
+    them. mse: with the least squared error of clipping and rounding together."""
+    percentile: Annotated[float, Field(ge=50, lt=100)] = 99.99
+    """For the observer percentile: percent of the values within the range."""
+    calibration_rows: Annotated[int, Field(ge=8, le=8192)] = 512
+    """Rows of train, sampled with train.seed, from which ranges, sensitivities and the check of ranges are computed."""
+    smoothing: Annotated[Alpha | Literal["search"] | None, WrapValidator(_by_kind)] = None
+    """Scale channels before rounding, if the float model stays the same: by SmoothQuant's α, which moves outliers of
+    activations into weights, or by factors that are searched layer by layer for the least rounding error (search; not from file
+    to file). null: no smoothing."""
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None
 
     @model_validator(mode="after")
@@ -106,11 +71,11 @@ class Quantize(Config):
         owners = {"group_size": "weight-only-int4", "observer": "static-int8", "percentile": "static-int8"}
         for name, scheme in owners.items():
             if getattr(self, name) != defaults[name] and self.scheme != scheme:
-                raise ValueError(f"{name} is of {scheme} alone, and the scheme is {self.scheme}")
+                raise ValueError(f"only {scheme} has {name}, and the scheme is {self.scheme}")
         if self.percentile != defaults["percentile"] and self.observer != "percentile":
-            raise ValueError(f"percentile is of the observer percentile alone, and the observer is {self.observer}")
+            raise ValueError(f"only the observer percentile has percentile, and the observer is {self.observer}")
         if not self.portable and self.scheme not in ROUNDS_ACTIVATIONS:
-            raise ValueError(f"portable: false is for rounded activations, and {self.scheme} leaves them in floating point")
+            raise ValueError(f"portable: false needs rounded activations, and {self.scheme} leaves them in floating point")
         if isinstance(self.smoothing, float) and self.scheme.startswith("weight-only"):
-            raise ValueError(f"an α of smoothing is for rounded activations, and {self.scheme} leaves them in floating point")
+            raise ValueError(f"an α of smoothing needs rounded activations, and {self.scheme} leaves them in floating point")
         return self

@@ -3,15 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    JsonValue,
-    TypeAdapter,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, WrapValidator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
@@ -36,28 +28,16 @@ class Prepare(Config):
     data's labels.
     """
 
-    epochs: Annotated[
-        Annotated[int, Field(ge=0, le=MOST_EPOCHS)] | None,
-        Field(
-            description="Passes over the train split, the rate falling to 0 at the end. null: until validation stops gaining; "
-            "the rate falls whenever an epoch brings no gain, and a model that comes with a head is only changed if that gains "
-            "more than one standard error."
-        ),
-    ] = None
-    rate: Annotated[
-        Annotated[float, Field(gt=0, le=1)] | None,
-        Field(
-            description="Peak learning rate of AdamW. null: if epochs is null, chosen by short probes on validation, those of "
-            f"head and body apart where that is better; else {PREPARE_RATE:g}."
-        ),
-    ] = None
-    patience: Annotated[
-        Annotated[int, Field(ge=1, le=200)] | None,
-        Field(
-            description="Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has "
-            f"fewer than 48 steps, after so many times 48 steps. null: if epochs is null, {PREPARE_PATIENCE}; else never."
-        ),
-    ] = None
+    epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] | None = None
+    """Passes over the train split, the rate falling to 0 at the end. null: until validation stops gaining; the rate falls
+    whenever an epoch brings no gain, and a model that comes with a head is only changed if that gains more than one standard
+    error."""
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate of AdamW. null: if epochs is null, chosen by short probes on validation, those of head and body apart
+    where that is better; else 5e-05."""
+    patience: Annotated[int, Field(ge=1, le=200)] | None = None
+    """Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has fewer than 48 steps,
+    after so many times 48 steps. null: if epochs is null, 3; else never."""
 
     @property
     def is_open(self) -> bool:
@@ -84,67 +64,26 @@ class Train(Config):
     """The settings and limits that all training in the job shares."""
 
     batch: Annotated[int, Field(ge=1, le=4096, description="Rows that go through the model together.")] = 32
-    accumulate: Annotated[
-        int,
-        Field(ge=1, le=MOST_ACCUMULATED, description="Batches whose gradients are added up before each step of the optimizer."),
-    ] = 1
-    max_length: Annotated[
-        int,
-        Field(
-            ge=8,
-            le=8192,
-            description="Longer texts are cut to this many tokens. Of causal-lm the tokens of a row, which texts share.",
-        ),
-    ] = 128
-    seed: Annotated[
-        int,
-        Field(
-            ge=0,
-            lt=2**31,
-            description="What all chance follows: splits that are carved, rows that are drawn and their order, a new head, "
-            "dropout. The same seed gives the same model on the same machine.",
-        ),
-    ] = 0
-    warmup: Annotated[
-        float,
-        Field(ge=0, le=1, description="Share of a training's steps over which the rate rises to its peak; then it falls to 0."),
-    ] = 0.1
-    decay: Annotated[
-        float, Field(ge=0, le=1, description="AdamW's L2 on weight matrices; recovery adapts it from here if adapt_l2.")
-    ] = 0.01
-    precision: Annotated[
-        Precision,
-        Field(
-            description="What training, and Taylor's importance, multiply in beside the simulated integers, which stay exact. "
-            "auto: bfloat16 where the device has it, else float32. float32: nothing else. bfloat16: as auto, and refused "
-            "where the device lacks it."
-        ),
-    ] = "auto"
-    recompute: Annotated[
-        bool,
-        Field(
-            description="Layers are computed again in the backward pass, and what they made is not kept till then: some third "
-            "more time, and far less memory where rows are long (gradient checkpointing, Chen et al. 2016)."
-        ),
-    ] = False
-    max_steps: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Optimizer steps of all training in the job; of several datasets each has an equal share. Training "
-            "that reaches it ends and keeps its best epoch.",
-        ),
-    ] = None
-    max_minutes: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            le=MOST_MINUTES,
-            description="Minutes of all training in the job, validation included, export and measuring not; of several "
-            "datasets each has an equal share. Work that a dead attempt had not saved is not counted. Results then depend on "
-            "the machine's speed.",
-        ),
-    ] = None
+    accumulate: Annotated[int, Field(ge=1, le=MOST_ACCUMULATED)] = 1
+    """Batches whose gradients are added up before each step of the optimizer."""
+    max_length: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Longer texts are cut to this many tokens. For causal-lm: the tokens of a row, which several texts may share."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of all that is random: carved splits, sampled rows, their order, a new head, dropout. A machine repeats itself."""
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of a training's steps over which the rate rises to its peak; then it falls to 0."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """AdamW's weight decay of matrices; recovery adapts it from here if adapt_l2."""
+    precision: Precision = "auto"
+    """Type of the products of training and of Taylor importance; simulated integers stay exact. auto: bfloat16 if the device
+    has it, else float32. bfloat16: refused if the device lacks it."""
+    recompute: bool = False
+    """Gradient checkpointing (Chen et al. 2016): far less memory if rows are long, for about a third more time."""
+    max_steps: Annotated[int | None, Field(ge=1)] = None
+    """Optimizer steps of all training, shared equally by datasets. Training that reaches the limit keeps its best epoch."""
+    max_minutes: Annotated[float | None, Field(gt=0, le=MOST_MINUTES)] = None
+    """Minutes of all training with its validation, without export and measuring; shared equally by datasets. Work that a dead
+    attempt had not saved does not count. Results then depend on the machine's speed."""
 
 
 _REMOVED = {
@@ -162,10 +101,7 @@ def removed(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_removed(recipe: Mapping[str, Any]) -> None:
-    """Refuse a new job with a removed key. Raises InvalidSpec.
-
-    Stored recipes that have such a key still load.
-    """
+    """Refuse a new job with a removed key. Raises InvalidSpec. Stored recipes that have such a key still load."""
     for key in removed(recipe):
         raise InvalidSpec(f"recipe.{key} has been removed", param=f"recipe.{key}", remedy=_REMOVED[key])
 
@@ -213,24 +149,14 @@ for _spec in STAGE_SPECS.values():
 class Targets(Config):
     """The targets of the result; the defaults are the published account's figures for the method."""
 
-    parameter_reduction: Annotated[
-        float, Field(ge=0, lt=1, description="(before - after) / before of the number of parameters, embeddings included.")
-    ] = 0.305
-    size_reduction: Annotated[
-        float, Field(ge=0, lt=1, description="(before - after) / before of the bytes of the weights' files, as downloaded.")
-    ] = 0.729
-    speed_up: Annotated[
-        float, Field(gt=0, le=1000, description="before / after of the median latency, both timed in turn in one process.")
-    ] = 1.445
-    retention: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=1000,
-            description="after / before of the score on validation; before / after of perplexity, where less is better. What "
-            "is kept on test is reported beside it and judges nothing.",
-        ),
-    ] = 0.992
+    parameter_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.305
+    """(before - after) / before of the number of parameters, embeddings included."""
+    size_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.729
+    """(before - after) / before of the bytes of the weights' files, as downloaded."""
+    speed_up: Annotated[float, Field(gt=0, le=1000)] = 1.445
+    """before / after of the median latency, both timed in turn in one process."""
+    retention: Annotated[float, Field(gt=0, le=1000)] = 0.992
+    """after / before of the score on validation; before / after of a perplexity. Retention on test is reported, not judged."""
 
 
 Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews"]
@@ -243,10 +169,7 @@ def _by_kind(one: Any) -> WrapValidator:
     alone: TypeAdapter[Any] = TypeAdapter(one)
     each: TypeAdapter[Any] = TypeAdapter(Annotated[tuple[one, ...], Field(min_length=1, max_length=MOST_PARTS)])
 
-    def read(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
-        return (each if isinstance(value, list | tuple) else alone).validate_python(value)
-
-    return WrapValidator(read)
+    return WrapValidator(lambda value, _: (each if isinstance(value, list | tuple) else alone).validate_python(value))
 
 
 class LmEval(Config):
@@ -257,19 +180,13 @@ class LmEval(Config):
 
     tasks: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")], ...],
-        Field(
-            min_length=1,
-            max_length=20,
-            description="Names of lm-eval's own tasks and groups, for example arc_easy.",
-            json_schema_extra={"uniqueItems": True},
-        ),
+        Field(min_length=1, max_length=20, json_schema_extra={"uniqueItems": True}),
     ]
-    few_shot: Annotated[
-        int | None, Field(ge=0, le=64, description="Examples before each document. null: as many as the task says.")
-    ] = None
-    limit: Annotated[
-        int | None, Field(ge=1, description="Documents of each task at most, the first ones: no results to publish. null: all.")
-    ] = None
+    """Names of lm-eval's own tasks and groups, for example arc_easy."""
+    few_shot: Annotated[int | None, Field(ge=0, le=64)] = None
+    """Examples before each document. null: as many as the task says."""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """Most documents of each task, the first ones: such results cannot be published. null: all."""
     batch: Annotated[int, Field(ge=1, le=256, description="Requests that go through the model together at most.")] = 8
 
     @model_validator(mode="after")
@@ -280,71 +197,36 @@ class LmEval(Config):
 
 
 class JobEvaluate(Config):
-    """The metric, and the shape at which latency is measured.
+    """The metric, and the shape at which latency is measured. Baseline and candidate are interleaved in one process."""
 
-    Baseline and candidate are interleaved in one process.
-    """
-
-    metric: Annotated[
-        Metric | tuple[Metric, ...],
-        _by_kind(Metric),
-        Field(
-            description="The headline metric of classification, which epochs are chosen by too; auto is accuracy, accuracy_f1 "
-            "the mean of accuracy and F1. The other tasks have one each, and only auto: the mean of Pearson's and Spearman's "
-            "correlation, F1 of entities, F1 of SQuAD, perplexity. A list has one name for each of the job's datasets, in "
-            "their order; a name alone is for all."
-        ),
-    ] = "auto"
-    positive: Annotated[
-        Positive | tuple[Positive, ...],
-        _by_kind(Positive),
-        Field(
-            description="The label whose F1 counts; null: the last of two, and of more the mean over all labels (macro). A "
-            "list has one label or null for each of the job's datasets, in their order; a label alone is for all."
-        ),
-    ] = None
+    metric: Annotated[Metric | tuple[Metric, ...], _by_kind(Metric)] = "auto"
+    """The headline metric of classification, which also selects epochs; auto is accuracy, accuracy_f1 the mean of accuracy and
+    F1. Other tasks have only auto: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD, perplexity. A
+    list has one name for each of the job's datasets, in their order; a single name is for all."""
+    positive: Annotated[Positive | tuple[Positive, ...], _by_kind(Positive)] = None
+    """The label whose F1 counts; null: the last of two labels, of more the mean over all (macro). A list has one label or null
+    for each of the job's datasets, in their order; a single label is for all."""
     batch: Annotated[int, Field(ge=1, le=256, description="Rows that go through a model together while it is timed.")] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
-    threads: Annotated[
-        int, Field(ge=1, le=256, description="Threads that the runtime has while artifacts are scored and timed.")
-    ] = 1
-    window: Annotated[
-        int | None,
-        Field(
-            ge=8,
-            le=131072,
-            description="Of causal-lm: tokens that perplexity is taken over together; windows go on by half of it, so that a "
-            "token sees at least half. null: train.max_length.",
-        ),
-    ] = None
-    tokens: Annotated[
-        int,
-        Field(
-            ge=256,
-            le=10**9,
-            description="Of causal-lm: at most about so many tokens of validation, and of test, are scored: whole texts drawn "
-            "with train.seed.",
-        ),
-    ] = 65536
-    lm_eval: Annotated[
-        LmEval | None, Field(description="Of causal-lm: what lm-eval's tasks say of each stage, beside perplexity.")
-    ] = None
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads that the runtime has while artifacts are scored and timed."""
+    window: Annotated[int | None, Field(ge=8, le=131072)] = None
+    """For causal-lm: tokens of a perplexity window; each begins at the middle of the one before. null: train.max_length."""
+    tokens: Annotated[int, Field(ge=256, le=10**9)] = 65536
+    """For causal-lm: about the most tokens of validation, and of test, that are scored: whole texts sampled with train.seed."""
+    lm_eval: LmEval | None = None
+    """For causal-lm: lm-eval tasks to run on each stage, beside perplexity."""
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
-        """Return the settings of each dataset of a job.
-
-        Raises InvalidSpec if a list is longer or shorter than the datasets.
-        """
-        given = {key: getattr(self, key) for key in OF_EACH}
-        for key, value in given.items():
+        """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""
+        keys = {key: getattr(self, key) for key in OF_EACH}
+        for key, value in keys.items():
             if isinstance(value, tuple) and len(value) != datasets:
-                cause = f"{key} is a list of {len(value)}, and the datasets are {datasets}"
+                cause = f"{key} is a list of {len(value)}, and there are {datasets} datasets"
                 remedy = "Name one for each dataset, in their order, or one for all without a list."
                 raise InvalidSpec(cause, param=f"evaluate.{key}", remedy=remedy)
         shared = self.model_dump(exclude=set(OF_EACH))
-        own = [
-            {key: value[at] if isinstance(value, tuple) else value for key, value in given.items()} for at in range(datasets)
-        ]
+        own = [{key: value[at] if isinstance(value, tuple) else value for key, value in keys.items()} for at in range(datasets)]
         return tuple(Evaluate(**shared, **one) for one in own)
 
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
-from compression.schema.report.measurements import Latency, NotMeasured, Parameters, Ratios, Row, Score, Shape, Size, Uploaded
+from compression.schema.report.measurements import Latency, NotMeasured, Parameters, Row, Score, Shape, Size, Uploaded
 from compression.schema.report.ratios import ratios
 
 METRIC = "mean of parts"
+Figure = TypeVar("Figure")
 
 
 def mean_row(
@@ -16,11 +18,10 @@ def mean_row(
     sent: Uploaded | None = None,
     draws: tuple[SplitDraws, SplitDraws] = (NO_DRAWS, NO_DRAWS),
 ) -> Row:
-    """Return the mean of one stage's rows, without notes and verdict.
+    """Return the mean of one stage's rows, without notes and verdict. It lacks a figure that one of the datasets lacks.
 
     parts: name → row, in the job's order; first: the baseline's mean, None if this is the baseline; sent: the uploaded model
-    that all share; draws: the baseline's mean over the datasets and this stage's. If one dataset lacks a figure, the mean lacks
-    it too, because a mean of the others would be compared with a mean of all.
+    that all share; draws: the baseline's mean over the datasets and this stage's.
     """
     rows = list(parts.values())
     parameters, size, latency = _parameters(rows), _size(rows), _latency(parts)
@@ -30,7 +31,6 @@ def mean_row(
     after = (parameters, size, score)
     before = (first.parameters, first.size, first.score) if first else after
     both = (first.validation if first else validation, validation)
-    found: Ratios = ratios(before, after, latency, sent, validation=both, draws=draws)
     return Row(
         stage=rows[0].stage,
         artifact=rows[0].artifact,
@@ -42,7 +42,7 @@ def mean_row(
         validation=validation,
         flops=_count(parts, "flops"),
         peak_memory_bytes=_count(parts, "peak_memory_bytes"),
-        ratios=found,
+        ratios=ratios(before, after, latency, sent, validation=both, draws=draws),
         seconds=sum(row.seconds for row in rows),
         parts=dict(parts),
     )
@@ -80,14 +80,10 @@ def _shape(rows: Sequence[Row]) -> Shape:
     # The parts are pruned to one shape, except what depends on their data: each may have its own vocabulary.
     shapes = [row.shape for row in rows]
     embeddings = [shape.embedding for shape in shapes if shape.embedding is not None]
-    widths = {name: _whole([getattr(shape, name) for shape in shapes]) for name in ("layers", "hidden", "heads", "ffn")}
-    return shapes[0].model_copy(
-        update={
-            **widths,
-            "vocabulary": _whole([shape.vocabulary for shape in shapes]),
-            "embedding": _whole(embeddings) if len(embeddings) == len(shapes) else None,
-        }
-    )
+    names = ("layers", "hidden", "heads", "ffn", "vocabulary")
+    widths = {name: _whole([getattr(shape, name) for shape in shapes]) for name in names}
+    embedding = _whole(embeddings) if len(embeddings) == len(shapes) else None
+    return shapes[0].model_copy(update={**widths, "embedding": embedding})
 
 
 def _parameters(rows: Sequence[Row]) -> Parameters:
@@ -104,22 +100,19 @@ def _size(rows: Sequence[Row]) -> Size:
 
 
 def _latency(parts: Mapping[str, Row]) -> Latency | NotMeasured:
-    found = []
-    for name, row in parts.items():
-        if isinstance(row.latency, NotMeasured):
-            return _lacking(name, row.latency)
-        found.append(row.latency)
+    found = _measured({name: row.latency for name, row in parts.items()})
+    if isinstance(found, NotMeasured):
+        return found
     times = ("median_ms", "p95_ms", "spread_ms", "baseline_median_ms", "baseline_p95_ms")
-    same = found[0].model_copy(update={name: mean([getattr(one, name) for one in found]) for name in times})
-    return same.model_copy(update={"runs": min(one.runs for one in found)})
+    means = {time: mean([getattr(one, time) for one in found.values()]) for time in times}
+    first = next(iter(found.values()))
+    return first.model_copy(update={**means, "runs": min(one.runs for one in found.values())})
 
 
 def _score(parts: Mapping[str, Score | NotMeasured]) -> Score | NotMeasured:
-    found = {}
-    for name, score in parts.items():
-        if isinstance(score, NotMeasured):
-            return _lacking(name, score)
-        found[name] = score
+    found = _measured(parts)
+    if isinstance(found, NotMeasured):
+        return found
     scores = list(found.values())
     return Score(
         metric=METRIC,
@@ -136,11 +129,15 @@ def _score(parts: Mapping[str, Score | NotMeasured]) -> Score | NotMeasured:
 
 
 def _count(parts: Mapping[str, Row], figure: str) -> int | NotMeasured:
-    for name, row in parts.items():
-        if isinstance(lacking := getattr(row, figure), NotMeasured):
-            return _lacking(name, lacking)
-    return _whole([getattr(row, figure) for row in parts.values()])
+    found: dict[str, int] | NotMeasured = _measured({name: getattr(row, figure) for name, row in parts.items()})
+    return found if isinstance(found, NotMeasured) else _whole([*found.values()])
 
 
-def _lacking(name: str, reason: NotMeasured) -> NotMeasured:
-    return NotMeasured(not_measured=f"{name}: {reason.not_measured}")
+def _measured(parts: Mapping[str, Figure | NotMeasured]) -> dict[str, Figure] | NotMeasured:
+    """Return the figures by dataset, or why the first that was not measured was not."""
+    found = {}
+    for name, figure in parts.items():
+        if isinstance(figure, NotMeasured):
+            return NotMeasured(not_measured=f"{name}: {figure.not_measured}")
+        found[name] = figure
+    return found

@@ -16,9 +16,7 @@ class Figures(Config):
     size: Size
     latency: Latency | NotMeasured
     score: Score | NotMeasured
-    validation: Annotated[
-        Score | NotMeasured | None, Field(description="The score on validation; null in files of before it was taken.")
-    ] = None
+    validation: Annotated[Score | NotMeasured | None, Field(description="The score on validation; null in older files.")] = None
     peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
 
 
@@ -34,13 +32,9 @@ class Before(Config):
     stage: Stage
     task: Task
     part: Annotated[str | None, Field(description="Of several datasets, the one that artifact and rows are for.")] = None
-    figures: Annotated[
-        Figures,
-        Field(description="Of this artifact. A row is measured on one form of a stage's model, which its `artifact` names."),
-    ]
+    figures: Figures
+    """Of this artifact. A row is measured on one form of a stage's model, which its `artifact` names."""
     baseline: Annotated[Row, Field(description="The original, as the job compared with it: the first of `rows`.")]
-    rows: Annotated[
-        tuple[Row, ...],
-        Field(min_length=1, description="From the baseline to the artifact's own stage; made at the job's end, all rows."),
-    ]
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    """From the baseline to the artifact's stage; all at the job's end."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device and threads that made the artifact.")]

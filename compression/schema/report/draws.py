@@ -35,10 +35,7 @@ NO_DRAWS = SplitDraws()
 
 
 def retention_interval(before: Draws | None, after: Draws | None, *, lower_is_better: bool = False) -> Interval | None:
-    """Return the 95 % interval of retention, by percentiles.
-
-    None if the rows cannot be paired, or if a resample's score is not above 0, because its ratio then has no meaning.
-    """
+    """Return the 95 % interval of retention by percentiles; None if rows make no pairs or a resample scores ≤ 0."""
     below, above = (after, before) if lower_is_better else (before, after)
     if below is not None and min(below.values) <= 0:
         return None
@@ -46,10 +43,7 @@ def retention_interval(before: Draws | None, after: Draws | None, *, lower_is_be
 
 
 def difference_interval(one: Draws | None, other: Draws | None, *, lower_is_better: bool = False) -> Interval | None:
-    """Return the 95 % interval of the difference `one` − `other` in worth (`Score.worth`).
-
-    None under the conditions of `retention_interval`.
-    """
+    """Return the 95 % interval of `one` − `other` in worth (`Score.worth`), or None as `retention_interval` does."""
     if lower_is_better:
         return _interval(other, one, lambda above, below: math.log(above / below))
     return _interval(one, other, lambda more, less: more - less)
@@ -66,9 +60,7 @@ def mean_draws(parts: Sequence[Draws | None]) -> Draws | None:
 
 def mean_split_draws(parts: Sequence[SplitDraws]) -> SplitDraws:
     """Return `mean_draws` of each split."""
-    return SplitDraws(
-        validation=mean_draws([part.validation for part in parts]), test=mean_draws([part.test for part in parts])
-    )
+    return SplitDraws(validation=mean_draws([one.validation for one in parts]), test=mean_draws([one.test for one in parts]))
 
 
 def _interval(one: Draws | None, other: Draws | None, combine: Callable[[float, float], float]) -> Interval | None:

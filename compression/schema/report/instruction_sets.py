@@ -1,7 +1,4 @@
-"""Whether a file's predictions are the same on processors with other instruction sets.
-
-The comparison is with the processor that measured the file.
-"""
+"""Whether a file's predictions are the same under another instruction set as on the processor that measured the file."""
 
 from typing import Annotated
 
@@ -17,10 +14,7 @@ class NotCompared(Config):
 
 
 class ComparedAnswers(Config):
-    """A file's predictions under another instruction set, compared with those of the measuring machine.
-
-    Both are for the same rows.
-    """
+    """A file's predictions under another instruction set, compared with the measuring machine's for the same rows."""
 
     instruction_set: Annotated[str, Field(description="As its makers call it, for example AVX2.")]
     emulator: Annotated[str, Field(description="What ran it: program and processor.")]

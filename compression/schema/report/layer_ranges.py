@@ -19,15 +19,8 @@ class LayerRange(Config):
     percentile: Annotated[float, Field(description="99 % of |activations| are at most this.")]
     ratio: Annotated[float, Field(description="largest / percentile.")]
     beyond: Annotated[float, Field(description="Share of |activations| larger than 4 × percentile.")]
-    levels_used: Annotated[
-        float | None,
-        Field(
-            description="Share of the levels that are used in effect: 2 to the entropy of the integers, by their number. null: "
-            "the scheme leaves activations in floating point."
-        ),
-    ]
+    levels_used: float | None
+    """Share of levels in effective use: 2 to the integers' entropy, by their number. null: activations in floating point."""
     broken: Annotated[bool, Field(description="Whether outliers break the range.")]
-    smooths_into: Annotated[
-        str | None,
-        Field(description="The layer before that smoothing can exactly scale the outliers down in; null: none feeds it alone."),
-    ] = None
+    smooths_into: str | None = None
+    """The layer before it that smoothing can exactly scale outliers down in; null: none."""

@@ -8,10 +8,7 @@ from compression.schema.report.measurements import Row, Score, TaskFigure, shown
 
 @dataclass(frozen=True)
 class LmEvalComparison:
-    """One figure in each stage.
-
-    values: formatted for the user, in the order of the rows; None if a row has none.
-    """
+    """One figure in each stage. values: formatted for the user, in the order of the rows; None if a row has none."""
 
     name: str
     what: str
@@ -31,12 +28,12 @@ def _of(prefix: str, rows: Sequence[Row | None]) -> Iterator[LmEvalComparison]:
     scores = [row.score if row is not None and isinstance(row.score, Score) else None for row in rows]
     named = {name: score for score in reversed(scores) if score is not None for name in score.metrics if name != score.metric}
     for name, score in sorted(named.items()):
-        yield LmEvalComparison(
-            prefix + spoken(name), f"{score.rows:,} test rows", tuple(_metric(found, name) for found in scores)
-        )
-    asked = [{_key(figure): figure for figure in row.lm_eval} if row is not None else {} for row in rows]
+        yield LmEvalComparison(prefix + spoken(name), f"{score.rows:,} test rows", tuple(_metric(one, name) for one in scores))
+    asked = [{(one.task, one.metric, one.filter): one for one in row.lm_eval} if row is not None else {} for row in rows]
     for key, figure in {key: figure for figures in asked for key, figure in figures.items()}.items():
-        yield LmEvalComparison(prefix + _task(figure), _asked(figure), tuple(_figure(figures.get(key)) for figures in asked))
+        how = "" if figure.filter == "none" else f" ({figure.filter})"
+        name = f"{prefix}{figure.task} {spoken(figure.metric)}{how}"
+        yield LmEvalComparison(name, _asked(figure), tuple(_figure(figures.get(key)) for figures in asked))
 
 
 def spoken(name: str) -> str:
@@ -51,21 +48,12 @@ def _metric(score: Score | None, name: str) -> str | None:
     return shown(name, score.metrics[name]) + (f" ± {shown(name, error).split()[0]}" if error is not None else "")
 
 
-def _key(figure: TaskFigure) -> tuple[str, str, str]:
-    return figure.task, figure.metric, figure.filter
-
-
-def _task(figure: TaskFigure) -> str:
-    how = "" if figure.filter == "none" else f" ({figure.filter})"
-    return f"{figure.task} {spoken(figure.metric)}{how}"
-
-
 def _asked(figure: TaskFigure) -> str:
-    told = ["lm-eval"]
-    told += [f"{figure.rows:,} documents"] if figure.rows is not None else []
-    told += [f"{figure.few_shot}-shot"] if figure.few_shot else []
-    told += ["lower is better"] if figure.higher_is_better is False else []
-    return ", ".join(told)
+    facts = ["lm-eval"]
+    facts += [f"{figure.rows:,} documents"] if figure.rows is not None else []
+    facts += [f"{figure.few_shot}-shot"] if figure.few_shot else []
+    facts += ["lower is better"] if figure.higher_is_better is False else []
+    return ", ".join(facts)
 
 
 def _figure(figure: TaskFigure | None) -> str | None:

@@ -19,10 +19,7 @@ class NotMeasured(Config):
 
 
 class Experts(Config):
-    """The experts of a decoder's layers.
-
-    Each token is sent to some of the routed experts; all tokens go through the shared ones.
-    """
+    """The experts of a decoder's layers. A token is sent to some routed experts; all tokens go through the shared ones."""
 
     count: Annotated[int, Field(description="Routed experts of a layer.")]
     ffn: Annotated[int, Field(description="Units of one routed expert.")]
@@ -58,10 +55,7 @@ class Shape(Config):
 
     @property
     def attended(self) -> int:
-        """Return the channels of all heads' queries together, at least as many as of their values.
-
-        Attention is compared over them.
-        """
+        """Return the channels that attention is compared over: of all heads' queries, or values if those are more."""
         size = self.head_size or self.hidden // self.heads
         return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
 
@@ -149,48 +143,24 @@ class Score(Config):
     metric: str
     value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
     lower_is_better: Annotated[bool, Field(description="Of perplexity; retention is then before / after.")] = False
-    standard_error: Annotated[
-        float,
-        Field(
-            description="Of the headline. A perplexity of which none is known (of a single text, or past 1e300) has its own "
-            "value here and none in `standard_errors`."
-        ),
-    ]
-    error_from: Annotated[
-        Literal["analytic", "bootstrap", "parts"],
-        Field(
-            description="Of the headline. analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, "
-            "seeded. parts: of a mean over n datasets, the root of the sum of their squared errors over n."
-        ),
-    ] = "analytic"
-    metrics: Annotated[
-        dict[str, float],
-        Field(
-            default_factory=dict,
-            description="The headline and the task's other metrics, at batch 1; of a mean over datasets, the value of each.",
-        ),
-    ]
-    standard_errors: dict[str, float] = Field(
-        default_factory=dict,
-        description="Of each of `metrics`: shares and means over rows by formula, the others by one bootstrap. Left out where "
-        "a single row or text is all that there is; none in reports of before this was kept.",
-    )
-    value_at_batch_32: Annotated[
-        float,
-        Field(
-            description="Of a language model as many windows of the test texts are asked again together as their logits allow, "
-            "at most 32, and the others' answers are those at batch 1."
-        ),
-    ]
+    standard_error: float
+    """Of the headline. A perplexity without one (a single text, or past 1e300) has its own value here."""
+    error_from: Literal["analytic", "bootstrap", "parts"] = "analytic"
+    """Of the headline. analytic: of a share or a mean over rows. bootstrap: 1,000 seeded samples of the rows. parts: of a mean
+    over n datasets, the root of the sum of their squared errors over n."""
+    metrics: Annotated[dict[str, float], Field(default_factory=dict)]
+    """The headline and the task's other metrics at batch 1; of a mean, each dataset's."""
+    standard_errors: dict[str, float] = Field(default_factory=dict)
+    """Of each of `metrics`: shares and means over rows by formula, others by one bootstrap. Left out for a single row or text,
+    and in older reports."""
+    value_at_batch_32: float
+    """Of a language model, as many windows of the test texts as their logits allow, at most 32, are run again together; the
+    others count as at batch 1."""
     rows: int
     rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
-    chance: Annotated[
-        float,
-        Field(
-            description="The metric of who knows no text: always the most frequent label, no entity, no answer; 0 for "
-            "correlations; for perplexity the shares of all tokens, whatever came before."
-        ),
-    ]
+    chance: float
+    """The metric without reading: always the most frequent label, no entity, no answer; 0 for correlations; for perplexity the
+    frequencies of all tokens."""
 
     @property
     def named(self) -> str:
@@ -199,10 +169,7 @@ class Score(Config):
 
     @property
     def worth(self) -> float:
-        """Return the score with more as better and additive differences.
-
-        For a perplexity it is minus its logarithm, in nats.
-        """
+        """Return the score with more as better and additive differences. Of a perplexity: minus its logarithm, in nats."""
         return -math.log(self.value) if self.lower_is_better else self.value
 
     @property
@@ -225,37 +192,24 @@ class Ratios(Config):
 
     parameter_reduction: float
     size_reduction: float
-    size_reduction_from_file: Annotated[
-        float | None, Field(description="Against the weights as they were sent; null in reports of before this was kept.")
-    ] = None
-    size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes a parameter of the baseline.")] = (
-        None
-    )
+    size_reduction_from_file: float | None = None
+    """Against the uploaded weights; null in older reports."""
+    size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes per parameter.")] = None
     size_reduction_from_float32: Annotated[float | None, Field(description="Against four.")] = None
     speed_up: float | None
     latency_reduction: float | None
     retention: Annotated[float | None, Field(description="Of the score on test: reported, and nothing is chosen by it.")]
     retention_above_chance: Annotated[float | None, Field(description="On test, of what is above chance.")]
-    retention_interval: Annotated[
-        Interval | None,
-        Field(
-            description="95 % interval of `retention`: paired bootstrap over test rows, of a language model over texts. null "
-            "where rows cannot be paired, and in reports of before this was kept."
-        ),
-    ] = None
-    retention_on_validation: Annotated[
-        float | None, Field(description="Of the score on validation, by the same runner: what choices and verdicts read.")
-    ] = None
-    retention_on_validation_interval: Annotated[
-        Interval | None, Field(description="As `retention_interval`, over validation rows.")
-    ] = None
-    judged_on: Annotated[
-        Literal["validation", "test"],
-        Field(description="The split that choices and verdicts read; test only in reports of before validation was scored."),
-    ] = "test"
-    baseline_not_converged: Annotated[
-        bool, Field(description="Whether the baseline's validation score was still rising when its preparation ended.")
-    ] = False
+    retention_interval: Interval | None = None
+    """95 % interval of `retention`: paired bootstrap over test rows, of a language model over texts. null if rows cannot be
+    paired, and in older reports."""
+    retention_on_validation: float | None = None
+    """Of the score on validation, by the same runner: what choices and verdicts use."""
+    retention_on_validation_interval: Annotated[Interval | None, Field(description="As `retention_interval`.")] = None
+    judged_on: Literal["validation", "test"] = "test"
+    """The split that choices and verdicts use; test in older reports."""
+    baseline_not_converged: bool = False
+    """Whether the baseline's validation score was still rising when its preparation ended."""
 
     def value_of(self, target: str) -> float | None:
         """Return the figure that is compared with a target, by the target's name."""
@@ -288,30 +242,17 @@ class StageVerdict(Config):
 
     met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
     missed: Annotated[tuple[str, ...], Field(description="Names of those that it was measured to miss.")]
-    unproven: Annotated[
-        tuple[str, ...],
-        Field(
-            description="Names of the others: the value was not measured, or the baseline has not converged "
-            "(`baseline_not_converged` in `ratios`). Empty in reports of before this was kept, which count them as missed."
-        ),
-    ] = ()
+    unproven: tuple[str, ...] = ()
+    """The others: not measured, or the baseline has not converged (`baseline_not_converged`). Empty in older reports, which
+    count them as missed."""
     best_before: Annotated[Stage | None, Field(description="The row that would be shipped without this one.")]
-    worse_than: Annotated[
-        Stage | None,
-        Field(
-            description="An earlier row that scores better, by more than this one's standard error, and is as small and fast."
-        ),
-    ]
-    behind: Annotated[
-        Stage | None,
-        Field(
-            description="`best_before`, where that row is nearer to the targets than this one, by more than chance explains: "
-            "usual for a cut, until it is distilled. The row's notes say by which figures, and what is still to come."
-        ),
-    ] = None
-    behind_in: Annotated[
-        tuple[str, ...], Field(description="Names of the targets that this row misses, and misses by more than that one.")
-    ] = ()
+    worse_than: Stage | None
+    """An earlier row that scores better by more than this one's standard error, and is as small and fast."""
+    behind: Stage | None = None
+    """`best_before`, if it is nearer to the targets than this one by more than chance: usual for a cut until it is distilled.
+    The row's notes say by which figures, and what is still to come."""
+    behind_in: tuple[str, ...] = ()
+    """Names of the targets that this row misses by more than that one."""
     remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
 
 
@@ -346,43 +287,30 @@ class Row(Config):
     """
 
     stage: Stage
-    artifact: Annotated[
-        str, Field(description="Name of the artifact that these figures were measured on; of a mean, the first part's.")
-    ]
+    artifact: Annotated[str, Field(description="The measured artifact; of a mean, the first dataset's.")]
     shape: Shape
     parameters: Parameters
     size: Size
     latency: Latency | NotMeasured
     score: Score | NotMeasured
-    validation: Annotated[
-        Score | NotMeasured | None,
-        Field(description="The same artifact's score on validation, by the same runner: what choices and verdicts read."),
-    ] = None
-    preparation: Annotated[
-        Preparation | None,
-        Field(description="Of the baseline alone: how it was tuned. null in reports of before this was kept."),
-    ] = None
+    validation: Score | NotMeasured | None = None
+    """Score on validation by the same runner: what choices use."""
+    preparation: Preparation | None = None
+    """Of the baseline: how it was tuned. null in older reports."""
     flops: Annotated[int | NotMeasured, Field(description="Of one forward pass at the latency's shape (torch's counter).")]
     peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
     ratios: Ratios
     seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
     notes: tuple[str, ...] = ()
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
-    ranges: Annotated[
-        tuple[LayerRange, ...], Field(description="Of each linear layer's input, where integers are simulated; model order.")
-    ] = ()
-    lm_eval: Annotated[
-        tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks; of the stage's model, its integers simulated.")
-    ] = ()
+    ranges: Annotated[tuple[LayerRange, ...], Field(description="Of each simulated layer's input, in model order.")] = ()
+    lm_eval: Annotated[tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks, with simulated integers.")] = ()
     # Not within Annotated: mypy's plugin overlooks the factory there if a class refers to itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 
     @property
     def convergence(self) -> Literal["not converged", "not tuned here", ""]:
-        """Return the state of a baseline's preparation that a reader must know.
-
-        For several datasets, one that has not converged is enough.
-        """
+        """Return what a reader must know of a baseline's preparation; of several datasets the worst state counts."""
         found = [row.preparation for row in (self.parts or {"": self}).values() if row.preparation is not None]
         if any(one.converged is False for one in found):
             return "not converged"

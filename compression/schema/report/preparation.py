@@ -20,48 +20,31 @@ class RateTried(Config):
 
     rate: Annotated[float, Field(description="Peak rate of the body.")]
     head_rate: Annotated[float, Field(description="Peak rate of the head.")]
-    whole_head: Annotated[
-        bool, Field(description="Whether of a new head the layer before the one that answers was warmed up too.")
-    ] = False
+    whole_head: bool = False
+    """Whether a new head's layer before the output layer was warmed up too."""
     steps: Annotated[int, Field(description="Optimizer steps of the probe.")]
     score: Annotated[float | None, Field(description="The task's metric on validation after it; null: the loss diverged.")]
-    loss: Annotated[
-        float | None,
-        Field(
-            description="The task's loss on validation after it, its answers multiplied by what fits them best: the usual rate "
-            "is left where another's is lower by more than two standard errors of the difference."
-        ),
-    ] = None
+    loss: float | None = None
+    """The task's loss on validation after it, logits scaled to fit best. The usual rate is left for a loss that is lower by
+    more than two standard errors of the difference."""
     chosen: Annotated[bool, Field(description="Whether training took this one's rates, lowered for its steps.")] = False
 
 
 class Preparation(Config):
-    """The training of the original, which all stages are compared with and which is the teacher.
+    """The training of the original, the teacher and the baseline of all stages; a field of the baseline's own row only."""
 
-    Only the baseline's row has it; with several datasets each one's own row has its own.
-    """
-
-    converged: Annotated[
-        bool | None,
-        Field(description="Whether validation had stopped gaining. null: the model was taken as it was sent, not tuned here."),
-    ]
+    converged: bool | None
+    """Whether validation had stopped improving. null: the model was taken as it was sent."""
     reason: Annotated[str, Field(description="What `converged` was concluded from, one sentence.")]
     epochs: Annotated[int, Field(ge=0, description="Epochs that were trained.")] = 0
     best_epoch: Annotated[int, Field(ge=0, description="The epoch whose weights were kept; 0 is the model as it came.")] = 0
     rate: Annotated[float | None, Field(description="Peak rate of the body; null where nothing was trained.")] = None
     head_rate: Annotated[float | None, Field(description="Peak rate of the head; null where nothing was trained.")] = None
-    validation_error: Annotated[
-        float | None,
-        Field(
-            description="Standard error of the validation score before training (of a perplexity: of its logarithm). Of open "
-            "training an epoch counts as better if it gains a tenth of it; over a head that came with the model, all of it."
-        ),
-    ] = None
+    validation_error: float | None = None
+    """Standard error of the validation score before training (of a perplexity: of its logarithm). In open training a tenth of
+    it counts as a gain; over a head that came with the model, all of it."""
     curve: tuple[EpochScore, ...] = ()
-    rates: Annotated[
-        tuple[RateTried, ...], Field(description="What the rate was chosen from; empty if the recipe gave it.")
-    ] = ()
-    linear_probe: Annotated[
-        float | None,
-        Field(description="Validation score of a linear model on the frozen features: a floor. null where there is none."),
-    ] = None
+    rates: tuple[RateTried, ...] = ()
+    """The probes that chose the rate; empty if the recipe gave it."""
+    linear_probe: float | None = None
+    """Validation score of a linear model on frozen features: a floor; null if there is none."""

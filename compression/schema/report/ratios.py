@@ -17,10 +17,7 @@ def speed_up(before_ms: float, after_ms: float) -> float:
 
 
 def retention(before: float, after: float, *, lower_is_better: bool = False) -> float | None:
-    """Return score after / before (inverted for lower-is-better metrics).
-
-    None if before ≤ 0, because the ratio then has no meaning.
-    """
+    """Return score after / before (inverted if lower is better); None, having no meaning, if before ≤ 0."""
     if before <= 0 or (lower_is_better and after <= 0):
         return None
     return before / after if lower_is_better else after / before
@@ -35,10 +32,9 @@ def ratios(
     validation: tuple[Scored, Scored] = (None, None),
     draws: tuple[SplitDraws, SplitDraws] = (NO_DRAWS, NO_DRAWS),
 ) -> Ratios:
-    """Return the ratios of a stage's figures to the baseline's.
+    """Return the ratios of a stage's figures to the baseline's, and of its size to the uploaded file's, 16 bits and float32.
 
-    Its size is also compared with that of the uploaded file, of 16 bits and of float32. `latency` includes both sides, measured
-    in one process. validation, draws: the baseline's first, as in `before`.
+    `latency` has both sides, measured in one process. validation, draws: the baseline's first, as in `before`.
     """
     faster = less_latency = above_chance = None
     if isinstance(latency, Latency):

@@ -19,9 +19,10 @@ class File(Config):
 
     path: Annotated[
         str,
-        Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", description="Relative."),
+        Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"),
         AfterValidator(portable),
     ]
+    """Relative."""
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -32,24 +33,16 @@ class Artifact(Config):
     name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
     kind: Literal["onnx", "transformers"]
     stage: Stage
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"],
-        Field(description="mixed: tables and the head are integers, the other matrices are not; its card says how many."),
-    ]
+    precision: Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
+    """mixed: tables and the head are integers, the other matrices are not; its card says how many."""
     files: tuple[File, ...]
     score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime, on test.")]
-    validation: Annotated[
-        Score | NotMeasured | None, Field(description="The same on validation; null in reports of before it was scored.")
-    ] = None
+    validation: Score | NotMeasured | None = None
+    """The same on validation; null in older reports."""
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
-    compared_on: Annotated[
-        ComparedAnswers | NotCompared | None,
-        Field(
-            description="Whether an ONNX file that multiplies 8-bit integers answers alike on processors without VNNI; null "
-            "for other artifacts, and in reports of before it was compared."
-        ),
-    ] = None
+    compared_on: ComparedAnswers | NotCompared | None = None
+    """Comparison of an ONNX file with 8-bit products on processors without VNNI; null for others, and in older reports."""
 
 
 class Values(Config):
@@ -67,9 +60,8 @@ class SplitFacts(Config):
     carved_from_train: bool
     labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
     values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
-    tokens: Annotated[
-        int | None, Field(description="Of causal-lm: next tokens that the split's texts ask for, as the model cuts them.")
-    ] = None
+    tokens: int | None = None
+    """Of causal-lm: next tokens of the split's texts, as the model cuts them."""
     bytes: Annotated[int | None, Field(description="Of causal-lm: of UTF-8, of the texts that have such a token.")] = None
 
 
@@ -83,19 +75,12 @@ class Verdict(Config):
     target: float
     value: Annotated[float | None, Field(description="null where it was not measured.")]
     met: Annotated[bool, Field(description="Whether `status` is met.")]
-    status: Annotated[
-        Status,
-        Field(
-            description="unproven: the value was not measured or, of retention, the baseline has not converged. The interval "
-            "does not change it."
-        ),
-    ] = "missed"
+    status: Status = "missed"
+    """unproven: not measured or, for retention, the baseline has not converged. The interval does not change it."""
     code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
     reason: Annotated[str | None, Field(description="The same for people.")] = None
-    split: Annotated[
-        Literal["validation", "test"] | None,
-        Field(description="Of retention, the split that `value` is of; test only in reports of before validation was scored."),
-    ] = None
+    split: Literal["validation", "test"] | None = None
+    """For retention: the split of `value`; test only in older reports."""
     interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
 
     @model_validator(mode="before")
@@ -140,23 +125,12 @@ class Report(Config):
     task: JobTask
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
-    uploaded: Annotated[
-        Uploaded | None, Field(description="The job's model as it was sent; null in reports of before this was kept.")
-    ] = None
-    headline: Annotated[
-        str,
-        Field(
-            description="Name of the artifact to take; `ratios` and `verdicts` are its row's. Of several datasets the first "
-            "one's, and `headlines` names them all."
-        ),
-    ]
-    headlines: Annotated[
-        dict[str, str], Field(default_factory=dict, description="Of several datasets, the artifact to take for each.")
-    ]
-    parts: Annotated[
-        tuple[PartReport, ...],
-        Field(description="Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."),
-    ] = ()
+    uploaded: Annotated[Uploaded | None, Field(description="The uploaded model; null in older reports.")] = None
+    headline: str
+    """Name of the recommended artifact, whose row has `ratios` and `verdicts`; of several datasets the first one's."""
+    headlines: Annotated[dict[str, str], Field(default_factory=dict, description="Of several datasets, each one's artifact.")]
+    parts: tuple[PartReport, ...] = ()
+    """Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."""
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     ratios: Ratios
     targets: Targets
@@ -165,10 +139,8 @@ class Report(Config):
     recipe: Recipe
     splits: dict[str, SplitFacts]
     pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
-    sensitivity: Annotated[
-        dict[str, tuple[Sensitivity, ...]],
-        Field(default_factory=dict, description="By axis: hidden with its heads, ffn, layers; empty unless asked for."),
-    ]
+    sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict)]
+    """By axis: hidden with its heads, ffn, layers; empty unless requested."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
 

@@ -70,7 +70,7 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
         ({"target_params": 0.5, "target_latency": {"speed_up": 2}}, "either"),
         ({"target_latency": {}}, "either"),
         ({"target_latency": {"speed_up": 0.5}}, "greater than 1"),
-        ({"axes": ["vocabulary"], "target_params": 0.5}, "give way"),
+        ({"axes": ["vocabulary"], "target_params": 0.5}, "other than vocabulary"),
         ({"steps": 2}, "recovery"),
         ({"steps": 4, "recovery": {"epochs": 3}}, "recovery"),
     ],
@@ -312,7 +312,7 @@ def test_several_datasets_are_forecast_one_by_one() -> None:
             r"^datasets\.1 \(b\): question-answering has one headline metric",
         ),
         ({"positive": [None, None, "maybe"]}, "evaluate.positive.2", r"^datasets\.2 \(c\): the data has no label 'maybe'"),
-        ({"metric": ["f1", "auto"]}, "evaluate.metric", "^metric is a list of 2, and the datasets are 3"),
+        ({"metric": ["f1", "auto"]}, "evaluate.metric", "^metric is a list of 2, and there are 3 datasets"),
     ],
 )
 def test_each_of_several_datasets_may_have_its_own_metric(asked: dict[str, Any], param: str | None, cause: str) -> None:

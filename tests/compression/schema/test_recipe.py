@@ -8,10 +8,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from compression.schema.config import Config
-from compression.schema.recipe.base import Epochs, Patience, Rate, Weight
+from compression.schema.recipe.base import Patience, Rate
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 
-ALIASES: dict[Any, str] = {Epochs: "epochs", Rate: "rate", Patience: "patience", Weight: ""}
+ALIASES: dict[Any, str] = {Rate: "rate", Patience: "patience"}
 """Types that bring words along, and the name of the keys that these words are enough for."""
 
 

@@ -17,7 +17,7 @@ from compression.engine.context import StageContext
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.stages.distill import enter
 from compression.engine.stages.general_distillation import general
-from compression.engine.stages.teacher_ensemble import EnsembleOutputs, fused, hear
+from compression.engine.stages.teacher_ensemble import EnsembleOutputs, ensemble_outputs, fused
 from compression.evaluation.validate import logits, validate
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
@@ -142,15 +142,15 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     scores = [validate(model, state.rows["validation"]).score for model in (state.teacher, other)]
     assert scores == pytest.approx([0.8, 0.2], abs=0.01)
     state.begin("distilled")
-    heard = finished(hear(state, settings, state.rows["train"], ()))
+    outputs = finished(ensemble_outputs(state, settings, state.rows["train"], ()))
     shares = [0.5, 0.5] if fusion == "mean" else [score / sum(scores) for score in scores]
     (said,) = state.notes
     told = [float(part.split()[-1]) for part in said.split("weight: ")[1].split(";")[0].split(", ")]
     assert told == pytest.approx(shares, abs=1e-3)
-    assert heard.guide is (state.teacher if scores[0] > scores[1] else other)
-    assert heard.logits is not None
+    assert outputs.guide is (state.teacher if scores[0] > scores[1] else other)
+    assert outputs.logits is not None
     mean = shares[0] * (one / 2).softmax(-1) + shares[1] * (two / 2).softmax(-1)
-    assert torch.allclose((heard.logits / 2).softmax(-1), mean, atol=1e-5)
+    assert torch.allclose((outputs.logits / 2).softmax(-1), mean, atol=1e-5)
     assert state.originals == []
 
 
@@ -268,9 +268,9 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     state.begin("distilled")
-    heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
+    outputs = finished(ensemble_outputs(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
     as_sent = answers(state, deep(("positive", "negative")))
-    assert torch.allclose(answers(state, heard.guide), as_sent.flip(1), atol=1e-6)
+    assert torch.allclose(answers(state, outputs.guide), as_sent.flip(1), atol=1e-6)
 
 
 def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp_path: Path) -> None:
