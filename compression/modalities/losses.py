@@ -1,7 +1,4 @@
-"""Distillation losses: pure functions of tensors.
-
-The recipe sets which of them count, and their weights.
-"""
+"""Distillation losses: pure functions of tensors. The recipe sets which of them count, and their weights."""
 
 import torch
 from torch import Tensor

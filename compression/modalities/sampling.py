@@ -9,10 +9,7 @@ BATCH = 64
 
 
 def micro_batch_size(batch: int, parts: int) -> int:
-    """Return the micro-batch size if memory does not suffice for the whole batch.
-
-    parts: number of micro-batches.
-    """
+    """Return the micro-batch size if memory does not suffice for the whole batch. parts: number of micro-batches."""
     return max(1, batch // parts)
 
 

@@ -87,10 +87,7 @@ def weight_norm(weight: Tensor, dim: int) -> Tensor:
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:
-    """Return the sorted indices of the `count` largest scores. (units,) -> (count,).
-
-    Ties go to the lower index.
-    """
+    """Return the sorted indices of the `count` largest scores. (units,) -> (count,). Ties go to the lower index."""
     return torch.argsort(scores, descending=True, stable=True)[:count].sort().values
 
 

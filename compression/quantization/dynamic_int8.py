@@ -32,10 +32,7 @@ def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
 
 
 def integer_rows(x: Tensor, levels: float = LEVELS) -> tuple[Tensor, Tensor]:
-    """Quantize each row to −levels … levels.
-
-    x: (..., features) -> (int8 of x's shape, float32 scales (..., 1)).
-    """
+    """Quantize each row to −levels … levels. x: (..., features) -> (int8 of x's shape, float32 scales (..., 1))."""
     scale = row_scales(x, levels)
     return torch.round(x.detach() / scale).clamp(-levels, levels).to(torch.int8), scale
 
@@ -62,10 +59,7 @@ def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply int8 matrices as the artifact's MatMulInteger does.
-
-    left: (m, k), right: (n, k) -> float32 (m, n).
-    """
+    """Multiply int8 matrices as the artifact's MatMulInteger does. left: (m, k), right: (n, k) -> float32 (m, n)."""
     if left.device.type == "cpu":
         return torch._int_mm(left, right.t()).float()
     # Integer kernels of other devices reject small or odd shapes; float32 represents these sums to one part in 2**24.

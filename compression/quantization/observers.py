@@ -72,10 +72,7 @@ def range_of(spread: Spread, observer: Observer, percent: float) -> Range:
 
 
 def quantile(values: Tensor, counts: Tensor, share: float) -> float:
-    """Return the smallest value that at least `share` of all values do not exceed.
-
-    values: (n,), ascending; counts: (n,).
-    """
+    """Return the smallest value that at least `share` of all values do not exceed. values: (n,), ascending; counts: (n,)."""
     below = counts.cumsum(0) / counts.sum()
     return values[min(int((below < share - 1e-12).sum()), len(values) - 1)].item()
 
@@ -113,9 +110,6 @@ def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) 
 
 
 def levels_used(counts: Tensor) -> float:
-    """Return the effective number of levels: 2 to the entropy of their frequencies.
-
-    counts: (levels,) -> 1 to levels.
-    """
+    """Return the effective number of levels: 2 to the entropy of their frequencies. counts: (levels,) -> 1 to levels."""
     share = counts[counts > 0].double() / counts.sum()
     return float(torch.exp2(-(share * share.log2()).sum()))

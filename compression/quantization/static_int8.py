@@ -31,10 +31,7 @@ def affine(low: float, high: float) -> tuple[float, int]:
 
 
 def codes(x: Tensor, scale: float, zero: int) -> Tensor:
-    """Quantize as ONNX's QuantizeLinear does: half to even, saturating.
-
-    -> integers 0 to 255 as float32, of x's shape.
-    """
+    """Quantize as ONNX's QuantizeLinear does: half to even, saturating. -> integers 0 to 255 as float32, of x's shape."""
     return torch.round(x.detach() / scale).add_(zero).clamp_(0, TOP)
 
 

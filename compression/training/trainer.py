@@ -353,10 +353,7 @@ class _Run:
         self.model.eval()
 
     def step_back(self) -> str:
-        """Restore the last good epoch at half the rate; return a remark.
-
-        Raises TrainingDiverged the second time.
-        """
+        """Restore the last good epoch at half the rate; return a remark. Raises TrainingDiverged the second time."""
         where, plan = self.where, self.plan
         if where.stepped_back:
             raise TrainingDiverged(

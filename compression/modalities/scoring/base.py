@@ -1,7 +1,4 @@
-"""Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers.
-
-Torch-free.
-"""
+"""Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers. Torch-free."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,16 +123,10 @@ class Scorer(Protocol):
         """Open the reader of an artifact's own files. pad_id: replaces the one in its config."""
 
     def open_split(self, runner: Any, reader: Any, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Encode a split for an artifact.
-
-        seed: of the resamples of the rows. Raises ValueError if nothing is scored.
-        """
+        """Encode a split for an artifact. seed: of the resamples of the rows. Raises ValueError if nothing is scored."""
 
     def sample(self, reader: Any, rows: Sequence[Row], outputs: int) -> list[Inputs]:
-        """Return the inputs that verify an artifact: single rows, then all in a batch.
-
-        outputs: the width of its logits.
-        """
+        """Return the inputs that verify an artifact: single rows, then all in a batch. outputs: the width of its logits."""
 
 
 class RowScorer:

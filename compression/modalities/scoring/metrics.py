@@ -17,10 +17,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 def f1_of(right: float, found: float, wanted: float) -> float:
-    """Return F1 = 2 · right / (found + wanted).
-
-    It is the harmonic mean of precision right/found and recall right/wanted.
-    """
+    """Return F1 = 2 · right / (found + wanted). It is the harmonic mean of precision right/found and recall right/wanted."""
     return 2 * right / (found + wanted) if found + wanted else 0.0
 
 
@@ -49,19 +46,13 @@ def f1(counts: Numbers, positive: int) -> float:
 
 
 def macro_f1(counts: Numbers) -> float:
-    """Return the mean F1 over the labels that occur as predictions or true labels.
-
-    counts: of `label_counts`.
-    """
+    """Return the mean F1 over the labels that occur as predictions or true labels. counts: of `label_counts`."""
     right, found, wanted = counts[:, counts[1] + counts[2] > 0]
     return float((2 * right / (found + wanted)).mean())
 
 
 def matthews(counts: Numbers) -> float:
-    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004).
-
-    counts: of `label_counts`.
-    """
+    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004). counts: of `label_counts`."""
     right, (found, wanted) = counts[0].sum(), counts[1:]
     rows = wanted.sum()
     below = float(np.sqrt((rows**2 - found @ found) * (rows**2 - wanted @ wanted)))

@@ -32,10 +32,7 @@ def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.Arra
 
 
 def numbers(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
-    """Fit ridge regression; return predictions for other rows.
-
-    features: (rows, n), labels: (rows,) -> (others, 1).
-    """
+    """Fit ridge regression; return predictions for other rows. features: (rows, n), labels: (rows,) -> (others, 1)."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -1,7 +1,4 @@
-"""The decoder interface of every runtime: reads tokens at once or one by one, with a cache.
-
-Torch-free.
-"""
+"""The decoder interface of every runtime: reads tokens at once or one by one, with a cache. Torch-free."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -33,10 +30,7 @@ class Decoder(Protocol):
 
 
 def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:
-    """Yield each row's most likely next token, without end, (rows,) each.
-
-    ids: prompts, (rows, tokens), left-padded.
-    """
+    """Yield each row's most likely next token, without end, (rows,) each. ids: prompts, (rows, tokens), left-padded."""
     logits, cache = decoder.step(ids, None, mask)
     while True:
         following = chosen(logits)

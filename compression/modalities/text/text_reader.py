@@ -18,10 +18,7 @@ Stretch = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens of one text.
-
-    The first `lead` and the last `tail` are not scored; `bytes` of UTF-8 lie between them.
-    """
+    """Tokens of one text. The first `lead` and the last `tail` are not scored; `bytes` of UTF-8 lie between them."""
 
     ids: list[int]
     lead: int

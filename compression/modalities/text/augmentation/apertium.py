@@ -1,7 +1,4 @@
-"""Translates with an installed Apertium pair in a child process: rules and dictionaries, no weights.
-
-Torch-free.
-"""
+"""Translates with an installed Apertium pair in a child process: rules and dictionaries, no weights. Torch-free."""
 
 import os
 import re

@@ -1,7 +1,4 @@
-"""Makes new rows from old ones.
-
-The same texts, settings, seed and sources give the same rows. Torch-free.
-"""
+"""Makes new rows from old ones. The same texts, settings, seed and sources give the same rows. Torch-free."""
 
 import random
 from collections.abc import Generator, Iterator, Sequence

@@ -113,10 +113,7 @@ class Resources:
             self.open_translators(settings.back_translation)
 
     def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
-        """Open the source of synonyms.
-
-        table: the teacher's input embeddings, (vocabulary, width), for `embeddings`.
-        """
+        """Open the source of synonyms. table: the teacher's input embeddings, (vocabulary, width), for `embeddings`."""
         source = self.source(asked)
         if source == "embeddings" and tokenizer is not None and table is not None:
             return Neighbours(Vocabulary(tokenizer), table, asked.candidates)

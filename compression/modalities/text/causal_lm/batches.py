@@ -27,10 +27,7 @@ class PackedBatch(Batch):
 
     @classmethod
     def of(cls, rows: Sequence[int], parts: Sequence[Sequence[Stretch]], ids: Tensor) -> "PackedBatch":
-        """Create a batch from each row's parts, padded to the longest row.
-
-        ids: (tokens,), which stretches index.
-        """
+        """Create a batch from each row's parts, padded to the longest row. ids: (tokens,), which stretches index."""
         width = max(sum(end - start for start, end, _ in row) for row in parts)
         found = torch.zeros((len(rows), width), dtype=torch.long)
         mask, positions = torch.zeros_like(found), torch.zeros_like(found)

@@ -1,7 +1,4 @@
-"""Runs a head on chunks of tokens.
-
-No tensor of all tokens by the whole vocabulary exists, forward or backward.
-"""
+"""Runs a head on chunks of tokens. No tensor of all tokens by the whole vocabulary exists, forward or backward."""
 
 from collections.abc import Callable
 from contextvars import Context, copy_context

@@ -45,10 +45,7 @@ class TokenizedDocuments:
 
 
 def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`).
-
-    Raises ConfigMismatch.
-    """
+    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`). Raises ConfigMismatch."""
     return scoring_texts.affixes(_encoder(tokenizer))
 
 

@@ -15,10 +15,7 @@ SEPARATING = ("eager", "flex_attention", "sdpa")
 
 
 def last_hidden_states(model: PreTrainedModel, sequences: PackedBatch) -> Tensor:
-    """Return the head's input: states after the last norm, (rows, tokens, width).
-
-    Raises ValueError as `base_output` does.
-    """
+    """Return the head's input: states after the last norm, (rows, tokens, width). Raises ValueError as `base_output` does."""
     found: Tensor = base_output(model, sequences).last_hidden_state
     return found
 

@@ -35,10 +35,7 @@ class NextTokenTargets(Protocol):
 
 @dataclass(frozen=True)
 class FullTargets:
-    """A teacher's full distributions.
-
-    states: (asked, width), which `head` turns into logits over the student's vocabulary.
-    """
+    """A teacher's full distributions. states: (asked, width), which `head` turns into logits over the student's vocabulary."""
 
     states: Tensor
     head: Head
@@ -58,10 +55,7 @@ class FullTargets:
 
 @dataclass(frozen=True)
 class TopKTargets:
-    """A teacher's stored top-k distributions.
-
-    known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`.
-    """
+    """A teacher's stored top-k distributions. known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`."""
 
     known: Tensor
     ids: Tensor

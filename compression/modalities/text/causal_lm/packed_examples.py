@@ -38,10 +38,7 @@ class PackedDataset(TokenizedDataset):
 
     @classmethod
     def of(cls, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter) -> "PackedDataset":
-        """Tokenize texts and pack them into rows of at most `length` tokens.
-
-        Raises ConfigMismatch as `documents.read` does.
-        """
+        """Tokenize texts and pack them into rows of at most `length` tokens. Raises ConfigMismatch as `documents.read` does."""
         found = read(texts, tokenizer)
         packed = Packed(found, length)
         return cls(

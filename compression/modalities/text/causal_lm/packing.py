@@ -66,10 +66,7 @@ class Packed:
 
 
 def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
-    """Cut documents into pieces of at most `length` input tokens.
-
-    A document's last token is never an input.
-    """
+    """Cut documents into pieces of at most `length` input tokens. A document's last token is never an input."""
     found = []
     for start, end in zip(documents.starts.tolist(), documents.ends.tolist(), strict=True):
         last = end - 1

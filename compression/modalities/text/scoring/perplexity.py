@@ -79,10 +79,7 @@ class Figures:
 
 
 def figures(told: WindowLosses) -> Figures:
-    """Compute the metrics from a model's losses.
-
-    Each token counts the same, so long texts count for more.
-    """
+    """Compute the metrics from a model's losses. Each token counts the same, so long texts count for more."""
     loss = _ratio(told.loss, told.tokens)
     return Figures(
         loss=loss,
@@ -181,10 +178,7 @@ class LanguageScorer(ReadsTexts):
     next_tokens: ClassVar[bool] = True
 
     def windows(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Window]:
-        """Tokenize texts with an artifact's own tokenizer, without truncation.
-
-        Texts without a scored token are left out.
-        """
+        """Tokenize texts with an artifact's own tokenizer, without truncation. Texts without a scored token are left out."""
         texts = [one for one in read((row["text"] for row in rows), encoder(tokenizer)) if one is not None]
         spans = [(0, len(text.ids), text.tail) for text in texts]
         found, seen = [], set[int]()

@@ -64,10 +64,7 @@ class TagScorer(ReadsTexts, RowScorer):
         return self._worth(_counts(answers, [row["label"] for row in rows]))
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
-        """Return the metrics; all errors are the bootstrap's over rows.
-
-        Entities of a row are not independent.
-        """
+        """Return the metrics; all errors are the bootstrap's over rows. Entities of a row are not independent."""
         counts = _counts(answers, [row["label"] for row in rows])
         draws = standard_errors.resampled(lambda some: self._worth(counts[some]), len(rows), seed=seed)
         return Figures(self._worth(counts), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])

@@ -20,10 +20,7 @@ NOWHERE = -1e9
 
 @dataclass(frozen=True)
 class References:
-    """The references that score a split's windows.
-
-    owners: the row of each window; contexts, answers: of each row.
-    """
+    """The references that score a split's windows. owners: the row of each window; contexts, answers: of each row."""
 
     windows: tuple[Window, ...]
     owners: tuple[int, ...]
@@ -69,10 +66,7 @@ class QuestionAnswering(SmallOutputTask):
         return losses.fuse_teachers(places, weights, temperature).transpose(1, 2)
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """Return F1 of the answers' words, mean over questions.
-
-        Raises ValueError for a split without references (train).
-        """
+        """Return F1 of the answers' words, mean over questions. Raises ValueError for a split without references (train)."""
         known = rows.references
         if known is None:
             raise ValueError("these rows carry nothing to judge answers by")
