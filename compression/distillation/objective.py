@@ -179,10 +179,7 @@ class DistillationObjective:
         return total
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each term of a batch's loss, unweighted.
-
-        Language models compute next-token logits for a few tokens at a time only.
-        """
+        """Return each unweighted term of a batch's loss."""
         asked, task, temperature = self.weighting.weights(), self.task, self.settings.temperature
         wanted = self.teacher.outputs(batch)
         given = request_features(self.student, batch, task, self.feature_losses.comparison.student)

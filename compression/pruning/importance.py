@@ -15,19 +15,12 @@ from torch.nn import functional
 
 
 def activation_norm(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the L1 norm over real tokens.
-
-    activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
-    """
+    """Return the L1 norm over real tokens. activations: (rows, tokens, units), mask: (rows, tokens) -> (units,)."""
     return (activations.abs() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
 def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the squared L2 norm over real tokens.
-
-    Unlike the norm it can be summed over batches; the ranking is the same.
-    activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
-    """
+    """Return the squared L2 norm, which sums over batches, over real tokens; shapes as in `activation_norm`."""
     return (activations.square() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
@@ -92,10 +85,7 @@ def strongest(scores: Tensor, count: int) -> Tensor:
 
 
 def strongest_of_each(scores: Tensor, count: int, parts: int) -> Tensor:
-    """Return `strongest` within each of `parts` adjacent blocks. (units,) -> (count,).
-
-    Each block keeps the same number of units, `count` in total.
-    """
+    """Return `strongest` within each of `parts` equal, adjacent blocks. (units,) -> (count,), `count` in total."""
     size = len(scores) // parts
     found = [strongest(part, count // parts) + number * size for number, part in enumerate(scores.view(parts, size))]
     return torch.cat(found)

@@ -1,7 +1,4 @@
-"""State of stepwise pruning, saved with each training checkpoint.
-
-A new attempt uses it to repeat the earlier cuts and resume.
-"""
+"""State of stepwise pruning in training checkpoints: a new attempt repeats the earlier cuts with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -120,11 +120,7 @@ def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
 def score_units(
     model: PreTrainedModel, settings: Prune, train_rows: Examples, seed: int, parts: int = 1, *, layers: bool = False
 ) -> ImportanceScores:
-    """Score a model's units by the recipe's importance, on train rows sampled with `seed`.
-
-    layers: also score layers. Raises ValueError if the recipe's importance does not support decoders; `check_axes` rejects such
-    recipes earlier.
-    """
+    """Score units, and `layers`, by the recipe's importance, on train rows sampled with `seed`."""
     rows = shuffled_rows(train_rows, settings.calibration_rows, seed)
     size = micro_batch_size(CALIBRATION_BATCH, parts)
     if settings.importance in ("l1", "l2"):
@@ -140,10 +136,7 @@ def score_units(
 def score_activations(
     model: PreTrainedModel, batches: Iterable[Batch], norm: Literal["l1", "l2"] = "l1", *, layers: bool = True
 ) -> ImportanceScores:
-    """Score units by the norm of their activations at the real tokens of `batches`; for l2, its square.
-
-    A layer with experts needs a second forward pass of its experts, because the stock module does not expose their activations.
-    """
+    """Score units by the norm of their activations at real tokens (l2: its square); experts run a second time for it."""
     training = model.training
     model.eval()
     collector = ActivationCollector(model, norm, layers=layers)
@@ -183,10 +176,7 @@ class UnitObserver:
         self.sums: dict[tuple[str, int], Tensor] = {}
 
     def observe(self, hooks: ExitStack, observer: Observer) -> None:
-        """Pass all activations to `observer` until `hooks` close.
-
-        Activations are (rows, tokens, units), or (rows, units) if pooled.
-        """
+        """Pass activations, (rows, tokens, units) or pooled (rows, units), to `observer` until `hooks` close."""
         for key, points in self.points.items():
             for number, (module, side) in enumerate(points):
                 see = partial(observer, key, number)

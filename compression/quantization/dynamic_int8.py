@@ -97,10 +97,7 @@ class _IntegerLinear(torch.autograd.Function):
 
 
 def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, levels: float = LEVELS) -> Tensor:
-    """Compute x·Wᵀ + b as the artifact does. x: (..., in), weight: (out, in) -> (..., out).
-
-    levels: largest integer of the weight.
-    """
+    """Compute x·Wᵀ + b as the artifact does. x: (..., in), weight: (out, in) -> (..., out)."""
     out: Tensor = _IntegerLinear.apply(x, weight, bias, levels)  # type: ignore[no-untyped-call]
     return out
 

@@ -26,11 +26,7 @@ def fused_expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class SimulatedExperts(nn.Module):
-    """Fused experts that compute with integers.
-
-    The stock module only changes its class, so parameters and keys stay.
-    stock: the module's original class; scheme, group_size, levels: as in a linear layer.
-    """
+    """Fused experts that compute with integers: the module only changes its class, from `stock`; parameters and keys stay."""
 
     stock: type[nn.Module]
     scheme: Scheme

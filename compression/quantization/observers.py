@@ -99,10 +99,7 @@ def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -
 
 
 def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) -> Tensor:
-    """Return the squared quantization error of each of m ranges that include 0.
-
-    values, counts: (n,), lows, highs: (m,) -> (m,).
-    """
+    """Return the squared error of each of m ranges that include 0. values, counts: (n,), lows, highs: (m,) -> (m,)."""
     scales = ((highs - lows) / TOP).clamp_min(1e-12)[:, None]
     zeros = torch.round(-lows[:, None] / scales)
     rounded = (torch.round(values / scales) + zeros).clamp(0, TOP)

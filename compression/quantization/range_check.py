@@ -56,10 +56,7 @@ def describe_broken(found: tuple[LayerRange, ...]) -> str | None:
 
 
 def layer_range(name: str, spread: Spread, codes: Tensor, into: str | None) -> LayerRange:
-    """Compute a layer's range statistics.
-
-    codes: (256,), how often each integer occurs; all 0 if the layer does not quantize activations.
-    """
+    """Compute a layer's statistics. codes: (256,), how often each integer occurs; all 0 without quantized activations."""
     values, counts = spread.magnitudes()
     usual = quantile(values, counts, PERCENT / 100)
     ratio = spread.largest / usual if usual > 0 else 1.0

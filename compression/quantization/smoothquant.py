@@ -95,10 +95,7 @@ def _of_encoder(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[nn.Module
 
 
 def factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """Return s of each channel; 1 if a channel is always 0 or not read.
-
-    activations, weights: maxima of |X_j| and |W_j|; all (channels,).
-    """
+    """Return s from maxima of |X_j| and |W_j|, all (channels,); 1 if a channel is always 0 or not read."""
     wanted = activations.pow(alpha) / weights.pow(1 - alpha)
     return torch.where((activations > 0) & (weights > 0), wanted, torch.ones_like(wanted)).clamp(LEAST, MOST)
 
@@ -156,10 +153,7 @@ def search(
 
 
 def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> float:
-    """Return the rounding error of layers that share an input: Σ of their relative squared errors.
-
-    x: (tokens, in); weights: (out, in) each.
-    """
+    """Return Σ of relative squared rounding errors of layers with a common input. x: (tokens, in); weights: (out, in)."""
     rounded, total = _rounded_input(x, simulation.scheme), 0.0
     for weight in weights:
         answer = x @ weight.t()

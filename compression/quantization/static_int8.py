@@ -54,10 +54,7 @@ def static_weights(
 
 
 def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
-    """Multiply (left − zero) by the transpose of `right`, exactly.
-
-    left: integers 0 to 255 (m, k), right: int8 (n, k) -> int32 (m, n).
-    """
+    """Multiply (left − zero) by rightᵀ exactly. left: 0 to 255 (m, k), right: int8 (n, k) -> int32 (m, n)."""
     if left.device.type != "cpu":
         # As in `dynamic_int8.integer_product`: integer kernels of other devices reject small or odd shapes.
         return ((left - zero) @ right.float().t()).round().to(torch.int32)

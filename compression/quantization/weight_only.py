@@ -30,10 +30,7 @@ def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
-    """Quantize and dequantize as the artifact does. weight: (out, in) -> the same shape, float32.
-
-    group_size None: int8, with `levels` as the largest integer.
-    """
+    """Quantize and dequantize as the artifact does, to int8 without a `group_size`. (out, in) -> same, float32."""
     if group_size is None:
         whole, scale = integer_rows(weight, levels)
         return whole.float() * scale

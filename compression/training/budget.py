@@ -43,10 +43,7 @@ class Budget:
         self._since = now
 
     def steps_of(self, wanted: int) -> int:
-        """Return how many of the wanted steps the step limit still allows; ignores the limit of minutes.
-
-        Minutes cannot be converted to steps in advance.
-        """
+        """Return how many of the wanted steps the step limit still allows; minutes cannot be converted to steps."""
         return wanted if self.max_steps is None else max(min(wanted, self._steps(self.max_steps) - self.spent.steps), 0)
 
     def reached(self) -> str | None:

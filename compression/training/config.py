@@ -84,8 +84,5 @@ def rate_share(step: int, total: int, warmup: float) -> float:
 
 
 def warm_share(step: int, steps: int, warmup: float) -> float:
-    """Return a step's share of the peak rate: linear warm-up, then constant.
-
-    step: from 0; warmup: share of `steps`, at least one step.
-    """
+    """Return a step's share of the peak rate: linear warm-up over a share of `steps`, at least one, then constant."""
     return min((step + 1) / max(1, round(warmup * steps)), 1.0)

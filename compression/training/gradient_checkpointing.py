@@ -1,7 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016).
-
-Layers store only their inputs, and the backward pass computes the layers again.
-"""
+"""Gradient checkpointing (Chen et al. 2016): layers store only their inputs and are computed again in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

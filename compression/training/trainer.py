@@ -247,10 +247,7 @@ class _Run:
         resumable: ResumableTraining | None,
         before_step: BeforeStep,
     ) -> Generator[Step | TrainingSaved | Log, None, bool]:
-        """Train on the remaining rows of this epoch, as far as the budget allows.
-
-        Returns whether all losses and gradients were finite.
-        """
+        """Train on this epoch's remaining rows, within the budget; return whether all losses and gradients were finite."""
         where, plan = self.where, self.plan
         batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
         for step in islice(grouped(batches, plan.accumulate), where.done, None):

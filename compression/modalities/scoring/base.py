@@ -99,10 +99,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class SplitScoring:
-    """A split that is ready to be scored.
-
-    answer: runs and scores it; it calls its argument with the number of windows that each batch completes.
-    """
+    """A split that is ready to be scored. `answer` runs it, and calls its argument with each batch's number of windows."""
 
     windows: int
     answer: Callable[[Callable[[int], None]], Scored]
@@ -199,10 +196,7 @@ class RowScorer:
 def answered(
     runner: Runner[Any], reader: ArtifactReader, windows: Sequence[Any], size: int, tell: Callable[[int], None] = lambda _: None
 ) -> list[Floats]:
-    """Run every window, in batches of `size`. -> (labels,) or (positions, …) of each, without padding.
-
-    tell: called after each batch with its number of windows.
-    """
+    """Run windows in batches of `size` -> each one's logits without padding. `tell` gets each batch's number of windows."""
     found: list[Floats] = []
     for batch in reader.batches(windows, size):
         found.extend(runner.logits(batch))

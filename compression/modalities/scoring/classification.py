@@ -19,10 +19,7 @@ Own = TypeVar("Own", bound="ClassScorer")
 
 @dataclass(frozen=True)
 class ClassScorer(RowScorer):
-    """Scores classification.
-
-    `metric` is the headline metric; `positive` is the label whose F1 counts, None for the mean over all labels.
-    """
+    """Scores classification. `positive` is the label whose F1 counts, None for the mean over all labels."""
 
     metric: str
     labels: int

@@ -1,7 +1,4 @@
-"""Standard errors, by formula or by bootstrap (Efron 1979).
-
-A metric that is a mean over rows or a ratio has a formula; other metrics use the bootstrap.
-"""
+"""Standard errors: by formula for means over rows and ratios, else by bootstrap (Efron 1979)."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,4 @@
-"""Turns texts into padded tensors.
-
-Texts are tokenized once, rows of similar length share a batch, and each batch is padded only to its longest row.
-"""
+"""Turns texts into padded tensors: tokenized once, rows of similar length together, padded to a batch's longest row."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -258,10 +258,7 @@ def read_split(data: Data, name: Split, base: Path, task: Task = "text-classific
 
 
 def each_row(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
-    """Yield the rows of a split, with one in memory at a time.
-
-    Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel.
-    """
+    """Yield the rows of a split. Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel."""
     wanted = columns_of(task, data.columns)
     if data.format == "csv" and has_lists(task):
         remedy = "Send JSON lines or Parquet."

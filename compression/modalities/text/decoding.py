@@ -39,10 +39,7 @@ def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]
 
 
 def pieces(decoder: Decoder, batch: Batch, size: int) -> Iterator[tuple[int, Logits]]:
-    """Run a batch in pieces of `size` tokens per row, with a cache; all logits at once may be too large.
-
-    -> the position where a piece begins, and its logits, (rows, some tokens, vocabulary).
-    """
+    """Run `size` tokens of each row at a time -> first position, logits (rows, some tokens, vocabulary)."""
     width, cache = batch.input_ids.shape[1], None
     if width <= size:
         yield 0, decoder.logits(batch)

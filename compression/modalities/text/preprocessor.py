@@ -22,10 +22,7 @@ AT_ONCE = 512
 
 @dataclass(frozen=True)
 class TextPreprocessor:
-    """Tokenizes texts for a model.
-
-    length: the maximum number of tokens of a row; types: whether the model takes token types, which tell two texts apart.
-    """
+    """Tokenizes texts for a model into rows of at most `length` tokens; `types`: whether the model takes token types."""
 
     tokenizer: PreTrainedTokenizerFast
     length: int

@@ -14,10 +14,7 @@ from compression.schema.recipe.base import Task
 
 
 def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-    """Return the row for the scorer, the row for people, and the data's expected output.
-
-    Raises EmptySplit, and the errors of `each_row`.
-    """
+    """Return the scorer's row, the row for people, and the expected output. Raises EmptySplit and `each_row`'s errors."""
     asked = spec.question
     if spec.data is None or asked.row is None:
         example = RawExample(asked.question or asked.text or "", None, asked.context or asked.text_pair, asked.tokens)
@@ -42,10 +39,7 @@ def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
 
 
 def _shown(texts: dict[str, Any]) -> dict[str, Any]:
-    """Return texts truncated to LONGEST_TEXT characters.
-
-    A row may have any length, and it is stored and shown with each prediction.
-    """
+    """Return texts of at most LONGEST_TEXT characters: they are stored and shown with each prediction."""
     return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
 
 

@@ -1,7 +1,4 @@
-"""Translates with a sequence-to-sequence model such as MarianMT.
-
-Decoding is greedy: the same text gives the same translation.
-"""
+"""Translates with a sequence-to-sequence model such as MarianMT: greedily, so the same text gives the same translation."""
 
 from collections.abc import Sequence
 

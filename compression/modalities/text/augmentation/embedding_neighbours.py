@@ -46,10 +46,7 @@ class Vocabulary:
 
 
 class Neighbours:
-    """Finds the nearest whole words by cosine similarity of their vectors. table: (vocabulary, width).
-
-    `pieced`: also for words of several pieces, by the mean of their pieces' vectors.
-    """
+    """Finds the nearest whole words by cosine similarity; `pieced`: also for words of several pieces, by their mean vector."""
 
     def __init__(self, vocabulary: Vocabulary, table: Tensor, most: int, *, pieced: bool = False) -> None:
         self.vocabulary, self.most, self.pieced = vocabulary, most, pieced

@@ -1,7 +1,4 @@
-"""Predicts replacements for a word with a masked language model.
-
-This is TinyBERT's augmentation (Jiao et al. 2020, algorithm 1).
-"""
+"""Predicts replacements for a word with a masked language model (TinyBERT, Jiao et al. 2020, algorithm 1)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +17,7 @@ AT_ONCE = 64
 
 
 class MaskedLM:
-    """Predicts replacements for words of a single piece.
-
-    Words of several pieces get embedding neighbours, because a single mask cannot stand for them.
-    """
+    """Predicts words of a single piece; others get embedding neighbours, because one mask cannot stand for them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> None:
         self.model, self.tokenizer, self.most = model, tokenizer, most
@@ -64,10 +58,7 @@ class MaskedLM:
 
     @contextmanager
     def _answering_only(self, positions: Tensor) -> Iterator[None]:
-        """Pass the head only the state at each row's position.
-
-        With all states, its product with the vocabulary would be half the work.
-        """
+        """Pass the head only the state at each row's position: all states by the vocabulary are half the work."""
 
         def one(_module: Any, _inputs: Any, output: Any) -> Any:
             states = output.last_hidden_state

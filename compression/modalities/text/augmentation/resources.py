@@ -84,10 +84,7 @@ class Resources:
         return self.helpers / name
 
     def digests(self, settings: Augment) -> dict[str, str]:
-        """Return digests of all files that augmented rows depend on, besides those of the job itself.
-
-        An entry also marks a back-translation that this worker leaves out.
-        """
+        """Return digests of the worker's files that augmented rows depend on, and whether back-translation is left out."""
         asked = settings.back_translation is not None
         settings, _ = self.resolve(settings)
         left_out = {"back_translation": "left out"} if asked and settings.back_translation is None else {}
@@ -102,10 +99,7 @@ class Resources:
         return {name: _digest(folder, files) for name, (folder, files) in folders.items()} | left_out
 
     def check(self, settings: Augment) -> None:
-        """Open and release all needed resources, to detect missing ones before any training.
-
-        Raises MissingResource and the errors of opening a helper model.
-        """
+        """Open all needed resources before any training. Raises MissingResource and the errors of `open_helper`."""
         settings, _ = self.resolve(settings)
         if settings.synonyms is not None and self.source(settings.synonyms) != "embeddings":
             self.open_synonyms(settings.synonyms, None, None)

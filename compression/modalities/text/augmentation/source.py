@@ -20,10 +20,7 @@ EXAMPLES, SHOWN = 3, 300
 
 @dataclass(frozen=True)
 class AugmentationSource:
-    """The texts of train, one or more per row, with their encoder and the sources of new words.
-
-    encode: called with (rows, labels).
-    """
+    """The texts of train, one or more per row, with the function that encodes (rows, labels) and the sources of new words."""
 
     texts: Sequence[Texts]
     encode: Callable[[Sequence[Texts], list[int]], TokenizedDataset]

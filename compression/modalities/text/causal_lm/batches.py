@@ -83,10 +83,7 @@ class PackedBatch(Batch):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Return the inputs of a stock causal model.
-
-        Without a cache and a mask, the model infers from the positions where documents end.
-        """
+        """Return a stock causal model's inputs: without cache and mask, positions tell it where documents end."""
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
 
 

@@ -50,10 +50,7 @@ def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
 
 
 def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedDocuments:
-    """Tokenize whole texts, without truncation.
-
-    An affix that the text itself contains, as a chat does, is not added again. Raises ConfigMismatch as `affixes` does.
-    """
+    """Tokenize whole texts; an affix that the text itself contains is not added again. Raises ConfigMismatch."""
     ids, tails, sizes = [], [], []
     lead, left_out = len(affixes(tokenizer)[0]) or 1, 0
     for one in scoring_texts.read(texts, _encoder(tokenizer)):

@@ -73,10 +73,7 @@ class TopKTargets:
 
 
 def next_token_loss(states: Tensor, head: Head, following: Tensor, *, size: int) -> Tensor:
-    """Return the cross-entropy of the text's next tokens -> scalar in nats, mean over tokens.
-
-    It is `next_token_terms` without a teacher.
-    """
+    """Return the cross-entropy of the text's next tokens -> scalar in nats, mean over tokens."""
     return next_token_terms(states, head, following, None, HARD, size=size)["hard"]
 
 

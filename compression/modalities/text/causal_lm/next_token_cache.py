@@ -27,10 +27,7 @@ class TopKTargetFile:
     """
 
     def __init__(self, path: Path, asked: Sequence[int], vocabulary: int, kept: int, temperature: float) -> None:
-        """Create the file. asked: scored positions of each row, 1 or more.
-
-        kept: less than the vocabulary; otherwise raises ValueError.
-        """
+        """Create the file for the scored positions of each row, 1 or more. Raises ValueError unless kept < vocabulary."""
         if not 1 <= kept < vocabulary:
             raise ValueError(f"of {vocabulary} tokens, {kept} cannot be kept with others beside them")
         self.kept, self.temperature = kept, temperature

@@ -47,10 +47,7 @@ class PackedTexts:
         return packed_split(rows).asked
 
     def change(self, model: PreTrainedModel, rows: Examples, parts: int = 1) -> Callable[[], float]:
-        """Return a function that computes the change of the logits on the first rows.
-
-        It stores the last states, and computes logits from them in chunks.
-        """
+        """Return a function that computes the change of the logits on the first rows, in chunks from stored states."""
         own = packed_split(rows)
         some = own.at(list(range(min(len(own), max(MOST_TOKENS // own.length, 1)))))
         weights = hidden_states.output_layer(model).weight.detach().clone()  # type: ignore[attr-defined]  # a linear layer

@@ -47,10 +47,7 @@ def told(
 
 
 def token_losses(states: Tensor, head: Head, following: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
-    """Score next tokens, `size` of them at a time. states: (asked, width); following: (asked,).
-
-    -> −ln p of each in nats, (asked,); whether it was the most likely, (asked,).
-    """
+    """Score next tokens, `size` at a time -> −ln p in nats and whether it was the most likely, (asked,) each."""
     losses, hits = [], []
     for some, wanted in zip(torch.split(states, size), torch.split(following, size), strict=True):
         logits = chunked_head.widen(head(some))

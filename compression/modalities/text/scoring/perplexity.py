@@ -140,10 +140,7 @@ def headline(found: Figures) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def chance(following: Iterable[Sequence[int]]) -> float:
-    """Return the perplexity of a unigram model (the chance level).
-
-    following: the scored tokens, window by window, each once.
-    """
+    """Return the perplexity of a unigram model. following: the scored tokens, window by window, each once."""
     _, counts = np.unique(np.concatenate([np.asarray(each) for each in following]), return_counts=True)
     shares = counts / counts.sum()
     return math.exp(-(shares * np.log(shares)).sum())

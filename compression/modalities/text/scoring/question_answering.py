@@ -32,10 +32,7 @@ def longest_question(length: int) -> int:
 
 @dataclass(frozen=True)
 class Window:
-    """Metadata of a window besides its tokens.
-
-    offsets: (tokens, 2), in characters; context: (tokens,), a mask of the context's tokens.
-    """
+    """A window's characters of each token, (tokens, 2), and the mask of the context's tokens, (tokens,)."""
 
     offsets: Ids
     context: Any
@@ -47,10 +44,7 @@ class Window:
         return cls(np.array(encoding.offsets, np.int64).reshape(-1, 2), parts)
 
     def place(self, start: int, end: int) -> tuple[int, int]:
-        """Return the tokens on which an answer begins and ends; (0, 0) if it is not whole in this window.
-
-        start, end: the answer's in the context, in characters.
-        """
+        """Return the tokens where an answer, in characters of the context, begins and ends; (0, 0) if it is not whole here."""
         begins = np.flatnonzero(self.context & (self.offsets[:, 0] <= start) & (self.offsets[:, 1] > start))
         ends = np.flatnonzero(self.context & (self.offsets[:, 0] < end) & (self.offsets[:, 1] >= end))
         return (int(begins[0]), int(ends[-1])) if begins.size and ends.size else (0, 0)
@@ -82,10 +76,7 @@ def answer(windows: Sequence[Window], logits: Sequence[Floats], context: str) ->
 
 
 class Reader:
-    """Tokenizes questions with their contexts into windows of at most `length` tokens.
-
-    It leaves the given tokenizer's settings as they are.
-    """
+    """Tokenizes questions with their contexts into windows of at most `length` tokens, with a copy of the tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.most = longest_question(length)
@@ -151,10 +142,7 @@ class QuestionScorer(ReadsTexts, RowScorer):
         return Figures(values, error, "analytic", chance, draws[self.metric])
 
     def _by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Numbers]:
-        """Return each metric's values by row, the headline metric first: (rows,), or (rows of a kind,).
-
-        The metric is the mean over these rows.
-        """
+        """Return each metric's values, which it is the mean of, the headline's first: (rows,), or (rows of a kind,)."""
         pairs = [(found, row["answers"]) for found, row in zip(answers, rows, strict=True)]
         shared = np.array([metrics.overlap(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])

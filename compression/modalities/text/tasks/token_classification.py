@@ -36,10 +36,7 @@ class TokenClassification(SmallOutputTask):
         return whole / (labels != IGNORED).sum().clamp(min=1)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Return the KL divergence over the labels, mean over all real tokens.
-
-        The teacher has a distribution for tokens that do not begin a word too.
-        """
+        """Return the KL divergence over the labels, mean over all real tokens, those inside words too."""
         real = batch.mask.bool()
         return losses.soft_target_loss(student[real], teacher[:, : student.shape[1]][real], temperature)
 

@@ -51,10 +51,7 @@ class ReducedVocabulary:
         return adapter_of(model).with_vocabulary(model, list(self.kept))
 
     def rows(self, rows: TokenizedDataset) -> TokenizedDataset:
-        """Return rows with the new ids instead of the old ones.
-
-        Raises KeyError for a row that the vocabulary was not fitted to.
-        """
+        """Return rows with the new ids. Raises KeyError for a row that needs other tokens."""
         new_ids = {old: new for new, old in enumerate(self.kept)}
         tokens = [[new_ids[token] for token in row] for row in rows.tokens]
         return replace(rows, tokens=tokens, padding=new_ids[rows.padding])
@@ -109,10 +106,7 @@ def fit_vocabulary(
 
 
 def _opened(source: Path, folder: Path, kept: Sequence[int], padding: str) -> PreTrainedTokenizerFast:
-    """Write the files and open them with the stock class, which must give each token its new id.
-
-    padding: the padding token, which a decoder's files may lack.
-    """
+    """Write the files and open them with the stock class. padding: the padding token, which a decoder's files may lack."""
     write(source, folder, kept)
     try:
         new = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
