@@ -1,7 +1,6 @@
 """Weights of the terms of a loss: constant, scheduled from one value to another, or learned."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +11,6 @@ VARIANCE_RATE = 0.01
 """Peak learning rate of the log variances, whatever the model's rate: at the model's rate they would hardly move."""
 Terms = Mapping[str, Tensor]
 """Name → scalar."""
-
-
-class LossWeights(Protocol):
-    """Sums weighted terms. `parameters` are trained beside the model and discarded afterwards."""
-
-    parameters: list[nn.Parameter]
-
-    def at(self, share: float) -> None:
-        """Set the completed share of training, from 0 to 1."""
-        ...
-
-    def weights(self) -> dict[str, float]:
-        """Return the current weight of each term."""
-        ...
-
-    def total(self, terms: Terms) -> Tensor:
-        """Return the weighted sum of the terms -> scalar."""
-        ...
 
 
 class ScheduledWeights:
@@ -91,6 +72,9 @@ class UncertaintyWeights:
             if term in terms:
                 found = found + start * terms[term] * torch.exp(-s) + s / 2
         return found
+
+
+LossWeights = ScheduledWeights | UncertaintyWeights
 
 
 def loss_weights(settings: Distill, device: torch.device) -> LossWeights:

@@ -50,17 +50,13 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_linear(module)}
 
 
-def input_spreads(model: nn.Module, rows: Examples, parts: int = 1) -> dict[str, Spread]:
-    """Return the distribution of each linear layer's input, by layer name."""
-    found: dict[str, Spread] = {name: Spread() for name in linear_layers(model)}
-    collect_inputs(model, linear_layers(model), rows, lambda name, x: found[name].add(x), parts)
-    return found
-
-
 def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int = 1) -> None:
     """Set every linear layer's input range with the recipe's observer, on the model in its current state."""
-    found = input_spreads(model, rows, parts).items()
-    set_input_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
+    layers = linear_layers(model)
+    spreads = {name: Spread() for name in layers}
+    collect_inputs(model, layers, rows, lambda name, x: spreads[name].add(x), parts)
+    ranges = {name: range_of(spread, settings.observer, settings.percentile) for name, spread in spreads.items()}
+    set_input_ranges(model, ranges)
 
 
 def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples, parts: int = 1) -> dict[str, Tensor]:

@@ -37,14 +37,13 @@ def integer_rows(x: Tensor, levels: float = LEVELS) -> tuple[Tensor, Tensor]:
     return torch.round(x.detach() / scale).clamp(-levels, levels).to(torch.int8), scale
 
 
-class _RoundRows(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, levels: float) -> Tensor:
-        scale = row_scales(x, levels)
-        return torch.round(x / scale).clamp_(-levels, levels) * scale
+    def forward(x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (passed for its gradient)
+        return rounded.view_as(rounded)
 
     @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         pass
 
     @staticmethod
@@ -52,10 +51,16 @@ class _RoundRows(torch.autograd.Function):
         return grads[0], None
 
 
+def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """Return `rounded`, with the gradient of x: the straight-through estimator. Both of the same shape."""
+    out: Tensor = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
+    return out
+
+
 def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
     """Quantize and dequantize each row; the gradient is the identity. x: (..., features) -> same shape."""
-    rounded: Tensor = _RoundRows.apply(x, levels)  # type: ignore[no-untyped-call]
-    return rounded
+    scale = row_scales(x, levels)
+    return straight_through(x, torch.round(x.detach() / scale).clamp_(-levels, levels) * scale)
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:

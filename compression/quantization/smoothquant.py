@@ -79,8 +79,7 @@ def pairs(model: PreTrainedModel) -> list[Pair]:
 def _of_encoder(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[nn.Module, ...]]]:
     family = encoder_of(model)
     found: list[tuple[nn.Module, tuple[nn.Module, ...]]] = []
-    projection = getattr(model.base_model, "embeddings_project", None)
-    if projection is not None:
+    if (projection := getattr(model.base_model, "embeddings_project", None)) is not None:
         found.append((family.embeddings(model).LayerNorm, (projection,)))  # type: ignore[arg-type]
     bends = getattr(model.config, "hidden_act", None) or getattr(model.config, "activation", None)
     for layer in family.layers(model):
@@ -88,8 +87,7 @@ def _of_encoder(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[nn.Module
         if bends == "relu":
             found.append((layer.up, (layer.down,)))
     head = family.head(model)
-    reader = head.dense if head.dense is not None else head.out
-    if reader is not None:
+    if (reader := head.dense if head.dense is not None else head.out) is not None:
         found.append((family.stream_norms(model)[-1], (reader,)))
     return found
 
@@ -140,24 +138,26 @@ def search(
     too if the scheme rounds them. s is rounded to the nearest power of two, so that folding is exact in any floating point.
     """
     first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
-    heard = calibration.sample_tokens(model, first, rows, TOKENS, parts)
+    inputs = calibration.sample_tokens(model, first, rows, TOKENS, parts)
     found: Factors = {}
     for pair in where:
-        x = heard.pop(pair.readers[0]).float()
-        weights = [_some_rows(matrix(model.get_submodule(name)).float().to(x.device)) for name in pair.readers]
+        x = inputs.pop(pair.readers[0]).float()
+        weights = [matrix(model.get_submodule(name)).float().to(x.device) for name in pair.readers]
+        weights = [weight[:: max(1, len(weight) // OUTPUTS)] for weight in weights]
         sizes = x.square().mean(dim=0).sqrt()
-        asked = [_powers_of_two(sizes, alpha) for alpha in ALPHAS]
-        errors = [rounding_error(x / s, [weight * s for weight in weights], simulation) for s in asked]
-        found[pair.source] = asked[min(range(len(asked)), key=errors.__getitem__)].cpu()
+        candidates = [_powers_of_two(sizes, alpha) for alpha in ALPHAS]
+        errors = [rounding_error(x / s, [weight * s for weight in weights], simulation) for s in candidates]
+        found[pair.source] = candidates[min(range(len(candidates)), key=errors.__getitem__)].cpu()
     return found
 
 
 def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> float:
     """Return Σ of relative squared rounding errors of layers with a common input. x: (tokens, in); weights: (out, in)."""
     rounded, total = _rounded_input(x, simulation.scheme), 0.0
+    group_size = simulation.group_size if simulation.scheme == "weight-only-int4" else None
     for weight in weights:
         answer = x @ weight.t()
-        off = rounded @ _rounded_weight(weight, simulation).t() - answer
+        off = rounded @ dequantized_weights(weight, group_size, simulation.levels).t() - answer
         total += (off.square().sum() / answer.square().sum().clamp_min(SMALLEST)).item()
     return total
 
@@ -171,21 +171,11 @@ def _rounded_input(x: Tensor, scheme: Scheme) -> Tensor:
     return x
 
 
-def _rounded_weight(weight: Tensor, simulation: Simulation) -> Tensor:
-    return dequantized_weights(
-        weight, simulation.group_size if simulation.scheme == "weight-only-int4" else None, simulation.levels
-    )
-
-
 def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:
     """Return sizes^α over its geometric mean, as powers of two; 1 if a channel is 0. (channels,) -> same."""
     logs = torch.where(sizes > 0, alpha * sizes.clamp_min(SMALLEST).log2(), torch.nan)
     exponents = (logs - logs.nanmean()).nan_to_num(0.0).round()
     return torch.exp2(exponents).clamp(2.0**-LARGEST_EXPONENT, 2.0**LARGEST_EXPONENT)
-
-
-def _some_rows(weight: Tensor) -> Tensor:
-    return weight[:: max(1, len(weight) // OUTPUTS)]
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ class StaticLinear(SimulatedLinear):
         """Return scale and zero point. Raises RuntimeError if the layer was not calibrated."""
         found: Range | None = getattr(self, "input_range", None)
         if found is None:
-            raise RuntimeError("a static layer is asked before it was calibrated")
+            raise RuntimeError("a static layer runs before it is calibrated")
         return affine(*found)
 
     def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compression.models.linear_layers import matrix
-from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear, integer_rows
+from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear, integer_rows, straight_through
 
 INT4_LEVELS = 7.0
 
@@ -39,24 +39,9 @@ def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = 
     return values.view(len(weight), -1)[:, : weight.shape[1]]
 
 
-class _PassThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(weight: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (passed for its gradient)
-        return rounded.view_as(rounded)
-
-    @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 (autograd's signature)
-        return grads[0], None
-
-
 def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
     """Return `dequantized_weights` with a straight-through gradient."""
-    found: Tensor = _PassThrough.apply(weight, dequantized_weights(weight, group_size))  # type: ignore[no-untyped-call]
-    return found
+    return straight_through(weight, dequantized_weights(weight, group_size))
 
 
 class WeightOnlyLinear(SimulatedLinear):

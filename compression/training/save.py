@@ -170,14 +170,9 @@ class TrainingCheckpointer:
             (place / STATE).write_text(seal(json.dumps(complete.model_dump())), encoding="utf-8")
         self._handed_over = self.folder / name
         self._last = time.monotonic()
+        where, files = facts.where, complete.files
         return TrainingSaved(
-            stage=facts.stage,
-            phase=facts.phase,
-            step=facts.where.step,
-            total=facts.total,
-            folder=name,
-            files=list_files(self._handed_over),
-            part=facts.part,
+            stage=facts.stage, phase=facts.phase, step=where.step, total=facts.total, folder=name, files=files, part=facts.part
         )
 
 
@@ -215,9 +210,8 @@ class ResumableTraining:
             return None
         self.checkpointer.found = None
         if found.shapes != shapes:
-            yield Log(
-                level="warning", message=f"The saved training of {self.checkpointer.stage} is not used: the shapes differ."
-            )
+            message = f"The saved training of {self.checkpointer.stage} is not used: the shapes differ."
+            yield Log(level="warning", message=message)
             return None
         with safe_open(folder / FOLDER / TENSORS, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
@@ -234,7 +228,9 @@ class ResumableTraining:
         training took longer than the save interval: a later failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
-        if not pausing and not (self._took_long() if ended else self.checkpointer.is_due()):
+        seconds = self.checkpointer.seconds
+        took_long = seconds is not None and time.monotonic() - self._started >= seconds
+        if not pausing and not (took_long if ended else self.checkpointer.is_due()):
             return
         if self.checkpointer.wait():
             yield self._save(training)
@@ -242,9 +238,6 @@ class ResumableTraining:
                 self.checkpointer.wait()
         if pausing:
             raise Pause
-
-    def _took_long(self) -> bool:
-        return self.checkpointer.seconds is not None and time.monotonic() - self._started >= self.checkpointer.seconds
 
     def _save(self, training: Resumable) -> TrainingSaved:
         facts = TrainingCheckpoint(
@@ -258,9 +251,8 @@ class ResumableTraining:
             files=(),
             part=self.checkpointer.part,
         )
-        return self.checkpointer.save(
-            facts, training.tensors() | {f"{BESIDE}{key}": value for key, value in self.beside.items()}
-        )
+        beside = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
+        return self.checkpointer.save(facts, training.tensors() | beside)
 
 
 def random_state() -> Tensors:

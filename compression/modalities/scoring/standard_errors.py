@@ -49,11 +49,6 @@ def resampled(
     return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
-def by_bootstrap(statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED) -> dict[str, float]:
-    """Return the standard deviation of each statistic over the samples of `resampled`."""
-    return deviations(resampled(statistics, rows, seed=seed))
-
-
 def deviations(draws: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
     """Return the standard deviation of each statistic over its draws."""
     return {name: float(np.std(each, ddof=1)) for name, each in draws.items()}

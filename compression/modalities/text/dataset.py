@@ -18,7 +18,7 @@ import pyarrow as arrow
 import pyarrow.csv
 import pyarrow.parquet
 
-from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example, text
+from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example
 from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
 from compression.schema.recipe.base import DataFormat, DataSplit, Split, Task
@@ -26,6 +26,8 @@ from compression.schema.report.report import SplitFacts, Values
 
 UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")
 """Tasks whose rows have no named labels."""
+UNLABELLED: Task = "causal-lm"
+"""The task whose rows are like those of `unlabelled`, whatever the job's: a text alone."""
 FEWEST_TEXTS = 2
 """Minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -52,26 +54,24 @@ class TextSplit:
     def of(cls, examples: Iterable[RawExample]) -> "TextSplit":
         """Create a split from rows of one task."""
         texts, labels, pairs, words = [], [], [], []
-        for one in examples:
-            texts.append(one.text)
-            labels.append(one.label)
-            if one.pair is not None:
-                pairs.append(one.pair)
-            if one.words is not None:
-                words.append(one.words)
+        for example in examples:
+            texts.append(example.text)
+            labels.append(example.label)
+            if example.pair is not None:
+                pairs.append(example.pair)
+            if example.words is not None:
+                words.append(example.words)
         return cls(tuple(texts), tuple(labels), tuple(pairs) or None, tuple(words) or None)
 
     @property
     def columns(self) -> list[tuple[str, ...]]:
         """Return each row's text, or both texts of a pair."""
-        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(one,) for one in self.texts]
+        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(text,) for text in self.texts]
 
     def at(self, positions: list[int]) -> "TextSplit":
         """Return the rows at `positions`, in that order."""
-        texts, labels = (tuple(column[i] for i in positions) for column in (self.texts, self.labels))
-        pairs = tuple(self.pairs[i] for i in positions) if self.pairs is not None else None
-        words = tuple(self.words[i] for i in positions) if self.words is not None else None
-        return TextSplit(texts, labels, pairs, words)
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        return replace(self, **{name: tuple(column[i] for i in positions) for name, column in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Dataset:
     def ids(self, split: Split) -> list[Any]:
         """Return a split's labels in the task's format: ids, lists of ids for tags, numbers or answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}
-        found = self.splits[split].labels
+        labels = self.splits[split].labels
         if self.task == "token-classification":
-            return [[numbers[tag] for tag in tags] for tags in found]
-        return [numbers[label] for label in found] if self.labels else list(found)
+            return [[numbers[tag] for tag in tags] for tags in labels]
+        return [numbers[label] for label in labels] if self.labels else list(labels)
 
     def judged(self, split: Split) -> list[dict[str, Any]]:
         """Return a split's rows in the format of `scoring`."""
@@ -114,7 +114,7 @@ class Dataset:
                 for question, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
             ]
         columns = zip(rows.texts, pairs, self.ids(split), strict=True)
-        return [{"text": one, "label": label} | ({"pair": pair} if pair is not None else {}) for one, pair, label in columns]
+        return [{"text": text, "label": label} | ({"pair": pair} if pair is not None else {}) for text, pair, label in columns]
 
     def in_order(self, labels: tuple[str, ...]) -> "Dataset":
         """Return the dataset with the same labels in another order, for example that of a model's head."""
@@ -167,9 +167,10 @@ def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classi
     check_dataset(given, task)
     splits = carve(given, seed, task)
     labels = tuple(counted(task, splits["train"].labels)) if task not in UNNAMED else ()
-    texts = tuple(each_text(data, base)) if "unlabelled" in data.splits else ()
-    if "unlabelled" in data.splits and not texts:
-        raise EmptySplit("unlabelled has no rows", param="data.splits.unlabelled")
+    texts: tuple[str, ...] = ()
+    if "unlabelled" in data.splits:
+        texts = tuple(row.text for row in each_row(data, "unlabelled", base, UNLABELLED))
+        check_rows(task, "unlabelled", len(texts))
     return Dataset(labels, splits, frozenset(splits) - frozenset(given), task, texts)
 
 
@@ -181,23 +182,22 @@ def check_dataset(given: dict[Split, TextSplit], task: Task = "text-classificati
     learnable(task, counted(task, train), len(train), set(train) if task == "text-regression" else set())
     if task in UNNAMED:
         return
-    known = {name for label in train for name in label_names(task, label)}
+    known = {label for labels in train for label in label_names(task, labels)}
     for name, rows in given.items():
-        for number, label in enumerate(rows.labels, start=1):
-            for one in label_names(task, label):
-                if one not in known:
-                    raise UnseenLabel(
-                        f"row {number} of {name} has the label {one!r}, which train lacks", param=f"data.splits.{name}"
-                    )
+        named = ((row, label) for row, labels in enumerate(rows.labels, start=1) for label in label_names(task, labels))
+        for row, label in named:
+            if label not in known:
+                cause = f"row {row} of {name} has the label {label!r}, which train lacks"
+                raise UnseenLabel(cause, param=f"data.splits.{name}")
 
 
-def check_rows(task: Task, name: Split, rows: int) -> None:
+def check_rows(task: Task, name: DataSplit, rows: int) -> None:
     """Reject a split with too few rows. Raises EmptySplit."""
     if not rows:
         raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
-    if task == "causal-lm" and name != "train" and rows < FEWEST_TEXTS:
+    if task == "causal-lm" and name in ("validation", "test") and rows < FEWEST_TEXTS:
         raise EmptySplit(
-            f"{name} has one text: how sure a perplexity is cannot be told from it",
+            f"{name} has one text: the error of a perplexity needs at least {FEWEST_TEXTS}",
             param=f"data.splits.{name}",
             remedy="Send several texts, such as the articles or chapters of a long one, each a row of its own.",
         )
@@ -215,7 +215,7 @@ def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[flo
     elif task != "causal-lm" and len(counts) < 2:
         what = "words" if task == "token-classification" else "rows"
         total = sum(counts.values())
-        raise SingleLabel(f"all {total} {what} of train bear the label {next(iter(counts))!r:.100}", param=param)
+        raise SingleLabel(f"all {total} {what} of train have the label {next(iter(counts))!r:.100}", param=param)
 
 
 def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classification") -> dict[Split, TextSplit]:
@@ -229,14 +229,14 @@ def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classific
     taken: dict[Split, list[int]] = {name: [] for name in missing}
     kept: list[int] = []
     draw = random.Random(seed)
+    fewest = FEWEST_TEXTS if task == "causal-lm" else 1
     strata = train.labels if task in ("text-classification", "text-pair-classification") else ("",) * len(train)
     for label in sorted(set(strata)):
         positions = [i for i, other in enumerate(strata) if other == label]
         draw.shuffle(positions)
         whole = len(positions)
         for name in missing:
-            least = FEWEST_TEXTS if task == "causal-lm" else 1
-            count = min(max(round(whole * CARVED_SHARE[name]), least), len(positions) - 1)
+            count = min(max(round(whole * CARVED_SHARE[name]), fewest), len(positions) - 1)
             taken[name] += positions[:count]
             positions = positions[count:]
         kept += positions
@@ -246,8 +246,7 @@ def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classific
             splits[name] = given[name]
             continue
         splits[name] = train.at(sorted(kept if name == "train" else taken[name]))
-        fewest = FEWEST_TEXTS if task == "causal-lm" and name != "train" else 1
-        if len(splits[name]) < fewest:
+        if len(splits[name]) < (1 if name == "train" else fewest):
             raise EmptySplit(f"train has {len(train)} rows: too few to carve {name} from", param=f"data.splits.{name}")
     return splits
 
@@ -257,29 +256,16 @@ def read_split(data: Data, name: Split, base: Path, task: Task = "text-classific
     return TextSplit.of(each_row(data, name, base, task))
 
 
-def each_row(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
+def each_row(data: Data, name: DataSplit, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
     """Yield the rows of a split. Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel."""
-    wanted = columns_of(task, data.columns)
     if data.format == "csv" and has_lists(task):
         remedy = "Send JSON lines or Parquet."
         raise UnreadableData(f"{task} needs lists, which csv does not have", param="data.format", remedy=remedy)
-    for file, row, values in _each(data, name, base, wanted):
-        yield parse_example(task, values, file, row)
-
-
-def each_text(data: Data, base: Path) -> Iterator[str]:
-    """Yield the texts of `unlabelled`: one column, whatever the task. Raises the errors of `each_row`."""
-    for file, row, values in _each(data, "unlabelled", base, {"text": data.columns.text}):
-        yield text(values["text"], f"row {row} of {file}", f"{file}:{row}")
-
-
-def _each(data: Data, name: DataSplit, base: Path, wanted: "Wanted") -> Iterator[tuple[str, int, dict[str, Any]]]:
     for number, file in enumerate(data.splits[name]):
-        path = base / file
-        if not path.is_file():
+        if not (base / file).is_file():
             raise MissingFile(f"{file} is not there", param=f"data.splits.{name}[{number}]")
-        for row, values in read_file(path, data.format, wanted):
-            yield file, row, values
+        for row, values in read_file(base / file, data.format, columns_of(task, data.columns)):
+            yield parse_example(task, values, file, row)
 
 
 Wanted = Mapping[str, str]
@@ -308,7 +294,7 @@ def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordB
     with path.open(encoding="utf-8", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
         read = csv.reader(iter(lambda: lines.readline(LARGEST_ROW), ""))
         _bounded(path, len(next(filter(None, read), ())))
-    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows()) as file:
+    with _open_csv(path) as file:
         names = file.schema.names
     return names, _csv_batches(path, columns)
 
@@ -317,16 +303,13 @@ def _csv_batches(path: Path, columns: Wanted) -> Iterator[arrow.RecordBatch]:
     # Texts and labels stay as written: without the explicit types "007" would become 7 and "NA" would become null.
     wanted = dict.fromkeys(columns.values(), arrow.string())
     as_written = arrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=False)
-    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows(), as_written) as file:
+    with _open_csv(path, as_written) as file:
         yield from file
 
 
-def _csv_blocks() -> arrow.csv.ReadOptions:
-    return arrow.csv.ReadOptions(block_size=LARGEST_ROW)
-
-
-def _csv_rows() -> arrow.csv.ParseOptions:
-    return arrow.csv.ParseOptions(newlines_in_values=True)
+def _open_csv(path: Path, columns: arrow.csv.ConvertOptions | None = None) -> arrow.csv.CSVStreamingReader:
+    blocks, rows = arrow.csv.ReadOptions(block_size=LARGEST_ROW), arrow.csv.ParseOptions(newlines_in_values=True)
+    return arrow.csv.open_csv(path, blocks, rows, columns)
 
 
 def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
@@ -371,27 +354,23 @@ def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any
     # Line by line, because Arrow names no row, converts texts that look like dates, and fails on mixed types.
     with path.open("rb") as lines:
         for row, line in enumerate(iter(lambda: lines.readline(LARGEST_ROW + 1), b""), start=1):
+            where, param = f"row {row} of {path.name}", f"{path.name}:{row}"
             if len(line) > LARGEST_ROW:
-                raise UnreadableData(
-                    f"row {row} of {path.name} is longer than {LARGEST_ROW:,} bytes", param=f"{path.name}:{row}"
-                )
+                raise UnreadableData(f"{where} is longer than {LARGEST_ROW:,} bytes", param=param)
             if not line.strip():
                 continue
             try:
                 found = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
             except (ValueError, RecursionError) as problem:
-                raise UnreadableData(
-                    f"row {row} of {path.name} is not JSON: {problem}", param=f"{path.name}:{row}"
-                ) from problem
+                raise UnreadableData(f"{where} is not JSON: {problem}", param=param) from problem
             if not isinstance(found, dict):
-                raise UnreadableData(f"row {row} of {path.name} is not a JSON object", param=f"{path.name}:{row}")
+                raise UnreadableData(f"{where} is not a JSON object", param=param)
             for key in wanted:
-                _require(key, list(found), wanted, f"row {row} of {path.name}")
+                _require(key, list(found), wanted, where)
             yield row, {key: found[column] for key, column in wanted.items()}
 
 
 def _require(key: str, names: list[str], wanted: Wanted, where: str) -> None:
     if wanted[key] not in names:
-        raise MissingColumn(
-            f"{where} has no column {wanted[key]!r}; it has {', '.join(map(repr, names[:20]))}", param=f"data.columns.{key}"
-        )
+        there = ", ".join(map(repr, names[:20]))
+        raise MissingColumn(f"{where} has no column {wanted[key]!r}; it has {there}", param=f"data.columns.{key}")

@@ -4,6 +4,7 @@ A value that no model could learn from is rejected with the file and the row: Un
 UnfitLabel if the task cannot use it.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class RawExample:
     words: tuple[str, ...] | None = None
 
 
+Form = Callable[[Mapping[str, Any], str, str], RawExample]
+"""Creates a row from (values by key of `columns`, place for messages, place for `param`)."""
+
+
 def columns_of(task: Task, columns: Columns) -> dict[str, str]:
     """Return the columns that a task reads. -> key of `columns` → name of the column."""
     if task == "token-classification":
@@ -66,14 +71,12 @@ def parse_example(task: Task, values: Mapping[str, Any], file: str, row: int) ->
     return FORMS[task](values, f"row {row} of {file}", f"{file}:{row}")
 
 
-def _classified(values: Mapping[str, Any], where: str, param: str) -> RawExample:
-    found = text(values["text"], where, param)
-    return RawExample(found, label(values["label"], where, param), _pair(values, where, param))
+def _labelled(parse: Callable[[Any, str, str], Any]) -> Form:
+    def form(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+        own, parsed = text(values["text"], where, param), parse(values["label"], where, param)
+        return RawExample(own, parsed, text(values["text_pair"], where, param) if "text_pair" in values else None)
 
-
-def _measured(values: Mapping[str, Any], where: str, param: str) -> RawExample:
-    found = text(values["text"], where, param)
-    return RawExample(found, _number(values["label"], where, param), _pair(values, where, param))
+    return form
 
 
 def _tagged(values: Mapping[str, Any], where: str, param: str) -> RawExample:
@@ -83,18 +86,13 @@ def _tagged(values: Mapping[str, Any], where: str, param: str) -> RawExample:
     if not words:
         raise UnfitLabel(f"{where} has no tokens", param=param, remedy="Leave out rows without words.")
     named = tuple(label(tag, where, param) for tag in tags)
-    found = tuple(text(word, where, param) for word in words)
-    for word in found:
-        if not word.strip():
-            raise UnfitLabel(f"{where} has a token without a letter", param=param, remedy="Leave out empty tokens.")
-    return RawExample(" ".join(found), named, words=found)
+    texts = tuple(text(word, where, param) for word in words)
+    if not all(word.strip() for word in texts):
+        raise UnfitLabel(f"{where} has a token without a letter", param=param, remedy="Leave out empty tokens.")
+    return RawExample(" ".join(texts), named, words=texts)
 
 
-def _written(values: Mapping[str, Any], where: str, param: str) -> RawExample:
-    return RawExample(text(values["text"], where, param), None)
-
-
-def _asked(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+def _answered(values: Mapping[str, Any], where: str, param: str) -> RawExample:
     question, context = (text(values[name], where, param) for name in ("question", "context"))
     given = values["answers"]
     if not isinstance(given, Mapping) or not {"text", "answer_start"} <= set(given):
@@ -110,16 +108,6 @@ def _asked(values: Mapping[str, Any], where: str, param: str) -> RawExample:
             raise UnfitLabel(cause, param=param, remedy="answer_start counts the context's characters from 0.")
         answers.append(AnswerSpan(words, start))
     return RawExample(question, tuple(answers), context)
-
-
-FORMS: dict[Task, Callable[[Mapping[str, Any], str, str], RawExample]] = {
-    "text-classification": _classified,
-    "text-pair-classification": _classified,
-    "text-regression": _measured,
-    "token-classification": _tagged,
-    "question-answering": _asked,
-    "causal-lm": _written,
-}
 
 
 def text(value: Any, where: str, param: str) -> str:
@@ -144,19 +132,15 @@ def label(value: Any, where: str, param: str) -> str:
     return _encodable(value, where, param)
 
 
-def _pair(values: Mapping[str, Any], where: str, param: str) -> str | None:
-    return text(values["text_pair"], where, param) if "text_pair" in values else None
-
-
 def _number(value: Any, where: str, param: str) -> float:
-    try:
-        found = float("nan") if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
-    except (ValueError, OverflowError):
-        found = float("nan")
+    number = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
     # Training uses float32, whose maximum is near 3e38; the limit for squares is at half the exponent.
-    if not math.isfinite(found) or abs(found) > 1e15:
+    if not math.isfinite(number) or abs(number) > 1e15:
         raise UnfitLabel(f"{where}: the label {value!r:.60} is not a number", param=param)
-    return found
+    return number
 
 
 def _list(value: Any, name: str, where: str, param: str) -> list[Any]:
@@ -176,3 +160,13 @@ def _encodable(value: str, where: str, param: str) -> str:
 
 def _kind(value: Any) -> str:
     return "empty" if value is None or value == "" else f"of type {type(value).__name__}"
+
+
+FORMS: dict[Task, Form] = {
+    "text-classification": _labelled(label),
+    "text-pair-classification": _labelled(label),
+    "text-regression": _labelled(_number),
+    "token-classification": _tagged,
+    "question-answering": _answered,
+    "causal-lm": lambda values, where, param: RawExample(text(values["text"], where, param), None),
+}

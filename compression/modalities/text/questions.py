@@ -15,15 +15,15 @@ from compression.schema.recipe.base import Task
 
 def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
     """Return the scorer's row, the row for people, and the expected output. Raises EmptySplit and `each_row`'s errors."""
-    asked = spec.question
-    if spec.data is None or asked.row is None:
-        example = RawExample(asked.question or asked.text or "", None, asked.context or asked.text_pair, asked.tokens)
+    request = spec.question
+    if spec.data is None or request.row is None:
+        example = RawExample(request.question or request.text or "", None, request.context or request.text_pair, request.tokens)
     else:
-        found = islice(each_row(spec.data, asked.split, base, spec.task), asked.row, None)
-        drawn = next(found, None)
-        if drawn is None:
-            raise EmptySplit(f"{asked.split} has no row {asked.row}", param="row", remedy="Name a row that there is, from 0.")
-        example = drawn
+        rows = list(islice(each_row(spec.data, request.split, base, spec.task), request.row, request.row + 1))
+        if not rows:
+            cause = f"{request.split} has no row {request.row}"
+            raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
+        example = rows[0]
     return *_row(spec.task, example), _expected(spec.task, example)
 
 

@@ -76,7 +76,7 @@ class PackedDataset(TokenizedDataset):
 
     def with_unlabelled(self, more: TokenizedDataset) -> TokenizedDataset:  # noqa: ARG002
         """Raise ValueError: language models learn from all texts alike."""
-        raise ValueError("texts of a language model have no labels that others could lack")
+        raise ValueError("a language model learns from all texts alike: none lacks a label")
 
     def batch(self, rows: list[int]) -> PackedBatch:
         """Return a batch of the rows with these indices."""

@@ -12,8 +12,7 @@ from compression.modalities.base import Batch, Examples, Targets
 from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.modalities.text.causal_lm import chunked_head, hidden_states, next_token_cache
 from compression.modalities.text.causal_lm.batches import PackedBatch
-from compression.modalities.text.causal_lm.document_losses import document_relation_loss
-from compression.modalities.text.causal_lm.losses import FullTargets, NextTokenTargets, Term, next_token_terms
+from compression.modalities.text.causal_lm.losses import FullTargets, NextTokenTargets, document_relation_loss, next_token_terms
 from compression.modalities.text.causal_lm.next_token_cache import TopKTargetFile
 from compression.modalities.text.causal_lm.packed_examples import TOGETHER, packed_split
 from compression.modalities.text.causal_lm.token_losses import token_losses
@@ -27,10 +26,7 @@ class PackedTexts:
 
     @torch.inference_mode()
     def loss(self, model: nn.Module, rows: Examples, parts: int = 1) -> float:
-        """Return the loss on packed rows, in nats per token.
-
-        It serves choices and is not reported: the test score uses windows, in which tokens see more context.
-        """
+        """Return the loss on packed rows, in nats per token. Unlike the reported score, it uses no windows."""
         training, own = model.training, cast(PreTrainedModel, model)
         model.eval()
         device, head = next(model.parameters()).device, hidden_states.output_layer(own)
@@ -94,13 +90,7 @@ class PackedTexts:
         temperature: float,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Return the loss terms that `asked` names, means over tokens.
-
-        `soft`: KL(teacher ‖ student) × τ² over the vocabulary; `hard`: cross-entropy of the text's next tokens.
-        """
-        sides: list[Term] = [term for term in ("soft", "hard") if term in asked]
-        if not sides:
-            return {}
+        """Return the loss terms that `asked` names, means over tokens (`losses.next_token_terms`)."""
         own, (model, states) = cast(PackedBatch, batch), student
         wanted: NextTokenTargets | None = None
         if "soft" in asked and targets is not None:
@@ -108,7 +98,7 @@ class PackedTexts:
         elif "soft" in asked:
             wanted = FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
         size, head = chunked_head.chunk_size(model.config.vocab_size), hidden_states.output_layer(model)
-        return {str(term): loss for term, loss in next_token_terms(states, head, own.wanted, wanted, sides, size=size).items()}
+        return next_token_terms(states, head, own.wanted, wanted, asked, size=size)
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
         """Return the relation loss, document by document."""

@@ -44,11 +44,6 @@ class Packed:
         """Return the number of target tokens of each row."""
         return [sum(end + 1 - first for _, end, first in row) for row in self._rows]
 
-    @property
-    def read(self) -> list[int]:
-        """Return the number of input tokens of each row, without padding."""
-        return [sum(end - start for start, end, _ in row) for row in self._rows]
-
     def batch(self, rows: list[int]) -> PackedBatch:
         """Return a batch of the rows with these indices."""
         return PackedBatch.of(rows, [self._rows[row] for row in rows], self._ids)

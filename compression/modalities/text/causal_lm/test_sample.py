@@ -12,39 +12,32 @@ from compression.modalities.text.dataset import FEWEST_TEXTS, Dataset
 from compression.schema.errors import EmptySplit
 from compression.schema.recipe.base import Split
 
-AT_ONCE = 64
-
 
 def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
-    """Sample the texts of validation and of test to score, with `test_sample`.
+    """Sample whole texts of validation and test to score. Raises EmptySplit if test has fewer than two with a scored token.
 
-    Raises EmptySplit if test has fewer than two with a scored token. One of validation suffices: its perplexity is compared
-    with others on the same text.
+    One of validation suffices: its perplexity is compared with others on the same text.
     """
     fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
-    return {split: test_sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
+    return {split: _sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
 
 
-def test_sample(
+def _sample(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int, seed: int, split: Split, fewest: int
 ) -> list[int]:
-    """Sample whole texts of a split up to `most` scored tokens; return their indices, ascending.
-
-    At least `fewest` have a scored token, whatever their number of tokens. Raises EmptySplit if the split has fewer.
-    """
+    """Return the indices of random texts with `most` scored tokens or more, ascending; at least `fewest` can be scored."""
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
     taken, tokens, usable = list[int](), 0, 0
-    for start in range(0, len(order), AT_ONCE):
-        for number in order[start : start + AT_ONCE]:
-            found = read([texts[number]], tokenizer)
-            taken.append(number)
-            tokens += int(found.scored.sum())
-            usable += len(found)
-            if tokens >= most and usable >= FEWEST_TEXTS:
-                return sorted(taken)
+    for number in order:
+        found = read([texts[number]], tokenizer)
+        taken.append(number)
+        tokens += int(found.scored.sum())
+        usable += len(found)
+        if tokens >= most and usable >= FEWEST_TEXTS:
+            return sorted(taken)
     if usable < fewest:
-        raise EmptySplit(f"{split} has {usable} texts with a token that could be foretold", param=f"data.splits.{split}")
+        raise EmptySplit(f"{split} has {usable} texts with a token to predict", param=f"data.splits.{split}")
     return sorted(taken)
 
 
@@ -52,4 +45,4 @@ def check_texts(rows: Iterable[tuple[str, TokenizedDataset]]) -> None:
     """Reject splits of texts without a scored token. rows: of each split, by its name. Raises EmptySplit."""
     for name, split in rows:
         if isinstance(split, PackedDataset) and not len(split):
-            raise EmptySplit(f"{name} has no text with a token that could be foretold", param=f"data.splits.{name}")
+            raise EmptySplit(f"{name} has no text with a token to predict", param=f"data.splits.{name}")

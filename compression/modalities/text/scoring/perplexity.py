@@ -124,21 +124,6 @@ def _exponential(one: Figure) -> Figure:
     return Figure(value, None if one.standard_error is None else value * one.standard_error)
 
 
-def headline(found: Figures) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the metrics by their names in a score's `metrics`, the headline metric first.
-
-    -> values, and standard errors of those that have one.
-    """
-    named = {
-        METRIC: found.perplexity,
-        "loss": found.loss,
-        "bits_per_byte": found.bits_per_byte,
-        "next_token_accuracy": found.accuracy,
-    }
-    known = {name: one.standard_error for name, one in named.items() if one.standard_error is not None}
-    return {name: one.value for name, one in named.items()}, known
-
-
 def chance(following: Iterable[Sequence[int]]) -> float:
     """Return the perplexity of a unigram model. following: the scored tokens, window by window, each once."""
     _, counts = np.unique(np.concatenate([np.asarray(each) for each in following]), return_counts=True)
@@ -208,7 +193,7 @@ class LanguageScorer(ReadsTexts):
         """
         windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
         if not windows:
-            raise ValueError("these texts have no token to ask for")
+            raise ValueError("these texts have no token to score")
         room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # positions
         count = min(TOGETHER, max(room // self.length, 2), len(windows))
 
@@ -226,9 +211,8 @@ class LanguageScorer(ReadsTexts):
     def told(self, windows: Sequence[Window], ask: Ask) -> WindowLosses:
         """Return the losses of all windows' scored tokens. Raises ValueError if there are none."""
         if not windows:
-            raise ValueError("these texts have no token to ask for")
-        losses, right = zip(*(heard(one, logits) for one, logits in zip(windows, ask(windows), strict=True)), strict=True)
-        return summed(windows, losses, right)
+            raise ValueError("these texts have no token to score")
+        return summed(windows, [score_window(one, logits) for one, logits in zip(windows, ask(windows), strict=True)])
 
 
 def part_of(window: Window, start: int, stop: int) -> Window | None:
@@ -240,7 +224,7 @@ def part_of(window: Window, start: int, stop: int) -> Window | None:
     return Window(window.text, window.ids[start:stop], first - start, following)
 
 
-def heard(window: Window, logits: Floats) -> tuple[float, int]:
+def score_window(window: Window, logits: Floats) -> tuple[float, int]:
     """Score a window's logits against its next tokens.
 
     logits: (tokens, vocabulary) -> Σ −ln p in nats, and how many next tokens were the most likely.
@@ -256,17 +240,12 @@ def heard(window: Window, logits: Floats) -> tuple[float, int]:
     return loss, right
 
 
-def summed(windows: Sequence[Window], losses: Sequence[float], right: Sequence[int]) -> WindowLosses:
-    """Sum the losses of windows, text by text."""
-    texts = 1 + max(one.text for one in windows)
-    tokens, sizes, hits = (np.zeros(texts, np.int64) for _ in range(3))
-    nats = np.zeros(texts)
-    for one, loss, found in zip(windows, losses, right, strict=True):
-        tokens[one.text] += len(one.following)
-        sizes[one.text] += one.bytes
-        nats[one.text] += loss
-        hits[one.text] += found
-    return WindowLosses(tokens, sizes, nats, hits)
+def summed(windows: Sequence[Window], scores: Sequence[tuple[float, int]]) -> WindowLosses:
+    """Sum the scores of windows, each of `score_window`, text by text."""
+    columns = [(len(window.following), window.bytes, *score) for window, score in zip(windows, scores, strict=True)]
+    texts = [window.text for window in windows]
+    tokens, sizes, nats, hits = (np.bincount(texts, weights=column) for column in zip(*columns, strict=True))
+    return WindowLosses(tokens.astype(np.int64), sizes.astype(np.int64), nats, hits.astype(np.int64))
 
 
 def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) -> list[tuple[float, int]]:
@@ -279,7 +258,7 @@ def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) 
         for number, window in enumerate(windows):
             part = part_of(window, start, start + logits.shape[1])
             if part is not None:
-                loss, hits = heard(part, logits[number])
+                loss, hits = score_window(part, logits[number])
                 losses[number], right[number] = losses[number] + loss, right[number] + hits
     return list(zip(losses, right, strict=True))
 
@@ -288,27 +267,28 @@ def _scored(
     metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int
 ) -> Scored:
     """Build the score from all windows' losses; `again` has those of the first windows in one batch."""
-    told = summed(windows, *zip(*found, strict=True))
-    other = figures(summed(windows, *zip(*again, *found[len(again) :], strict=True)))
+    losses = summed(windows, found)
+    other = figures(summed(windows, [*again, *found[len(again) :]]))
     changed = {
         one.text
         for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
         if abs(alone - together) > SAME * len(one.following)
     }
-    own = figures(told)
-    values, errors = headline(own)
+    own = figures(losses)
     perplexity = own.perplexity.value
+    named = {metric: own.perplexity, "loss": own.loss, "bits_per_byte": own.bits_per_byte, "next_token_accuracy": own.accuracy}
+    errors = {name: figure.standard_error for name, figure in named.items() if figure.standard_error is not None}
     score = Score(
         metric=metric,
         value=perplexity,
         lower_is_better=True,
         # If no error is known, 0 would claim certainty. The error is then the value itself: one nat in its logarithm.
         standard_error=errors.get(metric, perplexity),
-        metrics=values,
+        metrics={name: figure.value for name, figure in named.items()},
         standard_errors=errors,
         value_at_batch_32=other.perplexity.value,
         rows=own.texts,
         rows_changed_by_batching=len(changed),
         chance=chance([one.following for one in windows]),
     )
-    return Scored(score, Draws(rows=own.texts, seed=seed, values=tuple(draws(told, seed).tolist())))
+    return Scored(score, Draws(rows=own.texts, seed=seed, values=tuple(draws(losses, seed).tolist())))

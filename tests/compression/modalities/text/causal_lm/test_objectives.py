@@ -12,7 +12,7 @@ from compression.distillation.objective import DistillationObjective, FeatureAli
 from compression.distillation.teacher import FeatureRequest, StatesTeacher, request_features
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.batches import PackedBatch
-from compression.modalities.text.causal_lm.document_losses import document_relation_loss
+from compression.modalities.text.causal_lm.losses import document_relation_loss
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Evaluate
