@@ -32,10 +32,10 @@ FIT_BATCH = 32
 
 @dataclass(frozen=True)
 class FeatureAlignment:
-    """Which features of student and teacher are compared, and the feature requests that this needs.
+    """The features of student and teacher that are compared.
 
-    apart: whether the first state is the embedding layer's and has its own term; form: how attention is compared, or None;
-    heads: number of heads of that comparison.
+    apart: whether the first state is the embedding layer's, with its own term; form: how attention is compared, with how many
+    heads.
     """
 
     student: FeatureRequest
@@ -140,10 +140,10 @@ class DistillationObjective:
         weigher: LossWeights | None = None,
         targets: Targets | None = None,
     ) -> None:
-        """Build the losses and fit the initial projections.
+        """Build the losses and fit the initial projections on `rows`, the student's.
 
-        rows: the student's training rows; weigher: replaces the recipe's loss weights; targets: stored targets from the
-        teacher's next-token distributions, used instead of its last hidden states.
+        weigher: replaces the recipe's loss weights; targets: a teacher's stored next-token targets, in place of its last hidden
+        states.
         """
         self.targets = targets
         self.student, self.teacher, self.settings, self.task = student, teacher, settings, rows.task

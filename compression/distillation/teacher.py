@@ -25,10 +25,10 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """Features of a model to compare beside its logits, by layer number from 1; 0 is the embedding layer.
+    """Features to compare beside the logits, by layer number from 1; 0 is the embedding layer.
 
-    states: layers whose outputs are compared. scores: layers whose queries and keys are compared. relations: the layer whose
-    queries, keys and values are compared, or None.
+    states: layers whose outputs are compared; scores: whose queries and keys; relations: whose queries, keys and values, or
+    None.
     """
 
     states: tuple[int, ...] = ()
@@ -64,10 +64,9 @@ class TeacherOutputs:
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
-    """Run a model and return the features that distillation compares.
+    """Run a model and return the features that distillation compares, with gradients.
 
-    Gradients flow unless the caller disables them. For a language model's batch, `logits` are the inputs of its head: the last
-    hidden states at the positions that predict a token, (positions, width).
+    For a language model, `logits` are the inputs of its head: the last states at the scored positions, (positions, width).
     """
     if not len(look) and task.packed is None:
         return TeacherOutputs(task.logits(model(**batch.inputs)), torch.empty(0))
@@ -236,11 +235,7 @@ class Teacher:
 
 
 class StatesTeacher(Teacher):
-    """A frozen model of a `packed` task that caches the last hidden states instead of logits.
-
-    Logits have the vocabulary's width. The output layer computes the logits from these states, so only the float16 rounding is
-    lost.
-    """
+    """A frozen model of a `packed` task that caches last hidden states; the output layer computes logits from them."""
 
     states_answer = True
 
@@ -258,10 +253,7 @@ class StatesTeacher(Teacher):
         super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), cache_file=cache_file)
 
     def outputs(self, batch: Batch) -> TeacherOutputs:
-        """Return the outputs for a batch of the student.
-
-        `logits` are the last hidden states at the positions that predict a token, (positions, width).
-        """
+        """Return the outputs for a batch of the student; `logits` are the last states at the scored positions."""
         assert self.task.packed is not None, "the caller has looked"  # noqa: S101
         found = super().outputs(batch)
         return replace(found, logits=self.task.packed.scored(found.hidden[-1], batch), hidden=found.hidden[:-1])

@@ -13,6 +13,7 @@ Each layer runs on the stored outputs of the previous layer, so no earlier layer
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from compression.modalities.base import Batch
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import Layer, PruningPlan, Tap
 from compression.models.linear_layers import is_linear, is_transposed, matrix
+from compression.pruning.scores import observe_tap
 
 RIDGE = 0.1
 """Penalty on the change of weights, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1, none was best for all of four
@@ -91,19 +93,15 @@ class LayerStack:
         more = {"use_cache": False} if is_decoder(model) else {}
         with ExitStack() as hooks:
             for number, layer in enumerate(self.layers):
-                hooks.callback(layer.register_forward_pre_hook(self._keeper(number), with_kwargs=True).remove)
+                hooks.callback(layer.register_forward_pre_hook(partial(self._keep, number), with_kwargs=True).remove)
             for batch in batches:
                 model.base_model(**{**batch.inputs, **more})
 
-    def _keeper(self, number: int) -> Any:
-        """Return a hook that keeps a layer's other inputs: masks and positions, independent of the stream."""
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if number == 0:
-                self.streams.append(args[0])
-            self.others[number].append((args[1:], kwargs))
-
-        return keep
+    def _keep(self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep a layer's other inputs: masks and positions, independent of the stream."""
+        if number == 0:
+            self.streams.append(args[0])
+        self.others[number].append((args[1:], kwargs))
 
     def run(self, number: int) -> list[Tensor]:
         """Run a layer on the current streams and return its output for each batch."""
@@ -124,12 +122,8 @@ class LayerStack:
             found[place].append(values.reshape(*real.shape, -1)[real].float())  # the low-rank layers have one more dimension
 
         with ExitStack() as hooks:
-            for place, (module, side) in enumerate(taps):
-                if side == "in":
-                    hook = module.register_forward_pre_hook(lambda _, given, place=place: take(place, given[0]))
-                else:
-                    hook = module.register_forward_hook(lambda _, __, output, place=place: take(place, output))
-                hooks.callback(hook.remove)
+            for place, tap in enumerate(taps):
+                observe_tap(hooks, tap, partial(take, place))
             self.run(number)
         return [torch.cat(one) for one in found]
 
@@ -137,8 +131,8 @@ class LayerStack:
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
     """Add a linear map of a layer's inputs that best fits `missing`, by ridge regression, in place.
 
-    given: (tokens, inputs), missing: (tokens, outputs). The penalty applies to the change of the weights, not to the weights,
-    so directions without data keep their weights. The bias has no penalty.
+    given: (tokens, inputs), missing: (tokens, outputs). The penalty applies to the change of the weights, so directions without
+    data keep their weights. The bias has no penalty.
     """
     weight, bias = matrix(linear), dict(linear.named_parameters()).get("bias")
     mean_given, mean_missing = given.mean(dim=0), missing.mean(dim=0)

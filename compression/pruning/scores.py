@@ -21,7 +21,7 @@ from compression.modalities.base import Batch, Examples, label_loss
 from compression.modalities.sampling import micro_batch_size, shuffled_rows
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.registry import adapter_of, is_decoder
-from compression.models.adapters.structure import DecoderLayer, PruningPlan
+from compression.models.adapters.structure import DecoderLayer, PruningPlan, Tap
 from compression.models.architectures.pruning_groups import WITHIN, PruningGroup, axis_and_layer, key_of, units_at
 from compression.models.tensors import Tensors
 from compression.pruning import importance
@@ -37,8 +37,7 @@ INFLUENCE = "layers"
 class ImportanceScores:
     """Importance score of each unit, on the CPU; a larger score is more important.
 
-    units: by group, (units,); for a group within another (`WITHIN`), (units of the outer group, units). influence: (layers,),
-    the block influence of each layer; None if it was not requested.
+    units: by group, (units,), or (units of the outer group, units) within another (`WITHIN`). influence: (layers,), or None.
     """
 
     units: Mapping[str, Tensor]
@@ -71,15 +70,14 @@ class ImportanceScores:
         return 1 + max(layer for _, layer in map(axis_and_layer, self.units) if layer is not None)
 
     def _layers(self, to: Shape) -> list[int]:
-        """Choose the layers to keep: those with the largest block influence.
+        """Choose the layers with the largest block influence.
 
-        The number of dense layers (without experts) among them follows `to`: dense and expert layers differ in size, and the
-        parameter target was solved for these counts.
+        The number of dense layers (without experts) among them follows `to`, for which the parameter target was solved.
         """
         if to.layers == self._count:
             return list(range(to.layers))
         if self.influence is None:
-            raise ValueError("no layer can be chosen: their influence was not asked for")
+            raise ValueError("no layer can be chosen: their influence was not scored")
         routed = [number for number in range(self._count) if key_of("experts", number) in self.units]
         dense = [number for number in range(self._count) if number not in routed]
         wanted = to.experts.dense_layers if to.experts is not None and routed else to.layers
@@ -97,10 +95,10 @@ class ImportanceScores:
             kept = plan.of(axis, layer)
             if axis in WITHIN:
                 of_each = _at(scores, plan.of(WITHIN[axis], layer))
-                found = of_each if kept is None else of_each.gather(1, kept)
+                remaining = of_each if kept is None else of_each.gather(1, kept)
             else:
-                found = _at(scores, kept)
-            left[key_of(axis, None if layer is None else layers.index(layer))] = found
+                remaining = _at(scores, kept)
+            left[key_of(axis, None if layer is None else layers.index(layer))] = remaining
         return ImportanceScores(left, None if self.influence is None else self.influence[layers])
 
     def tensors(self) -> Tensors:
@@ -108,9 +106,9 @@ class ImportanceScores:
         return {**self.units, **({} if self.influence is None else {INFLUENCE: self.influence})}
 
     @classmethod
-    def of_tensors(cls, found: Mapping[str, Tensor]) -> "ImportanceScores":
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "ImportanceScores":
         """Rebuild from the output of `tensors`."""
-        return cls({name: scores for name, scores in found.items() if name != INFLUENCE}, found.get(INFLUENCE))
+        return cls({name: scores for name, scores in tensors.items() if name != INFLUENCE}, tensors.get(INFLUENCE))
 
 
 def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
@@ -164,6 +162,16 @@ Observer = Callable[[str, int, Tensor], None]
 """Receives a group's key, the index of the observation point within the group, and the activations there."""
 
 
+def observe_tap(hooks: ExitStack, tap: Tap, see: Callable[[Tensor], None]) -> None:
+    """Pass a module's first input, or its output, to `see` until `hooks` close."""
+    module, side = tap
+    if side == "in":
+        hook = module.register_forward_pre_hook(lambda _, inputs: see(inputs[0]))
+    else:
+        hook = module.register_forward_hook(lambda _, __, output: see(output))
+    hooks.callback(hook.remove)
+
+
 class UnitObserver:
     """Observes the units of each group in a model and sums their scores."""
 
@@ -171,20 +179,16 @@ class UnitObserver:
         self.family = adapter_of(model)
         self.points = self.family.observed(model)
         shape = self.family.shape_of(model.config)
-        self.counts = {key: units_at(shape, WITHIN.get(axis_and_layer(key)[0], axis_and_layer(key)[0])) for key in self.points}
+        axes = {key: axis_and_layer(key)[0] for key in self.points}
+        self.counts = {key: units_at(shape, WITHIN.get(axis, axis)) for key, axis in axes.items()}
         self.mask = torch.empty(0)
         self.sums: dict[tuple[str, int], Tensor] = {}
 
     def observe(self, hooks: ExitStack, observer: Observer) -> None:
         """Pass activations, (rows, tokens, units) or pooled (rows, units), to `observer` until `hooks` close."""
         for key, points in self.points.items():
-            for number, (module, side) in enumerate(points):
-                see = partial(observer, key, number)
-                if side == "in":
-                    hook = module.register_forward_pre_hook(lambda _, inputs, see=see: see(inputs[0]))
-                else:
-                    hook = module.register_forward_hook(lambda _, __, out, see=see: see(out))
-                hooks.callback(hook.remove)
+            for number, tap in enumerate(points):
+                observe_tap(hooks, tap, partial(observer, key, number))
 
     def add(self, key: str, number: int, worth: Tensor) -> None:
         """Add a batch's scores of a group's units at one observation point."""
@@ -234,14 +238,9 @@ class ActivationCollector(UnitObserver):
 
     def scores(self) -> ImportanceScores:
         """Return the scores of all observed units and layers."""
-        of_experts = {
-            key: self.sums[key, 0].cpu()
-            for number in range(len(self.layers))
-            for key in (key_of("experts", number), key_of("expert_ffn", number))
-            if (key, 0) in self.sums
-        }
-        influence = torch.stack([self.influence[number] for number in range(len(self.layers))]) if self.influence else None
-        return ImportanceScores({**self.units(), **of_experts}, None if influence is None else influence.cpu())
+        of_experts = {key: worth.cpu() for (key, _), worth in self.sums.items() if key not in self.points}
+        influence = [self.influence[number] for number in range(len(self.layers))] if self.influence else []
+        return ImportanceScores({**self.units(), **of_experts}, torch.stack(influence).cpu() if influence else None)
 
     def _turn(self, number: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         real = self.mask.bool()
@@ -254,8 +253,8 @@ class ActivationCollector(UnitObserver):
 
         def activations_of(expert: int, tokens: Tensor) -> Tensor:
             gates, ups = functional.linear(tokens, module.gate_up_proj[expert]).chunk(2, dim=-1)
-            found: Tensor = module.act_fn(gates) * ups
-            return found
+            activations: Tensor = module.act_fn(gates) * ups
+            return activations
 
         experts, units = importance.expert_scores(inputs, chosen, weights, activations_of, module.down_proj)
         self.add(key_of("experts", number), 0, experts)

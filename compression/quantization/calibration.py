@@ -1,7 +1,6 @@
-"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input.
+"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input at real tokens.
 
-Only real tokens count; padding positions are ignored. Calibration trains nothing and draws no number from torch's global
-generator, so it does not change the model or any later result.
+It draws no number from torch's global generator, so it does not change any later result.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
-"""Frozen weights in int8 with one scale per row.
+"""Frozen weights in int8 with one scale per row, dequantized when a layer multiplies them.
 
-Each layer dequantizes its weights when it multiplies them. This is not an export scheme: a teacher is stored in this form if
-memory does not suffice for float32. Its outputs lose only what `dynamic_int8` rounds off, and only in the weights.
+This is no export scheme: a teacher is stored in this form if memory does not suffice for float32. Only its weights are rounded.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,6 @@
 """Fused experts in 3-D tensors: each expert's matrices are quantized like separate linear layers.
 
-In static-int8 they use dynamic-int8: an expert receives different tokens in every batch, so a range of its own would rest on
-few tokens.
+In static-int8 they use dynamic-int8: each batch has other tokens, so an expert's range would rest on few.
 """
 
 from collections.abc import Callable, Iterator

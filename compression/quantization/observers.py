@@ -1,7 +1,6 @@
-"""Observers: a histogram of a layer's input, and the range computed from it.
+"""Observers: a histogram of a layer's input, and the range computed from it. Pure functions; `calibration` has the hooks.
 
-Pure functions; `calibration` attaches the hooks. Values are counted in buckets whose width is a fixed share of the value, so
-one pass suffices at any scale: an outlier of a thousand does not reduce the precision near zero.
+A bucket's width is a fixed share of its values, so one pass suffices at any scale, and outliers cost no precision near zero.
 """
 
 import math
@@ -39,10 +38,7 @@ class Spread:
         self.counts += torch.bincount(place, minlength=2 * SIDE + 1).double().cpu()
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """Return the observed values in ascending order and their counts. -> (n,), (n,)
-
-        A bucket's value is its middle, clamped to the observed minimum and maximum.
-        """
+        """Return the observed values, the middles of their buckets, in ascending order, and their counts. -> (n,), (n,)"""
         side = torch.exp2(LOWEST + (torch.arange(SIDE, dtype=torch.float64) + 0.5) / STEPS)
         values = torch.cat([-side.flip(0), torch.zeros(1, dtype=torch.float64), side]).clamp(self.low, self.high)
         seen = self.counts > 0
@@ -84,10 +80,9 @@ def percentile_range(values: Tensor, counts: Tensor, percent: float) -> Range:
 
 
 def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -> Range:
-    """Shrink a range to minimize the squared error of clipping and rounding together.
+    """Shrink a range to minimize the squared error of clipping and rounding (Nagel et al. 2021, section 3.1).
 
-    See Nagel et al. 2021, section 3.1. values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the
-    observed range.
+    values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the observed range.
     """
     shares = torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
     lows, highs = min(low, 0.0) * shares, max(high, 0.0) * shares

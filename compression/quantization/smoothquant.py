@@ -106,10 +106,9 @@ Factors = dict[str, Tensor]
 def smooth(
     model: PreTrainedModel, rows: Examples, how: float | Literal["search"], parts: int = 1, simulation: Simulation = DYNAMIC
 ) -> Factors:
-    """Fold smoothing into all possible pairs of a model in place; return the factors.
+    """Fold smoothing into all possible pairs of a model in place, up to rounding without effect; return the factors.
 
-    The model's outputs stay the same up to rounding. rows: calibration rows. how: α, or "search" (see `search`). simulation:
-    the rounding that a search uses; the model itself must not be simulated yet.
+    rows: calibration rows. how: α, or "search". simulation: the rounding that a search uses; the model must not have it yet.
     """
     where = pairs(model)
     if not where:
@@ -195,10 +194,9 @@ def fold(model: PreTrainedModel, where: list[Pair], found: Factors) -> None:
 
 @contextmanager
 def undone(model: PreTrainedModel, found: Factors) -> Iterator[None]:
-    """Undo smoothing within this context, so that channels have their original magnitudes.
+    """Undo smoothing within this context: pruning chooses units by their original magnitudes.
 
-    Pruning needs this, because it chooses units by magnitude. Input ranges do not follow the change, so fake quantization is
-    removed while smoothing is undone.
+    Input ranges do not follow the change, so fake quantization is removed meanwhile.
     """
     if not found:
         yield

@@ -99,8 +99,7 @@ class _StaticLinear(torch.autograd.Function):
 class StaticLinear(SimulatedLinear):
     """nn.Linear that computes as the static int8 artifact does.
 
-    Its range is an attribute, not a parameter or buffer, so state dicts keep their keys. A checkpoint stores the ranges beside
-    the weights (`fake_quantize.Simulation`).
+    Its range is an attribute, so state dicts keep their keys; checkpoints store it in `fake_quantize.Simulation`.
     """
 
     input_range: Range | None

@@ -16,9 +16,8 @@ INT4_LEVELS = 7.0
 
 
 def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Quantize to 4 bits.
+    """Quantize to 4 bits. weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
 
-    weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
     groups = ⌈in / group_size⌉; the padding after the last input is 0.
     """
     weight = weight.detach()
@@ -47,7 +46,7 @@ def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
 class WeightOnlyLinear(SimulatedLinear):
     """nn.Linear with the artifact's weights; their gradient passes straight through the rounding.
 
-    `group_size`: inputs that share a scale in int4, or None for int8. It is an attribute, so that state dicts keep their keys.
+    `group_size`: inputs that share a scale in int4, None for int8; an attribute, so that state dicts keep their keys.
     """
 
     group_size: int | None = None

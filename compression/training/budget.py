@@ -1,7 +1,6 @@
-"""Training budget of a job: limits and use, shared by all its trainings and kept across attempts.
+"""Training budget of a job: limits and use, shared by all its trainings and kept across attempts. Torch-free.
 
-Torch-free. Steps that a failed attempt took after its last checkpoint are repeated and do not count, because their result is
-lost.
+Steps that a failed attempt took after its last checkpoint do not count: they are repeated.
 """
 
 import time
@@ -21,7 +20,7 @@ class Spent:
 class Budget:
     """The recipe's limits and how much of them is used; None means no limit. `clock` returns seconds.
 
-    If `sharers` trainings share the limits, each has an equal share, and this budget is for one of them.
+    If `sharers` trainings share the limits, this budget is for one of them, with an equal share.
     """
 
     max_steps: int | None = None

@@ -54,8 +54,8 @@ class TrainingConfig:
 class TrainingOutcome:
     """Result of the training loop. Epoch 0 is the model before training.
 
-    `remarks` are notes for the report row; `curve` has the validation after each trained epoch, without `before`;
-    `out_of_patience`: training ended because no epoch was better within the patience.
+    `remarks` are for the report row; `curve` has the validation after each epoch; `out_of_patience`: no epoch was better within
+    the patience.
     """
 
     best_epoch: int
@@ -74,10 +74,7 @@ def check_precision(asked: Precision, device: torch.device) -> None:
 
 
 def rate_share(step: int, total: int, warmup: float) -> float:
-    """Return a step's share of the peak rate: linear warm-up, then linear decay to 0.
-
-    step: from 0; total: steps of the whole training; warmup: share of `total`, at least one step.
-    """
+    """Return a step's share of the peak rate: linear warm-up over a share of `total`, at least one step, then decay to 0."""
     warm = max(1, round(warmup * total))
     share = (step + 1) / warm if step < warm else (total - step) / max(1, total - warm)
     return max(share, 0.0)

@@ -101,8 +101,8 @@ class Resumable(Protocol):
 class TrainingCheckpointer:
     """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's.
 
-    As soon as a checkpoint's event is emitted, its folder belongs to the supervisor, until the supervisor removes it. `stage`
-    is the current stage; `part` is the current dataset if there are several.
+    Once its event is emitted, a checkpoint's folder belongs to the supervisor, until that removes it. `part`: of several
+    datasets.
     """
 
     folder: Path
@@ -192,8 +192,8 @@ def read_training(place: Path, expected: str) -> TrainingCheckpoint:
 class ResumableTraining:
     """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause.
 
-    `notes`: notes of the report row, which a checkpoint stores and restores. `beside`: additional tensors to save, because
-    nothing else stores them yet; a new attempt reads them with `TrainingCheckpointer.beside`.
+    `notes`: of the report row, which a checkpoint restores. `beside`: additional tensors to save, because nothing else stores
+    them yet; a new attempt reads them with `TrainingCheckpointer.beside`.
     """
 
     checkpointer: TrainingCheckpointer

@@ -43,11 +43,7 @@ class Runner(Protocol[AnyInputs]):
     """Runtime, version and device, as the report names them."""
 
     def logits(self, batch: AnyInputs) -> Floats:
-        """Return one batch's logits: (rows, labels), (rows, positions, labels), or (rows, positions, 2).
-
-        The last shape is for starts and ends of answers. A language model's labels are its vocabulary, and a token's logits
-        predict the next token.
-        """
+        """Return one batch's logits: (rows, labels), (rows, positions, labels), or (rows, positions, 2) for starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,9 @@ class ArtifactReader(Protocol):
 
 @dataclass(frozen=True)
 class Figures:
-    """The metrics of a set of predictions. `values` holds the headline metric and the task's others.
+    """The metrics of a set of predictions, each with its standard error, if more than one row has it.
 
-    standard_errors: of each value, except for a mean over a kind of rows that has only one row. error_from: the source of the
-    headline metric's error. draws: the headline metric on the samples of `standard_errors.resampled`.
+    error_from: the source of the headline metric's error; draws: it on the samples of `standard_errors.resampled`.
     """
 
     values: dict[str, float]

@@ -1,7 +1,6 @@
-"""Metrics as GLUE, CoNLL and SQuAD 2.0 define them.
+"""Metrics of GLUE (Wang et al. 2018), CoNLL (Tjong Kim Sang & De Meulder 2003) and SQuAD 2.0 (Rajpurkar et al. 2018).
 
-GLUE: Wang et al. 2018; CoNLL: Tjong Kim Sang & De Meulder 2003; SQuAD 2.0: Rajpurkar et al. 2018. Pure functions of arrays and
-lists. If a formula divides by 0 (no positives, a constant side), the metric is 0, as in the original scripts.
+Pure functions of arrays and lists. If a formula divides by 0, the metric is 0, as in the original scripts.
 """
 
 import re
@@ -22,11 +21,7 @@ def f1_of(right: float, found: float, wanted: float) -> float:
 
 
 def label_counts(found: Ids, wanted: Ids, labels: int, times: Ids | None = None) -> Numbers:
-    """Count the rows of each label: correct, predicted, true. Both (rows,) of ids -> (3, labels).
-
-    labels: the number of labels; the result has more if a larger id occurs; times: (rows,), how often each row counts, once if
-    it is None.
-    """
+    """Count each label's correct, predicted and true rows. Both (rows,) of ids -> (3, labels), more if a larger id occurs."""
     labels = max([labels, *(1 + int(side.max(initial=-1)) for side in (found, wanted))])
     often = np.ones(len(wanted)) if times is None else times
     right = often * (found == wanted)
@@ -72,10 +67,7 @@ def places(values: Numbers) -> Ids:
 
 
 def ranks(at: Ids) -> Numbers:
-    """Return ranks, from 1, of rows at the positions of `places`; ties share their mean rank.
-
-    (rows,) -> (rows,). Positions may be empty, so samples of the rows can be ranked without sorting them again.
-    """
+    """Return ranks, from 1, of rows at the positions of `places`, some of which may be empty; ties share their mean rank."""
     counts = np.bincount(at)
     mean: Numbers = (counts.cumsum() - (counts - 1) / 2)[at]
     return mean
@@ -92,8 +84,8 @@ Span = tuple[int, int, str]
 def entities(tags: Sequence[str]) -> set[Span]:
     """Decode the entities of IOB2 tags. -> (first word, word after the last, kind) of each.
 
-    As in the CoNLL script, an I- without a preceding tag of its kind begins an entity too, so that every prediction has a
-    meaning. A tag without a prefix, other than O, counts as an entity of one word, or of more if it is repeated.
+    As in the CoNLL script, an I- without a preceding tag of its kind begins an entity too. A tag without a prefix, other than
+    O, counts as an entity of one word, or of more if it is repeated.
     """
     found: set[Span] = set()
     start, kind = 0, None

@@ -23,10 +23,9 @@ def of_mean(values: npt.ArrayLike) -> float:
 
 
 def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
-    """Return the standard error of Σ above / Σ below over clusters of dependent values.
+    """Return the standard error of Σ above / Σ below over clusters of dependent values; None for a single cluster.
 
-    above, below: (clusters,), below positive. It is linearised, as for a ratio estimator of a cluster sample (Cochran 1977,
-    section 6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b. None for a single cluster, which has no estimate.
+    above, below: (clusters,), below positive. Linearised (Cochran 1977, section 6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b.
     """
     tops, bottoms = np.asarray(above, np.float64), np.asarray(below, np.float64)
     clusters, whole = len(tops), bottoms.sum()
@@ -39,10 +38,9 @@ def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
 def resampled(
     statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement.
+    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement. -> (RESAMPLES,) of each.
 
-    -> (RESAMPLES,) of each. All statistics use the same samples, and the same seed and number of rows give the same samples.
-    statistics: takes the indices of a sample's rows, some more than once, (rows,); returns the same names each time.
+    The same seed and number of rows give the same samples. statistics: takes the indices of a sample's rows, (rows,).
     """
     draw = np.random.default_rng(seed)
     found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]

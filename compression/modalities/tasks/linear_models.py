@@ -1,7 +1,4 @@
-"""Linear models on fixed features, for tasks with one label or one number per row.
-
-The functions import scikit-learn: it loads SciPy, which takes a second, and an engine that fits nothing need not wait for it.
-"""
+"""Linear models on fixed features. Functions import scikit-learn, because loading SciPy takes a second."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +11,7 @@ Numbers = npt.NDArray[np.float64]
 def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
     """Fit multinomial logistic regression; return log-probabilities for other rows.
 
-    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf if no row has the id.
+    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf without rows.
     """
     wanted, others = np.asarray(labels), np.asarray(asked)
     known = np.unique(wanted)

@@ -19,10 +19,10 @@ POOL = 50
 class Batch:
     """A batch of tokenized rows.
 
-    ids, mask: (rows, tokens), mask 1 at real tokens; labels: in the task's format; rows: (rows,). types: (rows, tokens), which
-    text of a pair a token belongs to; None for a model without token types. labelled: (rows,), whether a row has a label of its
-    own, or None if all have; the others learn from a teacher only. counts: (rows,), how many predictions of each row the loss
-    averages, or None if there is one each.
+    ids, mask: (rows, tokens), mask 1 at real tokens; labels: in the task's format; rows: (rows,). types: (rows, tokens), the
+    text of a pair that a token belongs to, if the model reads it. labelled: (rows,), whether a row has a label of its own, or
+    None if all have; the others learn from a teacher only. counts: (rows,), predictions of each row that the loss averages, or
+    None.
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "labels", "types", "labelled")
@@ -75,11 +75,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class TokenizedDataset:
-    """A split, tokenized for a task.
+    """A split, tokenized for a task: `tokens` and `types` of each row, unpadded, and `labels` in the task's format.
 
-    `tokens` and `types` hold each row's ids, unpadded; `labels` have the task's format. labelled: (rows,), as in a batch.
-    references: data that the task needs besides the labels to score predictions, with a method `at` for some rows; None if it
-    needs none.
+    labelled: as in a batch. references: data to score predictions by besides the labels, with a method `at`, or None.
     """
 
     tokens: Sequence[Sequence[int]]
@@ -159,10 +157,7 @@ def tokenize(
     *,
     types: bool,
 ) -> TokenizedDataset:
-    """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first.
-
-    types: whether the model takes token types; pairs: the second text of each row.
-    """
+    """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first."""
     options = {"truncation": True, "max_length": max_length, "return_attention_mask": False, "return_token_type_ids": types}
     found = tokenizer(list(texts), None if pairs is None else list(pairs), **options)
     kinds = found["token_type_ids"] if types else None

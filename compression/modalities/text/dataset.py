@@ -76,10 +76,9 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train.
+    """Three splits whose labels all occur in train; `labels` gives each its id.
 
-    `labels` gives each label its id; numbers and answers have none. `unlabelled` holds texts without labels, for the general
-    phase of distillation.
+    `unlabelled` holds texts without labels, for the general phase of distillation.
     """
 
     labels: tuple[str, ...]
@@ -158,10 +157,7 @@ def label_spread(numbers: tuple[float, ...]) -> Values:
 
 
 def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classification") -> Dataset:
-    """Read all splits and carve the missing ones. Relative paths start at `base`.
-
-    Raises MissingFile, UnreadableData, MissingColumn, UnfitLabel, EmptySplit, SingleLabel and UnseenLabel.
-    """
+    """Read all splits and carve the missing ones. Raises the errors of `each_row`, `check_dataset` and `carve`."""
     check_data(task, data)
     given = {name: read_split(data, name, base, task) for name in SPLITS if name in data.splits}
     check_dataset(given, task)
@@ -221,8 +217,8 @@ def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[flo
 def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classification") -> dict[Split, TextSplit]:
     """Carve the missing splits from train: the same share of each label, drawn with `seed`.
 
-    At least one row of each label stays in train. If rows have no class label (numbers, tags, answers), all of train is one
-    stratum. Raises EmptySplit if train is too small to give a row.
+    At least one row of each label stays in train. Rows without a class label (numbers, tags, answers) are one stratum. Raises
+    EmptySplit if train is too small.
     """
     train = given["train"]
     missing = [name for name in CARVED_SHARE if name not in given]

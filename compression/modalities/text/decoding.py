@@ -17,10 +17,10 @@ class Decoder(Protocol):
     """Runtime, version and device, as the report names them."""
 
     def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
-        """Run the tokens that follow those in a cache, or the first ones.
+        """Run the tokens that follow those in a cache, or the first ones; a cache can be used once.
 
-        ids: (rows, tokens); mask: of the same shape, 1 for real tokens, by default all -> logits (rows, tokens, vocabulary),
-        and a cache that includes these tokens. A cache can be used once.
+        ids: (rows, tokens); mask: 1 for real tokens, by default all -> logits (rows, tokens, vocabulary), a cache with these
+        tokens.
         """
         ...
 

@@ -1,7 +1,6 @@
 """Parses and checks one row for each task: its columns and their valid values. Torch-free.
 
-A value that no model could learn from is rejected with the file and the row: UnreadableData if it has the wrong type,
-UnfitLabel if the task cannot use it.
+Raises UnreadableData for a value of the wrong type, UnfitLabel for one that the task cannot use, with file and row.
 """
 
 import contextlib
@@ -30,10 +29,9 @@ class AnswerSpan:
 
 @dataclass(frozen=True)
 class RawExample:
-    """One row. `label`: a class, a number, a tag for each word, or the answers (empty: no answer).
+    """One row; `label`: a class, a number, a tag for each word, the answers (empty: no answer), or None (causal-lm).
 
-    A causal-lm row is only a text, and `label` is None. `words` are those of a tagged text; `text` joins them with spaces.
-    `pair` is the second text, or a question's context.
+    `words` are those of a tagged text; `text` joins them with spaces. `pair` is the second text, or a question's context.
     """
 
     text: str

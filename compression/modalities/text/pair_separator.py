@@ -75,10 +75,9 @@ def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def with_pairs(rule: dict[str, Any] | None, backend: Tokenizer, between: str) -> dict[str, Any]:
-    """Return tokenizer.json's post_processor with a template for pairs.
+    """Return tokenizer.json's post_processor with a template for pairs, in the tokenizers library's format.
 
-    The format is that of the tokenizers library. rule: the current post_processor; its parts other than templates stay. A pair
-    gets the special tokens of a single text around it.
+    rule: the current one; its parts other than templates stay. A pair gets the special tokens of a single text around it.
     """
     before, after = ([str(backend.id_to_token(number)) for number in part] for part in _around(backend))
     names = {*before, *after, between}

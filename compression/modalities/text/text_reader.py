@@ -37,8 +37,8 @@ def encoder(tokenizer: Tokenizer) -> Encode:
 def affixes(encode: Encode) -> tuple[list[int], list[int]]:
     """Return the ids that a tokenizer puts before and after each text, such as BOS and EOS.
 
-    Its settings define them in several places, some of which are not used (`add_bos_token` beside a tokenizer.json), so this
-    checks its output. Raises ConfigMismatch if the special tokens change the text's own ids.
+    Read from its output: its settings name them in several places, some of which are not used. Raises ConfigMismatch if the
+    special tokens change the text's own ids.
     """
     own, whole = (list(encode([PROBE], special)[0].ids) for special in (False, True))
     for at in range(len(whole) - len(own) + 1):
@@ -48,10 +48,10 @@ def affixes(encode: Encode) -> tuple[list[int], list[int]]:
 
 
 def read(texts: Iterable[str], encode: Encode) -> Iterator[Text | None]:
-    """Tokenize whole texts; yield None for a text that has no token to score.
+    """Tokenize whole texts; yield None for a text that has no token to score. Raises ConfigMismatch as `affixes` does.
 
-    An affix that the text itself contains, as a chat does, is not added again. If the tokenizer puts nothing before a text, its
-    first token cannot be predicted, because nothing precedes it. Raises ConfigMismatch as `affixes` does.
+    An affix that the text itself contains, as a chat does, is not added again. If the tokenizer puts nothing before a text,
+    nothing precedes its first token, and it is not scored.
     """
     before, behind = affixes(encode)
     lead = len(before) or 1

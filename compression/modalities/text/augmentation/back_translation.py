@@ -25,19 +25,12 @@ class Translator:
         found = [""] * len(texts)
         for start in range(0, len(order), AT_ONCE):
             some = order[start : start + AT_ONCE]
-            inputs = self.tokenizer(
-                [texts[i] for i in some], padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
-            ).to(self.model.device)
-            limits = [
-                min(int(GROWTH * length) + EXTRA, self.longest - 1) for length in inputs["attention_mask"].sum(dim=1).tolist()
-            ]
-            ids = self.model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=max(limits),
-            )
+            options = {"padding": True, "truncation": True, "max_length": self.longest, "return_tensors": "pt"}
+            inputs = self.tokenizer([texts[i] for i in some], **options).to(self.model.device)
+            given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            lengths = given["attention_mask"].sum(dim=1).tolist()
+            limits = [min(int(GROWTH * length) + EXTRA, self.longest - 1) for length in lengths]
+            ids = self.model.generate(**given, do_sample=False, num_beams=1, max_new_tokens=max(limits))
             # Each is cut at its own limit: if the model does not stop, its output must not depend on its neighbours' length.
             # The last token is left out: at the model's maximum, it is the forced end token and no word.
             kept = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]

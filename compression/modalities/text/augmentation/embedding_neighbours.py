@@ -79,8 +79,8 @@ class Neighbours:
 
 
 def nearest(table: Tensor, queries: Tensor, most: int) -> Tensor:
-    """Return the rows of a table with the largest cosine similarity to each query, the largest first.
+    """Return the rows of a table, each of norm 1, that are most similar to each query by cosine, the most similar first.
 
-    table: (rows, width), each of norm 1; queries: (queries, width) -> (queries, min(`most`, rows)) of row indices.
+    table: (rows, width); queries: (queries, width) -> (queries, min(`most`, rows)) of row indices.
     """
     return (functional.normalize(queries, dim=-1) @ table.T).topk(min(most, len(table)), dim=-1).indices

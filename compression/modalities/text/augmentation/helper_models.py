@@ -13,26 +13,23 @@ from compression.system.failures import typed
 
 
 def open_helper(kind: Any, folder: Path, param: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """Open a folder with one of transformers' Auto classes, in evaluation mode and float32.
+    """Open a folder with one of transformers' Auto classes -> model, tokenizer, names of weights that it lacks.
 
-    Returns the model, the tokenizer and the names of weights that the folder lacks. Raises MissingFile, UnsafeCheckpoint,
-    DamagedCheckpoint and ConfigMismatch.
+    Raises MissingFile, UnsafeCheckpoint, DamagedCheckpoint and ConfigMismatch.
     """
     _safe(folder, param)
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+        wanted = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        model, report = kind.from_pretrained(folder, **wanted, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except SafetensorError as problem:
         cause = f"the weights of {folder.name} cannot be read: {problem}"
         raise typed(problem) or DamagedCheckpoint(cause, param=param) from problem
     except Exception as problem:  # transformers, torch and tokenizers raise errors of any class
         cause = f"{folder.name} cannot be opened: {problem}"[:2000]
-        raise typed(problem) or ConfigMismatch(
-            cause, param=param, remedy="Send a model whose files belong together."
-        ) from problem
+        remedy = "Send a model whose files belong together."
+        raise typed(problem) or ConfigMismatch(cause, param=param, remedy=remedy) from problem
     model.eval().requires_grad_(False)
     return model, tokenizer, sorted(report["missing_keys"])
 

@@ -54,10 +54,9 @@ class WordNet:
         return [self.synonyms(place.word) for place in places]
 
     def synonyms(self, word: str) -> list[str]:
-        """Return the other words of a word's senses, frequent senses first.
+        """Return the other words of a word's senses, frequent senses first, from the most used part of speech on.
 
-        The part of speech with the most senses in use comes first. Names and symbols are no synonyms of a common word (Hope for
-        hope, P for phosphorus), and a single letter has none.
+        Names and symbols are no synonyms of a common word (Hope, P for phosphorus), and a single letter has none.
         """
         lemma = word.lower()
         if lemma in FUNCTION_WORDS or len(lemma) < 2:

@@ -16,11 +16,10 @@ NOBODY = -100
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch(Batch):
-    """A batch whose rows are packed documents.
+    """A batch whose rows are packed documents. labels: the next token's id, or NOBODY.
 
-    ids, mask, positions, labels: (rows, tokens); rows: (rows,), the index of each row. labels: the next token's id, or NOBODY.
-    Positions restart with each document of a row, which lets stock models separate documents. Padding is on the right and
-    continues the last document's positions; the tokens before it cannot attend to it.
+    ids, mask, positions, labels: (rows, tokens). Positions restart with each document of a row, which lets stock models
+    separate documents. Padding is on the right; the tokens before it cannot attend to it.
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "positions", "labels")
@@ -71,8 +70,7 @@ class PackedBatch(Batch):
 def attention_mask(positions: Tensor) -> Tensor:
     """Return the causal attention mask within documents, whatever the model's attention window.
 
-    A token attends to the tokens of its own document that are not later. positions: (rows, tokens), which restart with each
-    document -> (rows, tokens, tokens), boolean.
+    positions: (rows, tokens), which restart with each document -> (rows, tokens, tokens), boolean.
     """
     begun = positions.diff(dim=1, prepend=positions[:, :1] - 1) <= 0
     document = begun.cumsum(dim=1)

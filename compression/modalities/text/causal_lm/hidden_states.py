@@ -21,11 +21,10 @@ def last_hidden_states(model: PreTrainedModel, sequences: PackedBatch) -> Tensor
 
 
 def base_output(model: PreTrainedModel, sequences: PackedBatch, **options: Any) -> Any:
-    """Return the output of the base model.
+    """Return the output of the base model. options: arguments of its forward, such as output_hidden_states.
 
-    options: arguments of its forward, such as output_hidden_states. Documents of a row do not attend to each other: without a
-    mask and a cache, stock masks (transformers 5, masking_utils) end where positions restart. Raises ValueError if the model's
-    attention takes no such mask.
+    Documents of a row do not attend to each other: without a mask and a cache, stock masks (transformers 5, masking_utils) end
+    where positions restart. Raises ValueError if the model's attention takes no such mask.
     """
     attention = model.config._attn_implementation
     if attention not in SEPARATING:

@@ -22,11 +22,10 @@ below either loss's own error, so these suffice to compare them; all of a large 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedDataset(TokenizedDataset):
-    """Texts of a split in packed rows.
+    """Texts of a split in packed rows of at most `length` tokens, whose labels are their next tokens.
 
-    A row's labels are its own next tokens; the `labels` of `TokenizedDataset` have no meaning here. length: the maximum number
-    of tokens of a row. These count the whole split, even if this is a part of its rows: whole, the scored tokens; texts, those
-    with a scored token; left_out, those without one; bytes, of UTF-8 that the tokens stand for.
+    These count the whole split, even if this is a part of its rows: whole, the scored tokens; texts, those with a scored token;
+    left_out, those without one; bytes, of UTF-8 that the tokens stand for.
     """
 
     packed: Packed

@@ -12,14 +12,12 @@ from compression.modalities.text.text_reader import Stretch
 
 
 class Packed:
-    """Documents in rows of at most `length` tokens.
+    """Documents in rows of at most `length` tokens; each token that follows another is a target exactly once.
 
-    Each token that follows another is a target exactly once. A longer document is cut into pieces of `length`; the token after
-    a piece is the piece's last target and the next piece's first input. Pieces are packed into rows by best fit, the longest
-    first (Ding et al. 2024), so a document is cut only if it must be, and there is little padding. The pieces of a row never
-    change, so a teacher's outputs on a row can be stored.
-
-    The tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
+    A longer document is cut into pieces; the token after a piece is its last target and the next piece's first input. Pieces
+    are packed by best fit, the longest first (Ding et al. 2024), so few documents are cut and there is little padding. They
+    never change, so a teacher's outputs on a row can be stored. The tokenizer's affix after a text is a target, so that the
+    model learns to end a text; the affix before it is not.
     """
 
     def __init__(self, documents: TokenizedDocuments, length: int) -> None:

@@ -43,9 +43,8 @@ def told(
 ) -> WindowLosses:
     """Return each document's losses; each scored token is predicted once, from the context in its window.
 
-    length, stride: of the windows (`windows`); size: tokens that go through the head at once, by default what fits
-    `chunked_head.BYTES`. The model is in evaluation mode meanwhile. Raises ValueError as `windows` does, and if no token is
-    scored.
+    length, stride: of the `windows`; size: tokens that go through the head at once, by default what fits `chunked_head.BYTES`.
+    Raises ValueError as `windows` does, and if no token is scored.
     """
     if not len(documents):
         raise ValueError("these texts have no token to score")

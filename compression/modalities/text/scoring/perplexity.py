@@ -1,6 +1,6 @@
 """Language modelling scores: how well a model predicts the tokens of texts. Torch-free.
 
-A text is a cluster: its tokens are not independent, so errors come from the variation between texts.
+The tokens of a text are not independent, so errors come from the variation between texts.
 """
 
 import math
@@ -43,8 +43,8 @@ SAME = 1e-2
 class WindowLosses:
     """A model's losses on each text, (texts,) each.
 
-    tokens: number of scored tokens, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p of them, in nats; right: how
-    many of them were the most likely.
+    tokens: scored tokens, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p, in nats; right: tokens that were the
+    most likely.
     """
 
     tokens: Counts
@@ -66,7 +66,7 @@ class Figures:
     """The metrics of a language model.
 
     loss: nats per token; perplexity: e to that, at most 1e300; accuracy: share of tokens predicted correctly; bits_per_byte:
-    bits of all tokens over bytes of the text they stand for, which compares models with different tokenizers.
+    bits per byte of text, which compares models with different tokenizers.
     """
 
     loss: Figure
@@ -102,10 +102,9 @@ def draws(told: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
 
 
 def added_loss(before: WindowLosses, after: WindowLosses) -> Figure:
-    """Return the increase of the loss in nats per token, on the same tokens of the same texts.
+    """Return the increase of the loss in nats per token, on the same tokens. Raises ValueError if they are not.
 
-    Its error is that of the difference, far below either loss's own: what is hard for one model is hard for the other. Raises
-    ValueError if the tokens are not the same.
+    Its error is far below either loss's own: what is hard for one model is hard for the other.
     """
     if not np.array_equal(before.tokens, after.tokens):
         raise ValueError("these losses are not of the same tokens")
@@ -135,8 +134,8 @@ def chance(following: Iterable[Sequence[int]]) -> float:
 class Window:
     """Tokens that a model reads at once, and the next tokens to score.
 
-    text: index of its text; ids: the input tokens; at: the first scored position, where every later one is scored too;
-    following: the next token at each of these positions; bytes: of the whole text, set only on its first window.
+    text: index of its text; at: the first scored position, where every later one is scored too; following: the next token at
+    each of these positions; bytes: of the whole text, set only on its first window.
     """
 
     text: int
@@ -188,8 +187,7 @@ class LanguageScorer(ReadsTexts):
     def open_split(self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
         """Tokenize texts, to score them window by window. Raises ValueError if no token is scored.
 
-        Windows are long and their logits wide, so only the first ones are run again in one batch: as many as LOGITS_BYTES
-        holds, at most TOGETHER.
+        Only the first windows are run again in one batch: as many as LOGITS_BYTES holds, at most TOGETHER.
         """
         windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
         if not windows:
@@ -225,10 +223,7 @@ def part_of(window: Window, start: int, stop: int) -> Window | None:
 
 
 def score_window(window: Window, logits: Floats) -> tuple[float, int]:
-    """Score a window's logits against its next tokens.
-
-    logits: (tokens, vocabulary) -> Σ −ln p in nats, and how many next tokens were the most likely.
-    """
+    """Score a window's logits, (tokens, vocabulary) -> Σ −ln p in nats, and how many tokens were the most likely."""
     loss, right = 0.0, 0
     for start in range(0, len(window.following), PLACES):
         wanted = np.asarray(window.following[start : start + PLACES])
@@ -249,10 +244,7 @@ def summed(windows: Sequence[Window], scores: Sequence[tuple[float, int]]) -> Wi
 
 
 def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) -> list[tuple[float, int]]:
-    """Run windows in one batch, in pieces of at most `room` positions.
-
-    -> of each window Σ −ln p, and how many next tokens were the most likely.
-    """
+    """Run windows in one batch, in pieces of at most `room` positions -> the scores of `score_window`."""
     losses, right = [0.0] * len(windows), [0] * len(windows)
     for start, logits in pieces(runner, batch_of([one.ids for one in windows], pad_id), max(room // len(windows), 1)):
         for number, window in enumerate(windows):

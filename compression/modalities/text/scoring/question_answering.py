@@ -50,10 +50,9 @@ class Window:
         return (int(begins[0]), int(ends[-1])) if begins.size and ends.size else (0, 0)
 
     def best(self, logits: Floats) -> tuple[float, float, tuple[int, int]]:
-        """Score "no answer" and the best span.
+        """Score "no answer" and the best span. logits: (tokens, 2) -> score of none, of the span, its characters.
 
-        logits: (tokens, 2) -> score of none, of the span, its characters. A span's score is the sum of its ends' logits, or
-        −inf if the window has no part of the context.
+        A span's score is the sum of its ends' logits, or −inf if the window has no part of the context.
         """
         none = float(logits[0].sum())
         where = np.flatnonzero(self.context)

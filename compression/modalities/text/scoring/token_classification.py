@@ -1,6 +1,6 @@
 """Token classification: a tag for each word, scored by whole entities (IOB2), as CoNLL does.
 
-A word's tag is that of its first token. Words beyond the model's length get O, so their entities count as missed.
+A word's tag is that of its first token; words beyond the model's length get O, so their entities count as missed.
 """
 
 from collections.abc import Sequence

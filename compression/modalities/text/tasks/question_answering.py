@@ -35,10 +35,9 @@ class References:
 
 @dataclass(frozen=True)
 class QuestionAnswering(SmallOutputTask):
-    """Extractive question answering. A row is a window.
+    """Extractive question answering. A row is a window. logits: (rows, tokens, 2), for each token as the answer's first, its last.
 
-    Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window. logits: (rows, tokens, 2),
-    for each token as the answer's first and as its last.
+    Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window.
     """
 
     scorer: QuestionScorer

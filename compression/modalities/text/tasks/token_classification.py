@@ -16,10 +16,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenClassification(SmallOutputTask):
-    """One tag per word.
+    """One tag per word. logits: (rows, tokens, labels).
 
-    Labels: (rows, tokens) of ids, IGNORED if a token has none; at least as wide as the split's longest row. logits: (rows,
-    tokens, labels).
+    Labels: (rows, tokens) of ids, IGNORED if a token has none; at least as wide as the split's longest row.
     """
 
     scorer: TagScorer

@@ -39,8 +39,7 @@ class ReducedVocabulary:
     def fits(self, config: PretrainedConfig) -> bool:
         """Return whether a model with this stock config can be pruned to these tokens.
 
-        Its embedding table must have all of them, and they must include those that it needs. config: of another model with the
-        old tokenizer, whose padding or first tokens may differ from those of the base model.
+        Its table must have all of them, and they must include those that it needs: its padding or first tokens may differ.
         """
         first = adapter_of(config).fixed_tokens(config)
         padded = config.pad_token_id is None or config.pad_token_id in self.kept
