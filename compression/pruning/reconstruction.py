@@ -93,7 +93,7 @@ class LayerStack:
         more = {"use_cache": False} if is_decoder(model) else {}
         with ExitStack() as hooks:
             for number, layer in enumerate(self.layers):
-                hooks.callback(layer.register_forward_pre_hook(partial(self._keep, number), with_kwargs=True).remove)
+                hooks.enter_context(layer.register_forward_pre_hook(partial(self._keep, number), with_kwargs=True))
             for batch in batches:
                 model.base_model(**{**batch.inputs, **more})
 

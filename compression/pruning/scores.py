@@ -166,10 +166,9 @@ def observe_tap(hooks: ExitStack, tap: Tap, see: Callable[[Tensor], None]) -> No
     """Pass a module's first input, or its output, to `see` until `hooks` close."""
     module, side = tap
     if side == "in":
-        hook = module.register_forward_pre_hook(lambda _, inputs: see(inputs[0]))
+        hooks.enter_context(module.register_forward_pre_hook(lambda _, inputs: see(inputs[0])))
     else:
-        hook = module.register_forward_hook(lambda _, __, output: see(output))
-    hooks.callback(hook.remove)
+        hooks.enter_context(module.register_forward_hook(lambda _, __, output: see(output)))
 
 
 class UnitObserver:
@@ -225,10 +224,9 @@ class ActivationCollector(UnitObserver):
         self.observe(hooks, lambda key, number, seen: self.add(key, number, self.measure(*self.masked(seen.float()))))
         for number, layer in enumerate(self.layers):
             if self.with_influence:
-                hook = layer.whole.register_forward_hook(partial(self._turn, number), with_kwargs=True)
-                hooks.callback(hook.remove)
+                hooks.enter_context(layer.whole.register_forward_hook(partial(self._turn, number), with_kwargs=True))
             if isinstance(layer, DecoderLayer) and layer.experts is not None:
-                hooks.callback(layer.experts.register_forward_pre_hook(partial(self._routed, number)).remove)
+                hooks.enter_context(layer.experts.register_forward_pre_hook(partial(self._routed, number)))
 
     def forget(self, module: nn.Module) -> None:
         """Discard the scores of the residual stream collected at a module so far."""

@@ -35,8 +35,7 @@ def collect_inputs(
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0]))
-            hooks.callback(hook.remove)
+            hooks.enter_context(layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0])))
         for batch in rows.by_length(micro_batch_size(BATCH, parts)):
             here = batch.to(device)
             real = here.mask.bool()

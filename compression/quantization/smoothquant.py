@@ -37,15 +37,9 @@ from transformers import PreTrainedModel
 from compression.modalities.base import Examples
 from compression.models.adapters.registry import decoder_of, encoder_of, is_decoder
 from compression.models.linear_layers import matrix
-from compression.quantization import calibration
+from compression.quantization import calibration, fake_quantize
 from compression.quantization.dynamic_int8 import fake_quantize_rows
-from compression.quantization.fake_quantize import (
-    DYNAMIC,
-    Simulation,
-    insert_fake_quantization,
-    remove_fake_quantization,
-    simulation_of,
-)
+from compression.quantization.fake_quantize import DYNAMIC, Simulation
 from compression.quantization.static_int8 import affine, codes
 from compression.quantization.weight_only import dequantized_weights
 from compression.schema.recipe.base import Scheme
@@ -201,13 +195,13 @@ def undone(model: PreTrainedModel, found: Factors) -> Iterator[None]:
     if not found:
         yield
         return
-    where, simulation = pairs(model), simulation_of(model)
+    where, simulation = pairs(model), fake_quantize.simulation_of(model)
     inverse = {source: 1 / s for source, s in found.items()}
-    remove_fake_quantization(model)
+    fake_quantize.remove_fake_quantization(model)
     fold(model, where, inverse)
     try:
         yield
     finally:
         fold(model, where, found)
         if simulation is not None:
-            insert_fake_quantization(model, simulation=simulation)
+            fake_quantize.insert_fake_quantization(model, simulation=simulation)

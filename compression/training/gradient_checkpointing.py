@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -30,8 +30,4 @@ def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
 
 def _again(forward: Any, *given: Any, **named: Any) -> Any:
     # On a device the backward pass runs in its own thread: pass the caller's context variables (`gradient_precision`) along.
-    return checkpoint(partial(_within, copy_context(), forward), *given, use_reentrant=False, **named)
-
-
-def _within(context: Context, forward: Any, *given: Any, **named: Any) -> Any:
-    return context.run(forward, *given, **named)
+    return checkpoint(partial(copy_context().run, forward), *given, use_reentrant=False, **named)

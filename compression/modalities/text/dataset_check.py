@@ -7,17 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compression.modalities.text.dataset import (
-    SPLITS,
-    UNLABELLED,
-    UNNAMED,
-    TextSplit,
-    carve,
-    check_rows,
-    each_row,
-    label_names,
-    learnable,
-)
+from compression.modalities.text import dataset
 from compression.schema.errors import CompressionError, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
 from compression.schema.recipe.base import DataSplit, Split, Task
@@ -67,17 +57,17 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
         check_data(task, data)
     if problems:
         return problems
-    for name in SPLITS:
+    for name in dataset.SPLITS:
         if name in data.splits:
             with _collected(problems):
                 tallies[name] = _count(data, name, base, task)
     for name, tally in tallies.items():
         with _collected(problems):
-            check_rows(task, name, tally.rows)
+            dataset.check_rows(task, name, tally.rows)
     if "unlabelled" in data.splits:
         with _collected(problems):
-            plain = _count(data, "unlabelled", base, UNLABELLED)
-            check_rows(task, "unlabelled", plain.rows)
+            plain = _count(data, "unlabelled", base, dataset.UNLABELLED)
+            dataset.check_rows(task, "unlabelled", plain.rows)
     if "train" in tallies and tallies["train"].rows:
         problems += _learnable(tallies, task)
     if problems:
@@ -86,7 +76,7 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
     rows: dict[DataSplit, int] = {name: tally.rows for name, tally in tallies.items()}
     return DataFacts(
         task=task,
-        labels=() if task in UNNAMED else tuple(sorted(train.labels)),
+        labels=() if task in dataset.UNNAMED else tuple(sorted(train.labels)),
         rows=rows | ({"unlabelled": plain.rows} if plain.rows else {}),
         label_counts={name: dict(sorted(tally.labels.items())) for name, tally in tallies.items()},
         values={str(name): tally.values for name, tally in tallies.items()} if task == "text-regression" else {},
@@ -99,9 +89,9 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
 
 def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
     tally = _Tally()
-    for row in each_row(data, name, base, task):
+    for row in dataset.each_row(data, name, base, task):
         tally.rows += 1
-        tally.labels.update(label_names(task, row.label))
+        tally.labels.update(dataset.label_names(task, row.label))
         if task == "text-regression":
             tally.least, tally.most = min(tally.least, row.label), max(tally.most, row.label)
             tally.sum += row.label
@@ -127,7 +117,7 @@ def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
 def _learnable(tallies: dict[Split, _Tally], task: Task) -> list[CompressionError]:
     train, problems = tallies["train"], list[CompressionError]()
     with _collected(problems):
-        learnable(task, train.labels, train.rows, {train.least, train.most})
+        dataset.learnable(task, train.labels, train.rows, {train.least, train.most})
     for name, tally in tallies.items() if task != "question-answering" else ():
         unseen = {label: count for label, count in tally.labels.items() if label not in train.labels}
         if unseen:
@@ -139,7 +129,7 @@ def _learnable(tallies: dict[Split, _Tally], task: Task) -> list[CompressionErro
         labels = tuple(label for label, count in train.labels.items() for _ in range(min(count, ENOUGH_TO_CARVE)))
         if "classification" not in task or task == "token-classification":
             labels = ("",) * min(train.rows, ENOUGH_TO_CARVE)
-        standing = TextSplit(texts=("",) * len(labels), labels=labels)
+        standing = dataset.TextSplit(texts=("",) * len(labels), labels=labels)
         with _collected(problems):
-            carve(dict.fromkeys(tallies, standing), seed=0, task=task)
+            dataset.carve(dict.fromkeys(tallies, standing), seed=0, task=task)
     return problems

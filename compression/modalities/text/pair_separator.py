@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from compression.models import loading
 from compression.models.architectures import heads
@@ -36,10 +35,12 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_padding()  # nor truncation: a file's length settings are not part of its rule for pairs
     backend.no_truncation()
-    texts = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
-    if not all(texts) or backend.encode(FIRST, SECOND).ids != _joined(backend):
+    first, second = (backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND))
+    before, after = _around(backend)
+    if not (first and second) or backend.encode(FIRST, SECOND).ids != [*before, *first, *second, *after]:
         return folder, None
-    between = _token(tokenizer, backend)
+    named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)  # the settings may name tokens that the file lacks
+    between = next((str(one) for one in named if one is not None and backend.token_to_id(str(one)) is not None), None)
     if between is None:
         return folder, None
     filed = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -52,19 +53,6 @@ def are_alike(one: Path, other: Path) -> bool:
     """Return whether two folders hold the same tokenizer.json."""
     mine, theirs = (folder / "tokenizer.json" for folder in (one, other))
     return mine.is_file() and theirs.is_file() and filecmp.cmp(mine, theirs, shallow=False)
-
-
-def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None:
-    """Return a separator token that tokenizer.json has too: the settings may name tokens that it lacks."""
-    named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)
-    return next((str(token) for token in named if token is not None and backend.token_to_id(str(token)) is not None), None)
-
-
-def _joined(backend: Tokenizer) -> list[int]:
-    """Return the ids of a pair without a separator, in the special tokens of a single text."""
-    before, after = _around(backend)
-    inner = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
-    return [*before, *inner[0], *inner[1], *after]
 
 
 def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:

@@ -1,11 +1,9 @@
 """Predicts replacements for a word with a masked language model (TinyBERT, Jiao et al. 2020, algorithm 1)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from compression.modalities.text.augmentation.embedding_neighbours import SPARE, Neighbours, Vocabulary
@@ -32,7 +30,7 @@ class MaskedLM:
         """Return the words that fit each place, with its own word masked and all others visible."""
         found = self.neighbours.candidates(places)
         pieces = self.vocabulary.pieces([place.word for place in places])
-        single = [i for i, found_pieces in enumerate(pieces) if len(found_pieces) == 1]
+        single = [i for i, own in enumerate(pieces) if len(own) == 1]
         # Texts of similar length share a batch; the order is the same in each run.
         single.sort(key=lambda i: len(places[i].text))
         for start in range(0, len(single), AT_ONCE):
@@ -46,7 +44,15 @@ class MaskedLM:
         hidden = [place.text[: place.start] + str(self.tokenizer.mask_token) + place.text[place.end :] for place in places]
         inputs: Any = self.tokenizer(hidden, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
         masks = inputs["input_ids"] == self.tokenizer.mask_token_id
-        with self._answering_only(masks.int().argmax(dim=1)):
+        positions = masks.int().argmax(dim=1)
+
+        def only_masked(_module: Any, _inputs: Any, output: Any) -> Any:
+            states = output.last_hidden_state
+            output["last_hidden_state"] = states[torch.arange(len(states)), positions.to(states.device)][:, None]
+            return output
+
+        # With the states of all positions, the head's product with the vocabulary would be half the work.
+        with self.model.base_model.register_forward_hook(only_masked):
             scores = self.model(**inputs.to(self.model.device)).logits[:, 0]
         # Pieces and punctuation are left out before the top k, so that `most` words remain.
         best = scores[:, self.whole].topk(min(self.most + SPARE, len(self.whole)), dim=-1).indices.tolist()
@@ -55,18 +61,3 @@ class MaskedLM:
             words = [self.vocabulary.words[self.whole[line]] for line in lines] if is_read else []
             found.append([word for word in words if word.lower() != place.word.lower()][: self.most])
         return found
-
-    @contextmanager
-    def _answering_only(self, positions: Tensor) -> Iterator[None]:
-        """Pass the head only the state at each row's position: all states by the vocabulary are half the work."""
-
-        def one(_module: Any, _inputs: Any, output: Any) -> Any:
-            states = output.last_hidden_state
-            output["last_hidden_state"] = states[torch.arange(len(states)), positions.to(states.device)][:, None]
-            return output
-
-        hook = self.model.base_model.register_forward_hook(one)
-        try:
-            yield
-        finally:
-            hook.remove()

@@ -1,7 +1,7 @@
 """Runs a head on chunks of tokens. No tensor of all tokens by the whole vocabulary exists, forward or backward."""
 
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 
 import torch
 from torch import Tensor
@@ -30,13 +30,7 @@ def sum_over_chunks(part: Callable[..., Tensor], size: int, *columns: Tensor) ->
     total: Tensor | None = None
     for chunk in zip(*(torch.split(column, size) for column in columns), strict=True):
         # On a device the backward pass runs in its own thread: it needs the caller's context (`precision.gradient_precision`).
-        here = copy_context()
-        found = checkpoint(_within, here, part, *chunk, use_reentrant=False, preserve_rng_state=False)
-        total = found if total is None else total + found
+        value = checkpoint(copy_context().run, part, *chunk, use_reentrant=False, preserve_rng_state=False)
+        total = value if total is None else total + value
     assert total is not None, "there is a token"  # noqa: S101
     return total
-
-
-def _within(context: Context, part: Callable[..., Tensor], *chunk: Tensor) -> Tensor:
-    found: Tensor = context.run(part, *chunk)
-    return found

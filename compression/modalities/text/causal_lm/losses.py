@@ -83,7 +83,7 @@ def next_token_terms(
     student's head. If no position is scored, all terms are 0. Raises ValueError for a soft term without a teacher.
     """
     if "soft" in asked and targets is None:
-        raise ValueError("a soft term needs a teacher")
+        raise ValueError("there is no teacher for the soft term")
     order = [term for term in TERMS if term in asked]
     if not order or not len(states):
         return dict.fromkeys(order, states.sum() * 0.0)

@@ -145,10 +145,6 @@ class Window:
     bytes: int = 0
 
 
-Ask = Callable[[Sequence[Window]], Iterable[Floats]]
-"""Returns the logits of each window, (its tokens, vocabulary), run one at a time or several in a batch."""
-
-
 @dataclass(frozen=True)
 class LanguageScorer(ReadsTexts):
     """Scores perplexity in windows of `length` tokens with a stride of `stride`, each token once."""
@@ -205,12 +201,6 @@ class LanguageScorer(ReadsTexts):
             return _scored(self.metric, windows, found, again, seed)
 
         return SplitScoring(len(windows) + count, answer)
-
-    def told(self, windows: Sequence[Window], ask: Ask) -> WindowLosses:
-        """Return the losses of all windows' scored tokens. Raises ValueError if there are none."""
-        if not windows:
-            raise ValueError("these texts have no token to score")
-        return summed(windows, [score_window(one, logits) for one, logits in zip(windows, ask(windows), strict=True)])
 
 
 def part_of(window: Window, start: int, stop: int) -> Window | None:

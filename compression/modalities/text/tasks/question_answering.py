@@ -35,7 +35,7 @@ class References:
 
 @dataclass(frozen=True)
 class QuestionAnswering(SmallOutputTask):
-    """Extractive question answering. A row is a window. logits: (rows, tokens, 2), for each token as the answer's first, its last.
+    """Extractive question answering. A row is a window. logits: (rows, tokens, 2) of the answer's first token, its last.
 
     Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window.
     """
