@@ -1,14 +1,11 @@
 """Least-squares reconstruction after pruning: the remaining weights compensate for the removed units.
 
-Pruning leaves each linear layer with a subset of its inputs. On real text, much of what the removed inputs carried can be
-predicted from the remaining ones. So each layer is solved again, in forward order: on calibration rows it fits the outputs of
-the unpruned model's layer, given the inputs that the preceding, already solved layers now produce (reconstruction: He, Zhang &
-Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that writes to the residual stream is solved
-for the sum after the addition, which also corrects the error in the stream itself. This needs no labels and no optimizer steps:
-only a few forward passes, and one linear system per layer. If layers were dropped, the layer before the gap is solved for the
-stream after the gap.
-
-Each layer runs on the stored outputs of the previous layer, so no earlier layer is computed again.
+On real text, much of what a layer's removed inputs carried can be predicted from the remaining ones. So each layer is solved
+anew, in forward order: on calibration rows it fits the outputs of the unpruned model's layer, given the inputs that the
+already solved layers now produce (He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that
+writes to the residual stream is solved for the sum after the addition, which also corrects the error in the stream; the layer
+before a gap of dropped layers, for the stream after the gap. Each runs on the stored outputs of the previous layer, so no
+earlier layer is computed again.
 """
 
 from collections.abc import Callable, Sequence

@@ -70,10 +70,7 @@ class ImportanceScores:
         return 1 + max(layer for _, layer in map(axis_and_layer, self.units) if layer is not None)
 
     def _layers(self, to: Shape) -> list[int]:
-        """Choose the layers with the largest block influence.
-
-        The number of dense layers (without experts) among them follows `to`, for which the parameter target was solved.
-        """
+        """Choose the layers with the largest block influence, with as many dense ones (without experts) as in `to`."""
         if to.layers == self._count:
             return list(range(to.layers))
         if self.influence is None:

@@ -108,10 +108,7 @@ def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, levels
 
 
 class SimulatedLinear(nn.Linear):
-    """Base of the linear layers of all schemes: same state dict as nn.Linear, but computes with integers.
-
-    `levels`, the largest integer of the weights, is an attribute, so that state dicts keep their keys.
-    """
+    """Base of all schemes' linear layers; `levels`, the largest integer, is an attribute, so state dicts keep their keys."""
 
     levels: float = LEVELS
 

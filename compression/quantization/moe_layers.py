@@ -36,10 +36,7 @@ class SimulatedExperts(nn.Module):
     act_fn: Any
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Compute each expert on the tokens that are routed to it.
-
-        hidden_states: (tokens, hidden); top_k_index, top_k_weights: (tokens, chosen) -> (tokens, hidden).
-        """
+        """Compute each expert on its tokens. (tokens, hidden) and twice (tokens, chosen) -> (tokens, hidden)."""
         out = torch.zeros_like(hidden_states)
         up, down = self.matrices("gate_up_proj"), self.matrices("down_proj")
         for number in sorted(set(top_k_index.flatten().tolist())):

@@ -1,28 +1,17 @@
-"""SmoothQuant (Xiao et al. 2023): moves outliers from activations into weights.
+"""SmoothQuant (Xiao et al. 2023): moves outliers from activations, whose channels are rounded together, into weights.
 
-The channels of an activation are rounded together; weights are not.
-Channel j of a layer's input is divided by s_j and the weights that read it are multiplied by s_j:
-
-    s_j = max|X_j|^α / max|W_j|^(1 − α)
-
+Channel j of a layer's input is divided, and the weights that read it are multiplied, by s_j = max|X_j|^α / max|W_j|^(1 − α).
 The division is folded into the layer that produces the channel, and only if that is exact: the producer must feed only this
 layer, and nothing between them may mix channels or apply a nonlinearity. In a post-norm encoder a norm feeds both the residual
 stream and the layer, so these pairs remain:
-
 - value → attention output: attention takes means over tokens, channel by channel;
-- the last norm → pooler or head;
-- feed-forward up → down, if the activation is ReLU (Relu(x / s) = Relu(x) / s);
-- ELECTRA's embedding norm → its projection.
-
+- the last norm → pooler or head; ELECTRA's embedding norm → its projection;
+- feed-forward up → down, if the activation is ReLU (Relu(x / s) = Relu(x) / s).
 In a pre-norm decoder the norms feed only the layers that read them, so (with max|W_j| over all readers) there are more pairs:
-
-- each norm of the residual stream → queries, keys and values, or gate and up; not before experts, because a router reads the
-  same input;
+- each norm of the residual stream → queries, keys and values, or gate and up; not before experts, whose router reads it too;
 - up → down, whatever the activation of the gate, which is the other factor;
 - the norms over DeepSeek's low-rank projections → the layers that read them;
 - the last norm → the head, unless the head is tied to the token embeddings.
-
-Instead of one α for all pairs, `search` can choose the factors of each pair.
 """
 
 from collections.abc import Iterator
@@ -188,16 +177,13 @@ def fold(model: PreTrainedModel, where: list[Pair], found: Factors) -> None:
 
 @contextmanager
 def undone(model: PreTrainedModel, found: Factors) -> Iterator[None]:
-    """Undo smoothing within this context: pruning chooses units by their original magnitudes.
-
-    Input ranges do not follow the change, so fake quantization is removed meanwhile.
-    """
+    """Undo smoothing, and fake quantization, within this context: pruning needs units' original magnitudes."""
     if not found:
         yield
         return
     where, simulation = pairs(model), fake_quantize.simulation_of(model)
     inverse = {source: 1 / s for source, s in found.items()}
-    fake_quantize.remove_fake_quantization(model)
+    fake_quantize.remove_fake_quantization(model)  # input ranges do not follow the change
     fold(model, where, inverse)
     try:
         yield

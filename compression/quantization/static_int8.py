@@ -97,10 +97,7 @@ class _StaticLinear(torch.autograd.Function):
 
 
 class StaticLinear(SimulatedLinear):
-    """nn.Linear that computes as the static int8 artifact does.
-
-    Its range is an attribute, so state dicts keep their keys; checkpoints store it in `fake_quantize.Simulation`.
-    """
+    """nn.Linear that computes as the static int8 artifact does. Its range is an attribute, so state dicts keep their keys."""
 
     input_range: Range | None
 

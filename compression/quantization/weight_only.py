@@ -44,10 +44,7 @@ def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
 
 
 class WeightOnlyLinear(SimulatedLinear):
-    """nn.Linear with the artifact's weights; their gradient passes straight through the rounding.
-
-    `group_size`: inputs that share a scale in int4, None for int8; an attribute, so that state dicts keep their keys.
-    """
+    """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8."""
 
     group_size: int | None = None
 

@@ -1,7 +1,4 @@
-"""Training budget of a job: limits and use, shared by all its trainings and kept across attempts. Torch-free.
-
-Steps that a failed attempt took after its last checkpoint do not count: they are repeated.
-"""
+"""A job's training budget, kept across attempts. Steps that a failed attempt repeats do not count twice. Torch-free."""
 
 import time
 from collections.abc import Callable
@@ -18,10 +15,7 @@ class Spent:
 
 @dataclass
 class Budget:
-    """The recipe's limits and how much of them is used; None means no limit. `clock` returns seconds.
-
-    If `sharers` trainings share the limits, this budget is for one of them, with an equal share.
-    """
+    """The recipe's limits, of which each of `sharers` trainings has an equal share, and their use; None means no limit."""
 
     max_steps: int | None = None
     max_minutes: float | None = None

@@ -240,19 +240,20 @@ class ResumableTraining:
             raise Pause
 
     def _save(self, training: Resumable) -> TrainingSaved:
+        saver, where = self.checkpointer, training.where
+        beside = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
         facts = TrainingCheckpoint(
-            fingerprint=self.checkpointer.fingerprint,
-            stage=self.checkpointer.stage,
+            fingerprint=saver.fingerprint,
+            stage=saver.stage,
             phase=self.phase,
-            total=training.where.total,
-            where=training.where,
+            total=where.total,
+            where=where,
             shapes=training.shapes,
             notes=tuple(self.notes),
             files=(),
-            part=self.checkpointer.part,
+            part=saver.part,
         )
-        beside = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
-        return self.checkpointer.save(facts, training.tensors() | beside)
+        return saver.save(facts, training.tensors() | beside)
 
 
 def random_state() -> Tensors:

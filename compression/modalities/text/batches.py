@@ -105,8 +105,8 @@ class TokenizedDataset:
         types = None if self.types is None else [self.types[row] for row in rows]
         labelled = None if self.labelled is None else self.labelled[rows]
         references = None if self.references is None else self.references.at(rows)
-        tokens = [self.tokens[row] for row in rows]
-        return TokenizedDataset(tokens, self.labels[rows], self.padding, self.task, types, labelled, references)
+        tokens, labels = [self.tokens[row] for row in rows], self.labels[rows]
+        return replace(self, tokens=tokens, labels=labels, types=types, labelled=labelled, references=references)
 
     def with_unlabelled(self, more: "TokenizedDataset") -> "TokenizedDataset":
         """Append rows whose labels are not used in training."""

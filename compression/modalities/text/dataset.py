@@ -76,10 +76,7 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train; `labels` gives each its id.
-
-    `unlabelled` holds texts without labels, for the general phase of distillation.
-    """
+    """Three splits whose labels all occur in train, and texts without labels for the general phase of distillation."""
 
     labels: tuple[str, ...]
     splits: dict[Split, TextSplit]
@@ -108,10 +105,9 @@ class Dataset:
             return [{"words": words, "label": tags} for words, tags in zip(rows.words or (), rows.labels, strict=True)]
         pairs = rows.pairs or (None,) * len(rows)
         if self.task == "question-answering":
-            return [
-                {"question": question, "context": pair, "answers": [answer.text for answer in answers]}
-                for question, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
-            ]
+            answers = [[answer.text for answer in answers] for answers in rows.labels]
+            questions = zip(rows.texts, pairs, answers, strict=True)
+            return [{"question": text, "context": pair, "answers": true} for text, pair, true in questions]
         columns = zip(rows.texts, pairs, self.ids(split), strict=True)
         return [{"text": text, "label": label} | ({"pair": pair} if pair is not None else {}) for text, pair, label in columns]
 
@@ -123,16 +119,14 @@ class Dataset:
 
     def facts(self) -> dict[str, SplitFacts]:
         """Return a description of each split's content."""
-        plain = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
-        return {
-            name: SplitFacts(
-                rows=len(rows),
-                carved_from_train=name in self.carved,
-                labels=counted(self.task, rows.labels),
-                values=label_spread(rows.labels) if self.task == "text-regression" else None,
-            )
-            for name, rows in self.splits.items()
-        } | ({"unlabelled": plain} if self.unlabelled else {})
+        facts: dict[str, SplitFacts] = {}
+        for name, rows in self.splits.items():
+            values = label_spread(rows.labels) if self.task == "text-regression" else None
+            labels, carved = counted(self.task, rows.labels), name in self.carved
+            facts[name] = SplitFacts(rows=len(rows), carved_from_train=carved, labels=labels, values=values)
+        if self.unlabelled:
+            facts["unlabelled"] = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
+        return facts
 
 
 def label_names(task: Task, label: Any) -> tuple[str, ...]:

@@ -22,11 +22,9 @@ class Decoder(Protocol):
         ids: (rows, tokens); mask: 1 for real tokens, by default all -> logits (rows, tokens, vocabulary), a cache with these
         tokens.
         """
-        ...
 
     def logits(self, batch: Batch) -> Logits:
         """Return the logits of one batch, padded on either side. -> (rows, tokens, vocabulary)"""
-        ...
 
 
 def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:

@@ -1,7 +1,4 @@
-"""Parses and checks one row for each task: its columns and their valid values. Torch-free.
-
-Raises UnreadableData for a value of the wrong type, UnfitLabel for one that the task cannot use, with file and row.
-"""
+"""Parses and checks one row of each task; raises UnreadableData (wrong type) or UnfitLabel with file and row. Torch-free."""
 
 import contextlib
 import math

@@ -95,10 +95,7 @@ def back_translate(rows: Sequence[Texts], translators: tuple[Translate, Translat
 def replace_words(
     rows: Sequence[Texts], settings: Synonyms, draws: Sequence[random.Random], source: Source
 ) -> Iterator[tuple[Texts, int]]:
-    """Replace words of each row; yield its texts with the number of replaced words.
-
-    Each word is chosen with the probability `share`, or one if none was; all its candidates are equally likely.
-    """
+    """Replace each word with the probability `share`, or one; yield texts and numbers of replaced words."""
     chosen = [_chosen(row, settings.share, draw) for row, draw in zip(rows, draws, strict=True)]
     found = iter(source.candidates([place for row in chosen for _, place in row]))
     for row, wanted, draw in zip(rows, chosen, draws, strict=True):

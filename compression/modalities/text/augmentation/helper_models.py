@@ -40,15 +40,13 @@ def _safe(folder: Path, param: str) -> None:
     if not any(folder.glob("*.safetensors")):
         raise UnsafeCheckpoint(f"{folder.name} has no *.safetensors; nothing else is opened", param=param)
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in _json(folder / name, param):
+        if not (folder / name).is_file():
+            continue
+        try:
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as problem:
+            raise ConfigMismatch(f"{name} is not JSON: {problem}", param=param) from problem
+        if not isinstance(settings, dict):
+            raise ConfigMismatch(f"{name} is not a JSON object", param=param)
+        if "auto_map" in settings:
             raise UnsafeCheckpoint(f"{name} of {folder.name} names code to run (auto_map)", param=param)
-
-
-def _json(path: Path, param: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ConfigMismatch(f"{path.name} is not JSON: {problem}", param=param) from problem
-    if not isinstance(found, dict):
-        raise ConfigMismatch(f"{path.name} is not a JSON object", param=param)
-    return found

@@ -67,17 +67,14 @@ class Resources:
     def _lacks_wordnet(self) -> str | None:
         if self.wordnet is None:
             return "this worker has no WordNet"
-        missing = next((name for name in FILES if not (self.wordnet / name).is_file()), None)
-        return f"this worker's WordNet has no {missing}" if missing is not None else None
+        missing = [name for name in FILES if not (self.wordnet / name).is_file()]
+        return f"this worker's WordNet has no {missing[0]}" if missing else None
 
     def helper(self, name: str, param: str) -> Path:
         """Return a helper model's folder. Raises MissingResource."""
         if self.helpers is None:
-            raise MissingResource(
-                f"this worker has no helper models, so no {name!r}",
-                param=param,
-                remedy="Ask who runs the worker to set LATHE_HELPER_MODELS, or choose another source in the recipe.",
-            )
+            remedy = "Ask who runs the worker to set LATHE_HELPER_MODELS, or choose another source in the recipe."
+            raise MissingResource(f"this worker has no helper models, so no {name!r}", param=param, remedy=remedy)
         if not (self.helpers / name).is_dir():
             there = ", ".join(sorted(path.name for path in self.helpers.iterdir() if path.is_dir())) or "none"
             raise MissingResource(f"there is no helper model {name!r}; there are: {there}", param=param)
@@ -140,11 +137,9 @@ class Resources:
         model, tokenizer, lost = open_helper(AutoModelForMaskedLM, folder, f"{SYNONYMS}.model")
         name = folder.name if asked.model else "the model"
         if lost:
-            raise MissingResource(
-                f"{name} has no head of a masked language model (its weights lack {lost[0]})",
-                param=f"{SYNONYMS}.model",
-                remedy="Name a helper model with such a head, or choose the source embeddings or wordnet.",
-            )
+            cause = f"{name} has no head of a masked language model (its weights lack {lost[0]})"
+            remedy = "Name a helper model with such a head, or choose the source embeddings or wordnet."
+            raise MissingResource(cause, param=f"{SYNONYMS}.model", remedy=remedy)
         if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.mask_token_id is None:
             raise ConfigMismatch(f"the tokenizer of {name} has no mask token or no tokenizer.json", param=f"{SYNONYMS}.model")
         return MaskedLM(model, tokenizer, asked.candidates)

@@ -68,10 +68,7 @@ class PackedBatch(Batch):
 
 
 def attention_mask(positions: Tensor) -> Tensor:
-    """Return the causal attention mask within documents, whatever the model's attention window.
-
-    positions: (rows, tokens), which restart with each document -> (rows, tokens, tokens), boolean.
-    """
+    """Return the causal attention mask within documents. positions: (rows, tokens) -> (rows, tokens, tokens), boolean."""
     begun = positions.diff(dim=1, prepend=positions[:, :1] - 1) <= 0
     document = begun.cumsum(dim=1)
     together: Tensor = document[:, :, None] == document[:, None, :]

@@ -40,18 +40,8 @@ class PackedDataset(TokenizedDataset):
         """Tokenize texts and pack them into rows of at most `length` tokens. Raises ConfigMismatch as `documents.read` does."""
         found = read(texts, tokenizer)
         packed = Packed(found, length)
-        return cls(
-            _ids(packed),
-            torch.zeros(len(packed)),
-            0,
-            task,
-            packed=packed,
-            length=length,
-            whole=sum(packed.asked),
-            texts=len(found),
-            left_out=found.left_out,
-            bytes=int(found.bytes.sum()),
-        )
+        counts = {"whole": sum(packed.asked), "texts": len(found), "left_out": found.left_out, "bytes": int(found.bytes.sum())}
+        return cls(_ids(packed), torch.zeros(len(packed)), 0, task, packed=packed, length=length, **counts)
 
     @property
     def asked(self) -> int:

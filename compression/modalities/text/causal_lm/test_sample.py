@@ -14,10 +14,8 @@ from compression.schema.recipe.base import Split
 
 
 def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
-    """Sample whole texts of validation and test to score. Raises EmptySplit if test has fewer than two with a scored token.
-
-    One of validation suffices: its perplexity is compared with others on the same text.
-    """
+    """Sample whole texts of validation and test to score. Raises EmptySplit if test has fewer than two with a scored token."""
+    # One of validation suffices: its perplexity is compared with others on the same text.
     fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
     return {split: _sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
 

@@ -1,7 +1,4 @@
-"""Language modelling scores: how well a model predicts the tokens of texts. Torch-free.
-
-The tokens of a text are not independent, so errors come from the variation between texts.
-"""
+"""Language modelling scores. Tokens of a text depend on each other, so errors come from texts' variation. Torch-free."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

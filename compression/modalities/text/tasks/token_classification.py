@@ -16,10 +16,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenClassification(SmallOutputTask):
-    """One tag per word. logits: (rows, tokens, labels).
-
-    Labels: (rows, tokens) of ids, IGNORED if a token has none; at least as wide as the split's longest row.
-    """
+    """One tag per word. Labels: (rows, tokens of the longest row or more), IGNORED if none; logits: (rows, tokens, labels)."""
 
     scorer: TagScorer
     name: Name = "token-classification"

@@ -27,20 +27,14 @@ REMEDY = "Leave vocabulary out of prune.axes; the tokenizer then stays as it was
 
 @dataclass(frozen=True)
 class ReducedVocabulary:
-    """A reduced vocabulary.
-
-    kept: the old ids of its tokens, whose order gives the new ids; folder: the files of the tokenizer with only these tokens.
-    """
+    """The old ids of the tokens that stay, in the order of their new ids, and the folder of the tokenizer with only these."""
 
     kept: tuple[int, ...]
     folder: Path
     tokenizer: PreTrainedTokenizerFast
 
     def fits(self, config: PretrainedConfig) -> bool:
-        """Return whether a model with this stock config can be pruned to these tokens.
-
-        Its table must have all of them, and they must include those that it needs: its padding or first tokens may differ.
-        """
+        """Return whether another model can be pruned to these tokens: it has all, and they include those that it needs."""
         first = adapter_of(config).fixed_tokens(config)
         padded = config.pad_token_id is None or config.pad_token_id in self.kept
         return padded and config.vocab_size > max(self.kept) and self.kept[: len(first)] == first

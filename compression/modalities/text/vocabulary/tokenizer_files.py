@@ -51,10 +51,7 @@ def _renumbered(processor: Mapping[str, Any], new_ids: Mapping[int, int]) -> dic
 
 
 def write(source: Path, folder: Path, kept: Sequence[int]) -> None:
-    """Write the tokenizer of `source` with only the tokens `kept` to `folder`.
-
-    tokenizer.json contains everything, so lists of the old vocabulary other than vocab.txt are left out.
-    """
+    """Write the tokenizer of `source` with only the tokens `kept`; lists other than vocab.txt are in tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = trimmed(json.loads((source / "tokenizer.json").read_text("utf-8")), kept)
     (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), "utf-8")
