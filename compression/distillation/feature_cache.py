@@ -8,8 +8,7 @@ from torch import Tensor
 
 from compression.system.row_file import RowFile
 
-HALF = 2
-"""Bytes per value. float16 stores the states to three digits, far finer than a narrower student can reproduce them."""
+HALF = 2  #: bytes per value. float16 stores the states to three digits, far finer than a narrower student can reproduce them.
 
 
 class MemoryFeatureStore:

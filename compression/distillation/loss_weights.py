@@ -9,8 +9,7 @@ from compression.schema.recipe.distill import Distill
 
 VARIANCE_RATE = 0.01
 """Peak learning rate of the log variances, whatever the model's rate: at the model's rate they would hardly move."""
-Terms = Mapping[str, Tensor]
-"""Name → scalar."""
+Terms = Mapping[str, Tensor]  #: name → scalar
 
 
 class ScheduledWeights:
@@ -41,8 +40,7 @@ class ScheduledWeights:
 class UncertaintyWeights:
     """Divides each term by its own learned variance: Σ w L exp(−s) + s / 2 (Kendall et al. 2018, eq. 10).
 
-    s is the log variance. It starts at 0, which gives the recipe's weight; that weight includes the ½ of Gaussian terms in the
-    paper. s / 2 prevents the variances from growing without bound.
+    s is the log variance, at first 0: the recipe's weight, which includes the ½ of Gaussian terms in the paper.
     """
 
     def __init__(self, weights: Mapping[str, tuple[float, float]], rate: float, device: torch.device) -> None:

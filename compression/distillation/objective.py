@@ -34,8 +34,7 @@ FIT_BATCH = 32
 class FeatureAlignment:
     """The features of student and teacher that are compared.
 
-    apart: whether the first state is the embedding layer's, with its own term; form: how attention is compared, with how many
-    heads.
+    apart: the first state is the embedding layer's, with its own term; form, heads: how attention is compared.
     """
 
     student: FeatureRequest
@@ -140,8 +139,7 @@ class DistillationObjective:
     ) -> None:
         """Build the losses and fit the initial projections on `rows`, the student's.
 
-        weigher: replaces the recipe's loss weights; targets: a teacher's stored next-token targets, in place of its last hidden
-        states.
+        weigher: replaces the recipe's loss weights; targets: replace the teacher's last hidden states.
         """
         self.targets = targets
         self.student, self.teacher, self.settings, self.task = student, teacher, settings, rows.task

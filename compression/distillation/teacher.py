@@ -27,8 +27,7 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 class FeatureRequest:
     """Features to compare beside the logits, by layer number from 1; 0 is the embedding layer.
 
-    states: layers whose outputs are compared; scores: whose queries and keys; relations: whose queries, keys and values, or
-    None.
+    states: layers whose outputs are compared; scores: queries and keys; relations: queries, keys and values.
     """
 
     states: tuple[int, ...] = ()
@@ -106,8 +105,7 @@ class Teacher:
     logits: (rows, ...) if they are known already, as for several teachers. cache_file: path of a cache file and its byte limit.
     """
 
-    states_answer = False
-    """Whether logits are computed from the states; the states may then not be rounded more than logits."""
+    states_answer = False  #: whether logits are computed from the states; the states may then not be rounded more than logits
 
     def __init__(
         self,

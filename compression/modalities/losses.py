@@ -4,15 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_LOG = -6e4
-"""A log-probability that float16 can hold; e to that is 0, and 0 times this is 0, whereas 0 times −inf is NaN."""
+LEAST_LOG = -6e4  #: a log-probability that float16 can hold; e to that is 0, and 0 times this is 0, whereas 0 times −inf is NaN
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return the KL divergence KL(teacher ‖ student) of softened distributions, times τ² (Hinton et al. 2015).
 
     student, teacher: (rows, labels) of logits -> scalar in nats, mean over rows. The forward direction makes the student cover
-    all that the teacher finds likely; τ² keeps the gradient's size independent of the temperature.
+    all that the teacher finds likely; τ² keeps the gradient's size independent of it.
     """
     wanted = functional.log_softmax(teacher / temperature, dim=-1)
     given = functional.log_softmax(student / temperature, dim=-1)

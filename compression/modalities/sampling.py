@@ -4,8 +4,7 @@ import torch
 
 from compression.modalities.base import Examples
 
-BATCH = 64
-"""Rows in a batch; predictions do not depend on it, because scales are per token."""
+BATCH = 64  #: rows in a batch; predictions do not depend on it, because scales are per token
 
 
 def micro_batch_size(batch: int, parts: int) -> int:

@@ -10,17 +10,15 @@ from compression.models.tensors import Tensors
 from compression.pruning.scores import ImportanceScores
 from compression.quantization.static_int8 import Range
 
-SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."
-"""Names, or prefixes of names, of the tensors in a checkpoint."""
+SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."  #: names, or prefixes of names, of the tensors in a checkpoint
 
 
 @dataclass(frozen=True)
 class PruneProgress:
     """State of stepwise pruning between two steps.
 
-    scores: importance scores of the unpruned model. ratios: the recipe's pruning ratios, in its order, with its target solved.
-    ranges: static input ranges of each layer of the most recently pruned model. They depend on the model as the previous steps
-    trained it, and a new attempt does not have that model.
+    scores: of the unpruned model. ratios: the recipe's, in its order, with its target solved. ranges: static input ranges of
+    each layer as the previous steps trained it; a new attempt does not have that model.
     """
 
     scores: ImportanceScores

@@ -1,8 +1,8 @@
 """Least-squares reconstruction after pruning: the remaining weights compensate for the removed units.
 
 On real text, much of what a layer's removed inputs carried can be predicted from the remaining ones. So each layer is solved
-anew, in forward order: on calibration rows it fits the outputs of the unpruned model's layer, given the inputs that the
-already solved layers now produce (He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that
+anew, in forward order: on calibration rows it fits the outputs of the unpruned model's layer, given the inputs that the already
+solved layers now produce (He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that
 writes to the residual stream is solved for the sum after the addition, which also corrects the error in the stream; the layer
 before a gap of dropped layers, for the stream after the gap. Each runs on the stored outputs of the previous layer, so no
 earlier layer is computed again.
@@ -128,8 +128,7 @@ class LayerStack:
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
     """Add a linear map of a layer's inputs that best fits `missing`, by ridge regression, in place.
 
-    given: (tokens, inputs), missing: (tokens, outputs). The penalty applies to the change of the weights, so directions without
-    data keep their weights. The bias has no penalty.
+    given: (tokens, inputs), missing: (tokens, outputs). The penalty, none for the bias, applies to the change of the weights.
     """
     weight, bias = matrix(linear), dict(linear.named_parameters()).get("bias")
     mean_given, mean_missing = given.mean(dim=0), missing.mean(dim=0)

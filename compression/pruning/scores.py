@@ -29,8 +29,7 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 CALIBRATION_BATCH = 32
-INFLUENCE = "layers"
-"""Name of the layers' scores in a checkpoint."""
+INFLUENCE = "layers"  #: name of the layers' scores in a checkpoint
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,8 @@ def sample_tokens(
 ) -> dict[str, Tensor]:
     """Sample the inputs of `layers` at `count` tokens, or at all if fewer. -> (tokens, in) each.
 
-    Every token has the same probability, whatever the batch size: each gets a random key, and the lowest keys stay (reservoir
-    sampling by random keys, Efraimidis & Spirakis 2006). With a fixed stride, rows of the stride's length would contribute only
-    their first tokens.
+    Each token gets a random key, and the lowest keys stay (Efraimidis & Spirakis 2006): a fixed stride would take only the
+    first tokens of rows of its length.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     draws = {name: torch.Generator().manual_seed(0) for name in layers}

@@ -22,8 +22,7 @@ LEVELS = 127.0
 PORTABLE_LEVELS = 63.0
 """Largest integer of a portable weight. x86 without VNNI adds two products of uint8 and int8 in 16 bits, which saturate above
 32,767: 2 × 255 × 63 = 32,130 fits, 2 × 255 × 127 does not (ONNX Runtime's PR #12088; docs/decisions/0030)."""
-SMALLEST_SCALE = 1e-12
-"""Prevents a division by zero in an all-zero row; the exporters use the same constant."""
+SMALLEST_SCALE = 1e-12  #: prevents a division by zero in an all-zero row; the exporters use the same constant
 
 
 def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:

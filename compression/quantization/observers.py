@@ -12,13 +12,11 @@ from torch import Tensor
 from compression.quantization.static_int8 import TOP, Range
 from compression.schema.recipe.base import Observer
 
-STEPS = 32
-"""Buckets per octave, so values have a resolution of 2.2 %."""
+STEPS = 32  #: buckets per octave, so values have a resolution of 2.2 %
 LOWEST, HIGHEST = -30, 30
 """Exponents of two. Smaller values count as zero and larger ones as the largest bucket; min and max are stored separately."""
 SIDE = (HIGHEST - LOWEST) * STEPS
-CANDIDATES = 100
-"""Number of shares of each end of the range that the mse observer tries."""
+CANDIDATES = 100  #: number of shares of each end of the range that the mse observer tries
 
 
 @dataclass

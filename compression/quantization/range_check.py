@@ -12,13 +12,10 @@ from compression.schema.report.layer_ranges import LayerRange
 PERCENT = 99
 """Percentage of |activations| that are not outliers. BERT has outliers in one to six channels of 768 (Kovaleva et al. 2021),
 which is less than one per cent."""
-STRETCHED = 4.0
-"""A range is stretched if it is this many times as wide as PERCENT of the values need."""
-FEWEST_LEVELS = 1 / 16
-"""Smallest share of effective levels. Below it, fewer than 4 of the 8 bits are left."""
+STRETCHED = 4.0  #: a range is stretched if it is this many times as wide as PERCENT of the values need
+FEWEST_LEVELS = 1 / 16  #: smallest share of effective levels. Below it, fewer than 4 of the 8 bits are left.
 CODES = 256
-NAMED = 8
-"""Most layers that a note names; the report lists all."""
+NAMED = 8  #: most layers that a note names; the report lists all
 
 
 def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[LayerRange, ...]:

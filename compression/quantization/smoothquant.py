@@ -35,10 +35,8 @@ from compression.schema.recipe.base import Scheme
 
 LEAST, MOST = 1e-4, 1e4
 """Bounds of s: beyond them, weights would leave the range in which float32 is exact enough to keep the model the same."""
-LARGEST_EXPONENT = 13
-"""The same bounds for powers of two."""
-ALPHAS = tuple(step / 10 for step in range(10))
-"""Values of α that the search tries for a pair; 0 changes nothing."""
+LARGEST_EXPONENT = 13  #: the same bounds for powers of two
+ALPHAS = tuple(step / 10 for step in range(10))  #: values of α that the search tries for a pair; 0 changes nothing
 TOKENS, OUTPUTS = 512, 512
 """Tokens, and approximate outputs, on which a layer's error is computed: more do not change any choice."""
 SMALLEST = 1e-30
@@ -81,8 +79,7 @@ def factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
     return torch.where((activations > 0) & (weights > 0), wanted, torch.ones_like(wanted)).clamp(LEAST, MOST)
 
 
-Factors = dict[str, Tensor]
-"""Name of a source → the divisors of its channels, (channels,) on the CPU."""
+Factors = dict[str, Tensor]  #: name of a source → the divisors of its channels, (channels,) on the CPU
 
 
 @torch.no_grad()
@@ -116,8 +113,8 @@ def search(
 ) -> Factors:
     """Choose s_j = rms(X_j)^α for each pair, with the α that minimizes its readers' rounding error.
 
-    The search and its form are from AWQ (Lin et al. 2024), which applies them to weights alone; here activations are rounded
-    too if the scheme rounds them. s is rounded to the nearest power of two, so that folding is exact in any floating point.
+    AWQ's search (Lin et al. 2024), with rounded activations if the scheme rounds them. s is rounded to the nearest power of
+    two, so that folding is exact in any floating point.
     """
     first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
     inputs = calibration.sample_tokens(model, first, rows, TOKENS, parts)

@@ -16,11 +16,9 @@ from compression.models.linear_layers import matrix
 from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear
 from compression.quantization.precision import gradient_dtype
 
-Range = tuple[float, float]
-"""The lowest and the highest value of a layer's input; 0 lies between."""
+Range = tuple[float, float]  #: the lowest and the highest value of a layer's input; 0 lies between
 TOP = 255
-MOST_BIAS = 2.0**30
-"""Largest integer bias: leaves the same room again in int32 for the sum of products."""
+MOST_BIAS = 2.0**30  #: largest integer bias: leaves the same room again in int32 for the sum of products
 
 
 def affine(low: float, high: float) -> tuple[float, int]:

@@ -54,8 +54,7 @@ class TrainingConfig:
 class TrainingOutcome:
     """Result of the training loop. Epoch 0 is the model before training.
 
-    `remarks` are for the report row; `curve` has the validation after each epoch; `out_of_patience`: no epoch was better within
-    the patience.
+    `remarks` are for the report row; `curve`: validation after each epoch; `out_of_patience`: no epoch was better within it.
     """
 
     best_epoch: int

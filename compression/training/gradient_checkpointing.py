@@ -15,8 +15,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
     """Use gradient checkpointing in a stock model's layers within this context, which must include the backward pass.
 
-    Stock transformers does this only in training mode, but distillation trains in evaluation mode. Dropout draws the same
-    numbers again. Forward hooks inside a layer run twice.
+    Stock transformers does so only in training mode, but distillation trains in evaluation mode. Hooks inside a layer run
+    twice.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
     for layer in layers:

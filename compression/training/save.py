@@ -30,10 +30,8 @@ from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_fil
 from compression.training.budget import Spent
 
 TENSORS = "training.safetensors"
-FOLDER = "training"
-"""Folder in which a supervisor puts an earlier attempt's training checkpoint, beside its stage checkpoints."""
-BESIDE = "beside."
-"""Prefix of the names of tensors that are saved with a training but do not belong to it."""
+FOLDER = "training"  #: folder in which a supervisor puts an earlier attempt's training checkpoint, beside its stage checkpoints
+BESIDE = "beside."  #: prefix of the names of tensors that are saved with a training but do not belong to it
 PATIENCE = 20.0
 """Seconds that a pause, or the end of a training, waits until the supervisor has collected the previous checkpoint."""
 LOOK_AGAIN = 0.05
@@ -101,8 +99,7 @@ class Resumable(Protocol):
 class TrainingCheckpointer:
     """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's.
 
-    Once its event is emitted, a checkpoint's folder belongs to the supervisor, until that removes it. `part`: of several
-    datasets.
+    Once its event is emitted, a checkpoint's folder belongs to the supervisor, until that removes it.
     """
 
     folder: Path

@@ -28,8 +28,7 @@ from compression.training.config import TrainingConfig, TrainingOutcome, rate_sh
 from compression.training.gradient_checkpointing import recomputed
 from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
 
-LARGEST_GRADIENT = 1.0
-"""Gradients are clipped to this norm, the value of BERT's fine-tuning."""
+LARGEST_GRADIENT = 1.0  #: gradients are clipped to this norm, the value of BERT's fine-tuning
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Bounds of the adapted L2. A step subtracts rate × L2 of each weight: over 300 steps, even the largest L2 subtracts about a
 thousandth at the published account's rate (docs/method.md), 1e-5, and a tenth at 1e-3."""

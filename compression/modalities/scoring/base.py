@@ -12,10 +12,8 @@ from compression.schema.report.draws import Draws
 from compression.schema.report.measurements import Score
 
 Floats = npt.NDArray[np.float32]
-Row = dict[str, Any]
-"""A line of the measuring process's file: a row's input, and its label in the format of its task's scorer."""
-TOGETHER = 32
-"""Batch size of the second measurement of a score."""
+Row = dict[str, Any]  #: a line of the measuring process's file: a row's input, and its label in the format of its task's scorer
+TOGETHER = 32  #: batch size of the second measurement of a score
 
 
 class Inputs(Protocol):
@@ -39,8 +37,7 @@ AnyInputs = TypeVar("AnyInputs", contravariant=True, bound=Inputs)
 class Runner(Protocol[AnyInputs]):
     """An artifact, opened by its own runtime."""
 
-    name: str
-    """Runtime, version and device, as the report names them."""
+    name: str  #: runtime, version and device, as the report names them
 
     def logits(self, batch: AnyInputs) -> Floats:
         """Return one batch's logits: (rows, labels), (rows, positions, labels), or (rows, positions, 2) for starts and ends."""

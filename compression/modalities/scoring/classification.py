@@ -12,8 +12,7 @@ from compression.modalities.scoring.metrics import Ids
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
 
-MOST_SCORES = 20
-"""Maximum number of labels to show with their probabilities."""
+MOST_SCORES = 20  #: maximum number of labels to show with their probabilities
 Own = TypeVar("Own", bound="ClassScorer")
 
 

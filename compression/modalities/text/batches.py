@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from compression.modalities.base import TaskAdapter
 
-POOL = 50
-"""Batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random."""
+POOL = 50  #: batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,14 @@ from compression.schema.job_spec import Data, check_data
 from compression.schema.recipe.base import DataFormat, DataSplit, Split, Task
 from compression.schema.report.report import SplitFacts, Values
 
-UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")
-"""Tasks whose rows have no named labels."""
-UNLABELLED: Task = "causal-lm"
-"""The task whose rows are like those of `unlabelled`, whatever the job's: a text alone."""
-FEWEST_TEXTS = 2
-"""Minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts."""
+UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")  #: tasks whose rows have no named labels
+UNLABELLED: Task = "causal-lm"  #: the task whose rows are like those of `unlabelled`, whatever the job's: a text alone
+FEWEST_TEXTS = 2  #: minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """Shares to carve from train, each of train as the user submitted it."""
 MOST_COLUMNS = 10_000
-BATCH_ROWS = 512
-"""Rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length."""
+BATCH_ROWS = 512  #: rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length
 
 
 @dataclass(frozen=True)
@@ -209,10 +205,9 @@ def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[flo
 
 
 def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classification") -> dict[Split, TextSplit]:
-    """Carve the missing splits from train: the same share of each label, drawn with `seed`.
+    """Carve the missing splits from train: the same share of each label, drawn with `seed`; one row of each stays.
 
-    At least one row of each label stays in train. Rows without a class label (numbers, tags, answers) are one stratum. Raises
-    EmptySplit if train is too small.
+    Rows without a class label (numbers, tags, answers) are one stratum. Raises EmptySplit if train is too small.
     """
     train = given["train"]
     missing = [name for name in CARVED_SHARE if name not in given]
@@ -258,8 +253,7 @@ def each_row(data: Data, name: DataSplit, base: Path, task: Task = "text-classif
             yield parse_example(task, values, file, row)
 
 
-Wanted = Mapping[str, str]
-"""Key of `columns` → name of the column in the file."""
+Wanted = Mapping[str, str]  #: key of `columns` → name of the column in the file
 
 
 def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:

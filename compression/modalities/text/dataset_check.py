@@ -17,8 +17,7 @@ from compression.schema.validation import DataFacts
 MOST_LABELS = 1000
 MOST_ROWS, MOST_CHARACTERS = 10_000_000, 2**31
 """Limits of a split: the engine holds its rows in memory, and a few kilobytes of Parquet can stand for any number of rows."""
-ENOUGH_TO_CARVE = 20
-"""Rows of a label; more do not change whether splits can be carved from train."""
+ENOUGH_TO_CARVE = 20  #: rows of a label; more do not change whether splits can be carved from train
 
 
 @dataclass

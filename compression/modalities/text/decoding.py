@@ -13,14 +13,12 @@ from compression.modalities.text.inputs import Batch, Ids
 class Decoder(Protocol):
     """A language model, opened by its own runtime (`runner.open_artifact`)."""
 
-    name: str
-    """Runtime, version and device, as the report names them."""
+    name: str  #: runtime, version and device, as the report names them
 
     def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
-        """Run the tokens that follow those in a cache, or the first ones; a cache can be used once.
+        """Run the tokens that follow those in a cache, which is used once, or the first ones.
 
-        ids: (rows, tokens); mask: 1 for real tokens, by default all -> logits (rows, tokens, vocabulary), a cache with these
-        tokens.
+        ids, mask: (rows, tokens); mask 1 for real tokens -> logits (rows, tokens, vocabulary), a cache with these tokens.
         """
 
     def logits(self, batch: Batch) -> Logits:

@@ -18,8 +18,7 @@ from compression.models.architectures.families import architecture_of
 from compression.models.sanitized_folder import linked
 from compression.schema.recipe.base import Task
 
-FIRST, SECOND = "a", "b"
-"""Texts to test a tokenizer with."""
+FIRST, SECOND = "a", "b"  #: texts to test a tokenizer with
 
 
 def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:

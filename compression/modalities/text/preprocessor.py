@@ -16,8 +16,7 @@ from compression.modalities.text.tasks.question_answering import References
 from compression.modalities.text.tasks.token_classification import IGNORED
 from compression.schema.recipe.base import Split
 
-AT_ONCE = 512
-"""Rows to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+AT_ONCE = 512  #: rows to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them
 
 
 @dataclass(frozen=True)

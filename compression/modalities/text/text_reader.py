@@ -35,10 +35,9 @@ def encoder(tokenizer: Tokenizer) -> Encode:
 
 
 def affixes(encode: Encode) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after each text, such as BOS and EOS.
+    """Return the ids that a tokenizer puts before and after each text. Raises ConfigMismatch if they change the text's ids.
 
-    Read from its output: its settings name them in several places, some of which are not used. Raises ConfigMismatch if the
-    special tokens change the text's own ids.
+    Read from its output: its settings name them in several places, some of which are not used.
     """
     own, whole = (list(encode([PROBE], special)[0].ids) for special in (False, True))
     for at in range(len(whole) - len(own) + 1):
@@ -50,8 +49,7 @@ def affixes(encode: Encode) -> tuple[list[int], list[int]]:
 def read(texts: Iterable[str], encode: Encode) -> Iterator[Text | None]:
     """Tokenize whole texts; yield None for a text that has no token to score. Raises ConfigMismatch as `affixes` does.
 
-    An affix that the text itself contains, as a chat does, is not added again. If the tokenizer puts nothing before a text,
-    nothing precedes its first token, and it is not scored.
+    An affix that the text contains, as a chat does, is not added again. A first token without an affix is not scored.
     """
     before, behind = affixes(encode)
     lead = len(before) or 1

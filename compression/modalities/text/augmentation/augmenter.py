@@ -9,22 +9,18 @@ from compression.modalities.text.augmentation.resources import Translate
 from compression.modalities.text.augmentation.words import Source, WordSpan, replace_span, word_spans
 from compression.schema.recipe.augment import Augment, Synonyms
 
-CHUNK = 256
-"""Rows at a time: a job reports its progress between two chunks."""
+CHUNK = 256  #: rows at a time: a job reports its progress between two chunks
 Texts = tuple[str, ...]
-Way = Literal["back_translation", "synonyms", "splices"]
-"""The augmentation method of a row, by its key in the settings."""
+Way = Literal["back_translation", "synonyms", "splices"]  #: the augmentation method of a row, by its key in the settings
 
 
 @dataclass(frozen=True)
 class AugmentedRow:
     """A new row."""
 
-    row: int
-    """Index of the row that it was made from."""
+    row: int  #: index of the row that it was made from
     texts: Texts
-    replaced: int = 0
-    """Number of replaced words."""
+    replaced: int = 0  #: number of replaced words
     by: Way = "synonyms"
 
 
@@ -41,8 +37,7 @@ def augment(
 ) -> Generator[tuple[int, int], None, list[AugmentedRow]]:
     """Make up to `settings.rows` new rows from each row; yield the numbers of processed rows and of all.
 
-    A row has one or more texts, and each is processed on its own. A new row that equals its original or another copy of it is
-    left out. Raises the errors of the sources.
+    Each text is processed on its own. A new row that equals its original or another copy of it is left out.
     """
     made: list[AugmentedRow] = []
     known = {(row, old) for row, old in enumerate(texts)}
@@ -72,10 +67,9 @@ def augment(
 
 
 def splice(texts: Sequence[Texts], row: int, draw: random.Random) -> Texts:
-    """Make a row by joining a row with a random other one, in random order.
+    """Make a row by joining a row with a random other one in random order; half of the pairs take its second text instead.
 
-    Half of the pairs instead take the other row's second text. A splice is longer than most texts: the student learns to follow
-    its teacher beyond the lengths and the combinations of words in train.
+    A splice is longer than most texts: the student follows its teacher beyond the lengths and the words of train.
     """
     own, other = texts[row], texts[draw.randrange(len(texts))]
     if len(own) > 1 and draw.random() < 0.5:

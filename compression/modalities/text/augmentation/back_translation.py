@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-AT_ONCE = 32
-"""Texts in a batch."""
-GROWTH, EXTRA = 1.5, 16
-"""A translation may have GROWTH times its source's tokens, plus EXTRA."""
+AT_ONCE = 32  #: texts in a batch
+GROWTH, EXTRA = 1.5, 16  #: a translation may have GROWTH times its source's tokens, plus EXTRA
 
 
 class Translator:

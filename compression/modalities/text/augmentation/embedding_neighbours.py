@@ -9,12 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from compression.modalities.text.augmentation.words import WordSpan
 
-SPARE = 8
-"""Neighbours to compute beyond the requested number: other spellings of the word itself are among them."""
-AT_ONCE = 512
-"""Words whose similarities are in memory at a time."""
-MARKERS = ("Ġ", "▁")
-"""Markers of the space before a word in BPE and SentencePiece vocabularies."""
+SPARE = 8  #: neighbours to compute beyond the requested number: other spellings of the word itself are among them
+AT_ONCE = 512  #: words whose similarities are in memory at a time
+MARKERS = ("Ġ", "▁")  #: markers of the space before a word in BPE and SentencePiece vocabularies
 
 
 class Vocabulary:

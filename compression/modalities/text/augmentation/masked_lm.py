@@ -10,8 +10,7 @@ from compression.modalities.text.augmentation.embedding_neighbours import SPARE,
 from compression.modalities.text.augmentation.words import WordSpan
 from compression.models.adapters.registry import ADAPTERS
 
-AT_ONCE = 64
-"""Texts in a batch."""
+AT_ONCE = 64  #: texts in a batch
 
 
 class MaskedLM:

@@ -46,8 +46,7 @@ class Resources:
     def resolve(self, settings: Augment) -> tuple[Augment, tuple[str, ...]]:
         """Return the settings that this worker can apply, and a sentence with the reason for each omission.
 
-        Only the source `auto` and an optional back-translation, with its copy, are left out; `rows` may become 0. Raises the
-        errors of opening a helper model.
+        Only the source `auto` and an optional back-translation, with its copy, are left out; `rows` may become 0.
         """
         changes: dict[str, Any] = {}
         left_out: list[str] = []

@@ -14,8 +14,7 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.schema.recipe.augment import Augment
 
-EXAMPLES, SHOWN = 3, 300
-"""Number of new rows to show, and maximum characters of each of their texts."""
+EXAMPLES, SHOWN = 3, 300  #: number of new rows to show, and maximum characters of each of their texts
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,14 @@ from torch import Tensor
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.text_reader import Stretch
 
-NOBODY = -100
-"""Label of positions that are not scored: padding, a text's last token, tokens that are scored elsewhere."""
+NOBODY = -100  #: label of positions that are not scored: padding, a text's last token, tokens that are scored elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch(Batch):
-    """A batch whose rows are packed documents. labels: the next token's id, or NOBODY.
+    """A batch whose rows are packed documents; labels: the next token's id, or NOBODY; all (rows, tokens).
 
-    ids, mask, positions, labels: (rows, tokens). Positions restart with each document of a row, which lets stock models
-    separate documents. Padding is on the right; the tokens before it cannot attend to it.
+    Positions restart with each document of a row, which lets stock models separate documents. Padding is on the right.
     """
 
     INPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "positions", "labels")

@@ -24,8 +24,7 @@ def widen(logits: Tensor) -> Tensor:
 def sum_over_chunks(part: Callable[..., Tensor], size: int, *columns: Tensor) -> Tensor:
     """Sum `part` over chunks of `size` tokens; the backward pass recomputes each chunk, so none stays in memory.
 
-    columns: (tokens, ...) each, one token or more; part: takes a chunk of each -> a tensor whose shape does not depend on the
-    chunk. Gradients flow to the columns and to all parameters that `part` uses.
+    columns: (tokens, ...) each, one token or more; part: takes a chunk of each -> a tensor whose shape does not depend on it.
     """
     total: Tensor | None = None
     for chunk in zip(*(torch.split(column, size) for column in columns), strict=True):

@@ -13,17 +13,14 @@ from compression.modalities.text.causal_lm.losses import TopKTargets
 from compression.modalities.text.causal_lm.packing import Packed
 from compression.system.row_file import RowFile
 
-HALF = 2
-"""Bytes of a 16-bit number."""
-SMALL_VOCABULARY = 1 << 16
-"""Up to this many ids, two bytes hold one."""
+HALF = 2  #: bytes of a 16-bit number
+SMALL_VOCABULARY = 1 << 16  #: up to this many ids, two bytes hold one
 
 
 class TopKTargetFile:
     """A file of a teacher's softened top-k next-token distributions at each scored position; `close` removes it.
 
-    It holds the `kept` most likely tokens, and the probability of all others: with 64 kept, 258 bytes a position for a
-    vocabulary of up to 65,536, and 386 for a larger one.
+    With 64 kept, a position takes 258 bytes for a vocabulary of up to 65,536, and 386 for a larger one.
     """
 
     def __init__(self, path: Path, asked: Sequence[int], vocabulary: int, kept: int, temperature: float) -> None:

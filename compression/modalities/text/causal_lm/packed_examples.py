@@ -13,8 +13,7 @@ from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packing import Packed
 
-TOGETHER = 8192
-"""Tokens in a batch without training: more brings no speed and costs memory."""
+TOGETHER = 8192  #: tokens in a batch without training: more brings no speed and costs memory
 JUDGED = 65_536
 """Tokens of validation that choose the epoch. The error of the difference of two models' losses on the same tokens is far
 below either loss's own error, so these suffice to compare them; all of a large split would cost more time than training."""
@@ -24,14 +23,12 @@ below either loss's own error, so these suffice to compare them; all of a large 
 class PackedDataset(TokenizedDataset):
     """Texts of a split in packed rows of at most `length` tokens, whose labels are their next tokens.
 
-    These count the whole split, even if this is a part of its rows: whole, the scored tokens; texts, those with a scored token;
-    left_out, those without one; bytes, of UTF-8 that the tokens stand for.
+    Of the whole split, even if this is a part: whole, scored tokens; left_out, texts without one; bytes, of UTF-8.
     """
 
     packed: Packed
     length: int
     whole: int
-    texts: int
     left_out: int
     bytes: int
 
@@ -40,8 +37,9 @@ class PackedDataset(TokenizedDataset):
         """Tokenize texts and pack them into rows of at most `length` tokens. Raises ConfigMismatch as `documents.read` does."""
         found = read(texts, tokenizer)
         packed = Packed(found, length)
-        counts = {"whole": sum(packed.asked), "texts": len(found), "left_out": found.left_out, "bytes": int(found.bytes.sum())}
-        return cls(_ids(packed), torch.zeros(len(packed)), 0, task, packed=packed, length=length, **counts)
+        whole, size = sum(packed.asked), int(found.bytes.sum())
+        rows, labels, left_out = _ids(packed), torch.zeros(len(packed)), found.left_out
+        return cls(rows, labels, 0, task, packed=packed, length=length, whole=whole, left_out=left_out, bytes=size)
 
     @property
     def asked(self) -> int:

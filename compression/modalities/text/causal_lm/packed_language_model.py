@@ -17,8 +17,7 @@ from compression.modalities.text.causal_lm.next_token_cache import TopKTargetFil
 from compression.modalities.text.causal_lm.packed_examples import TOGETHER, packed_split
 from compression.modalities.text.causal_lm.token_losses import token_losses
 
-MOST_TOKENS = 32_768
-"""Tokens whose states are all in memory during the quantization of layers, one after the other."""
+MOST_TOKENS = 32_768  #: tokens whose states are all in memory during the quantization of layers, one after the other
 
 
 class PackedTexts:

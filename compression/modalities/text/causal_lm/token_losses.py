@@ -13,8 +13,7 @@ from compression.modalities.text.causal_lm.hidden_states import Head
 from compression.modalities.text.scoring.perplexity import WindowLosses
 from compression.modalities.text.text_reader import Stretch, stretches
 
-BATCH = 8
-"""Windows in a batch; results do not depend on it, except for the order of floating-point sums."""
+BATCH = 8  #: windows in a batch; results do not depend on it, except for the order of floating-point sums
 
 
 def windows(documents: TokenizedDocuments, length: int, stride: int) -> list[tuple[int, Stretch]]:
@@ -43,8 +42,8 @@ def told(
 ) -> WindowLosses:
     """Return each document's losses; each scored token is predicted once, from the context in its window.
 
-    length, stride: of the `windows`; size: tokens that go through the head at once, by default what fits `chunked_head.BYTES`.
-    Raises ValueError as `windows` does, and if no token is scored.
+    size: tokens that go through the head at once, by default what fits `chunked_head.BYTES`. Raises ValueError as `windows`
+    does, and if no token is scored.
     """
     if not len(documents):
         raise ValueError("these texts have no token to score")

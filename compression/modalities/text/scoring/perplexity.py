@@ -22,26 +22,21 @@ Sums = npt.NDArray[np.float64]
 
 
 METRIC = "perplexity"
-LARGEST = math.log(1e300)
-"""Nats per token above which the reported perplexity is 1e300: JSON has no infinity."""
-PLACES = 256
-"""Positions whose logits are summed together, in float64."""
+LARGEST = math.log(1e300)  #: nats per token above which the reported perplexity is 1e300: JSON has no infinity
+PLACES = 256  #: positions whose logits are summed together, in float64
 LOGITS_BYTES = 1 << 29
 """Maximum size of logits in memory. Two windows always share a batch, run in pieces if their logits are larger."""
 SAMPLE_BYTES, SHORT = 1 << 25, 24
 """The same for a sample that verifies an artifact, and the tokens of its shortest row; each other row is one longer."""
-SHORTEST = 2
-"""Fewest tokens of a row that can be read partly at once and partly one by one."""
-SAME = 1e-2
-"""A window's result changes if its loss differs by more nats per token; sums in another order change it less."""
+SHORTEST = 2  #: fewest tokens of a row that can be read partly at once and partly one by one
+SAME = 1e-2  #: a window's result changes if its loss differs by more nats per token; sums in another order change it less
 
 
 @dataclass(frozen=True)
 class WindowLosses:
     """A model's losses on each text, (texts,) each.
 
-    tokens: scored tokens, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p, in nats; right: tokens that were the
-    most likely.
+    tokens: scored, 1 or more; bytes: of UTF-8; loss: Σ −ln p, in nats; right: tokens that were the most likely.
     """
 
     tokens: Counts
@@ -62,8 +57,8 @@ class Figure:
 class Figures:
     """The metrics of a language model.
 
-    loss: nats per token; perplexity: e to that, at most 1e300; accuracy: share of tokens predicted correctly; bits_per_byte:
-    bits per byte of text, which compares models with different tokenizers.
+    loss: nats per token; perplexity: e to that, at most 1e300; accuracy: share of tokens predicted correctly; bits_per_byte
+    compares models with different tokenizers.
     """
 
     loss: Figure
@@ -129,10 +124,9 @@ def chance(following: Iterable[Sequence[int]]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens that a model reads at once, and the next tokens to score.
+    """Tokens that a model reads at once, and the next tokens to score, from position `at` on.
 
-    text: index of its text; at: the first scored position, where every later one is scored too; following: the next token at
-    each of these positions; bytes: of the whole text, set only on its first window.
+    text: index of its text; following: the next token at each position; bytes: of the text, on its first window.
     """
 
     text: int
@@ -227,7 +221,7 @@ def summed(windows: Sequence[Window], scores: Sequence[tuple[float, int]]) -> Wi
     columns = [(len(window.following), window.bytes, *score) for window, score in zip(windows, scores, strict=True)]
     texts = [window.text for window in windows]
     tokens, sizes, nats, hits = (np.bincount(texts, weights=column) for column in zip(*columns, strict=True))
-    return WindowLosses(tokens.astype(np.int64), sizes.astype(np.int64), nats, hits.astype(np.int64))
+    return WindowLosses(tokens.astype(np.int64), sizes.astype(np.int64), nats.astype(np.float64), hits.astype(np.int64))
 
 
 def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) -> list[tuple[float, int]]:

@@ -16,8 +16,7 @@ from compression.modalities.scoring.base import Asked, Figures, Floats, Row, Row
 from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.modalities.text.inputs import ReadsTexts
 
-LONGEST_ANSWER = 30
-"""Maximum tokens of an answer, as in BERT's own code."""
+LONGEST_ANSWER = 30  #: maximum tokens of an answer, as in BERT's own code
 
 
 def overlap_of(length: int) -> int:

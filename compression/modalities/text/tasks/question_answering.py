@@ -14,8 +14,7 @@ from compression.modalities.scoring.metrics import overlap
 from compression.modalities.text.scoring.question_answering import QuestionScorer, Window, answer
 from compression.schema.recipe.base import Task as Name
 
-NOWHERE = -1e9
-"""Logit of masked positions, so low that none is chosen; finite, because −∞ − (−∞) is NaN."""
+NOWHERE = -1e9  #: logit of masked positions, so low that none is chosen; finite, because −∞ − (−∞) is NaN
 
 
 @dataclass(frozen=True)

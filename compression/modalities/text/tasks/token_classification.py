@@ -10,8 +10,7 @@ from compression.modalities.base import Batch, Examples, SmallOutputTask
 from compression.modalities.text.scoring.token_classification import TagScorer
 from compression.schema.recipe.base import Task as Name
 
-IGNORED = -100
-"""Label of tokens that do not begin a word, and of padding."""
+IGNORED = -100  #: label of tokens that do not begin a word, and of padding
 
 
 @dataclass(frozen=True)

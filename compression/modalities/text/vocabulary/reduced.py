@@ -20,8 +20,7 @@ from compression.models.adapters.structure import SPECIAL_IDS
 from compression.models.loading import as_filed
 from compression.schema.errors import UnsupportedTokenizer
 
-AT_ONCE = 512
-"""Texts to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+AT_ONCE = 512  #: texts to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them
 REMEDY = "Leave vocabulary out of prune.axes; the tokenizer then stays as it was sent."
 
 

@@ -14,10 +14,8 @@ from typing import Any
 
 from compression.schema.errors import UnsupportedTokenizer
 
-Spec = Mapping[str, Any]
-"""A parsed tokenizer.json."""
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""A byte in vocabularies with byte fallback."""
+Spec = Mapping[str, Any]  #: a parsed tokenizer.json
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  #: a byte in vocabularies with byte fallback
 PLACEHOLDER = re.compile(r"\[?<?unused_?\d+>?\]?")
 KINDS = ("WordPiece", "BPE", "Unigram")
 
