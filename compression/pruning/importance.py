@@ -1,9 +1,8 @@
-"""Importance scores: one score per unit from activations, gradients or weights, and top-k selection.
+"""Importance scores: one score per unit from activations, gradients or weights, and top-k selection. Pure functions.
 
-All functions are pure. `l1` and `l2` are the norm of a unit's activations on calibration rows. `l1_weight` is the norm of the
-weights that produce and read the unit (Li et al. 2017). `taylor` is the first-order estimate of the change in loss if the unit
-is removed (Molchanov et al. 2017, 2019). On encoders the activation norm preserves far more of the model than the weight norm;
-docs/method.md explains why. Layers are scored by how much they change the residual stream (block influence: Men et al. 2024,
+`l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` of the weights that produce and read it (Li
+et al. 2017), and `taylor` the first-order estimate of the change in loss without it (Molchanov et al. 2017, 2019). On encoders
+activations preserve far more of the model than weights (docs/method.md). Layers are scored by block influence (Men et al. 2024,
 ShortGPT).
 """
 
@@ -25,12 +24,11 @@ def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
 
 
 def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: int | None = None) -> Tensor:
-    """Return the first-order estimate of the loss change without each unit.
+    """Return the first-order estimate of the loss change without each unit, or group of adjacent units.
 
-    The estimate sums absolute values over rows. For each row this is |Σ over tokens of g · a|: the derivative with respect to a
-    gate on the unit's output (Molchanov et al. 2019, eq. 5 to 8, with the absolute value of the 2017 paper). With `groups`,
-    adjacent units share a gate, for example the units of a head.
-    activations, gradients: (rows, tokens, units), gradients of the sum over rows; mask: (rows, tokens) -> (units or groups,).
+    Σ over rows of |Σ over tokens of g · a|: the derivative with respect to a gate on the unit's output (Molchanov et al. 2019,
+    eq. 5 to 8, with the absolute value of the 2017 paper). activations, gradients (of the sum over rows): (rows, tokens,
+    units); mask: (rows, tokens) -> (units or groups,).
     """
     changes = (activations * gradients * mask[..., None].to(activations.dtype)).sum(dim=1)
     if groups is not None:
@@ -49,16 +47,12 @@ def block_influence(states: Tensor) -> Tensor:
 def expert_scores(
     inputs: Tensor, chosen: Tensor, weights: Tensor, activations_of: Callable[[int, Tensor], Tensor], down: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Score a layer's experts and their units by their contribution to the residual stream.
-
-    Scores are summed over tokens.
+    """Score a layer's experts and their units by their contribution to the residual stream, summed over tokens.
 
     An expert's score is its router weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
-    tokens; the sum also reflects how often the router selects the expert). A unit's score is the router weight times the
-    absolute value of its activation.
-    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts selected for each token and their router weights;
-    activations_of: maps an expert's number and its tokens, (m, hidden), to the activations of its units, (m, units);
-    down: (experts, hidden, units) -> (experts,), (experts, units).
+    tokens), a unit's the router weight times the absolute value of its activation. inputs: (tokens, hidden); chosen, weights:
+    (tokens, n), the experts of each token and their router weights; activations_of: of an expert's number and its tokens, (m,
+    hidden) -> (m, units); down: (experts, hidden, units) -> (experts,), (experts, units).
     """
     experts, units = torch.zeros(len(down), device=down.device), torch.zeros(len(down), down.shape[2], device=down.device)
     for number in sorted(set(chosen.flatten().tolist())):

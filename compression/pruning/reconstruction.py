@@ -36,11 +36,10 @@ def reconstruct(
     batches: Sequence[Batch],
     before_layer: Callable[[], None] = lambda: None,
 ) -> None:
-    """Solve the linear layers of `small`, which was pruned from `whole` by `plan`, in place.
+    """Solve the linear layers of `small`, which was pruned from `whole` by `plan`, in place, on the batches' device.
 
-    Both models and the batches are on the same device. `whole` may simulate integers; `small` must not yet. Embeddings, norms,
-    fused experts, routers and the head do not change: norms gain nothing from it, and a head that reads one vector per row has
-    too few rows to be solved on. `before_layer` runs before each layer; its exceptions propagate.
+    `whole` may simulate integers; `small` must not yet. Embeddings, norms, fused experts, routers and the head do not change:
+    norms gain nothing, and a head that reads one vector per row has too few rows. `before_layer` runs before each layer.
     """
     family = adapter_of(whole)
     ours, theirs = family.layers(small.eval()), family.layers(whole.eval())

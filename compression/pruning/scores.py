@@ -1,9 +1,8 @@
-"""Importance scores of all units of all pruning groups, computed once on calibration rows.
+"""Importance scores of all units of all pruning groups, computed once on calibration rows, for any pruning ratio.
 
-The same scores serve any pruning ratio. The adapter's `observed` lists where units are observed: at the norms of the residual
-stream, and at the inputs of attention output and down projections. Minitron uses the same places (Muralidharan et al. 2024).
-The collector also observes the tokens that a router sends to each expert, what the expert adds, and the block influence of each
-layer.
+The adapter's `observed` lists where: at the norms of the residual stream, and at the inputs of attention output and down
+projections, as in Minitron (Muralidharan et al. 2024). The collector also observes the tokens that a router sends to each
+expert, what the expert adds, and the block influence of each layer.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,13 +1,11 @@
 """dynamic-int8: its integers, simulated in training exactly as the exported artifact computes.
 
-Weights are int8, symmetric, one scale per output channel. Activations are 8-bit, symmetric, one scale per token (row), computed
-dynamically. Embeddings are int8, one scale per row. All scales are max|·| / 127, so the range is ±127; in the
-portable form, weights that multiply 8-bit activations have scales of max|·| / 63. Rounding is half to even (torch.round, ONNX
-Round). Gradients use the straight-through estimator (Bengio et al. 2013). Nothing here has state: each forward pass computes
-the scales again, so if pruning slices the weights, the scales follow.
-
-On a CPU a linear layer multiplies real integers (exact in int32, as the artifact does, and several times faster than
-float32). Its gradients are computed in bfloat16 if the processor supports it, since they are estimates anyway.
+Weights are int8, symmetric, one scale per output channel; activations 8-bit, symmetric, one scale per token (row), computed
+dynamically; embeddings int8, one scale per row. All scales are max|·| / 127; in the portable form, weights that multiply 8-bit
+activations have max|·| / 63. Rounding is half to even (torch.round, ONNX Round). Gradients use the straight-through estimator
+(Bengio et al. 2013). Nothing has state, so if pruning slices the weights, the scales follow. On a CPU a linear layer multiplies
+real integers (exact in int32, as the artifact does, and several times faster than float32), and computes its gradients in
+bfloat16 if the processor supports it.
 """
 
 from typing import Any

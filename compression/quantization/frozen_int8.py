@@ -47,9 +47,8 @@ class FrozenInt8Experts(SimulatedExperts):
 def freeze_int8(model: PreTrainedModel) -> int:
     """Quantize a frozen model's linear layers and experts to int8 in place; return the element count.
 
-    Embedding tables stay in floating point, and so does a language model's output layer, tied or not: the teacher cache keeps
-    last hidden states, and the output layer computes logits from them a few tokens at a time, which would dequantize it each
-    time. Raises ValueError if the model is trained: integers have no gradients.
+    Embedding tables stay in floating point, and so does a language model's output layer, tied or not: it computes logits a few
+    tokens at a time, and would be dequantized each time. Raises ValueError if the model is trained: integers have no gradients.
     """
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("a model that is trained cannot be frozen in integers")

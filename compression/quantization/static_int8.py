@@ -1,10 +1,8 @@
-"""static-int8: uint8 activations with calibrated ranges, int8 weights.
+"""static-int8: uint8 activations with one calibrated range per layer, int8 weights with one scale per output channel.
 
-Activations have one scale and zero point per layer, weights one scale per output channel.
 A range [low, high] that includes 0 becomes scale = (high − low) / 255 and a zero point that represents 0 exactly (Jacob et al.
-2018). Values outside are clipped and have no gradient; inside, gradients use the straight-through estimator. The bias is an
-integer too, in units of the product of both scales, because otherwise ONNX Runtime does not fuse the layer to its integer
-kernel.
+2018). Values outside are clipped and have no gradient; inside, gradients are straight-through. The bias is an integer too, in
+units of the product of both scales: otherwise ONNX Runtime does not fuse the layer to its integer kernel.
 """
 
 from typing import Any
@@ -36,11 +34,10 @@ def codes(x: Tensor, scale: float, zero: int) -> Tensor:
 def static_weights(
     weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Quantize the weights and bias of a layer whose inputs have `scale`.
+    """Quantize the weights and bias of a layer whose inputs have `scale` -> int8 (out, in), float32 (out,), int32 (out,).
 
-    weight: (out, in), bias: (out,); levels: the largest integer of the weight.
-    Returns int8 (out, in), float32 scales (out,), int32 (out,). If a channel's weights are close to zero, its scale is as large
-    as its bias needs, so that the integer bias does not exceed 2**30.
+    weight: (out, in), bias: (out,); levels: the largest integer of the weight. If a channel's weights are close to zero, its
+    scale is as large as its bias needs, so that the integer bias does not exceed 2**30.
     """
     weight = weight.detach()
     scales = weight.abs().amax(dim=1) / levels

@@ -1,8 +1,7 @@
-"""weight-only-int8 and weight-only-int4: integer weights on disk, multiplied in floating point.
+"""weight-only-int8 and weight-only-int4: integer weights on disk, multiplied in floating point, symmetric.
 
-int8 has one scale per output channel, max|·| / 127. int4 has one scale per group of `group_size` inputs of an output channel,
-max|·| / 7; the last group of a channel has the remaining inputs. Both are symmetric. Activations are not rounded, so no
-calibration is needed.
+int8 has one scale per output channel, max|·| / 127; int4 one per group of `group_size` inputs of an output channel, max|·| / 7;
+the last group has the remaining inputs. Activations are not rounded, so no calibration is needed.
 """
 
 import torch

@@ -1,8 +1,7 @@
 """Training checkpoints: a new attempt resumes from a saved step as if training had never stopped.
 
-A checkpoint is a folder with one safetensors file and state.json. It is complete and durable like a stage's checkpoint, and is
-used under the same conditions: only for the same work, and only if every digest is right. A checkpoint that cannot be used
-costs only time.
+A checkpoint is a folder with one safetensors file and state.json, complete and durable like a stage's, and used only for the
+same work and if every digest is right. One that cannot be used costs only time.
 """
 
 import json
@@ -39,12 +38,10 @@ LOOK_AGAIN = 0.05
 
 @dataclass
 class TrainerState:
-    """Scalar state of a training; with its tensors, this is all that resuming needs.
+    """Scalar state of a training; with its tensors, this is all that resuming needs. Epoch 0 is the model before training.
 
-    Epoch 0 is the model before training. `total`: number of steps in the training. `spent`: training of the whole job up to
-    here, including this training. `ranges`: input ranges of the model's static layers, which do not change during training.
-    `gain_epoch`: the last epoch with a gain in score or loss, if the rate falls on a plateau. `least_loss`: the lowest
-    validation loss so far.
+    `total`: its steps. `spent`: training of the whole job up to here. `ranges`: of the model's static layers. `gain_epoch`: the
+    last epoch with a gain in score or loss, if the rate falls on a plateau. `least_loss`: the lowest validation loss so far.
     """
 
     before: Validation
@@ -220,9 +217,9 @@ class ResumableTraining:
     def after_step(self, training: Resumable, *, ended: bool = False) -> Iterator[TrainingSaved]:
         """Save if a checkpoint is due. Raises Pause if one was requested.
 
-        Before Pause, it saves and waits until the supervisor has collected the checkpoint, up to PATIENCE. If the supervisor
-        has not collected the previous checkpoint in time, nothing is saved. The result of a training is saved at its end if the
-        training took longer than the save interval: a later failure must not lose it.
+        Before Pause, it saves and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not
+        collected the previous one, nothing is saved. A training's end is saved if it took longer than the save interval: a
+        later failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
         seconds = self.checkpointer.seconds

@@ -1,8 +1,8 @@
 """Adds a separator token to a decoder's tokenizer that puts nothing between the two texts of a row.
 
-Byte-level tokenizers of language models have no rule for pairs, so two texts would run into one another. A model whose head
-is not initialized yet has not seen pairs: it reads them with a token in between from the first step on, and so does every user
-of its artifacts, whose tokenizer.json has the rule. A model that was fine-tuned on pairs keeps the rule of its fine-tuning.
+Byte-level tokenizers of language models have no rule for pairs. A model whose head is not initialized yet has not seen pairs:
+it reads them with a token in between from the first step on, and so does every user of its artifacts, whose tokenizer.json has
+the rule. A model that was fine-tuned on pairs keeps the rule of its fine-tuning.
 """
 
 import filecmp
@@ -24,8 +24,8 @@ FIRST, SECOND = "a", "b"  #: texts to test a tokenizer with
 def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     """Return a folder whose tokenizer separates a row's two texts, and the separator token, if added.
 
-    It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the
-    same files (links) except for tokenizer.json. Raises the errors of `loading.read_config` and `loading.load_tokenizer`.
+    It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the same
+    files (links) except for tokenizer.json. Raises `loading`'s errors.
     """
     config = loading.read_config(folder)
     if not architecture_of(config).decodes or loading.has_head(config, heads.of_task(task)):

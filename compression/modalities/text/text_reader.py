@@ -83,10 +83,9 @@ def stretches(spans: Iterable[tuple[int, int, int]], lead: int, length: int, str
     """Cut texts into windows that read at most `length` tokens. -> (index of the text, stretch).
 
     spans: for each text, where its tokens start and end, and how many at the end are not scored. A text's first window scores
-    all that it reads; each later one starts `stride` tokens further and scores what is new, so that a token sees
-    length − stride + 1 tokens before it or more, or all that there are (the strided perplexity of transformers'
-    documentation). With a stride of 1 each token sees the most context; with a stride of `length` the first of a window sees
-    one token. Raises ValueError if the stride is not between 1 and `length`, or affixes leave no room.
+    all that it reads; each later one starts `stride` tokens further and scores what is new, so that a token sees length −
+    stride + 1 tokens before it or more, or all (the strided perplexity of transformers' documentation). Raises ValueError if
+    the stride is not between 1 and `length`, or affixes leave no room.
     """
     if not 1 <= stride <= length or length < lead:
         raise ValueError(f"windows of {length} tokens cannot go on by {stride}, after {lead} that are not asked for")

@@ -4,23 +4,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Encoding
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from compression.modalities.text import text_reader as scoring_texts
+from compression.modalities.text import text_reader
 
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """Tokenized texts in their order, one document each.
+    """Tokenized texts in their order, one document each; those without a scored token are only counted in `left_out`.
 
-    Texts without a scored token are left out, and counted in `left_out`. ids: (tokens,), int32, document after document; ends:
-    (documents,), where each ends in `ids`. A document begins with `lead` tokens and ends with its `tails`, (documents,), that
-    evaluation does not score. bytes: (documents,), the UTF-8 bytes of the text that the tokens between stand for.
-
-    The tokenizer's affixes before or after a text are not text: the model reads them, but they are not scored. If there is no
-    affix before a text, its first token cannot be predicted; it is not scored either, and its bytes do not count.
+    ids: (tokens,), int32, document after document; ends: (documents,), where each ends in `ids`. A document begins with `lead`
+    tokens and ends with its `tails`, (documents,), that evaluation does not score: the tokenizer's affixes, or without an affix
+    before it a text's first token, which nothing precedes. bytes: (documents,), the UTF-8 bytes of the text that the tokens
+    between stand for.
     """
 
     ids: Tensor
@@ -46,14 +43,14 @@ class TokenizedDocuments:
 
 def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`). Raises ConfigMismatch."""
-    return scoring_texts.affixes(_encoder(tokenizer))
+    return text_reader.affixes(_encoder(tokenizer))
 
 
 def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedDocuments:
     """Tokenize whole texts; an affix that the text itself contains is not added again. Raises ConfigMismatch."""
     ids, tails, sizes = [], [], []
     lead, left_out = len(affixes(tokenizer)[0]) or 1, 0
-    for one in scoring_texts.read(texts, _encoder(tokenizer)):
+    for one in text_reader.read(texts, _encoder(tokenizer)):
         if one is None:
             left_out += 1
             continue
@@ -65,10 +62,6 @@ def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedD
     return TokenizedDocuments(flat, lengths.cumsum(0), lead, torch.tensor(tails).long(), torch.tensor(sizes).long(), left_out)
 
 
-def _encoder(tokenizer: PreTrainedTokenizerFast) -> scoring_texts.Encode:
-    def encode(texts: list[str], special: bool) -> list[Encoding]:
-        options = {"truncation": False, "return_attention_mask": False, "verbose": False}
-        found: list[Encoding] = tokenizer(texts, add_special_tokens=special, **options).encodings
-        return found
-
-    return encode
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> text_reader.Encode:
+    options = {"truncation": False, "return_attention_mask": False, "verbose": False}
+    return lambda texts, special: tokenizer(texts, add_special_tokens=special, **options).encodings

@@ -24,7 +24,7 @@ def base_output(model: PreTrainedModel, sequences: PackedBatch, **options: Any) 
     """Return the output of the base model. options: arguments of its forward, such as output_hidden_states.
 
     Documents of a row do not attend to each other: without a mask and a cache, stock masks (transformers 5, masking_utils) end
-    where positions restart. Raises ValueError if the model's attention takes no such mask.
+    where positions restart. Raises ValueError for attention that takes no mask.
     """
     attention = model.config._attn_implementation
     if attention not in SEPARATING:

@@ -77,10 +77,9 @@ def next_token_terms(
 ) -> dict[str, Tensor]:
     """Return a student's losses against a teacher (soft) and the text (hard), as far as `asked` names them.
 
-    -> each a scalar in nats, mean over tokens. states: (asked, width), only of scored positions, so that padding does not
-    count; head: the student's; following: (asked,), the next tokens' ids; targets: of the same positions, None if there is no
-    soft term; size: tokens that go through the heads at once (`chunked_head.chunk_size`). Both terms share one pass through the
-    student's head. If no position is scored, all terms are 0. Raises ValueError for a soft term without a teacher.
+    -> each a scalar in nats, mean over tokens; 0 if no position is scored. states: (asked, width), of scored positions; head:
+    the student's; following: (asked,), the next tokens' ids; targets: of the same positions; size: tokens that go through the
+    heads at once, once for both terms. Raises ValueError for a soft term without a teacher.
     """
     if "soft" in asked and targets is None:
         raise ValueError("there is no teacher for the soft term")
@@ -106,8 +105,8 @@ def document_relation_loss(student: Tensor, teacher: Tensor, batch: PackedBatch,
     """Return the KL divergence of causal self-attention relations within documents (MiniLMv2, Wang et al. 2021).
 
     student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide); heads: relation heads, which must divide both
-    widths -> scalar in nats, mean over kinds, real tokens and heads. Relations grow with the square of the tokens, so they are
-    computed for one kind and row at a time, and again in the backward pass.
+    widths -> scalar in nats, mean over kinds, real tokens and heads. Computed for one kind and row at a time, because relations
+    grow with the square of the tokens.
     """
 
     def part(student: Tensor, teacher: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Question answering scores with "no answer", as in SQuAD 2.0: exact match and F1 of words.
 
-A context that is too long goes through the model in overlapping windows. The answer is the best span of all windows, unless
-"no answer" (both ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
+A context that is too long is read in overlapping windows. The answer is the best span of all windows, unless "no answer" (both
+ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
 """
 
 from collections.abc import Sequence

@@ -21,8 +21,8 @@ OUTSIDE = "O"
 def first_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> list[int | None]:
     """Return the first token of each word of a text joined with single spaces; None if a word has none.
 
-    offsets: characters of each token, (n, n) for those that stand for no text. The match uses characters instead of the
-    tokenizer's own words, because these split at punctuation, and byte-level tokenizers need each word's space.
+    offsets: characters of each token, (n, n) for those that stand for no text. Tokenizers' own words split at punctuation, and
+    those of byte-level tokenizers need each word's space.
     """
     found: list[int | None] = [None] * len(words)
     ends = np.cumsum([len(word) + 1 for word in words])

@@ -22,9 +22,8 @@ from compression.schema.recipe.base import Task as Name
 class CausalLM:
     """Causal language modelling. A row is several packed documents.
 
-    Labels: (rows, tokens), the next token's id, or NOBODY if the position is not scored. logits: (rows, tokens, vocabulary), of
-    a few rows at most: those of a batch would be the largest tensor of a job. Training, validation and hooks run the head on
-    chunks of tokens (`learned`, `run`, `evaluation.validate`).
+    Labels: (rows, tokens), the next token's id, or NOBODY. logits: (rows, tokens, vocabulary), of a few rows at most: training,
+    validation and hooks run the head on chunks of tokens (`learned`, `run`, `evaluation.validate`).
     """
 
     scorer: LanguageScorer

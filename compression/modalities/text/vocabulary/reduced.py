@@ -73,9 +73,8 @@ def fit_vocabulary(
 ) -> ReducedVocabulary:
     """Write a tokenizer with only the tokens that `texts` need to `folder`, and check it on them.
 
-    source: folder of the old tokenizer, which `tokenizer` holds; config: of its model; ratio: the maximum share of tokens to
-    remove. Raises UnsupportedTokenizer if the tokenizer is of another kind, does not open, or does not tokenize the texts as
-    the old one does.
+    source: folder of the old tokenizer, which `tokenizer` holds; ratio: the maximum share of tokens to remove. Raises
+    UnsupportedTokenizer if it is of another kind, does not open, or does not tokenize the texts as the old one does.
     """
     spec = json.loads((source / "tokenizer.json").read_text("utf-8"))
     old = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy: the truncation of the job's own must stay

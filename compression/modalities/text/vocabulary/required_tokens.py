@@ -33,11 +33,10 @@ def tokens_of(spec: Spec) -> dict[str, int]:
 
 
 def required_tokens(spec: Spec, used: Iterable[int], count: int = 0) -> list[int]:
-    """Return the ids that stay, in ascending order.
+    """Return the ids that stay, in ascending order; if more than they may stay, the lowest ids up to `count`.
 
-    They are the used tokens and their parts, added and special tokens, and single characters. A piece with a character that
-    has no token of its own stays too, so that no text becomes unknown that was not. count: if more tokens may stay, the lowest
-    ids are added up to this number.
+    They are the used tokens and their parts, added and special tokens, and single characters. A piece with a character that has
+    no token of its own stays too, so that no text becomes unknown that was not.
     """
     tokens, model = tokens_of(spec), spec["model"]
     names = {number: token for token, number in tokens.items()}
