@@ -117,6 +117,9 @@ class Teacher:
         logits: Tensor | None = None,
         cache_file: tuple[Path, float] | None = None,
     ) -> None:
+        if self.states_answer:
+            states = (*look.states, model.config.num_hidden_layers)
+            look, logits = replace(look, states=states), torch.zeros((len(rows), 0))
         self.model, self.task, self.rows, self.look = model, rows.task, rows, look
         lengths = rows.lengths
         shape = adapter_of(model).shape_of(model.config)
@@ -236,19 +239,6 @@ class StatesTeacher(Teacher):
     """A frozen model of a `packed` task that caches last hidden states; the output layer computes logits from them."""
 
     states_answer = True
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        rows: Examples,
-        look: FeatureRequest,
-        *,
-        parts: int = 1,
-        cache_file: tuple[Path, float] | None = None,
-    ) -> None:
-        last = model.config.num_hidden_layers
-        whole = replace(look, states=(*look.states, last))
-        super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), cache_file=cache_file)
 
     def outputs(self, batch: Batch) -> TeacherOutputs:
         """Return the outputs for a batch of the student; `logits` are the last states at the scored positions."""

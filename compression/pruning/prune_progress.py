@@ -27,9 +27,9 @@ class PruneProgress:
 
     def tensors(self) -> Tensors:
         """Return all values as named tensors, for a checkpoint."""
-        ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in self.ranges.items()}
+        ranges = {f"{RANGES}{name}": torch.tensor(found, dtype=torch.float64) for name, found in self.ranges.items()}
         scores = {f"{SCORES}{name}": found for name, found in self.scores.tensors().items()}
-        return {**scores, RATIOS: _as_tensor(self.ratios), **ranges}
+        return {**scores, RATIOS: torch.tensor(self.ratios, dtype=torch.float64), **ranges}
 
     @classmethod
     def of_tensors(cls, found: Mapping[str, Tensor]) -> "PruneProgress | None":
@@ -43,7 +43,3 @@ class PruneProgress:
 
 def _of(found: Mapping[str, Tensor], prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-
-
-def _as_tensor(numbers: tuple[float, ...]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
 
 MOST_SCORES = 20  #: maximum number of labels to show with their probabilities
-Own = TypeVar("Own", bound="ClassScorer")
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class ClassScorer(RowScorer):
     positive: int | None
 
     @classmethod
-    def of(cls: type[Own], evaluate: Evaluate, labels: tuple[str, ...]) -> Own:
+    def of(cls, evaluate: Evaluate, labels: tuple[str, ...]) -> Self:
         """Create the scorer for a job's settings. Raises InvalidSpec if they name an unknown label."""
         metric = "accuracy" if evaluate.metric == "auto" else evaluate.metric
         if evaluate.positive is not None and evaluate.positive not in labels:
@@ -65,10 +64,10 @@ class ClassScorer(RowScorer):
         # Rows with the same label and prediction are equivalent: counting them in a sample takes a fraction of the time of
         # scoring it.
         pairs, kinds = np.unique(found * self.labels + wanted, return_inverse=True)
-        said, true = np.divmod(pairs, self.labels)
+        predicted, true = np.divmod(pairs, self.labels)
         kinds = kinds.astype(np.min_scalar_type(len(pairs)))
         draws = standard_errors.resampled(
-            lambda some: self.worth(said, true, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
+            lambda some: self.worth(predicted, true, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
         )
         error = standard_errors.deviations(draws) | {"accuracy": standard_errors.of_share(values["accuracy"], len(rows))}
         source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"

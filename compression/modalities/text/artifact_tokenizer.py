@@ -38,12 +38,10 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
     for extra in EXTRAS:
         if (source / extra).is_file():
             shutil.copyfile(source / extra, folder / extra)
-    settings: dict[str, Any] = {}
-    if (source / SETTINGS).is_file():
-        settings = json.loads((source / SETTINGS).read_text("utf-8"))
+    settings = _read(source / SETTINGS)
     if model is not None and is_decoder(model):
         settings |= {"model_input_names": ["input_ids", "attention_mask"]}
-        named = any(_names_padding(source / name) for name in (SETTINGS, "special_tokens_map.json"))
+        named = any(_read(source / name).get("pad_token") for name in (SETTINGS, "special_tokens_map.json"))
         padding: Any = model.config.pad_token_id  # type: ignore[union-attr]
         if padding is not None and not named:
             settings |= {"pad_token": tokenizer.id_to_token(int(padding))}
@@ -72,5 +70,5 @@ def _write(folder: Path, settings: dict[str, Any]) -> None:
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _names_padding(path: Path) -> bool:
-    return path.is_file() and bool(json.loads(path.read_text("utf-8")).get("pad_token"))
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}

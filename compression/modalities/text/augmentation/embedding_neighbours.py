@@ -30,7 +30,6 @@ class Vocabulary:
             word = tokenizer.convert_tokens_to_string([token]).strip() if marker else token
             if len(word) > 1 and word.isalpha():  # the ## of a WordPiece inside a word is no letter
                 self.words[number] = word
-
         self._pieces: dict[str, list[int]] = {}
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:

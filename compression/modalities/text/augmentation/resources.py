@@ -117,12 +117,13 @@ class Resources:
         """Open both directions. Raises MissingResource and the errors of opening a helper model."""
         if asked.models is None:
             return self._pair(asked)
-        there, back = self._folders(asked)
-        first, second = (open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models") for folder in (there, back))
-        for folder, (_, _, lost) in ((there, first), (back, second)):
+        opened = []
+        for folder in self._folders(asked):
+            model, tokenizer, lost = open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models")
             if lost:
                 raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
-        return Translator(*first[:2]), Translator(*second[:2])
+            opened.append(Translator(model, tokenizer))
+        return opened[0], opened[1]
 
     def _folders(self, asked: BackTranslation) -> list[Path]:
         return [self.helper(name, f"{BACK}.models") for name in asked.models or ()]

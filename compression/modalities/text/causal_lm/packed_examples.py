@@ -1,7 +1,8 @@
-"""A split of texts in packed rows for the stages, with its own loss, counted in tokens."""
+"""A split of texts in packed rows, and the sample of texts that scores a language model."""
 
+import random
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,9 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packing import Packed
+from compression.modalities.text.dataset import FEWEST_TEXTS, Dataset
+from compression.schema.errors import EmptySplit
+from compression.schema.recipe.base import Split
 
 TOGETHER = 8192  #: tokens in a batch without training: more brings no speed and costs memory
 JUDGED = 65_536
@@ -87,3 +91,36 @@ def packed_split(rows: Examples) -> PackedDataset:
     if not isinstance(rows, PackedDataset):
         raise TypeError("these rows are not texts of a language model")
     return rows
+
+
+def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
+    """Sample whole texts of validation and test to score. Raises EmptySplit if test has fewer than two with a scored token."""
+    # One of validation suffices: its perplexity is compared with others on the same text.
+    fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
+    return {split: _sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
+
+
+def _sample(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int, seed: int, split: Split, fewest: int
+) -> list[int]:
+    """Return the indices of random texts with `most` scored tokens or more, ascending; at least `fewest` can be scored."""
+    order = list(range(len(texts)))
+    random.Random(seed).shuffle(order)
+    taken, tokens, usable = list[int](), 0, 0
+    for number in order:
+        found = read([texts[number]], tokenizer)
+        taken.append(number)
+        tokens += int(found.scored.sum())
+        usable += len(found)
+        if tokens >= most and usable >= FEWEST_TEXTS:
+            return sorted(taken)
+    if usable < fewest:
+        raise EmptySplit(f"{split} has {usable} texts with a token to predict", param=f"data.splits.{split}")
+    return sorted(taken)
+
+
+def check_texts(rows: Iterable[tuple[str, TokenizedDataset]]) -> None:
+    """Reject splits of texts without a scored token. rows: of each split, by its name. Raises EmptySplit."""
+    for name, split in rows:
+        if isinstance(split, PackedDataset) and not len(split):
+            raise EmptySplit(f"{name} has no text with a token to predict", param=f"data.splits.{name}")

@@ -70,27 +70,20 @@ class Figures:
     bytes: int
 
 
-def figures(told: WindowLosses) -> Figures:
+def figures(losses: WindowLosses) -> Figures:
     """Compute the metrics from a model's losses. Each token counts the same, so long texts count for more."""
-    loss = _ratio(told.loss, told.tokens)
-    return Figures(
-        loss=loss,
-        perplexity=_exponential(loss),
-        bits_per_byte=_ratio(told.loss / math.log(2), told.bytes),
-        accuracy=_ratio(told.right, told.tokens),
-        texts=len(told.tokens),
-        tokens=int(told.tokens.sum()),
-        bytes=int(told.bytes.sum()),
-    )
+    loss, sizes = _ratio(losses.loss, losses.tokens), (len(losses.tokens), int(losses.tokens.sum()), int(losses.bytes.sum()))
+    bits_per_byte, accuracy = _ratio(losses.loss / math.log(2), losses.bytes), _ratio(losses.right, losses.tokens)
+    return Figures(loss, _exponential(loss), bits_per_byte, accuracy, *sizes)
 
 
-def draws(told: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
+def draws(losses: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
     """Return the perplexity on the samples of the texts of `standard_errors.resampled`, (RESAMPLES,)."""
 
     def perplexity(some: Counts) -> dict[str, float]:
-        return {METRIC: math.exp(min(float(told.loss[some].sum() / told.tokens[some].sum()), LARGEST))}
+        return {METRIC: math.exp(min(float(losses.loss[some].sum() / losses.tokens[some].sum()), LARGEST))}
 
-    return standard_errors.resampled(perplexity, len(told.tokens), seed=seed)[METRIC]
+    return standard_errors.resampled(perplexity, len(losses.tokens), seed=seed)[METRIC]
 
 
 def added_loss(before: WindowLosses, after: WindowLosses) -> Figure:
