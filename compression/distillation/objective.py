@@ -32,16 +32,13 @@ FIT_BATCH = 32
 
 @dataclass(frozen=True)
 class FeatureAlignment:
-    """The features of student and teacher that are compared.
-
-    apart: the first state is the embedding layer's, with its own term; form, heads: how attention is compared.
-    """
+    """The features of student and teacher that are compared."""
 
     student: FeatureRequest
     teacher: FeatureRequest
-    apart: bool
-    form: Literal["scores", "relations"] | None
-    heads: int
+    apart: bool  #: whether the first state is the embedding layer's and has its own term
+    form: Literal["scores", "relations"] | None  #: how attention is compared
+    heads: int  #: number of heads of that comparison
 
     @classmethod
     def of(

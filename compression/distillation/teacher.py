@@ -25,14 +25,11 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """Features to compare beside the logits, by layer number from 1; 0 is the embedding layer.
+    """Features to compare beside the logits, by layer number from 1; 0 is the embedding layer."""
 
-    states: layers whose outputs are compared; scores: queries and keys; relations: queries, keys and values.
-    """
-
-    states: tuple[int, ...] = ()
-    scores: tuple[int, ...] = ()
-    relations: int | None = None
+    states: tuple[int, ...] = ()  #: layers whose outputs are compared
+    scores: tuple[int, ...] = ()  #: layers whose queries and keys are compared
+    relations: int | None = None  #: the layer whose queries, keys and values are compared
 
     def __len__(self) -> int:
         return len(self.states) + 2 * len(self.scores) + 3 * (self.relations is not None)
@@ -49,17 +46,12 @@ LOGITS_ALONE = FeatureRequest()
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A model's outputs for one batch.
+    """A model's outputs for one batch."""
 
-    logits: (rows, labels); hidden: (states, tokens, width) of the real tokens only, row after row; scores: queries and keys,
-    (layers, 2, rows, tokens, width); relations: queries, keys and values of one layer, (3, rows, tokens, width). Scores and
-    relations are None if they were not requested.
-    """
-
-    logits: Tensor
-    hidden: Tensor
-    scores: Tensor | None = None
-    relations: Tensor | None = None
+    logits: Tensor  #: (rows, labels)
+    hidden: Tensor  #: (states, tokens, width) of the real tokens only, row after row
+    scores: Tensor | None = None  #: queries and keys, (layers, 2, rows, tokens, width), if requested
+    relations: Tensor | None = None  #: queries, keys and values of one layer, (3, rows, tokens, width), if requested
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:

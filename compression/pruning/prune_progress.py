@@ -15,15 +15,12 @@ SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."  #: names, or prefixes o
 
 @dataclass(frozen=True)
 class PruneProgress:
-    """State of stepwise pruning between two steps.
+    """State of stepwise pruning between two steps."""
 
-    scores: of the unpruned model. ratios: the recipe's, in its order, with its target solved. ranges: static input ranges of
-    each layer as the previous steps trained it; a new attempt does not have that model.
-    """
-
-    scores: ImportanceScores
-    ratios: tuple[float, ...]
+    scores: ImportanceScores  #: of the unpruned model
+    ratios: tuple[float, ...]  #: the recipe's pruning ratios, in its order, with its target solved
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    """Static input ranges of each layer as the previous steps trained it; a new attempt does not have that model."""
 
     def tensors(self) -> Tensors:
         """Return all values as named tensors, for a checkpoint."""

@@ -33,13 +33,10 @@ INFLUENCE = "layers"  #: name of the layers' scores in a checkpoint
 
 @dataclass(frozen=True)
 class ImportanceScores:
-    """Importance score of each unit, on the CPU; a larger score is more important.
+    """Importance score of each unit, on the CPU; a larger score is more important."""
 
-    units: by group, (units,), or (units of the outer group, units) within another (`WITHIN`). influence: (layers,), or None.
-    """
-
-    units: Mapping[str, Tensor]
-    influence: Tensor | None = None
+    units: Mapping[str, Tensor]  #: by group: (units,), or (units of the outer group, units) within another (`WITHIN`)
+    influence: Tensor | None = None  #: (layers,), the block influence of each layer, if requested
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
         """Choose the most important layers, then the most important units in them, for a model of shape `to`."""

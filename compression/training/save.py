@@ -38,16 +38,12 @@ LOOK_AGAIN = 0.05
 
 @dataclass
 class TrainerState:
-    """Scalar state of a training; with its tensors, this is all that resuming needs. Epoch 0 is the model before training.
-
-    `total`: its steps. `spent`: training of the whole job up to here. `ranges`: of the model's static layers. `gain_epoch`: the
-    last epoch with a gain in score or loss, if the rate falls on a plateau. `least_loss`: the lowest validation loss so far.
-    """
+    """Scalar state of a training; with its tensors, this is all that resuming needs. Epoch 0 is the model before training."""
 
     before: Validation
     best: Validation
     decay: float
-    total: int
+    total: int  #: number of steps in the training
     epoch: int = 1
     done: int = 0
     step: int = 0
@@ -58,11 +54,11 @@ class TrainerState:
     last_loss: float | None = None
     ended: bool = False
     remarks: list[str] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
-    ranges: dict[str, Range] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)  #: training of the whole job up to here, including this one
+    ranges: dict[str, Range] = field(default_factory=dict)  #: of the model's static layers; training does not change them
     curve: list[Validation] = field(default_factory=list)
-    gain_epoch: int = 0
-    least_loss: float | None = None
+    gain_epoch: int = 0  #: the last epoch with a gain in score or loss, if the rate falls on a plateau
+    least_loss: float | None = None  #: the lowest validation loss so far
 
 
 class TrainingCheckpoint(Config):
@@ -94,19 +90,16 @@ class Resumable(Protocol):
 
 @dataclass
 class TrainingCheckpointer:
-    """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's.
+    """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's."""
 
-    Once its event is emitted, a checkpoint's folder belongs to the supervisor, until that removes it.
-    """
-
-    folder: Path
+    folder: Path  #: a checkpoint in it belongs to the supervisor once its event is emitted, until that removes it
     fingerprint: str
     seconds: float | None = None
     pause_asked: Callable[[], bool] = never
     resume: Path | None = None
     found: TrainingCheckpoint | None = None
-    stage: Stage = BASELINE
-    part: str = ""
+    stage: Stage = BASELINE  #: the current stage
+    part: str = ""  #: the current dataset, if there are several
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
 
@@ -184,16 +177,12 @@ def read_training(place: Path, expected: str) -> TrainingCheckpoint:
 
 @dataclass
 class ResumableTraining:
-    """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause.
-
-    `notes`: of the report row, which a checkpoint restores. `beside`: additional tensors to save, because nothing else stores
-    them yet; a new attempt reads them with `TrainingCheckpointer.beside`.
-    """
+    """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause."""
 
     checkpointer: TrainingCheckpointer
     phase: str
-    notes: list[str]
-    beside: Tensors = field(default_factory=dict)
+    notes: list[str]  #: of the report row; a checkpoint stores and restores them
+    beside: Tensors = field(default_factory=dict)  #: tensors to save that nothing else stores yet
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[TrainerState, Tensors] | None]:

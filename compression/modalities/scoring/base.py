@@ -69,16 +69,13 @@ class ArtifactReader(Protocol):
 
 @dataclass(frozen=True)
 class Figures:
-    """The metrics of a set of predictions, each with its standard error, if more than one row has it.
+    """The metrics of a set of predictions."""
 
-    error_from: the source of the headline metric's error; draws: it on the samples of `standard_errors.resampled`.
-    """
-
-    values: dict[str, float]
-    standard_errors: dict[str, float]
-    error_from: Literal["analytic", "bootstrap"]
+    values: dict[str, float]  #: the headline metric and the task's others
+    standard_errors: dict[str, float]  #: of each value, except for a mean over a kind of rows that has only one row
+    error_from: Literal["analytic", "bootstrap"]  #: the source of the headline metric's error
     chance: float
-    draws: npt.NDArray[np.float64]
+    draws: npt.NDArray[np.float64]  #: the headline metric on the samples of `standard_errors.resampled`
 
 
 @dataclass(frozen=True)

@@ -16,24 +16,18 @@ POOL = 50  #: batches whose rows are sorted by length together: enough to avoid 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of tokenized rows.
-
-    ids, mask: (rows, tokens), mask 1 at real tokens; labels: in the task's format; rows: (rows,). types: (rows, tokens), the
-    text of a pair that a token belongs to, if the model reads it. labelled: (rows,), whether a row has a label of its own, or
-    None if all have; the others learn from a teacher only. counts: (rows,), predictions of each row that the loss averages, or
-    None.
-    """
+    """A batch of tokenized rows."""
 
     INPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "labels", "types", "labelled")
     """The fields that a model and its loss read."""
 
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor
-    rows: Tensor
-    types: Tensor | None = None
-    labelled: Tensor | None = None
-    counts: Tensor | None = None
+    ids: Tensor  #: (rows, tokens)
+    mask: Tensor  #: (rows, tokens), 1 at real tokens
+    labels: Tensor  #: in the task's format
+    rows: Tensor  #: (rows,), indices in the split
+    types: Tensor | None = None  #: (rows, tokens), which text of a pair a token belongs to, if the model takes it
+    labelled: Tensor | None = None  #: (rows,), whether a row has a label, or None if all have; others learn from a teacher
+    counts: Tensor | None = None  #: (rows,), predictions of each row that the loss averages; None: one each
 
     @property
     def weight(self) -> int:
@@ -74,18 +68,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class TokenizedDataset:
-    """A split, tokenized for a task: `tokens` and `types` of each row, unpadded, and `labels` in the task's format.
+    """A split, tokenized for a task."""
 
-    labelled: as in a batch. references: data to score predictions by besides the labels, with a method `at`, or None.
-    """
-
-    tokens: Sequence[Sequence[int]]
-    labels: Tensor
+    tokens: Sequence[Sequence[int]]  #: each row's ids, unpadded
+    labels: Tensor  #: in the task's format
     padding: int
     task: TaskAdapter
-    types: list[list[int]] | None = None
-    labelled: Tensor | None = None
-    references: Any | None = None
+    types: list[list[int]] | None = None  #: like `tokens`
+    labelled: Tensor | None = None  #: (rows,), as in a batch
+    references: Any | None = None  #: data to score predictions by besides the labels, with a method `at` for some rows
 
     def __len__(self) -> int:
         return len(self.tokens)

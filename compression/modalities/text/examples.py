@@ -25,15 +25,12 @@ class AnswerSpan:
 
 @dataclass(frozen=True)
 class RawExample:
-    """One row; `label`: a class, a number, a tag for each word, the answers (empty: no answer), or None (causal-lm).
+    """One row."""
 
-    `words` are those of a tagged text; `text` joins them with spaces. `pair` is the second text, or a question's context.
-    """
-
-    text: str
-    label: Any
-    pair: str | None = None
-    words: tuple[str, ...] | None = None
+    text: str  #: words of a tagged text are joined with spaces
+    label: Any  #: a class, a number, a tag for each word, the answers (empty: no answer), or None (causal-lm)
+    pair: str | None = None  #: the second text, or a question's context
+    words: tuple[str, ...] | None = None  #: of a tagged text
 
 
 Form = Callable[[Mapping[str, Any], str, str], RawExample]

@@ -12,20 +12,14 @@ from compression.modalities.text import text_reader
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """Tokenized texts in their order, one document each; those without a scored token are only counted in `left_out`.
+    """Tokenized texts with a scored token in their order, one document each."""
 
-    ids: (tokens,), int32, document after document; ends: (documents,), where each ends in `ids`. A document begins with `lead`
-    tokens and ends with its `tails`, (documents,), that evaluation does not score: the tokenizer's affixes, or without an affix
-    before it a text's first token, which nothing precedes. bytes: (documents,), the UTF-8 bytes of the text that the tokens
-    between stand for.
-    """
-
-    ids: Tensor
-    ends: Tensor
-    lead: int
-    tails: Tensor
-    bytes: Tensor
-    left_out: int = 0
+    ids: Tensor  #: (tokens,), int32, document after document
+    ends: Tensor  #: (documents,), where each ends in `ids`
+    lead: int  #: first tokens of each that are not scored: the affix before a text, else one, which nothing precedes
+    tails: Tensor  #: (documents,), last tokens that are not scored: the affix after a text
+    bytes: Tensor  #: (documents,), UTF-8 bytes of the text that the tokens between stand for
+    left_out: int = 0  #: texts without a scored token
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -25,16 +25,13 @@ below either loss's own error, so these suffice to compare them; all of a large 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedDataset(TokenizedDataset):
-    """Texts of a split in packed rows of at most `length` tokens, whose labels are their next tokens.
-
-    Of the whole split, even if this is a part: whole, scored tokens; left_out, texts without one; bytes, of UTF-8.
-    """
+    """Texts of a split in packed rows; a row's labels are its next tokens, not `labels`."""
 
     packed: Packed
-    length: int
-    whole: int
-    left_out: int
-    bytes: int
+    length: int  #: maximum number of tokens of a row
+    whole: int  #: scored tokens of the whole split, even if this is a part of its rows
+    left_out: int  #: texts of the whole split without a scored token
+    bytes: int  #: of UTF-8 that the whole split's tokens stand for
 
     @classmethod
     def of(cls, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter) -> "PackedDataset":

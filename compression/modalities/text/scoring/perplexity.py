@@ -34,15 +34,12 @@ SAME = 1e-2  #: a window's result changes if its loss differs by more nats per t
 
 @dataclass(frozen=True)
 class WindowLosses:
-    """A model's losses on each text, (texts,) each.
+    """A model's losses on each text, (texts,) each."""
 
-    tokens: scored, 1 or more; bytes: of UTF-8; loss: Σ −ln p, in nats; right: tokens that were the most likely.
-    """
-
-    tokens: Counts
-    bytes: Counts
-    loss: Sums
-    right: Counts
+    tokens: Counts  #: number of scored tokens, 1 or more
+    bytes: Counts  #: of UTF-8 that they stand for
+    loss: Sums  #: Σ −ln p of them, in nats
+    right: Counts  #: how many of them were the most likely
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """The metrics of a language model.
+    """The metrics of a language model."""
 
-    loss: nats per token; perplexity: e to that, at most 1e300; accuracy: share of tokens predicted correctly; bits_per_byte
-    compares models with different tokenizers.
-    """
-
-    loss: Figure
-    perplexity: Figure
-    bits_per_byte: Figure
-    accuracy: Figure
+    loss: Figure  #: nats per token
+    perplexity: Figure  #: e to that, at most 1e300
+    bits_per_byte: Figure  #: bits of all tokens over bytes of their text, which compares models with different tokenizers
+    accuracy: Figure  #: share of tokens predicted correctly
     texts: int
     tokens: int
     bytes: int
@@ -117,16 +110,13 @@ def chance(following: Iterable[Sequence[int]]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens that a model reads at once, and the next tokens to score, from position `at` on.
+    """Tokens that a model reads at once, and the next tokens to score."""
 
-    text: index of its text; following: the next token at each position; bytes: of the text, on its first window.
-    """
-
-    text: int
-    ids: list[int]
-    at: int
-    following: list[int]
-    bytes: int = 0
+    text: int  #: index of its text
+    ids: list[int]  #: the input tokens
+    at: int  #: the first scored position, where every later one is scored too
+    following: list[int]  #: the next token at each of these positions
+    bytes: int = 0  #: of the whole text, set only on its first window
 
 
 @dataclass(frozen=True)
