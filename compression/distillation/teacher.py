@@ -34,12 +34,6 @@ class FeatureRequest:
     def __len__(self) -> int:
         return len(self.states) + 2 * len(self.scores) + 3 * (self.relations is not None)
 
-    @classmethod
-    def at_all(cls, model: PreTrainedModel, *, relations: bool = False) -> "FeatureRequest":
-        """Request the states of every layer and, if `relations`, the relations of the last layer."""
-        layers = model.config.num_hidden_layers
-        return cls(tuple(range(layers + 1)), relations=layers if relations else None)
-
 
 LOGITS_ALONE = FeatureRequest()
 

@@ -117,7 +117,9 @@ class Dataset:
         """Return a description of each split's content."""
         facts: dict[str, SplitFacts] = {}
         for name, rows in self.splits.items():
-            values = label_spread(rows.labels) if self.task == "text-regression" else None
+            values, numbers = None, rows.labels
+            if self.task == "text-regression":
+                values = Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
             labels, carved = counted(self.task, rows.labels), name in self.carved
             facts[name] = SplitFacts(rows=len(rows), carved_from_train=carved, labels=labels, values=values)
         if self.unlabelled:
@@ -139,11 +141,6 @@ def label_names(task: Task, label: Any) -> tuple[str, ...]:
 def counted(task: Task, labels: Iterable[Any]) -> dict[str, int]:
     """Return the number of labels by name."""
     return dict(sorted(Counter(name for label in labels for name in label_names(task, label)).items()))
-
-
-def label_spread(numbers: tuple[float, ...]) -> Values:
-    """Return the minimum, maximum and mean of a regression's labels."""
-    return Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
 
 
 def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classification") -> Dataset:

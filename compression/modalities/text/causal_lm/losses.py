@@ -29,7 +29,7 @@ class FullTargets:
         return (self.states,)
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
-        """Return KL(teacher ‖ student) × τ² over the vocabulary."""
+        """Return KL(teacher ‖ student) × τ² over the vocabulary, in nats, mean over positions."""
         with torch.no_grad():
             wanted = chunked_head.widen(self.head(columns[0]))
         return losses.soft_target_loss(logits, wanted, self.temperature)
@@ -55,10 +55,6 @@ class TopKTargets:
 
 
 NextTokenTargets = FullTargets | TopKTargets
-"""A teacher's next-token targets: their `columns`, (asked, ...) each, and a student's `divergence` from them.
-
-divergence: logits (some, vocabulary), columns of the same positions -> scalar in nats, mean over positions.
-"""
 
 
 def next_token_loss(states: Tensor, head: Head, following: Tensor, *, size: int) -> Tensor:

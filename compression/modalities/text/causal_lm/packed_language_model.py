@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 from compression.modalities.base import Batch, Examples, Targets
 from compression.modalities.sampling import BATCH, micro_batch_size
-from compression.modalities.text.causal_lm import chunked_head, hidden_states, next_token_cache
+from compression.modalities.text.causal_lm import chunked_head, hidden_states, losses, next_token_cache
 from compression.modalities.text.causal_lm.batches import PackedBatch
-from compression.modalities.text.causal_lm.losses import FullTargets, NextTokenTargets, document_relation_loss, next_token_terms
 from compression.modalities.text.causal_lm.next_token_cache import TopKTargetFile
 from compression.modalities.text.causal_lm.packed_examples import TOGETHER, packed_split
 from compression.modalities.text.causal_lm.token_losses import token_losses
@@ -32,8 +31,8 @@ class PackedTexts:
         size, total = chunked_head.chunk_size(own.config.vocab_size), 0.0
         for batch in packed_split(rows).by_length(micro_batch_size(BATCH, parts)):
             here = batch.to(device)
-            losses, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
-            total += losses.double().sum().item()
+            nats, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
+            total += nats.double().sum().item()
         model.train(training)
         return total / self.count(rows)
 
@@ -91,17 +90,17 @@ class PackedTexts:
     ) -> dict[str, Tensor]:
         """Return the loss terms that `asked` names, means over tokens (`losses.next_token_terms`)."""
         own, (model, states) = cast(PackedBatch, batch), student
-        wanted: NextTokenTargets | None = None
+        wanted: losses.NextTokenTargets | None = None
         if "soft" in asked and targets is not None:
             wanted = targets.get(own.rows.tolist(), own.ids.device)
         elif "soft" in asked:
-            wanted = FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
+            wanted = losses.FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
         size, head = chunked_head.chunk_size(model.config.vocab_size), hidden_states.output_layer(model)
-        return next_token_terms(states, head, own.wanted, wanted, asked, size=size)
+        return losses.next_token_terms(states, head, own.wanted, wanted, asked, size=size)
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
         """Return the relation loss, document by document."""
-        return document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
+        return losses.document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
 
     def keep(
         self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1
