@@ -46,10 +46,7 @@ def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperatur
 
 
 def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Combine several teachers' logits so that the softmax at τ is the mean of theirs (Hinton et al. 2015, section 5).
-
-    logits: (teachers, ..., labels); weights: (teachers,), positive, of any sum -> (..., labels).
-    """
+    """Return logits whose softmax at τ is the weighted mean of the teachers' (Hinton et al. 2015, section 5), (..., labels)."""
     shares = (weights / weights.sum()).log().view(-1, *[1] * (logits.ndim - 1))
     mean: Tensor = ((logits / temperature).log_softmax(dim=-1) + shares).logsumexp(dim=0)
     return mean * temperature

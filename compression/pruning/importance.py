@@ -37,10 +37,7 @@ def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: in
 
 
 def block_influence(states: Tensor) -> Tensor:
-    """Return each layer's block influence: Σ over tokens of 1 − cosine similarity of input and output.
-
-    states: (layers + 1, tokens, width), the residual stream before the first and after each layer -> (layers,).
-    """
+    """Return Σ over tokens of 1 − cosine of each layer's input and output. (layers + 1, tokens, width) -> (layers,)."""
     return (1 - functional.cosine_similarity(states[:-1], states[1:], dim=-1)).sum(dim=1)
 
 

@@ -9,10 +9,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
-    """Fit multinomial logistic regression; return log-probabilities for other rows.
-
-    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf without rows.
-    """
+    """Fit multinomial logistic regression -> log-probabilities (others, largest id + 1), −inf if no row has the id."""
     wanted, others = np.asarray(labels), np.asarray(asked)
     known = np.unique(wanted)
     found = np.full((len(others), int(known.max()) + 1), -np.inf)

@@ -75,8 +75,5 @@ class Neighbours:
 
 
 def nearest(table: Tensor, queries: Tensor, most: int) -> Tensor:
-    """Return the rows of a table, each of norm 1, that are most similar to each query by cosine, the most similar first.
-
-    table: (rows, width); queries: (queries, width) -> (queries, min(`most`, rows)) of row indices.
-    """
+    """Return the rows of a table of norm 1 nearest to each query by cosine, nearest first -> (queries, min(`most`, rows))."""
     return (functional.normalize(queries, dim=-1) @ table.T).topk(min(most, len(table)), dim=-1).indices

@@ -83,16 +83,15 @@ class Resources:
         """Return digests of the worker's files that augmented rows depend on, and whether back-translation is left out."""
         asked = settings.back_translation is not None
         settings, _ = self.resolve(settings)
-        left_out = {"back_translation": "left out"} if asked and settings.back_translation is None else {}
-        folders: dict[str, tuple[Path, tuple[str, ...]]] = {}
-        if settings.synonyms and self.source(settings.synonyms) == "wordnet" and self.wordnet is not None:
-            folders["wordnet"] = (self.wordnet, FILES)
-        named = [settings.synonyms.model] if settings.synonyms and settings.synonyms.model else []
-        named += settings.back_translation.models or () if settings.back_translation else ()
+        words, back = settings.synonyms, settings.back_translation
+        digests: dict[str, str] = {}
+        if words and self.source(words) == "wordnet" and self.wordnet is not None:
+            digests["wordnet"] = _digest(self.wordnet, FILES)
+        named = [*([words.model] if words and words.model else []), *(back.models or () if back else ())]
         for name in named if self.helpers is not None else ():
             folder = self.helpers / name  # type: ignore[operator]
-            folders[name] = (folder, tuple(sorted(path.name for path in folder.glob("*") if path.is_file())))
-        return {name: _digest(folder, files) for name, (folder, files) in folders.items()} | left_out
+            digests[name] = _digest(folder, sorted(path.name for path in folder.glob("*") if path.is_file()))
+        return digests | ({"back_translation": "left out"} if asked and back is None else {})
 
     def check(self, settings: Augment) -> None:
         """Open all needed resources before any training. Raises MissingResource and the errors of `open_helper`."""

@@ -54,14 +54,12 @@ class WordNet:
         return [self.synonyms(place.word) for place in places]
 
     def synonyms(self, word: str) -> list[str]:
-        """Return the other words of a word's senses, frequent senses first, from the most used part of speech on.
-
-        Names and symbols are no synonyms of a common word (Hope, P for phosphorus), and a single letter has none.
-        """
+        """Return the other words of a word's senses, from the part of speech with the most senses in use on."""
         lemma = word.lower()
         if lemma in FUNCTION_WORDS or len(lemma) < 2:
             return []
         found = dict.fromkeys(other for part, offset in self._senses(lemma) for other in self._synset(part, offset))
+        # Names and symbols are no synonyms of a common word: Hope for hope, P for phosphorus.
         return [other for other in found if other.lower() != lemma and other == other.lower()]
 
     def _senses(self, lemma: str) -> list[tuple[str, int]]:

@@ -42,8 +42,7 @@ def told(
 ) -> WindowLosses:
     """Return each document's losses; each scored token is predicted once, from the context in its window.
 
-    size: tokens that go through the head at once, by default what fits `chunked_head.BYTES`. Raises ValueError as `windows`
-    does, and if no token is scored.
+    size: tokens that go through the head at once, by default what fits `chunked_head.BYTES`. Raises ValueError as `windows`.
     """
     if not len(documents):
         raise ValueError("these texts have no token to score")

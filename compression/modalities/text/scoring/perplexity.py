@@ -80,10 +80,7 @@ def draws(losses: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
 
 
 def added_loss(before: WindowLosses, after: WindowLosses) -> Figure:
-    """Return the increase of the loss in nats per token, on the same tokens. Raises ValueError if they are not.
-
-    Its error is far below either loss's own: what is hard for one model is hard for the other.
-    """
+    """Return the increase of the loss in nats per token, with the difference's error. Raises ValueError for other tokens."""
     if not np.array_equal(before.tokens, after.tokens):
         raise ValueError("these losses are not of the same tokens")
     return _ratio(after.loss - before.loss, after.tokens)
@@ -155,14 +152,12 @@ class LanguageScorer(ReadsTexts):
         return [*(batch_of([row]) for row in found), batch_of(found, reader.pad_id)]
 
     def open_split(self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Tokenize texts, to score them window by window. Raises ValueError if no token is scored.
-
-        Only the first windows are run again in one batch: as many as LOGITS_BYTES holds, at most TOGETHER.
-        """
+        """Tokenize texts, to score them window by window. Raises ValueError if no token is scored."""
         windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
         if not windows:
             raise ValueError("these texts have no token to score")
         room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # positions
+        # Windows are long and their logits wide, so only the first ones are run again in one batch.
         count = min(TOGETHER, max(room // self.length, 2), len(windows))
 
         def answer(more: Callable[[int], None]) -> Scored:

@@ -10,10 +10,7 @@ from compression.modalities.text.vocabulary.required_tokens import Spec, merged,
 
 
 def trimmed(spec: Spec, kept: Sequence[int]) -> dict[str, Any]:
-    """Return a tokenizer.json with only the tokens `kept`: old ids, whose order gives the new ids.
-
-    A merge stays if both parts and their result are kept; scores, normalizer and pre-tokenizer do not change.
-    """
+    """Return a tokenizer.json with only the tokens `kept`, in the order of their new ids, and the merges of kept parts."""
     new_ids = {old: new for new, old in enumerate(kept)}
     tokens, model = tokens_of(spec), dict(spec["model"])
     if model["type"] == "Unigram":
