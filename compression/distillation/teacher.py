@@ -83,12 +83,10 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
 
 
 class Teacher:
-    """A frozen model with cached outputs: always the logits, other features if there is room.
+    """A frozen model with cached outputs: always the logits, other features if there is room. Call `precompute` first.
 
-    Call `precompute` before `outputs`.
-
-    rows: as this model's preprocessor reads them, in the same order and with the same numbers of tokens as the student's.
-    logits: (rows, ...) if they are known already, as for several teachers. cache_file: path of a cache file and its byte limit.
+    rows: as this model's preprocessor reads them, cut like the student's. logits: (rows, ...) if they are known already, as for
+    several teachers. cache_file: path of a cache file and its byte limit.
     """
 
     states_answer = False  #: whether logits are computed from the states; the states may then not be rounded more than logits

@@ -24,7 +24,7 @@ def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
             cause = f"{request.split} has no row {request.row}"
             raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
         example = rows[0]
-    return *_row(spec.task, example), _expected(spec.task, example)
+    return *_row(spec.task, example), _expected(spec.task, example.label)
 
 
 def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
@@ -32,18 +32,14 @@ def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
         words = list(example.words or example.text.split())
         return {"words": words}, {"tokens": cut_words(words)}
     if task == "question-answering":
-        both = {"question": example.text, "context": example.pair or ""}
-        return both, _shown(both)
-    pair = {} if example.pair is None else {"pair": example.pair}
-    return {"text": example.text, **pair}, _shown({"text": example.text, **({"text_pair": example.pair} if pair else {})})
+        row = {"question": example.text, "context": example.pair or ""}
+    else:
+        row = {"text": example.text, **({} if example.pair is None else {"pair": example.pair})}
+    # A row may have any length, and what people see of it is stored with each prediction.
+    return row, {{"pair": "text_pair"}.get(name, name): text[:LONGEST_TEXT] for name, text in row.items()}
 
 
-def _shown(texts: dict[str, Any]) -> dict[str, Any]:
-    """Return texts of at most LONGEST_TEXT characters: they are stored and shown with each prediction."""
-    return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
-
-
-def _expected(task: Task, example: RawExample) -> Any:
-    if example.label is None or task != "question-answering":
-        return cut_words(example.label) if task == "token-classification" and example.label is not None else example.label
-    return cut_words([one.text for one in example.label])
+def _expected(task: Task, label: Any) -> Any:
+    if label is not None and task == "question-answering":
+        return cut_words([answer.text for answer in label])
+    return cut_words(label) if label is not None and task == "token-classification" else label

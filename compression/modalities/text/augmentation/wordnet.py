@@ -1,7 +1,7 @@
-"""Looks up synonyms in WordNet's database files, in the format of wndb(5WN). Torch-free.
+"""Looks up synonyms in WordNet's database files, in the format of wndb(5WN), without lemmatization. Torch-free.
 
 A line of index.POS is a lemma with the offsets of its senses in data.POS, the most frequent first; the line at such an offset
-is a synset, the words of one meaning. Words are looked up without lemmatization: an inflected form is no lemma, so it stays.
+is a synset, the words of one meaning.
 """
 
 from collections.abc import Iterator, Sequence

@@ -15,8 +15,8 @@ class Packed:
     """Documents in rows of at most `length` tokens; each token that follows another is a target exactly once.
 
     A longer document is cut into pieces; the token after a piece is its last target and the next piece's first input. Pieces
-    are packed by best fit, the longest first (Ding et al. 2024), and never change, so a teacher's outputs on a row can be
-    stored. The tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
+    are packed by best fit, the longest first (Ding et al. 2024), and never change, so a teacher's outputs can be stored. The
+    tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
     """
 
     def __init__(self, documents: TokenizedDocuments, length: int) -> None:

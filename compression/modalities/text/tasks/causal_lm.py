@@ -20,10 +20,9 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class CausalLM:
-    """Causal language modelling. A row is several packed documents.
+    """Causal language modelling. Rows are packed documents; labels: (rows, tokens), the next token's id, or NOBODY.
 
-    Labels: (rows, tokens), the next token's id, or NOBODY. logits: (rows, tokens, vocabulary), of a few rows at most: training,
-    validation and hooks run the head on chunks of tokens (`learned`, `run`, `evaluation.validate`).
+    logits: (rows, tokens, vocabulary), of few rows; `learned`, `run` and `evaluation.validate` run the head on chunks.
     """
 
     scorer: LanguageScorer
