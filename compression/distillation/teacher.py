@@ -164,17 +164,17 @@ class Teacher:
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logits, and all features stacked and zero-padded to (states, real tokens, width)."""
         here = batch.to(next(self.model.parameters()).device)
-        said = request_features(self.model, here, self.task, self.look)
+        outputs = request_features(self.model, here, self.task, self.look)
         if not len(self.look):
-            return said.logits, torch.empty(0)
+            return outputs.logits, torch.empty(0)
         real = here.mask.bool()
-        found = [said.hidden] if self.look.states else []
-        if said.scores is not None:
-            found.append(said.scores.flatten(0, 1)[:, real])
-        if said.relations is not None:
-            found.append(said.relations[:, real])
-        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in found]
-        return said.logits, torch.cat(even) if len(even) > 1 else even[0]
+        features = [outputs.hidden] if self.look.states else []
+        if outputs.scores is not None:
+            features.append(outputs.scores.flatten(0, 1)[:, real])
+        if outputs.relations is not None:
+            features.append(outputs.relations[:, real])
+        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in features]
+        return outputs.logits, torch.cat(even) if len(even) > 1 else even[0]
 
     @torch.no_grad()
     def outputs(self, batch: Batch) -> TeacherOutputs:

@@ -111,17 +111,17 @@ class LayerStack:
 
     def collect(self, number: int, taps: Sequence[Tap]) -> list[Tensor]:
         """Run a layer and return the tapped inputs or outputs at real tokens, (tokens, width) each."""
-        found: list[list[Tensor]] = [[] for _ in taps]
+        taken: list[list[Tensor]] = [[] for _ in taps]
 
         def take(place: int, values: Tensor) -> None:
-            real = self.masks[len(found[place])]
-            found[place].append(values.reshape(*real.shape, -1)[real].float())  # the low-rank layers have one more dimension
+            real = self.masks[len(taken[place])]
+            taken[place].append(values.reshape(*real.shape, -1)[real].float())  # the low-rank layers have one more dimension
 
         with ExitStack() as hooks:
             for place, tap in enumerate(taps):
                 observe_tap(hooks, tap, partial(take, place))
             self.run(number)
-        return [torch.cat(one) for one in found]
+        return [torch.cat(one) for one in taken]
 
 
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:

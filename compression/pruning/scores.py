@@ -117,9 +117,9 @@ def score_units(
         return score_activations(model, rows.by_length(size), settings.importance, layers=layers)
     if is_decoder(model):
         raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
-    found = _by_weights(model) if settings.importance == "l1_weight" else _by_loss(model, rows, size)
+    units = _by_weights(model) if settings.importance == "l1_weight" else _by_loss(model, rows, size)
     influence = score_activations(model, rows.by_length(size), layers=True).influence if layers else None
-    return ImportanceScores(found, influence)
+    return ImportanceScores(units, influence)
 
 
 @torch.inference_mode()
@@ -192,14 +192,14 @@ class UnitObserver:
 
     def units(self) -> dict[str, Tensor]:
         """Return each group's scores: (units,), or (units of the outer group, units) for a nested group."""
-        found = {}
+        scores = {}
         for key, points in self.points.items():
             seen = torch.stack([self.sums[key, number] for number in range(len(points))])
             if axis_and_layer(key)[0] in WITHIN:
-                found[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
+                scores[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
             else:
-                found[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
-        return found
+                scores[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
+        return scores
 
 
 class ActivationCollector(UnitObserver):
@@ -283,14 +283,14 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     family = adapter_of(model)
     groups = family.groups(model)
     own = dict(model.named_parameters())
-    found = {}
+    scores = {}
     for key in family.observed(model):
         group = groups[key]
         norms = [importance.weight_norm(own[name], dim) for name, dim in _members(model, group) if own[name].ndim > 1]
         # Queries and keys are compared by dot product, so their channels score by the product of norms, as in `observed`.
         worth = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
-        found[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
-    return found
+        scores[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
+    return scores
 
 
 def _members(model: PreTrainedModel, group: PruningGroup) -> list[tuple[str, int]]:

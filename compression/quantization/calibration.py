@@ -21,9 +21,9 @@ BATCH = 32
 
 @torch.inference_mode()
 def collect_inputs(
-    model: nn.Module, layers: dict[str, nn.Module], rows: Examples, hear: Callable[[str, Tensor], None], parts: int = 1
+    model: nn.Module, layers: dict[str, nn.Module], rows: Examples, observe: Callable[[str, Tensor], None], parts: int = 1
 ) -> None:
-    """Run all rows through a model and call `hear(name, (tokens, features))` with the inputs of `layers`."""
+    """Run all rows through a model and call `observe(name, (tokens, features))` with the inputs of `layers`."""
     training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -31,7 +31,7 @@ def collect_inputs(
 
     def on_input(name: str, given: Tensor) -> None:
         # A head may read one vector per row, without padding. DeepSeek's low-rank inputs have one more dimension.
-        hear(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
+        observe(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
@@ -59,14 +59,14 @@ def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int =
 
 def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples, parts: int = 1) -> dict[str, Tensor]:
     """Return the largest absolute value of each input channel of `layers`. -> (in,) each, on the CPU."""
-    found: dict[str, Tensor] = {}
+    peaks: dict[str, Tensor] = {}
 
-    def hear(name: str, x: Tensor) -> None:
-        peaks = x.abs().amax(dim=0).cpu()
-        found[name] = torch.maximum(found[name], peaks) if name in found else peaks
+    def observe(name: str, x: Tensor) -> None:
+        largest = x.abs().amax(dim=0).cpu()
+        peaks[name] = torch.maximum(peaks[name], largest) if name in peaks else largest
 
-    collect_inputs(model, layers, rows, hear, parts)
-    return found
+    collect_inputs(model, layers, rows, observe, parts)
+    return peaks
 
 
 def sample_tokens(
@@ -77,18 +77,18 @@ def sample_tokens(
     Each token gets a random key, and the lowest keys stay (Efraimidis & Spirakis 2006): a fixed stride would take only the
     first tokens of rows of its length.
     """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    samples: dict[str, tuple[Tensor, Tensor]] = {}
     draws = {name: torch.Generator().manual_seed(0) for name in layers}
 
-    def hear(name: str, x: Tensor) -> None:
+    def observe(name: str, x: Tensor) -> None:
         lots = torch.rand(len(x), generator=draws[name])
         lots, kept = _lowest(lots, x, count)
-        if name in found:
-            lots, kept = _lowest(torch.cat([found[name][0], lots]), torch.cat([found[name][1], kept]), count)
-        found[name] = lots, kept
+        if name in samples:
+            lots, kept = _lowest(torch.cat([samples[name][0], lots]), torch.cat([samples[name][1], kept]), count)
+        samples[name] = lots, kept
 
-    collect_inputs(model, layers, rows, hear, parts)
-    return {name: kept for name, (_, kept) in found.items()}
+    collect_inputs(model, layers, rows, observe, parts)
+    return {name: kept for name, (_, kept) in samples.items()}
 
 
 def _lowest(lots: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,8 @@ class SimulatedExperts(nn.Module):
         for number in sorted(set(top_k_index.flatten().tolist())):
             tokens, places = torch.where(top_k_index == number)
             gates, values = self.product(hidden_states[tokens], up(number)).chunk(2, dim=-1)
-            said = self.product(self.act_fn(gates) * values, down(number)) * top_k_weights[tokens, places, None]
-            out = out.index_add(0, tokens, said.to(out.dtype))
+            outputs = self.product(self.act_fn(gates) * values, down(number)) * top_k_weights[tokens, places, None]
+            out = out.index_add(0, tokens, outputs.to(out.dtype))
         return out
 
     def matrices(self, name: str) -> Callable[[int], Tensor]:

@@ -26,7 +26,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
     spreads = {name: Spread() for name in layers}
     codes = {name: torch.zeros(CODES) for name in layers}
 
-    def hear(name: str, x: Tensor) -> None:
+    def observe(name: str, x: Tensor) -> None:
         spreads[name].add(x)
         whole = layers[name].activation_integers(x)
         if whole is not None:
@@ -34,7 +34,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
             place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)
             codes[name] += torch.bincount(place, minlength=CODES).cpu()
 
-    calibration.collect_inputs(model, dict(layers), rows, hear, parts)
+    calibration.collect_inputs(model, dict(layers), rows, observe, parts)
     into = {reader: pair.source for pair in smoothquant.pairs(model) for reader in pair.readers}
     return tuple(layer_range(name, spreads[name], codes[name], into.get(name)) for name in layers)
 

@@ -93,19 +93,19 @@ def smooth(
     where = pairs(model)
     if not where:
         return {}
-    found = search(model, where, rows, parts, simulation) if how == "search" else _by_peaks(model, where, rows, how, parts)
-    fold(model, where, found)
-    return found
+    divisors = search(model, where, rows, parts, simulation) if how == "search" else _by_peaks(model, where, rows, how, parts)
+    fold(model, where, divisors)
+    return divisors
 
 
 def _by_peaks(model: PreTrainedModel, where: list[Pair], rows: Examples, alpha: float, parts: int) -> Factors:
     first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
     peaks = calibration.channel_peaks(model, first, rows, parts)
-    found: Factors = {}
+    divisors: Factors = {}
     for pair in where:
         largest = torch.stack([matrix(model.get_submodule(name)).abs().amax(dim=0) for name in pair.readers]).amax(dim=0)
-        found[pair.source] = factors(peaks[pair.readers[0]], largest.cpu().float(), alpha)
-    return found
+        divisors[pair.source] = factors(peaks[pair.readers[0]], largest.cpu().float(), alpha)
+    return divisors
 
 
 def search(
@@ -118,7 +118,7 @@ def search(
     """
     first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
     inputs = calibration.sample_tokens(model, first, rows, TOKENS, parts)
-    found: Factors = {}
+    divisors: Factors = {}
     for pair in where:
         x = inputs.pop(pair.readers[0]).float()
         weights = [matrix(model.get_submodule(name)).float().to(x.device) for name in pair.readers]
@@ -126,8 +126,8 @@ def search(
         sizes = x.square().mean(dim=0).sqrt()
         candidates = [_powers_of_two(sizes, alpha) for alpha in ALPHAS]
         errors = [rounding_error(x / s, [weight * s for weight in weights], simulation) for s in candidates]
-        found[pair.source] = candidates[min(range(len(candidates)), key=errors.__getitem__)].cpu()
-    return found
+        divisors[pair.source] = candidates[min(range(len(candidates)), key=errors.__getitem__)].cpu()
+    return divisors
 
 
 def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> float:
@@ -158,13 +158,13 @@ def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def fold(model: PreTrainedModel, where: list[Pair], found: Factors) -> None:
+def fold(model: PreTrainedModel, where: list[Pair], divisors: Factors) -> None:
     """Divide channels in the sources and multiply the readers' weights, in place."""
     for pair in where:
-        if pair.source not in found:
+        if pair.source not in divisors:
             continue
         source = model.get_submodule(pair.source)
-        s = found[pair.source].to(next(source.parameters()).device)
+        s = divisors[pair.source].to(next(source.parameters()).device)
         for name, parameter in source.named_parameters():  # (channels, …) each: weight and bias
             part = matrix(source) if name == "weight" else parameter
             part.div_(s if part.ndim == 1 else s[:, None])
@@ -173,18 +173,18 @@ def fold(model: PreTrainedModel, where: list[Pair], found: Factors) -> None:
 
 
 @contextmanager
-def undone(model: PreTrainedModel, found: Factors) -> Iterator[None]:
+def undone(model: PreTrainedModel, divisors: Factors) -> Iterator[None]:
     """Undo smoothing, and fake quantization, within this context: pruning needs units' original magnitudes."""
-    if not found:
+    if not divisors:
         yield
         return
     where, simulation = pairs(model), fake_quantize.simulation_of(model)
-    inverse = {source: 1 / s for source, s in found.items()}
+    inverse = {source: 1 / s for source, s in divisors.items()}
     fake_quantize.remove_fake_quantization(model)  # input ranges do not follow the change
     fold(model, where, inverse)
     try:
         yield
     finally:
-        fold(model, where, found)
+        fold(model, where, divisors)
         if simulation is not None:
             fake_quantize.insert_fake_quantization(model, simulation=simulation)

@@ -159,20 +159,20 @@ class RowScorer:
             alone, together = (
                 self.answers(asked, answered(runner, reader, asked.windows, size, more), rows) for size in (1, TOGETHER)
             )
-            found = self.figures(alone, rows, seed)
+            figures = self.figures(alone, rows, seed)
             score = Score(
                 metric=self.metric,
-                value=found.values[self.metric],
-                standard_error=found.standard_errors[self.metric],
-                error_from=found.error_from,
-                metrics=found.values,
-                standard_errors=found.standard_errors,
+                value=figures.values[self.metric],
+                standard_error=figures.standard_errors[self.metric],
+                error_from=figures.error_from,
+                metrics=figures.values,
+                standard_errors=figures.standard_errors,
                 value_at_batch_32=self.values(together, rows)[self.metric],
                 rows=len(rows),
                 rows_changed_by_batching=self.changed(alone, together),
-                chance=found.chance,
+                chance=figures.chance,
             )
-            return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(found.draws.tolist())))
+            return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(figures.draws.tolist())))
 
         return SplitScoring(2 * len(asked.windows), answer)
 

@@ -18,8 +18,8 @@ def of_share(share: float, rows: int) -> float:
 
 def of_mean(values: npt.ArrayLike) -> float:
     """Return the standard error of a mean over rows, s/√n; 0 for a single row. values: (rows,)."""
-    found = np.asarray(values, np.float64)
-    return float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 0.0
+    numbers = np.asarray(values, np.float64)
+    return float(numbers.std(ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else 0.0
 
 
 def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
@@ -43,8 +43,8 @@ def resampled(
     The same seed and number of rows give the same samples. statistics: takes the indices of a sample's rows, (rows,).
     """
     draw = np.random.default_rng(seed)
-    found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
-    return {name: np.array([one[name] for one in found]) for name in found[0]}
+    draws = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
+    return {name: np.array([one[name] for one in draws]) for name in draws[0]}
 
 
 def deviations(draws: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:

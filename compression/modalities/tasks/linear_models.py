@@ -12,17 +12,17 @@ def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.Arra
     """Fit multinomial logistic regression -> log-probabilities (others, largest id + 1), −inf if no row has the id."""
     wanted, others = np.asarray(labels), np.asarray(asked)
     known = np.unique(wanted)
-    found = np.full((len(others), int(known.max()) + 1), -np.inf)
+    scores = np.full((len(others), int(known.max()) + 1), -np.inf)
     if len(known) == 1:
-        found[:, known[0]] = 0.0
-        return found
+        scores[:, known[0]] = 0.0
+        return scores
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)).fit(np.asarray(features), wanted)
-    found[:, known] = model.predict_log_proba(others)
-    return found
+    scores[:, known] = model.predict_log_proba(others)
+    return scores
 
 
 def numbers(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:

@@ -89,12 +89,12 @@ def stretches(spans: Iterable[tuple[int, int, int]], lead: int, length: int, str
     """
     if not 1 <= stride <= length or length < lead:
         raise ValueError(f"windows of {length} tokens cannot go on by {stride}, after {lead} that are not asked for")
-    found = []
+    windows = []
     for number, (start, end, tail) in enumerate(spans):
         last = end - tail - 1
         stop, first = min(start + length, last), start + lead
-        found.append((number, (start, stop, first)))
+        windows.append((number, (start, stop, first)))
         while stop < last:
             first, stop = stop + 1, min(stop + stride, last)
-            found.append((number, (stop - length, stop, first)))
-    return found
+            windows.append((number, (stop - length, stop, first)))
+    return windows

@@ -20,7 +20,7 @@ class Translator:
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Translate each text; one that is longer than the model's limit is truncated."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        found = [""] * len(texts)
+        translations = [""] * len(texts)
         for start in range(0, len(order), AT_ONCE):
             some = order[start : start + AT_ONCE]
             options = {"padding": True, "truncation": True, "max_length": self.longest, "return_tensors": "pt"}
@@ -33,5 +33,5 @@ class Translator:
             # The last token is left out: at the model's maximum, it is the forced end token and no word.
             kept = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]
             for i, text in zip(some, self.tokenizer.batch_decode(kept, skip_special_tokens=True), strict=True):
-                found[i] = text.strip()
-        return found
+                translations[i] = text.strip()
+        return translations

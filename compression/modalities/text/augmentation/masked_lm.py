@@ -27,7 +27,7 @@ class MaskedLM:
 
     def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
         """Return the words that fit each place, with its own word masked and all others visible."""
-        found = self.neighbours.candidates(places)
+        candidates = self.neighbours.candidates(places)
         pieces = self.vocabulary.pieces([place.word for place in places])
         single = [i for i, own in enumerate(pieces) if len(own) == 1]
         # Texts of similar length share a batch; the order is the same in each run.
@@ -35,8 +35,8 @@ class MaskedLM:
         for start in range(0, len(single), AT_ONCE):
             some = single[start : start + AT_ONCE]
             for i, words in zip(some, self._predicted([places[i] for i in some]), strict=True):
-                found[i] = words
-        return found
+                candidates[i] = words
+        return candidates
 
     @torch.no_grad()
     def _predicted(self, places: Sequence[WordSpan]) -> list[list[str]]:
@@ -55,8 +55,8 @@ class MaskedLM:
             scores = self.model(**inputs.to(self.model.device)).logits[:, 0]
         # Pieces and punctuation are left out before the top k, so that `most` words remain.
         best = scores[:, self.whole].topk(min(self.most + SPARE, len(self.whole)), dim=-1).indices.tolist()
-        found: list[list[str]] = []
+        predictions: list[list[str]] = []
         for place, lines, is_read in zip(places, best, masks.any(dim=1).tolist(), strict=True):
             words = [self.vocabulary.words[self.whole[line]] for line in lines] if is_read else []
-            found.append([word for word in words if word.lower() != place.word.lower()][: self.most])
-        return found
+            predictions.append([word for word in words if word.lower() != place.word.lower()][: self.most])
+        return predictions

@@ -36,10 +36,10 @@ class PackedDataset(TokenizedDataset):
     @classmethod
     def of(cls, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter) -> "PackedDataset":
         """Tokenize texts and pack them into rows of at most `length` tokens. Raises ConfigMismatch as `documents.read` does."""
-        found = read(texts, tokenizer)
-        packed = Packed(found, length)
-        whole, size = sum(packed.asked), int(found.bytes.sum())
-        rows, labels, left_out = _ids(packed), torch.zeros(len(packed)), found.left_out
+        documents = read(texts, tokenizer)
+        packed = Packed(documents, length)
+        whole, size = sum(packed.asked), int(documents.bytes.sum())
+        rows, labels, left_out = _ids(packed), torch.zeros(len(packed)), documents.left_out
         return cls(rows, labels, 0, task, packed=packed, length=length, whole=whole, left_out=left_out, bytes=size)
 
     @property
@@ -105,10 +105,10 @@ def _sample(
     random.Random(seed).shuffle(order)
     taken, tokens, usable = list[int](), 0, 0
     for number in order:
-        found = read([texts[number]], tokenizer)
+        documents = read([texts[number]], tokenizer)
         taken.append(number)
-        tokens += int(found.scored.sum())
-        usable += len(found)
+        tokens += int(documents.scored.sum())
+        usable += len(documents)
         if tokens >= most and usable >= FEWEST_TEXTS:
             return sorted(taken)
     if usable < fewest:

@@ -59,14 +59,14 @@ class Packed:
 
 def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
     """Cut documents into pieces of at most `length` input tokens. A document's last token is never an input."""
-    found = []
+    stretches = []
     for start, end in zip(documents.starts.tolist(), documents.ends.tolist(), strict=True):
         last = end - 1
         for at in range(start, last, length):
             stop, first = min(at + length, last), max(at + 1, start + documents.lead)
             if first <= stop:  # otherwise the piece has only affixes
-                found.append((at, stop, first))
-    return found
+                stretches.append((at, stop, first))
+    return stretches
 
 
 def packed(stretches: list[Stretch], length: int) -> list[list[Stretch]]:

@@ -19,8 +19,6 @@ from compression.schema.report.measurements import Score
 
 Counts = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.float64]
-
-
 METRIC = "perplexity"
 LARGEST = math.log(1e300)  #: nats per token above which the reported perplexity is 1e300: JSON has no infinity
 PLACES = 256  #: positions whose logits are summed together, in float64

@@ -113,7 +113,7 @@ class QuestionScorer(ReadsTexts, RowScorer):
         questions, contexts = ([row[name] for row in rows] for name in ("question", "context"))
         cut = tokenizer.truncation
         if cut is None:
-            raise ValueError("the tokenizer does not say how long a window is")
+            raise ValueError("the tokenizer truncates nothing, so a window has no length")
         return Reader(tokenizer, int(cut["max_length"])).read(questions, contexts)
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:

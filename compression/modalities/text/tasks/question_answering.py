@@ -67,7 +67,7 @@ class QuestionAnswering(SmallOutputTask):
         """Return F1 of the answers' words, mean over questions. Raises ValueError for a split without references (train)."""
         known = rows.references
         if known is None:
-            raise ValueError("these rows carry nothing to judge answers by")
+            raise ValueError("these rows have no references to score answers by")
         own: dict[int, tuple[list[Window], list[Any]]] = {}
         for window, row, length, one in zip(known.windows, known.owners, rows.lengths, logits.numpy(), strict=True):
             windows, found = own.setdefault(row, ([], []))

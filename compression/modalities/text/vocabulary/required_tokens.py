@@ -67,12 +67,12 @@ def parts_of(spec: Spec, pieces: Iterable[str]) -> set[int]:
     for token, number in tokens.items():
         forms.setdefault(_body(token, affixes), []).append(number)
     longest = max(map(len, forms))
-    found: set[int] = set()
+    ids: set[int] = set()
     for piece in set(pieces):
         for start in range(len(piece)):
             for end in range(start + 1, min(start + longest, len(piece)) + 1):
-                found.update(forms.get(piece[start:end], ()))
-    return found
+                ids.update(forms.get(piece[start:end], ()))
+    return ids
 
 
 def _affixes(model: Spec) -> tuple[str, str]:
@@ -105,10 +105,10 @@ def _single(tokens: Mapping[str, int], model: Spec) -> set[str]:
 
 def _makers(model: Spec) -> dict[str, list[tuple[str, str]]]:
     """Return for each token the pairs that merge into it; empty if the model has no merges."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    makers: dict[str, list[tuple[str, str]]] = {}
     for left, right in map(pair, model.get("merges") or ()):
-        found.setdefault(merged(left, right, model), []).append((left, right))
-    return found
+        makers.setdefault(merged(left, right, model), []).append((left, right))
+    return makers
 
 
 def pair(merge: str | list[str]) -> tuple[str, str]:
@@ -126,11 +126,11 @@ def merged(left: str, right: str, model: Spec) -> str:
 def _with_parts(
     kept: set[int], names: Mapping[int, str], tokens: Mapping[str, int], makers: Mapping[str, list[tuple[str, str]]]
 ) -> set[int]:
-    found, left = set(kept), list(kept)
+    complete, left = set(kept), list(kept)
     while left:
         for both in makers.get(names.get(left.pop(), ""), ()):
             for part in both:
-                if part in tokens and tokens[part] not in found:
-                    found.add(tokens[part])
+                if part in tokens and tokens[part] not in complete:
+                    complete.add(tokens[part])
                     left.append(tokens[part])
-    return found
+    return complete
