@@ -7,20 +7,20 @@ ShortGPT).
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def activation_norm(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the L1 norm over real tokens. activations: (rows, tokens, units), mask: (rows, tokens) -> (units,)."""
-    return (activations.abs() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
+def activation_scores(activations: Tensor, mask: Tensor, norm: Literal["l1", "l2"]) -> Tensor:
+    """Return the L1 norm over real tokens, or the squared L2 norm: unlike the norm it can be summed over batches.
 
-
-def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the squared L2 norm, which sums over batches, over real tokens; shapes as in `activation_norm`."""
-    return (activations.square() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
+    activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
+    """
+    sizes = activations.abs() if norm == "l1" else activations.square()
+    return (sizes * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
 def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: int | None = None) -> Tensor:

@@ -207,7 +207,7 @@ class ActivationCollector(UnitObserver):
 
     def __init__(self, model: PreTrainedModel, norm: Literal["l1", "l2"], *, layers: bool = True) -> None:
         super().__init__(model)
-        self.measure = importance.activation_norm if norm == "l1" else importance.activation_squares
+        self.measure = partial(importance.activation_scores, norm=norm)
         self.layers, self.with_influence = self.family.layers(model), layers
         self.influence: dict[int, Tensor] = {}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -119,13 +119,7 @@ class RowScorer:
     """Base class for tasks that predict each row on its own; the task implements the rest."""
 
     next_tokens: ClassVar[bool] = False
-
-    if TYPE_CHECKING:  # subclasses have it as a field or a constant
-
-        @property
-        def metric(self) -> str:
-            """The headline metric."""
-            raise NotImplementedError
+    metric: str  #: the headline metric
 
     def reader(self, folder: Path, pad_id: int | None = None) -> ArtifactReader:
         """Open the reader of an artifact's own files."""

@@ -179,11 +179,9 @@ def check_rows(task: Task, name: DataSplit, rows: int) -> None:
     if not rows:
         raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
     if task == "causal-lm" and name in ("validation", "test") and rows < FEWEST_TEXTS:
-        raise EmptySplit(
-            f"{name} has one text: the error of a perplexity needs at least {FEWEST_TEXTS}",
-            param=f"data.splits.{name}",
-            remedy="Send several texts, such as the articles or chapters of a long one, each a row of its own.",
-        )
+        cause = f"{name} has one text: the error of a perplexity needs at least {FEWEST_TEXTS}"
+        remedy = "Send several texts, such as the articles or chapters of a long one, each a row of its own."
+        raise EmptySplit(cause, param=f"data.splits.{name}", remedy=remedy)
 
 
 def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[float]) -> None:
@@ -207,9 +205,7 @@ def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classific
     Rows without a class label (numbers, tags, answers) are one stratum. Raises EmptySplit if train is too small.
     """
     train = given["train"]
-    missing = [name for name in CARVED_SHARE if name not in given]
-    taken: dict[Split, list[int]] = {name: [] for name in missing}
-    kept: list[int] = []
+    parts: dict[Split, list[int]] = {"train": [], **{name: [] for name in CARVED_SHARE if name not in given}}
     draw = random.Random(seed)
     fewest = FEWEST_TEXTS if task == "causal-lm" else 1
     strata = train.labels if task in ("text-classification", "text-pair-classification") else ("",) * len(train)
@@ -217,18 +213,14 @@ def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classific
         positions = [i for i, other in enumerate(strata) if other == label]
         draw.shuffle(positions)
         whole = len(positions)
-        for name in missing:
+        for name in (name for name in CARVED_SHARE if name in parts):
             count = min(max(round(whole * CARVED_SHARE[name]), fewest), len(positions) - 1)
-            taken[name] += positions[:count]
+            parts[name] += positions[:count]
             positions = positions[count:]
-        kept += positions
-    splits: dict[Split, TextSplit] = {}
-    for name in SPLITS:
-        if name in given and name != "train":
-            splits[name] = given[name]
-            continue
-        splits[name] = train.at(sorted(kept if name == "train" else taken[name]))
-        if len(splits[name]) < (1 if name == "train" else fewest):
+        parts["train"] += positions
+    splits = {name: train.at(sorted(parts[name])) if name in parts else given[name] for name in SPLITS}
+    for name, rows in splits.items():
+        if name in parts and len(rows) < (1 if name == "train" else fewest):
             raise EmptySplit(f"train has {len(train)} rows: too few to carve {name} from", param=f"data.splits.{name}")
     return splits
 

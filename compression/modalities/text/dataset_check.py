@@ -95,18 +95,14 @@ def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
             tally.least, tally.most = min(tally.least, row.label), max(tally.most, row.label)
             tally.sum += row.label
         if len(tally.labels) > MOST_LABELS:
-            raise UnreadableData(
-                f"{name} has more than {MOST_LABELS} different labels",
-                param="data.columns.tags" if task == "token-classification" else "data.columns.label",
-                remedy="Name the column that holds the class of each row.",
-            )
+            cause = f"{name} has more than {MOST_LABELS} different labels"
+            remedy = "Name the column that holds the class of each row."
+            param = "data.columns.tags" if task == "token-classification" else "data.columns.label"
+            raise UnreadableData(cause, param=param, remedy=remedy)
         tally.characters += len(row.text) + len(row.pair or "")
         if tally.rows > MOST_ROWS or tally.characters > MOST_CHARACTERS:
-            raise UnreadableData(
-                f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters",
-                param=f"data.splits.{name}",
-                remedy="Send a sample of the rows.",
-            )
+            cause = f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters"
+            raise UnreadableData(cause, param=f"data.splits.{name}", remedy="Send a sample of the rows.")
         words = len(row.text.split()) + len((row.pair or "").split())
         tally.words += words
         tally.longest = max(tally.longest, words)
