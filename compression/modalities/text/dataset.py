@@ -74,7 +74,7 @@ class TextSplit:
 class Dataset:
     """Three splits whose labels all occur in train, and texts without labels for the general phase of distillation."""
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  #: in the order of their ids; numbers and answers have none
     splits: dict[Split, TextSplit]
     carved: frozenset[Split]
     task: Task = "text-classification"
