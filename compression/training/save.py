@@ -157,7 +157,7 @@ class TrainingCheckpointer:
             (place / STATE).write_text(seal(json.dumps(complete.model_dump())), encoding="utf-8")
         self._handed_over = self.folder / name
         self._last = time.monotonic()
-        where, files = facts.where, complete.files
+        where, files = facts.where, list_files(self._handed_over)  # state.json too
         return TrainingSaved(
             stage=facts.stage, phase=facts.phase, step=where.step, total=facts.total, folder=name, files=files, part=facts.part
         )
