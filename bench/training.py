@@ -112,7 +112,9 @@ def read(path: Path, most: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
 def asked_once(state: StageContext) -> Teacher:
     """Compute the teacher's outputs of every row."""
     assert state.teacher is not None
-    return Teacher(state.teacher, state.rows["train"], FeatureRequest.at_all(state.teacher)).asked()
+    return Teacher(
+        state.teacher, state.rows["train"], FeatureRequest(tuple(range(state.teacher.config.num_hidden_layers + 1)))
+    ).asked()
 
 
 def lesson_of(state: StageContext, known: Teacher, settings: Distill) -> DistillationObjective:

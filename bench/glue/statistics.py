@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compression.modalities.scoring import metrics
-from compression.modalities.scoring.standard_errors import by_bootstrap
+from compression.modalities.scoring.standard_errors import deviations, resampled
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
@@ -71,7 +71,7 @@ def constant_score(name: str, wanted: Floats) -> float:
 
 def standard_error(name: str, said: Floats, wanted: Floats) -> float:
     """Return the bootstrap's standard error of a score. said, wanted: (rows,)."""
-    errors = by_bootstrap(lambda rows: {"score": METRICS[name](said[rows], wanted[rows])}, len(wanted))
+    errors = deviations(resampled(lambda rows: {"score": METRICS[name](said[rows], wanted[rows])}, len(wanted)))
     return errors["score"]
 
 

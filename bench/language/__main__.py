@@ -23,7 +23,14 @@ from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.text.causal_lm import documents, token_losses
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import batch_of, tokenizer_of
-from compression.modalities.text.scoring.perplexity import LanguageScorer, WindowLosses, added_loss, figures
+from compression.modalities.text.scoring.perplexity import (
+    LanguageScorer,
+    WindowLosses,
+    added_loss,
+    figures,
+    score_window,
+    summed,
+)
 from compression.models import sanitized_folder
 from compression.schema.job_spec import Data
 from compression.schema.recipe.presets import preset
@@ -153,7 +160,7 @@ def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:
     assert isinstance(runner, Decoder)
     scorer = LanguageScorer(length, length // 2)
     windows = scorer.windows(tokenizer_of(artifact), [{"text": text} for text in _texts(data / "test.jsonl")])
-    return scorer.told(windows, lambda asked: (runner.logits(batch_of([one.ids]))[0] for one in asked))
+    return summed(windows, [score_window(one, runner.logits(batch_of([one.ids]))[0]) for one in windows])
 
 
 def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:

@@ -2,41 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from compression.system.row_file import RowFile
 
-HALF = 2
-"""Bytes per value. float16 stores the states to three digits, far finer than a narrower student can reproduce them."""
-
-
-class FeatureStore(Protocol):
-    """Stores (states, tokens, width) of each row in float16."""
-
-    def put(self, row: int, states: Tensor) -> None:
-        """Store a row's states, float16 on the CPU."""
-        ...
-
-    def get(self, rows: Sequence[int]) -> list[Tensor]:
-        """Return the states of the given rows."""
-        ...
-
-    def close(self) -> None:
-        """Free the stored states."""
-        ...
+HALF = 2  #: bytes per value. float16 stores the states to three digits, far finer than a narrower student can reproduce them.
 
 
 class MemoryFeatureStore:
-    """Stores the states in a list of tensors."""
+    """Stores each row's states, (states, tokens, width) in float16, in a list."""
 
     def __init__(self, rows: int) -> None:
         self._states: list[Tensor] = [torch.empty(0)] * rows
 
     def put(self, row: int, states: Tensor) -> None:
-        """Store a row's states."""
+        """Store a row's states, float16 on the CPU."""
         self._states[row] = states.clone()
 
     def get(self, rows: Sequence[int]) -> list[Tensor]:
@@ -61,12 +43,12 @@ class DiskFeatureStore:
 
     def get(self, rows: Sequence[int]) -> list[Tensor]:
         """Read the states of the given rows."""
-        return [self._read(row) for row in rows]
-
-    def _read(self, row: int) -> Tensor:
         states, width = self._shape
-        return torch.frombuffer(self._file.read(row), dtype=torch.float16).view(states, -1, width)
+        return [torch.frombuffer(self._file.read(row), dtype=torch.float16).view(states, -1, width) for row in rows]
 
     def close(self) -> None:
         """Close and remove the file."""
         self._file.close()
+
+
+FeatureStore = MemoryFeatureStore | DiskFeatureStore

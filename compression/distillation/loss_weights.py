@@ -1,7 +1,6 @@
 """Weights of the terms of a loss: constant, scheduled from one value to another, or learned."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,26 +9,7 @@ from compression.schema.recipe.distill import Distill
 
 VARIANCE_RATE = 0.01
 """Peak learning rate of the log variances, whatever the model's rate: at the model's rate they would hardly move."""
-Terms = Mapping[str, Tensor]
-"""Name → scalar."""
-
-
-class LossWeights(Protocol):
-    """Sums weighted terms. `parameters` are trained beside the model and discarded afterwards."""
-
-    parameters: list[nn.Parameter]
-
-    def at(self, share: float) -> None:
-        """Set the completed share of training, from 0 to 1."""
-        ...
-
-    def weights(self) -> dict[str, float]:
-        """Return the current weight of each term."""
-        ...
-
-    def total(self, terms: Terms) -> Tensor:
-        """Return the weighted sum of the terms -> scalar."""
-        ...
+Terms = Mapping[str, Tensor]  #: name → scalar
 
 
 class ScheduledWeights:
@@ -60,8 +40,7 @@ class ScheduledWeights:
 class UncertaintyWeights:
     """Divides each term by its own learned variance: Σ w L exp(−s) + s / 2 (Kendall et al. 2018, eq. 10).
 
-    s is the log variance. It starts at 0, which gives the recipe's weight; that weight includes the ½ of Gaussian terms in the
-    paper. s / 2 prevents the variances from growing without bound.
+    s is the log variance, at first 0: the recipe's weight, which includes the ½ of Gaussian terms in the paper.
     """
 
     def __init__(self, weights: Mapping[str, tuple[float, float]], rate: float, device: torch.device) -> None:
@@ -91,6 +70,9 @@ class UncertaintyWeights:
             if term in terms:
                 found = found + start * terms[term] * torch.exp(-s) + s / 2
         return found
+
+
+LossWeights = ScheduledWeights | UncertaintyWeights
 
 
 def loss_weights(settings: Distill, device: torch.device) -> LossWeights:

@@ -9,23 +9,21 @@ from compression.modalities.losses import summed_relation_loss
 
 
 def hidden_state_loss(student: Tensor, teacher: Tensor, projections: Tensor) -> Tensor:
-    """Return the relative squared error of hidden states through learned projections.
+    """Return the relative squared error of hidden states through learned projections (TinyBERT, Jiao et al. 2020).
 
-    See TinyBERT (Jiao et al. 2020). student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers,
-    narrow, wide) -> scalar: the mean squared error over the teacher's mean square, so that 1 is as bad as predicting 0, at any
-    scale of the model.
+    student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the mean
+    squared error over the teacher's mean square; 1 is as bad as predicting 0.
     """
     error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
     return error
 
 
 def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Return the mean squared error of attention scores before the softmax.
+    """Return the mean squared error of attention scores before the softmax (TinyBERT, Jiao et al. 2020, eq. 7).
 
-    See TinyBERT (Jiao et al. 2020, eq. 7). student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens,
-    wide), both of queries and keys; mask: (rows, tokens), 1 at real tokens; heads: of each model -> scalar, mean over layers,
-    heads and pairs of real tokens. Scores are query · key / √(head size), with each model's own head size. They do not include
-    additive terms (padding mask, MPNet's relative position bias).
+    student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens, wide), of queries and keys; mask: (rows,
+    tokens); heads: of each model -> scalar, mean over layers, heads and pairs of real tokens. Scores are query · key / √(head
+    size), without additive terms (MPNet's relative position bias).
     """
     real = (mask[:, :, None] * mask[:, None, :])[:, None].to(student.dtype)
     total = student.new_zeros(())
@@ -47,10 +45,9 @@ def _scores(pair: Tensor, heads: int) -> Tensor:
 def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
     """Return the KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021).
 
-    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide), both of queries, keys and values; mask:
-    (rows, tokens), 1 at real tokens; heads: relation heads, which must divide both widths -> scalar in nats, mean over
-    kinds, real tokens and heads. Query-query, key-key and value-value products are split into the same number of relation
-    heads, so models with different numbers of attention heads can be compared, which attention maps do not allow.
+    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide), of queries, keys and values; mask: (rows,
+    tokens); heads: relation heads, which must divide both widths -> scalar in nats, mean over kinds, real tokens and heads.
+    Models may have different numbers of attention heads.
     """
     return summed_relation_loss(student, teacher, mask, mask[:, None, :], heads) / (mask.sum() * heads * student.shape[0])
 
@@ -61,10 +58,9 @@ def relation_heads(narrow: int, wide: int, most: int) -> int:
 
 
 def fit_projections(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> Tensor:
-    """Fit initial projections from student to teacher states by ridge regression.
+    """Fit projections from student to teacher states by ridge regression -> (layers, narrow, wide).
 
-    pairs: one or more pairs of states of some tokens: the student's (layers, tokens, narrow), the teacher's (layers, tokens,
-    wide) -> (layers, narrow, wide). Only the products of each pair are kept; their size does not depend on the tokens.
+    pairs: of states of some tokens, (layers, tokens, narrow) and (layers, tokens, wide); only their products are kept.
     """
     products = ((student.transpose(1, 2) @ student, student.transpose(1, 2) @ teacher) for student, teacher in pairs)
     gram, across = next(products)

@@ -32,17 +32,13 @@ FIT_BATCH = 32
 
 @dataclass(frozen=True)
 class FeatureAlignment:
-    """Which features of student and teacher are compared, and the feature requests that this needs.
-
-    apart: whether the first state is the embedding layer's and has its own term; form: how attention is compared, or None;
-    heads: number of heads of that comparison.
-    """
+    """The features of student and teacher that are compared."""
 
     student: FeatureRequest
     teacher: FeatureRequest
-    apart: bool
-    form: Literal["scores", "relations"] | None
-    heads: int
+    apart: bool  #: whether the first state is the embedding layer's and has its own term
+    form: Literal["scores", "relations"] | None  #: how attention is compared
+    heads: int  #: number of heads of that comparison
 
     @classmethod
     def of(
@@ -73,9 +69,8 @@ class FeatureAlignment:
             what = "scores before the softmax, layer by layer" if self.form == "scores" else "relations of the last layers"
             notes.append(f"Attention is compared by {what} ({self.heads} heads).")
         if self.student.states != self.teacher.states:
-            followed = ", ".join(
-                f"{one} ← {other}" for one, other in zip(self.student.states, self.teacher.states, strict=True)
-            )
+            pairs = zip(self.student.states, self.teacher.states, strict=True)
+            followed = ", ".join(f"{one} ← {other}" for one, other in pairs)
             notes.append(f"Layers of the student and of the teacher that they follow: {followed}.")
         return notes
 
@@ -94,13 +89,12 @@ class FeatureLosses:
     @torch.no_grad()
     def _fitted(self, rows: Examples, size: int) -> Tensor:
         some = first_tokens(rows.at(list(range(min(len(rows), FIT_ROWS)))), FIT_TOKENS)
-        device = next(self.student.parameters()).device
-        look = FeatureRequest(states=self.comparison.student.states)
-        batches = (batch.to(device) for batch in some.by_length(size))
-        return fit_projections(
-            (request_features(self.student, batch, rows.task, look).hidden, self.teacher.outputs(batch).hidden)
-            for batch in batches
-        )
+        device, look = next(self.student.parameters()).device, FeatureRequest(states=self.comparison.student.states)
+
+        def states(batch: Batch) -> tuple[Tensor, Tensor]:
+            return request_features(self.student, batch, rows.task, look).hidden, self.teacher.outputs(batch).hidden
+
+        return fit_projections(states(batch.to(device)) for batch in some.by_length(size))
 
     def terms(self, given: TeacherOutputs, wanted: TeacherOutputs, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of the comparison, each a scalar."""
@@ -140,10 +134,9 @@ class DistillationObjective:
         weigher: LossWeights | None = None,
         targets: Targets | None = None,
     ) -> None:
-        """Build the losses and fit the initial projections.
+        """Build the losses and fit the initial projections on `rows`, the student's.
 
-        rows: the student's training rows; weigher: replaces the recipe's loss weights; targets: stored targets from the
-        teacher's next-token distributions, used instead of its last hidden states.
+        weigher: replaces the recipe's loss weights; targets: replace the teacher's last hidden states.
         """
         self.targets = targets
         self.student, self.teacher, self.settings, self.task = student, teacher, settings, rows.task
@@ -173,28 +166,25 @@ class DistillationObjective:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of a batch; terms without a weight are not computed."""
-        found = self.terms(batch)
-        total = self.weighting.total(found)
-        self.loss_meter.add(found)
-        return total
+        terms = self.terms(batch)
+        self.loss_meter.add(terms)
+        return self.weighting.total(terms)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return each term of a batch's loss, unweighted.
-
-        Language models compute next-token logits for a few tokens at a time only.
-        """
+        """Return each unweighted term of a batch's loss."""
         asked, task, temperature = self.weighting.weights(), self.task, self.settings.temperature
         wanted = self.teacher.outputs(batch)
         given = request_features(self.student, batch, task, self.feature_losses.comparison.student)
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         if task.packed is not None:
             both = (self.student, given.logits), (self.teacher.model, wanted.logits)
-            found = task.packed.terms(asked, *both, batch, temperature, self.targets)
-        elif "soft" in asked:
-            found["soft"] = task.soft_loss(given.logits, wanted.logits, batch, temperature)
-        if task.packed is None and "hard" in asked:
-            found["hard"] = hard_label_loss(task, given.logits, batch)
-        return found | self.feature_losses.terms(given, wanted, batch)
+            terms = task.packed.terms(asked, *both, batch, temperature, self.targets)
+        else:
+            if "soft" in asked:
+                terms["soft"] = task.soft_loss(given.logits, wanted.logits, batch, temperature)
+            if "hard" in asked:
+                terms["hard"] = hard_label_loss(task, given.logits, batch)
+        return terms | self.feature_losses.terms(given, wanted, batch)
 
 
 class LossMeter:
@@ -216,11 +206,9 @@ class LossMeter:
 
     def told(self, weights: Mapping[str, float]) -> str:
         """Return each term's mean over the batches and its current weight as text, and reset."""
-        said = ", ".join(
-            f"{term} {value.item() / self._batches:.4g} × {weights[term]:.4g}" for term, value in self._sums.items()
-        )
+        means = {term: value.item() / self._batches for term, value in self._sums.items()}
         self.forget()
-        return said
+        return ", ".join(f"{term} {mean:.4g} × {weights[term]:.4g}" for term, mean in means.items())
 
 
 def hard_label_loss(task: TaskAdapter, logits: Tensor, batch: Batch) -> Tensor:

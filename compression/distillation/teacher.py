@@ -25,24 +25,14 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """Features of a model to compare beside its logits, by layer number from 1; 0 is the embedding layer.
+    """Features to compare beside the logits, by layer number from 1; 0 is the embedding layer."""
 
-    states: layers whose outputs are compared. scores: layers whose queries and keys are compared. relations: the layer whose
-    queries, keys and values are compared, or None.
-    """
-
-    states: tuple[int, ...] = ()
-    scores: tuple[int, ...] = ()
-    relations: int | None = None
+    states: tuple[int, ...] = ()  #: layers whose outputs are compared
+    scores: tuple[int, ...] = ()  #: layers whose queries and keys are compared
+    relations: int | None = None  #: the layer whose queries, keys and values are compared
 
     def __len__(self) -> int:
         return len(self.states) + 2 * len(self.scores) + 3 * (self.relations is not None)
-
-    @classmethod
-    def at_all(cls, model: PreTrainedModel, *, relations: bool = False) -> "FeatureRequest":
-        """Request the states of every layer and, if `relations`, the relations of the last layer."""
-        layers = model.config.num_hidden_layers
-        return cls(tuple(range(layers + 1)), relations=layers if relations else None)
 
 
 LOGITS_ALONE = FeatureRequest()
@@ -50,24 +40,18 @@ LOGITS_ALONE = FeatureRequest()
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A model's outputs for one batch.
+    """A model's outputs for one batch."""
 
-    logits: (rows, labels); hidden: (states, tokens, width) of the real tokens only, row after row; scores: queries and keys,
-    (layers, 2, rows, tokens, width); relations: queries, keys and values of one layer, (3, rows, tokens, width). Scores and
-    relations are None if they were not requested.
-    """
-
-    logits: Tensor
-    hidden: Tensor
-    scores: Tensor | None = None
-    relations: Tensor | None = None
+    logits: Tensor  #: (rows, labels)
+    hidden: Tensor  #: (states, tokens, width) of the real tokens only, row after row
+    scores: Tensor | None = None  #: queries and keys, (layers, 2, rows, tokens, width), if requested
+    relations: Tensor | None = None  #: queries, keys and values of one layer, (3, rows, tokens, width), if requested
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
-    """Run a model and return the features that distillation compares.
+    """Run a model and return the features that distillation compares, with gradients.
 
-    Gradients flow unless the caller disables them. For a language model's batch, `logits` are the inputs of its head: the last
-    hidden states at the positions that predict a token, (positions, width).
+    For a language model, `logits` are the inputs of its head: the last states at the scored positions, (positions, width).
     """
     if not len(look) and task.packed is None:
         return TeacherOutputs(task.logits(model(**batch.inputs)), torch.empty(0))
@@ -99,16 +83,13 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
 
 
 class Teacher:
-    """A frozen model with cached outputs: always the logits, other features if there is room.
+    """A frozen model with cached outputs: always the logits, other features if there is room. Call `precompute` first.
 
-    Call `precompute` before `outputs`.
-
-    rows: as this model's preprocessor reads them, in the same order and with the same numbers of tokens as the student's.
-    logits: (rows, ...) if they are known already, as for several teachers. cache_file: path of a cache file and its byte limit.
+    rows: as this model's preprocessor reads them, cut like the student's. logits: (rows, ...) if they are known already, as for
+    several teachers. cache_file: path of a cache file and its byte limit.
     """
 
-    states_answer = False
-    """Whether logits are computed from the states; the states may then not be rounded more than logits."""
+    states_answer = False  #: whether logits are computed from the states; the states may then not be rounded more than logits
 
     def __init__(
         self,
@@ -120,6 +101,9 @@ class Teacher:
         logits: Tensor | None = None,
         cache_file: tuple[Path, float] | None = None,
     ) -> None:
+        if self.states_answer:
+            states = (*look.states, model.config.num_hidden_layers)
+            look, logits = replace(look, states=states), torch.zeros((len(rows), 0))
         self.model, self.task, self.rows, self.look = model, rows.task, rows, look
         lengths = rows.lengths
         shape = adapter_of(model).shape_of(model.config)
@@ -180,17 +164,17 @@ class Teacher:
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logits, and all features stacked and zero-padded to (states, real tokens, width)."""
         here = batch.to(next(self.model.parameters()).device)
-        said = request_features(self.model, here, self.task, self.look)
+        outputs = request_features(self.model, here, self.task, self.look)
         if not len(self.look):
-            return said.logits, torch.empty(0)
+            return outputs.logits, torch.empty(0)
         real = here.mask.bool()
-        found = [said.hidden] if self.look.states else []
-        if said.scores is not None:
-            found.append(said.scores.flatten(0, 1)[:, real])
-        if said.relations is not None:
-            found.append(said.relations[:, real])
-        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in found]
-        return said.logits, torch.cat(even) if len(even) > 1 else even[0]
+        features = [outputs.hidden] if self.look.states else []
+        if outputs.scores is not None:
+            features.append(outputs.scores.flatten(0, 1)[:, real])
+        if outputs.relations is not None:
+            features.append(outputs.relations[:, real])
+        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in features]
+        return outputs.logits, torch.cat(even) if len(even) > 1 else even[0]
 
     @torch.no_grad()
     def outputs(self, batch: Batch) -> TeacherOutputs:
@@ -236,32 +220,12 @@ class Teacher:
 
 
 class StatesTeacher(Teacher):
-    """A frozen model of a `packed` task that caches the last hidden states instead of logits.
-
-    Logits have the vocabulary's width. The output layer computes the logits from these states, so only the float16 rounding is
-    lost.
-    """
+    """A frozen model of a `packed` task that caches last hidden states; the output layer computes logits from them."""
 
     states_answer = True
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        rows: Examples,
-        look: FeatureRequest,
-        *,
-        parts: int = 1,
-        cache_file: tuple[Path, float] | None = None,
-    ) -> None:
-        last = model.config.num_hidden_layers
-        whole = replace(look, states=(*look.states, last))
-        super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), cache_file=cache_file)
-
     def outputs(self, batch: Batch) -> TeacherOutputs:
-        """Return the outputs for a batch of the student.
-
-        `logits` are the last hidden states at the positions that predict a token, (positions, width).
-        """
+        """Return the outputs for a batch of the student; `logits` are the last states at the scored positions."""
         assert self.task.packed is not None, "the caller has looked"  # noqa: S101
         found = super().outputs(batch)
         return replace(found, logits=self.task.packed.scored(found.hidden[-1], batch), hidden=found.hidden[:-1])

@@ -9,8 +9,7 @@ from compression.modalities.base import Batch, Examples
 def store_logits(store: Tensor | None, batch: Batch, answers: Tensor, rows: Examples) -> Tensor:
     """Write a batch's logits into `store` at their row indices, and return it; None allocates it first.
 
-    answers: (rows of the batch, n), or (rows of the batch, positions, n) -> (rows, n), or (rows, positions of the longest row,
-    n) with zeros at padding; on the CPU in float32.
+    answers: (rows of the batch, [positions,] n) -> (rows, [positions of the longest row,] n), zeros at padding, float32.
     """
     if store is None:
         positions = (max(rows.lengths),) if answers.ndim == 3 else ()

@@ -1,22 +1,17 @@
-"""Distillation losses: pure functions of tensors.
-
-The recipe sets which of them count, and their weights.
-"""
+"""Distillation losses: pure functions of tensors. The recipe sets which of them count, and their weights."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_LOG = -6e4
-"""A log-probability that float16 can hold; e to that is 0, and 0 times this is 0, whereas 0 times −inf is NaN."""
+LEAST_LOG = -6e4  #: a log-probability that float16 can hold; e to that is 0, and 0 times this is 0, whereas 0 times −inf is NaN
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the KL divergence of softened distributions, times τ² (Hinton et al. 2015).
+    """Return the KL divergence KL(teacher ‖ student) of softened distributions, times τ² (Hinton et al. 2015).
 
-    It is the forward divergence KL(teacher ‖ student). student, teacher: (rows, labels) of logits -> scalar in nats, mean over
-    rows. The forward direction makes the student cover all that the teacher finds likely; τ² keeps the gradient's size
-    independent of the temperature.
+    student, teacher: (rows, labels) of logits -> scalar in nats, mean over rows. The forward direction makes the student cover
+    all that the teacher finds likely; τ² keeps the gradient's size independent of it.
     """
     wanted = functional.log_softmax(teacher / temperature, dim=-1)
     given = functional.log_softmax(student / temperature, dim=-1)
@@ -27,8 +22,8 @@ def top_k_targets(logits: Tensor, temperature: float, kept: int) -> tuple[Tensor
     """Return the `kept` most likely labels of a softened distribution, and all others as one more class.
 
     logits: (rows, labels); kept: less than the number of labels -> log-probabilities (rows, kept + 1), float16, the last one
-    that of all others; their labels (rows, kept). The logits are softened first, because the others' share at one temperature
-    does not follow from their share at another. For a vocabulary at τ = 3, the others hold much of the probability.
+    that of all others; their labels (rows, kept). The others' share at one temperature does not follow from that at another;
+    for a vocabulary at τ = 3 it is large.
     """
     soft = (logits / temperature).log_softmax(dim=-1)
     found, labels = soft.topk(kept, dim=-1)
@@ -40,9 +35,8 @@ def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperatur
     """Return the forward KL divergence over the top-k labels and, as one class, all others, times τ².
 
     student: (rows, labels) of logits; known: (rows, kept + 1), labels: (rows, kept), of `top_k_targets` at this temperature ->
-    scalar in nats, mean over rows. It is never more than `soft_target_loss`, because it merges classes; the loss does not
-    constrain which of the others the student prefers. The kept labels' probabilities are not rescaled to sum to 1: that would
-    teach the student to be more confident than its teacher.
+    scalar in nats, mean over rows; at most `soft_target_loss`, because it merges classes. The kept probabilities are not
+    rescaled to sum to 1: that would teach the student to be more confident than its teacher.
     """
     wanted = known.to(student.dtype).log_softmax(dim=-1)  # probabilities in 16 bits do not add up to 1
     soft = (student / temperature).log_softmax(dim=-1)
@@ -52,11 +46,7 @@ def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperatur
 
 
 def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Combine several teachers' logits into one (Hinton et al. 2015, section 5).
-
-    Its softmax at τ is the weighted mean of theirs. logits: (teachers, ..., labels); weights: (teachers,), positive, of any
-    sum -> (..., labels).
-    """
+    """Return logits whose softmax at τ is the weighted mean of the teachers' (Hinton et al. 2015, section 5), (..., labels)."""
     shares = (weights / weights.sum()).log().view(-1, *[1] * (logits.ndim - 1))
     mean: Tensor = ((logits / temperature).log_softmax(dim=-1) + shares).logsumexp(dim=0)
     return mean * temperature
@@ -65,8 +55,7 @@ def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor
 def summed_relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor, heads: int) -> Tensor:
     """Return the summed KL divergence of each real token's relations, over all kinds and heads.
 
-    `distillation.losses.relation_loss` is the mean. seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 if the token of
-    the later axis is related to that of the earlier axis.
+    seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 where the later axis' token is related to the earlier axis'.
     """
     given = _relation_scores(student, seen, heads).log_softmax(dim=-1)
     wanted = _relation_scores(teacher, seen, heads).log_softmax(dim=-1)

@@ -4,15 +4,11 @@ import torch
 
 from compression.modalities.base import Examples
 
-BATCH = 64
-"""Rows in a batch; predictions do not depend on it, because scales are per token."""
+BATCH = 64  #: rows in a batch; predictions do not depend on it, because scales are per token
 
 
 def micro_batch_size(batch: int, parts: int) -> int:
-    """Return the micro-batch size if memory does not suffice for the whole batch.
-
-    parts: number of micro-batches.
-    """
+    """Return the micro-batch size if memory does not suffice for the whole batch. parts: number of micro-batches."""
     return max(1, batch // parts)
 
 

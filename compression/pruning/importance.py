@@ -1,43 +1,34 @@
-"""Importance scores: one score per unit from activations, gradients or weights, and top-k selection.
+"""Importance scores: one score per unit from activations, gradients or weights, and top-k selection. Pure functions.
 
-All functions are pure. `l1` and `l2` are the norm of a unit's activations on calibration rows. `l1_weight` is the norm of the
-weights that produce and read the unit (Li et al. 2017). `taylor` is the first-order estimate of the change in loss if the unit
-is removed (Molchanov et al. 2017, 2019). On encoders the activation norm preserves far more of the model than the weight norm;
-docs/method.md explains why. Layers are scored by how much they change the residual stream (block influence: Men et al. 2024,
+`l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` of the weights that produce and read it (Li
+et al. 2017), and `taylor` the first-order estimate of the change in loss without it (Molchanov et al. 2017, 2019). On encoders
+activations preserve far more of the model than weights (docs/method.md). Layers are scored by block influence (Men et al. 2024,
 ShortGPT).
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def activation_norm(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the L1 norm over real tokens.
+def activation_scores(activations: Tensor, mask: Tensor, norm: Literal["l1", "l2"]) -> Tensor:
+    """Return the L1 norm over real tokens, or the squared L2 norm: unlike the norm it can be summed over batches.
 
     activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
     """
-    return (activations.abs() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
-
-
-def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
-    """Return the squared L2 norm over real tokens.
-
-    Unlike the norm it can be summed over batches; the ranking is the same.
-    activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
-    """
-    return (activations.square() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
+    sizes = activations.abs() if norm == "l1" else activations.square()
+    return (sizes * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
 
 
 def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: int | None = None) -> Tensor:
-    """Return the first-order estimate of the loss change without each unit.
+    """Return the first-order estimate of the loss change without each unit, or group of adjacent units.
 
-    The estimate sums absolute values over rows. For each row this is |Σ over tokens of g · a|: the derivative with respect to a
-    gate on the unit's output (Molchanov et al. 2019, eq. 5 to 8, with the absolute value of the 2017 paper). With `groups`,
-    adjacent units share a gate, for example the units of a head.
-    activations, gradients: (rows, tokens, units), gradients of the sum over rows; mask: (rows, tokens) -> (units or groups,).
+    Σ over rows of |Σ over tokens of g · a|: the derivative with respect to a gate on the unit's output (Molchanov et al. 2019,
+    eq. 5 to 8, with the absolute value of the 2017 paper). activations, gradients (of the sum over rows): (rows, tokens,
+    units); mask: (rows, tokens) -> (units or groups,).
     """
     changes = (activations * gradients * mask[..., None].to(activations.dtype)).sum(dim=1)
     if groups is not None:
@@ -46,26 +37,19 @@ def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: in
 
 
 def block_influence(states: Tensor) -> Tensor:
-    """Return each layer's block influence: Σ over tokens of 1 − cosine similarity of input and output.
-
-    states: (layers + 1, tokens, width), the residual stream before the first layer and after each layer -> (layers,).
-    """
+    """Return Σ over tokens of 1 − cosine of each layer's input and output. (layers + 1, tokens, width) -> (layers,)."""
     return (1 - functional.cosine_similarity(states[:-1], states[1:], dim=-1)).sum(dim=1)
 
 
 def expert_scores(
     inputs: Tensor, chosen: Tensor, weights: Tensor, activations_of: Callable[[int, Tensor], Tensor], down: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Score a layer's experts and their units by their contribution to the residual stream.
-
-    Scores are summed over tokens.
+    """Score a layer's experts and their units by their contribution to the residual stream, summed over tokens.
 
     An expert's score is its router weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
-    tokens; the sum also reflects how often the router selects the expert). A unit's score is the router weight times the
-    absolute value of its activation.
-    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts selected for each token and their router weights;
-    activations_of: maps an expert's number and its tokens, (m, hidden), to the activations of its units, (m, units);
-    down: (experts, hidden, units) -> (experts,), (experts, units).
+    tokens), a unit's the router weight times the absolute value of its activation. inputs: (tokens, hidden); chosen, weights:
+    (tokens, n), the experts of each token and their router weights; activations_of: of an expert's number and its tokens, (m,
+    hidden) -> (m, units); down: (experts, hidden, units) -> (experts,), (experts, units).
     """
     experts, units = torch.zeros(len(down), device=down.device), torch.zeros(len(down), down.shape[2], device=down.device)
     for number in sorted(set(chosen.flatten().tolist())):
@@ -87,18 +71,12 @@ def weight_norm(weight: Tensor, dim: int) -> Tensor:
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:
-    """Return the sorted indices of the `count` largest scores. (units,) -> (count,).
-
-    Ties go to the lower index.
-    """
+    """Return the sorted indices of the `count` largest scores. (units,) -> (count,). Ties go to the lower index."""
     return torch.argsort(scores, descending=True, stable=True)[:count].sort().values
 
 
 def strongest_of_each(scores: Tensor, count: int, parts: int) -> Tensor:
-    """Return `strongest` within each of `parts` adjacent blocks. (units,) -> (count,).
-
-    Each block keeps the same number of units, `count` in total.
-    """
+    """Return `strongest` within each of `parts` equal, adjacent blocks. (units,) -> (count,), `count` in total."""
     size = len(scores) // parts
     found = [strongest(part, count // parts) + number * size for number, part in enumerate(scores.view(parts, size))]
     return torch.cat(found)

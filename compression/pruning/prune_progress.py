@@ -1,7 +1,4 @@
-"""State of stepwise pruning, saved with each training checkpoint.
-
-A new attempt uses it to repeat the earlier cuts and resume.
-"""
+"""State of stepwise pruning in training checkpoints: a new attempt repeats the earlier cuts with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,28 +10,23 @@ from compression.models.tensors import Tensors
 from compression.pruning.scores import ImportanceScores
 from compression.quantization.static_int8 import Range
 
-SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."
-"""Names, or prefixes of names, of the tensors in a checkpoint."""
+SCORES, RATIOS, RANGES = "scores.", "ratios", "ranges."  #: names, or prefixes of names, of the tensors in a checkpoint
 
 
 @dataclass(frozen=True)
 class PruneProgress:
-    """State of stepwise pruning between two steps.
+    """State of stepwise pruning between two steps."""
 
-    scores: importance scores of the unpruned model. ratios: the recipe's pruning ratios, in its order, with its target solved.
-    ranges: static input ranges of each layer of the most recently pruned model. They depend on the model as the previous steps
-    trained it, and a new attempt does not have that model.
-    """
-
-    scores: ImportanceScores
-    ratios: tuple[float, ...]
+    scores: ImportanceScores  #: of the unpruned model
+    ratios: tuple[float, ...]  #: the recipe's pruning ratios, in its order, with its target solved
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    """Static input ranges of each layer as the previous steps trained it; a new attempt does not have that model."""
 
     def tensors(self) -> Tensors:
         """Return all values as named tensors, for a checkpoint."""
-        ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in self.ranges.items()}
+        ranges = {f"{RANGES}{name}": torch.tensor(found, dtype=torch.float64) for name, found in self.ranges.items()}
         scores = {f"{SCORES}{name}": found for name, found in self.scores.tensors().items()}
-        return {**scores, RATIOS: _as_tensor(self.ratios), **ranges}
+        return {**scores, RATIOS: torch.tensor(self.ratios, dtype=torch.float64), **ranges}
 
     @classmethod
     def of_tensors(cls, found: Mapping[str, Tensor]) -> "PruneProgress | None":
@@ -48,7 +40,3 @@ class PruneProgress:
 
 def _of(found: Mapping[str, Tensor], prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-
-
-def _as_tensor(numbers: tuple[float, ...]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)

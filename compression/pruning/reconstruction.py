@@ -1,18 +1,16 @@
 """Least-squares reconstruction after pruning: the remaining weights compensate for the removed units.
 
-Pruning leaves each linear layer with a subset of its inputs. On real text, much of what the removed inputs carried can be
-predicted from the remaining ones. So each layer is solved again, in forward order: on calibration rows it fits the outputs of
-the unpruned model's layer, given the inputs that the preceding, already solved layers now produce (reconstruction: He, Zhang &
-Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that writes to the residual stream is solved
-for the sum after the addition, which also corrects the error in the stream itself. This needs no labels and no optimizer steps:
-only a few forward passes, and one linear system per layer. If layers were dropped, the layer before the gap is solved for the
-stream after the gap.
-
-Each layer runs on the stored outputs of the previous layer, so no earlier layer is computed again.
+On real text, much of what a layer's removed inputs carried can be predicted from the remaining ones. So each layer is solved
+anew, in forward order: on calibration rows it fits the outputs of the unpruned model's layer, given the inputs that the already
+solved layers now produce (He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). A layer that
+writes to the residual stream is solved for the sum after the addition, which also corrects the error in the stream; the layer
+before a gap of dropped layers, for the stream after the gap. Each runs on the stored outputs of the previous layer, so no
+earlier layer is computed again.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from compression.modalities.base import Batch
 from compression.models.adapters.registry import adapter_of, is_decoder
 from compression.models.adapters.structure import Layer, PruningPlan, Tap
 from compression.models.linear_layers import is_linear, is_transposed, matrix
+from compression.pruning.scores import observe_tap
 
 RIDGE = 0.1
 """Penalty on the change of weights, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1, none was best for all of four
@@ -37,11 +36,10 @@ def reconstruct(
     batches: Sequence[Batch],
     before_layer: Callable[[], None] = lambda: None,
 ) -> None:
-    """Solve the linear layers of `small`, which was pruned from `whole` by `plan`, in place.
+    """Solve the linear layers of `small`, which was pruned from `whole` by `plan`, in place, on the batches' device.
 
-    Both models and the batches are on the same device. `whole` may simulate integers; `small` must not yet. Embeddings, norms,
-    fused experts, routers and the head do not change: norms gain nothing from it, and a head that reads one vector per row has
-    too few rows to be solved on. `before_layer` runs before each layer; its exceptions propagate.
+    `whole` may simulate integers; `small` must not yet. Embeddings, norms, fused experts, routers and the head do not change:
+    norms gain nothing, and a head that reads one vector per row has too few rows. `before_layer` runs before each layer.
     """
     family = adapter_of(whole)
     ours, theirs = family.layers(small.eval()), family.layers(whole.eval())
@@ -91,19 +89,15 @@ class LayerStack:
         more = {"use_cache": False} if is_decoder(model) else {}
         with ExitStack() as hooks:
             for number, layer in enumerate(self.layers):
-                hooks.callback(layer.register_forward_pre_hook(self._keeper(number), with_kwargs=True).remove)
+                hooks.enter_context(layer.register_forward_pre_hook(partial(self._keep, number), with_kwargs=True))
             for batch in batches:
                 model.base_model(**{**batch.inputs, **more})
 
-    def _keeper(self, number: int) -> Any:
-        """Return a hook that keeps a layer's other inputs: masks and positions, independent of the stream."""
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if number == 0:
-                self.streams.append(args[0])
-            self.others[number].append((args[1:], kwargs))
-
-        return keep
+    def _keep(self, number: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep a layer's other inputs: masks and positions, independent of the stream."""
+        if number == 0:
+            self.streams.append(args[0])
+        self.others[number].append((args[1:], kwargs))
 
     def run(self, number: int) -> list[Tensor]:
         """Run a layer on the current streams and return its output for each batch."""
@@ -117,28 +111,23 @@ class LayerStack:
 
     def collect(self, number: int, taps: Sequence[Tap]) -> list[Tensor]:
         """Run a layer and return the tapped inputs or outputs at real tokens, (tokens, width) each."""
-        found: list[list[Tensor]] = [[] for _ in taps]
+        taken: list[list[Tensor]] = [[] for _ in taps]
 
         def take(place: int, values: Tensor) -> None:
-            real = self.masks[len(found[place])]
-            found[place].append(values.reshape(*real.shape, -1)[real].float())  # the low-rank layers have one more dimension
+            real = self.masks[len(taken[place])]
+            taken[place].append(values.reshape(*real.shape, -1)[real].float())  # the low-rank layers have one more dimension
 
         with ExitStack() as hooks:
-            for place, (module, side) in enumerate(taps):
-                if side == "in":
-                    hook = module.register_forward_pre_hook(lambda _, given, place=place: take(place, given[0]))
-                else:
-                    hook = module.register_forward_hook(lambda _, __, output, place=place: take(place, output))
-                hooks.callback(hook.remove)
+            for place, tap in enumerate(taps):
+                observe_tap(hooks, tap, partial(take, place))
             self.run(number)
-        return [torch.cat(one) for one in found]
+        return [torch.cat(one) for one in taken]
 
 
 def solve_layer(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
     """Add a linear map of a layer's inputs that best fits `missing`, by ridge regression, in place.
 
-    given: (tokens, inputs), missing: (tokens, outputs). The penalty applies to the change of the weights, not to the weights,
-    so directions without data keep their weights. The bias has no penalty.
+    given: (tokens, inputs), missing: (tokens, outputs). The penalty, none for the bias, applies to the change of the weights.
     """
     weight, bias = matrix(linear), dict(linear.named_parameters()).get("bias")
     mean_given, mean_missing = given.mean(dim=0), missing.mean(dim=0)

@@ -1,9 +1,8 @@
-"""Importance scores of all units of all pruning groups, computed once on calibration rows.
+"""Importance scores of all units of all pruning groups, computed once on calibration rows, for any pruning ratio.
 
-The same scores serve any pruning ratio. The adapter's `observed` lists where units are observed: at the norms of the residual
-stream, and at the inputs of attention output and down projections. Minitron uses the same places (Muralidharan et al. 2024).
-The collector also observes the tokens that a router sends to each expert, what the expert adds, and the block influence of each
-layer.
+The adapter's `observed` lists where: at the norms of the residual stream, and at the inputs of attention output and down
+projections, as in Minitron (Muralidharan et al. 2024). The collector also observes the tokens that a router sends to each
+expert, what the expert adds, and the block influence of each layer.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +20,7 @@ from compression.modalities.base import Batch, Examples, label_loss
 from compression.modalities.sampling import micro_batch_size, shuffled_rows
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.registry import adapter_of, is_decoder
-from compression.models.adapters.structure import DecoderLayer, PruningPlan
+from compression.models.adapters.structure import DecoderLayer, PruningPlan, Tap
 from compression.models.architectures.pruning_groups import WITHIN, PruningGroup, axis_and_layer, key_of, units_at
 from compression.models.tensors import Tensors
 from compression.pruning import importance
@@ -29,20 +28,15 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 CALIBRATION_BATCH = 32
-INFLUENCE = "layers"
-"""Name of the layers' scores in a checkpoint."""
+INFLUENCE = "layers"  #: name of the layers' scores in a checkpoint
 
 
 @dataclass(frozen=True)
 class ImportanceScores:
-    """Importance score of each unit, on the CPU; a larger score is more important.
+    """Importance score of each unit, on the CPU; a larger score is more important."""
 
-    units: by group, (units,); for a group within another (`WITHIN`), (units of the outer group, units). influence: (layers,),
-    the block influence of each layer; None if it was not requested.
-    """
-
-    units: Mapping[str, Tensor]
-    influence: Tensor | None = None
+    units: Mapping[str, Tensor]  #: by group: (units,), or (units of the outer group, units) within another (`WITHIN`)
+    influence: Tensor | None = None  #: (layers,), the block influence of each layer, if requested
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
         """Choose the most important layers, then the most important units in them, for a model of shape `to`."""
@@ -71,15 +65,11 @@ class ImportanceScores:
         return 1 + max(layer for _, layer in map(axis_and_layer, self.units) if layer is not None)
 
     def _layers(self, to: Shape) -> list[int]:
-        """Choose the layers to keep: those with the largest block influence.
-
-        The number of dense layers (without experts) among them follows `to`: dense and expert layers differ in size, and the
-        parameter target was solved for these counts.
-        """
+        """Choose the layers with the largest block influence, with as many dense ones (without experts) as in `to`."""
         if to.layers == self._count:
             return list(range(to.layers))
         if self.influence is None:
-            raise ValueError("no layer can be chosen: their influence was not asked for")
+            raise ValueError("no layer can be chosen: their influence was not scored")
         routed = [number for number in range(self._count) if key_of("experts", number) in self.units]
         dense = [number for number in range(self._count) if number not in routed]
         wanted = to.experts.dense_layers if to.experts is not None and routed else to.layers
@@ -97,10 +87,10 @@ class ImportanceScores:
             kept = plan.of(axis, layer)
             if axis in WITHIN:
                 of_each = _at(scores, plan.of(WITHIN[axis], layer))
-                found = of_each if kept is None else of_each.gather(1, kept)
+                remaining = of_each if kept is None else of_each.gather(1, kept)
             else:
-                found = _at(scores, kept)
-            left[key_of(axis, None if layer is None else layers.index(layer))] = found
+                remaining = _at(scores, kept)
+            left[key_of(axis, None if layer is None else layers.index(layer))] = remaining
         return ImportanceScores(left, None if self.influence is None else self.influence[layers])
 
     def tensors(self) -> Tensors:
@@ -108,9 +98,9 @@ class ImportanceScores:
         return {**self.units, **({} if self.influence is None else {INFLUENCE: self.influence})}
 
     @classmethod
-    def of_tensors(cls, found: Mapping[str, Tensor]) -> "ImportanceScores":
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "ImportanceScores":
         """Rebuild from the output of `tensors`."""
-        return cls({name: scores for name, scores in found.items() if name != INFLUENCE}, found.get(INFLUENCE))
+        return cls({name: scores for name, scores in tensors.items() if name != INFLUENCE}, tensors.get(INFLUENCE))
 
 
 def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
@@ -120,30 +110,23 @@ def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
 def score_units(
     model: PreTrainedModel, settings: Prune, train_rows: Examples, seed: int, parts: int = 1, *, layers: bool = False
 ) -> ImportanceScores:
-    """Score a model's units by the recipe's importance, on train rows sampled with `seed`.
-
-    layers: also score layers. Raises ValueError if the recipe's importance does not support decoders; `check_axes` rejects such
-    recipes earlier.
-    """
+    """Score units, and `layers`, by the recipe's importance, on train rows sampled with `seed`."""
     rows = shuffled_rows(train_rows, settings.calibration_rows, seed)
     size = micro_batch_size(CALIBRATION_BATCH, parts)
     if settings.importance in ("l1", "l2"):
         return score_activations(model, rows.by_length(size), settings.importance, layers=layers)
     if is_decoder(model):
         raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
-    found = _by_weights(model) if settings.importance == "l1_weight" else _by_loss(model, rows, size)
+    units = _by_weights(model) if settings.importance == "l1_weight" else _by_loss(model, rows, size)
     influence = score_activations(model, rows.by_length(size), layers=True).influence if layers else None
-    return ImportanceScores(found, influence)
+    return ImportanceScores(units, influence)
 
 
 @torch.inference_mode()
 def score_activations(
     model: PreTrainedModel, batches: Iterable[Batch], norm: Literal["l1", "l2"] = "l1", *, layers: bool = True
 ) -> ImportanceScores:
-    """Score units by the norm of their activations at the real tokens of `batches`; for l2, its square.
-
-    A layer with experts needs a second forward pass of its experts, because the stock module does not expose their activations.
-    """
+    """Score units by the norm of their activations at real tokens (l2: its square); experts run a second time for it."""
     training = model.training
     model.eval()
     collector = ActivationCollector(model, norm, layers=layers)
@@ -171,6 +154,15 @@ Observer = Callable[[str, int, Tensor], None]
 """Receives a group's key, the index of the observation point within the group, and the activations there."""
 
 
+def observe_tap(hooks: ExitStack, tap: Tap, see: Callable[[Tensor], None]) -> None:
+    """Pass a module's first input, or its output, to `see` until `hooks` close."""
+    module, side = tap
+    if side == "in":
+        hooks.enter_context(module.register_forward_pre_hook(lambda _, inputs: see(inputs[0])))
+    else:
+        hooks.enter_context(module.register_forward_hook(lambda _, __, output: see(output)))
+
+
 class UnitObserver:
     """Observes the units of each group in a model and sums their scores."""
 
@@ -178,23 +170,16 @@ class UnitObserver:
         self.family = adapter_of(model)
         self.points = self.family.observed(model)
         shape = self.family.shape_of(model.config)
-        self.counts = {key: units_at(shape, WITHIN.get(axis_and_layer(key)[0], axis_and_layer(key)[0])) for key in self.points}
+        axes = {key: axis_and_layer(key)[0] for key in self.points}
+        self.counts = {key: units_at(shape, WITHIN.get(axis, axis)) for key, axis in axes.items()}
         self.mask = torch.empty(0)
         self.sums: dict[tuple[str, int], Tensor] = {}
 
     def observe(self, hooks: ExitStack, observer: Observer) -> None:
-        """Pass all activations to `observer` until `hooks` close.
-
-        Activations are (rows, tokens, units), or (rows, units) if pooled.
-        """
+        """Pass activations, (rows, tokens, units) or pooled (rows, units), to `observer` until `hooks` close."""
         for key, points in self.points.items():
-            for number, (module, side) in enumerate(points):
-                see = partial(observer, key, number)
-                if side == "in":
-                    hook = module.register_forward_pre_hook(lambda _, inputs, see=see: see(inputs[0]))
-                else:
-                    hook = module.register_forward_hook(lambda _, __, out, see=see: see(out))
-                hooks.callback(hook.remove)
+            for number, tap in enumerate(points):
+                observe_tap(hooks, tap, partial(observer, key, number))
 
     def add(self, key: str, number: int, worth: Tensor) -> None:
         """Add a batch's scores of a group's units at one observation point."""
@@ -207,14 +192,14 @@ class UnitObserver:
 
     def units(self) -> dict[str, Tensor]:
         """Return each group's scores: (units,), or (units of the outer group, units) for a nested group."""
-        found = {}
+        scores = {}
         for key, points in self.points.items():
             seen = torch.stack([self.sums[key, number] for number in range(len(points))])
             if axis_and_layer(key)[0] in WITHIN:
-                found[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
+                scores[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
             else:
-                found[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
-        return found
+                scores[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
+        return scores
 
 
 class ActivationCollector(UnitObserver):
@@ -222,7 +207,7 @@ class ActivationCollector(UnitObserver):
 
     def __init__(self, model: PreTrainedModel, norm: Literal["l1", "l2"], *, layers: bool = True) -> None:
         super().__init__(model)
-        self.measure = importance.activation_norm if norm == "l1" else importance.activation_squares
+        self.measure = partial(importance.activation_scores, norm=norm)
         self.layers, self.with_influence = self.family.layers(model), layers
         self.influence: dict[int, Tensor] = {}
 
@@ -231,10 +216,9 @@ class ActivationCollector(UnitObserver):
         self.observe(hooks, lambda key, number, seen: self.add(key, number, self.measure(*self.masked(seen.float()))))
         for number, layer in enumerate(self.layers):
             if self.with_influence:
-                hook = layer.whole.register_forward_hook(partial(self._turn, number), with_kwargs=True)
-                hooks.callback(hook.remove)
+                hooks.enter_context(layer.whole.register_forward_hook(partial(self._turn, number), with_kwargs=True))
             if isinstance(layer, DecoderLayer) and layer.experts is not None:
-                hooks.callback(layer.experts.register_forward_pre_hook(partial(self._routed, number)).remove)
+                hooks.enter_context(layer.experts.register_forward_pre_hook(partial(self._routed, number)))
 
     def forget(self, module: nn.Module) -> None:
         """Discard the scores of the residual stream collected at a module so far."""
@@ -244,14 +228,9 @@ class ActivationCollector(UnitObserver):
 
     def scores(self) -> ImportanceScores:
         """Return the scores of all observed units and layers."""
-        of_experts = {
-            key: self.sums[key, 0].cpu()
-            for number in range(len(self.layers))
-            for key in (key_of("experts", number), key_of("expert_ffn", number))
-            if (key, 0) in self.sums
-        }
-        influence = torch.stack([self.influence[number] for number in range(len(self.layers))]) if self.influence else None
-        return ImportanceScores({**self.units(), **of_experts}, None if influence is None else influence.cpu())
+        of_experts = {key: worth.cpu() for (key, _), worth in self.sums.items() if key not in self.points}
+        influence = [self.influence[number] for number in range(len(self.layers))] if self.influence else []
+        return ImportanceScores({**self.units(), **of_experts}, torch.stack(influence).cpu() if influence else None)
 
     def _turn(self, number: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         real = self.mask.bool()
@@ -264,8 +243,8 @@ class ActivationCollector(UnitObserver):
 
         def activations_of(expert: int, tokens: Tensor) -> Tensor:
             gates, ups = functional.linear(tokens, module.gate_up_proj[expert]).chunk(2, dim=-1)
-            found: Tensor = module.act_fn(gates) * ups
-            return found
+            activations: Tensor = module.act_fn(gates) * ups
+            return activations
 
         experts, units = importance.expert_scores(inputs, chosen, weights, activations_of, module.down_proj)
         self.add(key_of("experts", number), 0, experts)
@@ -304,14 +283,14 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     family = adapter_of(model)
     groups = family.groups(model)
     own = dict(model.named_parameters())
-    found = {}
+    scores = {}
     for key in family.observed(model):
         group = groups[key]
         norms = [importance.weight_norm(own[name], dim) for name, dim in _members(model, group) if own[name].ndim > 1]
         # Queries and keys are compared by dot product, so their channels score by the product of norms, as in `observed`.
         worth = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
-        found[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
-    return found
+        scores[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
+    return scores
 
 
 def _members(model: PreTrainedModel, group: PruningGroup) -> list[tuple[str, int]]:

@@ -1,7 +1,6 @@
-"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input.
+"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input at real tokens.
 
-Only real tokens count; padding positions are ignored. Calibration trains nothing and draws no number from torch's global
-generator, so it does not change the model or any later result.
+It draws no number from torch's global generator, so it does not change any later result.
 """
 
 from collections.abc import Callable
@@ -22,9 +21,9 @@ BATCH = 32
 
 @torch.inference_mode()
 def collect_inputs(
-    model: nn.Module, layers: dict[str, nn.Module], rows: Examples, hear: Callable[[str, Tensor], None], parts: int = 1
+    model: nn.Module, layers: dict[str, nn.Module], rows: Examples, observe: Callable[[str, Tensor], None], parts: int = 1
 ) -> None:
-    """Run all rows through a model and call `hear(name, (tokens, features))` with the inputs of `layers`."""
+    """Run all rows through a model and call `observe(name, (tokens, features))` with the inputs of `layers`."""
     training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -32,12 +31,11 @@ def collect_inputs(
 
     def on_input(name: str, given: Tensor) -> None:
         # A head may read one vector per row, without padding. DeepSeek's low-rank inputs have one more dimension.
-        hear(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
+        observe(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0]))
-            hooks.callback(hook.remove)
+            hooks.enter_context(layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0])))
         for batch in rows.by_length(micro_batch_size(BATCH, parts)):
             here = batch.to(device)
             real = here.mask.bool()
@@ -50,29 +48,25 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_linear(module)}
 
 
-def input_spreads(model: nn.Module, rows: Examples, parts: int = 1) -> dict[str, Spread]:
-    """Return the distribution of each linear layer's input, by layer name."""
-    found: dict[str, Spread] = {name: Spread() for name in linear_layers(model)}
-    collect_inputs(model, linear_layers(model), rows, lambda name, x: found[name].add(x), parts)
-    return found
-
-
 def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int = 1) -> None:
     """Set every linear layer's input range with the recipe's observer, on the model in its current state."""
-    found = input_spreads(model, rows, parts).items()
-    set_input_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
+    layers = linear_layers(model)
+    spreads = {name: Spread() for name in layers}
+    collect_inputs(model, layers, rows, lambda name, x: spreads[name].add(x), parts)
+    ranges = {name: range_of(spread, settings.observer, settings.percentile) for name, spread in spreads.items()}
+    set_input_ranges(model, ranges)
 
 
 def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples, parts: int = 1) -> dict[str, Tensor]:
     """Return the largest absolute value of each input channel of `layers`. -> (in,) each, on the CPU."""
-    found: dict[str, Tensor] = {}
+    peaks: dict[str, Tensor] = {}
 
-    def hear(name: str, x: Tensor) -> None:
-        peaks = x.abs().amax(dim=0).cpu()
-        found[name] = torch.maximum(found[name], peaks) if name in found else peaks
+    def observe(name: str, x: Tensor) -> None:
+        largest = x.abs().amax(dim=0).cpu()
+        peaks[name] = torch.maximum(peaks[name], largest) if name in peaks else largest
 
-    collect_inputs(model, layers, rows, hear, parts)
-    return found
+    collect_inputs(model, layers, rows, observe, parts)
+    return peaks
 
 
 def sample_tokens(
@@ -80,22 +74,21 @@ def sample_tokens(
 ) -> dict[str, Tensor]:
     """Sample the inputs of `layers` at `count` tokens, or at all if fewer. -> (tokens, in) each.
 
-    Every token has the same probability, whatever the batch size: each gets a random key, and the lowest keys stay (reservoir
-    sampling by random keys, Efraimidis & Spirakis 2006). With a fixed stride, rows of the stride's length would contribute only
-    their first tokens.
+    Each token gets a random key, and the lowest keys stay (Efraimidis & Spirakis 2006): a fixed stride would take only the
+    first tokens of rows of its length.
     """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    samples: dict[str, tuple[Tensor, Tensor]] = {}
     draws = {name: torch.Generator().manual_seed(0) for name in layers}
 
-    def hear(name: str, x: Tensor) -> None:
+    def observe(name: str, x: Tensor) -> None:
         lots = torch.rand(len(x), generator=draws[name])
         lots, kept = _lowest(lots, x, count)
-        if name in found:
-            lots, kept = _lowest(torch.cat([found[name][0], lots]), torch.cat([found[name][1], kept]), count)
-        found[name] = lots, kept
+        if name in samples:
+            lots, kept = _lowest(torch.cat([samples[name][0], lots]), torch.cat([samples[name][1], kept]), count)
+        samples[name] = lots, kept
 
-    collect_inputs(model, layers, rows, hear, parts)
-    return {name: kept for name, (_, kept) in found.items()}
+    collect_inputs(model, layers, rows, observe, parts)
+    return {name: kept for name, (_, kept) in samples.items()}
 
 
 def _lowest(lots: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:

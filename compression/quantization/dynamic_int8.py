@@ -1,13 +1,11 @@
 """dynamic-int8: its integers, simulated in training exactly as the exported artifact computes.
 
-Weights are int8, symmetric, one scale per output channel. Activations are 8-bit, symmetric, one scale per token (row), computed
-dynamically. Embeddings are int8, one scale per row. All scales are max|·| / 127, so the range is ±127; in the
-portable form, weights that multiply 8-bit activations have scales of max|·| / 63. Rounding is half to even (torch.round, ONNX
-Round). Gradients use the straight-through estimator (Bengio et al. 2013). Nothing here has state: each forward pass computes
-the scales again, so if pruning slices the weights, the scales follow.
-
-On a CPU a linear layer multiplies real integers (exact in int32, as the artifact does, and several times faster than
-float32). Its gradients are computed in bfloat16 if the processor supports it, since they are estimates anyway.
+Weights are int8, symmetric, one scale per output channel; activations 8-bit, symmetric, one scale per token (row), computed
+dynamically; embeddings int8, one scale per row. All scales are max|·| / 127; in the portable form, weights that multiply 8-bit
+activations have max|·| / 63. Rounding is half to even (torch.round, ONNX Round). Gradients use the straight-through estimator
+(Bengio et al. 2013). Nothing has state, so if pruning slices the weights, the scales follow. On a CPU a linear layer multiplies
+real integers (exact in int32, as the artifact does, and several times faster than float32), and computes its gradients in
+bfloat16 if the processor supports it.
 """
 
 from typing import Any
@@ -22,8 +20,7 @@ LEVELS = 127.0
 PORTABLE_LEVELS = 63.0
 """Largest integer of a portable weight. x86 without VNNI adds two products of uint8 and int8 in 16 bits, which saturate above
 32,767: 2 × 255 × 63 = 32,130 fits, 2 × 255 × 127 does not (ONNX Runtime's PR #12088; docs/decisions/0030)."""
-SMALLEST_SCALE = 1e-12
-"""Prevents a division by zero in an all-zero row; the exporters use the same constant."""
+SMALLEST_SCALE = 1e-12  #: prevents a division by zero in an all-zero row; the exporters use the same constant
 
 
 def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
@@ -32,22 +29,18 @@ def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
 
 
 def integer_rows(x: Tensor, levels: float = LEVELS) -> tuple[Tensor, Tensor]:
-    """Quantize each row to −levels … levels.
-
-    x: (..., features) -> (int8 of x's shape, float32 scales (..., 1)).
-    """
+    """Quantize each row to −levels … levels. x: (..., features) -> (int8 of x's shape, float32 scales (..., 1))."""
     scale = row_scales(x, levels)
     return torch.round(x.detach() / scale).clamp(-levels, levels).to(torch.int8), scale
 
 
-class _RoundRows(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, levels: float) -> Tensor:
-        scale = row_scales(x, levels)
-        return torch.round(x / scale).clamp_(-levels, levels) * scale
+    def forward(x: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (passed for its gradient)
+        return rounded.view_as(rounded)
 
     @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         pass
 
     @staticmethod
@@ -55,17 +48,20 @@ class _RoundRows(torch.autograd.Function):
         return grads[0], None
 
 
+def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """Return `rounded`, with the gradient of x: the straight-through estimator. Both of the same shape."""
+    out: Tensor = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
+    return out
+
+
 def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
     """Quantize and dequantize each row; the gradient is the identity. x: (..., features) -> same shape."""
-    rounded: Tensor = _RoundRows.apply(x, levels)  # type: ignore[no-untyped-call]
-    return rounded
+    scale = row_scales(x, levels)
+    return straight_through(x, torch.round(x.detach() / scale).clamp_(-levels, levels) * scale)
 
 
 def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply int8 matrices as the artifact's MatMulInteger does.
-
-    left: (m, k), right: (n, k) -> float32 (m, n).
-    """
+    """Multiply int8 matrices as the artifact's MatMulInteger does. left: (m, k), right: (n, k) -> float32 (m, n)."""
     if left.device.type == "cpu":
         return torch._int_mm(left, right.t()).float()
     # Integer kernels of other devices reject small or odd shapes; float32 represents these sums to one part in 2**24.
@@ -103,19 +99,13 @@ class _IntegerLinear(torch.autograd.Function):
 
 
 def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, levels: float = LEVELS) -> Tensor:
-    """Compute x·Wᵀ + b as the artifact does. x: (..., in), weight: (out, in) -> (..., out).
-
-    levels: largest integer of the weight.
-    """
+    """Compute x·Wᵀ + b as the artifact does. x: (..., in), weight: (out, in) -> (..., out)."""
     out: Tensor = _IntegerLinear.apply(x, weight, bias, levels)  # type: ignore[no-untyped-call]
     return out
 
 
 class SimulatedLinear(nn.Linear):
-    """Base of the linear layers of all schemes: same state dict as nn.Linear, but computes with integers.
-
-    `levels`: the largest integer of the weights. It is an attribute, so that state dicts keep their keys.
-    """
+    """Base of all schemes' linear layers; `levels`, the largest integer, is an attribute, so state dicts keep their keys."""
 
     levels: float = LEVELS
 

@@ -1,11 +1,9 @@
-"""Frozen weights in int8 with one scale per row.
+"""Frozen weights in int8 with one scale per row, dequantized when a layer multiplies them.
 
-Each layer dequantizes its weights when it multiplies them. This is not an export scheme: a teacher is stored in this form if
-memory does not suffice for float32. Its outputs lose only what `dynamic_int8` rounds off, and only in the weights.
+This is no export scheme: a teacher is stored in this form if memory does not suffice for float32. Only its weights are rounded.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -49,15 +47,19 @@ class FrozenInt8Experts(SimulatedExperts):
 def freeze_int8(model: PreTrainedModel) -> int:
     """Quantize a frozen model's linear layers and experts to int8 in place; return the element count.
 
-    Embedding tables stay in floating point, and so does a language model's output layer, tied or not: the teacher cache keeps
-    last hidden states, and the output layer computes logits from them a few tokens at a time, which would dequantize it each
-    time. Raises ValueError if the model is trained: integers have no gradients.
+    Embedding tables stay in floating point, and so does a language model's output layer, tied or not: it computes logits a few
+    tokens at a time, and would be dequantized each time. Raises ValueError if the model is trained: integers have no gradients.
     """
     if any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("a model that is trained cannot be held in integers")
+        raise ValueError("a model that is trained cannot be frozen in integers")
     done = 0
     for _, experts in list(fused_expert_modules(model)):
-        done += _hold_experts(experts)
+        for key in WEIGHTS:
+            whole, scale = integer_rows(experts.get_parameter(key))
+            done += whole.numel()
+            setattr(experts, key, nn.Parameter(whole, requires_grad=False))
+            experts.register_buffer(f"{key}_scale", scale)
+        experts.stock, experts.__class__ = type(experts), FrozenInt8Experts  # type: ignore[assignment]
     for _, module in list(_layers(model)):
         done += module.weight.numel()  # type: ignore[operator]
         # Unsafe: the stored tensors have another dtype than the weight, which is the purpose.
@@ -97,14 +99,3 @@ def _put_back(module: nn.Module, key: str, weight: Tensor) -> None:
     device = getattr(module, key).device
     delattr(module, key)
     module.register_parameter(key, nn.Parameter(weight.to(device), requires_grad=False))
-
-
-def _hold_experts(experts: Any) -> int:
-    done = 0
-    for name in WEIGHTS:
-        whole, scale = integer_rows(getattr(experts, name))
-        done += whole.numel()
-        setattr(experts, name, nn.Parameter(whole, requires_grad=False))
-        experts.register_buffer(f"{name}_scale", scale)
-    experts.stock, experts.__class__ = type(experts), FrozenInt8Experts
-    return done

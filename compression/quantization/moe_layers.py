@@ -1,7 +1,6 @@
 """Fused experts in 3-D tensors: each expert's matrices are quantized like separate linear layers.
 
-In static-int8 they use dynamic-int8: an expert receives different tokens in every batch, so a range of its own would rest on
-few tokens.
+In static-int8 they use dynamic-int8: each batch has other tokens, so an expert's range would rest on few.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,11 +25,7 @@ def fused_expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class SimulatedExperts(nn.Module):
-    """Fused experts that compute with integers.
-
-    The stock module only changes its class, so parameters and keys stay.
-    stock: the module's original class; scheme, group_size, levels: as in a linear layer.
-    """
+    """Fused experts that compute with integers: the module only changes its class, from `stock`; parameters and keys stay."""
 
     stock: type[nn.Module]
     scheme: Scheme
@@ -41,17 +36,14 @@ class SimulatedExperts(nn.Module):
     act_fn: Any
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Compute each expert on the tokens that are routed to it.
-
-        hidden_states: (tokens, hidden); top_k_index, top_k_weights: (tokens, chosen) -> (tokens, hidden).
-        """
+        """Compute each expert on its tokens. (tokens, hidden) and twice (tokens, chosen) -> (tokens, hidden)."""
         out = torch.zeros_like(hidden_states)
         up, down = self.matrices("gate_up_proj"), self.matrices("down_proj")
         for number in sorted(set(top_k_index.flatten().tolist())):
             tokens, places = torch.where(top_k_index == number)
             gates, values = self.product(hidden_states[tokens], up(number)).chunk(2, dim=-1)
-            said = self.product(self.act_fn(gates) * values, down(number)) * top_k_weights[tokens, places, None]
-            out = out.index_add(0, tokens, said.to(out.dtype))
+            outputs = self.product(self.act_fn(gates) * values, down(number)) * top_k_weights[tokens, places, None]
+            out = out.index_add(0, tokens, outputs.to(out.dtype))
         return out
 
     def matrices(self, name: str) -> Callable[[int], Tensor]:

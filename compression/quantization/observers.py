@@ -1,7 +1,6 @@
-"""Observers: a histogram of a layer's input, and the range computed from it.
+"""Observers: a histogram of a layer's input, and the range computed from it. Pure functions; `calibration` has the hooks.
 
-Pure functions; `calibration` attaches the hooks. Values are counted in buckets whose width is a fixed share of the value, so
-one pass suffices at any scale: an outlier of a thousand does not reduce the precision near zero.
+A bucket's width is a fixed share of its values, so one pass suffices at any scale, and outliers cost no precision near zero.
 """
 
 import math
@@ -13,13 +12,11 @@ from torch import Tensor
 from compression.quantization.static_int8 import TOP, Range
 from compression.schema.recipe.base import Observer
 
-STEPS = 32
-"""Buckets per octave, so values have a resolution of 2.2 %."""
+STEPS = 32  #: buckets per octave, so values have a resolution of 2.2 %
 LOWEST, HIGHEST = -30, 30
 """Exponents of two. Smaller values count as zero and larger ones as the largest bucket; min and max are stored separately."""
 SIDE = (HIGHEST - LOWEST) * STEPS
-CANDIDATES = 100
-"""Number of shares of each end of the range that the mse observer tries."""
+CANDIDATES = 100  #: number of shares of each end of the range that the mse observer tries
 
 
 @dataclass
@@ -39,10 +36,7 @@ class Spread:
         self.counts += torch.bincount(place, minlength=2 * SIDE + 1).double().cpu()
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """Return the observed values in ascending order and their counts. -> (n,), (n,)
-
-        A bucket's value is its middle, clamped to the observed minimum and maximum.
-        """
+        """Return the observed values, the middles of their buckets, in ascending order, and their counts. -> (n,), (n,)"""
         side = torch.exp2(LOWEST + (torch.arange(SIDE, dtype=torch.float64) + 0.5) / STEPS)
         values = torch.cat([-side.flip(0), torch.zeros(1, dtype=torch.float64), side]).clamp(self.low, self.high)
         seen = self.counts > 0
@@ -72,10 +66,7 @@ def range_of(spread: Spread, observer: Observer, percent: float) -> Range:
 
 
 def quantile(values: Tensor, counts: Tensor, share: float) -> float:
-    """Return the smallest value that at least `share` of all values do not exceed.
-
-    values: (n,), ascending; counts: (n,).
-    """
+    """Return the smallest value that at least `share` of all values do not exceed. values: (n,), ascending; counts: (n,)."""
     below = counts.cumsum(0) / counts.sum()
     return values[min(int((below < share - 1e-12).sum()), len(values) - 1)].item()
 
@@ -87,10 +78,9 @@ def percentile_range(values: Tensor, counts: Tensor, percent: float) -> Range:
 
 
 def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -> Range:
-    """Shrink a range to minimize the squared error of clipping and rounding together.
+    """Shrink a range to minimize the squared error of clipping and rounding (Nagel et al. 2021, section 3.1).
 
-    See Nagel et al. 2021, section 3.1. values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the
-    observed range.
+    values, counts: (n,). Optimizes each end in turn, twice, over CANDIDATES shares of the observed range.
     """
     shares = torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
     lows, highs = min(low, 0.0) * shares, max(high, 0.0) * shares
@@ -102,10 +92,7 @@ def least_error_range(values: Tensor, counts: Tensor, low: float, high: float) -
 
 
 def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) -> Tensor:
-    """Return the squared quantization error of each of m ranges that include 0.
-
-    values, counts: (n,), lows, highs: (m,) -> (m,).
-    """
+    """Return the squared error of each of m ranges that include 0. values, counts: (n,), lows, highs: (m,) -> (m,)."""
     scales = ((highs - lows) / TOP).clamp_min(1e-12)[:, None]
     zeros = torch.round(-lows[:, None] / scales)
     rounded = (torch.round(values / scales) + zeros).clamp(0, TOP)
@@ -113,9 +100,6 @@ def squared_errors(values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) 
 
 
 def levels_used(counts: Tensor) -> float:
-    """Return the effective number of levels: 2 to the entropy of their frequencies.
-
-    counts: (levels,) -> 1 to levels.
-    """
+    """Return the effective number of levels: 2 to the entropy of their frequencies. counts: (levels,) -> 1 to levels."""
     share = counts[counts > 0].double() / counts.sum()
     return float(torch.exp2(-(share * share.log2()).sum()))

@@ -12,13 +12,10 @@ from compression.schema.report.layer_ranges import LayerRange
 PERCENT = 99
 """Percentage of |activations| that are not outliers. BERT has outliers in one to six channels of 768 (Kovaleva et al. 2021),
 which is less than one per cent."""
-STRETCHED = 4.0
-"""A range is stretched if it is this many times as wide as PERCENT of the values need."""
-FEWEST_LEVELS = 1 / 16
-"""Smallest share of effective levels. Below it, fewer than 4 of the 8 bits are left."""
+STRETCHED = 4.0  #: a range is stretched if it is this many times as wide as PERCENT of the values need
+FEWEST_LEVELS = 1 / 16  #: smallest share of effective levels. Below it, fewer than 4 of the 8 bits are left.
 CODES = 256
-NAMED = 8
-"""Most layers that a note names; the report lists all."""
+NAMED = 8  #: most layers that a note names; the report lists all
 
 
 def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[LayerRange, ...]:
@@ -29,7 +26,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
     spreads = {name: Spread() for name in layers}
     codes = {name: torch.zeros(CODES) for name in layers}
 
-    def hear(name: str, x: Tensor) -> None:
+    def observe(name: str, x: Tensor) -> None:
         spreads[name].add(x)
         whole = layers[name].activation_integers(x)
         if whole is not None:
@@ -37,7 +34,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
             place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)
             codes[name] += torch.bincount(place, minlength=CODES).cpu()
 
-    calibration.collect_inputs(model, dict(layers), rows, hear, parts)
+    calibration.collect_inputs(model, dict(layers), rows, observe, parts)
     into = {reader: pair.source for pair in smoothquant.pairs(model) for reader in pair.readers}
     return tuple(layer_range(name, spreads[name], codes[name], into.get(name)) for name in layers)
 
@@ -56,10 +53,7 @@ def describe_broken(found: tuple[LayerRange, ...]) -> str | None:
 
 
 def layer_range(name: str, spread: Spread, codes: Tensor, into: str | None) -> LayerRange:
-    """Compute a layer's range statistics.
-
-    codes: (256,), how often each integer occurs; all 0 if the layer does not quantize activations.
-    """
+    """Compute a layer's statistics. codes: (256,), how often each integer occurs; all 0 without quantized activations."""
     values, counts = spread.magnitudes()
     usual = quantile(values, counts, PERCENT / 100)
     ratio = spread.largest / usual if usual > 0 else 1.0

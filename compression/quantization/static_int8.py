@@ -1,10 +1,8 @@
-"""static-int8: uint8 activations with calibrated ranges, int8 weights.
+"""static-int8: uint8 activations with one calibrated range per layer, int8 weights with one scale per output channel.
 
-Activations have one scale and zero point per layer, weights one scale per output channel.
 A range [low, high] that includes 0 becomes scale = (high − low) / 255 and a zero point that represents 0 exactly (Jacob et al.
-2018). Values outside are clipped and have no gradient; inside, gradients use the straight-through estimator. The bias is an
-integer too, in units of the product of both scales, because otherwise ONNX Runtime does not fuse the layer to its integer
-kernel.
+2018). Values outside are clipped and have no gradient; inside, gradients are straight-through. The bias is an integer too, in
+units of the product of both scales: otherwise ONNX Runtime does not fuse the layer to its integer kernel.
 """
 
 from typing import Any
@@ -16,11 +14,9 @@ from compression.models.linear_layers import matrix
 from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear
 from compression.quantization.precision import gradient_dtype
 
-Range = tuple[float, float]
-"""The lowest and the highest value of a layer's input; 0 lies between."""
+Range = tuple[float, float]  #: the lowest and the highest value of a layer's input; 0 lies between
 TOP = 255
-MOST_BIAS = 2.0**30
-"""Largest integer bias: leaves the same room again in int32 for the sum of products."""
+MOST_BIAS = 2.0**30  #: largest integer bias: leaves the same room again in int32 for the sum of products
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
@@ -31,21 +27,17 @@ def affine(low: float, high: float) -> tuple[float, int]:
 
 
 def codes(x: Tensor, scale: float, zero: int) -> Tensor:
-    """Quantize as ONNX's QuantizeLinear does: half to even, saturating.
-
-    -> integers 0 to 255 as float32, of x's shape.
-    """
+    """Quantize as ONNX's QuantizeLinear does: half to even, saturating. -> integers 0 to 255 as float32, of x's shape."""
     return torch.round(x.detach() / scale).add_(zero).clamp_(0, TOP)
 
 
 def static_weights(
     weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Quantize the weights and bias of a layer whose inputs have `scale`.
+    """Quantize the weights and bias of a layer whose inputs have `scale` -> int8 (out, in), float32 (out,), int32 (out,).
 
-    weight: (out, in), bias: (out,); levels: the largest integer of the weight.
-    Returns int8 (out, in), float32 scales (out,), int32 (out,). If a channel's weights are close to zero, its scale is as large
-    as its bias needs, so that the integer bias does not exceed 2**30.
+    weight: (out, in), bias: (out,); levels: the largest integer of the weight. If a channel's weights are close to zero, its
+    scale is as large as its bias needs, so that the integer bias does not exceed 2**30.
     """
     weight = weight.detach()
     scales = weight.abs().amax(dim=1) / levels
@@ -57,10 +49,7 @@ def static_weights(
 
 
 def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
-    """Multiply (left − zero) by the transpose of `right`, exactly.
-
-    left: integers 0 to 255 (m, k), right: int8 (n, k) -> int32 (m, n).
-    """
+    """Multiply (left − zero) by rightᵀ exactly. left: 0 to 255 (m, k), right: int8 (n, k) -> int32 (m, n)."""
     if left.device.type != "cpu":
         # As in `dynamic_int8.integer_product`: integer kernels of other devices reject small or odd shapes.
         return ((left - zero) @ right.float().t()).round().to(torch.int32)
@@ -103,11 +92,7 @@ class _StaticLinear(torch.autograd.Function):
 
 
 class StaticLinear(SimulatedLinear):
-    """nn.Linear that computes as the static int8 artifact does.
-
-    Its range is an attribute, not a parameter or buffer, so state dicts keep their keys. A checkpoint stores the ranges beside
-    the weights (`fake_quantize.Simulation`).
-    """
+    """nn.Linear that computes as the static int8 artifact does. Its range is an attribute, so state dicts keep their keys."""
 
     input_range: Range | None
 
@@ -115,7 +100,7 @@ class StaticLinear(SimulatedLinear):
         """Return scale and zero point. Raises RuntimeError if the layer was not calibrated."""
         found: Range | None = getattr(self, "input_range", None)
         if found is None:
-            raise RuntimeError("a static layer is asked before it was calibrated")
+            raise RuntimeError("a static layer runs before it is calibrated")
         return affine(*found)
 
     def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002

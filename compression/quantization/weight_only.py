@@ -1,8 +1,7 @@
-"""weight-only-int8 and weight-only-int4: integer weights on disk, multiplied in floating point.
+"""weight-only-int8 and weight-only-int4: integer weights on disk, multiplied in floating point, symmetric.
 
-int8 has one scale per output channel, max|·| / 127. int4 has one scale per group of `group_size` inputs of an output channel,
-max|·| / 7; the last group of a channel has the remaining inputs. Both are symmetric. Activations are not rounded, so no
-calibration is needed.
+int8 has one scale per output channel, max|·| / 127; int4 one per group of `group_size` inputs of an output channel, max|·| / 7;
+the last group has the remaining inputs. Activations are not rounded, so no calibration is needed.
 """
 
 import torch
@@ -10,15 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from compression.models.linear_layers import matrix
-from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear, integer_rows
+from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear, integer_rows, straight_through
 
 INT4_LEVELS = 7.0
 
 
 def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Quantize to 4 bits.
+    """Quantize to 4 bits. weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
 
-    weight: (out, in) -> int8 (out, groups × group_size), −7 to 7; float32 scales (out, groups).
     groups = ⌈in / group_size⌉; the padding after the last input is 0.
     """
     weight = weight.detach()
@@ -30,10 +28,7 @@ def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
-    """Quantize and dequantize as the artifact does. weight: (out, in) -> the same shape, float32.
-
-    group_size None: int8, with `levels` as the largest integer.
-    """
+    """Quantize and dequantize as the artifact does, to int8 without a `group_size`. (out, in) -> same, float32."""
     if group_size is None:
         whole, scale = integer_rows(weight, levels)
         return whole.float() * scale
@@ -42,31 +37,13 @@ def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = 
     return values.view(len(weight), -1)[:, : weight.shape[1]]
 
 
-class _PassThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(weight: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004 (passed for its gradient)
-        return rounded.view_as(rounded)
-
-    @staticmethod
-    def setup_context(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004 (autograd's signature)
-        return grads[0], None
-
-
 def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
     """Return `dequantized_weights` with a straight-through gradient."""
-    found: Tensor = _PassThrough.apply(weight, dequantized_weights(weight, group_size))  # type: ignore[no-untyped-call]
-    return found
+    return straight_through(weight, dequantized_weights(weight, group_size))
 
 
 class WeightOnlyLinear(SimulatedLinear):
-    """nn.Linear with the artifact's weights; their gradient passes straight through the rounding.
-
-    `group_size`: inputs that share a scale in int4, or None for int8. It is an attribute, so that state dicts keep their keys.
-    """
+    """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8."""
 
     group_size: int | None = None
 

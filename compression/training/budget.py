@@ -1,8 +1,4 @@
-"""Training budget of a job: limits and use, shared by all its trainings and kept across attempts.
-
-Torch-free. Steps that a failed attempt took after its last checkpoint are repeated and do not count, because their result is
-lost.
-"""
+"""A job's training budget, kept across attempts. Steps that a failed attempt repeats do not count twice. Torch-free."""
 
 import time
 from collections.abc import Callable
@@ -19,10 +15,7 @@ class Spent:
 
 @dataclass
 class Budget:
-    """The recipe's limits and how much of them is used; None means no limit. `clock` returns seconds.
-
-    If `sharers` trainings share the limits, each has an equal share, and this budget is for one of them.
-    """
+    """The recipe's limits, of which each of `sharers` trainings has an equal share, and their use; None means no limit."""
 
     max_steps: int | None = None
     max_minutes: float | None = None
@@ -43,10 +36,7 @@ class Budget:
         self._since = now
 
     def steps_of(self, wanted: int) -> int:
-        """Return how many of the wanted steps the step limit still allows; ignores the limit of minutes.
-
-        Minutes cannot be converted to steps in advance.
-        """
+        """Return how many of the wanted steps the step limit still allows; minutes cannot be converted to steps."""
         return wanted if self.max_steps is None else max(min(wanted, self._steps(self.max_steps) - self.spent.steps), 0)
 
     def reached(self) -> str | None:

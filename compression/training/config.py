@@ -12,59 +12,43 @@ from compression.schema.recipe.base import Precision
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train; `name` is the recipe's key, for messages.
+    """How to train. An epoch is better if it gains on the best one, in `Validation.worth`."""
 
-    `parts` is the number of micro-batches per batch. Their gradients are accumulated: the same step in less memory, as closely
-    as losses and dropout allow (`_Run.gradients`). `accumulate` is the number of batches whose gradients are accumulated before
-    each step. `warmup` is a share of all steps. `patience` is how many epochs may pass without a better one before training
-    ends; epochs up to `patience_from` do not count. `recompute`: gradient checkpointing, layers are computed again in the
-    backward pass.
-
-    `plateau`: the rate does not decay to 0 over the epochs. It stays constant after the warm-up (a share of `warm_epochs`
-    epochs), and is multiplied by `plateau` after each `plateau_epochs` without a gain in score or loss, when the weights return
-    to those of the last gain; `epochs` is then an upper bound. In this mode an epoch is better only if it gains more than
-    `least_gain` over the best one, in `Validation.worth`, or `first_gain` over the initial model. `head_factor`: factor on the
-    learning rate of the head.
-    """
-
-    name: str
+    name: str  #: the recipe's key, for messages
     epochs: int
     rate: float
     batch: int
     seed: int
-    warmup: float = 0.1
+    warmup: float = 0.1  #: share of all steps; on a plateau schedule, of `warm_epochs` epochs
     decay: float = 0.01
     adapt_decay: bool = False
     dropout: bool = False
-    parts: int = 1
-    accumulate: int = 1
+    parts: int = 1  #: micro-batches per batch, whose gradients are accumulated (`_Run.gradients`): the same step in less memory
+    accumulate: int = 1  #: batches whose gradients are accumulated before each step
     precision: Precision = "auto"
-    patience: int | None = None
-    patience_from: int = 0
-    recompute: bool = False
+    patience: int | None = None  #: epochs without a better one before training ends
+    patience_from: int = 0  #: epochs up to this one do not count against the patience
+    recompute: bool = False  #: gradient checkpointing: layers are computed again in the backward pass
     plateau: float | None = None
-    plateau_epochs: int = 1
+    """No decay over the epochs: the rate is multiplied by this after `plateau_epochs` without a gain; `epochs` is a bound."""
+    plateau_epochs: int = 1  #: epochs without a gain in score or loss, after which the weights return to those of the last gain
     warm_epochs: int = 5
-    least_gain: float = 0.0
-    first_gain: float = 0.0
-    head_factor: float = 1.0
+    least_gain: float = 0.0  #: a better epoch gains more than this over the best one, on a plateau schedule
+    first_gain: float = 0.0  #: the same over the initial model
+    head_factor: float = 1.0  #: factor on the learning rate of the head
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """Result of the training loop. Epoch 0 is the model before training.
-
-    `remarks` are notes for the report row; `curve` has the validation after each trained epoch, without `before`;
-    `out_of_patience`: training ended because no epoch was better within the patience.
-    """
+    """Result of the training loop. Epoch 0 is the model before training."""
 
     best_epoch: int
     before: Validation
     best: Validation
     stepped_back: bool
-    remarks: tuple[str, ...] = ()
-    curve: tuple[Validation, ...] = ()
-    out_of_patience: bool = False
+    remarks: tuple[str, ...] = ()  #: notes for the report row
+    curve: tuple[Validation, ...] = ()  #: validation after each trained epoch, without `before`
+    out_of_patience: bool = False  #: training ended because no epoch was better within the patience
 
 
 def check_precision(asked: Precision, device: torch.device) -> None:
@@ -74,18 +58,12 @@ def check_precision(asked: Precision, device: torch.device) -> None:
 
 
 def rate_share(step: int, total: int, warmup: float) -> float:
-    """Return a step's share of the peak rate: linear warm-up, then linear decay to 0.
-
-    step: from 0; total: steps of the whole training; warmup: share of `total`, at least one step.
-    """
+    """Return a step's share of the peak rate: linear warm-up over a share of `total`, at least one step, then decay to 0."""
     warm = max(1, round(warmup * total))
     share = (step + 1) / warm if step < warm else (total - step) / max(1, total - warm)
     return max(share, 0.0)
 
 
 def warm_share(step: int, steps: int, warmup: float) -> float:
-    """Return a step's share of the peak rate: linear warm-up, then constant.
-
-    step: from 0; warmup: share of `steps`, at least one step.
-    """
+    """Return a step's share of the peak rate: linear warm-up over a share of `steps`, at least one, then constant."""
     return min((step + 1) / max(1, round(warmup * steps)), 1.0)

@@ -1,11 +1,8 @@
-"""Gradient checkpointing (Chen et al. 2016).
-
-Layers store only their inputs, and the backward pass computes the layers again.
-"""
+"""Gradient checkpointing (Chen et al. 2016): layers store only their inputs and are computed again in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -16,10 +13,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 @contextmanager
 def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Use gradient checkpointing in a stock model's layers within this context.
+    """Use gradient checkpointing in a stock model's layers within this context, which must include the backward pass.
 
-    The context must include the backward pass. Stock transformers does this only in training mode, but distillation trains
-    without dropout, in evaluation mode. Dropout draws the same numbers again. Forward hooks inside a layer run twice.
+    Stock transformers does so only in training mode, but distillation trains in evaluation mode. Hooks inside a layer run
+    twice.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
     for layer in layers:
@@ -33,8 +30,4 @@ def recomputed(model: nn.Module, *, wanted: bool) -> Iterator[None]:
 
 def _again(forward: Any, *given: Any, **named: Any) -> Any:
     # On a device the backward pass runs in its own thread: pass the caller's context variables (`gradient_precision`) along.
-    return checkpoint(partial(_within, copy_context(), forward), *given, use_reentrant=False, **named)
-
-
-def _within(context: Context, forward: Any, *given: Any, **named: Any) -> Any:
-    return context.run(forward, *given, **named)
+    return checkpoint(partial(copy_context().run, forward), *given, use_reentrant=False, **named)

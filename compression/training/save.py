@@ -1,8 +1,7 @@
 """Training checkpoints: a new attempt resumes from a saved step as if training had never stopped.
 
-A checkpoint is a folder with one safetensors file and state.json. It is complete and durable like a stage's checkpoint, and is
-used under the same conditions: only for the same work, and only if every digest is right. A checkpoint that cannot be used
-costs only time.
+A checkpoint is a folder with one safetensors file and state.json, complete and durable like a stage's, and used only for the
+same work and if every digest is right. One that cannot be used costs only time.
 """
 
 import json
@@ -30,10 +29,8 @@ from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_fil
 from compression.training.budget import Spent
 
 TENSORS = "training.safetensors"
-FOLDER = "training"
-"""Folder in which a supervisor puts an earlier attempt's training checkpoint, beside its stage checkpoints."""
-BESIDE = "beside."
-"""Prefix of the names of tensors that are saved with a training but do not belong to it."""
+FOLDER = "training"  #: folder in which a supervisor puts an earlier attempt's training checkpoint, beside its stage checkpoints
+BESIDE = "beside."  #: prefix of the names of tensors that are saved with a training but do not belong to it
 PATIENCE = 20.0
 """Seconds that a pause, or the end of a training, waits until the supervisor has collected the previous checkpoint."""
 LOOK_AGAIN = 0.05
@@ -41,18 +38,12 @@ LOOK_AGAIN = 0.05
 
 @dataclass
 class TrainerState:
-    """Scalar state of a training; with its tensors, this is all that resuming needs.
-
-    Epoch 0 is the model before training. `total`: number of steps in the training. `spent`: training of the whole job up to
-    here, including this training. `ranges`: input ranges of the model's static layers, which do not change during training.
-    `gain_epoch`: the last epoch with a gain in score or loss, if the rate falls on a plateau. `least_loss`: the lowest
-    validation loss so far.
-    """
+    """Scalar state of a training; with its tensors, this is all that resuming needs. Epoch 0 is the model before training."""
 
     before: Validation
     best: Validation
     decay: float
-    total: int
+    total: int  #: number of steps in the training
     epoch: int = 1
     done: int = 0
     step: int = 0
@@ -63,11 +54,11 @@ class TrainerState:
     last_loss: float | None = None
     ended: bool = False
     remarks: list[str] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
-    ranges: dict[str, Range] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)  #: training of the whole job up to here, including this one
+    ranges: dict[str, Range] = field(default_factory=dict)  #: of the model's static layers; training does not change them
     curve: list[Validation] = field(default_factory=list)
-    gain_epoch: int = 0
-    least_loss: float | None = None
+    gain_epoch: int = 0  #: the last epoch with a gain in score or loss, if the rate falls on a plateau
+    least_loss: float | None = None  #: the lowest validation loss so far
 
 
 class TrainingCheckpoint(Config):
@@ -99,20 +90,16 @@ class Resumable(Protocol):
 
 @dataclass
 class TrainingCheckpointer:
-    """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's.
+    """Writes the checkpoints of all trainings of one attempt, and holds an earlier attempt's."""
 
-    As soon as a checkpoint's event is emitted, its folder belongs to the supervisor, until the supervisor removes it. `stage`
-    is the current stage; `part` is the current dataset if there are several.
-    """
-
-    folder: Path
+    folder: Path  #: a checkpoint in it belongs to the supervisor once its event is emitted, until that removes it
     fingerprint: str
     seconds: float | None = None
     pause_asked: Callable[[], bool] = never
     resume: Path | None = None
     found: TrainingCheckpoint | None = None
-    stage: Stage = BASELINE
-    part: str = ""
+    stage: Stage = BASELINE  #: the current stage
+    part: str = ""  #: the current dataset, if there are several
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
 
@@ -170,14 +157,9 @@ class TrainingCheckpointer:
             (place / STATE).write_text(seal(json.dumps(complete.model_dump())), encoding="utf-8")
         self._handed_over = self.folder / name
         self._last = time.monotonic()
+        where, files = facts.where, list_files(self._handed_over)  # state.json too
         return TrainingSaved(
-            stage=facts.stage,
-            phase=facts.phase,
-            step=facts.where.step,
-            total=facts.total,
-            folder=name,
-            files=list_files(self._handed_over),
-            part=facts.part,
+            stage=facts.stage, phase=facts.phase, step=where.step, total=facts.total, folder=name, files=files, part=facts.part
         )
 
 
@@ -195,16 +177,12 @@ def read_training(place: Path, expected: str) -> TrainingCheckpoint:
 
 @dataclass
 class ResumableTraining:
-    """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause.
-
-    `notes`: notes of the report row, which a checkpoint stores and restores. `beside`: additional tensors to save, because
-    nothing else stores them yet; a new attempt reads them with `TrainingCheckpointer.beside`.
-    """
+    """Resumes one training from an earlier attempt, saves it at intervals, and stops it for a pause."""
 
     checkpointer: TrainingCheckpointer
     phase: str
-    notes: list[str]
-    beside: Tensors = field(default_factory=dict)
+    notes: list[str]  #: of the report row; a checkpoint stores and restores them
+    beside: Tensors = field(default_factory=dict)  #: tensors to save that nothing else stores yet
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[TrainerState, Tensors] | None]:
@@ -215,9 +193,8 @@ class ResumableTraining:
             return None
         self.checkpointer.found = None
         if found.shapes != shapes:
-            yield Log(
-                level="warning", message=f"The saved training of {self.checkpointer.stage} is not used: the shapes differ."
-            )
+            message = f"The saved training of {self.checkpointer.stage} is not used: the shapes differ."
+            yield Log(level="warning", message=message)
             return None
         with safe_open(folder / FOLDER / TENSORS, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
@@ -229,12 +206,14 @@ class ResumableTraining:
     def after_step(self, training: Resumable, *, ended: bool = False) -> Iterator[TrainingSaved]:
         """Save if a checkpoint is due. Raises Pause if one was requested.
 
-        Before Pause, it saves and waits until the supervisor has collected the checkpoint, up to PATIENCE. If the supervisor
-        has not collected the previous checkpoint in time, nothing is saved. The result of a training is saved at its end if the
-        training took longer than the save interval: a later failure must not lose it.
+        Before Pause, it saves and waits up to PATIENCE until the supervisor has collected the checkpoint. If it has not
+        collected the previous one, nothing is saved. A training's end is saved if it took longer than the save interval: a
+        later failure must not lose it.
         """
         pausing = self.checkpointer.pause_asked()
-        if not pausing and not (self._took_long() if ended else self.checkpointer.is_due()):
+        seconds = self.checkpointer.seconds
+        took_long = seconds is not None and time.monotonic() - self._started >= seconds
+        if not pausing and not (took_long if ended else self.checkpointer.is_due()):
             return
         if self.checkpointer.wait():
             yield self._save(training)
@@ -243,24 +222,21 @@ class ResumableTraining:
         if pausing:
             raise Pause
 
-    def _took_long(self) -> bool:
-        return self.checkpointer.seconds is not None and time.monotonic() - self._started >= self.checkpointer.seconds
-
     def _save(self, training: Resumable) -> TrainingSaved:
+        saver, where = self.checkpointer, training.where
+        beside = {f"{BESIDE}{key}": value for key, value in self.beside.items()}
         facts = TrainingCheckpoint(
-            fingerprint=self.checkpointer.fingerprint,
-            stage=self.checkpointer.stage,
+            fingerprint=saver.fingerprint,
+            stage=saver.stage,
             phase=self.phase,
-            total=training.where.total,
-            where=training.where,
+            total=where.total,
+            where=where,
             shapes=training.shapes,
             notes=tuple(self.notes),
             files=(),
-            part=self.checkpointer.part,
+            part=saver.part,
         )
-        return self.checkpointer.save(
-            facts, training.tensors() | {f"{BESIDE}{key}": value for key, value in self.beside.items()}
-        )
+        return saver.save(facts, training.tensors() | beside)
 
 
 def random_state() -> Tensors:

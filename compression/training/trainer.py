@@ -28,8 +28,7 @@ from compression.training.config import TrainingConfig, TrainingOutcome, rate_sh
 from compression.training.gradient_checkpointing import recomputed
 from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
 
-LARGEST_GRADIENT = 1.0
-"""Gradients are clipped to this norm, the value of BERT's fine-tuning."""
+LARGEST_GRADIENT = 1.0  #: gradients are clipped to this norm, the value of BERT's fine-tuning
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Bounds of the adapted L2. A step subtracts rate × L2 of each weight: over 300 steps, even the largest L2 subtracts about a
 thousandth at the published account's rate (docs/method.md), 1e-5, and a tenth at 1e-3."""
@@ -247,10 +246,7 @@ class _Run:
         resumable: ResumableTraining | None,
         before_step: BeforeStep,
     ) -> Generator[Step | TrainingSaved | Log, None, bool]:
-        """Train on the remaining rows of this epoch, as far as the budget allows.
-
-        Returns whether all losses and gradients were finite.
-        """
+        """Train on this epoch's remaining rows, within the budget; return whether all losses and gradients were finite."""
         where, plan = self.where, self.plan
         batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
         for step in islice(grouped(batches, plan.accumulate), where.done, None):
@@ -278,9 +274,8 @@ class _Run:
         """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite.
 
         Micro-batches are weighted by the count that their loss averages over (rows, words, or tokens to predict), so the sum
-        equals the loss of the whole batch. Losses of hidden states, of attention relations and of a tagger's soft targets
-        average over tokens where others average over rows or words: for these, a row in a micro-batch with short rows has a
-        slightly larger weight. Dropout draws other numbers. All else is equal up to rounding.
+        equals the loss of the whole batch, up to rounding, dropout's other numbers, and losses of hidden states, relations and
+        a tagger's soft targets, which average over tokens: a row among short rows has a slightly larger weight in them.
         """
         device = next(self.model.parameters()).device
         whole = sum(batch.weight for batch in batches)
@@ -353,10 +348,7 @@ class _Run:
         self.model.eval()
 
     def step_back(self) -> str:
-        """Restore the last good epoch at half the rate; return a remark.
-
-        Raises TrainingDiverged the second time.
-        """
+        """Restore the last good epoch at half the rate; return a remark. Raises TrainingDiverged the second time."""
         where, plan = self.where, self.plan
         if where.stepped_back:
             raise TrainingDiverged(

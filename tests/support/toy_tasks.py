@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from compression.engine.context import StageContext
 from compression.modalities.registry import task_of
 from compression.modalities.text.dataset import Dataset, load_dataset
-from compression.modalities.text.preprocessor import encoded
+from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.models import loading
 from compression.schema.job_spec import Data
 from compression.schema.recipe.base import Split, Task
@@ -66,7 +66,8 @@ def opened(
     dataset = load_dataset(write(task, folder), folder, seed=0, task=task)
     model, tokenizer = loading.load_model(encoder, dataset.labels, task, seed=0), loading.load_tokenizer(encoder)
     asked = task_of(task, dataset.labels, evaluate or Evaluate())
+    preprocessor = TextPreprocessor(tokenizer, LENGTH, types=True)
     names: tuple[Split, ...] = ("train", "validation", "test")
-    rows = {name: encoded(dataset, name, tokenizer, LENGTH, asked, types=True) for name in names}
+    rows = {name: preprocessor.encode(dataset, name, asked) for name in names}
     torch.manual_seed(0)
     return dataset, tokenizer, StageContext(recipe, rows, model, all_phases())

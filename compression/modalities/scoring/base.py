@@ -1,12 +1,9 @@
-"""Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers.
-
-Torch-free.
-"""
+"""Runs and scores an artifact, whatever its rows are: the common part of all tasks' scorers. Torch-free."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +12,8 @@ from compression.schema.report.draws import Draws
 from compression.schema.report.measurements import Score
 
 Floats = npt.NDArray[np.float32]
-Row = dict[str, Any]
-"""A line of the measuring process's file: a row's input, and its label in the format of its task's scorer."""
-TOGETHER = 32
-"""Batch size of the second measurement of a score."""
+Row = dict[str, Any]  #: a line of the measuring process's file: a row's input, and its label in the format of its task's scorer
+TOGETHER = 32  #: batch size of the second measurement of a score
 
 
 class Inputs(Protocol):
@@ -42,15 +37,10 @@ AnyInputs = TypeVar("AnyInputs", contravariant=True, bound=Inputs)
 class Runner(Protocol[AnyInputs]):
     """An artifact, opened by its own runtime."""
 
-    name: str
-    """Runtime, version and device, as the report names them."""
+    name: str  #: runtime, version and device, as the report names them
 
     def logits(self, batch: AnyInputs) -> Floats:
-        """Return one batch's logits: (rows, labels), (rows, positions, labels), or (rows, positions, 2).
-
-        The last shape is for starts and ends of answers. A language model's labels are its vocabulary, and a token's logits
-        predict the next token.
-        """
+        """Return one batch's logits: (rows, labels), (rows, positions, labels), or (rows, positions, 2) for starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +69,13 @@ class ArtifactReader(Protocol):
 
 @dataclass(frozen=True)
 class Figures:
-    """The metrics of a set of predictions. `values` holds the headline metric and the task's others.
+    """The metrics of a set of predictions."""
 
-    standard_errors: of each value, except for a mean over a kind of rows that has only one row. error_from: the source of the
-    headline metric's error. draws: the headline metric on the samples of `standard_errors.resampled`.
-    """
-
-    values: dict[str, float]
-    standard_errors: dict[str, float]
-    error_from: Literal["analytic", "bootstrap"]
+    values: dict[str, float]  #: the headline metric and the task's others
+    standard_errors: dict[str, float]  #: of each value, except for a mean over a kind of rows that has only one row
+    error_from: Literal["analytic", "bootstrap"]  #: the source of the headline metric's error
     chance: float
-    draws: npt.NDArray[np.float64]
+    draws: npt.NDArray[np.float64]  #: the headline metric on the samples of `standard_errors.resampled`
 
 
 @dataclass(frozen=True)
@@ -102,10 +88,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class SplitScoring:
-    """A split that is ready to be scored.
-
-    answer: runs and scores it; it calls its argument with the number of windows that each batch completes.
-    """
+    """A split that is ready to be scored. `answer` runs it, and calls its argument with each batch's number of windows."""
 
     windows: int
     answer: Callable[[Callable[[int], None]], Scored]
@@ -126,29 +109,17 @@ class Scorer(Protocol):
         """Open the reader of an artifact's own files. pad_id: replaces the one in its config."""
 
     def open_split(self, runner: Any, reader: Any, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Encode a split for an artifact.
-
-        seed: of the resamples of the rows. Raises ValueError if nothing is scored.
-        """
+        """Encode a split for an artifact. seed: of the resamples of the rows. Raises ValueError if nothing is scored."""
 
     def sample(self, reader: Any, rows: Sequence[Row], outputs: int) -> list[Inputs]:
-        """Return the inputs that verify an artifact: single rows, then all in a batch.
-
-        outputs: the width of its logits.
-        """
+        """Return the inputs that verify an artifact: single rows, then all in a batch. outputs: the width of its logits."""
 
 
 class RowScorer:
     """Base class for tasks that predict each row on its own; the task implements the rest."""
 
     next_tokens: ClassVar[bool] = False
-
-    if TYPE_CHECKING:  # subclasses have it as a field or a constant
-
-        @property
-        def metric(self) -> str:
-            """The headline metric."""
-            raise NotImplementedError
+    metric: str  #: the headline metric
 
     def reader(self, folder: Path, pad_id: int | None = None) -> ArtifactReader:
         """Open the reader of an artifact's own files."""
@@ -182,20 +153,20 @@ class RowScorer:
             alone, together = (
                 self.answers(asked, answered(runner, reader, asked.windows, size, more), rows) for size in (1, TOGETHER)
             )
-            found = self.figures(alone, rows, seed)
+            figures = self.figures(alone, rows, seed)
             score = Score(
                 metric=self.metric,
-                value=found.values[self.metric],
-                standard_error=found.standard_errors[self.metric],
-                error_from=found.error_from,
-                metrics=found.values,
-                standard_errors=found.standard_errors,
+                value=figures.values[self.metric],
+                standard_error=figures.standard_errors[self.metric],
+                error_from=figures.error_from,
+                metrics=figures.values,
+                standard_errors=figures.standard_errors,
                 value_at_batch_32=self.values(together, rows)[self.metric],
                 rows=len(rows),
                 rows_changed_by_batching=self.changed(alone, together),
-                chance=found.chance,
+                chance=figures.chance,
             )
-            return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(found.draws.tolist())))
+            return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(figures.draws.tolist())))
 
         return SplitScoring(2 * len(asked.windows), answer)
 
@@ -208,10 +179,7 @@ class RowScorer:
 def answered(
     runner: Runner[Any], reader: ArtifactReader, windows: Sequence[Any], size: int, tell: Callable[[int], None] = lambda _: None
 ) -> list[Floats]:
-    """Run every window, in batches of `size`. -> (labels,) or (positions, …) of each, without padding.
-
-    tell: called after each batch with its number of windows.
-    """
+    """Run windows in batches of `size` -> each one's logits without padding. `tell` gets each batch's number of windows."""
     found: list[Floats] = []
     for batch in reader.batches(windows, size):
         found.extend(runner.logits(batch))

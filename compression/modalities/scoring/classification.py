@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -12,24 +12,19 @@ from compression.modalities.scoring.metrics import Ids
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
 
-MOST_SCORES = 20
-"""Maximum number of labels to show with their probabilities."""
-Own = TypeVar("Own", bound="ClassScorer")
+MOST_SCORES = 20  #: maximum number of labels to show with their probabilities
 
 
 @dataclass(frozen=True)
 class ClassScorer(RowScorer):
-    """Scores classification.
-
-    `metric` is the headline metric; `positive` is the label whose F1 counts, None for the mean over all labels.
-    """
+    """Scores classification. `positive` is the label whose F1 counts, None for the mean over all labels."""
 
     metric: str
     labels: int
     positive: int | None
 
     @classmethod
-    def of(cls: type[Own], evaluate: Evaluate, labels: tuple[str, ...]) -> Own:
+    def of(cls, evaluate: Evaluate, labels: tuple[str, ...]) -> Self:
         """Create the scorer for a job's settings. Raises InvalidSpec if they name an unknown label."""
         metric = "accuracy" if evaluate.metric == "auto" else evaluate.metric
         if evaluate.positive is not None and evaluate.positive not in labels:
@@ -37,22 +32,22 @@ class ClassScorer(RowScorer):
         last = len(labels) - 1 if len(labels) == 2 else None
         return cls(metric, len(labels), last if evaluate.positive is None else labels.index(evaluate.positive))
 
-    def worth(self, found: Ids, wanted: Ids, times: Ids | None = None) -> dict[str, float]:
+    def worth(self, predicted: Ids, expected: Ids, times: Ids | None = None) -> dict[str, float]:
         """Return every metric, the headline metric first. All (rows,); times: how often each row counts."""
-        counts = metrics.label_counts(found, wanted, self.labels, times)
+        counts = metrics.label_counts(predicted, expected, self.labels, times)
         accuracy = metrics.accuracy(counts)
         f1 = metrics.macro_f1(counts) if self.positive is None else metrics.f1(counts, self.positive)
         # GLUE's score for MRPC and QQP is the mean of both (Wang et al. 2018).
         every = {"accuracy": accuracy, "f1": f1, "accuracy_f1": (accuracy + f1) / 2, "matthews": metrics.matthews(counts)}
         return {self.metric: every[self.metric], **every}
 
-    def score(self, found: Ids, wanted: Ids) -> float:
+    def score(self, predicted: Ids, expected: Ids) -> float:
         """Return the headline metric."""
-        return self.worth(found, wanted)[self.metric]
+        return self.worth(predicted, expected)[self.metric]
 
-    def chance(self, wanted: Ids) -> float:
+    def chance(self, expected: Ids) -> float:
         """Return the headline metric of always predicting the most frequent label."""
-        return self.score(np.full_like(wanted, np.bincount(wanted).argmax()), wanted)
+        return self.score(np.full_like(expected, np.bincount(expected).argmax()), expected)
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
         """Return the id of the largest logit of each row."""
@@ -64,19 +59,18 @@ class ClassScorer(RowScorer):
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
         """Return the metrics; accuracy's error has a formula, the other errors are the bootstrap's."""
-        found, wanted = _sides(answers, rows)
-        values = self.worth(found, wanted)
+        predicted, expected = _sides(answers, rows)
+        values = self.worth(predicted, expected)
         # Rows with the same label and prediction are equivalent: counting them in a sample takes a fraction of the time of
         # scoring it.
-        pairs, kinds = np.unique(found * self.labels + wanted, return_inverse=True)
-        said, true = np.divmod(pairs, self.labels)
-        kinds = kinds.astype(np.min_scalar_type(len(pairs)))
+        pairs, kinds = np.unique(predicted * self.labels + expected, return_inverse=True)
+        sides, kinds = np.divmod(pairs, self.labels), kinds.astype(np.min_scalar_type(len(pairs)))
         draws = standard_errors.resampled(
-            lambda some: self.worth(said, true, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
+            lambda some: self.worth(*sides, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
         )
         error = standard_errors.deviations(draws) | {"accuracy": standard_errors.of_share(values["accuracy"], len(rows))}
         source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"
-        return Figures(values, error, source, self.chance(wanted), draws[self.metric])
+        return Figures(values, error, source, self.chance(expected), draws[self.metric])
 
     def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:
         """Return the label, and the most likely labels with their probabilities."""

@@ -1,7 +1,6 @@
-"""Metrics as GLUE, CoNLL and SQuAD 2.0 define them.
+"""Metrics of GLUE (Wang et al. 2018), CoNLL (Tjong Kim Sang & De Meulder 2003) and SQuAD 2.0 (Rajpurkar et al. 2018).
 
-GLUE: Wang et al. 2018; CoNLL: Tjong Kim Sang & De Meulder 2003; SQuAD 2.0: Rajpurkar et al. 2018. Pure functions of arrays and
-lists. If a formula divides by 0 (no positives, a constant side), the metric is 0, as in the original scripts.
+Pure functions of arrays and lists. If a formula divides by 0, the metric is 0, as in the original scripts.
 """
 
 import re
@@ -16,24 +15,17 @@ Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
 
 
-def f1_of(right: float, found: float, wanted: float) -> float:
-    """Return F1 = 2 · right / (found + wanted).
-
-    It is the harmonic mean of precision right/found and recall right/wanted.
-    """
-    return 2 * right / (found + wanted) if found + wanted else 0.0
+def f1_of(right: float, predicted: float, expected: float) -> float:
+    """Return F1 = 2 · right / (predicted + expected), the harmonic mean of precision and recall."""
+    return 2 * right / (predicted + expected) if predicted + expected else 0.0
 
 
-def label_counts(found: Ids, wanted: Ids, labels: int, times: Ids | None = None) -> Numbers:
-    """Count the rows of each label: correct, predicted, true. Both (rows,) of ids -> (3, labels).
-
-    labels: the number of labels; the result has more if a larger id occurs; times: (rows,), how often each row counts, once if
-    it is None.
-    """
-    labels = max([labels, *(1 + int(side.max(initial=-1)) for side in (found, wanted))])
-    often = np.ones(len(wanted)) if times is None else times
-    right = often * (found == wanted)
-    sides = ((wanted, right), (found, often), (wanted, often))
+def label_counts(predicted: Ids, expected: Ids, labels: int, times: Ids | None = None) -> Numbers:
+    """Count each label's correct, predicted and true rows. Both (rows,) of ids -> (3, labels), more if a larger id occurs."""
+    labels = max([labels, *(1 + int(side.max(initial=-1)) for side in (predicted, expected))])
+    often = np.ones(len(expected)) if times is None else times
+    right = often * (predicted == expected)
+    sides = ((expected, right), (predicted, often), (expected, often))
     return np.stack([np.bincount(side, weights=weights, minlength=labels) for side, weights in sides])
 
 
@@ -44,33 +36,27 @@ def accuracy(counts: Numbers) -> float:
 
 def f1(counts: Numbers, positive: int) -> float:
     """Return F1 of one label. counts: of `label_counts`."""
-    right, found, wanted = counts[:, positive].tolist()
-    return f1_of(right, found, wanted)
+    right, predicted, expected = counts[:, positive].tolist()
+    return f1_of(right, predicted, expected)
 
 
 def macro_f1(counts: Numbers) -> float:
-    """Return the mean F1 over the labels that occur as predictions or true labels.
-
-    counts: of `label_counts`.
-    """
-    right, found, wanted = counts[:, counts[1] + counts[2] > 0]
-    return float((2 * right / (found + wanted)).mean())
+    """Return the mean F1 over the labels that occur as predictions or true labels. counts: of `label_counts`."""
+    right, predicted, expected = counts[:, counts[1] + counts[2] > 0]
+    return float((2 * right / (predicted + expected)).mean())
 
 
 def matthews(counts: Numbers) -> float:
-    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004).
-
-    counts: of `label_counts`.
-    """
-    right, (found, wanted) = counts[0].sum(), counts[1:]
-    rows = wanted.sum()
-    below = float(np.sqrt((rows**2 - found @ found) * (rows**2 - wanted @ wanted)))
-    return float(right * rows - found @ wanted) / below if below else 0.0
+    """Return Matthews' correlation (1975); for more than two labels, Gorodkin's (2004). counts: of `label_counts`."""
+    right, (predicted, expected) = counts[0].sum(), counts[1:]
+    rows = expected.sum()
+    below = float(np.sqrt((rows**2 - predicted @ predicted) * (rows**2 - expected @ expected)))
+    return float(right * rows - predicted @ expected) / below if below else 0.0
 
 
-def pearson(found: Numbers, wanted: Numbers) -> float:
+def pearson(predicted: Numbers, expected: Numbers) -> float:
     """Return Pearson's linear correlation. Both (rows,)."""
-    a, b = found - found.mean(), wanted - wanted.mean()
+    a, b = predicted - predicted.mean(), expected - expected.mean()
     below = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / below if below else 0.0
 
@@ -81,18 +67,15 @@ def places(values: Numbers) -> Ids:
 
 
 def ranks(at: Ids) -> Numbers:
-    """Return ranks, from 1, of rows at the positions of `places`; ties share their mean rank.
-
-    (rows,) -> (rows,). Positions may be empty, so samples of the rows can be ranked without sorting them again.
-    """
+    """Return ranks, from 1, of rows at the positions of `places`, some of which may be empty; ties share their mean rank."""
     counts = np.bincount(at)
     mean: Numbers = (counts.cumsum() - (counts - 1) / 2)[at]
     return mean
 
 
-def spearman(found: Numbers, wanted: Numbers) -> float:
+def spearman(predicted: Numbers, expected: Numbers) -> float:
     """Return Spearman's correlation: Pearson's of the ranks. Both (rows,)."""
-    return pearson(ranks(places(found)), ranks(places(wanted)))
+    return pearson(ranks(places(predicted)), ranks(places(expected)))
 
 
 Span = tuple[int, int, str]
@@ -101,25 +84,25 @@ Span = tuple[int, int, str]
 def entities(tags: Sequence[str]) -> set[Span]:
     """Decode the entities of IOB2 tags. -> (first word, word after the last, kind) of each.
 
-    As in the CoNLL script, an I- without a preceding tag of its kind begins an entity too, so that every prediction has a
-    meaning. A tag without a prefix, other than O, counts as an entity of one word, or of more if it is repeated.
+    As in the CoNLL script, an I- without a preceding tag of its kind begins an entity too. A tag without a prefix, other than
+    O, counts as an entity of one word, or of more if it is repeated.
     """
-    found: set[Span] = set()
+    spans: set[Span] = set()
     start, kind = 0, None
     for number, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-") if tag[:2] in ("B-", "I-") else ("O" if tag == "O" else "I", "", tag)
         begins = prefix == "B" or (prefix == "I" and name != kind)
         if kind is not None and (prefix == "O" or begins):
-            found.add((start, number, kind))
+            spans.add((start, number, kind))
             kind = None
         if begins:
             start, kind = number, name
-    return found
+    return spans
 
 
-def entity_counts(found: Sequence[str], wanted: Sequence[str]) -> tuple[int, int, int]:
+def entity_counts(predicted: Sequence[str], expected: Sequence[str]) -> tuple[int, int, int]:
     """Count the entities of one row: correct (both ends and the kind), predicted, true."""
-    mine, theirs = entities(found), entities(wanted)
+    mine, theirs = entities(predicted), entities(expected)
     return len(mine & theirs), len(mine), len(theirs)
 
 
@@ -132,22 +115,22 @@ def normalised(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(found: str, wanted: Iterable[str]) -> float:
+def exact_match(predicted: str, expected: Iterable[str]) -> float:
     """Return 1 if an answer equals a true one after normalisation, else 0; "" is "no answer" in both."""
-    return max(float(normalised(found) == normalised(one)) for one in _answers(wanted))
+    return max(float(normalised(predicted) == normalised(one)) for one in _answers(expected))
 
 
-def overlap(found: str, wanted: Iterable[str]) -> float:
+def overlap(predicted: str, expected: Iterable[str]) -> float:
     """Return the F1 of an answer's words against the nearest true answer; "" is "no answer"."""
-    return max(_shared(normalised(found).split(), normalised(one).split()) for one in _answers(wanted))
+    return max(_shared(normalised(predicted).split(), normalised(one).split()) for one in _answers(expected))
 
 
-def _answers(wanted: Iterable[str]) -> list[str]:
+def _answers(expected: Iterable[str]) -> list[str]:
     # SQuAD drops true answers that are empty after normalisation, because no prediction can match them.
-    return [one for one in wanted if normalised(one)] or [""]
+    return [one for one in expected if normalised(one)] or [""]
 
 
-def _shared(found: list[str], wanted: list[str]) -> float:
-    if not found or not wanted:
-        return float(found == wanted)
-    return f1_of(sum((Counter(found) & Counter(wanted)).values()), len(found), len(wanted))
+def _shared(predicted: list[str], expected: list[str]) -> float:
+    if not predicted or not expected:
+        return float(predicted == expected)
+    return f1_of(sum((Counter(predicted) & Counter(expected)).values()), len(predicted), len(expected))

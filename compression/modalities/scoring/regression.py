@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compression.modalities.scoring import metrics, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer
@@ -18,9 +19,9 @@ class NumberScorer(RowScorer):
 
     metric = "pearson_spearman"
 
-    def score(self, found: Numbers, wanted: Numbers) -> float:
+    def score(self, predicted: Numbers, expected: Numbers) -> float:
         """Return the headline metric."""
-        return self._worth(found, wanted, metrics.places(found), metrics.places(wanted))[self.metric]
+        return self._worth((predicted, expected, metrics.places(predicted), metrics.places(expected)))[self.metric]
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
         """Return the one output of each row."""
@@ -28,20 +29,18 @@ class NumberScorer(RowScorer):
 
     def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
         """Score numbers; a row's `label` is a number too."""
-        return self._worth(*_sides(answers, rows))
+        return self._worth(_sides(answers, rows))
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
         """Return the metrics; all errors are the bootstrap's."""
-        found, wanted, found_at, wanted_at = _sides(answers, rows)
-        draws = standard_errors.resampled(
-            lambda some: self._worth(found[some], wanted[some], found_at[some], wanted_at[some]), len(rows), seed=seed
-        )
-        values = self._worth(found, wanted, found_at, wanted_at)
-        return Figures(values, standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
+        sides = _sides(answers, rows)
+        draws = standard_errors.resampled(lambda some: self._worth([side[some] for side in sides]), len(rows), seed=seed)
+        return Figures(self._worth(sides), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
 
-    def _worth(self, found: Numbers, wanted: Numbers, found_at: Ids, wanted_at: Ids) -> dict[str, float]:
-        """Return every metric, the headline metric first. All (rows,); *_at: of `metrics.places`."""
-        linear, ranked = metrics.pearson(found, wanted), metrics.pearson(metrics.ranks(found_at), metrics.ranks(wanted_at))
+    def _worth(self, sides: Sequence[npt.NDArray[Any]]) -> dict[str, float]:
+        """Return every metric, the headline metric first. sides: of `_sides`, or some rows of them."""
+        predicted, expected, *places = sides
+        linear, ranked = metrics.pearson(predicted, expected), metrics.pearson(*map(metrics.ranks, places))
         return {self.metric: (linear + ranked) / 2, "pearson": linear, "spearman": ranked}
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
@@ -55,5 +54,5 @@ class NumberScorer(RowScorer):
 
 
 def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Numbers, Numbers, Ids, Ids]:
-    found, wanted = np.array(answers, np.float64), np.array([row["label"] for row in rows], np.float64)
-    return found, wanted, metrics.places(found), metrics.places(wanted)
+    predicted, expected = np.array(answers, np.float64), np.array([row["label"] for row in rows], np.float64)
+    return predicted, expected, metrics.places(predicted), metrics.places(expected)

@@ -1,7 +1,4 @@
-"""Standard errors, by formula or by bootstrap (Efron 1979).
-
-A metric that is a mean over rows or a ratio has a formula; other metrics use the bootstrap.
-"""
+"""Standard errors: by formula for means over rows and ratios, else by bootstrap (Efron 1979)."""
 
 from collections.abc import Callable, Mapping
 
@@ -21,15 +18,14 @@ def of_share(share: float, rows: int) -> float:
 
 def of_mean(values: npt.ArrayLike) -> float:
     """Return the standard error of a mean over rows, s/√n; 0 for a single row. values: (rows,)."""
-    found = np.asarray(values, np.float64)
-    return float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 0.0
+    numbers = np.asarray(values, np.float64)
+    return float(numbers.std(ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else 0.0
 
 
 def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
-    """Return the standard error of Σ above / Σ below over clusters of dependent values.
+    """Return the standard error of Σ above / Σ below over clusters of dependent values; None for a single cluster.
 
-    above, below: (clusters,), below positive. It is linearised, as for a ratio estimator of a cluster sample (Cochran 1977,
-    section 6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b. None for a single cluster, which has no estimate.
+    above, below: (clusters,), below positive. Linearised (Cochran 1977, section 6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b.
     """
     tops, bottoms = np.asarray(above, np.float64), np.asarray(below, np.float64)
     clusters, whole = len(tops), bottoms.sum()
@@ -42,19 +38,13 @@ def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
 def resampled(
     statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement.
+    """Compute statistics on RESAMPLES samples of `rows` rows, drawn with replacement. -> (RESAMPLES,) of each.
 
-    -> (RESAMPLES,) of each. All statistics use the same samples, and the same seed and number of rows give the same samples.
-    statistics: takes the indices of a sample's rows, some more than once, (rows,); returns the same names each time.
+    The same seed and number of rows give the same samples. statistics: takes the indices of a sample's rows, (rows,).
     """
     draw = np.random.default_rng(seed)
-    found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
-    return {name: np.array([one[name] for one in found]) for name in found[0]}
-
-
-def by_bootstrap(statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED) -> dict[str, float]:
-    """Return the standard deviation of each statistic over the samples of `resampled`."""
-    return deviations(resampled(statistics, rows, seed=seed))
+    draws = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
+    return {name: np.array([one[name] for one in draws]) for name in draws[0]}
 
 
 def deviations(draws: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:

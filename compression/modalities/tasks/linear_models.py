@@ -1,7 +1,4 @@
-"""Linear models on fixed features, for tasks with one label or one number per row.
-
-The functions import scikit-learn: it loads SciPy, which takes a second, and an engine that fits nothing need not wait for it.
-"""
+"""Linear models on fixed features. Functions import scikit-learn, because loading SciPy takes a second."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,30 +9,24 @@ Numbers = npt.NDArray[np.float64]
 
 
 def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
-    """Fit multinomial logistic regression; return log-probabilities for other rows.
-
-    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf if no row has the id.
-    """
+    """Fit multinomial logistic regression -> log-probabilities (others, largest id + 1), −inf if no row has the id."""
     wanted, others = np.asarray(labels), np.asarray(asked)
     known = np.unique(wanted)
-    found = np.full((len(others), int(known.max()) + 1), -np.inf)
+    scores = np.full((len(others), int(known.max()) + 1), -np.inf)
     if len(known) == 1:
-        found[:, known[0]] = 0.0
-        return found
+        scores[:, known[0]] = 0.0
+        return scores
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)).fit(np.asarray(features), wanted)
-    found[:, known] = model.predict_log_proba(others)
-    return found
+    scores[:, known] = model.predict_log_proba(others)
+    return scores
 
 
 def numbers(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
-    """Fit ridge regression; return predictions for other rows.
-
-    features: (rows, n), labels: (rows,) -> (others, 1).
-    """
+    """Fit ridge regression; return predictions for other rows. features: (rows, n), labels: (rows,) -> (others, 1)."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -25,10 +25,7 @@ class Regression(SmallOutputTask):
         return functional.mse_loss(logits[:, 0].float(), batch.labels)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:  # noqa: ARG002
-        """Return the mean squared error against the teacher's number (TinyBERT, Jiao et al. 2020).
-
-        No temperature applies.
-        """
+        """Return the mean squared error against the teacher's number (TinyBERT, Jiao et al. 2020). No temperature applies."""
         return functional.mse_loss(student.float(), teacher.float())
 
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002

@@ -22,10 +22,9 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
     """Copy the tokenizer, and set truncation to `max_length` and no padding in its tokenizer.json.
 
-    For question answering, contexts are split into windows. A language model's tokenizer does not truncate. model: the model of
-    the tokenizer. If it is a decoder, the settings name its inputs and the token that stock code pads with, for a classifier on
-    the right: the tokenizer's own files may lack it, and a classifier finds the last token by it. If the settings' class splits
-    texts differently from tokenizer.json, they name another class that does not.
+    For question answering, contexts are split into windows; a language model's tokenizer does not truncate. model: of the
+    tokenizer. For a decoder, the settings name its inputs and the padding token, for a classifier on the right: it finds the
+    last token by it. If the settings' class splits texts differently from tokenizer.json, they name a class that does not.
     """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     if task == "causal-lm":  # the user who generates decides how many tokens to read
@@ -39,12 +38,10 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
     for extra in EXTRAS:
         if (source / extra).is_file():
             shutil.copyfile(source / extra, folder / extra)
-    settings: dict[str, Any] = {}
-    if (source / SETTINGS).is_file():
-        settings = json.loads((source / SETTINGS).read_text("utf-8"))
+    settings = _read(source / SETTINGS)
     if model is not None and is_decoder(model):
         settings |= {"model_input_names": ["input_ids", "attention_mask"]}
-        named = any(_names_padding(source / name) for name in (SETTINGS, "special_tokens_map.json"))
+        named = any(_read(source / name).get("pad_token") for name in (SETTINGS, "special_tokens_map.json"))
         padding: Any = model.config.pad_token_id  # type: ignore[union-attr]
         if padding is not None and not named:
             settings |= {"pad_token": tokenizer.id_to_token(int(padding))}
@@ -56,11 +53,10 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
 
 
 def _as_filed(folder: Path, own: Tokenizer, model: nn.Module) -> dict[str, Any]:
-    """Return settings that make stock code split texts as tokenizer.json does.
+    """Return settings that make stock code split texts as tokenizer.json does; none if it already does.
 
-    They are empty if it already does. Most stock classes have rules of their own, and use the settings or a default (BERT's:
-    whether it lowercases). The common class uses the file as it is, and has no special tokens or inputs of its own, so the
-    settings name those of the other class. For a Qwen2, stock code uses the family's class whatever the settings name.
+    Most stock classes have rules of their own. The common class uses the file as it is, and has no special tokens or inputs of
+    its own, so the settings name those. For a Qwen2, stock code uses the family's class whatever the settings name.
     """
     stock = AutoTokenizer.from_pretrained(folder, config=model.config, local_files_only=True, trust_remote_code=False)
     if loading.is_as_filed(stock, own):
@@ -74,5 +70,5 @@ def _write(folder: Path, settings: dict[str, Any]) -> None:
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _names_padding(path: Path) -> bool:
-    return path.is_file() and bool(json.loads(path.read_text("utf-8")).get("pad_token"))
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}

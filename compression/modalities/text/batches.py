@@ -1,78 +1,63 @@
-"""Turns texts into padded tensors.
+"""Turns texts into padded tensors: tokenized once, rows of similar length together, padded to a batch's longest row."""
 
-Texts are tokenized once, rows of similar length share a batch, and each batch is padded only to its longest row.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from compression.modalities.base import TaskAdapter
 
-POOL = 50
-"""Batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random."""
+POOL = 50  #: batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of tokenized rows.
+    """A batch of tokenized rows."""
 
-    ids, mask: (rows, tokens), mask 1 at real tokens; labels: in the task's format; rows: (rows,). types: (rows, tokens), which
-    text of a pair a token belongs to; None for a model without token types. labelled: (rows,), whether a row has a label of its
-    own, or None if all have; the others learn from a teacher only. counts: (rows,), how many predictions of each row the loss
-    averages, or None if there is one each.
-    """
+    INPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "labels", "types", "labelled")
+    """The fields that a model and its loss read."""
 
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor
-    rows: Tensor
-    types: Tensor | None = None
-    labelled: Tensor | None = None
-    counts: Tensor | None = None
+    ids: Tensor  #: (rows, tokens)
+    mask: Tensor  #: (rows, tokens), 1 at real tokens
+    labels: Tensor  #: in the task's format
+    rows: Tensor  #: (rows,), indices in the split
+    types: Tensor | None = None  #: (rows, tokens), which text of a pair a token belongs to, if the model takes it
+    labelled: Tensor | None = None  #: (rows,), whether a row has a label, or None if all have; others learn from a teacher
+    counts: Tensor | None = None  #: (rows,), predictions of each row that the loss averages; None: one each
 
     @property
     def weight(self) -> int:
         """Return the number of predictions that the task's loss is a mean over."""
         return len(self.rows) if self.counts is None else int(self.counts.sum())
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`; `rows` and `counts` stay on the CPU."""
-        types = None if self.types is None else self.types.to(device)
-        labelled = None if self.labelled is None else self.labelled.to(device)
-        return replace(
-            self,
-            ids=self.ids.to(device),
-            mask=self.mask.to(device),
-            labels=self.labels.to(device),
-            types=types,
-            labelled=labelled,
-        )
+        return self._each(self.INPUTS, lambda column: column.to(device))
 
-    def split(self, parts: int) -> "list[Batch]":
+    def split(self, parts: int) -> list[Self]:
         """Split into at most `parts` batches with about as many rows each, each padded to its longest row."""
         if parts == 1:
             return [self]
         size = -(-len(self.rows) // parts)
         return [self.at(slice(start, start + size)).trimmed() for start in range(0, len(self.rows), size)]
 
-    def at(self, where: slice | Tensor) -> "Batch":
+    def at(self, where: slice | Tensor) -> Self:
         """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
-        types = None if self.types is None else self.types[where]
-        labelled = None if self.labelled is None else self.labelled[where]
         here = where.to(self.rows.device) if isinstance(where, Tensor) else where
-        counts = None if self.counts is None else self.counts[here]
-        return Batch(self.ids[where], self.mask[where], self.labels[where], self.rows[here], types, labelled, counts)
+        return self._each(self.INPUTS, lambda column: column[where])._each(("rows", "counts"), lambda column: column[here])
 
-    def trimmed(self) -> "Batch":
+    def trimmed(self) -> Self:
         """Drop columns in which every row is padding."""
         longest = int(self.mask.sum(dim=1).max())
-        types = None if self.types is None else self.types[:, :longest]
-        return replace(self, ids=self.ids[:, :longest], mask=self.mask[:, :longest], types=types)
+        return self._each(("ids", "mask", "types"), lambda column: column[:, :longest])
+
+    def _each(self, names: tuple[str, ...], change: Callable[[Tensor], Tensor]) -> Self:
+        columns = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: change(column) for name, column in columns.items() if column is not None})
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -83,20 +68,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class TokenizedDataset:
-    """A split, tokenized for a task.
+    """A split, tokenized for a task."""
 
-    `tokens` and `types` hold each row's ids, unpadded; `labels` have the task's format. labelled: (rows,), as in a batch.
-    references: data that the task needs besides the labels to score predictions, with a method `at` for some rows; None if it
-    needs none.
-    """
-
-    tokens: Sequence[Sequence[int]]
-    labels: Tensor
+    tokens: Sequence[Sequence[int]]  #: each row's ids, unpadded
+    labels: Tensor  #: in the task's format
     padding: int
     task: TaskAdapter
-    types: list[list[int]] | None = None
-    labelled: Tensor | None = None
-    references: Any | None = None
+    types: list[list[int]] | None = None  #: like `tokens`
+    labelled: Tensor | None = None  #: (rows,), as in a batch
+    references: Any | None = None  #: data to score predictions by besides the labels, with a method `at` for some rows
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -115,8 +95,8 @@ class TokenizedDataset:
         types = None if self.types is None else [self.types[row] for row in rows]
         labelled = None if self.labelled is None else self.labelled[rows]
         references = None if self.references is None else self.references.at(rows)
-        tokens = [self.tokens[row] for row in rows]
-        return TokenizedDataset(tokens, self.labels[rows], self.padding, self.task, types, labelled, references)
+        tokens, labels = [self.tokens[row] for row in rows], self.labels[rows]
+        return replace(self, tokens=tokens, labels=labels, types=types, labelled=labelled, references=references)
 
     def with_unlabelled(self, more: "TokenizedDataset") -> "TokenizedDataset":
         """Append rows whose labels are not used in training."""
@@ -128,18 +108,15 @@ class TokenizedDataset:
 
     def batch(self, rows: list[int]) -> Batch:
         """Return a batch of the rows with these indices, padded to the longest of them."""
-        longest = max(len(self.tokens[row]) for row in rows)
-        ids = torch.full((len(rows), longest), self.padding)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        types = None if self.types is None else torch.zeros_like(mask)
-        for line, row in enumerate(rows):
-            found = self.tokens[row]
-            ids[line, : len(found)] = torch.tensor(found)
-            mask[line, : len(found)] = 1
-            if types is not None and self.types is not None:
-                types[line, : len(found)] = torch.tensor(self.types[row])
-        labelled = None if self.labelled is None else self.labelled[rows]
-        labels = self.labels[rows]
+
+        def padded(column: Sequence[Sequence[int]], fill: int) -> Tensor:
+            tensors = [torch.tensor(column[row], dtype=torch.long) for row in rows]
+            return pad_sequence(tensors, batch_first=True, padding_value=fill)
+
+        ids, lengths = padded(self.tokens, self.padding), torch.tensor([len(self.tokens[row]) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        types = None if self.types is None else padded(self.types, 0)
+        labels, labelled = self.labels[rows], None if self.labelled is None else self.labelled[rows]
         return Batch(ids, mask, labels, torch.tensor(rows), types, labelled, self.task.counts(labels))
 
     def by_length(self, size: int) -> Iterator[Batch]:
@@ -170,18 +147,8 @@ def tokenize(
     *,
     types: bool,
 ) -> TokenizedDataset:
-    """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first.
-
-    types: whether the model takes token types; pairs: the second text of each row.
-    """
-    found = tokenizer(
-        list(texts),
-        None if pairs is None else list(pairs),
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=types,
-    )
-    return TokenizedDataset(
-        found["input_ids"], torch.tensor(labels), int(tokenizer.pad_token_id), task, found["token_type_ids"] if types else None
-    )
+    """Tokenize a split; truncate longer texts to `max_length` tokens, in a pair the longer text first."""
+    options = {"truncation": True, "max_length": max_length, "return_attention_mask": False, "return_token_type_ids": types}
+    found = tokenizer(list(texts), None if pairs is None else list(pairs), **options)
+    kinds = found["token_type_ids"] if types else None
+    return TokenizedDataset(found["input_ids"], torch.tensor(labels), int(tokenizer.pad_token_id), task, kinds)

@@ -18,22 +18,20 @@ import pyarrow as arrow
 import pyarrow.csv
 import pyarrow.parquet
 
-from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example, text
+from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example
 from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
 from compression.schema.recipe.base import DataFormat, DataSplit, Split, Task
 from compression.schema.report.report import SplitFacts, Values
 
-UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")
-"""Tasks whose rows have no named labels."""
-FEWEST_TEXTS = 2
-"""Minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts."""
+UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")  #: tasks whose rows have no named labels
+UNLABELLED: Task = "causal-lm"  #: the task whose rows are like those of `unlabelled`, whatever the job's: a text alone
+FEWEST_TEXTS = 2  #: minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """Shares to carve from train, each of train as the user submitted it."""
 MOST_COLUMNS = 10_000
-BATCH_ROWS = 512
-"""Rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length."""
+BATCH_ROWS = 512  #: rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length
 
 
 @dataclass(frozen=True)
@@ -52,37 +50,31 @@ class TextSplit:
     def of(cls, examples: Iterable[RawExample]) -> "TextSplit":
         """Create a split from rows of one task."""
         texts, labels, pairs, words = [], [], [], []
-        for one in examples:
-            texts.append(one.text)
-            labels.append(one.label)
-            if one.pair is not None:
-                pairs.append(one.pair)
-            if one.words is not None:
-                words.append(one.words)
+        for example in examples:
+            texts.append(example.text)
+            labels.append(example.label)
+            if example.pair is not None:
+                pairs.append(example.pair)
+            if example.words is not None:
+                words.append(example.words)
         return cls(tuple(texts), tuple(labels), tuple(pairs) or None, tuple(words) or None)
 
     @property
     def columns(self) -> list[tuple[str, ...]]:
         """Return each row's text, or both texts of a pair."""
-        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(one,) for one in self.texts]
+        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(text,) for text in self.texts]
 
     def at(self, positions: list[int]) -> "TextSplit":
         """Return the rows at `positions`, in that order."""
-        texts, labels = (tuple(column[i] for i in positions) for column in (self.texts, self.labels))
-        pairs = tuple(self.pairs[i] for i in positions) if self.pairs is not None else None
-        words = tuple(self.words[i] for i in positions) if self.words is not None else None
-        return TextSplit(texts, labels, pairs, words)
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        return replace(self, **{name: tuple(column[i] for i in positions) for name, column in columns.items()})
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train.
+    """Three splits whose labels all occur in train, and texts without labels for the general phase of distillation."""
 
-    `labels` gives each label its id; numbers and answers have none. `unlabelled` holds texts without labels, for the general
-    phase of distillation.
-    """
-
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  #: in the order of their ids; numbers and answers have none
     splits: dict[Split, TextSplit]
     carved: frozenset[Split]
     task: Task = "text-classification"
@@ -97,10 +89,10 @@ class Dataset:
     def ids(self, split: Split) -> list[Any]:
         """Return a split's labels in the task's format: ids, lists of ids for tags, numbers or answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}
-        found = self.splits[split].labels
+        labels = self.splits[split].labels
         if self.task == "token-classification":
-            return [[numbers[tag] for tag in tags] for tags in found]
-        return [numbers[label] for label in found] if self.labels else list(found)
+            return [[numbers[tag] for tag in tags] for tags in labels]
+        return [numbers[label] for label in labels] if self.labels else list(labels)
 
     def judged(self, split: Split) -> list[dict[str, Any]]:
         """Return a split's rows in the format of `scoring`."""
@@ -109,12 +101,11 @@ class Dataset:
             return [{"words": words, "label": tags} for words, tags in zip(rows.words or (), rows.labels, strict=True)]
         pairs = rows.pairs or (None,) * len(rows)
         if self.task == "question-answering":
-            return [
-                {"question": question, "context": pair, "answers": [answer.text for answer in answers]}
-                for question, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
-            ]
+            answers = [[answer.text for answer in answers] for answers in rows.labels]
+            questions = zip(rows.texts, pairs, answers, strict=True)
+            return [{"question": text, "context": pair, "answers": true} for text, pair, true in questions]
         columns = zip(rows.texts, pairs, self.ids(split), strict=True)
-        return [{"text": one, "label": label} | ({"pair": pair} if pair is not None else {}) for one, pair, label in columns]
+        return [{"text": text, "label": label} | ({"pair": pair} if pair is not None else {}) for text, pair, label in columns]
 
     def in_order(self, labels: tuple[str, ...]) -> "Dataset":
         """Return the dataset with the same labels in another order, for example that of a model's head."""
@@ -124,16 +115,16 @@ class Dataset:
 
     def facts(self) -> dict[str, SplitFacts]:
         """Return a description of each split's content."""
-        plain = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
-        return {
-            name: SplitFacts(
-                rows=len(rows),
-                carved_from_train=name in self.carved,
-                labels=counted(self.task, rows.labels),
-                values=label_spread(rows.labels) if self.task == "text-regression" else None,
-            )
-            for name, rows in self.splits.items()
-        } | ({"unlabelled": plain} if self.unlabelled else {})
+        facts: dict[str, SplitFacts] = {}
+        for name, rows in self.splits.items():
+            values, numbers = None, rows.labels
+            if self.task == "text-regression":
+                values = Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
+            labels, carved = counted(self.task, rows.labels), name in self.carved
+            facts[name] = SplitFacts(rows=len(rows), carved_from_train=carved, labels=labels, values=values)
+        if self.unlabelled:
+            facts["unlabelled"] = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
+        return facts
 
 
 def label_names(task: Task, label: Any) -> tuple[str, ...]:
@@ -152,24 +143,17 @@ def counted(task: Task, labels: Iterable[Any]) -> dict[str, int]:
     return dict(sorted(Counter(name for label in labels for name in label_names(task, label)).items()))
 
 
-def label_spread(numbers: tuple[float, ...]) -> Values:
-    """Return the minimum, maximum and mean of a regression's labels."""
-    return Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
-
-
 def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classification") -> Dataset:
-    """Read all splits and carve the missing ones. Relative paths start at `base`.
-
-    Raises MissingFile, UnreadableData, MissingColumn, UnfitLabel, EmptySplit, SingleLabel and UnseenLabel.
-    """
+    """Read all splits and carve the missing ones. Raises the errors of `each_row`, `check_dataset` and `carve`."""
     check_data(task, data)
     given = {name: read_split(data, name, base, task) for name in SPLITS if name in data.splits}
     check_dataset(given, task)
     splits = carve(given, seed, task)
     labels = tuple(counted(task, splits["train"].labels)) if task not in UNNAMED else ()
-    texts = tuple(each_text(data, base)) if "unlabelled" in data.splits else ()
-    if "unlabelled" in data.splits and not texts:
-        raise EmptySplit("unlabelled has no rows", param="data.splits.unlabelled")
+    texts: tuple[str, ...] = ()
+    if "unlabelled" in data.splits:
+        texts = tuple(row.text for row in each_row(data, "unlabelled", base, UNLABELLED))
+        check_rows(task, "unlabelled", len(texts))
     return Dataset(labels, splits, frozenset(splits) - frozenset(given), task, texts)
 
 
@@ -181,26 +165,23 @@ def check_dataset(given: dict[Split, TextSplit], task: Task = "text-classificati
     learnable(task, counted(task, train), len(train), set(train) if task == "text-regression" else set())
     if task in UNNAMED:
         return
-    known = {name for label in train for name in label_names(task, label)}
+    known = {label for labels in train for label in label_names(task, labels)}
     for name, rows in given.items():
-        for number, label in enumerate(rows.labels, start=1):
-            for one in label_names(task, label):
-                if one not in known:
-                    raise UnseenLabel(
-                        f"row {number} of {name} has the label {one!r}, which train lacks", param=f"data.splits.{name}"
-                    )
+        named = ((row, label) for row, labels in enumerate(rows.labels, start=1) for label in label_names(task, labels))
+        for row, label in named:
+            if label not in known:
+                cause = f"row {row} of {name} has the label {label!r}, which train lacks"
+                raise UnseenLabel(cause, param=f"data.splits.{name}")
 
 
-def check_rows(task: Task, name: Split, rows: int) -> None:
+def check_rows(task: Task, name: DataSplit, rows: int) -> None:
     """Reject a split with too few rows. Raises EmptySplit."""
     if not rows:
         raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
-    if task == "causal-lm" and name != "train" and rows < FEWEST_TEXTS:
-        raise EmptySplit(
-            f"{name} has one text: how sure a perplexity is cannot be told from it",
-            param=f"data.splits.{name}",
-            remedy="Send several texts, such as the articles or chapters of a long one, each a row of its own.",
-        )
+    if task == "causal-lm" and name in ("validation", "test") and rows < FEWEST_TEXTS:
+        cause = f"{name} has one text: the error of a perplexity needs at least {FEWEST_TEXTS}"
+        remedy = "Send several texts, such as the articles or chapters of a long one, each a row of its own."
+        raise EmptySplit(cause, param=f"data.splits.{name}", remedy=remedy)
 
 
 def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[float]) -> None:
@@ -215,39 +196,31 @@ def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[flo
     elif task != "causal-lm" and len(counts) < 2:
         what = "words" if task == "token-classification" else "rows"
         total = sum(counts.values())
-        raise SingleLabel(f"all {total} {what} of train bear the label {next(iter(counts))!r:.100}", param=param)
+        raise SingleLabel(f"all {total} {what} of train have the label {next(iter(counts))!r:.100}", param=param)
 
 
 def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classification") -> dict[Split, TextSplit]:
-    """Carve the missing splits from train: the same share of each label, drawn with `seed`.
+    """Carve the missing splits from train: the same share of each label, drawn with `seed`; one row of each stays.
 
-    At least one row of each label stays in train. If rows have no class label (numbers, tags, answers), all of train is one
-    stratum. Raises EmptySplit if train is too small to give a row.
+    Rows without a class label (numbers, tags, answers) are one stratum. Raises EmptySplit if train is too small.
     """
     train = given["train"]
-    missing = [name for name in CARVED_SHARE if name not in given]
-    taken: dict[Split, list[int]] = {name: [] for name in missing}
-    kept: list[int] = []
+    parts: dict[Split, list[int]] = {"train": [], **{name: [] for name in CARVED_SHARE if name not in given}}
     draw = random.Random(seed)
+    fewest = FEWEST_TEXTS if task == "causal-lm" else 1
     strata = train.labels if task in ("text-classification", "text-pair-classification") else ("",) * len(train)
     for label in sorted(set(strata)):
         positions = [i for i, other in enumerate(strata) if other == label]
         draw.shuffle(positions)
         whole = len(positions)
-        for name in missing:
-            least = FEWEST_TEXTS if task == "causal-lm" else 1
-            count = min(max(round(whole * CARVED_SHARE[name]), least), len(positions) - 1)
-            taken[name] += positions[:count]
+        for name in (name for name in CARVED_SHARE if name in parts):
+            count = min(max(round(whole * CARVED_SHARE[name]), fewest), len(positions) - 1)
+            parts[name] += positions[:count]
             positions = positions[count:]
-        kept += positions
-    splits: dict[Split, TextSplit] = {}
-    for name in SPLITS:
-        if name in given and name != "train":
-            splits[name] = given[name]
-            continue
-        splits[name] = train.at(sorted(kept if name == "train" else taken[name]))
-        fewest = FEWEST_TEXTS if task == "causal-lm" and name != "train" else 1
-        if len(splits[name]) < fewest:
+        parts["train"] += positions
+    splits = {name: train.at(sorted(parts[name])) if name in parts else given[name] for name in SPLITS}
+    for name, rows in splits.items():
+        if name in parts and len(rows) < (1 if name == "train" else fewest):
             raise EmptySplit(f"train has {len(train)} rows: too few to carve {name} from", param=f"data.splits.{name}")
     return splits
 
@@ -257,36 +230,19 @@ def read_split(data: Data, name: Split, base: Path, task: Task = "text-classific
     return TextSplit.of(each_row(data, name, base, task))
 
 
-def each_row(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
-    """Yield the rows of a split, with one in memory at a time.
-
-    Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel.
-    """
-    wanted = columns_of(task, data.columns)
+def each_row(data: Data, name: DataSplit, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
+    """Yield the rows of a split. Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel."""
     if data.format == "csv" and has_lists(task):
         remedy = "Send JSON lines or Parquet."
         raise UnreadableData(f"{task} needs lists, which csv does not have", param="data.format", remedy=remedy)
-    for file, row, values in _each(data, name, base, wanted):
-        yield parse_example(task, values, file, row)
-
-
-def each_text(data: Data, base: Path) -> Iterator[str]:
-    """Yield the texts of `unlabelled`: one column, whatever the task. Raises the errors of `each_row`."""
-    for file, row, values in _each(data, "unlabelled", base, {"text": data.columns.text}):
-        yield text(values["text"], f"row {row} of {file}", f"{file}:{row}")
-
-
-def _each(data: Data, name: DataSplit, base: Path, wanted: "Wanted") -> Iterator[tuple[str, int, dict[str, Any]]]:
     for number, file in enumerate(data.splits[name]):
-        path = base / file
-        if not path.is_file():
+        if not (base / file).is_file():
             raise MissingFile(f"{file} is not there", param=f"data.splits.{name}[{number}]")
-        for row, values in read_file(path, data.format, wanted):
-            yield file, row, values
+        for row, values in read_file(base / file, data.format, columns_of(task, data.columns)):
+            yield parse_example(task, values, file, row)
 
 
-Wanted = Mapping[str, str]
-"""Key of `columns` → name of the column in the file."""
+Wanted = Mapping[str, str]  #: key of `columns` → name of the column in the file
 
 
 def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -311,7 +267,7 @@ def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordB
     with path.open(encoding="utf-8", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
         read = csv.reader(iter(lambda: lines.readline(LARGEST_ROW), ""))
         _bounded(path, len(next(filter(None, read), ())))
-    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows()) as file:
+    with _open_csv(path) as file:
         names = file.schema.names
     return names, _csv_batches(path, columns)
 
@@ -320,16 +276,13 @@ def _csv_batches(path: Path, columns: Wanted) -> Iterator[arrow.RecordBatch]:
     # Texts and labels stay as written: without the explicit types "007" would become 7 and "NA" would become null.
     wanted = dict.fromkeys(columns.values(), arrow.string())
     as_written = arrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=False)
-    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows(), as_written) as file:
+    with _open_csv(path, as_written) as file:
         yield from file
 
 
-def _csv_blocks() -> arrow.csv.ReadOptions:
-    return arrow.csv.ReadOptions(block_size=LARGEST_ROW)
-
-
-def _csv_rows() -> arrow.csv.ParseOptions:
-    return arrow.csv.ParseOptions(newlines_in_values=True)
+def _open_csv(path: Path, columns: arrow.csv.ConvertOptions | None = None) -> arrow.csv.CSVStreamingReader:
+    blocks, rows = arrow.csv.ReadOptions(block_size=LARGEST_ROW), arrow.csv.ParseOptions(newlines_in_values=True)
+    return arrow.csv.open_csv(path, blocks, rows, columns)
 
 
 def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
@@ -374,27 +327,23 @@ def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any
     # Line by line, because Arrow names no row, converts texts that look like dates, and fails on mixed types.
     with path.open("rb") as lines:
         for row, line in enumerate(iter(lambda: lines.readline(LARGEST_ROW + 1), b""), start=1):
+            where, param = f"row {row} of {path.name}", f"{path.name}:{row}"
             if len(line) > LARGEST_ROW:
-                raise UnreadableData(
-                    f"row {row} of {path.name} is longer than {LARGEST_ROW:,} bytes", param=f"{path.name}:{row}"
-                )
+                raise UnreadableData(f"{where} is longer than {LARGEST_ROW:,} bytes", param=param)
             if not line.strip():
                 continue
             try:
                 found = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
             except (ValueError, RecursionError) as problem:
-                raise UnreadableData(
-                    f"row {row} of {path.name} is not JSON: {problem}", param=f"{path.name}:{row}"
-                ) from problem
+                raise UnreadableData(f"{where} is not JSON: {problem}", param=param) from problem
             if not isinstance(found, dict):
-                raise UnreadableData(f"row {row} of {path.name} is not a JSON object", param=f"{path.name}:{row}")
+                raise UnreadableData(f"{where} is not a JSON object", param=param)
             for key in wanted:
-                _require(key, list(found), wanted, f"row {row} of {path.name}")
+                _require(key, list(found), wanted, where)
             yield row, {key: found[column] for key, column in wanted.items()}
 
 
 def _require(key: str, names: list[str], wanted: Wanted, where: str) -> None:
     if wanted[key] not in names:
-        raise MissingColumn(
-            f"{where} has no column {wanted[key]!r}; it has {', '.join(map(repr, names[:20]))}", param=f"data.columns.{key}"
-        )
+        there = ", ".join(map(repr, names[:20]))
+        raise MissingColumn(f"{where} has no column {wanted[key]!r}; it has {there}", param=f"data.columns.{key}")

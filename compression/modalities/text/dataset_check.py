@@ -2,21 +2,13 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compression.modalities.text.dataset import (
-    SPLITS,
-    UNNAMED,
-    TextSplit,
-    carve,
-    check_rows,
-    each_row,
-    each_text,
-    label_names,
-    learnable,
-)
-from compression.schema.errors import CompressionError, EmptySplit, SingleLabel, UnreadableData, UnseenLabel
+from compression.modalities.text import dataset
+from compression.schema.errors import CompressionError, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
 from compression.schema.recipe.base import DataSplit, Split, Task
 from compression.schema.report.report import Values
@@ -25,19 +17,14 @@ from compression.schema.validation import DataFacts
 MOST_LABELS = 1000
 MOST_ROWS, MOST_CHARACTERS = 10_000_000, 2**31
 """Limits of a split: the engine holds its rows in memory, and a few kilobytes of Parquet can stand for any number of rows."""
-ENOUGH_TO_CARVE = 20
-"""Rows of a label; more do not change whether splits can be carved from train."""
+ENOUGH_TO_CARVE = 20  #: rows of a label; more do not change whether splits can be carved from train
 
 
 @dataclass
 class _Tally:
-    """Counts of a split.
-
-    `labels` counts the names of `dataset.label_names`; `numbers` holds at most two different values, to detect a second one.
-    """
+    """Counts of a split. `labels` counts the names of `dataset.label_names`; the numbers are a regression's labels."""
 
     labels: Counter[str] = field(default_factory=Counter)
-    numbers: set[float] = field(default_factory=set)
     least: float = math.inf
     most: float = -math.inf
     sum: float = 0.0
@@ -46,128 +33,98 @@ class _Tally:
     words: int = 0
     longest: int = 0
 
-    def number(self, value: float) -> None:
-        """Add a regression's label."""
-        if len(self.numbers) < 2:
-            self.numbers.add(value)
-        self.least, self.most, self.sum = min(self.least, value), max(self.most, value), self.sum + value
-
     @property
     def values(self) -> Values:
         """Return the minimum, maximum and mean of the numbers."""
         return Values(least=self.least, most=self.most, mean=self.sum / self.rows)
 
 
+@contextmanager
+def _collected(problems: list[CompressionError]) -> Iterator[None]:
+    """Append an error of this context to `problems`."""
+    try:
+        yield
+    except CompressionError as problem:
+        problems.append(problem)
+
+
 def check(data: Data, base: Path, task: Task = "text-classification") -> DataFacts | list[CompressionError]:
     """Return the facts about a dataset, or every reason to reject it. Relative paths start at `base`."""
     tallies: dict[Split, _Tally] = {}
-    try:
+    plain, problems = _Tally(), list[CompressionError]()
+    with _collected(problems):
         check_data(task, data)
-    except CompressionError as problem:
-        return [problem]
-    problems: list[CompressionError] = []
-    for name in SPLITS:
+    if problems:
+        return problems
+    for name in dataset.SPLITS:
         if name in data.splits:
-            try:
+            with _collected(problems):
                 tallies[name] = _count(data, name, base, task)
-            except CompressionError as problem:
-                problems.append(problem)
-    for name, loss_meter in tallies.items():
-        try:
-            check_rows(task, name, loss_meter.rows)
-        except EmptySplit as problem:
-            problems.append(problem)
-    plain = _Tally()
+    for name, tally in tallies.items():
+        with _collected(problems):
+            dataset.check_rows(task, name, tally.rows)
     if "unlabelled" in data.splits:
-        try:
-            plain = _count_texts(data, base)
-        except CompressionError as problem:
-            problems.append(problem)
-        else:
-            if not plain.rows:
-                problems.append(EmptySplit("unlabelled has no rows", param="data.splits.unlabelled"))
+        with _collected(problems):
+            plain = _count(data, "unlabelled", base, dataset.UNLABELLED)
+            dataset.check_rows(task, "unlabelled", plain.rows)
     if "train" in tallies and tallies["train"].rows:
         problems += _learnable(tallies, task)
     if problems:
         return problems
     train = tallies["train"]
-    numbers = task == "text-regression"
+    rows: dict[DataSplit, int] = {name: tally.rows for name, tally in tallies.items()}
     return DataFacts(
         task=task,
-        labels=() if task in UNNAMED else tuple(sorted(train.labels)),
-        rows={name: loss_meter.rows for name, loss_meter in tallies.items()}
-        | ({"unlabelled": plain.rows} if plain.rows else {}),
-        label_counts={name: dict(sorted(loss_meter.labels.items())) for name, loss_meter in tallies.items()},
-        values={str(name): loss_meter.values for name, loss_meter in tallies.items()} if numbers else {},
+        labels=() if task in dataset.UNNAMED else tuple(sorted(train.labels)),
+        rows=rows | ({"unlabelled": plain.rows} if plain.rows else {}),
+        label_counts={name: dict(sorted(tally.labels.items())) for name, tally in tallies.items()},
+        values={str(name): tally.values for name, tally in tallies.items()} if task == "text-regression" else {},
         mean_words=train.words / train.rows,
-        characters={str(name): loss_meter.characters for name, loss_meter in tallies.items()} if task == "causal-lm" else {},
+        characters={str(name): tally.characters for name, tally in tallies.items()} if task == "causal-lm" else {},
         longest_words=train.longest,
         unlabelled_words=plain.words / max(plain.rows, 1),
     )
 
 
-def _count(data: Data, name: Split, base: Path, task: Task) -> _Tally:
-    loss_meter, characters = _Tally(), 0
-    for row in each_row(data, name, base, task):
-        loss_meter.rows += 1
-        loss_meter.labels.update(label_names(task, row.label))
+def _count(data: Data, name: DataSplit, base: Path, task: Task) -> _Tally:
+    tally = _Tally()
+    for row in dataset.each_row(data, name, base, task):
+        tally.rows += 1
+        tally.labels.update(dataset.label_names(task, row.label))
         if task == "text-regression":
-            loss_meter.number(row.label)
-        if len(loss_meter.labels) > MOST_LABELS:
-            raise UnreadableData(
-                f"{name} has more than {MOST_LABELS} different labels",
-                param="data.columns.tags" if task == "token-classification" else "data.columns.label",
-                remedy="Name the column that holds the class of each row.",
-            )
-        characters += len(row.text) + len(row.pair or "")
-        loss_meter.characters = characters
-        _bounded(name, loss_meter, characters)
+            tally.least, tally.most = min(tally.least, row.label), max(tally.most, row.label)
+            tally.sum += row.label
+        if len(tally.labels) > MOST_LABELS:
+            cause = f"{name} has more than {MOST_LABELS} different labels"
+            remedy = "Name the column that holds the class of each row."
+            param = "data.columns.tags" if task == "token-classification" else "data.columns.label"
+            raise UnreadableData(cause, param=param, remedy=remedy)
+        tally.characters += len(row.text) + len(row.pair or "")
+        if tally.rows > MOST_ROWS or tally.characters > MOST_CHARACTERS:
+            cause = f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters"
+            raise UnreadableData(cause, param=f"data.splits.{name}", remedy="Send a sample of the rows.")
         words = len(row.text.split()) + len((row.pair or "").split())
-        loss_meter.words += words
-        loss_meter.longest = max(loss_meter.longest, words)
-    return loss_meter
-
-
-def _count_texts(data: Data, base: Path) -> _Tally:
-    loss_meter, characters = _Tally(), 0
-    for text in each_text(data, base):
-        loss_meter.rows += 1
-        characters += len(text)
-        _bounded("unlabelled", loss_meter, characters)
-        loss_meter.words += len(text.split())
-    return loss_meter
-
-
-def _bounded(name: DataSplit, loss_meter: _Tally, characters: int) -> None:
-    if loss_meter.rows > MOST_ROWS or characters > MOST_CHARACTERS:
-        raise UnreadableData(
-            f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters",
-            param=f"data.splits.{name}",
-            remedy="Send a sample of the rows.",
-        )
+        tally.words += words
+        tally.longest = max(tally.longest, words)
+    return tally
 
 
 def _learnable(tallies: dict[Split, _Tally], task: Task) -> list[CompressionError]:
-    train = tallies["train"].labels
-    problems: list[CompressionError] = []
-    try:
-        learnable(task, train, tallies["train"].rows, tallies["train"].numbers)
-    except SingleLabel as problem:
-        problems.append(problem)
-    for name, loss_meter in tallies.items() if task != "question-answering" else ():
-        unseen = {label: count for label, count in loss_meter.labels.items() if label not in train}
+    train, problems = tallies["train"], list[CompressionError]()
+    with _collected(problems):
+        dataset.learnable(task, train.labels, train.rows, {train.least, train.most})
+    for name, tally in tallies.items() if task != "question-answering" else ():
+        unseen = {label: count for label, count in tally.labels.items() if label not in train.labels}
         if unseen:
             label, count = next(iter(unseen.items()))
             others = f", and {len(unseen) - 1} more labels" if len(unseen) > 1 else ""
             cause = f"{count} rows of {name} have the label {label!r:.100}, which train lacks{others}"
             problems.append(UnseenLabel(cause, param=f"data.splits.{name}"))
     if not problems:
-        labels = tuple(label for label, count in train.items() for _ in range(min(count, ENOUGH_TO_CARVE)))
+        labels = tuple(label for label, count in train.labels.items() for _ in range(min(count, ENOUGH_TO_CARVE)))
         if "classification" not in task or task == "token-classification":
-            labels = ("",) * min(tallies["train"].rows, ENOUGH_TO_CARVE)
-        standing = TextSplit(texts=("",) * len(labels), labels=labels)
-        try:
-            carve(dict.fromkeys(tallies, standing), seed=0, task=task)
-        except CompressionError as problem:
-            problems.append(problem)
+            labels = ("",) * min(train.rows, ENOUGH_TO_CARVE)
+        standing = dataset.TextSplit(texts=("",) * len(labels), labels=labels)
+        with _collected(problems):
+            dataset.carve(dict.fromkeys(tallies, standing), seed=0, task=task)
     return problems

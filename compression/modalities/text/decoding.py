@@ -1,7 +1,4 @@
-"""The decoder interface of every runtime: reads tokens at once or one by one, with a cache.
-
-Torch-free.
-"""
+"""The decoder interface of every runtime: reads tokens at once or one by one, with a cache. Torch-free."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -16,27 +13,20 @@ from compression.modalities.text.inputs import Batch, Ids
 class Decoder(Protocol):
     """A language model, opened by its own runtime (`runner.open_artifact`)."""
 
-    name: str
-    """Runtime, version and device, as the report names them."""
+    name: str  #: runtime, version and device, as the report names them
 
     def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
-        """Run the tokens that follow those in a cache, or the first ones.
+        """Run the tokens that follow those in a cache, which is used once, or the first ones.
 
-        ids: (rows, tokens); mask: of the same shape, 1 for real tokens, by default all -> logits (rows, tokens, vocabulary),
-        and a cache that includes these tokens. A cache can be used once.
+        ids, mask: (rows, tokens); mask 1 for real tokens -> logits (rows, tokens, vocabulary), a cache with these tokens.
         """
-        ...
 
     def logits(self, batch: Batch) -> Logits:
         """Return the logits of one batch, padded on either side. -> (rows, tokens, vocabulary)"""
-        ...
 
 
 def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:
-    """Yield each row's most likely next token, without end, (rows,) each.
-
-    ids: prompts, (rows, tokens), left-padded.
-    """
+    """Yield each row's most likely next token, without end, (rows,) each. ids: prompts, (rows, tokens), left-padded."""
     logits, cache = decoder.step(ids, None, mask)
     while True:
         following = chosen(logits)
@@ -45,10 +35,7 @@ def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]
 
 
 def pieces(decoder: Decoder, batch: Batch, size: int) -> Iterator[tuple[int, Logits]]:
-    """Run a batch in pieces of `size` tokens per row, with a cache; all logits at once may be too large.
-
-    -> the position where a piece begins, and its logits, (rows, some tokens, vocabulary).
-    """
+    """Run `size` tokens of each row at a time -> first position, logits (rows, some tokens, vocabulary)."""
     width, cache = batch.input_ids.shape[1], None
     if width <= size:
         yield 0, decoder.logits(batch)

@@ -1,9 +1,6 @@
-"""Parses and checks one row for each task: its columns and their valid values. Torch-free.
+"""Parses and checks one row of each task; raises UnreadableData (wrong type) or UnfitLabel with file and row. Torch-free."""
 
-A value that no model could learn from is rejected with the file and the row: UnreadableData if it has the wrong type,
-UnfitLabel if the task cannot use it.
-"""
-
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +12,7 @@ from compression.schema.recipe.base import Task
 
 LARGEST_ROW = 4 << 20
 """Maximum bytes of a row: files are read in pieces of this size, so one without line ends needs no more memory."""
-OUTSIDE = "O"
-"""The tag of a word outside any entity."""
+OUTSIDE = "O"  #: the tag of a word outside any entity
 
 
 @dataclass(frozen=True)
@@ -29,16 +25,16 @@ class AnswerSpan:
 
 @dataclass(frozen=True)
 class RawExample:
-    """One row. `label`: a class, a number, a tag for each word, or the answers (empty: no answer).
+    """One row."""
 
-    A causal-lm row is only a text, and `label` is None. `words` are those of a tagged text; `text` joins them with spaces.
-    `pair` is the second text, or a question's context.
-    """
+    text: str  #: words of a tagged text are joined with spaces
+    label: Any  #: a class, a number, a tag for each word, the answers (empty: no answer), or None (causal-lm)
+    pair: str | None = None  #: the second text, or a question's context
+    words: tuple[str, ...] | None = None  #: of a tagged text
 
-    text: str
-    label: Any
-    pair: str | None = None
-    words: tuple[str, ...] | None = None
+
+Form = Callable[[Mapping[str, Any], str, str], RawExample]
+"""Creates a row from (values by key of `columns`, place for messages, place for `param`)."""
 
 
 def columns_of(task: Task, columns: Columns) -> dict[str, str]:
@@ -66,14 +62,12 @@ def parse_example(task: Task, values: Mapping[str, Any], file: str, row: int) ->
     return FORMS[task](values, f"row {row} of {file}", f"{file}:{row}")
 
 
-def _classified(values: Mapping[str, Any], where: str, param: str) -> RawExample:
-    found = text(values["text"], where, param)
-    return RawExample(found, label(values["label"], where, param), _pair(values, where, param))
+def _labelled(parse: Callable[[Any, str, str], Any]) -> Form:
+    def form(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+        own, parsed = text(values["text"], where, param), parse(values["label"], where, param)
+        return RawExample(own, parsed, text(values["text_pair"], where, param) if "text_pair" in values else None)
 
-
-def _measured(values: Mapping[str, Any], where: str, param: str) -> RawExample:
-    found = text(values["text"], where, param)
-    return RawExample(found, _number(values["label"], where, param), _pair(values, where, param))
+    return form
 
 
 def _tagged(values: Mapping[str, Any], where: str, param: str) -> RawExample:
@@ -83,18 +77,13 @@ def _tagged(values: Mapping[str, Any], where: str, param: str) -> RawExample:
     if not words:
         raise UnfitLabel(f"{where} has no tokens", param=param, remedy="Leave out rows without words.")
     named = tuple(label(tag, where, param) for tag in tags)
-    found = tuple(text(word, where, param) for word in words)
-    for word in found:
-        if not word.strip():
-            raise UnfitLabel(f"{where} has a token without a letter", param=param, remedy="Leave out empty tokens.")
-    return RawExample(" ".join(found), named, words=found)
+    texts = tuple(text(word, where, param) for word in words)
+    if not all(word.strip() for word in texts):
+        raise UnfitLabel(f"{where} has a token without a letter", param=param, remedy="Leave out empty tokens.")
+    return RawExample(" ".join(texts), named, words=texts)
 
 
-def _written(values: Mapping[str, Any], where: str, param: str) -> RawExample:
-    return RawExample(text(values["text"], where, param), None)
-
-
-def _asked(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+def _answered(values: Mapping[str, Any], where: str, param: str) -> RawExample:
     question, context = (text(values[name], where, param) for name in ("question", "context"))
     given = values["answers"]
     if not isinstance(given, Mapping) or not {"text", "answer_start"} <= set(given):
@@ -110,16 +99,6 @@ def _asked(values: Mapping[str, Any], where: str, param: str) -> RawExample:
             raise UnfitLabel(cause, param=param, remedy="answer_start counts the context's characters from 0.")
         answers.append(AnswerSpan(words, start))
     return RawExample(question, tuple(answers), context)
-
-
-FORMS: dict[Task, Callable[[Mapping[str, Any], str, str], RawExample]] = {
-    "text-classification": _classified,
-    "text-pair-classification": _classified,
-    "text-regression": _measured,
-    "token-classification": _tagged,
-    "question-answering": _asked,
-    "causal-lm": _written,
-}
 
 
 def text(value: Any, where: str, param: str) -> str:
@@ -144,19 +123,15 @@ def label(value: Any, where: str, param: str) -> str:
     return _encodable(value, where, param)
 
 
-def _pair(values: Mapping[str, Any], where: str, param: str) -> str | None:
-    return text(values["text_pair"], where, param) if "text_pair" in values else None
-
-
 def _number(value: Any, where: str, param: str) -> float:
-    try:
-        found = float("nan") if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
-    except (ValueError, OverflowError):
-        found = float("nan")
+    number = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
     # Training uses float32, whose maximum is near 3e38; the limit for squares is at half the exponent.
-    if not math.isfinite(found) or abs(found) > 1e15:
+    if not math.isfinite(number) or abs(number) > 1e15:
         raise UnfitLabel(f"{where}: the label {value!r:.60} is not a number", param=param)
-    return found
+    return number
 
 
 def _list(value: Any, name: str, where: str, param: str) -> list[Any]:
@@ -176,3 +151,13 @@ def _encodable(value: str, where: str, param: str) -> str:
 
 def _kind(value: Any) -> str:
     return "empty" if value is None or value == "" else f"of type {type(value).__name__}"
+
+
+FORMS: dict[Task, Form] = {
+    "text-classification": _labelled(label),
+    "text-pair-classification": _labelled(label),
+    "text-regression": _labelled(_number),
+    "token-classification": _tagged,
+    "question-answering": _answered,
+    "causal-lm": lambda values, where, param: RawExample(text(values["text"], where, param), None),
+}

@@ -174,7 +174,7 @@ class TextModality:
 
         Raises EmptySplit if test has fewer than two with a scored token.
         """
-        from compression.modalities.text.causal_lm.test_sample import sampled
+        from compression.modalities.text.causal_lm.packed_examples import sampled
 
         return sampled(dataset, preprocessor.tokenizer, evaluate.tokens, seed) if TASKS[task].generates else {}
 
@@ -185,7 +185,7 @@ class TextModality:
 
         Raises UnreadableData for a text without tokens, EmptySplit if no token can be scored.
         """
-        from compression.modalities.text.causal_lm.test_sample import check_texts
+        from compression.modalities.text.causal_lm.packed_examples import check_texts
 
         rows = {split: preprocessor.encode(dataset, split, task) for split in splits}
         check_texts(rows.items())

@@ -1,8 +1,8 @@
 """Adds a separator token to a decoder's tokenizer that puts nothing between the two texts of a row.
 
-Byte-level tokenizers of language models have no rule for pairs, so two texts would run into one another. A model whose head
-is not initialized yet has not seen pairs: it reads them with a token in between from the first step on, and so does every user
-of its artifacts, whose tokenizer.json has the rule. A model that was fine-tuned on pairs keeps the rule of its fine-tuning.
+Byte-level tokenizers of language models have no rule for pairs. A model whose head is not initialized yet has not seen pairs:
+it reads them with a token in between from the first step on, and so does every user of its artifacts, whose tokenizer.json has
+the rule. A model that was fine-tuned on pairs keeps the rule of its fine-tuning.
 """
 
 import filecmp
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from compression.models import loading
 from compression.models.architectures import heads
@@ -19,15 +18,14 @@ from compression.models.architectures.families import architecture_of
 from compression.models.sanitized_folder import linked
 from compression.schema.recipe.base import Task
 
-FIRST, SECOND = "a", "b"
-"""Texts to test a tokenizer with."""
+FIRST, SECOND = "a", "b"  #: texts to test a tokenizer with
 
 
 def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     """Return a folder whose tokenizer separates a row's two texts, and the separator token, if added.
 
-    It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the
-    same files (links) except for tokenizer.json. Raises the errors of `loading.read_config` and `loading.load_tokenizer`.
+    It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the same
+    files (links) except for tokenizer.json. Raises `loading`'s errors.
     """
     config = loading.read_config(folder)
     if not architecture_of(config).decodes or loading.has_head(config, heads.of_task(task)):
@@ -36,10 +34,12 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_padding()  # nor truncation: a file's length settings are not part of its rule for pairs
     backend.no_truncation()
-    texts = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
-    if not all(texts) or backend.encode(FIRST, SECOND).ids != _joined(backend):
+    first, second = (backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND))
+    before, after = _around(backend)
+    if not (first and second) or backend.encode(FIRST, SECOND).ids != [*before, *first, *second, *after]:
         return folder, None
-    between = _token(tokenizer, backend)
+    named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)  # the settings may name tokens that the file lacks
+    between = next((str(one) for one in named if one is not None and backend.token_to_id(str(one)) is not None), None)
     if between is None:
         return folder, None
     filed = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -54,19 +54,6 @@ def are_alike(one: Path, other: Path) -> bool:
     return mine.is_file() and theirs.is_file() and filecmp.cmp(mine, theirs, shallow=False)
 
 
-def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None:
-    """Return a separator token that tokenizer.json has too: the settings may name tokens that it lacks."""
-    named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)
-    return next((str(token) for token in named if token is not None and backend.token_to_id(str(token)) is not None), None)
-
-
-def _joined(backend: Tokenizer) -> list[int]:
-    """Return the ids of a pair without a separator, in the special tokens of a single text."""
-    before, after = _around(backend)
-    inner = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
-    return [*before, *inner[0], *inner[1], *after]
-
-
 def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the ids that the tokenizer puts before and after a single text."""
     whole, plain = backend.encode(FIRST).ids, backend.encode(FIRST, add_special_tokens=False).ids
@@ -75,10 +62,9 @@ def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def with_pairs(rule: dict[str, Any] | None, backend: Tokenizer, between: str) -> dict[str, Any]:
-    """Return tokenizer.json's post_processor with a template for pairs.
+    """Return tokenizer.json's post_processor with a template for pairs, in the tokenizers library's format.
 
-    The format is that of the tokenizers library. rule: the current post_processor; its parts other than templates stay. A pair
-    gets the special tokens of a single text around it.
+    rule: the current one; its parts other than templates stay. A pair gets the special tokens of a single text around it.
     """
     before, after = ([str(backend.id_to_token(number)) for number in part] for part in _around(backend))
     names = {*before, *after, between}

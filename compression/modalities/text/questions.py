@@ -14,20 +14,17 @@ from compression.schema.recipe.base import Task
 
 
 def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-    """Return the row for the scorer, the row for people, and the data's expected output.
-
-    Raises EmptySplit, and the errors of `each_row`.
-    """
-    asked = spec.question
-    if spec.data is None or asked.row is None:
-        example = RawExample(asked.question or asked.text or "", None, asked.context or asked.text_pair, asked.tokens)
+    """Return the scorer's row, the row for people, and the expected output. Raises EmptySplit and `each_row`'s errors."""
+    request = spec.question
+    if spec.data is None or request.row is None:
+        example = RawExample(request.question or request.text or "", None, request.context or request.text_pair, request.tokens)
     else:
-        found = islice(each_row(spec.data, asked.split, base, spec.task), asked.row, None)
-        drawn = next(found, None)
-        if drawn is None:
-            raise EmptySplit(f"{asked.split} has no row {asked.row}", param="row", remedy="Name a row that there is, from 0.")
-        example = drawn
-    return *_row(spec.task, example), _expected(spec.task, example)
+        rows = list(islice(each_row(spec.data, request.split, base, spec.task), request.row, request.row + 1))
+        if not rows:
+            cause = f"{request.split} has no row {request.row}"
+            raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
+        example = rows[0]
+    return *_row(spec.task, example), _expected(spec.task, example.label)
 
 
 def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
@@ -35,21 +32,14 @@ def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
         words = list(example.words or example.text.split())
         return {"words": words}, {"tokens": cut_words(words)}
     if task == "question-answering":
-        both = {"question": example.text, "context": example.pair or ""}
-        return both, _shown(both)
-    pair = {} if example.pair is None else {"pair": example.pair}
-    return {"text": example.text, **pair}, _shown({"text": example.text, **({"text_pair": example.pair} if pair else {})})
+        row = {"question": example.text, "context": example.pair or ""}
+    else:
+        row = {"text": example.text, **({} if example.pair is None else {"pair": example.pair})}
+    # A row may have any length, and what people see of it is stored with each prediction.
+    return row, {{"pair": "text_pair"}.get(name, name): text[:LONGEST_TEXT] for name, text in row.items()}
 
 
-def _shown(texts: dict[str, Any]) -> dict[str, Any]:
-    """Return texts truncated to LONGEST_TEXT characters.
-
-    A row may have any length, and it is stored and shown with each prediction.
-    """
-    return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
-
-
-def _expected(task: Task, example: RawExample) -> Any:
-    if example.label is None or task != "question-answering":
-        return cut_words(example.label) if task == "token-classification" and example.label is not None else example.label
-    return cut_words([one.text for one in example.label])
+def _expected(task: Task, label: Any) -> Any:
+    if label is not None and task == "question-answering":
+        return cut_words([answer.text for answer in label])
+    return cut_words(label) if label is not None and task == "token-classification" else label

@@ -18,10 +18,7 @@ Stretch = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens of one text.
-
-    The first `lead` and the last `tail` are not scored; `bytes` of UTF-8 lie between them.
-    """
+    """Tokens of one text. The first `lead` and the last `tail` are not scored; `bytes` of UTF-8 lie between them."""
 
     ids: list[int]
     lead: int
@@ -38,10 +35,9 @@ def encoder(tokenizer: Tokenizer) -> Encode:
 
 
 def affixes(encode: Encode) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after each text, such as BOS and EOS.
+    """Return the ids that a tokenizer puts before and after each text. Raises ConfigMismatch if they change the text's ids.
 
-    Its settings define them in several places, some of which are not used (`add_bos_token` beside a tokenizer.json), so this
-    checks its output. Raises ConfigMismatch if the special tokens change the text's own ids.
+    Read from its output: its settings name them in several places, some of which are not used.
     """
     own, whole = (list(encode([PROBE], special)[0].ids) for special in (False, True))
     for at in range(len(whole) - len(own) + 1):
@@ -51,10 +47,9 @@ def affixes(encode: Encode) -> tuple[list[int], list[int]]:
 
 
 def read(texts: Iterable[str], encode: Encode) -> Iterator[Text | None]:
-    """Tokenize whole texts; yield None for a text that has no token to score.
+    """Tokenize whole texts; yield None for a text that has no token to score. Raises ConfigMismatch as `affixes` does.
 
-    An affix that the text itself contains, as a chat does, is not added again. If the tokenizer puts nothing before a text, its
-    first token cannot be predicted, because nothing precedes it. Raises ConfigMismatch as `affixes` does.
+    An affix that the text contains, as a chat does, is not added again. A first token without an affix is not scored.
     """
     before, behind = affixes(encode)
     lead = len(before) or 1
@@ -88,19 +83,18 @@ def stretches(spans: Iterable[tuple[int, int, int]], lead: int, length: int, str
     """Cut texts into windows that read at most `length` tokens. -> (index of the text, stretch).
 
     spans: for each text, where its tokens start and end, and how many at the end are not scored. A text's first window scores
-    all that it reads; each later one starts `stride` tokens further and scores what is new, so that a token sees
-    length − stride + 1 tokens before it or more, or all that there are (the strided perplexity of transformers'
-    documentation). With a stride of 1 each token sees the most context; with a stride of `length` the first of a window sees
-    one token. Raises ValueError if the stride is not between 1 and `length`, or affixes leave no room.
+    all that it reads; each later one starts `stride` tokens further and scores what is new, so that a token sees length −
+    stride + 1 tokens before it or more, or all (the strided perplexity of transformers' documentation). Raises ValueError if
+    the stride is not between 1 and `length`, or affixes leave no room.
     """
     if not 1 <= stride <= length or length < lead:
         raise ValueError(f"windows of {length} tokens cannot go on by {stride}, after {lead} that are not asked for")
-    found = []
+    windows = []
     for number, (start, end, tail) in enumerate(spans):
         last = end - tail - 1
         stop, first = min(start + length, last), start + lead
-        found.append((number, (start, stop, first)))
+        windows.append((number, (start, stop, first)))
         while stop < last:
             first, stop = stop + 1, min(stop + stride, last)
-            found.append((number, (stop - length, stop, first)))
-    return found
+            windows.append((number, (stop - length, stop, first)))
+    return windows

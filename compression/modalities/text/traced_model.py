@@ -14,10 +14,7 @@ class TracedTextModel(nn.Module):
         self.model, self.outputs, self.types = model, outputs, types
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Run the model on two or three (batch, sequence) int64 inputs.
-
-        -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence).
-        """
+        """Run the model on two or three (batch, sequence) int64 inputs; return the outputs in their order."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.types:
             # With a single type every token has it: set here, it needs no input from the user.

@@ -15,12 +15,12 @@ from tests.support.encoder_models import PADDING, WORDS, tiny
 
 def test_activations_count_at_real_tokens_only() -> None:
     activations = torch.tensor([[[1.0, -2.0], [3.0, 0.0], [100.0, 100.0]]])
-    assert importance.activation_norm(activations, torch.tensor([[1, 1, 0]])).tolist() == [4.0, 2.0]
+    assert importance.activation_scores(activations, torch.tensor([[1, 1, 0]]), "l1").tolist() == [4.0, 2.0]
 
 
 def test_squares_count_at_real_tokens_only() -> None:
     activations = torch.tensor([[[1.0, -2.0], [3.0, 0.0], [100.0, 100.0]]])
-    assert importance.activation_squares(activations, torch.tensor([[1, 1, 0]])).tolist() == [10.0, 4.0]
+    assert importance.activation_scores(activations, torch.tensor([[1, 1, 0]]), "l2").tolist() == [10.0, 4.0]
 
 
 def test_what_the_loss_would_change_is_the_derivative_by_a_gate() -> None:

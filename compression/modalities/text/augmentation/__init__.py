@@ -1,4 +1,1 @@
-"""Data augmentation for distillation: synonyms, back-translation and splices.
-
-A teacher provides the targets.
-"""
+"""Data augmentation for distillation: synonyms, back-translation and splices. A teacher provides the targets."""

@@ -1,7 +1,4 @@
-"""Translates with an installed Apertium pair in a child process: rules and dictionaries, no weights.
-
-Torch-free.
-"""
+"""Translates with an installed Apertium pair in a child process: rules and dictionaries, no weights. Torch-free."""
 
 import os
 import re
@@ -14,10 +11,8 @@ from compression.schema.errors import MissingResource
 REMEDY = "Install Apertium with this pair (Debian: apertium-eng-spa and others), or name translation models, or leave it out."
 RESERVED, ESCAPED = re.compile(r"([\\\[\]{}^$/@<>])"), re.compile(r"\\(.)", re.DOTALL)
 """Reserved characters of Apertium's stream, and their escaped form."""
-END = "[][\n]"
-"""The end of a sentence without a full stop, so that none is needed and an existing one stays."""
-PATIENCE = 600.0
-"""Timeout of one call in seconds. A thousand sentences take less than ten."""
+END = "[][\n]"  #: the end of a sentence without a full stop, so that none is needed and an existing one stays
+PATIENCE = 600.0  #: timeout of one call in seconds. A thousand sentences take less than ten.
 
 
 class Apertium:

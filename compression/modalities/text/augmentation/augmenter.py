@@ -1,7 +1,4 @@
-"""Makes new rows from old ones.
-
-The same texts, settings, seed and sources give the same rows. Torch-free.
-"""
+"""Makes new rows from old ones. The same texts, settings, seed and sources give the same rows. Torch-free."""
 
 import random
 from collections.abc import Generator, Iterator, Sequence
@@ -12,22 +9,18 @@ from compression.modalities.text.augmentation.resources import Translate
 from compression.modalities.text.augmentation.words import Source, WordSpan, replace_span, word_spans
 from compression.schema.recipe.augment import Augment, Synonyms
 
-CHUNK = 256
-"""Rows at a time: a job reports its progress between two chunks."""
+CHUNK = 256  #: rows at a time: a job reports its progress between two chunks
 Texts = tuple[str, ...]
-Way = Literal["back_translation", "synonyms", "splices"]
-"""The augmentation method of a row, by its key in the settings."""
+Way = Literal["back_translation", "synonyms", "splices"]  #: the augmentation method of a row, by its key in the settings
 
 
 @dataclass(frozen=True)
 class AugmentedRow:
     """A new row."""
 
-    row: int
-    """Index of the row that it was made from."""
+    row: int  #: index of the row that it was made from
     texts: Texts
-    replaced: int = 0
-    """Number of replaced words."""
+    replaced: int = 0  #: number of replaced words
     by: Way = "synonyms"
 
 
@@ -39,49 +32,44 @@ class Sources:
     translators: tuple[Translate, Translate] | None = None
 
 
-def augment(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources) -> Generator[int, None, list[AugmentedRow]]:
-    """Make up to `settings.rows` new rows from each row.
+def augment(
+    texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources
+) -> Generator[tuple[int, int], None, list[AugmentedRow]]:
+    """Make up to `settings.rows` new rows from each row; yield the numbers of processed rows and of all.
 
-    After each chunk, yield the number of processed rows. A row has one or more texts, and each is processed on its own. A new
-    row that equals its original or another copy of it is left out. Raises the errors of the sources.
+    Each text is processed on its own. A new row that equals its original or another copy of it is left out.
     """
     made: list[AugmentedRow] = []
     known = {(row, old) for row, old in enumerate(texts)}
-    done = 0
-    copies = settings.rows - settings.splices
+    done, copies = 0, settings.rows - settings.splices
     for copy in range(settings.rows):
         for start in range(0, len(texts), CHUNK):
             numbers = range(start, min(start + CHUNK, len(texts)))
-            some = [texts[row] for row in numbers]
+            some, draws = [texts[row] for row in numbers], [random.Random(f"{seed} {copy} {row}") for row in numbers]
             if copy >= copies:
-                draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
-                new = [
-                    AugmentedRow(row, splice(texts, row, draw), by="splices") for row, draw in zip(numbers, draws, strict=True)
-                ]
+                spliced = [splice(texts, row, draw) for row, draw in zip(numbers, draws, strict=True)]
+                new = [AugmentedRow(row, own, by="splices") for row, own in zip(numbers, spliced, strict=True)]
             elif copy == 0 and sources.translators is not None:
                 back = back_translate(some, sources.translators)
-                new = [AugmentedRow(row, said, by="back_translation") for row, said in zip(numbers, back, strict=True)]
+                new = [AugmentedRow(row, own, by="back_translation") for row, own in zip(numbers, back, strict=True)]
             elif settings.synonyms is not None and sources.synonyms is not None:
-                draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
                 changed = replace_words(some, settings.synonyms, draws, sources.synonyms)
                 new = [AugmentedRow(row, *change) for row, change in zip(numbers, changed, strict=True)]
             else:
-                raise ValueError("the settings ask for a source that was not opened")
+                raise ValueError("the settings need a source that was not opened")
             for one in new:
                 if (one.row, one.texts) not in known and any(text.strip() for text in one.texts):
                     known.add((one.row, one.texts))
                     made.append(one)
             done += len(numbers)
-            yield done
+            yield done, settings.rows * len(texts)
     return made
 
 
 def splice(texts: Sequence[Texts], row: int, draw: random.Random) -> Texts:
-    """Make a row by joining a row with a random other one, in random order.
+    """Make a row by joining a row with a random other one in random order; half of the pairs take its second text instead.
 
-    Half of the pairs instead take the other row's second text. The teacher's output on a splice is as useful a target as on any
-    text, and a splice is longer than most texts: the student learns to follow its teacher beyond the lengths and the
-    combinations of words in train.
+    A splice is longer than most texts: the student follows its teacher beyond the lengths and the words of train.
     """
     own, other = texts[row], texts[draw.randrange(len(texts))]
     if len(own) > 1 and draw.random() < 0.5:
@@ -101,11 +89,7 @@ def back_translate(rows: Sequence[Texts], translators: tuple[Translate, Translat
 def replace_words(
     rows: Sequence[Texts], settings: Synonyms, draws: Sequence[random.Random], source: Source
 ) -> Iterator[tuple[Texts, int]]:
-    """Replace words of each row; yield its texts with the number of replaced words.
-
-    Each word is chosen with the probability `share`, or one of the row if none was; all its candidates are equally likely.
-    draws: one random generator per row.
-    """
+    """Replace each word with the probability `share`, or one; yield texts and numbers of replaced words."""
     chosen = [_chosen(row, settings.share, draw) for row, draw in zip(rows, draws, strict=True)]
     found = iter(source.candidates([place for row in chosen for _, place in row]))
     for row, wanted, draw in zip(rows, chosen, draws, strict=True):

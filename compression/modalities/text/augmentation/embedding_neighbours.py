@@ -9,12 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from compression.modalities.text.augmentation.words import WordSpan
 
-SPARE = 8
-"""Neighbours to compute beyond the requested number: other spellings of the word itself are among them."""
-AT_ONCE = 512
-"""Words whose similarities are in memory at a time."""
-MARKERS = ("Ġ", "▁")
-"""Markers of the space before a word in BPE and SentencePiece vocabularies."""
+SPARE = 8  #: neighbours to compute beyond the requested number: other spellings of the word itself are among them
+AT_ONCE = 512  #: words whose similarities are in memory at a time
+MARKERS = ("Ġ", "▁")  #: markers of the space before a word in BPE and SentencePiece vocabularies
 
 
 class Vocabulary:
@@ -33,7 +30,6 @@ class Vocabulary:
             word = tokenizer.convert_tokens_to_string([token]).strip() if marker else token
             if len(word) > 1 and word.isalpha():  # the ## of a WordPiece inside a word is no letter
                 self.words[number] = word
-
         self._pieces: dict[str, list[int]] = {}
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
@@ -46,10 +42,7 @@ class Vocabulary:
 
 
 class Neighbours:
-    """Finds the nearest whole words by cosine similarity of their vectors. table: (vocabulary, width).
-
-    `pieced`: also for words of several pieces, by the mean of their pieces' vectors.
-    """
+    """Finds the nearest whole words by cosine similarity; `pieced`: also for words of several pieces, by their mean vector."""
 
     def __init__(self, vocabulary: Vocabulary, table: Tensor, most: int, *, pieced: bool = False) -> None:
         self.vocabulary, self.most, self.pieced = vocabulary, most, pieced
@@ -82,8 +75,5 @@ class Neighbours:
 
 
 def nearest(table: Tensor, queries: Tensor, most: int) -> Tensor:
-    """Return the rows of a table with the largest cosine similarity to each query, the largest first.
-
-    table: (rows, width), each of norm 1; queries: (queries, width) -> (queries, min(`most`, rows)) of row indices.
-    """
+    """Return the rows of a table of norm 1 nearest to each query by cosine, nearest first -> (queries, min(`most`, rows))."""
     return (functional.normalize(queries, dim=-1) @ table.T).topk(min(most, len(table)), dim=-1).indices

@@ -13,26 +13,23 @@ from compression.system.failures import typed
 
 
 def open_helper(kind: Any, folder: Path, param: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """Open a folder with one of transformers' Auto classes, in evaluation mode and float32.
+    """Open a folder with one of transformers' Auto classes -> model, tokenizer, names of weights that it lacks.
 
-    Returns the model, the tokenizer and the names of weights that the folder lacks. Raises MissingFile, UnsafeCheckpoint,
-    DamagedCheckpoint and ConfigMismatch.
+    Raises MissingFile, UnsafeCheckpoint, DamagedCheckpoint and ConfigMismatch.
     """
     _safe(folder, param)
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+        wanted = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        model, report = kind.from_pretrained(folder, **wanted, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except SafetensorError as problem:
         cause = f"the weights of {folder.name} cannot be read: {problem}"
         raise typed(problem) or DamagedCheckpoint(cause, param=param) from problem
     except Exception as problem:  # transformers, torch and tokenizers raise errors of any class
         cause = f"{folder.name} cannot be opened: {problem}"[:2000]
-        raise typed(problem) or ConfigMismatch(
-            cause, param=param, remedy="Send a model whose files belong together."
-        ) from problem
+        remedy = "Send a model whose files belong together."
+        raise typed(problem) or ConfigMismatch(cause, param=param, remedy=remedy) from problem
     model.eval().requires_grad_(False)
     return model, tokenizer, sorted(report["missing_keys"])
 
@@ -43,15 +40,13 @@ def _safe(folder: Path, param: str) -> None:
     if not any(folder.glob("*.safetensors")):
         raise UnsafeCheckpoint(f"{folder.name} has no *.safetensors; nothing else is opened", param=param)
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in _json(folder / name, param):
+        if not (folder / name).is_file():
+            continue
+        try:
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as problem:
+            raise ConfigMismatch(f"{name} is not JSON: {problem}", param=param) from problem
+        if not isinstance(settings, dict):
+            raise ConfigMismatch(f"{name} is not a JSON object", param=param)
+        if "auto_map" in settings:
             raise UnsafeCheckpoint(f"{name} of {folder.name} names code to run (auto_map)", param=param)
-
-
-def _json(path: Path, param: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ConfigMismatch(f"{path.name} is not JSON: {problem}", param=param) from problem
-    if not isinstance(found, dict):
-        raise ConfigMismatch(f"{path.name} is not a JSON object", param=param)
-    return found

@@ -1,29 +1,20 @@
-"""Predicts replacements for a word with a masked language model.
+"""Predicts replacements for a word with a masked language model (TinyBERT, Jiao et al. 2020, algorithm 1)."""
 
-This is TinyBERT's augmentation (Jiao et al. 2020, algorithm 1).
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from compression.modalities.text.augmentation.embedding_neighbours import SPARE, Neighbours, Vocabulary
 from compression.modalities.text.augmentation.words import WordSpan
 from compression.models.adapters.registry import ADAPTERS
 
-AT_ONCE = 64
-"""Texts in a batch."""
+AT_ONCE = 64  #: texts in a batch
 
 
 class MaskedLM:
-    """Predicts replacements for words of a single piece.
-
-    Words of several pieces get embedding neighbours, because a single mask cannot stand for them.
-    """
+    """Predicts words of a single piece; others get embedding neighbours, because one mask cannot stand for them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> None:
         self.model, self.tokenizer, self.most = model, tokenizer, most
@@ -36,46 +27,36 @@ class MaskedLM:
 
     def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
         """Return the words that fit each place, with its own word masked and all others visible."""
-        found = self.neighbours.candidates(places)
+        candidates = self.neighbours.candidates(places)
         pieces = self.vocabulary.pieces([place.word for place in places])
-        single = [i for i, found_pieces in enumerate(pieces) if len(found_pieces) == 1]
+        single = [i for i, own in enumerate(pieces) if len(own) == 1]
         # Texts of similar length share a batch; the order is the same in each run.
         single.sort(key=lambda i: len(places[i].text))
         for start in range(0, len(single), AT_ONCE):
             some = single[start : start + AT_ONCE]
             for i, words in zip(some, self._predicted([places[i] for i in some]), strict=True):
-                found[i] = words
-        return found
+                candidates[i] = words
+        return candidates
 
     @torch.no_grad()
     def _predicted(self, places: Sequence[WordSpan]) -> list[list[str]]:
         hidden = [place.text[: place.start] + str(self.tokenizer.mask_token) + place.text[place.end :] for place in places]
         inputs: Any = self.tokenizer(hidden, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
         masks = inputs["input_ids"] == self.tokenizer.mask_token_id
-        with self._answering_only(masks.int().argmax(dim=1)):
-            scores = self.model(**inputs.to(self.model.device)).logits[:, 0]
-        # Pieces and punctuation are left out before the top k, so that `most` words remain.
-        best = scores[:, self.whole].topk(min(self.most + SPARE, len(self.whole)), dim=-1).indices.tolist()
-        found: list[list[str]] = []
-        for place, lines, is_read in zip(places, best, masks.any(dim=1).tolist(), strict=True):
-            words = [self.vocabulary.words[self.whole[line]] for line in lines] if is_read else []
-            found.append([word for word in words if word.lower() != place.word.lower()][: self.most])
-        return found
+        positions = masks.int().argmax(dim=1)
 
-    @contextmanager
-    def _answering_only(self, positions: Tensor) -> Iterator[None]:
-        """Pass the head only the state at each row's position.
-
-        With all states, its product with the vocabulary would be half the work.
-        """
-
-        def one(_module: Any, _inputs: Any, output: Any) -> Any:
+        def only_masked(_module: Any, _inputs: Any, output: Any) -> Any:
             states = output.last_hidden_state
             output["last_hidden_state"] = states[torch.arange(len(states)), positions.to(states.device)][:, None]
             return output
 
-        hook = self.model.base_model.register_forward_hook(one)
-        try:
-            yield
-        finally:
-            hook.remove()
+        # With the states of all positions, the head's product with the vocabulary would be half the work.
+        with self.model.base_model.register_forward_hook(only_masked):
+            scores = self.model(**inputs.to(self.model.device)).logits[:, 0]
+        # Pieces and punctuation are left out before the top k, so that `most` words remain.
+        best = scores[:, self.whole].topk(min(self.most + SPARE, len(self.whole)), dim=-1).indices.tolist()
+        predictions: list[list[str]] = []
+        for place, lines, is_read in zip(places, best, masks.any(dim=1).tolist(), strict=True):
+            words = [self.vocabulary.words[self.whole[line]] for line in lines] if is_read else []
+            predictions.append([word for word in words if word.lower() != place.word.lower()][: self.most])
+        return predictions

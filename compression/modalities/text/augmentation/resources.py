@@ -46,8 +46,7 @@ class Resources:
     def resolve(self, settings: Augment) -> tuple[Augment, tuple[str, ...]]:
         """Return the settings that this worker can apply, and a sentence with the reason for each omission.
 
-        Only what a recipe leaves to the worker is left out: the source `auto`, and an optional back-translation, with its copy.
-        The remaining settings may make no rows (`rows` is 0). Raises the errors of opening a helper model.
+        Only the source `auto` and an optional back-translation, with its copy, are left out; `rows` may become 0.
         """
         changes: dict[str, Any] = {}
         left_out: list[str] = []
@@ -67,45 +66,35 @@ class Resources:
     def _lacks_wordnet(self) -> str | None:
         if self.wordnet is None:
             return "this worker has no WordNet"
-        missing = next((name for name in FILES if not (self.wordnet / name).is_file()), None)
-        return f"this worker's WordNet has no {missing}" if missing is not None else None
+        missing = [name for name in FILES if not (self.wordnet / name).is_file()]
+        return f"this worker's WordNet has no {missing[0]}" if missing else None
 
     def helper(self, name: str, param: str) -> Path:
         """Return a helper model's folder. Raises MissingResource."""
         if self.helpers is None:
-            raise MissingResource(
-                f"this worker has no helper models, so no {name!r}",
-                param=param,
-                remedy="Ask who runs the worker to set LATHE_HELPER_MODELS, or choose another source in the recipe.",
-            )
+            remedy = "Ask who runs the worker to set LATHE_HELPER_MODELS, or choose another source in the recipe."
+            raise MissingResource(f"this worker has no helper models, so no {name!r}", param=param, remedy=remedy)
         if not (self.helpers / name).is_dir():
             there = ", ".join(sorted(path.name for path in self.helpers.iterdir() if path.is_dir())) or "none"
             raise MissingResource(f"there is no helper model {name!r}; there are: {there}", param=param)
         return self.helpers / name
 
     def digests(self, settings: Augment) -> dict[str, str]:
-        """Return digests of all files that augmented rows depend on, besides those of the job itself.
-
-        An entry also marks a back-translation that this worker leaves out.
-        """
+        """Return digests of the worker's files that augmented rows depend on, and whether back-translation is left out."""
         asked = settings.back_translation is not None
         settings, _ = self.resolve(settings)
-        left_out = {"back_translation": "left out"} if asked and settings.back_translation is None else {}
-        folders: dict[str, tuple[Path, tuple[str, ...]]] = {}
-        if settings.synonyms and self.source(settings.synonyms) == "wordnet" and self.wordnet is not None:
-            folders["wordnet"] = (self.wordnet, FILES)
-        named = [settings.synonyms.model] if settings.synonyms and settings.synonyms.model else []
-        named += settings.back_translation.models or () if settings.back_translation else ()
+        words, back = settings.synonyms, settings.back_translation
+        digests: dict[str, str] = {}
+        if words and self.source(words) == "wordnet" and self.wordnet is not None:
+            digests["wordnet"] = _digest(self.wordnet, FILES)
+        named = [*([words.model] if words and words.model else []), *(back.models or () if back else ())]
         for name in named if self.helpers is not None else ():
             folder = self.helpers / name  # type: ignore[operator]
-            folders[name] = (folder, tuple(sorted(path.name for path in folder.glob("*") if path.is_file())))
-        return {name: _digest(folder, files) for name, (folder, files) in folders.items()} | left_out
+            digests[name] = _digest(folder, sorted(path.name for path in folder.glob("*") if path.is_file()))
+        return digests | ({"back_translation": "left out"} if asked and back is None else {})
 
     def check(self, settings: Augment) -> None:
-        """Open and release all needed resources, to detect missing ones before any training.
-
-        Raises MissingResource and the errors of opening a helper model.
-        """
+        """Open all needed resources before any training. Raises MissingResource and the errors of `open_helper`."""
         settings, _ = self.resolve(settings)
         if settings.synonyms is not None and self.source(settings.synonyms) != "embeddings":
             self.open_synonyms(settings.synonyms, None, None)
@@ -113,10 +102,7 @@ class Resources:
             self.open_translators(settings.back_translation)
 
     def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
-        """Open the source of synonyms.
-
-        table: the teacher's input embeddings, (vocabulary, width), for `embeddings`.
-        """
+        """Open the source of synonyms. table: the teacher's input embeddings, (vocabulary, width), for `embeddings`."""
         source = self.source(asked)
         if source == "embeddings" and tokenizer is not None and table is not None:
             return Neighbours(Vocabulary(tokenizer), table, asked.candidates)
@@ -130,12 +116,13 @@ class Resources:
         """Open both directions. Raises MissingResource and the errors of opening a helper model."""
         if asked.models is None:
             return self._pair(asked)
-        there, back = self._folders(asked)
-        first, second = (open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models") for folder in (there, back))
-        for folder, (_, _, lost) in ((there, first), (back, second)):
+        opened = []
+        for folder in self._folders(asked):
+            model, tokenizer, lost = open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models")
             if lost:
                 raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
-        return Translator(*first[:2]), Translator(*second[:2])
+            opened.append(Translator(model, tokenizer))
+        return opened[0], opened[1]
 
     def _folders(self, asked: BackTranslation) -> list[Path]:
         return [self.helper(name, f"{BACK}.models") for name in asked.models or ()]
@@ -149,11 +136,9 @@ class Resources:
         model, tokenizer, lost = open_helper(AutoModelForMaskedLM, folder, f"{SYNONYMS}.model")
         name = folder.name if asked.model else "the model"
         if lost:
-            raise MissingResource(
-                f"{name} has no head of a masked language model (its weights lack {lost[0]})",
-                param=f"{SYNONYMS}.model",
-                remedy="Name a helper model with such a head, or choose the source embeddings or wordnet.",
-            )
+            cause = f"{name} has no head of a masked language model (its weights lack {lost[0]})"
+            remedy = "Name a helper model with such a head, or choose the source embeddings or wordnet."
+            raise MissingResource(cause, param=f"{SYNONYMS}.model", remedy=remedy)
         if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.mask_token_id is None:
             raise ConfigMismatch(f"the tokenizer of {name} has no mask token or no tokenizer.json", param=f"{SYNONYMS}.model")
         return MaskedLM(model, tokenizer, asked.candidates)

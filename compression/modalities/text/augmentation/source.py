@@ -14,16 +14,12 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.schema.recipe.augment import Augment
 
-EXAMPLES, SHOWN = 3, 300
-"""Number of new rows to show, and maximum characters of each of their texts."""
+EXAMPLES, SHOWN = 3, 300  #: number of new rows to show, and maximum characters of each of their texts
 
 
 @dataclass(frozen=True)
 class AugmentationSource:
-    """The texts of train, one or more per row, with their encoder and the sources of new words.
-
-    encode: called with (rows, labels).
-    """
+    """The texts of train, one or more per row, with the function that encodes (rows, labels) and the sources of new words."""
 
     texts: Sequence[Texts]
     encode: Callable[[Sequence[Texts], list[int]], TokenizedDataset]
@@ -41,14 +37,12 @@ class AugmentationSource:
         settings, left_out = self.resources.resolve(settings)
         total = settings.rows * len(rows)
         yield 0, total
-        work = augment(self.texts, settings, seed, self._opened(settings, teacher))
-        while True:
-            try:
-                done = next(work)
-            except StopIteration as end:
-                made: list[AugmentedRow] = end.value
-                break
-            yield done, total
+        words, back, table = settings.synonyms, settings.back_translation, teacher.get_input_embeddings().weight
+        sources = Sources(
+            synonyms=self.resources.open_synonyms(words, self.tokenizer, table) if words else None,
+            translators=self.resources.open_translators(back) if back else None,
+        )
+        made = yield from augment(self.texts, settings, seed, sources)
         note = " ".join([self._summary(made, settings, total), *left_out])
         some = made[:: max(1, len(made) // EXAMPLES)][:EXAMPLES]
         shown = tuple(f"Made of {_shown(self.texts[one.row])}: {_shown(one.texts)}." for one in some)
@@ -56,14 +50,6 @@ class AugmentationSource:
             return Augmented(rows, [], note, shown)
         labels, texts = rows.labels[[one.row for one in made]].tolist(), [one.texts for one in made]
         return Augmented(rows.with_unlabelled(self.encode(texts, labels)), texts, note, shown)
-
-    def _opened(self, settings: Augment, teacher: PreTrainedModel) -> Sources:
-        resources, words, back = self.resources, settings.synonyms, settings.back_translation
-        table = teacher.get_input_embeddings().weight
-        return Sources(
-            synonyms=resources.open_synonyms(words, self.tokenizer, table) if words else None,
-            translators=resources.open_translators(back) if back else None,
-        )
 
     def _summary(self, made: list[AugmentedRow], settings: Augment, total: int) -> str:
         counts = Counter(one.by for one in made)

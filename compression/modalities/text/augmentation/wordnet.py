@@ -1,7 +1,7 @@
-"""Looks up synonyms in WordNet's database files, in the format of wndb(5WN). Torch-free.
+"""Looks up synonyms in WordNet's database files, in the format of wndb(5WN), without lemmatization. Torch-free.
 
 A line of index.POS is a lemma with the offsets of its senses in data.POS, the most frequent first; the line at such an offset
-is a synset, the words of one meaning. Words are looked up without lemmatization: an inflected form is no lemma, so it stays.
+is a synset, the words of one meaning.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,15 +54,12 @@ class WordNet:
         return [self.synonyms(place.word) for place in places]
 
     def synonyms(self, word: str) -> list[str]:
-        """Return the other words of a word's senses, frequent senses first.
-
-        The part of speech with the most senses in use comes first. Names and symbols are no synonyms of a common word (Hope for
-        hope, P for phosphorus), and a single letter has none.
-        """
+        """Return the other words of a word's senses, from the part of speech with the most senses in use on."""
         lemma = word.lower()
         if lemma in FUNCTION_WORDS or len(lemma) < 2:
             return []
         found = dict.fromkeys(other for part, offset in self._senses(lemma) for other in self._synset(part, offset))
+        # Names and symbols are no synonyms of a common word: Hope for hope, P for phosphorus.
         return [other for other in found if other.lower() != lemma and other == other.lower()]
 
     def _senses(self, lemma: str) -> list[tuple[str, int]]:

@@ -1,8 +1,8 @@
 """Batches of packed rows, with the next token at each scored position."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -10,64 +10,39 @@ from torch import Tensor
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.text_reader import Stretch
 
-NOBODY = -100
-"""Label of positions that are not scored: padding, a text's last token, tokens that are scored elsewhere."""
+NOBODY = -100  #: label of positions that are not scored: padding, a text's last token, tokens that are scored elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch(Batch):
-    """A batch whose rows are packed documents.
+    """A batch whose rows are packed documents; labels: the next token's id, or NOBODY; all (rows, tokens).
 
-    ids, mask, positions, labels: (rows, tokens); rows: (rows,), the index of each row. labels: the next token's id, or NOBODY.
-    Positions restart with each document of a row, which lets stock models separate documents. Padding is on the right and
-    continues the last document's positions; the tokens before it cannot attend to it.
+    Positions restart with each document of a row, which lets stock models separate documents. Padding is on the right.
     """
 
+    INPUTS: ClassVar[tuple[str, ...]] = ("ids", "mask", "positions", "labels")
     positions: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[int], parts: Sequence[Sequence[Stretch]], ids: Tensor) -> "PackedBatch":
-        """Create a batch from each row's parts, padded to the longest row.
-
-        ids: (tokens,), which stretches index.
-        """
+        """Create a batch from each row's parts, padded to the longest row. ids: (tokens,), which stretches index."""
         width = max(sum(end - start for start, end, _ in row) for row in parts)
-        found = torch.zeros((len(rows), width), dtype=torch.long)
-        mask, positions = torch.zeros_like(found), torch.zeros_like(found)
-        labels = torch.full_like(found, NOBODY)
+        tokens, mask, positions = torch.zeros((3, len(rows), width), dtype=torch.long)
+        labels = torch.full_like(tokens, NOBODY)
         for line, row in enumerate(parts):
             at = 0
             for start, end, first in row:
                 stop = at + end - start
-                found[line, at:stop] = ids[start:end]
+                tokens[line, at:stop] = ids[start:end]
                 labels[line, at + first - 1 - start : stop] = ids[first : end + 1]
                 positions[line, at:] = torch.arange(width - at)
                 at = stop
             mask[line, :at] = 1
-        return cls(ids=found, mask=mask, positions=positions, labels=labels, rows=torch.tensor(rows))
+        return cls(ids=tokens, mask=mask, positions=positions, labels=labels, rows=torch.tensor(rows))
 
-    def to(self, device: torch.device) -> "PackedBatch":
-        """Return the batch with its tensors on `device`; `rows` stays on the CPU."""
-        return self._each(lambda column: column.to(device))
-
-    def split(self, parts: int) -> "list[PackedBatch]":  # type: ignore[override]  # callers only read the list
-        """Split into at most `parts` batches with about as many rows each."""
-        size = -(-len(self.rows) // parts)
-        return [self.at(slice(at, at + size)) for at in range(0, len(self.rows), size)]
-
-    def at(self, where: slice | Tensor) -> "PackedBatch":
-        """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
-        rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
-        return replace(self._each(lambda column: column[where]), rows=rows)
-
-    def trimmed(self) -> "PackedBatch":
-        """Drop columns in which every row is padding."""
-        longest = int(self.mask.sum(dim=1).max())
-        return self._each(lambda column: column[:, :longest])
-
-    def _each(self, made: Callable[[Tensor], Tensor]) -> "PackedBatch":
-        columns = {name: made(getattr(self, name)) for name in ("ids", "mask", "positions", "labels")}
-        return PackedBatch(rows=self.rows, **columns)
+    def trimmed(self) -> Self:
+        """Return the batch itself: packed rows have little padding."""
+        return self
 
     @property
     def weight(self) -> int:
@@ -86,19 +61,12 @@ class PackedBatch(Batch):
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Return the inputs of a stock causal model.
-
-        Without a cache and a mask, the model infers from the positions where documents end.
-        """
+        """Return a stock causal model's inputs: without cache and mask, positions tell it where documents end."""
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
 
 
 def attention_mask(positions: Tensor) -> Tensor:
-    """Return the causal attention mask within documents, whatever the model's attention window.
-
-    A token attends to the tokens of its own document that are not later. positions: (rows, tokens), which restart with each
-    document -> (rows, tokens, tokens), boolean.
-    """
+    """Return the causal attention mask within documents. positions: (rows, tokens) -> (rows, tokens, tokens), boolean."""
     begun = positions.diff(dim=1, prepend=positions[:, :1] - 1) <= 0
     document = begun.cumsum(dim=1)
     together: Tensor = document[:, :, None] == document[:, None, :]

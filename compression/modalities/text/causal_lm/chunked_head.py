@@ -1,10 +1,7 @@
-"""Runs a head on chunks of tokens.
-
-No tensor of all tokens by the whole vocabulary exists, forward or backward.
-"""
+"""Runs a head on chunks of tokens. No tensor of all tokens by the whole vocabulary exists, forward or backward."""
 
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 
 import torch
 from torch import Tensor
@@ -25,22 +22,14 @@ def widen(logits: Tensor) -> Tensor:
 
 
 def sum_over_chunks(part: Callable[..., Tensor], size: int, *columns: Tensor) -> Tensor:
-    """Sum `part` over chunks of `size` tokens.
+    """Sum `part` over chunks of `size` tokens; the backward pass recomputes each chunk, so none stays in memory.
 
-    The backward pass recomputes each chunk, so none stays in memory until then. columns: (tokens, ...) each, one token or more;
-    part: takes a chunk of each -> a tensor whose shape does not depend on the chunk. Gradients flow to the columns and to all
-    parameters that `part` uses, as if it had processed all tokens at once.
+    columns: (tokens, ...) each, one token or more; part: takes a chunk of each -> a tensor whose shape does not depend on it.
     """
     total: Tensor | None = None
     for chunk in zip(*(torch.split(column, size) for column in columns), strict=True):
         # On a device the backward pass runs in its own thread: it needs the caller's context (`precision.gradient_precision`).
-        here = copy_context()
-        found = checkpoint(_within, here, part, *chunk, use_reentrant=False, preserve_rng_state=False)
-        total = found if total is None else total + found
+        value = checkpoint(copy_context().run, part, *chunk, use_reentrant=False, preserve_rng_state=False)
+        total = value if total is None else total + value
     assert total is not None, "there is a token"  # noqa: S101
     return total
-
-
-def _within(context: Context, part: Callable[..., Tensor], *chunk: Tensor) -> Tensor:
-    found: Tensor = context.run(part, *chunk)
-    return found

@@ -4,31 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Encoding
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from compression.modalities.text import text_reader as scoring_texts
+from compression.modalities.text import text_reader
 
 
 @dataclass(frozen=True)
 class TokenizedDocuments:
-    """Tokenized texts in their order, one document each.
+    """Tokenized texts with a scored token in their order, one document each."""
 
-    Texts without a scored token are left out, and counted in `left_out`. ids: (tokens,), int32, document after document; ends:
-    (documents,), where each ends in `ids`. A document begins with `lead` tokens and ends with its `tails`, (documents,), that
-    evaluation does not score. bytes: (documents,), the UTF-8 bytes of the text that the tokens between stand for.
-
-    The tokenizer's affixes before or after a text are not text: the model reads them, but they are not scored. If there is no
-    affix before a text, its first token cannot be predicted; it is not scored either, and its bytes do not count.
-    """
-
-    ids: Tensor
-    ends: Tensor
-    lead: int
-    tails: Tensor
-    bytes: Tensor
-    left_out: int = 0
+    ids: Tensor  #: (tokens,), int32, document after document
+    ends: Tensor  #: (documents,), where each ends in `ids`
+    lead: int  #: first tokens of each that are not scored: the affix before a text, else one, which nothing precedes
+    tails: Tensor  #: (documents,), last tokens that are not scored: the affix after a text
+    bytes: Tensor  #: (documents,), UTF-8 bytes of the text that the tokens between stand for
+    left_out: int = 0  #: texts without a scored token
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -45,21 +36,15 @@ class TokenizedDocuments:
 
 
 def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`).
-
-    Raises ConfigMismatch.
-    """
-    return scoring_texts.affixes(_encoder(tokenizer))
+    """Return the ids that a tokenizer puts before and after each text (`text_reader.affixes`). Raises ConfigMismatch."""
+    return text_reader.affixes(_encoder(tokenizer))
 
 
 def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedDocuments:
-    """Tokenize whole texts, without truncation.
-
-    An affix that the text itself contains, as a chat does, is not added again. Raises ConfigMismatch as `affixes` does.
-    """
+    """Tokenize whole texts; an affix that the text itself contains is not added again. Raises ConfigMismatch."""
     ids, tails, sizes = [], [], []
     lead, left_out = len(affixes(tokenizer)[0]) or 1, 0
-    for one in scoring_texts.read(texts, _encoder(tokenizer)):
+    for one in text_reader.read(texts, _encoder(tokenizer)):
         if one is None:
             left_out += 1
             continue
@@ -71,10 +56,6 @@ def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedD
     return TokenizedDocuments(flat, lengths.cumsum(0), lead, torch.tensor(tails).long(), torch.tensor(sizes).long(), left_out)
 
 
-def _encoder(tokenizer: PreTrainedTokenizerFast) -> scoring_texts.Encode:
-    def encode(texts: list[str], special: bool) -> list[Encoding]:
-        options = {"truncation": False, "return_attention_mask": False, "verbose": False}
-        found: list[Encoding] = tokenizer(texts, add_special_tokens=special, **options).encodings
-        return found
-
-    return encode
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> text_reader.Encode:
+    options = {"truncation": False, "return_attention_mask": False, "verbose": False}
+    return lambda texts, special: tokenizer(texts, add_special_tokens=special, **options).encodings

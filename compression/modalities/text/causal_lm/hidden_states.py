@@ -15,20 +15,16 @@ SEPARATING = ("eager", "flex_attention", "sdpa")
 
 
 def last_hidden_states(model: PreTrainedModel, sequences: PackedBatch) -> Tensor:
-    """Return the head's input: states after the last norm, (rows, tokens, width).
-
-    Raises ValueError as `base_output` does.
-    """
+    """Return the head's input: states after the last norm, (rows, tokens, width). Raises ValueError as `base_output` does."""
     found: Tensor = base_output(model, sequences).last_hidden_state
     return found
 
 
 def base_output(model: PreTrainedModel, sequences: PackedBatch, **options: Any) -> Any:
-    """Return the output of the base model.
+    """Return the output of the base model. options: arguments of its forward, such as output_hidden_states.
 
-    options: arguments of its forward, such as output_hidden_states. Documents of a row do not attend to each other: without a
-    mask and a cache, stock masks (transformers 5, masking_utils) end where positions restart. Raises ValueError if the model's
-    attention takes no such mask.
+    Documents of a row do not attend to each other: without a mask and a cache, stock masks (transformers 5, masking_utils) end
+    where positions restart. Raises ValueError for attention that takes no mask.
     """
     attention = model.config._attn_implementation
     if attention not in SEPARATING:

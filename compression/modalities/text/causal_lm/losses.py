@@ -1,8 +1,7 @@
-"""Token losses of a language model against the text, a teacher, or a teacher's stored targets."""
+"""Losses of a language model against the text and a teacher: of tokens, and of relations within documents."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -10,35 +9,15 @@ from torch.nn import functional
 
 from compression.modalities import losses
 from compression.modalities.text.causal_lm import chunked_head
+from compression.modalities.text.causal_lm.batches import PackedBatch, attention_mask
 from compression.modalities.text.causal_lm.hidden_states import Head
 
-Term = Literal["soft", "hard"]
-ALL: tuple[Term, ...] = ("soft", "hard")
-HARD: tuple[Term, ...] = ("hard",)
-
-
-class NextTokenTargets(Protocol):
-    """A teacher's next-token targets at each scored position."""
-
-    @property
-    def columns(self) -> tuple[Tensor, ...]:
-        """The target tensors, (asked, ...) each."""
-        ...
-
-    def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
-        """Return a student's divergence from the targets.
-
-        logits: (some, vocabulary); columns: of the same positions -> scalar in nats, mean over positions.
-        """
-        ...
+TERMS = ("soft", "hard")
 
 
 @dataclass(frozen=True)
 class FullTargets:
-    """A teacher's full distributions.
-
-    states: (asked, width), which `head` turns into logits over the student's vocabulary.
-    """
+    """A teacher's full distributions. states: (asked, width), which `head` turns into logits over the student's vocabulary."""
 
     states: Tensor
     head: Head
@@ -50,7 +29,7 @@ class FullTargets:
         return (self.states,)
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
-        """Return KL(teacher ‖ student) × τ² over the vocabulary."""
+        """Return KL(teacher ‖ student) × τ² over the vocabulary, in nats, mean over positions."""
         with torch.no_grad():
             wanted = chunked_head.widen(self.head(columns[0]))
         return losses.soft_target_loss(logits, wanted, self.temperature)
@@ -58,10 +37,7 @@ class FullTargets:
 
 @dataclass(frozen=True)
 class TopKTargets:
-    """A teacher's stored top-k distributions.
-
-    known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`.
-    """
+    """A teacher's stored top-k distributions. known: (asked, kept + 1), ids: (asked, kept), of `losses.top_k_targets`."""
 
     known: Tensor
     ids: Tensor
@@ -78,39 +54,60 @@ class TopKTargets:
         return losses.top_k_target_loss(logits, known, ids, self.temperature)
 
 
-def next_token_loss(states: Tensor, head: Head, following: Tensor, *, size: int) -> Tensor:
-    """Return the cross-entropy of the text's next tokens -> scalar in nats, mean over tokens.
+NextTokenTargets = FullTargets | TopKTargets
 
-    It is `next_token_terms` without a teacher.
-    """
-    return next_token_terms(states, head, following, None, HARD, size=size)["hard"]
+
+def next_token_loss(states: Tensor, head: Head, following: Tensor, *, size: int) -> Tensor:
+    """Return the cross-entropy of the text's next tokens -> scalar in nats, mean over tokens."""
+    return next_token_terms(states, head, following, None, ("hard",), size=size)["hard"]
 
 
 def next_token_terms(
-    states: Tensor, head: Head, following: Tensor, wanted: NextTokenTargets | None, asked: Collection[Term] = ALL, *, size: int
-) -> dict[Term, Tensor]:
-    """Return a student's losses against a teacher (soft) and the text (hard).
+    states: Tensor,
+    head: Head,
+    following: Tensor,
+    targets: NextTokenTargets | None,
+    asked: Collection[str] = TERMS,
+    *,
+    size: int,
+) -> dict[str, Tensor]:
+    """Return a student's losses against a teacher (soft) and the text (hard), as far as `asked` names them.
 
-    -> each a scalar in nats, mean over tokens. states: (asked, width), only of scored positions, so that padding does not
-    count; head: the student's; following: (asked,), the next tokens' ids; wanted: of the same positions, None if there is no
-    soft term; size: tokens that go through the heads at once (`chunked_head.chunk_size`). Both terms share one pass through the
-    student's head. If no position is scored, all terms are 0. Raises ValueError for a soft term without a teacher.
+    -> each a scalar in nats, mean over tokens; 0 if no position is scored. states: (asked, width), of scored positions; head:
+    the student's; following: (asked,), the next tokens' ids; targets: of the same positions; size: tokens that go through the
+    heads at once, once for both terms. Raises ValueError for a soft term without a teacher.
     """
-    if "soft" in asked and wanted is None:
-        raise ValueError("there is no teacher to be held against")
-    order: list[Term] = [term for term in ALL if term in asked]
-    if not len(states):
+    if "soft" in asked and targets is None:
+        raise ValueError("there is no teacher for the soft term")
+    order = [term for term in TERMS if term in asked]
+    if not order or not len(states):
         return dict.fromkeys(order, states.sum() * 0.0)
-    said = wanted.columns if wanted is not None and "soft" in order else ()
+    columns = targets.columns if targets is not None and "soft" in order else ()
 
-    def part(states: Tensor, following: Tensor, *said: Tensor) -> Tensor:
+    def part(states: Tensor, following: Tensor, *columns: Tensor) -> Tensor:
         logits = chunked_head.widen(head(states))
-        found = []
-        if "soft" in order and wanted is not None:
-            found.append(wanted.divergence(logits, *said) * len(logits))
+        sums = []
+        if "soft" in order and targets is not None:
+            sums.append(targets.divergence(logits, *columns) * len(logits))
         if "hard" in order:
-            found.append(functional.cross_entropy(logits, following, reduction="sum"))
-        return torch.stack(found)
+            sums.append(functional.cross_entropy(logits, following, reduction="sum"))
+        return torch.stack(sums)
 
-    means = chunked_head.sum_over_chunks(part, size, states, following, *said) / len(states)
+    means = chunked_head.sum_over_chunks(part, size, states, following, *columns) / len(states)
     return dict(zip(order, means.unbind(), strict=True))
+
+
+def document_relation_loss(student: Tensor, teacher: Tensor, batch: PackedBatch, heads: int) -> Tensor:
+    """Return the KL divergence of causal self-attention relations within documents (MiniLMv2, Wang et al. 2021).
+
+    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide); heads: relation heads, which must divide both
+    widths -> scalar in nats, mean over kinds, real tokens and heads. Computed for one kind and row at a time, because relations
+    grow with the square of the tokens.
+    """
+
+    def part(student: Tensor, teacher: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        return losses.summed_relation_loss(student[None], teacher[None], mask, attention_mask(positions), heads)
+
+    kinds = len(student)
+    columns = student.flatten(0, 1), teacher.flatten(0, 1), batch.mask.repeat(kinds, 1), batch.positions.repeat(kinds, 1)
+    return chunked_head.sum_over_chunks(part, 1, *columns) / (batch.mask.sum() * heads * kinds)

@@ -13,24 +13,18 @@ from compression.modalities.text.causal_lm.losses import TopKTargets
 from compression.modalities.text.causal_lm.packing import Packed
 from compression.system.row_file import RowFile
 
-HALF = 2
-"""Bytes of a 16-bit number."""
-SMALL_VOCABULARY = 1 << 16
-"""Up to this many ids, two bytes hold one."""
+HALF = 2  #: bytes of a 16-bit number
+SMALL_VOCABULARY = 1 << 16  #: up to this many ids, two bytes hold one
 
 
 class TopKTargetFile:
-    """A file of a teacher's softened top-k next-token distributions at each scored position.
+    """A file of a teacher's softened top-k next-token distributions at each scored position; `close` removes it.
 
-    It holds the `kept` most likely tokens at temperature τ, and the probability of all others. With 64 kept, a position takes
-    258 bytes for a vocabulary of up to 65,536, and 386 for a larger one. `close` removes the file.
+    With 64 kept, a position takes 258 bytes for a vocabulary of up to 65,536, and 386 for a larger one.
     """
 
     def __init__(self, path: Path, asked: Sequence[int], vocabulary: int, kept: int, temperature: float) -> None:
-        """Create the file. asked: scored positions of each row, 1 or more.
-
-        kept: less than the vocabulary; otherwise raises ValueError.
-        """
+        """Create the file for the scored positions of each row, 1 or more. Raises ValueError unless kept < vocabulary."""
         if not 1 <= kept < vocabulary:
             raise ValueError(f"of {vocabulary} tokens, {kept} cannot be kept with others beside them")
         self.kept, self.temperature = kept, temperature
@@ -50,10 +44,7 @@ class TopKTargetFile:
         return self._file.bytes
 
     def put(self, row: int, known: Tensor, ids: Tensor) -> None:
-        """Write a row. known: (asked, kept + 1), float16; ids: (asked, kept).
-
-        Raises ValueError if the row was written before, and OSError if the disk is full.
-        """
+        """Write a row of `top_k_targets`. Raises ValueError if it is written, and OSError if the disk is full."""
         if self._written[row]:
             raise ValueError(f"row {row} is there already")
         known, ids = known.cpu().contiguous(), ids.cpu().to(self._ids).contiguous()
@@ -85,10 +76,7 @@ class TopKTargetFile:
 
 @torch.no_grad()
 def keeping(model: PreTrainedModel, rows: Packed, store: TopKTargetFile, *, batch: int, size: int) -> Iterator[int]:
-    """Run a teacher on every row and store its targets; yield the number of rows of each batch.
-
-    batch: rows in a batch; size: tokens that go through the head at once.
-    """
+    """Store a teacher's targets on every row, `size` tokens at a time; yield the number of rows of each batch."""
     device = next(model.parameters()).device
     head = hidden_states.output_layer(model)
     for sequences in rows.in_order(batch):

@@ -1,7 +1,8 @@
-"""A split of texts in packed rows for the stages, with its own loss, counted in tokens."""
+"""A split of texts in packed rows, and the sample of texts that scores a language model."""
 
+import random
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,9 +13,11 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packing import Packed
+from compression.modalities.text.dataset import FEWEST_TEXTS, Dataset
+from compression.schema.errors import EmptySplit
+from compression.schema.recipe.base import Split
 
-TOGETHER = 8192
-"""Tokens in a batch without training: more brings no speed and costs memory."""
+TOGETHER = 8192  #: tokens in a batch without training: more brings no speed and costs memory
 JUDGED = 65_536
 """Tokens of validation that choose the epoch. The error of the difference of two models' losses on the same tokens is far
 below either loss's own error, so these suffice to compare them; all of a large split would cost more time than training."""
@@ -22,40 +25,22 @@ below either loss's own error, so these suffice to compare them; all of a large 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedDataset(TokenizedDataset):
-    """Texts of a split in packed rows.
-
-    A row's labels are its own next tokens; the `labels` of `TokenizedDataset` have no meaning here. length: the maximum number
-    of tokens of a row. These count the whole split, even if this is a part of its rows: whole, the scored tokens; texts, those
-    with a scored token; left_out, those without one; bytes, of UTF-8 that the tokens stand for.
-    """
+    """Texts of a split in packed rows; a row's labels are its next tokens, not `labels`."""
 
     packed: Packed
-    length: int
-    whole: int
-    texts: int
-    left_out: int
-    bytes: int
+    length: int  #: maximum number of tokens of a row
+    whole: int  #: scored tokens of the whole split, even if this is a part of its rows
+    left_out: int  #: texts of the whole split without a scored token
+    bytes: int  #: of UTF-8 that the whole split's tokens stand for
 
     @classmethod
     def of(cls, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter) -> "PackedDataset":
-        """Tokenize texts and pack them into rows of at most `length` tokens.
-
-        Raises ConfigMismatch as `documents.read` does.
-        """
-        found = read(texts, tokenizer)
-        packed = Packed(found, length)
-        return cls(
-            _ids(packed),
-            torch.zeros(len(packed)),
-            0,
-            task,
-            packed=packed,
-            length=length,
-            whole=sum(packed.asked),
-            texts=len(found),
-            left_out=found.left_out,
-            bytes=int(found.bytes.sum()),
-        )
+        """Tokenize texts and pack them into rows of at most `length` tokens. Raises ConfigMismatch as `documents.read` does."""
+        documents = read(texts, tokenizer)
+        packed = Packed(documents, length)
+        whole, size = sum(packed.asked), int(documents.bytes.sum())
+        rows, labels, left_out = _ids(packed), torch.zeros(len(packed)), documents.left_out
+        return cls(rows, labels, 0, task, packed=packed, length=length, whole=whole, left_out=left_out, bytes=size)
 
     @property
     def asked(self) -> int:
@@ -79,7 +64,7 @@ class PackedDataset(TokenizedDataset):
 
     def with_unlabelled(self, more: TokenizedDataset) -> TokenizedDataset:  # noqa: ARG002
         """Raise ValueError: language models learn from all texts alike."""
-        raise ValueError("texts of a language model have no labels that others could lack")
+        raise ValueError("a language model learns from all texts alike: none lacks a label")
 
     def batch(self, rows: list[int]) -> PackedBatch:
         """Return a batch of the rows with these indices."""
@@ -103,3 +88,36 @@ def packed_split(rows: Examples) -> PackedDataset:
     if not isinstance(rows, PackedDataset):
         raise TypeError("these rows are not texts of a language model")
     return rows
+
+
+def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
+    """Sample whole texts of validation and test to score. Raises EmptySplit if test has fewer than two with a scored token."""
+    # One of validation suffices: its perplexity is compared with others on the same text.
+    fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
+    return {split: _sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
+
+
+def _sample(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int, seed: int, split: Split, fewest: int
+) -> list[int]:
+    """Return the indices of random texts with `most` scored tokens or more, ascending; at least `fewest` can be scored."""
+    order = list(range(len(texts)))
+    random.Random(seed).shuffle(order)
+    taken, tokens, usable = list[int](), 0, 0
+    for number in order:
+        documents = read([texts[number]], tokenizer)
+        taken.append(number)
+        tokens += int(documents.scored.sum())
+        usable += len(documents)
+        if tokens >= most and usable >= FEWEST_TEXTS:
+            return sorted(taken)
+    if usable < fewest:
+        raise EmptySplit(f"{split} has {usable} texts with a token to predict", param=f"data.splits.{split}")
+    return sorted(taken)
+
+
+def check_texts(rows: Iterable[tuple[str, TokenizedDataset]]) -> None:
+    """Reject splits of texts without a scored token. rows: of each split, by its name. Raises EmptySplit."""
+    for name, split in rows:
+        if isinstance(split, PackedDataset) and not len(split):
+            raise EmptySplit(f"{name} has no text with a token to predict", param=f"data.splits.{name}")

@@ -10,16 +10,13 @@ from transformers import PreTrainedModel
 
 from compression.modalities.base import Batch, Examples, Targets
 from compression.modalities.sampling import BATCH, micro_batch_size
-from compression.modalities.text.causal_lm import chunked_head, hidden_states, next_token_cache
+from compression.modalities.text.causal_lm import chunked_head, hidden_states, losses, next_token_cache
 from compression.modalities.text.causal_lm.batches import PackedBatch
-from compression.modalities.text.causal_lm.document_losses import document_relation_loss
-from compression.modalities.text.causal_lm.losses import FullTargets, NextTokenTargets, Term, next_token_terms
 from compression.modalities.text.causal_lm.next_token_cache import TopKTargetFile
 from compression.modalities.text.causal_lm.packed_examples import TOGETHER, packed_split
 from compression.modalities.text.causal_lm.token_losses import token_losses
 
-MOST_TOKENS = 32_768
-"""Tokens whose states are all in memory during the quantization of layers, one after the other."""
+MOST_TOKENS = 32_768  #: tokens whose states are all in memory during the quantization of layers, one after the other
 
 
 class PackedTexts:
@@ -27,18 +24,15 @@ class PackedTexts:
 
     @torch.inference_mode()
     def loss(self, model: nn.Module, rows: Examples, parts: int = 1) -> float:
-        """Return the loss on packed rows, in nats per token.
-
-        It serves choices and is not reported: the test score uses windows, in which tokens see more context.
-        """
+        """Return the loss on packed rows, in nats per token. Unlike the reported score, it uses no windows."""
         training, own = model.training, cast(PreTrainedModel, model)
         model.eval()
         device, head = next(model.parameters()).device, hidden_states.output_layer(own)
         size, total = chunked_head.chunk_size(own.config.vocab_size), 0.0
         for batch in packed_split(rows).by_length(micro_batch_size(BATCH, parts)):
             here = batch.to(device)
-            losses, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
-            total += losses.double().sum().item()
+            nats, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
+            total += nats.double().sum().item()
         model.train(training)
         return total / self.count(rows)
 
@@ -47,10 +41,7 @@ class PackedTexts:
         return packed_split(rows).asked
 
     def change(self, model: PreTrainedModel, rows: Examples, parts: int = 1) -> Callable[[], float]:
-        """Return a function that computes the change of the logits on the first rows.
-
-        It stores the last states, and computes logits from them in chunks.
-        """
+        """Return a function that computes the change of the logits on the first rows, in chunks from stored states."""
         own = packed_split(rows)
         some = own.at(list(range(min(len(own), max(MOST_TOKENS // own.length, 1)))))
         weights = hidden_states.output_layer(model).weight.detach().clone()  # type: ignore[attr-defined]  # a linear layer
@@ -97,25 +88,19 @@ class PackedTexts:
         temperature: float,
         targets: Targets | None,
     ) -> dict[str, Tensor]:
-        """Return the loss terms that `asked` names, means over tokens.
-
-        `soft`: KL(teacher ‖ student) × τ² over the vocabulary; `hard`: cross-entropy of the text's next tokens.
-        """
-        sides: list[Term] = [term for term in ("soft", "hard") if term in asked]
-        if not sides:
-            return {}
+        """Return the loss terms that `asked` names, means over tokens (`losses.next_token_terms`)."""
         own, (model, states) = cast(PackedBatch, batch), student
-        wanted: NextTokenTargets | None = None
+        wanted: losses.NextTokenTargets | None = None
         if "soft" in asked and targets is not None:
             wanted = targets.get(own.rows.tolist(), own.ids.device)
         elif "soft" in asked:
-            wanted = FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
+            wanted = losses.FullTargets(teacher[1], hidden_states.output_layer(teacher[0]), temperature)
         size, head = chunked_head.chunk_size(model.config.vocab_size), hidden_states.output_layer(model)
-        return {str(term): loss for term, loss in next_token_terms(states, head, own.wanted, wanted, sides, size=size).items()}
+        return losses.next_token_terms(states, head, own.wanted, wanted, asked, size=size)
 
     def relation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, heads: int) -> Tensor:
         """Return the relation loss, document by document."""
-        return document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
+        return losses.document_relation_loss(student, teacher, cast(PackedBatch, batch), heads)
 
     def keep(
         self, teacher: PreTrainedModel, rows: Examples, path: Path, kept: int, temperature: float, parts: int = 1

@@ -12,14 +12,11 @@ from compression.modalities.text.text_reader import Stretch
 
 
 class Packed:
-    """Documents in rows of at most `length` tokens.
+    """Documents in rows of at most `length` tokens; each token that follows another is a target exactly once.
 
-    Each token that follows another is a target exactly once. A longer document is cut into pieces of `length`; the token after
-    a piece is the piece's last target and the next piece's first input. Pieces are packed into rows by best fit, the longest
-    first (Ding et al. 2024), so a document is cut only if it must be, and there is little padding. The pieces of a row never
-    change, so a teacher's outputs on a row can be stored.
-
-    The tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
+    A longer document is cut into pieces; the token after a piece is its last target and the next piece's first input. Pieces
+    are packed by best fit, the longest first (Ding et al. 2024), and never change, so a teacher's outputs can be stored. The
+    tokenizer's affix after a text is a target, so that the model learns to end a text; the affix before it is not.
     """
 
     def __init__(self, documents: TokenizedDocuments, length: int) -> None:
@@ -44,11 +41,6 @@ class Packed:
         """Return the number of target tokens of each row."""
         return [sum(end + 1 - first for _, end, first in row) for row in self._rows]
 
-    @property
-    def read(self) -> list[int]:
-        """Return the number of input tokens of each row, without padding."""
-        return [sum(end - start for start, end, _ in row) for row in self._rows]
-
     def batch(self, rows: list[int]) -> PackedBatch:
         """Return a batch of the rows with these indices."""
         return PackedBatch.of(rows, [self._rows[row] for row in rows], self._ids)
@@ -66,18 +58,15 @@ class Packed:
 
 
 def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
-    """Cut documents into pieces of at most `length` input tokens.
-
-    A document's last token is never an input.
-    """
-    found = []
+    """Cut documents into pieces of at most `length` input tokens. A document's last token is never an input."""
+    stretches = []
     for start, end in zip(documents.starts.tolist(), documents.ends.tolist(), strict=True):
         last = end - 1
         for at in range(start, last, length):
             stop, first = min(at + length, last), max(at + 1, start + documents.lead)
             if first <= stop:  # otherwise the piece has only affixes
-                found.append((at, stop, first))
-    return found
+                stretches.append((at, stop, first))
+    return stretches
 
 
 def packed(stretches: list[Stretch], length: int) -> list[list[Stretch]]:

@@ -1,7 +1,4 @@
-"""Language modelling scores: how well a model predicts the tokens of texts. Torch-free.
-
-A text is a cluster: its tokens are not independent, so errors come from the variation between texts.
-"""
+"""Language modelling scores. Tokens of a text depend on each other, so errors come from texts' variation. Torch-free."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -22,35 +19,25 @@ from compression.schema.report.measurements import Score
 
 Counts = npt.NDArray[np.int64]
 Sums = npt.NDArray[np.float64]
-
-
 METRIC = "perplexity"
-LARGEST = math.log(1e300)
-"""Nats per token above which the reported perplexity is 1e300: JSON has no infinity."""
-PLACES = 256
-"""Positions whose logits are summed together, in float64."""
+LARGEST = math.log(1e300)  #: nats per token above which the reported perplexity is 1e300: JSON has no infinity
+PLACES = 256  #: positions whose logits are summed together, in float64
 LOGITS_BYTES = 1 << 29
 """Maximum size of logits in memory. Two windows always share a batch, run in pieces if their logits are larger."""
 SAMPLE_BYTES, SHORT = 1 << 25, 24
 """The same for a sample that verifies an artifact, and the tokens of its shortest row; each other row is one longer."""
-SHORTEST = 2
-"""Fewest tokens of a row that can be read partly at once and partly one by one."""
-SAME = 1e-2
-"""A window's result changes if its loss differs by more nats per token; sums in another order change it less."""
+SHORTEST = 2  #: fewest tokens of a row that can be read partly at once and partly one by one
+SAME = 1e-2  #: a window's result changes if its loss differs by more nats per token; sums in another order change it less
 
 
 @dataclass(frozen=True)
 class WindowLosses:
-    """A model's losses on each text, (texts,) each.
+    """A model's losses on each text, (texts,) each."""
 
-    tokens: number of scored tokens, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p of them, in nats; right: how
-    many of them were the most likely.
-    """
-
-    tokens: Counts
-    bytes: Counts
-    loss: Sums
-    right: Counts
+    tokens: Counts  #: number of scored tokens, 1 or more
+    bytes: Counts  #: of UTF-8 that they stand for
+    loss: Sums  #: Σ −ln p of them, in nats
+    right: Counts  #: how many of them were the most likely
 
 
 @dataclass(frozen=True)
@@ -63,53 +50,35 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """The metrics of a language model.
+    """The metrics of a language model."""
 
-    loss: nats per token; perplexity: e to that, at most 1e300; accuracy: share of tokens predicted correctly; bits_per_byte:
-    bits of all tokens over bytes of the text they stand for, which compares models with different tokenizers.
-    """
-
-    loss: Figure
-    perplexity: Figure
-    bits_per_byte: Figure
-    accuracy: Figure
+    loss: Figure  #: nats per token
+    perplexity: Figure  #: e to that, at most 1e300
+    bits_per_byte: Figure  #: bits of all tokens over bytes of their text, which compares models with different tokenizers
+    accuracy: Figure  #: share of tokens predicted correctly
     texts: int
     tokens: int
     bytes: int
 
 
-def figures(told: WindowLosses) -> Figures:
-    """Compute the metrics from a model's losses.
-
-    Each token counts the same, so long texts count for more.
-    """
-    loss = _ratio(told.loss, told.tokens)
-    return Figures(
-        loss=loss,
-        perplexity=_exponential(loss),
-        bits_per_byte=_ratio(told.loss / math.log(2), told.bytes),
-        accuracy=_ratio(told.right, told.tokens),
-        texts=len(told.tokens),
-        tokens=int(told.tokens.sum()),
-        bytes=int(told.bytes.sum()),
-    )
+def figures(losses: WindowLosses) -> Figures:
+    """Compute the metrics from a model's losses. Each token counts the same, so long texts count for more."""
+    loss, sizes = _ratio(losses.loss, losses.tokens), (len(losses.tokens), int(losses.tokens.sum()), int(losses.bytes.sum()))
+    bits_per_byte, accuracy = _ratio(losses.loss / math.log(2), losses.bytes), _ratio(losses.right, losses.tokens)
+    return Figures(loss, _exponential(loss), bits_per_byte, accuracy, *sizes)
 
 
-def draws(told: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
+def draws(losses: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
     """Return the perplexity on the samples of the texts of `standard_errors.resampled`, (RESAMPLES,)."""
 
     def perplexity(some: Counts) -> dict[str, float]:
-        return {METRIC: math.exp(min(float(told.loss[some].sum() / told.tokens[some].sum()), LARGEST))}
+        return {METRIC: math.exp(min(float(losses.loss[some].sum() / losses.tokens[some].sum()), LARGEST))}
 
-    return standard_errors.resampled(perplexity, len(told.tokens), seed=seed)[METRIC]
+    return standard_errors.resampled(perplexity, len(losses.tokens), seed=seed)[METRIC]
 
 
 def added_loss(before: WindowLosses, after: WindowLosses) -> Figure:
-    """Return the increase of the loss in nats per token, on the same tokens of the same texts.
-
-    Its error is that of the difference, far below either loss's own: what is hard for one model is hard for the other. Raises
-    ValueError if the tokens are not the same.
-    """
+    """Return the increase of the loss in nats per token, with the difference's error. Raises ValueError for other tokens."""
     if not np.array_equal(before.tokens, after.tokens):
         raise ValueError("these losses are not of the same tokens")
     return _ratio(after.loss - before.loss, after.tokens)
@@ -127,26 +96,8 @@ def _exponential(one: Figure) -> Figure:
     return Figure(value, None if one.standard_error is None else value * one.standard_error)
 
 
-def headline(found: Figures) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the metrics by their names in a score's `metrics`, the headline metric first.
-
-    -> values, and standard errors of those that have one.
-    """
-    named = {
-        METRIC: found.perplexity,
-        "loss": found.loss,
-        "bits_per_byte": found.bits_per_byte,
-        "next_token_accuracy": found.accuracy,
-    }
-    known = {name: one.standard_error for name, one in named.items() if one.standard_error is not None}
-    return {name: one.value for name, one in named.items()}, known
-
-
 def chance(following: Iterable[Sequence[int]]) -> float:
-    """Return the perplexity of a unigram model (the chance level).
-
-    following: the scored tokens, window by window, each once.
-    """
+    """Return the perplexity of a unigram model. following: the scored tokens, window by window, each once."""
     _, counts = np.unique(np.concatenate([np.asarray(each) for each in following]), return_counts=True)
     shares = counts / counts.sum()
     return math.exp(-(shares * np.log(shares)).sum())
@@ -154,21 +105,13 @@ def chance(following: Iterable[Sequence[int]]) -> float:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens that a model reads at once, and the next tokens to score.
+    """Tokens that a model reads at once, and the next tokens to score."""
 
-    text: index of its text; ids: the input tokens; at: the first scored position, where every later one is scored too;
-    following: the next token at each of these positions; bytes: of the whole text, set only on its first window.
-    """
-
-    text: int
-    ids: list[int]
-    at: int
-    following: list[int]
-    bytes: int = 0
-
-
-Ask = Callable[[Sequence[Window]], Iterable[Floats]]
-"""Returns the logits of each window, (its tokens, vocabulary), run one at a time or several in a batch."""
+    text: int  #: index of its text
+    ids: list[int]  #: the input tokens
+    at: int  #: the first scored position, where every later one is scored too
+    following: list[int]  #: the next token at each of these positions
+    bytes: int = 0  #: of the whole text, set only on its first window
 
 
 @dataclass(frozen=True)
@@ -181,10 +124,7 @@ class LanguageScorer(ReadsTexts):
     next_tokens: ClassVar[bool] = True
 
     def windows(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Window]:
-        """Tokenize texts with an artifact's own tokenizer, without truncation.
-
-        Texts without a scored token are left out.
-        """
+        """Tokenize texts with an artifact's own tokenizer, without truncation. Texts without a scored token are left out."""
         texts = [one for one in read((row["text"] for row in rows), encoder(tokenizer)) if one is not None]
         spans = [(0, len(text.ids), text.tail) for text in texts]
         found, seen = [], set[int]()
@@ -210,15 +150,12 @@ class LanguageScorer(ReadsTexts):
         return [*(batch_of([row]) for row in found), batch_of(found, reader.pad_id)]
 
     def open_split(self, runner: Decoder, reader: TextReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
-        """Tokenize texts, to score them window by window. Raises ValueError if no token is scored.
-
-        Windows are long and their logits wide, so only the first ones are run again in one batch: as many as LOGITS_BYTES
-        holds, at most TOGETHER.
-        """
+        """Tokenize texts, to score them window by window. Raises ValueError if no token is scored."""
         windows, pad_id = self.windows(reader.tokenizer, rows), reader.pad_id
         if not windows:
-            raise ValueError("these texts have no token to ask for")
+            raise ValueError("these texts have no token to score")
         room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # positions
+        # Windows are long and their logits wide, so only the first ones are run again in one batch.
         count = min(TOGETHER, max(room // self.length, 2), len(windows))
 
         def answer(more: Callable[[int], None]) -> Scored:
@@ -232,13 +169,6 @@ class LanguageScorer(ReadsTexts):
 
         return SplitScoring(len(windows) + count, answer)
 
-    def told(self, windows: Sequence[Window], ask: Ask) -> WindowLosses:
-        """Return the losses of all windows' scored tokens. Raises ValueError if there are none."""
-        if not windows:
-            raise ValueError("these texts have no token to ask for")
-        losses, right = zip(*(heard(one, logits) for one, logits in zip(windows, ask(windows), strict=True)), strict=True)
-        return summed(windows, losses, right)
-
 
 def part_of(window: Window, start: int, stop: int) -> Window | None:
     """Return a window's part from position `start` to before `stop`, or None if nothing in it is scored."""
@@ -249,11 +179,8 @@ def part_of(window: Window, start: int, stop: int) -> Window | None:
     return Window(window.text, window.ids[start:stop], first - start, following)
 
 
-def heard(window: Window, logits: Floats) -> tuple[float, int]:
-    """Score a window's logits against its next tokens.
-
-    logits: (tokens, vocabulary) -> Σ −ln p in nats, and how many next tokens were the most likely.
-    """
+def score_window(window: Window, logits: Floats) -> tuple[float, int]:
+    """Score a window's logits, (tokens, vocabulary) -> Σ −ln p in nats, and how many tokens were the most likely."""
     loss, right = 0.0, 0
     for start in range(0, len(window.following), PLACES):
         wanted = np.asarray(window.following[start : start + PLACES])
@@ -265,30 +192,22 @@ def heard(window: Window, logits: Floats) -> tuple[float, int]:
     return loss, right
 
 
-def summed(windows: Sequence[Window], losses: Sequence[float], right: Sequence[int]) -> WindowLosses:
-    """Sum the losses of windows, text by text."""
-    texts = 1 + max(one.text for one in windows)
-    tokens, sizes, hits = (np.zeros(texts, np.int64) for _ in range(3))
-    nats = np.zeros(texts)
-    for one, loss, found in zip(windows, losses, right, strict=True):
-        tokens[one.text] += len(one.following)
-        sizes[one.text] += one.bytes
-        nats[one.text] += loss
-        hits[one.text] += found
-    return WindowLosses(tokens, sizes, nats, hits)
+def summed(windows: Sequence[Window], scores: Sequence[tuple[float, int]]) -> WindowLosses:
+    """Sum the scores of windows, each of `score_window`, text by text."""
+    columns = [(len(window.following), window.bytes, *score) for window, score in zip(windows, scores, strict=True)]
+    texts = [window.text for window in windows]
+    tokens, sizes, nats, hits = (np.bincount(texts, weights=column) for column in zip(*columns, strict=True))
+    return WindowLosses(tokens.astype(np.int64), sizes.astype(np.int64), nats.astype(np.float64), hits.astype(np.int64))
 
 
 def _losses(runner: Decoder, windows: Sequence[Window], pad_id: int, room: int) -> list[tuple[float, int]]:
-    """Run windows in one batch, in pieces of at most `room` positions.
-
-    -> of each window Σ −ln p, and how many next tokens were the most likely.
-    """
+    """Run windows in one batch, in pieces of at most `room` positions -> the scores of `score_window`."""
     losses, right = [0.0] * len(windows), [0] * len(windows)
     for start, logits in pieces(runner, batch_of([one.ids for one in windows], pad_id), max(room // len(windows), 1)):
         for number, window in enumerate(windows):
             part = part_of(window, start, start + logits.shape[1])
             if part is not None:
-                loss, hits = heard(part, logits[number])
+                loss, hits = score_window(part, logits[number])
                 losses[number], right[number] = losses[number] + loss, right[number] + hits
     return list(zip(losses, right, strict=True))
 
@@ -297,27 +216,28 @@ def _scored(
     metric: str, windows: Sequence[Window], found: list[tuple[float, int]], again: list[tuple[float, int]], seed: int
 ) -> Scored:
     """Build the score from all windows' losses; `again` has those of the first windows in one batch."""
-    told = summed(windows, *zip(*found, strict=True))
-    other = figures(summed(windows, *zip(*again, *found[len(again) :], strict=True)))
+    losses = summed(windows, found)
+    other = figures(summed(windows, [*again, *found[len(again) :]]))
     changed = {
         one.text
         for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
         if abs(alone - together) > SAME * len(one.following)
     }
-    own = figures(told)
-    values, errors = headline(own)
+    own = figures(losses)
     perplexity = own.perplexity.value
+    named = {metric: own.perplexity, "loss": own.loss, "bits_per_byte": own.bits_per_byte, "next_token_accuracy": own.accuracy}
+    errors = {name: figure.standard_error for name, figure in named.items() if figure.standard_error is not None}
     score = Score(
         metric=metric,
         value=perplexity,
         lower_is_better=True,
         # If no error is known, 0 would claim certainty. The error is then the value itself: one nat in its logarithm.
         standard_error=errors.get(metric, perplexity),
-        metrics=values,
+        metrics={name: figure.value for name, figure in named.items()},
         standard_errors=errors,
         value_at_batch_32=other.perplexity.value,
         rows=own.texts,
         rows_changed_by_batching=len(changed),
         chance=chance([one.following for one in windows]),
     )
-    return Scored(score, Draws(rows=own.texts, seed=seed, values=tuple(draws(told, seed).tolist())))
+    return Scored(score, Draws(rows=own.texts, seed=seed, values=tuple(draws(losses, seed).tolist())))

@@ -1,7 +1,7 @@
 """Question answering scores with "no answer", as in SQuAD 2.0: exact match and F1 of words.
 
-A context that is too long goes through the model in overlapping windows. The answer is the best span of all windows, unless
-"no answer" (both ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
+A context that is too long is read in overlapping windows. The answer is the best span of all windows, unless "no answer" (both
+ends on the first token) is more likely in every window (Devlin et al. 2019, with a threshold of 0).
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,7 @@ from compression.modalities.scoring.base import Asked, Figures, Floats, Row, Row
 from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.modalities.text.inputs import ReadsTexts
 
-LONGEST_ANSWER = 30
-"""Maximum tokens of an answer, as in BERT's own code."""
+LONGEST_ANSWER = 30  #: maximum tokens of an answer, as in BERT's own code
 
 
 def overlap_of(length: int) -> int:
@@ -32,10 +31,7 @@ def longest_question(length: int) -> int:
 
 @dataclass(frozen=True)
 class Window:
-    """Metadata of a window besides its tokens.
-
-    offsets: (tokens, 2), in characters; context: (tokens,), a mask of the context's tokens.
-    """
+    """A window's characters of each token, (tokens, 2), and the mask of the context's tokens, (tokens,)."""
 
     offsets: Ids
     context: Any
@@ -47,19 +43,15 @@ class Window:
         return cls(np.array(encoding.offsets, np.int64).reshape(-1, 2), parts)
 
     def place(self, start: int, end: int) -> tuple[int, int]:
-        """Return the tokens on which an answer begins and ends; (0, 0) if it is not whole in this window.
-
-        start, end: the answer's in the context, in characters.
-        """
+        """Return the tokens where an answer, in characters of the context, begins and ends; (0, 0) if it is not whole here."""
         begins = np.flatnonzero(self.context & (self.offsets[:, 0] <= start) & (self.offsets[:, 1] > start))
         ends = np.flatnonzero(self.context & (self.offsets[:, 0] < end) & (self.offsets[:, 1] >= end))
         return (int(begins[0]), int(ends[-1])) if begins.size and ends.size else (0, 0)
 
     def best(self, logits: Floats) -> tuple[float, float, tuple[int, int]]:
-        """Score "no answer" and the best span.
+        """Score "no answer" and the best span. logits: (tokens, 2) -> score of none, of the span, its characters.
 
-        logits: (tokens, 2) -> score of none, of the span, its characters. A span's score is the sum of its ends' logits, or
-        −inf if the window has no part of the context.
+        A span's score is the sum of its ends' logits, or −inf if the window has no part of the context.
         """
         none = float(logits[0].sum())
         where = np.flatnonzero(self.context)
@@ -82,10 +74,7 @@ def answer(windows: Sequence[Window], logits: Sequence[Floats], context: str) ->
 
 
 class Reader:
-    """Tokenizes questions with their contexts into windows of at most `length` tokens.
-
-    It leaves the given tokenizer's settings as they are.
-    """
+    """Tokenizes questions with their contexts into windows of at most `length` tokens, with a copy of the tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.most = longest_question(length)
@@ -124,7 +113,7 @@ class QuestionScorer(ReadsTexts, RowScorer):
         questions, contexts = ([row[name] for row in rows] for name in ("question", "context"))
         cut = tokenizer.truncation
         if cut is None:
-            raise ValueError("the tokenizer does not say how long a window is")
+            raise ValueError("the tokenizer truncates nothing, so a window has no length")
         return Reader(tokenizer, int(cut["max_length"])).read(questions, contexts)
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
@@ -151,10 +140,7 @@ class QuestionScorer(ReadsTexts, RowScorer):
         return Figures(values, error, "analytic", chance, draws[self.metric])
 
     def _by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Numbers]:
-        """Return each metric's values by row, the headline metric first: (rows,), or (rows of a kind,).
-
-        The metric is the mean over these rows.
-        """
+        """Return each metric's values, which it is the mean of, the headline's first: (rows,), or (rows of a kind,)."""
         pairs = [(found, row["answers"]) for found, row in zip(answers, rows, strict=True)]
         shared = np.array([metrics.overlap(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])

@@ -1,6 +1,6 @@
 """Token classification: a tag for each word, scored by whole entities (IOB2), as CoNLL does.
 
-A word's tag is that of its first token. Words beyond the model's length get O, so their entities count as missed.
+A word's tag is that of its first token; words beyond the model's length get O, so their entities count as missed.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ OUTSIDE = "O"
 def first_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> list[int | None]:
     """Return the first token of each word of a text joined with single spaces; None if a word has none.
 
-    offsets: characters of each token, (n, n) for those that stand for no text. The match uses characters instead of the
-    tokenizer's own words, because these split at punctuation, and byte-level tokenizers need each word's space.
+    offsets: characters of each token, (n, n) for those that stand for no text. Tokenizers' own words split at punctuation, and
+    those of byte-level tokenizers need each word's space.
     """
-    found: list[int | None] = [None] * len(words)
+    firsts: list[int | None] = [None] * len(words)
     ends = np.cumsum([len(word) + 1 for word in words])
     for token, (start, end) in enumerate(offsets):
         if end <= start:
             continue
         # By its last character: some tokenizers include the space before a word in its first token.
         word = int(np.searchsorted(ends, end - 1, side="right"))
-        if word < len(words) and found[word] is None:
-            found[word] = token
-    return found
+        if word < len(words) and firsts[word] is None:
+            firsts[word] = token
+    return firsts
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class TagScorer(ReadsTexts, RowScorer):
     labels: tuple[str, ...]
     metric: str = "entity_f1"
 
-    def score(self, found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
+    def score(self, predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> float:
         """Return the headline metric: F1 of the entities of all rows together."""
-        return self._worth(_counts(found, wanted))[self.metric]
+        return self._worth(_counts(predicted, expected))[self.metric]
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
         """Tokenize rows; each is one window, of its words joined with spaces."""
@@ -64,21 +64,18 @@ class TagScorer(ReadsTexts, RowScorer):
         return self._worth(_counts(answers, [row["label"] for row in rows]))
 
     def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
-        """Return the metrics; all errors are the bootstrap's over rows.
-
-        Entities of a row are not independent.
-        """
+        """Return the metrics; all errors are the bootstrap's over rows. Entities of a row are not independent."""
         counts = _counts(answers, [row["label"] for row in rows])
         draws = standard_errors.resampled(lambda some: self._worth(counts[some]), len(rows), seed=seed)
         return Figures(self._worth(counts), standard_errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
 
     def _worth(self, counts: Ids) -> dict[str, float]:
         """Return every metric, the headline metric first. counts: of `metrics.entity_counts`, (rows, 3)."""
-        right, found, wanted = counts.sum(axis=0).tolist()
+        right, predicted, expected = counts.sum(axis=0).tolist()
         return {
-            self.metric: metrics.f1_of(right, found, wanted),
-            "precision": right / found if found else 0.0,
-            "recall": right / wanted if wanted else 0.0,
+            self.metric: metrics.f1_of(right, predicted, expected),
+            "precision": right / predicted if predicted else 0.0,
+            "recall": right / expected if expected else 0.0,
         }
 
     def shown(self, answer: Any, logits: Floats, labels: tuple[str, ...]) -> dict[str, Any]:  # noqa: ARG002
@@ -86,5 +83,5 @@ class TagScorer(ReadsTexts, RowScorer):
         return {"tags": cut_words(answer)}
 
 
-def _counts(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Ids:
-    return np.array(list(map(metrics.entity_counts, found, wanted)), np.int64)
+def _counts(predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> Ids:
+    return np.array(list(map(metrics.entity_counts, predicted, expected)), np.int64)

@@ -10,22 +10,19 @@ from compression.modalities.scoring.regression import NumberScorer
 from compression.modalities.text.inputs import ReadsTexts, one_window
 
 
-def ask_texts(tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-    """Tokenize rows; each is one window."""
-    return one_window(tokenizer, [(row["text"], row["pair"]) if row.get("pair") is not None else row["text"] for row in rows])
+class ReadsPairs(ReadsTexts):
+    """Base class of scorers whose rows are one text or two, each one window."""
+
+    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+        """Tokenize rows."""
+        return one_window(
+            tokenizer, [(row["text"], row["pair"]) if row.get("pair") is not None else row["text"] for row in rows]
+        )
 
 
-class TextClassScorer(ReadsTexts, ClassScorer):
+class TextClassScorer(ReadsPairs, ClassScorer):
     """Scores text classification."""
 
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Tokenize rows; each is one window."""
-        return ask_texts(tokenizer, rows)
 
-
-class TextNumberScorer(ReadsTexts, NumberScorer):
+class TextNumberScorer(ReadsPairs, NumberScorer):
     """Scores text regression."""
-
-    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
-        """Tokenize rows; each is one window."""
-        return ask_texts(tokenizer, rows)

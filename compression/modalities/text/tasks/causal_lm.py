@@ -20,11 +20,9 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class CausalLM:
-    """Causal language modelling. A row is several packed documents.
+    """Causal language modelling. Rows are packed documents; labels: (rows, tokens), the next token's id, or NOBODY.
 
-    Labels: (rows, tokens), the next token's id, or NOBODY if the position is not scored. logits: (rows, tokens, vocabulary), of
-    a few rows at most: those of a batch would be the largest tensor of a job. Training, validation and hooks run the head on
-    chunks of tokens (`learned`, `run`, `evaluation.validate`).
+    logits: (rows, tokens, vocabulary), of few rows; `learned`, `run` and `evaluation.validate` run the head on chunks.
     """
 
     scorer: LanguageScorer
@@ -52,19 +50,15 @@ class CausalLM:
     def learned(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run a model and return the same loss, computed in chunks of tokens."""
         own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
-        states = hidden_states.scored_states(own, rows)
-        return language.next_token_loss(
-            states, hidden_states.output_layer(own), rows.wanted, size=chunked_head.chunk_size(own.config.vocab_size)
-        )
+        states, head = hidden_states.scored_states(own, rows), hidden_states.output_layer(own)
+        return language.next_token_loss(states, head, rows.wanted, size=chunked_head.chunk_size(own.config.vocab_size))
 
     @torch.no_grad()
     def run(self, model: nn.Module, batch: Batch) -> None:
         """Run a model and its head on every real token; the logits of each chunk are discarded."""
         own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
-        head = hidden_states.output_layer(own)
-        for some in torch.split(
-            hidden_states.last_hidden_states(own, rows)[rows.mask.bool()], chunked_head.chunk_size(own.config.vocab_size)
-        ):
+        states, head = hidden_states.last_hidden_states(own, rows)[rows.mask.bool()], hidden_states.output_layer(own)
+        for some in torch.split(states, chunked_head.chunk_size(own.config.vocab_size)):
             head(some)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:

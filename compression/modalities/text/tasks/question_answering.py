@@ -14,16 +14,12 @@ from compression.modalities.scoring.metrics import overlap
 from compression.modalities.text.scoring.question_answering import QuestionScorer, Window, answer
 from compression.schema.recipe.base import Task as Name
 
-NOWHERE = -1e9
-"""Logit of masked positions, so low that none is chosen; finite, because −∞ − (−∞) is NaN."""
+NOWHERE = -1e9  #: logit of masked positions, so low that none is chosen; finite, because −∞ − (−∞) is NaN
 
 
 @dataclass(frozen=True)
 class References:
-    """The references that score a split's windows.
-
-    owners: the row of each window; contexts, answers: of each row.
-    """
+    """The references that score a split's windows. owners: the row of each window; contexts, answers: of each row."""
 
     windows: tuple[Window, ...]
     owners: tuple[int, ...]
@@ -38,10 +34,9 @@ class References:
 
 @dataclass(frozen=True)
 class QuestionAnswering(SmallOutputTask):
-    """Extractive question answering. A row is a window.
+    """Extractive question answering. A row is a window. logits: (rows, tokens, 2) of the answer's first token, its last.
 
-    Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window. logits: (rows, tokens, 2),
-    for each token as the answer's first and as its last.
+    Labels: (rows, 2), the answer's first and last token, both 0 if it is not whole in the window.
     """
 
     scorer: QuestionScorer
@@ -69,13 +64,10 @@ class QuestionAnswering(SmallOutputTask):
         return losses.fuse_teachers(places, weights, temperature).transpose(1, 2)
 
     def score(self, logits: Tensor, rows: Examples) -> float:
-        """Return F1 of the answers' words, mean over questions.
-
-        Raises ValueError for a split without references (train).
-        """
+        """Return F1 of the answers' words, mean over questions. Raises ValueError for a split without references (train)."""
         known = rows.references
         if known is None:
-            raise ValueError("these rows carry nothing to judge answers by")
+            raise ValueError("these rows have no references to score answers by")
         own: dict[int, tuple[list[Window], list[Any]]] = {}
         for window, row, length, one in zip(known.windows, known.owners, rows.lengths, logits.numpy(), strict=True):
             windows, found = own.setdefault(row, ([], []))

@@ -10,17 +10,12 @@ from compression.modalities.base import Batch, Examples, SmallOutputTask
 from compression.modalities.text.scoring.token_classification import TagScorer
 from compression.schema.recipe.base import Task as Name
 
-IGNORED = -100
-"""Label of tokens that do not begin a word, and of padding."""
+IGNORED = -100  #: label of tokens that do not begin a word, and of padding
 
 
 @dataclass(frozen=True)
 class TokenClassification(SmallOutputTask):
-    """One tag per word.
-
-    Labels: (rows, tokens) of ids, IGNORED if a token has none; at least as wide as the split's longest row. logits: (rows,
-    tokens, labels).
-    """
+    """One tag per word. Labels: (rows, tokens of the longest row or more), IGNORED if none; logits: (rows, tokens, labels)."""
 
     scorer: TagScorer
     name: Name = "token-classification"
@@ -36,10 +31,7 @@ class TokenClassification(SmallOutputTask):
         return whole / (labels != IGNORED).sum().clamp(min=1)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """Return the KL divergence over the labels, mean over all real tokens.
-
-        The teacher has a distribution for tokens that do not begin a word too.
-        """
+        """Return the KL divergence over the labels, mean over all real tokens, those inside words too."""
         real = batch.mask.bool()
         return losses.soft_target_loss(student[real], teacher[:, : student.shape[1]][real], temperature)
 

@@ -20,28 +20,20 @@ from compression.models.adapters.structure import SPECIAL_IDS
 from compression.models.loading import as_filed
 from compression.schema.errors import UnsupportedTokenizer
 
-AT_ONCE = 512
-"""Texts to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+AT_ONCE = 512  #: texts to tokenize at once: the tokenizer's own objects take a hundred times the memory of the numbers in them
 REMEDY = "Leave vocabulary out of prune.axes; the tokenizer then stays as it was sent."
 
 
 @dataclass(frozen=True)
 class ReducedVocabulary:
-    """A reduced vocabulary.
-
-    kept: the old ids of its tokens, whose order gives the new ids; folder: the files of the tokenizer with only these tokens.
-    """
+    """The old ids of the tokens that stay, in the order of their new ids, and the folder of the tokenizer with only these."""
 
     kept: tuple[int, ...]
     folder: Path
     tokenizer: PreTrainedTokenizerFast
 
     def fits(self, config: PretrainedConfig) -> bool:
-        """Return whether a model with this stock config can be pruned to these tokens.
-
-        Its embedding table must have all of them, and they must include those that it needs. config: of another model with the
-        old tokenizer, whose padding or first tokens may differ from those of the base model.
-        """
+        """Return whether another model can be pruned to these tokens: it has all, and they include those that it needs."""
         first = adapter_of(config).fixed_tokens(config)
         padded = config.pad_token_id is None or config.pad_token_id in self.kept
         return padded and config.vocab_size > max(self.kept) and self.kept[: len(first)] == first
@@ -51,10 +43,7 @@ class ReducedVocabulary:
         return adapter_of(model).with_vocabulary(model, list(self.kept))
 
     def rows(self, rows: TokenizedDataset) -> TokenizedDataset:
-        """Return rows with the new ids instead of the old ones.
-
-        Raises KeyError for a row that the vocabulary was not fitted to.
-        """
+        """Return rows with the new ids. Raises KeyError for a row that needs other tokens."""
         new_ids = {old: new for new, old in enumerate(self.kept)}
         tokens = [[new_ids[token] for token in row] for row in rows.tokens]
         return replace(rows, tokens=tokens, padding=new_ids[rows.padding])
@@ -84,9 +73,8 @@ def fit_vocabulary(
 ) -> ReducedVocabulary:
     """Write a tokenizer with only the tokens that `texts` need to `folder`, and check it on them.
 
-    source: folder of the old tokenizer, which `tokenizer` holds; config: of its model; ratio: the maximum share of tokens to
-    remove. Raises UnsupportedTokenizer if the tokenizer is of another kind, does not open, or does not tokenize the texts as
-    the old one does.
+    source: folder of the old tokenizer, which `tokenizer` holds; ratio: the maximum share of tokens to remove. Raises
+    UnsupportedTokenizer if it is of another kind, does not open, or does not tokenize the texts as the old one does.
     """
     spec = json.loads((source / "tokenizer.json").read_text("utf-8"))
     old = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy: the truncation of the job's own must stay
@@ -109,10 +97,7 @@ def fit_vocabulary(
 
 
 def _opened(source: Path, folder: Path, kept: Sequence[int], padding: str) -> PreTrainedTokenizerFast:
-    """Write the files and open them with the stock class, which must give each token its new id.
-
-    padding: the padding token, which a decoder's files may lack.
-    """
+    """Write the files and open them with the stock class. padding: the padding token, which a decoder's files may lack."""
     write(source, folder, kept)
     try:
         new = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)

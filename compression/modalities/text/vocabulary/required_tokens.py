@@ -14,10 +14,8 @@ from typing import Any
 
 from compression.schema.errors import UnsupportedTokenizer
 
-Spec = Mapping[str, Any]
-"""A parsed tokenizer.json."""
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""A byte in vocabularies with byte fallback."""
+Spec = Mapping[str, Any]  #: a parsed tokenizer.json
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  #: a byte in vocabularies with byte fallback
 PLACEHOLDER = re.compile(r"\[?<?unused_?\d+>?\]?")
 KINDS = ("WordPiece", "BPE", "Unigram")
 
@@ -35,11 +33,10 @@ def tokens_of(spec: Spec) -> dict[str, int]:
 
 
 def required_tokens(spec: Spec, used: Iterable[int], count: int = 0) -> list[int]:
-    """Return the ids that stay, in ascending order.
+    """Return the ids that stay, in ascending order; if more than they may stay, the lowest ids up to `count`.
 
-    They are the used tokens and their parts, added and special tokens, and single characters. A piece with a character that
-    has no token of its own stays too, so that no text becomes unknown that was not. count: if more tokens may stay, the lowest
-    ids are added up to this number.
+    They are the used tokens and their parts, added and special tokens, and single characters. A piece with a character that has
+    no token of its own stays too, so that no text becomes unknown that was not.
     """
     tokens, model = tokens_of(spec), spec["model"]
     names = {number: token for token, number in tokens.items()}
@@ -70,12 +67,12 @@ def parts_of(spec: Spec, pieces: Iterable[str]) -> set[int]:
     for token, number in tokens.items():
         forms.setdefault(_body(token, affixes), []).append(number)
     longest = max(map(len, forms))
-    found: set[int] = set()
+    ids: set[int] = set()
     for piece in set(pieces):
         for start in range(len(piece)):
             for end in range(start + 1, min(start + longest, len(piece)) + 1):
-                found.update(forms.get(piece[start:end], ()))
-    return found
+                ids.update(forms.get(piece[start:end], ()))
+    return ids
 
 
 def _affixes(model: Spec) -> tuple[str, str]:
@@ -108,10 +105,10 @@ def _single(tokens: Mapping[str, int], model: Spec) -> set[str]:
 
 def _makers(model: Spec) -> dict[str, list[tuple[str, str]]]:
     """Return for each token the pairs that merge into it; empty if the model has no merges."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    makers: dict[str, list[tuple[str, str]]] = {}
     for left, right in map(pair, model.get("merges") or ()):
-        found.setdefault(merged(left, right, model), []).append((left, right))
-    return found
+        makers.setdefault(merged(left, right, model), []).append((left, right))
+    return makers
 
 
 def pair(merge: str | list[str]) -> tuple[str, str]:
@@ -129,11 +126,11 @@ def merged(left: str, right: str, model: Spec) -> str:
 def _with_parts(
     kept: set[int], names: Mapping[int, str], tokens: Mapping[str, int], makers: Mapping[str, list[tuple[str, str]]]
 ) -> set[int]:
-    found, left = set(kept), list(kept)
+    complete, left = set(kept), list(kept)
     while left:
         for both in makers.get(names.get(left.pop(), ""), ()):
             for part in both:
-                if part in tokens and tokens[part] not in found:
-                    found.add(tokens[part])
+                if part in tokens and tokens[part] not in complete:
+                    complete.add(tokens[part])
                     left.append(tokens[part])
-    return found
+    return complete

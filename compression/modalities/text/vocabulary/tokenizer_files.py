@@ -10,10 +10,7 @@ from compression.modalities.text.vocabulary.required_tokens import Spec, merged,
 
 
 def trimmed(spec: Spec, kept: Sequence[int]) -> dict[str, Any]:
-    """Return a tokenizer.json with only the tokens `kept`: old ids, whose order gives the new ids.
-
-    A merge stays, in its order, if both parts and their result are kept; scores, normalizer and pre-tokenizer do not change.
-    """
+    """Return a tokenizer.json with only the tokens `kept`, in the order of their new ids, and the merges of kept parts."""
     new_ids = {old: new for new, old in enumerate(kept)}
     tokens, model = tokens_of(spec), dict(spec["model"])
     if model["type"] == "Unigram":
@@ -51,11 +48,7 @@ def _renumbered(processor: Mapping[str, Any], new_ids: Mapping[int, int]) -> dic
 
 
 def write(source: Path, folder: Path, kept: Sequence[int]) -> None:
-    """Write the tokenizer of `source` with only the tokens `kept` to `folder`.
-
-    The files are tokenizer.json, its settings, and vocab.txt if there is one. Other lists of the old vocabulary (vocab.json,
-    merges.txt, a SentencePiece model) are left out, because tokenizer.json contains everything.
-    """
+    """Write the tokenizer of `source` with only the tokens `kept`; lists other than vocab.txt are in tokenizer.json."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = trimmed(json.loads((source / "tokenizer.json").read_text("utf-8")), kept)
     (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), "utf-8")

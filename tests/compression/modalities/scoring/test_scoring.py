@@ -113,11 +113,11 @@ def test_the_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
     def statistics(some: npt.NDArray[np.int64]) -> dict[str, float]:
         return {"right": float(right[some].mean()), "wrong": float(1 - right[some].mean()), "constant": 1.0}
 
-    drawn = standard_errors.by_bootstrap(statistics, len(right))
+    drawn = standard_errors.deviations(standard_errors.resampled(statistics, len(right)))
     assert drawn["right"] == pytest.approx(standard_errors.of_share(right.mean(), len(right)), rel=0.1)
     assert drawn["wrong"] == pytest.approx(drawn["right"])  # the same samples
     assert drawn["constant"] == 0
-    assert drawn == standard_errors.by_bootstrap(statistics, len(right))
+    assert drawn == standard_errors.deviations(standard_errors.resampled(statistics, len(right)))
     assert standard_errors.of_mean(right) == pytest.approx(standard_errors.of_share(right.mean(), len(right)), rel=0.01)
 
 

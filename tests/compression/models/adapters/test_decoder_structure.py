@@ -34,7 +34,7 @@ def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
     shape, batch = adapter_of(model).shape_of(model.config), rows.batch(list(range(8)))
     given: list[Tensor] = []
     hook = decoder_of(model).layers(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
-    said = request_features(model, batch, TASK, FeatureRequest.at_all(model, relations=True)).relations
+    said = request_features(model, batch, TASK, FeatureRequest(relations=shape.layers)).relations
     hook.remove()
     assert said is not None
     assert said.shape == (3, *batch.ids.shape, shape.attended)
@@ -49,7 +49,8 @@ def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
 @torch.no_grad()
 def test_what_a_teacher_keeps_is_what_it_said_whatever_its_widths(kind: str) -> None:
     model, rows = tiny_classifier(kind), some_rows()
-    look = FeatureRequest.at_all(model, relations=True)
+    last = model.config.num_hidden_layers
+    look = FeatureRequest(tuple(range(last + 1)), relations=last)
     batch = rows.batch([3, 1, 6])
     kept, said = Teacher(model, rows, look).asked().outputs(batch), request_features(model, batch, TASK, look)
     assert kept.relations is not None

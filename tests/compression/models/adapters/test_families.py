@@ -288,7 +288,7 @@ def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> N
     tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
     rows = TokenizedDataset(tokens, torch.zeros(4).long(), PADDING, task_of("text-classification"))
     with torch.no_grad():
-        said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest.at_all(model, relations=True))
+        said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest(states=(0, 1, 2), relations=2))
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
     assert said.relations is not None
     assert said.relations.shape == (3, 4, 8, HIDDEN)

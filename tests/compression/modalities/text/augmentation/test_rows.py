@@ -33,7 +33,7 @@ def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: An
     told = []
     while True:
         try:
-            told.append(next(work))
+            told.append(next(work)[0])
         except StopIteration as end:
             return end.value, told
 

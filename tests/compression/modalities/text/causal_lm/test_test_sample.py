@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.modalities.text.causal_lm.test_sample import sampled
+from compression.modalities.text.causal_lm.packed_examples import sampled
 from compression.modalities.text.dataset import Dataset, TextSplit
 from compression.schema.errors import EmptySplit
 from compression.schema.recipe.base import Split

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from compression.modalities.text.causal_lm import token_losses
 from compression.modalities.text.causal_lm.documents import TokenizedDocuments, read
-from compression.modalities.text.causal_lm.windows import in_batches, windows
+from compression.modalities.text.causal_lm.token_losses import in_batches, windows
 from compression.modalities.text.scoring.perplexity import added_loss, figures
 from compression.quantization.fake_quantize import insert_fake_quantization
 from tests.support.tiny_language import TEXTS, VOCABULARY, Largest, documents, model, tokenizer

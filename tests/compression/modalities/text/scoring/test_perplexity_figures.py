@@ -30,13 +30,14 @@ def test_figures_are_ratios_of_sums() -> None:
 def test_errors_are_those_of_the_bootstrap_over_texts_and_larger_than_of_independent_tokens() -> None:
     one = told(300)
     found = figures(one)
-    resampled = standard_errors.by_bootstrap(
+    draws = standard_errors.resampled(
         lambda some: {
             "loss": one.loss[some].sum() / one.tokens[some].sum(),
             "bits": one.loss[some].sum() / math.log(2) / one.bytes[some].sum(),
         },
         300,
     )
+    resampled = standard_errors.deviations(draws)
     assert found.loss.standard_error == pytest.approx(resampled["loss"], rel=0.1)
     independent = 0.4 / math.sqrt(found.tokens)
     assert (found.loss.standard_error or 0) > 5 * independent
