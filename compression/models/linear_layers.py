@@ -20,10 +20,7 @@ def matrix(layer: nn.Module) -> Tensor:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Return whether a layer's weight is (inputs, outputs).
-
-    Libraries that quantize by row expect the outputs first.
-    """
+    """Return whether a layer's weight is (inputs, outputs). Libraries that quantize by row expect the outputs first."""
     return isinstance(module, Conv1D)
 
 

@@ -81,10 +81,7 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
 
 
 def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:
-    """Return a model's generation config: the folder's, else the one from its config.
-
-    Raises ConfigMismatch.
-    """
+    """Return a model's generation config: the folder's, else the one from its config. Raises ConfigMismatch."""
     name = "generation_config.json"
     if not (source / name).is_file():
         return model.generation_config

@@ -94,10 +94,7 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
 
 
 def check_one_teacher(recipe: Recipe, teachers: int) -> None:
-    """Refuse several teachers of a language model. Raises InvalidSpec.
-
-    teachers: the number that the job names.
-    """
+    """Refuse several teachers of a language model. Raises InvalidSpec. teachers: the number that the job names."""
     own = recipe.distill.teachers.seeds if recipe.distill is not None else 0
     if own + teachers > 1:
         cause = f"distributions over a vocabulary are not averaged, and {own + teachers} models would teach"

@@ -225,10 +225,7 @@ def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:
-    """Return the number of outputs that the task needs of a model.
-
-    Raises ConfigMismatch, InvalidSpec and LabelMismatch.
-    """
+    """Return the number of outputs that the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch."""
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:

@@ -5,8 +5,7 @@ import math
 from compression.schema.recipe.recipe import Prepare, Train
 
 RATES = (6e-5, 2e-4, 6e-4, 2e-3)
-"""Peak rates of the body that probes try, about a factor of three apart: large models need low rates, small ones high
-rates."""
+"""Peak rates of the body that probes try, about a factor of three apart: large models need low rates, small ones high rates."""
 LEAST_LONG_RUN = 0.1
 """Minimum factor on a probe's rate: a rate that is too high falls in training, one that is too low stays."""
 USUAL_RATE = 1
@@ -54,10 +53,7 @@ def steps_an_epoch(rows: int, train: Train) -> int:
 
 
 def stretch(steps: int) -> int:
-    """Return the epochs that open training waits for a gain before the rate falls.
-
-    steps: of an epoch.
-    """
+    """Return the epochs that open training waits for a gain before the rate falls. steps: of an epoch."""
     return max(math.ceil(LEAST_STRETCH / steps), 1)
 
 

@@ -41,10 +41,7 @@ def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
 
 
 def reached(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the names of the targets that a row's figures reach, proven or not.
-
-    Rows of one job are compared by them.
-    """
+    """Return the names of the targets that a row's figures reach, proven or not. Rows of one job are compared by them."""
     values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
     return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
 
@@ -281,10 +278,7 @@ def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None)
 
 
 def coarse_note(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Return a note if one row of validation is more than the retention target allows to lose.
-
-    row: the baseline's.
-    """
+    """Return a note if one row of validation is more than the retention target allows to lose. row: the baseline's."""
     score = row.validation
     if not isinstance(score, Score) or score.metric not in BY_ROWS or score.value <= 0 or targets.retention >= 1:
         return ()

@@ -68,10 +68,7 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every norm of the residual stream, shallow first.
-
-        An encoder's norms write the stream, a decoder's read it.
-        """
+        """Return every norm of the residual stream, shallow first. An encoder's norms write the stream, a decoder's read it."""
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
@@ -127,10 +124,7 @@ class ArchitectureAdapter(ABC):
         return 0 if set(self.shallow) & set(parts) else 10_000
 
     def parameters_of(self, model: PreTrainedModel) -> Parameters:
-        """Count the elements of unique parameters, those of the tables separately.
-
-        A tied head counts as its table.
-        """
+        """Count the elements of unique parameters, those of the tables separately. A tied head counts as its table."""
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         total, embedding = sum(sizes.values()), sum(sizes.get(f"{prefix(model)}{name}", 0) for name in self.tables)
         return Parameters(total=total, embedding=embedding, other=total - embedding)
@@ -232,10 +226,7 @@ class ArchitectureAdapter(ABC):
 
 @torch.no_grad()
 def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
-    """Build the stock model of a cut's config and fill it from `model`, which does not change.
-
-    Raises ValueError.
-    """
+    """Build the stock model of a cut's config and fill it from `model`, which does not change. Raises ValueError."""
     small = type(model)(cut.config)
     own = dict(stored(model))
     for name, target in stored(small):

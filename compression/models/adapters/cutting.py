@@ -12,10 +12,8 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import Tensors, Width
 
 AfterCut = Callable[["Cut", str, Tensor], Tensor]
-"""A family's hook: adjusts a cut tensor so that it means the same under the narrower config.
-
-The tensor's name is that in the whole model.
-"""
+"""A family's hook: adjusts a cut tensor so that it means the same under the narrower config. The tensor's name is that in the
+whole model."""
 
 
 @dataclass(frozen=True)

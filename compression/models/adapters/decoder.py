@@ -98,10 +98,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return [*(norm for layer in self.layers(model) for norm in layer.norms), last]
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return the taps at which the units of each group are observed.
-
-        No module shows what happens inside fused experts.
-        """
+        """Return the taps at which the units of each group are observed. No module shows what happens inside fused experts."""
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         for number, layer in enumerate(self.layers(model)):
             found[f"heads.{number}"] = [(layer.attended, "in")]
@@ -139,10 +136,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return tensor
 
     def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:
-        """Return the stock config of a shape. layers: the number in `old` of each layer.
-
-        Raises UnsupportedShape.
-        """
+        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises UnsupportedShape."""
         check_decoder(old.model_type, shape)
         config = super().config_at(old, shape, layers)
         if getattr(old, "layer_types", None) is not None:  # which layers attend only within a window

@@ -72,10 +72,7 @@ class Deepseek(PreNormDecoder):
         )
 
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
-        """Return the shape that a plan leads to.
-
-        Raises ValueError also if the plan's router could not choose as before.
-        """
+        """Return the shape that a plan leads to. Raises ValueError also if the plan's router could not choose as before."""
         found, (experts, _) = super().shape_after(shape, plan), _has(shape)
         dense = [number < experts.dense_layers for number in plan.layers or ()]
         if dense != sorted(dense, reverse=True):

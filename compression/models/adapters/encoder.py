@@ -53,10 +53,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return encoder_shape({meaning: getattr(config, key) for meaning, (key, *_) in self.names.keys.items()})
 
     def max_positions(self, config: PretrainedConfig) -> int:
-        """Return the maximum number of tokens in a text.
-
-        Rows of the position table before the first token's row are unused.
-        """
+        """Return the maximum number of tokens in a text. Rows of the position table before the first token's row are unused."""
         return int(config.max_position_embeddings) - self._first_position(config)
 
     def types(self, config: PretrainedConfig) -> int:

@@ -28,10 +28,7 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTE
 
 
 def adapter_of(model_or_config: PreTrainedModel | PretrainedConfig) -> ArchitectureAdapter:
-    """Find the adapter of a model or its config.
-
-    Raises KeyError for a family that `architecture_of` does not know either.
-    """
+    """Find the adapter of a model or its config. Raises KeyError for a family that `architecture_of` does not know either."""
     return ADAPTERS[_kind(model_or_config)]
 
 

@@ -86,10 +86,8 @@ class Head:
 
 
 Feed = tuple[nn.Module, tuple[nn.Module, ...]]
-"""A norm or a layer, and the linear layers that read its output.
-
-All of them read the same output, and nothing else reads it.
-"""
+"""A norm or a layer, and the linear layers that read its output. All of them read the same output, and nothing else reads
+it."""
 
 
 @dataclass(frozen=True)

@@ -16,36 +16,23 @@ from compression.schema.report.measurements import Experts, Shape
 Biases = tuple[Literal["attention", "mlp"], ...]
 """Parts of a layer whose linear layers have biases because the config enables them."""
 DIVIDED = frozenset({"llama", "deepseek_v2"})
-"""Families whose configs require the hidden size to be a multiple of the number of heads.
-
-They require it even if the head size is explicit.
-"""
+"""Families whose configs require the hidden size to be a multiple of the number of heads. They require it even if the head size
+is explicit."""
 COUPLED_HEADS = frozenset({"gpt2"})
-"""Families whose head size is not in the config.
-
-It is hidden / heads, so both shrink together or neither does.
-"""
+"""Families whose head size is not in the config. It is hidden / heads, so both shrink together or neither does."""
 RANKED_GROUPS = frozenset({"deepseek_v3"})
 """Families whose router ranks a group of experts by its two best, even if there is only one group."""
 
 PAIRED_RANK = frozenset({"deepseek_v2"})
-"""Families that rotate pairs of channels as complex numbers.
-
-The pairs come after the KV rank, so the KV rank is even.
-"""
+"""Families that rotate pairs of channels as complex numbers. The pairs come after the KV rank, so the KV rank is even."""
 EXPERT_STEP = 8
-"""The multiple of hidden and of the experts' units in models with experts.
-
-Stock models multiply the rows of all experts at once (torch's grouped_mm), which requires rows of a multiple of 16 bytes. What
-experts read, hidden and their units, is a multiple of 8, so that 16-bit weights meet this.
-"""
+"""The multiple of hidden and of the experts' units in models with experts. Stock models multiply the rows of all experts at
+once (torch's grouped_mm), which requires rows of a multiple of 16 bytes. What experts read, hidden and their units, is a
+multiple of 8, so that 16-bit weights meet this."""
 
 
 def check_decoder(kind: str, shape: Shape) -> None:
-    """Refuse a shape that the stock config cannot express. kind: its model_type.
-
-    Raises UnsupportedShape.
-    """
+    """Refuse a shape that the stock config cannot express. kind: its model_type. Raises UnsupportedShape."""
     for cause in _unsayable(kind, shape):
         raise UnsupportedShape(f"{kind} cannot be saved so: {cause}", param="recipe.prune.ratio")
 

@@ -43,11 +43,8 @@ OF_EXPERTS: tuple[Axis, ...] = (
 TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in heads.HEADS)
 """Tasks of the encoder families."""
 OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
-"""Tasks of the decoder families.
-
-They are the language model's own tasks and those of the only other head that all stock decoders have, which reads the last
-token.
-"""
+"""Tasks of the decoder families. They are the language model's own tasks and those of the only other head that all stock
+decoders have, which reads the last token."""
 COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
 COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."
 GROUPED = (

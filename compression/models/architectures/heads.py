@@ -31,10 +31,7 @@ def of_task(task: Task) -> Head:
 
 
 def of_architecture(name: str) -> Head | None:
-    """Return the head of a stock class by its name.
-
-    Returns None for a bare model and for an encoder's pre-training heads.
-    """
+    """Return the head of a stock class by its name. Returns None for a bare model and for an encoder's pre-training heads."""
     if name.endswith(GPT2_LANGUAGE):
         return LANGUAGE
     return next((head for head in (task.head for task in TASKS.values()) if name.endswith(head.suffix)), None)

@@ -13,10 +13,7 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Parameters, Shape
 
 MOST_RATIO = 0.8
-"""The largest ratio to which a target cuts an axis.
-
-Beyond it too little of a small encoder remains to recover by training.
-"""
+"""The largest ratio to which a target cuts an axis. Beyond it too little of a small encoder remains to recover by training."""
 Ratios = Mapping[Axis, float]
 """The share removed of each axis except the vocabulary."""
 Count = Callable[[Shape], int]

@@ -10,10 +10,8 @@ from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.schema.report.measurements import Shape
 
 Key = tuple[str, int, int]
-"""A key of config.json, its stock default, and the largest value that Lathe accepts.
-
-The bounds keep hostile numbers from using up memory.
-"""
+"""A key of config.json, its stock default, and the largest value that Lathe accepts. The bounds keep hostile numbers from using
+up memory."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +187,7 @@ def encoder_shape(n: Mapping[str, int]) -> Shape:
 
 
 def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tensors:
-    """Return the tensors that every bare encoder has, without its prefix.
-
-    positions, types: the rows of these tables.
-    """
+    """Return the tensors that every bare encoder has, without its prefix. positions, types: the rows of these tables."""
     known, hidden = NAMES[kind], Width(shape.hidden, "hidden")
     embedding = shape.embedding or hidden
     out: Tensors = {
@@ -229,10 +224,7 @@ def _layer_widths(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
 
 
 def pooler_tensors(kind: str, shape: Shape) -> Tensors:
-    """Return the pooler of a bare encoder, which its family's checkpoints may hold.
-
-    Its outputs are a separate space.
-    """
+    """Return the pooler of a bare encoder, which its family's checkpoints may hold. Its outputs are a separate space."""
     pooled = Width(shape.hidden, "pooled"), Width(shape.hidden, "hidden")
     return pair("pooler.dense", pooled) if NAMES[kind].pooler else {}
 

@@ -145,10 +145,7 @@ class _Header:
 
 
 def read(path: Path) -> Gguf:
-    """Read and check a file up to its data.
-
-    Raises DamagedCheckpoint, and UnsupportedArchitecture for unknown types.
-    """
+    """Read and check a file up to its data. Raises DamagedCheckpoint, and UnsupportedArchitecture for unknown types."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         header = _Header(stream, path.name, size)

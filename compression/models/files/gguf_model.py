@@ -74,10 +74,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
 
 
 def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
-    """Read a folder's only GGUF file up to its data.
-
-    Raises MissingFile, and what `gguf_header.read` raises.
-    """
+    """Read a folder's only GGUF file up to its data. Raises MissingFile, and what `gguf_header.read` raises."""
     found = files(folder)
     if len(found) != 1:
         cause = f"the model has {len(found)} GGUF files, not one"

@@ -28,26 +28,19 @@ SPLITS = frozenset(
         "qwen2", "deepseek-r1-qwen", "megrez", "gpt-4o", "llama4", *OWN_SPLITS,
     }
 )  # fmt: skip
-"""Ways to split text before merging that Lathe accepts.
-
-The stock reader knows the split, or Lathe knows it (`OWN_SPLITS`), or GPT-2's split, which the reader uses for others, gives
-the same tokens: smollm separates digits, and its vocabulary has no merge across them.
-"""
+"""Ways to split text before merging that Lathe accepts. The stock reader knows the split, or Lathe knows it (`OWN_SPLITS`), or
+GPT-2's split, which the reader uses for others, gives the same tokens: smollm separates digits, and its vocabulary has no merge
+across them."""
 
 WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
-"""The members of `SPLITS` for which llama.cpp does not merge a word that is a token.
-
-It takes such a word as it is, whatever the merges make of it, and puts the beginning token before a text unless the file says
-otherwise. The stock reader does neither.
-"""
+"""The members of `SPLITS` for which llama.cpp does not merge a word that is a token. It takes such a word as it is, whatever
+the merges make of it, and puts the beginning token before a text unless the file says otherwise. The stock reader does
+neither."""
 
 
 @dataclass(frozen=True)
 class GgufDescription:
-    """A decoder as its file describes it.
-
-    `groups`: the number of KV heads; `tied`: whether the head is the token table.
-    """
+    """A decoder as its file describes it. `groups`: the number of KV heads; `tied`: whether the head is the token table."""
 
     kind: str
     shape: Shape
@@ -154,7 +147,5 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
         fixed=lambda model: {"context_length": 1024, "feed_forward_length": 4 * model.shape.hidden},
     ),
 }
-"""Architectures by general.architecture.
-
-llama.cpp stores Mistral as llama; they are the same except for the window of Mistral's first version.
-"""
+"""Architectures by general.architecture. llama.cpp stores Mistral as llama; they are the same except for the window of
+Mistral's first version."""

@@ -16,11 +16,8 @@ LETTERS = """
 A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3 104D8-104FB
 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943
 """
-"""Code points of the letters that make a word.
-
-They are the letters with two cases, of the scripts that deepseek-llm names. They are given as numbers, because some letters
-would become others if a file is normalized.
-"""
+"""Code points of the letters that make a word. They are the letters with two cases, of the scripts that deepseek-llm names.
+They are given as numbers, because some letters would become others if a file is normalized."""
 
 
 def _class(points: str) -> str:

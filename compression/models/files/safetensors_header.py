@@ -20,10 +20,7 @@ INDEX = "model.safetensors.index.json"
 LARGEST_HEADER = 4 << 20
 """Bytes; ten thousand tensors take about one million."""
 LARGEST_HEADERS = 64 << 20
-"""Bytes of all shards' headers together.
-
-Each header may have the maximum size, and there may be many shards.
-"""
+"""Bytes of all shards' headers together. Each header may have the maximum size, and there may be many shards."""
 LARGEST_INDEX = 16 << 20
 MOST_SHARDS = 1_024
 MOST_DIMENSIONS = 8
@@ -39,10 +36,8 @@ EXPONENTS: dict[str, tuple[str, int]] = {
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
-"""The unsigned type of the same width, and the exponent's bits.
-
-If all of these bits are set, the value is infinite or not a number.
-"""
+"""The unsigned type of the same width, and the exponent's bits. If all of these bits are set, the value is infinite or not a
+number."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +160,7 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
 
 
 def _surplus(folder: Path, own: set[str], cause: str, remedy: str) -> Iterator[CompressionError]:
-    """Refuse safetensors that do not belong to the model.
-
-    Nothing would read them, but they would be exported and counted.
-    """
+    """Refuse safetensors that do not belong to the model. Nothing would read them, but they would be exported and counted."""
     found = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in own)
     if found:
         yield ConfigMismatch(cause.format(listed(found)), param=found[0][:200], remedy=remedy)

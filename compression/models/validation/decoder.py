@@ -39,10 +39,7 @@ ROPE_NUMBERS = (
 FORWARD = "Send a model whose tokens see what is before them and nothing else."
 APART = "Set tie_word_embeddings to false where both are meant, else leave lm_head.weight out."
 V2_ROUTERS = ("greedy", "group_limited_greedy")
-"""The methods by which DeepSeek-V2's stock code chooses experts.
-
-With other methods its first forward pass fails.
-"""
+"""The methods by which DeepSeek-V2's stock code chooses experts. With other methods its first forward pass fails."""
 
 
 @dataclass(frozen=True)
