@@ -135,13 +135,13 @@ class _Header:
             return self.string(f"the value of {short(key)}", LONGEST_STRING)
         if kind != ARRAY:
             raise self.damaged(f"{short(key)} has the unknown type {kind}")
-        of, count = self.number("<I"), self.count(f"items in {short(key)}", self._items)
+        item, count = self.number("<I"), self.count(f"items in {short(key)}", self._items)
         self._items -= count
-        if of == STRING:
+        if item == STRING:
             return [self.string(f"an item of {short(key)}", LONGEST_STRING) for _ in range(count)]
-        if of not in SCALARS:
-            raise self.damaged(f"{short(key)} is an array of type {of}")
-        return np.frombuffer(self.take(count * struct.calcsize(SCALARS[of])), SCALARS[of]).tolist()
+        if item not in SCALARS:
+            raise self.damaged(f"{short(key)} is an array of type {item}")
+        return np.frombuffer(self.take(count * struct.calcsize(SCALARS[item])), SCALARS[item]).tolist()
 
 
 def read(path: Path) -> Gguf:
@@ -222,24 +222,8 @@ def not_finite(folder: Path, tensors: tuple[Tensor, ...]) -> Iterator[Compressio
     yield from safetensors_header.not_finite(folder, list(tensors))
     for tensor in tensors:
         kind = KIND_OF[tensor.dtype]
-        if kind.halves and not _scales_are_finite(folder / tensor.file, tensor, kind):
-            cause = f"{short(tensor.name)} holds scales that are infinite or not a number, or the file became shorter"
-            yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
-
-
-def _scales_are_finite(path: Path, tensor: Tensor, kind: GgufType) -> bool:
-    mask = np.uint16(safetensors_header.EXPONENTS["F16"][1])
-    with path.open("rb") as stream:
-        stream.seek(tensor.start)
-        left = tensor.end - tensor.start
-        while left:
-            data = stream.read(min(safetensors_header.CHUNK // kind.bytes * kind.bytes, left))
-            if not data or len(data) % kind.bytes:
-                return False
-            left -= len(data)
-            blocks = np.frombuffer(data, np.uint8).reshape(-1, kind.bytes)
-            for start in kind.halves:
-                scales = np.ascontiguousarray(blocks[:, start : start + 2]).view("<u2")
-                if bool(((scales & mask) == mask).any()):
-                    return False
-    return True
+        if kind.halves:
+            columns = [start // 2 for start in kind.halves]
+            blocks = (np.frombuffer(data, "<u2") for data in safetensors_header.chunks(folder, tensor, kind.bytes))
+            scales = (block.reshape(-1, kind.bytes // 2)[:, columns] for block in blocks)
+            yield from safetensors_header.check_exponents(tensor, scales, safetensors_header.EXPONENTS["F16"][1], "scales")

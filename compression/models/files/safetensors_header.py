@@ -197,37 +197,46 @@ def _read_all(folder: Path, files: list[str]) -> tuple[list[Tensor], list[Compre
 def not_finite(folder: Path, tensors: list[Tensor]) -> Iterator[CompressionError]:
     """Stream through the float weights; yield an error for each tensor with an infinite or NaN element."""
     for tensor in tensors:
-        if tensor.dtype not in EXPONENTS:
-            continue
-        kind, exponent = EXPONENTS[tensor.dtype]
-        with (folder / tensor.file).open("rb") as stream:
-            stream.seek(tensor.start)
-            left = tensor.end - tensor.start
-            while left:
-                data = stream.read(min(CHUNK, left))
-                if not data or len(data) % WIDTHS[tensor.dtype]:
-                    yield DamagedCheckpoint(f"{tensor.file} became shorter while it was read", param=tensor.file)
-                    break
-                left -= len(data)
-                part = np.frombuffer(data, kind)
-                if bool(((part & exponent) == exponent).any()):
-                    cause = f"{short(tensor.name)} holds elements that are infinite or not a number"
-                    yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
-                    break
+        if tensor.dtype in EXPONENTS:
+            kind, exponent = EXPONENTS[tensor.dtype]
+            parts = (np.frombuffer(data, kind) for data in chunks(folder, tensor, WIDTHS[tensor.dtype]))
+            yield from check_exponents(tensor, parts, exponent, "elements")
+
+
+def check_exponents(
+    tensor: Tensor, parts: Iterator[np.ndarray[Any, Any]], exponent: int, what: str
+) -> Iterator[CompressionError]:
+    """Yield an error if a number of a tensor is infinite or not a number, or the file became shorter."""
+    try:
+        finite = not any(bool(((part & exponent) == exponent).any()) for part in parts)
+    except DamagedCheckpoint as problem:
+        yield problem
+        return
+    if not finite:
+        cause = f"{short(tensor.name)} holds {what} that are infinite or not a number"
+        yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
+
+
+def chunks(folder: Path, tensor: Tensor, width: int) -> Iterator[bytes]:
+    """Yield a tensor's bytes in pieces of whole elements. Raises DamagedCheckpoint if the file became shorter.
+
+    width: bytes of an element or block.
+    """
+    with (folder / tensor.file).open("rb") as stream:
+        stream.seek(tensor.start)
+        left = tensor.end - tensor.start
+        while left:
+            data = stream.read(min(CHUNK // width * width, left))
+            if not data or len(data) % width:
+                raise DamagedCheckpoint(f"{tensor.file} became shorter while it was read", param=tensor.file)
+            left -= len(data)
+            yield data
 
 
 def alike(folder: Path, one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors have the same type, shape and bytes."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    with (folder / one.file).open("rb") as first, (folder / other.file).open("rb") as second:
-        first.seek(one.start)
-        second.seek(other.start)
-        for done in range(0, one.end - one.start, CHUNK):
-            size = min(CHUNK, one.end - one.start - done)
-            if first.read(size) != second.read(size):
-                return False
-    return True
+    both = zip(chunks(folder, one, 1), chunks(folder, other, 1), strict=False)
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and all(first == second for first, second in both)
 
 
 def listed(names: list[str], most: int = 5) -> str:
