@@ -41,10 +41,11 @@ def without_code(folder: Path, place: Path) -> Path:
 
     A folder of no supported family stays as it is: `loading.read_config` refuses it and reports that its code is not run.
     """
-    said = _naming_code(folder)
-    if not said or not (gguf_model.is_one(folder) or _is_supported(folder)):
+    contents = _naming_code(folder)
+    if not contents or not (gguf_model.is_one(folder) or _is_supported(folder)):
         return folder
-    linked(folder, place, {name: json.dumps(_without(content), indent=2) + "\n" for name, content in said.items()})
+    kept = {name: {key: value for key, value in content.items() if key != CODE} for name, content in contents.items()}
+    linked(folder, place, {name: json.dumps(content, indent=2) + "\n" for name, content in kept.items()})
     return place
 
 
@@ -69,25 +70,21 @@ def linked(folder: Path, target: Path, own: Mapping[str, str]) -> None:
 
 def _naming_code(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the contents of those settings files in a folder that name code."""
-    found = {}
-    for name in FILES:
-        try:
-            said = json.loads((folder / name).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue  # unreadable files are refused when they are opened, if they are opened at all
-        if isinstance(said, dict) and CODE in said:
-            found[name] = said
-    return found
+    return {name: content for name in FILES if CODE in (content := _read(folder / name))}
 
 
-def _without(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if key != CODE}
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty if unreadable: it is refused when it is opened, if it is opened at all."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_supported(folder: Path) -> bool:
     try:
-        said = json.loads((folder / "config.json").read_text("utf-8"))
-        architecture_of(said if isinstance(said, dict) else {})
-    except (OSError, ValueError, RecursionError, UnsupportedArchitecture):
+        architecture_of(_read(folder / "config.json"))
+    except UnsupportedArchitecture:
         return False
     return True

@@ -45,11 +45,7 @@ LARGEST_SHARD = 5_000_000_000
 
 
 class SafetensorsReader:
-    """Reads the tensors of a folder's safetensors file or shards on request.
-
-    Raises the first problem that `safetensors_header` finds in the weights: MissingFile, UnsafeCheckpoint, DamagedCheckpoint or
-    ConfigMismatch.
-    """
+    """Reads tensors of a folder's safetensors file or shards on request. Raises the first problem with the weights."""
 
     def __init__(self, folder: Path) -> None:
         found, problems = safetensors_header.read_weights(folder)
@@ -80,10 +76,7 @@ class SafetensorsReader:
         return self._read(tensor, tensor.start, tensor.end).view(tensor.shape)
 
     def rows(self, name: str, block: int = BLOCK) -> Iterator[torch.Tensor]:
-        """Yield a tensor's rows in order, in blocks of at most `block` bytes but at least one row.
-
-        A tensor of shape (rows, ...) comes as (some, ...); a tensor without dimensions or without elements comes whole.
-        """
+        """Yield a tensor's rows as (some, ...), at most `block` bytes or one row at once; one without rows comes whole."""
         tensor = self._tensors[name]
         if not prod(tensor.shape) or not tensor.shape:
             yield self.tensor(name)
@@ -94,10 +87,7 @@ class SafetensorsReader:
             yield self._read(tensor, start, min(start + step, tensor.end)).view(-1, *tensor.shape[1:])
 
     def lines(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read lines `start` to `stop` of a tensor. -> (stop − start, last)
-
-        A line is one slice along the last dimension; lines are numbered through all other dimensions.
-        """
+        """Read slices `start` to `stop` along the last dimension, numbered through all others. -> (stop − start, last)"""
         tensor = self._tensors[name]
         line = tensor.shape[-1] * TYPES[tensor.dtype].itemsize
         return self._read(tensor, tensor.start + start * line, tensor.start + stop * line).view(-1, tensor.shape[-1])
@@ -135,7 +125,6 @@ class _Shard:
     """One file: the constructor writes the header, the data follows."""
 
     def __init__(self, path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> None:
-        self.path = path
         header: dict[str, object] = {"__metadata__": dict(metadata)}
         self._next: dict[str, int] = {}
         self._end: dict[str, int] = {}
@@ -150,9 +139,9 @@ class _Shard:
         raw += b" " * (-len(raw) % 8)
         self._data = 8 + len(raw)
         self._left = end
-        self._file = path.open("xb", buffering=0)
+        self.file = path.open("xb", buffering=0)
         self._put(len(raw).to_bytes(8, "little") + raw, 0)
-        self._file.truncate(self._data + end)
+        self.file.truncate(self._data + end)
         self._end_if_full()
 
     def put(self, name: str, rows: torch.Tensor) -> None:
@@ -168,18 +157,15 @@ class _Shard:
     def unfilled(self) -> list[str]:
         return [name for name, start in self._next.items() if start != self._end[name]]
 
-    def close(self) -> None:
-        self._file.close()
-
     def _end_if_full(self) -> None:
-        if not self._left and not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+        if not self._left and not self.file.closed:
+            os.fsync(self.file.fileno())
+            self.file.close()
 
     def _put(self, data: bytes | memoryview, place: int) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._file.fileno(), view, place)
+            written = os.pwrite(self.file.fileno(), view, place)
             view, place = view[written:], place + written
 
 
@@ -189,19 +175,15 @@ class ShardWriter:
     def __init__(self, folder: Path, files: Mapping[str, Sequence[PlannedTensor]], metadata: Mapping[str, str]) -> None:
         self.folder = folder
         self._files = files
-        self._of: dict[str, _Shard] = {}
         self._shards: list[_Shard] = []
         for name, tensors in files.items():
-            shard = _Shard(folder / name, tensors, {**metadata, "format": "pt"})
-            self._shards.append(shard)
-            self._of |= dict.fromkeys((tensor.name for tensor in tensors), shard)
+            self._shards.append(_Shard(folder / name, tensors, {**metadata, "format": "pt"}))
+        pairs = zip(files.values(), self._shards, strict=True)
+        self._shard_of = {tensor.name: shard for tensors, shard in pairs for tensor in tensors}
 
     def put(self, name: str, rows: torch.Tensor) -> None:
-        """Append rows to a tensor: (some, ...) of its (rows, ...), or all of it.
-
-        Raises RuntimeError if the tensor gets more than planned.
-        """
-        self._of[name].put(name, rows)
+        """Append rows to a tensor: (some, ...) of its (rows, ...). Raises RuntimeError if it gets more than planned."""
+        self._shard_of[name].put(name, rows)
 
     def finish(self) -> None:
         """Write the index if there are several files. Raises RuntimeError if a tensor got less than planned."""
@@ -218,7 +200,7 @@ class ShardWriter:
     def close(self) -> None:
         """Close the files, whatever state they are in."""
         for shard in self._shards:
-            shard.close()
+            shard.file.close()
 
 
 @contextmanager

@@ -42,17 +42,17 @@ class ArchitectureAdapter(ABC):
     def max_positions(self, config: PretrainedConfig) -> int:
         """Return the maximum number of tokens in a text."""
 
-    @abstractmethod
-    def types(self, config: PretrainedConfig) -> int:
+    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (encoders')
         """Return the number of token types. With fewer than two the model takes no token_type_ids."""
+        return 0
 
-    @abstractmethod
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
+    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (encoders')
         """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
+        return ()
 
-    @abstractmethod
-    def biases(self, config: PretrainedConfig) -> Biases:
+    def biases(self, config: PretrainedConfig) -> Biases:  # noqa: ARG002 (decoders')
         """Return the parts of a layer that have biases because the config enables them."""
+        return ()
 
     @abstractmethod
     def head(self, model: PreTrainedModel) -> Head:
@@ -72,10 +72,7 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return the taps at which the units of each group are observed and scored.
-
-        The scores of several taps are added; for a group within another they are multiplied.
-        """
+        """Return where each group's units are observed. Scores of several taps add up; within another group they multiply."""
 
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
@@ -86,23 +83,14 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        """Write a shape into a stock config, except the numbers of layers and tokens.
-
-        Raises ValueError if the config cannot express it.
-        """
+        """Write the widths of a shape into a stock config. Raises ValueError if the config cannot express them."""
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002 (some families' own)
-        """Adjust a cut tensor so that the narrower model computes what the whole one did.
-
-        name: the tensor's name in the whole model.
-        """
+        """Adjust a cut tensor so that the narrower model computes what the whole one did. name: in the whole model."""
         return tensor
 
     def tensors(self, model: PreTrainedModel) -> Tensors:
-        """Return the tensors of a model with the widths that shrink together.
-
-        They are in the model's order; those of the bare model come first.
-        """
+        """Return a model's tensors with the widths that shrink together, in its order; the bare model's come first."""
         before = prefix(model)
         found = self.declared(model.config, type(model).__name__, before)
         names = sorted((name for name, _ in stored(model) if name in found), key=lambda name: not name.startswith(before))
@@ -142,12 +130,7 @@ class ArchitectureAdapter(ABC):
         widths = {axis: same_count(found, axis) for axis, found in counts.items()}
         return shape_with(shape, widths, layers)
 
-    def config_at(
-        self,
-        old: PretrainedConfig,
-        shape: Shape,
-        layers: Sequence[int],  # noqa: ARG002 (decoders')
-    ) -> PretrainedConfig:
+    def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:  # noqa: ARG002
         """Return the stock config of a shape. layers: the number in `old` of each layer.
 
         Raises ValueError if no config expresses the shape.
@@ -168,10 +151,7 @@ class ArchitectureAdapter(ABC):
         return self._cut(model, plan, self.config_at(model.config, shape, layers))
 
     def narrowed(self, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
-        """Build the stock model of the narrower config and fill it with the remaining weights of `model`.
-
-        Raises what `cut` raises.
-        """
+        """Build the stock model that a plan leaves, with the weights of `model`. Raises what `cut` raises."""
         return built(model, self.cut(model, plan))
 
     def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
@@ -180,16 +160,7 @@ class ArchitectureAdapter(ABC):
         The vocabulary stays. Raises UnsupportedShape or ValueError if the config cannot express the shape.
         """
         config = self.config_at(model.config, shape, range(shape.layers))
-        small = type(model)(config).to(next(model.parameters()).dtype)
-        small.train(model.training)
-        return small
-
-    def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
-        """Build the stock model that has only the given layers, in that order.
-
-        keep: layer numbers from 0, at least one. Raises ValueError if a number is not a layer's, or if none is left.
-        """
-        return self.narrowed(model, PruningPlan(layers=tuple(keep)))
+        return type(model)(config).to(next(model.parameters()).dtype).train(model.training)
 
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
         """Build the stock model that has only the given tokens.
@@ -220,8 +191,7 @@ class ArchitectureAdapter(ABC):
         return Cut(model.config, config, self.tensors(model), plan, f"{prefix(model)}{self.block}.", self.after_cut)
 
     def _blocks(self, model: PreTrainedModel) -> Iterator[Any]:
-        stack: nn.Module = model.base_model.get_submodule(self.block)
-        return stack.children()
+        return iter(model.base_model.get_submodule(self.block).children())
 
 
 @torch.no_grad()
@@ -237,9 +207,7 @@ def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
         target.data = value
     if getattr(model, "generation_config", None) is not None:
         small.generation_config = copy.deepcopy(model.generation_config)
-    small.to(next(model.parameters()).device)
-    small.train(model.training)
-    return small
+    return small.to(next(model.parameters()).device).train(model.training)
 
 
 def prefix(model: PreTrainedModel) -> str:
@@ -248,10 +216,7 @@ def prefix(model: PreTrainedModel) -> str:
 
 
 def stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and buffers that a checkpoint holds; tied ones come once.
-
-    Tables that follow from the config alone are not included.
-    """
+    """Yield the parameters and buffers that a checkpoint holds; tied ones come once."""
     yield from model.named_parameters()
     saved = model.state_dict(keep_vars=True)
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)

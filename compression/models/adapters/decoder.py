@@ -48,14 +48,6 @@ class PreNormDecoder(ArchitectureAdapter):
         """Return the maximum number of tokens in a text."""
         return int(config.max_position_embeddings)
 
-    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (the base's)
-        """Return 0: decoders have no token types."""
-        return 0
-
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (the base's)
-        """Return an empty tuple: no token has to keep its number."""
-        return ()
-
     def biases(self, config: PretrainedConfig) -> Biases:
         """Return the parts of a layer that have biases because the config enables them."""
         return biases_in(self.kind, self._numbers(config))
@@ -65,10 +57,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
     def is_unread(self, config: PretrainedConfig, name: str) -> bool:
-        """Return whether a tensor belongs to a layer that predicts several tokens.
-
-        Such layers come after the last layer that stock code reads.
-        """
+        """Return whether a tensor belongs to the layers after the last one, which predict tokens further ahead."""
         found, last = re.match(rf"({re.escape(self.names.prefix)})?{self.block}\.(\d{{1,4}})\.", name), config.num_hidden_layers
         return found is not None and last <= int(found[2]) < last + self._numbers(config).get("ahead", 0)
 
@@ -82,10 +71,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return [self._made(block, shape) for block in self._blocks(model)]
 
     def feeds(self, model: PreTrainedModel) -> list[Feed]:
-        """Return the norms and layers whose channels can be scaled together with the layers that read them.
-
-        They are in model order.
-        """
+        """Return the norms and layers whose channels can be scaled with the layers that read them, in model order."""
         found = [feed for block in self._blocks(model) for feed in self._feeds(block)]
         head = self.head(model).out
         if head is not None and head.weight is not model.get_input_embeddings().weight:

@@ -61,15 +61,8 @@ class PostNormEncoder(ArchitectureAdapter):
         return int(config.type_vocab_size) if "types" in self.names.keys else 0
 
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
-        """Return the first token ids, which must keep their numbers.
-
-        The padding token's id determines where positions begin.
-        """
+        """Return the first token ids: the padding token's id determines where positions begin."""
         return tuple(range(self._first_position(config)))
-
-    def biases(self, config: PretrainedConfig) -> tuple[()]:  # noqa: ARG002 (the base's)
-        """Return an empty tuple: encoders always have their biases, and no config sets them."""
-        return ()
 
     def layers(self, model: PreTrainedModel) -> list[EncoderLayer]:
         """Return the encoder's layers, shallow first."""
@@ -104,10 +97,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return [first, *(norm for layer in self.layers(model) for norm in (layer.attended_norm, layer.norm))]
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return the taps at which the units of each group are observed.
-
-        A channel that compares queries with keys matters by the product of its two scores: one alone has no meaning.
-        """
+        """Return where each group's units are observed: channels that queries and keys share, in both."""
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         head = self.head(model)
         if head.dense is not None and head.out is not None:
@@ -126,10 +116,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return found if head is None else {**found, **head_tensors(self.kind, shape, head, config.num_labels)}
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
-        """Scale the queries of narrower heads so that they attend as before.
-
-        Stock models divide by the root of the head size.
-        """
+        """Scale the queries of narrower heads: stock models divide by the root of the head size."""
         if f".{self.names.parts['query']}." not in name:
             return tensor
         before, after = (config.hidden_size // config.num_attention_heads for config in (cut.before, cut.config))

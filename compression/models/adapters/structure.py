@@ -36,21 +36,17 @@ class EncoderLayer:
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """The parts of one decoder layer whose inputs and outputs show how much its units matter.
+    """The parts of one decoder layer whose inputs and outputs show how much its units matter."""
 
-    whole: stream in, stream out; norms: those that read the stream; attended: reads the outputs of the heads, group by group;
-    down: reads the feed-forward units, those of the shared experts if there are experts; experts: called with (tokens, hidden)
-    and with the numbers and the weights of the experts that each token goes to, (tokens, chosen); query_rank, kv_rank: the
-    norms over compressed queries and over compressed keys and values.
-    """
-
-    whole: nn.Module
-    norms: tuple[nn.Module, nn.Module]
-    attended: nn.Module
-    down: nn.Module
-    experts: nn.Module | None = None
-    query_rank: nn.Module | None = None
-    kv_rank: nn.Module | None = None
+    whole: nn.Module  #: stream in, stream out
+    norms: tuple[nn.Module, nn.Module]  #: those that read the stream
+    attended: nn.Module  #: reads the outputs of the heads, group by group
+    down: nn.Module  #: reads the feed-forward units, those of the shared experts if there are experts
+    experts: nn.Module | None = (
+        None  #: called with (tokens, hidden), and each token's experts and their weights, (tokens, chosen)
+    )
+    query_rank: nn.Module | None = None  #: the norm over compressed queries
+    kv_rank: nn.Module | None = None  #: the norm over compressed keys and values
 
     @property
     def sums(self) -> tuple[Tap, Tap]:
@@ -75,19 +71,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a model: the layers after the encoder or decoder.
+    """The layers after the encoder or decoder. `out` reads the outputs of `dense`, or the stream if there is no `dense`."""
 
-    `dense`: the pooler or similar layer, None if there is none; `out`: the output layer, None in a bare model. `out` reads the
-    outputs of `dense`, or the stream if there is no `dense`.
-    """
-
-    dense: nn.Linear | None
-    out: nn.Linear | None
+    dense: nn.Linear | None  #: the pooler or a similar layer
+    out: nn.Linear | None  #: the output layer, None in a bare model
 
 
 Feed = tuple[nn.Module, tuple[nn.Module, ...]]
-"""A norm or a layer, and the linear layers that read its output. All of them read the same output, and nothing else reads
-it."""
+"""A norm or a layer, and the linear layers that read its output; nothing else reads it."""
 
 
 @dataclass(frozen=True)

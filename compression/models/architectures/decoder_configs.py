@@ -33,7 +33,7 @@ multiple of 8, so that 16-bit weights meet this."""
 
 def check_decoder(kind: str, shape: Shape) -> None:
     """Refuse a shape that the stock config cannot express. kind: its model_type. Raises UnsupportedShape."""
-    for cause in _unsayable(kind, shape):
+    for cause in _problems(kind, shape):
         raise UnsupportedShape(f"{kind} cannot be saved so: {cause}", param="recipe.prune.ratio")
 
 
@@ -65,23 +65,18 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
     experts, latent, layers = shape.experts, shape.latent, near(shape.layers, "layers", 1)
     if experts is not None:
         ffn = near(experts.ffn, "expert_ffn", math.lcm(multiple, EXPERT_STEP))
-        experts = _experts(experts, near(experts.count, "experts", experts.groups), ffn)
-        experts = experts.model_copy(update={"dense_layers": min(experts.dense_layers, layers)})
+        widths = {
+            "count": near(experts.count, "experts", experts.groups),
+            "ffn": ffn,
+            "shared": experts.shared // experts.ffn * ffn,
+        }
+        experts = experts.model_copy(update={**widths, "dense_layers": min(experts.dense_layers, layers)})
     if latent is not None:
         query = latent.query and near(latent.query, "query_rank")
         kv = near(latent.kv, "kv_rank", math.lcm(multiple, 2 if kind in PAIRED_RANK else 1))
         latent = latent.model_copy(update={"query": query, "kv": kv})
-    found = shape.model_copy(
-        update={
-            "layers": layers,
-            "hidden": hidden,
-            "heads": heads,
-            "groups": groups,
-            "ffn": near(shape.ffn, "ffn"),
-            "experts": experts,
-            "latent": latent,
-        }
-    )
+    changed = {"layers": layers, "hidden": hidden, "heads": heads, "groups": groups, "ffn": near(shape.ffn, "ffn")}
+    found = shape.model_copy(update={**changed, "experts": experts, "latent": latent})
     check_decoder(kind, found)
     return found
 
@@ -106,15 +101,11 @@ def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
     each = shape.heads // groups
     target = groups * (1 - ratios.get("heads", 0.0))
     fixed = kind in DIVIDED and not ratios.get("hidden")
-    sayable = [number for number in range(groups, 0, -1) if not fixed or shape.hidden % (number * each) == 0]
-    return min(sayable, key=lambda number: abs(number - target)) if target >= 0.5 else 0
+    possible = [number for number in range(groups, 0, -1) if not fixed or shape.hidden % (number * each) == 0]
+    return min(possible, key=lambda number: abs(number - target)) if target >= 0.5 else 0
 
 
-def _experts(before: Experts, count: int, ffn: int) -> Experts:
-    return before.model_copy(update={"count": count, "ffn": ffn, "shared": before.shared // before.ffn * ffn})
-
-
-def _unsayable(kind: str, shape: Shape) -> list[str]:
+def _problems(kind: str, shape: Shape) -> list[str]:
     """List the reasons why a config cannot express a shape."""
     widths = {"layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "feed-forward units": shape.ffn}
     found = []
@@ -140,11 +131,11 @@ def _unsayable(kind: str, shape: Shape) -> list[str]:
             found.append(
                 f"what experts read, {shape.hidden} channels and {shape.experts.ffn} units, are no multiples of {EXPERT_STEP}"
             )
-        found += _unroutable(kind, shape.experts)
+        found += _router_problems(kind, shape.experts)
     return found
 
 
-def _unroutable(kind: str, experts: Experts) -> list[str]:
+def _router_problems(kind: str, experts: Experts) -> list[str]:
     """List the reasons why a router could not choose among so many experts."""
     found = []
     in_group = experts.count // experts.groups

@@ -7,6 +7,7 @@ shrinks together.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from compression.models.architectures.decoder_configs import Biases
@@ -79,8 +80,8 @@ class TensorLayout:
 
     def heads(self) -> dict[str, str]:
         """Return the stock classes that Lathe accepts, each with its purpose."""
-        named = {f"{self.stem}{suffix}": suffix for suffix in (BARE, CLASSIFIER)}
-        return {**named, f"{self.stem}{self.language}": LANGUAGE}
+        suffixes = {BARE: BARE, self.language: LANGUAGE, CLASSIFIER: CLASSIFIER}
+        return {f"{self.stem}{suffix}": purpose for suffix, purpose in suffixes.items()}
 
 
 def _given(config: Mapping[str, Any], key: str, otherwise: object) -> object:
@@ -88,38 +89,30 @@ def _given(config: Mapping[str, Any], key: str, otherwise: object) -> object:
     return otherwise if value is None else value
 
 
-def _grouped(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads."""
+def _grouped(
+    config: Mapping[str, Any], found: Numbers, *, null_head: bool = False, **defaults: int
+) -> Iterator[tuple[str, str, object]]:
+    """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads.
+
+    null_head: whether stock layers use a null head_dim as a width. defaults: of the stock config for numbers that a file omits;
+    it computes a number that the file sets to null.
+    """
+    config = {**defaults, **config}
     yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
     size = found["hidden"] // found["heads"] if {"hidden", "heads"} <= found.keys() else None
-    yield "head", "head_dim", _given(config, "head_dim", size)
+    yield "head", "head_dim", config.get("head_dim", size) if null_head else _given(config, "head_dim", size)
+    yield from _biases(config)
+
+
+def _biases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     for key in ("attention_bias", "mlp_bias"):
         yield key, key, int(config.get(key) is True)
 
 
-def _mistral_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    # Stock configs have a default for a number that a file omits; they compute a number that the file sets to null.
-    yield from _grouped({"num_key_value_heads": 8, **config}, found)
-
-
-def _qwen2_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    yield from _qwen({"num_key_value_heads": 32, **config}, found)
-
-
-def _qwen3_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    yield from _qwen({"num_key_value_heads": 32, "head_dim": 128, **config}, found)
-
-
-def _qwen(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    for meaning, key, value in _grouped(config, found):
-        # Stock layers use a null as a width.
-        yield meaning, key, config.get(key, value) if key == "head_dim" else value
-
-
 def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
     third = config.get("model_type") == "deepseek_v3"
-    said = {"num_key_value_heads": 128, **config} if third else config
-    yield "groups", "num_key_value_heads", _given(said, "num_key_value_heads", found.get("heads"))
+    groups = config.get("num_key_value_heads", 128 if third else None)
+    yield "groups", "num_key_value_heads", found.get("heads") if groups is None else groups
     rank = config.get("q_lora_rank", 1536)
     yield "query_rank", "q_lora_rank", 0 if rank is None else rank
     yield "dense", "first_k_dense_replace", _given(config, "first_k_dense_replace", 3 if third else 0)
@@ -128,8 +121,7 @@ def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, st
     for meaning, key, stock in (("router_groups", "n_group", 8), ("chosen_groups", "topk_group", 4)):
         yield meaning, key, config.get(key, stock if third else None) if grouped else 1
     yield "ahead", "num_nextn_predict_layers", _given(config, "num_nextn_predict_layers", 0) if third else 0
-    for key in ("attention_bias", "mlp_bias"):
-        yield key, key, int(config.get(key) is True)
+    yield from _biases(config)
 
 
 def _gpt2_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
@@ -315,30 +307,19 @@ def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> 
 
 def _frequencies(shape: Shape, _positions: int) -> Tensors:
     """Return the buffer that older versions saved with each layer that has rotary positions."""
-    return {"self_attn.rotary_emb.inv_freq": ((shape.head_size or 0) // 2,)}
+    return {"self_attn.rotary_emb.inv_freq": ((shape.latent.rope if shape.latent else shape.head_size or 0) // 2,)}
 
 
-def _latent_frequencies(shape: Shape, _positions: int) -> Tensors:
-    return {"self_attn.rotary_emb.inv_freq": (shape.latent.rope // 2 if shape.latent is not None else 0,)}
-
-
-DEEPSEEK_V2 = TensorLayout(
-    "DeepseekV2",
-    LATENT,
-    _latent,
-    _deepseek,
-    _rotary_outer,
-    fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
-    divided=True,
-    leftovers=_latent_frequencies,
-)
+_qwen_numbers = partial(_grouped, null_head=True, num_key_value_heads=32)
 FAMILIES: dict[str, TensorLayout] = {
     "llama": TensorLayout(
         "Llama", ROTARY, _grouped, _llama, _rotary_outer, fixed={"pretraining_tp": 1}, divided=True, leftovers=_frequencies
     ),
-    "mistral": TensorLayout("Mistral", ROTARY, _mistral_numbers, _llama, _rotary_outer, leftovers=_frequencies),
-    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen2_numbers, _qwen2, _rotary_outer, leftovers=_frequencies),
-    "qwen3": TensorLayout("Qwen3", ROTARY, _qwen3_numbers, _qwen3, _rotary_outer, leftovers=_frequencies),
+    "mistral": TensorLayout(
+        "Mistral", ROTARY, partial(_grouped, num_key_value_heads=8), _llama, _rotary_outer, leftovers=_frequencies
+    ),
+    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen_numbers, _qwen2, _rotary_outer, leftovers=_frequencies),
+    "qwen3": TensorLayout("Qwen3", ROTARY, partial(_qwen_numbers, head_dim=128), _qwen3, _rotary_outer, leftovers=_frequencies),
     "gpt2": TensorLayout(
         "GPT2",
         {
@@ -364,7 +345,16 @@ FAMILIES: dict[str, TensorLayout] = {
         # Masks that older versions saved with each layer.
         leftovers=lambda _, positions: {"attn.bias": (1, 1, positions, positions), "attn.masked_bias": ()},
     ),
-    "deepseek_v2": DEEPSEEK_V2,
+    "deepseek_v2": TensorLayout(
+        "DeepseekV2",
+        LATENT,
+        _latent,
+        _deepseek,
+        _rotary_outer,
+        fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
+        divided=True,
+        leftovers=_frequencies,
+    ),
     "deepseek_v3": TensorLayout(
         "DeepseekV3",
         LATENT,
@@ -372,7 +362,7 @@ FAMILIES: dict[str, TensorLayout] = {
         _deepseek_v3,
         _rotary_outer,
         fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
-        leftovers=_latent_frequencies,
+        leftovers=_frequencies,
         behind=_ahead,
     ),
 }

@@ -20,11 +20,9 @@ Count = Callable[[Shape], int]
 """Returns the number of parameters of a model of a shape."""
 
 
-def planned_shape(
-    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
-) -> Shape:
+def planned_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None) -> Shape:
     """Return the shape that the recipe's ratio or target leads to; `planned` returns the ratios too."""
-    return planned(family, shape, prune, count=count, vocabulary=vocabulary)[1]
+    return planned(family, shape, prune, count=count)[1]
 
 
 def planned(
@@ -149,7 +147,8 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
     found, here = [], start
     for step in range(1, prune.steps):
         to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
-        narrower = family.decodes or _size(end) <= _size(to) <= _size(here)
+        sizes = [each.hidden // each.heads for each in (end, to, here)]
+        narrower = family.decodes or sizes == sorted(sizes)
         if not (narrower and end.hidden <= to.hidden <= here.hidden):
             to = to.model_copy(update={"hidden": here.hidden, "heads": here.heads, "groups": here.groups})
         found.append(to)
@@ -163,10 +162,9 @@ def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator
     The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. If heads are
     removed and become narrower too, some shapes are wider than a milder one: those are left out.
     """
-    asked = prune.ratios
     last = None
     for percent in range(round(100 * MOST_RATIO) + 1):
-        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in asked.items()}
+        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in prune.ratios.items()}
         try:
             found = shape_at(family, shape, prune, ratios)
         except UnsupportedShape:
@@ -195,10 +193,6 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
         param="recipe.prune.target_params",
         remedy="Choose a milder target, or name more axes.",
     )
-
-
-def _size(shape: Shape) -> int:
-    return shape.hidden // shape.heads
 
 
 def parameters_at(

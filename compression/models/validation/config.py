@@ -57,11 +57,18 @@ def refused(
             yield ConfigMismatch(f"{key} is {value!r:.60} and not a number from 0 to 1", param=f"config.json:{key}")
 
 
-def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
-    """Return the head's labels in the order of its outputs, and the error if there is one.
+def take_number(
+    found: dict[str, int], meaning: str, key: str, value: object, *, most: int, least: int = 1
+) -> Iterator[CompressionError]:
+    """Add a number of a config to `found`, or yield an error if it is no whole number from `least` to `most`."""
+    if type(value) is int and least <= value <= most:
+        found[meaning] = value
+    else:
+        yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
 
-    Stock configs without id2label have num_labels, 2 by default.
-    """
+
+def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
+    """Return the head's labels in the order of its outputs, or an error. Stock configs without id2label have num_labels."""
     names = config.get("id2label")
     if names is None:
         count = config.get("num_labels", 2)
@@ -71,14 +78,13 @@ def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Compre
     if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
         return None, ConfigMismatch(f"id2label does not name 1 to {MOST_LABELS} labels", param="config.json:id2label")
     ordered = [names.get(str(number)) for number in range(len(names))]
-    if not all(isinstance(label, str) and _proper(label) for label in ordered) or len(set(ordered)) != len(ordered):
-        cause = (
-            f"id2label does not give each of 0 to {len(names) - 1} a label of its own, of at most {LONGEST_LABEL} characters"
-        )
+    labels = tuple(label for label in ordered if isinstance(label, str) and _is_proper(label))
+    if len(set(labels)) != len(names):
+        cause = f"id2label does not give each of 0 to {len(names) - 1} its own label of at most {LONGEST_LABEL} characters"
         return None, ConfigMismatch(cause, param="config.json:id2label")
-    return tuple(str(label) for label in ordered), None
+    return labels, None
 
 
-def _proper(label: str) -> bool:
+def _is_proper(label: str) -> bool:
     """Return whether a label can be stored and shown: limited length, no NUL, no lone surrogate."""
     return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)
