@@ -1,8 +1,8 @@
 """Unpack a single-file GGUF model into a stock folder: float32 weights, config.json, tokenizer.json.
 
-Stock transformers knows what the file's names and layouts mean. Its reader needs the packages gguf and accelerate, and it
-unpacks all tensors before it frees one; here the tensors pass one by one. Code that opens the folder afterwards does not need
-to know that it came from a GGUF file. The file must have passed `files.gguf_model`, because the stock reader trusts its input.
+Stock transformers knows what the file's names and layouts mean, but its reader needs the packages gguf and accelerate, and
+unpacks all tensors before it frees one; here they pass one by one. The file must have passed `files.gguf_model`, because the
+stock reader trusts its input.
 """
 
 import json
@@ -37,8 +37,7 @@ CONTROL, USER_DEFINED = 3, 4
 def unpack(folder: Path, place: Path) -> None:
     """Write the folder's only GGUF file as the folder `place`, which appears only once it is complete.
 
-    Memory: one tensor in float32, and its copy. Raises what `gguf_model.read_model` raises, and ConfigMismatch if the stock
-    reader finds a fault.
+    Memory: one tensor in float32, and its copy. Raises what `read_model` raises, and ConfigMismatch if the stock reader fails.
     """
     path, content = gguf_model.read_model(folder)
     scaled = gguf_rope.scaling(path, content, gguf_model.describe(content, path.name).head)
@@ -75,9 +74,9 @@ def unpack(folder: Path, place: Path) -> None:
 def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """Reduce a tokenizer to what the file declares, and make it read texts as llama.cpp does.
 
-    Stock classes add the special tokens that their families usually have. If the vocabulary lacks such a token, it would get an
-    id that the model has no row for. The file was made for llama.cpp, and the stock reader does not check three of its rules:
-    whether a text begins with a beginning token, whether it begins with a space, and whether a word that is a token is merged.
+    Stock classes add their families' usual special tokens, which would get ids that the model has no row for. Three of
+    llama.cpp's rules the stock reader does not check: whether a text begins with a beginning token, whether it begins with a
+    space, and whether a word that is a token is merged.
     """
     tokens = metadata["tokenizer.ggml.tokens"]
     if gguf_model.begins(metadata) and not found.add_bos_token:
@@ -102,9 +101,9 @@ def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) ->
 def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
     """Name special tokens in tokenizer.json as the file does, and make texts match them.
 
-    Some tokens contain a character that stands for no byte, such as DeepSeek's <｜begin▁of▁sentence｜>. The stock reader treats
-    such a token as text and spells it in bytes. No text becomes that token, and the reader adds a new one that the model has no
-    row for. Raises UnsupportedTokenizer if two tokens have the same spelling.
+    Some contain a character that stands for no byte, such as DeepSeek's <｜begin▁of▁sentence｜>. The stock reader spells them
+    in bytes, so that no text becomes them, and adds tokens that the model has no row for. Raises UnsupportedTokenizer if two
+    tokens have the same spelling.
     """
     tokens, letters = metadata["tokenizer.ggml.tokens"], set(bytes_to_unicode().values())
     kinds: dict[Any, int] = dict(enumerate(metadata.get("tokenizer.ggml.token_type") or ()))
@@ -127,10 +126,7 @@ def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
 
 
 def _add_no_space(said: dict[str, Any]) -> None:
-    """Make a SentencePiece tokenizer.json add no space before a text and strip none from decoded text.
-
-    Raises UnsupportedTokenizer if the tokenizer.json does not have the form that the stock reader makes.
-    """
+    """Make a SentencePiece tokenizer.json neither add nor strip a space, or raise UnsupportedTokenizer."""
     before, after = said["pre_tokenizer"] or {}, said["decoder"] or {}
     if before.get("type") != "Metaspace" or after.get("type") != "Sequence":
         cause = "tokenizer.ggml.add_space_prefix is false, and stock code puts a space before texts of this vocabulary"

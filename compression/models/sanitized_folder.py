@@ -1,8 +1,7 @@
 """Turn an upload into a folder that stock code opens: unpack GGUF, remove references to code.
 
-Authors of new architectures publish code beside the weights, and their config.json names it (`auto_map`). Lathe opens models
-with stock classes and runs none of that code, but a user who opens such a config with trust_remote_code would run it. So the
-key is removed before anything reads the folder, and exported models do not contain it.
+A config.json may name its authors' code (`auto_map`). Lathe runs none of it, but a user who opens such a config with
+trust_remote_code would. So the key is removed before anything reads the folder, and exported models do not contain it.
 """
 
 import json
@@ -25,10 +24,7 @@ FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "spec
 
 
 def sanitized_folder(folder: Path, place: Path) -> Path:
-    """Return the folder that stock code opens a model from: `folder`, or `place` if files must change.
-
-    A GGUF file is unpacked once. If a file names code, `place` holds links to the same files, without that key.
-    """
+    """Return the folder that stock code opens a model from: `folder`, or `place` if GGUF is unpacked or a file names code."""
     if gguf_model.is_one(folder):
         if not place.exists():
             gguf_unpack.unpack(without_code(folder, place.with_name(f"{place.name}-sent")), place)
@@ -39,7 +35,7 @@ def sanitized_folder(folder: Path, place: Path) -> Path:
 def without_code(folder: Path, place: Path) -> Path:
     """Return a folder whose files name no code: `folder` itself, or `place`, which is made from it.
 
-    A folder of no supported family stays as it is: `loading.read_config` refuses it and reports that its code is not run.
+    A folder of no supported family stays: `loading.read_config` refuses it and reports that its code is not run.
     """
     contents = _naming_code(folder)
     if not contents or not (gguf_model.is_one(folder) or _is_supported(folder)):

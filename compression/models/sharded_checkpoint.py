@@ -1,8 +1,7 @@
 """Read and write a checkpoint in pieces, so that a whole model is never in memory.
 
-`SafetensorsReader` reads rows of a tensor straight from the file that holds them, by the offsets of a header that was checked
-first. `writing` writes safetensors whose tensors arrive in pieces of rows too: names, types and shapes are known in advance,
-so each header is written first and the bytes go to their offsets. Neither maps a file: memory holds only what was requested.
+`SafetensorsReader` reads rows of a tensor by the offsets of a checked header. `writing` writes tensors that arrive in pieces
+too: their headers come first, and the bytes go to their offsets. Neither maps a file: memory holds only what was requested.
 """
 
 import json
@@ -213,12 +212,9 @@ def writing(
 ) -> Iterator[ShardWriter]:
     """Write a folder of safetensors, named and indexed as transformers does, from tensors in pieces.
 
-        with writing(place, plan) as shards:
-            shards.put("model.norm.weight", tensor)
-
-    `plan`: groups of tensors in their order. A group stays in one file; a file holds at most `largest` bytes of tensors, or one
-    group. Rows are put in order. A file is synced as soon as it is full. `place` appears, complete and synced, if the block
-    raises no exception (`durable_files.folder`). Raises RuntimeError if a tensor gets more or less than planned.
+    `plan`: groups of tensors in their order, each in one file of at most `largest` bytes, or of one group. Rows are put in
+    order: `shards.put("model.norm.weight", rows)`. `place` appears, complete and synced, if the block raises no exception
+    (`durable_files.folder`). Raises RuntimeError if a tensor gets more or less than planned.
     """
     with durable_files.folder(place) as folder, closing(ShardWriter(folder, _divided(plan, largest), metadata or {})) as shards:
         yield shards

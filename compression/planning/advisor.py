@@ -1,8 +1,7 @@
 """Remedies: the changes of the recipe that a row's figures suggest. Torch-free, pure.
 
-The estimates are coarse on purpose, and each remedy states its assumption: a size falls with a power of the share of each axis
-that is left, an epoch of distillation recovers the same share of the score still missing, and the permanent cost of a cut grows
-with the square of its ratio.
+The estimates are coarse: a size falls with a power of the share of each axis that is left, an epoch of distillation recovers
+the same share of the score still missing, and the permanent cost of a cut grows with the square of its ratio.
 """
 
 import math
@@ -119,7 +118,7 @@ class Rule:
 def offered(case: Case) -> tuple[Remedy, ...]:
     """Return the remedies for the targets that a row misses, if no later stage of the recipe fixes them.
 
-    No later stage fixes input ranges that outliers break, so their remedies are offered with every row that has such ranges.
+    No later stage fixes input ranges that outliers break: their remedies are offered with every row that has such ranges.
     """
     if not case.before:
         return () if case.later else tuple(case.preparing)
@@ -130,10 +129,7 @@ def offered(case: Case) -> tuple[Remedy, ...]:
 
 
 def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
-    """Return the recipe's stages that follow the stage after `before`.
-
-    before: the rows of earlier stages, the baseline first.
-    """
+    """Return the recipe's stages that follow the stage after the rows `before`, the baseline first."""
     return list(wanted(dict(recipe))[len(before) + 1 :])
 
 
@@ -255,10 +251,10 @@ def _deepened(prune: Prune, deepest: float) -> Any:
 
 
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
-    """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power.
+    """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power. Returns at least 0, below 1.
 
     start, now, wanted: shares of the baseline's size before the cut, after it at `ratio`, and at the target. The power is
-    measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing. Returns at least 0, below 1.
+    measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing.
     """
     power = POWER
     if ratio is not None and 0 < now < start:
@@ -274,10 +270,7 @@ def _left(name: str, value: float | None) -> float | None:
 
 
 def _train_longer(case: Case) -> Iterator[Remedy]:
-    """Offer more of the limit that ended training.
-
-    With that limit neither more epochs nor a milder cut could show their effect.
-    """
+    """Offer more of the limit that ended training: with it neither more epochs nor a milder cut could show their effect."""
     train, why = case.recipe.train, f"{case.limit} ended training before {len(case.before)} stages had all their epochs."
     if train.max_minutes is None or "max_minutes" not in (case.limit or ""):
         yield case.change("train.max_steps", 2 * (train.max_steps or 1), why)
@@ -337,11 +330,10 @@ def _recover(case: Case) -> Iterator[Remedy]:
 
 
 def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
-    """Estimate the epochs after which at most `may_stay` of a fall is left.
+    """Estimate the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
 
-    Assumes that each epoch leaves the same share of what was missing. fall: the cut's loss; left: what was still missing after
-    `epochs`; both in units of the score's worth. None if no number of epochs would suffice: nothing was recovered, or the model
-    before the cut was below the target.
+    fall: the cut's loss; left: of it after `epochs`; in units of worth. None if no number of epochs would suffice: nothing was
+    recovered, or the model before the cut was below the target.
     """
     if not 0 < left < fall or not 0 < may_stay < fall:
         return None
@@ -349,10 +341,7 @@ def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | 
 
 
 def _tame(case: Case) -> Iterator[Remedy]:
-    """Offer remedies for ranges that outliers break.
-
-    They are: smoothing if a preceding layer can absorb it, a clipped range, more training.
-    """
+    """Offer remedies for ranges that outliers break: smoothing into a preceding layer, a clipped range, more training."""
     settings, layers = case.recipe.quantize, [layer for each in (case.row, *case.row.parts.values()) for layer in each.ranges]
     broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
     if settings is None or not broken:
@@ -371,11 +360,7 @@ def _tame(case: Case) -> Iterator[Remedy]:
 
 
 def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
-    """Offer the percentile that excludes values beyond 4 times the usual range.
-
-    beyond: their share in the layer with most of them. A percentile excludes as much on either side, and the outliers may all
-    lie on one.
-    """
+    """Offer the percentile that excludes outliers. beyond: their share; they may all lie on one side, so it counts twice."""
     percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
     why = f"{why}; {beyond:.4%} of a layer's values are outliers"
     if settings.observer != "percentile":

@@ -1,7 +1,7 @@
 """Whether the baseline converged, whether the data allow a better one; remedies. Torch-free, pure.
 
-All stages are compared with the baseline, and it is the teacher of the student: a share of its score means nothing if it was
-not trained to its end.
+All stages are compared with it, and it teaches the student: a share of its score means nothing if it was not trained to its
+end.
 """
 
 import math
@@ -17,10 +17,7 @@ LEAST_EPOCHS = 10
 
 
 def preparations(baseline: Row) -> dict[str, Preparation]:
-    """Return how a baseline was fine-tuned, by dataset; the only dataset has no name.
-
-    Empty for reports from before this was recorded.
-    """
+    """Return how a baseline was fine-tuned, by dataset ("" for the only one); empty for reports from before this was kept."""
     rows = baseline.parts or {"": baseline}
     return {name: row.preparation for name, row in rows.items() if row.preparation is not None}
 
@@ -31,10 +28,10 @@ def has_not_converged(baseline: Row) -> bool:
 
 
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
-    """Return whether a row's retention exceeds 1 by more than its error.
+    """Return whether a row's retention, on the split that choices use, exceeds 1 by more than its error.
 
-    Retention on the split that choices use. The lower end of its 95 % interval must exceed 1; if there is no interval, it must
-    exceed 1 by one standard error of the ratio (delta method).
+    The lower end of its 95 % interval must exceed 1; without an interval, it must by one standard error of the ratio (delta
+    method).
     """
     share, interval = row.ratios.judged_retention, row.ratios.judged_interval
     if share is None or share <= 1:
@@ -58,10 +55,7 @@ def exceeds_note(row: Row) -> str:
 
 
 def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
-    """Offer a longer preparation, or another rate, if the baseline has a problem.
-
-    The problems: it has not converged, is at chance, or is exceeded. row: of the last stage.
-    """
+    """Offer a longer preparation or another rate if the baseline has not converged, is at chance, or is exceeded by a row."""
     why, settings = _reason(row, baseline), recipe.prepare
     if why is None:
         return

@@ -16,8 +16,8 @@ Pairs = tuple[tuple[int, int], ...]
 def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teacher: int) -> Pairs:
     """Return the teacher layer that each student layer follows (TinyBERT, Jiao et al. 2020).
 
-    student, teacher: their numbers of layers. uniform: layer m follows layer m × teacher / student, rounded half up; last: the
-    last layers of both, as many as the smaller model has. Raises InvalidSpec if a pair names a layer that does not exist.
+    uniform: layer m follows layer m × teacher / student, rounded half up; last: the last layers of both, as many as the smaller
+    model has. Raises InvalidSpec if a pair names a layer that does not exist.
     """
     if mapping == "uniform":
         return tuple((m, max((2 * m * teacher + student) // (2 * student), 1)) for m in range(1, student + 1))
@@ -34,10 +34,7 @@ def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teach
 def attention_form(
     asked: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
 ) -> Literal["scores", "relations"]:
-    """Return how attention is compared. Raises InvalidSpec.
-
-    Decoders rotate queries and keys by their positions before the product, so what is collected from them are not scores.
-    """
+    """Return how attention is compared, or raise InvalidSpec: decoders' rotated queries and keys do not give scores."""
     decodes = student.groups is not None or teacher.groups is not None
     if asked == "auto":
         return "scores" if student.heads == teacher.heads and not decodes else "relations"
@@ -102,10 +99,7 @@ def check_one_teacher(recipe: Recipe, teachers: int) -> None:
 
 
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
-    """Check that a named teacher has a head for the task and its labels: nothing trains it.
-
-    labels: of its head; wanted: of the data, none if the task has none. Raises LabelMismatch.
-    """
+    """Check that a named teacher has a head for the task and the labels `wanted`, if any. Raises LabelMismatch."""
     if heads.of_architecture(architecture) != heads.of_task(task):
         raise LabelMismatch(
             f"the teacher ({architecture}) has no head for {task}",

@@ -146,10 +146,7 @@ class PlannedJob:
 
     @cached_property
     def guide(self) -> Counted:
-        """Return the teacher whose features are compared.
-
-        If the job has only named teachers, validation chooses one of them: here it is the most expensive.
-        """
+        """Return the teacher whose features are compared; of named teachers only, the most expensive one."""
         return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
 
     @cached_property
@@ -160,10 +157,7 @@ class PlannedJob:
 
     @property
     def originals(self) -> int:
-        """Return the number of originals that are fine-tuned: the baseline and further teachers.
-
-        It is 0 if the job has only named teachers.
-        """
+        """Return how many originals are fine-tuned, the baseline among them; 0 if the job has only named teachers."""
         return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
 
     def forward(self, *models: Counted) -> float:
@@ -289,10 +283,9 @@ PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _exported)
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
-    """Return the models of a job's artifacts, at most.
+    """Return the models of a job's artifacts, at most: one per row, and the headline again in the form of its own library.
 
-    They are one per row, and the headline again in the form of its own library. A language model's headline has two such forms;
-    so has the pruned model, if an earlier stage is the headline.
+    A language model's headline has two such forms; so has the pruned model, if an earlier stage is the headline.
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
@@ -316,9 +309,8 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
     """Return the bytes of memory that the model, its training and its teacher take together.
 
-    A teacher that may be in 8 bits saves memory only if no earlier training beside it in float32 is larger. It is in 8 bits in
-    the task phase of distillation, and if recovery learns its outputs. spoken: elements that stay in float32 beside the tables,
-    a language model's output layer.
+    A teacher in 8 bits, in the task phase of distillation and if recovery learns its outputs, saves memory only if no earlier
+    training beside it in float32 is larger. spoken: elements of an output layer, which stays in float32.
     """
     trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):

@@ -19,12 +19,10 @@ def preflight_several(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Return the preflight of several datasets. parts: name → facts, in the job's order.
+    """Return the preflight of several datasets. parts: name → facts, in the job's order. student, teachers: of every dataset.
 
-    student, teachers: those that the job names beside its model; each of them takes part in every dataset's distillation.
-
-    Parameters are means, minutes and disk are sums, and memory is the maximum, because the datasets run one at a time. Raises
-    the errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
+    Parameters are means, minutes and disk sums, and memory the maximum, because the datasets run one at a time. Raises the
+    errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
     """
     evaluate.each(len(parts))  # a list of another length is not one dataset's error
     shared = share_of(recipe, len(parts))

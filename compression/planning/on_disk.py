@@ -33,7 +33,7 @@ def untrained(recipe: Recipe) -> bool:
     """Return whether a job can run from file to file as far as its recipe goes.
 
     It trains nothing, its integers follow from the weights alone, and it prunes at once, by activations. A search for smoothing
-    does not keep a model from going from file to file: there it is left out.
+    is left out there.
     """
     asked, prune = recipe.quantize, recipe.prune
     return (
@@ -77,18 +77,12 @@ def fits_a_graph(parameters: int) -> bool:
 
 
 def states_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Return the bytes of the calibration rows' hidden states in 16 bits.
-
-    They are kept while a model is scored layer by layer.
-    """
+    """Return the bytes of the calibration rows' hidden states in 16 bits, kept while a model is scored layer by layer."""
     return 2 * recipe.prune.calibration_rows * recipe.train.max_length * shape.hidden if recipe.prune is not None else 0
 
 
 def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
-    """Return the bytes of scoring and pruning layer by layer.
-
-    They are two layers or a table in float32, and hidden states up to a layer.
-    """
+    """Return the bytes of pruning layer by layer: two layers or a table in float32, and hidden states up to a layer."""
     table = shape.vocabulary * shape.hidden
     layer = max(parameters - table, 0) // shape.layers
     return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
@@ -126,9 +120,5 @@ def warning(parameters: int) -> str:
 
 
 def opened_bytes(file: int, table: int) -> int:
-    """Return the bytes of a process that opens a checkpoint and predicts.
-
-    file: bytes of its weights, which stock code reads into other memory; table: elements of its largest table, which torchao
-    converts to float32.
-    """
+    """Return the bytes of a process that opens a checkpoint and predicts: stock code copies its weights, torchao its table."""
     return PROCESS_BYTES + 2 * file + 4 * table

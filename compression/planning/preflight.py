@@ -35,10 +35,9 @@ class Preflight(Config):
 
 
 def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: Task, labels: tuple[str, ...]) -> Evaluate:
-    """Return how one of a job's datasets is evaluated.
+    """Return how the dataset at a place, from 0, is evaluated. labels: of its data.
 
-    place: of the dataset in the job's order, from 0; labels: of its data. Raises InvalidSpec for a metric or a label that the
-    dataset does not have; its param is `evaluate.metric.<place>` if a list names it.
+    Raises InvalidSpec for a metric or a label that it does not have; the param is `evaluate.metric.<place>` if a list names it.
     """
     own = evaluate.each(datasets)[place]
     param = {
@@ -123,10 +122,9 @@ def preflight(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Check models, data and recipe against each other and return the expected result.
+    """Check models, data and recipe against each other and return the expected result. student, teachers: beside the model.
 
-    student, teachers: those that the job names beside its model. Raises ConfigMismatch, InvalidSpec, LabelMismatch,
-    UnsupportedShape and UnsupportedTask, each with the field that it is about.
+    Raises ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape and UnsupportedTask, each with its field.
     """
     wanted, family = _checked(model, data, recipe, evaluate, student, teachers), ARCHITECTURE_SPECS[model.family]
 
@@ -212,10 +210,7 @@ def _checked(
 
 
 def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Shape:
-    """Return the shape of the result as far as it is known before tokenization: all tokens still count.
-
-    If target_params cannot be reached with all of them, that is the deepest cut. Raises UnsupportedShape.
-    """
+    """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape."""
     try:
         return planned_shape(family, shape, prune, count=count)
     except UnsupportedShape:

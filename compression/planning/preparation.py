@@ -58,19 +58,18 @@ def stretch(steps: int) -> int:
 
 
 def long_run(steps: int, most: float = math.inf) -> float:
-    """Return the factor on the best probe's rate for the training itself.
+    """Return the factor on the best probe's rate for the training itself. steps: of an epoch; most: of all training.
 
-    The best rate falls with about the square root of the number of steps, and training has more of them than a probe. steps: of
-    an epoch; most: of all training.
+    The best rate falls with about the square root of the number of steps, and training has more of them than a probe.
     """
     expected_steps = min(EXPECTED_EPOCHS * stretch(steps), bound(Prepare(), steps)) * steps
     return min(max(math.sqrt(PROBE_STEPS / max(min(expected_steps, most), 1)), LEAST_LONG_RUN), 1.0)
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:
-    """Return the epochs without a gain after which training ends; None if there is no such limit.
+    """Return the epochs without a gain after which training ends, or None. steps: of an epoch.
 
-    steps: of an epoch. In open training `prepare.patience` counts stretches, which are epochs unless data are few.
+    In open training `prepare.patience` counts stretches, which are epochs unless data are few.
     """
     most = prepare.most_without_gain
     return most * stretch(steps) if most is not None and prepare.is_open else most
@@ -94,10 +93,7 @@ def probe_epochs(steps: int) -> int:
 
 
 def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
-    """Return the passes over train that fine-tuning is expected to take, in training steps, with probes.
-
-    originals: the number of the baseline and further fine-tuned teachers.
-    """
+    """Return the expected passes over train of fine-tuning all originals, in training steps, with probes."""
     if rows == 0 or not prepare.trains:
         return 0.0
     found = float(expected(prepare, steps_an_epoch(rows, train)) * max(originals, 1))

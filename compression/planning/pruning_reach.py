@@ -16,8 +16,7 @@ LITTLE = 0.1
 def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape, count: Count) -> Iterator[str]:
     """Warn of a cut to given ratios that removes almost nothing; name the axes that would remove more.
 
-    after: the shape after the cut. The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of
-    them are 0.1 % of DeepSeek-V3.
+    The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of them are 0.1 % of DeepSeek-V3.
     """
     if prune.has_target or "vocabulary" in prune.axes:  # a target is met or refused; the removed tokens are not known yet
         return
@@ -35,10 +34,7 @@ def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape
 
 
 def _taken_alone(family: ArchitectureSpec, shape: Shape, prune: Prune, axis: Axis, count: Count) -> float:
-    """Return the share of all parameters that an axis would remove at the recipe's deepest ratio.
-
-    It is 0 if the axis cannot be cut alone.
-    """
+    """Return the share of all parameters that an axis alone would remove at the deepest ratio; 0 if it cannot be cut alone."""
     together = {"hidden", "heads"} if family.coupled and axis in ("hidden", "heads") else {axis}
     alone = prune.model_copy(update={"axes": tuple(sorted(together))})
     try:

@@ -88,10 +88,7 @@ class Lessons:
 def _insides(
     distill: Distill, terms: Collection[str], tokens: float, teacher: Shape, student: Shape, *, last: bool = False
 ) -> int:
-    """Return the bytes of the features that terms compare.
-
-    last: whether the last hidden states, from which outputs are computed, are kept beside them.
-    """
+    """Return the bytes of the features that terms compare. last: whether the last hidden states are kept beside them."""
     states = (student.layers + 1 if "hidden" in terms else int("embedding" in terms)) + last
     parts = 0
     if "attention" in terms:

@@ -1,7 +1,7 @@
 """Verdicts: compares each row with targets and earlier rows, and chooses the headline. Torch-free.
 
-All choices read the score on validation, which the same runner measured on the same artifact; the score on test is only
-reported. Rows from before validation was scored are judged by test, as they were then.
+All choices read the score on validation, measured by one runner on one artifact; the score on test is only reported. Rows from
+before validation was scored are judged by test, as they were then.
 """
 
 import math
@@ -49,9 +49,8 @@ def reached(row: Row, targets: Targets) -> tuple[str, ...]:
 def shortfall(row: Row, targets: Targets) -> float:
     """Return the sum of the amounts by which a row misses its targets: 0 if it reaches all.
 
-    A reduction or a speed-up counts as the share of the target that is missing, so that no reduction at all counts 1. Retention
-    counts in units of the loss that its target allows, because a score matters more than the same share of a size: at a target
-    of 99.2 %, a retention of 98.4 % counts 1 as well.
+    A reduction or a speed-up counts as the missing share of the target. Retention counts in units of the loss that its target
+    allows, because a score matters more: at a target of 99.2 %, a retention of 98.4 % counts 1 as well.
     """
     missing = 0.0
     for name in Targets.model_fields:
@@ -72,9 +71,9 @@ def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Return the row whose artifact is the headline, and the reason.
 
-    Of the rows that reach all targets, it is the cheapest in bytes × latency, and of those with the same cost (SAME_COST) the
-    one with the highest retention. If none reaches all: the one that reaches the most, and of these the one nearest to the
-    others (`shortfall`). The baseline is not compressed, so it takes part in that second choice only if it is alone.
+    Of the rows that reach all targets: the cheapest in bytes × latency, and of equal costs (SAME_COST) the highest retention.
+    If none does: the one that reaches the most, and of these the nearest to the others (`shortfall`); the baseline only if it
+    is alone.
     """
     complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
@@ -121,10 +120,7 @@ def _unproven(row: Row) -> str:
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
-    """Return the best earlier row that is as small and fast as `row` and scores better.
-
-    Better means by more than `row`'s standard error. None if there is no such row.
-    """
+    """Return the best earlier row that is as small and fast, and scores better by more than `row`'s standard error, or None."""
     better = [
         earlier
         for earlier in before
@@ -134,10 +130,9 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
 
 
 def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the names of the targets in which a row is behind the best row before it.
+    """Return the targets in which a row misses by more than the best row before it, not by chance.
 
-    In these it misses the target by more than `best`, not by chance. Empty if the row is as near to the targets as `best` by
-    the rule of `choose`, whatever it lost on the way.
+    Empty if the row is as near to the targets as `best` by the rule of `choose`, whatever it lost on the way.
     """
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
@@ -175,10 +170,9 @@ def judged(
     streamed: bool = False,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
-    """Return a row with its verdict.
+    """Return a row with its verdict. before: the rows of earlier stages; limit: the training limit that was reached.
 
-    before: the rows of earlier stages; limit: the training limit that was reached; task, streamed: as `advisor.Case` has them;
-    draws: by stage, including this one's.
+    task, streamed: as `advisor.Case` has them; draws: by stage, including this one's.
     """
     first = before[0] if before else row
     flag = baseline.has_not_converged(first)
@@ -260,10 +254,7 @@ BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")
 
 
 def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None) -> tuple[str, ...]:
-    """Return a note if validation cannot distinguish a row's score from the best before it.
-
-    own, other: the draws of each on validation.
-    """
+    """Return a note if validation cannot distinguish a row's score from the best before it. own, other: draws of each on it."""
     score = row.validation
     if not isinstance(score, Score):
         return ()

@@ -69,10 +69,7 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
 
 
 def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
-    """Warn of cuts and training that are unlikely to be intended.
-
-    They are: cuts that change nothing, are too deep or are not followed by training; limits that end training early.
-    """
+    """Warn of cuts that change nothing, are too deep or not followed by training, and of limits that end training early."""
     prune, distill, most = job.recipe.prune, job.recipe.distill, job.recipe.train.max_steps
     left = job.result.parameters.total / job.model.parameters.total
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
@@ -90,10 +87,7 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
 
 
 def _too_deep(prune: Prune, left: float) -> Iterator[str]:
-    """Warn of a decoder's cut with too deep a step, and propose the keys that divide it.
-
-    left: share of the parameters after the cut.
-    """
+    """Warn of a cut with too deep a step, and propose keys that divide it. left: share of parameters after the cut."""
     share = 1 - left ** (1 / prune.steps)
     if share <= DEEP:
         return

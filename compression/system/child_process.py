@@ -46,12 +46,11 @@ class ChildOutOfMemory(ChildFailed):
 def child_lines(
     command: str, spec: Config, *, timeout: float, waiting: Callable[[], None] = lambda: None
 ) -> Generator[str, None, None]:
-    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output.
+    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it arrives.
 
-    Each line is yielded as it arrives. The child is killed if this process dies (`process.die_with_parent`), and if the caller
-    stops iterating before the end. waiting: called once per second in which no output arrives; an exception that it raises ends
-    the child. Raises ChildFailed if the child ends with an error, ChildLate if it takes longer than `timeout` seconds,
-    ChildOutOfMemory if it ran out of memory.
+    The child is killed if this process dies or stops iterating. waiting: called once per second without output; an exception
+    that it raises ends the child. Raises ChildFailed if the child ends with an error, ChildLate if it takes longer than
+    `timeout` seconds, ChildOutOfMemory if it ran out of memory.
     """
     before, end = killed_for_memory(), time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
@@ -98,10 +97,7 @@ def telling() -> Callable[[Config], None]:
 
 
 def _lines(pipe: IO[bytes], end: float, waiting: Callable[[], None]) -> Iterator[str]:
-    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end`.
-
-    end: on the monotonic clock.
-    """
+    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end` of the monotonic clock."""
     heard = b""
     while (left := end - time.monotonic()) > 0:
         if not select.select([pipe], [], [], min(left, 1.0))[0]:

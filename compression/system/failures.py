@@ -1,7 +1,6 @@
 """Detects machine failures behind an exception: no memory, a broken device, a full disk. Torch-free.
 
-Libraries wrap such failures in exception types of their own, often with the cause as text only. So causes and messages are read
-as well as types.
+Libraries wrap them in types of their own, often with the cause as text only, so causes and messages are read as well.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """The host's timing lock: one job is timed at a time; reports if a turn was exclusive. Torch-free.
 
-Under a worker the engine holds no lock that others wait for. It locks a file in its own folder to request a turn. The worker
-then takes the host's lock for it, for a limited time, and creates a second file beside the first while it holds that lock.
-Without a worker the processes of a host share one lock file.
+Under a worker the engine locks a file in its own folder to request a turn. The worker takes the host's lock for it, for a
+limited time, and creates a second file beside the first meanwhile. Without a worker the processes of a host share one lock
+file.
 """
 
 import fcntl
@@ -31,10 +31,7 @@ class Turn:
 
 @contextmanager
 def host_lock() -> Iterator[Turn]:
-    """Wait until no other job on this host is timing, but at most LATHE_MEASURE_WAIT_SECONDS.
-
-    The kernel releases the lock when the process ends, however it ends.
-    """
+    """Wait for LATHE_MEASURE_WAIT_SECONDS at most until no other job is timing; the lock ends with the process."""
     deadline = time.monotonic() + float(os.environ.get(WAIT_VARIABLE) or WAIT_SECONDS)
     asked = os.environ.get(TURN_VARIABLE)
     path = asked or os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")

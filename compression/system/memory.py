@@ -13,10 +13,7 @@ def resident() -> int:
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still get: the minimum of machine and control group.
-
-    None if the kernel does not report them. Page cache of files counts as free.
-    """
+    """Return the bytes that machine and control group still allow, page cache counted as free; None if not reported."""
     rooms = [room for room in (_of_machine(), _of_group()) if room is not None]
     return min(rooms, default=None)
 
@@ -30,10 +27,7 @@ def _of_machine() -> int | None:
 
 
 def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Return the smallest free memory of this process's control group and its ancestors, in bytes.
-
-    Source: kernel, cgroup-v2.rst.
-    """
+    """Return the smallest free memory of this process's control group and its ancestors, in bytes (kernel, cgroup-v2.rst)."""
     try:
         name = next((line[3:] for line in own.read_text("ascii").splitlines() if line.startswith("0::")), "")
     except (OSError, ValueError):
@@ -58,8 +52,8 @@ def _of_folder(group: Path) -> int | None:
 def killed_for_memory() -> int:
     """Return how many out-of-memory kills the kernel counts on this machine; 0 if not reported.
 
-    It counts before it kills, within limits of control groups too (mm/oom_kill.c). So if a child ended by SIGKILL and the
-    number is larger than before the child started, that is the reason.
+    It counts before it kills, in control groups too (mm/oom_kill.c): if the count rose while a child lived, SIGKILL was for
+    memory.
     """
     try:
         lines = Path("/proc/vmstat").read_text("ascii").splitlines()

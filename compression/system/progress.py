@@ -42,10 +42,10 @@ class Step:
 
 
 def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[int]) -> Generator[Step, None, None]:
-    """Iterate over batch iterators one after the other and yield the rows done so far as steps.
+    """Yield the rows done so far while batch iterators run one after the other.
 
-    askings: each yields the number of rows that it just processed. total: rows of all iterators, or more if some rows may be
-    skipped. check_pause: called before each batch; an exception that it raises ends the iteration.
+    askings: each yields the rows that it just processed. total: rows of all, or more if some may be skipped. check_pause:
+    called before each batch; an exception that it raises ends the iteration.
     """
     done, batches = 0, chain(*askings)
     yield Step(0, total)
@@ -56,10 +56,7 @@ def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[i
 
 
 def portion_of(ticks: Generator[Step, None, Result], number: int, count: int) -> Generator[Step, None, Result]:
-    """Yield steps as those of one of `count` equal portions of work; return the generator's result.
-
-    number: of the portion, from 0.
-    """
+    """Yield steps as those of portion `number`, from 0, of `count` equal portions; return the generator's result."""
     for news in (each := Returning(ticks)):
         yield replace(news, step=number * news.total + news.step, total=count * news.total)
     return each.result

@@ -9,8 +9,7 @@ from pathlib import Path
 class RowFile:
     """Rows of bytes in a flat file, which `close` removes.
 
-    The file is read, not mapped: mapped pages count as the engine's resident memory, which its worker watches. The system's
-    page cache keeps rows that were read as long as there is memory to spare.
+    It is read, not mapped: mapped pages count as the engine's resident memory, and the system's page cache keeps rows anyway.
     """
 
     def __init__(self, path: Path, sizes: Sequence[int]) -> None:

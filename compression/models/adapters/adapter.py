@@ -76,10 +76,7 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
-        """Return the tensors of a model with their widths, and perhaps some that the model lacks.
-
-        architecture: the name of the stock class; prefix: the prefix that this class gives the names of the bare model.
-        """
+        """Return the tensors of a model with their widths, perhaps more than it has. prefix: before the bare model's names."""
 
     @abstractmethod
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
@@ -131,21 +128,14 @@ class ArchitectureAdapter(ABC):
         return shape_with(shape, widths, layers)
 
     def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:  # noqa: ARG002
-        """Return the stock config of a shape. layers: the number in `old` of each layer.
-
-        Raises ValueError if no config expresses the shape.
-        """
+        """Return the stock config of a shape, or raise ValueError. layers: the number in `old` of each layer."""
         config = copy.deepcopy(old)
         config.num_hidden_layers = shape.layers
         self._set_widths(config, shape)
         return config
 
     def cut(self, model: PreTrainedModel, plan: PruningPlan) -> Cut:
-        """Return the cut that `narrowed` applies. The model's weights may be missing.
-
-        Raises UnsupportedShape or ValueError if the config cannot express the shape, ValueError if the plan does not lead to
-        one shape.
-        """
+        """Return the cut of a plan; weights may be missing. Raises UnsupportedShape or ValueError if no config expresses it."""
         shape = self.shape_after(self.shape_of(model.config), plan)
         layers = plan.layers if plan.layers is not None else tuple(range(shape.layers))
         return self._cut(model, plan, self.config_at(model.config, shape, layers))
@@ -155,19 +145,15 @@ class ArchitectureAdapter(ABC):
         return built(model, self.cut(model, plan))
 
     def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
-        """Build a stock model like `model` with other widths and layers and newly initialized weights.
-
-        The vocabulary stays. Raises UnsupportedShape or ValueError if the config cannot express the shape.
-        """
+        """Build a stock model like `model` at another shape, with new weights. Raises UnsupportedShape or ValueError."""
         config = self.config_at(model.config, shape, range(shape.layers))
         return type(model)(config).to(next(model.parameters()).dtype).train(model.training)
 
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
-        """Build the stock model that has only the given tokens.
+        """Build the stock model that has only the given tokens; its predictions for them do not change.
 
-        kept_token_ids: old ids, each once; their order gives the new ids. The model's predictions for these tokens do not
-        change. Special tokens in the config get their new ids; the config no longer names dropped ones. Raises ValueError if an
-        id is not in the table or appears twice, if the padding token is dropped, or if `fixed_tokens` move.
+        kept_token_ids: old ids, each once, in the order of the new ids. Special tokens in the config follow. Raises ValueError
+        if an id is not in the table or appears twice, if the padding token is dropped, or if `fixed_tokens` move.
         """
         old = model.config
         if len(set(kept_token_ids)) != len(kept_token_ids) or not set(kept_token_ids) <= set(range(old.vocab_size)):

@@ -70,10 +70,7 @@ class Cut:
 
 
 def unit_indices(units: Tensor, size: int, channels: Tensor | None = None) -> Tensor:
-    """Return the consecutive indices of units, all of each unit's or only its `channels`.
-
-    units: (n,), channels: (n, m) from 0 in each unit -> (n × size,) or (n × m,).
-    """
+    """Return the indices of units, or of their channels. units: (n,), channels: (n, m) from 0 -> (n × size,) or (n × m,)"""
     return (units[:, None] * size + (torch.arange(size) if channels is None else channels)).flatten()
 
 

@@ -1,11 +1,9 @@
 """Adapt decoders: pre-norm layers on one residual stream, normalized before each part reads it.
 
 A cut selects channels of the stream once for the model, and everything else per layer: groups (a KV head with the query heads
-that read it; the head size stays), feed-forward units, and, if layers have them, experts, the units of experts and the ranks of
-latent attention. Unless a family says otherwise, the cut model computes what the whole model does with the same parts masked,
-except for rounding: the norms are RMSNorms, whose weights compensate for fewer channels.
-
-`architectures.decoder_tensor_names` holds the tensor names; a family defines here what its modules and its config mean.
+that read it; the head size stays), feed-forward units, experts, their units and the ranks of latent attention. Unless a family
+says otherwise, the cut model equals the whole model with the same parts masked, except for rounding: the weights of RMSNorms
+compensate for fewer channels.
 """
 
 import math
@@ -161,8 +159,5 @@ class PreNormDecoder(ArchitectureAdapter):
 
 
 def shared(values: Tensor, groups: int, times: int) -> Tensor:
-    """Repeat the keys or values of each group for each of its query heads.
-
-    values: (rows, tokens, groups × size) -> (rows, tokens, groups × times × size).
-    """
+    """Repeat each group's keys or values for its query heads. -> (rows, tokens, groups × times × size)"""
     return values.view(*values.shape[:-1], groups, -1).repeat_interleave(times, dim=-2).flatten(-2)

@@ -1,9 +1,8 @@
 """Adapt DeepSeek-V2 and V3: multi-head latent attention, and experts in all but the shallow layers.
 
 The keys and values of all heads are projected from one compressed vector per token, in the larger models the queries too; a
-group is one head. Routed experts are fused into 3-D tensors; the shared experts are one feed-forward part. Each compressed
-vector is normalized before it is projected, with an ε that is not in the config: a cut of the ranks is as exact as that ε is
-small compared to the mean square.
+group is one head. Routed experts are fused into 3-D tensors; the shared experts are one feed-forward part. The norm of a
+compressed vector has an ε that is not in the config: a cut of the ranks is as exact as that ε is small.
 """
 
 from typing import Any
@@ -28,10 +27,7 @@ class Deepseek(PreNormDecoder):
     """
 
     def _made(self, layer: Any, shape: Shape) -> Attention:
-        """Return each head's own part of the keys; the part with the position is the same for all heads.
-
-        Narrower parts are padded with zeros.
-        """
+        """Return each head's own part of the keys, padded with zeros; the part with the position is the same for all heads."""
         attention, heads, width = layer.self_attn, shape.heads, shape.attended // shape.heads
         _, latent = _has(shape)
         without_position = (shape.head_size or 0) - latent.rope

@@ -1,12 +1,9 @@
 """Adapt encoders: post-norm layers of stock transformers.
 
-`architectures.tensor_names` holds their names. One residual stream (`hidden`) runs through all layers, and LayerNorm normalizes
-it after each addition; `hidden = heads × head size`. A cut selects channels of the stream once for the model; heads, channels
-of heads and feed-forward units per layer. A pooler or dense layer between the stream and a classifier reads the stream, but its
-outputs are a separate space, so they are selected separately.
-
-Removing only feed-forward units, heads or channels of heads is exactly equal to masking those units in the whole model.
-Removing stream channels is not, because LayerNorm then takes its mean and variance over fewer channels.
+One residual stream (`hidden` = heads × head size) runs through all layers, and LayerNorm normalizes it after each addition. A
+cut selects channels of the stream once for the model; heads, channels of heads and feed-forward units per layer. The outputs of
+a pooler or dense layer are a separate space. A cut equals masking the same units in the whole model, except for stream
+channels: LayerNorm then takes its mean and variance over fewer channels.
 """
 
 import math

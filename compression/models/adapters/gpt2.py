@@ -11,10 +11,9 @@ from compression.schema.report.measurements import Shape
 
 
 class Gpt2(PreNormDecoder):
-    """The adapter of GPT-2, where hidden = heads × head size: both shrink together.
+    """The adapter of GPT-2, where hidden = heads × head size: both shrink together, and each head has its own keys and values.
 
-    Every head has its own keys and values. A model with fewer stream channels does not equal the masked model, because
-    LayerNorm takes its mean and variance over fewer channels; every other cut does.
+    A cut equals the masked model, except in the stream: LayerNorm then takes its mean and variance over fewer channels.
     """
 
     owns_epsilon = False

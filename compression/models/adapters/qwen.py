@@ -10,10 +10,9 @@ from compression.schema.report.measurements import Shape
 
 
 class Qwen3(PreNormDecoder):
-    """The adapter of Qwen3: each query and key head has an RMSNorm over the head size.
+    """The adapter of Qwen3: each query and key head has an RMSNorm over the head size, which no cut changes.
 
-    No cut changes the head size. These norms share their ε with the norms over the stream, so ε stays as it is, and a cut of
-    the stream is off by the weight of ε.
+    These norms share their ε with the norms over the stream, so ε stays, and a cut of the stream is off by its weight.
     """
 
     owns_epsilon = False

@@ -1,8 +1,7 @@
-"""Find the widths that a decoder's stock config can express, and the nearest ones to a request.
+"""Find the widths that a decoder's stock config can express, and the nearest ones to a request. Torch-free.
 
-Torch-free. All layers have the same widths; a KV head is removed together with the query heads that read it. Each config's
-further constraints were read in the modelling code of transformers 5.24; they hold for a checkpoint that stock
-`from_pretrained` must open.
+All layers have the same widths; a KV head is removed with the query heads that read it. Further constraints were read in the
+modelling code of transformers 5.24; they hold for a checkpoint that stock `from_pretrained` must open.
 """
 
 import math
@@ -38,11 +37,11 @@ def check_decoder(kind: str, shape: Shape) -> None:
 
 
 def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multiple: int) -> Shape:
-    """Return the shape nearest to these ratios that the stock config can express.
+    """Return the shape nearest to these ratios that the stock config can express. Raises UnsupportedShape.
 
-    ratios: the share removed of each named axis; the others keep their widths. multiple: hidden, feed-forward and expert widths
-    and ranks are rounded to multiples of it (hidden to a smaller one if it must also be a multiple of the heads). Shared
-    experts shrink with the width of the routed ones. Raises UnsupportedShape.
+    ratios: the share removed of each named axis. multiple: hidden, feed-forward and expert widths and ranks are rounded to
+    multiples of it (hidden to a smaller one if it must divide by the heads). Shared experts shrink with the width of the routed
+    ones.
     """
     if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
         raise UnsupportedShape(
@@ -82,10 +81,10 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
 
 
 def _step(multiple: int, must: int, width: int) -> int:
-    """Return the step to round a width to: a multiple of `must`, and of as much of `multiple` as fits.
+    """Return the step to round a width to: a multiple of `must`, and of as much of `multiple` as leaves a choice of widths.
 
-    The step must leave a choice of widths. So if `must` makes steps wider than `multiple` and wider than an eighth of the
-    width, `multiple` is halved: 64 with the 9 heads of SmolLM2 would leave its 576 channels whole.
+    If that is wider than an eighth of the width, `multiple` is halved: 64 with SmolLM2's 9 heads would leave its 576 channels
+    whole.
     """
     while multiple < math.lcm(multiple, must) and math.lcm(multiple, must) * 8 > width and multiple % 2 == 0:
         multiple //= 2
@@ -93,10 +92,7 @@ def _step(multiple: int, must: int, width: int) -> int:
 
 
 def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
-    """Return the number of groups that stay; of equally near numbers the larger.
-
-    The heads must divide a hidden size that does not shrink.
-    """
+    """Return how many groups stay, of equally near numbers the larger: their heads divide a hidden size that stays."""
     groups = shape.groups or shape.heads
     each = shape.heads // groups
     target = groups * (1 - ratios.get("heads", 0.0))
@@ -154,9 +150,6 @@ def _router_problems(kind: str, experts: Experts) -> list[str]:
 
 
 def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
-    """Return the parts of a decoder's layers that have biases because its config enables them.
-
-    attention, mlp: attention_bias and mlp_bias of the config. Stock code of the other families ignores these keys.
-    """
+    """Return the parts of a decoder's layers whose biases its config enables; other families' code ignores these keys."""
     found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
     return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found

@@ -1,7 +1,7 @@
-"""Names of each decoder family: the keys of its config.json, and the tensors of its checkpoints.
+"""Names of each decoder family: the keys of its config.json, and the tensors of its checkpoints, with widths that shrink
+together.
 
-Names and shapes are those of the stock classes of transformers 5.24; tests compare them. The widths in the shapes say what
-shrinks together.
+Names and shapes are those of the stock classes of transformers 5.24; tests compare them.
 """
 
 import re
@@ -94,8 +94,8 @@ def _grouped(
 ) -> Iterator[tuple[str, str, object]]:
     """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads.
 
-    null_head: whether stock layers use a null head_dim as a width. defaults: of the stock config for numbers that a file omits;
-    it computes a number that the file sets to null.
+    null_head: whether stock layers use a null head_dim as a width. defaults: for omitted numbers; those that are null are
+    computed.
     """
     config = {**defaults, **config}
     yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
@@ -149,10 +149,7 @@ def _norms(shape: Shape) -> Tensors:
 
 
 def _attention(shape: Shape, layer: int, *, made: bool, out: bool) -> Tensors:
-    """Return the tensors of grouped heads: a unit is a KV head with the query heads that read it.
-
-    made, out: whether these layers have biases.
-    """
+    """Return the tensors of grouped heads, a KV head with its query heads each. made, out: whether these have biases."""
     groups, size, hidden = shape.groups or shape.heads, shape.head_size or 0, _hidden(shape)
     queries = Width(groups, "heads", layer, unit_size=shape.heads // groups * size)
     keys = Width(groups, "heads", layer, unit_size=size)
@@ -234,10 +231,7 @@ def _deepseek_v3(shape: Shape, layer: int, biases: Biases) -> Tensors:
 
 
 def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
-    """Return the checkpoint tensors that store one tensor of a stock model, in the order of its rows.
-
-    It is one tensor, except for fused experts: each expert has its own matrices, as their authors publish them.
-    """
+    """Return the checkpoint tensors that store a stock tensor, in its rows' order: one, or each fused expert's own."""
     fused = EXPERTS.match(name) if len(shape) == 3 else None
     if fused is None:
         return {name: shape}
@@ -247,11 +241,7 @@ def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
 
 
 def _ahead(shape: Shape, ahead: int, biases: Biases) -> Mapping[str, Tensors]:
-    """Return the layers that predict tokens further ahead.
-
-    Each is a whole layer with its own input and output. It is identified by the matrix that makes its input: a layer that
-    exceeds the config's number has no such matrix.
-    """
+    """Return the layers that predict tokens further ahead, each by the matrix that makes its input: no other layer has one."""
     h, table = shape.hidden, (shape.vocabulary, shape.hidden)
     own: Tensors = {
         **{f"{name}.weight": table for name in ("embed_tokens", "shared_head.head")},
@@ -294,10 +284,7 @@ def _gpt2_outer(shape: Shape, positions: int) -> Tensors:
 
 
 def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> Tensors:
-    """Return the tensors of a bare stock decoder, without the prefix of a model with a head.
-
-    positions: rows of GPT-2's table; the other families use rotary positions.
-    """
+    """Return the tensors of a bare stock decoder, without its prefix. positions: rows of GPT-2's table."""
     known = FAMILIES[kind]
     out = dict(known.outer(shape, positions))
     for number in range(shape.layers):

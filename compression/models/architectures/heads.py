@@ -38,9 +38,5 @@ def of_architecture(name: str) -> Head | None:
 
 
 def outputs(task: Task, labels: int) -> int:
-    """Return the number of outputs of a task's head. labels: the number of labels in the data.
-
-    A head that predicts numbers has one output, one that answers questions has a start and an end. A language model has 0,
-    because its outputs are its vocabulary.
-    """
+    """Return the outputs of a task's head: one for numbers, two for answers' ends, 0 for a vocabulary, else one a label."""
     return TASKS[task].outputs or labels

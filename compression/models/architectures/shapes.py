@@ -30,13 +30,11 @@ def planned(
 ) -> tuple[Ratios, Shape]:
     """Return the recipe's ratios and the nearest shape that the stock config can express.
 
-    Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels with one ratio
-    are removed together, a whole head at a time; if hidden loses more, each head becomes narrower, in steps of an eighth of it;
-    heads alone cannot be removed. `decoder_configs` says what decoders' configs can express. count: for target_params.
-    vocabulary: the number of tokens that stay, if it is known; else the whole vocabulary counts. Only a measurement finds the
-    shape with a given latency: here target_latency leaves the shape whole. Raises UnsupportedShape if an axis alone cannot be
-    expressed, nothing is left, or the target cannot be reached, and InvalidSpec if the family's units cannot be scored as
-    requested.
+    Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
+    steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. count: for target_params. vocabulary: the
+    tokens that stay, if known. target_latency leaves the shape whole: only a measurement finds it. Raises UnsupportedShape if
+    an axis alone cannot be expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be
+    scored as requested.
     """
     check_axes(family, prune, shape)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
@@ -50,10 +48,7 @@ def planned(
 
 
 def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
-    """Refuse axes that this model's stock config cannot express, and scores that its units cannot have.
-
-    Raises UnsupportedShape and InvalidSpec.
-    """
+    """Refuse axes and scores that this model cannot have. Raises UnsupportedShape and InvalidSpec."""
     lacking = {"query_rank"} if shape.latent is not None and shape.latent.query is None else set[str]()
     unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
@@ -112,10 +107,7 @@ def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratio
 
 
 def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
-    """Return the heads and hidden channels of an encoder that are nearest to the ratios.
-
-    Returns no heads if none would be left.
-    """
+    """Return the heads and hidden channels of an encoder that are nearest to the ratios; no heads if none would be left."""
     size = shape.hidden // shape.heads
     heads, width, step = round(shape.heads * (1 - ratios["heads"])), size, max(size // 8, 1)
     if heads and ratios["hidden"] != ratios["heads"]:
@@ -128,10 +120,7 @@ def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
 
 
 def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
-    """Return the ratios after a step, counted from 1; the last step reaches `ratios`.
-
-    What is left shrinks by the same factor in each step.
-    """
+    """Return the ratios after a step, counted from 1: what is left shrinks by the same factor in each."""
     # The last step returns its ratios unchanged: a root and its power may differ from them in the last digit and round
     # differently.
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
@@ -140,9 +129,9 @@ def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
 def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
     """Return the shapes of a cut in steps; the last is `end`, and no axis grows from one to the next.
 
-    ratios: the ratios that lead to `end`. Some configs require hidden to be a multiple of the heads, which shrink too, so the
-    size nearest to a step's own ratio may be smaller than what a later step leaves: then hidden and heads wait for that step.
-    They also wait if an encoder's heads would be narrower than in a later step.
+    Some configs require hidden to be a multiple of the heads, so a step's own size may be smaller than what a later step
+    leaves: then hidden and heads wait for that step. They also wait if an encoder's heads would be narrower than in a later
+    step.
     """
     found, here = [], start
     for step in range(1, prune.steps):
@@ -159,8 +148,7 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
 def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
     """Yield each shape that a target may take once, with its ratios, the mildest (no cut) first.
 
-    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. If heads are
-    removed and become narrower too, some shapes are wider than a milder one: those are left out.
+    The deepest axis goes up to MOST_RATIO by hundredths, the others in proportion; shapes wider than a milder one are left out.
     """
     last = None
     for percent in range(round(100 * MOST_RATIO) + 1):
@@ -198,11 +186,10 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
 def parameters_at(
     family: ArchitectureSpec, shape: Shape, *, rows: int = 0, outputs: int | None, dense: bool = True, biases: Biases = ()
 ) -> Parameters:
-    """Count the parameters of a family's model at a shape; tied ones count once.
+    """Count the parameters of a family's model at a shape; tied ones count once. outputs: of its head, if it has one.
 
-    The head is included if it has `outputs`. rows: of the position and type tables together. dense: whether a dense layer lies
-    between an encoder's stream and its output layer (pooler, pre_classifier); the stock classes for sequences have one, those
-    for tokens and spans have none. biases: of a decoder; its head has none.
+    rows: of the position and type tables together. dense: whether a dense layer lies between an encoder's stream and its output
+    layer, as in stock classes for sequences, not in those for tokens and spans. biases: of a decoder; its head has none.
     """
     if family.decodes:
         tensors = decoder_tensors(family.model_type, shape, rows, biases)

@@ -207,10 +207,7 @@ def pooler_tensors(kind: str, shape: Shape) -> Tensors:
 
 
 def head_tensors(kind: str, shape: Shape, head: heads.Head, outputs: int) -> Tensors:
-    """Return the tensors of a task's head beside the encoder.
-
-    The output layer of a classifier for sequences reads its dense layer.
-    """
+    """Return the tensors of a task's head; a classifier of sequences has a dense layer before its output layer."""
     hidden, pooled = Width(shape.hidden, "hidden"), Width(shape.hidden, "pooled")
     if head in (heads.READER, heads.TAGGER):
         return pair("qa_outputs" if head == heads.READER else "classifier", (outputs, hidden))

@@ -1,9 +1,8 @@
 """Check a GGUF file byte by byte before anything opens it.
 
-Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3. A file consists of: magic, version, numbers of tensors and of keys; keys
-with typed values; name, dimensions, type and offset of each tensor; and, from the next multiple of the alignment, the data.
-Each tensor is padded to the alignment, and tensors must follow each other without a gap. Every count and every length is
-bounded and compared with the rest of the file before anything is read for it.
+Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3: magic, version, numbers of tensors and of keys; keys with typed values;
+name, dimensions, type and offset of each tensor; and, from the next multiple of the alignment, the data, padded to it, without
+a gap. Every count and length is bounded and compared with the rest of the file before anything is read for it.
 """
 
 import math

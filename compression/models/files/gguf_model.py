@@ -228,10 +228,7 @@ def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: st
 
 
 def begins(metadata: Mapping[str, Any]) -> bool:
-    """Return whether a text begins with the beginning token.
-
-    The file decides; if it does not, llama.cpp's default for such a vocabulary applies.
-    """
+    """Return whether a text begins with the beginning token: as the file says, else llama.cpp's default for the vocabulary."""
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     usual = kind == "llama" or (kind == "gpt2" and split in WHOLE_WORDS)
     return bool(metadata.get("tokenizer.ggml.add_bos_token", usual))

@@ -1,7 +1,7 @@
-"""Names of llama.cpp's architectures: the keys of a GGUF file, and its tensors.
+"""Names of llama.cpp's architectures: the keys that a GGUF file may have, and its tensors.
 
-The stock reader (transformers 5.24, modeling_gguf_pytorch_utils) reads the keys that it knows and ignores the others, for which
-it uses defaults. So this module lists the keys that a file may have for its architecture.
+The stock reader (transformers 5.24, modeling_gguf_pytorch_utils) ignores keys that it does not know, and uses defaults for
+them.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
 """Splits before merging that the stock reader does not know, as in the models' own tokenizer.json.
 
-The expressions are those of deepseek-ai's deepseek-llm-7b-base and deepseek-coder-6.7b-base, and of llama.cpp for these names
-(llama-vocab.cpp): each expression splits what the previous one left, then every digit becomes a piece of its own. For the
-first, llama.cpp keeps a run of digits in one piece; neither vocabulary has a merge of two digits.
+Source: deepseek-ai's deepseek-llm-7b-base and deepseek-coder-6.7b-base, and llama.cpp (llama-vocab.cpp). Each expression splits
+what the previous one left, then every digit becomes a piece. For the first, llama.cpp keeps a run of digits whole; neither
+vocabulary has a merge of two digits.
 """
 
 from typing import Any

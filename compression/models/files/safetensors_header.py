@@ -1,7 +1,7 @@
 """Check safetensors files byte by byte before anything opens them.
 
-Format: huggingface/safetensors, README. A file consists of: 8 bytes, little-endian, the header's length; the header, JSON of
-name → {dtype, shape, data_offsets}; the data, which the tensors must fill without gap or overlap.
+Format: huggingface/safetensors, README: 8 bytes, little-endian, the header's length; the header, JSON of name → {dtype, shape,
+data_offsets}; the data, which the tensors must fill without gap or overlap.
 """
 
 import math
@@ -218,10 +218,7 @@ def check_exponents(
 
 
 def chunks(folder: Path, tensor: Tensor, width: int) -> Iterator[bytes]:
-    """Yield a tensor's bytes in pieces of whole elements. Raises DamagedCheckpoint if the file became shorter.
-
-    width: bytes of an element or block.
-    """
+    """Yield a tensor's bytes in pieces of whole elements of `width` bytes. Raises DamagedCheckpoint if the file ends early."""
     with (folder / tensor.file).open("rb") as stream:
         stream.seek(tensor.start)
         left = tensor.end - tensor.start

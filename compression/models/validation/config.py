@@ -1,7 +1,6 @@
 """Check the config.json keys that no family may set: kernels to fetch, settings of the software.
 
-Code that a config.json names (auto_map) is no reason to refuse it: Lathe opens the stock class of its model_type, and
-`sanitized_folder` drops the key.
+Code that it names (auto_map) is no reason to refuse it: Lathe opens the stock class, and `sanitized_folder` drops the key.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,8 +28,7 @@ def refused(
 ) -> Iterator[CompressionError]:
     """Yield an error for each setting that must not be run or must have another value.
 
-    activation: the key of the activation function. fixed: keys for which only one value is accepted. fractions: keys of numbers
-    from 0 to 1.
+    activation: the activation function's key; fixed: keys with one accepted value; fractions: keys of numbers from 0 to 1.
     """
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key)):

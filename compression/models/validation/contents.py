@@ -1,7 +1,4 @@
-"""Check each file in a model's folder by name and first bytes: no pickle, no native code.
-
-This holds whatever name the file has.
-"""
+"""Check each file in a model's folder by its first bytes, whatever its name: no pickle, no native code."""
 
 from pathlib import Path
 
