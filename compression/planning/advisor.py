@@ -7,7 +7,8 @@ the same share of the score still missing, and the permanent cost of a cut grows
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import attrgetter, getitem
 from typing import Any
 
 from pydantic import BaseModel
@@ -101,18 +102,8 @@ class Case:
 
     def change(self, key: str, proposed: Any, why: str) -> Remedy:
         """Return the remedy that puts `proposed` at a key of the recipe."""
-        now: Any = self.recipe
-        for part in key.split("."):
-            now = getattr(now, part)
+        now = attrgetter(key)(self.recipe)
         return Remedy(key=f"recipe.{key}", now=_plain(now), proposed=_plain(proposed), why=why)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Remedies and the condition under which they apply."""
-
-    applies: Callable[[Case], object]
-    propose: Callable[[Case], Iterator[Remedy]]
 
 
 def offered(case: Case) -> tuple[Remedy, ...]:
@@ -122,7 +113,7 @@ def offered(case: Case) -> tuple[Remedy, ...]:
     """
     if not case.before:
         return () if case.later else tuple(case.preparing)
-    found = [remedy for rule in RULES if rule.applies(case) for remedy in rule.propose(case)]
+    found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
     if case.streamed:
         found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
@@ -136,11 +127,8 @@ def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
     """Return whether the recipe still runs from file to file with a remedy applied."""
     changed = recipe.model_dump(mode="json")
-    *way, last = remedy.key.removeprefix("recipe.").split(".")
-    place = changed
-    for part in way:
-        place = place[part]
-    place[last] = remedy.proposed
+    *path, last = remedy.key.removeprefix("recipe.").split(".")
+    reduce(getitem, path, changed)[last] = remedy.proposed
     return untrained(Recipe.model_validate(changed))
 
 
@@ -193,7 +181,6 @@ def _undo(case: Case) -> Iterator[Remedy]:
 
 
 def _quantize(case: Case) -> Iterator[Remedy]:
-    """Offer quantization if there is none."""
     size = case.row.size
     why = f"The weights are {size.dtype}, {size.bytes:,} bytes: int8 takes about a quarter of float32's."
     yield case.change("quantize", Quantize(), why)
@@ -245,8 +232,7 @@ def _deepened(prune: Prune, deepest: float) -> Any:
     """Return the new ratio; if each axis has its own, scale all of them in their present proportion."""
     if not isinstance(prune.ratio, AxisRatios):
         return deepest
-    now = prune.ratio.model_dump(mode="json", exclude_none=True)
-    factor = deepest / prune.deepest
+    now, factor = prune.ratio.model_dump(mode="json", exclude_none=True), deepest / prune.deepest
     return now | {axis: max(round(share * factor, 3), 0.001) for axis, share in now.items() if axis != "vocabulary"}
 
 
@@ -283,23 +269,18 @@ def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
     yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was asked.")
 
 
-def _epochs(case: Case) -> int:
-    """Return the epochs of distillation that the student was trained for."""
-    return case.recipe.distill.epochs if case.recipe.distill is not None else 0
-
-
 def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
     """Offer `wanted` epochs of distillation, or the maximum of a recipe, if that is more than before."""
     proposed = min(wanted, MOST_EPOCHS)
-    if proposed > _epochs(case):
+    if case.recipe.distill is not None and proposed > case.recipe.distill.epochs:
         yield case.change("distill.epochs", proposed, why)
 
 
 def _recover(case: Case) -> Iterator[Remedy]:
     """Offer a lower rate, more epochs at their pace, or a milder cut, to recover more of the cut's loss."""
-    prune, distill, epochs = case.recipe.prune, case.recipe.distill, _epochs(case)
-    found = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
-    first, whole, cut, last = (row.judged_score if row is not None else None for row in found)
+    prune, distill, epochs = case.recipe.prune, case.recipe.distill, case.recipe.distill.epochs if case.recipe.distill else 0
+    stages = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
+    first, whole, cut, last = (row.judged_score if row is not None else None for row in stages)
     if prune is None or distill is None or not isinstance(cut, Score):
         yield from _teach_longer(case, 2 * epochs, f"{case.gap}, and nothing was cut.")
         return
@@ -370,15 +351,15 @@ def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[R
         yield case.change("quantize.percentile", percent, f"{why}.")
 
 
-RULES = (
-    Rule(lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
-    Rule(lambda case: case.is_worse, _undo),
-    Rule(lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
-    Rule(lambda case: case.too_large, _cut),
-    Rule(lambda case: case.preparing, lambda case: iter(case.preparing)),
-    Rule(lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),
-    Rule(lambda case: case.gap and case.recipe.distill is None, _ask_a_teacher),
-    Rule(lambda case: case.gap and case.recipe.distill is not None, _recover),
-    Rule(lambda case: case.recipe.quantize is not None, _tame),
+RULES: tuple[tuple[Callable[[Case], object], Callable[[Case], Iterator[Remedy]]], ...] = (
+    (lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
+    (lambda case: case.is_worse, _undo),
+    (lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
+    (lambda case: case.too_large, _cut),
+    (lambda case: case.preparing, lambda case: iter(case.preparing)),
+    (lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),
+    (lambda case: case.gap and case.recipe.distill is None, _ask_a_teacher),
+    (lambda case: case.gap and case.recipe.distill is not None, _recover),
+    (lambda case: case.recipe.quantize is not None, _tame),
 )
-"""The rules in the order of their remedies; of two remedies for one key the first counts."""
+"""Conditions and the remedies that they call for, in order; of two remedies for one key the first counts."""

@@ -22,11 +22,6 @@ def preparations(baseline: Row) -> dict[str, Preparation]:
     return {name: row.preparation for name, row in rows.items() if row.preparation is not None}
 
 
-def has_not_converged(baseline: Row) -> bool:
-    """Return whether a baseline, or any dataset's own, was still improving when its preparation ended."""
-    return baseline.convergence == "not converged"
-
-
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
     """Return whether a row's retention, on the split that choices use, exceeds 1 by more than its error.
 
@@ -44,28 +39,17 @@ def exceeds_baseline(row: Row, baseline: Row) -> bool:
     return share - 1 > share * math.hypot(before.standard_error / before.value, after.standard_error / after.value)
 
 
-def exceeds_note(row: Row) -> str:
-    """Return the note that a row scores better than the baseline, and what to do about it."""
-    share, interval, split = row.ratios.judged_retention or 0.0, row.ratios.judged_interval, row.ratios.judged_on
-    between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
-    return (
-        f"{share:.1%}{between} of the baseline's score is kept on {split}: the original is below what these data allow. "
-        "Prepare it longer, or at another rate."
-    )
-
-
 def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
     """Offer a longer preparation or another rate if the baseline has not converged, is at chance, or is exceeded by a row."""
     why, settings = _reason(row, baseline), recipe.prepare
     if why is None:
         return
     if settings.epochs is not None:
-        how = "train until validation stops gaining"
-        yield Remedy(key="recipe.prepare.epochs", now=settings.epochs, proposed=None, why=f"{why}: {how}.")
+        why = f"{why}: train until validation stops gaining."
+        yield Remedy(key="recipe.prepare.epochs", now=settings.epochs, proposed=None, why=why)
     elif settings.rate is not None:
-        yield Remedy(
-            key="recipe.prepare.rate", now=settings.rate, proposed=None, why=f"{why}: let short probes choose the rate."
-        )
+        why = f"{why}: let short probes choose the rate."
+        yield Remedy(key="recipe.prepare.rate", now=settings.rate, proposed=None, why=why)
     else:
         yield _twice_as_long(baseline, settings, why)
 
@@ -78,13 +62,9 @@ def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
     if len(rates) != 1 or None in rates:
         return Remedy(key="recipe.prepare.epochs", now=None, proposed=epochs, why=f"{why}: train for {epochs} epochs.")
     rate = rates.pop()
-    longer = settings.model_copy(update={"epochs": epochs, "rate": rate})
-    return Remedy(
-        key="recipe.prepare",
-        now=settings.model_dump(mode="json"),
-        proposed=longer.model_dump(mode="json"),
-        why=f"{why}: train for {epochs} epochs at {rate:g}, the rate that was chosen.",
-    )
+    now = settings.model_dump(mode="json")
+    why = f"{why}: train for {epochs} epochs at {rate:g}, the rate that was chosen."
+    return Remedy(key="recipe.prepare", now=now, proposed={**now, "epochs": epochs, "rate": rate}, why=why)
 
 
 def _reason(row: Row, baseline: Row) -> str | None:

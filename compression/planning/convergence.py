@@ -36,10 +36,10 @@ def convergence(
         return False, f"{epochs} epochs are too few to see whether validation had stopped gaining."
     else:
         gained = max(curve[-LAST_EPOCHS:]) - max(before, *curve[:-LAST_EPOCHS])
-        told = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
+        gain = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
         if gained >= error:
-            return False, f"Validation was still gaining: {told}, at least one standard error ({error:.4f})."
-        stopped, floor = f"Validation had stopped gaining: {told}, less than one standard error ({error:.4f}).", None
+            return False, f"Validation was still gaining: {gain}, at least one standard error ({error:.4f})."
+        stopped, floor = f"Validation had stopped gaining: {gain}, less than one standard error ({error:.4f}).", None
     return _why_not(best, error, floor, chance) or (True, stopped)
 
 

@@ -39,14 +39,12 @@ def attention_form(
     if asked == "auto":
         return "scores" if student.heads == teacher.heads and not decodes else "relations"
     if asked == "scores" and (student.heads != teacher.heads or decodes):
-        cause = "decoders' queries and keys are turned by their positions before they are scores"
+        cause, remedy = "decoders' queries and keys are turned by their positions before they are scores", "relations or auto"
         if not decodes:
             cause = f"the student has {student.heads} heads and the teacher {teacher.heads}"
-        raise InvalidSpec(
-            f"{cause}: attention scores cannot be compared",
-            param="recipe.distill.attention_by",
-            remedy="Choose relations or auto" + ("." if decodes else ", or leave the axis heads out of the cut."),
-        )
+            remedy += ", or leave the axis heads out of the cut"
+        cause = f"{cause}: attention scores cannot be compared"
+        raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy=f"Choose {remedy}.")
     return asked
 
 
@@ -59,8 +57,7 @@ def check_feature_terms(distill: Distill, student: Shape, teacher: Shape) -> Non
     """Check that two shapes can be compared by the recipe's feature terms. Raises InvalidSpec."""
     if compares_states(distill):
         layer_pairs(distill.layers, student.layers, teacher.layers)
-        attention = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
-        if attention:
+        if "attention" in distill.weights() or (distill.general is not None and distill.general.attention):
             attention_form(distill.attention_by, student, teacher)
 
 
@@ -74,11 +71,8 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
                 raise InvalidSpec(cause, param=param, remedy="Give the recipe a distill stage, or name no such model.")
         return
     if student and recipe.prune is not None:
-        raise InvalidSpec(
-            "a student is named, and the recipe prunes: the pruned model would be the student",
-            param="recipe.prune",
-            remedy="Set prune to null, or name no student.",
-        )
+        cause = "a student is named, and the recipe prunes: the pruned model would be the student"
+        raise InvalidSpec(cause, param="recipe.prune", remedy="Set prune to null, or name no student.")
     if teachers and "soft" not in distill.weights():
         cause = "named teachers speak through their answers, whose weight is 0"
         raise InvalidSpec(cause, param="recipe.distill.soft", remedy="Give soft a weight, or name no teachers.")
@@ -101,18 +95,12 @@ def check_one_teacher(recipe: Recipe, teachers: int) -> None:
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
     """Check that a named teacher has a head for the task and the labels `wanted`, if any. Raises LabelMismatch."""
     if heads.of_architecture(architecture) != heads.of_task(task):
-        raise LabelMismatch(
-            f"the teacher ({architecture}) has no head for {task}",
-            param=param,
-            remedy="Name a teacher that was tuned on this task: nobody tunes it here.",
-        )
+        remedy = "Name a teacher that was tuned on this task: nobody tunes it here."
+        raise LabelMismatch(f"the teacher ({architecture}) has no head for {task}", param=param, remedy=remedy)
     outputs = heads.outputs(task, len(wanted))
     if wanted and set(labels or ()) != set(wanted):
-        raise LabelMismatch(
-            f"the teacher's head has the labels {', '.join(map(repr, (labels or ())[:8]))}, the data has "
-            f"{', '.join(map(repr, wanted[:8]))}",
-            param=param,
-            remedy="Name a teacher with exactly the data's labels (its config's id2label).",
-        )
+        own, data = (", ".join(map(repr, each[:8])) for each in (labels or (), wanted))
+        remedy = "Name a teacher with exactly the data's labels (its config's id2label)."
+        raise LabelMismatch(f"the teacher's head has the labels {own}, the data has {data}", param=param, remedy=remedy)
     if not wanted and labels is not None and len(labels) != outputs:
         raise LabelMismatch(f"the teacher's head has {len(labels)} outputs, {task} needs {outputs}", param=param)

@@ -85,16 +85,12 @@ class Estimate(Config):
 
 @dataclass(frozen=True)
 class Counted:
-    """The parameters of a model, including its head for the data's task.
-
-    tied: whether its token table is also its output layer; spoken: the elements of a language model's output layer that is not
-    a table.
-    """
+    """The parameters of a model, including its head for the data's task."""
 
     shape: Shape
     parameters: Parameters
-    tied: bool = False
-    spoken: int = 0
+    tied: bool = False  #: whether its token table is also its output layer
+    spoken: int = 0  #: elements of a language model's output layer that is not a table
 
     @property
     def active(self) -> int:
@@ -339,16 +335,12 @@ def may_hold(recipe: Recipe) -> bool:
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:
     """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row."""
-    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
+    experts = shape.experts  # of them the chosen and the shared ones
+    units = shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
+    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units)
     if train.recompute:  # only the input of each layer is kept, and the activations inside one layer
         token_floats = shape.layers * shape.hidden + token_floats // shape.layers
     return 4 * token_floats * train.batch * longest
-
-
-def units_a_token(shape: Shape) -> int:
-    """Count the feed-forward units per token and layer: of experts, the chosen and the shared ones."""
-    experts = shape.experts
-    return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

@@ -1,6 +1,7 @@
 """The preflight of a job with several datasets: each is checked alone, and the estimates are added."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from compression.planning.estimator import Estimate
 from compression.planning.preflight import Preflight, evaluation_settings, preflight
@@ -50,7 +51,7 @@ def preflight_several(
             disk_bytes=sum(one.disk_bytes for one in estimates),
             minutes=round(sum(one.minutes for one in estimates), 1),
         ),
-        warnings=_told_once(found),
+        warnings=_merged(found),
     )
 
 
@@ -63,13 +64,12 @@ def share_of(recipe: Recipe, parts: int) -> Recipe:
 
 
 def _mean(parameters: list[Parameters]) -> Parameters:
-    embedding, other = (
-        round(sum(getattr(one, name) for one in parameters) / len(parameters)) for name in ("embedding", "other")
-    )
+    embedding = round(mean(one.embedding for one in parameters))
+    other = round(mean(one.other for one in parameters))
     return Parameters(total=embedding + other, embedding=embedding, other=other)
 
 
-def _told_once(found: Mapping[str, Preflight]) -> tuple[str, ...]:
+def _merged(found: Mapping[str, Preflight]) -> tuple[str, ...]:
     # A warning that every dataset has is about the model or the recipe.
     warnings: dict[str, list[str]] = {}
     for name, one in found.items():

@@ -13,7 +13,6 @@ from compression.planning.estimator import (
     Estimate,
 )
 from compression.schema.recipe.base import StreamedScheme
-from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
@@ -35,16 +34,14 @@ def untrained(recipe: Recipe) -> bool:
     It trains nothing, its integers follow from the weights alone, and it prunes at once, by activations. A search for smoothing
     is left out there.
     """
-    asked, prune = recipe.quantize, recipe.prune
-    return (
-        not recipe.prepare.trains
-        and recipe.distill is None
-        and asked is not None
-        and asked.scheme in get_args(StreamedScheme)
-        and asked.qat is None
-        and asked.smoothing in (None, "search")
-        and (prune is None or _cuts_at_once(prune))
-    )
+    quantize, prune = recipe.quantize, recipe.prune
+    if recipe.prepare.trains or recipe.distill is not None or quantize is None or quantize.qat is not None:
+        return False
+    if prune is not None and (prune.recovery is not None or prune.importance not in ("l1", "l2") or "vocabulary" in prune.axes):
+        return False
+    if prune is not None and (prune.target_latency is not None or prune.reconstruct or prune.sensitivity):
+        return False
+    return quantize.scheme in get_args(StreamedScheme) and quantize.smoothing in (None, "search")
 
 
 def without_solving(recipe: Recipe) -> Recipe | None:
@@ -53,17 +50,6 @@ def without_solving(recipe: Recipe) -> Recipe | None:
         return None
     plain = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"reconstruct": False})})
     return plain if untrained(plain) else None
-
-
-def _cuts_at_once(prune: Prune) -> bool:
-    return (
-        prune.recovery is None
-        and prune.importance in ("l1", "l2")
-        and prune.target_latency is None
-        and not prune.reconstruct
-        and not prune.sensitivity
-        and "vocabulary" not in prune.axes
-    )
 
 
 def whole_bytes(parameters: int) -> int:

@@ -58,11 +58,8 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
 def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     """Check that a task has the recipe's settings. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
-        raise InvalidSpec(
-            f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
-            param="recipe.distill.augment",
-            remedy="Leave distill.augment out.",
-        )
+        cause = f"texts of {task} cannot be augmented: its answers are places in the text, which would shift"
+        raise InvalidSpec(cause, param="recipe.distill.augment", remedy="Leave distill.augment out.")
     if TASKS[task].generates:
         _check_language(recipe)
     else:
@@ -141,11 +138,8 @@ def preflight(
     job = PlannedJob(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
     before = whole.parameters
     if not fits_a_graph(before.total) and not family.decodes:  # a decoder's weights are stored beside its graph
-        raise UnsupportedShape(
-            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
-            param="config.json",
-            remedy="Send a smaller model of the family.",
-        )
+        cause = f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB"
+        raise UnsupportedShape(cause, param="config.json", remedy="Send a smaller model of the family.")
     found, more = _estimated(job, model)
     warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more)
     return Preflight(
@@ -193,16 +187,13 @@ def _checked(
         check_one_teacher(recipe, len(teachers))
         check_kept(recipe, model.shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
-    if student is not None:
-        check_served(ARCHITECTURE_SPECS[student.family], data.task, "models.student")
     wanted = _fitting(model, data, recipe, evaluate)
     if student is not None:
+        check_served(ARCHITECTURE_SPECS[student.family], data.task, "models.student")
         try:
             _fitting(student, data, recipe, evaluate)
         except (ConfigMismatch, InvalidSpec, LabelMismatch) as problem:
-            param = problem.param
-            if param is None or param.startswith("config.json"):
-                param = "models.student"
+            param = "models.student" if (problem.param or "config.json").startswith("config.json") else problem.param
             raise type(problem)(f"the student: {problem.cause}", param=param, remedy=problem.remedy_text) from problem
     for number, teacher in enumerate(teachers):
         check_teacher(teacher.labels, teacher.architecture, data.task, data.labels, f"models.teachers.{number}")
@@ -224,11 +215,8 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:
-            raise InvalidSpec(
-                f"{value} tokens, but the model has {model.max_positions} positions",
-                param=param,
-                remedy=f"Choose at most {model.max_positions}.",
-            )
+            cause = f"{value} tokens, but the model has {model.max_positions} positions"
+            raise InvalidSpec(cause, param=param, remedy=f"Choose at most {model.max_positions}.")
     if TASKS[data.task].generates and not model.speaks:
         cause = f"the model ({model.architecture}) comes without its output layer, which cannot be drawn anew"
         remedy = "Send the language model itself (...ForCausalLM)."
@@ -236,14 +224,11 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
     wanted = heads.outputs(data.task, len(data.labels))
     if model.labels is not None and has_head(model, data.task):
         if not data.labels and len(model.labels) != wanted:
-            raise LabelMismatch(
-                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
-            )
+            cause = f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}"
+            raise LabelMismatch(cause, param="config.json:id2label")
         if data.labels and set(model.labels) != set(data.labels):
-            raise LabelMismatch(
-                f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}",
-                param="config.json:id2label",
-            )
+            cause = f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}"
+            raise LabelMismatch(cause, param="config.json:id2label")
     return wanted
 
 
@@ -251,11 +236,8 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
     """Count a model's parameters at a shape, including its head for the data's task."""
     family, rows = ARCHITECTURE_SPECS[model.family], table_rows(model.parameters, model.shape)
     dense = heads.of_task(data.task) == heads.CLASSIFIER
-
-    def at(shape: Shape, outputs: int) -> Parameters:
-        return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
-
-    return at(shape, model.shape.vocabulary if _spoken(model, data) else outputs)
+    outputs = model.shape.vocabulary if _spoken(model, data) else outputs
+    return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
 
 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:

@@ -23,14 +23,11 @@ def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape
     before, left = count(shape), count(after)
     if not 0 < before - left < LITTLE * prune.deepest * before:
         return
-    wider = {}
-    for axis in family.axes:
-        taken = _taken_alone(family, shape, prune, axis, count)
-        if axis not in prune.axes and taken >= LITTLE * prune.deepest:
-            wider[axis] = taken
-    others = ", ".join(f"{axis} ({taken:.0%})" for axis, taken in sorted(wider.items(), key=lambda found: -found[1]))
-    told = f" Name more axes in prune.ratio; at {prune.deepest:g}, each alone would take: {others}." if others else ""
-    yield f"{', '.join(prune.axes)} at {prune.deepest:g} takes {1 - left / before:.2%} of the parameters.{told}"
+    alone = {axis: _taken_alone(family, shape, prune, axis, count) for axis in family.axes if axis not in prune.axes}
+    wider = sorted((axis for axis, taken in alone.items() if taken >= LITTLE * prune.deepest), key=lambda axis: -alone[axis])
+    others = ", ".join(f"{axis} ({alone[axis]:.0%})" for axis in wider)
+    proposal = f" Name more axes in prune.ratio; at {prune.deepest:g}, each alone would take: {others}." if others else ""
+    yield f"{', '.join(prune.axes)} at {prune.deepest:g} takes {1 - left / before:.2%} of the parameters.{proposal}"
 
 
 def _taken_alone(family: ArchitectureSpec, shape: Shape, prune: Prune, axis: Axis, count: Count) -> float:

@@ -17,16 +17,12 @@ kept on disk if the recipe allows that much; else none is kept, and the teacher 
 
 @dataclass(frozen=True)
 class Asked:
-    """The teacher outputs that a training needs, beyond a few logits per row.
+    """The teacher outputs that a training needs, beyond a few logits per row."""
 
-    bytes: of its hidden states and similar outputs, in float16; cache_file: maximum bytes of a file of them; kept, anew: how
-    often the teacher reads all rows, if they are kept and if not.
-    """
-
-    bytes: int
-    cache_file: float
-    kept: int
-    anew: int
+    bytes: int  #: of its hidden states and similar outputs, in float16
+    cache_file: float  #: maximum bytes of a file of them
+    kept: int  #: how often the teacher reads all rows if they are kept
+    anew: int  #: and if they are not
 
     @property
     def place(self) -> Literal["memory", "disk"] | None:

@@ -35,11 +35,6 @@ def by_status(row: Row, targets: Targets, status: Status) -> tuple[str, ...]:
     return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.status == status)
 
 
-def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the names of the targets that a row meets; an unproven one is not met."""
-    return by_status(row, targets, "met")
-
-
 def reached(row: Row, targets: Targets) -> tuple[str, ...]:
     """Return the names of the targets that a row's figures reach, proven or not. Rows of one job are compared by them."""
     values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
@@ -80,21 +75,23 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
         least = min(map(cost, complete))
         cheapest = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
         chosen = max(reversed(cheapest), key=_kept)
-        others = [row.stage for row in complete if row is not chosen]
-        also = f"; {_listed(others)} also {_reaches(chosen, 'meet', 'reach')} them all, at {_costs(rows, others)}"
+        others = [row for row in complete if row is not chosen]
+        also = f"; {_listed([row.stage for row in others])} also {_reaches(chosen, 'meet', 'reach')} them all"
+        costs = ", ".join(f"{cost(row):.1%}" for row in others)
         return chosen, (
             f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
             f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
-            f"{also if others else ''}.{_unproven(chosen)}"
+            f"{f'{also}, at {costs}' if others else ''}.{_unproven(chosen)}"
         )
-    candidates = [row for row in rows if row.stage != BASELINE] or list(rows)
+    candidates = [row for row in rows if row.stage != BASELINE] or rows
     chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
-    found = reached(chosen, targets)
-    lacking = [name for name in Targets.model_fields if name not in found]
+    met = reached(chosen, targets)
+    missed = [name for name in Targets.model_fields if name not in met]
+    lacking = ", ".join(f"{_listed([name])} {_figure(chosen, name)} (target {getattr(targets, name):g})" for name in missed)
     return chosen, (
-        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(found)} of "
-        f"{len(Targets.model_fields)}{f' ({_listed(found)})' if found else ''}, as many as any, and of such it comes nearest; "
-        "missed: " + ", ".join(_missed(chosen, name, targets) for name in lacking) + f".{_unproven(chosen)}"
+        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(met)} of "
+        f"{len(Targets.model_fields)}{f' ({_listed(met)})' if met else ''}, as many as any, and of such it comes nearest; "
+        f"missed: {lacking}.{_unproven(chosen)}"
     )
 
 
@@ -175,7 +172,7 @@ def judged(
     task, streamed: as `advisor.Case` has them; draws: by stage, including this one's.
     """
     first = before[0] if before else row
-    flag = baseline.has_not_converged(first)
+    flag = first.convergence == "not converged"
     row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
     better = worse_than(row, before, targets)
     missed = by_status(row, targets, "missed")
@@ -183,7 +180,7 @@ def judged(
     behind = behind_in(row, best, targets) if best is not None else ()
     case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, task, streamed)
     verdict = StageVerdict(
-        met=targets_met(row, targets),
+        met=by_status(row, targets, "met"),
         missed=missed,
         unproven=by_status(row, targets, "unproven"),
         best_before=best.stage if best else None,
@@ -206,10 +203,12 @@ def judged(
             "was gained in bytes or latency.",
         )
     if before and baseline.exceeds_baseline(row, first):
-        notes += (baseline.exceeds_note(row),)
-    known = draws or {}
+        notes += (
+            f"{row.ratios.judged_retention:.1%}{_between(row)} of the baseline's score is kept on {row.ratios.judged_on}: the "
+            "original is below what these data allow. Prepare it longer, or at another rate.",
+        )
     if best is not None and best.stage != BASELINE:
-        own, other = known.get(row.stage, NO_DRAWS).validation, known.get(best.stage, NO_DRAWS).validation
+        own, other = ((draws or {}).get(each.stage, NO_DRAWS).validation for each in (row, best))
         notes += indistinct_note(row, best, own, other)
     if not before:
         notes += coarse_note(row, targets)
@@ -239,14 +238,6 @@ def _compared(row: Row, best: Row, names: Sequence[str], targets: Targets) -> st
 def _figure(row: Row, name: str) -> str:
     value = row.ratios.value_of(name)
     return "not measured" if value is None else f"{value:.3f}"
-
-
-def _costs(rows: Sequence[Row], stages: Sequence[str]) -> str:
-    return ", ".join(f"{cost(row):.1%}" for row in rows if row.stage in stages)
-
-
-def _missed(row: Row, name: str, targets: Targets) -> str:
-    return f"{name.replace('_', ' ')} {_figure(row, name)} (target {getattr(targets, name):g})"
 
 
 BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")

@@ -29,9 +29,7 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
     yield from _of_data(job)
     if model.labels is not None and not headed:
         # A language model's head is never random: an upload without one, and without a table tied to it, was refused.
-        instead = (
-            "next tokens are told by its own output layer, or by the token table" if job.is_language else "a new one drawn"
-        )
+        instead = "its own output layer, or the token table, predicts next tokens" if job.is_language else "a new one is drawn"
         yield f"The model's head is for another task: it is left out, and {instead}."
     yield from _of_training(job, family)
     if not job.recipe.prepare.trains and not job.is_language and not headed:

@@ -33,16 +33,16 @@ class Turn:
 def host_lock() -> Iterator[Turn]:
     """Wait for LATHE_MEASURE_WAIT_SECONDS at most until no other job is timing; the lock ends with the process."""
     deadline = time.monotonic() + float(os.environ.get(WAIT_VARIABLE) or WAIT_SECONDS)
-    asked = os.environ.get(TURN_VARIABLE)
-    path = asked or os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
+    request = os.environ.get(TURN_VARIABLE)
+    path = request or os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
     # O_CREAT alone in a shared folder would follow a link that another user put there.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         turn = Turn(_locked(descriptor, deadline))
-        if not asked:
+        if not request:
             yield turn
             return
-        granted = Path(asked + GRANTED)
+        granted = Path(request + GRANTED)
         while (grant := _identity(granted)) is None and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         turn.exclusive = turn.exclusive and grant is not None

@@ -5,25 +5,23 @@ from pathlib import Path
 
 def resident() -> int:
     """Return the resident bytes of this process now (VmRSS); 0 if the kernel does not report them."""
+    return 1024 * (_number("/proc/self/status", "VmRSS:") or 0)
+
+
+def _number(path: str, name: str) -> int | None:
+    """Return the number after a name in a file of the kernel; None if it does not report it."""
     try:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        lines = Path(path).read_text("ascii").splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), None)
 
 
 def available() -> int | None:
     """Return the bytes that machine and control group still allow, page cache counted as free; None if not reported."""
-    rooms = [room for room in (_of_machine(), _of_group()) if room is not None]
-    return min(rooms, default=None)
-
-
-def _of_machine() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    machine = _number("/proc/meminfo", "MemAvailable:")
+    rooms = [None if machine is None else 1024 * machine, _of_group()]
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
@@ -55,8 +53,4 @@ def killed_for_memory() -> int:
     It counts before it kills, in control groups too (mm/oom_kill.c): if the count rose while a child lived, SIGKILL was for
     memory.
     """
-    try:
-        lines = Path("/proc/vmstat").read_text("ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return _number("/proc/vmstat", "oom_kill ") or 0

@@ -59,19 +59,19 @@ class PauseRequests:
 
     def __init__(self, fd: int = 0) -> None:
         self._fd: int | None = fd if _is_pipe(fd) else None
-        self._heard = b""
-        self._asked = False
+        self._rest = b""
+        self._requested = False
 
     def __call__(self) -> bool:
         """Read the available input; return whether a pause is requested now or was before."""
-        while self._fd is not None and not self._asked and select.select([self._fd], [], [], 0)[0]:
-            said = os.read(self._fd, 4096)
-            if not said:
+        while self._fd is not None and not self._requested and select.select([self._fd], [], [], 0)[0]:
+            data = os.read(self._fd, 4096)
+            if not data:
                 self._fd = None
-            *lines, rest = (self._heard + said).split(b"\n")
-            self._heard = rest[-4096:]
-            self._asked = b"pause" in lines
-        return self._asked
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[-4096:]
+            self._requested = b"pause" in lines
+        return self._requested
 
 
 def _is_pipe(fd: int) -> bool:

@@ -23,11 +23,11 @@ class RowFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    def write(self, row: int, found: bytes | memoryview) -> None:
+    def write(self, row: int, data: bytes | memoryview) -> None:
         """Write a row. Raises ValueError if its size differs, OSError if the disk is full."""
-        if len(found) != self._sizes[row]:
-            raise ValueError(f"row {row} has {len(found)} bytes, not {self._sizes[row]}")
-        left, at = memoryview(found), self._starts[row]
+        if len(data) != self._sizes[row]:
+            raise ValueError(f"row {row} has {len(data)} bytes, not {self._sizes[row]}")
+        left, at = memoryview(data), self._starts[row]
         while left:
             done = os.pwrite(self._file, left, at)
             left, at = left[done:], at + done
