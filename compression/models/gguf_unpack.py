@@ -6,7 +6,7 @@ stock reader trusts its input.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,8 @@ def unpack(folder: Path, place: Path) -> None:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         tensors = _Tensors(path, content, model)
     except Exception as problem:  # transformers raises exceptions of any type
-        raise typed(problem) or ConfigMismatch(
-            f"{path.name} cannot be opened: {str(problem)[:300]}", param=path.name
-        ) from problem
+        cause = f"{path.name} cannot be opened: {str(problem)[:300]}"
+        raise typed(problem) or ConfigMismatch(cause, param=path.name) from problem
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     lost = sorted(wanted.keys() - tensors.places.keys())
     if lost:
@@ -68,10 +67,10 @@ def unpack(folder: Path, place: Path) -> None:
         model.config.architectures, model.config.dtype = [type(model).__name__], "float32"
         model.config.save_pretrained(shards.folder)
         model.generation_config.save_pretrained(shards.folder)
-        _of_the_file(tokenizer, content.metadata).save_pretrained(shards.folder)
+        _as_declared(tokenizer, content.metadata).save_pretrained(shards.folder)
 
 
-def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+def _as_declared(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """Reduce a tokenizer to what the file declares, and make it read texts as llama.cpp does.
 
     Stock classes add their families' usual special tokens, which would get ids that the model has no row for. Three of
@@ -81,24 +80,25 @@ def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) ->
     tokens = metadata["tokenizer.ggml.tokens"]
     if gguf_model.begins(metadata) and not found.add_bos_token:
         found.add_bos_token = True  # this rebuilds the post-processor
-    said = json.loads(found.backend_tokenizer.to_str())
-    said["added_tokens"] = [token for token in said["added_tokens"] if token["id"] < len(tokens)]
+    state = json.loads(found.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(tokens)]
     is_bytes = metadata["tokenizer.ggml.model"] == "gpt2"
     if is_bytes:
-        _name_as_filed(said, metadata)
-    if is_bytes and metadata.get("tokenizer.ggml.pre") in OWN_SPLITS:
-        said["pre_tokenizer"] = pre_tokenizer(metadata["tokenizer.ggml.pre"])
-    if is_bytes and metadata.get("tokenizer.ggml.pre") in WHOLE_WORDS:
-        said["model"]["ignore_merges"] = True
-    if not is_bytes and not metadata.get("tokenizer.ggml.add_space_prefix", True):
-        _add_no_space(said)
+        _name_as_filed(state, metadata)
+        split = metadata.get("tokenizer.ggml.pre")
+        if split in OWN_SPLITS:
+            state["pre_tokenizer"] = pre_tokenizer(split)
+        if split in WHOLE_WORDS:
+            state["model"]["ignore_merges"] = True
+    elif not metadata.get("tokenizer.ggml.add_space_prefix", True):
+        _add_no_space(state)
     ids = {f"{role}_token": metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in SPECIAL.items()}
     named = {role: tokens[number] for role, number in ids.items() if number is not None}
-    backend = Tokenizer.from_str(json.dumps(said))
+    backend = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=found.chat_template, **named)
 
 
-def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+def _name_as_filed(state: dict[str, Any], metadata: Mapping[str, Any]) -> None:
     """Name special tokens in tokenizer.json as the file does, and make texts match them.
 
     Some contain a character that stands for no byte, such as DeepSeek's <｜begin▁of▁sentence｜>. The stock reader spells them
@@ -108,7 +108,7 @@ def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
     tokens, letters = metadata["tokenizer.ggml.tokens"], set(bytes_to_unicode().values())
     kinds: dict[Any, int] = dict(enumerate(metadata.get("tokenizer.ggml.token_type") or ()))
     kinds |= {metadata.get(f"tokenizer.ggml.{name}_token_id"): CONTROL for name in SPECIAL.values()}
-    spelled = {number: word for word, number in said["model"]["vocab"].items()}
+    spelled = {number: word for word, number in state["model"]["vocab"].items()}
     for number, token in enumerate(tokens):
         kind = kinds.get(number)
         if kind not in (CONTROL, USER_DEFINED) or letters.issuperset(token):
@@ -116,18 +116,18 @@ def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
         if number not in spelled:
             cause = f"token {number} is spelled in bytes as another is"
             raise UnsupportedTokenizer(cause, param="tokenizer.ggml.tokens", remedy=gguf_model.REMEDY)
-        del said["model"]["vocab"][spelled[number]]
-        said["model"]["vocab"][token] = number
+        del state["model"]["vocab"][spelled[number]]
+        state["model"]["vocab"][token] = number
         as_it_is = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        said["added_tokens"].append({"id": number, "content": token, "special": kind == CONTROL, **as_it_is})
-    said["added_tokens"].sort(key=lambda added: int(added["id"]))
-    for name, template in (said["post_processor"] or {}).get("special_tokens", {}).items():
-        template["ids"] = [said["model"]["vocab"].get(name, *template["ids"])]
+        state["added_tokens"].append({"id": number, "content": token, "special": kind == CONTROL, **as_it_is})
+    state["added_tokens"].sort(key=lambda added: int(added["id"]))
+    for name, template in (state["post_processor"] or {}).get("special_tokens", {}).items():
+        template["ids"] = [state["model"]["vocab"].get(name, *template["ids"])]
 
 
-def _add_no_space(said: dict[str, Any]) -> None:
+def _add_no_space(state: dict[str, Any]) -> None:
     """Make a SentencePiece tokenizer.json neither add nor strip a space, or raise UnsupportedTokenizer."""
-    before, after = said["pre_tokenizer"] or {}, said["decoder"] or {}
+    before, after = state["pre_tokenizer"] or {}, state["decoder"] or {}
     if before.get("type") != "Metaspace" or after.get("type") != "Sequence":
         cause = "tokenizer.ggml.add_space_prefix is false, and stock code puts a space before texts of this vocabulary"
         raise UnsupportedTokenizer(cause, param="tokenizer.ggml.add_space_prefix", remedy=gguf_model.REMEDY)
@@ -144,10 +144,8 @@ class _Tensors:
             config=model.config.to_dict()
         )
         self._names = get_gguf_hf_weights_map(model, self._processor)
-        self.places: dict[str, Tensor] = {self._names[tensor.name]: tensor for tensor in self._known(content)}
-
-    def _known(self, content: Gguf) -> Iterator[Tensor]:
-        return (tensor for tensor in content.tensors if tensor.name in self._names)
+        known = (tensor for tensor in content.tensors if tensor.name in self._names)
+        self.places: dict[str, Tensor] = {self._names[tensor.name]: tensor for tensor in known}
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """Unpack one tensor into the layout of the stock model. -> float32"""

@@ -59,13 +59,10 @@ Layer = EncoderLayer | DecoderLayer
 
 @dataclass(frozen=True)
 class Attention:
-    """Where one layer computes its queries, keys and values, before rotary positions are applied.
+    """Where one layer computes its queries, keys and values, before rotary positions are applied."""
 
-    makers: the modules whose outputs hold them, (rows, tokens, ...) each; read: turns these outputs, in their order, into
-    queries, keys and values, (rows, tokens, `Shape.attended`) each, head after head. Heads that share a key get a copy each.
-    """
-
-    makers: tuple[nn.Module, ...]
+    makers: tuple[nn.Module, ...]  #: their outputs hold them, (rows, tokens, ...) each
+    #: turns these outputs into queries, keys and values, (rows, tokens, `Shape.attended`), a copy of a shared key for each head
     read: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
@@ -85,14 +82,12 @@ Feed = tuple[nn.Module, tuple[nn.Module, ...]]
 class PruningPlan:
     """What stays of a model: the given units of the given groups, and all units of the others.
 
-    kept: ascending indices (n,) by the group's name (`pruning_groups.key_of`). For a group within another (`WITHIN`) they are
-    (units, n): a row for each unit of the outer group that stays. A group that all layers share is named by its axis alone.
-    layers: the numbers of the layers that stay, from 0, in their new order; None if all stay. Groups are named by the old
-    numbers of the layers.
+    kept: ascending indices (n,) by the group's name (`pruning_groups.key_of`, with the old layer number, or the axis alone for
+    a group that all layers share). For a group within another (`WITHIN`): (units, n), a row for each outer unit that stays.
     """
 
     kept: Mapping[str, Tensor] = field(default_factory=dict)
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None  #: old numbers, from 0, of the layers that stay, in their new order; None: all
 
     def of(self, axis: str, layer: int | None = None) -> Tensor | None:
         """Return the units of a group that stay; None if all stay."""

@@ -44,10 +44,9 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
     ones.
     """
     if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
+        cause, remedy = "its head size is hidden / heads", "Name both hidden and heads, with one ratio, or neither."
         raise UnsupportedShape(
-            f"{kind} cannot shrink hidden and heads apart: its head size is hidden / heads",
-            param="recipe.prune.axes",
-            remedy="Name both hidden and heads, with one ratio, or neither.",
+            f"{kind} cannot shrink hidden and heads apart: {cause}", param="recipe.prune.axes", remedy=remedy
         )
 
     def near(width: int, axis: Axis, step: int = multiple) -> int:
@@ -140,16 +139,8 @@ def _router_problems(kind: str, experts: Experts) -> list[str]:
     if kind in RANKED_GROUPS and in_group < 2:
         found.append(f"the router ranks a group by its two best experts, and {in_group} would be left")
     if experts.chosen > experts.chosen_groups * in_group:
-        found.append(
-            f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have "
-            f"{experts.chosen_groups * in_group}"
-        )
+        left = experts.chosen_groups * in_group
+        found.append(f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have {left}")
     if experts.shared % experts.ffn or experts.shared < experts.ffn:
         found.append(f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one")
     return found
-
-
-def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
-    """Return the parts of a decoder's layers whose biases its config enables; other families' code ignores these keys."""
-    found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
-    return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found

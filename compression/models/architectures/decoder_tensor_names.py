@@ -48,42 +48,6 @@ LATENT: dict[str, tuple[str, int | None, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class TensorLayout:
-    """One family's names.
-
-    `keys`: the config's whole numbers by their meaning, each with the stock default (None if a config must give it) and the
-    largest value that Lathe accepts. `more`: numbers that follow from others if they are null. `layer`: the tensors of one
-    layer at a shape, without its prefix, with the biases that the config enables; `outer`: the tensors of the bare model
-    outside of layers, with the given number of positions. `language`: the suffix of the language model's class. `leftovers`:
-    tensors that a checkpoint may have in a layer but stock code does not read; `behind`: layers after the last one that stock
-    code does not read, each identified by a tensor that no other layer has.
-    """
-
-    stem: str
-    keys: Mapping[str, tuple[str, int | None, int]]
-    more: Callable[[Mapping[str, Any], Numbers], Iterator[tuple[str, str, object]]]
-    layer: Callable[[Shape, int, Biases], Tensors]
-    outer: Callable[[Shape, int], Tensors]
-    prefix: str = "model."
-    block: str = "layers"
-    final_norm: str = "norm"
-    tables: tuple[str, ...] = ("embed_tokens.weight",)
-    language: str = LANGUAGE
-    tied: bool = False
-    activation: str = "hidden_act"
-    fractions: tuple[str, ...] = FRACTIONS
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    divided: bool = False
-    leftovers: Callable[[Shape, int], Tensors] = lambda *_: {}
-    behind: Callable[[Shape, int, Biases], Mapping[str, Tensors]] = lambda *_: {}
-
-    def heads(self) -> dict[str, str]:
-        """Return the stock classes that Lathe accepts, each with its purpose."""
-        suffixes = {BARE: BARE, self.language: LANGUAGE, CLASSIFIER: CLASSIFIER}
-        return {f"{self.stem}{suffix}": purpose for suffix, purpose in suffixes.items()}
-
-
 def _given(config: Mapping[str, Any], key: str, otherwise: object) -> object:
     value = config.get(key)
     return otherwise if value is None else value
@@ -148,40 +112,29 @@ def _norms(shape: Shape) -> Tensors:
     return {f"{name}.weight": (_hidden(shape),) for name in ("input_layernorm", "post_attention_layernorm")}
 
 
-def _attention(shape: Shape, layer: int, *, made: bool, out: bool) -> Tensors:
-    """Return the tensors of grouped heads, a KV head with its query heads each. made, out: whether these have biases."""
-    groups, size, hidden = shape.groups or shape.heads, shape.head_size or 0, _hidden(shape)
+def _rotary(shape: Shape, layer: int, biases: Biases, *, query_bias: bool = False, head_norms: bool = False) -> Tensors:
+    """Return the tensors of a layer of grouped heads, a KV head with its query heads each.
+
+    query_bias: whether queries, keys and values always have biases. head_norms: whether query and key heads have norms.
+    """
+    bias, hidden, size = "attention" in biases, _hidden(shape), shape.head_size or 0
+    groups = shape.groups or shape.heads
     queries = Width(groups, "heads", layer, unit_size=shape.heads // groups * size)
     keys = Width(groups, "heads", layer, unit_size=size)
     return {
-        **_linear("self_attn.q_proj", queries, hidden, bias=made),
-        **_linear("self_attn.k_proj", keys, hidden, bias=made),
-        **_linear("self_attn.v_proj", keys, hidden, bias=made),
-        **_linear("self_attn.o_proj", hidden, queries, bias=out),
-    }
-
-
-def _llama(shape: Shape, layer: int, biases: Biases) -> Tensors:
-    attention, ffn = "attention" in biases, Width(shape.ffn, "ffn", layer)
-    return {
         **_norms(shape),
-        **_attention(shape, layer, made=attention, out=attention),
-        **_gated("mlp", _hidden(shape), ffn, bias="mlp" in biases),
+        **_linear("self_attn.q_proj", queries, hidden, bias=bias or query_bias),
+        **_linear("self_attn.k_proj", keys, hidden, bias=bias or query_bias),
+        **_linear("self_attn.v_proj", keys, hidden, bias=bias or query_bias),
+        **_linear("self_attn.o_proj", hidden, queries, bias=bias),
+        **_gated("mlp", hidden, Width(shape.ffn, "ffn", layer), bias="mlp" in biases),
+        **({f"self_attn.{name}.weight": (size,) for name in ("q_norm", "k_norm")} if head_norms else {}),
     }
-
-
-def _qwen2(shape: Shape, layer: int, biases: Biases) -> Tensors:
-    return {**_llama(shape, layer, biases), **_attention(shape, layer, made=True, out=False)}
-
-
-def _qwen3(shape: Shape, layer: int, biases: Biases) -> Tensors:
-    norms = {f"self_attn.{name}.weight": (shape.head_size or 0,) for name in ("q_norm", "k_norm")}
-    return {**_llama(shape, layer, biases), **norms}
 
 
 def _latent_attention(shape: Shape, layer: int, *, bias: bool) -> Tensors:
     latent, size = shape.latent, shape.head_size or 0
-    assert latent is not None, "the family's shapes say it"  # noqa: S101
+    assert latent is not None, "a shape of the family"  # noqa: S101
     hidden, kv = _hidden(shape), Width(latent.kv, "kv_rank", layer)
 
     def heads(size: int) -> Width:
@@ -208,7 +161,7 @@ def _latent_attention(shape: Shape, layer: int, *, bias: bool) -> Tensors:
 
 def _deepseek(shape: Shape, layer: int, biases: Biases) -> Tensors:
     experts, hidden, bias = shape.experts, _hidden(shape), "mlp" in biases
-    assert experts is not None, "the family's shapes say it"  # noqa: S101
+    assert experts is not None, "a shape of the family"  # noqa: S101
     out = _norms(shape) | _latent_attention(shape, layer, bias="attention" in biases)
     if layer < experts.dense_layers:
         return out | _gated("mlp", hidden, Width(shape.ffn, "ffn", layer), bias=bias)
@@ -297,16 +250,40 @@ def _frequencies(shape: Shape, _positions: int) -> Tensors:
     return {"self_attn.rotary_emb.inv_freq": ((shape.latent.rope if shape.latent else shape.head_size or 0) // 2,)}
 
 
+@dataclass(frozen=True)
+class TensorLayout:
+    """One family's names."""
+
+    stem: str
+    keys: Mapping[str, tuple[str, int | None, int]]  #: meaning → key, its stock default if it may lack, the largest value
+    more: Callable[[Mapping[str, Any], Numbers], Iterator[tuple[str, str, object]]]  #: numbers that follow from others if null
+    layer: Callable[[Shape, int, Biases], Tensors]  #: the tensors of one layer, without its prefix
+    outer: Callable[[Shape, int], Tensors] = _rotary_outer  #: those outside of layers; int: positions
+    prefix: str = "model."
+    block: str = "layers"
+    final_norm: str = "norm"
+    tables: tuple[str, ...] = ("embed_tokens.weight",)
+    language: str = LANGUAGE  #: the suffix of the language model's class
+    tied: bool = False
+    activation: str = "hidden_act"
+    fractions: tuple[str, ...] = FRACTIONS
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    divided: bool = False
+    leftovers: Callable[[Shape, int], Tensors] = _frequencies  #: what a layer may have but stock code does not read
+    behind: Callable[[Shape, int, Biases], Mapping[str, Tensors]] = lambda *_: {}  #: unread layers, each by its own tensor
+
+    def heads(self) -> dict[str, str]:
+        """Return the stock classes that Lathe accepts, each with its purpose."""
+        suffixes = {BARE: BARE, self.language: LANGUAGE, CLASSIFIER: CLASSIFIER}
+        return {f"{self.stem}{suffix}": purpose for suffix, purpose in suffixes.items()}
+
+
 _qwen_numbers = partial(_grouped, null_head=True, num_key_value_heads=32)
 FAMILIES: dict[str, TensorLayout] = {
-    "llama": TensorLayout(
-        "Llama", ROTARY, _grouped, _llama, _rotary_outer, fixed={"pretraining_tp": 1}, divided=True, leftovers=_frequencies
-    ),
-    "mistral": TensorLayout(
-        "Mistral", ROTARY, partial(_grouped, num_key_value_heads=8), _llama, _rotary_outer, leftovers=_frequencies
-    ),
-    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen_numbers, _qwen2, _rotary_outer, leftovers=_frequencies),
-    "qwen3": TensorLayout("Qwen3", ROTARY, partial(_qwen_numbers, head_dim=128), _qwen3, _rotary_outer, leftovers=_frequencies),
+    "llama": TensorLayout("Llama", ROTARY, _grouped, _rotary, fixed={"pretraining_tp": 1}, divided=True),
+    "mistral": TensorLayout("Mistral", ROTARY, partial(_grouped, num_key_value_heads=8), _rotary),
+    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen_numbers, partial(_rotary, query_bias=True)),
+    "qwen3": TensorLayout("Qwen3", ROTARY, partial(_qwen_numbers, head_dim=128), partial(_rotary, head_norms=True)),
     "gpt2": TensorLayout(
         "GPT2",
         {
@@ -333,23 +310,14 @@ FAMILIES: dict[str, TensorLayout] = {
         leftovers=lambda _, positions: {"attn.bias": (1, 1, positions, positions), "attn.masked_bias": ()},
     ),
     "deepseek_v2": TensorLayout(
-        "DeepseekV2",
-        LATENT,
-        _latent,
-        _deepseek,
-        _rotary_outer,
-        fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
-        divided=True,
-        leftovers=_frequencies,
+        "DeepseekV2", LATENT, _latent, _deepseek, fixed={"moe_layer_freq": 1, "scoring_func": "softmax"}, divided=True
     ),
     "deepseek_v3": TensorLayout(
         "DeepseekV3",
         LATENT,
         _latent,
         _deepseek_v3,
-        _rotary_outer,
         fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
-        leftovers=_frequencies,
         behind=_ahead,
     ),
 }

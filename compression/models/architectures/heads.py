@@ -1,21 +1,14 @@
 """Map tasks to the heads of stock classes and to their numbers of outputs. Torch-free."""
 
 from compression.schema.recipe.base import Task
-from compression.schema.specs import CLASSIFIER, LANGUAGE, READER, TAGGER, Head
+from compression.schema.specs import (
+    CLASSIFIER as CLASSIFIER,
+    LANGUAGE as LANGUAGE,
+    READER as READER,
+    TAGGER as TAGGER,
+    Head as Head,
+)
 from compression.schema.tasks import TASKS
-
-__all__ = [
-    "CLASSIFIER",
-    "FEWEST_TOKENS",
-    "HEADS",
-    "LANGUAGE",
-    "READER",
-    "TAGGER",
-    "Head",
-    "of_architecture",
-    "of_task",
-    "outputs",
-]
 
 FEWEST_TOKENS = 32
 """The smallest window: a shorter one has no room for a question and its context."""

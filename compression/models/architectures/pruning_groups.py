@@ -94,19 +94,13 @@ def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
 
 def units_at(shape: Shape, axis: str) -> int:
     """Return the units that a group of an axis has in a model of this shape; 0 if it has no such group."""
-    experts, latent = shape.experts, shape.latent
-    counts = {
-        "heads": shape.groups or shape.heads,
-        "pooled": shape.hidden,
-        "compared": shape.hidden // shape.heads,
-        "values": shape.hidden // shape.heads,
-        "experts": experts.count if experts is not None else 0,
-        "expert_ffn": experts.ffn if experts is not None else 0,
-        "shared": experts.shared if experts is not None else 0,
-        "query_rank": (latent.query or 0) if latent is not None else 0,
-        "kv_rank": latent.kv if latent is not None else 0,
-    }
-    return counts[axis] if axis in counts else int(getattr(shape, axis))
+    experts, latent, size = shape.experts, shape.latent, shape.hidden // shape.heads
+    counts = {"heads": shape.groups or shape.heads, "pooled": shape.hidden, "compared": size, "values": size}
+    if experts is not None:
+        counts |= {"experts": experts.count, "expert_ffn": experts.ffn, "shared": experts.shared}
+    if latent is not None:
+        counts |= {"query_rank": latent.query or 0, "kv_rank": latent.kv}
+    return counts[axis] if axis in counts else int(getattr(shape, axis, None) or 0)
 
 
 def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) -> Shape:

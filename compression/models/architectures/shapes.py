@@ -56,33 +56,22 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
     if family.coupled:
         _check_coupled(family, prune)
     if family.decodes and prune.importance not in ("l1", "l2"):
-        raise InvalidSpec(
-            f"units of decoders are scored by what they say on calibration rows, not by {prune.importance}",
-            param="recipe.prune.importance",
-            remedy="Choose l1 or l2.",
-        )
+        cause = f"units of decoders are scored by their outputs on calibration rows, not by {prune.importance}"
+        raise InvalidSpec(cause, param="recipe.prune.importance", remedy="Choose l1 or l2.")
 
 
 def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
     hidden, heads = prune.ratios["hidden"], prune.ratios["heads"]
     if "heads" in prune.axes and "hidden" not in prune.axes:
-        raise UnsupportedShape(
-            f"family {family.name} cannot shrink heads alone: {family.limits}",
-            param="recipe.prune.axes",
-            remedy="Name both hidden and heads, or neither.",
-        )
+        cause = f"family {family.name} cannot shrink heads alone: {family.limits}"
+        raise UnsupportedShape(cause, param="recipe.prune.axes", remedy="Name both hidden and heads, or neither.")
     if family.decodes and hidden != heads:
-        raise UnsupportedShape(
-            f"hidden and heads of the family {family.name} go together: {family.limits}",
-            param="recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes",
-            remedy="Name both hidden and heads, with one ratio, or neither.",
-        )
+        cause = f"hidden and heads of the family {family.name} go together: {family.limits}"
+        param = "recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes"
+        raise UnsupportedShape(cause, param=param, remedy="Name both hidden and heads, with one ratio, or neither.")
     if heads > hidden:
-        raise UnsupportedShape(
-            f"heads of the family {family.name} cannot lose a larger share than hidden: {family.limits}",
-            param="recipe.prune.ratio",
-            remedy="Give hidden at least the ratio of heads.",
-        )
+        cause = f"heads of the family {family.name} cannot lose a larger share than hidden: {family.limits}"
+        raise UnsupportedShape(cause, param="recipe.prune.ratio", remedy="Give hidden at least the ratio of heads.")
 
 
 def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
@@ -98,11 +87,8 @@ def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratio
         layers = round(shape.layers * (1 - ratios["layers"]))
     if heads < 1 or ffn < 1 or layers < 1:
         asked = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
-        raise UnsupportedShape(
-            f"the ratios {asked} with multiple {prune.multiple} leave {layers} layers of {heads} heads and {ffn} feed-forward "
-            "units",
-            param="recipe.prune.ratio",
-        )
+        left = f"{layers} layers of {heads} heads and {ffn} feed-forward units"
+        raise UnsupportedShape(f"the ratios {asked} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
     return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
 
 
@@ -121,8 +107,7 @@ def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
 
 def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
     """Return the ratios after a step, counted from 1: what is left shrinks by the same factor in each."""
-    # The last step returns its ratios unchanged: a root and its power may differ from them in the last digit and round
-    # differently.
+    # The last step returns `ratios` itself: a root and its power may differ from them in the last digit and round differently.
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
 
 
@@ -176,11 +161,11 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
         smallest = count(found)
         if smallest <= most:
             return ratios, found
-    raise UnsupportedShape(
-        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}",
-        param="recipe.prune.target_params",
-        remedy="Choose a milder target, or name more axes.",
+    cause = (
+        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}"
     )
+    remedy = "Choose a milder target, or name more axes."
+    raise UnsupportedShape(cause, param="recipe.prune.target_params", remedy=remedy)
 
 
 def parameters_at(

@@ -15,19 +15,14 @@ up memory."""
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """Name → shape of the tensors that a checkpoint must hold, and of those that it may also hold.
+    """Name → shape of the tensors that a checkpoint must hold, and of those that it may also hold."""
 
-    Both are split into the bare model's and the head's. Names of the bare model begin with `prefix` if the checkpoint is of a
-    model with a head; here they do not have it. `behind`: tensors that a checkpoint may hold only if it holds the tensor that
-    is their key here.
-    """
-
-    prefix: str
+    prefix: str  #: of the bare model's names if the checkpoint is of a model with a head; here they lack it
     needed: Tensors
     beside: Tensors
     head: Tensors
     head_beside: Tensors
-    behind: Mapping[str, Tensors] = field(default_factory=dict)
+    behind: Mapping[str, Tensors] = field(default_factory=dict)  #: may be held only if the tensor that is the key is
 
 
 TABLES = tuple(f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))
@@ -58,27 +53,21 @@ BERT_PARTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class EncoderTensorNames:
-    """One family's names.
-
-    `keys`: the config's whole numbers by their meaning, without those that the family lacks. `fixed`: keys for which the stock
-    code accepts only one value. `first_position`: the row of the position table that a text's first token has, None if it
-    follows from the padding token's id. `head`: the dense layer and the output layer of the classifier for sequences. `pooler`:
-    whether the bare stock model has one. `attention`: the fastest implementation of the stock code.
-    """
+    """One family's names."""
 
     stem: str
     prefix: str
-    keys: Mapping[str, Key] = field(default_factory=lambda: BERT_KEYS)
+    keys: Mapping[str, Key] = field(default_factory=lambda: BERT_KEYS)  #: by meaning, without those that the family lacks
     fractions: tuple[str, ...] = BERT_FRACTIONS
     activation: str = "hidden_act"
     padding: int = 0
-    first_position: int | None = 0
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    first_position: int | None = 0  #: the position-table row of a text's first token; None: the padding token's id + 1
+    fixed: Mapping[str, Any] = field(default_factory=dict)  #: keys for which the stock code accepts only one value
     block: str = "encoder.layer"
     parts: Mapping[str, str] = field(default_factory=lambda: BERT_PARTS)
-    pooler: bool = True
-    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")
-    attention: str = "sdpa"
+    pooler: bool = True  #: whether the bare stock model has one
+    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")  #: dense and output layer, for sequences
+    attention: str = "sdpa"  #: the fastest implementation of the stock code
 
     def key(self, meaning: str) -> str:
         """Return the config.json key with a meaning, as errors name it."""

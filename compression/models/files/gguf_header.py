@@ -38,15 +38,12 @@ UINT32, STRING, ARRAY = 4, 8, 9
 
 @dataclass(frozen=True)
 class GgufType:
-    """How a tensor type is stored: blocks of `elements` values in `bytes` bytes.
-
-    `halves`: the byte offsets of the float16 scales in a block.
-    """
+    """How a tensor type is stored: blocks of `elements` values in `bytes` bytes."""
 
     name: str
     elements: int
     bytes: int
-    halves: tuple[int, ...] = ()
+    halves: tuple[int, ...] = ()  #: byte offsets of the float16 scales in a block
 
 
 KINDS: dict[int, GgufType] = {
@@ -183,15 +180,11 @@ def _declared(header: _Header) -> tuple[str, tuple[int, ...], GgufType, int]:
     if not dimensions or min(dimensions) < 1 or math.prod(dimensions) > MOST_ELEMENTS:
         raise header.damaged(f"tensor {short(name)} has no proper shape")
     if kind not in KINDS:
-        raise UnsupportedArchitecture(
-            f"{header.name}: tensor {short(name)} is of ggml's type {kind}, which is not one of: {', '.join(KIND_OF)}",
-            param=header.name,
-            remedy="Send the file in a type that is named, or the checkpoint that it was made of.",
-        )
+        cause = f"{header.name}: tensor {short(name)} is of ggml's type {kind}, which is not one of: {', '.join(KIND_OF)}"
+        remedy = "Send the file in a type that is named, or the checkpoint that it was made of."
+        raise UnsupportedArchitecture(cause, param=header.name, remedy=remedy)
     if dimensions[0] % KINDS[kind].elements:
-        raise header.damaged(
-            f"tensor {short(name)} has rows of {dimensions[0]}, which is no number of {KINDS[kind].name} blocks"
-        )
+        raise header.damaged(f"tensor {short(name)} has rows of {dimensions[0]}, not of whole {KINDS[kind].name} blocks")
     return name, tuple(reversed(dimensions)), KINDS[kind], offset
 
 

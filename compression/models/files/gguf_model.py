@@ -95,7 +95,7 @@ def describe(content: gguf_header.Gguf, file: str) -> GgufDescription:
     """Read the architecture and its numbers. Raises UnsupportedArchitecture and ConfigMismatch."""
     metadata = content.metadata
     name = metadata.get("general.architecture")
-    known = ARCHITECTURES.get(name) if isinstance(name, str) else None
+    known = ARCHITECTURES.get(name) if isinstance(name, str) and name in ARCHITECTURE_SPECS else None
     if known is None:
         cause = f"general.architecture is {name!r:.60} and not one of: {', '.join(ARCHITECTURES)}"
         raise UnsupportedArchitecture(cause, param=f"{file}:general.architecture")

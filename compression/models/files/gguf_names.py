@@ -67,20 +67,15 @@ class GgufDescription:
 
 @dataclass(frozen=True)
 class GgufArchitecture:
-    """One of llama.cpp's architectures that stock code reads.
-
-    `keys`: the keys that it may have beside `WHOLE`. `head`: the size of a head; None if it is hidden / heads or the value of
-    `head_key`. `epsilon`: the key of the norms' ε. `fixed`: values that the stock reader assumes without checking. `scales`:
-    whether its positions may be scaled (`files.gguf_rope`).
-    """
+    """One of llama.cpp's architectures that stock code reads."""
 
     model: str
-    keys: tuple[str, ...]
-    head: int | None = None
+    keys: tuple[str, ...]  #: those that it may have beside `WHOLE`
+    head: int | None = None  #: the size of a head; None if it is hidden / heads or the value of `head_key`
     head_key: str | None = None
-    epsilon: str = "attention.layer_norm_rms_epsilon"
-    fixed: Callable[[GgufDescription], Mapping[str, int]] = lambda _: {}
-    scales: bool = False
+    epsilon: str = "attention.layer_norm_rms_epsilon"  #: the key of the norms' ε
+    fixed: Callable[[GgufDescription], Mapping[str, int]] = lambda _: {}  #: values that the stock reader assumes
+    scales: bool = False  #: whether its positions may be scaled (`files.gguf_rope`)
 
 
 NAMES = {

@@ -35,11 +35,8 @@ def refused(
             # transformers treats such a name as a repository of compiled kernels, which it fetches and runs.
             yield UnsafeCheckpoint(f"config.json names a kernel to fetch ({key})", param=f"config.json:{key}")
     if config.get("quantization_config"):
-        yield UnsupportedArchitecture(
-            "the checkpoint is quantized already (quantization_config)",
-            param="config.json:quantization_config",
-            remedy="Send the checkpoint as it was before it was quantized.",
-        )
+        cause, remedy = "the checkpoint is quantized already", "Send the checkpoint as it was before it was quantized."
+        yield UnsupportedArchitecture(f"{cause} (quantization_config)", param="config.json:quantization_config", remedy=remedy)
     value = config.get(activation, ACTIVATIONS[0])
     if value not in ACTIVATIONS:
         cause = f"{activation} is {value!r:.60} and not one of: {', '.join(ACTIVATIONS)}"
