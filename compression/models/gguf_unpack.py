@@ -35,10 +35,7 @@ CONTROL, USER_DEFINED = 3, 4
 
 
 def unpack(folder: Path, place: Path) -> None:
-    """Write the folder's only GGUF file as the folder `place`, which appears only once it is complete.
-
-    Memory: one tensor in float32, and its copy. Raises what `read_model` raises, and ConfigMismatch if the stock reader fails.
-    """
+    """Write the folder's only GGUF file as the complete folder `place`, one tensor at a time. Raises what `read_model` does."""
     path, content = gguf_model.read_model(folder)
     scaled = gguf_rope.scaling(path, content, gguf_model.describe(content, path.name).head)
     transformers.utils.logging.disable_progress_bar()

@@ -33,10 +33,7 @@ def sanitized_folder(folder: Path, place: Path) -> Path:
 
 
 def without_code(folder: Path, place: Path) -> Path:
-    """Return a folder whose files name no code: `folder` itself, or `place`, which is made from it.
-
-    A folder of no supported family stays: `loading.read_config` refuses it and reports that its code is not run.
-    """
+    """Return a folder whose files name no code: `folder`, or `place`, made from it. Unsupported families stay to be refused."""
     contents = _naming_code(folder)
     if not contents or not (gguf_model.is_one(folder) or _is_supported(folder)):
         return folder

@@ -125,12 +125,12 @@ class _Shard:
 
     def __init__(self, path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> None:
         header: dict[str, object] = {"__metadata__": dict(metadata)}
-        self._next: dict[str, int] = {}
-        self._end: dict[str, int] = {}
+        self.next: dict[str, int] = {}
+        self.end: dict[str, int] = {}
         end = 0
         # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
         for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
-            self._next[tensor.name], self._end[tensor.name] = end, end + tensor.bytes
+            self.next[tensor.name], self.end[tensor.name] = end, end + tensor.bytes
             offsets = [end, end + tensor.bytes]
             header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
             end += tensor.bytes
@@ -145,16 +145,13 @@ class _Shard:
 
     def put(self, name: str, rows: torch.Tensor) -> None:
         data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        start = self._next[name]
-        if start + data.nbytes > self._end[name]:
+        start = self.next[name]
+        if start + data.nbytes > self.end[name]:
             raise RuntimeError(f"{name} is given more bytes than were planned")
         self._put(data, self._data + start)
-        self._next[name] = start + data.nbytes
+        self.next[name] = start + data.nbytes
         self._left -= data.nbytes
         self._end_if_full()
-
-    def unfilled(self) -> list[str]:
-        return [name for name, start in self._next.items() if start != self._end[name]]
 
     def _end_if_full(self) -> None:
         if not self._left and not self.file.closed:
@@ -186,7 +183,7 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Write the index if there are several files. Raises RuntimeError if a tensor got less than planned."""
-        unfilled = [name for shard in self._shards for name in shard.unfilled()]
+        unfilled = [name for shard in self._shards for name, start in shard.next.items() if start != shard.end[name]]
         if unfilled:
             raise RuntimeError(f"not written to their end: {', '.join(unfilled)}")
         if len(self._files) > 1:

@@ -32,8 +32,7 @@ MOST_MORE = 3
 WIDEST = 99.9999
 """In percent: a percentile closer to 100 equals the observer min-max."""
 POWER = 1.5
-"""Exponent of a size in the share of each axis that is left, if no cut has shown it: 1 if one side of a matrix shrinks, 2 if
-both."""
+"""Exponent of a size in the share of each axis that is left, unless a cut has shown it: 1 if one side shrinks, 2 if both."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Case:
             return ""
         if not isinstance(first, Score) or not isinstance(last, Score):
             return ""
-        return f"{last.value:.4f} is scored where {first.at_retention(self.targets.retention):.4f} is needed"
+        return f"{last.value:.4f} is the score, and {first.at_retention(self.targets.retention):.4f} is needed"
 
     @property
     def too_large(self) -> list[str]:
@@ -107,10 +106,7 @@ class Case:
 
 
 def offered(case: Case) -> tuple[Remedy, ...]:
-    """Return the remedies for the targets that a row misses, if no later stage of the recipe fixes them.
-
-    No later stage fixes input ranges that outliers break: their remedies are offered with every row that has such ranges.
-    """
+    """Return the remedies for missed targets that no later stage fixes, and for input ranges that outliers break."""
     if not case.before:
         return () if case.later else tuple(case.preparing)
     found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
@@ -154,7 +150,7 @@ def _train_with_integers(case: Case) -> Iterator[Remedy]:
     lost, may_go = first.worth - row.worth, _may_go(first, case.targets)
     if lost > row.worth_error:
         took = f"{lost:.4f} nats a token" if first.lower_is_better else f"{lost:.4f} of {first.value:.4f}"
-        yield from _more_qat(case, f"Quantization took {took}, where {may_go:.4f} may go")
+        yield from _more_qat(case, f"Quantization took {took}, and {may_go:.4f} may go")
 
 
 def _more_qat(case: Case, why: str) -> Iterator[Remedy]:
@@ -189,8 +185,8 @@ def _quantize(case: Case) -> Iterator[Remedy]:
 def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
     """Offer the job's targets to a cut that aims lower."""
     why = f"{case.sizes}; the cut was aimed at another target."
-    asked, fewer = prune.target_params, case.targets.parameter_reduction
-    if "parameter_reduction" in case.too_large and asked is not None and fewer > 0 and not fewer <= asked < 1:
+    target, fewer = prune.target_params, case.targets.parameter_reduction
+    if "parameter_reduction" in case.too_large and target is not None and fewer > 0 and not fewer <= target < 1:
         yield case.change("prune.target_params", fewer, why)
     latency, faster = prune.target_latency, case.targets.speed_up
     if "speed_up" in case.too_large and latency is not None and max(latency.speed_up or 1, 1) < faster:
@@ -222,8 +218,8 @@ def _cut(case: Case) -> Iterator[Remedy]:
     elif case.generates and LANGUAGE.prune is not None:
         # The least-squares reconstruction after the cut needs the whole model.
         suited = LANGUAGE.prune.model_copy(update={"reconstruct": False}) if case.streamed else LANGUAGE.prune
-        asked = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-        yield case.change("prune", asked, f"{case.sizes}, and nothing was cut; this is the cut of the preset language.")
+        keys = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        yield case.change("prune", keys, f"{case.sizes}, and nothing was cut; this is the cut of the preset language.")
     else:
         yield case.change("prune", {"ratio": proposed}, f"{why}.")
 
@@ -266,7 +262,7 @@ def _train_longer(case: Case) -> Iterator[Remedy]:
 
 def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
     suited = LANGUAGE.distill if case.generates else None
-    yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was asked.")
+    yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was used.")
 
 
 def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:

@@ -1,8 +1,4 @@
-"""Whether the baseline converged, whether the data allow a better one; remedies. Torch-free, pure.
-
-All stages are compared with it, and it teaches the student: a share of its score means nothing if it was not trained to its
-end.
-"""
+"""Whether the baseline converged, and its remedies: a share of its score means nothing otherwise. Torch-free, pure."""
 
 import math
 from collections.abc import Iterator
@@ -25,8 +21,7 @@ def preparations(baseline: Row) -> dict[str, Preparation]:
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
     """Return whether a row's retention, on the split that choices use, exceeds 1 by more than its error.
 
-    The lower end of its 95 % interval must exceed 1; without an interval, it must by one standard error of the ratio (delta
-    method).
+    The lower end of its 95 % interval must exceed 1; else, it must by one standard error of the ratio (delta method).
     """
     share, interval = row.ratios.judged_retention, row.ratios.judged_interval
     if share is None or share <= 1:

@@ -32,20 +32,20 @@ def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teach
 
 
 def attention_form(
-    asked: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
+    form: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
 ) -> Literal["scores", "relations"]:
     """Return how attention is compared, or raise InvalidSpec: decoders' rotated queries and keys do not give scores."""
     decodes = student.groups is not None or teacher.groups is not None
-    if asked == "auto":
+    if form == "auto":
         return "scores" if student.heads == teacher.heads and not decodes else "relations"
-    if asked == "scores" and (student.heads != teacher.heads or decodes):
+    if form == "scores" and (student.heads != teacher.heads or decodes):
         cause, remedy = "decoders' queries and keys are turned by their positions before they are scores", "relations or auto"
         if not decodes:
             cause = f"the student has {student.heads} heads and the teacher {teacher.heads}"
             remedy += ", or leave the axis heads out of the cut"
         cause = f"{cause}: attention scores cannot be compared"
         raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy=f"Choose {remedy}.")
-    return asked
+    return form
 
 
 def compares_states(distill: Distill) -> bool:
@@ -67,14 +67,14 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
     if distill is None:
         for there, param in ((student, "models.student"), (teachers, "models.teachers")):
             if there:
-                cause = "the recipe has no distillation, in which alone it would have a part"
+                cause = "the recipe has no distillation, the only stage that would use it"
                 raise InvalidSpec(cause, param=param, remedy="Give the recipe a distill stage, or name no such model.")
         return
     if student and recipe.prune is not None:
         cause = "a student is named, and the recipe prunes: the pruned model would be the student"
         raise InvalidSpec(cause, param="recipe.prune", remedy="Set prune to null, or name no student.")
     if teachers and "soft" not in distill.weights():
-        cause = "named teachers speak through their answers, whose weight is 0"
+        cause = "named teachers teach by their outputs, whose weight (soft) is 0"
         raise InvalidSpec(cause, param="recipe.distill.soft", remedy="Give soft a weight, or name no teachers.")
     if not teachers and distill.teachers.seeds == 0:
         cause = "no original is trained as a teacher, and no teacher is named"

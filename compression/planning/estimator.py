@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.planning import preparation
-from compression.planning.teacher_cost import Lessons
+from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
@@ -27,8 +27,7 @@ TRAINED_BYTES, HELD_BYTES = 24, 4
 """Bytes per trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best
 epoch, all in float32. A parameter that is only in memory (the teacher's): 4."""
 UNTRAINED_BYTES = 26
-"""Bytes per parameter of a model that nothing trains, with its conversions on the way to an artifact; a BERT of 69 M took
-25."""
+"""Bytes per parameter of a model that nothing trains, with its conversions to an artifact; a BERT of 69 M took 25."""
 ROUNDED_BYTES = 1
 """Bytes per parameter of a teacher in 8 bits."""
 SAVED_BYTES = 2 * 20
@@ -48,8 +47,7 @@ TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations per second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, idle
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 RELATIONS_FLOATS = 8
-"""Tensors of the size of one layer's attention over a row that are in memory if a language model's attention is compared (by
-count)."""
+"""Tensors of the size of one layer's attention over a row in memory if a language model's attention is compared (by count)."""
 HARNESS_BYTES = 1 << 30
 """Maximum bytes of logits and their logarithms while lm-eval runs a language model; a single request may take more."""
 LOGITS_BYTES = 400_000_000
@@ -59,16 +57,14 @@ SHIP_MINUTES = 0.2
 SCORED_ROWS_A_SECOND = 100.0
 """Rows per second when the test split is predicted, one at a time and again by 32, on one thread: no model is faster."""
 ENCODER_FLOPS = 1.4e11
-"""Useful floating-point operations per second of one thread that runs an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
-alone: 1.9e11); the padding of shorter rows in batches of 32 takes a part of them. Decoders are estimated from one core's
-speed in training."""
+"""Useful floating-point operations per second of one thread that runs an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms alone:
+1.9e11), less the padding in batches of 32. Decoders are estimated from one core's speed in training."""
 MEASURE_SECONDS = 3000.0
 """Seconds after which measuring an artifact ends; missing figures are then reported as not measured."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds per generated row on two cores, by its source (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
-"""Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that score
-it."""
+"""Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the validation rows that score it."""
 PROBES = 6
 """Shapes that are exported and timed for a target latency: each halves some 60 candidates."""
 DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
@@ -146,10 +142,10 @@ class PlannedJob:
         return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
 
     @cached_property
-    def objectives(self) -> Lessons:
+    def objectives(self) -> TeacherCosts:
         """Return the trainings that need teacher outputs."""
         shapes = (each.shape for each in (self.model, self.guide, self.result))
-        return Lessons.of(self.recipe, self.tokens, *shapes, language=self.is_language)
+        return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language)
 
     @property
     def originals(self) -> int:
@@ -232,8 +228,8 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         return
     yield CostItem(PRUNED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     if prune.recovery:
-        epochs, asked = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
-        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * asked
+        epochs, passes = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
+        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * passes
         yield CostItem(PRUNED, steps=epochs * job.steps(), flops=flops)
     if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights while they are quantized
         yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
@@ -249,11 +245,11 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     # Each teacher runs once; the one whose features are compared may run in each epoch.
-    asked = teacher * job.originals + job.forward(*job.named)
-    asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
+    outputs = teacher * job.originals + job.forward(*job.named)
+    outputs += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
-    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + asked))
+    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + outputs))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
@@ -295,8 +291,8 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
     """
     if TASKS[data.task].generates:
         characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
-        asked = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
-        return 2 * 2 * model.active * asked / (TRAINING_FLOPS / 2) / evaluate.threads
+        tokens = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
+        return 2 * 2 * model.active * tokens / (TRAINING_FLOPS / 2) / evaluate.threads
     rows = sum(data.rows.get(split, round(share * data.rows["train"])) for split, share in DEFAULT_SHARES.items())
     flops = TRAINING_FLOPS / 2 if model.shape.groups is not None else ENCODER_FLOPS
     return rows * max(2 * 2 * model.active * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads

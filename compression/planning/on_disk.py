@@ -29,11 +29,7 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 def untrained(recipe: Recipe) -> bool:
-    """Return whether a job can run from file to file as far as its recipe goes.
-
-    It trains nothing, its integers follow from the weights alone, and it prunes at once, by activations. A search for smoothing
-    is left out there.
-    """
+    """Return whether a recipe can run from file to file: no training, integers of the weights alone, one cut by activations."""
     quantize, prune = recipe.quantize, recipe.prune
     if recipe.prepare.trains or recipe.distill is not None or quantize is None or quantize.qat is not None:
         return False

@@ -82,7 +82,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
 def _check_language(recipe: Recipe) -> None:
     """Check that a language model has the recipe's settings. Raises InvalidSpec."""
     if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
-        cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
+        cause = "a language model's outputs are its tokens: it could never produce those that the texts do not need"
         raise InvalidSpec(cause, param="recipe.prune.axes", remedy="Leave vocabulary out of the axes.")
     distill = recipe.distill
     if distill is None:
@@ -91,7 +91,7 @@ def _check_language(recipe: Recipe) -> None:
         cause = "decoders' queries and keys are turned by their positions before they are scores"
         raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy="Choose relations or auto.")
     if distill.general is not None:
-        cause = "the general phase is for texts without labels, and causal-lm has none but such"
+        cause = "the general phase is for texts without labels, and all texts of causal-lm are such"
         raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")
     if distill.teachers.seeds > 1:
         cause = "distributions over a vocabulary are not averaged: a language model has one teacher"
@@ -164,7 +164,7 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
             )
     if job.evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
-        warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
+        warnings.append("lm-eval's tasks are not run on a model that goes from file to file." if streamed else unknown)
         if not streamed:  # runs in a process of its own, on the model's copy on disk
             more = {"memory_bytes": PROCESS_BYTES + HARNESS_BYTES, "disk_bytes": HELD_BYTES * parameters}
             found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})

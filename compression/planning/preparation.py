@@ -20,8 +20,7 @@ PROBE_STEPS = 64
 """Approximate optimizer steps of a probe; whole epochs of a sample of train."""
 SURELY = 2.0
 """Standard errors of the difference by which a probe's loss must be lower for its rates to be chosen. On few rows the lowest
-loss alone is chance: on 450 pairs of MRPC it chose a rate at which the model learned nothing, with one seed too low, with
-another too high."""
+alone is chance: on 450 pairs of MRPC it chose rates that learned nothing, with one seed too low, with another too high."""
 PROBE_SHARE = 0.2
 """Maximum share of a job's steps for probes; with fewer steps, no rate is probed."""
 HEAD_RATE = 1e-3
@@ -58,19 +57,13 @@ def stretch(steps: int) -> int:
 
 
 def long_run(steps: int, most: float = math.inf) -> float:
-    """Return the factor on the best probe's rate for the training itself. steps: of an epoch; most: of all training.
-
-    The best rate falls with about the square root of the number of steps, and training has more of them than a probe.
-    """
+    """Return the factor on the best probe's rate for longer training, by the root of its steps. steps: of an epoch."""
     expected_steps = min(EXPECTED_EPOCHS * stretch(steps), bound(Prepare(), steps)) * steps
     return min(max(math.sqrt(PROBE_STEPS / max(min(expected_steps, most), 1)), LEAST_LONG_RUN), 1.0)
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:
-    """Return the epochs without a gain after which training ends, or None. steps: of an epoch.
-
-    In open training `prepare.patience` counts stretches, which are epochs unless data are few.
-    """
+    """Return the epochs without a gain after which training ends, or None; `prepare.patience` stretches if it is open."""
     most = prepare.most_without_gain
     return most * stretch(steps) if most is not None and prepare.is_open else most
 

@@ -67,8 +67,7 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Return the row whose artifact is the headline, and the reason.
 
     Of the rows that reach all targets: the cheapest in bytes × latency, and of equal costs (SAME_COST) the highest retention.
-    If none does: the one that reaches the most, and of these the nearest to the others (`shortfall`); the baseline only if it
-    is alone.
+    If none does: the one that reaches the most, of these the nearest to the others (`shortfall`); the baseline only if alone.
     """
     complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
@@ -127,10 +126,7 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
 
 
 def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the targets in which a row misses by more than the best row before it, not by chance.
-
-    Empty if the row is as near to the targets as `best` by the rule of `choose`, whatever it lost on the way.
-    """
+    """Return the targets that a row misses by more than the best row before it; none if it is as near by `choose`'s rule."""
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
     found = reached(row, targets)
@@ -167,10 +163,7 @@ def judged(
     streamed: bool = False,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
-    """Return a row with its verdict. before: the rows of earlier stages; limit: the training limit that was reached.
-
-    task, streamed: as `advisor.Case` has them; draws: by stage, including this one's.
-    """
+    """Return a row with its verdict. before: rows of earlier stages; limit, task, streamed: `advisor.Case`; draws: by stage."""
     first = before[0] if before else row
     flag = first.convergence == "not converged"
     row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})

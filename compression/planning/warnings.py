@@ -15,8 +15,7 @@ from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
 
 DEEP = 0.4
-"""A decoder that loses more than this share of its parameters is better cut in steps (Minitron, Muralidharan et al. 2024,
-cuts by half at most)."""
+"""A decoder that loses a larger share is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
 MOST_STEPS = 20
 """The maximum number of cuts in a recipe."""
 SPILL_MARGIN = 1.2
@@ -37,7 +36,7 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
     if prune is not None:
         yield from _unknown(family, model.shape, prune, count)
         yield from goes_past(family, model.shape, prune, job.result.shape, count)
-    yield from _asked_again(job)
+    yield from _repeated_teacher(job)
     seconds = scoring_seconds(job.model, job.data, job.recipe.train, job.evaluate)
     if seconds > MEASURE_SECONDS:
         fewer = "lower evaluate.tokens" if job.is_language else "send fewer test rows, and fewer of validation"
@@ -92,10 +91,10 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
     steps = min(math.ceil(math.log(left) / math.log(1 - DEEP)), MOST_STEPS)
     recovery = prune.recovery or Recovery()
     own = recovery.model_dump(mode="json", exclude_defaults=True)
-    asked = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
+    keys = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
     yield (
         f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
-        f"training that learns the baseline's answers. Put this into prune: {asked}"
+        f"training that learns the baseline's answers. Put this into prune: {keys}"
     )
 
 
@@ -116,7 +115,7 @@ def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count)
         )
 
 
-def _asked_again(job: PlannedJob) -> Iterator[str]:
+def _repeated_teacher(job: PlannedJob) -> Iterator[str]:
     """Warn of a teacher that runs again in each epoch, and propose a way to keep its hidden states."""
     unkept, distill = job.objectives.unkept, job.recipe.distill
     if unkept is None:
@@ -128,6 +127,6 @@ def _asked_again(job: PlannedJob) -> Iterator[str]:
         if job.is_language and unkept is job.objectives.task and set(distill.weights()) <= {"soft", "hard"}:
             remedy += ", and distill.kept its likeliest tokens alone"
     yield (
-        f"The teacher's states take about {gib:.1f} GiB, and memory keeps {TEACHER_BYTES >> 30} of them at most: it is asked "
+        f"The teacher's states take about {gib:.1f} GiB, and memory keeps {TEACHER_BYTES >> 30} of them at most: it runs "
         f"again in each epoch; {remedy}."
     )

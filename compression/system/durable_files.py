@@ -24,7 +24,8 @@ def folder(place: Path) -> Iterator[Path]:
     try:
         beside.mkdir(parents=True)
         yield beside
-        sync_tree(beside)
+        for path in (*beside.rglob("*"), beside):  # a full disk may show only here
+            sync(path)
         replaces = place.exists()
         if replaces:
             place.rename(before)
@@ -52,13 +53,6 @@ def write_text(place: Path, text: str) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-
-
-def sync_tree(top: Path) -> None:
-    """Sync a folder and everything in it to the disk. A full disk may show only here."""
-    for path in top.rglob("*"):
-        sync(path)
-    sync(top)
 
 
 def sync(path: Path) -> None:

@@ -27,7 +27,7 @@ BROKEN = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
 def typed(problem: BaseException) -> CompressionError | None:
     """Return the machine failure that `problem` is or was caused by; None if there is none.
 
-    The message of a CompressionError is not searched, because it may quote the user's files; its causes are.
+    A CompressionError's message may quote the user's files, so only its causes are searched.
     """
     chain = list(causes(problem))
     for link in chain:

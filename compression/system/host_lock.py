@@ -1,8 +1,7 @@
 """The host's timing lock: one job is timed at a time; reports if a turn was exclusive. Torch-free.
 
 Under a worker the engine locks a file in its own folder to request a turn. The worker takes the host's lock for it, for a
-limited time, and creates a second file beside the first meanwhile. Without a worker the processes of a host share one lock
-file.
+limited time, and creates a second file beside the first meanwhile. Without a worker the processes of a host share one.
 """
 
 import fcntl

@@ -50,7 +50,6 @@ def _of_folder(group: Path) -> int | None:
 def killed_for_memory() -> int:
     """Return how many out-of-memory kills the kernel counts on this machine; 0 if not reported.
 
-    It counts before it kills, in control groups too (mm/oom_kill.c): if the count rose while a child lived, SIGKILL was for
-    memory.
+    It counts before it kills, in control groups too (mm/oom_kill.c): a SIGKILL while the count rose was for memory.
     """
     return _number("/proc/vmstat", "oom_kill ") or 0

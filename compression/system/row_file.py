@@ -7,10 +7,7 @@ from pathlib import Path
 
 
 class RowFile:
-    """Rows of bytes in a flat file, which `close` removes.
-
-    It is read, not mapped: mapped pages count as the engine's resident memory, and the system's page cache keeps rows anyway.
-    """
+    """Rows of bytes in a file that `close` removes. Read, not mapped: mapped pages count as the engine's resident memory."""
 
     def __init__(self, path: Path, sizes: Sequence[int]) -> None:
         """sizes: bytes of each row."""

@@ -17,6 +17,7 @@ from compression.models.adapters.cutting import Cut, same_count
 from compression.models.adapters.structure import Attention, Head, Layer, PruningPlan, Tap
 from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
+from compression.models.architectures.shapes import total_of
 from compression.schema.report.measurements import Parameters, Shape
 
 
@@ -111,8 +112,7 @@ class ArchitectureAdapter(ABC):
     def parameters_of(self, model: PreTrainedModel) -> Parameters:
         """Count the elements of unique parameters, those of the tables separately. A tied head counts as its table."""
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        total, embedding = sum(sizes.values()), sum(sizes.get(f"{prefix(model)}{name}", 0) for name in self.tables)
-        return Parameters(total=total, embedding=embedding, other=total - embedding)
+        return total_of(sizes, [prefix(model) + name for name in self.tables])
 
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
         """Return the shape that a plan leads to. Raises ValueError if its layers do not form one shape."""

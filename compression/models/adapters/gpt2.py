@@ -11,10 +11,7 @@ from compression.schema.report.measurements import Shape
 
 
 class Gpt2(PreNormDecoder):
-    """The adapter of GPT-2, where hidden = heads × head size: both shrink together, and each head has its own keys and values.
-
-    A cut equals the masked model, except in the stream: LayerNorm then takes its mean and variance over fewer channels.
-    """
+    """The adapter of GPT-2, where hidden = heads × head size. Its LayerNorms read fewer channels after a cut of the stream."""
 
     owns_epsilon = False
 

@@ -10,10 +10,7 @@ from compression.schema.report.measurements import Shape
 
 
 class Qwen3(PreNormDecoder):
-    """The adapter of Qwen3: each query and key head has an RMSNorm over the head size, which no cut changes.
-
-    These norms share their ε with the norms over the stream, so ε stays, and a cut of the stream is off by its weight.
-    """
+    """The adapter of Qwen3, whose query and key heads have norms: they share the stream's ε, so a cut of it is off by ε."""
 
     owns_epsilon = False
 

@@ -15,8 +15,7 @@ from compression.schema.report.measurements import Experts, Shape
 Biases = tuple[Literal["attention", "mlp"], ...]
 """Parts of a layer whose linear layers have biases because the config enables them."""
 DIVIDED = frozenset({"llama", "deepseek_v2"})
-"""Families whose configs require the hidden size to be a multiple of the number of heads. They require it even if the head size
-is explicit."""
+"""Families whose hidden size must be a multiple of the number of heads, even if the head size is explicit."""
 COUPLED_HEADS = frozenset({"gpt2"})
 """Families whose head size is not in the config. It is hidden / heads, so both shrink together or neither does."""
 RANKED_GROUPS = frozenset({"deepseek_v3"})
@@ -25,9 +24,8 @@ RANKED_GROUPS = frozenset({"deepseek_v3"})
 PAIRED_RANK = frozenset({"deepseek_v2"})
 """Families that rotate pairs of channels as complex numbers. The pairs come after the KV rank, so the KV rank is even."""
 EXPERT_STEP = 8
-"""The multiple of hidden and of the experts' units in models with experts. Stock models multiply the rows of all experts at
-once (torch's grouped_mm), which requires rows of a multiple of 16 bytes. What experts read, hidden and their units, is a
-multiple of 8, so that 16-bit weights meet this."""
+"""The multiple of hidden and of the experts' units in models with experts: torch's grouped_mm, which multiplies the rows of all
+experts at once, needs rows of a multiple of 16 bytes, also of 16-bit weights."""
 
 
 def check_decoder(kind: str, shape: Shape) -> None:
@@ -39,9 +37,8 @@ def check_decoder(kind: str, shape: Shape) -> None:
 def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multiple: int) -> Shape:
     """Return the shape nearest to these ratios that the stock config can express. Raises UnsupportedShape.
 
-    ratios: the share removed of each named axis. multiple: hidden, feed-forward and expert widths and ranks are rounded to
-    multiples of it (hidden to a smaller one if it must divide by the heads). Shared experts shrink with the width of the routed
-    ones.
+    ratios: the share removed of each named axis. multiple: what hidden, feed-forward and expert widths and ranks are rounded to
+    (hidden to a smaller one if it must divide by the heads). Shared experts shrink with the width of the routed ones.
     """
     if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
         cause, remedy = "its head size is hidden / heads", "Name both hidden and heads, with one ratio, or neither."
@@ -63,12 +60,9 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
     experts, latent, layers = shape.experts, shape.latent, near(shape.layers, "layers", 1)
     if experts is not None:
         ffn = near(experts.ffn, "expert_ffn", math.lcm(multiple, EXPERT_STEP))
-        widths = {
-            "count": near(experts.count, "experts", experts.groups),
-            "ffn": ffn,
-            "shared": experts.shared // experts.ffn * ffn,
-        }
-        experts = experts.model_copy(update={**widths, "dense_layers": min(experts.dense_layers, layers)})
+        count, shared = near(experts.count, "experts", experts.groups), experts.shared // experts.ffn * ffn
+        widths = {"count": count, "ffn": ffn, "shared": shared, "dense_layers": min(experts.dense_layers, layers)}
+        experts = experts.model_copy(update=widths)
     if latent is not None:
         query = latent.query and near(latent.query, "query_rank")
         kv = near(latent.kv, "kv_rank", math.lcm(multiple, 2 if kind in PAIRED_RANK else 1))
@@ -82,8 +76,7 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
 def _step(multiple: int, must: int, width: int) -> int:
     """Return the step to round a width to: a multiple of `must`, and of as much of `multiple` as leaves a choice of widths.
 
-    If that is wider than an eighth of the width, `multiple` is halved: 64 with SmolLM2's 9 heads would leave its 576 channels
-    whole.
+    It is at most an eighth of the width, else `multiple` is halved: 64 with SmolLM2's 9 heads would leave all 576 channels.
     """
     while multiple < math.lcm(multiple, must) and math.lcm(multiple, must) * 8 > width and multiple % 2 == 0:
         multiple //= 2

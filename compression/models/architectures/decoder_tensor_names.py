@@ -1,8 +1,4 @@
-"""Names of each decoder family: the keys of its config.json, and the tensors of its checkpoints, with widths that shrink
-together.
-
-Names and shapes are those of the stock classes of transformers 5.24; tests compare them.
-"""
+"""Names of each decoder family, by stock transformers 5.24: config.json's keys, and tensors with the widths that shrink."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -58,8 +54,7 @@ def _grouped(
 ) -> Iterator[tuple[str, str, object]]:
     """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads.
 
-    null_head: whether stock layers use a null head_dim as a width. defaults: for omitted numbers; those that are null are
-    computed.
+    null_head: whether stock layers use a null head_dim as a width. defaults: for omitted numbers; null ones are computed.
     """
     config = {**defaults, **config}
     yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
@@ -113,10 +108,7 @@ def _norms(shape: Shape) -> Tensors:
 
 
 def _rotary(shape: Shape, layer: int, biases: Biases, *, query_bias: bool = False, head_norms: bool = False) -> Tensors:
-    """Return the tensors of a layer of grouped heads, a KV head with its query heads each.
-
-    query_bias: whether queries, keys and values always have biases. head_norms: whether query and key heads have norms.
-    """
+    """Return the tensors of a layer of grouped heads; query_bias: queries, keys and values always have biases."""
     bias, hidden, size = "attention" in biases, _hidden(shape), shape.head_size or 0
     groups = shape.groups or shape.heads
     queries = Width(groups, "heads", layer, unit_size=shape.heads // groups * size)

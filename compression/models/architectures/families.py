@@ -1,6 +1,6 @@
 """The model families that Lathe supports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -35,14 +35,11 @@ OF_EXPERTS: tuple[Axis, ...] = (*EVERYWHERE[:-1], "experts", "expert_ffn", "quer
 TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in heads.HEADS)
 """Tasks of the encoder families."""
 OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
-"""Tasks of the decoder families. They are the language model's own tasks and those of the only other head that all stock
-decoders have, which reads the last token."""
-COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
-COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."
-GROUPED = (
-    "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "
-    "widths."
-)
+"""Tasks of the decoder families: those of the two heads that all stock decoders have."""
+SAME_WIDTHS = "every layer has the same widths."
+COUPLED = f"hidden = heads × head size, so heads shrink only with hidden; {SAME_WIDTHS}"
+COUPLED_DECODER = f"hidden = heads × head size, so both shrink together, at one ratio; {SAME_WIDTHS}"
+GROUPED = f"heads go in whole groups, a KV head with the query heads that read it, and keep their size; {SAME_WIDTHS}"
 DIVIDED = "hidden size is a multiple of the number of heads"
 EXPERTS = (
     "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
@@ -50,30 +47,18 @@ EXPERTS = (
 )
 
 
+def _spec(kind: str, architectures: Iterable[str], limits: str, **settings: Any) -> ArchitectureSpec:
+    return ArchitectureSpec(name=kind, model_type=kind, architectures=tuple(architectures), limits=limits, **settings)
+
+
 def _encoder(kind: str, pretraining: tuple[str, ...] = ("ForMaskedLM",), limits: str = COUPLED) -> ArchitectureSpec:
     names, suffixes = NAMES[kind], ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
-    return ArchitectureSpec(
-        name=kind,
-        model_type=kind,
-        architectures=tuple(f"{names.stem}{suffix}" for suffix in suffixes),
-        axes=EVERYWHERE,
-        tasks=TASKS,
-        limits=limits,
-        distance_buckets=names.fixed.get("relative_attention_num_buckets", 0),
-    )
+    architectures, buckets = [names.stem + suffix for suffix in suffixes], names.fixed.get("relative_attention_num_buckets", 0)
+    return _spec(kind, architectures, limits, axes=EVERYWHERE, tasks=TASKS, distance_buckets=buckets)
 
 
 def _decoder(kind: str, limits: str, axes: tuple[Axis, ...] = EVERYWHERE, *, coupled: bool = False) -> ArchitectureSpec:
-    return ArchitectureSpec(
-        name=kind,
-        model_type=kind,
-        architectures=tuple(FAMILIES[kind].heads()),
-        axes=axes,
-        tasks=OF_DECODERS,
-        limits=limits,
-        decodes=True,
-        coupled=coupled,
-    )
+    return _spec(kind, FAMILIES[kind].heads(), limits, axes=axes, tasks=OF_DECODERS, decodes=True, coupled=coupled)
 
 
 BERT = _encoder("bert", ("ForMaskedLM", "ForPreTraining"))
@@ -103,8 +88,6 @@ ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
         DEEPSEEK_V3,
     )
 }
-
-
 NO_CODE = (
     "Code that config.json names (auto_map) is not run, so a model that needs it cannot be opened: "
     "send one of a supported family; GET /v1/families lists them."

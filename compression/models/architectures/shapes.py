@@ -1,6 +1,6 @@
 """Derive a shape from a ratio or a target, and count the parameters of a shape."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
@@ -86,9 +86,9 @@ def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratio
     if "layers" in prune.axes:
         layers = round(shape.layers * (1 - ratios["layers"]))
     if heads < 1 or ffn < 1 or layers < 1:
-        asked = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
+        named = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
         left = f"{layers} layers of {heads} heads and {ffn} feed-forward units"
-        raise UnsupportedShape(f"the ratios {asked} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
+        raise UnsupportedShape(f"the ratios {named} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
     return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
 
 
@@ -114,9 +114,8 @@ def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
 def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
     """Return the shapes of a cut in steps; the last is `end`, and no axis grows from one to the next.
 
-    Some configs require hidden to be a multiple of the heads, so a step's own size may be smaller than what a later step
-    leaves: then hidden and heads wait for that step. They also wait if an encoder's heads would be narrower than in a later
-    step.
+    If hidden must divide by the heads, a step's own size may be smaller than what a later step leaves: then hidden and heads
+    wait for that step. They also wait if an encoder's heads would be narrower than in a later step.
     """
     found, here = [], start
     for step in range(1, prune.steps):
@@ -131,10 +130,7 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
 
 
 def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
-    """Yield each shape that a target may take once, with its ratios, the mildest (no cut) first.
-
-    The deepest axis goes up to MOST_RATIO by hundredths, the others in proportion; shapes wider than a milder one are left out.
-    """
+    """Yield each shape that a target may take once, with its ratios, the mildest first; none wider than a milder one."""
     last = None
     for percent in range(round(100 * MOST_RATIO) + 1):
         ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in prune.ratios.items()}
@@ -183,7 +179,12 @@ def parameters_at(
         tensors, tables = encoder_tensors(family.model_type, shape, rows, 0), TABLES
         head = ((outputs or 0) + dense * shape.hidden) * (shape.hidden + 1)
     sizes = {name: prod(widths) for name, widths in tensors.items() if not name.endswith(CORRECTION)}
-    total, embedding = sum(sizes.values()) + head, sum(sizes.get(name, 0) for name in tables)
+    return total_of(sizes, tables, head)
+
+
+def total_of(sizes: Mapping[str, int], tables: Iterable[str], more: int = 0) -> Parameters:
+    """Add up the elements of tensors, those of the tables separately. more: elements beside them."""
+    total, embedding = sum(sizes.values()) + more, sum(sizes.get(name, 0) for name in tables)
     return Parameters(total=total, embedding=embedding, other=total - embedding)
 
 

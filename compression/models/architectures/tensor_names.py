@@ -9,8 +9,7 @@ from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.schema.report.measurements import Shape
 
 Key = tuple[str, int, int]
-"""A key of config.json, its stock default, and the largest value that Lathe accepts. The bounds keep hostile numbers from using
-up memory."""
+"""A key of config.json, its stock default, and the largest value that Lathe accepts: hostile numbers would use up memory."""
 
 
 @dataclass(frozen=True)
@@ -168,25 +167,20 @@ def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tens
     if buckets := known.fixed.get("relative_attention_num_buckets"):
         out["encoder.relative_attention_bias.weight"] = (buckets, Width(shape.heads, "heads"))
     for layer in range(shape.layers):
-        for part, widths in _layer_widths(shape, layer).items():
-            out |= pair(f"{known.block}.{layer}.{known.parts[part]}", widths)
+        ffn, size = Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
+        compared = Width(shape.heads, "heads", layer, unit_size=size, channels="compared")
+        values = Width(shape.heads, "heads", layer, unit_size=size, channels="values")
+        parts: Tensors = {
+            **dict.fromkeys(("query", "key"), (compared, hidden)),
+            "value": (values, hidden),
+            "attended": (hidden, values),
+            **dict.fromkeys(("attended_norm", "norm"), (hidden,)),
+            "up": (ffn, hidden),
+            "down": (hidden, ffn),
+        }
+        for part, name in known.parts.items():
+            out |= pair(f"{known.block}.{layer}.{name}", parts[part])
     return out
-
-
-def _layer_widths(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
-    hidden, ffn, size = Width(shape.hidden, "hidden"), Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
-    compared = Width(shape.heads, "heads", layer, unit_size=size, channels="compared")
-    values = Width(shape.heads, "heads", layer, unit_size=size, channels="values")
-    return {
-        "query": (compared, hidden),
-        "key": (compared, hidden),
-        "value": (values, hidden),
-        "attended": (hidden, values),
-        "attended_norm": (hidden,),
-        "up": (ffn, hidden),
-        "down": (hidden, ffn),
-        "norm": (hidden,),
-    }
 
 
 def pooler_tensors(kind: str, shape: Shape) -> Tensors:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import total_of
 from compression.models.architectures.tensor_names import MOST_CHANNELS
 from compression.models.files import gguf_header, gguf_rope, safetensors_header
 from compression.models.files.gguf_names import (
@@ -84,11 +85,8 @@ def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
 
 def parameters(content: gguf_header.Gguf) -> Parameters:
     """Count the elements of a file's weights; a head that is the token table counts once."""
-    tables = {"token_embd.weight", "position_embd.weight"}
     sizes = {tensor.name: math.prod(tensor.shape) for tensor in content.tensors if tensor.name != gguf_rope.TENSOR}
-    embedding = sum(size for name, size in sizes.items() if name in tables)
-    total = sum(sizes.values())
-    return Parameters(total=total, embedding=embedding, other=total - embedding)
+    return total_of(sizes, ("token_embd.weight", "position_embd.weight"))
 
 
 def describe(content: gguf_header.Gguf, file: str) -> GgufDescription:
@@ -103,15 +101,13 @@ def describe(content: gguf_header.Gguf, file: str) -> GgufDescription:
         cause = f"it is one part of {metadata['split.count']!r:.20}"
         raise UnsupportedArchitecture(cause, param=file, remedy="Put the parts together: llama-gguf-split --merge.")
     if metadata.get("general.name") == "mistral":
-        raise UnsupportedArchitecture(
-            "general.name is 'mistral', which makes stock code read it as another architecture", param=file
-        )
+        cause = "general.name is 'mistral', which makes stock code read it as another architecture"
+        raise UnsupportedArchitecture(cause, param=file)
     numbers = {meaning: _whole(metadata, f"{name}.{key}", most, file) for meaning, (key, most) in WHOLE.items()}
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not 1 <= len(tokens) <= MOST_TOKENS:
-        raise ConfigMismatch(
-            "it has no vocabulary (tokenizer.ggml.tokens)", param=f"{file}:tokenizer.ggml.tokens", remedy=REMEDY
-        )
+        key = "tokenizer.ggml.tokens"
+        raise ConfigMismatch(f"it has no vocabulary ({key})", param=f"{file}:{key}", remedy=REMEDY)
     vocabulary = _whole(metadata, f"{name}.vocab_size", MOST_TOKENS, file) if f"{name}.vocab_size" in metadata else len(tokens)
     heads, hidden = numbers["heads"], numbers["hidden"]
     groups_key = f"{name}.attention.head_count_kv"

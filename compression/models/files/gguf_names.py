@@ -1,7 +1,6 @@
 """Names of llama.cpp's architectures: the keys that a GGUF file may have, and its tensors.
 
-The stock reader (transformers 5.24, modeling_gguf_pytorch_utils) ignores keys that it does not know, and uses defaults for
-them.
+The stock reader (transformers 5.24, modeling_gguf_pytorch_utils) uses defaults in place of keys that it does not know.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,14 +28,12 @@ SPLITS = frozenset(
         "qwen2", "deepseek-r1-qwen", "megrez", "gpt-4o", "llama4", *OWN_SPLITS,
     }
 )  # fmt: skip
-"""Ways to split text before merging that Lathe accepts. The stock reader knows the split, or Lathe knows it (`OWN_SPLITS`), or
-GPT-2's split, which the reader uses for others, gives the same tokens: smollm separates digits, and its vocabulary has no merge
-across them."""
+"""Accepted ways to split text before merging. The stock reader or Lathe (`OWN_SPLITS`) knows them, or GPT-2's split, which the
+reader uses for others, gives the same tokens: smollm separates digits, and its vocabulary has no merge across them."""
 
 WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
-"""The members of `SPLITS` for which llama.cpp does not merge a word that is a token. It takes such a word as it is, whatever
-the merges make of it, and puts the beginning token before a text unless the file says otherwise. The stock reader does
-neither."""
+"""The members of `SPLITS` for which llama.cpp, unlike the stock reader, takes a word that is a token as it is, whatever the
+merges make of it, and puts the beginning token before a text unless the file says otherwise."""
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,7 @@ def is_linear(metadata: Mapping[str, Any]) -> bool:
 
 
 def scaling(path: Path, content: gguf_header.Gguf, head: int) -> dict[str, Any]:
-    """Return the stock config's settings for scaled positions without their base; empty if not scaled.
-
-    head: channels of a head, all rotated. Raises UnsupportedArchitecture for divisors that no stock config produces.
-    """
+    """Return the stock settings for scaled positions without a base, or raise UnsupportedArchitecture. head: its channels."""
     name = content.metadata["general.architecture"]
     linear = is_linear(content.metadata)
     tensor = next((tensor for tensor in content.tensors if tensor.name == TENSOR), None)

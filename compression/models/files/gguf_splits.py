@@ -1,8 +1,7 @@
 """Splits before merging that the stock reader does not know, as in the models' own tokenizer.json.
 
 Source: deepseek-ai's deepseek-llm-7b-base and deepseek-coder-6.7b-base, and llama.cpp (llama-vocab.cpp). Each expression splits
-what the previous one left, then every digit becomes a piece. For the first, llama.cpp keeps a run of digits whole; neither
-vocabulary has a merge of two digits.
+what the previous one left, then every digit becomes a piece; neither vocabulary has a merge of two digits.
 """
 
 from typing import Any

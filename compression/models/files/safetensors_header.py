@@ -36,8 +36,7 @@ EXPONENTS: dict[str, tuple[str, int]] = {
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
-"""The unsigned type of the same width, and the exponent's bits. If all of these bits are set, the value is infinite or not a
-number."""
+"""The unsigned type of the same width, and the exponent's bits: all set in a value that is infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
         missing = MissingFile(f"the model has neither {SINGLE} nor {INDEX}", param=SINGLE)
         return [], [missing]
     try:
-        said = read_file(folder / INDEX, LARGEST_INDEX)
-        index = said.get("weight_map")
+        content = read_file(folder / INDEX, LARGEST_INDEX)
+        index = content.get("weight_map")
     except BadJson as problem:
         return [], [DamagedCheckpoint(f"{INDEX}: {problem}", param=INDEX)]
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
@@ -155,7 +154,7 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
         wrong = sorted(name for name in held.keys() | index.keys() if held.get(name) != index.get(name))
         if wrong:
             problems.append(ConfigMismatch(f"{INDEX} and the shards disagree on {listed(wrong)}", param=INDEX))
-        problems += _wrong_total(said.get("metadata"), tensors)
+        problems += _wrong_total(content.get("metadata"), tensors)
     return tensors, problems
 
 

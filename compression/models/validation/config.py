@@ -1,7 +1,4 @@
-"""Check the config.json keys that no family may set: kernels to fetch, settings of the software.
-
-Code that it names (auto_map) is no reason to refuse it: Lathe opens the stock class, and `sanitized_folder` drops the key.
-"""
+"""Check the config.json keys that no family may set: kernels to fetch, settings of the software. auto_map is dropped later."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,10 +23,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "si
 def refused(
     config: Mapping[str, Any], activation: str, fixed: Mapping[str, Any], fractions: tuple[str, ...]
 ) -> Iterator[CompressionError]:
-    """Yield an error for each setting that must not be run or must have another value.
-
-    activation: the activation function's key; fixed: keys with one accepted value; fractions: keys of numbers from 0 to 1.
-    """
+    """Yield an error for each wrong setting. fixed: keys with one accepted value; fractions: keys of numbers from 0 to 1."""
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key)):
             # transformers treats such a name as a repository of compiled kernels, which it fetches and runs.

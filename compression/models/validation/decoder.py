@@ -71,7 +71,8 @@ def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list
     for meaning, (key, default, most) in known.keys.items():
         problems += take_number(found, meaning, key, config.get(key, default), most=most)
     for meaning, key, value in known.more(config, found):
-        problems += take_number(found, meaning, key, value, most=131_072, least=int(meaning in AT_LEAST_ONE))
+        most = MOST_AHEAD if meaning == "ahead" else 131_072
+        problems += take_number(found, meaning, key, value, most=most, least=int(meaning in AT_LEAST_ONE))
     if not problems:
         problems += _inconsistent(known, found)
     names = config.get("architectures") or [f"{known.stem}{BARE}"]
@@ -108,9 +109,6 @@ def _inconsistent(known: TensorLayout, n: Numbers) -> Iterator[CompressionError]
     if n.get("chosen", 0) > n.get("experts", 0):
         cause = f"a token is sent to {n['chosen']} of {n['experts']} experts"
         yield ConfigMismatch(cause, param="config.json:num_experts_per_tok")
-    if n.get("ahead", 0) > MOST_AHEAD:
-        cause = f"num_nextn_predict_layers is {n['ahead']} and not 0 to {MOST_AHEAD}"
-        yield ConfigMismatch(cause, param="config.json:num_nextn_predict_layers")
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
