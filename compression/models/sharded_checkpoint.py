@@ -120,83 +120,74 @@ class PlannedTensor:
         return prod(self.shape) * self.dtype.itemsize
 
 
-class _Shard:
-    """One file: the constructor writes the header, the data follows."""
-
-    def __init__(self, path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> None:
-        header: dict[str, object] = {"__metadata__": dict(metadata)}
-        self.next: dict[str, int] = {}
-        self.end: dict[str, int] = {}
-        end = 0
-        # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
-        for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
-            self.next[tensor.name], self.end[tensor.name] = end, end + tensor.bytes
-            offsets = [end, end + tensor.bytes]
-            header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-            end += tensor.bytes
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
-        self._data = 8 + len(raw)
-        self._left = end
-        self.file = path.open("xb", buffering=0)
-        self._put(len(raw).to_bytes(8, "little") + raw, 0)
-        self.file.truncate(self._data + end)
-        self._end_if_full()
-
-    def put(self, name: str, rows: torch.Tensor) -> None:
-        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        start = self.next[name]
-        if start + data.nbytes > self.end[name]:
-            raise RuntimeError(f"{name} is given more bytes than were planned")
-        self._put(data, self._data + start)
-        self.next[name] = start + data.nbytes
-        self._left -= data.nbytes
-        self._end_if_full()
-
-    def _end_if_full(self) -> None:
-        if not self._left and not self.file.closed:
-            os.fsync(self.file.fileno())
-            self.file.close()
-
-    def _put(self, data: bytes | memoryview, place: int) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self.file.fileno(), view, place)
-            view, place = view[written:], place + written
-
-
 class ShardWriter:
     """The files that `writing` fills. `folder`: their folder, also for files to be stored beside them."""
 
     def __init__(self, folder: Path, files: Mapping[str, Sequence[PlannedTensor]], metadata: Mapping[str, str]) -> None:
-        self.folder = folder
-        self._files = files
-        self._shards: list[_Shard] = []
+        self.folder, self._files = folder, files
+        self._streams = {name: (folder / name).open("xb", buffering=0) for name in files}
+        self._file_of = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
+        self._left: dict[str, int] = {}  # bytes that a file still lacks
+        self._next: dict[str, int] = {}  # where the next rows of a tensor go in its file
+        self._end: dict[str, int] = {}
         for name, tensors in files.items():
-            self._shards.append(_Shard(folder / name, tensors, {**metadata, "format": "pt"}))
-        pairs = zip(files.values(), self._shards, strict=True)
-        self._shard_of = {tensor.name: shard for tensors, shard in pairs for tensor in tensors}
+            self._begin(name, tensors, {"__metadata__": {**metadata, "format": "pt"}})
 
     def put(self, name: str, rows: torch.Tensor) -> None:
         """Append rows to a tensor: (some, ...) of its (rows, ...). Raises RuntimeError if it gets more than planned."""
-        self._shard_of[name].put(name, rows)
+        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        file, start = self._file_of[name], self._next[name]
+        if start + data.nbytes > self._end[name]:
+            raise RuntimeError(f"{name} is given more bytes than were planned")
+        self._write(file, data, start)
+        self._next[name] = start + data.nbytes
+        self._left[file] -= data.nbytes
+        self._end_if_full(file)
 
     def finish(self) -> None:
         """Write the index if there are several files. Raises RuntimeError if a tensor got less than planned."""
-        unfilled = [name for shard in self._shards for name, start in shard.next.items() if start != shard.end[name]]
+        unfilled = [name for name, start in self._next.items() if start != self._end[name]]
         if unfilled:
             raise RuntimeError(f"not written to their end: {', '.join(unfilled)}")
         if len(self._files) > 1:
-            index = {
-                "metadata": {"total_size": sum(tensor.bytes for tensors in self._files.values() for tensor in tensors)},
-                "weight_map": {tensor.name: file for file, tensors in self._files.items() for tensor in tensors},
-            }
+            total = sum(tensor.bytes for tensors in self._files.values() for tensor in tensors)
+            index = {"metadata": {"total_size": total}, "weight_map": self._file_of}
             (self.folder / safetensors_header.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
 
     def close(self) -> None:
         """Close the files, whatever state they are in."""
-        for shard in self._shards:
-            shard.file.close()
+        for stream in self._streams.values():
+            stream.close()
+
+    def _begin(self, file: str, tensors: Sequence[PlannedTensor], header: dict[str, object]) -> None:
+        """Write a file's header and make room for its data."""
+        end = 0
+        # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
+        for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
+            start, end = end, end + tensor.bytes
+            header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            self._next[tensor.name], self._end[tensor.name] = start, end
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)
+        for tensor in tensors:
+            self._next[tensor.name] += 8 + len(raw)
+            self._end[tensor.name] += 8 + len(raw)
+        self._left[file] = end
+        self._write(file, len(raw).to_bytes(8, "little") + raw, 0)
+        self._streams[file].truncate(8 + len(raw) + end)
+        self._end_if_full(file)
+
+    def _end_if_full(self, file: str) -> None:
+        stream = self._streams[file]
+        if not self._left[file] and not stream.closed:
+            os.fsync(stream.fileno())
+            stream.close()
+
+    def _write(self, file: str, data: bytes | memoryview, place: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._streams[file].fileno(), view, place)
+            view, place = view[written:], place + written
 
 
 @contextmanager

@@ -190,9 +190,8 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
     yield CostItem("process", memory=PROCESS_BYTES)
     yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
-    yield CostItem(
-        "training", memory=step_bytes(model.shape, train, longest), disk=SAVED_BYTES * max(before.total, after.total)
-    )
+    saved = SAVED_BYTES * max(before.total, after.total)
+    yield CostItem("training", memory=step_bytes(model.shape, train, longest), disk=saved)
     if job.is_language:
         yield CostItem("logits", memory=LOGITS_BYTES)
         if distill is not None and "attention" in distill.weights():

@@ -110,9 +110,8 @@ def _between(row: Row) -> str:
 
 
 def _unproven(row: Row) -> str:
-    if not row.ratios.baseline_not_converged:
-        return ""
-    return " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
+    note = " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
+    return note if row.ratios.baseline_not_converged else ""
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:

@@ -24,8 +24,7 @@ POLL_SECONDS = 0.05
 class Turn:
     """One timing: with the host's lock held, or without it if the wait ran out."""
 
-    exclusive: bool
-    """Whether no other job was timed meanwhile; final once the lock is released."""
+    exclusive: bool  #: whether no other job was timed meanwhile; final once the lock is released
 
 
 @contextmanager

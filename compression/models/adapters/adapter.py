@@ -24,16 +24,11 @@ from compression.schema.report.measurements import Parameters, Shape
 class ArchitectureAdapter(ABC):
     """One family's adapter. `registry.adapter_of` finds it for a model or a config, whatever the head."""
 
-    attention = "sdpa"
-    """The attention implementation of the family's models: the fastest of the stock code."""
-    block: str
-    """The name of the list of layers in the bare model."""
-    tables: tuple[str, ...]
-    """Names of the token, position and type tables in the bare model, the token table first."""
-    shallow: tuple[str, ...]
-    """Names of modules before the first layer, or beside all layers."""
-    shared_axes: frozenset[str] = frozenset()
-    """Layer axes of which all layers keep the same units."""
+    attention = "sdpa"  #: the fastest attention implementation of the stock code
+    block: str  #: the name of the list of layers in the bare model
+    tables: tuple[str, ...]  #: names of the token, position and type tables in the bare model, the token table first
+    shallow: tuple[str, ...]  #: names of modules before the first layer, or beside all layers
+    shared_axes: frozenset[str] = frozenset()  #: layer axes of which all layers keep the same units
 
     @abstractmethod
     def shape_of(self, config: PretrainedConfig) -> Shape:

@@ -30,8 +30,7 @@ OUTS = ("lm_head", "score", "qa_outputs")
 class PreNormDecoder(ArchitectureAdapter):
     """One family of decoders by its model_type, with the names of Llama's config and modules."""
 
-    owns_epsilon = True
-    """Whether the config's ε applies only to the norms over the stream."""
+    owns_epsilon = True  #: whether the config's ε applies only to the norms over the stream
 
     def __init__(self, kind: str) -> None:
         self.kind, self.names = kind, FAMILIES[kind]

@@ -5,7 +5,7 @@ modelling code of transformers 5.24; they hold for a checkpoint that stock `from
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from compression.schema.errors import UnsupportedShape
@@ -93,47 +93,42 @@ def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
     return min(possible, key=lambda number: abs(number - target)) if target >= 0.5 else 0
 
 
-def _problems(kind: str, shape: Shape) -> list[str]:
-    """List the reasons why a config cannot express a shape."""
+def _problems(kind: str, shape: Shape) -> Iterator[str]:
+    """Yield the reasons why a config cannot express a shape."""
     widths = {"layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "feed-forward units": shape.ffn}
-    found = []
     if shape.latent is not None:
         widths |= {"channels of the query rank": shape.latent.query or 1, "channels of the KV rank": shape.latent.kv}
     if shape.experts is not None:
         widths |= {"experts": shape.experts.count, "units of an expert": shape.experts.ffn}
     empty = [name for name, width in widths.items() if width < 1]
     if empty:
-        return [f"no {empty[0]} would be left"]
+        yield f"no {empty[0]} would be left"
+        return
     if shape.groups is not None and shape.heads % shape.groups:
-        found.append(f"{shape.heads} query heads cannot share {shape.groups} KV heads evenly")
+        yield f"{shape.heads} query heads cannot share {shape.groups} KV heads evenly"
     if shape.latent is not None and shape.groups != shape.heads:
-        found.append(f"latent attention has a key and a value for each of its {shape.heads} heads")
+        yield f"latent attention has a key and a value for each of its {shape.heads} heads"
     if kind in PAIRED_RANK and shape.latent is not None and shape.latent.kv % 2:
-        found.append(f"kv_lora_rank {shape.latent.kv} is odd")
+        yield f"kv_lora_rank {shape.latent.kv} is odd"
     if kind in DIVIDED and shape.hidden % shape.heads:
-        found.append(f"hidden_size {shape.hidden} is no multiple of {shape.heads} heads")
+        yield f"hidden_size {shape.hidden} is no multiple of {shape.heads} heads"
     if kind in COUPLED_HEADS and shape.hidden != shape.heads * (shape.head_size or 0):
-        found.append(f"{shape.heads} heads of {shape.head_size} channels do not make a hidden size of {shape.hidden}")
+        yield f"{shape.heads} heads of {shape.head_size} channels do not make a hidden size of {shape.hidden}"
     if shape.experts is not None:
         if shape.hidden % EXPERT_STEP or shape.experts.ffn % EXPERT_STEP:
-            found.append(
-                f"what experts read, {shape.hidden} channels and {shape.experts.ffn} units, are no multiples of {EXPERT_STEP}"
-            )
-        found += _router_problems(kind, shape.experts)
-    return found
+            yield f"what experts read, {shape.hidden} channels and {shape.experts.ffn} units, are no multiples of {EXPERT_STEP}"
+        yield from _router_problems(kind, shape.experts)
 
 
-def _router_problems(kind: str, experts: Experts) -> list[str]:
-    """List the reasons why a router could not choose among so many experts."""
-    found = []
+def _router_problems(kind: str, experts: Experts) -> Iterator[str]:
+    """Yield the reasons why a router could not choose among so many experts."""
     in_group = experts.count // experts.groups
     if experts.count % experts.groups:
-        found.append(f"{experts.count} experts do not make {experts.groups} groups of one size")
+        yield f"{experts.count} experts do not make {experts.groups} groups of one size"
     if kind in RANKED_GROUPS and in_group < 2:
-        found.append(f"the router ranks a group by its two best experts, and {in_group} would be left")
+        yield f"the router ranks a group by its two best experts, and {in_group} would be left"
     if experts.chosen > experts.chosen_groups * in_group:
         left = experts.chosen_groups * in_group
-        found.append(f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have {left}")
+        yield f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have {left}"
     if experts.shared % experts.ffn or experts.shared < experts.ffn:
-        found.append(f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one")
-    return found
+        yield f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one"

@@ -44,11 +44,8 @@ def _check_file(path: Path, name: str) -> None:
     what = next((what for starts, what in NATIVE.items() if head.startswith(starts)), None)
     if what is None and head and suffix in BEGINS and not head.startswith(BEGINS[suffix]):
         what = f"no {suffix} file"
-    if what is None and suffix not in file_names.WEIGHTS and b"\0" in head and not _sentencepiece(suffix, head):
+    sentencepiece = suffix == file_names.SENTENCEPIECE and head.startswith(b"\n")
+    if what is None and suffix not in file_names.WEIGHTS and b"\0" in head and not sentencepiece:
         what = "a program or library of Windows" if head.startswith(b"MZ") else "no text"
     if what is not None:
         raise UnsafeCheckpoint(f"{name} is {what} under another name", param=name, remedy=file_names.MODEL_REMEDY)
-
-
-def _sentencepiece(suffix: str, head: bytes) -> bool:
-    return suffix == file_names.SENTENCEPIECE and head[0] == 0x0A
