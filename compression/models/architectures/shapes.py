@@ -86,9 +86,9 @@ def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratio
     if "layers" in prune.axes:
         layers = round(shape.layers * (1 - ratios["layers"]))
     if heads < 1 or ffn < 1 or layers < 1:
-        named = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
+        shares = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
         left = f"{layers} layers of {heads} heads and {ffn} feed-forward units"
-        raise UnsupportedShape(f"the ratios {named} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
+        raise UnsupportedShape(f"the ratios {shares} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
     return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
 
 
