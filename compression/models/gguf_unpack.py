@@ -1,12 +1,12 @@
 """Unpack a single-file GGUF model into a stock folder: float32 weights, config.json, tokenizer.json.
 
-Stock transformers knows what the file's names and layouts mean. Its reader needs the packages gguf and accelerate, and it
-unpacks all tensors before it frees one; here the tensors pass one by one. Code that opens the folder afterwards does not need
-to know that it came from a GGUF file. The file must have passed `files.gguf_model`, because the stock reader trusts its input.
+Stock transformers knows what the file's names and layouts mean, but its reader needs the packages gguf and accelerate, and
+unpacks all tensors before it frees one; here they pass one by one. The file must have passed `files.gguf_model`, because the
+stock reader trusts its input.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,7 @@ CONTROL, USER_DEFINED = 3, 4
 
 
 def unpack(folder: Path, place: Path) -> None:
-    """Write the folder's only GGUF file as the folder `place`, which appears only once it is complete.
-
-    Memory: one tensor in float32, and its copy. Raises what `gguf_model.read_model` raises, and ConfigMismatch if the stock
-    reader finds a fault.
-    """
+    """Write the folder's only GGUF file as the complete folder `place`, one tensor at a time. Raises what `read_model` does."""
     path, content = gguf_model.read_model(folder)
     scaled = gguf_rope.scaling(path, content, gguf_model.describe(content, path.name).head)
     transformers.utils.logging.disable_progress_bar()
@@ -52,9 +48,8 @@ def unpack(folder: Path, place: Path) -> None:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         tensors = _Tensors(path, content, model)
     except Exception as problem:  # transformers raises exceptions of any type
-        raise typed(problem) or ConfigMismatch(
-            f"{path.name} cannot be opened: {str(problem)[:300]}", param=path.name
-        ) from problem
+        cause = f"{path.name} cannot be opened: {str(problem)[:300]}"
+        raise typed(problem) or ConfigMismatch(cause, param=path.name) from problem
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     lost = sorted(wanted.keys() - tensors.places.keys())
     if lost:
@@ -69,47 +64,48 @@ def unpack(folder: Path, place: Path) -> None:
         model.config.architectures, model.config.dtype = [type(model).__name__], "float32"
         model.config.save_pretrained(shards.folder)
         model.generation_config.save_pretrained(shards.folder)
-        _of_the_file(tokenizer, content.metadata).save_pretrained(shards.folder)
+        _as_declared(tokenizer, content.metadata).save_pretrained(shards.folder)
 
 
-def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+def _as_declared(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """Reduce a tokenizer to what the file declares, and make it read texts as llama.cpp does.
 
-    Stock classes add the special tokens that their families usually have. If the vocabulary lacks such a token, it would get an
-    id that the model has no row for. The file was made for llama.cpp, and the stock reader does not check three of its rules:
-    whether a text begins with a beginning token, whether it begins with a space, and whether a word that is a token is merged.
+    Stock classes add their families' usual special tokens, which would get ids that the model has no row for. Three of
+    llama.cpp's rules the stock reader does not check: whether a text begins with a beginning token, whether it begins with a
+    space, and whether a word that is a token is merged.
     """
     tokens = metadata["tokenizer.ggml.tokens"]
     if gguf_model.begins(metadata) and not found.add_bos_token:
         found.add_bos_token = True  # this rebuilds the post-processor
-    said = json.loads(found.backend_tokenizer.to_str())
-    said["added_tokens"] = [token for token in said["added_tokens"] if token["id"] < len(tokens)]
+    state = json.loads(found.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(tokens)]
     is_bytes = metadata["tokenizer.ggml.model"] == "gpt2"
     if is_bytes:
-        _name_as_filed(said, metadata)
-    if is_bytes and metadata.get("tokenizer.ggml.pre") in OWN_SPLITS:
-        said["pre_tokenizer"] = pre_tokenizer(metadata["tokenizer.ggml.pre"])
-    if is_bytes and metadata.get("tokenizer.ggml.pre") in WHOLE_WORDS:
-        said["model"]["ignore_merges"] = True
-    if not is_bytes and not metadata.get("tokenizer.ggml.add_space_prefix", True):
-        _add_no_space(said)
+        _name_as_filed(state, metadata)
+        split = metadata.get("tokenizer.ggml.pre")
+        if split in OWN_SPLITS:
+            state["pre_tokenizer"] = pre_tokenizer(split)
+        if split in WHOLE_WORDS:
+            state["model"]["ignore_merges"] = True
+    elif not metadata.get("tokenizer.ggml.add_space_prefix", True):
+        _add_no_space(state)
     ids = {f"{role}_token": metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in SPECIAL.items()}
     named = {role: tokens[number] for role, number in ids.items() if number is not None}
-    backend = Tokenizer.from_str(json.dumps(said))
+    backend = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=found.chat_template, **named)
 
 
-def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+def _name_as_filed(state: dict[str, Any], metadata: Mapping[str, Any]) -> None:
     """Name special tokens in tokenizer.json as the file does, and make texts match them.
 
-    Some tokens contain a character that stands for no byte, such as DeepSeek's <｜begin▁of▁sentence｜>. The stock reader treats
-    such a token as text and spells it in bytes. No text becomes that token, and the reader adds a new one that the model has no
-    row for. Raises UnsupportedTokenizer if two tokens have the same spelling.
+    Some contain a character that stands for no byte, such as DeepSeek's <｜begin▁of▁sentence｜>. The stock reader spells them
+    in bytes, so that no text becomes them, and adds tokens that the model has no row for. Raises UnsupportedTokenizer if two
+    tokens have the same spelling.
     """
     tokens, letters = metadata["tokenizer.ggml.tokens"], set(bytes_to_unicode().values())
     kinds: dict[Any, int] = dict(enumerate(metadata.get("tokenizer.ggml.token_type") or ()))
     kinds |= {metadata.get(f"tokenizer.ggml.{name}_token_id"): CONTROL for name in SPECIAL.values()}
-    spelled = {number: word for word, number in said["model"]["vocab"].items()}
+    spelled = {number: word for word, number in state["model"]["vocab"].items()}
     for number, token in enumerate(tokens):
         kind = kinds.get(number)
         if kind not in (CONTROL, USER_DEFINED) or letters.issuperset(token):
@@ -117,21 +113,18 @@ def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
         if number not in spelled:
             cause = f"token {number} is spelled in bytes as another is"
             raise UnsupportedTokenizer(cause, param="tokenizer.ggml.tokens", remedy=gguf_model.REMEDY)
-        del said["model"]["vocab"][spelled[number]]
-        said["model"]["vocab"][token] = number
+        del state["model"]["vocab"][spelled[number]]
+        state["model"]["vocab"][token] = number
         as_it_is = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        said["added_tokens"].append({"id": number, "content": token, "special": kind == CONTROL, **as_it_is})
-    said["added_tokens"].sort(key=lambda added: int(added["id"]))
-    for name, template in (said["post_processor"] or {}).get("special_tokens", {}).items():
-        template["ids"] = [said["model"]["vocab"].get(name, *template["ids"])]
+        state["added_tokens"].append({"id": number, "content": token, "special": kind == CONTROL, **as_it_is})
+    state["added_tokens"].sort(key=lambda added: int(added["id"]))
+    for name, template in (state["post_processor"] or {}).get("special_tokens", {}).items():
+        template["ids"] = [state["model"]["vocab"].get(name, *template["ids"])]
 
 
-def _add_no_space(said: dict[str, Any]) -> None:
-    """Make a SentencePiece tokenizer.json add no space before a text and strip none from decoded text.
-
-    Raises UnsupportedTokenizer if the tokenizer.json does not have the form that the stock reader makes.
-    """
-    before, after = said["pre_tokenizer"] or {}, said["decoder"] or {}
+def _add_no_space(state: dict[str, Any]) -> None:
+    """Make a SentencePiece tokenizer.json neither add nor strip a space, or raise UnsupportedTokenizer."""
+    before, after = state["pre_tokenizer"] or {}, state["decoder"] or {}
     if before.get("type") != "Metaspace" or after.get("type") != "Sequence":
         cause = "tokenizer.ggml.add_space_prefix is false, and stock code puts a space before texts of this vocabulary"
         raise UnsupportedTokenizer(cause, param="tokenizer.ggml.add_space_prefix", remedy=gguf_model.REMEDY)
@@ -148,10 +141,8 @@ class _Tensors:
             config=model.config.to_dict()
         )
         self._names = get_gguf_hf_weights_map(model, self._processor)
-        self.places: dict[str, Tensor] = {self._names[tensor.name]: tensor for tensor in self._known(content)}
-
-    def _known(self, content: Gguf) -> Iterator[Tensor]:
-        return (tensor for tensor in content.tensors if tensor.name in self._names)
+        known = (tensor for tensor in content.tensors if tensor.name in self._names)
+        self.places: dict[str, Tensor] = {self._names[tensor.name]: tensor for tensor in known}
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """Unpack one tensor into the layout of the stock model. -> float32"""

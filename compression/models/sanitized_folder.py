@@ -1,8 +1,7 @@
 """Turn an upload into a folder that stock code opens: unpack GGUF, remove references to code.
 
-Authors of new architectures publish code beside the weights, and their config.json names it (`auto_map`). Lathe opens models
-with stock classes and runs none of that code, but a user who opens such a config with trust_remote_code would run it. So the
-key is removed before anything reads the folder, and exported models do not contain it.
+A config.json may name its authors' code (`auto_map`). Lathe runs none of it, but a user who opens such a config with
+trust_remote_code would. So the key is removed before anything reads the folder, and exported models do not contain it.
 """
 
 import json
@@ -25,10 +24,7 @@ FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "spec
 
 
 def sanitized_folder(folder: Path, place: Path) -> Path:
-    """Return the folder that stock code opens a model from: `folder`, or `place` if files must change.
-
-    A GGUF file is unpacked once. If a file names code, `place` holds links to the same files, without that key.
-    """
+    """Return the folder that stock code opens a model from: `folder`, or `place` if GGUF is unpacked or a file names code."""
     if gguf_model.is_one(folder):
         if not place.exists():
             gguf_unpack.unpack(without_code(folder, place.with_name(f"{place.name}-sent")), place)
@@ -37,14 +33,12 @@ def sanitized_folder(folder: Path, place: Path) -> Path:
 
 
 def without_code(folder: Path, place: Path) -> Path:
-    """Return a folder whose files name no code: `folder` itself, or `place`, which is made from it.
-
-    A folder of no supported family stays as it is: `loading.read_config` refuses it and reports that its code is not run.
-    """
-    said = _naming_code(folder)
-    if not said or not (gguf_model.is_one(folder) or _is_supported(folder)):
+    """Return a folder whose files name no code: `folder`, or `place`, made from it. Unsupported families stay to be refused."""
+    contents = _naming_code(folder)
+    if not contents or not (gguf_model.is_one(folder) or _is_supported(folder)):
         return folder
-    linked(folder, place, {name: json.dumps(_without(content), indent=2) + "\n" for name, content in said.items()})
+    kept = {name: {key: value for key, value in content.items() if key != CODE} for name, content in contents.items()}
+    linked(folder, place, {name: json.dumps(content, indent=2) + "\n" for name, content in kept.items()})
     return place
 
 
@@ -69,25 +63,21 @@ def linked(folder: Path, target: Path, own: Mapping[str, str]) -> None:
 
 def _naming_code(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the contents of those settings files in a folder that name code."""
-    found = {}
-    for name in FILES:
-        try:
-            said = json.loads((folder / name).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue  # unreadable files are refused when they are opened, if they are opened at all
-        if isinstance(said, dict) and CODE in said:
-            found[name] = said
-    return found
+    return {name: content for name in FILES if CODE in (content := _read(folder / name))}
 
 
-def _without(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if key != CODE}
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty if unreadable: it is refused when it is opened, if it is opened at all."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_supported(folder: Path) -> bool:
     try:
-        said = json.loads((folder / "config.json").read_text("utf-8"))
-        architecture_of(said if isinstance(said, dict) else {})
-    except (OSError, ValueError, RecursionError, UnsupportedArchitecture):
+        architecture_of(_read(folder / "config.json"))
+    except UnsupportedArchitecture:
         return False
     return True

@@ -1,8 +1,7 @@
 """Read and write a checkpoint in pieces, so that a whole model is never in memory.
 
-`SafetensorsReader` reads rows of a tensor straight from the file that holds them, by the offsets of a header that was checked
-first. `writing` writes safetensors whose tensors arrive in pieces of rows too: names, types and shapes are known in advance,
-so each header is written first and the bytes go to their offsets. Neither maps a file: memory holds only what was requested.
+`SafetensorsReader` reads rows of a tensor by the offsets of a checked header. `writing` writes tensors that arrive in pieces
+too: their headers come first, and the bytes go to their offsets. Neither maps a file: memory holds only what was requested.
 """
 
 import json
@@ -45,11 +44,7 @@ LARGEST_SHARD = 5_000_000_000
 
 
 class SafetensorsReader:
-    """Reads the tensors of a folder's safetensors file or shards on request.
-
-    Raises the first problem that `safetensors_header` finds in the weights: MissingFile, UnsafeCheckpoint, DamagedCheckpoint or
-    ConfigMismatch.
-    """
+    """Reads tensors of a folder's safetensors file or shards on request. Raises the first problem with the weights."""
 
     def __init__(self, folder: Path) -> None:
         found, problems = safetensors_header.read_weights(folder)
@@ -80,10 +75,7 @@ class SafetensorsReader:
         return self._read(tensor, tensor.start, tensor.end).view(tensor.shape)
 
     def rows(self, name: str, block: int = BLOCK) -> Iterator[torch.Tensor]:
-        """Yield a tensor's rows in order, in blocks of at most `block` bytes but at least one row.
-
-        A tensor of shape (rows, ...) comes as (some, ...); a tensor without dimensions or without elements comes whole.
-        """
+        """Yield a tensor's rows as (some, ...), at most `block` bytes or one row at once; one without rows comes whole."""
         tensor = self._tensors[name]
         if not prod(tensor.shape) or not tensor.shape:
             yield self.tensor(name)
@@ -94,10 +86,7 @@ class SafetensorsReader:
             yield self._read(tensor, start, min(start + step, tensor.end)).view(-1, *tensor.shape[1:])
 
     def lines(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read lines `start` to `stop` of a tensor. -> (stop − start, last)
-
-        A line is one slice along the last dimension; lines are numbered through all other dimensions.
-        """
+        """Read slices `start` to `stop` along the last dimension, numbered through all others. -> (stop − start, last)"""
         tensor = self._tensors[name]
         line = tensor.shape[-1] * TYPES[tensor.dtype].itemsize
         return self._read(tensor, tensor.start + start * line, tensor.start + stop * line).view(-1, tensor.shape[-1])
@@ -131,94 +120,74 @@ class PlannedTensor:
         return prod(self.shape) * self.dtype.itemsize
 
 
-class _Shard:
-    """One file: the constructor writes the header, the data follows."""
-
-    def __init__(self, path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> None:
-        self.path = path
-        header: dict[str, object] = {"__metadata__": dict(metadata)}
-        self._next: dict[str, int] = {}
-        self._end: dict[str, int] = {}
-        end = 0
-        # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
-        for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
-            self._next[tensor.name], self._end[tensor.name] = end, end + tensor.bytes
-            offsets = [end, end + tensor.bytes]
-            header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-            end += tensor.bytes
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
-        self._data = 8 + len(raw)
-        self._left = end
-        self._file = path.open("xb", buffering=0)
-        self._put(len(raw).to_bytes(8, "little") + raw, 0)
-        self._file.truncate(self._data + end)
-        self._end_if_full()
-
-    def put(self, name: str, rows: torch.Tensor) -> None:
-        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        start = self._next[name]
-        if start + data.nbytes > self._end[name]:
-            raise RuntimeError(f"{name} is given more bytes than were planned")
-        self._put(data, self._data + start)
-        self._next[name] = start + data.nbytes
-        self._left -= data.nbytes
-        self._end_if_full()
-
-    def unfilled(self) -> list[str]:
-        return [name for name, start in self._next.items() if start != self._end[name]]
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _end_if_full(self) -> None:
-        if not self._left and not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def _put(self, data: bytes | memoryview, place: int) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._file.fileno(), view, place)
-            view, place = view[written:], place + written
-
-
 class ShardWriter:
     """The files that `writing` fills. `folder`: their folder, also for files to be stored beside them."""
 
     def __init__(self, folder: Path, files: Mapping[str, Sequence[PlannedTensor]], metadata: Mapping[str, str]) -> None:
-        self.folder = folder
-        self._files = files
-        self._of: dict[str, _Shard] = {}
-        self._shards: list[_Shard] = []
+        self.folder, self._files = folder, files
+        self._streams = {name: (folder / name).open("xb", buffering=0) for name in files}
+        self._file_of = {tensor.name: name for name, tensors in files.items() for tensor in tensors}
+        self._left: dict[str, int] = {}  # bytes that a file still lacks
+        self._next: dict[str, int] = {}  # where the next rows of a tensor go in its file
+        self._end: dict[str, int] = {}
         for name, tensors in files.items():
-            shard = _Shard(folder / name, tensors, {**metadata, "format": "pt"})
-            self._shards.append(shard)
-            self._of |= dict.fromkeys((tensor.name for tensor in tensors), shard)
+            self._begin(name, tensors, {"__metadata__": {**metadata, "format": "pt"}})
 
     def put(self, name: str, rows: torch.Tensor) -> None:
-        """Append rows to a tensor: (some, ...) of its (rows, ...), or all of it.
-
-        Raises RuntimeError if the tensor gets more than planned.
-        """
-        self._of[name].put(name, rows)
+        """Append rows to a tensor: (some, ...) of its (rows, ...). Raises RuntimeError if it gets more than planned."""
+        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        file, start = self._file_of[name], self._next[name]
+        if start + data.nbytes > self._end[name]:
+            raise RuntimeError(f"{name} is given more bytes than were planned")
+        self._write(file, data, start)
+        self._next[name] = start + data.nbytes
+        self._left[file] -= data.nbytes
+        self._end_if_full(file)
 
     def finish(self) -> None:
         """Write the index if there are several files. Raises RuntimeError if a tensor got less than planned."""
-        unfilled = [name for shard in self._shards for name in shard.unfilled()]
+        unfilled = [name for name, start in self._next.items() if start != self._end[name]]
         if unfilled:
             raise RuntimeError(f"not written to their end: {', '.join(unfilled)}")
         if len(self._files) > 1:
-            index = {
-                "metadata": {"total_size": sum(tensor.bytes for tensors in self._files.values() for tensor in tensors)},
-                "weight_map": {tensor.name: file for file, tensors in self._files.items() for tensor in tensors},
-            }
+            total = sum(tensor.bytes for tensors in self._files.values() for tensor in tensors)
+            index = {"metadata": {"total_size": total}, "weight_map": self._file_of}
             (self.folder / safetensors_header.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
 
     def close(self) -> None:
         """Close the files, whatever state they are in."""
-        for shard in self._shards:
-            shard.close()
+        for stream in self._streams.values():
+            stream.close()
+
+    def _begin(self, file: str, tensors: Sequence[PlannedTensor], header: dict[str, object]) -> None:
+        """Write a file's header and make room for its data."""
+        end = 0
+        # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
+        for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
+            start, end = end, end + tensor.bytes
+            header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            self._next[tensor.name], self._end[tensor.name] = start, end
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)
+        for tensor in tensors:
+            self._next[tensor.name] += 8 + len(raw)
+            self._end[tensor.name] += 8 + len(raw)
+        self._left[file] = end
+        self._write(file, len(raw).to_bytes(8, "little") + raw, 0)
+        self._streams[file].truncate(8 + len(raw) + end)
+        self._end_if_full(file)
+
+    def _end_if_full(self, file: str) -> None:
+        stream = self._streams[file]
+        if not self._left[file] and not stream.closed:
+            os.fsync(stream.fileno())
+            stream.close()
+
+    def _write(self, file: str, data: bytes | memoryview, place: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._streams[file].fileno(), view, place)
+            view, place = view[written:], place + written
 
 
 @contextmanager
@@ -231,12 +200,9 @@ def writing(
 ) -> Iterator[ShardWriter]:
     """Write a folder of safetensors, named and indexed as transformers does, from tensors in pieces.
 
-        with writing(place, plan) as shards:
-            shards.put("model.norm.weight", tensor)
-
-    `plan`: groups of tensors in their order. A group stays in one file; a file holds at most `largest` bytes of tensors, or one
-    group. Rows are put in order. A file is synced as soon as it is full. `place` appears, complete and synced, if the block
-    raises no exception (`durable_files.folder`). Raises RuntimeError if a tensor gets more or less than planned.
+    `plan`: groups of tensors in their order, each in one file of at most `largest` bytes, or of one group. Rows are put in
+    order: `shards.put("model.norm.weight", rows)`. `place` appears, complete and synced, if the block raises no exception
+    (`durable_files.folder`). Raises RuntimeError if a tensor gets more or less than planned.
     """
     with durable_files.folder(place) as folder, closing(ShardWriter(folder, _divided(plan, largest), metadata or {})) as shards:
         yield shards

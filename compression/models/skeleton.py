@@ -17,10 +17,7 @@ LEFTOVERS = (r"\.rotary_emb\.inv_freq$", r"\.attn\.masked_bias$")
 
 
 def skeleton(folder: Path) -> PreTrainedModel:
-    """Build the stock model of a folder's config.json on the meta device: weights with shapes, no bytes.
-
-    Raises UnsupportedArchitecture if config.json names no stock class, ConfigMismatch if it makes no model.
-    """
+    """Build the stock model of a folder's config.json on the meta device. Raises UnsupportedArchitecture or ConfigMismatch."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as problem:  # transformers raises exceptions of any type
@@ -43,11 +40,10 @@ def skeleton(folder: Path) -> PreTrainedModel:
 
 
 def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, tuple[str, ...]]:
-    """Return the checkpoint tensors that fill each tensor of a model, in model order.
+    """Return the checkpoint tensors that fill each tensor of a model, in model order. Raises ConfigMismatch if they do not fit.
 
-    Tied tensors have the same source. Each model tensor has one source, except fused experts: their rows come from several
-    matrices, which are named in order. A checkpoint of the bare model lacks the prefix that its tensors have in a model with a
-    head. Raises ConfigMismatch if the two do not fit: missing names, surplus names or other shapes.
+    Each model tensor has one source, tied tensors the same, except fused experts: their rows come from several matrices, in
+    order. A checkpoint of the bare model lacks the prefix that its tensors have in a model with a head.
     """
     wanted = model.state_dict(keep_vars=True)
     prefix = f"{model.base_model_prefix}."
@@ -81,10 +77,7 @@ def sources(model: PreTrainedModel, checkpoint: SafetensorsReader) -> dict[str, 
 
 
 def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:
-    """Return a model's generation config: the folder's, else the one from its config.
-
-    Raises ConfigMismatch.
-    """
+    """Return a model's generation config: the folder's, else the one from its config. Raises ConfigMismatch."""
     name = "generation_config.json"
     if not (source / name).is_file():
         return model.generation_config

@@ -1,14 +1,14 @@
 """Remedies: the changes of the recipe that a row's figures suggest. Torch-free, pure.
 
-The estimates are coarse on purpose, and each remedy states its assumption: a size falls with a power of the share of each axis
-that is left, an epoch of distillation recovers the same share of the score still missing, and the permanent cost of a cut grows
-with the square of its ratio.
+The estimates are coarse: a size falls with a power of the share of each axis that is left, an epoch of distillation recovers
+the same share of the score still missing, and the permanent cost of a cut grows with the square of its ratio.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import attrgetter, getitem
 from typing import Any
 
 from pydantic import BaseModel
@@ -32,8 +32,7 @@ MOST_MORE = 3
 WIDEST = 99.9999
 """In percent: a percentile closer to 100 equals the observer min-max."""
 POWER = 1.5
-"""Exponent of a size in the share of each axis that is left, if no cut has shown it: 1 if one side of a matrix shrinks, 2 if
-both."""
+"""Exponent of a size in the share of each axis that is left, unless a cut has shown it: 1 if one side shrinks, 2 if both."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Case:
             return ""
         if not isinstance(first, Score) or not isinstance(last, Score):
             return ""
-        return f"{last.value:.4f} is scored where {first.at_retention(self.targets.retention):.4f} is needed"
+        return f"{last.value:.4f} is the score, and {first.at_retention(self.targets.retention):.4f} is needed"
 
     @property
     def too_large(self) -> list[str]:
@@ -102,49 +101,30 @@ class Case:
 
     def change(self, key: str, proposed: Any, why: str) -> Remedy:
         """Return the remedy that puts `proposed` at a key of the recipe."""
-        now: Any = self.recipe
-        for part in key.split("."):
-            now = getattr(now, part)
+        now = attrgetter(key)(self.recipe)
         return Remedy(key=f"recipe.{key}", now=_plain(now), proposed=_plain(proposed), why=why)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Remedies and the condition under which they apply."""
-
-    applies: Callable[[Case], object]
-    propose: Callable[[Case], Iterator[Remedy]]
-
-
 def offered(case: Case) -> tuple[Remedy, ...]:
-    """Return the remedies for the targets that a row misses, if no later stage of the recipe fixes them.
-
-    No later stage fixes input ranges that outliers break, so their remedies are offered with every row that has such ranges.
-    """
+    """Return the remedies for missed targets that no later stage fixes, and for input ranges that outliers break."""
     if not case.before:
         return () if case.later else tuple(case.preparing)
-    found = [remedy for rule in RULES if rule.applies(case) for remedy in rule.propose(case)]
+    found = [remedy for applies, propose in RULES if applies(case) for remedy in propose(case)]
     if case.streamed:
         found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
 
 def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
-    """Return the recipe's stages that follow the stage after `before`.
-
-    before: the rows of earlier stages, the baseline first.
-    """
+    """Return the recipe's stages that follow the stage after the rows `before`, the baseline first."""
     return list(wanted(dict(recipe))[len(before) + 1 :])
 
 
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
     """Return whether the recipe still runs from file to file with a remedy applied."""
     changed = recipe.model_dump(mode="json")
-    *way, last = remedy.key.removeprefix("recipe.").split(".")
-    place = changed
-    for part in way:
-        place = place[part]
-    place[last] = remedy.proposed
+    *path, last = remedy.key.removeprefix("recipe.").split(".")
+    reduce(getitem, path, changed)[last] = remedy.proposed
     return untrained(Recipe.model_validate(changed))
 
 
@@ -170,7 +150,7 @@ def _train_with_integers(case: Case) -> Iterator[Remedy]:
     lost, may_go = first.worth - row.worth, _may_go(first, case.targets)
     if lost > row.worth_error:
         took = f"{lost:.4f} nats a token" if first.lower_is_better else f"{lost:.4f} of {first.value:.4f}"
-        yield from _more_qat(case, f"Quantization took {took}, where {may_go:.4f} may go")
+        yield from _more_qat(case, f"Quantization took {took}, and {may_go:.4f} may go")
 
 
 def _more_qat(case: Case, why: str) -> Iterator[Remedy]:
@@ -197,7 +177,6 @@ def _undo(case: Case) -> Iterator[Remedy]:
 
 
 def _quantize(case: Case) -> Iterator[Remedy]:
-    """Offer quantization if there is none."""
     size = case.row.size
     why = f"The weights are {size.dtype}, {size.bytes:,} bytes: int8 takes about a quarter of float32's."
     yield case.change("quantize", Quantize(), why)
@@ -206,8 +185,8 @@ def _quantize(case: Case) -> Iterator[Remedy]:
 def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
     """Offer the job's targets to a cut that aims lower."""
     why = f"{case.sizes}; the cut was aimed at another target."
-    asked, fewer = prune.target_params, case.targets.parameter_reduction
-    if "parameter_reduction" in case.too_large and asked is not None and fewer > 0 and not fewer <= asked < 1:
+    target, fewer = prune.target_params, case.targets.parameter_reduction
+    if "parameter_reduction" in case.too_large and target is not None and fewer > 0 and not fewer <= target < 1:
         yield case.change("prune.target_params", fewer, why)
     latency, faster = prune.target_latency, case.targets.speed_up
     if "speed_up" in case.too_large and latency is not None and max(latency.speed_up or 1, 1) < faster:
@@ -239,8 +218,8 @@ def _cut(case: Case) -> Iterator[Remedy]:
     elif case.generates and LANGUAGE.prune is not None:
         # The least-squares reconstruction after the cut needs the whole model.
         suited = LANGUAGE.prune.model_copy(update={"reconstruct": False}) if case.streamed else LANGUAGE.prune
-        asked = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-        yield case.change("prune", asked, f"{case.sizes}, and nothing was cut; this is the cut of the preset language.")
+        keys = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        yield case.change("prune", keys, f"{case.sizes}, and nothing was cut; this is the cut of the preset language.")
     else:
         yield case.change("prune", {"ratio": proposed}, f"{why}.")
 
@@ -249,16 +228,15 @@ def _deepened(prune: Prune, deepest: float) -> Any:
     """Return the new ratio; if each axis has its own, scale all of them in their present proportion."""
     if not isinstance(prune.ratio, AxisRatios):
         return deepest
-    now = prune.ratio.model_dump(mode="json", exclude_none=True)
-    factor = deepest / prune.deepest
+    now, factor = prune.ratio.model_dump(mode="json", exclude_none=True), deepest / prune.deepest
     return now | {axis: max(round(share * factor, 3), 0.001) for axis, share in now.items() if axis != "vocabulary"}
 
 
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
-    """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power.
+    """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power. Returns at least 0, below 1.
 
     start, now, wanted: shares of the baseline's size before the cut, after it at `ratio`, and at the target. The power is
-    measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing. Returns at least 0, below 1.
+    measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing.
     """
     power = POWER
     if ratio is not None and 0 < now < start:
@@ -274,10 +252,7 @@ def _left(name: str, value: float | None) -> float | None:
 
 
 def _train_longer(case: Case) -> Iterator[Remedy]:
-    """Offer more of the limit that ended training.
-
-    With that limit neither more epochs nor a milder cut could show their effect.
-    """
+    """Offer more of the limit that ended training: with it neither more epochs nor a milder cut could show their effect."""
     train, why = case.recipe.train, f"{case.limit} ended training before {len(case.before)} stages had all their epochs."
     if train.max_minutes is None or "max_minutes" not in (case.limit or ""):
         yield case.change("train.max_steps", 2 * (train.max_steps or 1), why)
@@ -287,26 +262,21 @@ def _train_longer(case: Case) -> Iterator[Remedy]:
 
 def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
     suited = LANGUAGE.distill if case.generates else None
-    yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was asked.")
-
-
-def _epochs(case: Case) -> int:
-    """Return the epochs of distillation that the student was trained for."""
-    return case.recipe.distill.epochs if case.recipe.distill is not None else 0
+    yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was used.")
 
 
 def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
     """Offer `wanted` epochs of distillation, or the maximum of a recipe, if that is more than before."""
     proposed = min(wanted, MOST_EPOCHS)
-    if proposed > _epochs(case):
+    if case.recipe.distill is not None and proposed > case.recipe.distill.epochs:
         yield case.change("distill.epochs", proposed, why)
 
 
 def _recover(case: Case) -> Iterator[Remedy]:
     """Offer a lower rate, more epochs at their pace, or a milder cut, to recover more of the cut's loss."""
-    prune, distill, epochs = case.recipe.prune, case.recipe.distill, _epochs(case)
-    found = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
-    first, whole, cut, last = (row.judged_score if row is not None else None for row in found)
+    prune, distill, epochs = case.recipe.prune, case.recipe.distill, case.recipe.distill.epochs if case.recipe.distill else 0
+    stages = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
+    first, whole, cut, last = (row.judged_score if row is not None else None for row in stages)
     if prune is None or distill is None or not isinstance(cut, Score):
         yield from _teach_longer(case, 2 * epochs, f"{case.gap}, and nothing was cut.")
         return
@@ -337,11 +307,10 @@ def _recover(case: Case) -> Iterator[Remedy]:
 
 
 def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
-    """Estimate the epochs after which at most `may_stay` of a fall is left.
+    """Estimate the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
 
-    Assumes that each epoch leaves the same share of what was missing. fall: the cut's loss; left: what was still missing after
-    `epochs`; both in units of the score's worth. None if no number of epochs would suffice: nothing was recovered, or the model
-    before the cut was below the target.
+    fall: the cut's loss; left: of it after `epochs`; in units of worth. None if no number of epochs would suffice: nothing was
+    recovered, or the model before the cut was below the target.
     """
     if not 0 < left < fall or not 0 < may_stay < fall:
         return None
@@ -349,10 +318,7 @@ def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | 
 
 
 def _tame(case: Case) -> Iterator[Remedy]:
-    """Offer remedies for ranges that outliers break.
-
-    They are: smoothing if a preceding layer can absorb it, a clipped range, more training.
-    """
+    """Offer remedies for ranges that outliers break: smoothing into a preceding layer, a clipped range, more training."""
     settings, layers = case.recipe.quantize, [layer for each in (case.row, *case.row.parts.values()) for layer in each.ranges]
     broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
     if settings is None or not broken:
@@ -371,11 +337,7 @@ def _tame(case: Case) -> Iterator[Remedy]:
 
 
 def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
-    """Offer the percentile that excludes values beyond 4 times the usual range.
-
-    beyond: their share in the layer with most of them. A percentile excludes as much on either side, and the outliers may all
-    lie on one.
-    """
+    """Offer the percentile that excludes outliers. beyond: their share; they may all lie on one side, so it counts twice."""
     percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
     why = f"{why}; {beyond:.4%} of a layer's values are outliers"
     if settings.observer != "percentile":
@@ -385,15 +347,15 @@ def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[R
         yield case.change("quantize.percentile", percent, f"{why}.")
 
 
-RULES = (
-    Rule(lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
-    Rule(lambda case: case.is_worse, _undo),
-    Rule(lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
-    Rule(lambda case: case.too_large, _cut),
-    Rule(lambda case: case.preparing, lambda case: iter(case.preparing)),
-    Rule(lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),
-    Rule(lambda case: case.gap and case.recipe.distill is None, _ask_a_teacher),
-    Rule(lambda case: case.gap and case.recipe.distill is not None, _recover),
-    Rule(lambda case: case.recipe.quantize is not None, _tame),
+RULES: tuple[tuple[Callable[[Case], object], Callable[[Case], Iterator[Remedy]]], ...] = (
+    (lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
+    (lambda case: case.is_worse, _undo),
+    (lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
+    (lambda case: case.too_large, _cut),
+    (lambda case: case.preparing, lambda case: iter(case.preparing)),
+    (lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),
+    (lambda case: case.gap and case.recipe.distill is None, _ask_a_teacher),
+    (lambda case: case.gap and case.recipe.distill is not None, _recover),
+    (lambda case: case.recipe.quantize is not None, _tame),
 )
-"""The rules in the order of their remedies; of two remedies for one key the first counts."""
+"""Conditions and the remedies that they call for, in order; of two remedies for one key the first counts."""

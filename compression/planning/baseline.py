@@ -1,8 +1,4 @@
-"""Whether the baseline converged, whether the data allow a better one; remedies. Torch-free, pure.
-
-All stages are compared with the baseline, and it is the teacher of the student: a share of its score means nothing if it was
-not trained to its end.
-"""
+"""Whether the baseline converged, and its remedies: a share of its score means nothing otherwise. Torch-free, pure."""
 
 import math
 from collections.abc import Iterator
@@ -17,24 +13,15 @@ LEAST_EPOCHS = 10
 
 
 def preparations(baseline: Row) -> dict[str, Preparation]:
-    """Return how a baseline was fine-tuned, by dataset; the only dataset has no name.
-
-    Empty for reports from before this was recorded.
-    """
+    """Return how a baseline was fine-tuned, by dataset ("" for the only one); empty for reports from before this was kept."""
     rows = baseline.parts or {"": baseline}
     return {name: row.preparation for name, row in rows.items() if row.preparation is not None}
 
 
-def has_not_converged(baseline: Row) -> bool:
-    """Return whether a baseline, or any dataset's own, was still improving when its preparation ended."""
-    return baseline.convergence == "not converged"
-
-
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
-    """Return whether a row's retention exceeds 1 by more than its error.
+    """Return whether a row's retention, on the split that choices use, exceeds 1 by more than its error.
 
-    Retention on the split that choices use. The lower end of its 95 % interval must exceed 1; if there is no interval, it must
-    exceed 1 by one standard error of the ratio (delta method).
+    The lower end of its 95 % interval must exceed 1; else, it must by one standard error of the ratio (delta method).
     """
     share, interval = row.ratios.judged_retention, row.ratios.judged_interval
     if share is None or share <= 1:
@@ -47,31 +34,17 @@ def exceeds_baseline(row: Row, baseline: Row) -> bool:
     return share - 1 > share * math.hypot(before.standard_error / before.value, after.standard_error / after.value)
 
 
-def exceeds_note(row: Row) -> str:
-    """Return the note that a row scores better than the baseline, and what to do about it."""
-    share, interval, split = row.ratios.judged_retention or 0.0, row.ratios.judged_interval, row.ratios.judged_on
-    between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
-    return (
-        f"{share:.1%}{between} of the baseline's score is kept on {split}: the original is below what these data allow. "
-        "Prepare it longer, or at another rate."
-    )
-
-
 def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
-    """Offer a longer preparation, or another rate, if the baseline has a problem.
-
-    The problems: it has not converged, is at chance, or is exceeded. row: of the last stage.
-    """
+    """Offer a longer preparation or another rate if the baseline has not converged, is at chance, or is exceeded by a row."""
     why, settings = _reason(row, baseline), recipe.prepare
     if why is None:
         return
     if settings.epochs is not None:
-        how = "train until validation stops gaining"
-        yield Remedy(key="recipe.prepare.epochs", now=settings.epochs, proposed=None, why=f"{why}: {how}.")
+        why = f"{why}: train until validation stops gaining."
+        yield Remedy(key="recipe.prepare.epochs", now=settings.epochs, proposed=None, why=why)
     elif settings.rate is not None:
-        yield Remedy(
-            key="recipe.prepare.rate", now=settings.rate, proposed=None, why=f"{why}: let short probes choose the rate."
-        )
+        why = f"{why}: let short probes choose the rate."
+        yield Remedy(key="recipe.prepare.rate", now=settings.rate, proposed=None, why=why)
     else:
         yield _twice_as_long(baseline, settings, why)
 
@@ -84,13 +57,9 @@ def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
     if len(rates) != 1 or None in rates:
         return Remedy(key="recipe.prepare.epochs", now=None, proposed=epochs, why=f"{why}: train for {epochs} epochs.")
     rate = rates.pop()
-    longer = settings.model_copy(update={"epochs": epochs, "rate": rate})
-    return Remedy(
-        key="recipe.prepare",
-        now=settings.model_dump(mode="json"),
-        proposed=longer.model_dump(mode="json"),
-        why=f"{why}: train for {epochs} epochs at {rate:g}, the rate that was chosen.",
-    )
+    now = settings.model_dump(mode="json")
+    why = f"{why}: train for {epochs} epochs at {rate:g}, the rate that was chosen."
+    return Remedy(key="recipe.prepare", now=now, proposed={**now, "epochs": epochs, "rate": rate}, why=why)
 
 
 def _reason(row: Row, baseline: Row) -> str | None:

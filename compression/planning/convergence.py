@@ -22,11 +22,10 @@ def convergence(
 ) -> tuple[bool, str]:
     """Return whether a training converged, and the reason.
 
-    before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the epoch
-    whose weights were kept, 0 is the model before; out_of_patience: training ended because no epoch was better for so long;
-    is_open: the number of epochs was not given; error: one standard error of the worth; floor: the score of a linear model on
-    the features of the model before; chance: the score without any text, such as the most frequent label's. Both are None if
-    there is none.
+    before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: of the kept
+    weights, 0 is the model before; out_of_patience: no epoch was better for so long; is_open: the number of epochs was not
+    given; error: one standard error of the worth; floor: the score of a linear model on the features before; chance: the score
+    without any text.
     """
     epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
@@ -37,10 +36,10 @@ def convergence(
         return False, f"{epochs} epochs are too few to see whether validation had stopped gaining."
     else:
         gained = max(curve[-LAST_EPOCHS:]) - max(before, *curve[:-LAST_EPOCHS])
-        told = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
+        gain = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
         if gained >= error:
-            return False, f"Validation was still gaining: {told}, at least one standard error ({error:.4f})."
-        stopped, floor = f"Validation had stopped gaining: {told}, less than one standard error ({error:.4f}).", None
+            return False, f"Validation was still gaining: {gain}, at least one standard error ({error:.4f})."
+        stopped, floor = f"Validation had stopped gaining: {gain}, less than one standard error ({error:.4f}).", None
     return _why_not(best, error, floor, chance) or (True, stopped)
 
 

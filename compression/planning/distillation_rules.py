@@ -16,8 +16,8 @@ Pairs = tuple[tuple[int, int], ...]
 def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teacher: int) -> Pairs:
     """Return the teacher layer that each student layer follows (TinyBERT, Jiao et al. 2020).
 
-    student, teacher: their numbers of layers. uniform: layer m follows layer m × teacher / student, rounded half up; last: the
-    last layers of both, as many as the smaller model has. Raises InvalidSpec if a pair names a layer that does not exist.
+    uniform: layer m follows layer m × teacher / student, rounded half up; last: the last layers of both, as many as the smaller
+    model has. Raises InvalidSpec if a pair names a layer that does not exist.
     """
     if mapping == "uniform":
         return tuple((m, max((2 * m * teacher + student) // (2 * student), 1)) for m in range(1, student + 1))
@@ -32,25 +32,20 @@ def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teach
 
 
 def attention_form(
-    asked: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
+    form: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
 ) -> Literal["scores", "relations"]:
-    """Return how attention is compared. Raises InvalidSpec.
-
-    Decoders rotate queries and keys by their positions before the product, so what is collected from them are not scores.
-    """
+    """Return how attention is compared, or raise InvalidSpec: decoders' rotated queries and keys do not give scores."""
     decodes = student.groups is not None or teacher.groups is not None
-    if asked == "auto":
+    if form == "auto":
         return "scores" if student.heads == teacher.heads and not decodes else "relations"
-    if asked == "scores" and (student.heads != teacher.heads or decodes):
-        cause = "decoders' queries and keys are turned by their positions before they are scores"
+    if form == "scores" and (student.heads != teacher.heads or decodes):
+        cause, remedy = "decoders' queries and keys are turned by their positions before they are scores", "relations or auto"
         if not decodes:
             cause = f"the student has {student.heads} heads and the teacher {teacher.heads}"
-        raise InvalidSpec(
-            f"{cause}: attention scores cannot be compared",
-            param="recipe.distill.attention_by",
-            remedy="Choose relations or auto" + ("." if decodes else ", or leave the axis heads out of the cut."),
-        )
-    return asked
+            remedy += ", or leave the axis heads out of the cut"
+        cause = f"{cause}: attention scores cannot be compared"
+        raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy=f"Choose {remedy}.")
+    return form
 
 
 def compares_states(distill: Distill) -> bool:
@@ -62,8 +57,7 @@ def check_feature_terms(distill: Distill, student: Shape, teacher: Shape) -> Non
     """Check that two shapes can be compared by the recipe's feature terms. Raises InvalidSpec."""
     if compares_states(distill):
         layer_pairs(distill.layers, student.layers, teacher.layers)
-        attention = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
-        if attention:
+        if "attention" in distill.weights() or (distill.general is not None and distill.general.attention):
             attention_form(distill.attention_by, student, teacher)
 
 
@@ -73,17 +67,14 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
     if distill is None:
         for there, param in ((student, "models.student"), (teachers, "models.teachers")):
             if there:
-                cause = "the recipe has no distillation, in which alone it would have a part"
+                cause = "the recipe has no distillation, the only stage that would use it"
                 raise InvalidSpec(cause, param=param, remedy="Give the recipe a distill stage, or name no such model.")
         return
     if student and recipe.prune is not None:
-        raise InvalidSpec(
-            "a student is named, and the recipe prunes: the pruned model would be the student",
-            param="recipe.prune",
-            remedy="Set prune to null, or name no student.",
-        )
+        cause = "a student is named, and the recipe prunes: the pruned model would be the student"
+        raise InvalidSpec(cause, param="recipe.prune", remedy="Set prune to null, or name no student.")
     if teachers and "soft" not in distill.weights():
-        cause = "named teachers speak through their answers, whose weight is 0"
+        cause = "named teachers teach by their outputs, whose weight (soft) is 0"
         raise InvalidSpec(cause, param="recipe.distill.soft", remedy="Give soft a weight, or name no teachers.")
     if not teachers and distill.teachers.seeds == 0:
         cause = "no original is trained as a teacher, and no teacher is named"
@@ -94,10 +85,7 @@ def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
 
 
 def check_one_teacher(recipe: Recipe, teachers: int) -> None:
-    """Refuse several teachers of a language model. Raises InvalidSpec.
-
-    teachers: the number that the job names.
-    """
+    """Refuse several teachers of a language model. Raises InvalidSpec. teachers: the number that the job names."""
     own = recipe.distill.teachers.seeds if recipe.distill is not None else 0
     if own + teachers > 1:
         cause = f"distributions over a vocabulary are not averaged, and {own + teachers} models would teach"
@@ -105,23 +93,14 @@ def check_one_teacher(recipe: Recipe, teachers: int) -> None:
 
 
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
-    """Check that a named teacher has a head for the task and its labels: nothing trains it.
-
-    labels: of its head; wanted: of the data, none if the task has none. Raises LabelMismatch.
-    """
+    """Check that a named teacher has a head for the task and the labels `wanted`, if any. Raises LabelMismatch."""
     if heads.of_architecture(architecture) != heads.of_task(task):
-        raise LabelMismatch(
-            f"the teacher ({architecture}) has no head for {task}",
-            param=param,
-            remedy="Name a teacher that was tuned on this task: nobody tunes it here.",
-        )
+        remedy = "Name a teacher that was tuned on this task: nobody tunes it here."
+        raise LabelMismatch(f"the teacher ({architecture}) has no head for {task}", param=param, remedy=remedy)
     outputs = heads.outputs(task, len(wanted))
     if wanted and set(labels or ()) != set(wanted):
-        raise LabelMismatch(
-            f"the teacher's head has the labels {', '.join(map(repr, (labels or ())[:8]))}, the data has "
-            f"{', '.join(map(repr, wanted[:8]))}",
-            param=param,
-            remedy="Name a teacher with exactly the data's labels (its config's id2label).",
-        )
+        own, data = (", ".join(map(repr, each[:8])) for each in (labels or (), wanted))
+        remedy = "Name a teacher with exactly the data's labels (its config's id2label)."
+        raise LabelMismatch(f"the teacher's head has the labels {own}, the data has {data}", param=param, remedy=remedy)
     if not wanted and labels is not None and len(labels) != outputs:
         raise LabelMismatch(f"the teacher's head has {len(labels)} outputs, {task} needs {outputs}", param=param)

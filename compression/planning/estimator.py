@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.planning import preparation
-from compression.planning.teacher_cost import Lessons
+from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
@@ -27,8 +27,7 @@ TRAINED_BYTES, HELD_BYTES = 24, 4
 """Bytes per trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best
 epoch, all in float32. A parameter that is only in memory (the teacher's): 4."""
 UNTRAINED_BYTES = 26
-"""Bytes per parameter of a model that nothing trains, with its conversions on the way to an artifact; a BERT of 69 M took
-25."""
+"""Bytes per parameter of a model that nothing trains, with its conversions to an artifact; a BERT of 69 M took 25."""
 ROUNDED_BYTES = 1
 """Bytes per parameter of a teacher in 8 bits."""
 SAVED_BYTES = 2 * 20
@@ -48,8 +47,7 @@ TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations per second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, idle
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 RELATIONS_FLOATS = 8
-"""Tensors of the size of one layer's attention over a row that are in memory if a language model's attention is compared (by
-count)."""
+"""Tensors of the size of one layer's attention over a row in memory if a language model's attention is compared (by count)."""
 HARNESS_BYTES = 1 << 30
 """Maximum bytes of logits and their logarithms while lm-eval runs a language model; a single request may take more."""
 LOGITS_BYTES = 400_000_000
@@ -59,16 +57,14 @@ SHIP_MINUTES = 0.2
 SCORED_ROWS_A_SECOND = 100.0
 """Rows per second when the test split is predicted, one at a time and again by 32, on one thread: no model is faster."""
 ENCODER_FLOPS = 1.4e11
-"""Useful floating-point operations per second of one thread that runs an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
-alone: 1.9e11); the padding of shorter rows in batches of 32 takes a part of them. Decoders are estimated from one core's
-speed in training."""
+"""Useful floating-point operations per second of one thread that runs an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms alone:
+1.9e11), less the padding in batches of 32. Decoders are estimated from one core's speed in training."""
 MEASURE_SECONDS = 3000.0
 """Seconds after which measuring an artifact ends; missing figures are then reported as not measured."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds per generated row on two cores, by its source (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
-"""Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that score
-it."""
+"""Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the validation rows that score it."""
 PROBES = 6
 """Shapes that are exported and timed for a target latency: each halves some 60 candidates."""
 DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
@@ -85,16 +81,12 @@ class Estimate(Config):
 
 @dataclass(frozen=True)
 class Counted:
-    """The parameters of a model, including its head for the data's task.
-
-    tied: whether its token table is also its output layer; spoken: the elements of a language model's output layer that is not
-    a table.
-    """
+    """The parameters of a model, including its head for the data's task."""
 
     shape: Shape
     parameters: Parameters
-    tied: bool = False
-    spoken: int = 0
+    tied: bool = False  #: whether its token table is also its output layer
+    spoken: int = 0  #: elements of a language model's output layer that is not a table
 
     @property
     def active(self) -> int:
@@ -146,24 +138,18 @@ class PlannedJob:
 
     @cached_property
     def guide(self) -> Counted:
-        """Return the teacher whose features are compared.
-
-        If the job has only named teachers, validation chooses one of them: here it is the most expensive.
-        """
+        """Return the teacher whose features are compared; of named teachers only, the most expensive one."""
         return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
 
     @cached_property
-    def objectives(self) -> Lessons:
+    def objectives(self) -> TeacherCosts:
         """Return the trainings that need teacher outputs."""
         shapes = (each.shape for each in (self.model, self.guide, self.result))
-        return Lessons.of(self.recipe, self.tokens, *shapes, language=self.is_language)
+        return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language)
 
     @property
     def originals(self) -> int:
-        """Return the number of originals that are fine-tuned: the baseline and further teachers.
-
-        It is 0 if the job has only named teachers.
-        """
+        """Return how many originals are fine-tuned, the baseline among them; 0 if the job has only named teachers."""
         return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
 
     def forward(self, *models: Counted) -> float:
@@ -204,9 +190,8 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
     yield CostItem("process", memory=PROCESS_BYTES)
     yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
-    yield CostItem(
-        "training", memory=step_bytes(model.shape, train, longest), disk=SAVED_BYTES * max(before.total, after.total)
-    )
+    saved = SAVED_BYTES * max(before.total, after.total)
+    yield CostItem("training", memory=step_bytes(model.shape, train, longest), disk=saved)
     if job.is_language:
         yield CostItem("logits", memory=LOGITS_BYTES)
         if distill is not None and "attention" in distill.weights():
@@ -242,8 +227,8 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         return
     yield CostItem(PRUNED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     if prune.recovery:
-        epochs, asked = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
-        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * asked
+        epochs, passes = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
+        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * passes
         yield CostItem(PRUNED, steps=epochs * job.steps(), flops=flops)
     if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights while they are quantized
         yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
@@ -259,11 +244,11 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     # Each teacher runs once; the one whose features are compared may run in each epoch.
-    asked = teacher * job.originals + job.forward(*job.named)
-    asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
+    outputs = teacher * job.originals + job.forward(*job.named)
+    outputs += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
-    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + asked))
+    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + outputs))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
@@ -289,10 +274,9 @@ PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _exported)
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
-    """Return the models of a job's artifacts, at most.
+    """Return the models of a job's artifacts, at most: one per row, and the headline again in the form of its own library.
 
-    They are one per row, and the headline again in the form of its own library. A language model's headline has two such forms;
-    so has the pruned model, if an earlier stage is the headline.
+    A language model's headline has two such forms; so has the pruned model, if an earlier stage is the headline.
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
@@ -306,8 +290,8 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
     """
     if TASKS[data.task].generates:
         characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
-        asked = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
-        return 2 * 2 * model.active * asked / (TRAINING_FLOPS / 2) / evaluate.threads
+        tokens = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
+        return 2 * 2 * model.active * tokens / (TRAINING_FLOPS / 2) / evaluate.threads
     rows = sum(data.rows.get(split, round(share * data.rows["train"])) for split, share in DEFAULT_SHARES.items())
     flops = TRAINING_FLOPS / 2 if model.shape.groups is not None else ENCODER_FLOPS
     return rows * max(2 * 2 * model.active * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
@@ -316,9 +300,8 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
     """Return the bytes of memory that the model, its training and its teacher take together.
 
-    A teacher that may be in 8 bits saves memory only if no earlier training beside it in float32 is larger. It is in 8 bits in
-    the task phase of distillation, and if recovery learns its outputs. spoken: elements that stay in float32 beside the tables,
-    a language model's output layer.
+    A teacher in 8 bits, in the task phase of distillation and if recovery learns its outputs, saves memory only if no earlier
+    training beside it in float32 is larger. spoken: elements of an output layer, which stays in float32.
     """
     trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
@@ -347,16 +330,12 @@ def may_hold(recipe: Recipe) -> bool:
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:
     """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row."""
-    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
+    experts = shape.experts  # of them the chosen and the shared ones
+    units = shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
+    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units)
     if train.recompute:  # only the input of each layer is kept, and the activations inside one layer
         token_floats = shape.layers * shape.hidden + token_floats // shape.layers
     return 4 * token_floats * train.batch * longest
-
-
-def units_a_token(shape: Shape) -> int:
-    """Count the feed-forward units per token and layer: of experts, the chosen and the shared ones."""
-    experts = shape.experts
-    return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

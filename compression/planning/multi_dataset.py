@@ -1,6 +1,7 @@
 """The preflight of a job with several datasets: each is checked alone, and the estimates are added."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from compression.planning.estimator import Estimate
 from compression.planning.preflight import Preflight, evaluation_settings, preflight
@@ -19,12 +20,10 @@ def preflight_several(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Return the preflight of several datasets. parts: name → facts, in the job's order.
+    """Return the preflight of several datasets. parts: name → facts, in the job's order. student, teachers: of every dataset.
 
-    student, teachers: those that the job names beside its model; each of them takes part in every dataset's distillation.
-
-    Parameters are means, minutes and disk are sums, and memory is the maximum, because the datasets run one at a time. Raises
-    the errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
+    Parameters are means, minutes and disk sums, and memory the maximum, because the datasets run one at a time. Raises the
+    errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
     """
     evaluate.each(len(parts))  # a list of another length is not one dataset's error
     shared = share_of(recipe, len(parts))
@@ -52,7 +51,7 @@ def preflight_several(
             disk_bytes=sum(one.disk_bytes for one in estimates),
             minutes=round(sum(one.minutes for one in estimates), 1),
         ),
-        warnings=_told_once(found),
+        warnings=_merged(found),
     )
 
 
@@ -65,13 +64,12 @@ def share_of(recipe: Recipe, parts: int) -> Recipe:
 
 
 def _mean(parameters: list[Parameters]) -> Parameters:
-    embedding, other = (
-        round(sum(getattr(one, name) for one in parameters) / len(parameters)) for name in ("embedding", "other")
-    )
+    embedding = round(mean(one.embedding for one in parameters))
+    other = round(mean(one.other for one in parameters))
     return Parameters(total=embedding + other, embedding=embedding, other=other)
 
 
-def _told_once(found: Mapping[str, Preflight]) -> tuple[str, ...]:
+def _merged(found: Mapping[str, Preflight]) -> tuple[str, ...]:
     # A warning that every dataset has is about the model or the recipe.
     warnings: dict[str, list[str]] = {}
     for name, one in found.items():

@@ -13,7 +13,6 @@ from compression.planning.estimator import (
     Estimate,
 )
 from compression.schema.recipe.base import StreamedScheme
-from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
@@ -30,21 +29,15 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 def untrained(recipe: Recipe) -> bool:
-    """Return whether a job can run from file to file as far as its recipe goes.
-
-    It trains nothing, its integers follow from the weights alone, and it prunes at once, by activations. A search for smoothing
-    does not keep a model from going from file to file: there it is left out.
-    """
-    asked, prune = recipe.quantize, recipe.prune
-    return (
-        not recipe.prepare.trains
-        and recipe.distill is None
-        and asked is not None
-        and asked.scheme in get_args(StreamedScheme)
-        and asked.qat is None
-        and asked.smoothing in (None, "search")
-        and (prune is None or _cuts_at_once(prune))
-    )
+    """Return whether a recipe can run from file to file: no training, integers of the weights alone, one cut by activations."""
+    quantize, prune = recipe.quantize, recipe.prune
+    if recipe.prepare.trains or recipe.distill is not None or quantize is None or quantize.qat is not None:
+        return False
+    if prune is not None and (prune.recovery is not None or prune.importance not in ("l1", "l2") or "vocabulary" in prune.axes):
+        return False
+    if prune is not None and (prune.target_latency is not None or prune.reconstruct or prune.sensitivity):
+        return False
+    return quantize.scheme in get_args(StreamedScheme) and quantize.smoothing in (None, "search")
 
 
 def without_solving(recipe: Recipe) -> Recipe | None:
@@ -53,17 +46,6 @@ def without_solving(recipe: Recipe) -> Recipe | None:
         return None
     plain = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"reconstruct": False})})
     return plain if untrained(plain) else None
-
-
-def _cuts_at_once(prune: Prune) -> bool:
-    return (
-        prune.recovery is None
-        and prune.importance in ("l1", "l2")
-        and prune.target_latency is None
-        and not prune.reconstruct
-        and not prune.sensitivity
-        and "vocabulary" not in prune.axes
-    )
 
 
 def whole_bytes(parameters: int) -> int:
@@ -77,18 +59,12 @@ def fits_a_graph(parameters: int) -> bool:
 
 
 def states_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Return the bytes of the calibration rows' hidden states in 16 bits.
-
-    They are kept while a model is scored layer by layer.
-    """
+    """Return the bytes of the calibration rows' hidden states in 16 bits, kept while a model is scored layer by layer."""
     return 2 * recipe.prune.calibration_rows * recipe.train.max_length * shape.hidden if recipe.prune is not None else 0
 
 
 def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
-    """Return the bytes of scoring and pruning layer by layer.
-
-    They are two layers or a table in float32, and hidden states up to a layer.
-    """
+    """Return the bytes of pruning layer by layer: two layers or a table in float32, and hidden states up to a layer."""
     table = shape.vocabulary * shape.hidden
     layer = max(parameters - table, 0) // shape.layers
     return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
@@ -126,9 +102,5 @@ def warning(parameters: int) -> str:
 
 
 def opened_bytes(file: int, table: int) -> int:
-    """Return the bytes of a process that opens a checkpoint and predicts.
-
-    file: bytes of its weights, which stock code reads into other memory; table: elements of its largest table, which torchao
-    converts to float32.
-    """
+    """Return the bytes of a process that opens a checkpoint and predicts: stock code copies its weights, torchao its table."""
     return PROCESS_BYTES + 2 * file + 4 * table

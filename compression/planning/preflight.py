@@ -35,10 +35,9 @@ class Preflight(Config):
 
 
 def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: Task, labels: tuple[str, ...]) -> Evaluate:
-    """Return how one of a job's datasets is evaluated.
+    """Return how the dataset at a place, from 0, is evaluated. labels: of its data.
 
-    place: of the dataset in the job's order, from 0; labels: of its data. Raises InvalidSpec for a metric or a label that the
-    dataset does not have; its param is `evaluate.metric.<place>` if a list names it.
+    Raises InvalidSpec for a metric or a label that it does not have; the param is `evaluate.metric.<place>` if a list names it.
     """
     own = evaluate.each(datasets)[place]
     param = {
@@ -59,11 +58,8 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
 def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     """Check that a task has the recipe's settings. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
-        raise InvalidSpec(
-            f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
-            param="recipe.distill.augment",
-            remedy="Leave distill.augment out.",
-        )
+        cause = f"texts of {task} cannot be augmented: its answers are places in the text, which would shift"
+        raise InvalidSpec(cause, param="recipe.distill.augment", remedy="Leave distill.augment out.")
     if TASKS[task].generates:
         _check_language(recipe)
     else:
@@ -86,7 +82,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
 def _check_language(recipe: Recipe) -> None:
     """Check that a language model has the recipe's settings. Raises InvalidSpec."""
     if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
-        cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
+        cause = "a language model's outputs are its tokens: it could never produce those that the texts do not need"
         raise InvalidSpec(cause, param="recipe.prune.axes", remedy="Leave vocabulary out of the axes.")
     distill = recipe.distill
     if distill is None:
@@ -95,7 +91,7 @@ def _check_language(recipe: Recipe) -> None:
         cause = "decoders' queries and keys are turned by their positions before they are scores"
         raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy="Choose relations or auto.")
     if distill.general is not None:
-        cause = "the general phase is for texts without labels, and causal-lm has none but such"
+        cause = "the general phase is for texts without labels, and all texts of causal-lm are such"
         raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")
     if distill.teachers.seeds > 1:
         cause = "distributions over a vocabulary are not averaged: a language model has one teacher"
@@ -123,10 +119,9 @@ def preflight(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Check models, data and recipe against each other and return the expected result.
+    """Check models, data and recipe against each other and return the expected result. student, teachers: beside the model.
 
-    student, teachers: those that the job names beside its model. Raises ConfigMismatch, InvalidSpec, LabelMismatch,
-    UnsupportedShape and UnsupportedTask, each with the field that it is about.
+    Raises ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape and UnsupportedTask, each with its field.
     """
     wanted, family = _checked(model, data, recipe, evaluate, student, teachers), ARCHITECTURE_SPECS[model.family]
 
@@ -143,11 +138,8 @@ def preflight(
     job = PlannedJob(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
     before = whole.parameters
     if not fits_a_graph(before.total) and not family.decodes:  # a decoder's weights are stored beside its graph
-        raise UnsupportedShape(
-            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
-            param="config.json",
-            remedy="Send a smaller model of the family.",
-        )
+        cause = f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB"
+        raise UnsupportedShape(cause, param="config.json", remedy="Send a smaller model of the family.")
     found, more = _estimated(job, model)
     warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more)
     return Preflight(
@@ -172,7 +164,7 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
             )
     if job.evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
-        warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
+        warnings.append("lm-eval's tasks are not run on a model that goes from file to file." if streamed else unknown)
         if not streamed:  # runs in a process of its own, on the model's copy on disk
             more = {"memory_bytes": PROCESS_BYTES + HARNESS_BYTES, "disk_bytes": HELD_BYTES * parameters}
             found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
@@ -195,16 +187,13 @@ def _checked(
         check_one_teacher(recipe, len(teachers))
         check_kept(recipe, model.shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
-    if student is not None:
-        check_served(ARCHITECTURE_SPECS[student.family], data.task, "models.student")
     wanted = _fitting(model, data, recipe, evaluate)
     if student is not None:
+        check_served(ARCHITECTURE_SPECS[student.family], data.task, "models.student")
         try:
             _fitting(student, data, recipe, evaluate)
         except (ConfigMismatch, InvalidSpec, LabelMismatch) as problem:
-            param = problem.param
-            if param is None or param.startswith("config.json"):
-                param = "models.student"
+            param = "models.student" if (problem.param or "config.json").startswith("config.json") else problem.param
             raise type(problem)(f"the student: {problem.cause}", param=param, remedy=problem.remedy_text) from problem
     for number, teacher in enumerate(teachers):
         check_teacher(teacher.labels, teacher.architecture, data.task, data.labels, f"models.teachers.{number}")
@@ -212,10 +201,7 @@ def _checked(
 
 
 def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Shape:
-    """Return the shape of the result as far as it is known before tokenization: all tokens still count.
-
-    If target_params cannot be reached with all of them, that is the deepest cut. Raises UnsupportedShape.
-    """
+    """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape."""
     try:
         return planned_shape(family, shape, prune, count=count)
     except UnsupportedShape:
@@ -225,18 +211,12 @@ def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:
-    """Return the number of outputs that the task needs of a model.
-
-    Raises ConfigMismatch, InvalidSpec and LabelMismatch.
-    """
+    """Return the number of outputs that the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch."""
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:
-            raise InvalidSpec(
-                f"{value} tokens, but the model has {model.max_positions} positions",
-                param=param,
-                remedy=f"Choose at most {model.max_positions}.",
-            )
+            cause = f"{value} tokens, but the model has {model.max_positions} positions"
+            raise InvalidSpec(cause, param=param, remedy=f"Choose at most {model.max_positions}.")
     if TASKS[data.task].generates and not model.speaks:
         cause = f"the model ({model.architecture}) comes without its output layer, which cannot be drawn anew"
         remedy = "Send the language model itself (...ForCausalLM)."
@@ -244,14 +224,11 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
     wanted = heads.outputs(data.task, len(data.labels))
     if model.labels is not None and has_head(model, data.task):
         if not data.labels and len(model.labels) != wanted:
-            raise LabelMismatch(
-                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
-            )
+            cause = f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}"
+            raise LabelMismatch(cause, param="config.json:id2label")
         if data.labels and set(model.labels) != set(data.labels):
-            raise LabelMismatch(
-                f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}",
-                param="config.json:id2label",
-            )
+            cause = f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}"
+            raise LabelMismatch(cause, param="config.json:id2label")
     return wanted
 
 
@@ -259,11 +236,8 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
     """Count a model's parameters at a shape, including its head for the data's task."""
     family, rows = ARCHITECTURE_SPECS[model.family], table_rows(model.parameters, model.shape)
     dense = heads.of_task(data.task) == heads.CLASSIFIER
-
-    def at(shape: Shape, outputs: int) -> Parameters:
-        return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
-
-    return at(shape, model.shape.vocabulary if _spoken(model, data) else outputs)
+    outputs = model.shape.vocabulary if _spoken(model, data) else outputs
+    return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
 
 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:

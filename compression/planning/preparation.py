@@ -5,8 +5,7 @@ import math
 from compression.schema.recipe.recipe import Prepare, Train
 
 RATES = (6e-5, 2e-4, 6e-4, 2e-3)
-"""Peak rates of the body that probes try, about a factor of three apart: large models need low rates, small ones high
-rates."""
+"""Peak rates of the body that probes try, about a factor of three apart: large models need low rates, small ones high rates."""
 LEAST_LONG_RUN = 0.1
 """Minimum factor on a probe's rate: a rate that is too high falls in training, one that is too low stays."""
 USUAL_RATE = 1
@@ -21,8 +20,7 @@ PROBE_STEPS = 64
 """Approximate optimizer steps of a probe; whole epochs of a sample of train."""
 SURELY = 2.0
 """Standard errors of the difference by which a probe's loss must be lower for its rates to be chosen. On few rows the lowest
-loss alone is chance: on 450 pairs of MRPC it chose a rate at which the model learned nothing, with one seed too low, with
-another too high."""
+alone is chance: on 450 pairs of MRPC it chose rates that learned nothing, with one seed too low, with another too high."""
 PROBE_SHARE = 0.2
 """Maximum share of a job's steps for probes; with fewer steps, no rate is probed."""
 HEAD_RATE = 1e-3
@@ -54,28 +52,18 @@ def steps_an_epoch(rows: int, train: Train) -> int:
 
 
 def stretch(steps: int) -> int:
-    """Return the epochs that open training waits for a gain before the rate falls.
-
-    steps: of an epoch.
-    """
+    """Return the epochs that open training waits for a gain before the rate falls. steps: of an epoch."""
     return max(math.ceil(LEAST_STRETCH / steps), 1)
 
 
 def long_run(steps: int, most: float = math.inf) -> float:
-    """Return the factor on the best probe's rate for the training itself.
-
-    The best rate falls with about the square root of the number of steps, and training has more of them than a probe. steps: of
-    an epoch; most: of all training.
-    """
+    """Return the factor on the best probe's rate for longer training, by the root of its steps. steps: of an epoch."""
     expected_steps = min(EXPECTED_EPOCHS * stretch(steps), bound(Prepare(), steps)) * steps
     return min(max(math.sqrt(PROBE_STEPS / max(min(expected_steps, most), 1)), LEAST_LONG_RUN), 1.0)
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:
-    """Return the epochs without a gain after which training ends; None if there is no such limit.
-
-    steps: of an epoch. In open training `prepare.patience` counts stretches, which are epochs unless data are few.
-    """
+    """Return the epochs without a gain after which training ends, or None; `prepare.patience` stretches if it is open."""
     most = prepare.most_without_gain
     return most * stretch(steps) if most is not None and prepare.is_open else most
 
@@ -98,10 +86,7 @@ def probe_epochs(steps: int) -> int:
 
 
 def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
-    """Return the passes over train that fine-tuning is expected to take, in training steps, with probes.
-
-    originals: the number of the baseline and further fine-tuned teachers.
-    """
+    """Return the expected passes over train of fine-tuning all originals, in training steps, with probes."""
     if rows == 0 or not prepare.trains:
         return 0.0
     found = float(expected(prepare, steps_an_epoch(rows, train)) * max(originals, 1))

@@ -16,29 +16,22 @@ LITTLE = 0.1
 def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape, count: Count) -> Iterator[str]:
     """Warn of a cut to given ratios that removes almost nothing; name the axes that would remove more.
 
-    after: the shape after the cut. The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of
-    them are 0.1 % of DeepSeek-V3.
+    The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of them are 0.1 % of DeepSeek-V3.
     """
     if prune.has_target or "vocabulary" in prune.axes:  # a target is met or refused; the removed tokens are not known yet
         return
     before, left = count(shape), count(after)
     if not 0 < before - left < LITTLE * prune.deepest * before:
         return
-    wider = {}
-    for axis in family.axes:
-        taken = _taken_alone(family, shape, prune, axis, count)
-        if axis not in prune.axes and taken >= LITTLE * prune.deepest:
-            wider[axis] = taken
-    others = ", ".join(f"{axis} ({taken:.0%})" for axis, taken in sorted(wider.items(), key=lambda found: -found[1]))
-    told = f" Name more axes in prune.ratio; at {prune.deepest:g}, each alone would take: {others}." if others else ""
-    yield f"{', '.join(prune.axes)} at {prune.deepest:g} takes {1 - left / before:.2%} of the parameters.{told}"
+    alone = {axis: _taken_alone(family, shape, prune, axis, count) for axis in family.axes if axis not in prune.axes}
+    wider = sorted((axis for axis, taken in alone.items() if taken >= LITTLE * prune.deepest), key=lambda axis: -alone[axis])
+    others = ", ".join(f"{axis} ({alone[axis]:.0%})" for axis in wider)
+    proposal = f" Name more axes in prune.ratio; at {prune.deepest:g}, each alone would take: {others}." if others else ""
+    yield f"{', '.join(prune.axes)} at {prune.deepest:g} takes {1 - left / before:.2%} of the parameters.{proposal}"
 
 
 def _taken_alone(family: ArchitectureSpec, shape: Shape, prune: Prune, axis: Axis, count: Count) -> float:
-    """Return the share of all parameters that an axis would remove at the recipe's deepest ratio.
-
-    It is 0 if the axis cannot be cut alone.
-    """
+    """Return the share of all parameters that an axis alone would remove at the deepest ratio; 0 if it cannot be cut alone."""
     together = {"hidden", "heads"} if family.coupled and axis in ("hidden", "heads") else {axis}
     alone = prune.model_copy(update={"axes": tuple(sorted(together))})
     try:

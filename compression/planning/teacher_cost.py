@@ -16,17 +16,13 @@ kept on disk if the recipe allows that much; else none is kept, and the teacher 
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The teacher outputs that a training needs, beyond a few logits per row.
+class TeacherCost:
+    """The teacher outputs that a training needs, beyond a few logits per row."""
 
-    bytes: of its hidden states and similar outputs, in float16; cache_file: maximum bytes of a file of them; kept, anew: how
-    often the teacher reads all rows, if they are kept and if not.
-    """
-
-    bytes: int
-    cache_file: float
-    kept: int
-    anew: int
+    bytes: int  #: of its hidden states and similar outputs, in float16
+    cache_file: float  #: maximum bytes of a file of them
+    kept: int  #: how often the teacher reads all rows if they are kept
+    repeated: int  #: and if they are not
 
     @property
     def place(self) -> Literal["memory", "disk"] | None:
@@ -38,60 +34,59 @@ class Asked:
     @property
     def passes(self) -> int:
         """Return how often the teacher reads all rows."""
-        return self.anew if self.place is None else self.kept
+        return self.repeated if self.place is None else self.kept
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TeacherCosts:
     """The trainings that run a teacher, one after the other; None if the recipe does not have one."""
 
-    recovery: Asked | None
-    general: Asked | None
-    task: Asked | None
+    recovery: TeacherCost | None
+    general: TeacherCost | None
+    task: TeacherCost | None
 
     @classmethod
-    def of(cls, recipe: Recipe, tokens: Tokens, baseline: Shape, guide: Shape, student: Shape, *, language: bool) -> "Lessons":
+    def of(
+        cls, recipe: Recipe, tokens: Tokens, baseline: Shape, guide: Shape, student: Shape, *, language: bool
+    ) -> "TeacherCosts":
         """Return the trainings of a recipe. guide: the teacher whose hidden states the task phase compares."""
         distill, recovery, general, task = recipe.distill, None, None, None
         cache_file = distill.spill_gib * 2**30 if distill is not None else 0.0
         if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:
             # Only outputs, after each cut: a language model's are computed from its last hidden states.
             states = round(2 * tokens.train * baseline.hidden) if language else 0
-            recovery = Asked(states, cache_file, recipe.prune.steps, recipe.prune.recovery.epochs)
+            recovery = TeacherCost(states, cache_file, recipe.prune.steps, recipe.prune.recovery.epochs)
         if distill is not None and distill.general is not None:
             terms = {name for name in ("hidden", "attention", "embedding") if getattr(distill.general, name)}
-            found = _insides(distill, terms, tokens.plain, baseline, student)
-            general = Asked(found, cache_file, 1, distill.general.epochs)
+            found = _feature_bytes(distill, terms, tokens.plain, baseline, student)
+            general = TeacherCost(found, cache_file, 1, distill.general.epochs)
         if distill is not None:
             terms = set(distill.weights())
             speaks = language and "soft" in terms and distill.kept is None
-            found = _insides(distill, terms, tokens.taught, guide, student, last=speaks)
+            found = _feature_bytes(distill, terms, tokens.taught, guide, student, last=speaks)
             # A few outputs per row, or the likeliest tokens, are computed once and kept, whatever else is compared.
-            task = Asked(found, cache_file, 1, distill.epochs + (not language or distill.kept is not None))
+            task = TeacherCost(found, cache_file, 1, distill.epochs + (not language or distill.kept is not None))
         return cls(recovery, general, task)
 
     @property
-    def each(self) -> list[Asked]:
+    def each(self) -> list[TeacherCost]:
         """Return the trainings that the recipe has."""
-        return [asked for asked in (self.recovery, self.general, self.task) if asked is not None]
+        return [each for each in (self.recovery, self.general, self.task) if each is not None]
 
     def bytes_in(self, place: Literal["memory", "disk"]) -> int:
         """Return the maximum bytes that are kept in a place at once."""
-        return max((asked.bytes for asked in self.each if asked.place == place), default=0)
+        return max((each.bytes for each in self.each if each.place == place), default=0)
 
     @property
-    def unkept(self) -> Asked | None:
+    def unkept(self) -> TeacherCost | None:
         """Return the largest of those that run the teacher again in each epoch."""
-        return max((asked for asked in self.each if asked.place is None), key=lambda asked: asked.bytes, default=None)
+        return max((each for each in self.each if each.place is None), key=lambda each: each.bytes, default=None)
 
 
-def _insides(
+def _feature_bytes(
     distill: Distill, terms: Collection[str], tokens: float, teacher: Shape, student: Shape, *, last: bool = False
 ) -> int:
-    """Return the bytes of the features that terms compare.
-
-    last: whether the last hidden states, from which outputs are computed, are kept beside them.
-    """
+    """Return the bytes of the features that terms compare. last: whether the last hidden states are kept beside them."""
     states = (student.layers + 1 if "hidden" in terms else int("embedding" in terms)) + last
     parts = 0
     if "attention" in terms:

@@ -15,14 +15,11 @@ WINDOWS_OVERLAP = 4 / 3
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of one pass over the texts.
-
-    train: the train split; taught: with the rows of augmentation; plain: the texts of the general phase.
-    """
+    """Tokens of one pass over the texts."""
 
     train: float
-    taught: float
-    plain: float
+    taught: float  #: train with the rows of augmentation
+    plain: float  #: the texts of the general phase
 
     @classmethod
     def of(cls, data: DataFacts, recipe: Recipe) -> "Tokens":
@@ -46,9 +43,5 @@ def of_row(data: DataFacts, train: Train) -> float:
 def packed(data: DataFacts, recipe: Recipe) -> DataFacts:
     """Return the facts of texts as packed rows: full rows, their number estimated from the characters."""
     length = recipe.train.max_length
-
-    def rows(characters: int) -> int:
-        return max(round(characters / CHARACTERS_A_TOKEN / length), 1)
-
-    counted = {name: rows(characters) for name, characters in data.characters.items()}
+    counted = {name: max(round(size / CHARACTERS_A_TOKEN / length), 1) for name, size in data.characters.items()}
     return data.model_copy(update={"rows": counted, "mean_words": float(length), "longest_words": length})

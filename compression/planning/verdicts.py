@@ -1,7 +1,7 @@
 """Verdicts: compares each row with targets and earlier rows, and chooses the headline. Torch-free.
 
-All choices read the score on validation, which the same runner measured on the same artifact; the score on test is only
-reported. Rows from before validation was scored are judged by test, as they were then.
+All choices read the score on validation, measured by one runner on one artifact; the score on test is only reported. Rows from
+before validation was scored are judged by test, as they were then.
 """
 
 import math
@@ -35,16 +35,8 @@ def by_status(row: Row, targets: Targets, status: Status) -> tuple[str, ...]:
     return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.status == status)
 
 
-def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the names of the targets that a row meets; an unproven one is not met."""
-    return by_status(row, targets, "met")
-
-
 def reached(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the names of the targets that a row's figures reach, proven or not.
-
-    Rows of one job are compared by them.
-    """
+    """Return the names of the targets that a row's figures reach, proven or not. Rows of one job are compared by them."""
     values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
     return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
 
@@ -52,9 +44,8 @@ def reached(row: Row, targets: Targets) -> tuple[str, ...]:
 def shortfall(row: Row, targets: Targets) -> float:
     """Return the sum of the amounts by which a row misses its targets: 0 if it reaches all.
 
-    A reduction or a speed-up counts as the share of the target that is missing, so that no reduction at all counts 1. Retention
-    counts in units of the loss that its target allows, because a score matters more than the same share of a size: at a target
-    of 99.2 %, a retention of 98.4 % counts 1 as well.
+    A reduction or a speed-up counts as the missing share of the target. Retention counts in units of the loss that its target
+    allows, because a score matters more: at a target of 99.2 %, a retention of 98.4 % counts 1 as well.
     """
     missing = 0.0
     for name in Targets.model_fields:
@@ -75,30 +66,31 @@ def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Return the row whose artifact is the headline, and the reason.
 
-    Of the rows that reach all targets, it is the cheapest in bytes × latency, and of those with the same cost (SAME_COST) the
-    one with the highest retention. If none reaches all: the one that reaches the most, and of these the one nearest to the
-    others (`shortfall`). The baseline is not compressed, so it takes part in that second choice only if it is alone.
+    Of the rows that reach all targets: the cheapest in bytes × latency, and of equal costs (SAME_COST) the highest retention.
+    If none does: the one that reaches the most, of these the nearest to the others (`shortfall`); the baseline only if alone.
     """
     complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
         least = min(map(cost, complete))
         cheapest = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
         chosen = max(reversed(cheapest), key=_kept)
-        others = [row.stage for row in complete if row is not chosen]
-        also = f"; {_listed(others)} also {_reaches(chosen, 'meet', 'reach')} them all, at {_costs(rows, others)}"
+        others = [row for row in complete if row is not chosen]
+        also = f"; {_listed([row.stage for row in others])} also {_reaches(chosen, 'meet', 'reach')} them all"
+        costs = ", ".join(f"{cost(row):.1%}" for row in others)
         return chosen, (
             f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
             f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
-            f"{also if others else ''}.{_unproven(chosen)}"
+            f"{f'{also}, at {costs}' if others else ''}.{_unproven(chosen)}"
         )
-    candidates = [row for row in rows if row.stage != BASELINE] or list(rows)
+    candidates = [row for row in rows if row.stage != BASELINE] or rows
     chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
-    found = reached(chosen, targets)
-    lacking = [name for name in Targets.model_fields if name not in found]
+    met = reached(chosen, targets)
+    missed = [name for name in Targets.model_fields if name not in met]
+    lacking = ", ".join(f"{_listed([name])} {_figure(chosen, name)} (target {getattr(targets, name):g})" for name in missed)
     return chosen, (
-        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(found)} of "
-        f"{len(Targets.model_fields)}{f' ({_listed(found)})' if found else ''}, as many as any, and of such it comes nearest; "
-        "missed: " + ", ".join(_missed(chosen, name, targets) for name in lacking) + f".{_unproven(chosen)}"
+        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(met)} of "
+        f"{len(Targets.model_fields)}{f' ({_listed(met)})' if met else ''}, as many as any, and of such it comes nearest; "
+        f"missed: {lacking}.{_unproven(chosen)}"
     )
 
 
@@ -118,16 +110,12 @@ def _between(row: Row) -> str:
 
 
 def _unproven(row: Row) -> str:
-    if not row.ratios.baseline_not_converged:
-        return ""
-    return " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
+    note = " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
+    return note if row.ratios.baseline_not_converged else ""
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
-    """Return the best earlier row that is as small and fast as `row` and scores better.
-
-    Better means by more than `row`'s standard error. None if there is no such row.
-    """
+    """Return the best earlier row that is as small and fast, and scores better by more than `row`'s standard error, or None."""
     better = [
         earlier
         for earlier in before
@@ -137,11 +125,7 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
 
 
 def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
-    """Return the names of the targets in which a row is behind the best row before it.
-
-    In these it misses the target by more than `best`, not by chance. Empty if the row is as near to the targets as `best` by
-    the rule of `choose`, whatever it lost on the way.
-    """
+    """Return the targets that a row misses by more than the best row before it; none if it is as near by `choose`'s rule."""
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
     found = reached(row, targets)
@@ -178,13 +162,9 @@ def judged(
     streamed: bool = False,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
-    """Return a row with its verdict.
-
-    before: the rows of earlier stages; limit: the training limit that was reached; task, streamed: as `advisor.Case` has them;
-    draws: by stage, including this one's.
-    """
+    """Return a row with its verdict. before: rows of earlier stages; limit, task, streamed: `advisor.Case`; draws: by stage."""
     first = before[0] if before else row
-    flag = baseline.has_not_converged(first)
+    flag = first.convergence == "not converged"
     row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
     better = worse_than(row, before, targets)
     missed = by_status(row, targets, "missed")
@@ -192,7 +172,7 @@ def judged(
     behind = behind_in(row, best, targets) if best is not None else ()
     case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, task, streamed)
     verdict = StageVerdict(
-        met=targets_met(row, targets),
+        met=by_status(row, targets, "met"),
         missed=missed,
         unproven=by_status(row, targets, "unproven"),
         best_before=best.stage if best else None,
@@ -215,10 +195,12 @@ def judged(
             "was gained in bytes or latency.",
         )
     if before and baseline.exceeds_baseline(row, first):
-        notes += (baseline.exceeds_note(row),)
-    known = draws or {}
+        notes += (
+            f"{row.ratios.judged_retention:.1%}{_between(row)} of the baseline's score is kept on {row.ratios.judged_on}: the "
+            "original is below what these data allow. Prepare it longer, or at another rate.",
+        )
     if best is not None and best.stage != BASELINE:
-        own, other = known.get(row.stage, NO_DRAWS).validation, known.get(best.stage, NO_DRAWS).validation
+        own, other = ((draws or {}).get(each.stage, NO_DRAWS).validation for each in (row, best))
         notes += indistinct_note(row, best, own, other)
     if not before:
         notes += coarse_note(row, targets)
@@ -250,23 +232,12 @@ def _figure(row: Row, name: str) -> str:
     return "not measured" if value is None else f"{value:.3f}"
 
 
-def _costs(rows: Sequence[Row], stages: Sequence[str]) -> str:
-    return ", ".join(f"{cost(row):.1%}" for row in rows if row.stage in stages)
-
-
-def _missed(row: Row, name: str, targets: Targets) -> str:
-    return f"{name.replace('_', ' ')} {_figure(row, name)} (target {getattr(targets, name):g})"
-
-
 BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")
 """Metrics in which one row predicted differently changes the score by about one row's share."""
 
 
 def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None) -> tuple[str, ...]:
-    """Return a note if validation cannot distinguish a row's score from the best before it.
-
-    own, other: the draws of each on validation.
-    """
+    """Return a note if validation cannot distinguish a row's score from the best before it. own, other: draws of each on it."""
     score = row.validation
     if not isinstance(score, Score):
         return ()
@@ -281,10 +252,7 @@ def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None)
 
 
 def coarse_note(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Return a note if one row of validation is more than the retention target allows to lose.
-
-    row: the baseline's.
-    """
+    """Return a note if one row of validation is more than the retention target allows to lose. row: the baseline's."""
     score = row.validation
     if not isinstance(score, Score) or score.metric not in BY_ROWS or score.value <= 0 or targets.retention >= 1:
         return ()

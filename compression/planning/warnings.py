@@ -15,8 +15,7 @@ from compression.schema.report.measurements import Shape
 from compression.schema.validation import ModelFacts
 
 DEEP = 0.4
-"""A decoder that loses more than this share of its parameters is better cut in steps (Minitron, Muralidharan et al. 2024,
-cuts by half at most)."""
+"""A decoder that loses a larger share is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
 MOST_STEPS = 20
 """The maximum number of cuts in a recipe."""
 SPILL_MARGIN = 1.2
@@ -29,9 +28,7 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
     yield from _of_data(job)
     if model.labels is not None and not headed:
         # A language model's head is never random: an upload without one, and without a table tied to it, was refused.
-        instead = (
-            "next tokens are told by its own output layer, or by the token table" if job.is_language else "a new one drawn"
-        )
+        instead = "its own output layer, or the token table, predicts next tokens" if job.is_language else "a new one is drawn"
         yield f"The model's head is for another task: it is left out, and {instead}."
     yield from _of_training(job, family)
     if not job.recipe.prepare.trains and not job.is_language and not headed:
@@ -39,7 +36,7 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
     if prune is not None:
         yield from _unknown(family, model.shape, prune, count)
         yield from goes_past(family, model.shape, prune, job.result.shape, count)
-    yield from _asked_again(job)
+    yield from _repeated_teacher(job)
     seconds = scoring_seconds(job.model, job.data, job.recipe.train, job.evaluate)
     if seconds > MEASURE_SECONDS:
         fewer = "lower evaluate.tokens" if job.is_language else "send fewer test rows, and fewer of validation"
@@ -69,10 +66,7 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
 
 
 def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
-    """Warn of cuts and training that are unlikely to be intended.
-
-    They are: cuts that change nothing, are too deep or are not followed by training; limits that end training early.
-    """
+    """Warn of cuts that change nothing, are too deep or not followed by training, and of limits that end training early."""
     prune, distill, most = job.recipe.prune, job.recipe.distill, job.recipe.train.max_steps
     left = job.result.parameters.total / job.model.parameters.total
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
@@ -90,20 +84,17 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
 
 
 def _too_deep(prune: Prune, left: float) -> Iterator[str]:
-    """Warn of a decoder's cut with too deep a step, and propose the keys that divide it.
-
-    left: share of the parameters after the cut.
-    """
+    """Warn of a cut with too deep a step, and propose keys that divide it. left: share of parameters after the cut."""
     share = 1 - left ** (1 / prune.steps)
     if share <= DEEP:
         return
     steps = min(math.ceil(math.log(left) / math.log(1 - DEEP)), MOST_STEPS)
     recovery = prune.recovery or Recovery()
     own = recovery.model_dump(mode="json", exclude_defaults=True)
-    asked = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
+    keys = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
     yield (
         f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
-        f"training that learns the baseline's answers. Put this into prune: {asked}"
+        f"training that learns the baseline's answers. Put this into prune: {keys}"
     )
 
 
@@ -124,7 +115,7 @@ def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count)
         )
 
 
-def _asked_again(job: PlannedJob) -> Iterator[str]:
+def _repeated_teacher(job: PlannedJob) -> Iterator[str]:
     """Warn of a teacher that runs again in each epoch, and propose a way to keep its hidden states."""
     unkept, distill = job.objectives.unkept, job.recipe.distill
     if unkept is None:
@@ -136,6 +127,6 @@ def _asked_again(job: PlannedJob) -> Iterator[str]:
         if job.is_language and unkept is job.objectives.task and set(distill.weights()) <= {"soft", "hard"}:
             remedy += ", and distill.kept its likeliest tokens alone"
     yield (
-        f"The teacher's states take about {gib:.1f} GiB, and memory keeps {TEACHER_BYTES >> 30} of them at most: it is asked "
+        f"The teacher's states take about {gib:.1f} GiB, and memory keeps {TEACHER_BYTES >> 30} of them at most: it runs "
         f"again in each epoch; {remedy}."
     )

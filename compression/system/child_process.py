@@ -46,12 +46,11 @@ class ChildOutOfMemory(ChildFailed):
 def child_lines(
     command: str, spec: Config, *, timeout: float, waiting: Callable[[], None] = lambda: None
 ) -> Generator[str, None, None]:
-    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output.
+    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it arrives.
 
-    Each line is yielded as it arrives. The child is killed if this process dies (`process.die_with_parent`), and if the caller
-    stops iterating before the end. waiting: called once per second in which no output arrives; an exception that it raises ends
-    the child. Raises ChildFailed if the child ends with an error, ChildLate if it takes longer than `timeout` seconds,
-    ChildOutOfMemory if it ran out of memory.
+    The child is killed if this process dies or stops iterating. waiting: called once per second without output; an exception
+    that it raises ends the child. Raises ChildFailed if the child ends with an error, ChildLate if it takes longer than
+    `timeout` seconds, ChildOutOfMemory if it ran out of memory.
     """
     before, end = killed_for_memory(), time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
@@ -84,35 +83,31 @@ def child_lines(
 
 def telling() -> Callable[[Config], None]:
     """Take over standard output, in a child, and return a function that writes one result to it."""
-    channel, told = private_channel(), -SECONDS_BETWEEN
+    channel, last = private_channel(), -SECONDS_BETWEEN
 
-    def tell(said: Config) -> None:
-        nonlocal told
+    def report(result: Config) -> None:
+        nonlocal last
         now = time.monotonic()
-        if isinstance(said, Step) and now - told < SECONDS_BETWEEN and said.done < said.total:
+        if isinstance(result, Step) and now - last < SECONDS_BETWEEN and result.done < result.total:
             return
-        told = now
-        print(said.model_dump_json(), file=channel)
+        last = now
+        print(result.model_dump_json(), file=channel)
 
-    return tell
+    return report
 
 
 def _lines(pipe: IO[bytes], end: float, waiting: Callable[[], None]) -> Iterator[str]:
-    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end`.
-
-    end: on the monotonic clock.
-    """
-    heard = b""
+    """Yield whole lines until the pipe is closed. Raises TimeoutError if it is still open at `end` of the monotonic clock."""
+    rest = b""
     while (left := end - time.monotonic()) > 0:
         if not select.select([pipe], [], [], min(left, 1.0))[0]:
             waiting()
             continue
-        said = os.read(pipe.fileno(), 1 << 16)
-        if not said:
+        data = os.read(pipe.fileno(), 1 << 16)
+        if not data:
             return
-        *lines, heard = (heard + said).split(b"\n")
-        for line in lines:
-            yield line.decode()
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line.decode() for line in lines)
     raise TimeoutError
 
 

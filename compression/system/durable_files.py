@@ -1,7 +1,7 @@
 """Durable, atomic writes: written beside their place, synced, renamed. Torch-free.
 
-A reader finds either all of the old content or all of the new, also after a power cut. The exception: while one folder replaces
-another, neither exists for a moment. A write that fails, for example on a full disk, leaves the old content.
+A reader finds all of the old content or all of the new, also after a power cut or a failed write; only while one folder
+replaces another, neither exists for a moment.
 """
 
 import os
@@ -15,9 +15,8 @@ from pathlib import Path
 def folder(place: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it replaces `place` once the block ends without an exception.
 
-    A folder that is not empty cannot be replaced in one step: the old folder is moved aside, the new one takes its place, and
-    then the old one is removed. A reader finds no `place` between the two moves, and a process that is killed between them
-    leaves none.
+    A folder that is not empty cannot be replaced in one step: the old one is moved aside, and removed once the new one has its
+    place. A process that is killed between the two moves leaves no `place`.
     """
     beside, before = (place.with_name(f".{place.name}.{what}") for what in ("partial", "before"))
     for left in (beside, before):
@@ -25,7 +24,8 @@ def folder(place: Path) -> Iterator[Path]:
     try:
         beside.mkdir(parents=True)
         yield beside
-        sync_tree(beside)
+        for path in (*beside.rglob("*"), beside):  # a full disk may show only here
+            sync(path)
         replaces = place.exists()
         if replaces:
             place.rename(before)
@@ -53,13 +53,6 @@ def write_text(place: Path, text: str) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-
-
-def sync_tree(top: Path) -> None:
-    """Sync a folder and everything in it to the disk. A full disk may show only here."""
-    for path in top.rglob("*"):
-        sync(path)
-    sync(top)
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Detects machine failures behind an exception: no memory, a broken device, a full disk. Torch-free.
 
-Libraries wrap such failures in exception types of their own, often with the cause as text only. So causes and messages are read
-as well as types.
+Libraries wrap them in types of their own, often with the cause as text only, so causes and messages are read as well.
 """
 
 import errno
@@ -28,7 +27,7 @@ BROKEN = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
 def typed(problem: BaseException) -> CompressionError | None:
     """Return the machine failure that `problem` is or was caused by; None if there is none.
 
-    The message of a CompressionError is not searched, because it may quote the user's files; its causes are.
+    A CompressionError's message may quote the user's files, so only its causes are searched.
     """
     chain = list(causes(problem))
     for link in chain:

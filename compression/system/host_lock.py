@@ -1,8 +1,7 @@
 """The host's timing lock: one job is timed at a time; reports if a turn was exclusive. Torch-free.
 
-Under a worker the engine holds no lock that others wait for. It locks a file in its own folder to request a turn. The worker
-then takes the host's lock for it, for a limited time, and creates a second file beside the first while it holds that lock.
-Without a worker the processes of a host share one lock file.
+Under a worker the engine locks a file in its own folder to request a turn. The worker takes the host's lock for it, for a
+limited time, and creates a second file beside the first meanwhile. Without a worker the processes of a host share one.
 """
 
 import fcntl
@@ -25,27 +24,23 @@ POLL_SECONDS = 0.05
 class Turn:
     """One timing: with the host's lock held, or without it if the wait ran out."""
 
-    exclusive: bool
-    """Whether no other job was timed meanwhile; final once the lock is released."""
+    exclusive: bool  #: whether no other job was timed meanwhile; final once the lock is released
 
 
 @contextmanager
 def host_lock() -> Iterator[Turn]:
-    """Wait until no other job on this host is timing, but at most LATHE_MEASURE_WAIT_SECONDS.
-
-    The kernel releases the lock when the process ends, however it ends.
-    """
+    """Wait for LATHE_MEASURE_WAIT_SECONDS at most until no other job is timing; the lock ends with the process."""
     deadline = time.monotonic() + float(os.environ.get(WAIT_VARIABLE) or WAIT_SECONDS)
-    asked = os.environ.get(TURN_VARIABLE)
-    path = asked or os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
+    request = os.environ.get(TURN_VARIABLE)
+    path = request or os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
     # O_CREAT alone in a shared folder would follow a link that another user put there.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         turn = Turn(_locked(descriptor, deadline))
-        if not asked:
+        if not request:
             yield turn
             return
-        granted = Path(asked + GRANTED)
+        granted = Path(request + GRANTED)
         while (grant := _identity(granted)) is None and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         turn.exclusive = turn.exclusive and grant is not None

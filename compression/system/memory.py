@@ -5,35 +5,27 @@ from pathlib import Path
 
 def resident() -> int:
     """Return the resident bytes of this process now (VmRSS); 0 if the kernel does not report them."""
+    return 1024 * (_number("/proc/self/status", "VmRSS:") or 0)
+
+
+def _number(path: str, name: str) -> int | None:
+    """Return the number after a name in a file of the kernel; None if it does not report it."""
     try:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        lines = Path(path).read_text("ascii").splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), None)
 
 
 def available() -> int | None:
-    """Return the bytes that this process can still get: the minimum of machine and control group.
-
-    None if the kernel does not report them. Page cache of files counts as free.
-    """
-    rooms = [room for room in (_of_machine(), _of_group()) if room is not None]
-    return min(rooms, default=None)
-
-
-def _of_machine() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    """Return the bytes that machine and control group still allow, page cache counted as free; None if not reported."""
+    machine = _number("/proc/meminfo", "MemAvailable:")
+    rooms = [None if machine is None else 1024 * machine, _of_group()]
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Return the smallest free memory of this process's control group and its ancestors, in bytes.
-
-    Source: kernel, cgroup-v2.rst.
-    """
+    """Return the smallest free memory of this process's control group and its ancestors, in bytes (kernel, cgroup-v2.rst)."""
     try:
         name = next((line[3:] for line in own.read_text("ascii").splitlines() if line.startswith("0::")), "")
     except (OSError, ValueError):
@@ -58,11 +50,6 @@ def _of_folder(group: Path) -> int | None:
 def killed_for_memory() -> int:
     """Return how many out-of-memory kills the kernel counts on this machine; 0 if not reported.
 
-    It counts before it kills, within limits of control groups too (mm/oom_kill.c). So if a child ended by SIGKILL and the
-    number is larger than before the child started, that is the reason.
+    It counts before it kills, in control groups too (mm/oom_kill.c): a SIGKILL while the count rose was for memory.
     """
-    try:
-        lines = Path("/proc/vmstat").read_text("ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return _number("/proc/vmstat", "oom_kill ") or 0

@@ -20,11 +20,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent dies, however the parent dies.
+    """Let the kernel kill this process when its parent dies, however it dies; on Linux only. Call it first.
 
-    Call it first. The kernel watches the *thread* that started this process: a supervisor must start the engine from a thread
-    that lives as long as the supervisor does. Exits at once if the parent died between the two checks. Raises OSError if the
-    kernel refuses. On other systems than Linux it does nothing.
+    The kernel watches the *thread* that started this process: a supervisor must start the engine from a thread that lives as
+    long as it does. Exits at once if the parent died between the two checks. Raises OSError if the kernel refuses.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -44,8 +43,8 @@ def limit_memory(most: int) -> None:
 def private_channel(fd: int = 1) -> TextIO:
     """Reserve `fd` for this process's own output and point standard output at standard error.
 
-    A library that prints, in Python or in C, then writes to the log and cannot corrupt the events. The channel is a copy that
-    children do not inherit. It is line-buffered, so each event is one write. Raises OSError if `fd` is closed.
+    Libraries that print, in Python or in C, cannot corrupt the events. Children do not inherit the copy; it is line-buffered,
+    so each event is one write. Raises OSError if `fd` is closed.
     """
     sys.stdout.flush()
     copy = os.dup(fd)
@@ -56,26 +55,23 @@ def private_channel(fd: int = 1) -> TextIO:
 
 
 class PauseRequests:
-    """Reports whether the parent requested a pause: a line `pause` on standard input, if that is a pipe.
-
-    A call never blocks. A terminal, a file or a closed standard input is not read.
-    """
+    """Reports without blocking if the parent sent a line `pause` on standard input, which is read only if it is a pipe."""
 
     def __init__(self, fd: int = 0) -> None:
         self._fd: int | None = fd if _is_pipe(fd) else None
-        self._heard = b""
-        self._asked = False
+        self._rest = b""
+        self._requested = False
 
     def __call__(self) -> bool:
         """Read the available input; return whether a pause is requested now or was before."""
-        while self._fd is not None and not self._asked and select.select([self._fd], [], [], 0)[0]:
-            said = os.read(self._fd, 4096)
-            if not said:
+        while self._fd is not None and not self._requested and select.select([self._fd], [], [], 0)[0]:
+            data = os.read(self._fd, 4096)
+            if not data:
                 self._fd = None
-            *lines, rest = (self._heard + said).split(b"\n")
-            self._heard = rest[-4096:]
-            self._asked = b"pause" in lines
-        return self._asked
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[-4096:]
+            self._requested = b"pause" in lines
+        return self._requested
 
 
 def _is_pipe(fd: int) -> bool:
@@ -87,11 +83,7 @@ def _is_pipe(fd: int) -> bool:
 
 
 def imported(name: str) -> ModuleType:
-    """Import a module and its dependencies, and exclude them from garbage collection from now on.
-
-    Imported objects stay alive: the garbage collector's scan of them took a fifth of the engine's start where this was
-    measured.
-    """
+    """Import a module and keep it out of garbage collection: scanning it took a fifth of the engine's start where measured."""
     gc.disable()
     try:
         return import_module(name)
@@ -101,11 +93,10 @@ def imported(name: str) -> ModuleType:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library reuse freed blocks instead of returning them to the kernel.
+    """Let the C library (glibc) reuse freed blocks instead of returning them to the kernel.
 
-    Only glibc supports this; elsewhere there is no effect. A training step frees and allocates the same large buffers again and
-    again. Without this each comes from the kernel anew, zeroed page by page, which cost a fifth of the step on the machine
-    where this was measured.
+    A training step frees and allocates the same large buffers again and again; without this each comes from the kernel anew,
+    zeroed page by page, which cost a fifth of the step where this was measured.
     """
     libc = ctypes.CDLL(None)
     if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):

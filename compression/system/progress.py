@@ -28,24 +28,21 @@ class Returning(Generic[News, Result]):
 
 @dataclass(frozen=True)
 class Step:
-    """The position of a loop.
-
-    score: on validation, after an epoch; resumed: the steps before it took no time in this attempt.
-    """
+    """The position of a loop."""
 
     step: int
     total: int
     loss: float | None = None
     rate: float | None = None
-    score: float | None = None
-    resumed: bool = False
+    score: float | None = None  #: on validation, after an epoch
+    resumed: bool = False  #: the steps before it took no time in this attempt
 
 
 def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[int]) -> Generator[Step, None, None]:
-    """Iterate over batch iterators one after the other and yield the rows done so far as steps.
+    """Yield the rows done so far while batch iterators run one after the other.
 
-    askings: each yields the number of rows that it just processed. total: rows of all iterators, or more if some rows may be
-    skipped. check_pause: called before each batch; an exception that it raises ends the iteration.
+    askings: each yields the rows that it just processed. total: rows of all, or more if some may be skipped. check_pause:
+    called before each batch; an exception that it raises ends the iteration.
     """
     done, batches = 0, chain(*askings)
     yield Step(0, total)
@@ -56,10 +53,7 @@ def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[i
 
 
 def portion_of(ticks: Generator[Step, None, Result], number: int, count: int) -> Generator[Step, None, Result]:
-    """Yield steps as those of one of `count` equal portions of work; return the generator's result.
-
-    number: of the portion, from 0.
-    """
+    """Yield steps as those of portion `number`, from 0, of `count` equal portions; return the generator's result."""
     for news in (each := Returning(ticks)):
         yield replace(news, step=number * news.total + news.step, total=count * news.total)
     return each.result
@@ -78,15 +72,12 @@ SECONDS_BETWEEN = 0.5
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of work. `weight` is its expected share of time, in any unit that all phases share.
-
-    part: the dataset that it is for, if the job has several.
-    """
+    """One stretch of work."""
 
     stage: Stage
     name: str
-    weight: float
-    part: str = ""
+    weight: float  #: its expected share of time, in any unit that all phases share
+    part: str = ""  #: the dataset that it is for, if the job has several
 
 
 class ProgressTracker:
@@ -98,7 +89,7 @@ class ProgressTracker:
         self.part = ""
         self._whole = sum(phase.weight for phase in phases) or 1.0
         self._reached = 0.0
-        self._told = 0.0
+        self._reported = 0.0
         self._started: tuple[float, float] | None = None
 
     def skip(self, stage: Stage) -> None:
@@ -111,26 +102,17 @@ class ProgressTracker:
         """Yield the progress event of a step, or nothing if one was emitted a moment ago."""
         now = time.monotonic()
         edge = tick.resumed or tick.step in (0, tick.total)
-        if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
+        if now - self._reported < SECONDS_BETWEEN and not edge and tick.score is None:
             return
-        self._told = now
+        self._reported = now
         here = self._phase(phase)
         reached = self._before(here) + here.weight / self._whole * (tick.step / max(tick.total, 1))
         self._reached = min(max(self._reached, reached), 1.0)
         if tick.resumed:
             self._started = None
-        yield Progress(
-            stage=self.stage,
-            phase=phase,
-            step=tick.step,
-            total=tick.total,
-            fraction=self._reached,
-            eta_seconds=self._eta(now),
-            loss=tick.loss,
-            rate=tick.rate,
-            score=tick.score,
-            part=self.part,
-        )
+        figures = {name: value for name, value in vars(tick).items() if name != "resumed"}
+        place = {"stage": self.stage, "phase": phase, "part": self.part}
+        yield Progress(**place, **figures, fraction=self._reached, eta_seconds=self._eta(now))
 
     def emit_boundary(self, phase: str, done: bool) -> Iterator[Progress]:
         """Yield the beginning or the end of a phase that has no steps of its own."""

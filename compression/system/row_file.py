@@ -7,11 +7,7 @@ from pathlib import Path
 
 
 class RowFile:
-    """Rows of bytes in a flat file, which `close` removes.
-
-    The file is read, not mapped: mapped pages count as the engine's resident memory, which its worker watches. The system's
-    page cache keeps rows that were read as long as there is memory to spare.
-    """
+    """Rows of bytes in a file that `close` removes. Read, not mapped: mapped pages count as the engine's resident memory."""
 
     def __init__(self, path: Path, sizes: Sequence[int]) -> None:
         """sizes: bytes of each row."""
@@ -24,11 +20,11 @@ class RowFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    def write(self, row: int, found: bytes | memoryview) -> None:
+    def write(self, row: int, data: bytes | memoryview) -> None:
         """Write a row. Raises ValueError if its size differs, OSError if the disk is full."""
-        if len(found) != self._sizes[row]:
-            raise ValueError(f"row {row} has {len(found)} bytes, not {self._sizes[row]}")
-        left, at = memoryview(found), self._starts[row]
+        if len(data) != self._sizes[row]:
+            raise ValueError(f"row {row} has {len(data)} bytes, not {self._sizes[row]}")
+        left, at = memoryview(data), self._starts[row]
         while left:
             done = os.pwrite(self._file, left, at)
             left, at = left[done:], at + done

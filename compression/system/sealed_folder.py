@@ -65,10 +65,7 @@ def unseal(path: Path) -> str:
 
 
 def verify_files(place: Path, files: tuple[File, ...]) -> None:
-    """Compare a folder's files with their digests.
-
-    Raises UnusableCheckpoint if one differs, OSError if one is missing.
-    """
+    """Compare a folder's files with their digests. Raises UnusableCheckpoint if one differs, OSError if one is missing."""
     for file in files:
         if digest(place / file.path) != file.sha256:
             raise UnusableCheckpoint(f"{place.name}/{file.path} is not what was written")

@@ -17,22 +17,18 @@ from compression.models.adapters.cutting import Cut, same_count
 from compression.models.adapters.structure import Attention, Head, Layer, PruningPlan, Tap
 from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
+from compression.models.architectures.shapes import total_of
 from compression.schema.report.measurements import Parameters, Shape
 
 
 class ArchitectureAdapter(ABC):
     """One family's adapter. `registry.adapter_of` finds it for a model or a config, whatever the head."""
 
-    attention = "sdpa"
-    """The attention implementation of the family's models: the fastest of the stock code."""
-    block: str
-    """The name of the list of layers in the bare model."""
-    tables: tuple[str, ...]
-    """Names of the token, position and type tables in the bare model, the token table first."""
-    shallow: tuple[str, ...]
-    """Names of modules before the first layer, or beside all layers."""
-    shared_axes: frozenset[str] = frozenset()
-    """Layer axes of which all layers keep the same units."""
+    attention = "sdpa"  #: the fastest attention implementation of the stock code
+    block: str  #: the name of the list of layers in the bare model
+    tables: tuple[str, ...]  #: names of the token, position and type tables in the bare model, the token table first
+    shallow: tuple[str, ...]  #: names of modules before the first layer, or beside all layers
+    shared_axes: frozenset[str] = frozenset()  #: layer axes of which all layers keep the same units
 
     @abstractmethod
     def shape_of(self, config: PretrainedConfig) -> Shape:
@@ -42,17 +38,17 @@ class ArchitectureAdapter(ABC):
     def max_positions(self, config: PretrainedConfig) -> int:
         """Return the maximum number of tokens in a text."""
 
-    @abstractmethod
-    def types(self, config: PretrainedConfig) -> int:
+    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (encoders')
         """Return the number of token types. With fewer than two the model takes no token_type_ids."""
+        return 0
 
-    @abstractmethod
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
+    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (encoders')
         """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
+        return ()
 
-    @abstractmethod
-    def biases(self, config: PretrainedConfig) -> Biases:
+    def biases(self, config: PretrainedConfig) -> Biases:  # noqa: ARG002 (decoders')
         """Return the parts of a layer that have biases because the config enables them."""
+        return ()
 
     @abstractmethod
     def head(self, model: PreTrainedModel) -> Head:
@@ -68,44 +64,26 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every norm of the residual stream, shallow first.
-
-        An encoder's norms write the stream, a decoder's read it.
-        """
+        """Return every norm of the residual stream, shallow first. An encoder's norms write the stream, a decoder's read it."""
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return the taps at which the units of each group are observed and scored.
-
-        The scores of several taps are added; for a group within another they are multiplied.
-        """
+        """Return where each group's units are observed. Scores of several taps add up; within another group they multiply."""
 
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
-        """Return the tensors of a model with their widths, and perhaps some that the model lacks.
-
-        architecture: the name of the stock class; prefix: the prefix that this class gives the names of the bare model.
-        """
+        """Return the tensors of a model with their widths, perhaps more than it has. prefix: before the bare model's names."""
 
     @abstractmethod
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
-        """Write a shape into a stock config, except the numbers of layers and tokens.
-
-        Raises ValueError if the config cannot express it.
-        """
+        """Write the widths of a shape into a stock config. Raises ValueError if the config cannot express them."""
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002 (some families' own)
-        """Adjust a cut tensor so that the narrower model computes what the whole one did.
-
-        name: the tensor's name in the whole model.
-        """
+        """Adjust a cut tensor so that the narrower model computes what the whole one did. name: in the whole model."""
         return tensor
 
     def tensors(self, model: PreTrainedModel) -> Tensors:
-        """Return the tensors of a model with the widths that shrink together.
-
-        They are in the model's order; those of the bare model come first.
-        """
+        """Return a model's tensors with the widths that shrink together, in its order; the bare model's come first."""
         before = prefix(model)
         found = self.declared(model.config, type(model).__name__, before)
         names = sorted((name for name, _ in stored(model) if name in found), key=lambda name: not name.startswith(before))
@@ -127,13 +105,9 @@ class ArchitectureAdapter(ABC):
         return 0 if set(self.shallow) & set(parts) else 10_000
 
     def parameters_of(self, model: PreTrainedModel) -> Parameters:
-        """Count the elements of unique parameters, those of the tables separately.
-
-        A tied head counts as its table.
-        """
+        """Count the elements of unique parameters, those of the tables separately. A tied head counts as its table."""
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        total, embedding = sum(sizes.values()), sum(sizes.get(f"{prefix(model)}{name}", 0) for name in self.tables)
-        return Parameters(total=total, embedding=embedding, other=total - embedding)
+        return total_of(sizes, [prefix(model) + name for name in self.tables])
 
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
         """Return the shape that a plan leads to. Raises ValueError if its layers do not form one shape."""
@@ -148,61 +122,33 @@ class ArchitectureAdapter(ABC):
         widths = {axis: same_count(found, axis) for axis, found in counts.items()}
         return shape_with(shape, widths, layers)
 
-    def config_at(
-        self,
-        old: PretrainedConfig,
-        shape: Shape,
-        layers: Sequence[int],  # noqa: ARG002 (decoders')
-    ) -> PretrainedConfig:
-        """Return the stock config of a shape. layers: the number in `old` of each layer.
-
-        Raises ValueError if no config expresses the shape.
-        """
+    def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:  # noqa: ARG002
+        """Return the stock config of a shape, or raise ValueError. layers: the number in `old` of each layer."""
         config = copy.deepcopy(old)
         config.num_hidden_layers = shape.layers
         self._set_widths(config, shape)
         return config
 
     def cut(self, model: PreTrainedModel, plan: PruningPlan) -> Cut:
-        """Return the cut that `narrowed` applies. The model's weights may be missing.
-
-        Raises UnsupportedShape or ValueError if the config cannot express the shape, ValueError if the plan does not lead to
-        one shape.
-        """
+        """Return the cut of a plan; weights may be missing. Raises UnsupportedShape or ValueError if no config expresses it."""
         shape = self.shape_after(self.shape_of(model.config), plan)
         layers = plan.layers if plan.layers is not None else tuple(range(shape.layers))
         return self._cut(model, plan, self.config_at(model.config, shape, layers))
 
     def narrowed(self, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
-        """Build the stock model of the narrower config and fill it with the remaining weights of `model`.
-
-        Raises what `cut` raises.
-        """
+        """Build the stock model that a plan leaves, with the weights of `model`. Raises what `cut` raises."""
         return built(model, self.cut(model, plan))
 
     def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
-        """Build a stock model like `model` with other widths and layers and newly initialized weights.
-
-        The vocabulary stays. Raises UnsupportedShape or ValueError if the config cannot express the shape.
-        """
+        """Build a stock model like `model` at another shape, with new weights. Raises UnsupportedShape or ValueError."""
         config = self.config_at(model.config, shape, range(shape.layers))
-        small = type(model)(config).to(next(model.parameters()).dtype)
-        small.train(model.training)
-        return small
-
-    def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
-        """Build the stock model that has only the given layers, in that order.
-
-        keep: layer numbers from 0, at least one. Raises ValueError if a number is not a layer's, or if none is left.
-        """
-        return self.narrowed(model, PruningPlan(layers=tuple(keep)))
+        return type(model)(config).to(next(model.parameters()).dtype).train(model.training)
 
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
-        """Build the stock model that has only the given tokens.
+        """Build the stock model that has only the given tokens; its predictions for them do not change.
 
-        kept_token_ids: old ids, each once; their order gives the new ids. The model's predictions for these tokens do not
-        change. Special tokens in the config get their new ids; the config no longer names dropped ones. Raises ValueError if an
-        id is not in the table or appears twice, if the padding token is dropped, or if `fixed_tokens` move.
+        kept_token_ids: old ids, each once, in the order of the new ids. Special tokens in the config follow. Raises ValueError
+        if an id is not in the table or appears twice, if the padding token is dropped, or if `fixed_tokens` move.
         """
         old = model.config
         if len(set(kept_token_ids)) != len(kept_token_ids) or not set(kept_token_ids) <= set(range(old.vocab_size)):
@@ -226,16 +172,12 @@ class ArchitectureAdapter(ABC):
         return Cut(model.config, config, self.tensors(model), plan, f"{prefix(model)}{self.block}.", self.after_cut)
 
     def _blocks(self, model: PreTrainedModel) -> Iterator[Any]:
-        stack: nn.Module = model.base_model.get_submodule(self.block)
-        return stack.children()
+        return iter(model.base_model.get_submodule(self.block).children())
 
 
 @torch.no_grad()
 def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
-    """Build the stock model of a cut's config and fill it from `model`, which does not change.
-
-    Raises ValueError.
-    """
+    """Build the stock model of a cut's config and fill it from `model`, which does not change. Raises ValueError."""
     small = type(model)(cut.config)
     own = dict(stored(model))
     for name, target in stored(small):
@@ -246,9 +188,7 @@ def built(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
         target.data = value
     if getattr(model, "generation_config", None) is not None:
         small.generation_config = copy.deepcopy(model.generation_config)
-    small.to(next(model.parameters()).device)
-    small.train(model.training)
-    return small
+    return small.to(next(model.parameters()).device).train(model.training)
 
 
 def prefix(model: PreTrainedModel) -> str:
@@ -257,10 +197,7 @@ def prefix(model: PreTrainedModel) -> str:
 
 
 def stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and buffers that a checkpoint holds; tied ones come once.
-
-    Tables that follow from the config alone are not included.
-    """
+    """Yield the parameters and buffers that a checkpoint holds; tied ones come once."""
     yield from model.named_parameters()
     saved = model.state_dict(keep_vars=True)
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)

@@ -11,27 +11,17 @@ from transformers import PretrainedConfig
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.pruning_groups import Tensors, Width
 
-AfterCut = Callable[["Cut", str, Tensor], Tensor]
-"""A family's hook: adjusts a cut tensor so that it means the same under the narrower config.
-
-The tensor's name is that in the whole model.
-"""
-
 
 @dataclass(frozen=True)
 class Cut:
-    """What a plan makes of a model, before any weight is read.
-
-    before, config: the stock config and the narrower one; tensors: those of the whole model, with their widths; stack: the
-    prefix of the names of tensors in layers.
-    """
+    """What a plan makes of a model, before any weight is read."""
 
     before: PretrainedConfig
-    config: PretrainedConfig
-    tensors: Tensors
+    config: PretrainedConfig  #: the narrower one
+    tensors: Tensors  #: of the whole model, with their widths
     plan: PruningPlan
-    stack: str
-    after: AfterCut
+    stack: str  #: prefix of the names of tensors in layers
+    after: Callable[["Cut", str, Tensor], Tensor]  #: a family's `after_cut`
 
     def source(self, name: str) -> str:
         """Return the name in the whole model of the tensor that a tensor of the narrower model comes from."""
@@ -46,10 +36,7 @@ class Cut:
         return int(found[1]) if found else None
 
     def of(self, name: str, whole: Tensor) -> Tensor:
-        """Cut a tensor. The result is new, never a view.
-
-        name: its name in the narrower model; whole: its source in the whole model.
-        """
+        """Cut a tensor; the result is never a view. name: in the narrower model; whole: its source in the whole model."""
         source = self.source(name)
         cut = whole
         for dim, width in enumerate(self.tensors.get(source, ())):
@@ -63,18 +50,12 @@ class Cut:
         return self.after(self, source, whole.clone() if cut is whole else cut)
 
     def outputs(self, layer: str, values: Tensor, dim: int) -> Tensor:
-        """Return the target outputs of a linear layer after the cut.
-
-        values: (tokens, outputs) of the whole layer; dim: the dimension of its weight that holds the outputs.
-        """
+        """Return the outputs that a cut layer aims at. values: (tokens, outputs) of the whole; dim: of its weight's outputs."""
         kept = self.indices(self.tensors[f"{layer}.weight"][dim])
         return self.after(self, f"{layer}.bias", values if kept is None else values[:, kept.to(values.device)])
 
     def indices(self, width: int) -> Tensor | None:
-        """Return the indices of a dimension that stay, or None if all stay.
-
-        They are (n,), or (units, n) with a row for each unit of the first dimension.
-        """
+        """Return the indices of a dimension that stay: (n,), or (units, n) by the first dimension's unit; None: all stay."""
         if not isinstance(width, Width):
             return None
         kept = self.plan.of(width.axis, width.layer)
@@ -89,10 +70,7 @@ class Cut:
 
 
 def unit_indices(units: Tensor, size: int, channels: Tensor | None = None) -> Tensor:
-    """Return the consecutive indices of units, all of each unit's or only its `channels`.
-
-    units: (n,), channels: (n, m) from 0 in each unit -> (n × size,) or (n × m,).
-    """
+    """Return the indices of units, or of their channels. units: (n,), channels: (n, m) from 0 -> (n × size,) or (n × m,)"""
     return (units[:, None] * size + (torch.arange(size) if channels is None else channels)).flatten()
 
 

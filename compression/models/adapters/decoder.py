@@ -1,11 +1,9 @@
 """Adapt decoders: pre-norm layers on one residual stream, normalized before each part reads it.
 
 A cut selects channels of the stream once for the model, and everything else per layer: groups (a KV head with the query heads
-that read it; the head size stays), feed-forward units, and, if layers have them, experts, the units of experts and the ranks of
-latent attention. Unless a family says otherwise, the cut model computes what the whole model does with the same parts masked,
-except for rounding: the norms are RMSNorms, whose weights compensate for fewer channels.
-
-`architectures.decoder_tensor_names` holds the tensor names; a family defines here what its modules and its config mean.
+that read it; the head size stays), feed-forward units, experts, their units and the ranks of latent attention. Unless a family
+says otherwise, the cut model equals the whole model with the same parts masked, except for rounding: the weights of RMSNorms
+compensate for fewer channels.
 """
 
 import math
@@ -32,8 +30,7 @@ OUTS = ("lm_head", "score", "qa_outputs")
 class PreNormDecoder(ArchitectureAdapter):
     """One family of decoders by its model_type, with the names of Llama's config and modules."""
 
-    owns_epsilon = True
-    """Whether the config's ε applies only to the norms over the stream."""
+    owns_epsilon = True  #: whether the config's ε applies only to the norms over the stream
 
     def __init__(self, kind: str) -> None:
         self.kind, self.names = kind, FAMILIES[kind]
@@ -48,14 +45,6 @@ class PreNormDecoder(ArchitectureAdapter):
         """Return the maximum number of tokens in a text."""
         return int(config.max_position_embeddings)
 
-    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (the base's)
-        """Return 0: decoders have no token types."""
-        return 0
-
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (the base's)
-        """Return an empty tuple: no token has to keep its number."""
-        return ()
-
     def biases(self, config: PretrainedConfig) -> Biases:
         """Return the parts of a layer that have biases because the config enables them."""
         return biases_in(self.kind, self._numbers(config))
@@ -65,10 +54,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
     def is_unread(self, config: PretrainedConfig, name: str) -> bool:
-        """Return whether a tensor belongs to a layer that predicts several tokens.
-
-        Such layers come after the last layer that stock code reads.
-        """
+        """Return whether a tensor belongs to the layers after the last one, which predict tokens further ahead."""
         found, last = re.match(rf"({re.escape(self.names.prefix)})?{self.block}\.(\d{{1,4}})\.", name), config.num_hidden_layers
         return found is not None and last <= int(found[2]) < last + self._numbers(config).get("ahead", 0)
 
@@ -82,10 +68,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return [self._made(block, shape) for block in self._blocks(model)]
 
     def feeds(self, model: PreTrainedModel) -> list[Feed]:
-        """Return the norms and layers whose channels can be scaled together with the layers that read them.
-
-        They are in model order.
-        """
+        """Return the norms and layers whose channels can be scaled with the layers that read them, in model order."""
         found = [feed for block in self._blocks(model) for feed in self._feeds(block)]
         head = self.head(model).out
         if head is not None and head.weight is not model.get_input_embeddings().weight:
@@ -98,10 +81,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return [*(norm for layer in self.layers(model) for norm in layer.norms), last]
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return the taps at which the units of each group are observed.
-
-        No module shows what happens inside fused experts.
-        """
+        """Return the taps at which the units of each group are observed. No module shows what happens inside fused experts."""
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         for number, layer in enumerate(self.layers(model)):
             found[f"heads.{number}"] = [(layer.attended, "in")]
@@ -139,10 +119,7 @@ class PreNormDecoder(ArchitectureAdapter):
         return tensor
 
     def config_at(self, old: PretrainedConfig, shape: Shape, layers: Sequence[int]) -> PretrainedConfig:
-        """Return the stock config of a shape. layers: the number in `old` of each layer.
-
-        Raises UnsupportedShape.
-        """
+        """Return the stock config of a shape. layers: the number in `old` of each layer. Raises UnsupportedShape."""
         check_decoder(old.model_type, shape)
         config = super().config_at(old, shape, layers)
         if getattr(old, "layer_types", None) is not None:  # which layers attend only within a window
@@ -181,8 +158,5 @@ class PreNormDecoder(ArchitectureAdapter):
 
 
 def shared(values: Tensor, groups: int, times: int) -> Tensor:
-    """Repeat the keys or values of each group for each of its query heads.
-
-    values: (rows, tokens, groups × size) -> (rows, tokens, groups × times × size).
-    """
+    """Repeat each group's keys or values for its query heads. -> (rows, tokens, groups × times × size)"""
     return values.view(*values.shape[:-1], groups, -1).repeat_interleave(times, dim=-2).flatten(-2)

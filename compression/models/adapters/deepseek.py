@@ -1,9 +1,8 @@
 """Adapt DeepSeek-V2 and V3: multi-head latent attention, and experts in all but the shallow layers.
 
 The keys and values of all heads are projected from one compressed vector per token, in the larger models the queries too; a
-group is one head. Routed experts are fused into 3-D tensors; the shared experts are one feed-forward part. Each compressed
-vector is normalized before it is projected, with an ε that is not in the config: a cut of the ranks is as exact as that ε is
-small compared to the mean square.
+group is one head. Routed experts are fused into 3-D tensors; the shared experts are one feed-forward part. The norm of a
+compressed vector has an ε that is not in the config: a cut of the ranks is as exact as that ε is small.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from torch.nn import functional
 from compression.models.adapters.decoder import PreNormDecoder
 from compression.models.adapters.structure import Attention, DecoderLayer, Feed, PruningPlan
 from compression.models.architectures.pruning_groups import axis_and_layer
-from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.report.measurements import Shape
 
 
 class Deepseek(PreNormDecoder):
@@ -28,12 +27,10 @@ class Deepseek(PreNormDecoder):
     """
 
     def _made(self, layer: Any, shape: Shape) -> Attention:
-        """Return each head's own part of the keys; the part with the position is the same for all heads.
-
-        Narrower parts are padded with zeros.
-        """
+        """Return each head's own part of the keys, padded with zeros; the part with the position is the same for all heads."""
         attention, heads, width = layer.self_attn, shape.heads, shape.attended // shape.heads
-        _, latent = _has(shape)
+        latent = shape.latent
+        assert latent is not None, "a shape of the family"  # noqa: S101
         without_position = (shape.head_size or 0) - latent.rope
 
         def filled(values: Tensor) -> Tensor:
@@ -72,11 +69,9 @@ class Deepseek(PreNormDecoder):
         )
 
     def shape_after(self, shape: Shape, plan: PruningPlan) -> Shape:
-        """Return the shape that a plan leads to.
-
-        Raises ValueError also if the plan's router could not choose as before.
-        """
-        found, (experts, _) = super().shape_after(shape, plan), _has(shape)
+        """Return the shape that a plan leads to. Raises ValueError also if the plan's router could not choose as before."""
+        found, experts = super().shape_after(shape, plan), shape.experts
+        assert experts is not None, "a shape of the family"  # noqa: S101
         dense = [number < experts.dense_layers for number in plan.layers or ()]
         if dense != sorted(dense, reverse=True):
             raise ValueError(f"layers {list(plan.layers or ())}: those without experts must come first")
@@ -86,9 +81,3 @@ class Deepseek(PreNormDecoder):
                 if (of_group != of_group[0]).any():
                     raise ValueError(f"{of_group.tolist()} experts stay of the router's groups, and must be as many of each")
         return found
-
-
-def _has(shape: Shape) -> tuple[Experts, Latent]:
-    assert shape.experts is not None, "the family's shapes say it"  # noqa: S101
-    assert shape.latent is not None, "the family's shapes say it"  # noqa: S101
-    return shape.experts, shape.latent

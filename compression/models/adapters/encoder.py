@@ -1,12 +1,9 @@
 """Adapt encoders: post-norm layers of stock transformers.
 
-`architectures.tensor_names` holds their names. One residual stream (`hidden`) runs through all layers, and LayerNorm normalizes
-it after each addition; `hidden = heads × head size`. A cut selects channels of the stream once for the model; heads, channels
-of heads and feed-forward units per layer. A pooler or dense layer between the stream and a classifier reads the stream, but its
-outputs are a separate space, so they are selected separately.
-
-Removing only feed-forward units, heads or channels of heads is exactly equal to masking those units in the whole model.
-Removing stream channels is not, because LayerNorm then takes its mean and variance over fewer channels.
+One residual stream (`hidden` = heads × head size) runs through all layers, and LayerNorm normalizes it after each addition. A
+cut selects channels of the stream once for the model; heads, channels of heads and feed-forward units per layer. The outputs of
+a pooler or dense layer are a separate space. A cut equals masking the same units in the whole model, except for stream
+channels: LayerNorm then takes its mean and variance over fewer channels.
 """
 
 import math
@@ -53,10 +50,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return encoder_shape({meaning: getattr(config, key) for meaning, (key, *_) in self.names.keys.items()})
 
     def max_positions(self, config: PretrainedConfig) -> int:
-        """Return the maximum number of tokens in a text.
-
-        Rows of the position table before the first token's row are unused.
-        """
+        """Return the maximum number of tokens in a text. Rows of the position table before the first token's row are unused."""
         return int(config.max_position_embeddings) - self._first_position(config)
 
     def types(self, config: PretrainedConfig) -> int:
@@ -64,15 +58,8 @@ class PostNormEncoder(ArchitectureAdapter):
         return int(config.type_vocab_size) if "types" in self.names.keys else 0
 
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
-        """Return the first token ids, which must keep their numbers.
-
-        The padding token's id determines where positions begin.
-        """
+        """Return the first token ids: the padding token's id determines where positions begin."""
         return tuple(range(self._first_position(config)))
-
-    def biases(self, config: PretrainedConfig) -> tuple[()]:  # noqa: ARG002 (the base's)
-        """Return an empty tuple: encoders always have their biases, and no config sets them."""
-        return ()
 
     def layers(self, model: PreTrainedModel) -> list[EncoderLayer]:
         """Return the encoder's layers, shallow first."""
@@ -107,10 +94,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return [first, *(norm for layer in self.layers(model) for norm in (layer.attended_norm, layer.norm))]
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
-        """Return the taps at which the units of each group are observed.
-
-        A channel that compares queries with keys matters by the product of its two scores: one alone has no meaning.
-        """
+        """Return where each group's units are observed: channels that queries and keys share, in both."""
         found: dict[str, list[Tap]] = {"hidden": [(norm, "out") for norm in self.stream_norms(model)]}
         head = self.head(model)
         if head.dense is not None and head.out is not None:
@@ -129,10 +113,7 @@ class PostNormEncoder(ArchitectureAdapter):
         return found if head is None else {**found, **head_tensors(self.kind, shape, head, config.num_labels)}
 
     def after_cut(self, cut: Cut, name: str, tensor: Tensor) -> Tensor:
-        """Scale the queries of narrower heads so that they attend as before.
-
-        Stock models divide by the root of the head size.
-        """
+        """Scale the queries of narrower heads: stock models divide by the root of the head size."""
         if f".{self.names.parts['query']}." not in name:
             return tensor
         before, after = (config.hidden_size // config.num_attention_heads for config in (cut.before, cut.config))

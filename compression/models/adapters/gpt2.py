@@ -11,11 +11,7 @@ from compression.schema.report.measurements import Shape
 
 
 class Gpt2(PreNormDecoder):
-    """The adapter of GPT-2, where hidden = heads × head size: both shrink together.
-
-    Every head has its own keys and values. A model with fewer stream channels does not equal the masked model, because
-    LayerNorm takes its mean and variance over fewer channels; every other cut does.
-    """
+    """The adapter of GPT-2, where hidden = heads × head size. Its LayerNorms read fewer channels after a cut of the stream."""
 
     owns_epsilon = False
 

@@ -10,11 +10,7 @@ from compression.schema.report.measurements import Shape
 
 
 class Qwen3(PreNormDecoder):
-    """The adapter of Qwen3: each query and key head has an RMSNorm over the head size.
-
-    No cut changes the head size. These norms share their ε with the norms over the stream, so ε stays as it is, and a cut of
-    the stream is off by the weight of ε.
-    """
+    """The adapter of Qwen3, whose query and key heads have norms: they share the stream's ε, so a cut of it is off by ε."""
 
     owns_epsilon = False
 

@@ -12,26 +12,17 @@ from compression.models.adapters.deepseek import Deepseek
 from compression.models.adapters.encoder import PostNormEncoder
 from compression.models.adapters.gpt2 import Gpt2
 from compression.models.adapters.qwen import Qwen3
+from compression.models.architectures.decoder_tensor_names import FAMILIES
 from compression.models.architectures.tensor_names import NAMES
 
 ENCODER_ADAPTERS: dict[str, PostNormEncoder] = {kind: PostNormEncoder(kind) for kind in NAMES}
-DECODER_ADAPTERS: dict[str, PreNormDecoder] = {
-    "llama": PreNormDecoder("llama"),
-    "mistral": PreNormDecoder("mistral"),
-    "qwen2": PreNormDecoder("qwen2"),
-    "qwen3": Qwen3("qwen3"),
-    "gpt2": Gpt2("gpt2"),
-    "deepseek_v2": Deepseek("deepseek_v2"),
-    "deepseek_v3": Deepseek("deepseek_v3"),
-}
+OWN_ADAPTERS = {"qwen3": Qwen3, "gpt2": Gpt2, "deepseek_v2": Deepseek, "deepseek_v3": Deepseek}
+DECODER_ADAPTERS: dict[str, PreNormDecoder] = {kind: OWN_ADAPTERS.get(kind, PreNormDecoder)(kind) for kind in FAMILIES}
 ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTERS}
 
 
 def adapter_of(model_or_config: PreTrainedModel | PretrainedConfig) -> ArchitectureAdapter:
-    """Find the adapter of a model or its config.
-
-    Raises KeyError for a family that `architecture_of` does not know either.
-    """
+    """Find the adapter of a model or its config. Raises KeyError for a family that `architecture_of` does not know either."""
     return ADAPTERS[_kind(model_or_config)]
 
 

@@ -36,21 +36,17 @@ class EncoderLayer:
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """The parts of one decoder layer whose inputs and outputs show how much its units matter.
+    """The parts of one decoder layer whose inputs and outputs show how much its units matter."""
 
-    whole: stream in, stream out; norms: those that read the stream; attended: reads the outputs of the heads, group by group;
-    down: reads the feed-forward units, those of the shared experts if there are experts; experts: called with (tokens, hidden)
-    and with the numbers and the weights of the experts that each token goes to, (tokens, chosen); query_rank, kv_rank: the
-    norms over compressed queries and over compressed keys and values.
-    """
-
-    whole: nn.Module
-    norms: tuple[nn.Module, nn.Module]
-    attended: nn.Module
-    down: nn.Module
-    experts: nn.Module | None = None
-    query_rank: nn.Module | None = None
-    kv_rank: nn.Module | None = None
+    whole: nn.Module  #: stream in, stream out
+    norms: tuple[nn.Module, nn.Module]  #: those that read the stream
+    attended: nn.Module  #: reads the outputs of the heads, group by group
+    down: nn.Module  #: reads the feed-forward units, those of the shared experts if there are experts
+    experts: nn.Module | None = (
+        None  #: called with (tokens, hidden), and each token's experts and their weights, (tokens, chosen)
+    )
+    query_rank: nn.Module | None = None  #: the norm over compressed queries
+    kv_rank: nn.Module | None = None  #: the norm over compressed keys and values
 
     @property
     def sums(self) -> tuple[Tap, Tap]:
@@ -63,47 +59,35 @@ Layer = EncoderLayer | DecoderLayer
 
 @dataclass(frozen=True)
 class Attention:
-    """Where one layer computes its queries, keys and values, before rotary positions are applied.
+    """Where one layer computes its queries, keys and values, before rotary positions are applied."""
 
-    makers: the modules whose outputs hold them, (rows, tokens, ...) each; read: turns these outputs, in their order, into
-    queries, keys and values, (rows, tokens, `Shape.attended`) each, head after head. Heads that share a key get a copy each.
-    """
-
-    makers: tuple[nn.Module, ...]
+    makers: tuple[nn.Module, ...]  #: their outputs hold them, (rows, tokens, ...) each
+    #: turns these outputs into queries, keys and values, (rows, tokens, `Shape.attended`), a copy of a shared key for each head
     read: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a model: the layers after the encoder or decoder.
+    """The layers after the encoder or decoder. `out` reads the outputs of `dense`, or the stream if there is no `dense`."""
 
-    `dense`: the pooler or similar layer, None if there is none; `out`: the output layer, None in a bare model. `out` reads the
-    outputs of `dense`, or the stream if there is no `dense`.
-    """
-
-    dense: nn.Linear | None
-    out: nn.Linear | None
+    dense: nn.Linear | None  #: the pooler or a similar layer
+    out: nn.Linear | None  #: the output layer, None in a bare model
 
 
 Feed = tuple[nn.Module, tuple[nn.Module, ...]]
-"""A norm or a layer, and the linear layers that read its output.
-
-All of them read the same output, and nothing else reads it.
-"""
+"""A norm or a layer, and the linear layers that read its output; nothing else reads it."""
 
 
 @dataclass(frozen=True)
 class PruningPlan:
     """What stays of a model: the given units of the given groups, and all units of the others.
 
-    kept: ascending indices (n,) by the group's name (`pruning_groups.key_of`). For a group within another (`WITHIN`) they are
-    (units, n): a row for each unit of the outer group that stays. A group that all layers share is named by its axis alone.
-    layers: the numbers of the layers that stay, from 0, in their new order; None if all stay. Groups are named by the old
-    numbers of the layers.
+    kept: ascending indices (n,) by the group's name (`pruning_groups.key_of`, with the old layer number, or the axis alone for
+    a group that all layers share). For a group within another (`WITHIN`): (units, n), a row for each outer unit that stays.
     """
 
     kept: Mapping[str, Tensor] = field(default_factory=dict)
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None  #: old numbers, from 0, of the layers that stay, in their new order; None: all
 
     def of(self, axis: str, layer: int | None = None) -> Tensor | None:
         """Return the units of a group that stay; None if all stay."""

@@ -1,12 +1,11 @@
-"""Find the widths that a decoder's stock config can express, and the nearest ones to a request.
+"""Find the widths that a decoder's stock config can express, and the nearest ones to a request. Torch-free.
 
-Torch-free. All layers have the same widths; a KV head is removed together with the query heads that read it. Each config's
-further constraints were read in the modelling code of transformers 5.24; they hold for a checkpoint that stock
-`from_pretrained` must open.
+All layers have the same widths; a KV head is removed with the query heads that read it. Further constraints were read in the
+modelling code of transformers 5.24; they hold for a checkpoint that stock `from_pretrained` must open.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from compression.schema.errors import UnsupportedShape
@@ -16,52 +15,35 @@ from compression.schema.report.measurements import Experts, Shape
 Biases = tuple[Literal["attention", "mlp"], ...]
 """Parts of a layer whose linear layers have biases because the config enables them."""
 DIVIDED = frozenset({"llama", "deepseek_v2"})
-"""Families whose configs require the hidden size to be a multiple of the number of heads.
-
-They require it even if the head size is explicit.
-"""
+"""Families whose hidden size must be a multiple of the number of heads, even if the head size is explicit."""
 COUPLED_HEADS = frozenset({"gpt2"})
-"""Families whose head size is not in the config.
-
-It is hidden / heads, so both shrink together or neither does.
-"""
+"""Families whose head size is not in the config. It is hidden / heads, so both shrink together or neither does."""
 RANKED_GROUPS = frozenset({"deepseek_v3"})
 """Families whose router ranks a group of experts by its two best, even if there is only one group."""
 
 PAIRED_RANK = frozenset({"deepseek_v2"})
-"""Families that rotate pairs of channels as complex numbers.
-
-The pairs come after the KV rank, so the KV rank is even.
-"""
+"""Families that rotate pairs of channels as complex numbers. The pairs come after the KV rank, so the KV rank is even."""
 EXPERT_STEP = 8
-"""The multiple of hidden and of the experts' units in models with experts.
-
-Stock models multiply the rows of all experts at once (torch's grouped_mm), which requires rows of a multiple of 16 bytes. What
-experts read, hidden and their units, is a multiple of 8, so that 16-bit weights meet this.
-"""
+"""The multiple of hidden and of the experts' units in models with experts: torch's grouped_mm, which multiplies the rows of all
+experts at once, needs rows of a multiple of 16 bytes, also of 16-bit weights."""
 
 
 def check_decoder(kind: str, shape: Shape) -> None:
-    """Refuse a shape that the stock config cannot express. kind: its model_type.
-
-    Raises UnsupportedShape.
-    """
-    for cause in _unsayable(kind, shape):
+    """Refuse a shape that the stock config cannot express. kind: its model_type. Raises UnsupportedShape."""
+    for cause in _problems(kind, shape):
         raise UnsupportedShape(f"{kind} cannot be saved so: {cause}", param="recipe.prune.ratio")
 
 
 def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multiple: int) -> Shape:
-    """Return the shape nearest to these ratios that the stock config can express.
+    """Return the shape nearest to these ratios that the stock config can express. Raises UnsupportedShape.
 
-    ratios: the share removed of each named axis; the others keep their widths. multiple: hidden, feed-forward and expert widths
-    and ranks are rounded to multiples of it (hidden to a smaller one if it must also be a multiple of the heads). Shared
-    experts shrink with the width of the routed ones. Raises UnsupportedShape.
+    ratios: the share removed of each named axis. multiple: what hidden, feed-forward and expert widths and ranks are rounded to
+    (hidden to a smaller one if it must divide by the heads). Shared experts shrink with the width of the routed ones.
     """
     if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
+        cause, remedy = "its head size is hidden / heads", "Name both hidden and heads, with one ratio, or neither."
         raise UnsupportedShape(
-            f"{kind} cannot shrink hidden and heads apart: its head size is hidden / heads",
-            param="recipe.prune.axes",
-            remedy="Name both hidden and heads, with one ratio, or neither.",
+            f"{kind} cannot shrink hidden and heads apart: {cause}", param="recipe.prune.axes", remedy=remedy
         )
 
     def near(width: int, axis: Axis, step: int = multiple) -> int:
@@ -78,32 +60,23 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
     experts, latent, layers = shape.experts, shape.latent, near(shape.layers, "layers", 1)
     if experts is not None:
         ffn = near(experts.ffn, "expert_ffn", math.lcm(multiple, EXPERT_STEP))
-        experts = _experts(experts, near(experts.count, "experts", experts.groups), ffn)
-        experts = experts.model_copy(update={"dense_layers": min(experts.dense_layers, layers)})
+        count, shared = near(experts.count, "experts", experts.groups), experts.shared // experts.ffn * ffn
+        widths = {"count": count, "ffn": ffn, "shared": shared, "dense_layers": min(experts.dense_layers, layers)}
+        experts = experts.model_copy(update=widths)
     if latent is not None:
         query = latent.query and near(latent.query, "query_rank")
         kv = near(latent.kv, "kv_rank", math.lcm(multiple, 2 if kind in PAIRED_RANK else 1))
         latent = latent.model_copy(update={"query": query, "kv": kv})
-    found = shape.model_copy(
-        update={
-            "layers": layers,
-            "hidden": hidden,
-            "heads": heads,
-            "groups": groups,
-            "ffn": near(shape.ffn, "ffn"),
-            "experts": experts,
-            "latent": latent,
-        }
-    )
+    changed = {"layers": layers, "hidden": hidden, "heads": heads, "groups": groups, "ffn": near(shape.ffn, "ffn")}
+    found = shape.model_copy(update={**changed, "experts": experts, "latent": latent})
     check_decoder(kind, found)
     return found
 
 
 def _step(multiple: int, must: int, width: int) -> int:
-    """Return the step to round a width to: a multiple of `must`, and of as much of `multiple` as fits.
+    """Return the step to round a width to: a multiple of `must`, and of as much of `multiple` as leaves a choice of widths.
 
-    The step must leave a choice of widths. So if `must` makes steps wider than `multiple` and wider than an eighth of the
-    width, `multiple` is halved: 64 with the 9 heads of SmolLM2 would leave its 576 channels whole.
+    It is at most an eighth of the width, else `multiple` is halved: 64 with SmolLM2's 9 heads would leave all 576 channels.
     """
     while multiple < math.lcm(multiple, must) and math.lcm(multiple, must) * 8 > width and multiple % 2 == 0:
         multiple //= 2
@@ -111,74 +84,51 @@ def _step(multiple: int, must: int, width: int) -> int:
 
 
 def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
-    """Return the number of groups that stay; of equally near numbers the larger.
-
-    The heads must divide a hidden size that does not shrink.
-    """
+    """Return how many groups stay, of equally near numbers the larger: their heads divide a hidden size that stays."""
     groups = shape.groups or shape.heads
     each = shape.heads // groups
     target = groups * (1 - ratios.get("heads", 0.0))
     fixed = kind in DIVIDED and not ratios.get("hidden")
-    sayable = [number for number in range(groups, 0, -1) if not fixed or shape.hidden % (number * each) == 0]
-    return min(sayable, key=lambda number: abs(number - target)) if target >= 0.5 else 0
+    possible = [number for number in range(groups, 0, -1) if not fixed or shape.hidden % (number * each) == 0]
+    return min(possible, key=lambda number: abs(number - target)) if target >= 0.5 else 0
 
 
-def _experts(before: Experts, count: int, ffn: int) -> Experts:
-    return before.model_copy(update={"count": count, "ffn": ffn, "shared": before.shared // before.ffn * ffn})
-
-
-def _unsayable(kind: str, shape: Shape) -> list[str]:
-    """List the reasons why a config cannot express a shape."""
+def _problems(kind: str, shape: Shape) -> Iterator[str]:
+    """Yield the reasons why a config cannot express a shape."""
     widths = {"layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "feed-forward units": shape.ffn}
-    found = []
     if shape.latent is not None:
         widths |= {"channels of the query rank": shape.latent.query or 1, "channels of the KV rank": shape.latent.kv}
     if shape.experts is not None:
         widths |= {"experts": shape.experts.count, "units of an expert": shape.experts.ffn}
     empty = [name for name, width in widths.items() if width < 1]
     if empty:
-        return [f"no {empty[0]} would be left"]
+        yield f"no {empty[0]} would be left"
+        return
     if shape.groups is not None and shape.heads % shape.groups:
-        found.append(f"{shape.heads} query heads cannot share {shape.groups} KV heads evenly")
+        yield f"{shape.heads} query heads cannot share {shape.groups} KV heads evenly"
     if shape.latent is not None and shape.groups != shape.heads:
-        found.append(f"latent attention has a key and a value for each of its {shape.heads} heads")
+        yield f"latent attention has a key and a value for each of its {shape.heads} heads"
     if kind in PAIRED_RANK and shape.latent is not None and shape.latent.kv % 2:
-        found.append(f"kv_lora_rank {shape.latent.kv} is odd")
+        yield f"kv_lora_rank {shape.latent.kv} is odd"
     if kind in DIVIDED and shape.hidden % shape.heads:
-        found.append(f"hidden_size {shape.hidden} is no multiple of {shape.heads} heads")
+        yield f"hidden_size {shape.hidden} is no multiple of {shape.heads} heads"
     if kind in COUPLED_HEADS and shape.hidden != shape.heads * (shape.head_size or 0):
-        found.append(f"{shape.heads} heads of {shape.head_size} channels do not make a hidden size of {shape.hidden}")
+        yield f"{shape.heads} heads of {shape.head_size} channels do not make a hidden size of {shape.hidden}"
     if shape.experts is not None:
         if shape.hidden % EXPERT_STEP or shape.experts.ffn % EXPERT_STEP:
-            found.append(
-                f"what experts read, {shape.hidden} channels and {shape.experts.ffn} units, are no multiples of {EXPERT_STEP}"
-            )
-        found += _unroutable(kind, shape.experts)
-    return found
+            yield f"what experts read, {shape.hidden} channels and {shape.experts.ffn} units, are no multiples of {EXPERT_STEP}"
+        yield from _router_problems(kind, shape.experts)
 
 
-def _unroutable(kind: str, experts: Experts) -> list[str]:
-    """List the reasons why a router could not choose among so many experts."""
-    found = []
+def _router_problems(kind: str, experts: Experts) -> Iterator[str]:
+    """Yield the reasons why a router could not choose among so many experts."""
     in_group = experts.count // experts.groups
     if experts.count % experts.groups:
-        found.append(f"{experts.count} experts do not make {experts.groups} groups of one size")
+        yield f"{experts.count} experts do not make {experts.groups} groups of one size"
     if kind in RANKED_GROUPS and in_group < 2:
-        found.append(f"the router ranks a group by its two best experts, and {in_group} would be left")
+        yield f"the router ranks a group by its two best experts, and {in_group} would be left"
     if experts.chosen > experts.chosen_groups * in_group:
-        found.append(
-            f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have "
-            f"{experts.chosen_groups * in_group}"
-        )
+        left = experts.chosen_groups * in_group
+        yield f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have {left}"
     if experts.shared % experts.ffn or experts.shared < experts.ffn:
-        found.append(f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one")
-    return found
-
-
-def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
-    """Return the parts of a decoder's layers that have biases because its config enables them.
-
-    attention, mlp: attention_bias and mlp_bias of the config. Stock code of the other families ignores these keys.
-    """
-    found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
-    return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found
+        yield f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from compression.models.architectures.decoder_configs import Biases, biases_of
+from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.decoder_tensor_names import FAMILIES, Numbers
 from compression.schema.report.measurements import Experts, Latent, Shape
 
@@ -36,8 +36,10 @@ def shape_of(n: Numbers) -> Shape:
 
 
 def biases_in(kind: str, n: Numbers) -> Biases:
-    """Return the parts of a layer that have biases because the config enables them."""
-    return biases_of(kind, attention=bool(n.get("attention_bias")), mlp=bool(n.get("mlp_bias")))
+    """Return the parts of a layer whose biases the config enables; stock code of the other families ignores these keys."""
+    attention = n.get("attention_bias") and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"}
+    found: Biases = ("attention",) if attention else ()
+    return (*found, "mlp") if n.get("mlp_bias") and kind in {"llama", "deepseek_v2"} else found
 
 
 def keys_at(kind: str, shape: Shape) -> dict[str, int | None]:

@@ -1,12 +1,9 @@
-"""Names of each decoder family: the keys of its config.json, and the tensors of its checkpoints.
-
-Names and shapes are those of the stock classes of transformers 5.24; tests compare them. The widths in the shapes say what
-shrinks together.
-"""
+"""Names of each decoder family, by stock transformers 5.24: config.json's keys, and tensors with the widths that shrink."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from compression.models.architectures.decoder_configs import Biases
@@ -47,79 +44,34 @@ LATENT: dict[str, tuple[str, int | None, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class TensorLayout:
-    """One family's names.
-
-    `keys`: the config's whole numbers by their meaning, each with the stock default (None if a config must give it) and the
-    largest value that Lathe accepts. `more`: numbers that follow from others if they are null. `layer`: the tensors of one
-    layer at a shape, without its prefix, with the biases that the config enables; `outer`: the tensors of the bare model
-    outside of layers, with the given number of positions. `language`: the suffix of the language model's class. `leftovers`:
-    tensors that a checkpoint may have in a layer but stock code does not read; `behind`: layers after the last one that stock
-    code does not read, each identified by a tensor that no other layer has.
-    """
-
-    stem: str
-    keys: Mapping[str, tuple[str, int | None, int]]
-    more: Callable[[Mapping[str, Any], Numbers], Iterator[tuple[str, str, object]]]
-    layer: Callable[[Shape, int, Biases], Tensors]
-    outer: Callable[[Shape, int], Tensors]
-    prefix: str = "model."
-    block: str = "layers"
-    final_norm: str = "norm"
-    tables: tuple[str, ...] = ("embed_tokens.weight",)
-    language: str = LANGUAGE
-    tied: bool = False
-    activation: str = "hidden_act"
-    fractions: tuple[str, ...] = FRACTIONS
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    divided: bool = False
-    leftovers: Callable[[Shape, int], Tensors] = lambda *_: {}
-    behind: Callable[[Shape, int, Biases], Mapping[str, Tensors]] = lambda *_: {}
-
-    def heads(self) -> dict[str, str]:
-        """Return the stock classes that Lathe accepts, each with its purpose."""
-        named = {f"{self.stem}{suffix}": suffix for suffix in (BARE, CLASSIFIER)}
-        return {**named, f"{self.stem}{self.language}": LANGUAGE}
-
-
 def _given(config: Mapping[str, Any], key: str, otherwise: object) -> object:
     value = config.get(key)
     return otherwise if value is None else value
 
 
-def _grouped(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads."""
+def _grouped(
+    config: Mapping[str, Any], found: Numbers, *, null_head: bool = False, **defaults: int
+) -> Iterator[tuple[str, str, object]]:
+    """Yield (meaning, key, value) for the numbers that may be null in a config with grouped heads.
+
+    null_head: whether stock layers use a null head_dim as a width. defaults: for omitted numbers; null ones are computed.
+    """
+    config = {**defaults, **config}
     yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
     size = found["hidden"] // found["heads"] if {"hidden", "heads"} <= found.keys() else None
-    yield "head", "head_dim", _given(config, "head_dim", size)
+    yield "head", "head_dim", config.get("head_dim", size) if null_head else _given(config, "head_dim", size)
+    yield from _biases(config)
+
+
+def _biases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     for key in ("attention_bias", "mlp_bias"):
         yield key, key, int(config.get(key) is True)
 
 
-def _mistral_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    # Stock configs have a default for a number that a file omits; they compute a number that the file sets to null.
-    yield from _grouped({"num_key_value_heads": 8, **config}, found)
-
-
-def _qwen2_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    yield from _qwen({"num_key_value_heads": 32, **config}, found)
-
-
-def _qwen3_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    yield from _qwen({"num_key_value_heads": 32, "head_dim": 128, **config}, found)
-
-
-def _qwen(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    for meaning, key, value in _grouped(config, found):
-        # Stock layers use a null as a width.
-        yield meaning, key, config.get(key, value) if key == "head_dim" else value
-
-
 def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
     third = config.get("model_type") == "deepseek_v3"
-    said = {"num_key_value_heads": 128, **config} if third else config
-    yield "groups", "num_key_value_heads", _given(said, "num_key_value_heads", found.get("heads"))
+    groups = config.get("num_key_value_heads", 128 if third else None)
+    yield "groups", "num_key_value_heads", found.get("heads") if groups is None else groups
     rank = config.get("q_lora_rank", 1536)
     yield "query_rank", "q_lora_rank", 0 if rank is None else rank
     yield "dense", "first_k_dense_replace", _given(config, "first_k_dense_replace", 3 if third else 0)
@@ -128,8 +80,7 @@ def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, st
     for meaning, key, stock in (("router_groups", "n_group", 8), ("chosen_groups", "topk_group", 4)):
         yield meaning, key, config.get(key, stock if third else None) if grouped else 1
     yield "ahead", "num_nextn_predict_layers", _given(config, "num_nextn_predict_layers", 0) if third else 0
-    for key in ("attention_bias", "mlp_bias"):
-        yield key, key, int(config.get(key) is True)
+    yield from _biases(config)
 
 
 def _gpt2_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
@@ -156,43 +107,26 @@ def _norms(shape: Shape) -> Tensors:
     return {f"{name}.weight": (_hidden(shape),) for name in ("input_layernorm", "post_attention_layernorm")}
 
 
-def _attention(shape: Shape, layer: int, *, made: bool, out: bool) -> Tensors:
-    """Return the tensors of grouped heads: a unit is a KV head with the query heads that read it.
-
-    made, out: whether these layers have biases.
-    """
-    groups, size, hidden = shape.groups or shape.heads, shape.head_size or 0, _hidden(shape)
+def _rotary(shape: Shape, layer: int, biases: Biases, *, query_bias: bool = False, head_norms: bool = False) -> Tensors:
+    """Return the tensors of a layer of grouped heads; query_bias: queries, keys and values always have biases."""
+    bias, hidden, size = "attention" in biases, _hidden(shape), shape.head_size or 0
+    groups = shape.groups or shape.heads
     queries = Width(groups, "heads", layer, unit_size=shape.heads // groups * size)
     keys = Width(groups, "heads", layer, unit_size=size)
     return {
-        **_linear("self_attn.q_proj", queries, hidden, bias=made),
-        **_linear("self_attn.k_proj", keys, hidden, bias=made),
-        **_linear("self_attn.v_proj", keys, hidden, bias=made),
-        **_linear("self_attn.o_proj", hidden, queries, bias=out),
-    }
-
-
-def _llama(shape: Shape, layer: int, biases: Biases) -> Tensors:
-    attention, ffn = "attention" in biases, Width(shape.ffn, "ffn", layer)
-    return {
         **_norms(shape),
-        **_attention(shape, layer, made=attention, out=attention),
-        **_gated("mlp", _hidden(shape), ffn, bias="mlp" in biases),
+        **_linear("self_attn.q_proj", queries, hidden, bias=bias or query_bias),
+        **_linear("self_attn.k_proj", keys, hidden, bias=bias or query_bias),
+        **_linear("self_attn.v_proj", keys, hidden, bias=bias or query_bias),
+        **_linear("self_attn.o_proj", hidden, queries, bias=bias),
+        **_gated("mlp", hidden, Width(shape.ffn, "ffn", layer), bias="mlp" in biases),
+        **({f"self_attn.{name}.weight": (size,) for name in ("q_norm", "k_norm")} if head_norms else {}),
     }
-
-
-def _qwen2(shape: Shape, layer: int, biases: Biases) -> Tensors:
-    return {**_llama(shape, layer, biases), **_attention(shape, layer, made=True, out=False)}
-
-
-def _qwen3(shape: Shape, layer: int, biases: Biases) -> Tensors:
-    norms = {f"self_attn.{name}.weight": (shape.head_size or 0,) for name in ("q_norm", "k_norm")}
-    return {**_llama(shape, layer, biases), **norms}
 
 
 def _latent_attention(shape: Shape, layer: int, *, bias: bool) -> Tensors:
     latent, size = shape.latent, shape.head_size or 0
-    assert latent is not None, "the family's shapes say it"  # noqa: S101
+    assert latent is not None, "a shape of the family"  # noqa: S101
     hidden, kv = _hidden(shape), Width(latent.kv, "kv_rank", layer)
 
     def heads(size: int) -> Width:
@@ -219,7 +153,7 @@ def _latent_attention(shape: Shape, layer: int, *, bias: bool) -> Tensors:
 
 def _deepseek(shape: Shape, layer: int, biases: Biases) -> Tensors:
     experts, hidden, bias = shape.experts, _hidden(shape), "mlp" in biases
-    assert experts is not None, "the family's shapes say it"  # noqa: S101
+    assert experts is not None, "a shape of the family"  # noqa: S101
     out = _norms(shape) | _latent_attention(shape, layer, bias="attention" in biases)
     if layer < experts.dense_layers:
         return out | _gated("mlp", hidden, Width(shape.ffn, "ffn", layer), bias=bias)
@@ -242,10 +176,7 @@ def _deepseek_v3(shape: Shape, layer: int, biases: Biases) -> Tensors:
 
 
 def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
-    """Return the checkpoint tensors that store one tensor of a stock model, in the order of its rows.
-
-    It is one tensor, except for fused experts: each expert has its own matrices, as their authors publish them.
-    """
+    """Return the checkpoint tensors that store a stock tensor, in its rows' order: one, or each fused expert's own."""
     fused = EXPERTS.match(name) if len(shape) == 3 else None
     if fused is None:
         return {name: shape}
@@ -255,11 +186,7 @@ def stored_parts(name: str, shape: tuple[int, ...]) -> Tensors:
 
 
 def _ahead(shape: Shape, ahead: int, biases: Biases) -> Mapping[str, Tensors]:
-    """Return the layers that predict tokens further ahead.
-
-    Each is a whole layer with its own input and output. It is identified by the matrix that makes its input: a layer that
-    exceeds the config's number has no such matrix.
-    """
+    """Return the layers that predict tokens further ahead, each by the matrix that makes its input: no other layer has one."""
     h, table = shape.hidden, (shape.vocabulary, shape.hidden)
     own: Tensors = {
         **{f"{name}.weight": table for name in ("embed_tokens", "shared_head.head")},
@@ -302,10 +229,7 @@ def _gpt2_outer(shape: Shape, positions: int) -> Tensors:
 
 
 def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> Tensors:
-    """Return the tensors of a bare stock decoder, without the prefix of a model with a head.
-
-    positions: rows of GPT-2's table; the other families use rotary positions.
-    """
+    """Return the tensors of a bare stock decoder, without its prefix. positions: rows of GPT-2's table."""
     known = FAMILIES[kind]
     out = dict(known.outer(shape, positions))
     for number in range(shape.layers):
@@ -315,30 +239,43 @@ def decoder_tensors(kind: str, shape: Shape, positions: int, biases: Biases) -> 
 
 def _frequencies(shape: Shape, _positions: int) -> Tensors:
     """Return the buffer that older versions saved with each layer that has rotary positions."""
-    return {"self_attn.rotary_emb.inv_freq": ((shape.head_size or 0) // 2,)}
+    return {"self_attn.rotary_emb.inv_freq": ((shape.latent.rope if shape.latent else shape.head_size or 0) // 2,)}
 
 
-def _latent_frequencies(shape: Shape, _positions: int) -> Tensors:
-    return {"self_attn.rotary_emb.inv_freq": (shape.latent.rope // 2 if shape.latent is not None else 0,)}
+@dataclass(frozen=True)
+class TensorLayout:
+    """One family's names."""
+
+    stem: str
+    keys: Mapping[str, tuple[str, int | None, int]]  #: meaning → key, its stock default if it may lack, the largest value
+    more: Callable[[Mapping[str, Any], Numbers], Iterator[tuple[str, str, object]]]  #: numbers that follow from others if null
+    layer: Callable[[Shape, int, Biases], Tensors]  #: the tensors of one layer, without its prefix
+    outer: Callable[[Shape, int], Tensors] = _rotary_outer  #: those outside of layers; int: positions
+    prefix: str = "model."
+    block: str = "layers"
+    final_norm: str = "norm"
+    tables: tuple[str, ...] = ("embed_tokens.weight",)
+    language: str = LANGUAGE  #: the suffix of the language model's class
+    tied: bool = False
+    activation: str = "hidden_act"
+    fractions: tuple[str, ...] = FRACTIONS
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    divided: bool = False
+    leftovers: Callable[[Shape, int], Tensors] = _frequencies  #: what a layer may have but stock code does not read
+    behind: Callable[[Shape, int, Biases], Mapping[str, Tensors]] = lambda *_: {}  #: unread layers, each by its own tensor
+
+    def heads(self) -> dict[str, str]:
+        """Return the stock classes that Lathe accepts, each with its purpose."""
+        suffixes = {BARE: BARE, self.language: LANGUAGE, CLASSIFIER: CLASSIFIER}
+        return {f"{self.stem}{suffix}": purpose for suffix, purpose in suffixes.items()}
 
 
-DEEPSEEK_V2 = TensorLayout(
-    "DeepseekV2",
-    LATENT,
-    _latent,
-    _deepseek,
-    _rotary_outer,
-    fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
-    divided=True,
-    leftovers=_latent_frequencies,
-)
+_qwen_numbers = partial(_grouped, null_head=True, num_key_value_heads=32)
 FAMILIES: dict[str, TensorLayout] = {
-    "llama": TensorLayout(
-        "Llama", ROTARY, _grouped, _llama, _rotary_outer, fixed={"pretraining_tp": 1}, divided=True, leftovers=_frequencies
-    ),
-    "mistral": TensorLayout("Mistral", ROTARY, _mistral_numbers, _llama, _rotary_outer, leftovers=_frequencies),
-    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen2_numbers, _qwen2, _rotary_outer, leftovers=_frequencies),
-    "qwen3": TensorLayout("Qwen3", ROTARY, _qwen3_numbers, _qwen3, _rotary_outer, leftovers=_frequencies),
+    "llama": TensorLayout("Llama", ROTARY, _grouped, _rotary, fixed={"pretraining_tp": 1}, divided=True),
+    "mistral": TensorLayout("Mistral", ROTARY, partial(_grouped, num_key_value_heads=8), _rotary),
+    "qwen2": TensorLayout("Qwen2", ROTARY, _qwen_numbers, partial(_rotary, query_bias=True)),
+    "qwen3": TensorLayout("Qwen3", ROTARY, partial(_qwen_numbers, head_dim=128), partial(_rotary, head_norms=True)),
     "gpt2": TensorLayout(
         "GPT2",
         {
@@ -364,15 +301,15 @@ FAMILIES: dict[str, TensorLayout] = {
         # Masks that older versions saved with each layer.
         leftovers=lambda _, positions: {"attn.bias": (1, 1, positions, positions), "attn.masked_bias": ()},
     ),
-    "deepseek_v2": DEEPSEEK_V2,
+    "deepseek_v2": TensorLayout(
+        "DeepseekV2", LATENT, _latent, _deepseek, fixed={"moe_layer_freq": 1, "scoring_func": "softmax"}, divided=True
+    ),
     "deepseek_v3": TensorLayout(
         "DeepseekV3",
         LATENT,
         _latent,
         _deepseek_v3,
-        _rotary_outer,
         fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
-        leftovers=_latent_frequencies,
         behind=_ahead,
     ),
 }

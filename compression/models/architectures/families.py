@@ -1,11 +1,13 @@
 """The model families that Lathe supports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from compression.models.architectures import heads
+from compression.models.architectures.decoder_tensor_names import FAMILIES
+from compression.models.architectures.tensor_names import NAMES
 from compression.schema.config import Config
 from compression.schema.errors import UnsupportedArchitecture, UnsupportedTask
 from compression.schema.recipe.base import Axis, Task
@@ -29,31 +31,15 @@ class ArchitectureSpec(Config):
 
 
 EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary")
-OF_EXPERTS: tuple[Axis, ...] = (
-    "hidden",
-    "heads",
-    "ffn",
-    "layers",
-    "experts",
-    "expert_ffn",
-    "query_rank",
-    "kv_rank",
-    "vocabulary",
-)
+OF_EXPERTS: tuple[Axis, ...] = (*EVERYWHERE[:-1], "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary")
 TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in heads.HEADS)
 """Tasks of the encoder families."""
 OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
-"""Tasks of the decoder families.
-
-They are the language model's own tasks and those of the only other head that all stock decoders have, which reads the last
-token.
-"""
-COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
-COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."
-GROUPED = (
-    "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "
-    "widths."
-)
+"""Tasks of the decoder families: those of the two heads that all stock decoders have."""
+SAME_WIDTHS = "every layer has the same widths."
+COUPLED = f"hidden = heads × head size, so heads shrink only with hidden; {SAME_WIDTHS}"
+COUPLED_DECODER = f"hidden = heads × head size, so both shrink together, at one ratio; {SAME_WIDTHS}"
+GROUPED = f"heads go in whole groups, a KV head with the query heads that read it, and keep their size; {SAME_WIDTHS}"
 DIVIDED = "hidden size is a multiple of the number of heads"
 EXPERTS = (
     "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
@@ -61,73 +47,47 @@ EXPERTS = (
 )
 
 
-def _family(
-    name: str, stem: str, pretraining: tuple[str, ...], limits: str = COUPLED, distance_buckets: int = 0
-) -> ArchitectureSpec:
-    suffixes = ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
-    architectures = tuple(f"{stem}{suffix}" for suffix in suffixes)
-    return ArchitectureSpec(
-        name=name,
-        model_type=name,
-        architectures=architectures,
-        axes=EVERYWHERE,
-        tasks=TASKS,
-        limits=limits,
-        distance_buckets=distance_buckets,
-    )
+def _spec(kind: str, architectures: Iterable[str], limits: str, **settings: Any) -> ArchitectureSpec:
+    return ArchitectureSpec(name=kind, model_type=kind, architectures=tuple(architectures), limits=limits, **settings)
 
 
-def _decoder(
-    name: str,
-    stem: str,
-    limits: str,
-    axes: tuple[Axis, ...] = EVERYWHERE,
-    language: str = "ForCausalLM",
-    *,
-    coupled: bool = False,
-) -> ArchitectureSpec:
-    suffixes = ("Model", language, heads.CLASSIFIER.suffix)
-    return ArchitectureSpec(
-        name=name,
-        model_type=name,
-        architectures=tuple(f"{stem}{suffix}" for suffix in suffixes),
-        axes=axes,
-        tasks=OF_DECODERS,
-        limits=limits,
-        decodes=True,
-        coupled=coupled,
-    )
+def _encoder(kind: str, pretraining: tuple[str, ...] = ("ForMaskedLM",), limits: str = COUPLED) -> ArchitectureSpec:
+    names, suffixes = NAMES[kind], ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
+    architectures, buckets = [names.stem + suffix for suffix in suffixes], names.fixed.get("relative_attention_num_buckets", 0)
+    return _spec(kind, architectures, limits, axes=EVERYWHERE, tasks=TASKS, distance_buckets=buckets)
 
 
-BERT = _family("bert", "Bert", ("ForMaskedLM", "ForPreTraining"))
-DISTILBERT = _family("distilbert", "DistilBert", ("ForMaskedLM",))
-ROBERTA = _family("roberta", "Roberta", ("ForMaskedLM",))
-XLM_ROBERTA = _family("xlm-roberta", "XLMRoberta", ("ForMaskedLM",))
-ELECTRA = _family(
+def _decoder(kind: str, limits: str, axes: tuple[Axis, ...] = EVERYWHERE, *, coupled: bool = False) -> ArchitectureSpec:
+    return _spec(kind, FAMILIES[kind].heads(), limits, axes=axes, tasks=OF_DECODERS, decodes=True, coupled=coupled)
+
+
+BERT = _encoder("bert", ("ForMaskedLM", "ForPreTraining"))
+XLM_ROBERTA = _encoder("xlm-roberta")
+ELECTRA = _encoder(
     "electra",
-    "Electra",
     ("ForPreTraining", "ForMaskedLM"),
     f"{COUPLED} Tables narrower than hidden stay as they are, and hidden cannot become as narrow as they are.",
 )
-MPNET = _family(
-    "mpnet", "MPNet", ("ForMaskedLM",), f"{COUPLED} All layers keep the same heads: they share a bias by distance.", 32
-)
-LLAMA = _decoder("llama", "Llama", f"{GROUPED} The {DIVIDED}.")
-MISTRAL = _decoder("mistral", "Mistral", GROUPED)
-QWEN2 = _decoder("qwen2", "Qwen2", GROUPED)
-QWEN3 = _decoder("qwen3", "Qwen3", GROUPED)
-GPT2 = _decoder("gpt2", "GPT2", COUPLED_DECODER, language="LMHeadModel", coupled=True)
-DEEPSEEK_V2 = _decoder("deepseek_v2", "DeepseekV2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS)
-DEEPSEEK_V3 = _decoder("deepseek_v3", "DeepseekV3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
+LLAMA = _decoder("llama", f"{GROUPED} The {DIVIDED}.")
+DEEPSEEK_V3 = _decoder("deepseek_v3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
 ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
     family.model_type: family
     for family in (
-        *(BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, MPNET),
-        *(LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, DEEPSEEK_V2, DEEPSEEK_V3),
+        BERT,
+        _encoder("distilbert"),
+        _encoder("roberta"),
+        XLM_ROBERTA,
+        ELECTRA,
+        _encoder("mpnet", limits=f"{COUPLED} All layers keep the same heads: they share a bias by distance."),
+        LLAMA,
+        _decoder("mistral", GROUPED),
+        _decoder("qwen2", GROUPED),
+        _decoder("qwen3", GROUPED),
+        _decoder("gpt2", COUPLED_DECODER, coupled=True),
+        _decoder("deepseek_v2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS),
+        DEEPSEEK_V3,
     )
 }
-
-
 NO_CODE = (
     "Code that config.json names (auto_map) is not run, so a model that needs it cannot be opened: "
     "send one of a supported family; GET /v1/families lists them."

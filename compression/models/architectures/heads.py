@@ -1,21 +1,14 @@
 """Map tasks to the heads of stock classes and to their numbers of outputs. Torch-free."""
 
 from compression.schema.recipe.base import Task
-from compression.schema.specs import CLASSIFIER, LANGUAGE, READER, TAGGER, Head
+from compression.schema.specs import (
+    CLASSIFIER as CLASSIFIER,
+    LANGUAGE as LANGUAGE,
+    READER as READER,
+    TAGGER as TAGGER,
+    Head as Head,
+)
 from compression.schema.tasks import TASKS
-
-__all__ = [
-    "CLASSIFIER",
-    "FEWEST_TOKENS",
-    "HEADS",
-    "LANGUAGE",
-    "READER",
-    "TAGGER",
-    "Head",
-    "of_architecture",
-    "of_task",
-    "outputs",
-]
 
 FEWEST_TOKENS = 32
 """The smallest window: a shorter one has no room for a question and its context."""
@@ -31,19 +24,12 @@ def of_task(task: Task) -> Head:
 
 
 def of_architecture(name: str) -> Head | None:
-    """Return the head of a stock class by its name.
-
-    Returns None for a bare model and for an encoder's pre-training heads.
-    """
+    """Return the head of a stock class by its name. Returns None for a bare model and for an encoder's pre-training heads."""
     if name.endswith(GPT2_LANGUAGE):
         return LANGUAGE
     return next((head for head in (task.head for task in TASKS.values()) if name.endswith(head.suffix)), None)
 
 
 def outputs(task: Task, labels: int) -> int:
-    """Return the number of outputs of a task's head. labels: the number of labels in the data.
-
-    A head that predicts numbers has one output, one that answers questions has a start and an end. A language model has 0,
-    because its outputs are its vocabulary.
-    """
+    """Return the outputs of a task's head: one for numbers, two for answers' ends, 0 for a vocabulary, else one a label."""
     return TASKS[task].outputs or labels

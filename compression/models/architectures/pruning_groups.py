@@ -1,8 +1,7 @@
-"""Tensor dimensions that shrink together, by name, for models in memory and checkpoints on disk.
+"""Tensor dimensions that shrink together, by name, for models in memory and checkpoints on disk. Torch-free.
 
 A family's layout (`tensor_names`, `decoder_tensor_names`) names each tensor with its shape. A dimension that a cut can shrink
-is a `Width` in that shape: an int that knows which units it counts. All widths of one axis in one layer, or of one axis that
-all layers share, form a `PruningGroup`. Torch-free.
+is a `Width` there. All widths of one axis, in one layer or shared by all layers, form a `PruningGroup`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,10 @@ WITHIN = {"compared": "heads", "values": "heads", "expert_ffn": "experts"}
 
 
 class Width(int):
-    """The size of a dimension that a cut can shrink.
+    """The size of a dimension that a cut can shrink: units of `axis` in `layer` (None: shared), each of `unit_size` indices.
 
-    It counts units of `axis` in `layer` (None: all layers share them), each of `unit_size` consecutive indices. The sequence of
-    all units occurs `repeats` times, and after it come `tail` indices that always stay. `channels`: the axis of the indices
-    within a unit, if a cut may select among them too.
+    The sequence of all units occurs `repeats` times, and after it come `tail` indices that always stay. `channels`: the axis of
+    the indices within a unit, if a cut may select among them too.
     """
 
     axis: str
@@ -60,10 +58,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class PruningGroup:
-    """The smallest set of tensor dimensions that shrink together.
-
-    It has `units` units of an axis, in one layer or (None) in all layers.
-    """
+    """The smallest set of tensor dimensions that shrink together: `units` units of an axis, in one layer or (None) in all."""
 
     axis: str
     layer: int | None
@@ -98,30 +93,18 @@ def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
 
 
 def units_at(shape: Shape, axis: str) -> int:
-    """Return the number of units that a group of an axis has in a model of this shape.
-
-    Returns 0 if the model has no such group.
-    """
-    experts, latent = shape.experts, shape.latent
-    counts = {
-        "heads": shape.groups or shape.heads,
-        "pooled": shape.hidden,
-        "compared": shape.hidden // shape.heads,
-        "values": shape.hidden // shape.heads,
-        "experts": experts.count if experts is not None else 0,
-        "expert_ffn": experts.ffn if experts is not None else 0,
-        "shared": experts.shared if experts is not None else 0,
-        "query_rank": (latent.query or 0) if latent is not None else 0,
-        "kv_rank": latent.kv if latent is not None else 0,
-    }
-    return counts[axis] if axis in counts else int(getattr(shape, axis))
+    """Return the units that a group of an axis has in a model of this shape; 0 if it has no such group."""
+    experts, latent, size = shape.experts, shape.latent, shape.hidden // shape.heads
+    counts = {"heads": shape.groups or shape.heads, "pooled": shape.hidden, "compared": size, "values": size}
+    if experts is not None:
+        counts |= {"experts": experts.count, "expert_ffn": experts.ffn, "shared": experts.shared}
+    if latent is not None:
+        counts |= {"query_rank": latent.query or 0, "kv_rank": latent.kv}
+    return counts[axis] if axis in counts else int(getattr(shape, axis, None) or 0)
 
 
 def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) -> Shape:
-    """Return the shape of a model that keeps the given units of some axes, and the given layers.
-
-    This is the inverse of `units_at`.
-    """
+    """Return the shape that keeps the given units of some axes, and the given layers: the inverse of `units_at`."""
     found: dict[str, object] = {axis: units[axis] for axis in ("hidden", "ffn", "vocabulary") if axis in units}
     if "heads" in units:
         each = shape.heads // (shape.groups or shape.heads)

@@ -1,6 +1,6 @@
 """Derive a shape from a ratio or a target, and count the parameters of a shape."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
@@ -13,21 +13,16 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Parameters, Shape
 
 MOST_RATIO = 0.8
-"""The largest ratio to which a target cuts an axis.
-
-Beyond it too little of a small encoder remains to recover by training.
-"""
+"""The largest ratio to which a target cuts an axis. Beyond it too little of a small encoder remains to recover by training."""
 Ratios = Mapping[Axis, float]
 """The share removed of each axis except the vocabulary."""
 Count = Callable[[Shape], int]
 """Returns the number of parameters of a model of a shape."""
 
 
-def planned_shape(
-    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
-) -> Shape:
+def planned_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None) -> Shape:
     """Return the shape that the recipe's ratio or target leads to; `planned` returns the ratios too."""
-    return planned(family, shape, prune, count=count, vocabulary=vocabulary)[1]
+    return planned(family, shape, prune, count=count)[1]
 
 
 def planned(
@@ -35,13 +30,11 @@ def planned(
 ) -> tuple[Ratios, Shape]:
     """Return the recipe's ratios and the nearest shape that the stock config can express.
 
-    Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels with one ratio
-    are removed together, a whole head at a time; if hidden loses more, each head becomes narrower, in steps of an eighth of it;
-    heads alone cannot be removed. `decoder_configs` says what decoders' configs can express. count: for target_params.
-    vocabulary: the number of tokens that stay, if it is known; else the whole vocabulary counts. Only a measurement finds the
-    shape with a given latency: here target_latency leaves the shape whole. Raises UnsupportedShape if an axis alone cannot be
-    expressed, nothing is left, or the target cannot be reached, and InvalidSpec if the family's units cannot be scored as
-    requested.
+    Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
+    steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. count: for target_params. vocabulary: the
+    tokens that stay, if known. target_latency leaves the shape whole: only a measurement finds it. Raises UnsupportedShape if
+    an axis alone cannot be expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be
+    scored as requested.
     """
     check_axes(family, prune, shape)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
@@ -55,10 +48,7 @@ def planned(
 
 
 def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
-    """Refuse axes that this model's stock config cannot express, and scores that its units cannot have.
-
-    Raises UnsupportedShape and InvalidSpec.
-    """
+    """Refuse axes and scores that this model cannot have. Raises UnsupportedShape and InvalidSpec."""
     lacking = {"query_rank"} if shape.latent is not None and shape.latent.query is None else set[str]()
     unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
@@ -66,33 +56,22 @@ def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
     if family.coupled:
         _check_coupled(family, prune)
     if family.decodes and prune.importance not in ("l1", "l2"):
-        raise InvalidSpec(
-            f"units of decoders are scored by what they say on calibration rows, not by {prune.importance}",
-            param="recipe.prune.importance",
-            remedy="Choose l1 or l2.",
-        )
+        cause = f"units of decoders are scored by their outputs on calibration rows, not by {prune.importance}"
+        raise InvalidSpec(cause, param="recipe.prune.importance", remedy="Choose l1 or l2.")
 
 
 def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
     hidden, heads = prune.ratios["hidden"], prune.ratios["heads"]
     if "heads" in prune.axes and "hidden" not in prune.axes:
-        raise UnsupportedShape(
-            f"family {family.name} cannot shrink heads alone: {family.limits}",
-            param="recipe.prune.axes",
-            remedy="Name both hidden and heads, or neither.",
-        )
+        cause = f"family {family.name} cannot shrink heads alone: {family.limits}"
+        raise UnsupportedShape(cause, param="recipe.prune.axes", remedy="Name both hidden and heads, or neither.")
     if family.decodes and hidden != heads:
-        raise UnsupportedShape(
-            f"hidden and heads of the family {family.name} go together: {family.limits}",
-            param="recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes",
-            remedy="Name both hidden and heads, with one ratio, or neither.",
-        )
+        cause = f"hidden and heads of the family {family.name} go together: {family.limits}"
+        param = "recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes"
+        raise UnsupportedShape(cause, param=param, remedy="Name both hidden and heads, with one ratio, or neither.")
     if heads > hidden:
-        raise UnsupportedShape(
-            f"heads of the family {family.name} cannot lose a larger share than hidden: {family.limits}",
-            param="recipe.prune.ratio",
-            remedy="Give hidden at least the ratio of heads.",
-        )
+        cause = f"heads of the family {family.name} cannot lose a larger share than hidden: {family.limits}"
+        raise UnsupportedShape(cause, param="recipe.prune.ratio", remedy="Give hidden at least the ratio of heads.")
 
 
 def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
@@ -107,20 +86,14 @@ def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratio
     if "layers" in prune.axes:
         layers = round(shape.layers * (1 - ratios["layers"]))
     if heads < 1 or ffn < 1 or layers < 1:
-        asked = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
-        raise UnsupportedShape(
-            f"the ratios {asked} with multiple {prune.multiple} leave {layers} layers of {heads} heads and {ffn} feed-forward "
-            "units",
-            param="recipe.prune.ratio",
-        )
+        shares = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
+        left = f"{layers} layers of {heads} heads and {ffn} feed-forward units"
+        raise UnsupportedShape(f"the ratios {shares} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
     return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
 
 
 def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
-    """Return the heads and hidden channels of an encoder that are nearest to the ratios.
-
-    Returns no heads if none would be left.
-    """
+    """Return the heads and hidden channels of an encoder that are nearest to the ratios; no heads if none would be left."""
     size = shape.hidden // shape.heads
     heads, width, step = round(shape.heads * (1 - ratios["heads"])), size, max(size // 8, 1)
     if heads and ratios["hidden"] != ratios["heads"]:
@@ -133,26 +106,22 @@ def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
 
 
 def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
-    """Return the ratios after a step, counted from 1; the last step reaches `ratios`.
-
-    What is left shrinks by the same factor in each step.
-    """
-    # The last step returns its ratios unchanged: a root and its power may differ from them in the last digit and round
-    # differently.
+    """Return the ratios after a step, counted from 1: what is left shrinks by the same factor in each."""
+    # The last step returns `ratios` itself: a root and its power may differ from them in the last digit and round differently.
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
 
 
 def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
     """Return the shapes of a cut in steps; the last is `end`, and no axis grows from one to the next.
 
-    ratios: the ratios that lead to `end`. Some configs require hidden to be a multiple of the heads, which shrink too, so the
-    size nearest to a step's own ratio may be smaller than what a later step leaves: then hidden and heads wait for that step.
-    They also wait if an encoder's heads would be narrower than in a later step.
+    If hidden must divide by the heads, a step's own size may be smaller than what a later step leaves: then hidden and heads
+    wait for that step. They also wait if an encoder's heads would be narrower than in a later step.
     """
     found, here = [], start
     for step in range(1, prune.steps):
         to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
-        narrower = family.decodes or _size(end) <= _size(to) <= _size(here)
+        sizes = [each.hidden // each.heads for each in (end, to, here)]
+        narrower = family.decodes or sizes == sorted(sizes)
         if not (narrower and end.hidden <= to.hidden <= here.hidden):
             to = to.model_copy(update={"hidden": here.hidden, "heads": here.heads, "groups": here.groups})
         found.append(to)
@@ -161,15 +130,10 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
 
 
 def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
-    """Yield each shape that a target may take once, with its ratios, the mildest (no cut) first.
-
-    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. If heads are
-    removed and become narrower too, some shapes are wider than a milder one: those are left out.
-    """
-    asked = prune.ratios
+    """Yield each shape that a target may take once, with its ratios, the mildest first; none wider than a milder one."""
     last = None
     for percent in range(round(100 * MOST_RATIO) + 1):
-        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in asked.items()}
+        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in prune.ratios.items()}
         try:
             found = shape_at(family, shape, prune, ratios)
         except UnsupportedShape:
@@ -193,25 +157,20 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
         smallest = count(found)
         if smallest <= most:
             return ratios, found
-    raise UnsupportedShape(
-        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}",
-        param="recipe.prune.target_params",
-        remedy="Choose a milder target, or name more axes.",
+    cause = (
+        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}"
     )
-
-
-def _size(shape: Shape) -> int:
-    return shape.hidden // shape.heads
+    remedy = "Choose a milder target, or name more axes."
+    raise UnsupportedShape(cause, param="recipe.prune.target_params", remedy=remedy)
 
 
 def parameters_at(
     family: ArchitectureSpec, shape: Shape, *, rows: int = 0, outputs: int | None, dense: bool = True, biases: Biases = ()
 ) -> Parameters:
-    """Count the parameters of a family's model at a shape; tied ones count once.
+    """Count the parameters of a family's model at a shape; tied ones count once. outputs: of its head, if it has one.
 
-    The head is included if it has `outputs`. rows: of the position and type tables together. dense: whether a dense layer lies
-    between an encoder's stream and its output layer (pooler, pre_classifier); the stock classes for sequences have one, those
-    for tokens and spans have none. biases: of a decoder; its head has none.
+    rows: of the position and type tables together. dense: whether a dense layer lies between an encoder's stream and its output
+    layer, as in stock classes for sequences, not in those for tokens and spans. biases: of a decoder; its head has none.
     """
     if family.decodes:
         tensors = decoder_tensors(family.model_type, shape, rows, biases)
@@ -220,7 +179,12 @@ def parameters_at(
         tensors, tables = encoder_tensors(family.model_type, shape, rows, 0), TABLES
         head = ((outputs or 0) + dense * shape.hidden) * (shape.hidden + 1)
     sizes = {name: prod(widths) for name, widths in tensors.items() if not name.endswith(CORRECTION)}
-    total, embedding = sum(sizes.values()) + head, sum(sizes.get(name, 0) for name in tables)
+    return total_of(sizes, tables, head)
+
+
+def total_of(sizes: Mapping[str, int], tables: Iterable[str], more: int = 0) -> Parameters:
+    """Add up the elements of tensors, those of the tables separately. more: elements beside them."""
+    total, embedding = sum(sizes.values()) + more, sum(sizes.get(name, 0) for name in tables)
     return Parameters(total=total, embedding=embedding, other=total - embedding)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from compression.models.architectures import heads
@@ -10,117 +9,88 @@ from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.schema.report.measurements import Shape
 
 Key = tuple[str, int, int]
-"""A key of config.json, its stock default, and the largest value that Lathe accepts.
-
-The bounds keep hostile numbers from using up memory.
-"""
+"""A key of config.json, its stock default, and the largest value that Lathe accepts: hostile numbers would use up memory."""
 
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """Name → shape of the tensors that a checkpoint must hold, and of those that it may also hold.
+    """Name → shape of the tensors that a checkpoint must hold, and of those that it may also hold."""
 
-    Both are split into the bare model's and the head's. Names of the bare model begin with `prefix` if the checkpoint is of a
-    model with a head; here they do not have it. `behind`: tensors that a checkpoint may hold only if it holds the tensor that
-    is their key here.
-    """
-
-    prefix: str
+    prefix: str  #: of the bare model's names if the checkpoint is of a model with a head; here they lack it
     needed: Tensors
     beside: Tensors
     head: Tensors
     head_beside: Tensors
-    behind: Mapping[str, Tensors] = field(default_factory=dict)
+    behind: Mapping[str, Tensors] = field(default_factory=dict)  #: may be held only if the tensor that is the key is
 
 
 TABLES = tuple(f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))
 MOST_CHANNELS = 16_384
-BERT_KEYS: Mapping[str, Key] = MappingProxyType(
-    {
-        "vocabulary": ("vocab_size", 30522, 2_000_000),
-        "hidden": ("hidden_size", 768, MOST_CHANNELS),
-        "layers": ("num_hidden_layers", 12, 256),
-        "heads": ("num_attention_heads", 12, 1_024),
-        "ffn": ("intermediate_size", 3072, 131_072),
-        "positions": ("max_position_embeddings", 512, 131_072),
-        "types": ("type_vocab_size", 2, 1_024),
-    }
-)
+BERT_KEYS: Mapping[str, Key] = {
+    "vocabulary": ("vocab_size", 30522, 2_000_000),
+    "hidden": ("hidden_size", 768, MOST_CHANNELS),
+    "layers": ("num_hidden_layers", 12, 256),
+    "heads": ("num_attention_heads", 12, 1_024),
+    "ffn": ("intermediate_size", 3072, 131_072),
+    "positions": ("max_position_embeddings", 512, 131_072),
+    "types": ("type_vocab_size", 2, 1_024),
+}
 BERT_FRACTIONS = (
-    "layer_norm_eps",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "initializer_range",
-)
-BERT_PARTS: Mapping[str, str] = MappingProxyType(
-    {
-        "query": "attention.self.query",
-        "key": "attention.self.key",
-        "value": "attention.self.value",
-        "attended": "attention.output.dense",
-        "attended_norm": "attention.output.LayerNorm",
-        "up": "intermediate.dense",
-        "down": "output.dense",
-        "norm": "output.LayerNorm",
-    }
-)
+    "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "initializer_range",
+)  # fmt: skip
+BERT_PARTS: Mapping[str, str] = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attended": "attention.output.dense",
+    "attended_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm": "output.LayerNorm",
+}
 
 
 @dataclass(frozen=True)
 class EncoderTensorNames:
-    """One family's names.
-
-    `keys`: the config's whole numbers by their meaning, without those that the family lacks. `fixed`: keys for which the stock
-    code accepts only one value. `first_position`: the row of the position table that a text's first token has, None if it
-    follows from the padding token's id. `head`: the dense layer and the output layer of the classifier for sequences. `pooler`:
-    whether the bare stock model has one. `attention`: the fastest implementation of the stock code.
-    """
+    """One family's names."""
 
     stem: str
     prefix: str
-    keys: Mapping[str, Key] = field(default_factory=lambda: BERT_KEYS)
+    keys: Mapping[str, Key] = field(default_factory=lambda: BERT_KEYS)  #: by meaning, without those that the family lacks
     fractions: tuple[str, ...] = BERT_FRACTIONS
     activation: str = "hidden_act"
     padding: int = 0
-    first_position: int | None = 0
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    first_position: int | None = 0  #: the position-table row of a text's first token; None: the padding token's id + 1
+    fixed: Mapping[str, Any] = field(default_factory=dict)  #: keys for which the stock code accepts only one value
     block: str = "encoder.layer"
     parts: Mapping[str, str] = field(default_factory=lambda: BERT_PARTS)
-    pooler: bool = True
-    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")
-    attention: str = "sdpa"
-
-    @property
-    def classifier(self) -> str:
-        """Return the stock class that classifies sequences."""
-        return f"{self.stem}ForSequenceClassification"
+    pooler: bool = True  #: whether the bare stock model has one
+    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")  #: dense and output layer, for sequences
+    attention: str = "sdpa"  #: the fastest implementation of the stock code
 
     def key(self, meaning: str) -> str:
         """Return the config.json key with a meaning, as errors name it."""
         return f"config.json:{self.keys[meaning][0]}"
 
 
-def _keys(**changes: Key | None) -> Mapping[str, Key]:
-    merged = {**BERT_KEYS, **changes}
-    return MappingProxyType({meaning: key for meaning, key in merged.items() if key is not None})
-
-
-DISTILBERT = EncoderTensorNames(
-    stem="DistilBert",
-    prefix="distilbert.",
-    keys=_keys(
-        hidden=("dim", 768, MOST_CHANNELS),
-        layers=("n_layers", 6, 256),
-        heads=("n_heads", 12, 1_024),
-        ffn=("hidden_dim", 3072, 131_072),
-        types=None,
-    ),
-    fractions=("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout", "initializer_range"),
-    activation="activation",
-    block="transformer.layer",
-    parts=MappingProxyType(
-        {
+NO_TYPES = {meaning: key for meaning, key in BERT_KEYS.items() if meaning != "types"}
+NAMES: dict[str, EncoderTensorNames] = {
+    # In BERT the dense layer before the output layer is the pooler, which belongs to the encoder.
+    "bert": EncoderTensorNames(stem="Bert", prefix="bert.", head=("", "classifier")),
+    "distilbert": EncoderTensorNames(
+        stem="DistilBert",
+        prefix="distilbert.",
+        keys={
+            **NO_TYPES,
+            "hidden": ("dim", 768, MOST_CHANNELS),
+            "layers": ("n_layers", 6, 256),
+            "heads": ("n_heads", 12, 1_024),
+            "ffn": ("hidden_dim", 3072, 131_072),
+        },
+        fractions=("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout", "initializer_range"),
+        activation="activation",
+        block="transformer.layer",
+        parts={
             "query": "attention.q_lin",
             "key": "attention.k_lin",
             "value": "attention.v_lin",
@@ -129,38 +99,14 @@ DISTILBERT = EncoderTensorNames(
             "up": "ffn.lin1",
             "down": "ffn.lin2",
             "norm": "output_layer_norm",
-        }
+        },
+        pooler=False,
+        head=("pre_classifier", "classifier"),
     ),
-    pooler=False,
-    head=("pre_classifier", "classifier"),
-)
-MPNET = EncoderTensorNames(
-    stem="MPNet",
-    prefix="mpnet.",
-    keys=_keys(vocabulary=("vocab_size", 30527, 2_000_000), types=None),
-    padding=1,
-    first_position=2,
-    attention="eager",
-    fixed=MappingProxyType({"relative_attention_num_buckets": 32, "pad_token_id": 1}),
-    parts=MappingProxyType(
-        {
-            **BERT_PARTS,
-            "query": "attention.attn.q",
-            "key": "attention.attn.k",
-            "value": "attention.attn.v",
-            "attended": "attention.attn.o",
-            "attended_norm": "attention.LayerNorm",
-        }
-    ),
-)
-NAMES: dict[str, EncoderTensorNames] = {
-    # In BERT the dense layer before the output layer is the pooler, which belongs to the encoder.
-    "bert": EncoderTensorNames(stem="Bert", prefix="bert.", head=("", "classifier")),
-    "distilbert": DISTILBERT,
     "roberta": EncoderTensorNames(
         stem="Roberta",
         prefix="roberta.",
-        keys=_keys(vocabulary=("vocab_size", 50265, 2_000_000)),
+        keys={**BERT_KEYS, "vocabulary": ("vocab_size", 50265, 2_000_000)},
         padding=1,
         first_position=None,
     ),
@@ -168,15 +114,32 @@ NAMES: dict[str, EncoderTensorNames] = {
     "electra": EncoderTensorNames(
         stem="Electra",
         prefix="electra.",
-        keys=_keys(
-            hidden=("hidden_size", 256, MOST_CHANNELS),
-            heads=("num_attention_heads", 4, 1_024),
-            ffn=("intermediate_size", 1024, 131_072),
-            embedding=("embedding_size", 128, MOST_CHANNELS),
-        ),
+        keys={
+            **BERT_KEYS,
+            "hidden": ("hidden_size", 256, MOST_CHANNELS),
+            "heads": ("num_attention_heads", 4, 1_024),
+            "ffn": ("intermediate_size", 1024, 131_072),
+            "embedding": ("embedding_size", 128, MOST_CHANNELS),
+        },
         pooler=False,
     ),
-    "mpnet": MPNET,
+    "mpnet": EncoderTensorNames(
+        stem="MPNet",
+        prefix="mpnet.",
+        keys={**NO_TYPES, "vocabulary": ("vocab_size", 30527, 2_000_000)},
+        padding=1,
+        first_position=2,
+        attention="eager",
+        fixed={"relative_attention_num_buckets": 32, "pad_token_id": 1},
+        parts={
+            **BERT_PARTS,
+            "query": "attention.attn.q",
+            "key": "attention.attn.k",
+            "value": "attention.attn.v",
+            "attended": "attention.attn.o",
+            "attended_norm": "attention.LayerNorm",
+        },
+    ),
 }
 """Names by the model_type of config.json."""
 
@@ -189,10 +152,7 @@ def encoder_shape(n: Mapping[str, int]) -> Shape:
 
 
 def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tensors:
-    """Return the tensors that every bare encoder has, without its prefix.
-
-    positions, types: the rows of these tables.
-    """
+    """Return the tensors that every bare encoder has, without its prefix. positions, types: the rows of these tables."""
     known, hidden = NAMES[kind], Width(shape.hidden, "hidden")
     embedding = shape.embedding or hidden
     out: Tensors = {
@@ -207,41 +167,30 @@ def encoder_tensors(kind: str, shape: Shape, positions: int, types: int) -> Tens
     if buckets := known.fixed.get("relative_attention_num_buckets"):
         out["encoder.relative_attention_bias.weight"] = (buckets, Width(shape.heads, "heads"))
     for layer in range(shape.layers):
-        for part, widths in _layer_widths(shape, layer).items():
-            out |= pair(f"{known.block}.{layer}.{known.parts[part]}", widths)
+        ffn, size = Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
+        compared = Width(shape.heads, "heads", layer, unit_size=size, channels="compared")
+        values = Width(shape.heads, "heads", layer, unit_size=size, channels="values")
+        parts: Tensors = {
+            **dict.fromkeys(("query", "key"), (compared, hidden)),
+            "value": (values, hidden),
+            "attended": (hidden, values),
+            **dict.fromkeys(("attended_norm", "norm"), (hidden,)),
+            "up": (ffn, hidden),
+            "down": (hidden, ffn),
+        }
+        for part, name in known.parts.items():
+            out |= pair(f"{known.block}.{layer}.{name}", parts[part])
     return out
 
 
-def _layer_widths(shape: Shape, layer: int) -> dict[str, tuple[int, ...]]:
-    hidden, ffn, size = Width(shape.hidden, "hidden"), Width(shape.ffn, "ffn", layer), shape.hidden // shape.heads
-    compared = Width(shape.heads, "heads", layer, unit_size=size, channels="compared")
-    values = Width(shape.heads, "heads", layer, unit_size=size, channels="values")
-    return {
-        "query": (compared, hidden),
-        "key": (compared, hidden),
-        "value": (values, hidden),
-        "attended": (hidden, values),
-        "attended_norm": (hidden,),
-        "up": (ffn, hidden),
-        "down": (hidden, ffn),
-        "norm": (hidden,),
-    }
-
-
 def pooler_tensors(kind: str, shape: Shape) -> Tensors:
-    """Return the pooler of a bare encoder, which its family's checkpoints may hold.
-
-    Its outputs are a separate space.
-    """
+    """Return the pooler of a bare encoder, which its family's checkpoints may hold. Its outputs are a separate space."""
     pooled = Width(shape.hidden, "pooled"), Width(shape.hidden, "hidden")
     return pair("pooler.dense", pooled) if NAMES[kind].pooler else {}
 
 
 def head_tensors(kind: str, shape: Shape, head: heads.Head, outputs: int) -> Tensors:
-    """Return the tensors of a task's head beside the encoder.
-
-    The output layer of a classifier for sequences reads its dense layer.
-    """
+    """Return the tensors of a task's head; a classifier of sequences has a dense layer before its output layer."""
     hidden, pooled = Width(shape.hidden, "hidden"), Width(shape.hidden, "pooled")
     if head in (heads.READER, heads.TAGGER):
         return pair("qa_outputs" if head == heads.READER else "classifier", (outputs, hidden))
@@ -251,34 +200,29 @@ def head_tensors(kind: str, shape: Shape, head: heads.Head, outputs: int) -> Ten
 
 def pretraining_tensors(kind: str, hidden: int, vocabulary: int, embedding: int) -> Tensors:
     """Return the pre-training heads that a checkpoint may hold beside its encoder; they are dropped."""
-    if kind == "bert":
-        return {
-            "cls.predictions.bias": (vocabulary,),
-            **pair("cls.predictions.transform.dense", (hidden, hidden)),
-            **pair("cls.predictions.transform.LayerNorm", (hidden,)),
-            **pair("cls.predictions.decoder", (vocabulary, hidden)),
-            **pair("cls.seq_relationship", (2, hidden)),
-        }
-    if kind == "distilbert":
-        return {
-            **pair("vocab_transform", (hidden, hidden)),
-            **pair("vocab_layer_norm", (hidden,)),
-            **pair("vocab_projector", (vocabulary, hidden)),
-        }
-    if kind == "electra":
-        return {
-            **pair("discriminator_predictions.dense", (hidden, hidden)),
-            **pair("discriminator_predictions.dense_prediction", (1, hidden)),
-            **pair("generator_predictions.LayerNorm", (embedding,)),
-            **pair("generator_predictions.dense", (embedding, hidden)),
-            **pair("generator_lm_head", (vocabulary, embedding)),
-        }
-    return {
-        "lm_head.bias": (vocabulary,),
-        **pair("lm_head.dense", (hidden, hidden)),
-        **pair("lm_head.layer_norm", (hidden,)),
-        **pair("lm_head.decoder", (vocabulary, hidden)),
+    square, tokens = (hidden, hidden), (vocabulary, hidden)
+    weights: dict[str, Tensors] = {
+        "bert": {
+            "cls.predictions.transform.dense": square,
+            "cls.predictions.transform.LayerNorm": (hidden,),
+            "cls.predictions.decoder": tokens,
+            "cls.seq_relationship": (2, hidden),
+        },
+        "distilbert": {"vocab_transform": square, "vocab_layer_norm": (hidden,), "vocab_projector": tokens},
+        "electra": {
+            "discriminator_predictions.dense": square,
+            "discriminator_predictions.dense_prediction": (1, hidden),
+            "generator_predictions.LayerNorm": (embedding,),
+            "generator_predictions.dense": (embedding, hidden),
+            "generator_lm_head": (vocabulary, embedding),
+        },
     }
+    masked: Tensors = {"lm_head.dense": square, "lm_head.layer_norm": (hidden,), "lm_head.decoder": tokens}
+    bias = {"bert": "cls.predictions.bias", "distilbert": None, "electra": None}.get(kind, "lm_head.bias")
+    found: Tensors = {bias: (vocabulary,)} if bias else {}
+    for name, widths in weights.get(kind, masked).items():
+        found |= pair(name, widths)
+    return found
 
 
 def pair(name: str, weight: tuple[int, ...]) -> Tensors:

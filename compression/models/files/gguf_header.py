@@ -1,9 +1,8 @@
 """Check a GGUF file byte by byte before anything opens it.
 
-Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3. A file consists of: magic, version, numbers of tensors and of keys; keys
-with typed values; name, dimensions, type and offset of each tensor; and, from the next multiple of the alignment, the data.
-Each tensor is padded to the alignment, and tensors must follow each other without a gap. Every count and every length is
-bounded and compared with the rest of the file before anything is read for it.
+Format: ggml-org/ggml, docs/gguf.md, versions 2 and 3: magic, version, numbers of tensors and of keys; keys with typed values;
+name, dimensions, type and offset of each tensor; and, from the next multiple of the alignment, the data, padded to it, without
+a gap. Every count and length is bounded and compared with the rest of the file before anything is read for it.
 """
 
 import math
@@ -39,15 +38,12 @@ UINT32, STRING, ARRAY = 4, 8, 9
 
 @dataclass(frozen=True)
 class GgufType:
-    """How a tensor type is stored: blocks of `elements` values in `bytes` bytes.
-
-    `halves`: the byte offsets of the float16 scales in a block.
-    """
+    """How a tensor type is stored: blocks of `elements` values in `bytes` bytes."""
 
     name: str
     elements: int
     bytes: int
-    halves: tuple[int, ...] = ()
+    halves: tuple[int, ...] = ()  #: byte offsets of the float16 scales in a block
 
 
 KINDS: dict[int, GgufType] = {
@@ -135,20 +131,17 @@ class _Header:
             return self.string(f"the value of {short(key)}", LONGEST_STRING)
         if kind != ARRAY:
             raise self.damaged(f"{short(key)} has the unknown type {kind}")
-        of, count = self.number("<I"), self.count(f"items in {short(key)}", self._items)
+        item, count = self.number("<I"), self.count(f"items in {short(key)}", self._items)
         self._items -= count
-        if of == STRING:
+        if item == STRING:
             return [self.string(f"an item of {short(key)}", LONGEST_STRING) for _ in range(count)]
-        if of not in SCALARS:
-            raise self.damaged(f"{short(key)} is an array of type {of}")
-        return np.frombuffer(self.take(count * struct.calcsize(SCALARS[of])), SCALARS[of]).tolist()
+        if item not in SCALARS:
+            raise self.damaged(f"{short(key)} is an array of type {item}")
+        return np.frombuffer(self.take(count * struct.calcsize(SCALARS[item])), SCALARS[item]).tolist()
 
 
 def read(path: Path) -> Gguf:
-    """Read and check a file up to its data.
-
-    Raises DamagedCheckpoint, and UnsupportedArchitecture for unknown types.
-    """
+    """Read and check a file up to its data. Raises DamagedCheckpoint, and UnsupportedArchitecture for unknown types."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         header = _Header(stream, path.name, size)
@@ -187,15 +180,11 @@ def _declared(header: _Header) -> tuple[str, tuple[int, ...], GgufType, int]:
     if not dimensions or min(dimensions) < 1 or math.prod(dimensions) > MOST_ELEMENTS:
         raise header.damaged(f"tensor {short(name)} has no proper shape")
     if kind not in KINDS:
-        raise UnsupportedArchitecture(
-            f"{header.name}: tensor {short(name)} is of ggml's type {kind}, which is not one of: {', '.join(KIND_OF)}",
-            param=header.name,
-            remedy="Send the file in a type that is named, or the checkpoint that it was made of.",
-        )
+        cause = f"{header.name}: tensor {short(name)} is of ggml's type {kind}, which is not one of: {', '.join(KIND_OF)}"
+        remedy = "Send the file in a type that is named, or the checkpoint that it was made of."
+        raise UnsupportedArchitecture(cause, param=header.name, remedy=remedy)
     if dimensions[0] % KINDS[kind].elements:
-        raise header.damaged(
-            f"tensor {short(name)} has rows of {dimensions[0]}, which is no number of {KINDS[kind].name} blocks"
-        )
+        raise header.damaged(f"tensor {short(name)} has rows of {dimensions[0]}, not of whole {KINDS[kind].name} blocks")
     return name, tuple(reversed(dimensions)), KINDS[kind], offset
 
 
@@ -225,24 +214,8 @@ def not_finite(folder: Path, tensors: tuple[Tensor, ...]) -> Iterator[Compressio
     yield from safetensors_header.not_finite(folder, list(tensors))
     for tensor in tensors:
         kind = KIND_OF[tensor.dtype]
-        if kind.halves and not _scales_are_finite(folder / tensor.file, tensor, kind):
-            cause = f"{short(tensor.name)} holds scales that are infinite or not a number, or the file became shorter"
-            yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
-
-
-def _scales_are_finite(path: Path, tensor: Tensor, kind: GgufType) -> bool:
-    mask = np.uint16(safetensors_header.EXPONENTS["F16"][1])
-    with path.open("rb") as stream:
-        stream.seek(tensor.start)
-        left = tensor.end - tensor.start
-        while left:
-            data = stream.read(min(safetensors_header.CHUNK // kind.bytes * kind.bytes, left))
-            if not data or len(data) % kind.bytes:
-                return False
-            left -= len(data)
-            blocks = np.frombuffer(data, np.uint8).reshape(-1, kind.bytes)
-            for start in kind.halves:
-                scales = np.ascontiguousarray(blocks[:, start : start + 2]).view("<u2")
-                if bool(((scales & mask) == mask).any()):
-                    return False
-    return True
+        if kind.halves:
+            columns = [start // 2 for start in kind.halves]
+            blocks = (np.frombuffer(data, "<u2") for data in safetensors_header.chunks(folder, tensor, kind.bytes))
+            scales = (block.reshape(-1, kind.bytes // 2)[:, columns] for block in blocks)
+            yield from safetensors_header.check_exponents(tensor, scales, safetensors_header.EXPONENTS["F16"][1], "scales")

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compression.models.architectures.families import ARCHITECTURE_SPECS, architecture_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import total_of
 from compression.models.architectures.tensor_names import MOST_CHANNELS
 from compression.models.files import gguf_header, gguf_rope, safetensors_header
 from compression.models.files.gguf_names import (
@@ -50,20 +51,19 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
     except CompressionError as problem:
         return [problem]
     problems: list[CompressionError] = [
-        *_held_against(described, content, path.name),
+        *_compare(described, content, path.name),
         *_tokenizer(content.metadata, described, path.name),
         *gguf_header.not_finite(folder, content.tensors),
     ]
-    if not problems:
-        try:
-            gguf_rope.scaling(path, content, described.head)
-        except CompressionError as problem:
-            problems.append(problem)
     if problems:
         return problems
+    try:
+        gguf_rope.scaling(path, content, described.head)
+    except CompressionError as problem:
+        return [problem]
     return ModelFacts(
         family=ARCHITECTURE_SPECS[described.kind].name,
-        architecture=_architecture(content.metadata).model,
+        architecture=ARCHITECTURES[described.kind].model,
         shape=described.shape,
         max_positions=described.positions,
         parameters=parameters(content),
@@ -74,10 +74,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
 
 
 def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
-    """Read a folder's only GGUF file up to its data.
-
-    Raises MissingFile, and what `gguf_header.read` raises.
-    """
+    """Read a folder's only GGUF file up to its data. Raises MissingFile, and what `gguf_header.read` raises."""
     found = files(folder)
     if len(found) != 1:
         cause = f"the model has {len(found)} GGUF files, not one"
@@ -88,42 +85,30 @@ def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
 
 def parameters(content: gguf_header.Gguf) -> Parameters:
     """Count the elements of a file's weights; a head that is the token table counts once."""
-    tables = {"token_embd.weight", "position_embd.weight"}
     sizes = {tensor.name: math.prod(tensor.shape) for tensor in content.tensors if tensor.name != gguf_rope.TENSOR}
-    embedding = sum(size for name, size in sizes.items() if name in tables)
-    total = sum(sizes.values())
-    return Parameters(total=total, embedding=embedding, other=total - embedding)
-
-
-def _architecture(metadata: Mapping[str, Any]) -> GgufArchitecture:
-    return ARCHITECTURES[metadata["general.architecture"]]
+    return total_of(sizes, ("token_embd.weight", "position_embd.weight"))
 
 
 def describe(content: gguf_header.Gguf, file: str) -> GgufDescription:
     """Read the architecture and its numbers. Raises UnsupportedArchitecture and ConfigMismatch."""
     metadata = content.metadata
     name = metadata.get("general.architecture")
-    known = ARCHITECTURES.get(name) if isinstance(name, str) else None
-    where = f"{file}:general.architecture"
+    known = ARCHITECTURES.get(name) if isinstance(name, str) and name in ARCHITECTURE_SPECS else None
     if known is None:
         cause = f"general.architecture is {name!r:.60} and not one of: {', '.join(ARCHITECTURES)}"
-        raise UnsupportedArchitecture(cause, param=where)
-    try:
-        architecture_of({"model_type": known.model_type, "architectures": [known.model]})
-    except UnsupportedArchitecture as problem:
-        raise UnsupportedArchitecture(problem.cause, param=where) from problem
+        raise UnsupportedArchitecture(cause, param=f"{file}:general.architecture")
     if metadata.get("split.count", 1) not in (0, 1):
         cause = f"it is one part of {metadata['split.count']!r:.20}"
         raise UnsupportedArchitecture(cause, param=file, remedy="Put the parts together: llama-gguf-split --merge.")
     if metadata.get("general.name") == "mistral":
-        raise UnsupportedArchitecture("general.name is 'mistral', by which stock code takes it for another kind", param=file)
+        cause = "general.name is 'mistral', which makes stock code read it as another architecture"
+        raise UnsupportedArchitecture(cause, param=file)
     numbers = {meaning: _whole(metadata, f"{name}.{key}", most, file) for meaning, (key, most) in WHOLE.items()}
-    said = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(said, list) or not 1 <= len(said) <= MOST_TOKENS:
-        raise ConfigMismatch(
-            "it has no vocabulary (tokenizer.ggml.tokens)", param=f"{file}:tokenizer.ggml.tokens", remedy=REMEDY
-        )
-    vocabulary = _whole(metadata, f"{name}.vocab_size", MOST_TOKENS, file) if f"{name}.vocab_size" in metadata else len(said)
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not 1 <= len(tokens) <= MOST_TOKENS:
+        key = "tokenizer.ggml.tokens"
+        raise ConfigMismatch(f"it has no vocabulary ({key})", param=f"{file}:{key}", remedy=REMEDY)
+    vocabulary = _whole(metadata, f"{name}.vocab_size", MOST_TOKENS, file) if f"{name}.vocab_size" in metadata else len(tokens)
     heads, hidden = numbers["heads"], numbers["hidden"]
     groups_key = f"{name}.attention.head_count_kv"
     groups = _whole(metadata, groups_key, heads, file) if groups_key in metadata else heads
@@ -136,7 +121,7 @@ def describe(content: gguf_header.Gguf, file: str) -> GgufDescription:
     widths = {meaning: numbers[meaning] for meaning in ("layers", "hidden", "heads", "ffn")}
     shape = Shape(**widths, vocabulary=vocabulary, groups=groups, head_size=head)
     tied = all(tensor.name != "output.weight" for tensor in content.tensors)
-    described = GgufDescription(known.model_type, shape, numbers["positions"], groups, head, tied)
+    described = GgufDescription(str(name), shape, numbers["positions"], head, tied)
     _refuse_unknown(metadata, known, described, file)
     return described
 
@@ -151,16 +136,13 @@ def _whole(metadata: Mapping[str, Any], key: str, most: int, file: str) -> int:
 def _refuse_unknown(metadata: Mapping[str, Any], known: GgufArchitecture, described: GgufDescription, file: str) -> None:
     """Refuse keys of the architecture that stock code would ignore or interpret differently."""
     name = metadata["general.architecture"]
-    allowed = {*known.keys, *(key for key, _ in WHOLE.values()), known.epsilon}
     linear = known.scales and gguf_rope.is_linear(metadata)
-    allowed |= {*gguf_rope.KEYS} if linear else set()
+    allowed = {*known.keys, *(key for key, _ in WHOLE.values()), known.epsilon, *(gguf_rope.KEYS if linear else ())}
     harmless = {
         **({} if linear else {"rope.scaling.type": "none"}),
-        "attention.key_length": described.head,
-        "attention.value_length": described.head,
+        **dict.fromkeys(("attention.key_length", "attention.value_length"), described.head),
         "attention.causal": True,
-        "expert_count": 0,
-        "expert_used_count": 0,
+        **dict.fromkeys(("expert_count", "expert_used_count"), 0),
         **({} if known.head_key else {"rope.dimension_count": described.head}),
         **known.fixed(described),
     }
@@ -169,10 +151,10 @@ def _refuse_unknown(metadata: Mapping[str, Any], known: GgufArchitecture, descri
         if key == short or (short in allowed and short not in harmless):
             continue
         if short not in harmless:
-            cause = f"it says {key}, which stock transformers does not take from a file"
+            cause = f"it has the key {key}, which stock transformers does not read from a file"
             raise UnsupportedArchitecture(cause, param=f"{file}:{key[:200]}", remedy=REMEDY)
         if value != harmless[short]:
-            cause = f"{key} is {value!r:.60}; stock transformers takes it for {harmless[short]!r}"
+            cause = f"{key} is {value!r:.60}; stock transformers assumes {harmless[short]!r}"
             raise UnsupportedArchitecture(cause, param=f"{file}:{key}", remedy=REMEDY)
     for key in (known.epsilon, "rope.freq_base"):
         value = metadata.get(f"{name}.{key}", 1.0)
@@ -180,12 +162,11 @@ def _refuse_unknown(metadata: Mapping[str, Any], known: GgufArchitecture, descri
             raise ConfigMismatch(f"{name}.{key} is {value!r:.60}", param=f"{file}:{name}.{key}", remedy=REMEDY)
 
 
-def _held_against(described: GgufDescription, content: gguf_header.Gguf, file: str) -> Iterator[CompressionError]:
+def _compare(described: GgufDescription, content: gguf_header.Gguf, file: str) -> Iterator[CompressionError]:
     """Compare names and shapes of the tensors with what the architecture implies."""
-    known = _architecture(content.metadata)
-    needed = known.tensors(described)
+    needed = described.tensors
     found = {tensor.name: tensor for tensor in content.tensors}
-    if known.scales and gguf_rope.TENSOR in found:
+    if ARCHITECTURES[described.kind].scales and gguf_rope.TENSOR in found:
         needed |= {gguf_rope.TENSOR: (described.head // 2,)}
     for names, cause in (
         (sorted(needed.keys() - found.keys()), "the file lacks {}"),
@@ -210,7 +191,7 @@ def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: st
         cause = f"tokenizer.ggml.model is {kind!r:.60} and not one of: {', '.join(TOKENIZERS)}"
         yield UnsupportedTokenizer(cause, param=f"{file}:tokenizer.ggml.model", remedy=REMEDY)
     elif kind == "gpt2" and (not isinstance(split, str) or split not in SPLITS):
-        cause = f"tokenizer.ggml.pre is {split!r:.60}, which stock transformers would take for GPT-2's"
+        cause = f"tokenizer.ggml.pre is {split!r:.60}, which stock transformers would read as GPT-2's"
         yield UnsupportedTokenizer(cause, param=f"{file}:tokenizer.ggml.pre", remedy=REMEDY)
     tokens = metadata["tokenizer.ggml.tokens"]
     if not all(isinstance(token, str) for token in tokens) or len(set(tokens)) != len(tokens):
@@ -221,10 +202,9 @@ def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: st
     merges = metadata.get("tokenizer.ggml.merges")
     if kind == "gpt2" and merges is None:
         yield mismatch("merges", "is not there")
-    if merges is not None:
-        known = set(tokens)
-        if not isinstance(merges, list) or not all(_merges(merge, known) for merge in merges):
-            yield mismatch("merges", "does not put pairs of tokens together to tokens")
+    known = set(tokens)
+    if merges is not None and (not isinstance(merges, list) or not all(_merges(merge, known) for merge in merges)):
+        yield mismatch("merges", "does not join pairs of tokens to tokens")
     for key, item in (("scores", float), ("token_type", int)):
         values = metadata.get(f"tokenizer.ggml.{key}")
         needed = key == "scores" and kind == "llama" and merges is None
@@ -244,10 +224,7 @@ def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: st
 
 
 def begins(metadata: Mapping[str, Any]) -> bool:
-    """Return whether a text begins with the beginning token.
-
-    The file decides; if it does not, llama.cpp's default for such a vocabulary applies.
-    """
+    """Return whether a text begins with the beginning token: as the file says, else llama.cpp's default for the vocabulary."""
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     usual = kind == "llama" or (kind == "gpt2" and split in WHOLE_WORDS)
     return bool(metadata.get("tokenizer.ggml.add_bos_token", usual))

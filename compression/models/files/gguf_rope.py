@@ -1,7 +1,4 @@
-"""Read scaled positions from a GGUF file: linear scaling from two keys, Llama 3's from a tensor.
-
-The tensor holds the divisors of the frequencies.
-"""
+"""Read scaled positions from a GGUF file: linear scaling from two keys, Llama 3's from a tensor of frequency divisors."""
 
 import math
 from collections.abc import Mapping
@@ -29,11 +26,7 @@ def is_linear(metadata: Mapping[str, Any]) -> bool:
 
 
 def scaling(path: Path, content: gguf_header.Gguf, head: int) -> dict[str, Any]:
-    """Return the stock config's settings for scaled positions without their base; empty if not scaled.
-
-    head: the number of channels in a head, all of which are rotated. Raises UnsupportedArchitecture for divisors that no stock
-    config produces.
-    """
+    """Return the stock settings for scaled positions without a base, or raise UnsupportedArchitecture. head: its channels."""
     name = content.metadata["general.architecture"]
     linear = is_linear(content.metadata)
     tensor = next((tensor for tensor in content.tensors if tensor.name == TENSOR), None)
@@ -55,8 +48,7 @@ def scaling(path: Path, content: gguf_header.Gguf, head: int) -> dict[str, Any]:
 def _llama3(factor: float, base: float, head: int) -> np.ndarray[Any, Any]:
     """Compute the divisors as llama.cpp's converter and stock code do. -> (head // 2,)
 
-    Wavelengths that are short compared to the original context length stay, long ones are divided by `factor`, and between the
-    two the divisor changes smoothly.
+    Wavelengths that are short compared to the original context stay, long ones are divided by `factor`, with a smooth change.
     """
     waves = 2 * math.pi * base ** (np.arange(0, head, 2) / head)
     low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]

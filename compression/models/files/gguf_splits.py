@@ -1,8 +1,7 @@
 """Splits before merging that the stock reader does not know, as in the models' own tokenizer.json.
 
-The expressions are those of deepseek-ai's deepseek-llm-7b-base and deepseek-coder-6.7b-base, and of llama.cpp for these names
-(llama-vocab.cpp): each expression splits what the previous one left, then every digit becomes a piece of its own. For the
-first, llama.cpp keeps a run of digits in one piece; neither vocabulary has a merge of two digits.
+Source: deepseek-ai's deepseek-llm-7b-base and deepseek-coder-6.7b-base, and llama.cpp (llama-vocab.cpp). Each expression splits
+what the previous one left, then every digit becomes a piece; neither vocabulary has a merge of two digits.
 """
 
 from typing import Any
@@ -16,11 +15,8 @@ LETTERS = """
 A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3 104D8-104FB
 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943
 """
-"""Code points of the letters that make a word.
-
-They are the letters with two cases, of the scripts that deepseek-llm names. They are given as numbers, because some letters
-would become others if a file is normalized.
-"""
+"""Code points of the letters that make a word. They are the letters with two cases, of the scripts that deepseek-llm names.
+They are given as numbers, because some letters would become others if a file is normalized."""
 
 
 def _class(points: str) -> str:

@@ -20,8 +20,12 @@ def read_object(data: bytes) -> dict[str, Any]:
         raise BadJson(str(problem)) from problem
     if not isinstance(found, dict):
         raise BadJson("it is not a JSON object")
-    _check_depth(found)
-    return found
+    level: list[Any] = [found]
+    for _ in range(DEEPEST):
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return found
+    raise BadJson(f"it is nested more than {DEEPEST} deep")
 
 
 def read_file(path: Path, most: int) -> dict[str, Any]:
@@ -44,15 +48,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise BadJson(f"it holds {constant}, which is not JSON")
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return
-    raise BadJson(f"it is nested more than {DEEPEST} deep")
 
 
 def _children(value: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Check safetensors files byte by byte before anything opens them.
 
-Format: huggingface/safetensors, README. A file consists of: 8 bytes, little-endian, the header's length; the header, JSON of
-name → {dtype, shape, data_offsets}; the data, which the tensors must fill without gap or overlap.
+Format: huggingface/safetensors, README: 8 bytes, little-endian, the header's length; the header, JSON of name → {dtype, shape,
+data_offsets}; the data, which the tensors must fill without gap or overlap.
 """
 
 import math
@@ -20,10 +20,7 @@ INDEX = "model.safetensors.index.json"
 LARGEST_HEADER = 4 << 20
 """Bytes; ten thousand tensors take about one million."""
 LARGEST_HEADERS = 64 << 20
-"""Bytes of all shards' headers together.
-
-Each header may have the maximum size, and there may be many shards.
-"""
+"""Bytes of all shards' headers together. Each header may have the maximum size, and there may be many shards."""
 LARGEST_INDEX = 16 << 20
 MOST_SHARDS = 1_024
 MOST_DIMENSIONS = 8
@@ -39,10 +36,7 @@ EXPONENTS: dict[str, tuple[str, int]] = {
     "F32": ("<u4", 0x7F80_0000),
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
-"""The unsigned type of the same width, and the exponent's bits.
-
-If all of these bits are set, the value is infinite or not a number.
-"""
+"""The unsigned type of the same width, and the exponent's bits: all set in a value that is infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +125,8 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
         missing = MissingFile(f"the model has neither {SINGLE} nor {INDEX}", param=SINGLE)
         return [], [missing]
     try:
-        said = read_file(folder / INDEX, LARGEST_INDEX)
-        index = said.get("weight_map")
+        content = read_file(folder / INDEX, LARGEST_INDEX)
+        index = content.get("weight_map")
     except BadJson as problem:
         return [], [DamagedCheckpoint(f"{INDEX}: {problem}", param=INDEX)]
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
@@ -160,15 +154,12 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
         wrong = sorted(name for name in held.keys() | index.keys() if held.get(name) != index.get(name))
         if wrong:
             problems.append(ConfigMismatch(f"{INDEX} and the shards disagree on {listed(wrong)}", param=INDEX))
-        problems += _wrong_total(said.get("metadata"), tensors)
+        problems += _wrong_total(content.get("metadata"), tensors)
     return tensors, problems
 
 
 def _surplus(folder: Path, own: set[str], cause: str, remedy: str) -> Iterator[CompressionError]:
-    """Refuse safetensors that do not belong to the model.
-
-    Nothing would read them, but they would be exported and counted.
-    """
+    """Refuse safetensors that do not belong to the model. Nothing would read them, but they would be exported and counted."""
     found = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in own)
     if found:
         yield ConfigMismatch(cause.format(listed(found)), param=found[0][:200], remedy=remedy)
@@ -205,37 +196,43 @@ def _read_all(folder: Path, files: list[str]) -> tuple[list[Tensor], list[Compre
 def not_finite(folder: Path, tensors: list[Tensor]) -> Iterator[CompressionError]:
     """Stream through the float weights; yield an error for each tensor with an infinite or NaN element."""
     for tensor in tensors:
-        if tensor.dtype not in EXPONENTS:
-            continue
-        kind, exponent = EXPONENTS[tensor.dtype]
-        with (folder / tensor.file).open("rb") as stream:
-            stream.seek(tensor.start)
-            left = tensor.end - tensor.start
-            while left:
-                data = stream.read(min(CHUNK, left))
-                if not data or len(data) % WIDTHS[tensor.dtype]:
-                    yield DamagedCheckpoint(f"{tensor.file} became shorter while it was read", param=tensor.file)
-                    break
-                left -= len(data)
-                part = np.frombuffer(data, kind)
-                if bool(((part & exponent) == exponent).any()):
-                    cause = f"{short(tensor.name)} holds elements that are infinite or not a number"
-                    yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
-                    break
+        if tensor.dtype in EXPONENTS:
+            kind, exponent = EXPONENTS[tensor.dtype]
+            parts = (np.frombuffer(data, kind) for data in chunks(folder, tensor, WIDTHS[tensor.dtype]))
+            yield from check_exponents(tensor, parts, exponent, "elements")
+
+
+def check_exponents(
+    tensor: Tensor, parts: Iterator[np.ndarray[Any, Any]], exponent: int, what: str
+) -> Iterator[CompressionError]:
+    """Yield an error if a number of a tensor is infinite or not a number, or the file became shorter."""
+    try:
+        finite = not any(bool(((part & exponent) == exponent).any()) for part in parts)
+    except DamagedCheckpoint as problem:
+        yield problem
+        return
+    if not finite:
+        cause = f"{short(tensor.name)} holds {what} that are infinite or not a number"
+        yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
+
+
+def chunks(folder: Path, tensor: Tensor, width: int) -> Iterator[bytes]:
+    """Yield a tensor's bytes in pieces of whole elements of `width` bytes. Raises DamagedCheckpoint if the file ends early."""
+    with (folder / tensor.file).open("rb") as stream:
+        stream.seek(tensor.start)
+        left = tensor.end - tensor.start
+        while left:
+            data = stream.read(min(CHUNK // width * width, left))
+            if not data or len(data) % width:
+                raise DamagedCheckpoint(f"{tensor.file} became shorter while it was read", param=tensor.file)
+            left -= len(data)
+            yield data
 
 
 def alike(folder: Path, one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors have the same type, shape and bytes."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    with (folder / one.file).open("rb") as first, (folder / other.file).open("rb") as second:
-        first.seek(one.start)
-        second.seek(other.start)
-        for done in range(0, one.end - one.start, CHUNK):
-            size = min(CHUNK, one.end - one.start - done)
-            if first.read(size) != second.read(size):
-                return False
-    return True
+    both = zip(chunks(folder, one, 1), chunks(folder, other, 1), strict=False)
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and all(first == second for first, second in both)
 
 
 def listed(names: list[str], most: int = 5) -> str:

@@ -9,10 +9,7 @@ from compression.schema.report.measurements import Uploaded
 
 
 def uploaded(folder: Path) -> Uploaded:
-    """Read the size and type of a model's weights: a GGUF file, a safetensors file, or shards.
-
-    Raises the first reason why they cannot be read.
-    """
+    """Read the size and type of a model's weights. Raises the first reason why they cannot be read."""
     if gguf_model.is_one(folder):
         path, content = gguf_model.read_model(folder)
         return Uploaded(bytes=path.stat().st_size, dtype=content.dtype)

@@ -1,8 +1,4 @@
-"""Check the config.json keys that no family may set: kernels to fetch, settings of the software.
-
-Code that a config.json names (auto_map) is no reason to refuse it: Lathe opens the stock class of its model_type, and
-`sanitized_folder` drops the key.
-"""
+"""Check the config.json keys that no family may set: kernels to fetch, settings of the software. auto_map is dropped later."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,21 +23,14 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "si
 def refused(
     config: Mapping[str, Any], activation: str, fixed: Mapping[str, Any], fractions: tuple[str, ...]
 ) -> Iterator[CompressionError]:
-    """Yield an error for each setting that must not be run or must have another value.
-
-    activation: the key of the activation function. fixed: keys for which only one value is accepted. fractions: keys of numbers
-    from 0 to 1.
-    """
+    """Yield an error for each wrong setting. fixed: keys with one accepted value; fractions: keys of numbers from 0 to 1."""
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key)):
             # transformers treats such a name as a repository of compiled kernels, which it fetches and runs.
             yield UnsafeCheckpoint(f"config.json names a kernel to fetch ({key})", param=f"config.json:{key}")
     if config.get("quantization_config"):
-        yield UnsupportedArchitecture(
-            "the checkpoint is quantized already (quantization_config)",
-            param="config.json:quantization_config",
-            remedy="Send the checkpoint as it was before it was quantized.",
-        )
+        cause, remedy = "the checkpoint is quantized already", "Send the checkpoint as it was before it was quantized."
+        yield UnsupportedArchitecture(f"{cause} (quantization_config)", param="config.json:quantization_config", remedy=remedy)
     value = config.get(activation, ACTIVATIONS[0])
     if value not in ACTIVATIONS:
         cause = f"{activation} is {value!r:.60} and not one of: {', '.join(ACTIVATIONS)}"
@@ -57,11 +46,18 @@ def refused(
             yield ConfigMismatch(f"{key} is {value!r:.60} and not a number from 0 to 1", param=f"config.json:{key}")
 
 
-def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
-    """Return the head's labels in the order of its outputs, and the error if there is one.
+def take_number(
+    found: dict[str, int], meaning: str, key: str, value: object, *, most: int, least: int = 1
+) -> Iterator[CompressionError]:
+    """Add a number of a config to `found`, or yield an error if it is no whole number from `least` to `most`."""
+    if type(value) is int and least <= value <= most:
+        found[meaning] = value
+    else:
+        yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
 
-    Stock configs without id2label have num_labels, 2 by default.
-    """
+
+def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
+    """Return the head's labels in the order of its outputs, or an error. Stock configs without id2label have num_labels."""
     names = config.get("id2label")
     if names is None:
         count = config.get("num_labels", 2)
@@ -71,14 +67,13 @@ def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Compre
     if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
         return None, ConfigMismatch(f"id2label does not name 1 to {MOST_LABELS} labels", param="config.json:id2label")
     ordered = [names.get(str(number)) for number in range(len(names))]
-    if not all(isinstance(label, str) and _proper(label) for label in ordered) or len(set(ordered)) != len(ordered):
-        cause = (
-            f"id2label does not give each of 0 to {len(names) - 1} a label of its own, of at most {LONGEST_LABEL} characters"
-        )
+    labels = tuple(label for label in ordered if isinstance(label, str) and _is_proper(label))
+    if len(set(labels)) != len(names):
+        cause = f"id2label does not give each of 0 to {len(names) - 1} its own label of at most {LONGEST_LABEL} characters"
         return None, ConfigMismatch(cause, param="config.json:id2label")
-    return tuple(str(label) for label in ordered), None
+    return labels, None
 
 
-def _proper(label: str) -> bool:
+def _is_proper(label: str) -> bool:
     """Return whether a label can be stored and shown: limited length, no NUL, no lone surrogate."""
     return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)

@@ -1,7 +1,4 @@
-"""Check each file in a model's folder by name and first bytes: no pickle, no native code.
-
-This holds whatever name the file has.
-"""
+"""Check each file in a model's folder by its first bytes, whatever its name: no pickle, no native code."""
 
 from pathlib import Path
 
@@ -12,14 +9,10 @@ from compression.schema.errors import CompressionError, UnsafeCheckpoint
 HEAD = 1 << 16
 """Bytes that are read of each file."""
 NATIVE = {
-    b"\x7fELF": "a program or library of Linux",
-    b"\xfe\xed\xfa": "a program or library of macOS",
-    b"\xce\xfa\xed\xfe": "a program or library of macOS",
-    b"\xcf\xfa\xed\xfe": "a program or library of macOS",
-    b"\xca\xfe\xba\xbe": "compiled code",
-    b"\x00asm": "compiled code",
-    b"BC\xc0\xde": "compiled code",
-    b"#!/": "a script",
+    (b"\x7fELF",): "a program or library of Linux",
+    (b"\xfe\xed\xfa", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe"): "a program or library of macOS",
+    (b"\xca\xfe\xba\xbe", b"\x00asm", b"BC\xc0\xde"): "compiled code",
+    (b"#!/",): "a script",
 }
 """First bytes → the kind of file that begins with them."""
 BEGINS = {".gguf": b"GGUF", ".onnx": b"\x08"}
@@ -32,13 +25,13 @@ def check(folder: Path) -> list[CompressionError]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             try:
-                _look_at(path, path.relative_to(folder).as_posix())
+                _check_file(path, path.relative_to(folder).as_posix())
             except CompressionError as problem:
                 problems.append(problem)
     return problems
 
 
-def _look_at(path: Path, name: str) -> None:
+def _check_file(path: Path, name: str) -> None:
     """Check one file. Raises UnsafeCheckpoint and UnexpectedFile."""
     file_names.check_name(name, "model")
     with path.open("rb") as stream:
@@ -48,14 +41,11 @@ def _look_at(path: Path, name: str) -> None:
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return  # begins with a length, which may be any bytes: safetensors_header.read_header checks them
-    what = next((what for start, what in NATIVE.items() if head.startswith(start)), None)
+    what = next((what for starts, what in NATIVE.items() if head.startswith(starts)), None)
     if what is None and head and suffix in BEGINS and not head.startswith(BEGINS[suffix]):
         what = f"no {suffix} file"
-    if what is None and suffix not in file_names.WEIGHTS and b"\0" in head and not _sentencepiece(suffix, head):
+    sentencepiece = suffix == file_names.SENTENCEPIECE and head.startswith(b"\n")
+    if what is None and suffix not in file_names.WEIGHTS and b"\0" in head and not sentencepiece:
         what = "a program or library of Windows" if head.startswith(b"MZ") else "no text"
     if what is not None:
         raise UnsafeCheckpoint(f"{name} is {what} under another name", param=name, remedy=file_names.MODEL_REMEDY)
-
-
-def _sentencepiece(suffix: str, head: bytes) -> bool:
-    return suffix == file_names.SENTENCEPIECE and head[0] == 0x0A

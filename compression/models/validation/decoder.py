@@ -23,7 +23,7 @@ from compression.models.architectures.pruning_groups import Tensors
 from compression.models.architectures.shapes import parameters_at
 from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files.safetensors_header import Tensor, alike
-from compression.models.validation.config import labels_of, refused
+from compression.models.validation.config import labels_of, refused, take_number
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
 from compression.schema.report.measurements import Parameters, Shape
 
@@ -39,37 +39,22 @@ ROPE_NUMBERS = (
 FORWARD = "Send a model whose tokens see what is before them and nothing else."
 APART = "Set tie_word_embeddings to false where both are meant, else leave lm_head.weight out."
 V2_ROUTERS = ("greedy", "group_limited_greedy")
-"""The methods by which DeepSeek-V2's stock code chooses experts.
-
-With other methods its first forward pass fails.
-"""
+"""The methods by which DeepSeek-V2's stock code chooses experts. With other methods its first forward pass fails."""
 
 
 @dataclass(frozen=True)
 class DecoderDescription:
-    """A decoder as its config.json describes it. `labels` is None if its head has none."""
+    """A decoder as its config.json describes it."""
 
     kind: str
     architecture: str
-    head: str
-    numbers: Numbers
+    head: str  #: the purpose of its class (`TensorLayout.heads`)
+    shape: Shape  #: as the engine reads it from the stock config
+    max_positions: int
+    biases: Biases
+    ahead: int  #: layers that predict tokens further ahead
     tied: bool
-    labels: tuple[str, ...] | None
-
-    @property
-    def shape(self) -> Shape:
-        """Return the widths, as the engine reads them from the stock config."""
-        return shape_of(self.numbers)
-
-    @property
-    def biases(self) -> Biases:
-        """Return which optional biases the config enables."""
-        return biases_in(self.kind, self.numbers)
-
-    @property
-    def max_positions(self) -> int:
-        """Return the maximum number of tokens in a text."""
-        return self.numbers["positions"]
+    labels: tuple[str, ...] | None  #: None if its head has none
 
 
 def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list[CompressionError]]:
@@ -78,15 +63,16 @@ def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list
     known = FAMILIES[kind]
     problems = list(refused(config, known.activation, known.fixed, known.fractions))
     if config.get("is_causal") is False:
-        cause = "is_causal is false: every token would see those that follow it, and nothing could be foretold"
+        cause = "is_causal is false: every token would see those that follow it, so nothing is left to predict"
         problems.append(UnsupportedArchitecture(cause, param="config.json:is_causal", remedy=FORWARD))
     problems += _rope(config)
     problems += _router(config)
     found: Numbers = {}
     for meaning, (key, default, most) in known.keys.items():
-        problems += _taken(found, meaning, key, config.get(key, default), 1, most)
+        problems += take_number(found, meaning, key, config.get(key, default), most=most)
     for meaning, key, value in known.more(config, found):
-        problems += _taken(found, meaning, key, value, 1 if meaning in AT_LEAST_ONE else 0, 131_072)
+        most = MOST_AHEAD if meaning == "ahead" else 131_072
+        problems += take_number(found, meaning, key, value, most=most, least=int(meaning in AT_LEAST_ONE))
     if not problems:
         problems += _inconsistent(known, found)
     names = config.get("architectures") or [f"{known.stem}{BARE}"]
@@ -104,20 +90,14 @@ def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list
     problems += _special(config, found)
     if problems or architecture is None:
         return None, problems
-    described = DecoderDescription(kind, architecture, known.heads()[architecture], found, tied, labels)
+    shape, biases, purpose = shape_of(found), biases_in(kind, found), known.heads()[architecture]
     try:
-        check_decoder(kind, described.shape)
+        check_decoder(kind, shape)
     except UnsupportedShape as problem:
         remedy = "Correct config.json; stock code opens no such model, or cannot run it."
         return None, [ConfigMismatch(problem.cause, param="config.json", remedy=remedy)]
-    return described, []
-
-
-def _taken(found: Numbers, meaning: str, key: str, value: object, least: int, most: int) -> Iterator[CompressionError]:
-    if type(value) is int and least <= value <= most:
-        found[meaning] = value
-    else:
-        yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
+    ahead = found.get("ahead", 0)
+    return DecoderDescription(kind, architecture, purpose, shape, found["positions"], biases, ahead, tied, labels), []
 
 
 def _inconsistent(known: TensorLayout, n: Numbers) -> Iterator[CompressionError]:
@@ -129,9 +109,6 @@ def _inconsistent(known: TensorLayout, n: Numbers) -> Iterator[CompressionError]
     if n.get("chosen", 0) > n.get("experts", 0):
         cause = f"a token is sent to {n['chosen']} of {n['experts']} experts"
         yield ConfigMismatch(cause, param="config.json:num_experts_per_tok")
-    if n.get("ahead", 0) > MOST_AHEAD:
-        cause = f"num_nextn_predict_layers is {n['ahead']} and not 0 to {MOST_AHEAD}"
-        yield ConfigMismatch(cause, param="config.json:num_nextn_predict_layers")
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
@@ -169,8 +146,7 @@ def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError
     """Check that the special tokens named in the config are in the vocabulary."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = config.get(key)
-        numbers = value if isinstance(value, list) and len(value) <= 16 else [value]
-        for number in numbers:
+        for number in value if isinstance(value, list) and len(value) <= 16 else [value]:
             if number is not None and (type(number) is not int or not 0 <= number < n.get("vocabulary", 0)):
                 yield ConfigMismatch(f"{key} is {value!r:.60} and not in the vocabulary", param=f"config.json:{key}")
 
@@ -184,7 +160,7 @@ def expected(described: DecoderDescription) -> ExpectedTensors:
         for number in range(shape.layers)
         for name, size in known.leftovers(shape, positions).items()
     }
-    behind = known.behind(shape, described.numbers.get("ahead", 0), described.biases)
+    behind = known.behind(shape, described.ahead, described.biases)
     speaks: Tensors = {OUTPUT: (shape.vocabulary, shape.hidden)}
     answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), shape.hidden)}
     if described.head == LANGUAGE and not described.tied:
@@ -199,11 +175,8 @@ def speaks(described: DecoderDescription, tensors: Iterable[str]) -> bool:
 
 
 def head_apart(described: DecoderDescription, folder: Path, tensors: Iterable[Tensor]) -> Iterator[CompressionError]:
-    """Yield an error if config.json ties the output layer to the token table but their weights differ.
-
-    Stock code opens such a model with its own output layer. Once the model is written again, the layer would be tied, and the
-    model would predict with the table.
-    """
+    """Yield an error if config.json ties the output layer to the token table but their weights differ."""
+    # Stock code opens such a model with its own layer. Written again, the layer would be tied: it would predict with the table.
     known = FAMILIES[described.kind]
     found = {tensor.name.removeprefix(known.prefix): tensor for tensor in tensors}
     table, head = found.get(known.tables[0]), found.get(OUTPUT)

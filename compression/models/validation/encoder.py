@@ -6,7 +6,6 @@ from typing import Any
 
 from compression.models.architectures import heads, tensor_names
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.pruning_groups import Tensors
 from compression.models.architectures.shapes import parameters_at
 from compression.models.architectures.tensor_names import (
     NAMES,
@@ -16,41 +15,23 @@ from compression.models.architectures.tensor_names import (
     pooler_tensors,
     pretraining_tensors,
 )
-from compression.models.validation.config import labels_of, refused
+from compression.models.validation.config import labels_of, refused, take_number
 from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
 from compression.schema.report.measurements import Parameters, Shape
 
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """An encoder as its config.json describes it.
-
-    `labels` is None if its head has none, or if it has no head. `positions`: rows of the position table; `max_positions`: the
-    maximum number of tokens in a text.
-    """
+    """An encoder as its config.json describes it."""
 
     kind: str
     architecture: str
     shape: Shape
-    positions: int
-    max_positions: int
+    positions: int  #: rows of the position table
+    max_positions: int  #: the maximum number of tokens in a text
     types: int
-    labels: tuple[str, ...] | None
-
-    @property
-    def head(self) -> heads.Head | None:
-        """Return the task head; None for a bare encoder."""
-        return heads.of_architecture(self.architecture)
-
-    @property
-    def biases(self) -> tuple[()]:
-        """Return an empty tuple: encoders always have their biases, and no config sets them."""
-        return ()
-
-    @property
-    def names(self) -> EncoderTensorNames:
-        """Return the tensor and key names of the family."""
-        return NAMES[self.kind]
+    labels: tuple[str, ...] | None  #: None if its head has none, or if it has no head
+    biases: tuple[()] = ()  #: encoders always have their biases, and no config sets them
 
 
 def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list[CompressionError]]:
@@ -60,11 +41,7 @@ def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list
     problems = list(_refused(config, known))
     found: dict[str, int] = {}
     for meaning, (key, default, most) in known.keys.items():
-        value = config.get(key, default)
-        if type(value) is not int or not 1 <= value <= most:
-            problems.append(ConfigMismatch(f"{key} is {value!r:.60} and not 1 to {most:,}", param=f"config.json:{key}"))
-        else:
-            found[meaning] = value
+        problems += take_number(found, meaning, key, config.get(key, default), most=most)
     first, problem = _first_position(config, known, found)
     problems += [problem] if problem else []
     hidden, parts = found.get("hidden"), found.get("heads")
@@ -80,10 +57,8 @@ def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list
         problems += [problem] if problem else []
     if problems:
         return None, problems
-    rows = found["positions"]
-    return EncoderDescription(
-        kind, architecture, tensor_names.encoder_shape(found), rows, rows - first, found.get("types", 0), labels
-    ), []
+    shape, rows, types = tensor_names.encoder_shape(found), found["positions"], found.get("types", 0)
+    return EncoderDescription(kind, architecture, shape, rows, rows - first, types, labels), []
 
 
 def _first_position(
@@ -117,35 +92,19 @@ def _refused(config: Mapping[str, Any], known: EncoderTensorNames) -> Iterator[C
 
 
 def expected(described: EncoderDescription) -> ExpectedTensors:
-    """Return the tensors that the checkpoint must hold and those that it may hold."""
-    heads_of = head_tensors(described)
-    inner = encoder_tensors(described.kind, described.shape, described.positions, described.types)
-    optional = optional_encoder_tensors(described)
-    needed = heads_of if described.head is not None else {}
-    return ExpectedTensors(described.names.prefix, inner, optional, needed, heads_of)
+    """Return the tensors that the checkpoint must hold and those that it may hold, such as its pooler and an old buffer."""
+    kind, shape, head = described.kind, described.shape, heads.of_architecture(described.architecture)
+    needed = encoder_tensors(kind, shape, described.positions, described.types)
+    beside = {**pooler_tensors(kind, shape), "embeddings.position_ids": (1, described.positions)}
+    if head is None:  # the pre-training heads are dropped
+        dropped = pretraining_tensors(kind, shape.hidden, shape.vocabulary, shape.embedding or shape.hidden)
+        return ExpectedTensors(NAMES[kind].prefix, needed, beside, {}, dropped)
+    outer = tensor_names.head_tensors(kind, shape, head, 2 if head == heads.READER else len(described.labels or ()))
+    return ExpectedTensors(NAMES[kind].prefix, needed, beside, outer, outer)
 
 
 def parameters(described: EncoderDescription) -> Parameters:
     """Count the elements of unique weights, those of the tables separately."""
     labels = len(described.labels) if described.labels is not None else None
-    return parameters_at(
-        ARCHITECTURE_SPECS[described.kind],
-        described.shape,
-        rows=described.positions + described.types,
-        outputs=labels,
-        dense=labels is not None or described.names.pooler,
-    )
-
-
-def optional_encoder_tensors(described: EncoderDescription) -> Tensors:
-    """Return the tensors that an encoder may also hold: its pooler, and a buffer from older versions."""
-    return {**pooler_tensors(described.kind, described.shape), "embeddings.position_ids": (1, described.positions)}
-
-
-def head_tensors(described: EncoderDescription) -> Tensors:
-    """Return the tensors beside the encoder: its task head, or the pre-training heads, which are dropped."""
-    shape, head = described.shape, described.head
-    if head is not None:
-        outputs = 2 if head == heads.READER else len(described.labels or ())
-        return tensor_names.head_tensors(described.kind, shape, head, outputs)
-    return pretraining_tensors(described.kind, shape.hidden, shape.vocabulary, shape.embedding or shape.hidden)
+    dense, rows = labels is not None or NAMES[described.kind].pooler, described.positions + described.types
+    return parameters_at(ARCHITECTURE_SPECS[described.kind], described.shape, rows=rows, outputs=labels, dense=dense)

@@ -36,7 +36,7 @@ def test_rounding_that_costs_too_much_asks_for_training_with_it() -> None:
     fallen = row("quantized", 20_000_000, 20_000_000, 8.0, 0.77)
     (remedy,) = verdict(RECIPE, BASELINE, fallen).remedies
     assert (remedy.key, remedy.now, remedy.proposed) == ("recipe.quantize.qat", None, Qat().model_dump())
-    assert "0.0300 of 0.8000, where 0.0064 may go" in remedy.why
+    assert "0.0300 of 0.8000, and 0.0064 may go" in remedy.why
     trained = RECIPE.model_copy(update={"quantize": Quantize(qat=Qat(full=0, ramp=0, quantized=2))})
     (remedy,) = verdict(trained, BASELINE, fallen).remedies
     assert (remedy.key, remedy.now, remedy.proposed) == ("recipe.quantize.qat.quantized", 2, 4)

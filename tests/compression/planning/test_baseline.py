@@ -6,8 +6,8 @@ import pytest
 
 from app.jobs.remedies import apply_remedies
 from client.terminal import render
-from compression.planning.baseline import exceeds_baseline, has_not_converged
-from compression.planning.verdicts import choose, judged, targets_met
+from compression.planning.baseline import exceeds_baseline
+from compression.planning.verdicts import by_status, choose, judged
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Targets
 from compression.schema.report.averages import mean_row
@@ -74,11 +74,11 @@ def test_one_that_has_converged_or_was_taken_as_it_was_sent_is_not_flagged(known
 
 def test_of_several_datasets_one_that_has_not_converged_is_enough() -> None:
     first = mean_row({"a": converged(BASELINE, True), "b": converged(BASELINE, False)}, None)
-    assert has_not_converged(first)
+    assert first.convergence == "not converged"
     assert render.cells(first)[0] == "baseline, not converged"
     as_sent = mean_row({"a": converged(BASELINE, None), "b": converged(BASELINE, None)}, None)
     assert render.cells(as_sent)[0] == "baseline, not tuned here"
-    assert not has_not_converged(mean_row({"a": converged(BASELINE, True), "b": converged(BASELINE, None)}, None))
+    assert mean_row({"a": converged(BASELINE, True), "b": converged(BASELINE, None)}, None).convergence != "not converged"
     found = judged_all(first, mean_row({"a": quantized(), "b": quantized()}, first), recipe=BARE, targets=EASY)
     assert found[-1].verdict is not None
     assert found[-1].verdict.unproven == ("retention",)
@@ -176,7 +176,7 @@ def test_test_decides_nothing() -> None:
         ]
         done = judged_all(*rows)
         found.append((*choose(done, TARGETS)[0].ratios.model_dump(exclude={"retention", "retention_above_chance"}).values(),))
-        found.append(tuple((each.verdict, each.notes, targets_met(each, TARGETS)) for each in done))
+        found.append(tuple((each.verdict, each.notes, by_status(each, TARGETS, "met")) for each in done))
         found.append((choose(done, TARGETS)[1],))
     assert found[:3] == found[3:]
     assert "99.6% of the score kept on validation" in found[2][0]

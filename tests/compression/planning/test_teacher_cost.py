@@ -35,7 +35,7 @@ def test_a_teacher_whose_states_are_kept_nowhere_is_asked_in_each_epoch() -> Non
         assert distill is not None
         recipe = Recipe(prepare=Prepare(epochs=0), prune=None, distill=distill.model_copy(update=changes))
         plan = preflight(MODEL, of_characters(40 * 10**6), recipe, Evaluate(tokens=256))
-        return plan.estimate.minutes, [warning for warning in plan.warnings if "asked again" in warning]
+        return plan.estimate.minutes, [warning for warning in plan.warnings if "runs again" in warning]
 
     again, (said,) = found()
     assert "distill.spill_gib: 13 " in said  # a fifth more than 10.7 GiB
@@ -67,5 +67,5 @@ def test_what_is_asked_of_teachers_in_other_phases_may_be_asked_again_too() -> N
     assert saved == pytest.approx(4 * 2 * own * of_texts / TRAINING_FLOPS / 60, rel=0.05)
     recovered = Recipe(prepare=Prepare(epochs=0), prune=Prune(recovery=Recovery(epochs=5, by="teacher")), distill=None)
     few, many = (preflight(MODEL, of_characters(10**6 * n), recovered, Evaluate()).warnings for n in (7, 8))
-    assert not any("asked again" in warning for warning in few)
-    assert any("asked again" in warning and "distil too" in warning for warning in many)
+    assert not any("runs again" in warning for warning in few)
+    assert any("runs again" in warning and "distil too" in warning for warning in many)

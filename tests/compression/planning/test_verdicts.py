@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.planning.verdicts import choose, cost, judged, shortfall, targets_met
+from compression.planning.verdicts import by_status, choose, cost, judged, shortfall
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import NotMeasured, Row, StageVerdict
 from compression.schema.report.report import Report
@@ -36,7 +36,7 @@ def test_of_those_that_cost_the_same_the_better_is_shipped_however_the_clock_ran
 
 def test_where_none_meets_all_the_most_targets_and_then_what_is_lacking_decide() -> None:
     rows = [BASELINE, QUANTIZED, pruned(), distilled(0.784)]
-    assert [len(targets_met(each, TARGETS)) for each in rows] == [1, 3, 3, 3]
+    assert [len(by_status(each, TARGETS, "met")) for each in rows] == [1, 3, 3, 3]
     chosen, why = choose(rows, TARGETS)
     assert chosen.stage == "quantized"
     assert why.startswith(
@@ -44,7 +44,7 @@ def test_where_none_meets_all_the_most_targets_and_then_what_is_lacking_decide()
     )
     assert "parameter reduction 0.000 (target 0.305)" in why
     near = [*rows[:-1], distilled(0.791)]
-    assert [len(targets_met(each, TARGETS)) for each in near] == [1, 3, 3, 3]
+    assert [len(by_status(each, TARGETS, "met")) for each in near] == [1, 3, 3, 3]
     assert choose(near, TARGETS)[0].stage == "distilled"
     assert [shortfall(each, TARGETS) for each in near[1:]] == pytest.approx(
         [1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008]

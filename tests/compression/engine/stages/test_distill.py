@@ -23,6 +23,7 @@ from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.modalities.text.dataset_check import check
 from compression.models.adapters.registry import adapter_of, encoder_of
+from compression.models.adapters.structure import PruningPlan
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.errors import InvalidSpec, LabelMismatch
 from compression.schema.events import Event, Finished, Log, Progress, TrainingSaved
@@ -61,7 +62,7 @@ def deep(labels: tuple[str, ...] = ("negative", "positive")) -> BertForSequenceC
 def shallow(recipe: Recipe) -> StageContext:
     """A student of two layers beside its teacher of four."""
     teacher = deep()
-    state = state_of(adapter_of(teacher).without_layers(teacher, [0, 2]), recipe)
+    state = state_of(adapter_of(teacher).narrowed(teacher, PruningPlan(layers=(0, 2))), recipe)
     state.teacher = teacher.requires_grad_(False)
     return state
 

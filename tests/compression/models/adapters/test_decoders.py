@@ -145,19 +145,19 @@ def test_fewer_tokens_have_the_logits_that_they_had(kind: str, tmp_path: Path) -
 def test_layers_keep_their_place_in_what_the_config_says_of_each(tmp_path: Path) -> None:
     model = tiny("qwen2")
     assert model.config.layer_types == ["full_attention", "sliding_attention", "sliding_attention"]
-    small = decoder_of(model).without_layers(model, [0, 2])
+    small = decoder_of(model).narrowed(model, PruningPlan(layers=(0, 2)))
     assert small.config.layer_types == ["full_attention", "sliding_attention"]
     assert [block.self_attn.layer_idx for block in small.model.layers] == [0, 1]
     for kind, keep, dense in (("deepseek_v3", [1, 2], 0), ("deepseek_v2", [0, 2], 1), ("deepseek_v3", [0], 1)):
         model = tiny(kind)
-        small = decoder_of(model).without_layers(model, keep)
+        small = decoder_of(model).narrowed(model, PruningPlan(layers=tuple(keep)))
         assert small.config.first_k_dense_replace == dense
         opened = reopened(small, tmp_path / f"{kind}{keep}")
         with silenced(model, PruningPlan(layers=tuple(keep))) as masked:
             assert error(logits(opened), logits(masked)) < 1e-5
     for wrong in ([], [LAYERS], [2, 0]):
         with pytest.raises(ValueError, match="layers"):
-            decoder_of(model).without_layers(model, wrong)
+            decoder_of(model).narrowed(model, PruningPlan(layers=tuple(wrong)))
 
 
 def test_routers_stay_in_float32_and_speak_of_the_experts_that_stay(tmp_path: Path) -> None:

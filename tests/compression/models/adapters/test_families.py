@@ -141,7 +141,9 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
     assert answers(opened).equal(answers(small))
     assert head == "Model" or not torch.allclose(answers(small), answers(model), atol=1e-3)  # a bare one gives the stream
     # Layers first and widths then is the same as both at once; a model of the shape that is drawn anew has it too.
-    assert answers(family.narrowed(family.without_layers(model, [0, 2]), replace(kept, layers=None))).equal(answers(small))
+    assert answers(family.narrowed(family.narrowed(model, PruningPlan(layers=(0, 2))), replace(kept, layers=None))).equal(
+        answers(small)
+    )
     assert answers(family.narrowed(small, PruningPlan())).equal(answers(small))
     fewer = family.with_vocabulary(small, list(range(len(WORDS) - 7)))
     drawn = family.drawn(model, shape)
@@ -160,8 +162,8 @@ def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: 
     deep = tiny(kind, num_hidden_layers=4)
     family = adapter_of(deep)
     with pytest.raises(ValueError, match="layers"):
-        family.without_layers(deep, [4])
-    small = family.without_layers(deep, [0, 3])
+        family.narrowed(deep, PruningPlan(layers=(4,)))
+    small = family.narrowed(deep, PruningPlan(layers=(0, 3)))
     assert family.shape_of(small.config).layers == 2
     blocks = deep.base_model.get_submodule(family.block)
     for number in (2, 1):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, ELECTRA, MPNET, ArchitectureSpec
+from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, ELECTRA, ArchitectureSpec
 from compression.models.architectures.shapes import candidates, parameters_at, planned_shape, stepped, steps_to
 from compression.planning.preflight import preflight
 from compression.schema.errors import UnsupportedShape
@@ -84,8 +84,8 @@ def test_where_hidden_loses_more_than_heads_do_each_head_becomes_narrower(
 @pytest.mark.parametrize(
     ("family", "settings", "param", "said"),
     [
-        (MPNET, {"axes": ["heads"]}, "axes", "heads alone"),
-        (MPNET, {"ratio": {"hidden": 0.3, "heads": 0.4}}, "ratio", "larger share"),
+        (ARCHITECTURE_SPECS["mpnet"], {"axes": ["heads"]}, "axes", "heads alone"),
+        (ARCHITECTURE_SPECS["mpnet"], {"ratio": {"hidden": 0.3, "heads": 0.4}}, "ratio", "larger share"),
         (ARCHITECTURE_SPECS["gpt2"], {"axes": ["hidden"]}, "axes", "go together"),
         (ARCHITECTURE_SPECS["gpt2"], {"ratio": {"hidden": 0.5, "heads": 0.4}}, "ratio", "go together"),
     ],

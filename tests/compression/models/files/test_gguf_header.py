@@ -127,7 +127,7 @@ BOMB = 2**62
         (header(tensors=1) + entry(dimensions=(2**40, 2**40)), "no proper shape"),
         (header(tensors=1) + entry(dimensions=(1,) * 5), "claims"),
         (header(tensors=1) + entry(name=b"n" * 65), "claims"),
-        (header(tensors=1) + entry(kind=2), "no number of Q4_0 blocks"),
+        (header(tensors=1) + entry(kind=2), "not of whole Q4_0 blocks"),
         (padded(header(tensors=1) + entry(offset=32), bytes(64)), "does not begin where"),
         (padded(header(tensors=2) + entry(b"a") + entry(b"b"), bytes(64)), "does not begin where"),
         (padded(header(tensors=2) + entry() + entry(offset=32), bytes(64)), "same name"),

@@ -121,9 +121,9 @@ def test_remedies_are_reckoned_in_nats() -> None:
     found = offered(recipe, *rows)["recipe.distill.epochs"]
     # 4 epochs left 0.150 of 0.912 nats; 0.101 may stay: 0.912 (0.150 / 0.912)^(n / 4) < 0.101 from n = 5 on.
     assert (found.now, found.proposed) == (4, 5)
-    assert "14.0000 is scored where 13.3333 is needed" in found.why
+    assert "14.0000 is the score, and 13.3333 is needed" in found.why
     lost = offered(Recipe(prune=None, distill=None), BASELINE, row("quantized", 15.0))["recipe.quantize.qat"]
-    assert f"Quantization took {math.log(15 / 12):.4f} nats a token, where {-math.log(0.9):.4f} may go" in lost.why
+    assert f"Quantization took {math.log(15 / 12):.4f} nats a token, and {-math.log(0.9):.4f} may go" in lost.why
 
 
 def test_a_model_that_has_learned_nothing_is_no_better_than_chance_and_not_above_it() -> None:
