@@ -1,5 +1,6 @@
 """The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
 from compression.quantization.fake_quantize import Simulation, left_in_float
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.schemes import SCHEMES, Scheme
@@ -92,4 +93,21 @@ def exporter_of(kind: Kind) -> Exporter:
     found = resolve_name(ARTIFACT_FORMATS[kind].engine)
     if not isinstance(found, Exporter):
         raise TypeError(f"{ARTIFACT_FORMATS[kind].engine} is no Exporter")
+    return found
+
+
+def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
+    """Return the exporters of formats beside the primary one that a model can have.
+
+    A package's exporter that fails is left out with a warning: it must not fail a job.
+    """
+    found = {}
+    for kind, spec in ARTIFACT_FORMATS.items():
+        try:
+            if not spec.primary and exporter_of(kind).hinders(model) is None:
+                found[kind] = exporter_of(kind)
+        except Exception as problem:
+            if spec in BUILT_IN:
+                raise
+            logging.getLogger(__name__).warning("the exporter of %s is left out: %s", kind, problem)
     return found
