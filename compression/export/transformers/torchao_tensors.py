@@ -2,9 +2,13 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
 
 import torch
 from torch import nn
+from torchao.core.config import AOBaseConfig
 from torchao.quantization import (
     FqnToConfig,
     Int8DynamicActivationInt8WeightConfig,
@@ -21,31 +25,38 @@ from compression.quantization.dynamic_int8 import LEVELS, integer_rows
 from compression.quantization.fake_quantize import quantizable
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules
 from compression.quantization.weight_only import grouped_integers
-from compression.schema.schemes import StreamedScheme
+from compression.schema.schemes import SCHEMES, Scheme, StreamedScheme
 
 INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has it, its stubs have not
 
 
-def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> FqnToConfig:
-    """Return torchao's configuration for each weight of a model.
+@dataclass(frozen=True)
+class TorchaoWriter:
+    """How a scheme's weights become torchao's. groups: inputs that share a scale; fused: whether it is a tensor of experts."""
 
-    group_size: used by weight-only-int4 alone.
-    """
+    config: Callable[[torch.Tensor, int, bool], AOBaseConfig]  #: (weight, groups, fused) -> torchao's configuration
+    tensor: Callable[[torch.Tensor, int, float, bool], torch.Tensor]
+    """(weight, groups, largest integer, fused) -> torchao's tensor"""
+
+
+def writer_of(scheme: Scheme) -> TorchaoWriter:
+    """Return a scheme's writer."""
+    found: TorchaoWriter = resolve_name(SCHEMES[scheme].torchao)
+    return found
+
+
+def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> FqnToConfig:
+    """Return torchao's configuration for each weight of a model. group_size: used by grouped schemes alone."""
     # Full names of weights: names of modules, and `_default`, would also match biases.
-    found = OrderedDict()
-    rows = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
+    found, writer = OrderedDict(), writer_of(scheme)
     for name, layer in quantizable(model):
         if is_transposed(layer):
             continue  # torchao would treat its inputs as outputs
-        if isinstance(layer, nn.Embedding):
-            found[f"{name}.weight"] = Int8WeightOnlyConfig()
-        elif scheme == "weight-only-int4":
-            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, _groups(layer.weight, group_size))  # type: ignore[arg-type]
-        else:
-            found[f"{name}.weight"] = rows
+        weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+        table = isinstance(layer, nn.Embedding)
+        found[f"{name}.weight"] = Int8WeightOnlyConfig() if table else writer.config(weight, group_size, False)
     for name in fused_experts(model):
-        groups = scheme == "weight-only-int4"
-        found[name] = Int8WeightOnlyConfig(granularity=_groups(model.get_parameter(name), group_size)) if groups else rows
+        found[name] = writer.config(model.get_parameter(name), group_size, True)
     return FqnToConfig(found)
 
 
@@ -116,3 +127,17 @@ def _grouped(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch
     # A smaller group of torchao has the scale of our group that contains it.
     scales = scales.repeat_interleave(group_size // block, dim=1)[:, : features // block]
     return whole[:, :features].contiguous(), scales.contiguous(), block
+
+
+def _grouped_config(weight: torch.Tensor, groups: int, fused: bool) -> AOBaseConfig:
+    size = _groups(weight, groups)
+    return Int8WeightOnlyConfig(granularity=size) if fused else IntxWeightOnlyConfig(INT4, size)
+
+
+DYNAMIC = TorchaoWriter(
+    lambda *_: Int8DynamicActivationInt8WeightConfig(), lambda weight, _, levels, __: int8_rows(weight, levels, rounds=True)
+)
+WEIGHT_ONLY = TorchaoWriter(lambda *_: Int8WeightOnlyConfig(), lambda weight, _, levels, __: int8_rows(weight, levels))
+GROUPED = TorchaoWriter(
+    _grouped_config, lambda weight, groups, _, fused: (int4_groups_by_expert if fused else int4_groups)(weight, groups)
+)
