@@ -18,7 +18,8 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.schemes import SCHEMES, Scheme
 
 LINEAR: dict[Scheme, type[SimulatedLinear]] = {name: resolve_name(one.linear) for name, one in SCHEMES.items()}
-TRANSPOSED: dict[Scheme, type[SimulatedLinear]] = {name: resolve_name(one.transposed) for name, one in SCHEMES.items()}
+TRANSPOSED = {one: type(f"{one.__name__}Conv1D", (one, Conv1D), {"__doc__": one.__doc__}) for one in set(LINEAR.values())}
+"""The same with a transposed weight, as in GPT-2. Nothing else differs."""
 REAL: dict[type[nn.Module], type[nn.Module]] = {
     **dict.fromkeys(LINEAR.values(), nn.Linear),
     **dict.fromkeys(TRANSPOSED.values(), Conv1D),
@@ -101,7 +102,8 @@ def insert_fake_quantization(
             module.__class__ = FakeQuantEmbedding
             module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
-            module.__class__ = (TRANSPOSED if isinstance(module, Conv1D) else LINEAR)[simulation.scheme]
+            layer = LINEAR[simulation.scheme]
+            module.__class__ = TRANSPOSED[layer] if isinstance(module, Conv1D) else layer
             module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size

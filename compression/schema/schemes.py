@@ -12,7 +12,6 @@ class SchemeSpec:
 
     name: str
     linear: str  #: the layer that computes as the artifact does, a `quantization.dynamic_int8.SimulatedLinear`
-    transposed: str  #: the same with a weight of (inputs, outputs)
     onnx: str  #: writes a layer into a graph: (nodes, input, name, layer, bias, output) -> the output's name
     torchao: str  #: its `export.transformers.torchao_tensors.TorchaoWriter`
     precision: Literal["int8", "int4"] = "int8"  #: of the weights of linear layers
@@ -34,7 +33,6 @@ SCHEMES = {
         SchemeSpec(
             "dynamic-int8",
             f"{LAYERS}.dynamic_int8:FakeQuantLinear",
-            f"{LAYERS}.conv1d_layers:FakeQuantConv1D",
             f"{ONNX}.graph_builder:Nodes.dynamic_linear",
             f"{TORCHAO}:DYNAMIC",
             rounds_activations=True,
@@ -43,7 +41,6 @@ SCHEMES = {
         SchemeSpec(
             "static-int8",
             f"{LAYERS}.static_int8:StaticLinear",
-            f"{LAYERS}.conv1d_layers:StaticConv1D",
             f"{ONNX}.quantized_linear:static_linear",
             f"{TORCHAO}:DYNAMIC",
             rounds_activations=True,
@@ -54,14 +51,12 @@ SCHEMES = {
         SchemeSpec(
             "weight-only-int8",
             f"{LAYERS}.weight_only:WeightOnlyLinear",
-            f"{LAYERS}.conv1d_layers:WeightOnlyConv1D",
             f"{ONNX}.quantized_linear:weight_only_int8",
             f"{TORCHAO}:WEIGHT_ONLY",
         ),
         SchemeSpec(
             "weight-only-int4",
             f"{LAYERS}.weight_only:WeightOnlyLinear",
-            f"{LAYERS}.conv1d_layers:WeightOnlyConv1D",
             f"{ONNX}.quantized_linear:weight_only_int4",
             f"{TORCHAO}:GROUPED",
             precision="int4",
