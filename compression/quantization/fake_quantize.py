@@ -58,10 +58,7 @@ class Simulation(Config):
         return PORTABLE_LEVELS if self.portable and SCHEMES[self.scheme].rounds_activations else LEVELS
 
     def table_levels(self, *, tied: bool) -> float:
-        """Return the largest integer of an embedding table.
-
-        tied: whether a linear layer also multiplies it; dynamic-int8 uses the same value for both.
-        """
+        """Return the largest integer of an embedding table. tied: whether a linear layer also multiplies it."""
         return self.levels if tied and SCHEMES[self.scheme].shares_table else LEVELS
 
 
@@ -76,10 +73,7 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def left_in_float(model: nn.Module, *, transposed: bool = False) -> int:
-    """Count the elements of matrices that no scheme quantizes: those of the experts' routers.
-
-    transposed: also count layers with weights of (inputs, outputs), which not every format quantizes.
-    """
+    """Count the elements of matrices that are not quantized: the experts' routers; if `transposed`, GPT-2's layers too."""
     turned = {id(layer.weight) for _, layer in quantizable(model) if not (transposed and is_transposed(layer))}
     turned |= {id(getattr(module, key)) for _, module in fused_expert_modules(model) for key in WEIGHTS}
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)

@@ -110,10 +110,7 @@ def weight_only_int4(
 
 
 def _packed(whole: Tensor, group_size: int) -> Array:
-    """Pack two 4-bit integers per byte, the first in the low half.
-
-    (out, groups × size) -> uint8 (out, groups, size / 2).
-    """
+    """Pack two 4-bit integers per byte, the first in the low half. (out, groups × size) -> uint8 (out, groups, size / 2)."""
     moved = (whole.numpy() + MIDDLE).astype(np.uint8).reshape(len(whole), -1, group_size)
     packed: Array = moved[..., 0::2] | moved[..., 1::2] << BITS
     return packed

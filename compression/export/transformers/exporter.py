@@ -77,9 +77,8 @@ EXPORTER = TransformersExporter()
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
-    """Write config.json and model.safetensors into `folder` and return the weights' path.
+    """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model.
 
-    Does not change the model.
     int8: write the integers that `model` simulates, or dynamic-int8 if it simulates none. half: write the weights in bfloat16,
     except those that stock code keeps in float32 (routers). Without either, all weights are float32.
     Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
@@ -138,10 +137,7 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
 
 
 def untie(model: nn.Module) -> None:
-    """Give a language model's output layer separate weights.
-
-    A table and a layer cannot share one of torchao's tensors.
-    """
+    """Give a language model's output layer separate weights: it cannot share one of torchao's tensors with a table."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     if head is not None and head.weight is model.get_input_embeddings().weight:  # type: ignore[operator]
         head.weight = nn.Parameter(head.weight.detach().clone())

@@ -66,10 +66,7 @@ def fused_experts(model: nn.Module) -> list[str]:
 
 
 def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
-    """Return torchao's groups.
-
-    They must divide a row's inputs; our last group may be smaller than the others.
-    """
+    """Return torchao's groups, which must divide a row's inputs; our last group may be smaller than the others."""
     # torchao finds no scales for groups of one input. Its tensors are replaced later, so only the name of its groups stays.
     block = math.gcd(weight.shape[-1], group_size)
     return PerGroup(block if block > 1 else weight.shape[-1])
@@ -90,10 +87,7 @@ def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = Fa
 
 
 def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor.
-
-    weight: (out, in) -> the same shape.
-    """
+    """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor. (out, in) -> the same shape."""
     whole, scales, block = _grouped(weight, group_size)
     zeros = torch.zeros(scales.shape, dtype=torch.int8)
     found: torch.Tensor = IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None)
@@ -101,9 +95,8 @@ def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers in torchao's 8-bit tensor.
+    """Return our 4-bit integers in torchao's 8-bit tensor: no single expert can be selected from its 4-bit one.
 
-    No single expert can be selected from its 4-bit tensor.
     weight: (..., rows, features), as in `int8_rows`.
     """
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
