@@ -1,4 +1,5 @@
 """The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
+# ruff: noqa: ARG002 (methods that a format overrides)
 
 import logging
 from abc import ABC, abstractmethod
@@ -45,11 +46,11 @@ class Exporter(ABC):
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
         """Return the tool and call that open an artifact. split: whether its weights are in several files."""
 
-    def hinders(self, model: nn.Module) -> str | None:  # noqa: ARG002
+    def hinders(self, model: nn.Module) -> str | None:
         """Return why a model cannot have this format, or None if it can."""
         return None
 
-    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
+    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
         """Return the format's own config.json. folder: has the weights."""
         return {**model.config.to_diff_dict(), "max_length": max_length}
 
@@ -57,16 +58,12 @@ class Exporter(ABC):
         """Check that a reopened artifact's inputs and outputs are those of its card. Raises ExportMismatch."""
 
     def compare_processors(
-        self,
-        folder: Path,  # noqa: ARG002
-        asked: Sequence[Inputs],  # noqa: ARG002
-        simulation: Simulation,  # noqa: ARG002
-        seconds: float | None,  # noqa: ARG002
+        self, folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
     ) -> ComparedAnswers | NotCompared | None:
         """Compare predictions on other processors with this one's; None if they cannot differ. seconds: the time limit."""
         return None
 
-    def reads_as_filed(self, folder: Path) -> bool:  # noqa: ARG002
+    def reads_as_filed(self, folder: Path) -> bool:
         """Return whether the code on the card tokenizes texts as tokenizer.json does."""
         return True
 

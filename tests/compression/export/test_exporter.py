@@ -6,15 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOY = """
+SPEC = """
+from dataclasses import replace
+from compression.schema.specs import FormatSpec
+
+TAPE = FormatSpec(
+    "tape", engine="toy_engine:EXPORTER", runtime="toy_engine:open_tape", runs_in="Toy", weights=("*.npz",), tags=("tape",)
+)
+GONE = replace(TAPE, name="gone", engine="toy_engine:NOTHING")
+"""
+ENGINE = """
 from pathlib import Path
 import numpy as np, torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from compression.export.exporter import Exporter
-from compression.schema.specs import FormatSpec
-
-TAPE = FormatSpec("tape", engine="toy:EXPORTER", runtime="toy:open_tape", runs_in="Toy", weights=("*.npz",), tags=("tape",))
-GONE = FormatSpec("gone", engine="toy:NOTHING", runtime="toy:open_tape", runs_in="Toy", weights=("*.npz",))
 
 
 class TapeExporter(Exporter):
@@ -24,7 +29,7 @@ class TapeExporter(Exporter):
         np.savez(folder / "model.npz", **{name: value.numpy() for name, value in model.state_dict().items()})
 
     def opens_with(self, precision, task, *, split):
-        return "toy.open_tape(folder, threads=1)"
+        return "toy_engine.open_tape(folder, threads=1)"
 
     def hinders(self, model):
         return "it has no classes" if model.config.num_labels < 2 else None
@@ -81,7 +86,8 @@ print(json.dumps({"artifact": shipped.artifact.model_dump(mode="json"), "bytes":
 
 
 def test_an_installed_format_is_written_verified_measured_and_described_by_its_own_package(tmp_path: Path) -> None:
-    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "toy.py").write_text(SPEC)  # the API reads it: free of torch, and of the engine
+    (tmp_path / "toy_engine.py").write_text(ENGINE)
     (tmp_path / "templates" / "tape").mkdir(parents=True)
     (tmp_path / "templates" / "tape.md.j2").write_text(CARD)
     (tmp_path / "templates" / "tape" / "label.py.j2").write_text("import toy")
@@ -96,7 +102,7 @@ def test_an_installed_format_is_written_verified_measured_and_described_by_its_o
     made = tmp_path / "artifacts" / "baseline-tape-float32"
     assert (found["artifact"]["name"], found["artifact"]["kind"]) == (made.name, "tape")
     assert found["artifact"]["score"]["rows"] == 2, found["artifact"]["score"]
-    assert found["artifact"]["opens_with"] == "toy.open_tape(folder, threads=1)"
+    assert found["artifact"]["opens_with"] == "toy_engine.open_tape(folder, threads=1)"
     assert found["bytes"] == (made / "model.npz").stat().st_size
     assert found["latency"] == "Models are timed in ONNX Runtime alone, and this is a checkpoint of Toy."
     card = (made / "README.md").read_text()
@@ -106,4 +112,4 @@ def test_an_installed_format_is_written_verified_measured_and_described_by_its_o
     # One that applies, one that is broken, and a model that the first cannot have.
     assert found["applying"] == ["transformers", "tape"]
     assert found["without"] == ["transformers"]
-    assert "the exporter of gone is left out: module 'toy' has no attribute 'NOTHING'" in ran.stderr
+    assert "the exporter of gone is left out: module 'toy_engine' has no attribute 'NOTHING'" in ran.stderr
