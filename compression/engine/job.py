@@ -24,7 +24,8 @@ from compression.engine.stages.registry import run_stage
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.models.files.uploaded import uploaded
 from compression.planning.verdicts import choose
-from compression.schema.errors import CompressionError
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN
+from compression.schema.errors import CompressionError, OutOfMemory
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.report.measurements import Row, TaskFigure
@@ -252,11 +253,11 @@ class Job:
         )
 
     def ship_checkpoint(self) -> Iterator[Event]:
-        """Ship the headline's models a second time, as checkpoints of their own library.
+        """Ship the headline's models in the further formats: as checkpoints of their own library, and those of packages.
 
-        A language model also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is the headline,
-        both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already shipped in this
-        form after its stage, and only 16 bits are left to ship.
+        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is
+        the headline, both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already
+        shipped as a checkpoint after its stage, and only 16 bits are left to ship.
         """
         last = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
@@ -265,7 +266,7 @@ class Job:
             self.tracker.stage = last  # entering a dataset may rewrite the baseline's artifact
             yield from self.tracker.emit_boundary(LAST, done=False)
             is_language = TASKS[part.task].generates
-            forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
+            forms = part.further_forms()
             stages = [chosen.stage]
             if is_language and self.rows[-1].parameters.total < self.rows[0].parameters.total:
                 stages.append(last)
@@ -274,10 +275,16 @@ class Job:
                 stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
                 if stage in shipped:  # it is also the headline, or the headline's checkpoint was damaged
                     continue
-                for number, half in enumerate(forms, len(shipped) * len(forms)):
-                    shipping = part.ship(model, stage, "transformers", half=half)
+                for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
+                    shipping = part.ship(model, stage, kind, half=half)
                     way = portion_of(shipping, number, len(stages) * len(forms))
-                    made = yield from self.tracker.relay(LAST, way)
+                    try:
+                        made = yield from self.tracker.relay(LAST, way)
+                    except Exception as problem:
+                        if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
+                            raise
+                        yield Log(level="warning", message=f"There is no {kind} artifact of {stage}: {problem}."[:4000])
+                        continue
                     self.artifacts.append(made.artifact)
                     yield ArtifactReady(artifact=made.artifact)
                 shipped.add(stage)

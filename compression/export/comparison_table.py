@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from compression.evaluation.runtimes.runner import Kind
+from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score, shown
@@ -24,7 +24,7 @@ def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kin
     found = own.ratios if own.artifact == name else None
     intervals = (found.retention_on_validation_interval, found.retention_interval) if found is not None else (None, None)
     # As with latency, a ratio across two runtimes would compare the runtimes.
-    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}") else f"{UNKNOWN} (another runtime)"
+    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}-") else f"{UNKNOWN} (another runtime)"
     return [
         _counted("parameters", baseline.parameters.total, own.parameters.total),
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),

@@ -12,9 +12,9 @@ from compression.planning.estimator import (
     UNTRAINED_BYTES,
     Estimate,
 )
-from compression.schema.recipe.base import StreamedScheme
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
+from compression.schema.schemes import StreamedScheme
 from compression.schema.validation import ModelFacts
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)

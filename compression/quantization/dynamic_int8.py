@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compression.models.linear_layers import matrix
 from compression.quantization.precision import gradient_dtype
+from compression.schema.schemes import Scheme
 
 LEVELS = 127.0
 PORTABLE_LEVELS = 63.0
@@ -105,8 +106,9 @@ def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, levels
 
 
 class SimulatedLinear(nn.Linear):
-    """Base of all schemes' linear layers; `levels`, the largest integer, is an attribute, so state dicts keep their keys."""
+    """Base of all schemes' linear layers. Its scheme and `levels`, the largest integer, are no part of state dicts."""
 
+    scheme: Scheme = "dynamic-int8"
     levels: float = LEVELS
 
     def activation_integers(self, input: Tensor) -> Tensor | None:  # noqa: A002 (the name is nn.Linear's)

@@ -31,7 +31,7 @@ from compression.quantization.dynamic_int8 import fake_quantize_rows
 from compression.quantization.fake_quantize import DYNAMIC, Simulation
 from compression.quantization.static_int8 import affine, codes
 from compression.quantization.weight_only import dequantized_weights
-from compression.schema.recipe.base import Scheme
+from compression.schema.schemes import SCHEMES, Scheme
 
 LEAST, MOST = 1e-4, 1e4
 """Bounds of s: beyond them, weights would leave the range in which float32 is exact enough to keep the model the same."""
@@ -133,21 +133,18 @@ def search(
 def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> float:
     """Return Σ of relative squared rounding errors of layers with a common input. x: (tokens, in); weights: (out, in)."""
     rounded, total = _rounded_input(x, simulation.scheme), 0.0
-    group_size = simulation.group_size if simulation.scheme == "weight-only-int4" else None
     for weight in weights:
         answer = x @ weight.t()
-        off = rounded @ dequantized_weights(weight, group_size, simulation.levels).t() - answer
+        off = rounded @ dequantized_weights(weight, simulation.group_size, simulation.levels).t() - answer
         total += (off.square().sum() / answer.square().sum().clamp_min(SMALLEST)).item()
     return total
 
 
 def _rounded_input(x: Tensor, scheme: Scheme) -> Tensor:
-    if scheme == "dynamic-int8":
-        return fake_quantize_rows(x)
-    if scheme == "static-int8":
+    if SCHEMES[scheme].calibrated:
         scale, zero = affine(x.min().item(), x.max().item())
         return (codes(x, scale, zero) - zero) * scale
-    return x
+    return fake_quantize_rows(x) if SCHEMES[scheme].rounds_activations else x
 
 
 def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:

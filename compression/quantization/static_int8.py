@@ -94,6 +94,7 @@ class _StaticLinear(torch.autograd.Function):
 class StaticLinear(SimulatedLinear):
     """nn.Linear that computes as the static int8 artifact does. Its range is an attribute, so state dicts keep their keys."""
 
+    scheme = "static-int8"
     input_range: Range | None
 
     def grid(self) -> tuple[float, int]:

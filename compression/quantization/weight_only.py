@@ -45,6 +45,7 @@ def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
 class WeightOnlyLinear(SimulatedLinear):
     """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8."""
 
+    scheme = "weight-only-int8"
     group_size: int | None = None
 
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002

@@ -20,6 +20,7 @@ from compression.export.onnx.softmax import divided, exponentials
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.quantization.static_int8 import StaticLinear
+from compression.schema.schemes import SCHEMES
 
 OPSET, IR = 20, 9
 BATCH, SEQUENCE, PAST = "batch_size", "sequence_length", "past_sequence_length"
@@ -41,12 +42,12 @@ class Body(Nodes):
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
+        self.scheme = None if simulation is None else SCHEMES[simulation.scheme]
         self._data = data
         self._read: Read = read or (lambda name: attrgetter(name)(model))
         self._names = {id(module): name for name, module in model.named_modules()}
         self.within_expert = False
         self.is_portable = simulation is not None and simulation.portable
-        self._scheme = None if simulation is None else simulation.scheme
         self.left = {name for name, _ in model.named_parameters()}
         self._tables: dict[str, tuple[str, str]] = {}
         self._shapes: dict[tuple[object, ...], str] = {}
@@ -121,7 +122,7 @@ class Body(Nodes):
 
         Each output channel has its own scale, so results do not change. Static layers may differ in range and stay separate.
         """
-        if self._scheme == "static-int8":
+        if self.scheme is not None and self.scheme.calibrated:
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
         weights = {name: self.parameter(module)[1] for name, module in modules.items()}
         biases = {name: self.parameter(module, "bias")[1] for name, module in modules.items() if module.bias is not None}
@@ -170,7 +171,8 @@ class Body(Nodes):
 
     def _turned(self, table: nn.Module) -> bool:
         """Return whether a table is stored as (channels, rows). MatMulInteger can read a shared table in no other layout."""
-        return self._scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
+        shares = self.scheme is not None and self.scheme.shares_table
+        return shares and self.tied() and table is self.model.get_input_embeddings()
 
     def tied(self) -> bool:
         """Return whether the head shares the token table."""
@@ -198,11 +200,11 @@ class Body(Nodes):
         else:
             full, weight = self.parameter(self.model.get_input_embeddings())
             name = full.removesuffix(".weight")
-            if self._scheme is None:
+            if self.scheme is None:
                 rows = self.node("Gemm", states, full, transB=1)
-            elif self._scheme == "dynamic-int8":
+            elif self.scheme.shares_table:
                 rows = self.integer_product(states, *self._table(name, weight, turned=True))
-            elif self._scheme == "weight-only-int8":
+            elif not self.scheme.rounds_activations and not self.scheme.grouped:
                 stored, scale = self._table(name, weight, turned=False)
                 column = self.node("Unsqueeze", scale, self.numbers(-1))
                 real = self.node("Mul", self.node("Cast", stored, to=TensorProto.FLOAT), column)

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from compression.schema.config import Config
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Epochs, Observer, Rate, Scheme
+from compression.schema.recipe.base import Epochs, Observer, Rate
+from compression.schema.schemes import SCHEMES, Scheme
 
 
 class Qat(Config):
@@ -74,8 +75,8 @@ class Quantize(Config):
                 raise ValueError(f"only {scheme} has {name}, and the scheme is {self.scheme}")
         if self.percentile != defaults["percentile"] and self.observer != "percentile":
             raise ValueError(f"only the observer percentile has percentile, and the observer is {self.observer}")
-        if not self.portable and self.scheme not in ROUNDS_ACTIVATIONS:
+        if not self.portable and not SCHEMES[self.scheme].rounds_activations:
             raise ValueError(f"portable: false needs rounded activations, and {self.scheme} leaves them in floating point")
-        if isinstance(self.smoothing, float) and self.scheme.startswith("weight-only"):
+        if isinstance(self.smoothing, float) and not SCHEMES[self.scheme].rounds_activations:
             raise ValueError(f"an α of smoothing needs rounded activations, and {self.scheme} leaves them in floating point")
         return self

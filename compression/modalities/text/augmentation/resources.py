@@ -89,7 +89,7 @@ class Resources:
             digests["wordnet"] = _digest(self.wordnet, FILES)
         named = [*([words.model] if words and words.model else []), *(back.models or () if back else ())]
         for name in named if self.helpers is not None else ():
-            folder = self.helpers / name  # type: ignore[operator]
+            folder = self.helpers / name
             digests[name] = _digest(folder, sorted(path.name for path in folder.glob("*") if path.is_file()))
         return digests | ({"back_translation": "left out"} if asked and back is None else {})
 
