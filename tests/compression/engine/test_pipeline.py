@@ -14,7 +14,7 @@ from compression.engine import checkpoints, shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.commands.run import job
 from compression.engine.job import Job
-from compression.schema.events import ArtifactReady, Event, Finished, Log, Progress, StageFinished, StageStarted
+from compression.schema.events import ArtifactReady, Event, Finished, Log, StageFinished, StageStarted
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import retention_interval
@@ -114,13 +114,6 @@ def test_the_draws_that_pair_rows_outlive_an_attempt(whole: tuple[list[Event], P
     assert StageCheckpoint.model_validate(old).draws == {}
 
 
-def test_progress_never_falls_and_ends_at_one(whole: tuple[list[Event], Path]) -> None:
-    fractions = [event.fraction for event in whole[0] if isinstance(event, Progress)]
-    assert fractions == sorted(fractions)
-    assert fractions[-1] == pytest.approx(1)
-    assert len(set(fractions)) > 10
-
-
 def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) -> None:
     report = Report.model_validate_json((whole[1] / "report.json").read_text())
     (chosen,) = [row for row in report.rows if row.artifact == report.headline]
@@ -183,10 +176,7 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
 ) -> None:
     spec = write_spec(tmp_path, encoder, reviews, resume=str(whole[1] / "checkpoints"), evaluate={"length": 16})
     opened = Job.open(Spec.model_validate_json(spec.read_text()), spec.parent)
-    done, problems = opened.look_for_checkpoint(("baseline", "quantized", "pruned", "distilled"))
-    assert done is not None
-    assert not problems
-    list(opened.go_on_from(done))
+    assert not [event for event in opened.resume() if isinstance(event, Log) and event.level == "warning"]
     # As if the cut had cost too much: rows whose scores fall below the quantized one's.
     worse = {"retention_on_validation": 0.5, "parameter_reduction": 0.0}
     opened.rows = [
@@ -194,7 +184,7 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
         for row in opened.rows
     ]
     opened.spec = opened.spec.model_copy(update={"targets": Targets(size_reduction=0, speed_up=1e-3)})
-    seen = list(opened.ship_checkpoint())
+    seen = list(opened.ship_more())
     (ready,) = [event.artifact for event in seen if isinstance(event, ArtifactReady)]
     assert (ready.stage, ready.kind, ready.name) == ("quantized", "transformers", "quantized-transformers-int8")
     assert [event for event in seen if isinstance(event, Log) and "checkpoint of quantized" in event.message]
