@@ -82,7 +82,7 @@ class Lab:
             "validation": encoded.at(list(range(rows, len(encoded)))),
             "test": encoded.at([]),
         }
-        progress = job_progress(recipe, {name: len(each) for name, each in parts.items()})
+        progress = job_progress(recipe, {"": {name: len(each) for name, each in parts.items()}})
         state = StageContext(recipe, parts, whole, progress, alone(whole, parts))  # type: ignore[arg-type]
         for _ in itertools.chain.from_iterable(run_stage(state, stage) for stage in (BASELINE, QUANTIZED, PRUNED)):
             pass

@@ -15,7 +15,7 @@ from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.job_models import ModelSource, adapted_folder, open_job_models
-from compression.engine.phases import LAST, SHIP, job_progress, multi_dataset_progress
+from compression.engine.phases import LAST, SHIP, job_progress
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
 from compression.engine.stage_result import StageResult
@@ -114,11 +114,7 @@ class DatasetRun:
     @staticmethod
     def progress(spec: Spec, rows: Mapping[str, Mapping[str, int]]) -> ProgressTracker:
         """Return the tracker of a job's phases."""
-        return (
-            multi_dataset_progress(spec.recipe, rows)
-            if spec.parts
-            else job_progress(spec.recipe, rows[""], spec.evaluate.lm_eval)
-        )
+        return job_progress(spec.recipe, rows, spec.evaluate.lm_eval)
 
     def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
         """Set the job's checkpointer for training in progress, its tracker and its stages' fingerprints."""

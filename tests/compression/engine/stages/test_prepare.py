@@ -39,7 +39,7 @@ def fresh(recipe: Recipe = OPEN, *, new_head: bool = True, seed: int = 0) -> Sta
 
 
 def readied(state: StageContext) -> StageContext:
-    state.tracker = job_progress(state.recipe, {name: len(rows) for name, rows in state.rows.items()})
+    state.tracker = job_progress(state.recipe, {"": {name: len(rows) for name, rows in state.rows.items()}})
     state.budget = Budget(state.recipe.train.max_steps, state.recipe.train.max_minutes)
     return state
 
