@@ -1,8 +1,8 @@
 """Scores and prunes a decoder layer by layer: memory never holds more than one layer and its outputs.
 
-Scores are those of `pruning.scores`, observed in the stock layers themselves. All rows go through a layer before the next
-layer is opened, as in compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept:
-rows × tokens × hidden in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
+Scores are those of `pruning.scores`, observed in the stock layers themselves. All rows go through a layer before the next layer
+is opened, as in compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept: rows
+× tokens × hidden in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
 """
 
 import re

@@ -50,7 +50,6 @@ def ratio_for_latency(
 
 def _measured(context: StageContext, shape: Shape) -> tuple[float, float]:
     """Return the median latency of a shape in milliseconds, and how many times as fast as the baseline that is."""
-    assert context.timed is not None, "a job measures latency"  # noqa: S101
     found = context.timed(remade(context, context.model, lambda model: adapter_of(model).drawn(model, shape)))
     if not isinstance(found, Latency):
         raise RuntimeError(f"a shape could not be timed: {found.not_measured}")

@@ -56,8 +56,7 @@ def prepare(context: StageContext) -> Iterator[Event]:
     if context.recipe.has_teacher:
         context.teacher = copy.deepcopy(context.model).eval().requires_grad_(False)
     for number in range(max(done, 1), seeds):
-        assert context.cast is not None, "a job has a cast"  # noqa: S101
-        model = context.cast.opened(context.cast.base, context.recipe.train.seed + number).to(context.device)
+        model = context.models.opened(context.models.base, context.recipe.train.seed + number).to(context.device)
         trained = enumerate([context.model, *context.originals])
         beside = {f"{place}.{name}": value for place, one in trained for name, value in one.state_dict().items()}
         yield from _tuned(context, model, number, beside)
@@ -83,7 +82,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
     if not settings.trains:
         if number == 0:
-            context.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
+            context.result.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
         return
     known = yield from _chosen(context, model, number)
     plan = _plan(context, known, seed)
@@ -102,9 +101,9 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
     whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
     context.note_training(whose, outcome, found.epochs)
     if number == 0:
-        context.preparation = found
-        context.notes += _remarks(found)
-    context.notes += outcome.remarks
+        context.result.preparation = found
+        context.notes.extend(_remarks(found))
+    context.notes.extend(outcome.remarks)
 
 
 def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
@@ -114,8 +113,8 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
         return _unpacked(saved[PREPARATION])
     unsettled = Preparation(converged=False, reason="Training has not ended.")
     if number == 0:
-        context.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(context)})
-    known = context.preparation or unsettled
+        context.result.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(context)})
+    known = context.result.preparation or unsettled
     if not settings.is_open:
         rate = settings.rate or PREPARE_RATE
         return known.model_copy(update={"rate": rate, "head_rate": rate})
@@ -201,10 +200,10 @@ def _unpacked(saved: torch.Tensor) -> Preparation:
 
 def _taken_up(context: StageContext) -> Generator[Log, None, int]:
     """Restore the originals that an earlier attempt finished before its current one; return their number."""
-    found = context.checkpointer.found if context.checkpointer is not None else None
+    found = context.checkpointer.found
     place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None else None
     tensors = context.saved(place.string) if place is not None else None
-    if place is None or tensors is None or context.cast is None:
+    if place is None or tensors is None:
         return 0
     count = int(place[1]) - 1
     for number in range(count):
@@ -212,9 +211,9 @@ def _taken_up(context: StageContext) -> Generator[Log, None, int]:
         if number == 0:
             context.model.load_state_dict(own)
         else:
-            model = context.cast.opened(context.cast.base, context.recipe.train.seed + number)
+            model = context.models.opened(context.models.base, context.recipe.train.seed + number)
             model.load_state_dict(own)
             context.originals.append(model.eval().requires_grad_(False))
-    context.preparation = _unpacked(tensors[PREPARATION])
+    context.result.preparation = _unpacked(tensors[PREPARATION])
     yield Log(message=f"{count} trained originals are taken up from the saved training.")
     return count

@@ -65,7 +65,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
         context.notes.append(
             f"That epoch is one of the {qat.full} in full precision: training with integers brought nothing better."
         )
-    context.notes += outcome.remarks
+    context.notes.extend(outcome.remarks)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:

@@ -82,7 +82,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         which += ", taught by the baseline's answers"
     joined = f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else ""
     context.note_training(which, outcome, settings.epochs, joined)
-    context.notes += outcome.remarks
+    context.notes.extend(outcome.remarks)
 
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:

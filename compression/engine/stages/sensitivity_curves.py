@@ -23,7 +23,8 @@ CURVES: dict[str, tuple[str, ...]] = {
     "expert_ffn": ("expert_ffn",),
 }
 """Curve name → the axes that it cuts together. A model has the curves of its own axes. If the recipe cuts hidden alone, so does
-its curve."""
+its curve.
+"""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
