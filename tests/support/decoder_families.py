@@ -91,8 +91,7 @@ def tiny_classifier(kind: str) -> PreTrainedModel:
 
 def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask).logits
-    return found
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask).logits
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
@@ -187,7 +186,6 @@ def silenced(model: PreTrainedModel, kept: PruningPlan) -> Iterator[PreTrainedMo
                 down = getattr(mlp, "c_proj", None) or mlp.down_proj
                 on_input(down, _only(kept.of("ffn", number), shape.ffn))
                 continue
-            assert shape.experts is not None
             on_input(mlp.shared_experts.down_proj, _only(kept.of("shared", number), shape.experts.shared))
             experts, of_each = kept.of("experts", number), kept.of("expert_ffn", number)
             on_output(mlp.gate, functools.partial(_rerouted, gone=_only(experts, shape.experts.count) == 0))

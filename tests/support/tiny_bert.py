@@ -95,7 +95,6 @@ def all_phases() -> ProgressTracker:
 
 def lesson_of(state: StageContext, settings: Distill, rows: TokenizedDataset) -> DistillationObjective:
     """Ask the state's teacher of the rows, and make of it what a student is held against."""
-    assert state.teacher is not None
     comparison = FeatureAlignment.of(
         state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None
     )

@@ -24,9 +24,7 @@ def distilled(score: float = 0.798, *, size: int = 14_000_000, ms: float = 6.4, 
 
 def verdict(recipe: Recipe, *rows: Row, targets: Targets = TARGETS, **more: Any) -> StageVerdict:
     *before, last = rows
-    found = judged(last, before, recipe, targets, **more).verdict
-    assert found is not None
-    return found
+    return judged(last, before, recipe, targets, **more).verdict
 
 
 def offered(recipe: Recipe, *rows: Row, **more: Any) -> dict[str, Remedy]:

@@ -13,7 +13,6 @@ from compression.engine.pipeline import compress
 from compression.evaluation.measure import Measured
 from compression.export.onnx import exporter
 from compression.schema.errors import InvalidSpec
-from compression.schema.events import Finished
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured, Score
 from compression.schema.report.report import Report
@@ -43,7 +42,6 @@ def run(place: Path, reviews: Path, **recipe: Any) -> Report:
         }
     )
     *_, last = compress(spec, place)
-    assert isinstance(last, Finished)
     return last.report
 
 
@@ -77,7 +75,6 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
     assert (baseline.shape.vocabulary, pruned.shape.vocabulary) == (len(WORDS), len(WORDS) - 20)
     assert baseline.parameters == quantized.parameters
     assert quantized.size.bytes < 0.5 * baseline.size.bytes
-    assert report.pruning is not None
     assert report.pruning["heads"] == {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}
     assert set(report.sensitivity) == {"hidden", "ffn", "layers"}
     assert any("solved by least squares" in note for note in pruned.notes)
@@ -109,11 +106,8 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
         distill=None,
     )
     baseline, quantized, pruned = report.rows
-    assert baseline.shape.experts is not None
-    assert pruned.shape.experts is not None
     assert (baseline.shape.experts.count, baseline.shape.experts.ffn) == (4, 16)
     assert (pruned.shape.experts.count, pruned.shape.experts.ffn, pruned.shape.experts.shared) == (2, 8, 16)
-    assert report.pruning is not None
     assert report.pruning["expert_ffn"]["taken"] == 0.5
     assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
     router = 4 * 32  # of one layer

@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from compression.modalities.text.causal_lm import token_losses
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.scoring.perplexity import figures
-from compression.schema.report.measurements import Score
 from tests.compression.engine.test_language_job import run, scores, texts
 from tests.support.tiny_language import model, tokenizer
 
@@ -66,7 +65,6 @@ def test_it_is_tuned_rounded_cut_and_taught_and_opens_in_stock_transformers(
     assert (type(stock), stock.dtype) == (type(whole), torch.bfloat16)
     assert {key: getattr(stock.config, key) for key in LEFT[family]} == LEFT[family]
     assert sum(parameter.numel() for parameter in stock.parameters()) == after.parameters.total
-    assert isinstance(half.score, Score)
     lines = (tmp_path / "test.jsonl").read_text().splitlines()
     asked = read([json.loads(line)["text"] for line in lines], AutoTokenizer.from_pretrained(folder))
     again = figures(token_losses.told(stock.float(), asked, length=48, stride=24)).perplexity.value

@@ -51,8 +51,7 @@ def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
     monkeypatch.chdir(folder)
     found: dict[str, object] = {}
     exec(opening(folder), found)
-    ids: list[int] = found["tokenizer"](TEXT)["input_ids"]  # type: ignore[operator]
-    return ids
+    return found["tokenizer"](TEXT)["input_ids"]
 
 
 def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from compression.engine.pipeline import compress
-from compression.schema.events import Finished, StageStarted
+from compression.schema.events import StageStarted
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
@@ -61,7 +61,6 @@ def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageS
         }
     )
     events = list(compress(spec, place))
-    assert isinstance(events[-1], Finished)
     return events[-1].report, [event for event in events if isinstance(event, StageStarted)]
 
 
@@ -77,7 +76,6 @@ def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(tmp_path: 
     baseline, cut, last = report.rows
     left = cut.shape.vocabulary
     assert (baseline.shape.vocabulary, left) == (len(TOKENS), len(TOKENS) - 60)
-    assert report.pruning is not None
     assert report.pruning["vocabulary"] == {"before": len(TOKENS), "after": left, "asked": None, "taken": 60 / len(TOKENS)}
     assert f"The vocabulary is not chosen by test: 1 of its {len(lines)} rows are read by other tokens now." in cut.notes
     # Nothing is a thousand times as fast: the deepest cut comes nearest, and that is said.

@@ -42,7 +42,6 @@ def opened(kind: str, network: PreTrainedModel, folder: Path) -> Watched:
     if kind == "onnx":
         decoder.write(network, folder)
     found = open_artifact("onnx" if kind == "onnx" else "transformers", folder, threads=1)
-    assert isinstance(found, Decoder)
     return Watched(found)
 
 

@@ -83,7 +83,6 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
     changes: dict[str, object] = {"targets": Targets(retention=0.5), "evaluate": Evaluate(threads=2, positive="yes; rm -rf /")}
     if several:
         data = spec(tmp_path).data
-        assert data is not None
         parts = (
             DatasetSpec(name="a", task="text-classification", data=data),
             DatasetSpec(name="b", task="text-regression", data=data),
@@ -93,7 +92,7 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
     made = Origin.of(spec(tmp_path, **changes), tmp_path)
     words = shlex.split(made.command)
     assert words[:2] == ["lathe", "submit"]
-    submit = typer.main.get_command(app).commands["submit"]  # type: ignore[attr-defined]
+    submit = typer.main.get_command(app).commands["submit"]
     asked = submit.make_context("submit", words[2:]).params
     assert asked["model"] == "MODEL"
     assert asked["wait"]

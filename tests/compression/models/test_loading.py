@@ -110,7 +110,7 @@ def lacking(folder: Path) -> None:
 def test_what_is_wrong_with_a_model_is_named(
     folder: Path, harm: object, error: type[CompressionError], param: str | None
 ) -> None:
-    harm(folder)  # type: ignore[operator]
+    harm(folder)
     with pytest.raises(error) as caught:
         loading.load_model(folder, ("a", "b"), "text-classification", seed=0)
     assert param is None or caught.value.param == param

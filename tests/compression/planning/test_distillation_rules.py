@@ -107,7 +107,7 @@ def test_named_models_are_looked_at_before_a_job_is_taken() -> None:
 
 def test_more_teachers_and_a_general_phase_show_in_the_forecast() -> None:
     def estimate(**changes: object) -> tuple[int, int, float]:
-        found = preflight(MODEL, DATA, Recipe(distill=Distill(**changes)), Evaluate()).estimate  # type: ignore[arg-type]
+        found = preflight(MODEL, DATA, Recipe(distill=Distill(**changes)), Evaluate()).estimate
         return found.memory_bytes, found.disk_bytes, found.minutes
 
     plain, more, first = estimate(), estimate(teachers=Teachers(seeds=3)), estimate(general=General())

@@ -130,7 +130,7 @@ def test_without_pruning_the_shape_stays() -> None:
 def test_what_cannot_be_is_refused_by_name(error: type[CompressionError], param: str, changes: dict[str, object]) -> None:
     given = {"model": MODEL, "data": DATA, "recipe": STANDARD, "evaluate": Evaluate(), **changes}
     with pytest.raises(error) as caught:
-        preflight(**given)  # type: ignore[arg-type]
+        preflight(**given)
     assert caught.value.param == param
 
 
@@ -185,7 +185,7 @@ def test_texts_that_answers_point_into_are_not_augmented(task: Task) -> None:
     assert preset("article", "text-regression") == ARTICLE
     suited = preset("article", task)
     check_task(task, suited, Evaluate())
-    assert suited.distill == ARTICLE.distill.model_copy(update={"augment": None})  # type: ignore[union-attr]
+    assert suited.distill == ARTICLE.distill.model_copy(update={"augment": None})
     assert (preset("standard", task), preset("quick", task)) == (STANDARD, QUICK)
 
 

@@ -64,7 +64,6 @@ def test_a_cut_that_goes_past_the_experts_is_warned_of_with_the_axes_that_are_la
     named = said.partition("would take: ")[2]
     assert all(f"{axis} (5" in named for axis in ("experts", "expert_ffn", "hidden", "layers"))
     assert "rank" not in named
-    assert language.prune is not None
     more = language.model_copy(update={"prune": Prune(ratio=AxisRatios(ffn=0.55, experts=0.3))})
     assert little(model, more) == []
     assert little(speaker("llama", SMOLLM2), language) == []

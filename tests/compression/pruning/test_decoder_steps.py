@@ -91,6 +91,5 @@ def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: flo
         assert plan.parameters.total < 0.6 * plan.baseline_parameters.total
         keys = json.loads(said[0].partition("Put this into prune: ")[2])
         divided = Recipe.model_validate({"prune": {**recipe.prune.model_dump(), **keys}})
-        assert divided.prune is not None
         assert (divided.prune.steps, divided.prune.recovery) == (3, Recovery(by="teacher", epochs=3, rate=1e-4))
         assert not [one for one in preflight(model, DATA, divided, Evaluate()).warnings if "in one cut" in one]

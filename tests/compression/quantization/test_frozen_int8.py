@@ -54,7 +54,7 @@ def same(one: StageContext, other: StageContext) -> bool:
 
 
 def taught(precision: str, *, tied: bool) -> StageContext:
-    settings = Distill(epochs=1, rate=1e-2, hidden=0.0, teachers=Teachers(precision=precision))  # type: ignore[arg-type]
+    settings = Distill(epochs=1, rate=1e-2, hidden=0.0, teachers=Teachers(precision=precision))
     state = state_of(Recipe(distill=settings, train=TRAIN), model(hidden_size=16, initializer_range=0.02), tied=tied)
     list(distill(state))
     assert any("8 bits" in note for note in state.notes) == (precision == "int8")
@@ -75,13 +75,12 @@ def recovered(
     checkpointer: TrainingCheckpointer | None = None,
     hear: Any = list,
 ) -> StageContext:
-    settings = Distill(teachers=Teachers(precision=precision))  # type: ignore[arg-type]
+    settings = Distill(teachers=Teachers(precision=precision))
     recipe = Recipe(quantize=None, prune=PRUNE, distill=settings, train=TRAIN)
     state = StageContext(recipe, {"train": rows(), "validation": rows(), "test": rows()}, model(kind), all_phases())
     state.teacher = model(kind).requires_grad_(False)
     state.scratch, state.checkpointer = place, checkpointer
     hear(prune(state))
-    assert state.teacher is not None
     found, wanted = state.teacher.state_dict(), model(kind).state_dict()
     assert found.keys() == wanted.keys()
     assert all(found[name].equal(weight) for name, weight in wanted.items())

@@ -41,7 +41,7 @@ def loud(kind: str) -> PreTrainedModel:
     with torch.no_grad():
         for pair in smoothquant.pairs(model):
             source = model.get_submodule(pair.source)
-            part = matrix(source) if source.weight.ndim > 1 else source.weight  # type: ignore[operator, union-attr, arg-type]
+            part = matrix(source) if source.weight.ndim > 1 else source.weight
             part[::8] *= 30
             for reader in pair.readers:
                 matrix(model.get_submodule(reader))[:, ::8] /= 30
@@ -110,7 +110,7 @@ def test_the_error_that_is_searched_by_is_that_of_the_integers() -> None:
 def test_a_cut_chooses_as_if_nothing_had_been_smoothed(kind: str, how: float) -> None:
     model, rows, settings = loud(kind), some_rows(24), Prune(calibration_rows=16)
     wanted = score_units(model, settings, rows, 0).tensors()
-    found = smoothquant.smooth(model, rows, how)  # type: ignore[arg-type]
+    found = smoothquant.smooth(model, rows, how)
     insert_fake_quantization(model)
     with smoothquant.undone(model, found):
         told = score_units(model, settings, rows, 0).tensors()

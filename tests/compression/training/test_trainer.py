@@ -343,7 +343,6 @@ def test_precision_decides_what_is_multiplied_in(
     seen.clear()
     assert run.gradients([TRAIN.batch(list(range(30)))], loss_of(model))
     assert seen == {torch.float32}
-    assert linear.weight.grad is not None
     rounded = linear.weight.grad.clone()
     run.optimizer.zero_grad()
     exact = gradients(model, loss_of(model), 1, precision="float32")

@@ -58,7 +58,6 @@ def state(model: BertForSequenceClassification, tmp_path: Path) -> StageContext:
 
 
 def more(state: StageContext) -> tuple[TokenizedDataset, list[Event]]:
-    assert state.augmenter is not None
     state.begin("distilled")
     work, events = augment_rows(state, AUGMENT, state.augmenter), []
     while True:
@@ -75,7 +74,6 @@ def test_made_rows_stand_behind_those_of_train_without_a_label(state: StageConte
     old = state.rows["train"]
     assert 1.8 * len(old) < len(rows) - len(old) <= 2 * len(old)
     assert rows.tokens[: len(old)] == old.tokens
-    assert rows.labelled is not None
     assert rows.labelled.tolist() == [True] * len(old) + [False] * (len(rows) - len(old))
     assert len(rows.labels) == len(rows)
     said = [event.message for event in events if isinstance(event, Log)]
@@ -92,17 +90,15 @@ def test_a_batch_carries_who_is_labelled_through_parts(state: StageContext) -> N
     rows, _ = more(state)
     picked = [0, 400, 1, 500, 2, 600]
     batch = rows.batch(picked)
-    assert batch.labelled is not None
     assert batch.labelled.tolist() == [True, False] * 3
     parts = batch.split(3)
     assert [part.labelled.tolist() for part in parts if part.labelled is not None] == [[True, False]] * 3
     assert batch.to(torch.device("cpu")).labelled is not None
-    assert rows.at([400, 3]).labelled.tolist() == [False, True]  # type: ignore[union-attr]
+    assert rows.at([400, 3]).labelled.tolist() == [False, True]
 
 
 def test_hard_labels_do_not_count_on_made_rows(state: StageContext) -> None:
     rows, _ = more(state)
-    assert state.teacher is not None
 
     def loss(batch_rows: list[int], flipped: bool = False, **weights: float) -> float:
         settings = Distill(**{"soft": 0.0, "hard": 0.0, "hidden": 0.0, **weights})
@@ -135,7 +131,6 @@ def test_distillation_goes_over_the_made_rows_too_and_comes_nearer_to_its_teache
     steps = [event.total for event in events if getattr(event, "phase", "") == "distill"]
     assert steps[-1] > 2 * (2.5 * 320 / 16)  # two epochs over almost three times the rows of train
     assert any(note.startswith("Augmentation: ") for note in state.notes)
-    assert state.teacher is not None
     wanted, given = (logits(m, state.rows["test"]) for m in (state.teacher, state.model))
     assert (given - wanted).square().mean() < 0.1 * wanted.square().mean()  # it began at 4 times
 
@@ -172,10 +167,8 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     write_wordnet(tmp_path / "wordnet")
     masked = Augment(synonyms=Synonyms(source="masked-lm", model="bert"))
     job = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path)
-    assert job.part is not None
     state = job.part.state
     state.teacher = state.model
-    assert state.augmenter is not None
     state.begin("distilled")
     work = augment_rows(state, masked, state.augmenter)
     said = [event.message for event in work if isinstance(event, Log)]

@@ -25,7 +25,7 @@ from compression.modalities.text.dataset_check import check
 from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.errors import InvalidSpec, LabelMismatch
-from compression.schema.events import Event, Finished, Log, Progress, TrainingSaved
+from compression.schema.events import Event, Log, Progress, TrainingSaved
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill, General, Teachers
@@ -87,7 +87,6 @@ def test_a_student_of_fewer_layers_learns_all_terms_and_goes_on_where_it_stopped
     recipe = Recipe(distill=settings, train=TRAIN)
 
     def apart(state: StageContext) -> float:
-        assert state.teacher is not None
         given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
         return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
@@ -129,7 +128,6 @@ def answers(state: StageContext, model: PreTrainedModel) -> torch.Tensor:
 def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insides(fusion: str) -> None:
     settings = Distill(temperature=2.0, teachers=Teachers.model_validate({"seeds": 2, "fusion": fusion}))
     state = shallow(Recipe(distill=settings, train=TRAIN))
-    assert state.teacher is not None
     other = deep()
     with torch.no_grad():  # says the opposite
         other.classifier.weight.neg_()
@@ -148,7 +146,6 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     told = [float(part.split()[-1]) for part in said.split("weight: ")[1].split(";")[0].split(", ")]
     assert told == pytest.approx(shares, abs=1e-3)
     assert heard.guide is (state.teacher if scores[0] > scores[1] else other)
-    assert heard.logits is not None
     mean = shares[0] * (one / 2).softmax(-1) + shares[1] * (two / 2).softmax(-1)
     assert torch.allclose((heard.logits / 2).softmax(-1), mean, atol=1e-5)
     assert state.originals == []
@@ -159,8 +156,7 @@ def finished(work: Iterator[Event]) -> EnsembleOutputs:
         try:
             next(work)
         except StopIteration as end:
-            found: EnsembleOutputs = end.value
-            return found
+            return end.value
 
 
 def test_numbers_are_averaged_and_places_are_fused_over_real_tokens() -> None:
@@ -268,7 +264,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     state.begin("distilled")
-    heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
+    heard = finished(hear(state, recipe.distill, state.rows["train"], ()))
     as_sent = answers(state, deep(("positive", "negative")))
     assert torch.allclose(answers(state, heard.guide), as_sent.flip(1), atol=1e-6)
 
@@ -298,7 +294,6 @@ def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp
         json.dumps({**asked.model_dump(mode="json"), "data": {"format": "jsonl", "splits": splits}})
     )
     last = list(job(tmp_path / "spec.json"))[-1]
-    assert isinstance(last, Finished)
     baseline, distilled = last.report.rows
     assert (baseline.shape.layers, distilled.shape.layers) == (2, 1)
     assert last.report.splits["unlabelled"].rows == 48
@@ -336,7 +331,6 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
     part = open_part(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
-    assert part.state.cast is not None
     assert not part.state.cast.base.aligned
 
 
@@ -350,7 +344,6 @@ def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
     state.tracker = all_phases()
     state.begin("distilled")
     state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
-    assert recipe.distill is not None
     (loss,) = [
         -event.score for event in general(state, recipe.distill) if isinstance(event, Progress) and event.score is not None
     ]
@@ -372,6 +365,5 @@ def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
     assert facts.unlabelled_words > 2
     recipe = Recipe(prune=None, distill=Distill(general=General()), train=TRAIN)
     part = open_part(spec(encoder, reviews, recipe, data=data), tmp_path)
-    assert part.state.unlabelled is not None
     assert len(part.state.unlabelled) == 50
     assert part.dataset.facts()["unlabelled"].rows == 50

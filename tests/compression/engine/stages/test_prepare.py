@@ -18,7 +18,6 @@ from compression.engine.stages.rate_search import Probed, RateSearch
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
 from compression.schema.recipe.recipe import PREPARE_RATE, Prepare, Recipe, Train
-from compression.schema.report.measurements import Score
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.report import Report
 from compression.training.budget import Budget
@@ -45,7 +44,6 @@ def readied(state: StageContext) -> StageContext:
 
 def prepared(state: StageContext) -> Preparation:
     list(prepare(state))
-    assert state.preparation is not None
     return state.preparation
 
 
@@ -56,7 +54,6 @@ def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
     assert found.epochs == found.best_epoch + 3 * preparation.stretch(10), "a patience of three stretches of 48 steps"
     assert found.epochs < preparation.bound(Prepare(), 10)
     assert state.validate().score == max(one.score for one in found.curve) > 0.95
-    assert found.linear_probe is not None
     assert found.linear_probe < state.validate().score, "what tuning brings over frozen features"
     assert [one.epoch for one in found.curve] == list(range(found.epochs + 1))
     assert found.curve[found.best_epoch].loss is not None
@@ -73,8 +70,6 @@ def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch:
     assert len({one.rate for one in body}) == 3
     assert {one.rate for one in body} <= set(preparation.RATES)
     (chosen,) = [one for one in found.rates if one.chosen]
-    assert chosen.loss is not None
-    assert body[0].loss is not None
     assert chosen.loss <= body[0].loss, "the usual rate is only left for a better one"
     lower = preparation.long_run(10)
     assert 0.3 < lower < 1
@@ -103,7 +98,6 @@ def test_epochs_with_a_rate_mean_exactly_that() -> None:
     state = fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=2, rate=3e-3)}))
     list_of_rates = [event.rate for event in prepare(state) if isinstance(event, Progress) and event.rate is not None]
     found = state.preparation
-    assert found is not None
     assert (found.rate, found.head_rate, found.rates, found.epochs) == (3e-3, 3e-3, (), 2)
     assert max(list_of_rates) <= 3e-3
     assert found.converged is False
@@ -202,7 +196,6 @@ def job(place: Path, encoder: Path, prepare: dict[str, Any]) -> Report:
 def test_of_many_classes_one_epoch_proves_nothing_and_open_training_does(tmp_path: Path, encoder: Path) -> None:
     short = job(tmp_path / "short", encoder, {"epochs": 1, "rate": 3e-3})
     first = short.rows[0].preparation
-    assert first is not None
     assert first.converged is False
     verdict = short.verdicts["retention"]
     assert (verdict.status, verdict.met) == ("unproven", False)
@@ -212,18 +205,14 @@ def test_of_many_classes_one_epoch_proves_nothing_and_open_training_does(tmp_pat
     assert size.value is not None
     long = job(tmp_path / "long", encoder, {"rate": 2e-3})  # of a body that was never trained before
     found = long.rows[0].preparation
-    assert found is not None
     assert found.converged is True, found.reason
     assert long.verdicts["retention"].status in ("met", "missed")
     tops = [row.validation for row in (short.rows[0], long.rows[0])]
-    assert isinstance(tops[0], Score)
-    assert isinstance(tops[1], Score)
     assert tops[1].value > tops[0].value + 0.2, "what three more epochs would not have shown"
 
 
 def test_one_probe_is_surely_better_where_groups_of_rows_agree() -> None:
     usual = Probed(torch.tensor([0.5, 0.7, 0.6, 0.8]), 0.02)
-    assert usual.losses is not None
     assert Probed(usual.losses - torch.tensor([0.09, 0.11, 0.1, 0.1]), 0.02).is_surely_better(usual)
     assert not Probed(usual.losses - torch.tensor([0.5, -0.3, 0.4, -0.2]), 0.02).is_surely_better(usual), "the same mean"
     assert not usual.is_surely_better(usual)
@@ -254,7 +243,7 @@ def test_the_usual_rate_is_left_for_one_that_is_surely_better(
         if factor == 1:
             asked.append(rate)
         loss = losses[rate]
-        return Probed(None if loss is None else torch.full((20,), loss), 0.02)  # type: ignore[return-value]
+        return Probed(None if loss is None else torch.full((20,), loss), 0.02)
 
     monkeypatch.setattr(RateSearch, "_probe", probe)
     state = fresh(new_head=False)
@@ -275,7 +264,7 @@ def test_a_whole_head_is_warmed_up_where_that_is_surely_better(
     def probe(search: RateSearch, rate: float, factor: float, before: list[torch.Tensor]) -> Iterator[Event]:
         yield from ()
         seen.append((rate, factor, search.whole_head, before))
-        return Probed(torch.full((20,), whole if search.whole_head else 0.5), 0.02)  # type: ignore[return-value]
+        return Probed(torch.full((20,), whole if search.whole_head else 0.5), 0.02)
 
     monkeypatch.setattr(RateSearch, "_probe", probe)
     state = fresh()

@@ -58,7 +58,6 @@ def test_the_layer_that_changes_nothing_goes_and_no_answer_with_it() -> None:
     before = logits(model, state_of(model, Recipe()).rows["test"])
     state, _ = cut(Prune(ratio={"layers": 0.3}), model, simulated=False)
     assert state.model.config.num_hidden_layers == 2
-    assert state.pruning is not None
     assert state.pruning["layers"] == {"before": 3, "after": 2, "asked": 0.3, "taken": pytest.approx(1 / 3)}
     assert state.pruning["ffn"]["taken"] == 0
     # Of the layer nothing is left but that its norms were applied to what they had normalized before.
@@ -81,7 +80,6 @@ def test_the_mildest_cut_that_has_so_few_parameters_is_taken(target: float) -> N
     most = target if target > 1 else (1 - target) * whole
     assert left <= most
     assert left > most - 2 * 65 * 3  # a hundredth less, which is one unit of 65 parameters in each layer, is too little
-    assert state.pruning is not None
     assert state.pruning["ffn"]["asked"] == pytest.approx(state.pruning["ffn"]["taken"], abs=0.01)
 
 
@@ -143,12 +141,11 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
 
     def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
         at = SimpleNamespace(is_at=lambda phase: phase == "second", beside=lambda: tensors)
-        state.checkpointer = at  # type: ignore[assignment]
+        state.checkpointer = at
         return _saved(state, ["first", "second"])
 
     step, again = found(progress.tensors())
     assert step == 2
-    assert again is not None
     assert (again.ratios, again.ranges) == (progress.ratios, progress.ranges)
     assert all(again.scores.units[name].equal(score) for name, score in progress.scores.units.items())
     for lost in ("compared", "values", "hidden", "ratios"):

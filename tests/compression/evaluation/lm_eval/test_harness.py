@@ -121,7 +121,7 @@ def test_data_comes_from_a_folder_that_has_it_under_the_hubs_name(
         "---\nconfigs:\n- config_name: easy\n  data_files: [{split: test, path: easy/test.jsonl}]\n---\n"
     )
     here, settings = Path.cwd(), {"include": tmp_path / "own", "batch": 4, "threads": 1}
-    found = harness.evaluate(Path("int8"), ["pick"], data=tmp_path / "mirror", **settings)  # type: ignore[arg-type]
+    found = harness.evaluate(Path("int8"), ["pick"], data=tmp_path / "mirror", **settings)
     assert [(figure.task, figure.rows) for figure in found.figures] == [("pick", len(QUESTIONS))]
     assert Path.cwd() == here
 

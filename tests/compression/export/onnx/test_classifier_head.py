@@ -34,8 +34,7 @@ def padded(side: str) -> Batch:
 @torch.inference_mode()
 def answers(model: PreTrainedModel, batch: Batch) -> Logits:
     ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-    found: Logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
-    return found
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
 
 
 def opened(folder: Path) -> OnnxRunner:

@@ -70,9 +70,7 @@ def made(kind: str) -> PreTrainedModel:
 
 
 def opened(folder: Path, kind: Kind = "onnx") -> Decoder:
-    runner = open_artifact(kind, folder, threads=1)
-    assert isinstance(runner, Decoder)
-    return runner
+    return open_artifact(kind, folder, threads=1)
 
 
 def simulated(model: PreTrainedModel, scheme: str) -> PreTrainedModel:
@@ -102,8 +100,7 @@ def prompts(rows: int = 3, length: int = 11) -> tuple[Ids, Ids]:
 def answers(model: PreTrainedModel, ids: Ids, mask: Ids) -> Logits:
     places = torch.from_numpy(np.maximum(mask.cumsum(axis=1) - 1, 0))
     out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=places)
-    found: Logits = out.logits.numpy()
-    return found
+    return out.logits.numpy()
 
 
 def stepwise(runner: Decoder, ids: Ids, mask: Ids) -> Logits:

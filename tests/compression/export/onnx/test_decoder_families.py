@@ -67,7 +67,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
     model.config.use_cache = False
     simulated = copy.deepcopy(model)
     layers = [layer for name in insert_fake_quantization(simulated) if is_linear(layer := simulated.get_submodule(name))]
-    experts = 2 * sum(len(module.down_proj) for _, module in fused_expert_modules(model))  # type: ignore[arg-type]
+    experts = 2 * sum(len(module.down_proj) for _, module in fused_expert_modules(model))
     twin = plain_model(model)
     unfuse_experts(twin)
     traced = flatten_sequence(graph(twin))  # once: tracing takes longer than all the rest
@@ -162,7 +162,7 @@ def test_a_token_that_goes_to_other_experts_is_excused_only_where_numbers_were_r
     model, folder = decoders.tiny("deepseek_v3"), written_tokenizer(tmp_path)
     int8, half = form.endswith("int8"), form == "bfloat16"
     if int8:
-        insert_fake_quantization(model, simulation=Simulation(scheme=form))  # type: ignore[arg-type]
+        insert_fake_quantization(model, simulation=Simulation(scheme=form))
     write_transformers(model, folder, int8=int8, half=half)
     sample, scorer = rows_of(IDS.repeat(4, 1)), scorer_of("causal-lm", Evaluate(window=16), ())
 

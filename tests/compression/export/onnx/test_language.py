@@ -28,7 +28,7 @@ from compression.modalities.text.scoring.perplexity import LanguageScorer, figur
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.recipe import Evaluate
-from compression.schema.report.measurements import Latency, Score
+from compression.schema.report.measurements import Score
 from compression.system.progress import run_silently
 from tests.support.tiny_language import TEXTS, model, tokenizer
 
@@ -79,11 +79,9 @@ def test_the_score_is_the_files_and_agrees_with_the_engines(
     name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
 ) -> None:
     score = shipped[name][1].score
-    assert isinstance(score, Score)
     if (simulation := DONE[name]) is not None:
         insert_fake_quantization(network, simulation=simulation)
     scorer = scorer_of("causal-lm", EVALUATE, ())
-    assert isinstance(scorer, LanguageScorer)
     told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
     remove_fake_quantization(network)
     assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
@@ -94,9 +92,8 @@ def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path,
     folder, found = shipped["int8"]
     told = list[int]()
     scorer = scorer_of("causal-lm", EVALUATE, ())
-    assert isinstance(scorer, LanguageScorer)
     rows = folder.parents[1] / "test.jsonl"
-    asked = scorer.open_split(open_artifact("onnx", folder, threads=1), scorer.reader(folder), read_rows(rows))  # type: ignore[arg-type]
+    asked = scorer.open_split(open_artifact("onnx", folder, threads=1), scorer.reader(folder), read_rows(rows))
     assert asked.answer(told.append).score == found.score
     assert sum(told) == asked.windows
     assert set(told[:-1]) == {1}  # then the first of them again, together
@@ -105,9 +102,7 @@ def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path,
 @pytest.mark.parametrize("name", DONE)
 def test_the_speed_is_that_of_generating(name: str, shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
     latency = shipped[name][1].latency
-    assert isinstance(latency, Latency)
     generation = latency.generation
-    assert generation is not None
     assert (latency.batch, latency.length, generation.prompt) == (1, 16, 16)
     assert latency.runs >= generation_latency.FEWEST_ROUNDS * generation.tokens
     assert generation.decode_per_second == pytest.approx(1000 / latency.median_ms)
@@ -166,7 +161,6 @@ def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
     name: str, network: PreTrainedModel, tmp_path: Path
 ) -> None:
     simulation = DONE[name]
-    assert simulation is not None
     insert_fake_quantization(network, simulation=simulation)
     write_transformers(network, tmp_path, int8=True)
     prompt = torch.tensor([[4, 5, 6, 7]])
@@ -208,12 +202,12 @@ class Forgetful:
         self.name = self.inner.name
 
     def logits(self, batch: object) -> Logits:
-        return self.inner.logits(batch)  # type: ignore[arg-type]
+        return self.inner.logits(batch)
 
     def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
         if cache is not None:
-            cache.mask[:, 0] = 0  # type: ignore[attr-defined]
-        return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
+            cache.mask[:, 0] = 0
+        return self.inner.step(ids, cache, mask)
 
 
 def test_a_cache_that_forgets_is_found_out(
@@ -235,7 +229,7 @@ class Sure:
         self.name = self.inner.name
 
     def logits(self, batch: object) -> Logits:
-        found = self.inner.logits(batch)  # type: ignore[arg-type]
+        found = self.inner.logits(batch)
         found[..., 0] = 1e4
         return found
 
@@ -251,7 +245,7 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
     runner = Sure(folder) if lost else open_artifact("onnx", folder, threads=1)
     scorer = LanguageScorer(length=64, stride=32)
-    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score  # type: ignore[arg-type]
+    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score
     assert "perplexity" not in score.standard_errors
     assert score.standard_error == score.value
     assert score.worth_error == 1
@@ -265,7 +259,6 @@ def test_a_shape_is_timed_without_being_shipped(
     found = measure_latency(
         network, tmp_path, int8=True, task="causal-lm", labels=(), tokenizer=baseline, baseline=baseline, evaluate=EVALUATE
     )
-    assert isinstance(found, Latency)
     assert found.generation is not None
     assert found.median_ms != found.baseline_median_ms
     assert not [*tmp_path.iterdir()]
@@ -300,7 +293,6 @@ def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_score
     )
     found = run_silently(shipping)
     assert isinstance(found.score, Score), found.score
-    assert isinstance(found.latency, Latency)
     assert found.latency.length == 4
     assert isinstance(found.peak_memory_bytes, int)
 
@@ -313,11 +305,11 @@ def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tupl
             self.name, self.inner = name, open_artifact("onnx", shipped[name][0], threads=1)
 
         def logits(self, batch: object) -> Logits:
-            return self.inner.logits(batch)  # type: ignore[arg-type]
+            return self.inner.logits(batch)
 
         def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
             asked.append((self.name, ids[0].tolist()))
-            return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
+            return self.inner.step(ids, cache, mask)
 
     prompt = np.array([[3, 4, 5, 6]], np.int64)
     generation_latency.time_both(Noted("int8"), Noted("baseline"), prompt, threads=1, seconds=0.01)

@@ -174,7 +174,7 @@ def test_both_correlations_have_an_error_beside_that_of_their_mean() -> None:
     }
     assert figures.values == pytest.approx({name: of(Y, X) for name, of in own.items()})
     assert figures.standard_errors == pytest.approx(
-        {name: one_by_one(lambda some, of=of: of(Y[some], X[some]), len(X)) for name, of in own.items()}  # type: ignore[misc]
+        {name: one_by_one(lambda some, of=of: of(Y[some], X[some]), len(X)) for name, of in own.items()}
     )
 
 

@@ -16,7 +16,6 @@ from compression.engine.dataset_run import DatasetRun
 from compression.engine.pipeline import compress
 from compression.modalities.text.pair_separator import apart
 from compression.schema.errors import ConfigMismatch, MissingFile
-from compression.schema.events import Finished
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from tests.support.decoder_models import END, UNKNOWN, tiny, write_tokenizer
@@ -37,8 +36,7 @@ def send(folder: Path, head: str = "ForCausalLM", rule: Any = None, **changes: A
 
 def read(folder: Path, *texts: str) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(*texts)["input_ids"])
-    return found
+    return tokenizer.convert_ids_to_tokens(tokenizer(*texts)["input_ids"])
 
 
 @pytest.mark.parametrize(
@@ -187,13 +185,11 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
     send(tmp_path / "student")
     spec = job_of(tmp_path, student="student", recipe=PLAIN)
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
-    assert part.state.cast is not None
     assert part.state.cast.base.aligned  # so that its hidden states can be compared, as distillation does by default
     assert not part.state.notes
     # Beside a base that was not tuned both are given the token.
     send(tmp_path / "model")
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
-    assert part.state.cast is not None
     assert part.state.cast.base.aligned
     assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
 
@@ -202,7 +198,6 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:
     send(tmp_path / "model")
     spec = job_of(tmp_path)
     *_, last = compress(spec, tmp_path)
-    assert isinstance(last, Finished)
     report = last.report
     assert f"{END!r} stands between them now" in " ".join(report.rows[0].notes)
     for shipped in report.artifacts:
@@ -217,7 +212,6 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:
     # The score of the checkpoint is that of rows read by its own tokenizer.
     stock = next(one for one in report.artifacts if one.kind == "transformers")
     assert not isinstance(stock.score, NotMeasured)
-    assert stock.score is not None
     folder = tmp_path / "out/artifacts" / stock.name
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]

@@ -91,8 +91,7 @@ def written(folder: Path, kind: str) -> PreTrainedTokenizerFast:
     PreTrainedTokenizerFast(tokenizer_object=make(), **names).save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": stock}))
-    opened: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
-    return opened
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def fit(
@@ -183,9 +182,6 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     before = logits(model, rows)
     assert before.equal(logits(other, rows))
     reduce_vocabulary(state)
-    assert state.cast is not None
-    assert state.teacher is not None
-    assert state.unlabelled is not None
     named, *strangers = state.cast.teachers
     alike = [state.model, state.teacher, *state.originals, state.cast.opened(named, 0)]
     assert {each.config.vocab_size for each in alike} == {len(small.kept)}

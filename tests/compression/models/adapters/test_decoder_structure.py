@@ -36,7 +36,6 @@ def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
     hook = decoder_of(model).layers(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
     said = request_features(model, batch, TASK, FeatureRequest.at_all(model, relations=True)).relations
     hook.remove()
-    assert said is not None
     assert said.shape == (3, *batch.ids.shape, shape.attended)
     # The first token attends to itself alone: what its heads hand on is its value, head by head.
     values = said[2, :, 0].view(8, shape.heads, -1)
@@ -52,8 +51,6 @@ def test_what_a_teacher_keeps_is_what_it_said_whatever_its_widths(kind: str) -> 
     look = FeatureRequest.at_all(model, relations=True)
     batch = rows.batch([3, 1, 6])
     kept, said = Teacher(model, rows, look).asked().outputs(batch), request_features(model, batch, TASK, look)
-    assert kept.relations is not None
-    assert said.relations is not None
     assert torch.allclose(kept.hidden, said.hidden, rtol=2e-3, atol=2e-3)
     real = batch.mask.bool()
     assert torch.allclose(kept.relations[:, real], said.relations[:, real], rtol=2e-3, atol=2e-3)
@@ -111,8 +108,8 @@ def test_units_that_follow_from_others_are_not_missed() -> None:
     whole = tiny_classifier("llama")
     family = decoder_of(whole)
     for block in family.layers(whole):  # the upper half of the units says what the lower says
-        for part in (block.whole.mlp.gate_proj, block.whole.mlp.up_proj):  # type: ignore[union-attr]
-            part.weight[24:] = part.weight[:24]  # type: ignore[index, union-attr]
+        for part in (block.whole.mlp.gate_proj, block.whole.mlp.up_proj):
+            part.weight[24:] = part.weight[:24]
     kept = PruningPlan({"ffn": torch.arange(24)})
     cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
     reconstruct(solved, whole, kept, list(some_rows(192).by_length(32)))
@@ -144,9 +141,8 @@ def test_fused_experts_have_the_integers_of_linear_layers_and_learn(kind: str, s
         remove_fake_quantization(one)
     found = experts(x, chosen, weights)
     assert torch.allclose(found, wanted, atol=1e-5)
-    found.square().sum().backward()  # type: ignore[no-untyped-call]
+    found.square().sum().backward()
     gradient = experts.down_proj.grad
-    assert gradient is not None
     assert [bool(each.any()) for each in gradient] == [True] * 4 + [False] * 4  # nobody went to the last four
     assert not torch.equal(logits(model), plain)
     remove_fake_quantization(model)

@@ -35,7 +35,7 @@ CUTS = [(kind, axes) for kind in KINDS for axes in axes_of(kind)]
 
 def reopened(model: PreTrainedModel, folder: Path, auto: type = AutoModelForCausalLM) -> PreTrainedModel:
     model.save_pretrained(folder)
-    opened, report = auto.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")  # type: ignore[attr-defined]
+    opened, report = auto.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert type(opened) is type(model)
@@ -70,7 +70,7 @@ def test_a_cut_model_generates_with_its_cache_what_it_says_without(kind: str, tm
     assert opened.generation_config.repetition_penalty == 1.3
     opened.generation_config.repetition_penalty = None
     prompt = IDS[:2, :6]
-    said = opened.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False)  # type: ignore[operator]
+    said = opened.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False)
     step = prompt
     for _ in range(5):
         step = torch.cat([step, logits(opened, step)[:, -1:].argmax(-1)], dim=1)

@@ -34,8 +34,7 @@ HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FF
 
 def answers(model: PreTrainedModel) -> Tensor:
     with torch.inference_mode():
-        logits: Tensor = model(input_ids=PADDED, attention_mask=MASK)[0]
-    return logits
+        return model(input_ids=PADDED, attention_mask=MASK)[0]
 
 
 def narrow_choice(model: PreTrainedModel) -> PruningPlan:
@@ -73,8 +72,8 @@ def test_removing_feed_forward_units_equals_masking_them(kind: str) -> None:
 
 Attend = Callable[[PreTrainedModel, nn.Module, Tensor], Tensor]
 ATTEND: dict[str, Attend] = {
-    "distilbert": lambda model, block, stream: block.attention(stream)[0],  # type: ignore[operator]
-    "mpnet": lambda model, block, stream: block.attention.attn(  # type: ignore[union-attr, operator]
+    "distilbert": lambda model, block, stream: block.attention(stream)[0],
+    "mpnet": lambda model, block, stream: block.attention.attn(
         stream, position_bias=model.mpnet.encoder.compute_position_bias(stream)
     )[0],
 }
@@ -85,8 +84,7 @@ def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
     block = encoder_of(model).layers(model)[0].whole
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
-    added: Tensor = block.attention.output.dense(block.attention.self(stream)[0])
-    return added
+    return block.attention.output.dense(block.attention.self(stream)[0])
 
 
 def narrower_heads(model: PreTrainedModel) -> PruningPlan:
@@ -111,7 +109,6 @@ def test_removing_heads_or_channels_of_heads_equals_masking_them(
     family, kept = encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
     stream, hidden, heads = torch.zeros(2, 7, HIDDEN), kept.kept["hidden"], kept.of("heads", 0)
-    assert heads is not None
     stream[..., hidden] = torch.randn(2, 7, len(hidden))
     gone = torch.ones(HIDDEN, dtype=torch.bool)
     compared, said = kept.of("compared", 0), kept.of("values", 0)
@@ -165,7 +162,7 @@ def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: 
     assert family.shape_of(small.config).layers == 2
     blocks = deep.base_model.get_submodule(family.block)
     for number in (2, 1):
-        del blocks[number]  # type: ignore[operator]
+        del blocks[number]
     assert answers(small).equal(answers(deep))
     assert answers(reopened(small, tmp_path)).equal(answers(small))
 
@@ -290,7 +287,6 @@ def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> N
     with torch.no_grad():
         said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest.at_all(model, relations=True))
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
-    assert said.relations is not None
     assert said.relations.shape == (3, 4, 8, HIDDEN)
 
 

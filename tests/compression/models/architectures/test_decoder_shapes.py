@@ -25,7 +25,6 @@ V3 = Shape(
 
 
 def changed(shape: Shape, **experts: Any) -> Shape:
-    assert shape.experts is not None
     return shape.model_copy(update={"experts": shape.experts.model_copy(update=experts)})
 
 

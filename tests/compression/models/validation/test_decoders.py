@@ -42,7 +42,6 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     model = upload(tmp_path, kind, head, **changes)
     described, problems = decoder.describe(json.loads((tmp_path / "config.json").read_text()))
     assert not problems
-    assert described is not None
     expected = decoder.expected(described)
     prefix = "" if head == "Model" else expected.prefix
     needed = {prefix + name: shape for name, shape in expected.needed.items()} | expected.head
@@ -52,7 +51,7 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.max_positions == model.config.max_position_embeddings
     assert facts.shape == adapter_of(model).shape_of(model.config)
-    assert facts.biases == adapter_of(model).biases(model.config)  # type: ignore[attr-defined]
+    assert facts.biases == adapter_of(model).biases(model.config)
     assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
     assert facts.speaks == (head == "ForCausalLM" or model.config.tie_word_embeddings)
     embedding = model.get_input_embeddings().weight.numel()
@@ -78,7 +77,6 @@ def test_a_real_config_is_one_on_the_meta_device(tmp_path: Path) -> None:
         model = transformers.Qwen2ForCausalLM(AutoConfig.from_pretrained(tmp_path))
     described, problems = decoder.describe(config)
     assert not problems
-    assert described is not None
     expected = decoder.expected(described)
     needed = {expected.prefix + name: shape for name, shape in expected.needed.items()} | expected.head
     assert needed == {name: tuple(value.shape) for name, value in model.state_dict().items()}

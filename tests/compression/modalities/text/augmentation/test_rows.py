@@ -156,10 +156,7 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], reason
 
 
 def test_presets_augment_with_nothing_that_a_worker_must_have() -> None:
-    assert ARTICLE.distill is not None
     asked = ARTICLE.distill.augment
-    assert asked is not None
     assert asked.synonyms == Synonyms(source="auto")
     assert asked.back_translation == BackTranslation(apertium="eng-spa", optional=True)
-    assert STANDARD.distill is not None
     assert STANDARD.distill.augment is None

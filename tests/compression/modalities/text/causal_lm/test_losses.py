@@ -109,7 +109,6 @@ def test_a_teacher_that_is_sure_leaves_no_infinity() -> None:
     found = losses.top_k_target_loss(student, known, ids, 1.0)
     found.backward()
     assert found.item() == pytest.approx(functional.cross_entropy(student, torch.tensor([3, 3])).item(), rel=1e-3)
-    assert student.grad is not None
     assert student.grad.isfinite().all()
 
 

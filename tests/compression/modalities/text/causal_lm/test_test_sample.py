@@ -10,7 +10,7 @@ from tests.support.tiny_language import tokenizer
 
 
 def dataset(**splits: list[str]) -> Dataset:
-    rows: dict[Split, TextSplit] = {name: TextSplit(tuple(texts), (None,) * len(texts)) for name, texts in splits.items()}  # type: ignore[misc]
+    rows: dict[Split, TextSplit] = {name: TextSplit(tuple(texts), (None,) * len(texts)) for name, texts in splits.items()}
     return Dataset((), rows, frozenset(), "causal-lm", ())
 
 
