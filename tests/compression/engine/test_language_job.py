@@ -216,9 +216,8 @@ def test_what_a_language_model_cannot_be_asked_for_is_refused(
     tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str
 ) -> None:
     write(tmp_path)
-    with pytest.raises(CompressionError) as caught:
+    with pytest.raises(CompressionError, check=lambda error: error.param == param):
         run(tmp_path, {**RECIPE, **recipe}, evaluate={"length": 16, **evaluate_at})
-    assert caught.value.param == param
 
 
 def test_a_latency_is_aimed_at_only_where_it_can_be_measured(tmp_path: Path) -> None:
@@ -248,9 +247,8 @@ def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     write(tmp_path, tie_word_embeddings=False)
     whole = _opened(tmp_path / "model")
     whole.model.save_pretrained(tmp_path / "model")
-    with pytest.raises(CompressionError, match="lm_head") as caught:
+    with pytest.raises(CompressionError, match="lm_head", check=lambda error: error.code == "config_mismatch"):
         run(tmp_path)
-    assert caught.value.code == "config_mismatch"
     assert torch.is_tensor(whole.lm_head.weight)
 
 

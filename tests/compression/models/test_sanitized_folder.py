@@ -141,9 +141,8 @@ def test_a_model_that_needs_its_code_is_refused_and_told_that_it_is_not_run(chan
     assert set(reasons(folder)) == {"unsupported_architecture"}
     assert sanitized_folder(folder, tmp_path / "place") == folder
     for way in (loading.read_config, loading.load_tokenizer):
-        with pytest.raises(UnsupportedArchitecture) as caught:
+        with pytest.raises(UnsupportedArchitecture, check=lambda error: "is not run" in error.remedy_text):
             way(folder)
-        assert "is not run" in caught.value.remedy_text
 
 
 def test_a_way_that_forgets_the_stock_folder_opens_nothing(tmp_path: Path) -> None:
