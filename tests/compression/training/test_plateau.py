@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.validate import Validation
@@ -89,18 +90,16 @@ def test_a_bound_ends_what_still_gains(model: BertForSequenceClassification) -> 
     assert (outcome.best_epoch, outcome.out_of_patience) == (4, False)
 
 
-def test_the_head_has_a_rate_of_its_own(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_has_a_rate_of_its_own(model: BertForSequenceClassification) -> None:
     rates: dict[int, float] = {}
-    step = torch.optim.AdamW.step
 
-    def spy(self: torch.optim.AdamW, *rest: Any) -> Any:
-        rates.update({id(p): group["lr"] for group in self.param_groups for p in group["params"]})
-        return step(self, *rest)
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates.update({id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]})
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     head = list(model.classifier.parameters())
     plan = TrainingConfig("prepare", 1, 1e-3, 32, 0, head_factor=5.0)
-    finish(train(model, plan, ROWS, encoded(sentences(8, 3)), loss_of(model), head=head))
+    with register_optimizer_step_pre_hook(note):
+        finish(train(model, plan, ROWS, encoded(sentences(8, 3)), loss_of(model), head=head))
     body = {rates[id(p)] for p in model.bert.parameters()}
     assert len(body) == 1
     assert {rates[id(p)] for p in head} == {5 * body.pop()}

@@ -24,7 +24,7 @@ from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system.interrupts import Pause
-from compression.system.progress import Phase, ProgressTracker
+from compression.system.progress import Phase, ProgressTracker, Returning
 from compression.training.save import TrainingCheckpointer
 from tests.compression.modalities.text.augmentation.test_sources import write_wordnet
 from tests.support.stage_runs import distill, prepare
@@ -59,14 +59,9 @@ def state(model: BertForSequenceClassification, tmp_path: Path) -> StageContext:
 
 def more(state: StageContext) -> tuple[TokenizedDataset, list[Event]]:
     state.begin("distilled")
-    work, events = augment_rows(state, AUGMENT, state.augmenter), []
-    while True:
-        try:
-            events.append(next(work))
-        except StopIteration as end:
-            rows, made = end.value.rows, end.value.made
-            assert len(made) == len(rows) - len(state.rows["train"])
-            return rows, events
+    events = list(work := Returning(augment_rows(state, AUGMENT, state.augmenter)))
+    assert len(work.result.made) == len(work.result.rows) - len(state.rows["train"])
+    return work.result.rows, events
 
 
 def test_made_rows_stand_behind_those_of_train_without_a_label(state: StageContext) -> None:

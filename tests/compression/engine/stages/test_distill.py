@@ -1,7 +1,6 @@
 """Distillation's parts on tiny models: fewer layers, a phase on plain text, learned weights, several teachers."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from compression.engine.context import StageContext
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.stages.distill import enter
 from compression.engine.stages.general_distillation import general
-from compression.engine.stages.teacher_ensemble import EnsembleOutputs, fused, hear
+from compression.engine.stages.teacher_ensemble import fused, hear
 from compression.evaluation.validate import logits, validate
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
@@ -25,7 +24,7 @@ from compression.modalities.text.dataset_check import check
 from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.errors import InvalidSpec, LabelMismatch
-from compression.schema.events import Event, Log, Progress, TrainingSaved
+from compression.schema.events import Log, Progress, TrainingSaved
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill, General, Teachers
@@ -33,6 +32,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Score
 from compression.system.interrupts import Pause
+from compression.system.progress import run_silently
 from compression.training.save import FOLDER, TrainingCheckpointer
 from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import (
@@ -140,7 +140,7 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     scores = [validate(model, state.rows["validation"]).score for model in (state.teacher, other)]
     assert scores == pytest.approx([0.8, 0.2], abs=0.01)
     state.begin("distilled")
-    heard = finished(hear(state, settings, state.rows["train"], ()))
+    heard = run_silently(hear(state, settings, state.rows["train"], ()))
     shares = [0.5, 0.5] if fusion == "mean" else [score / sum(scores) for score in scores]
     (said,) = state.notes
     told = [float(part.split()[-1]) for part in said.split("weight: ")[1].split(";")[0].split(", ")]
@@ -149,14 +149,6 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     mean = shares[0] * (one / 2).softmax(-1) + shares[1] * (two / 2).softmax(-1)
     assert torch.allclose((heard.logits / 2).softmax(-1), mean, atol=1e-5)
     assert state.originals == []
-
-
-def finished(work: Iterator[Event]) -> EnsembleOutputs:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 def test_numbers_are_averaged_and_places_are_fused_over_real_tokens() -> None:
@@ -264,7 +256,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     state.begin("distilled")
-    heard = finished(hear(state, recipe.distill, state.rows["train"], ()))
+    heard = run_silently(hear(state, recipe.distill, state.rows["train"], ()))
     as_sent = answers(state, deep(("positive", "negative")))
     assert torch.allclose(answers(state, heard.guide), as_sent.flip(1), atol=1e-6)
 

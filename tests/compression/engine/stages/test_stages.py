@@ -1,14 +1,14 @@
 """The stages on a tiny model: each changes what it says it changes, and the student comes nearer to its teacher."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import BertForSequenceClassification
 
 from compression.distillation import teacher
@@ -39,13 +39,13 @@ TRAIN = Train(batch=16, max_length=32)
 HALF = Prune(ratio=0.5, multiple=8, calibration_rows=64)
 
 
-def run(events: object) -> list[Event]:
-    return list(events)
+def scores_of(events: Iterable[Event]) -> list[float]:
+    return [event.score for event in events if isinstance(event, Progress) and event.score is not None]
 
 
 def prepared(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
     state = state_of(model, recipe)
-    run(prepare(state))
+    list(prepare(state))
     return state
 
 
@@ -86,7 +86,7 @@ def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequen
     assert not any(p.requires_grad for p in state.teacher.parameters())
     assert logits(state.teacher, state.rows["test"]).equal(logits(state.model, state.rows["test"]))
     before = logits(state.teacher, state.rows["test"])
-    run(quantize(state))
+    list(quantize(state))
     assert logits(state.teacher, state.rows["test"]).equal(before)
     assert not logits(state.model, state.rows["test"]).equal(before)
 
@@ -124,8 +124,7 @@ def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
     assert order != depths(model)
     seen: list[set[int]] = []
     spy_on_training(monkeypatch, lambda trained: seen.append(faked(trained)))
-    events = run(quantize(state))
-    scores = [event.score for event in events if isinstance(event, Progress) and event.score is not None]
+    scores = scores_of(quantize(state))
     assert len(scores) == qat.epochs
     epochs = [seen[start : start + 20] for start in range(0, len(seen), 20)]
     assert epochs == [[set(order[:count])] * 20 for count in range(5)]
@@ -137,7 +136,7 @@ def test_a_training_whose_best_epoch_had_no_integers_says_so(model: BertForSeque
     def told(full: int, quantized: int) -> list[str]:
         qat = Qat(full=full, ramp=0, quantized=quantized, rate=3e-3)
         state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=Quantize(qat=qat), train=TRAIN))
-        run(quantize(state))
+        list(quantize(state))
         return [note for note in state.notes if "one of the" in note]
 
     assert told(0, 1) == []
@@ -161,12 +160,12 @@ def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenc
     qat = Qat(full=0, ramp=1, quantized=1, rate=1e-3)
     static = Quantize(scheme="static-int8", calibration_rows=32, smoothing=0.5, qat=qat)
     state = prepared(model, Recipe(prepare=Prepare(epochs=2, rate=3e-3), quantize=static, prune=HALF, train=TRAIN))
-    run(quantize(state))
+    list(quantize(state))
     settle_ranges(state)
     before, names = simulation_of(state.model), set(state.model.state_dict())
     assert len(before.ranges) == len(state.ranges) == 14
     assert any(note.startswith("Smoothed with α = 0.5") for note in state.notes)
-    run(prune(state))
+    list(prune(state))
     settle_ranges(state)
     after = simulation_of(state.model)
     assert set(after.ranges) == set(before.ranges)
@@ -208,9 +207,9 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
 
 def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequenceClassification) -> None:
     state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, train=TRAIN))
-    run(quantize(state))
+    list(quantize(state))
     before = BERT.parameters_of(state.model).total
-    run(prune(state))
+    list(prune(state))
     assert BERT.parameters_of(state.model).total < 0.6 * before
     assert faked(state.model) == {0, 1, 2, 10_000}
     assert state.pruning == {
@@ -231,7 +230,7 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
     spy_on_training(
         monkeypatch, lambda trained: learning.append({name for name, p in trained.named_parameters() if p.requires_grad})
     )
-    run(prune(state))
+    list(prune(state))
     first, second = learning[:20], learning[20:]
     everything = {name for name, _ in state.model.named_parameters()}
     assert second == [everything] * 20
@@ -242,18 +241,12 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
 
 @pytest.mark.parametrize("adapt_l2", [True, False])
 def test_the_l2_of_recovery_follows_validation_where_the_recipe_says_so(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, adapt_l2: bool
+    model: BertForSequenceClassification, adapt_l2: bool
 ) -> None:
     state = recovering(model, Recovery(epochs=5, rate=1e-2, adapt_l2=adapt_l2))
     decays: list[float] = []
-    step = torch.optim.AdamW.step
-
-    def spy(self: torch.optim.AdamW, *rest: Any) -> Any:
-        decays.append(self.param_groups[0]["weight_decay"])
-        return step(self, *rest)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    scores = [event.score for event in run(prune(state)) if isinstance(event, Progress) and event.score is not None]
+    with register_optimizer_step_pre_hook(lambda optimizer, *_: decays.append(optimizer.param_groups[0]["weight_decay"])):
+        scores = scores_of(prune(state))
     wanted = [TRAIN.decay]
     for before, after in pairwise(scores):
         factor = 1.0 if after == before or not adapt_l2 else 0.5 if after > before else 2.0
@@ -282,20 +275,18 @@ def test_every_training_has_its_own_patience(model: BertForSequenceClassificatio
 def test_the_student_comes_nearer_to_its_teacher(model: BertForSequenceClassification, attention: float) -> None:
     settings = Distill(epochs=4, rate=3e-3, hard=0.0, attention=attention)
     state = prepared(model, Recipe(prepare=Prepare(epochs=4, rate=3e-3), prune=HALF, distill=settings, train=TRAIN))
-    run(quantize(state))
-    run(prune(state))
+    list(quantize(state))
+    list(prune(state))
 
     def apart() -> float:
         given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
         return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
     before = apart()
-    events = run(distill(state))
+    fractions = [event.fraction for event in distill(state) if isinstance(event, Progress)]
     assert apart() < 0.5 * before
     assert faked(state.model) == {0, 1, 2, 10_000}
-    assert [event.fraction for event in events if isinstance(event, Progress)] == sorted(
-        event.fraction for event in events if isinstance(event, Progress)
-    )
+    assert fractions == sorted(fractions)
 
 
 def test_a_teacher_too_large_for_memory_is_asked_again(
@@ -337,7 +328,7 @@ def test_every_weight_of_the_recipe_counts(model: BertForSequenceClassification,
     for weight in (1.0, 2.0):
         settings = Distill(**{**weights, term: weight})
         state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, distill=settings))
-        run(prune(state))
+        list(prune(state))
         rows = state.rows["train"]
         found.append(lesson_of(state, settings, rows)(rows.batch([0, 1, 2, 3])).item())
     assert found[0] > 0
