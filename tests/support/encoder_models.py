@@ -6,13 +6,9 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
+from tests.support import tiny_bert
 from tests.support.tiny_bert import BAD, FILLER, GOOD
 
 LAYERS, HIDDEN, HEADS, FFN, POSITIONS = 2, 32, 4, 64, 66
@@ -63,14 +59,7 @@ def tiny(kind: str, head: str = "ForSequenceClassification", **changes: object) 
 
 
 def write_tokenizer(folder: Path) -> None:
-    numbers = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    tiny_bert.write_tokenizer(folder, WORDS, second="$B [SEP]")
     # As model authors write it: the class that opens any tokenizer.json.
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))

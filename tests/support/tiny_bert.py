@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -40,22 +41,16 @@ def tiny_config(**changes: object) -> BertConfig:
     return BertConfig(**{**settings, **changes})
 
 
-def write_tokenizer(folder: Path) -> None:
-    tokenizer = Tokenizer(WordPiece(WORDS, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, WORDS[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(folder)
+def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, second: str = "$B:1 [SEP]:1") -> None:
+    """Write a tokenizer of word pieces. second: how the second text of a pair stands behind the first."""
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    ends = [(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
+    forms = {"single": "[CLS] $A [SEP]", "pair": f"[CLS] $A [SEP] {second}"}
+    tokenizer.post_processor = TemplateProcessing(**forms, special_tokens=ends)
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:

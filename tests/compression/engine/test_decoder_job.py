@@ -13,10 +13,10 @@ from compression.engine.pipeline import compress
 from compression.evaluation.measure import Measured
 from compression.export.onnx import exporter
 from compression.schema.errors import InvalidSpec
-from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured, Score
 from compression.schema.report.report import Report
 from tests.support.decoder_models import END, UNKNOWN, tiny, write_tokenizer
+from tests.support.engine_jobs import report_of, spec_of
 from tests.support.measuring import of
 from tests.support.tiny_bert import BAD, FILLER, GOOD
 
@@ -31,18 +31,8 @@ def send(folder: Path, kind: str, **changes: Any) -> None:
 
 
 def run(place: Path, reviews: Path, **recipe: Any) -> Report:
-    spec = Spec.model_validate(
-        {
-            "model": "model",
-            "data": {"format": "jsonl", "splits": {name: [str(reviews / f"{name}.jsonl")] for name in ("train", "test")}},
-            "recipe": {"train": {"batch": 16, "max_length": 16}, "prepare": {"epochs": 4, "rate": 2e-2}, **recipe},
-            "evaluate": {"length": 16},
-            "output": "out",
-            "threads": 1,
-        }
-    )
-    *_, last = compress(spec, place)
-    return last.report
+    recipe = {"train": {"batch": 16, "max_length": 16}, "prepare": {"epochs": 4, "rate": 2e-2}, **recipe}
+    return report_of(compress(spec_of("model", reviews, recipe=recipe), place))
 
 
 def opened(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from compression.schema.stages import Stage
 from compression.system.progress import Step
 from compression.training.budget import Budget, Spent
 from compression.training.save import TrainingCheckpointer
+from tests.support import engine_jobs
 from tests.support.engine_jobs import before_of, rows_in_download
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, write_rows
@@ -30,27 +31,12 @@ from tests.support.toy_tasks import write
 
 
 def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
-    mood = {"format": "jsonl", "splits": {name: [f"mood/{name}.jsonl"] for name in ("train", "test")}}
-    joy = {"format": "jsonl", "splits": {name: [f"joy/{name}.jsonl"] for name in ("train", "test")}}
-    given = {
-        "task": "several",
-        "model": str(encoder),
-        "parts": [
-            {"name": "mood", "task": "text-classification", "data": mood},
-            {"name": "joy", "task": "text-regression", "data": joy},
-        ],
-        "recipe": {
-            "prepare": {"epochs": 3, "rate": 3e-3},
-            "prune": None,
-            "distill": None,
-            "train": {"batch": 16, "max_length": 32},
-        },
-        "evaluate": {"length": 16, "metric": ["accuracy_f1", "auto"]},
-        "output": "out",
-        "threads": 1,
-        **changes,
-    }
-    return Spec.model_validate(given)
+    tasks = {"mood": "text-classification", "joy": "text-regression"}
+    parts = [{"name": name, "task": task, "data": engine_jobs.asked_of("", name)["data"]} for name, task in tasks.items()]
+    recipe = {**engine_jobs.RECIPE, "prepare": {"epochs": 3, "rate": 3e-3}, "prune": None, "distill": None}
+    evaluate = {"length": 16, "metric": ["accuracy_f1", "auto"]}
+    own = {"task": "several", "data": None, "parts": parts, "recipe": recipe, "evaluate": evaluate}
+    return engine_jobs.spec_of(encoder, **{**own, **changes})
 
 
 @pytest.fixture(scope="module")

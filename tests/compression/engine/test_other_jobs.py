@@ -10,7 +10,7 @@ from compression.engine import shipping
 from compression.engine.commands.run import job
 from compression.schema.errors import CompressionError
 from compression.schema.events import Log
-from tests.support.engine_jobs import RECIPE, events, start, write_spec
+from tests.support.engine_jobs import RECIPE, events, report_of, start, write_spec
 from tests.support.measuring import briefly_apart
 
 
@@ -19,20 +19,20 @@ def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_car
 ) -> None:
     monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
-    last = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))[-1]
-    baseline, quantized = last.report.rows
+    report = report_of(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))
+    baseline, quantized = report.rows
     assert baseline.preparation.converged is False
-    for row in last.report.rows:
+    for row in report.rows:
         assert row.ratios.baseline_not_converged
         assert "retention" in row.verdict.unproven
         card = (tmp_path / "job" / "out" / "artifacts" / row.artifact / "README.md").read_text()
         assert "**baseline_not_converged**" in card
-    verdict = last.report.verdicts["retention"]
+    verdict = report.verdicts["retention"]
     assert (verdict.status, verdict.code, verdict.met) == ("unproven", "baseline_not_converged", False)
-    assert last.report.verdicts["size_reduction"].status in ("met", "missed")
+    assert report.verdicts["size_reduction"].status in ("met", "missed")
     offered = {remedy.key: remedy.proposed for remedy in quantized.verdict.remedies}
     assert offered["recipe.prepare.epochs"] is None
-    assert "baseline_not_converged" in last.report.choice
+    assert "baseline_not_converged" in report.choice
 
 
 def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:

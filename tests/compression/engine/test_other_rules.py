@@ -1,6 +1,5 @@
 """A Qwen2 whose tokenizer.json has other rules than stock code has for it: whoever opens the download reads by the file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from compression.engine import shipping
 from compression.engine.on_disk import backend, shipping_on_disk
-from compression.engine.shipping import ship
 from compression.evaluation.lm_eval import harness, harness_model
 from compression.evaluation.measure import Measured
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import NotMeasured
-from compression.system.progress import run_silently
 from tests.compression.engine.on_disk.test_backend import done, spec_of
 from tests.compression.evaluation.lm_eval.test_harness import CHOICE, task
 from tests.compression.export.test_preprocessor_files import TEXT, write_qwen
 from tests.support import measuring
 from tests.support.decoder_models import tiny
+from tests.support.shipments import shipped
 
 OTHER = r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+"
 """Up to three digits are one piece; the stock class takes each by itself."""
@@ -56,26 +54,9 @@ def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
 
 def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = qwen(tmp_path / "model", OTHER)
-    (tmp_path / "test.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
-    shipped = run_silently(
-        ship(
-            AutoModelForCausalLM.from_pretrained(model),
-            name="made",
-            kind="transformers",
-            stage="baseline",
-            precision="float32",
-            task="causal-lm",
-            labels=(),
-            tokenizer=model,
-            max_length=16,
-            output=tmp_path,
-            test_rows=tmp_path / "test.jsonl",
-            baseline=None,
-            evaluate=Evaluate(window=16),
-            sample=[{"text": TEXT}],
-        )
-    )
-    made = tmp_path / "artifacts" / shipped.artifact.name
+    form = {"kind": "transformers", "tokenizer": model, "max_length": 16, "evaluate": Evaluate(window=16)}
+    done = shipped(AutoModelForCausalLM.from_pretrained(model), tmp_path, [{"text": TEXT}], **form)
+    made = tmp_path / "artifacts" / done.artifact.name
     own = Tokenizer.from_file(str(made / "tokenizer.json")).encode(TEXT).ids
     assert AutoTokenizer.from_pretrained(made)(TEXT)["input_ids"] != own
     assert read_by_the_card(made, monkeypatch) == own

@@ -16,13 +16,14 @@ from compression.engine.pipeline import compress
 from compression.evaluation import predict as command
 from compression.evaluation.predict import predict
 from compression.modalities.text.questions import row_of as given
-from compression.schema.job_spec import Data, Spec
+from compression.schema.job_spec import Data
 from compression.schema.prediction import Answer, Answered, parse_answered
 from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec, Question, asked_for
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.validation import Rejected
 from tests.compression.export.conftest import LABELS, Shipment
+from tests.support.engine_jobs import report_of, spec_of
 from tests.support.toy_tasks import LENGTH, TASKS, row, write
 
 ROOM = 4 << 30
@@ -89,15 +90,8 @@ def test_a_row_may_have_words_of_any_length(encoder: Path, tmp_path: Path) -> No
     words = ["http://" + "a" * 300, *["b"] * 2500]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"tokens": words, "tags": ["O"] * len(words)}) + "\n")
     data = Data(format="jsonl", splits={"train": ("rows.jsonl",), "test": ("rows.jsonl",)})
-    asked = AnswerSpec(
-        task="token-classification",
-        labels=("O", "B-x"),
-        original="original",
-        compressed="compressed",
-        question=Question(row=0),
-        data=data,
-        memory_bytes=ROOM,
-    )
+    common = {"task": "token-classification", "labels": ("O", "B-x"), "memory_bytes": ROOM, "data": data}
+    asked = AnswerSpec(original="original", compressed="compressed", question=Question(row=0), **common)
     read, shown, expected = given(asked, tmp_path)
     assert read == {"words": words}
     assert shown == {"tokens": [words[0][:200], *["b"] * 1999]}
@@ -135,21 +129,14 @@ def test_every_task_has_its_answers(task: Task, encoder: Path, tmp_path: Path, m
     monkeypatch.setattr(command, "SECONDS", 0.0)
     data = write(task, tmp_path, train=200, test=20)
     given: dict[str, Any] = {"columns": {"text_pair": "text_pair"}} if task == "text-pair-classification" else {}
-    recipe = {"quantize": None, "prune": None, "distill": None, "prepare": {"epochs": 8, "rate": 4e-3}}
-    job = {
-        "task": task,
-        "model": str(encoder),
-        "data": {**data.model_dump(), **given},
-        "recipe": {**recipe, "train": {"batch": 16, "max_length": LENGTH}},
-        "evaluate": {"length": 16},
-        "output": "out",
-        "threads": 1,
-    }
-    *_, last = compress(Spec.model_validate(job), tmp_path)
-    folder = f"out/artifacts/{last.report.rows[0].artifact}"
+    stages: dict[str, Any] = {"quantize": None, "prune": None, "distill": None, "prepare": {"epochs": 8, "rate": 4e-3}}
+    recipe = {**stages, "train": {"batch": 16, "max_length": LENGTH}}
+    spec = spec_of(encoder, task=task, data={**data.model_dump(), **given}, recipe=recipe)
+    report = report_of(compress(spec, tmp_path))
+    folder = f"out/artifacts/{report.rows[0].artifact}"
     card = (tmp_path / folder / "README.md").read_text()
     assert ("Its second text." in card) is (task == "text-pair-classification")
-    common: dict[str, Any] = {"task": task, "labels": last.report.labels, "memory_bytes": ROOM, "data": data}
+    common: dict[str, Any] = {"task": task, "labels": report.labels, "memory_bytes": ROOM, "data": data}
     common |= {"original": folder, "compressed": folder}
     found = [predict(AnswerSpec(question=Question(row=number), **common), tmp_path) for number in range(10)]
     assert sum(right(task, one.expected, one.original) for one in found) >= 7, found

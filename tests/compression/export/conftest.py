@@ -1,7 +1,6 @@
 """The tiny classifier as three artifacts, shipped once for all tests of export and measuring."""
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.engine.shipping import Provenance, ShippedArtifact, ship
+from compression.engine.shipping import Provenance, ShippedArtifact
 from compression.export.provenance import InputFile, Origin
-from compression.quantization.fake_quantize import insert_fake_quantization, remove_fake_quantization
+from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.recipe.presets import PRESETS
-from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Row
-from compression.system.progress import run_silently
+from tests.support.shipments import shipped
 from tests.support.tiny_bert import sentences, tiny_config
 from tests.support.verdict_rows import BASELINE, QUANTIZED
 
@@ -56,8 +54,7 @@ def tiny_shipment(
 ) -> Shipment:
     output = tmp_path_factory.mktemp("output")
     rows = sentences(60, seed=5)
-    test_rows = output / "test.jsonl"
-    test_rows.write_text("".join(json.dumps({"text": text, "label": LABELS.index(label)}) + "\n" for text, label in rows))
+    judged = [{"text": text, "label": LABELS.index(label)} for text, label in rows]
     (output / "LICENSE").write_text("MIT License")
     origin = Origin(
         license="mit",
@@ -73,31 +70,13 @@ def tiny_shipment(
     def rows_to(shipped: ShippedArtifact) -> list[Row]:
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
 
-    made: dict[str, ShippedArtifact] = {}
+    asked = {"task": "text-classification", "labels": LABELS, "tokenizer": encoder, "max_length": MAX_LENGTH}
+    beside = {"provenance": Provenance(origin, rows_to), "emulate_seconds": 120.0}
+    common = {**asked, **beside, "sample": [{"text": text} for text, _ in rows[:16]]}
     model = copy.deepcopy(tiny_classifier)
-    for name, kind, precision in (
-        ("baseline", "onnx", "float32"),
-        ("int8", "onnx", "int8"),
-        ("checkpoint", "transformers", "int8"),
-    ):
-        (insert_fake_quantization if precision == "int8" else remove_fake_quantization)(model)
-        shipping = ship(
-            model,
-            name=name,
-            kind=kind,
-            stage="baseline" if name == "baseline" else "quantized",
-            precision=precision,
-            task="text-classification",
-            labels=LABELS,
-            tokenizer=encoder,
-            max_length=MAX_LENGTH,
-            output=output,
-            test_rows=test_rows,
-            baseline=output / "artifacts" / "baseline" if name != "baseline" else None,
-            evaluate=Evaluate(length=16),
-            sample=[{"text": text} for text, _ in rows[:16]],
-            provenance=Provenance(origin, rows_to),
-            emulate_seconds=120.0,
-        )
-        made[name] = run_silently(shipping)
-    return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])
+    baseline = shipped(model, output, judged, **common)
+    insert_fake_quantization(model)
+    later = {**common, "stage": "quantized", "precision": "int8", "baseline": output / "artifacts" / "baseline"}
+    int8 = shipped(model, output, judged, name="int8", **later)
+    checkpoint = shipped(model, output, judged, name="checkpoint", kind="transformers", **later)
+    return Shipment(tiny_classifier, rows, output, baseline, int8, checkpoint)

@@ -50,23 +50,11 @@ def test_the_metrics_beside_the_headline_have_both_columns_too() -> None:
 def test_a_perplexity_changes_by_a_share_and_generation_in_tokens_a_second() -> None:
     worded = {"metric": "perplexity", "lower_is_better": True}
     before = BASELINE.model_copy(update={"score": BASELINE.score.model_copy(update={**worded, "value": 20.0})})
-    generation = Generation(
-        prompt=8,
-        tokens=4,
-        prefill_per_second=300,
-        decode_per_second=50,
-        first_token_ms=1,
-        baseline_prefill_per_second=100,
-        baseline_decode_per_second=40,
-        baseline_first_token_ms=2,
-    )
-    after = DISTILLED.model_copy(
-        update={
-            "score": BASELINE.score.model_copy(update={**worded, "value": 25.0}),
-            "latency": DISTILLED.latency.model_copy(update={"generation": generation}),
-        }
-    )
-    found = table(before, after)
+    own = {"prefill_per_second": 300, "decode_per_second": 50, "first_token_ms": 1}
+    base = {"baseline_prefill_per_second": 100, "baseline_decode_per_second": 40, "baseline_first_token_ms": 2}
+    latency = DISTILLED.latency.model_copy(update={"generation": Generation(prompt=8, tokens=4, **own, **base)})
+    score = BASELINE.score.model_copy(update={**worded, "value": 25.0})
+    found = table(before, DISTILLED.model_copy(update={"score": score, "latency": latency}))
     assert found["perplexity on test"][2] == "+25.0%; 80.0% kept"
     assert found["tokens a second, reading a prompt"] == ["100.0", "300.0", "3.00× as fast"]
     assert found["tokens a second, one after the other"] == ["40.0", "50.0", "1.25× as fast"]

@@ -19,7 +19,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.report import Artifact
 from tests.support import decoder_models as decoders
-from tests.support.cards import card_of
+from tests.support.cards import ARTIFACT, card_of
 from tests.support.tiny_bert import WORDS, encoded, sentences, tiny_config
 
 WITHOUT = instruction_sets.hindrance()
@@ -141,15 +141,7 @@ def test_a_card_and_a_row_tell_where_answers_differ_and_what_to_do() -> None:
 
 
 def test_a_report_of_before_reads_as_not_compared() -> None:
-    old = {
-        "name": "quantized-onnx-int8",
-        "kind": "onnx",
-        "stage": "quantized",
-        "precision": "int8",
-        "files": [],
-        "score": {"not_measured": "It is not asked."},
-        "opens_with": "onnxruntime",
-    }
+    old = ARTIFACT.model_dump(mode="json", exclude={"compared_on"})
     assert Artifact.model_validate(old).compared_on is None
     kept = Artifact.model_validate({**old, "compared_on": SHOWN.model_dump()})
     assert Artifact.model_validate_json(kept.model_dump_json()).compared_on == SHOWN

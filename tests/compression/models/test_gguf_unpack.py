@@ -22,11 +22,10 @@ from compression.models.files.gguf_names import WHOLE_WORDS
 from compression.models.files.uploaded import uploaded
 from compression.models.loading import load_tokenizer
 from compression.schema.errors import ConfigMismatch, MissingFile, UnsupportedTokenizer
-from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import Uploaded
 from tests.compression.models.validation.conftest import judged
 from tests.support.decoder_models import tiny
-from tests.support.engine_jobs import write_spec
+from tests.support.engine_jobs import spec_of
 from tests.support.gguf_files import CONTROL, divisors, pieces, tokens, write
 from tests.support.tiny_bert import sentences, write_rows
 
@@ -250,8 +249,7 @@ def test_a_job_works_on_what_the_file_holds_and_says_what_was_sent(tmp_path: Pat
     write_rows(tmp_path / "train.jsonl", sentences(30, seed=1))
     write_rows(tmp_path / "test.jsonl", sentences(10, seed=2))
     recipe = {"train": {"max_length": 32}, "prune": None}
-    path = write_spec(tmp_path, tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
-    spec = Spec.model_validate_json(path.read_text())
+    spec = spec_of(tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():

@@ -17,11 +17,9 @@ from compression.models import loading
 from compression.models.sanitized_folder import sanitized_folder
 from compression.schema.errors import UnsafeCheckpoint, UnsupportedArchitecture
 from compression.schema.job_spec import Spec
-from compression.schema.report.report import Report
 from tests.compression.models.validation.conftest import judged, reasons
-from tests.support import encoder_models as models
+from tests.support import encoder_models as models, engine_jobs
 from tests.support.decoder_models import saved, tiny
-from tests.support.engine_jobs import write_spec
 from tests.support.gguf_files import tokens, write
 from tests.support.tiny_bert import sentences, write_rows, write_tokenizer
 
@@ -72,12 +70,7 @@ def published(folder: Path, head: str = "ForCausalLM") -> Path:
 def spec_of(place: Path, model: Path, **changes: Any) -> Spec:
     for name, rows in (("train", 40), ("test", 12)):
         write_rows(place / f"{name}.jsonl", sentences(rows, seed=len(name)))
-    return Spec.model_validate_json(write_spec(place, model, place, **{"recipe": QUICK, **changes}).read_text())
-
-
-def done(spec: Spec, place: Path) -> Report:
-    last = list(compress(spec, place))[-1]
-    return last.report
+    return engine_jobs.spec_of(model, place, **{"recipe": QUICK, **changes})
 
 
 def naming(folder: Path) -> list[str]:
@@ -154,7 +147,7 @@ def test_a_published_decoder_goes_through_a_job(tmp_path: Path) -> None:
     model = published(tmp_path / "model", "ForSequenceClassification")
     spec = spec_of(tmp_path, model)
     assert not streaming.fits_on_disk_only(spec, tmp_path)
-    report = done(spec, tmp_path)
+    report = engine_jobs.report_of(compress(spec, tmp_path))
     assert [row.stage for row in report.rows] == ["baseline", "quantized"]
     assert any("code of its own" in note for note in report.rows[0].notes)
     assert list((tmp_path / "out").rglob("config.json"))
@@ -165,7 +158,7 @@ def test_a_published_decoder_goes_from_file_to_file(tmp_path: Path) -> None:
     model = published(tmp_path / "model", "ForSequenceClassification")
     spec = spec_of(tmp_path, model, memory_bytes=500_000_000)
     assert streaming.fits_on_disk_only(spec, tmp_path)
-    report = done(spec, tmp_path)
+    report = engine_jobs.report_of(compress(spec, tmp_path))
     assert [row.artifact for row in report.rows] == ["baseline-transformers-bfloat16", "quantized-transformers-int8"]
     assert any("code of its own" in note for note in report.rows[0].notes)
     assert not naming(tmp_path / "out")
@@ -192,6 +185,6 @@ def test_base_student_and_teacher_may_name_code_and_the_base_finds_words(tmp_pat
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     named = [note.split()[0] for note in part.state.notes if "code of its own" in note]
     assert named == ["models.base", "models.student", "models.teachers.0"]
-    report = done(spec, tmp_path)
+    report = engine_jobs.report_of(compress(spec, tmp_path))
     assert report.rows[-1].stage == "distilled"
     assert not naming(tmp_path / "out")

@@ -9,9 +9,7 @@ from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.presets import ARTICLE, STANDARD
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.report.measurements import Shape
-from tests.compression.planning.test_planning import DATA, MODEL, steps
-
-TEACHER = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("positive", "negative")})
+from tests.compression.planning.test_planning import DATA, HEADED as TEACHER, MODEL, steps
 
 SEEDS = "recipe.distill.teachers.seeds"
 
@@ -55,13 +53,8 @@ def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None
         (Recipe(distill=None, prune=None), True, 0, "models.student"),
         (Recipe(distill=None), False, 1, "models.teachers"),
         (Recipe(distill=Distill(soft=0.0)), False, 1, "recipe.distill.soft"),
-        (Recipe(distill=Distill(teachers=Teachers(seeds=0))), False, 0, "recipe.distill.teachers.seeds"),
-        (
-            Recipe(prepare=Prepare(epochs=0), distill=Distill(teachers=Teachers(seeds=2))),
-            False,
-            0,
-            "recipe.distill.teachers.seeds",
-        ),
+        (Recipe(distill=Distill(teachers=Teachers(seeds=0))), False, 0, SEEDS),
+        (Recipe(prepare=Prepare(epochs=0), distill=Distill(teachers=Teachers(seeds=2))), False, 0, SEEDS),
     ],
 )
 def test_a_recipe_must_have_a_part_for_every_model(recipe: Recipe, student: bool, teachers: int, param: str) -> None:

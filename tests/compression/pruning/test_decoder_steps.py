@@ -11,9 +11,8 @@ from compression.planning.preflight import preflight
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.measurements import Experts, Latent, Shape
-from compression.schema.validation import ModelFacts
-from tests.compression.models.architectures.test_decoder_shapes import SMOLLM2
 from tests.compression.planning.test_planning import DATA
+from tests.support.facts import SMOLLM2, decoder_facts
 
 
 def of(hidden: int, heads: int, groups: int) -> Shape:
@@ -70,20 +69,8 @@ def test_no_more_layers_are_without_experts_than_are_left() -> None:
 
 @pytest.mark.parametrize(("ratio", "steps", "warns"), [(0.7, 1, True), (0.7, 2, True), (0.7, 3, False), (0.3, 1, False)])
 def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: float, steps: int, warns: bool) -> None:
-    parameters = parameters_at(ARCHITECTURE_SPECS["llama"], SMOLLM2, outputs=0)
-    model = ModelFacts(
-        family="llama",
-        architecture="LlamaForCausalLM",
-        shape=SMOLLM2,
-        max_positions=8192,
-        parameters=parameters,
-        labels=None,
-        dtype="bfloat16",
-        bytes=2 * parameters.total,
-    )
-    recipe = Recipe(
-        prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery(epochs=steps, rate=1e-4))
-    )
+    model, recovery = decoder_facts("llama", SMOLLM2), Recovery(epochs=steps, rate=1e-4)
+    recipe = Recipe(prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=recovery))
     plan = preflight(model, DATA, recipe, Evaluate())
     said = [warning for warning in plan.warnings if "of the parameters go in one cut" in warning]
     assert len(said) == warns

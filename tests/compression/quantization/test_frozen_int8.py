@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
-from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import parameters_at
 from compression.planning import estimator
 from compression.planning.preflight import preflight
 from compression.schema.recipe.distill import Distill, Teachers
@@ -21,8 +18,10 @@ from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from compression.schema.report.measurements import Shape
 from compression.system import memory
 from compression.training.save import TrainingCheckpointer
-from tests.compression.planning.test_planning import DATA, MODEL
+from tests.compression.engine.stages.test_teacher_precision import same
+from tests.compression.planning.test_planning import DATA
 from tests.compression.training.conftest import Listener, checkpointer, resumed
+from tests.support.facts import decoder_facts
 from tests.support.stage_runs import distill, prune
 from tests.support.tiny_bert import all_phases
 from tests.support.tiny_language import TEXTS, model, tokenizer
@@ -43,14 +42,6 @@ def state_of(recipe: Recipe, student: PreTrainedModel, *, tied: bool) -> StageCo
     state = StageContext(recipe, {"train": rows(), "validation": rows(), "test": rows()}, student, all_phases())
     state.teacher = model(tie_word_embeddings=tied).requires_grad_(False)
     return state
-
-
-def weights(state: StageContext) -> list[torch.Tensor]:
-    return [parameter.detach() for parameter in state.model.parameters()]
-
-
-def same(one: StageContext, other: StageContext) -> bool:
-    return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
 
 
 def taught(precision: str, *, tied: bool) -> StageContext:
@@ -121,16 +112,8 @@ def test_an_output_layer_of_its_own_is_forecast_in_float32(monkeypatch: pytest.M
     seen, found = list[int](), estimator.model_bytes
     monkeypatch.setattr(estimator, "model_bytes", lambda *given: seen.append(given[-1]) or found(*given))
     for task, outputs in (("causal-lm", 0), ("causal-lm", 5000), ("text-classification", 2)):
-        facts = MODEL.model_copy(
-            update={
-                "family": "llama",
-                "architecture": "LlamaForCausalLM",
-                "shape": shape,
-                "parameters": parameters_at(ARCHITECTURE_SPECS["llama"], shape, outputs=outputs),
-            }
-        )
-        data = DATA.model_copy(
-            update={"task": task, "labels": DATA.labels if outputs == 2 else (), "characters": {"train": 9000}}
-        )
-        preflight(facts, data, Recipe(prepare=Prepare(epochs=0), quantize=None, prune=None), Evaluate())
+        labels = DATA.labels if outputs == 2 else ()
+        data = DATA.model_copy(update={"task": task, "labels": labels, "characters": {"train": 9000}})
+        recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=None)
+        preflight(decoder_facts("llama", shape, outputs), data, recipe, Evaluate())
     assert seen == [0, 5000 * 64, 0]

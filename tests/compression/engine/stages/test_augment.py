@@ -1,6 +1,6 @@
 """Augmentation within distillation: made rows are taught by the teacher alone, and a job that cannot make them never begins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from compression.modalities.text.augmentation.source import AugmentationSource
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.errors import MissingResource
 from compression.schema.events import Event, Log
-from compression.schema.job_spec import Data, Spec
+from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
@@ -27,6 +27,7 @@ from compression.system.interrupts import Pause
 from compression.system.progress import Phase, ProgressTracker, Returning
 from compression.training.save import TrainingCheckpointer
 from tests.compression.modalities.text.augmentation.test_sources import write_wordnet
+from tests.support.engine_jobs import spec_of
 from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import encoded, lesson_of, sentences, state_of, tiny_config, write_tokenizer
 
@@ -137,20 +138,17 @@ def test_a_pause_is_heard_while_rows_are_made(state: StageContext, tmp_path: Pat
 
 
 def spec(encoder: Path, reviews: Path, output: Path, augment: Augment, **changes: str) -> Spec:
-    data = Data(format="jsonl", splits={"train": (str(reviews / "train.jsonl"),), "test": (str(reviews / "test.jsonl"),)})
     recipe = Recipe(distill=Distill(augment=augment), prune=None, train=TRAIN)
-    return Spec(model=str(encoder), data=data, recipe=recipe, output=str(output), evaluate={"length": 16}, **changes)
-
-
-def refusals(with_head: Path) -> Iterator[tuple[Augment, str]]:
-    yield Augment(synonyms=Synonyms(source="wordnet")), "no WordNet"
-    yield Augment(synonyms=Synonyms(source="masked-lm")), "no head of a masked language model"
-    yield Augment(synonyms=Synonyms(source="masked-lm", model="bert")), "no helper models"
-    yield Augment(back_translation=BackTranslation(models=("a", "b"))), "no helper models"
+    return spec_of(encoder, reviews, recipe=recipe, output=str(output), **changes)
 
 
 def test_what_the_worker_lacks_is_told_before_any_training(encoder: Path, reviews: Path, tmp_path: Path) -> None:
-    for augment, reason in refusals(encoder):
+    for augment, reason in (
+        (Augment(synonyms=Synonyms(source="wordnet")), "no WordNet"),
+        (Augment(synonyms=Synonyms(source="masked-lm")), "no head of a masked language model"),
+        (Augment(synonyms=Synonyms(source="masked-lm", model="bert")), "no helper models"),
+        (Augment(back_translation=BackTranslation(models=("a", "b"))), "no helper models"),
+    ):
         with pytest.raises(MissingResource, match=reason):
             Job.open(spec(encoder, reviews, tmp_path / "out", augment), tmp_path)
 

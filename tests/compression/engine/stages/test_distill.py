@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import StageCheckpoint
-from compression.engine.commands.run import job
 from compression.engine.context import StageContext
 from compression.engine.dataset_run import DatasetRun
+from compression.engine.pipeline import compress
 from compression.engine.stages.distill import enter
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.teacher_ensemble import fused, hear
@@ -34,6 +34,7 @@ from compression.schema.report.measurements import Score
 from compression.system.interrupts import Pause
 from compression.system.progress import run_silently
 from compression.training.save import FOLDER, TrainingCheckpointer
+from tests.support.engine_jobs import asked_of, report_of, spec_of
 from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import (
     BAD,
@@ -169,15 +170,9 @@ def rows_for(rows: TokenizedDataset, name: Task) -> TokenizedDataset:
     return replace(rows, task=task_of(name))
 
 
-def spec(encoder: Path, reviews: Path, recipe: Recipe, **changes: object) -> Spec:
-    splits = {"train": (str(reviews / "train.jsonl"),), "test": (str(reviews / "test.jsonl"),)}
-    given = {"model": str(encoder), "data": Data(format="jsonl", splits=splits), "recipe": recipe, "output": "out"}
-    return Spec.model_validate({**given, "evaluate": {"length": 16}, **changes})
-
-
-def open_part(asked: Spec, base: Path) -> DatasetRun:
-    (one,) = asked.asked
-    return DatasetRun.open(asked, base, one)
+def open_part(encoder: Path, reviews: Path, base: Path, recipe: Recipe, **changes: object) -> DatasetRun:
+    spec = spec_of(encoder, reviews, recipe=recipe, **changes)
+    return DatasetRun.open(spec, base, spec.asked[0])
 
 
 def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, reviews: Path, tmp_path: Path) -> None:
@@ -185,7 +180,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     asked = False
 
     def opened(resume: Path | None) -> StageContext:
-        state = open_part(spec(encoder, reviews, recipe), tmp_path).state
+        state = open_part(encoder, reviews, tmp_path, recipe).state
         state.tracker = all_phases()
         state.checkpointer = TrainingCheckpointer(tmp_path / "out", "work", None, lambda: asked, resume)
         state.checkpointer.look()
@@ -236,14 +231,9 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     torch.manual_seed(5)
     student = write_model(tmp_path / "student", deep().bert)
     teacher = write_model(tmp_path / "teacher", deep(("positive", "negative")))
-    recipe = Recipe(
-        prepare=Prepare(epochs=0),
-        quantize=Quantize(smoothing=0.5),
-        prune=None,
-        distill=Distill(teachers=Teachers(seeds=0)),
-        train=TRAIN,
-    )
-    part = open_part(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
+    stages = {"prepare": Prepare(epochs=0), "quantize": Quantize(smoothing=0.5), "distill": Distill(teachers=Teachers(seeds=0))}
+    recipe = Recipe(**stages, prune=None, train=TRAIN)
+    part = open_part(encoder, reviews, tmp_path, recipe, student=str(student), teachers=[str(teacher)])
     state = part.state
     state.tracker = all_phases()
     list(prepare(state))
@@ -267,33 +257,19 @@ def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp
     student = write_model(tmp_path / "student", BertModel(tiny_config(num_hidden_layers=1)))
     teacher = write_model(tmp_path / "teacher", deep())
     write_rows(tmp_path / "plain.jsonl", sentences(48, 9))
-    asked = spec(
-        encoder,
-        reviews,
-        Recipe(
-            prepare=Prepare(epochs=1, rate=3e-3),
-            quantize=None,
-            prune=None,
-            distill=Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3)),
-            train=TRAIN,
-        ),
-        student=str(student),
-        teachers=[str(teacher)],
-        threads=1,
-    )
-    splits = {**asked.model_dump(mode="json")["data"]["splits"], "unlabelled": [str(tmp_path / "plain.jsonl")]}
-    (tmp_path / "spec.json").write_text(
-        json.dumps({**asked.model_dump(mode="json"), "data": {"format": "jsonl", "splits": splits}})
-    )
-    last = list(job(tmp_path / "spec.json"))[-1]
-    baseline, distilled = last.report.rows
+    distilled = Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3))
+    recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), quantize=None, prune=None, distill=distilled, train=TRAIN)
+    asked = asked_of(encoder, reviews, recipe=recipe, student=str(student), teachers=[str(teacher)])
+    asked["data"]["splits"]["unlabelled"] = [str(tmp_path / "plain.jsonl")]
+    report = report_of(compress(Spec.model_validate(asked), tmp_path))
+    baseline, distilled = report.rows
     assert (baseline.shape.layers, distilled.shape.layers) == (2, 1)
-    assert last.report.splits["unlabelled"].rows == 48
+    assert report.splits["unlabelled"].rows == 48
     said = " ".join(distilled.notes)
     assert "General phase on 48 unlabelled texts" in said
     assert "models.teachers.0" in said
     assert "The student is the model that the job names" in said
-    (onnx,) = [one for one in last.report.artifacts if one.stage == "distilled" and one.kind == "onnx"]
+    (onnx,) = [one for one in report.artifacts if one.stage == "distilled" and one.kind == "onnx"]
     assert isinstance(onnx.score, Score)
     for folder in (tmp_path / "out" / "checkpoints" / "distilled", tmp_path / "out" / "artifacts" / onnx.name):
         assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 1
@@ -314,7 +290,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     def refused(settings: Distill, **changes: object) -> InvalidSpec | LabelMismatch:
         recipe = Recipe(prune=None, distill=settings, train=TRAIN)
         with pytest.raises((InvalidSpec, LabelMismatch)) as caught:
-            open_part(spec(encoder, reviews, recipe, **changes), tmp_path)
+            open_part(encoder, reviews, tmp_path, recipe, **changes)
         return caught.value
 
     assert refused(Distill(), teachers=[str(wrong)]).param == "models.teachers.0"
@@ -322,7 +298,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(), student=str(other)).param == "recipe.distill.hidden"
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
-    part = open_part(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
+    part = open_part(encoder, reviews, tmp_path, recipe, student=str(other))
     assert not part.state.cast.base.aligned
 
 
@@ -332,7 +308,7 @@ def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
 ) -> None:
     still = General(epochs=1, rate=1e-12, teacher=who)  # no weight moves, so the loss is that of the student as it is
     recipe = Recipe(prune=None, distill=Distill(general=still), train=TRAIN)
-    state = open_part(spec(encoder, reviews, recipe), tmp_path).state
+    state = open_part(encoder, reviews, tmp_path, recipe).state
     state.tracker = all_phases()
     state.begin("distilled")
     state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
@@ -348,14 +324,13 @@ def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
 ) -> None:
 
     write_rows(tmp_path / "plain.jsonl", sentences(50, 9))
-    data = Data(
-        format="jsonl", splits={"train": (str(reviews / "train.jsonl"),), "unlabelled": (str(tmp_path / "plain.jsonl"),)}
-    )
+    splits = {"train": (str(reviews / "train.jsonl"),), "unlabelled": (str(tmp_path / "plain.jsonl"),)}
+    data = Data(format="jsonl", splits=splits)
     facts = check(data, tmp_path)
     assert not isinstance(facts, list)
     assert facts.rows == {"train": 320, "unlabelled": 50}
     assert facts.unlabelled_words > 2
     recipe = Recipe(prune=None, distill=Distill(general=General()), train=TRAIN)
-    part = open_part(spec(encoder, reviews, recipe, data=data), tmp_path)
+    part = open_part(encoder, reviews, tmp_path, recipe, data=data)
     assert len(part.state.unlabelled) == 50
     assert part.dataset.facts()["unlabelled"].rows == 50

@@ -57,12 +57,8 @@ def taught(distillation: Distill, **changes: object) -> tuple[StageContext, list
     return state, list(distill(state))
 
 
-def weights(state: StageContext) -> list[torch.Tensor]:
-    return [parameter.detach() for parameter in state.model.parameters()]
-
-
 def same(one: StageContext, other: StageContext) -> bool:
-    return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
+    return all(mine.equal(theirs) for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
 def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(

@@ -19,6 +19,7 @@ from compression.schema.errors import ConfigMismatch, MissingFile
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from tests.support.decoder_models import END, UNKNOWN, tiny, write_tokenizer
+from tests.support.engine_jobs import report_of, spec_of
 
 WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
@@ -149,24 +150,16 @@ def job_of(folder: Path, **changes: Any) -> Spec:
             label = "same" if one == other else "other"
             rows.append({"text": " ".join([one, *filler]), "text_pair": " ".join([*filler, other]), "label": label})
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    given = {
-        "task": "text-pair-classification",
-        "model": "model",
-        "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
-        "recipe": {
-            "prepare": {"epochs": 2, "rate": 1e-2},
-            "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
-            "distill": {"epochs": 1},
-            "train": {"batch": 16, "max_length": 24},
-        },
-        "evaluate": {"length": 16},
-        "output": "out",
-        "threads": 1,
-    }
-    return Spec.model_validate({**given, **changes})
+    return spec_of("model", **{"task": "text-pair-classification", "recipe": CUT, **changes})
 
 
 PLAIN = {"prepare": {"epochs": 0}, "quantize": None, "prune": None, "distill": {"epochs": 1}, "train": {"max_length": 24}}
+CUT = {
+    "prepare": {"epochs": 2, "rate": 1e-2},
+    "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
+    "distill": {"epochs": 1},
+    "train": {"batch": 16, "max_length": 24},
+}
 
 
 def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
@@ -195,8 +188,7 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
 def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:
     send(tmp_path / "model")
     spec = job_of(tmp_path)
-    *_, last = compress(spec, tmp_path)
-    report = last.report
+    report = report_of(compress(spec, tmp_path))
     assert f"{END!r} stands between them now" in " ".join(report.rows[0].notes)
     for shipped in report.artifacts:
         folder = tmp_path / "out/artifacts" / shipped.name

@@ -17,41 +17,20 @@ from compression.models.architectures.shapes import planned_shape
 from compression.pruning.scores import score_units
 from compression.schema.recipe.prune import Prune
 
-BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512}
+ROBERTA = {"max_position_embeddings": 514, "pad_token_id": 1}
+SMALL = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "max_position_embeddings": 512}
+DISTIL = {"dim": 768, "n_heads": 12, "hidden_dim": 3072, "n_layers": 2, "max_position_embeddings": 512}
 PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
-    "bert": ({**BASE, "vocab_size": 30522, "max_position_embeddings": 512}, (512, 8, 2176)),
-    "distilbert": (
-        {"dim": 768, "n_heads": 12, "hidden_dim": 3072, "n_layers": 2, "vocab_size": 30522, "max_position_embeddings": 512},
-        (512, 8, 2176),
-    ),
-    "roberta": (
-        {**BASE, "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
-        (512, 8, 2176),
-    ),
+    "bert": ({**BASE, "vocab_size": 30522}, (512, 8, 2176)),
+    "distilbert": ({**DISTIL, "vocab_size": 30522}, (512, 8, 2176)),
+    "roberta": ({**BASE, **ROBERTA, "vocab_size": 50265, "type_vocab_size": 1}, (512, 8, 2176)),
     "xlm-roberta": (
-        {
-            "hidden_size": 384,
-            "num_attention_heads": 12,
-            "intermediate_size": 1536,
-            "vocab_size": 250002,
-            "max_position_embeddings": 514,
-            "type_vocab_size": 1,
-            "pad_token_id": 1,
-        },
+        {**BASE, **ROBERTA, "vocab_size": 250002, "type_vocab_size": 1, "hidden_size": 384, "intermediate_size": 1536},
         (256, 8, 1088),
     ),
-    "electra": (
-        {
-            "embedding_size": 128,
-            "hidden_size": 256,
-            "num_attention_heads": 4,
-            "intermediate_size": 1024,
-            "vocab_size": 30522,
-            "max_position_embeddings": 512,
-        },
-        (192, 3, 704),
-    ),
-    "mpnet": ({**BASE, "vocab_size": 30527, "max_position_embeddings": 514, "pad_token_id": 1}, (512, 8, 2176)),
+    "electra": ({**SMALL, "vocab_size": 30522, "embedding_size": 128}, (192, 3, 704)),
+    "mpnet": ({**BASE, **ROBERTA, "vocab_size": 30527}, (512, 8, 2176)),
 }
 """Settings of google-bert/bert-base-uncased, distilbert/distilbert-base-uncased, FacebookAI/roberta-base,
 microsoft/Multilingual-MiniLM-L12-H384, google/electra-small-discriminator and microsoft/mpnet-base; hidden, heads and
