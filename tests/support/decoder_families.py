@@ -19,34 +19,15 @@ from transformers import (
 
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
+from tests.support import decoder_models
+from tests.support.decoder_models import SIZES
 
 LAYERS, HIDDEN, FFN, WORDS, PADDING = 3, 32, 48, 61, 0
-COMMON: dict[str, Any] = {
-    "vocab_size": WORDS,
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "pad_token_id": PADDING,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-}
+COMMON: dict[str, Any] = {"vocab_size": WORDS, "pad_token_id": PADDING, "bos_token_id": 1, "eos_token_id": None}
+COMMON |= {**SIZES, "num_hidden_layers": LAYERS, "initializer_range": 0.2}
 GATED: dict[str, Any] = {"intermediate_size": FFN, "num_key_value_heads": 2}
-LATENT: dict[str, Any] = {
-    "intermediate_size": FFN,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 12,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 6,
-    "v_head_dim": 10,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "first_k_dense_replace": 1,
-}
+LATENT = {**decoder_models.LATENT, "intermediate_size": FFN, "kv_lora_rank": 12, "q_lora_rank": 16, "n_routed_experts": 8}
+LATENT |= {"qk_nope_head_dim": 6, "v_head_dim": 10, "n_shared_experts": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "llama": {**GATED, "tie_word_embeddings": True},
     "llama-wide": {**GATED, "head_dim": 12, "attention_bias": True, "mlp_bias": True},

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -15,36 +14,21 @@ LAYERS, HIDDEN, HEADS, FFN, POSITIONS = 2, 32, 4, 64, 66
 WORDS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", *GOOD, *BAD, *FILLER]
 """The order of RoBERTa and MPNet, whose padding is token 1; the other families do not mind."""
 PADDING = 1
-STEMS = {
-    "bert": "Bert",
-    "distilbert": "DistilBert",
-    "roberta": "Roberta",
-    "xlm-roberta": "XLMRoberta",
-    "electra": "Electra",
-    "electra-base": "Electra",
-    "mpnet": "MPNet",
-}
+STEMS = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+STEMS |= {"electra": "Electra", "electra-base": "Electra", "mpnet": "MPNet"}
 """Every kind of model that is taken apart in another way. electra has narrow tables and a projection, electra-base not."""
 
 
 def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
-    settings: dict[str, Any] = {
-        "vocab_size": len(WORDS),
-        "max_position_embeddings": POSITIONS,
-        "initializer_range": 0.1,
-        "pad_token_id": PADDING,
-        "hidden_size": HIDDEN,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
-        "intermediate_size": FFN,
-    }
+    settings = {"hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "intermediate_size": FFN}
+    settings |= {"vocab_size": len(WORDS), "max_position_embeddings": POSITIONS, "pad_token_id": PADDING}
     if kind == "distilbert":
         settings["hidden_dim"] = settings.pop("intermediate_size")
     if kind in {"roberta", "xlm-roberta"}:
         settings["type_vocab_size"] = 1
     if kind.startswith("electra"):
         settings["embedding_size"] = 16 if kind == "electra" else HIDDEN
-    return CONFIG_MAPPING[kind.removesuffix("-base")](**{**settings, **changes})
+    return CONFIG_MAPPING[kind.removesuffix("-base")](**{"initializer_range": 0.1, **settings, **changes})
 
 
 def tiny(kind: str, head: str = "ForSequenceClassification", **changes: object) -> PreTrainedModel:

@@ -29,16 +29,9 @@ WORDS = {word: number for number, word in enumerate([*SPECIAL, *GOOD, *BAD, *FIL
 
 
 def tiny_config(**changes: object) -> BertConfig:
-    settings = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.1,
-    }
-    return BertConfig(**{**settings, **changes})
+    widths = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    tables = {"vocab_size": len(WORDS), "max_position_embeddings": 64}
+    return BertConfig(**{"initializer_range": 0.1, **widths, **tables, **changes})
 
 
 def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, second: str = "$B:1 [SEP]:1") -> None:
@@ -76,13 +69,11 @@ def encoded(rows: list[tuple[str, str]]) -> TokenizedDataset:
 
 
 def all_phases() -> ProgressTracker:
+    steps = ("", ", step 1 of 2", ", step 2 of 2")
     names = {
         "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
-        "pruned": (
-            "cut",
-            *(f"{name}{step}" for step in ("", ", step 1 of 2", ", step 2 of 2") for name in ("ask the teacher", "recover")),
-        ),
+        "pruned": ("cut", *(f"{name}{step}" for step in steps for name in ("ask the teacher", "recover"))),
         "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill"),
     }
     return ProgressTracker([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
@@ -90,12 +81,10 @@ def all_phases() -> ProgressTracker:
 
 def lesson_of(state: StageContext, settings: Distill, rows: TokenizedDataset) -> DistillationObjective:
     """Ask the state's teacher of the rows, and make of it what a student is held against."""
-    comparison = FeatureAlignment.of(
-        state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None
-    )
-    return DistillationObjective(
-        state.model, Teacher(state.teacher, rows, comparison.teacher).asked(), comparison, settings, rows
-    )
+    apart = settings.embedding is not None
+    comparison = FeatureAlignment.of(state.model, state.teacher, settings, settings.weights(), apart=apart)
+    asked = Teacher(state.teacher, rows, comparison.teacher).asked()
+    return DistillationObjective(state.model, asked, comparison, settings, rows)
 
 
 def state_of(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
