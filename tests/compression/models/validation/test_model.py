@@ -133,28 +133,24 @@ def test_what_is_missing_is_named(tiny_model: Path, name: str) -> None:
     assert name in reasons(tiny_model)["missing_file"]
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "training_args.BIN", "x.pt", "x.pth", "x.ckpt", "x.pkl", "sub/x.bin"])
-def test_pickles_are_refused_even_beside_safe_weights(tiny_model: Path, name: str) -> None:
-    (tiny_model / name).parent.mkdir(exist_ok=True)
-    (tiny_model / name).write_bytes(pickle.dumps({}))
-    assert name in reasons(tiny_model)["unsafe_checkpoint"]
-
-
 ELF, PE, MACHO = b"\x7fELF\2\1\1" + bytes(9), b"MZ\x90" + bytes(20), b"\xcf\xfa\xed\xfe\7\0\0\1"
+NATIVE = (pickle.dumps({"a": 1}), ELF, PE, MACHO, b"\0asm\1\0\0\0", b"PK\3\4rest", b"#!/bin/sh\nid\n")
+PICKLES = ("pytorch_model.bin", "training_args.BIN", "x.pt", "x.pth", "x.ckpt", "x.pkl", "sub/x.bin")
 
 
-@pytest.mark.parametrize("data", [pickle.dumps({"a": 1}), ELF, PE, MACHO, b"\0asm\1\0\0\0", b"PK\3\4rest", b"#!/bin/sh\nid\n"])
-@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.model", "LICENSE", "sub/extra.json"])
-def test_pickles_and_native_code_are_refused_under_any_name(tiny_model: Path, name: str, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        *((name, pickle.dumps({})) for name in PICKLES),
+        *((name, data) for name in ("vocab.txt", "tokenizer.model", "LICENSE", "sub/extra.json") for data in NATIVE),
+        *((name, ELF) for name in ("onnx/model.onnx", "sub/model.gguf")),  # weights are what their names say
+    ],
+)
+def test_pickles_and_native_code_are_refused_under_any_name_even_beside_safe_weights(
+    tiny_model: Path, name: str, data: bytes
+) -> None:
     (tiny_model / name).parent.mkdir(exist_ok=True)
     (tiny_model / name).write_bytes(data)
-    assert name in reasons(tiny_model)["unsafe_checkpoint"]
-
-
-@pytest.mark.parametrize("name", ["onnx/model.onnx", "sub/model.gguf"])
-def test_weights_are_what_their_names_say(tiny_model: Path, name: str) -> None:
-    (tiny_model / name).parent.mkdir(exist_ok=True)
-    (tiny_model / name).write_bytes(ELF)
     assert name in reasons(tiny_model)["unsafe_checkpoint"]
 
 
@@ -176,13 +172,10 @@ def test_what_stock_tools_read_is_taken(tiny_model: Path) -> None:
     judged(tiny_model)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_pickle_renamed_to_safetensors_is_known_by_its_first_bytes(tiny_model: Path, protocol: int) -> None:
-    (tiny_model / WEIGHTS).write_bytes(pickle.dumps({"weight": list(range(100))}, protocol=protocol))
-    assert "under another name" in reasons(tiny_model)["unsafe_checkpoint"]
-
-
-def test_torch_saves_zip_renamed_to_safetensors_is_known_too(tiny_model: Path) -> None:
+def test_a_pickle_or_torch_s_zip_renamed_to_safetensors_is_known_by_its_first_bytes(tiny_model: Path) -> None:
+    for protocol in (2, 3, 4, 5):
+        (tiny_model / WEIGHTS).write_bytes(pickle.dumps({"weight": list(range(100))}, protocol=protocol))
+        assert "under another name" in reasons(tiny_model)["unsafe_checkpoint"]
     torch.save({"weight": torch.zeros(3)}, tiny_model / WEIGHTS)
     assert "under another name" in reasons(tiny_model)["unsafe_checkpoint"]
 
@@ -198,11 +191,6 @@ def test_nothing_of_a_hostile_pickle_runs(tiny_model: Path, tmp_path: Path) -> N
     assert not (tmp_path / "exploded").exists()
 
 
-def test_code_is_refused(tiny_model: Path) -> None:
-    (tiny_model / "modeling_evil.py").write_text("print('hello')")
-    assert "code" in reasons(tiny_model)["unsafe_checkpoint"]
-
-
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_a_config_that_names_code_is_taken_without_it(tiny_model: Path, file: str) -> None:
     edit_json(tiny_model / file, lambda value: value.update(auto_map={"AutoModel": "evil--repo.Model"}))
@@ -216,7 +204,10 @@ def test_a_model_that_needs_its_code_is_told_that_it_is_not_run(tiny_model: Path
     assert "is not run" in str(rejected.reasons[0]["remedy"])
 
 
-def test_a_config_that_names_a_kernel_to_fetch_is_refused(tiny_model: Path) -> None:
+def test_code_and_a_config_that_names_a_kernel_to_fetch_are_refused(tiny_model: Path) -> None:
+    (tiny_model / "modeling_evil.py").write_text("print('hello')")
+    assert "code" in reasons(tiny_model)["unsafe_checkpoint"]
+    (tiny_model / "modeling_evil.py").unlink()
     edit_json(tiny_model / "config.json", lambda value: value.update(attn_implementation="evil/kernels"))
     assert "kernel" in reasons(tiny_model)["unsafe_checkpoint"]
 
@@ -258,33 +249,16 @@ def test_a_config_that_cannot_be_right_is_refused(tiny_model: Path, code: str) -
 
 
 def test_settings_that_old_versions_wrote_out_are_taken(tiny_model: Path) -> None:
-    stock = {
-        "return_dict": True,
-        "output_attentions": False,
-        "pruned_heads": {},
-        "pad_token_id": None,
-        "classifier_dropout": None,
-    }
-    edit_json(tiny_model / "config.json", lambda config: config.update(stock))
+    stock = {"return_dict": True, "output_attentions": False, "pruned_heads": {}, "pad_token_id": None}
+    edit_json(tiny_model / "config.json", lambda config: config.update(stock, classifier_dropout=None))
     judged(tiny_model)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{",
-        '{"a": NaN}',
-        "[" * 100_000,
-        '{"a": 1, "a": 2}',
-        '{"a":' * 40 + "1" + "}" * 40,
-        "{" + " " * (1 << 20) + "}",
-    ],
-)
-def test_a_config_that_is_no_plain_json_object_is_refused(tiny_model: Path, text: str) -> None:
-    (tiny_model / "config.json").write_text(text)
-    assert reasons(tiny_model)["config_mismatch"].startswith("config.json:")
+def test_a_config_that_is_no_plain_json_object_is_refused(tiny_model: Path) -> None:
+    deep, long = ("[" * 100_000, '{"a":' * 40 + "1" + "}" * 40), "{" + " " * (1 << 20) + "}"
+    for text in ("", "[]", "{", '{"a": NaN}', '{"a": 1, "a": 2}', *deep, long):
+        (tiny_model / "config.json").write_text(text)
+        assert reasons(tiny_model)["config_mismatch"].startswith("config.json:"), text[:20]
 
 
 def test_a_lying_set_of_labels_is_refused(tmp_path: Path) -> None:
@@ -337,19 +311,13 @@ def test_a_header_that_lies_is_refused(tiny_model: Path) -> None:
     header, data = split(tiny_model / WEIGHTS)
     name, other = "pooler.dense.bias", "pooler.dense.weight"
     lies = [
-        {name: {**header[name], "dtype": "F16"}},
-        {name: {**header[name], "dtype": "Q4"}},
-        {name: {**header[name], "shape": [31]}},
-        {name: {**header[name], "shape": [-32]}},
-        {name: {**header[name], "shape": [10**40]}},
-        {name: {**header[name], "shape": "32"}},
-        {name: {**header[name], "data_offsets": header[other]["data_offsets"]}},
-        {name: {**header[name], "data_offsets": [len(data), len(data) + 128]}},
-        {name: {**header[name], "data_offsets": [0]}},
-        {name: {**header[name], "more": 1}},
-        {name: None},
-        {"overlap": {"dtype": "F32", "shape": [32], "data_offsets": header[name]["data_offsets"]}},
+        *({"dtype": dtype} for dtype in ("F16", "Q4")),
+        *({"shape": shape} for shape in ([31], [-32], [10**40], "32")),
+        *({"data_offsets": at} for at in (header[other]["data_offsets"], [len(data), len(data) + 128], [0])),
+        {"more": 1},
     ]
+    lies = [*({name: {**header[name], **lie}} for lie in lies), {name: None}]
+    lies.append({"overlap": {"dtype": "F32", "shape": [32], "data_offsets": header[name]["data_offsets"]}})
     for lie in lies:
         join(tiny_model / WEIGHTS, {**header, **lie}, data)
         assert "damaged_checkpoint" in reasons(tiny_model), lie
