@@ -53,6 +53,14 @@ def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Pat
     return folder
 
 
+def reopened(model: PreTrainedModel, folder: Path, auto: Any = None, **how: Any) -> PreTrainedModel:
+    """Save a model; return what stock code opens of it, by its own class or another, nothing missing and nothing left over."""
+    model.save_pretrained(folder)
+    opened, report = (auto or type(model)).from_pretrained(folder, output_loading_info=True, **how)
+    assert (type(opened), *report["missing_keys"], *report["unexpected_keys"]) == (type(model),)
+    return opened.eval()
+
+
 def with_prediction(folder: Path) -> list[str]:
     """Give a saved DeepSeek-V3 a layer that predicts one token more, as its authors publish it; return its tensors' names."""
     path = folder / "model.safetensors"

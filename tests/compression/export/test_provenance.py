@@ -83,10 +83,8 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
     changes: dict[str, object] = {"targets": Targets(retention=0.5), "evaluate": Evaluate(threads=2, positive="yes; rm -rf /")}
     if several:
         data = spec(tmp_path).data
-        parts = (
-            DatasetSpec(name="a", task="text-classification", data=data),
-            DatasetSpec(name="b", task="text-regression", data=data),
-        )
+        tasks = {"a": "text-classification", "b": "text-regression"}
+        parts = tuple(DatasetSpec(name=name, task=task, data=data) for name, task in tasks.items())
         changes |= {"task": "several", "data": None, "parts": parts, "teachers": ("model", "model")}
         changes["evaluate"] = JobEvaluate(threads=2, metric=("f1", "auto"), positive=("yes; rm -rf /", None))
     made = Origin.of(spec(tmp_path, **changes), tmp_path)
@@ -109,11 +107,8 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
 def test_the_files_that_were_sent_are_known_by_their_digests(tmp_path: Path) -> None:
     folder(tmp_path / "model", config_json=json.dumps({"_name_or_path": "/home/me/model"}), NOTICE="n", model_safetensors="w")
     made = Origin.of(spec(tmp_path), tmp_path)
-    assert [(one.what, one.path) for one in made.sent] == [
-        ("model", "config.json"),
-        ("model", "model.safetensors"),
-        ("train", "rows.jsonl"),
-    ]
+    sent = [("model", "config.json"), ("model", "model.safetensors"), ("train", "rows.jsonl")]
+    assert [(one.what, one.path) for one in made.sent] == sent
     assert len({one.sha256 for one in made.sent}) == 3
     assert made.base is None, "a path on somebody's disk is no name"
     assert [path.name for path in made.licenses] == ["NOTICE"]

@@ -23,11 +23,8 @@ from tests.support.decoder_models import saved, tiny
 from tests.support.gguf_files import tokens, write
 from tests.support.tiny_bert import sentences, write_rows, write_tokenizer
 
-CODE = {
-    "AutoConfig": "configuration_deepseek.DeepseekV2Config",
-    "AutoModel": "modeling_deepseek.DeepseekV2Model",
-    "AutoModelForCausalLM": "modeling_deepseek.DeepseekV2ForCausalLM",
-}
+CODE = {"AutoConfig": "configuration_deepseek.DeepseekV2Config", "AutoModel": "modeling_deepseek.DeepseekV2Model"}
+CODE |= {"AutoModelForCausalLM": "modeling_deepseek.DeepseekV2ForCausalLM"}
 FAR = {name: f"somebody/model--{code}" for name, code in CODE.items()}
 TOKENIZER = {"AutoTokenizer": ["somebody/model--tokens.Slow", "somebody/model--tokens.Fast"]}
 PUBLISHED: dict[str, Any] = {

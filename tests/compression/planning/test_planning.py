@@ -247,7 +247,7 @@ def test_limits_of_training_show_in_the_forecast() -> None:
 
 def test_an_artifact_s_bytes_follow_its_scheme() -> None:
     parameters = Parameters(total=20_000_000, embedding=12_000_000, other=8_000_000)
-    fine, coarse = (Quantize(scheme="weight-only-int4", group_size=size) for size in (None, 128))
+    fine, coarse = (Quantize(scheme="weight-only-int4", group_size=size) for size in (32, 128))
     assert artifact_bytes(parameters, None) == 80_000_000
     assert artifact_bytes(parameters, Quantize()) == 21_000_000
     assert artifact_bytes(parameters, fine) == round(1.05 * (12_000_000 + 8_000_000 * 0.625))

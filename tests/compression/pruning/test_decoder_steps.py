@@ -16,9 +16,8 @@ from tests.support.facts import SMOLLM2, decoder_facts
 
 
 def of(hidden: int, heads: int, groups: int) -> Shape:
-    return Shape(
-        layers=4, hidden=hidden, heads=heads, ffn=4 * hidden, vocabulary=1000, groups=groups, head_size=hidden // heads
-    )
+    widths = {"hidden": hidden, "heads": heads, "groups": groups, "head_size": hidden // heads, "ffn": 4 * hidden}
+    return Shape(layers=4, vocabulary=1000, **widths)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -29,12 +28,8 @@ def test_no_step_is_wider_than_the_one_before_it(kind: str, widths: tuple[int, i
     start, family = of(*widths), ARCHITECTURE_SPECS[kind]
     asked = [(hidden, heads, steps) for hidden in (0.02, 0.1, 0.3, 0.6) for heads in (0.1, 0.3, 0.6) for steps in (2, 3, 4)]
     for hidden, heads, steps in asked:
-        prune = Prune(
-            ratio=AxisRatios(hidden=hidden, heads=heads, ffn=0.5),
-            axes=("hidden", "heads", "ffn"),
-            steps=steps,
-            recovery=Recovery(epochs=steps),
-        )
+        ratios = AxisRatios(hidden=hidden, heads=heads, ffn=0.5)
+        prune = Prune(ratio=ratios, axes=("hidden", "heads", "ffn"), steps=steps, recovery=Recovery(epochs=steps))
         ratios, end = planned(family, start, prune)  # by itself a cut that the config can say
         shapes = steps_to(family, start, prune, ratios, end)
         assert (len(shapes), shapes[-1]) == (steps, end)
@@ -52,13 +47,9 @@ def test_encoders_go_the_way_that_they_went() -> None:
 
 
 def test_no_more_layers_are_without_experts_than_are_left() -> None:
-    start = of(64, 4, 4).model_copy(
-        update={
-            "layers": 6,
-            "experts": Experts(count=8, ffn=32, shared=32, chosen=2, dense_layers=3),
-            "latent": Latent(query=None, kv=16, rope=8, value=16),
-        }
-    )
+    experts = Experts(count=8, ffn=32, shared=32, chosen=2, dense_layers=3)
+    latent = Latent(query=None, kv=16, rope=8, value=16)
+    start = of(64, 4, 4).model_copy(update={"layers": 6, "experts": experts, "latent": latent})
     found = [decoder_shape("deepseek_v3", start, {"layers": ratio}, 8) for ratio in (0.3, 0.5, 0.7, 0.8)]
     assert [(one.layers, one.experts.dense_layers) for one in found if one.experts] == [(4, 3), (3, 3), (2, 2), (1, 1)]
     counts = [parameters_at(ARCHITECTURE_SPECS["deepseek_v3"], one, outputs=0).total for one in found]

@@ -24,12 +24,8 @@ from tests.compression.models.adapters.test_decoder_structure import some_rows
 from tests.support.decoder_families import KINDS, WORDS, logits, tiny_classifier
 from tests.support.encoder_models import STEMS, tiny
 
-SCHEMES = [
-    Quantize(),
-    Quantize(scheme="static-int8", observer="min-max"),
-    Quantize(scheme="weight-only-int8"),
-    Quantize(scheme="weight-only-int4", group_size=32),
-]
+SCHEMES = [Quantize(), Quantize(scheme="static-int8", observer="min-max")]
+SCHEMES += [Quantize(scheme="weight-only-int8"), Quantize(scheme="weight-only-int4", group_size=32)]
 
 
 ENCODERS = list(STEMS)

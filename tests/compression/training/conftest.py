@@ -3,7 +3,7 @@
 import copy
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,7 @@ RECIPE = Recipe(
     distill=Distill(epochs=3, rate=3e-3, attention=1.0),
     train=Train(batch=64, max_length=32),
 )
-WORK: dict[Stage, Callable[[StageContext], Iterator[Event]]] = {
-    "baseline": prepare,
-    "quantized": quantize,
-    "pruned": prune,
-    "distilled": distill,
-}
+WORK = {"baseline": prepare, "quantized": quantize, "pruned": prune, "distilled": distill}
 STEPS_AN_EPOCH = 5
 
 

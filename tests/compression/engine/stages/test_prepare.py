@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.phases import job_progress
+from compression.engine.pipeline import compress
 from compression.engine.stages.rate_search import Probed, RateSearch
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
@@ -22,7 +22,7 @@ from compression.schema.report.preparation import Preparation
 from compression.schema.report.report import Report
 from compression.training.budget import Budget
 from tests.compression.training.conftest import Listener, checkpointer, listener, resumed, same, weights  # noqa: F401 (a fixture)
-from tests.support.engine_jobs import start, write_spec
+from tests.support.engine_jobs import report_of, spec_of
 from tests.support.stage_runs import prepare
 from tests.support.tiny_bert import FILLER, GOOD, state_of, tiny_config
 
@@ -176,34 +176,25 @@ def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
         yield {"text": " ".join(text), "label": f"intent-{label:02d}"}
 
 
-def write_intents(folder: Path, labels: int = 24) -> None:
+def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 24) -> Report:
+    """Do a whole job on many classes."""
     for name, count in (("train", 40 * labels), ("validation", 10 * labels), ("test", 10 * labels)):
         rows = intents(count, labels, seed=len(name))
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def job(place: Path, encoder: Path, prepare: dict[str, Any]) -> Report:
-    """Run a whole job on many classes, as the workers do."""
-    place.mkdir()
-    write_intents(place)
-    splits = {name: [str(place / f"{name}.jsonl")] for name in ("train", "validation", "test")}
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {name: [f"{name}.jsonl"] for name in ("train", "validation", "test")}
     recipe = {"prepare": prepare, "prune": None, "distill": None, "train": {"batch": 32, "max_length": 16}}
-    spec = write_spec(place, encoder, place, recipe=recipe, data={"format": "jsonl", "splits": splits})
-    list(start(spec, stdout=subprocess.PIPE).communicate())
-    return Report.model_validate_json((place / "out" / "report.json").read_text())
+    return report_of(compress(spec_of(encoder, recipe=recipe, data={"format": "jsonl", "splits": splits}), place))
 
 
 def test_of_many_classes_one_epoch_proves_nothing_and_open_training_does(tmp_path: Path, encoder: Path) -> None:
-    short = job(tmp_path / "short", encoder, {"epochs": 1, "rate": 3e-3})
+    short = job(tmp_path, encoder, {"epochs": 1, "rate": 3e-3})
     first = short.rows[0].preparation
     assert first.converged is False
-    verdict = short.verdicts["retention"]
-    assert (verdict.status, verdict.met) == ("unproven", False)
-    assert verdict.code == "baseline_not_converged"
-    size = short.verdicts["size_reduction"]
+    verdict, size = short.verdicts["retention"], short.verdicts["size_reduction"]
+    assert (verdict.status, verdict.met, verdict.code) == ("unproven", False, "baseline_not_converged")
     assert (size.status, size.code) == ("missed", None), "size stays as measured"
     assert size.value is not None
-    long = job(tmp_path / "long", encoder, {"rate": 2e-3})  # of a body that was never trained before
+    long = job(tmp_path, encoder, {"rate": 2e-3})  # of a body that was never trained before
     found = long.rows[0].preparation
     assert found.converged is True, found.reason
     assert long.verdicts["retention"].status in ("met", "missed")

@@ -126,12 +126,8 @@ def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest
     assert (shape.hidden, shape.heads, shape.ffn) == (16, 2, 32)
     trained = [event for event in events if isinstance(event, Progress) and event.score is not None]
     assert [event.phase for event in trained] == ["recover, step 1 of 2", *["recover, step 2 of 2"] * 2]
-    assert [note.split(":")[0] for note in state.notes[-4:]] == [
-        "Cut 1 of 2 alone",
-        "Recovery, step 1 of 2",
-        "Cut 2 of 2 alone",
-        "Recovery, step 2 of 2",
-    ]
+    told = [note for step in (1, 2) for note in (f"Cut {step} of 2 alone", f"Recovery, step {step} of 2")]
+    assert [note.split(":")[0] for note in state.notes[-4:]] == told
 
 
 def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> None:
@@ -164,9 +160,8 @@ def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
         exact = scores.score_units(state.model, settings, state.rows["train"], train.seed).tensors()
     found: list[scores.ImportanceScores] = []
     plain = scores.score_units
-    monkeypatch.setattr(
-        "compression.engine.stages.prune.score_units", lambda *given, **named: found.append(plain(*given, **named)) or found[0]
-    )
+    noted = "compression.engine.stages.prune.score_units"
+    monkeypatch.setattr(noted, lambda *given, **named: found.append(plain(*given, **named)) or found[0])
     list(prune(state))
     assert all(exact[name].equal(score) for name, score in found[0].tensors().items()) == (precision == "float32")
 

@@ -23,10 +23,7 @@ from tests.support.tiny_bert import WORDS
 
 @pytest.fixture(scope="module")
 def files(tiny_classifier: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    made = {}
-    for int8 in (False, True):
-        made[int8] = write_onnx(tiny_classifier, tmp_path_factory.mktemp("onnx"), int8=int8)
-    return made
+    return {int8: write_onnx(tiny_classifier, tmp_path_factory.mktemp("onnx"), int8=int8) for int8 in (False, True)}
 
 
 def random_batch(rows: int = 24, length: int = 11) -> Batch:

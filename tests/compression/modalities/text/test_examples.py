@@ -30,6 +30,7 @@ PAIR = {"text": "a", "text_pair": "b c", "label": "x"}
 NUMBER = {"text": "a", "label": 1.5}
 TAGGED = {"tokens": ["a", "b"], "tags": ["B-X", "O"]}
 ASKED = {"question": "q", "context": "in the end", "answers": {"text": ["the"], "answer_start": [3]}}
+UNANSWERED = {**ASKED, "answers": {"text": [], "answer_start": []}}
 
 
 def load(task: Task, folder: Path, rows: list[dict[str, Any]], **changes: Any) -> Dataset:
@@ -43,17 +44,13 @@ def test_each_task_has_its_rows(tmp_path: Path) -> None:
     assert {train.texts[0], train.pairs[0], *train.labels} == {"a", "b c", "x", "y"}
     train = load("text-regression", tmp_path, [NUMBER, {**NUMBER, "label": "-2"}] * 20).splits["train"]
     assert (train.pairs, set(train.labels)) == (None, {1.5, -2.0})
-    named = {"text_pair": "other"}
-    train = load("text-regression", tmp_path, [{**NUMBER, "other": "z", "label": i} for i in range(40)], columns=named).splits[
-        "train"
-    ]
-    assert set(train.pairs or ()) == {"z"}
+    named = [{**NUMBER, "other": "z", "label": number} for number in range(40)]
+    train = load("text-regression", tmp_path, named, columns={"text_pair": "other"}).splits["train"]
+    assert set(train.pairs) == {"z"}
     found = load("token-classification", tmp_path, [TAGGED] * 40)
     assert (found.labels, found.ids("test")[0]) == (("B-X", "O"), [0, 1])
     assert (found.splits["train"].words or ())[0] == ("a", "b")
-    train = load("question-answering", tmp_path, [ASKED, {**ASKED, "answers": {"text": [], "answer_start": []}}] * 20).splits[
-        "train"
-    ]
+    train = load("question-answering", tmp_path, [ASKED, UNANSWERED] * 20).splits["train"]
     assert set(train.labels) == {(AnswerSpan("the", 3),), ()}
 
 
@@ -91,7 +88,7 @@ def test_what_a_task_cannot_use_is_named(
     [
         ("text-regression", [NUMBER] * 9, SingleLabel),
         ("token-classification", [{**TAGGED, "tags": ["O", "O"]}] * 9, SingleLabel),
-        ("question-answering", [{**ASKED, "answers": {"text": [], "answer_start": []}}] * 9, SingleLabel),
+        ("question-answering", [UNANSWERED] * 9, SingleLabel),
         ("question-answering", [ASKED], EmptySplit),
     ],
 )
@@ -111,7 +108,7 @@ def test_a_tag_that_train_lacks_is_refused(tmp_path: Path) -> None:
 
 
 def test_lists_come_from_parquet_but_not_from_csv(tmp_path: Path) -> None:
-    rows = [ASKED, {**ASKED, "answers": {"text": [], "answer_start": []}}] * 20
+    rows = [ASKED, UNANSWERED] * 20
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p")
     source = Data(format="parquet", splits={"train": ("p",)})
     assert load_dataset(source, tmp_path, seed=0, task="question-answering") == load("question-answering", tmp_path, rows)

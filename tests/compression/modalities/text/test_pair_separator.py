@@ -23,6 +23,7 @@ from tests.support.engine_jobs import report_of, spec_of
 
 WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
+AROUND = processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", SPECIAL)
 
 
 def send(folder: Path, head: str = "ForCausalLM", rule: Any = None, **changes: Any) -> Path:
@@ -46,13 +47,7 @@ def read(folder: Path, *texts: str) -> list[str]:
         (None, ["a"], ["a", END, "b"]),
         (processors.ByteLevel(trim_offsets=False), ["a"], ["a", END, "b"]),
         (processors.TemplateProcessing("<s> $A", "<s> $A $B", SPECIAL), ["<s>", "a"], ["<s>", "a", END, "b"]),
-        (
-            processors.Sequence(
-                [processors.ByteLevel(), processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", SPECIAL)]
-            ),
-            ["<s>", "a", END],
-            ["<s>", "a", END, "b", END],
-        ),
+        (processors.Sequence([processors.ByteLevel(), AROUND]), ["<s>", "a", END], ["<s>", "a", END, "b", END]),
     ],
 )
 def test_a_token_stands_between_two_texts_and_all_else_stays(

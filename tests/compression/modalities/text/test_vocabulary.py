@@ -26,12 +26,8 @@ from tests.support.encoder_models import tiny, tiny_config
 from tests.support.examples import real_examples
 from tests.support.tiny_bert import all_phases
 
-CORPUS = [
-    "good morning, world",
-    "the worldly goods of the morning",
-    "mourning becomes the worldly",
-    "a banana and an ananas",
-] * 3
+CORPUS = ["good morning, world", "the worldly goods of the morning", "mourning becomes the worldly"] * 3
+CORPUS += ["a banana and an ananas"] * 3
 TEXTS = ["good world", "the morning banana"]
 UNSEEN = ["worldly goods", "becoming an", "gnome"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -145,13 +141,8 @@ def test_a_word_that_was_unknown_stays_so(tmp_path: Path) -> None:
 
 
 def test_what_a_byte_pair_is_made_of_stays() -> None:
-    spec = {
-        "model": {
-            "type": "BPE",
-            "vocab": {token: number for number, token in enumerate(["a", "b", "c", "ab", "abc", "bc", "ca"])},
-            "merges": [["a", "b"], ["ab", "c"], ["b", "c"], "c a"],
-        }
-    }
+    vocabulary = {token: number for number, token in enumerate(["a", "b", "c", "ab", "abc", "bc", "ca"])}
+    spec = {"model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], ["ab", "c"], ["b", "c"], "c a"]}}
     assert required_tokens(spec, {4}) == [0, 1, 2, 3, 4]
     assert required_tokens(spec, set()) == [0, 1, 2]
     assert required_tokens(spec, set(), count=5) == [0, 1, 2, 3, 4]

@@ -16,6 +16,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import planned_shape
 from compression.pruning.scores import score_units
 from compression.schema.recipe.prune import Prune
+from tests.support.decoder_models import reopened
 
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512}
 ROBERTA = {"max_position_embeddings": 514, "pad_token_id": 1}
@@ -60,14 +61,11 @@ def test_a_family_at_its_published_widths_is_cut_saved_and_reopened(kind: str, t
     shape = planned_shape(ARCHITECTURE_SPECS[kind], before, settings)
     assert (shape.hidden, shape.heads, shape.ffn) == PUBLISHED[kind][1]
     small = family.narrowed(model, scores.choose(family, shape))
-    small.save_pretrained(tmp_path / kind)
-    again, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / kind, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
+    again = reopened(small, tmp_path, AutoModelForSequenceClassification)
     assert all(one.equal(other) for one, other in zip(again.parameters(), small.parameters(), strict=True))
     with torch.inference_mode():
         for given in (ids, longest):  # how weights lie in memory may move the last bit of so wide a product
-            assert torch.allclose(again.eval()(given).logits, small(given).logits, atol=1e-6)
+            assert torch.allclose(again(given).logits, small(given).logits, atol=1e-6)
 
     # What can be exact is: without some units, as with their outputs silenced.
     encoder, plan = encoder_of(model), scores.choose(family, before.model_copy(update={"ffn": shape.ffn}))

@@ -25,11 +25,9 @@ def write_wordnet(folder: Path) -> Path:
     """Write database files as wndb(5WN) describes them: a licence first, hexadecimal counts, pointers, markers, offsets."""
     folder.mkdir()
     licence = "  1 This is the licence.  \n"
+    film = "03 n 02 film 0 moving_picture 1 001 @ 00000001 n 0000 | a story"
     synsets = {
-        "noun": [
-            "03 n 02 film 0 moving_picture 1 001 @ 00000001 n 0000 | a story",
-            "03 n 02 film 2 sheet 0 000 | a thin layer",
-        ],
+        "noun": [film, "03 n 02 film 2 sheet 0 000 | a thin layer"],
         "verb": ["03 v 02 film 0 shoot 0 000 01 + 08 00 | record"],
         "adj": ["00 a 0c good 0 " + " ".join(f"fine{n} 0" for n in "abcdefghij") + " well(p) 0 000 | right"],
         "adv": ["02 r 02 well 0 Goodly 0 000 | rightly"],
@@ -41,14 +39,10 @@ def write_wordnet(folder: Path) -> Path:
             offsets.setdefault(part, []).append(len(data))
             data += f"{len(data):08} {line}  \n"
         (folder / f"data.{part}").write_text(data)
-    (folder / "index.noun").write_text(
-        licence
-        + f"film n 2 1 @ 2 1 {offsets['noun'][0]:08} {offsets['noun'][1]:08}  \n"
-        + f"it n 1 0 1 0 {offsets['noun'][1]:08}  \n"
-    )
-    (folder / "index.verb").write_text(licence + f"film v 1 0 1 0 {offsets['verb'][0]:08}  \n")
-    (folder / "index.adj").write_text(licence + f"good a 1 2 ! & 1 1 {offsets['adj'][0]:08}  \n")
-    (folder / "index.adv").write_text(licence + f"well r 1 0 1 1 {offsets['adv'][0]:08}  \n")
+    one, other = (f"{offset:08}" for offset in offsets["noun"])
+    (folder / "index.noun").write_text(f"{licence}film n 2 1 @ 2 1 {one} {other}  \nit n 1 0 1 0 {other}  \n")
+    for part, entry in (("verb", "film v 1 0 1 0"), ("adj", "good a 1 2 ! & 1 1"), ("adv", "well r 1 0 1 1")):
+        (folder / f"index.{part}").write_text(f"{licence}{entry} {offsets[part][0]:08}  \n")
     return folder
 
 
@@ -57,9 +51,8 @@ def test_a_text_keeps_all_but_the_words_exchanged() -> None:
     text = "Good film, don't you THINK?  (5 stars)"
     found = word_spans(text)
     assert [place.word for place in found] == ["Good", "film", "don't", "you", "THINK", "stars"]
-    assert (
-        replace_span(text, {found[4]: "mean", found[0]: "fine", found[5]: "moons"}) == "Fine film, don't you MEAN?  (5 moons)"
-    )
+    changes = {found[4]: "mean", found[0]: "fine", found[5]: "moons"}
+    assert replace_span(text, changes) == "Fine film, don't you MEAN?  (5 moons)"
     assert replace_span(text, {}) == text
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,12 +70,8 @@ def test_gradients_agree_with_finite_differences() -> None:
     at = Places()
 
     def both(states: Tensor) -> tuple[Tensor, ...]:
-        whole = next_token_terms(states, at.head, at.following, at.whole, size=4)
-        return (
-            whole["soft"],
-            whole["hard"],
-            next_token_terms(states, at.head, at.following, at.kept(5), ("soft",), size=4)["soft"],
-        )
+        whole, some = (next_token_terms(states, at.head, at.following, wanted, size=4) for wanted in (at.whole, at.kept(5)))
+        return whole["soft"], whole["hard"], some["soft"]
 
     assert torch.autograd.gradcheck(both, (at.states,))
 
@@ -82,10 +79,8 @@ def test_gradients_agree_with_finite_differences() -> None:
 def test_of_what_is_kept_the_loss_grows_to_the_whole_one_and_is_never_more() -> None:
     at = Places()
     whole = next_token_terms(at.states, at.head, at.following, at.whole, ("soft",), size=5)["soft"]
-    some = [
-        next_token_terms(at.states, at.head, at.following, at.kept(kept), ("soft",), size=5)["soft"]
-        for kept in (1, 4, 12, VOCABULARY - 1)
-    ]
+    wanted = [at.kept(kept) for kept in (1, 4, 12, VOCABULARY - 1)]
+    some = [next_token_terms(at.states, at.head, at.following, each, ("soft",), size=5)["soft"] for each in wanted]
     values = [one.item() for one in some]
     assert values == sorted(values)
     assert values[0] < values[-1] - 0.05
@@ -142,29 +137,21 @@ def test_models_of_16_bits_are_held_against_each_other_in_32() -> None:
 def test_a_model_learns_as_from_its_own_logits_and_padding_never_counts(tied: bool) -> None:
     network, batch = model(tie_word_embeddings=tied), Packed(documents(), 40).batch([0, 1, 2])
     assert not batch.asked.all()
-    chunked = next_token_loss(
-        hidden_states.scored_states(network, batch), hidden_states.output_layer(network), batch.wanted, size=7
-    )
+    states, head = hidden_states.scored_states(network, batch), hidden_states.output_layer(network)
+    chunked = next_token_loss(states, head, batch.wanted, size=7)
     logits = network(**batch.inputs).logits
     plain = functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
     torch.testing.assert_close(chunked, plain)
-    for one, other in zip(
-        torch.autograd.grad(chunked, parameters(network)), torch.autograd.grad(plain, parameters(network)), strict=True
-    ):
+    few, whole = (torch.autograd.grad(loss, parameters(network)) for loss in (chunked, plain))
+    for one, other in zip(few, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
     network, batch = model(), Packed(documents(), 40).batch([0])
     silent = replace(batch, labels=torch.full_like(batch.labels, -100))
-    states = hidden_states.scored_states(network, silent)
-    found = next_token_terms(
-        states,
-        hidden_states.output_layer(network),
-        silent.wanted,
-        FullTargets(states, hidden_states.output_layer(network), 3.0),
-        size=8,
-    )
+    states, head = hidden_states.scored_states(network, silent), hidden_states.output_layer(network)
+    found = next_token_terms(states, head, silent.wanted, FullTargets(states, head, 3.0), size=8)
     assert found["soft"].item() == found["hard"].item() == 0
     (found["soft"] + found["hard"]).backward()
     assert network.model.norm.weight.grad.abs().max() == 0
@@ -185,11 +172,9 @@ def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:
 @pytest.mark.parametrize("kept", [None, 16])
 def test_no_tensor_of_all_tokens_by_the_vocabulary_is_there_forward_or_backward(kept: int | None) -> None:
     states, head, theirs, teacher, following = big()
-    wanted = (
-        FullTargets(theirs, teacher, 2.0)
-        if kept is None
-        else TopKTargets(*losses.top_k_targets(teacher(theirs).detach(), 2.0, kept), 2.0)
-    )
+    wanted: Any = FullTargets(theirs, teacher, 2.0)
+    if kept is not None:
+        wanted = TopKTargets(*losses.top_k_targets(teacher(theirs).detach(), 2.0, kept), 2.0)
     with Largest() as seen:
         found = next_token_terms(states, head, following, wanted, size=8)
         (found["soft"] + found["hard"]).backward()
