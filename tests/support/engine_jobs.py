@@ -22,14 +22,14 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def asked_of(model: Path | str, rows: Path | str = ".", **changes: Any) -> dict[str, Any]:
+def asked_of(model: Path | str, rows: Path | str = ".", /, **changes: Any) -> dict[str, Any]:
     """Return the specification of a job of a model on the JSON lines in a folder."""
     splits = {name: [str(Path(rows, f"{name}.jsonl"))] for name in ("train", "test")}
     own = {"model": str(model), "data": {"format": "jsonl", "splits": splits}, "recipe": RECIPE, "evaluate": {"length": 16}}
     return {**own, "output": "out", "threads": 1, **changes}
 
 
-def spec_of(model: Path | str, rows: Path | str = ".", **changes: Any) -> Spec:
+def spec_of(model: Path | str, rows: Path | str = ".", /, **changes: Any) -> Spec:
     return Spec.model_validate(asked_of(model, rows, **changes))
 
 

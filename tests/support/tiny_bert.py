@@ -11,11 +11,13 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher
 from compression.engine.context import StageContext
+from compression.evaluation.validate import logits
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.recipe.distill import Distill
@@ -85,6 +87,12 @@ def lesson_of(state: StageContext, settings: Distill, rows: TokenizedDataset) ->
     comparison = FeatureAlignment.of(state.model, state.teacher, settings, settings.weights(), apart=apart)
     asked = Teacher(state.teacher, rows, comparison.teacher).asked()
     return DistillationObjective(state.model, asked, comparison, settings, rows)
+
+
+def apart(state: StageContext) -> float:
+    """Return by how much a state's model answers otherwise than its teacher on train: the divergence of their probabilities."""
+    given, wanted = (logits(model, state.rows["train"]).log_softmax(-1) for model in (state.model, state.teacher))
+    return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
 
 def state_of(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:

@@ -82,14 +82,8 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
 def test_keys_of_a_cut_that_do_not_agree_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said) as caught:
         Recipe.model_validate({"prune": settings})
-    where = ".".join(map(str, caught.value.errors()[0]["loc"]))
-    assert where in {
-        "prune",
-        "prune.target_latency",
-        "prune.target_latency.speed_up",
-        "prune.ratio.hidden",
-        "prune.ratio.width",
-    }
+    within = (), ("target_latency",), ("target_latency", "speed_up"), ("ratio", "hidden"), ("ratio", "width")
+    assert caught.value.errors()[0]["loc"] in [("prune", *place) for place in within]
 
 
 def test_a_recipe_of_ratios_comes_back_from_json_as_it_went() -> None:

@@ -110,6 +110,15 @@ def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> 
     return made
 
 
+def done(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE, hear: Any = list, **changes: Any) -> StageContext:
+    """Do a stage, on a state with such changes; `hear` takes its events."""
+    state = state_before(stage, device, recipe)
+    for name, value in changes.items():
+        setattr(state, name, value)
+    hear(WORK[stage](state))
+    return state
+
+
 def go_on(
     stage: Stage, given: TrainingCheckpointer, device: str = "cpu", recipe: Recipe = RECIPE
 ) -> tuple[StageContext, list[Event]]:

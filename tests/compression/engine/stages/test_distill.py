@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel, PreTrainedModel
 
 from compression.engine import checkpoints
@@ -40,6 +39,7 @@ from tests.support.tiny_bert import (
     BAD,
     GOOD,
     all_phases,
+    apart,
     encoded,
     sentences,
     state_of,
@@ -86,10 +86,6 @@ def test_a_student_of_fewer_layers_learns_all_terms_and_goes_on_where_it_stopped
     monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     settings = Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3), **ALL_TERMS)
     recipe = Recipe(distill=settings, train=TRAIN)
-
-    def apart(state: StageContext) -> float:
-        given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
-        return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
     whole = shallow(recipe)
     whole.unlabelled = encoded(sentences(96, 5))

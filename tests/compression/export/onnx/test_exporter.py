@@ -9,10 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, PreTrainedModel
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx.exporter import write_onnx
+from compression.export.onnx.trace import inputs_of
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.inputs import Batch
 from compression.quantization.dynamic_int8 import integer_rows
@@ -32,12 +33,12 @@ def random_batch(rows: int = 24, length: int = 11) -> Batch:
     return Batch(draw.integers(5, len(WORDS), (rows, length)) * mask, mask, draw.integers(0, 2, (rows, length)) * mask)
 
 
-def answers(model: BertForSequenceClassification, batch: Batch, *, simulated: bool) -> Logits:
+def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
     twin = copy.deepcopy(model)
     if simulated:
         insert_fake_quantization(twin)
     with torch.inference_mode():
-        return twin(**{name: torch.from_numpy(value) for name, value in vars(batch).items()}).logits.numpy()
+        return twin(**{name: torch.from_numpy(getattr(batch, name)) for name in inputs_of(twin)}).logits.numpy()
 
 
 def rms(values: Logits) -> float:

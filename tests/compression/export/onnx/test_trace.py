@@ -17,7 +17,8 @@ from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx import trace
 from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.modalities.text.inputs import Batch
-from tests.compression.export.onnx.test_encoder_families import answers, padded
+from tests.compression.export.onnx.test_encoder_families import padded
+from tests.compression.export.onnx.test_exporter import answers
 from tests.support.encoder_models import tiny
 
 

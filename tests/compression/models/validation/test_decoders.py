@@ -210,6 +210,13 @@ def test_a_config_that_cannot_be_right_is_refused(code: str, kind: str, tmp_path
         assert code in reasons(tmp_path), wrong
 
 
+def test_a_router_that_chooses_as_stock_code_cannot_is_refused_when_it_comes_in(tmp_path: Path) -> None:
+    model = upload(tmp_path, "deepseek_v2", topk_method="noaux_tc")
+    with pytest.raises(UnboundLocalError):
+        model(torch.arange(3, 9)[None])
+    assert list(reasons(tmp_path)) == ["unsupported_architecture"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_defaults_are_those_of_the_stock_config(kind: str) -> None:
     stock, family = CONFIG_MAPPING[kind](), FAMILIES[kind]
