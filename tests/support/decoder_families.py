@@ -90,13 +90,8 @@ def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> PruningPlan:
     groups = decoder_of(model).groups(model)
     layers = [0, 2] if "layers" in axes else list(range(LAYERS))
     kept = {"hidden": some(24, HIDDEN, 20)} if "hidden" in axes else {}
-    counts = {
-        "heads": {2: 1, 4: 3 if kind == "gpt2" else 2}[groups["heads.0"].units],
-        "ffn": 29,
-        "query_rank": 9,
-        "kv_rank": 8,
-        "shared": 16,
-    }
+    heads = {2: 1, 4: 3 if kind == "gpt2" else 2}[groups["heads.0"].units]
+    counts = {"heads": heads, "ffn": 29, "query_rank": 9, "kv_rank": 8, "shared": 16}
     cut = {*axes, *(["query_rank", "kv_rank"] if "ranks" in axes else []), *(["shared"] if "expert_ffn" in axes else [])}
     for place, number in enumerate(layers):
         for seed, (axis, count) in enumerate(counts.items(), 1):

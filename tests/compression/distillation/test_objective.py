@@ -97,9 +97,7 @@ def test_attention_is_compared_as_the_recipe_says_also_where_heads_are_as_many(
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_soft_targets_and_their_gradient_are_of_the_temperature_that_the_recipe_says(
-    state: StageContext, temperature: float
-) -> None:
+def test_soft_targets_and_their_gradient_are_of_the_recipe_s_temperature(state: StageContext, temperature: float) -> None:
     with torch.no_grad():  # surer of themselves: where logits are small, the temperature changes next to nothing
         for model in (state.model, state.teacher):
             model.classifier.weight.mul_(20)

@@ -21,9 +21,7 @@ CUT: dict[str, dict[str, float]] = {
 
 
 @pytest.mark.parametrize(("family", "settings"), [("qwen2", R1_DISTILL), ("deepseek_v3", V3)])
-def test_it_is_tuned_rounded_cut_and_taught_and_opens_in_stock_transformers(
-    family: str, settings: dict[str, Any], tmp_path: Path
-) -> None:
+def test_tuned_rounded_cut_and_taught_it_opens_in_stock_code(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
     whole = write(tmp_path, family, tie_word_embeddings=False, **settings)
     prune = {"ratio": CUT[family], "axes": list(CUT[family]), "multiple": 8, "calibration_rows": 16}
     report, _ = run(tmp_path, {**RECIPE, "prune": prune, "distill": {**RECIPE["distill"], "hidden": 0.0}})

@@ -109,7 +109,7 @@ def test_a_new_attempt_does_no_part_of_a_stage_again(attempts: Attempts) -> None
     assert fractions[-1] == pytest.approx(1)
 
 
-def test_the_report_tells_of_the_mean_and_of_each_part(attempts: Attempts) -> None:
+def test_the_report_tells_of_the_mean_and_of_each_part_and_its_download_holds_its_own_rows(attempts: Attempts) -> None:
     report, output = attempts.report, attempts.output
     assert (report.task, report.labels, report.splits) == ("several", (), {})
     (chosen,) = [row for row in report.rows if row.artifact == report.headline]
@@ -130,10 +130,6 @@ def test_the_report_tells_of_the_mean_and_of_each_part(attempts: Attempts) -> No
     open_stock = AutoModelForSequenceClassification.from_pretrained
     opened = {name: open_stock(output / "artifacts" / one.name) for name, one in shipped.items()}
     assert {name: model.config.num_labels for name, model in opened.items()} == {"mood": 2, "joy": 1}
-
-
-def test_a_part_s_download_holds_its_own_rows(attempts: Attempts) -> None:
-    report, output = attempts.report, attempts.output
     here = [one for one in report.artifacts if (output / "artifacts" / one.name).is_dir()]
     assert {(one.part, one.stage) for one in here} >= {("mood", "quantized"), ("joy", "quantized")}
     for one in here:

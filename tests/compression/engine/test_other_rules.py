@@ -63,9 +63,7 @@ def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("pattern", "opener"), [(OTHER, "PreTrainedTokenizerFast"), (PRETOKENIZE_REGEX, "AutoTokenizer")])
-def test_so_does_that_of_a_model_that_goes_from_file_to_file(
-    pattern: str, opener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_so_does_one_from_file_to_file(pattern: str, opener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
     monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 1 << 62)
     model = qwen(tmp_path / "model", pattern)

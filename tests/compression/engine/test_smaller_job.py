@@ -26,12 +26,7 @@ def write_model(folder: Path) -> None:
 
 
 def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageStarted]]:
-    prune = {
-        "axes": ["layers", "vocabulary"],
-        "target_latency": {"speed_up": 1000},
-        "calibration_rows": 64,
-        "sensitivity": True,
-    }
+    prune = {"axes": ["layers", "vocabulary"], "target_latency": {"speed_up": 1e3}, "calibration_rows": 64, "sensitivity": True}
     recipe = {**RECIPE, "quantize": None, "prune": prune, "distill": {"epochs": 2, "rate": 3e-3}}
     events = list(compress(spec_of("model", reviews, recipe=recipe, **changes), place))
     return events[-1].report, [event for event in events if isinstance(event, StageStarted)]

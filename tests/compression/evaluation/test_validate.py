@@ -67,9 +67,7 @@ def test_a_tokenizer_that_unpacks_without_end_ends_the_check_and_not_the_machine
     assert "memory allocation" in done.stderr
 
 
-def test_what_no_check_thought_of_is_told_with_a_code_that_is_documented(
-    encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_check_thought_of_is_told_with_a_documented_code(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "compression.models.validation.model.check", lambda folder: {}[folder.name]
     )  # breaks as a bug of a check would

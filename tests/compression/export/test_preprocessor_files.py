@@ -63,9 +63,7 @@ def test_texts_are_cut_as_the_file_says(kind: str, name: str | None, tmp_path: P
     ("kind", "name"), [("llama", "GPT2Tokenizer"), ("qwen3", "Qwen2Tokenizer"), ("gpt2", None), ("mistral", "LlamaTokenizer")]
 )
 @pytest.mark.parametrize("task", ["causal-lm", "text-classification"])
-def test_stock_code_cuts_texts_so_as_well_where_it_opens_the_download(
-    kind: str, name: str | None, task: Task, tmp_path: Path
-) -> None:
+def test_stock_code_cuts_texts_so_too_where_it_opens_them(kind: str, name: str | None, task: Task, tmp_path: Path) -> None:
     own = write(tmp_path, kind, **({} if name is None else {"tokenizer_class": name}), pad_token=None)
     model = AutoModel.from_pretrained(tmp_path)
     (tmp_path / "made").mkdir()

@@ -40,9 +40,7 @@ def folder(place: Path, **files: str) -> Path:
         ({"README_md": "---" + "\n" * 1_000_000}, (None, None)),  # this must not take hours
     ],
 )
-def test_the_licence_is_what_the_model_s_own_files_say(
-    files: dict[str, str], found: tuple[str | None, str | None], tmp_path: Path
-) -> None:
+def test_the_licence_is_what_its_files_say(files: dict[str, str], found: tuple[str | None, str | None], tmp_path: Path) -> None:
     assert license_of(folder(tmp_path / "model", **files)) == found
 
 
@@ -56,9 +54,7 @@ def test_the_licence_is_what_the_model_s_own_files_say(
         ({}, "a" * 65, (None, None)),
     ],
 )
-def test_a_gguf_file_may_say_its_licence(
-    files: dict[str, str], said: str, found: tuple[str | None, str | None], tmp_path: Path
-) -> None:
+def test_gguf_says_its_licence(files: dict[str, str], said: str, found: tuple[str | None, str | None], tmp_path: Path) -> None:
     place = folder(tmp_path / "model", **files)
     write(tiny("llama"), place / "tiny.gguf", add_license=said)
     assert license_of(place) == found

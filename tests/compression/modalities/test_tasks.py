@@ -152,13 +152,12 @@ def test_what_is_shipped_answers_as_the_engine_does(
     assert score.metrics[score.metric] == score.value
     # The card's own code answers too, with nothing of ours.
     pairs = learned.task in ("text-pair-classification", "text-regression")  # a number may be asked of either
-    snippet = card_of(
-        kind=kind, task=learned.task, max_length=LENGTH, inputs=inputs_of(model), pairs=pairs, portable=True
-    ).usage()
-    assert ("Its second text." in snippet) is pairs
-    assert "compression" not in snippet
+    inputs = inputs_of(model)
+    shown = card_of(kind=kind, task=learned.task, max_length=LENGTH, inputs=inputs, pairs=pairs, portable=True).usage()
+    assert ("Its second text." in shown) is pairs
+    assert "compression" not in shown
     monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
+    exec(shown, {})
     printed = capsys.readouterr().out.split()
     if learned.task == "token-classification":
         assert printed[0::2] == ["One", "text.", "And", "another,", "which", "is", "longer."]

@@ -140,7 +140,7 @@ def test_a_way_that_forgets_the_stock_folder_opens_nothing(tmp_path: Path) -> No
         loading.load_tokenizer(published(tmp_path / "model"))
 
 
-def test_a_published_decoder_goes_through_a_job(tmp_path: Path) -> None:
+def test_a_published_decoder_goes_through_a_job_and_from_file_to_file(tmp_path: Path) -> None:
     model = published(tmp_path / "model", "ForSequenceClassification")
     spec = spec_of(tmp_path, model)
     assert not streaming.fits_on_disk_only(spec, tmp_path)
@@ -149,17 +149,13 @@ def test_a_published_decoder_goes_through_a_job(tmp_path: Path) -> None:
     assert any("code of its own" in note for note in report.rows[0].notes)
     assert list((tmp_path / "out").rglob("config.json"))
     assert not naming(tmp_path / "out")
-
-
-def test_a_published_decoder_goes_from_file_to_file(tmp_path: Path) -> None:
-    model = published(tmp_path / "model", "ForSequenceClassification")
-    spec = spec_of(tmp_path, model, memory_bytes=500_000_000)
+    spec = spec_of(tmp_path, model, memory_bytes=500_000_000, output="files")
     assert streaming.fits_on_disk_only(spec, tmp_path)
     report = engine_jobs.report_of(compress(spec, tmp_path))
     assert [row.artifact for row in report.rows] == ["baseline-transformers-bfloat16", "quantized-transformers-int8"]
     assert any("code of its own" in note for note in report.rows[0].notes)
-    assert not naming(tmp_path / "out")
-    place = tmp_path / "out" / "artifacts" / report.rows[1].artifact
+    assert not naming(tmp_path / "files")
+    place = tmp_path / "files" / "artifacts" / report.rows[1].artifact
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(place)
     assert type(opened).__name__ == "DeepseekV2ForSequenceClassification"
     assert AutoTokenizer.from_pretrained(place)("good")["input_ids"]

@@ -140,9 +140,7 @@ def test_a_result_that_is_surely_better_than_the_baseline_is_told_and_asks_for_m
         ({}, {"epochs": 12, "rate": None}, "recipe.prepare.epochs", 24),
     ],
 )
-def test_what_is_proposed_trains_longer_or_at_another_rate(
-    asked: dict[str, Any], known: dict[str, Any], key: str, proposed: Any
-) -> None:
+def test_it_proposes_longer_or_another_rate(asked: dict[str, Any], known: dict[str, Any], key: str, proposed: Any) -> None:
     recipe = BARE.model_copy(update={"prepare": Prepare(**asked)})
     found = offered(recipe, converged(BASELINE, False, **known), quantized(), targets=EASY)
     assert {name: remedy.proposed for name, remedy in found.items()} == {key: proposed}

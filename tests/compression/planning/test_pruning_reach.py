@@ -16,9 +16,7 @@ def little(model: ModelFacts, recipe: Recipe) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "shape", "share"), [("deepseek_v2", V2_LITE, "0.24%"), ("deepseek_v3", V3, "0.10%")])
-def test_a_cut_that_goes_past_the_experts_is_warned_of_with_the_axes_that_are_large(
-    kind: str, shape: Shape, share: str
-) -> None:
+def test_a_cut_past_the_experts_is_warned_of_with_the_axes_that_are_large(kind: str, shape: Shape, share: str) -> None:
     model, language = decoder_facts(kind, shape, shape.vocabulary), preset("language", "causal-lm")
     (said,) = little(model, language)
     assert said.startswith(f"ffn at 0.55 takes {share} of the parameters")

@@ -46,9 +46,7 @@ def test_where_none_meets_all_the_most_targets_and_then_what_is_lacking_decide()
     near = [*rows[:-1], distilled(0.791)]
     assert [len(targets_met(each, TARGETS)) for each in near] == [1, 3, 3, 3]
     assert choose(near, TARGETS)[0].stage == "distilled"
-    assert [shortfall(each, TARGETS) for each in near[1:]] == pytest.approx(
-        [1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008]
-    )
+    assert [shortfall(it, TARGETS) for it in near[1:]] == pytest.approx([1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008])
     assert shortfall(distilled(), TARGETS) == 0
     harder = Targets(speed_up=2.2)
     assert choose(rows, harder)[0].stage == "distilled"

@@ -14,12 +14,9 @@ from compression.models.architectures.decoder_configs import decoder_shape
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
 from compression.pruning.scores import ImportanceScores, score_activations
-from compression.schema.recipe.base import Axis
 from tests.support.decoder_families import EXPERTS, IDS, KINDS, PADDING, logits, tiny, tiny_classifier
 
-ALL: dict[Axis, float] = dict.fromkeys(
-    ("hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank"), 0.4
-)
+ALL = dict.fromkeys(("hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank"), 0.4)
 
 
 def batch(ids: Tensor, mask: Tensor | None = None) -> Batch:

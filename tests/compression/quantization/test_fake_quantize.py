@@ -27,15 +27,11 @@ def test_integers_are_within_half_a_step_of_what_they_stand_for_and_zeros_stay()
     assert fake_quantize_rows(torch.zeros(2, 4)).equal(torch.zeros(2, 4))
 
 
-def test_linear_answers_as_rounded_matrices_do() -> None:
+def test_linear_answers_as_rounded_matrices_do_and_gradients_pass_straight_through() -> None:
     plain, fake, x = layers()
     expected = functional.linear(fake_quantize_rows(x), fake_quantize_rows(plain.weight), plain.bias)
     assert torch.allclose(fake(x), expected, atol=1e-5)
     assert not torch.allclose(fake(x), plain(x), atol=1e-4), "nothing was rounded"
-
-
-def test_gradients_pass_straight_through() -> None:
-    plain, fake, x = layers()
     mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     push = torch.randn(3, 5, 40)
     fake(mine).backward(push)

@@ -79,9 +79,7 @@ def recovered(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "deepseek_v3"])
-def test_a_recovery_by_teacher_heeds_it_and_makes_the_teacher_float_again(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_by_teacher_heeds_it_and_makes_it_float(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, rounded = recovered(tmp_path, "float32", kind), recovered(tmp_path, "int8", kind)
     assert same(rounded, whole)  # what it is asked once, before each training, it answers in float32
     assert len([note for note in rounded.notes if "8 bits" in note]) == 1
@@ -91,9 +89,7 @@ def test_a_recovery_by_teacher_heeds_it_and_makes_the_teacher_float_again(
     assert not same(recovered(tmp_path, "int8", kind), recovered(tmp_path, "float32", kind))
 
 
-def test_a_recovery_beside_a_rounded_teacher_is_gone_on_with_beside_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_beside_a_rounded_teacher_goes_on_beside_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     (tmp_path / "kept").mkdir()
     listener, given = Listener(tmp_path / "kept"), checkpointer(tmp_path)

@@ -48,9 +48,7 @@ def of(found: tuple[LayerRange, ...], name: str = LAYER) -> LayerRange:
 
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
-def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
-    broken: BertForSequenceClassification, scheme: str
-) -> None:
+def test_the_layer_outliers_break_is_named_and_smoothing_tames_it(broken: BertForSequenceClassification, scheme: str) -> None:
     plain = logits(broken, ROWS)
     rounded = simulated(broken, scheme)
     found = range_check.check_ranges(rounded, ROWS)

@@ -32,9 +32,7 @@ def layer(scheme: str, width: int = 48, **settings: object) -> tuple[nn.Linear, 
     torch.manual_seed(0)
     plain, fake = nn.Linear(width, 40), nn.Linear(width, 40)
     fake.load_state_dict(plain.state_dict())
-    asked = Simulation.of(Quantize.model_validate({"scheme": scheme, **settings})).model_copy(
-        update={"ranges": {"0": (-1.5, 2.5)}}
-    )
+    asked = Simulation.of(Quantize(scheme=scheme, **settings)).model_copy(update={"ranges": {"0": (-1.5, 2.5)}})
     assert insert_fake_quantization(nn.Sequential(fake), simulation=asked) == ["0"]
     return plain, fake, torch.randn(3, 5, width)
 

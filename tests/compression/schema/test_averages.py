@@ -12,14 +12,11 @@ def stages() -> tuple[Row, Row]:
     first = mean_row(
         {"a": row("baseline", 20_000_000, 80_000_000, 16.0, 0.8), "b": row("baseline", 20_000_004, 80_000_000, 16.0, 0.6)}, None
     )
-    parts = {
-        "a": row("quantized", 20_000_000, 20_000_000, 8.0, 0.796),
-        "b": row("quantized", 20_000_004, 20_000_004, 4.0, 0.58),
-    }
+    parts = {"a": row("quantized", 20_000_000, 20_000_000, 8, 0.796), "b": row("quantized", 20_000_004, 20_000_004, 4, 0.58)}
     return first, mean_row(parts, first)
 
 
-def test_sizes_times_and_scores_are_means() -> None:
+def test_sizes_times_and_scores_are_means_and_ratios_are_those_of_the_means() -> None:
     first, then = stages()
     assert (first.parameters.total, first.size.bytes, first.size.dtype) == (20_000_002, 80_000_000, "float32")
     assert (then.parameters.embedding, then.parameters.other) == (10_000_001, 10_000_001)
@@ -31,10 +28,6 @@ def test_sizes_times_and_scores_are_means() -> None:
     assert then.score.standard_errors == {"a": 0.01, "b": 0.01}
     assert (then.seconds, then.score.rows, then.flops) == (2.0, 2000, 1)
     assert (first.artifact, list(then.parts)) == ("baseline-onnx-int8", ["a", "b"])
-
-
-def test_ratios_are_those_of_the_means() -> None:
-    first, then = stages()
     assert first.ratios.retention == 1
     assert then.ratios.size_reduction == pytest.approx(1 - 20_000_002 / 80_000_000)
     assert then.ratios.speed_up == pytest.approx(16 / 6)

@@ -51,9 +51,7 @@ def fill(disk: Path) -> None:
 
 # In turn: not even the test rows; they, but no save; a save, but no artifact; the baseline, but not the next artifact.
 @pytest.mark.parametrize("event", [Started, StageStarted, TrainingSaved, StageFinished])
-def test_a_full_disk_is_a_clean_failure(
-    small_disk: Path, tmp_path: Path, encoder: Path, reviews: Path, event: type[Event]
-) -> None:
+def test_a_full_disk_fails_cleanly(small_disk: Path, tmp_path: Path, encoder: Path, reviews: Path, event: type[Event]) -> None:
     spec = write_spec(tmp_path / "job", encoder, reviews, recipe=SHORT, output=str(small_disk / "out"), save_seconds=0)
     seen: list[Event] = []
     with pytest.raises(DiskFull, match="full"):

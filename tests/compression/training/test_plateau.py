@@ -1,6 +1,7 @@
 """Training whose number of epochs is open: the rate falls when nothing is gained, from the best weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,9 +34,7 @@ def scripted(scores: list[float], model: BertForSequenceClassification) -> tuple
     return judge, seen
 
 
-def test_the_rate_falls_after_each_epoch_without_a_gain_and_best_weights_come_back(
-    model: BertForSequenceClassification,
-) -> None:
+def test_the_rate_falls_after_each_epoch_without_gain_and_best_weights_come_back(model: BertForSequenceClassification) -> None:
     judge, seen = scripted([0.5, 0.6, 0.605, 0.7, 0.7, 0.6, 0.6], model)  # 0.605 is a gain of less than 0.01
     ticks, outcome = finish(train(model, OPEN, ROWS, None, loss_of(model), validation=judge))
     rates = [tick.rate for tick in ticks if isinstance(tick, Step) and tick.score is None and not tick.resumed]
@@ -51,7 +50,7 @@ def test_the_rate_falls_after_each_epoch_without_a_gain_and_best_weights_come_ba
 def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassification) -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     judge, _ = scripted([0.9, 0.92, 0.92, 0.93], model)
-    plan = TrainingConfig(**{**OPEN.__dict__, "first_gain": 0.05})
+    plan = replace(OPEN, first_gain=0.05)
     _, outcome = finish(train(model, plan, ROWS, None, loss_of(model), validation=judge))
     assert (outcome.best_epoch, len(outcome.curve)) == (0, 3)
     assert all(one.equal(other) for one, other in zip(model.parameters(), before, strict=True))
@@ -59,7 +58,7 @@ def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassif
 
 def test_stretches_of_several_epochs_wait_as_long(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.5, 0.6, 0.5], model)
-    plan = TrainingConfig(**{**OPEN.__dict__, "plateau_epochs": 4, "patience": 12})
+    plan = replace(OPEN, plateau_epochs=4, patience=12)
     ticks, outcome = finish(train(model, plan, ROWS, None, loss_of(model), validation=judge))
     assert (outcome.best_epoch, len(outcome.curve)) == (1, 13)
     rates = {tick.score: tick.rate for tick in ticks if isinstance(tick, Step)}
@@ -84,9 +83,7 @@ def test_a_loss_that_falls_is_a_gain_too_but_the_best_score_is_kept(model: BertF
 
 def test_a_bound_ends_what_still_gains(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.1 * number for number in range(10)], model)
-    _, outcome = finish(
-        train(model, TrainingConfig(**{**OPEN.__dict__, "epochs": 4}), ROWS, None, loss_of(model), validation=judge)
-    )
+    _, outcome = finish(train(model, replace(OPEN, epochs=4), ROWS, None, loss_of(model), validation=judge))
     assert (outcome.best_epoch, outcome.out_of_patience) == (4, False)
 
 

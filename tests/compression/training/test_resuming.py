@@ -147,9 +147,7 @@ def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: 
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "linear"])
-def test_the_last_weights_of_terms_are_told_though_an_earlier_epoch_is_kept(
-    weighting: Any, tmp_path: Path, listener: Listener
-) -> None:
+def test_the_last_term_weights_are_told_though_an_earlier_is_kept(weighting: Any, tmp_path: Path, listener: Listener) -> None:
     """The model before is the best; also a new attempt that has no step left, or nothing at all, knows how far weights went."""
     to = Weights(hard=0.0, hidden=4.0) if weighting == "linear" else None
     recipe = Recipe(

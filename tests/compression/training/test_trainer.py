@@ -76,16 +76,12 @@ def test_the_same_seed_gives_the_same_weights(model: BertForSequenceClassificati
     assert not results[0].equal(results[2])
 
 
-def test_no_epochs_change_nothing(model: BertForSequenceClassification) -> None:
+def test_no_epochs_change_nothing_and_a_worse_one_is_not_kept(model: BertForSequenceClassification) -> None:
     before = logits(model, VALIDATION)
     ticks, outcome = finish(train(model, TrainingConfig("prepare", 0, 3e-3, 16, 0), TRAIN, VALIDATION, loss_of(model)))
     assert not ticks
     assert outcome.best == outcome.before
     assert logits(model, VALIDATION).equal(before)
-
-
-def test_a_worse_epoch_is_not_kept(model: BertForSequenceClassification) -> None:
-    before = logits(model, VALIDATION)
     plan = TrainingConfig("prepare", 2, 3e-3, 16, 0)
     _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=scored(0.9, 0.5, 0.6)))
     assert outcome.best_epoch == 0
@@ -225,9 +221,7 @@ def test_the_warm_up_is_a_share_of_the_steps_and_l2_shrinks_weights(model: BertF
     ticks, _ = finish(train(model, TrainingConfig("prepare", 1, 1e-3, 16, 0, warmup=0.5), TRAIN, VALIDATION, loss_of(model)))
     rates = [tick.rate for tick in ticks if tick.score is None and tick.rate is not None]
     assert rates.index(max(rates)) == 8  # the tenth step's, told after the ninth
-    assert rates == pytest.approx(
-        [*(1e-3 * step / 10 for step in range(2, 11)), *(1e-3 * left / 10 for left in range(10, -1, -1))]
-    )
+    assert rates == pytest.approx([*(1e-4 * step for step in range(2, 11)), *(1e-4 * left for left in range(10, -1, -1))])
     weight, norms = model.bert.encoder.layer[0].intermediate.dense.weight, []
     start = {name: value.clone() for name, value in model.state_dict().items()}
     for decay in (0.0, 1.0):
@@ -293,9 +287,7 @@ def test_minutes_end_training_at_the_step(model: BertForSequenceClassification) 
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
-def test_precision_decides_what_is_multiplied_in(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, precision: Any
-) -> None:
+def test_precision_of_products(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, precision: Any) -> None:
     monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda device: True)
     seen: set[torch.dtype] = set()
     linear = model.bert.encoder.layer[0].output.dense

@@ -115,9 +115,7 @@ def test_a_file_that_answers_otherwise_is_not_shipped(head: str, tmp_path: Path,
     assert not (tmp_path / "out" / "artifacts" / "baseline-onnx-float32").exists()
 
 
-def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_integers_whose_file_fits_without_the_baseline_s_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_into(tmp_path / "model", head="ForCausalLM")
     parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_pretrained(model).parameters())
     # A megabyte a parameter for float32, and as much left as that and a little: both at once do not fit.
@@ -166,9 +164,7 @@ def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: 
     assert report.rows[0].artifact == "baseline-onnx-float32"
 
 
-def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attempt_that_goes_on_elsewhere_times_the_same_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(tmp_path, model_into(tmp_path / "model", head="ForCausalLM"), task="causal-lm", memory_bytes=ROOMY)
     for event in compress(spec, tmp_path):
         if isinstance(event, StageFinished):

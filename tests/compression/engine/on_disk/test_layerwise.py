@@ -94,9 +94,7 @@ def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", [None, "dynamic-int8", "weight-only-int4"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2-tied", "gpt2", "deepseek_v3"])
-def test_answers_are_those_of_the_whole_model_in_float32_and_in_integers(
-    kind: str, scheme: Scheme | None, tmp_path: Path
-) -> None:
+def test_answers_are_the_whole_model_s_in_float32_and_in_integers(kind: str, scheme: Scheme | None, tmp_path: Path) -> None:
     model = tiny(kind.removesuffix("-tied"), tie_word_embeddings=kind.endswith("-tied") or kind == "gpt2").to(torch.bfloat16)
     saved(model, tmp_path / "model")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()

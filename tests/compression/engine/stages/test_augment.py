@@ -114,9 +114,7 @@ def test_hard_labels_do_not_count_on_made_rows(state: StageContext) -> None:
     assert loss([400, 500], soft=1.0, hard=1.0) == loss([400, 500], soft=1.0)
 
 
-def test_distillation_goes_over_the_made_rows_too_and_comes_nearer_to_its_teacher(
-    model: BertForSequenceClassification, tmp_path: Path
-) -> None:
+def test_distillation_sees_made_rows_too_and_nears_its_teacher(model: BertForSequenceClassification, tmp_path: Path) -> None:
     recipe = Recipe(prepare=Prepare(epochs=3, rate=3e-3), distill=Distill(epochs=2, rate=3e-3, augment=AUGMENT), train=TRAIN)
     state = with_material(state_of(model, recipe), tmp_path)
     list(prepare(state))

@@ -80,9 +80,7 @@ def paused_at(state: StageContext, folder: Path, phase: str, step: int) -> Path:
     return folder
 
 
-def test_a_student_of_fewer_layers_learns_all_terms_and_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shallower_student_learns_all_terms_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     settings = Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3), **ALL_TERMS)
     recipe = Recipe(distill=settings, train=TRAIN)
@@ -221,9 +219,7 @@ def write_model(folder: Path, model: PreTrainedModel) -> Path:
     return folder
 
 
-def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherwise(
-    encoder: Path, reviews: Path, tmp_path: Path
-) -> None:
+def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder: Path, reviews: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     student = write_model(tmp_path / "student", deep().bert)
     teacher = write_model(tmp_path / "teacher", deep(("positive", "negative")))
@@ -299,25 +295,19 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
 
 
 @pytest.mark.parametrize("who", ["base", "prepared"])
-def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
-    encoder: Path, reviews: Path, tmp_path: Path, who: str
-) -> None:
+def test_the_general_phase_asks_the_model_as_sent_or_as_tuned(encoder: Path, reviews: Path, tmp_path: Path, who: str) -> None:
     still = General(epochs=1, rate=1e-12, teacher=who)  # no weight moves, so the loss is that of the student as it is
     recipe = Recipe(prune=None, distill=Distill(general=still), train=TRAIN)
     state = open_part(encoder, reviews, tmp_path, recipe).state
     state.tracker = all_phases()
     state.begin("distilled")
     state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
-    (loss,) = [
-        -event.score for event in general(state, recipe.distill) if isinstance(event, Progress) and event.score is not None
-    ]
+    (loss,) = [-one.score for one in general(state, recipe.distill) if isinstance(one, Progress) and one.score is not None]
     assert (loss < 0.01) == (who == "base"), "the student is the base, and has nothing to learn of it"
     assert (loss > 0.3) == (who == "prepared")
 
 
-def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
-    encoder: Path, reviews: Path, tmp_path: Path
-) -> None:
+def test_unlabelled_texts_are_read_for_any_task_and_reach_the_student(encoder: Path, reviews: Path, tmp_path: Path) -> None:
 
     write_rows(tmp_path / "plain.jsonl", sentences(50, 9))
     splits = {"train": (str(reviews / "train.jsonl"),), "unlabelled": (str(tmp_path / "plain.jsonl"),)}

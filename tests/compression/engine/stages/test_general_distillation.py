@@ -80,9 +80,7 @@ def test_each_weight_of_the_general_phase_counts() -> None:
 @pytest.mark.parametrize(
     ("embedding", "terms", "states"), [(None, {"hidden"}, 3), (0.0, {"hidden"}, 2), (1.0, {"hidden", "embedding"}, 3)]
 )
-def test_the_embedding_layer_is_a_term_of_its_own_or_one_more_layer(
-    embedding: float | None, terms: set[str], states: int
-) -> None:
+def test_embeddings_are_a_term_of_their_own_or_one_more_layer(embedding: float | None, terms: set[str], states: int) -> None:
     settings = Distill(soft=0, hard=0, hidden=1.0, embedding=embedding)
     state = state_of(deep(), Recipe(distill=settings, train=TRAIN))
     state.model = type(state.model)(tiny_config(num_labels=2))

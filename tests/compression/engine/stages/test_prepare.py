@@ -134,7 +134,7 @@ def test_a_job_of_few_steps_probes_nothing_and_has_not_converged() -> None:
     assert state.budget.spent.steps == 70, "the head's warm-up counts too"
 
 
-def test_stopped_anywhere_it_ends_with_the_same_weights_and_the_same_account(
+def test_stopped_anywhere_it_ends_with_the_same_weights_and_account(
     tmp_path: Path,
     listener: Listener,  # noqa: F811
 ) -> None:
@@ -247,9 +247,7 @@ def test_the_usual_rate_is_left_for_one_that_is_surely_better(
 
 
 @pytest.mark.parametrize(("whole", "kept"), [(0.4, True), (0.5, False)])
-def test_a_whole_head_is_warmed_up_where_that_is_surely_better(
-    whole: float, kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_head_warms_up_where_that_is_surely_better(whole: float, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def probe(search: RateSearch, rate: float, factor: float, before: list[torch.Tensor]) -> Iterator[Event]:

@@ -149,9 +149,7 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
-    monkeypatch: pytest.MonkeyPatch, precision: Precision
-) -> None:
+def test_what_the_loss_would_change_is_in_the_recipes_precision(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
     monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda device: True)
     settings, train = Prune(importance="taylor", calibration_rows=16), TRAIN.model_copy(update={"precision": precision})
     state = state_of(deep(), Recipe(prune=settings, train=train))

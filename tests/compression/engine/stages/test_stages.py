@@ -111,9 +111,7 @@ def test_depths_are_quantized_in_their_order(model: BertForSequenceClassificatio
     assert seen == [set(), {0}, {0, 2}, {0, 2, 10_000}, {0, 1, 2, 10_000}, {0}]
 
 
-def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_qat_quantizes_ever_more_depths_to_all(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
     make_loud(model, 0, 300)
     qat = Qat(full=1, ramp=3, quantized=1, rate=3e-3)
     settings = Quantize(qat=qat, calibration_rows=32)
@@ -226,9 +224,7 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
     recovery = Recovery(epochs=2, rate=1e-3, shallow_first=shallow_first)
     state = recovering(model, recovery)
     learning: list[set[str]] = []
-    spy_on_training(
-        monkeypatch, lambda trained: learning.append({name for name, p in trained.named_parameters() if p.requires_grad})
-    )
+    spy_on_training(monkeypatch, lambda it: learning.append({name for name, p in it.named_parameters() if p.requires_grad}))
     list(prune(state))
     first, second = learning[:20], learning[20:]
     everything = {name for name, _ in state.model.named_parameters()}
@@ -239,9 +235,7 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
 
 
 @pytest.mark.parametrize("adapt_l2", [True, False])
-def test_the_l2_of_recovery_follows_validation_where_the_recipe_says_so(
-    model: BertForSequenceClassification, adapt_l2: bool
-) -> None:
+def test_the_l2_of_recovery_follows_validation_where_asked(model: BertForSequenceClassification, adapt_l2: bool) -> None:
     state = recovering(model, Recovery(epochs=5, rate=1e-2, adapt_l2=adapt_l2))
     decays: list[float] = []
     with register_optimizer_step_pre_hook(lambda optimizer, *_: decays.append(optimizer.param_groups[0]["weight_decay"])):

@@ -61,9 +61,7 @@ def same(one: StageContext, other: StageContext) -> bool:
     return all(mine.equal(theirs) for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
-def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     room = 0

@@ -103,9 +103,7 @@ def test_both_kinds_of_tasks_with_their_standard_errors(shipped: Path, tmp_path:
         assert figure.higher_is_better
 
 
-def test_data_comes_from_a_folder_that_has_it_under_the_hubs_name(
-    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_comes_from_a_folder_under_the_hubs_name(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(shipped.parent)

@@ -50,9 +50,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("here")
-def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_stage_is_asked_and_the_download_says_so(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     likelihoods: list[float] = []
     plain = HFLM.loglikelihood
 
@@ -99,9 +97,7 @@ def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_job_has_a_task_written_out_with_the_integers_simulated(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_is_written_out_with_the_integers_simulated(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     plain = HFLM.generate_until
 
@@ -123,9 +119,7 @@ def test_a_job_has_a_task_written_out_with_the_integers_simulated(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_paused_in_asking_comes_to_the_same_figures(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     write(tmp_path, max_position_embeddings=128)
     asked = {"tasks": ["arc_easy"], "limit": 4, "few_shot": 0, "batch": 1}
@@ -147,9 +141,7 @@ def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
     assert all(row.lm_eval for row in again.report.rows)
 
 
-def test_a_fresh_process_says_what_this_one_does_until_it_is_paused(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fresh_process_says_what_this_does_until_paused(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = model(max_position_embeddings=512, tie_word_embeddings=False)
     network.config.tie_word_embeddings = True  # as of a checkpoint that has both, which transformers leaves apart
     insert_fake_quantization(network)
@@ -223,9 +215,7 @@ def test_what_cannot_be_asked_is_known_before_any_training(
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_other_tasks_and_workers_without_the_package_are_told_so(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_tasks_and_workers_without_it_are_told_so(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = JobEvaluate(lm_eval=LmEval(tasks=("arc_easy",)))
     with pytest.raises(InvalidSpec, match="language models", check=lambda error: error.param == "evaluate.lm_eval"):
         check_task("text-classification", Recipe(), asked)

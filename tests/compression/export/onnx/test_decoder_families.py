@@ -92,9 +92,7 @@ def test_a_checkpoint_of_integers_opens_with_stock_code_and_says_what_stayed(kin
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "weight-only-int8", "weight-only-int4"])
 @pytest.mark.parametrize("kind", ["deepseek_v2", "deepseek_v3"])
-def test_experts_of_a_model_in_memory_are_integers_that_answer_as_the_simulated_ones(
-    kind: str, scheme: Scheme, tmp_path: Path
-) -> None:
+def test_experts_of_a_model_in_memory_are_integers_that_answer_as_simulated(kind: str, scheme: Scheme, tmp_path: Path) -> None:
     model = decoders.tiny(kind, moe_intermediate_size=48, n_routed_experts=16)
     folder = written_tokenizer(tmp_path)
     plain = write_transformers(model, folder, int8=False).stat().st_size
@@ -164,9 +162,7 @@ def test_a_token_that_goes_to_other_experts_is_excused_only_where_numbers_were_r
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_token_between_two_experts_is_excused_and_no_other(
-    sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_between_experts_is_excused_and_no_other(sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
     model, folder = decoders.tiny("deepseek_v3", **alone), written_tokenizer(tmp_path)
     gate, states = model.model.layers[1].mlp.gate, list[torch.Tensor]()

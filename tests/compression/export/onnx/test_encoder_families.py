@@ -125,9 +125,7 @@ def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
-def test_tables_that_are_multiplied_out_once_answer_as_those_of_integers(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_multiplied_out_once_answer_as_integers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, batch = tmp_path / "artifact", padded()
     written(kind, "transformers", folder)
     runner = TransformersRunner(folder, threads=1)

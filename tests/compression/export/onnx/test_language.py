@@ -126,9 +126,7 @@ def test_the_cards_code_goes_on_with_a_text_in_onnx_runtime(name: str, shipped: 
 
 
 @pytest.mark.parametrize("place", [0, 4])
-def test_the_cards_code_stops_at_every_end_that_the_model_has(
-    place: int, shipped: Shipped, network: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_the_cards_code_stops_at_every_end(place: int, shipped: Shipped, network: PreTrainedModel, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(shipped["baseline"][0], tmp_path / "copy"))
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 3
     twin, ids = copy.deepcopy(network), torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
@@ -144,9 +142,7 @@ def test_the_cards_code_stops_at_every_end_that_the_model_has(
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
-def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
-    name: str, network: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_a_tied_checkpoint_of_integers_generates_by_stock_code(name: str, network: PreTrainedModel, tmp_path: Path) -> None:
     prompt = torch.tensor([[4, 5, 6, 7]])
     with simulated(network, DONE[name]):
         write_transformers(network, tmp_path, int8=True)

@@ -65,9 +65,7 @@ def test_a_softmax_over_another_axis_stays() -> None:
 
 
 @pytest.mark.parametrize("form", ["portable", "full", "weights"])
-def test_files_that_round_activations_and_are_portable_have_it(
-    form: str, tiny_classifier: BertForSequenceClassification, tmp_path: Path
-) -> None:
+def test_portable_files_that_round_have_it(form: str, tiny_classifier: BertForSequenceClassification, tmp_path: Path) -> None:
     simulation = Simulation(scheme="weight-only-int8" if form == "weights" else "dynamic-int8", portable=form == "portable")
     model, language_model = plain_model(tiny_classifier), tiny("deepseek_v2")
     insert_fake_quantization(model, simulation=simulation)

@@ -186,9 +186,7 @@ def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path:
     written = sharded.quantize(source, tmp_path / "made")
     assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
     found = tensors(tmp_path / "made")
-    layers = {
-        name: weight for name, weight in model.state_dict().items() if name.startswith("transformer.h") and weight.ndim > 1
-    }
+    layers = {name: value for name, value in model.state_dict().items() if name.startswith("transformer.h") and value.ndim > 1}
     assert len(layers) == 8
     assert all(found[name].equal(weight) for name, weight in layers.items())
     assert (written.unquantized, written.dtype) == (sum(weight.numel() for weight in layers.values()), "bfloat16")

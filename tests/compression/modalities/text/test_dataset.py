@@ -95,9 +95,7 @@ def test_labels_can_be_numbered_as_a_model_numbers_them(tmp_path: Path) -> None:
         (['{"text": "a", "label": "x"}', '{"text": "a", "label": "y"}'], EmptySplit, "data.splits.validation", "too few"),
     ],
 )
-def test_what_is_wrong_is_named(
-    tmp_path: Path, lines: list[str], error: type[CompressionError], param: str, cause: str
-) -> None:
+def test_what_is_wrong_is_told(tmp_path: Path, lines: list[str], error: type[CompressionError], param: str, cause: str) -> None:
     (tmp_path / "d").write_text("\n".join(lines) + "\n")
     with pytest.raises(error) as caught:
         load_dataset(Data(format="jsonl", splits={"train": ("d",)}), tmp_path, seed=0)
@@ -155,20 +153,12 @@ def test_a_text_without_an_end_costs_no_more_memory_than_a_row_may(tmp_path: Pat
         read_split(texts(tmp_path / "d.txt", "short\n\n" + "word\n" * 12), "train", tmp_path, "causal-lm")
 
 
-def test_texts_are_carved_and_bear_no_labels(tmp_path: Path) -> None:
+def test_texts_are_carved_and_bear_no_labels_and_of_one_no_perplexity_is_sure(tmp_path: Path) -> None:
     source = texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8)))
     found = load_dataset(source, tmp_path, seed=1, task="causal-lm")
     assert {name: len(rows) for name, rows in found.splits.items()} == {"train": 4, "validation": 2, "test": 2}
     assert (found.labels, found.facts()["train"].labels) == ((), {})
     assert [row["text"] for row in found.judged("test")] == list(found.splits["test"].texts)
-
-
-def beside(source: Data, **splits: str) -> Data:
-    return source.model_copy(update={"splits": {**source.splits, **{name: (file,) for name, file in splits.items()}}})
-
-
-def test_of_one_text_no_perplexity_is_sure(tmp_path: Path) -> None:
-    source = texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8)))
     (tmp_path / "one.txt").write_text("a single text")
     with pytest.raises(EmptySplit, match="one text"):
         load_dataset(beside(source, test="one.txt"), tmp_path, seed=0, task="causal-lm")
@@ -176,3 +166,7 @@ def test_of_one_text_no_perplexity_is_sure(tmp_path: Path) -> None:
         load_dataset(texts(tmp_path / "d.txt", "one\n\ntwo\n\nthree"), tmp_path, seed=0, task="causal-lm")
     with pytest.raises(UnreadableData, match="no split unlabelled"):
         load_dataset(beside(source, unlabelled="one.txt"), tmp_path, seed=0, task="causal-lm")
+
+
+def beside(source: Data, **splits: str) -> Data:
+    return source.model_copy(update={"splits": {**source.splits, **{name: (file,) for name, file in splits.items()}}})

@@ -50,9 +50,7 @@ def read(folder: Path, *texts: str) -> list[str]:
         (processors.Sequence([processors.ByteLevel(), AROUND]), ["<s>", "a", END], ["<s>", "a", END, "b", END]),
     ],
 )
-def test_a_token_stands_between_two_texts_and_all_else_stays(
-    tmp_path: Path, rule: Any, single: list[str], pair: list[str]
-) -> None:
+def test_a_token_stands_between_texts_and_all_else_stays(tmp_path: Path, rule: Any, single: list[str], pair: list[str]) -> None:
     folder = send(tmp_path / "model", rule=rule)
     assert END not in read(folder, "a", "b")[1:-1]
     found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
@@ -78,17 +76,13 @@ def test_what_a_file_does_to_lengths_hides_nothing(tmp_path: Path, way: str) -> 
     assert (token, backend.encode("a", "b").tokens) == (END, ["a", END, "b"])
 
 
-def test_a_token_that_settings_alone_name_is_not_taken(tmp_path: Path) -> None:
+def test_a_token_that_settings_alone_name_is_not_taken_and_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     folder = send(tmp_path / "model")
     for name, change in (("tokenizer_config.json", {"sep_token": "<sep>"}), ("config.json", {"vocab_size": len(WORDS) + 8})):
         settings = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**settings, **change}))
     found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
     assert (token, read(found, "a", "b")) == (END, ["a", END, "b"])
-
-
-def test_a_file_that_cannot_be_opened_is_said_to_be_so(tmp_path: Path) -> None:
-    folder = send(tmp_path / "model")
     (folder / "tokenizer.json").write_text('{"model":')
     with pytest.raises(ConfigMismatch, check=lambda error: error.param == "tokenizer.json"):
         apart(folder, "text-pair-classification", tmp_path / "apart")
@@ -157,15 +151,7 @@ CUT = {
 }
 
 
-def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
-    send(tmp_path / "model")
-    (send(tmp_path / "student") / "config.json").unlink()
-    spec = job_of(tmp_path, student="student", recipe=PLAIN)
-    with pytest.raises(MissingFile, check=lambda error: error.param == "models.student"):
-        DatasetRun.open(spec, tmp_path, spec.asked[0])
-
-
-def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path: Path) -> None:
+def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does_and_what_it_lacks_is_said(tmp_path: Path) -> None:
     names = {"id2label": {0: "other", 1: "same"}, "label2id": {"other": 0, "same": 1}}
     send(tmp_path / "model", "ForSequenceClassification", **names)
     send(tmp_path / "student")
@@ -178,6 +164,9 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     assert part.state.cast.base.aligned
     assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
+    (tmp_path / "student/config.json").unlink()
+    with pytest.raises(MissingFile, check=lambda error: error.param == "models.student"):
+        DatasetRun.open(spec, tmp_path, spec.asked[0])
 
 
 def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def word_pieces() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     ends = [("<s>", 0), ("</s>", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B </s>", ends)
     return tokenizer
 
 
@@ -68,9 +66,7 @@ def unigrams() -> Tokenizer:
         CORPUS, trainers.UnigramTrainer(vocab_size=70, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
     )
     ends = [("<s>", 0), ("</s>", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> </s> $B </s>", ends)
     return tokenizer
 
 
@@ -90,9 +86,7 @@ def written(folder: Path, kind: str) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def fit(
-    folder: Path, kind: str, texts: list[str], ratio: float = 1.0
-) -> tuple[PreTrainedTokenizerFast, ReducedVocabulary, Any]:
+def fit(folder: Path, kind: str, texts: list[str], ratio: float = 1) -> tuple[PreTrainedTokenizerFast, ReducedVocabulary, Any]:
     old = written(folder / "old", kind)
     family = {"WordPiece": "bert", "byte-level BPE": "roberta", "Unigram": "xlm-roberta"}[kind]
     model = tiny(family, vocab_size=len(old) + 3)  # tables have more rows than there are tokens

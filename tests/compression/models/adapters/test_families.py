@@ -98,9 +98,7 @@ def narrower_heads(model: PreTrainedModel) -> PruningPlan:
 @pytest.mark.parametrize("choice", [narrow_choice, narrower_heads])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_removing_heads_or_channels_of_heads_equals_masking_them(
-    kind: str, choice: Callable[[PreTrainedModel], PruningPlan]
-) -> None:
+def test_removing_heads_or_their_channels_equals_masking(kind: str, choice: Callable[[PreTrainedModel], PruningPlan]) -> None:
     model = tiny(kind)
     family, kept = encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
@@ -267,19 +265,13 @@ def test_what_no_config_can_say_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> None:
+def test_a_teacher_of_any_family_says_what_distillation_compares_and_modules_are_as_deep_as_they_lie(kind: str) -> None:
     model = tiny(kind)
     tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
     rows = TokenizedDataset(tokens, torch.zeros(4).long(), PADDING, task_of("text-classification"))
-    with torch.no_grad():
-        said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest.at_all(model, relations=True))
+    said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest.at_all(model, relations=True))
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
     assert said.relations.shape == (3, 4, 8, HIDDEN)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_modules_are_as_deep_as_they_lie(kind: str) -> None:
-    model = tiny(kind)
     family, encoder = adapter_of(model), model.base_model_prefix
     depths = {name: family.quantization_group(name) for name, module in model.named_modules() if hasattr(module, "weight")}
     assert {depth for name, depth in depths.items() if ".layer." in name} == {1, 2}

@@ -95,9 +95,7 @@ def test_a_lost_tensor_and_one_too_many_are_named(kind: str, tmp_path: Path) -> 
     def put(weights: dict[str, Any]) -> None:
         save_file(weights, file)
         others = {key: value for key, value in index.items() if value != file.name}
-        edit_json(
-            tmp_path / INDEX, lambda value: value.update(weight_map=others | dict.fromkeys(weights, file.name), metadata={})
-        )
+        edit_json(tmp_path / INDEX, lambda it: it.update(weight_map=others | dict.fromkeys(weights, file.name), metadata={}))
 
     put({key: value for key, value in whole.items() if key != name})
     assert name in reasons(tmp_path)["config_mismatch"]

@@ -115,9 +115,7 @@ def test_a_config_that_cannot_be_right_is_refused(kind: str, key: str, value: ob
 @pytest.mark.parametrize("kind", list(NAMES))
 def test_defaults_are_those_of_the_stock_config(kind: str) -> None:
     stock, names = CONFIG_MAPPING[kind](), NAMES[kind]
-    assert {key: default for key, default, _ in names.keys.values()} == {
-        key: getattr(stock, key) for key, _, _ in names.keys.values()
-    }
+    assert {key: own for key, own, _ in names.keys.values()} == {key: getattr(stock, key) for key, _, _ in names.keys.values()}
     assert stock.pad_token_id == names.padding
     assert getattr(stock, names.activation) == "gelu"
     assert all(hasattr(stock, key) for key in (*names.fractions, *names.fixed) if key != "classifier_dropout")

@@ -146,9 +146,7 @@ PICKLES = ("pytorch_model.bin", "training_args.BIN", "x.pt", "x.pth", "x.ckpt", 
         *((name, ELF) for name in ("onnx/model.onnx", "sub/model.gguf")),  # weights are what their names say
     ],
 )
-def test_pickles_and_native_code_are_refused_under_any_name_even_beside_safe_weights(
-    tiny_model: Path, name: str, data: bytes
-) -> None:
+def test_pickles_and_native_code_are_refused_by_any_name_beside_safe_weights(tiny_model: Path, name: str, data: bytes) -> None:
     (tiny_model / name).parent.mkdir(exist_ok=True)
     (tiny_model / name).write_bytes(data)
     assert name in reasons(tiny_model)["unsafe_checkpoint"]

@@ -120,7 +120,7 @@ def test_words_of_several_pieces_have_the_neighbours_of_their_mean() -> None:
     assert Neighbours(vocabulary, table, most=1, pieced=True).candidates([word(strange)]) == [["wide"]]
 
 
-def test_a_masked_model_says_what_fits_in_the_place(tmp_path: Path) -> None:
+def test_a_masked_model_says_what_fits_in_the_place_and_nothing_beyond_what_it_reads(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     torch.manual_seed(0)
     model, tokenizer = BertForMaskedLM(tiny_config()).eval(), AutoTokenizer.from_pretrained(tmp_path)
@@ -134,11 +134,6 @@ def test_a_masked_model_says_what_fits_in_the_place(tmp_path: Path) -> None:
         scores = model(**inputs).logits[0, position]
         order = [list(WORDS)[number] for number in scores.argsort(descending=True).tolist()]
         assert found == [other for other in order if other.isalpha() and other != place.word][:3]
-
-
-def test_a_masked_model_has_no_say_beyond_what_it_reads(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
-    source = MaskedLM(BertForMaskedLM(tiny_config()).eval(), AutoTokenizer.from_pretrained(tmp_path), most=3)
     text = " ".join(["good"] * 80)  # the model has 64 positions
     first, last = source.candidates([word(text), word(text, 79)])
     assert len(first) == 3

@@ -89,11 +89,13 @@ def test_of_what_is_kept_the_loss_grows_to_the_whole_one_and_is_never_more() -> 
         torch.testing.assert_close(one, other, rtol=1e-2, atol=2e-3)
 
 
-def test_whoever_says_what_the_teacher_says_costs_nothing() -> None:
+def test_whoever_says_what_the_teacher_says_costs_nothing_and_without_a_teacher_there_is_no_soft_term() -> None:
     at = Places()
     for wanted in (at.whole, at.kept(3)):
         same = next_token_terms(at.theirs.clone().requires_grad_(), at.teacher, at.following, wanted, ("soft",), size=4)["soft"]
         assert same.item() == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="no teacher"):
+        next_token_terms(at.states, at.head, at.following, None, size=4)
 
 
 def test_a_teacher_that_is_sure_leaves_no_infinity() -> None:
@@ -155,12 +157,6 @@ def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
     assert found["soft"].item() == found["hard"].item() == 0
     (found["soft"] + found["hard"]).backward()
     assert network.model.norm.weight.grad.abs().max() == 0
-
-
-def test_without_a_teacher_there_is_no_soft_term() -> None:
-    at = Places()
-    with pytest.raises(ValueError, match="no teacher"):
-        next_token_terms(at.states, at.head, at.following, None, size=4)
 
 
 def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:

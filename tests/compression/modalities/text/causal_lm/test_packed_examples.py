@@ -71,9 +71,8 @@ def test_validation_is_the_loss_of_all_tokens_and_less_of_it_is_better(family: s
     assert -now.negative_loss == pytest.approx(sum(losses) / found.asked, rel=1e-4)
     assert now.value == pytest.approx(math.exp(-now.negative_loss))
     assert str(now) == f"{now.value:.4f}"
-    assert Validation(now.score, now.negative_loss) < Validation(
-        math.exp(now.negative_loss + 0.1), now.negative_loss + 0.1, True
-    )
+    better = now.negative_loss + 0.1
+    assert Validation(now.score, now.negative_loss) < Validation(math.exp(better), better, True)
     whole = found.batch(list(range(len(found))))
     learned = label_loss(TASK, network)(whole)
     torch.testing.assert_close(learned, TASK.loss(network(**whole.inputs).logits, whole), rtol=1e-4, atol=1e-5)
@@ -102,12 +101,10 @@ def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path:
         said = kept.outputs(batch)
         assert len(said.hidden) == 2
         with torch.no_grad():
-            logits = hidden_states.output_layer(network)(said.logits)
+            head = hidden_states.output_layer(network)
             direct = network(**batch.inputs).logits[batch.asked]
-            torch.testing.assert_close(logits, direct, rtol=1e-2, atol=2e-2)
-            torch.testing.assert_close(
-                hidden_states.output_layer(network)(again.outputs(batch).logits), direct, rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(head(said.logits), direct, rtol=1e-2, atol=2e-2)
+            torch.testing.assert_close(head(again.outputs(batch).logits), direct, rtol=1e-4, atol=1e-5)
         assert torch.equal(said.logits, asked.outputs(batch).logits)
         half = batch.split(2)[0]
         assert torch.equal(kept.outputs(half).logits, said.logits[: half.weight])
@@ -198,9 +195,7 @@ def test_chance_is_of_who_knows_how_often_each_token_comes() -> None:
 
 
 @pytest.mark.parametrize("length", [4, 24, 60])
-def test_as_many_tokens_are_kept_whatever_the_length_of_rows_and_from_all_over_them(
-    length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_many_tokens_are_kept_for_any_length_of_rows_and_from_all_over(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.modalities.text.causal_lm.packed_examples.TOGETHER", 60)
     draw = random.Random(0)
     texts = ["".join(draw.choices(ascii_letters, k=draw.randint(2, 40))) for _ in range(100)]

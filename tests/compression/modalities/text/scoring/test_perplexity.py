@@ -172,7 +172,7 @@ def test_of_experts_those_that_a_token_is_sent_to_are_reckoned_with() -> None:
     assert any("given up" in warning for warning in preflight(facts, DATA, recipe, Evaluate()).warnings)
 
 
-def test_a_preflight_knows_what_attention_and_lm_eval_hold_at_once() -> None:
+def test_a_preflight_knows_what_attention_lm_eval_and_a_kept_teacher_take() -> None:
     recipe = preset("language", "causal-lm")
     plain = preflight(MODEL, DATA, recipe, Evaluate())
     attention = recipe.distill.model_copy(update={"attention": 1.0})
@@ -187,6 +187,11 @@ def test_a_preflight_knows_what_attention_and_lm_eval_hold_at_once() -> None:
     assert asked.estimate.memory_bytes - plain.estimate.memory_bytes == PROCESS_BYTES + HARNESS_BYTES
     assert asked.estimate.disk_bytes - plain.estimate.disk_bytes == 4 * plain.baseline_parameters.total
     assert any("does not know" in warning for warning in asked.warnings)
+    kept = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"kept": 64})})
+    whole, likeliest = plain.estimate, preflight(MODEL, DATA, kept, Evaluate()).estimate
+    tokens = 781 * 512
+    assert likeliest.disk_bytes - whole.disk_bytes == pytest.approx(258 * tokens, rel=1e-3)
+    assert whole.memory_bytes - likeliest.memory_bytes == pytest.approx(1.1 * 2 * 576 * tokens, rel=1e-3)
 
 
 def test_a_language_model_without_its_output_layer_is_refused_before_it_waits() -> None:
@@ -214,15 +219,6 @@ def test_every_preset_can_be_had_for_a_language_model(name: str) -> None:
     assert preflight(MODEL, DATA, preset(name, "causal-lm"), Evaluate()).parameters.total < MODEL.parameters.total
 
 
-def test_what_is_kept_of_a_teacher_has_its_place_in_the_estimate() -> None:
-    recipe = preset("language", "causal-lm")
-    kept = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"kept": 64})})
-    whole, likeliest = (preflight(MODEL, DATA, one, Evaluate()).estimate for one in (recipe, kept))
-    tokens = 781 * 512
-    assert likeliest.disk_bytes - whole.disk_bytes == pytest.approx(258 * tokens, rel=1e-3)
-    assert whole.memory_bytes - likeliest.memory_bytes == pytest.approx(1.1 * 2 * 576 * tokens, rel=1e-3)
-
-
 @pytest.mark.parametrize(
     ("changes", "evaluate", "teachers", "param"),
     [
@@ -231,9 +227,7 @@ def test_what_is_kept_of_a_teacher_has_its_place_in_the_estimate() -> None:
         ({"prune": Prune(axes=("ffn", "vocabulary"))}, {}, 0, "recipe.prune.axes"),
     ],
 )
-def test_a_preflight_refuses_what_the_engine_would(
-    changes: dict[str, Any], evaluate: dict[str, Any], teachers: int, param: str
-) -> None:
+def test_preflight_refuses_as_the_engine(changes: dict[str, Any], evaluate: dict[str, Any], teachers: int, param: str) -> None:
     recipe = preset("language", "causal-lm").model_copy(update=changes)
     with pytest.raises(CompressionError, check=lambda error: error.param == param):
         preflight(MODEL, DATA, recipe, Evaluate(**evaluate), teachers=[MODEL] * teachers)
