@@ -19,14 +19,7 @@ from compression.modalities.text.causal_lm import hidden_states, token_losses as
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures
-from compression.quantization import calibration
-from compression.quantization.fake_quantize import (
-    DYNAMIC,
-    insert_fake_quantization,
-    is_simulated,
-    quantizable,
-    remove_fake_quantization,
-)
+from compression.quantization import calibration, fake_quantize
 from compression.schema.recipe.recipe import Evaluate
 from compression.training.gradient_checkpointing import recomputed
 from tests.support.tiny_language import FAMILIES, TEXTS, VOCABULARY, model, tokenizer
@@ -114,12 +107,12 @@ def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path:
 
 def test_sensitivities_are_those_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     network, found = model(tie_word_embeddings=False), rows()
-    names = [name for name, _ in quantizable(network)]
+    names = [name for name, _ in fake_quantize.quantizable(network)]
     depths = {name: 0 if "embed" in name else 3 if "lm_head" in name else 1 + int(name.split(".")[2]) for name in names}
 
     def only(one: Any, chosen: set[int], scheme: Any) -> None:
-        remove_fake_quantization(one)
-        insert_fake_quantization(one, lambda name: depths[name] in chosen, scheme)
+        fake_quantize.remove_fake_quantization(one)
+        fake_quantize.insert_fake_quantization(one, lambda name: depths[name] in chosen, scheme)
 
     def logits() -> torch.Tensor:
         with torch.no_grad():
@@ -129,11 +122,11 @@ def test_sensitivities_are_those_of_all_logits(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(quantization_order, "only", only)
     plain, wanted = logits(), {}
     for depth in range(4):
-        only(network, {depth}, DYNAMIC)
+        only(network, {depth}, fake_quantize.DYNAMIC)
         wanted[depth] = ((logits() - plain).square().sum() / plain.square().sum()).item()
-    assert quantization_order.sensitivities(network, found, DYNAMIC) == pytest.approx(wanted, rel=1e-3)
+    assert quantization_order.sensitivities(network, found, fake_quantize.DYNAMIC) == pytest.approx(wanted, rel=1e-3)
     assert len({f"{change:.3g}" for change in wanted.values()}) == 4
-    assert not is_simulated(network)
+    assert not fake_quantize.is_simulated(network)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
