@@ -10,6 +10,7 @@ from transformers import BertForSequenceClassification, BertModel
 
 from compression.engine import shipping
 from compression.export.onnx import trace
+from tests.compression.export.conftest import tiny_classifier, tiny_shipment  # noqa: F401 (fixtures of engine/ and evaluation/ too)
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
 

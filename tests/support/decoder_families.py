@@ -19,34 +19,15 @@ from transformers import (
 
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
+from tests.support import decoder_models
+from tests.support.decoder_models import SIZES
 
 LAYERS, HIDDEN, FFN, WORDS, PADDING = 3, 32, 48, 61, 0
-COMMON: dict[str, Any] = {
-    "vocab_size": WORDS,
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "pad_token_id": PADDING,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-}
+COMMON: dict[str, Any] = {"vocab_size": WORDS, "pad_token_id": PADDING, "bos_token_id": 1, "eos_token_id": None}
+COMMON |= {**SIZES, "num_hidden_layers": LAYERS, "initializer_range": 0.2}
 GATED: dict[str, Any] = {"intermediate_size": FFN, "num_key_value_heads": 2}
-LATENT: dict[str, Any] = {
-    "intermediate_size": FFN,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 12,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 6,
-    "v_head_dim": 10,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "first_k_dense_replace": 1,
-}
+LATENT = {**decoder_models.LATENT, "intermediate_size": FFN, "kv_lora_rank": 12, "q_lora_rank": 16, "n_routed_experts": 8}
+LATENT |= {"qk_nope_head_dim": 6, "v_head_dim": 10, "n_shared_experts": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "llama": {**GATED, "tie_word_embeddings": True},
     "llama-wide": {**GATED, "head_dim": 12, "attention_bias": True, "mlp_bias": True},
@@ -91,8 +72,7 @@ def tiny_classifier(kind: str) -> PreTrainedModel:
 
 def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None) -> Tensor:
     with torch.inference_mode():
-        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask).logits
-    return found
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask).logits
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
@@ -110,13 +90,8 @@ def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> PruningPlan:
     groups = decoder_of(model).groups(model)
     layers = [0, 2] if "layers" in axes else list(range(LAYERS))
     kept = {"hidden": some(24, HIDDEN, 20)} if "hidden" in axes else {}
-    counts = {
-        "heads": {2: 1, 4: 3 if kind == "gpt2" else 2}[groups["heads.0"].units],
-        "ffn": 29,
-        "query_rank": 9,
-        "kv_rank": 8,
-        "shared": 16,
-    }
+    heads = {2: 1, 4: 3 if kind == "gpt2" else 2}[groups["heads.0"].units]
+    counts = {"heads": heads, "ffn": 29, "query_rank": 9, "kv_rank": 8, "shared": 16}
     cut = {*axes, *(["query_rank", "kv_rank"] if "ranks" in axes else []), *(["shared"] if "expert_ffn" in axes else [])}
     for place, number in enumerate(layers):
         for seed, (axis, count) in enumerate(counts.items(), 1):
@@ -187,7 +162,6 @@ def silenced(model: PreTrainedModel, kept: PruningPlan) -> Iterator[PreTrainedMo
                 down = getattr(mlp, "c_proj", None) or mlp.down_proj
                 on_input(down, _only(kept.of("ffn", number), shape.ffn))
                 continue
-            assert shape.experts is not None
             on_input(mlp.shared_experts.down_proj, _only(kept.of("shared", number), shape.experts.shared))
             experts, of_each = kept.of("experts", number), kept.of("expert_ffn", number)
             on_output(mlp.gate, functools.partial(_rerouted, gone=_only(experts, shape.experts.count) == 0))

@@ -12,50 +12,26 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-STEMS = {
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-    "gpt2": "GPT2",
-    "deepseek_v2": "DeepseekV2",
-    "deepseek_v3": "DeepseekV3",
-}
+STEMS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}
+STEMS |= {"deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3"}
 VOCABULARY = 96
 END, UNKNOWN = "<|end|>", "<|unknown|>"
 
 
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+LATENT = {"num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
+LATENT |= {"v_head_dim": 8, "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2}
+LATENT |= {"first_k_dense_replace": 1}
+GROUPS = {"n_group": 2, "topk_group": 1}
+
+
 def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
     settings: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    if kind == "gpt2":
-        settings |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    else:
-        settings |= {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 64,
-            "head_dim": 8,
-        }
+    settings |= GPT2 if kind == "gpt2" else {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
     if kind.startswith("deepseek"):
         del settings["head_dim"]
-        settings |= {
-            "num_key_value_heads": 4,
-            "moe_intermediate_size": 16,
-            "n_routed_experts": 4,
-            "n_shared_experts": 2,
-            "num_experts_per_tok": 2,
-            "n_group": 2,
-            "topk_group": 1,
-            "first_k_dense_replace": 1,
-            "q_lora_rank": 24,
-            "kv_lora_rank": 16,
-            "qk_nope_head_dim": 8,
-            "qk_rope_head_dim": 4,
-            "v_head_dim": 8,
-        }
+        settings |= {**LATENT, **GROUPS, "n_shared_experts": 2}
     return CONFIG_MAPPING[kind](**{**settings, **changes})
 
 
@@ -75,6 +51,14 @@ def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Pat
     """Save a model in shards of at most `largest` bytes."""
     model.save_pretrained(folder, max_shard_size=largest)
     return folder
+
+
+def reopened(model: PreTrainedModel, folder: Path, auto: Any = None, **how: Any) -> PreTrainedModel:
+    """Save a model; return what stock code opens of it, by its own class or another, nothing missing and nothing left over."""
+    model.save_pretrained(folder)
+    opened, report = (auto or type(model)).from_pretrained(folder, output_loading_info=True, **how)
+    assert (type(opened), *report["missing_keys"], *report["unexpected_keys"]) == (type(model),)
+    return opened.eval()
 
 
 def with_prediction(folder: Path) -> list[str]:

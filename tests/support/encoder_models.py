@@ -2,53 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
+from tests.support import tiny_bert
 from tests.support.tiny_bert import BAD, FILLER, GOOD
 
 LAYERS, HIDDEN, HEADS, FFN, POSITIONS = 2, 32, 4, 64, 66
 WORDS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", *GOOD, *BAD, *FILLER]
 """The order of RoBERTa and MPNet, whose padding is token 1; the other families do not mind."""
 PADDING = 1
-STEMS = {
-    "bert": "Bert",
-    "distilbert": "DistilBert",
-    "roberta": "Roberta",
-    "xlm-roberta": "XLMRoberta",
-    "electra": "Electra",
-    "electra-base": "Electra",
-    "mpnet": "MPNet",
-}
+STEMS = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+STEMS |= {"electra": "Electra", "electra-base": "Electra", "mpnet": "MPNet"}
 """Every kind of model that is taken apart in another way. electra has narrow tables and a projection, electra-base not."""
 
 
 def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
-    settings: dict[str, Any] = {
-        "vocab_size": len(WORDS),
-        "max_position_embeddings": POSITIONS,
-        "initializer_range": 0.1,
-        "pad_token_id": PADDING,
-        "hidden_size": HIDDEN,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
-        "intermediate_size": FFN,
-    }
+    settings = {"hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "intermediate_size": FFN}
+    settings |= {"vocab_size": len(WORDS), "max_position_embeddings": POSITIONS, "pad_token_id": PADDING}
     if kind == "distilbert":
         settings["hidden_dim"] = settings.pop("intermediate_size")
     if kind in {"roberta", "xlm-roberta"}:
         settings["type_vocab_size"] = 1
     if kind.startswith("electra"):
         settings["embedding_size"] = 16 if kind == "electra" else HIDDEN
-    return CONFIG_MAPPING[kind.removesuffix("-base")](**{**settings, **changes})
+    return CONFIG_MAPPING[kind.removesuffix("-base")](**{"initializer_range": 0.1, **settings, **changes})
 
 
 def tiny(kind: str, head: str = "ForSequenceClassification", **changes: object) -> PreTrainedModel:
@@ -63,14 +43,7 @@ def tiny(kind: str, head: str = "ForSequenceClassification", **changes: object) 
 
 
 def write_tokenizer(folder: Path) -> None:
-    numbers = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    tiny_bert.write_tokenizer(folder, WORDS, second="$B [SEP]")
     # As model authors write it: the class that opens any tokenizer.json.
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))

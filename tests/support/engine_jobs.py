@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from compression.schema.events import Event, parse_event
+from compression.schema.job_spec import Spec
 from compression.schema.report.before import Before
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Report
@@ -21,20 +22,28 @@ RECIPE: dict[str, Any] = {
 }
 
 
+def asked_of(model: Path | str, rows: Path | str = ".", /, **changes: Any) -> dict[str, Any]:
+    """Return the specification of a job of a model on the JSON lines in a folder."""
+    splits = {name: [str(Path(rows, f"{name}.jsonl"))] for name in ("train", "test")}
+    own = {"model": str(model), "data": {"format": "jsonl", "splits": splits}, "recipe": RECIPE, "evaluate": {"length": 16}}
+    return {**own, "output": "out", "threads": 1, **changes}
+
+
+def spec_of(model: Path | str, rows: Path | str = ".", /, **changes: Any) -> Spec:
+    return Spec.model_validate(asked_of(model, rows, **changes))
+
+
 def write_spec(place: Path, encoder: Path, reviews: Path, **changes: Any) -> Path:
     place.mkdir(exist_ok=True)
-    spec = {
-        "model": str(encoder),
-        "data": {"format": "jsonl", "splits": {"train": [str(reviews / "train.jsonl")], "test": [str(reviews / "test.jsonl")]}},
-        "recipe": RECIPE,
-        "evaluate": {"length": 16},
-        "output": "out",
-        "threads": 1,
-        **changes,
-    }
     path = place / "spec.json"
-    path.write_text(json.dumps(spec))
+    path.write_text(json.dumps(asked_of(encoder, reviews, **changes)))
     return path
+
+
+def report_of(events: Iterable[Event]) -> Report:
+    """Return the report with which a job ends."""
+    *_, last = events
+    return last.report
 
 
 def start(spec: Path, *options: str, **settings: Any) -> "subprocess.Popen[str]":

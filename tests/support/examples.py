@@ -91,11 +91,8 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 def tiny_splits(train: int = 256) -> dict[str, bytes]:
     """Return the three files of a small dataset."""
-    return {
-        "train.jsonl": jsonl(tiny_rows(train, 1)),
-        "validation.jsonl": jsonl(tiny_rows(64, 2)),
-        "test.jsonl": jsonl(tiny_rows(96, 3)),
-    }
+    rows = {"train": tiny_rows(train, 1), "validation": tiny_rows(64, 2), "test": tiny_rows(96, 3)}
+    return {f"{name}.jsonl": jsonl(some) for name, some in rows.items()}
 
 
 def real_examples(*names: str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 QUESTIONS = (
     ("What do plants need to grow?", ("stone", "light", "glass"), 1),
@@ -14,31 +15,19 @@ QUESTIONS = (
 
 def mirror(folder: Path) -> Path:
     """Write it under the hub's name, as a clone of the data set is laid out; return the folder that `--data` takes."""
-    place = folder / "allenai" / "ai2_arc"
-    (place / "ARC-Easy").mkdir(parents=True)
-    lines = [
-        {
-            "id": str(number),
-            "question": question,
-            "choices": {"text": list(choices), "label": ["A", "B", "C"]},
-            "answerKey": "ABC"[right],
-        }
-        for number, (question, choices, right) in enumerate(QUESTIONS)
-    ]
-    splits = ("train", "validation", "test")
-    for split in splits:
-        (place / "ARC-Easy" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    files = "".join(f"  - split: {split}\n    path: ARC-Easy/{split}.jsonl\n" for split in splits)
-    (place / "README.md").write_text(f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{files}---\n")
-    _sums(folder / "openai" / "gsm8k")
+    questions = []
+    for asked, some, right in QUESTIONS:
+        choices = {"text": some, "label": ["A", "B", "C"]}
+        questions.append({"id": asked, "question": asked, "choices": choices, "answerKey": "ABC"[right]})
+    _write(folder / "allenai" / "ai2_arc", "ARC-Easy", ("train", "validation", "test"), questions)
+    sums = [{"question": f"What are {n} and 3?", "answer": f"{n} + 3 = {n + 3}\n#### {n + 3}"} for n in range(6)]
+    _write(folder / "openai" / "gsm8k", "main", ("train", "test"), sums)
     return folder
 
 
-def _sums(place: Path) -> None:
-    (place / "main").mkdir(parents=True)
-    lines = [{"question": f"What are {n} and 3?", "answer": f"{n} + 3 = {n + 3}\n#### {n + 3}"} for n in range(6)]
-    splits = ("train", "test")
+def _write(place: Path, name: str, splits: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    (place / name).mkdir(parents=True)
     for split in splits:
-        (place / "main" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    files = "".join(f"  - split: {split}\n    path: main/{split}.jsonl\n" for split in splits)
-    (place / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")
+        (place / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = "".join(f"  - split: {split}\n    path: {name}/{split}.jsonl\n" for split in splits)
+    (place / "README.md").write_text(f"---\nconfigs:\n- config_name: {name}\n  data_files:\n{files}---\n")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,11 +11,13 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher
 from compression.engine.context import StageContext
+from compression.evaluation.validate import logits
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.recipe.distill import Distill
@@ -29,34 +32,21 @@ WORDS = {word: number for number, word in enumerate([*SPECIAL, *GOOD, *BAD, *FIL
 
 
 def tiny_config(**changes: object) -> BertConfig:
-    settings = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.1,
-    }
-    return BertConfig(**{**settings, **changes})
+    widths = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    tables = {"vocab_size": len(WORDS), "max_position_embeddings": 64}
+    return BertConfig(**{"initializer_range": 0.1, **widths, **tables, **changes})
 
 
-def write_tokenizer(folder: Path) -> None:
-    tokenizer = Tokenizer(WordPiece(WORDS, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, WORDS[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(folder)
+def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, second: str = "$B:1 [SEP]:1") -> None:
+    """Write a tokenizer of word pieces. second: how the second text of a pair stands behind the first."""
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    ends = [(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
+    forms = {"single": "[CLS] $A [SEP]", "pair": f"[CLS] $A [SEP] {second}"}
+    tokenizer.post_processor = TemplateProcessing(**forms, special_tokens=ends)
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
@@ -82,13 +72,11 @@ def encoded(rows: list[tuple[str, str]]) -> TokenizedDataset:
 
 
 def all_phases() -> ProgressTracker:
+    steps = ("", ", step 1 of 2", ", step 2 of 2")
     names = {
         "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
-        "pruned": (
-            "cut",
-            *(f"{name}{step}" for step in ("", ", step 1 of 2", ", step 2 of 2") for name in ("ask the teacher", "recover")),
-        ),
+        "pruned": ("cut", *(f"{name}{step}" for step in steps for name in ("ask the teacher", "recover"))),
         "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill"),
     }
     return ProgressTracker([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
@@ -96,13 +84,16 @@ def all_phases() -> ProgressTracker:
 
 def lesson_of(state: StageContext, settings: Distill, rows: TokenizedDataset) -> DistillationObjective:
     """Ask the state's teacher of the rows, and make of it what a student is held against."""
-    assert state.teacher is not None
-    comparison = FeatureAlignment.of(
-        state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None
-    )
-    return DistillationObjective(
-        state.model, Teacher(state.teacher, rows, comparison.teacher).asked(), comparison, settings, rows
-    )
+    apart = settings.embedding is not None
+    comparison = FeatureAlignment.of(state.model, state.teacher, settings, settings.weights(), apart=apart)
+    asked = Teacher(state.teacher, rows, comparison.teacher).asked()
+    return DistillationObjective(state.model, asked, comparison, settings, rows)
+
+
+def apart(state: StageContext) -> float:
+    """Return by how much a state's model answers otherwise than its teacher on train: the divergence of their probabilities."""
+    given, wanted = (logits(model, state.rows["train"]).log_softmax(-1) for model in (state.model, state.teacher))
+    return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
 
 def state_of(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:

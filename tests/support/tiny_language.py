@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from compression.modalities.text.causal_lm.documents import TokenizedDocuments, read
+from tests.support.decoder_models import GPT2, GROUPS, LATENT, SIZES
 
 BOS, EOS = "<s>", "</s>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -39,27 +40,12 @@ def documents(texts: list[str] = TEXTS, *, bos: bool = True) -> TokenizedDocumen
 
 
 def model(family: str = "llama", **changes: object) -> PreTrainedModel:
-    settings: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.3,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
+    settings: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": None}
+    settings |= GPT2 if family == "gpt2" else {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
     if family == "mistral":
         settings["sliding_window"] = 5
     if family.startswith("deepseek"):
-        settings |= {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 8}
-        settings |= {"qk_nope_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-        settings |= {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
-    if family == "gpt2":
-        settings = {name: settings[name] for name in ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id")}
-        settings |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        settings |= {**LATENT, **GROUPS, "q_lora_rank": 16, "qk_rope_head_dim": 8}
     torch.manual_seed(0)
     found: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**{**settings, **changes}))
     return found.eval()

@@ -321,7 +321,7 @@ def run_launcher(
         become(wrapped, env, folder, streams, kept)
         # The launcher's own arguments stand behind `-c START HOME`.
         sys.argv = [wrapped[0], *wrapped[6:]]
-        os.execv = run_engine  # type: ignore[assignment]
+        os.execv = run_engine
         launcher.main()
     except SystemExit as ended:
         leave(ended.code)
@@ -336,7 +336,7 @@ def run_engine(_program: str, command: list[str]) -> NoReturn:
         from compression.__main__ import main
 
         show(command, dict(os.environ))
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        sys.stdout.reconfigure(line_buffering=True)
         leave(main(command[4:]))
     except SystemExit as ended:
         leave(ended.code)
@@ -353,7 +353,7 @@ def leave(code: object) -> NoReturn:
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(int(code or 0))  # type: ignore[call-overload]
+    os._exit(int(code or 0))
 
 
 def run_module(name: str, arguments: list[str]) -> NoReturn:
@@ -367,7 +367,7 @@ def run_module(name: str, arguments: list[str]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     leave(code)  # libraries in C would wait for threads of the template, which are not here
 

@@ -48,7 +48,6 @@ def test_relations_compare_models_of_different_widths_and_ignore_padding() -> No
     found = relation_loss(student, teacher, mask, 4)
     found.backward()
     assert found.item() > 0.1
-    assert student.grad is not None
     assert student.grad.isfinite().all()
     assert student.grad[:, 1, 4:].abs().max() == 0
     louder = teacher.clone()

@@ -58,7 +58,6 @@ def learning_layers(state: StageContext) -> list[int]:
 def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
     state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]
 ) -> None:
-    assert state.teacher is not None
     taught, batch = objective(state, hidden=1.0, embedding=0.0, layers=layers)
     given, wanted = (
         request_features(model, batch, TASK, FeatureRequest(numbers)).hidden
@@ -82,7 +81,6 @@ def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
 def test_attention_is_compared_as_the_recipe_says_also_where_heads_are_as_many(
     state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any
 ) -> None:
-    assert state.teacher is not None
     taught, batch = objective(state, attention=1.0, attention_by=by, layers=layers)
     kind = "relations" if by == "relations" else "scores"
     given, wanted = (
@@ -99,10 +97,7 @@ def test_attention_is_compared_as_the_recipe_says_also_where_heads_are_as_many(
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_soft_targets_and_their_gradient_are_of_the_temperature_that_the_recipe_says(
-    state: StageContext, temperature: float
-) -> None:
-    assert state.teacher is not None
+def test_soft_targets_and_their_gradient_are_of_the_recipe_s_temperature(state: StageContext, temperature: float) -> None:
     with torch.no_grad():  # surer of themselves: where logits are small, the temperature changes next to nothing
         for model in (state.model, state.teacher):
             model.classifier.weight.mul_(20)

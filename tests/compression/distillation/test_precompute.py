@@ -12,13 +12,12 @@ from compression.engine.pipeline import compress
 from compression.engine.stages import general_distillation
 from compression.engine.stages.teacher_ensemble import ASK
 from compression.schema.events import Event, Progress
-from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe, Train
 from compression.system import progress
 from compression.system.interrupts import Pause
 from tests.compression.quantization import test_frozen_int8 as test_held
-from tests.support.engine_jobs import RECIPE, write_spec
+from tests.support.engine_jobs import RECIPE, spec_of
 from tests.support.stage_runs import distill
 from tests.support.tiny_language import model
 
@@ -48,8 +47,7 @@ def test_every_asking_of_a_job_is_told(encoder: Path, reviews: Path, tmp_path: P
         "prune": {**RECIPE["prune"], "steps": 2, "recovery": {"epochs": 2, "rate": 1e-3, "by": "teacher"}},
         "distill": {"epochs": 1, "rate": 3e-3, "general": {"epochs": 1}, "teachers": {"seeds": 2}},
     }
-    path = write_spec(tmp_path, encoder, reviews, recipe=recipe, split_batches=2)
-    events = list(compress(Spec.model_validate_json(path.read_text()), tmp_path))
+    events = list(compress(spec_of(encoder, reviews, recipe=recipe, split_batches=2), tmp_path))
     rows = [told(events, "pruned", f"{ASK}, step {step} of 2")[-1].total for step in (1, 2)]
     assert rows[0] == rows[1]
     shipped = {stage: told(events, stage, SHIP)[-1].total for stage in ("baseline", "pruned", "distilled")}
@@ -75,9 +73,8 @@ def test_a_pause_is_heeded_between_two_batches(encoder: Path, reviews: Path, tmp
     def asked() -> bool:
         return any(isinstance(one, Progress) and one.phase == ASK and one.step for one in seen)
 
-    path = write_spec(tmp_path, encoder, reviews, recipe=BRIEF)
     with pytest.raises(Pause):
-        for event in compress(Spec.model_validate_json(path.read_text()), tmp_path, asked):
+        for event in compress(spec_of(encoder, reviews, recipe=BRIEF), tmp_path, asked):
             seen.append(event)
     last = seen[-1]
     assert isinstance(last, Progress)

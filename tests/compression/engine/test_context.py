@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import BertForSequenceClassification
 
 from compression.schema.recipe.base import Precision
@@ -14,21 +15,19 @@ from tests.support.tiny_bert import state_of
 
 @pytest.mark.parametrize(("warmup", "decay"), [(0.5, 0.2), (0.25, 0.0)])
 def test_every_step_has_the_rate_and_every_matrix_the_l2_that_the_recipe_says(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, warmup: float, decay: float
+    model: BertForSequenceClassification, warmup: float, decay: float
 ) -> None:
     rates: list[float] = []
     decays: dict[int, float] = {}
-    step = torch.optim.AdamW.step
 
-    def spy(self: torch.optim.AdamW, *rest: Any) -> Any:
-        (rate,) = {group["lr"] for group in self.param_groups}
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
         rates.append(rate)
-        decays.update({id(p): group["weight_decay"] for group in self.param_groups for p in group["params"]})
-        return step(self, *rest)
+        decays.update({id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]})
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     train = Train(batch=80, warmup=warmup, decay=decay)
-    list(prepare(state_of(model, Recipe(prepare=Prepare(epochs=2, rate=1e-3), train=train))))
+    with register_optimizer_step_pre_hook(note):
+        list(prepare(state_of(model, Recipe(prepare=Prepare(epochs=2, rate=1e-3), train=train))))
     up = round(8 * warmup)
     assert rates == pytest.approx([1e-3 * min((n + 1) / up, (8 - n) / (8 - up)) for n in range(8)])
     for name, parameter in model.named_parameters():

@@ -32,13 +32,8 @@ def test_a_cut_classifier_is_taught_to_score_again(kind: str, axes: dict[str, fl
     send(tmp_path / "model", kind, **(one if kind == "deepseek_v2" else {"vocab_size": 400}))
     if kind == "qwen2":
         byte_pairs(tmp_path / "model")
-    report = run(
-        tmp_path,
-        reviews,
-        quantize={"scheme": "dynamic-int8"},
-        prune={"ratio": axes, "axes": list(axes), "multiple": 8, "calibration_rows": 64},
-        distill={"epochs": 3, "rate": 1e-2, "hidden": 0.5},
-    )
+    prune = {"ratio": axes, "axes": list(axes), "multiple": 8, "calibration_rows": 64}
+    report = run(tmp_path, reviews, prune=prune, distill={"epochs": 3, "rate": 1e-2, "hidden": 0.5})
     for row in report.rows:
         assert not isinstance(row.score, NotMeasured), row.score.not_measured
         assert row.stage == "pruned" or row.score.value > 0.9, row.stage

@@ -13,11 +13,10 @@ from compression.engine.pipeline import compress
 from compression.evaluation.measure import Measured
 from compression.export.onnx import exporter
 from compression.schema.errors import InvalidSpec
-from compression.schema.events import Finished
-from compression.schema.job_spec import Spec
-from compression.schema.report.measurements import NotMeasured, Score
+from compression.schema.report.measurements import NotMeasured, Score, Shape
 from compression.schema.report.report import Report
 from tests.support.decoder_models import END, UNKNOWN, tiny, write_tokenizer
+from tests.support.engine_jobs import report_of, spec_of
 from tests.support.measuring import of
 from tests.support.tiny_bert import BAD, FILLER, GOOD
 
@@ -32,19 +31,8 @@ def send(folder: Path, kind: str, **changes: Any) -> None:
 
 
 def run(place: Path, reviews: Path, **recipe: Any) -> Report:
-    spec = Spec.model_validate(
-        {
-            "model": "model",
-            "data": {"format": "jsonl", "splits": {name: [str(reviews / f"{name}.jsonl")] for name in ("train", "test")}},
-            "recipe": {"train": {"batch": 16, "max_length": 16}, "prepare": {"epochs": 4, "rate": 2e-2}, **recipe},
-            "evaluate": {"length": 16},
-            "output": "out",
-            "threads": 1,
-        }
-    )
-    *_, last = compress(spec, place)
-    assert isinstance(last, Finished)
-    return last.report
+    recipe = {"train": {"batch": 16, "max_length": 16}, "prepare": {"epochs": 4, "rate": 2e-2}, **recipe}
+    return report_of(compress(spec_of("model", reviews, recipe=recipe), place))
 
 
 def opened(folder: Path) -> list[str]:
@@ -57,27 +45,15 @@ def opened(folder: Path) -> list[str]:
 
 def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Path) -> None:
     send(tmp_path / "model", "llama", tie_word_embeddings=True)
-    report = run(
-        tmp_path,
-        reviews,
-        prune={
-            "ratio": {"hidden": 0.25, "heads": 0.5, "ffn": 0.5, "layers": 0.5, "vocabulary": 1.0},
-            "multiple": 8,
-            "calibration_rows": 64,
-            "reconstruct": True,
-            "sensitivity": True,
-        },
-        distill={"epochs": 4, "rate": 1e-2, "hidden": 0.5, "attention": 0.5},
-    )
+    ratio = {"hidden": 0.25, "heads": 0.5, "ffn": 0.5, "layers": 0.5, "vocabulary": 1.0}
+    prune = {"ratio": ratio, "multiple": 8, "calibration_rows": 64, "reconstruct": True, "sensitivity": True}
+    report = run(tmp_path, reviews, prune=prune, distill={"epochs": 4, "rate": 1e-2, "hidden": 0.5, "attention": 0.5})
     baseline, quantized, pruned, distilled = report.rows
-    shape = baseline.shape
-    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (32, 4, 2, 8, 64, 2)
-    shape = distilled.shape
-    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (24, 2, 1, 8, 32, 1)
-    assert (baseline.shape.vocabulary, pruned.shape.vocabulary) == (len(WORDS), len(WORDS) - 20)
+    before = Shape(layers=2, hidden=32, heads=4, groups=2, head_size=8, ffn=64, vocabulary=len(WORDS))
+    after = Shape(layers=1, hidden=24, heads=2, groups=1, head_size=8, ffn=32, vocabulary=len(WORDS) - 20)
+    assert (baseline.shape, pruned.shape, distilled.shape) == (before, after, after)
     assert baseline.parameters == quantized.parameters
     assert quantized.size.bytes < 0.5 * baseline.size.bytes
-    assert report.pruning is not None
     assert report.pruning["heads"] == {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}
     assert set(report.sensitivity) == {"hidden", "ffn", "layers"}
     assert any("solved by least squares" in note for note in pruned.notes)
@@ -102,18 +78,11 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     nobody = Measured(latency=nothing, score=nothing, peak_memory_bytes=nothing)
     monkeypatch.setattr(shipping, "measure_artifact", lambda *_, **__: of(nobody))
     send(tmp_path / "model", "deepseek_v3", n_group=1, attention_bias=True, num_hidden_layers=1, first_k_dense_replace=0)
-    report = run(
-        tmp_path,
-        reviews,
-        prune={"ratio": {"experts": 0.5, "expert_ffn": 0.5, "kv_rank": 0.5, "query_rank": 0.3}, "multiple": 8},
-        distill=None,
-    )
+    ratio = {"experts": 0.5, "expert_ffn": 0.5, "kv_rank": 0.5, "query_rank": 0.3}
+    report = run(tmp_path, reviews, prune={"ratio": ratio, "multiple": 8}, distill=None)
     baseline, quantized, pruned = report.rows
-    assert baseline.shape.experts is not None
-    assert pruned.shape.experts is not None
     assert (baseline.shape.experts.count, baseline.shape.experts.ffn) == (4, 16)
     assert (pruned.shape.experts.count, pruned.shape.experts.ffn, pruned.shape.experts.shared) == (2, 8, 16)
-    assert report.pruning is not None
     assert report.pruning["expert_ffn"]["taken"] == 0.5
     assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
     router = 4 * 32  # of one layer

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from transformers import AutoModelForSequenceClassification
@@ -14,15 +14,17 @@ from compression.engine.dataset_run import DatasetRun
 from compression.engine.phases import SHIP, job_progress
 from compression.engine.pipeline import compress
 from compression.schema.errors import InvalidSpec
-from compression.schema.events import ArtifactReady, Event, Finished, Log, PartFinished, Progress, StageFinished, StageStarted
+from compression.schema.events import ArtifactReady, Event, Log, PartFinished, Progress, StageFinished, StageStarted
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.presets import QUICK
 from compression.schema.report.draws import SplitDraws, mean_split_draws, retention_interval
 from compression.schema.report.measurements import Row, Score
+from compression.schema.report.report import Report
 from compression.schema.stages import Stage
 from compression.system.progress import Step
 from compression.training.budget import Budget, Spent
 from compression.training.save import TrainingCheckpointer
+from tests.support import engine_jobs
 from tests.support.engine_jobs import before_of, rows_in_download
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, write_rows
@@ -30,32 +32,25 @@ from tests.support.toy_tasks import write
 
 
 def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
-    mood = {"format": "jsonl", "splits": {name: [f"mood/{name}.jsonl"] for name in ("train", "test")}}
-    joy = {"format": "jsonl", "splits": {name: [f"joy/{name}.jsonl"] for name in ("train", "test")}}
-    given = {
-        "task": "several",
-        "model": str(encoder),
-        "parts": [
-            {"name": "mood", "task": "text-classification", "data": mood},
-            {"name": "joy", "task": "text-regression", "data": joy},
-        ],
-        "recipe": {
-            "prepare": {"epochs": 3, "rate": 3e-3},
-            "prune": None,
-            "distill": None,
-            "train": {"batch": 16, "max_length": 32},
-        },
-        "evaluate": {"length": 16, "metric": ["accuracy_f1", "auto"]},
-        "output": "out",
-        "threads": 1,
-        **changes,
-    }
-    return Spec.model_validate(given)
+    tasks = {"mood": "text-classification", "joy": "text-regression"}
+    parts = [{"name": name, "task": task, "data": engine_jobs.asked_of("", name)["data"]} for name, task in tasks.items()]
+    recipe = {**engine_jobs.RECIPE, "prepare": {"epochs": 3, "rate": 3e-3}, "prune": None, "distill": None}
+    evaluate = {"length": 16, "metric": ["accuracy_f1", "auto"]}
+    own = {"task": "several", "data": None, "parts": parts, "recipe": recipe, "evaluate": evaluate}
+    return engine_jobs.spec_of(encoder, **{**own, **changes})
+
+
+class Attempts(NamedTuple):
+    """The events of an attempt that died between the parts of its second stage, those of the next, its report and output."""
+
+    first: list[Event]
+    second: list[Event]
+    report: Report
+    output: Path
 
 
 @pytest.fixture(scope="module")
-def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[list[Event], list[Event], Path]:
-    """The events of an attempt that died between the parts of its second stage, those of the next, and its output."""
+def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Attempts:
     folder = tmp_path_factory.mktemp("several")
     for name in ("mood", "joy"):
         (folder / name).mkdir()
@@ -72,68 +67,50 @@ def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[l
         shutil.copytree(folder / "out" / "checkpoints", folder / "kept")
         shutil.rmtree(folder / "out")
         second = list(compress(spec_of(folder, encoder, resume="kept"), folder))
-    return first, second, folder / "out"
+    return Attempts(first, second, second[-1].report, folder / "out")
 
 
 def finished(events: list[Event]) -> list[Row]:
     return [event.row for event in events if isinstance(event, StageFinished)]
 
 
-def test_a_stage_goes_across_the_parts_and_ends_with_one_row(attempts: tuple[list[Event], list[Event], Path]) -> None:
-    first, _, _ = attempts
+def test_a_stage_goes_across_the_parts_and_ends_with_one_row(attempts: Attempts) -> None:
+    first = attempts.first
     told = [event for event in first if isinstance(event, ArtifactReady | PartFinished | StageFinished)]
     names = [event.artifact.name if isinstance(event, ArtifactReady) else event.type for event in told]
-    assert names == [
-        "baseline-onnx-float32-mood",
-        "part_finished",
-        "baseline-onnx-float32-joy",
-        "part_finished",
-        "stage_finished",
-        "quantized-onnx-int8-mood",
-        "part_finished",
-    ]
+    baseline = ["baseline-onnx-float32-mood", "part_finished", "baseline-onnx-float32-joy", "part_finished", "stage_finished"]
+    assert names == [*baseline, "quantized-onnx-int8-mood", "part_finished"]
     (row,) = finished(first)
     mood, joy = row.parts["mood"], row.parts["joy"]
     assert (mood.artifact, joy.artifact, row.artifact) == (names[0], names[2], names[0])
-    assert isinstance(mood.score, Score)
-    assert isinstance(joy.score, Score)
     judged = (mood.score.metric, mood.score.rows, joy.score.metric, joy.score.rows)
     assert judged == ("accuracy_f1", 40, "pearson_spearman", 30)
     assert mood.score.value == (mood.score.metrics["accuracy"] + mood.score.metrics["f1"]) / 2
-    assert isinstance(row.score, Score)
     assert row.score.value == (mood.score.value + joy.score.value) / 2
     assert (row.score.metric, row.score.rows) == ("mean of parts", 70)
     files = {file.path for event in first if isinstance(event, StageFinished) for file in event.checkpoint}
     assert {"state.json", "mood/state.json", "mood/model.safetensors", "joy/state.json", "joy/model.safetensors"} <= files
 
 
-def test_a_new_attempt_does_no_part_of_a_stage_again(attempts: tuple[list[Event], list[Event], Path]) -> None:
-    first, second, _ = attempts
-    assert [(event.stage, event.resumed) for event in second if isinstance(event, StageStarted)] == [
-        ("baseline", True),
-        ("quantized", False),
-    ]
+def test_a_new_attempt_does_no_part_of_a_stage_again(attempts: Attempts) -> None:
+    first, second, report, _ = attempts
+    begun = [(event.stage, event.resumed) for event in second if isinstance(event, StageStarted)]
+    assert begun == [("baseline", True), ("quantized", False)]
     again = {event.phase for event in second if isinstance(event, Progress) and event.stage == "baseline"}
     assert again == {SHIP}  # it is written again, and not trained
-    assert [event.message for event in second if isinstance(event, Log) and "already" in event.message] == [
-        "mood had gone through quantized already."
-    ]
+    logged = [event.message for event in second if isinstance(event, Log) and "already" in event.message]
+    assert logged == ["mood had gone through quantized already."]
     made = [event.artifact.name for event in second if isinstance(event, ArtifactReady)]
     assert [name for name in made if "onnx" in name] == ["quantized-onnx-int8-joy"]
-    last = second[-1]
-    assert isinstance(last, Finished)
-    assert last.report.rows[:1] == tuple(finished(first))
-    assert last.report.rows[1:] == tuple(finished(second))
+    assert report.rows[:1] == tuple(finished(first))
+    assert report.rows[1:] == tuple(finished(second))
     fractions = [event.fraction for event in second if isinstance(event, Progress)]
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1)
 
 
-def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Event], list[Event], Path]) -> None:
-    _, second, output = attempts
-    last = second[-1]
-    assert isinstance(last, Finished)
-    report = last.report
+def test_the_report_tells_of_the_mean_and_of_each_part_and_its_download_holds_its_own_rows(attempts: Attempts) -> None:
+    report, output = attempts.report, attempts.output
     assert (report.task, report.labels, report.splits) == ("several", (), {})
     (chosen,) = [row for row in report.rows if row.artifact == report.headline]
     assert report.headlines == {name: row.artifact for name, row in chosen.parts.items()}
@@ -150,32 +127,21 @@ def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Even
     assert quantized.ratios.size_reduction == pytest.approx(1 - quantized.size.bytes / baseline.size.bytes)
     assert len(report.artifacts) == 6
     shipped = {artifact.part: artifact for artifact in report.artifacts if artifact.kind == "transformers"}
-    heads = {}
-    for name, one in shipped.items():
-        assert name is not None
-        opened = AutoModelForSequenceClassification.from_pretrained(output / "artifacts" / one.name)
-        heads[name] = opened.config.num_labels
-    assert heads == {"mood": 2, "joy": 1}
-
-
-def test_a_part_s_download_holds_its_own_rows(attempts: tuple[list[Event], list[Event], Path]) -> None:
-    _, second, output = attempts
-    last = second[-1]
-    assert isinstance(last, Finished)
-    here = [one for one in last.report.artifacts if (output / "artifacts" / one.name).is_dir()]
+    open_stock = AutoModelForSequenceClassification.from_pretrained
+    opened = {name: open_stock(output / "artifacts" / one.name) for name, one in shipped.items()}
+    assert {name: model.config.num_labels for name, model in opened.items()} == {"mood": 2, "joy": 1}
+    here = [one for one in report.artifacts if (output / "artifacts" / one.name).is_dir()]
     assert {(one.part, one.stage) for one in here} >= {("mood", "quantized"), ("joy", "quantized")}
     for one in here:
         before = before_of(output, one.name)
         assert (before.part, before.task) == (one.part, "text-regression" if one.part == "joy" else "text-classification")
-        assert before.rows == rows_in_download(last.report, len(before.rows), one.part or "")
+        assert before.rows == rows_in_download(report, len(before.rows), one.part or "")
         assert [row.stage for row in before.rows] == (["baseline", "quantized"] if one.stage == "quantized" else ["baseline"])
 
 
-def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(attempts: tuple[list[Event], list[Event], Path]) -> None:
-    _, second, output = attempts
-    last = second[-1]
-    assert isinstance(last, Finished)
-    row = last.report.rows[1]
+def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(attempts: Attempts) -> None:
+    report, output = attempts.report, attempts.output
+    row = report.rows[1]
     kept = {name: draws_of(output, name) for name in row.parts}
     seeds = [draws.test.seed for draws in (kept[name]["baseline"] for name in ("mood", "joy")) if draws.test is not None]
     assert seeds == [0, 1]  # independent of each other
@@ -184,7 +150,6 @@ def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(attempts: t
     assert row.ratios.retention_on_validation_interval == retention_interval(before.validation, after.validation)
     assert row.ratios.retention_interval is not None
     validation = {name: part.validation for name, part in row.parts.items()}
-    assert isinstance(row.validation, Score)
     assert row.validation.value == sum(one.value for one in validation.values() if isinstance(one, Score)) / 2
     assert row.ratios.judged_on == "validation"
 
@@ -197,15 +162,13 @@ def draws_of(output: Path, part: str) -> dict[Stage, SplitDraws]:
     return StageCheckpoint.model_validate_json(kept["body"]).draws
 
 
-def test_each_part_learns_by_its_own_metric(attempts: tuple[list[Event], list[Event], Path], encoder: Path) -> None:
-    folder = attempts[2].parent
+def test_each_part_learns_by_its_own_metric(attempts: Attempts, encoder: Path) -> None:
+    folder = attempts.output.parent
     spec = spec_of(folder, encoder, output="opened")
     found = {asked.name: DatasetRun.open(spec, folder, asked) for asked in spec.asked}
-    assert {name: part.state.rows["validation"].task.metric for name, part in found.items()} == {
-        "mood": "accuracy_f1",
-        "joy": "pearson_spearman",
-    }
-    (card,) = (attempts[2] / "artifacts").glob("quantized-transformers-*-mood/README.md")
+    metrics = {name: part.state.rows["validation"].task.metric for name, part in found.items()}
+    assert metrics == {"mood": "accuracy_f1", "joy": "pearson_spearman"}
+    (card,) = (attempts.output / "artifacts").glob("quantized-transformers-*-mood/README.md")
     assert "accuracy_f1 on 40 test rows" in card.read_text()
     for metric, param in ((["auto", "f1"], "evaluate.metric.1"), (["auto"], "evaluate.metric"), ("f1", "evaluate.metric")):
         wrong = spec_of(folder, encoder, output="opened", evaluate={"length": 16, "metric": metric})

@@ -1,6 +1,5 @@
 """A Qwen2 whose tokenizer.json has other rules than stock code has for it: whoever opens the download reads by the file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from compression.engine import shipping
 from compression.engine.on_disk import backend, shipping_on_disk
-from compression.engine.shipping import ArtifactRequest, RunSettings, ship
 from compression.evaluation.lm_eval import harness, harness_model
 from compression.evaluation.measure import Measured
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import NotMeasured
-from compression.system.progress import run_silently
 from tests.compression.engine.on_disk.test_backend import done, spec_of
 from tests.compression.evaluation.lm_eval.test_harness import CHOICE, task
 from tests.compression.export.test_preprocessor_files import TEXT, write_qwen
 from tests.support import measuring
 from tests.support.decoder_models import tiny
+from tests.support.shipments import shipped
 
 OTHER = r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+"
 """Up to three digits are one piece; the stock class takes each by itself."""
@@ -51,33 +49,21 @@ def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
     monkeypatch.chdir(folder)
     found: dict[str, object] = {}
     exec(opening(folder), found)
-    ids: list[int] = found["tokenizer"](TEXT)["input_ids"]  # type: ignore[operator]
-    return ids
+    return found["tokenizer"](TEXT)["input_ids"]
 
 
 def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = qwen(tmp_path / "model", OTHER)
-    (tmp_path / "test.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
-    request = ArtifactRequest(kind="transformers", stage="baseline", precision="float32", tokenizer=model, max_length=16)
-    settings = RunSettings(
-        task="causal-lm",
-        labels=(),
-        evaluate=Evaluate(window=16),
-        output=tmp_path,
-        rows={"test": tmp_path / "test.jsonl"},
-        sample=[{"text": TEXT}],
-    )
-    shipped = run_silently(ship(AutoModelForCausalLM.from_pretrained(model), request, settings))
-    made = tmp_path / "artifacts" / shipped.artifact.name
+    form = {"kind": "transformers", "tokenizer": model, "max_length": 16, "evaluate": Evaluate(window=16)}
+    done = shipped(AutoModelForCausalLM.from_pretrained(model), tmp_path, [{"text": TEXT}], **form)
+    made = tmp_path / "artifacts" / done.artifact.name
     own = Tokenizer.from_file(str(made / "tokenizer.json")).encode(TEXT).ids
     assert AutoTokenizer.from_pretrained(made)(TEXT)["input_ids"] != own
     assert read_by_the_card(made, monkeypatch) == own
 
 
 @pytest.mark.parametrize(("pattern", "opener"), [(OTHER, "PreTrainedTokenizerFast"), (PRETOKENIZE_REGEX, "AutoTokenizer")])
-def test_so_does_that_of_a_model_that_goes_from_file_to_file(
-    pattern: str, opener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_so_does_one_from_file_to_file(pattern: str, opener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
     monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 1 << 62)
     model = qwen(tmp_path / "model", pattern)

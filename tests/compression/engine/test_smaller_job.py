@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from compression.engine.pipeline import compress
-from compression.schema.events import Finished, StageStarted
-from compression.schema.job_spec import Spec
+from compression.schema.events import StageStarted
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
-from tests.support.tiny_bert import BAD, FILLER, GOOD, SPECIAL, tiny_config
+from tests.support.engine_jobs import RECIPE, spec_of
+from tests.support.tiny_bert import BAD, FILLER, GOOD, SPECIAL, tiny_config, write_tokenizer
 
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789"
 TOKENS = [*SPECIAL, *SIGNS, *(f"##{sign}" for sign in SIGNS), *(f"spare{i}" for i in range(60)), *GOOD, *BAD, *FILLER]
@@ -26,42 +22,13 @@ TOKENS = [*SPECIAL, *SIGNS, *(f"##{sign}" for sign in SIGNS), *(f"spare{i}" for 
 def write_model(folder: Path) -> None:
     torch.manual_seed(0)
     BertModel(tiny_config(vocab_size=len(TOKENS))).save_pretrained(folder)
-    numbers = {token: number for number, token in enumerate(TOKENS)}
-    tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(name, numbers[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    write_tokenizer(folder, TOKENS)
 
 
 def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageStarted]]:
-    spec = Spec.model_validate(
-        {
-            "model": "model",
-            "data": {"format": "jsonl", "splits": {name: [str(reviews / f"{name}.jsonl")] for name in ("train", "test")}},
-            "recipe": {
-                "prepare": {"epochs": 4, "rate": 3e-3},
-                "quantize": None,
-                "prune": {
-                    "axes": ["layers", "vocabulary"],
-                    "target_latency": {"speed_up": 1000},
-                    "calibration_rows": 64,
-                    "sensitivity": True,
-                },
-                "distill": {"epochs": 2, "rate": 3e-3},
-                "train": {"batch": 16, "max_length": 32},
-            },
-            "evaluate": {"length": 16},
-            "output": "out",
-            "threads": 1,
-            **changes,
-        }
-    )
-    events = list(compress(spec, place))
-    assert isinstance(events[-1], Finished)
+    prune = {"axes": ["layers", "vocabulary"], "target_latency": {"speed_up": 1e3}, "calibration_rows": 64, "sensitivity": True}
+    recipe = {**RECIPE, "quantize": None, "prune": prune, "distill": {"epochs": 2, "rate": 3e-3}}
+    events = list(compress(spec_of("model", reviews, recipe=recipe, **changes), place))
     return events[-1].report, [event for event in events if isinstance(event, StageStarted)]
 
 
@@ -77,7 +44,6 @@ def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(tmp_path: 
     baseline, cut, last = report.rows
     left = cut.shape.vocabulary
     assert (baseline.shape.vocabulary, left) == (len(TOKENS), len(TOKENS) - 60)
-    assert report.pruning is not None
     assert report.pruning["vocabulary"] == {"before": len(TOKENS), "after": left, "asked": None, "taken": 60 / len(TOKENS)}
     assert f"The vocabulary is not chosen by test: 1 of its {len(lines)} rows are read by other tokens now." in cut.notes
     # Nothing is a thousand times as fast: the deepest cut comes nearest, and that is said.

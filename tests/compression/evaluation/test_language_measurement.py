@@ -11,24 +11,23 @@ from compression.evaluation import measure
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.onnx import decoder
 from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import Batch, Ids
 from compression.modalities.text.scoring import perplexity
 from compression.modalities.text.scoring.perplexity import LanguageScorer
+from tests.support.shipments import Wrapped
 from tests.support.tiny_language import TEXTS, VOCABULARY, model, tokenizer
 
 ROOM = 20
 """Places whose logits are allowed."""
 
 
-class Watched:
+class Watched(Wrapped):
     """A decoder, and the most places that it answered at once."""
 
-    def __init__(self, own: Decoder) -> None:
-        self.own, self.name, self.most = own, own.name, 0
+    most = 0
 
     def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
-        found, cache = self.own.step(ids, cache, mask)
+        found, cache = super().step(ids, cache, mask)
         self.most = max(self.most, found.shape[0] * found.shape[1])
         return found, cache
 
@@ -41,9 +40,7 @@ def opened(kind: str, network: PreTrainedModel, folder: Path) -> Watched:
     network.save_pretrained(folder)
     if kind == "onnx":
         decoder.write(network, folder)
-    found = open_artifact("onnx" if kind == "onnx" else "transformers", folder, threads=1)
-    assert isinstance(found, Decoder)
-    return Watched(found)
+    return Watched(open_artifact(kind, folder, threads=1))
 
 
 @pytest.mark.parametrize(("kind", "family"), [("onnx", "llama"), ("transformers", "mistral")])

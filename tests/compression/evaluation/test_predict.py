@@ -16,14 +16,14 @@ from compression.engine.pipeline import compress
 from compression.evaluation import predict as command
 from compression.evaluation.predict import predict
 from compression.modalities.text.questions import row_of as given
-from compression.schema.events import Finished
-from compression.schema.job_spec import Data, Spec
+from compression.schema.job_spec import Data
 from compression.schema.prediction import Answer, Answered, parse_answered
 from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec, Question, asked_for
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.validation import Rejected
 from tests.compression.export.conftest import LABELS, Shipment
+from tests.support.engine_jobs import report_of, spec_of
 from tests.support.toy_tasks import LENGTH, TASKS, row, write
 
 ROOM = 4 << 30
@@ -47,14 +47,12 @@ def stock(folder: Path, text: str) -> np.ndarray[Any, Any]:
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text)
     feed = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
-    logits: np.ndarray[Any, Any] = session.run(None, {name: np.array([value]) for name, value in feed.items()})[0][0]
-    return logits
+    return session.run(None, {name: np.array([value]) for name, value in feed.items()})[0][0]
 
 
 def test_both_artifacts_answer_as_stock_onnx_runtime_does(tiny_shipment: Shipment, tmp_path: Path) -> None:
     text = tiny_shipment.rows[0][0]
     found = run(spec(tiny_shipment, Question(text=text)), tmp_path)
-    assert isinstance(found, Answered)
     assert (found.asked, found.expected) == ({"text": text}, None)
     sides = ((found.original, tiny_shipment.baseline), (found.compressed, tiny_shipment.int8))
     for said, shipped in sides:
@@ -75,10 +73,8 @@ def test_a_row_of_the_data_is_asked_by_its_number(tiny_shipment: Shipment, tmp_p
     (tmp_path / "test.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in texts))
     data = Data(format="csv", splits={"train": ("test.csv",), "test": ("test.csv",)})
     found = run(spec(tiny_shipment, Question(row=7), data=data), tmp_path)
-    assert isinstance(found, Answered)
     assert (found.asked, found.expected) == ({"text": texts[7][0]}, texts[7][1])
     beyond = run(spec(tiny_shipment, Question(row=len(texts)), data=data), tmp_path)
-    assert isinstance(beyond, Rejected)
     assert (beyond.reasons[0]["code"], beyond.reasons[0]["param"]) == ("empty_split", "row")
 
 
@@ -86,7 +82,6 @@ def test_of_a_long_row_the_beginning_is_shown(tiny_shipment: Shipment, tmp_path:
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": "good " * 300_000, "label": LABELS[0]}) + "\n")
     data = Data(format="jsonl", splits={"train": ("test.jsonl",), "test": ("test.jsonl",)})
     found = run(spec(tiny_shipment, Question(row=0), data=data), tmp_path)
-    assert isinstance(found, Answered)
     assert found.asked == {"text": ("good " * 300_000)[:LONGEST_TEXT]}
     assert found.original.label in LABELS
 
@@ -95,15 +90,8 @@ def test_a_row_may_have_words_of_any_length(encoder: Path, tmp_path: Path) -> No
     words = ["http://" + "a" * 300, *["b"] * 2500]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"tokens": words, "tags": ["O"] * len(words)}) + "\n")
     data = Data(format="jsonl", splits={"train": ("rows.jsonl",), "test": ("rows.jsonl",)})
-    asked = AnswerSpec(
-        task="token-classification",
-        labels=("O", "B-x"),
-        original="original",
-        compressed="compressed",
-        question=Question(row=0),
-        data=data,
-        memory_bytes=ROOM,
-    )
+    common = {"task": "token-classification", "labels": ("O", "B-x"), "memory_bytes": ROOM, "data": data}
+    asked = AnswerSpec(original="original", compressed="compressed", question=Question(row=0), **common)
     read, shown, expected = given(asked, tmp_path)
     assert read == {"words": words}
     assert shown == {"tokens": [words[0][:200], *["b"] * 1999]}
@@ -141,22 +129,14 @@ def test_every_task_has_its_answers(task: Task, encoder: Path, tmp_path: Path, m
     monkeypatch.setattr(command, "SECONDS", 0.0)
     data = write(task, tmp_path, train=200, test=20)
     given: dict[str, Any] = {"columns": {"text_pair": "text_pair"}} if task == "text-pair-classification" else {}
-    recipe = {"quantize": None, "prune": None, "distill": None, "prepare": {"epochs": 8, "rate": 4e-3}}
-    job = {
-        "task": task,
-        "model": str(encoder),
-        "data": {**data.model_dump(), **given},
-        "recipe": {**recipe, "train": {"batch": 16, "max_length": LENGTH}},
-        "evaluate": {"length": 16},
-        "output": "out",
-        "threads": 1,
-    }
-    *_, last = compress(Spec.model_validate(job), tmp_path)
-    assert isinstance(last, Finished)
-    folder = f"out/artifacts/{last.report.rows[0].artifact}"
+    stages: dict[str, Any] = {"quantize": None, "prune": None, "distill": None, "prepare": {"epochs": 8, "rate": 4e-3}}
+    recipe = {**stages, "train": {"batch": 16, "max_length": LENGTH}}
+    spec = spec_of(encoder, task=task, data={**data.model_dump(), **given}, recipe=recipe)
+    report = report_of(compress(spec, tmp_path))
+    folder = f"out/artifacts/{report.rows[0].artifact}"
     card = (tmp_path / folder / "README.md").read_text()
     assert ("Its second text." in card) is (task == "text-pair-classification")
-    common: dict[str, Any] = {"task": task, "labels": last.report.labels, "memory_bytes": ROOM, "data": data}
+    common: dict[str, Any] = {"task": task, "labels": report.labels, "memory_bytes": ROOM, "data": data}
     common |= {"original": folder, "compressed": folder}
     found = [predict(AnswerSpec(question=Question(row=number), **common), tmp_path) for number in range(10)]
     assert sum(right(task, one.expected, one.original) for one in found) >= 7, found

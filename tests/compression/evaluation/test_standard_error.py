@@ -45,7 +45,7 @@ def test_a_model_that_is_too_sure_of_itself_has_the_loss_of_what_it_knows(model:
 
 @pytest.mark.parametrize("task", toys.TASKS)
 def test_every_task_has_one(task: str, tmp_path: Path, encoder: Path) -> None:
-    _, _, state = toys.opened(task, tmp_path, encoder, Recipe(train=Train(batch=16)))  # type: ignore[arg-type]
+    _, _, state = toys.opened(task, tmp_path, encoder, Recipe(train=Train(batch=16)))
     found = standard_error(state.model, state.rows["validation"])
     assert math.isfinite(found)
     assert found >= 0

@@ -12,7 +12,7 @@ import pytest
 from compression.engine.commands.validate import MOST_REASONS, validate
 from compression.schema.errors import ALL_ERRORS
 from compression.schema.job_spec import ModelCheck
-from compression.schema.validation import ModelFacts, Rejected, parse_finding
+from compression.schema.validation import ModelFacts, parse_finding
 
 
 def ask(spec: str, folder: Path) -> bytes:
@@ -31,7 +31,6 @@ def test_a_relative_path_is_taken_from_the_specs_folder(encoder: Path) -> None:
 @pytest.mark.parametrize("spec", ["{}", "nonsense", '{"kind": "model"}', '{"kind": "dataset", "data": {"format": "xls"}}'])
 def test_a_spec_that_is_none_is_rejected_and_not_a_traceback(tmp_path: Path, spec: str) -> None:
     finding = parse_finding.validate_json(ask(spec, tmp_path))
-    assert isinstance(finding, Rejected)
     assert {reason["code"] for reason in finding.reasons} == {"invalid_spec"}
 
 
@@ -52,7 +51,6 @@ def test_a_flood_of_reasons_is_cut(tmp_path: Path) -> None:
     for number in range(3 * MOST_REASONS):
         (tmp_path / f"{number}.py").touch()
     finding = validate(ModelCheck(path="."), tmp_path)
-    assert isinstance(finding, Rejected)
     assert len(finding.reasons) == MOST_REASONS
 
 
@@ -69,14 +67,11 @@ def test_a_tokenizer_that_unpacks_without_end_ends_the_check_and_not_the_machine
     assert "memory allocation" in done.stderr
 
 
-def test_what_no_check_thought_of_is_told_with_a_code_that_is_documented(
-    encoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_check_thought_of_is_told_with_a_documented_code(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "compression.models.validation.model.check", lambda folder: {}[folder.name]
     )  # breaks as a bug of a check would
     finding = validate(ModelCheck(path="."), encoder)
-    assert isinstance(finding, Rejected)
     (reason,) = finding.reasons
     assert reason["code"] in {kind.code for kind in ALL_ERRORS}
     assert "KeyError" in str(reason["cause"])

@@ -1,7 +1,6 @@
 """The tiny classifier as three artifacts, shipped once for all tests of export and measuring."""
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, ship
+from compression.engine.shipping import ShippedArtifact
 from compression.export.provenance import InputFile, Origin
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.recipe.presets import PRESETS
-from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Row
-from compression.system.progress import run_silently
+from tests.support.shipments import shipped
 from tests.support.tiny_bert import sentences, tiny_config
 from tests.support.verdict_rows import BASELINE, QUANTIZED
 
@@ -56,8 +54,7 @@ def tiny_shipment(
 ) -> Shipment:
     output = tmp_path_factory.mktemp("output")
     rows = sentences(60, seed=5)
-    test_rows = output / "test.jsonl"
-    test_rows.write_text("".join(json.dumps({"text": text, "label": LABELS.index(label)}) + "\n" for text, label in rows))
+    judged = [{"text": text, "label": LABELS.index(label)} for text, label in rows]
     (output / "LICENSE").write_text("MIT License")
     origin = Origin(
         license="mit",
@@ -73,22 +70,11 @@ def tiny_shipment(
     def rows_to(shipped: ShippedArtifact) -> list[Row]:
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
 
-    settings = RunSettings(
-        task="text-classification",
-        labels=LABELS,
-        evaluate=Evaluate(length=16),
-        output=output,
-        rows={"test": test_rows},
-        sample=[{"text": text} for text, _ in rows[:16]],
-        origin=origin,
-        emulate_seconds=120.0,
-    )
-    asked = {"tokenizer": encoder, "max_length": MAX_LENGTH}
-    first = ArtifactRequest(kind="onnx", stage="baseline", precision="float32", **asked)
-    baseline, model = settings.place_of(first), copy.deepcopy(tiny_classifier)
-    made = [run_silently(ship(model, first, settings, rows_to))]
+    asked = {"task": "text-classification", "labels": LABELS, "tokenizer": encoder, "max_length": MAX_LENGTH}
+    common = {**asked, "origin": origin, "emulate_seconds": 120.0, "sample": [{"text": text} for text, _ in rows[:16]]}
+    model = copy.deepcopy(tiny_classifier)
+    made = [shipped(model, output, judged, rows_to, **common)]
     insert_fake_quantization(model)
-    for kind in ("onnx", "transformers"):
-        request = ArtifactRequest(kind=kind, stage="quantized", precision="int8", baseline=baseline, **asked)
-        made.append(run_silently(ship(model, request, settings, rows_to)))
+    later = {**common, "stage": "quantized", "precision": "int8", "baseline": output / "artifacts" / made[0].artifact.name}
+    made += [shipped(model, output, judged, rows_to, kind=kind, **later) for kind in ("onnx", "transformers")]
     return Shipment(tiny_classifier, rows, output, *made)

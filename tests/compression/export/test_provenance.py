@@ -40,9 +40,7 @@ def folder(place: Path, **files: str) -> Path:
         ({"README_md": "---" + "\n" * 1_000_000}, (None, None)),  # this must not take hours
     ],
 )
-def test_the_licence_is_what_the_model_s_own_files_say(
-    files: dict[str, str], found: tuple[str | None, str | None], tmp_path: Path
-) -> None:
+def test_the_licence_is_what_its_files_say(files: dict[str, str], found: tuple[str | None, str | None], tmp_path: Path) -> None:
     assert license_of(folder(tmp_path / "model", **files)) == found
 
 
@@ -56,9 +54,7 @@ def test_the_licence_is_what_the_model_s_own_files_say(
         ({}, "a" * 65, (None, None)),
     ],
 )
-def test_a_gguf_file_may_say_its_licence(
-    files: dict[str, str], said: str, found: tuple[str | None, str | None], tmp_path: Path
-) -> None:
+def test_gguf_says_its_licence(files: dict[str, str], said: str, found: tuple[str | None, str | None], tmp_path: Path) -> None:
     place = folder(tmp_path / "model", **files)
     write(tiny("llama"), place / "tiny.gguf", add_license=said)
     assert license_of(place) == found
@@ -83,17 +79,14 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
     changes: dict[str, object] = {"targets": Targets(retention=0.5), "evaluate": Evaluate(threads=2, positive="yes; rm -rf /")}
     if several:
         data = spec(tmp_path).data
-        assert data is not None
-        parts = (
-            DatasetSpec(name="a", task="text-classification", data=data),
-            DatasetSpec(name="b", task="text-regression", data=data),
-        )
+        tasks = {"a": "text-classification", "b": "text-regression"}
+        parts = tuple(DatasetSpec(name=name, task=task, data=data) for name, task in tasks.items())
         changes |= {"task": "several", "data": None, "parts": parts, "teachers": ("model", "model")}
         changes["evaluate"] = JobEvaluate(threads=2, metric=("f1", "auto"), positive=("yes; rm -rf /", None))
     made = Origin.of(spec(tmp_path, **changes), tmp_path)
     words = shlex.split(made.command)
     assert words[:2] == ["lathe", "submit"]
-    submit = typer.main.get_command(app).commands["submit"]  # type: ignore[attr-defined]
+    submit = typer.main.get_command(app).commands["submit"]
     asked = submit.make_context("submit", words[2:]).params
     assert asked["model"] == "MODEL"
     assert asked["wait"]
@@ -110,11 +103,8 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
 def test_the_files_that_were_sent_are_known_by_their_digests(tmp_path: Path) -> None:
     folder(tmp_path / "model", config_json=json.dumps({"_name_or_path": "/home/me/model"}), NOTICE="n", model_safetensors="w")
     made = Origin.of(spec(tmp_path), tmp_path)
-    assert [(one.what, one.path) for one in made.sent] == [
-        ("model", "config.json"),
-        ("model", "model.safetensors"),
-        ("train", "rows.jsonl"),
-    ]
+    sent = [("model", "config.json"), ("model", "model.safetensors"), ("train", "rows.jsonl")]
+    assert [(one.what, one.path) for one in made.sent] == sent
     assert len({one.sha256 for one in made.sent}) == 3
     assert made.base is None, "a path on somebody's disk is no name"
     assert [path.name for path in made.licenses] == ["NOTICE"]

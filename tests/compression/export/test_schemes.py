@@ -78,7 +78,7 @@ def test_the_onnx_file_answers_as_the_simulation_does(scheme: str, tmp_path: Pat
     stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     promised = artifact_bytes(BERT.parameters_of(simulated(scheme)), Quantize(scheme=scheme))
     assert 0.9 * promised < stored < 1.35 * promised
-    assert exporter_of("onnx").precision_of(scheme, simulated(scheme)) == scheme[-4:]  # type: ignore[arg-type]
+    assert exporter_of("onnx").precision_of(scheme, simulated(scheme)) == scheme[-4:]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -98,5 +98,4 @@ def test_exporting_takes_nothing_from_the_simulation(tmp_path: Path) -> None:
     twin = copy.deepcopy(simulated("static-int8"))
     plain_model(twin)
     assert simulation_of(twin) == before
-    assert before is not None
     assert len(before.ranges) == 14

@@ -67,7 +67,6 @@ def test_training_learns_it(learned: Learned) -> None:
 def test_a_narrow_student_learns_it_from_the_teacher_alone(learned: Learned) -> None:
     state = learned.state
     teacher = state.teacher
-    assert teacher is not None
     student = StageContext(RECIPE, state.rows, state.model, state.tracker, state.models, teacher)
     list(prune(student))
     rows = state.rows["validation"]
@@ -132,7 +131,6 @@ def test_what_is_shipped_answers_as_the_engine_does(
 ) -> None:
     state, dataset = learned.state, learned.dataset
     model = copy.deepcopy(state.teacher)
-    assert model is not None
     if int8:
         insert_fake_quantization(model)
     (write_onnx if kind == "onnx" else write_transformers)(model, tmp_path, int8=int8)
@@ -155,13 +153,12 @@ def test_what_is_shipped_answers_as_the_engine_does(
     assert score.metrics[score.metric] == score.value
     # The card's own code answers too, with nothing of ours.
     pairs = learned.task in ("text-pair-classification", "text-regression")  # a number may be asked of either
-    snippet = card_of(
-        kind=kind, task=learned.task, max_length=LENGTH, inputs=inputs_of(model), pairs=pairs, portable=True
-    ).usage()
-    assert ("Its second text." in snippet) is pairs
-    assert "compression" not in snippet
+    inputs = inputs_of(model)
+    shown = card_of(kind=kind, task=learned.task, max_length=LENGTH, inputs=inputs, pairs=pairs, portable=True).usage()
+    assert ("Its second text." in shown) is pairs
+    assert "compression" not in shown
     monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
+    exec(shown, {})
     printed = capsys.readouterr().out.split()
     if learned.task == "token-classification":
         assert printed[0::2] == ["One", "text.", "And", "another,", "which", "is", "longer."]
@@ -180,7 +177,6 @@ def test_a_pair_is_told_apart_by_its_types(encoder: Path, tmp_path: Path) -> Non
     _, _, state = opened("text-pair-classification", tmp_path, encoder, RECIPE)
     rows = state.rows["train"]
     batch = rows.batch([0, 1])
-    assert batch.types is not None
     for line, row in enumerate((0, 1)):
         tokens = len(rows.tokens[row])
         first = rows.tokens[row].index(3) + 1  # [CLS] the first text [SEP]

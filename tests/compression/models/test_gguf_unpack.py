@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.gguf.gguf_tokenizer_mapping import phi3_tokenizer
 
@@ -22,15 +22,24 @@ from compression.models.files.gguf_names import WHOLE_WORDS
 from compression.models.files.uploaded import uploaded
 from compression.models.loading import load_tokenizer
 from compression.schema.errors import ConfigMismatch, MissingFile, UnsupportedTokenizer
-from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import Uploaded
 from tests.compression.models.validation.conftest import judged
 from tests.support.decoder_models import tiny
-from tests.support.engine_jobs import write_spec
+from tests.support.engine_jobs import spec_of
 from tests.support.gguf_files import CONTROL, divisors, pieces, tokens, write
 from tests.support.tiny_bert import sentences, write_rows
 
 VOCABULARY = len(tokens())
+
+
+def unpacked_alike(folder: Path, model: PreTrainedModel, tokens: int = 37) -> PreTrainedModel:
+    """Unpack the file of a folder; return what stock code opens, which answers as a model does."""
+    gguf_unpack.unpack(folder, folder / "stock")
+    opened = AutoModelForCausalLM.from_pretrained(folder / "stock", dtype=torch.float32).eval()
+    ids = torch.arange(3, 3 + tokens)[None] % VOCABULARY
+    with torch.inference_mode():
+        assert torch.allclose(opened(ids).logits, model(ids).logits, atol=1e-5)
+    return opened
 
 
 @pytest.mark.parametrize(
@@ -48,13 +57,9 @@ def test_it_answers_as_the_file_says(kind: str, packed: Kind, more: dict[str, ob
     before = model.get_input_embeddings().weight.detach().clone()
     write(model, tmp_path / "tiny.gguf", packed)
     assert not model.get_input_embeddings().weight.equal(before)  # the file is not the model that it was made of
-    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
-    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
+    opened = unpacked_alike(tmp_path, model)
     assert type(opened) is type(model)
     assert opened.config.tie_word_embeddings == model.config.tie_word_embeddings
-    ids = torch.arange(3, 40)[None]
-    with torch.inference_mode():
-        assert torch.allclose(opened(ids).logits, model(ids).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
@@ -68,15 +73,11 @@ def test_positions_that_llama_3_scales_are_what_the_file_says(factor: float, tmp
     assert by[3] == pytest.approx(factor)
     write(model, tmp_path / "tiny.gguf", Kind.F16)
     assert judged(tmp_path).parameters.total == sum(parameter.numel() for parameter in model.parameters())
-    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
-    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
-    assert opened.config.rope_parameters == model.config.rope_parameters
-    ids = torch.arange(3, 303)[None] % VOCABULARY
+    assert unpacked_alike(tmp_path, model, tokens=300).config.rope_parameters == model.config.rope_parameters
+    ids, plain = torch.arange(3, 303)[None] % VOCABULARY, {"rope_type": "default", "rope_theta": 500_000.0}
     with torch.inference_mode():
-        wanted = model(ids).logits
-        assert torch.allclose(opened(ids).logits, wanted, atol=1e-5)
-        plain = tiny("llama", vocab_size=VOCABULARY, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
-        assert not torch.allclose(plain(ids).logits, wanted, atol=1e-4)
+        other = tiny("llama", vocab_size=VOCABULARY, rope_parameters=plain)(ids).logits
+        assert not torch.allclose(other, model(ids).logits, atol=1e-4)
 
 
 def test_positions_that_are_divided_by_one_number_are_what_the_file_says(tmp_path: Path) -> None:
@@ -84,12 +85,7 @@ def test_positions_that_are_divided_by_one_number_are_what_the_file_says(tmp_pat
     model = tiny("llama", vocab_size=VOCABULARY, rope_parameters=said)
     write(model, tmp_path / "tiny.gguf", Kind.F16)
     judged(tmp_path)
-    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
-    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
-    assert opened.config.rope_parameters == model.config.rope_parameters
-    ids = torch.arange(3, 40)[None]
-    with torch.inference_mode():
-        assert torch.allclose(opened(ids).logits, model(ids).logits, atol=1e-5)
+    assert unpacked_alike(tmp_path, model).config.rope_parameters == model.config.rope_parameters
 
 
 def test_texts_are_read_by_the_file_s_vocabulary(tmp_path: Path) -> None:
@@ -165,17 +161,11 @@ def learned_of(texts: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 def test_texts_are_cut_as_deepseek_s_own_tokenizers_cut_them(split: str, tmp_path: Path) -> None:
     words, merges = learned_of(TEXTS)
     names = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"]
-    more = {
-        "add_tokenizer_pre": split,
-        "add_token_list": [*words, *names],
-        "add_token_types": [*[1] * len(words), 3, 3],
-        "add_token_merges": [" ".join(pair) for pair in merges],
-        "add_bos_token_id": len(words),
-        "add_eos_token_id": len(words) + 1,
-        "add_pad_token_id": len(words) + 1,
-        "add_add_bos_token": True,
-    }
-    found = read_by(tmp_path / split, TEXTS, vocabulary=len(words) + 2, **more)
+    begin, end = len(words), len(words) + 1
+    special = {"add_bos_token_id": begin, "add_eos_token_id": end, "add_pad_token_id": end, "add_add_bos_token": True}
+    listed = {"add_token_list": [*words, *names], "add_token_types": [*[1] * len(words), 3, 3]}
+    listed |= {"add_tokenizer_pre": split, "add_token_merges": [" ".join(pair) for pair in merges]}
+    found = read_by(tmp_path / split, TEXTS, vocabulary=len(words) + 2, **special, **listed)
     own = Tokenizer(BPE(vocab={word: number for number, word in enumerate(words)}, merges=merges))
     cuts = [Split(Regex(expression), "isolated") for expression in CUTS[split]]
     own.pre_tokenizer = Sequence([*cuts, Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -184,8 +174,8 @@ def test_texts_are_cut_as_deepseek_s_own_tokenizers_cut_them(split: str, tmp_pat
     assert sum(tokens[1:] != own.encode(text).tokens for text, tokens in zip(TEXTS, found, strict=True)) > 3
     # A special token is the one that the model has a row for, also where a text says it.
     tokenizer = load_tokenizer(tmp_path / split / "stock")
-    assert tokenizer(f"is{names[1]}")["input_ids"][-1] == len(words) + 1
-    assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id) == (len(words) + 2, len(words), len(words) + 1)
+    assert tokenizer(f"is{names[1]}")["input_ids"][-1] == end
+    assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id) == (len(words) + 2, begin, end)
 
 
 def test_special_tokens_with_signs_that_no_byte_has_keep_their_rows(tmp_path: Path) -> None:
@@ -250,8 +240,7 @@ def test_a_job_works_on_what_the_file_holds_and_says_what_was_sent(tmp_path: Pat
     write_rows(tmp_path / "train.jsonl", sentences(30, seed=1))
     write_rows(tmp_path / "test.jsonl", sentences(10, seed=2))
     recipe = {"train": {"max_length": 32}, "prune": None}
-    path = write_spec(tmp_path, tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
-    spec = Spec.model_validate_json(path.read_text())
+    spec = spec_of(tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():

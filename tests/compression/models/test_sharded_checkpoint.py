@@ -69,10 +69,8 @@ def test_a_tensor_that_gets_more_or_less_than_planned_leaves_what_was_there(tmp_
     place = tmp_path / "made"
     place.mkdir()
     (place / "before").touch()
-    with (
-        pytest.raises(RuntimeError, match="weight"),
-        writing(place, [[PlannedTensor("weight", torch.float32, (5, 2))]]) as shards,
-    ):
+    planned = [[PlannedTensor("weight", torch.float32, (5, 2))]]
+    with pytest.raises(RuntimeError, match="weight"), writing(place, planned) as shards:
         for rows in given:
             shards.put("weight", torch.ones(rows, 2))
     assert [path.name for path in tmp_path.rglob("*")] == ["made", "before"]

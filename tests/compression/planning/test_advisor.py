@@ -70,10 +70,8 @@ def test_a_baseline_that_has_learned_nothing_is_to_be_tuned_first_and_nothing_el
     assert "recipe.prepare.epochs" not in offered(RECIPE, BASELINE, QUANTIZED, pruned(0.3), distilled(0.3))
     limited = RECIPE.model_copy(update={"train": Train(max_steps=100)})
     rows = (at_chance, QUANTIZED, pruned(0.3), distilled(0.3))
-    assert set(offered(limited, *rows, limit="recipe.train.max_steps (100)")) == {
-        "recipe.prepare.epochs",
-        "recipe.train.max_steps",
-    }
+    keys = {"recipe.prepare.epochs", "recipe.train.max_steps"}
+    assert set(offered(limited, *rows, limit="recipe.train.max_steps (100)")) == keys
 
 
 def test_a_fall_that_distillation_cannot_bring_back_asks_for_a_milder_ratio() -> None:
@@ -84,7 +82,6 @@ def test_a_fall_that_distillation_cannot_bring_back_asks_for_a_milder_ratio() ->
     assert remedy.proposed == 0.05  # 0.3 · √(0.0044 / 0.148)
     # The nearer it came, the less is taken back.
     nearer = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.7), distilled(0.75))["recipe.prune.ratio"].proposed
-    assert isinstance(nearer, float)
     assert 0.05 < nearer < 0.3
 
 
@@ -108,7 +105,7 @@ def test_the_ratios_of_axes_change_together_and_a_target_is_not_changed_to_a_rat
     each = RECIPE.model_copy(update={"prune": Prune(ratio={"ffn": 0.4, "layers": 0.2})})
     remedy = offered(each, *rows)["recipe.prune.ratio"]
     assert remedy.now == {"ffn": 0.4, "layers": 0.2}
-    assert remedy.proposed["ffn"] == pytest.approx(2 * remedy.proposed["layers"])  # type: ignore[index, call-overload]
+    assert remedy.proposed["ffn"] == pytest.approx(2 * remedy.proposed["layers"])
     assert Prune.model_validate({"ratio": remedy.proposed}).deepest < 0.4
     aimed = RECIPE.model_copy(update={"prune": Prune(target_params=0.3)})
     assert list(offered(aimed, *rows)) == ["recipe.distill.epochs"]
@@ -140,16 +137,8 @@ def test_training_that_a_limit_cut_short_asks_for_more_of_it_and_for_nothing_els
 
 
 def broken(ratio: float = 40.0, beyond: float = 0.002, into: str | None = "value", *, is_broken: bool = True) -> LayerRange:
-    return LayerRange(
-        layer="output",
-        largest=ratio,
-        percentile=1.0,
-        ratio=ratio,
-        beyond=beyond,
-        levels_used=0.03,
-        broken=is_broken,
-        smooths_into=into,
-    )
+    found = {"largest": ratio, "percentile": 1.0, "ratio": ratio, "beyond": beyond, "levels_used": 0.03}
+    return LayerRange(layer="output", broken=is_broken, smooths_into=into, **found)
 
 
 def with_ranges(*found: LayerRange) -> Row:
@@ -216,15 +205,10 @@ def sent(recipe: Recipe, remedy: Remedy) -> Recipe:
 
 CUTS = (
     None,
-    {"ratio": 0.3},
-    {"ratio": 0.01},
-    {"ratio": 0.8},
-    {"ratio": {"ffn": 0.99, "layers": 0.001}},
+    *({"ratio": ratio} for ratio in (0.3, 0.01, 0.8, {"ffn": 0.99, "layers": 0.001})),
     {"axes": ("vocabulary",)},
-    {"target_params": 0.305},
-    {"target_params": 5e6},
-    {"target_latency": {"speed_up": 1.445}},
-    {"target_latency": {"milliseconds": 3.0}},
+    *({"target_params": target} for target in (0.305, 5e6)),
+    *({"target_latency": target} for target in ({"speed_up": 1.445}, {"milliseconds": 3.0})),
 )
 LESSONS = (None, {"epochs": 70}, {"epochs": 200})
 INTEGERS = (None, {}, {"qat": {"full": 0, "ramp": 0, "quantized": 0}}, {"qat": {"quantized": 101}}, {"qat": {"quantized": 200}})
@@ -243,11 +227,8 @@ def test_no_remedy_leaves_the_bounds_of_its_field(cut: Any, objective: Any) -> N
         rows += [pruned(0.598)] if cut is not None else []
         for end in ENDS:
             table = [*rows, distilled(end, ms=11.0)] if objective is not None else rows
-            for targets in (
-                TARGETS,
-                Targets(speed_up=1000, parameter_reduction=0.9),
-                Targets(speed_up=0.1, parameter_reduction=0),
-            ):
+            easy, hard = Targets(speed_up=0.1, parameter_reduction=0), Targets(speed_up=1000, parameter_reduction=0.9)
+            for targets in (TARGETS, hard, easy):
                 for number in range(1, len(table) + 1):
                     for remedy in verdict(recipe, *table[:number], targets=targets).remedies:
                         assert sent(recipe, remedy) != recipe, remedy

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import parameters_at
 from compression.planning.preflight import preflight
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import JobEvaluate, Recipe
-from compression.schema.report.measurements import Experts, Latent, Shape
-from compression.schema.validation import DataFacts, ModelFacts
+from compression.schema.report.measurements import Shape
+from compression.schema.validation import DataFacts
 from tests.compression.planning import test_planning as test_catalog
+from tests.support.facts import SMOLLM2, V2_LITE, decoder_facts
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "forecasts.txt"
 RECIPES: dict[str, dict[str, Any]] = {
@@ -28,27 +27,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def facts(family: str, architecture: str, shape: Shape, *, untied: bool = True, dtype: str = "bfloat16") -> ModelFacts:
-    parameters = parameters_at(ARCHITECTURE_SPECS[family], shape, outputs=shape.vocabulary * untied)
-    changes = {"family": family, "architecture": architecture, "shape": shape, "max_positions": 8192}
-    return test_catalog.MODEL.model_copy(
-        update=changes | {"parameters": parameters, "dtype": dtype, "bytes": 2 * parameters.total}
-    )
-
-
-SMALL = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
 LARGE = Shape(layers=80, hidden=8192, heads=64, ffn=28672, vocabulary=128256, groups=8, head_size=128)
-MIXTURE = Shape(layers=27, hidden=2048, heads=16, ffn=10944, vocabulary=102400, groups=16, head_size=192).model_copy(
-    update={
-        "experts": Experts(count=64, ffn=1408, shared=2816, chosen=6, dense_layers=1),
-        "latent": Latent(query=None, kv=512, rope=64, value=128),
-    }
-)
 MODELS = {
     "bert": test_catalog.MODEL,
-    "llama": facts("llama", "LlamaForCausalLM", SMALL, untied=False),
-    "llama of 70 G": facts("llama", "LlamaForCausalLM", LARGE, dtype="Q4_1"),
-    "deepseek": facts("deepseek_v2", "DeepseekV2ForCausalLM", MIXTURE),
+    "llama": decoder_facts("llama", SMOLLM2),
+    "llama of 70 G": decoder_facts("llama", LARGE, LARGE.vocabulary, dtype="Q4_1"),
+    "deepseek": decoder_facts("deepseek_v2", V2_LITE, V2_LITE.vocabulary),
 }
 
 

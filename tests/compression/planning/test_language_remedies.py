@@ -13,10 +13,9 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Targets
 from compression.schema.report.measurements import Row, Score
-from compression.schema.report.ratios import ratios
 from tests.client.figures import row
 from tests.compression.engine.on_disk.test_backend import done, model_into, spec_of
-from tests.support.verdict_rows import offered
+from tests.support.verdict_rows import offered, perplexity_of, scored
 
 LANGUAGE = preset("language", "causal-lm")
 UNTRAINED = Recipe(prepare=Prepare(epochs=0), quantize=Quantize(), prune=None, distill=None)
@@ -24,16 +23,7 @@ CUT = UNTRAINED.model_copy(update={"prune": Prune(ratio=0.3)})
 
 
 def perplexity(value: float) -> Score:
-    return Score(
-        metric="perplexity",
-        value=value,
-        standard_error=0.01,
-        value_at_batch_32=value,
-        rows=1000,
-        rows_changed_by_batching=0,
-        chance=400.0,
-        lower_is_better=True,
-    )
+    return perplexity_of(value, 0.01, rows=1000, chance=400.0)
 
 
 def table(*scores: float) -> list[Row]:
@@ -43,12 +33,8 @@ def table(*scores: float) -> list[Row]:
         row("quantized", 20_000_000, 20_000_000, 8.0, 0.8),
         row("pruned", 13_000_000, 14_000_000, 6.4, 0.8),
     ]
-    before = (rows[0].parameters, rows[0].size, perplexity(scores[0]))
-    for number, value in enumerate(scores):
-        own = rows[number]
-        found = ratios(before, (own.parameters, own.size, perplexity(value)), own.latency)
-        rows[number] = own.model_copy(update={"score": perplexity(value), "ratios": found})
-    return rows[: len(scores)]
+    before = perplexity(scores[0])
+    return [scored(own, perplexity(value), rows[0], before) for own, value in zip(rows, scores, strict=False)]
 
 
 def test_a_stage_that_is_left_out_is_offered_as_the_preset_for_language_models_has_it() -> None:
@@ -93,7 +79,6 @@ def test_a_job_from_file_to_file_offers_a_cut_and_no_lesson(tmp_path: Path, monk
     targets = {"parameter_reduction": 0.3, "size_reduction": 0.1, "speed_up": 1.2, "retention": 1.0}
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30, targets=targets), tmp_path)
     last = report.rows[-1]
-    assert last.verdict is not None
     assert {"parameter_reduction"} <= {*last.verdict.missed}
     (remedy,) = last.verdict.remedies
     assert remedy.key == "recipe.prune"

@@ -11,8 +11,8 @@ from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.report.measurements import Shape
-from compression.schema.validation import ModelFacts
 from tests.compression.planning.test_planning import DATA, MODEL
+from tests.support.facts import LLAMA3, decoder_facts
 
 
 def test_an_encoder_beyond_one_file_is_refused_and_a_decoder_has_its_weights_beside_its_graph() -> None:
@@ -21,30 +21,13 @@ def test_an_encoder_beyond_one_file_is_refused_and_a_decoder_has_its_weights_bes
     with pytest.raises(UnsupportedShape, match="do not fit into an ONNX file"):
         preflight(encoder, DATA, Recipe(), Evaluate())
     decoder = shape.model_copy(update={"groups": 24, "head_size": 64})
-    facts = MODEL.model_copy(
-        update={
-            "family": "llama",
-            "architecture": "LlamaForSequenceClassification",
-            "shape": decoder,
-            "parameters": parameters_at(LLAMA, decoder, outputs=2),
-        }
-    )
+    facts = decoder_facts("llama", decoder, 2, "ForSequenceClassification")
     assert preflight(facts, DATA, Recipe(), Evaluate()).baseline_parameters.total > LARGEST_GRAPH // 4
 
 
 def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
-    shape = Shape(layers=32, hidden=4096, heads=32, ffn=14336, vocabulary=128256, groups=8, head_size=128)
-    parameters = parameters_at(LLAMA, shape, outputs=2)
-    model = ModelFacts(
-        family="llama",
-        architecture="LlamaForSequenceClassification",
-        shape=shape,
-        max_positions=8192,
-        parameters=parameters,
-        labels=("negative", "positive"),
-        dtype="bfloat16",
-        bytes=2 * parameters.total,
-    )
+    model = decoder_facts("llama", LLAMA3, 2, "ForSequenceClassification", labels=("negative", "positive"))
+    parameters = model.parameters
     only_quantize = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
     plan = preflight(model, DATA, only_quantize, Evaluate())
     assert plan.estimate.memory_bytes < 2 << 30 < model.bytes
@@ -62,7 +45,7 @@ def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
         only_quantize.model_copy(update={"quantize": Quantize(scheme="static-int8")}),
     ):
         assert preflight(model, DATA, trained, Evaluate()).estimate.memory_bytes > 4 * parameters.total
-    small = shape.model_copy(update={"layers": 2, "hidden": 512, "heads": 4, "groups": 4, "ffn": 1024, "vocabulary": 32000})
+    small = LLAMA3.model_copy(update={"layers": 2, "hidden": 512, "heads": 4, "groups": 4, "ffn": 1024, "vocabulary": 32000})
     facts = model.model_copy(update={"shape": small, "parameters": parameters_at(LLAMA, small, outputs=2)})
     plan = preflight(facts, DATA, only_quantize, Evaluate())
     assert any(warning.startswith("Where a worker has less than") for warning in plan.warnings)

@@ -22,7 +22,6 @@ def test_states_of_a_teacher_are_in_memory_where_all_of_them_fit() -> None:
     few, most, more = (preflight(MODEL, of_characters(10**6 * n), recipe, Evaluate()).estimate for n in (1, 7, 8))
     assert most.memory_bytes - few.memory_bytes == pytest.approx(1.1 * 2 * 576 * 6e6 / 4, rel=1e-3)
     assert few.memory_bytes - more.memory_bytes == pytest.approx(1.1 * 2 * 576 * 1e6 / 4, rel=1e-3)  # nothing of 2.3 GB
-    assert recipe.distill is not None
     spilling = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"spill_gib": 3.0})})
     spilled = preflight(MODEL, of_characters(8 * 10**6), spilling, Evaluate()).estimate
     assert spilled.memory_bytes == more.memory_bytes
@@ -32,7 +31,6 @@ def test_states_of_a_teacher_are_in_memory_where_all_of_them_fit() -> None:
 def test_a_teacher_whose_states_are_kept_nowhere_is_asked_in_each_epoch() -> None:
     def found(**changes: object) -> tuple[float, list[str]]:
         distill = preset("language", "causal-lm").distill
-        assert distill is not None
         recipe = Recipe(prepare=Prepare(epochs=0), prune=None, distill=distill.model_copy(update=changes))
         plan = preflight(MODEL, of_characters(40 * 10**6), recipe, Evaluate(tokens=256))
         return plan.estimate.minutes, [warning for warning in plan.warnings if "runs again" in warning]

@@ -46,9 +46,7 @@ def test_where_none_meets_all_the_most_targets_and_then_what_is_lacking_decide()
     near = [*rows[:-1], distilled(0.791)]
     assert [len(by_status(each, TARGETS, "met")) for each in near] == [1, 3, 3, 3]
     assert choose(near, TARGETS)[0].stage == "distilled"
-    assert [shortfall(each, TARGETS) for each in near[1:]] == pytest.approx(
-        [1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008]
-    )
+    assert [shortfall(it, TARGETS) for it in near[1:]] == pytest.approx([1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008])
     assert shortfall(distilled(), TARGETS) == 0
     harder = Targets(speed_up=2.2)
     assert choose(rows, harder)[0].stage == "distilled"
@@ -75,7 +73,6 @@ def test_what_was_not_measured_meets_no_target() -> None:
 def test_a_stage_that_cost_score_and_brought_nothing_is_called_worse() -> None:
     last = distilled(0.58)
     found = judged(last, [BASELINE, QUANTIZED, pruned(0.6)], RECIPE, TARGETS)
-    assert found.verdict is not None
     assert found.verdict.worse_than == "pruned"
     assert found.verdict.best_before == "quantized"
     assert "pruned scores 0.6000 against 0.5800" in found.notes[-1]
@@ -85,7 +82,6 @@ def test_a_stage_that_cost_score_and_brought_nothing_is_called_worse() -> None:
 
 def test_a_row_says_by_which_figures_it_is_behind_the_best_before_it_and_what_is_still_to_come() -> None:
     found = judged(pruned(0.6), [BASELINE, QUANTIZED], RECIPE, TARGETS)
-    assert found.verdict is not None
     assert (found.verdict.behind, found.verdict.behind_in) == ("quantized", ("retention",))
     # The fall after a cut is a fact and no alarm: nothing is offered for it, and it is not called worse.
     assert (found.verdict.worse_than, found.verdict.remedies) == (None, ())
@@ -95,12 +91,10 @@ def test_a_row_says_by_which_figures_it_is_behind_the_best_before_it_and_what_is
     )
     # With nothing to come it is as plain, and a change is offered.
     last = judged(distilled(0.7), [BASELINE, QUANTIZED, found], RECIPE, TARGETS)
-    assert last.verdict is not None
     assert (last.verdict.best_before, last.verdict.behind, last.verdict.behind_in) == ("quantized", "quantized", ("retention",))
     assert last.notes[-1].endswith("retention 0.875, there 0.998 (target 0.992).")
     assert last.verdict.remedies
     slow = judged(distilled(0.6, ms=15.0, size=30_000_000), [BASELINE, QUANTIZED, found], RECIPE, TARGETS).verdict
-    assert slow is not None
     assert (slow.behind, slow.behind_in) == ("quantized", ("size_reduction", "speed_up", "retention"))
 
 
@@ -117,7 +111,6 @@ def test_a_row_says_by_which_figures_it_is_behind_the_best_before_it_and_what_is
 )
 def test_a_row_that_is_as_near_to_the_targets_is_not_behind(before: list[Row], last: Row) -> None:
     found = judged(last, before, RECIPE, TARGETS)
-    assert found.verdict is not None
     assert (found.verdict.behind, found.verdict.behind_in) == (None, ())
     assert not found.notes
 

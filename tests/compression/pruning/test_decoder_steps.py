@@ -11,15 +11,13 @@ from compression.planning.preflight import preflight
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.measurements import Experts, Latent, Shape
-from compression.schema.validation import ModelFacts
-from tests.compression.models.architectures.test_decoder_shapes import SMOLLM2
 from tests.compression.planning.test_planning import DATA
+from tests.support.facts import SMOLLM2, decoder_facts
 
 
 def of(hidden: int, heads: int, groups: int) -> Shape:
-    return Shape(
-        layers=4, hidden=hidden, heads=heads, ffn=4 * hidden, vocabulary=1000, groups=groups, head_size=hidden // heads
-    )
+    widths = {"hidden": hidden, "heads": heads, "groups": groups, "head_size": hidden // heads, "ffn": 4 * hidden}
+    return Shape(layers=4, vocabulary=1000, **widths)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -30,12 +28,8 @@ def test_no_step_is_wider_than_the_one_before_it(kind: str, widths: tuple[int, i
     start, family = of(*widths), ARCHITECTURE_SPECS[kind]
     asked = [(hidden, heads, steps) for hidden in (0.02, 0.1, 0.3, 0.6) for heads in (0.1, 0.3, 0.6) for steps in (2, 3, 4)]
     for hidden, heads, steps in asked:
-        prune = Prune(
-            ratio=AxisRatios(hidden=hidden, heads=heads, ffn=0.5),
-            axes=("hidden", "heads", "ffn"),
-            steps=steps,
-            recovery=Recovery(epochs=steps),
-        )
+        ratios = AxisRatios(hidden=hidden, heads=heads, ffn=0.5)
+        prune = Prune(ratio=ratios, axes=("hidden", "heads", "ffn"), steps=steps, recovery=Recovery(epochs=steps))
         ratios, end = planned(family, start, prune)  # by itself a cut that the config can say
         shapes = steps_to(family, start, prune, ratios, end)
         assert (len(shapes), shapes[-1]) == (steps, end)
@@ -53,13 +47,9 @@ def test_encoders_go_the_way_that_they_went() -> None:
 
 
 def test_no_more_layers_are_without_experts_than_are_left() -> None:
-    start = of(64, 4, 4).model_copy(
-        update={
-            "layers": 6,
-            "experts": Experts(count=8, ffn=32, shared=32, chosen=2, dense_layers=3),
-            "latent": Latent(query=None, kv=16, rope=8, value=16),
-        }
-    )
+    experts = Experts(count=8, ffn=32, shared=32, chosen=2, dense_layers=3)
+    latent = Latent(query=None, kv=16, rope=8, value=16)
+    start = of(64, 4, 4).model_copy(update={"layers": 6, "experts": experts, "latent": latent})
     found = [decoder_shape("deepseek_v3", start, {"layers": ratio}, 8) for ratio in (0.3, 0.5, 0.7, 0.8)]
     assert [(one.layers, one.experts.dense_layers) for one in found if one.experts] == [(4, 3), (3, 3), (2, 2), (1, 1)]
     counts = [parameters_at(ARCHITECTURE_SPECS["deepseek_v3"], one, outputs=0).total for one in found]
@@ -70,20 +60,8 @@ def test_no_more_layers_are_without_experts_than_are_left() -> None:
 
 @pytest.mark.parametrize(("ratio", "steps", "warns"), [(0.7, 1, True), (0.7, 2, True), (0.7, 3, False), (0.3, 1, False)])
 def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: float, steps: int, warns: bool) -> None:
-    parameters = parameters_at(ARCHITECTURE_SPECS["llama"], SMOLLM2, outputs=0)
-    model = ModelFacts(
-        family="llama",
-        architecture="LlamaForCausalLM",
-        shape=SMOLLM2,
-        max_positions=8192,
-        parameters=parameters,
-        labels=None,
-        dtype="bfloat16",
-        bytes=2 * parameters.total,
-    )
-    recipe = Recipe(
-        prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery(epochs=steps, rate=1e-4))
-    )
+    model, recovery = decoder_facts("llama", SMOLLM2), Recovery(epochs=steps, rate=1e-4)
+    recipe = Recipe(prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=recovery))
     plan = preflight(model, DATA, recipe, Evaluate())
     said = [warning for warning in plan.warnings if "of the parameters go in one cut" in warning]
     assert len(said) == warns
@@ -91,6 +69,5 @@ def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: flo
         assert plan.parameters.total < 0.6 * plan.baseline_parameters.total
         keys = json.loads(said[0].partition("Put this into prune: ")[2])
         divided = Recipe.model_validate({"prune": {**recipe.prune.model_dump(), **keys}})
-        assert divided.prune is not None
         assert (divided.prune.steps, divided.prune.recovery) == (3, Recovery(by="teacher", epochs=3, rate=1e-4))
         assert not [one for one in preflight(model, DATA, divided, Evaluate()).warnings if "in one cut" in one]

@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
-from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import parameters_at
 from compression.planning import estimator
 from compression.planning.preflight import preflight
 from compression.schema.recipe.distill import Distill, Teachers
@@ -21,8 +18,10 @@ from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from compression.schema.report.measurements import Shape
 from compression.system import memory
 from compression.training.save import TrainingCheckpointer
-from tests.compression.planning.test_planning import DATA, MODEL
+from tests.compression.engine.stages.test_teacher_precision import same
+from tests.compression.planning.test_planning import DATA
 from tests.compression.training.conftest import Listener, checkpointer, resumed
+from tests.support.facts import decoder_facts
 from tests.support.job_models import alone
 from tests.support.stage_runs import distill, prune
 from tests.support.tiny_bert import all_phases
@@ -47,16 +46,8 @@ def state_of(recipe: Recipe, student: PreTrainedModel, *, tied: bool) -> StageCo
     return state
 
 
-def weights(state: StageContext) -> list[torch.Tensor]:
-    return [parameter.detach() for parameter in state.model.parameters()]
-
-
-def same(one: StageContext, other: StageContext) -> bool:
-    return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
-
-
 def taught(precision: str, *, tied: bool) -> StageContext:
-    settings = Distill(epochs=1, rate=1e-2, hidden=0.0, teachers=Teachers(precision=precision))  # type: ignore[arg-type]
+    settings = Distill(epochs=1, rate=1e-2, hidden=0.0, teachers=Teachers(precision=precision))
     state = state_of(Recipe(distill=settings, train=TRAIN), model(hidden_size=16, initializer_range=0.02), tied=tied)
     list(distill(state))
     assert any("8 bits" in note for note in state.notes) == (precision == "int8")
@@ -77,13 +68,12 @@ def recovered(
     checkpointer: TrainingCheckpointer | None = None,
     hear: Any = list,
 ) -> StageContext:
-    settings = Distill(teachers=Teachers(precision=precision))  # type: ignore[arg-type]
+    settings = Distill(teachers=Teachers(precision=precision))
     recipe = Recipe(quantize=None, prune=PRUNE, distill=settings, train=TRAIN)
     state = state_of(recipe, model(kind), tied=False)
     state.teacher = model(kind).requires_grad_(False)
     state.scratch, state.checkpointer = place, checkpointer or state.checkpointer
     hear(prune(state))
-    assert state.teacher is not None
     found, wanted = state.teacher.state_dict(), model(kind).state_dict()
     assert found.keys() == wanted.keys()
     assert all(found[name].equal(weight) for name, weight in wanted.items())
@@ -91,9 +81,7 @@ def recovered(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "deepseek_v3"])
-def test_a_recovery_by_teacher_heeds_it_and_makes_the_teacher_float_again(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_by_teacher_heeds_it_and_makes_it_float(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, rounded = recovered(tmp_path, "float32", kind), recovered(tmp_path, "int8", kind)
     assert same(rounded, whole)  # what it is asked once, before each training, it answers in float32
     assert len([note for note in rounded.notes if "8 bits" in note]) == 1
@@ -103,9 +91,7 @@ def test_a_recovery_by_teacher_heeds_it_and_makes_the_teacher_float_again(
     assert not same(recovered(tmp_path, "int8", kind), recovered(tmp_path, "float32", kind))
 
 
-def test_a_recovery_beside_a_rounded_teacher_is_gone_on_with_beside_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_beside_a_rounded_teacher_goes_on_beside_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     (tmp_path / "kept").mkdir()
     listener, given = Listener(tmp_path / "kept"), checkpointer(tmp_path)
@@ -124,16 +110,8 @@ def test_an_output_layer_of_its_own_is_forecast_in_float32(monkeypatch: pytest.M
     seen, found = list[int](), estimator.model_bytes
     monkeypatch.setattr(estimator, "model_bytes", lambda *given: seen.append(given[-1]) or found(*given))
     for task, outputs in (("causal-lm", 0), ("causal-lm", 5000), ("text-classification", 2)):
-        facts = MODEL.model_copy(
-            update={
-                "family": "llama",
-                "architecture": "LlamaForCausalLM",
-                "shape": shape,
-                "parameters": parameters_at(ARCHITECTURE_SPECS["llama"], shape, outputs=outputs),
-            }
-        )
-        data = DATA.model_copy(
-            update={"task": task, "labels": DATA.labels if outputs == 2 else (), "characters": {"train": 9000}}
-        )
-        preflight(facts, data, Recipe(prepare=Prepare(epochs=0), quantize=None, prune=None), Evaluate())
+        labels = DATA.labels if outputs == 2 else ()
+        data = DATA.model_copy(update={"task": task, "labels": labels, "characters": {"train": 9000}})
+        recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=None)
+        preflight(decoder_facts("llama", shape, outputs), data, recipe, Evaluate())
     assert seen == [0, 5000 * 64, 0]

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compression.quantization.observers import (
-    Spread,
-    least_error_range,
-    levels_used,
-    percentile_range,
-    quantile,
-    range_of,
-    squared_errors,
-)
+from compression.quantization import observers
 from compression.quantization.static_int8 import affine, codes
 
 
@@ -46,7 +38,7 @@ def test_a_range_becomes_a_grid_on_which_zero_is_exact() -> None:
 
 def test_a_spread_of_many_batches_is_that_of_all_values() -> None:
     x = torch.cat([bell(), torch.zeros(500), torch.tensor([1e3, -3e-5])])
-    whole, parts = Spread(), Spread()
+    whole, parts = observers.Spread(), observers.Spread()
     whole.add(x)
     for part in x.split(777):
         parts.add(part)
@@ -56,10 +48,10 @@ def test_a_spread_of_many_batches_is_that_of_all_values() -> None:
     values, counts = parts.values()
     for share in (0.001, 0.3, 0.9, 0.999):
         wanted = np.percentile(x.numpy(), 100 * share, method="inverted_cdf")
-        assert quantile(values, counts, share) == pytest.approx(wanted, rel=0.025, abs=1e-9)
+        assert observers.quantile(values, counts, share) == pytest.approx(wanted, rel=0.025, abs=1e-9)
     magnitudes, counts = parts.magnitudes()
     wanted = np.percentile(np.abs(x.numpy()), 99, method="inverted_cdf")
-    assert quantile(magnitudes, counts, 0.99) == pytest.approx(wanted, rel=0.025)
+    assert observers.quantile(magnitudes, counts, 0.99) == pytest.approx(wanted, rel=0.025)
     assert parts.largest == pytest.approx(1000.0)
 
 
@@ -68,14 +60,14 @@ def test_percentile_leaves_out_as_much_on_either_side() -> None:
     for percent in (90.0, 99.0, 99.9):
         outside = (100 - percent) / 2
         wanted = [np.percentile(x.double().numpy(), p, method="inverted_cdf") for p in (outside, 100 - outside)]
-        assert percentile_range(*counted(x), percent) == pytest.approx(wanted)
+        assert observers.percentile_range(*counted(x), percent) == pytest.approx(wanted)
 
 
 def test_squared_errors_are_those_of_rounding_and_clipping() -> None:
     x = bell(500)
     lows, highs = torch.tensor([-0.5, -3.0, 0.0]).double(), torch.tensor([0.5, 4.0, 2.0]).double()
     wanted = [error(x.double().numpy(), low, high) for low, high in zip(lows.tolist(), highs.tolist(), strict=True)]
-    assert squared_errors(*counted(x), lows, highs).tolist() == pytest.approx(wanted)
+    assert observers.squared_errors(*counted(x), lows, highs).tolist() == pytest.approx(wanted)
 
 
 def test_mse_finds_what_trying_every_range_finds() -> None:
@@ -83,21 +75,21 @@ def test_mse_finds_what_trying_every_range_finds() -> None:
     values = x.double().numpy()
     shares = np.arange(1, 101) / 100
     best = min(error(values, -25 * a, 60 * b) for a in shares[::4] for b in shares[::4])
-    low, high = least_error_range(*counted(x), -25.0, 60.0)
+    low, high = observers.least_error_range(*counted(x), -25.0, 60.0)
     assert error(values, low, high) <= 1.02 * best
     assert error(values, low, high) < error(values, -25.0, 60.0)
 
 
 def test_each_observer_treats_an_outlier_in_its_own_way() -> None:
-    spread = Spread()
+    spread = observers.Spread()
     spread.add(torch.cat([bell(200_000), torch.tensor([80.0])]))
-    assert range_of(spread, "min-max", 99.99)[1] == 80.0
-    assert range_of(spread, "percentile", 99.99)[1] == pytest.approx(3.9, abs=0.2)
-    assert range_of(spread, "percentile", 99.0)[1] == pytest.approx(2.58, abs=0.1)
+    assert observers.range_of(spread, "min-max", 99.99)[1] == 80.0
+    assert observers.range_of(spread, "percentile", 99.99)[1] == pytest.approx(3.9, abs=0.2)
+    assert observers.range_of(spread, "percentile", 99.0)[1] == pytest.approx(2.58, abs=0.1)
     # One value of 80 may cost as much as rounding 200,000 more coarsely: it is cut, but not to the bell.
-    assert 40.0 < range_of(spread, "mse", 99.99)[1] < 70.0
+    assert 40.0 < observers.range_of(spread, "mse", 99.99)[1] < 70.0
 
 
 def test_levels_in_effect() -> None:
-    assert levels_used(torch.tensor([5.0, 5.0, 0.0, 5.0, 5.0])) == pytest.approx(4.0)
-    assert levels_used(torch.tensor([0.0, 9.0, 0.0])) == pytest.approx(1.0)
+    assert observers.levels_used(torch.tensor([5.0, 5.0, 0.0, 5.0, 5.0])) == pytest.approx(4.0)
+    assert observers.levels_used(torch.tensor([0.0, 9.0, 0.0])) == pytest.approx(1.0)

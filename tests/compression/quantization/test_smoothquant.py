@@ -24,12 +24,8 @@ from tests.compression.models.adapters.test_decoder_structure import some_rows
 from tests.support.decoder_families import KINDS, WORDS, logits, tiny_classifier
 from tests.support.encoder_models import STEMS, tiny
 
-SCHEMES = [
-    Quantize(),
-    Quantize(scheme="static-int8", observer="min-max"),
-    Quantize(scheme="weight-only-int8"),
-    Quantize(scheme="weight-only-int4", group_size=32),
-]
+SCHEMES = [Quantize(), Quantize(scheme="static-int8", observer="min-max")]
+SCHEMES += [Quantize(scheme="weight-only-int8"), Quantize(scheme="weight-only-int4", group_size=32)]
 
 
 ENCODERS = list(STEMS)
@@ -41,7 +37,7 @@ def loud(kind: str) -> PreTrainedModel:
     with torch.no_grad():
         for pair in smoothquant.pairs(model):
             source = model.get_submodule(pair.source)
-            part = matrix(source) if source.weight.ndim > 1 else source.weight  # type: ignore[operator, union-attr, arg-type]
+            part = matrix(source) if source.weight.ndim > 1 else source.weight
             part[::8] *= 30
             for reader in pair.readers:
                 matrix(model.get_submodule(reader))[:, ::8] /= 30
@@ -110,7 +106,7 @@ def test_the_error_that_is_searched_by_is_that_of_the_integers() -> None:
 def test_a_cut_chooses_as_if_nothing_had_been_smoothed(kind: str, how: float) -> None:
     model, rows, settings = loud(kind), some_rows(24), Prune(calibration_rows=16)
     wanted = score_units(model, settings, rows, 0).tensors()
-    found = smoothquant.smooth(model, rows, how)  # type: ignore[arg-type]
+    found = smoothquant.smooth(model, rows, how)
     insert_fake_quantization(model)
     with smoothquant.undone(model, found):
         told = score_units(model, settings, rows, 0).tensors()

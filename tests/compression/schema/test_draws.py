@@ -24,7 +24,6 @@ def drawn(answers: list[int], seed: int = 0) -> Draws:
 def test_retention_has_a_paired_interval_far_within_that_of_two_scores() -> None:
     before, after = drawn(BEFORE), drawn(AFTER)
     found = retention_interval(before, after)
-    assert found is not None
     right = [np.array(answers) == np.array(WANTED) for answers in (BEFORE, AFTER)]
     share = right[1].sum() / right[0].sum()
     assert found[0] < share < found[1]
@@ -64,8 +63,6 @@ def test_the_mean_over_datasets_is_surer_than_each_and_lacks_what_one_lacks() ->
     pairs = [(drawn(BEFORE, seed), drawn(AFTER, seed)) for seed in (0, 1)]
     before, after = (mean_split_draws([SplitDraws(test=pair[side]) for pair in pairs]) for side in (0, 1))
     whole, each = retention_interval(before.test, after.test), retention_interval(*pairs[0])
-    assert whole is not None
-    assert each is not None
     assert (whole[1] - whole[0]) / (each[1] - each[0]) == pytest.approx(0.5**0.5, rel=0.15)  # as of independent draws
     assert before.validation is None
     assert mean_split_draws([SplitDraws(test=pairs[0][0]), SplitDraws()]).test is None

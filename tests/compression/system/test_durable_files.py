@@ -19,9 +19,7 @@ def test_a_folder_appears_whole_in_place_of_the_one_before(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*")] == ["place", "new"]
 
 
-def test_what_is_replaced_goes_last_and_comes_back_where_the_new_cannot_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_replaced_goes_last_and_comes_back_if_the_new_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, rename, remove = tmp_path / "place", Path.rename, shutil.rmtree
     for name in ("old", "new"):
         with durable_files.folder(place) as beside:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,7 @@ RECIPE = Recipe(
     distill=Distill(epochs=3, rate=3e-3, attention=1.0),
     train=Train(batch=64, max_length=32),
 )
-WORK: dict[Stage, Callable[[StageContext], Iterator[Event]]] = {
-    "baseline": prepare,
-    "quantized": quantize,
-    "pruned": prune,
-    "distilled": distill,
-}
+WORK = {"baseline": prepare, "quantized": quantize, "pruned": prune, "distilled": distill}
 STEPS_AN_EPOCH = 5
 
 
@@ -113,6 +108,15 @@ def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> 
     made = checkpointer(tmp_path, resume=resume, seconds=None, **changes)
     assert made.look() is None
     return made
+
+
+def done(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE, hear: Any = list, **changes: Any) -> StageContext:
+    """Do a stage, on a state with such changes; `hear` takes its events."""
+    state = state_before(stage, device, recipe)
+    for name, value in changes.items():
+        setattr(state, name, value)
+    hear(WORK[stage](state))
+    return state
 
 
 def go_on(

@@ -1,11 +1,13 @@
 """Training whose number of epochs is open: the rate falls when nothing is gained, from the best weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.validate import Validation
@@ -32,9 +34,7 @@ def scripted(scores: list[float], model: BertForSequenceClassification) -> tuple
     return judge, seen
 
 
-def test_the_rate_falls_after_each_epoch_without_a_gain_and_best_weights_come_back(
-    model: BertForSequenceClassification,
-) -> None:
+def test_the_rate_falls_after_each_epoch_without_gain_and_best_weights_come_back(model: BertForSequenceClassification) -> None:
     judge, seen = scripted([0.5, 0.6, 0.605, 0.7, 0.7, 0.6, 0.6], model)  # 0.605 is a gain of less than 0.01
     ticks, outcome = finish(train(model, OPEN, ROWS, None, loss_of(model), validation=judge))
     rates = [tick.rate for tick in ticks if isinstance(tick, Step) and tick.score is None and not tick.resumed]
@@ -50,7 +50,7 @@ def test_the_rate_falls_after_each_epoch_without_a_gain_and_best_weights_come_ba
 def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassification) -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     judge, _ = scripted([0.9, 0.92, 0.92, 0.93], model)
-    plan = TrainingConfig(**{**OPEN.__dict__, "first_gain": 0.05})
+    plan = replace(OPEN, first_gain=0.05)
     _, outcome = finish(train(model, plan, ROWS, None, loss_of(model), validation=judge))
     assert (outcome.best_epoch, len(outcome.curve)) == (0, 3)
     assert all(one.equal(other) for one, other in zip(model.parameters(), before, strict=True))
@@ -58,7 +58,7 @@ def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassif
 
 def test_stretches_of_several_epochs_wait_as_long(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.5, 0.6, 0.5], model)
-    plan = TrainingConfig(**{**OPEN.__dict__, "plateau_epochs": 4, "patience": 12})
+    plan = replace(OPEN, plateau_epochs=4, patience=12)
     ticks, outcome = finish(train(model, plan, ROWS, None, loss_of(model), validation=judge))
     assert (outcome.best_epoch, len(outcome.curve)) == (1, 13)
     rates = {tick.score: tick.rate for tick in ticks if isinstance(tick, Step)}
@@ -83,24 +83,20 @@ def test_a_loss_that_falls_is_a_gain_too_but_the_best_score_is_kept(model: BertF
 
 def test_a_bound_ends_what_still_gains(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.1 * number for number in range(10)], model)
-    _, outcome = finish(
-        train(model, TrainingConfig(**{**OPEN.__dict__, "epochs": 4}), ROWS, None, loss_of(model), validation=judge)
-    )
+    _, outcome = finish(train(model, replace(OPEN, epochs=4), ROWS, None, loss_of(model), validation=judge))
     assert (outcome.best_epoch, outcome.out_of_patience) == (4, False)
 
 
-def test_the_head_has_a_rate_of_its_own(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_has_a_rate_of_its_own(model: BertForSequenceClassification) -> None:
     rates: dict[int, float] = {}
-    step = torch.optim.AdamW.step
 
-    def spy(self: torch.optim.AdamW, *rest: Any) -> Any:
-        rates.update({id(p): group["lr"] for group in self.param_groups for p in group["params"]})
-        return step(self, *rest)
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates.update({id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]})
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     head = list(model.classifier.parameters())
     plan = TrainingConfig("prepare", 1, 1e-3, 32, 0, head_factor=5.0)
-    finish(train(model, plan, ROWS, encoded(sentences(8, 3)), loss_of(model), head=head))
+    with register_optimizer_step_pre_hook(note):
+        finish(train(model, plan, ROWS, encoded(sentences(8, 3)), loss_of(model), head=head))
     body = {rates[id(p)] for p in model.bert.parameters()}
     assert len(body) == 1
     assert {rates[id(p)] for p in head} == {5 * body.pop()}

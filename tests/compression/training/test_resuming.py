@@ -30,13 +30,14 @@ from tests.compression.training.conftest import (
     WORK,
     Listener,
     checkpointer,
+    done,
     go_on,
     resumed,
     same,
     state_before,
     weights,
 )
-from tests.support.stage_runs import distill, prepare, prune, quantize
+from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import encoded, sentences
 
 RANDOM_STATE_AND_NAMES = 50_000
@@ -44,11 +45,8 @@ RANDOM_STATE_AND_NAMES = 50_000
 
 
 def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu") -> None:
-    plain = state_before(stage, device)
-    list(WORK[stage](plain))
-    saved = state_before(stage, device)
-    saved.checkpointer = checkpointer(tmp_path)
-    listener.hear(WORK[stage](saved))
+    plain = done(stage, device)
+    saved = done(stage, device, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     assert same(weights(saved), weights(plain)), "saving changed the training"
     last = len(listener.saves)
     if stage == "baseline":  # the others train more than the model
@@ -91,9 +89,7 @@ def test_the_random_numbers_of_a_device_go_on_too(tmp_path: Path, listener: List
 def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_path: Path, listener: Listener) -> None:
     static = Quantize(scheme="static-int8", calibration_rows=32, qat=Qat(full=0, ramp=2, quantized=1, rate=1e-3))
     recipe = RECIPE.model_copy(update={"quantize": static})
-    saved = state_before("quantized", recipe=recipe)
-    saved.checkpointer = checkpointer(tmp_path)
-    listener.hear(quantize(saved))
+    saved = done("quantized", recipe=recipe, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     given = resumed(tmp_path, listener, 7)  # of 15: in the ramp, in mid-epoch
     again, _ = go_on("quantized", given, recipe=recipe)
     assert same(weights(again), weights(saved))
@@ -103,23 +99,14 @@ def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_pa
 
 def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Listener) -> None:
     """The first step's training is not done again, and the second cut chooses by the scores that the save kept."""
-    settings = Prune(
-        ratio={"hidden": 0.5, "ffn": 0.5, "layers": 0.5},
-        axes=("hidden", "ffn", "layers"),  # so heads stay, and become narrower twice
-        multiple=8,
-        calibration_rows=64,
-        importance="taylor",
-        steps=2,
-        recovery=Recovery(epochs=2),
-    )
+    ratio = {"hidden": 0.5, "ffn": 0.5, "layers": 0.5}  # so heads stay, and become narrower twice
+    steps = {"importance": "taylor", "steps": 2, "recovery": Recovery(epochs=2)}
+    settings = Prune(ratio=ratio, axes=tuple(ratio), multiple=8, calibration_rows=64, **steps)
     static = Quantize(scheme="static-int8", calibration_rows=32)
     recipe = Recipe(prepare=Prepare(epochs=1), quantize=static, prune=settings, train=Train(batch=64, max_length=32))
-    plain = state_before("pruned", recipe=recipe)
-    list(prune(plain))
+    plain = done("pruned", recipe=recipe)
     assert (plain.model.config.hidden_size, plain.model.config.num_attention_heads) == (16, 4)
-    saved = state_before("pruned", recipe=recipe)
-    saved.checkpointer = checkpointer(tmp_path)
-    listener.hear(prune(saved))
+    done("pruned", recipe=recipe, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     last = STEPS_AN_EPOCH + 1  # the end of a training is saved too
     assert [save.phase for save in listener.saves] == [f"recover, step {step} of 2" for step in (1, 2) for _ in range(last)]
     for number in (2, last, last + 2):
@@ -132,20 +119,13 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
 
 def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
     """Batches of 16 in halves, three to a step: seven steps an epoch, and the budget ends it in the midst of the second."""
-    train_settings = Train(batch=16, max_length=32, accumulate=3, max_steps=10)
-    recipe = RECIPE.model_copy(update={"train": train_settings})
-    plain = state_before("baseline", recipe=recipe)
-    plain.parts = 2
-    list(prepare(plain))
+    recipe = RECIPE.model_copy(update={"train": Train(batch=16, max_length=32, accumulate=3, max_steps=10)})
+    plain = done("baseline", recipe=recipe, parts=2)
     assert "stopped at step 10 of 21" in plain.notes[-1]
-    saved = state_before("baseline", recipe=recipe)
-    saved.parts, saved.checkpointer = 2, checkpointer(tmp_path)
-    listener.hear(prepare(saved))
+    done("baseline", recipe=recipe, parts=2, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     assert [save.step for save in listener.saves] == [*range(1, 11), 10]
     for number in (1, 7, 9, 10, 11):
-        state = state_before("baseline", recipe=recipe)
-        state.parts, state.checkpointer = 2, resumed(tmp_path, listener, number)
-        list(prepare(state))
+        state = done("baseline", recipe=recipe, parts=2, checkpointer=resumed(tmp_path, listener, number))
         assert same(weights(state), weights(plain)), f"save {number}"
         assert state.notes == plain.notes
         assert state.budget.spent.steps == 10
@@ -167,9 +147,7 @@ def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: 
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "linear"])
-def test_the_last_weights_of_terms_are_told_though_an_earlier_epoch_is_kept(
-    weighting: Any, tmp_path: Path, listener: Listener
-) -> None:
+def test_the_last_term_weights_are_told_though_an_earlier_is_kept(weighting: Any, tmp_path: Path, listener: Listener) -> None:
     """The model before is the best; also a new attempt that has no step left, or nothing at all, knows how far weights went."""
     to = Weights(hard=0.0, hidden=4.0) if weighting == "linear" else None
     recipe = Recipe(
@@ -199,9 +177,7 @@ def test_what_is_learned_beside_the_student_goes_on_too(tmp_path: Path, listener
     """Projections, learned weights and the rounded teacher are those of the attempt before."""
     settings = Distill(epochs=2, rate=1e-3, weighting="uncertainty", teachers=Teachers(precision="int8"))
     recipe = RECIPE.model_copy(update={"distill": settings})
-    whole = state_before("distilled", recipe=recipe)
-    whole.checkpointer = checkpointer(tmp_path)
-    listener.hear(distill(whole))
+    whole = done("distilled", recipe=recipe, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     assert any("8 bits" in note for note in whole.notes)
     for number in (3, STEPS_AN_EPOCH + 2):
         again, _ = go_on("distilled", resumed(tmp_path, listener, number), recipe=recipe)

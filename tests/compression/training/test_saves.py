@@ -21,13 +21,14 @@ from tests.compression.training.conftest import (
     STEPS_AN_EPOCH,
     Listener,
     checkpointer,
+    done,
     go_on,
     resumed,
     same,
     state_before,
     weights,
 )
-from tests.support.stage_runs import distill, prepare, prune
+from tests.support.stage_runs import prepare, prune
 
 
 def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> None:
@@ -46,16 +47,13 @@ def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> Non
 
 
 def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
-    plain = state_before("distilled")
-    list(distill(plain))
-    state = state_before("distilled")
     answers = iter([False] * (STEPS_AN_EPOCH + 6) + [True] * 99)  # while the teacher is asked, in batches as large, and then
-    state.checkpointer = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    pausing = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
-        listener.hear(distill(state))
+        done("distilled", hear=listener.hear, checkpointer=pausing)
     assert [save.step for save in listener.saves] == [7]
     state, _ = go_on("distilled", resumed(tmp_path, listener, 1))
-    assert same(weights(state), weights(plain))
+    assert same(weights(state), weights(done("distilled")))
 
 
 def test_a_pause_is_heard_between_layers_that_are_solved(tmp_path: Path) -> None:
@@ -68,23 +66,19 @@ def test_a_pause_is_heard_between_layers_that_are_solved(tmp_path: Path) -> None
 
 
 def test_a_pause_after_the_last_step_keeps_the_result(tmp_path: Path, listener: Listener) -> None:
-    state = state_before("baseline")
     answers = iter([False] * 15 + [True])
-    state.checkpointer = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    pausing = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
-        listener.hear(prepare(state))
+        done("baseline", hear=listener.hear, checkpointer=pausing)
     assert json.loads(unseal(listener.kept / "1" / "state.json"))["where"]["ended"]
 
 
 def test_a_listener_that_takes_nothing_cannot_hold_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(save, "PATIENCE", 0.2)
-    state = state_before("baseline")
     answers = iter([False] * 6 + [True])
-    state.checkpointer = checkpointer(tmp_path, pause_asked=lambda: next(answers))
     seen: list[Event] = []
     with pytest.raises(Pause):
-        for event in prepare(state):
-            seen.append(event)  # noqa: PERF402 (what was seen before it raises counts)
+        done("baseline", hear=seen.extend, checkpointer=checkpointer(tmp_path, pause_asked=lambda: next(answers)))
     assert [event.step for event in seen if isinstance(event, TrainingSaved)] == [1]
 
 
@@ -109,32 +103,23 @@ def edit(path: Path) -> None:
     ],
 )
 def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm: Callable[[Path], object], says: str) -> None:
-    state = state_before("baseline")
-    state.checkpointer = checkpointer(tmp_path)
-    listener.hear(prepare(state))
+    state = done("baseline", hear=listener.hear, checkpointer=checkpointer(tmp_path))
     again = resumed(tmp_path, listener, 7)
     harm(tmp_path / "resume" / "training")
     again.found = None
     problem = again.look()
-    assert problem is not None
     assert says in problem
-    anew = state_before("baseline")
-    anew.checkpointer = again
-    assert not [event for event in prepare(anew) if isinstance(event, Log)]
+    heard: list[Event] = []
+    anew = done("baseline", hear=heard.extend, checkpointer=again)
+    assert not [event for event in heard if isinstance(event, Log)]
     assert same(weights(anew), weights(state))
 
 
 def test_a_save_of_other_work_or_of_another_stage_is_not_used(tmp_path: Path, listener: Listener) -> None:
-    state = state_before("baseline")
-    state.checkpointer = checkpointer(tmp_path)
-    listener.hear(prepare(state))
+    done("baseline", hear=listener.hear, checkpointer=checkpointer(tmp_path))
     with pytest.raises(UnusableCheckpoint, match="other work"):
         read_training(listener.kept / "7", "another fingerprint")
-    given = resumed(tmp_path, listener, 7)
-    plain, other = state_before("pruned"), state_before("pruned")
-    other.checkpointer = given
-    list(prune(plain))
-    list(prune(other))
+    plain, other = done("pruned"), done("pruned", checkpointer=resumed(tmp_path, listener, 7))
     assert same(weights(other), weights(plain))
 
 
@@ -143,14 +128,8 @@ def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listene
     state = state_before("baseline")
     state.checkpointer = checkpointer(tmp_path)
     worst = Validation(0.0, float("-inf"))
-    ticks = train(
-        state.model,
-        TrainingConfig("prepare", 1, 1e-3, 64, 0),
-        state.rows["train"],
-        state.rows["validation"],
-        label_loss(state.task, state.model),
-        validation=lambda: worst,
-        resumable=state.resumable("tune"),
-    )
+    plan, loss = TrainingConfig("prepare", 1, 1e-3, 64, 0), label_loss(state.task, state.model)
+    given = {"validation": lambda: worst, "resumable": state.resumable("tune")}
+    ticks = train(state.model, plan, state.rows["train"], state.rows["validation"], loss, **given)
     listener.hear(event for event in ticks if not isinstance(event, Step))
     assert read_training(listener.kept / "1", "same work").where.before == worst

@@ -16,6 +16,7 @@ from compression.models.adapters.registry import decoder_of
 from compression.pruning.scores import ImportanceScores, score_activations
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.schemes import Scheme
+from compression.system.progress import Returning
 from tests.support.decoder_models import saved, tiny
 
 KINDS = ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"]
@@ -37,20 +38,15 @@ def batches() -> list[Batch]:
 
 def heard(layers: LayerwiseRunner, times: int = 1) -> ImportanceScores:
     cache_file = layers.folder.parent / "states"
-    steps = layers.scores(times * batches(), cache_file)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: ImportanceScores = end.value
-            assert not cache_file.exists()
-            return found
+    for _ in (steps := Returning(layers.scores(times * batches(), cache_file))):
         # A layer of these has some thousand parameters, as many as the states of three batches have numbers.
         assert cache_file.exists() == (times > 1)
         # Between two layers no weights are in memory but those that all layers share.
         held = {name for name, weight in layers.model.named_parameters() if not weight.is_meta}
         assert all(".layers." not in name and ".h." not in name for name in held)
         assert all(weight.ndim == 1 or "wpe" in name for name, weight in layers.model.named_parameters() if name in held)
+    assert not cache_file.exists()
+    return steps.result
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -98,9 +94,7 @@ def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", [None, "dynamic-int8", "weight-only-int4"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2-tied", "gpt2", "deepseek_v3"])
-def test_answers_are_those_of_the_whole_model_in_float32_and_in_integers(
-    kind: str, scheme: Scheme | None, tmp_path: Path
-) -> None:
+def test_answers_are_the_whole_model_s_in_float32_and_in_integers(kind: str, scheme: Scheme | None, tmp_path: Path) -> None:
     model = tiny(kind.removesuffix("-tied"), tie_word_embeddings=kind.endswith("-tied") or kind == "gpt2").to(torch.bfloat16)
     saved(model, tmp_path / "model")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()

@@ -6,7 +6,7 @@ from compression.engine.reporting.notes import with_notes
 from compression.planning.verdicts import coarse_note, indistinct_note, judged
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import Draws, SplitDraws
-from compression.schema.report.measurements import Latency, Row
+from compression.schema.report.measurements import Row
 from compression.schema.stages import Stage
 from tests.client.figures import row
 from tests.support.verdict_rows import RECIPE, TARGETS
@@ -45,7 +45,6 @@ def test_the_baseline_is_no_stage_to_be_told_from() -> None:
 
 
 def of(rows: int, metric: str = "accuracy") -> Row:
-    assert BASELINE.validation is not None
     return BASELINE.model_copy(update={"validation": BASELINE.validation.model_copy(update={"rows": rows, "metric": metric})})
 
 
@@ -62,7 +61,6 @@ def test_one_row_that_weighs_more_than_may_be_lost_is_told_with_the_baseline() -
 
 
 def test_a_latency_that_was_not_taken_alone_is_told() -> None:
-    assert isinstance(QUANTIZED.latency, Latency)
     disturbed = QUANTIZED.model_copy(update={"latency": QUANTIZED.latency.model_copy(update={"exclusive": False})})
     assert with_notes(QUANTIZED, BASELINE).notes == ()
     assert "Another job may have been timed" in " ".join(with_notes(disturbed, BASELINE).notes)

@@ -1,6 +1,6 @@
 """Augmentation within distillation: made rows are taught by the teacher alone, and a job that cannot make them never begins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from compression.modalities.text.augmentation.source import AugmentationSource
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.errors import MissingResource
 from compression.schema.events import Event, Log
-from compression.schema.job_spec import Data, Spec
+from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.system.interrupts import Pause
-from compression.system.progress import Phase, ProgressTracker
+from compression.system.progress import Phase, ProgressTracker, Returning
 from compression.training.save import TrainingCheckpointer
 from tests.compression.modalities.text.augmentation.test_sources import write_wordnet
+from tests.support.engine_jobs import spec_of
 from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import encoded, lesson_of, sentences, state_of, tiny_config, write_tokenizer
 
@@ -58,16 +59,10 @@ def state(model: BertForSequenceClassification, tmp_path: Path) -> StageContext:
 
 
 def more(state: StageContext) -> tuple[TokenizedDataset, list[Event]]:
-    assert state.augmenter is not None
     state.begin("distilled")
-    work, events = augment_rows(state, AUGMENT, state.augmenter), []
-    while True:
-        try:
-            events.append(next(work))
-        except StopIteration as end:
-            rows, made = end.value.rows, end.value.made
-            assert len(made) == len(rows) - len(state.rows["train"])
-            return rows, events
+    events = list(work := Returning(augment_rows(state, AUGMENT, state.augmenter)))
+    assert len(work.result.made) == len(work.result.rows) - len(state.rows["train"])
+    return work.result.rows, events
 
 
 def test_made_rows_stand_behind_those_of_train_without_a_label(state: StageContext) -> None:
@@ -75,7 +70,6 @@ def test_made_rows_stand_behind_those_of_train_without_a_label(state: StageConte
     old = state.rows["train"]
     assert 1.8 * len(old) < len(rows) - len(old) <= 2 * len(old)
     assert rows.tokens[: len(old)] == old.tokens
-    assert rows.labelled is not None
     assert rows.labelled.tolist() == [True] * len(old) + [False] * (len(rows) - len(old))
     assert len(rows.labels) == len(rows)
     said = [event.message for event in events if isinstance(event, Log)]
@@ -92,17 +86,15 @@ def test_a_batch_carries_who_is_labelled_through_parts(state: StageContext) -> N
     rows, _ = more(state)
     picked = [0, 400, 1, 500, 2, 600]
     batch = rows.batch(picked)
-    assert batch.labelled is not None
     assert batch.labelled.tolist() == [True, False] * 3
     parts = batch.split(3)
     assert [part.labelled.tolist() for part in parts if part.labelled is not None] == [[True, False]] * 3
     assert batch.to(torch.device("cpu")).labelled is not None
-    assert rows.at([400, 3]).labelled.tolist() == [False, True]  # type: ignore[union-attr]
+    assert rows.at([400, 3]).labelled.tolist() == [False, True]
 
 
 def test_hard_labels_do_not_count_on_made_rows(state: StageContext) -> None:
     rows, _ = more(state)
-    assert state.teacher is not None
 
     def loss(batch_rows: list[int], flipped: bool = False, **weights: float) -> float:
         settings = Distill(**{"soft": 0.0, "hard": 0.0, "hidden": 0.0, **weights})
@@ -122,9 +114,7 @@ def test_hard_labels_do_not_count_on_made_rows(state: StageContext) -> None:
     assert loss([400, 500], soft=1.0, hard=1.0) == loss([400, 500], soft=1.0)
 
 
-def test_distillation_goes_over_the_made_rows_too_and_comes_nearer_to_its_teacher(
-    model: BertForSequenceClassification, tmp_path: Path
-) -> None:
+def test_distillation_sees_made_rows_too_and_nears_its_teacher(model: BertForSequenceClassification, tmp_path: Path) -> None:
     recipe = Recipe(prepare=Prepare(epochs=3, rate=3e-3), distill=Distill(epochs=2, rate=3e-3, augment=AUGMENT), train=TRAIN)
     state = with_material(state_of(model, recipe), tmp_path)
     list(prepare(state))
@@ -135,7 +125,6 @@ def test_distillation_goes_over_the_made_rows_too_and_comes_nearer_to_its_teache
     steps = [event.total for event in events if getattr(event, "phase", "") == "distill"]
     assert steps[-1] > 2 * (2.5 * 320 / 16)  # two epochs over almost three times the rows of train
     assert any(note.startswith("Augmentation: ") for note in state.notes)
-    assert state.teacher is not None
     wanted, given = (logits(m, state.rows["test"]) for m in (state.teacher, state.model))
     assert (given - wanted).square().mean() < 0.1 * wanted.square().mean()  # it began at 4 times
 
@@ -147,20 +136,17 @@ def test_a_pause_is_heard_while_rows_are_made(state: StageContext, tmp_path: Pat
 
 
 def spec(encoder: Path, reviews: Path, output: Path, augment: Augment, **changes: str) -> Spec:
-    data = Data(format="jsonl", splits={"train": (str(reviews / "train.jsonl"),), "test": (str(reviews / "test.jsonl"),)})
     recipe = Recipe(distill=Distill(augment=augment), prune=None, train=TRAIN)
-    return Spec(model=str(encoder), data=data, recipe=recipe, output=str(output), evaluate={"length": 16}, **changes)
-
-
-def refusals(with_head: Path) -> Iterator[tuple[Augment, str]]:
-    yield Augment(synonyms=Synonyms(source="wordnet")), "no WordNet"
-    yield Augment(synonyms=Synonyms(source="masked-lm")), "no head of a masked language model"
-    yield Augment(synonyms=Synonyms(source="masked-lm", model="bert")), "no helper models"
-    yield Augment(back_translation=BackTranslation(models=("a", "b"))), "no helper models"
+    return spec_of(encoder, reviews, recipe=recipe, output=str(output), **changes)
 
 
 def test_what_the_worker_lacks_is_told_before_any_training(encoder: Path, reviews: Path, tmp_path: Path) -> None:
-    for augment, reason in refusals(encoder):
+    for augment, reason in (
+        (Augment(synonyms=Synonyms(source="wordnet")), "no WordNet"),
+        (Augment(synonyms=Synonyms(source="masked-lm")), "no head of a masked language model"),
+        (Augment(synonyms=Synonyms(source="masked-lm", model="bert")), "no helper models"),
+        (Augment(back_translation=BackTranslation(models=("a", "b"))), "no helper models"),
+    ):
         with pytest.raises(MissingResource, match=reason):
             Job.open(spec(encoder, reviews, tmp_path / "out", augment), tmp_path)
 
@@ -172,10 +158,8 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     write_wordnet(tmp_path / "wordnet")
     masked = Augment(synonyms=Synonyms(source="masked-lm", model="bert"))
     job = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path)
-    assert job.part is not None
     state = job.part.state
     state.teacher = state.model
-    assert state.augmenter is not None
     state.begin("distilled")
     work = augment_rows(state, masked, state.augmenter)
     said = [event.message for event in work if isinstance(event, Log)]

@@ -1,23 +1,21 @@
 """Distillation's parts on tiny models: fewer layers, a phase on plain text, learned weights, several teachers."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel, PreTrainedModel
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import StageCheckpoint
-from compression.engine.commands.run import job
 from compression.engine.context import StageContext
 from compression.engine.dataset_run import DatasetRun
+from compression.engine.pipeline import compress
 from compression.engine.stages.distill import enter
 from compression.engine.stages.general_distillation import general
-from compression.engine.stages.teacher_ensemble import EnsembleOutputs, ensemble_outputs, fused
+from compression.engine.stages.teacher_ensemble import ensemble_outputs, fused
 from compression.evaluation.validate import logits, validate
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
@@ -26,7 +24,7 @@ from compression.models.adapters.registry import adapter_of, encoder_of
 from compression.models.adapters.structure import PruningPlan
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.errors import InvalidSpec, LabelMismatch
-from compression.schema.events import Event, Finished, Log, Progress, TrainingSaved
+from compression.schema.events import Log, Progress, TrainingSaved
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill, General, Teachers
@@ -34,12 +32,15 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Score
 from compression.system.interrupts import Pause
+from compression.system.progress import run_silently
 from compression.training.save import FOLDER, TrainingCheckpointer
+from tests.support.engine_jobs import asked_of, report_of, spec_of
 from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import (
     BAD,
     GOOD,
     all_phases,
+    apart,
     encoded,
     sentences,
     state_of,
@@ -80,17 +81,10 @@ def paused_at(state: StageContext, folder: Path, phase: str, step: int) -> Path:
     return folder
 
 
-def test_a_student_of_fewer_layers_learns_all_terms_and_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shallower_student_learns_all_terms_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     settings = Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3), **ALL_TERMS)
     recipe = Recipe(distill=settings, train=TRAIN)
-
-    def apart(state: StageContext) -> float:
-        assert state.teacher is not None
-        given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
-        return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
 
     whole = shallow(recipe)
     whole.unlabelled = encoded(sentences(96, 5))
@@ -130,7 +124,6 @@ def answers(state: StageContext, model: PreTrainedModel) -> torch.Tensor:
 def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insides(fusion: str) -> None:
     settings = Distill(temperature=2.0, teachers=Teachers.model_validate({"seeds": 2, "fusion": fusion}))
     state = shallow(Recipe(distill=settings, train=TRAIN))
-    assert state.teacher is not None
     other = deep()
     with torch.no_grad():  # says the opposite
         other.classifier.weight.neg_()
@@ -143,25 +136,15 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     scores = [validate(model, state.rows["validation"]).score for model in (state.teacher, other)]
     assert scores == pytest.approx([0.8, 0.2], abs=0.01)
     state.begin("distilled")
-    outputs = finished(ensemble_outputs(state, settings, state.rows["train"], ()))
+    outputs = run_silently(ensemble_outputs(state, settings, state.rows["train"], ()))
     shares = [0.5, 0.5] if fusion == "mean" else [score / sum(scores) for score in scores]
     (said,) = state.notes
     told = [float(part.split()[-1]) for part in said.split("weight: ")[1].split(";")[0].split(", ")]
     assert told == pytest.approx(shares, abs=1e-3)
     assert outputs.guide is (state.teacher if scores[0] > scores[1] else other)
-    assert outputs.logits is not None
     mean = shares[0] * (one / 2).softmax(-1) + shares[1] * (two / 2).softmax(-1)
     assert torch.allclose((outputs.logits / 2).softmax(-1), mean, atol=1e-5)
     assert state.originals == []
-
-
-def finished(work: Iterator[Event]) -> EnsembleOutputs:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            found: EnsembleOutputs = end.value
-            return found
 
 
 def test_numbers_are_averaged_and_places_are_fused_over_real_tokens() -> None:
@@ -182,15 +165,9 @@ def rows_for(rows: TokenizedDataset, name: Task) -> TokenizedDataset:
     return replace(rows, task=task_of(name))
 
 
-def spec(encoder: Path, reviews: Path, recipe: Recipe, **changes: object) -> Spec:
-    splits = {"train": (str(reviews / "train.jsonl"),), "test": (str(reviews / "test.jsonl"),)}
-    given = {"model": str(encoder), "data": Data(format="jsonl", splits=splits), "recipe": recipe, "output": "out"}
-    return Spec.model_validate({**given, "evaluate": {"length": 16}, **changes})
-
-
-def open_part(asked: Spec, base: Path) -> DatasetRun:
-    (one,) = asked.asked
-    return DatasetRun.open(asked, base, one)
+def open_part(encoder: Path, reviews: Path, base: Path, recipe: Recipe, **changes: object) -> DatasetRun:
+    spec = spec_of(encoder, reviews, recipe=recipe, **changes)
+    return DatasetRun.open(spec, base, spec.asked[0])
 
 
 def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, reviews: Path, tmp_path: Path) -> None:
@@ -198,7 +175,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     asked = False
 
     def opened(resume: Path | None) -> StageContext:
-        state = open_part(spec(encoder, reviews, recipe), tmp_path).state
+        state = open_part(encoder, reviews, tmp_path, recipe).state
         state.tracker = all_phases()
         state.checkpointer = TrainingCheckpointer(tmp_path / "out", "work", None, lambda: asked, resume)
         state.checkpointer.look()
@@ -243,20 +220,13 @@ def write_model(folder: Path, model: PreTrainedModel) -> Path:
     return folder
 
 
-def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherwise(
-    encoder: Path, reviews: Path, tmp_path: Path
-) -> None:
+def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder: Path, reviews: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     student = write_model(tmp_path / "student", deep().bert)
     teacher = write_model(tmp_path / "teacher", deep(("positive", "negative")))
-    recipe = Recipe(
-        prepare=Prepare(epochs=0),
-        quantize=Quantize(smoothing=0.5),
-        prune=None,
-        distill=Distill(teachers=Teachers(seeds=0)),
-        train=TRAIN,
-    )
-    part = open_part(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
+    stages = {"prepare": Prepare(epochs=0), "quantize": Quantize(smoothing=0.5), "distill": Distill(teachers=Teachers(seeds=0))}
+    recipe = Recipe(**stages, prune=None, train=TRAIN)
+    part = open_part(encoder, reviews, tmp_path, recipe, student=str(student), teachers=[str(teacher)])
     state = part.state
     state.tracker = all_phases()
     list(prepare(state))
@@ -270,7 +240,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     state.begin("distilled")
-    outputs = finished(ensemble_outputs(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
+    outputs = run_silently(ensemble_outputs(state, recipe.distill, state.rows["train"], ()))
     as_sent = answers(state, deep(("positive", "negative")))
     assert torch.allclose(answers(state, outputs.guide), as_sent.flip(1), atol=1e-6)
 
@@ -281,34 +251,19 @@ def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp
     student = write_model(tmp_path / "student", BertModel(tiny_config(num_hidden_layers=1)))
     teacher = write_model(tmp_path / "teacher", deep())
     write_rows(tmp_path / "plain.jsonl", sentences(48, 9))
-    asked = spec(
-        encoder,
-        reviews,
-        Recipe(
-            prepare=Prepare(epochs=1, rate=3e-3),
-            quantize=None,
-            prune=None,
-            distill=Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3)),
-            train=TRAIN,
-        ),
-        student=str(student),
-        teachers=[str(teacher)],
-        threads=1,
-    )
-    splits = {**asked.model_dump(mode="json")["data"]["splits"], "unlabelled": [str(tmp_path / "plain.jsonl")]}
-    (tmp_path / "spec.json").write_text(
-        json.dumps({**asked.model_dump(mode="json"), "data": {"format": "jsonl", "splits": splits}})
-    )
-    last = list(job(tmp_path / "spec.json"))[-1]
-    assert isinstance(last, Finished)
-    baseline, distilled = last.report.rows
+    distilled = Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3))
+    recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), quantize=None, prune=None, distill=distilled, train=TRAIN)
+    asked = asked_of(encoder, reviews, recipe=recipe, student=str(student), teachers=[str(teacher)])
+    asked["data"]["splits"]["unlabelled"] = [str(tmp_path / "plain.jsonl")]
+    report = report_of(compress(Spec.model_validate(asked), tmp_path))
+    baseline, distilled = report.rows
     assert (baseline.shape.layers, distilled.shape.layers) == (2, 1)
-    assert last.report.splits["unlabelled"].rows == 48
+    assert report.splits["unlabelled"].rows == 48
     said = " ".join(distilled.notes)
     assert "General phase on 48 unlabelled texts" in said
     assert "models.teachers.0" in said
     assert "The student is the model that the job names" in said
-    (onnx,) = [one for one in last.report.artifacts if one.stage == "distilled" and one.kind == "onnx"]
+    (onnx,) = [one for one in report.artifacts if one.stage == "distilled" and one.kind == "onnx"]
     assert isinstance(onnx.score, Score)
     for folder in (tmp_path / "out" / "checkpoints" / "distilled", tmp_path / "out" / "artifacts" / onnx.name):
         assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 1
@@ -329,7 +284,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     def refused(settings: Distill, **changes: object) -> InvalidSpec | LabelMismatch:
         recipe = Recipe(prune=None, distill=settings, train=TRAIN)
         with pytest.raises((InvalidSpec, LabelMismatch)) as caught:
-            open_part(spec(encoder, reviews, recipe, **changes), tmp_path)
+            open_part(encoder, reviews, tmp_path, recipe, **changes)
         return caught.value
 
     assert refused(Distill(), teachers=[str(wrong)]).param == "models.teachers.0"
@@ -337,42 +292,33 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(), student=str(other)).param == "recipe.distill.hidden"
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
-    part = open_part(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
+    part = open_part(encoder, reviews, tmp_path, recipe, student=str(other))
     assert not part.state.models.base.aligned
 
 
 @pytest.mark.parametrize("who", ["base", "prepared"])
-def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
-    encoder: Path, reviews: Path, tmp_path: Path, who: str
-) -> None:
+def test_the_general_phase_asks_the_model_as_sent_or_as_tuned(encoder: Path, reviews: Path, tmp_path: Path, who: str) -> None:
     still = General(epochs=1, rate=1e-12, teacher=who)  # no weight moves, so the loss is that of the student as it is
     recipe = Recipe(prune=None, distill=Distill(general=still), train=TRAIN)
-    state = open_part(spec(encoder, reviews, recipe), tmp_path).state
+    state = open_part(encoder, reviews, tmp_path, recipe).state
     state.tracker = all_phases()
     state.begin("distilled")
     state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
-    assert recipe.distill is not None
-    (loss,) = [
-        -event.score for event in general(state, recipe.distill) if isinstance(event, Progress) and event.score is not None
-    ]
+    (loss,) = [-one.score for one in general(state, recipe.distill) if isinstance(one, Progress) and one.score is not None]
     assert (loss < 0.01) == (who == "base"), "the student is the base, and has nothing to learn of it"
     assert (loss > 0.3) == (who == "prepared")
 
 
-def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
-    encoder: Path, reviews: Path, tmp_path: Path
-) -> None:
+def test_unlabelled_texts_are_read_for_any_task_and_reach_the_student(encoder: Path, reviews: Path, tmp_path: Path) -> None:
 
     write_rows(tmp_path / "plain.jsonl", sentences(50, 9))
-    data = Data(
-        format="jsonl", splits={"train": (str(reviews / "train.jsonl"),), "unlabelled": (str(tmp_path / "plain.jsonl"),)}
-    )
+    splits = {"train": (str(reviews / "train.jsonl"),), "unlabelled": (str(tmp_path / "plain.jsonl"),)}
+    data = Data(format="jsonl", splits=splits)
     facts = check(data, tmp_path)
     assert not isinstance(facts, list)
     assert facts.rows == {"train": 320, "unlabelled": 50}
     assert facts.unlabelled_words > 2
     recipe = Recipe(prune=None, distill=Distill(general=General()), train=TRAIN)
-    part = open_part(spec(encoder, reviews, recipe, data=data), tmp_path)
-    assert part.state.unlabelled is not None
+    part = open_part(encoder, reviews, tmp_path, recipe, data=data)
     assert len(part.state.unlabelled) == 50
     assert part.data.dataset.facts()["unlabelled"].rows == 50

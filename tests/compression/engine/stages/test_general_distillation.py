@@ -43,7 +43,6 @@ def test_texts_without_labels_teach_whatever_the_task(task: Task, encoder: Path,
     state.unlabelled = TextPreprocessor(tokenizer, toys.LENGTH, types=True).unlabelled(
         [text for text, _ in sentences(64, 9)], state.task
     )
-    assert recipe.distill is not None
     events = list(distill(state))
     (said,) = [note for note in state.notes if note.startswith("General phase on 64 unlabelled texts")]
     before, after = (float(word) for word in said.split("validation's texts ")[1].split(" (")[0].split(" → "))
@@ -57,7 +56,6 @@ def told(**weights: float) -> tuple[dict[str, float], float]:
     torch.manual_seed(0)
     state = state_of(deep(), recipe)
     disturbed(state)
-    assert recipe.distill is not None
     state.begin("distilled")
     events = list(general(state, recipe.distill))
     (line,) = [event.message for event in events if isinstance(event, Log) and event.message.startswith("Step")]
@@ -82,9 +80,7 @@ def test_each_weight_of_the_general_phase_counts() -> None:
 @pytest.mark.parametrize(
     ("embedding", "terms", "states"), [(None, {"hidden"}, 3), (0.0, {"hidden"}, 2), (1.0, {"hidden", "embedding"}, 3)]
 )
-def test_the_embedding_layer_is_a_term_of_its_own_or_one_more_layer(
-    embedding: float | None, terms: set[str], states: int
-) -> None:
+def test_embeddings_are_a_term_of_their_own_or_one_more_layer(embedding: float | None, terms: set[str], states: int) -> None:
     settings = Distill(soft=0, hard=0, hidden=1.0, embedding=embedding)
     state = state_of(deep(), Recipe(distill=settings, train=TRAIN))
     state.model = type(state.model)(tiny_config(num_labels=2))
@@ -108,5 +104,5 @@ def test_what_a_step_back_throws_away_is_not_told() -> None:
         yield Step(2, 2, 1.0, 1e-4, 0.5)
         return TrainingOutcome(1, score, score, True)
 
-    said = [event.message for event in log_terms(ticks(), objective) if isinstance(event, Log)]  # type: ignore[arg-type]
+    said = [event.message for event in log_terms(ticks(), objective) if isinstance(event, Log)]
     assert said[1].startswith("Step 2 of 2: soft 3 × ")

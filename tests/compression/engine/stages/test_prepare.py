@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,17 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.phases import job_progress
+from compression.engine.pipeline import compress
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.rate_search import Probed, RateSearch
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
 from compression.schema.recipe.recipe import PREPARE_RATE, Prepare, Recipe, Train
-from compression.schema.report.measurements import Score
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.report import Report
 from compression.training.budget import Budget
 from tests.compression.training.conftest import Listener, checkpointer, listener, resumed, same, weights  # noqa: F401 (a fixture)
-from tests.support.engine_jobs import start, write_spec
+from tests.support.engine_jobs import report_of, spec_of
 from tests.support.stage_runs import prepare
 from tests.support.tiny_bert import FILLER, GOOD, state_of, tiny_config
 
@@ -46,7 +45,6 @@ def readied(state: StageContext) -> StageContext:
 
 def prepared(state: StageContext) -> Preparation:
     list(prepare(state))
-    assert state.result.preparation is not None
     return state.result.preparation
 
 
@@ -57,7 +55,6 @@ def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
     assert found.epochs == found.best_epoch + 3 * preparation.stretch(10), "a patience of three stretches of 48 steps"
     assert found.epochs < preparation.bound(Prepare(), 10)
     assert state.validate().score == max(one.score for one in found.curve) > 0.95
-    assert found.linear_probe is not None
     assert found.linear_probe < state.validate().score, "what tuning brings over frozen features"
     assert [one.epoch for one in found.curve] == list(range(found.epochs + 1))
     assert found.curve[found.best_epoch].loss is not None
@@ -74,8 +71,6 @@ def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch:
     assert len({one.rate for one in body}) == 3
     assert {one.rate for one in body} <= set(preparation.RATES)
     (chosen,) = [one for one in found.rates if one.chosen]
-    assert chosen.loss is not None
-    assert body[0].loss is not None
     assert chosen.loss <= body[0].loss, "the usual rate is only left for a better one"
     lower = preparation.long_run(10)
     assert 0.3 < lower < 1
@@ -104,7 +99,6 @@ def test_epochs_with_a_rate_mean_exactly_that() -> None:
     state = fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=2, rate=3e-3)}))
     list_of_rates = [event.rate for event in prepare(state) if isinstance(event, Progress) and event.rate is not None]
     found = state.result.preparation
-    assert found is not None
     assert (found.rate, found.head_rate, found.rates, found.epochs) == (3e-3, 3e-3, (), 2)
     assert max(list_of_rates) <= 3e-3
     assert found.converged is False
@@ -141,7 +135,7 @@ def test_a_job_of_few_steps_probes_nothing_and_has_not_converged() -> None:
     assert state.budget.spent.steps == 70, "the head's warm-up counts too"
 
 
-def test_stopped_anywhere_it_ends_with_the_same_weights_and_the_same_account(
+def test_stopped_anywhere_it_ends_with_the_same_weights_and_account(
     tmp_path: Path,
     listener: Listener,  # noqa: F811
 ) -> None:
@@ -183,48 +177,34 @@ def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
         yield {"text": " ".join(text), "label": f"intent-{label:02d}"}
 
 
-def write_intents(folder: Path, labels: int = 24) -> None:
+def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 24) -> Report:
+    """Do a whole job on many classes."""
     for name, count in (("train", 40 * labels), ("validation", 10 * labels), ("test", 10 * labels)):
         rows = intents(count, labels, seed=len(name))
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def job(place: Path, encoder: Path, prepare: dict[str, Any]) -> Report:
-    """Run a whole job on many classes, as the workers do."""
-    place.mkdir()
-    write_intents(place)
-    splits = {name: [str(place / f"{name}.jsonl")] for name in ("train", "validation", "test")}
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {name: [f"{name}.jsonl"] for name in ("train", "validation", "test")}
     recipe = {"prepare": prepare, "prune": None, "distill": None, "train": {"batch": 32, "max_length": 16}}
-    spec = write_spec(place, encoder, place, recipe=recipe, data={"format": "jsonl", "splits": splits})
-    list(start(spec, stdout=subprocess.PIPE).communicate())
-    return Report.model_validate_json((place / "out" / "report.json").read_text())
+    return report_of(compress(spec_of(encoder, recipe=recipe, data={"format": "jsonl", "splits": splits}), place))
 
 
 def test_of_many_classes_one_epoch_proves_nothing_and_open_training_does(tmp_path: Path, encoder: Path) -> None:
-    short = job(tmp_path / "short", encoder, {"epochs": 1, "rate": 3e-3})
+    short = job(tmp_path, encoder, {"epochs": 1, "rate": 3e-3})
     first = short.rows[0].preparation
-    assert first is not None
     assert first.converged is False
-    verdict = short.verdicts["retention"]
-    assert (verdict.status, verdict.met) == ("unproven", False)
-    assert verdict.code == "baseline_not_converged"
-    size = short.verdicts["size_reduction"]
+    verdict, size = short.verdicts["retention"], short.verdicts["size_reduction"]
+    assert (verdict.status, verdict.met, verdict.code) == ("unproven", False, "baseline_not_converged")
     assert (size.status, size.code) == ("missed", None), "size stays as measured"
     assert size.value is not None
-    long = job(tmp_path / "long", encoder, {"rate": 2e-3})  # of a body that was never trained before
+    long = job(tmp_path, encoder, {"rate": 2e-3})  # of a body that was never trained before
     found = long.rows[0].preparation
-    assert found is not None
     assert found.converged is True, found.reason
     assert long.verdicts["retention"].status in ("met", "missed")
     tops = [row.validation for row in (short.rows[0], long.rows[0])]
-    assert isinstance(tops[0], Score)
-    assert isinstance(tops[1], Score)
     assert tops[1].value > tops[0].value + 0.2, "what three more epochs would not have shown"
 
 
 def test_one_probe_is_surely_better_where_groups_of_rows_agree() -> None:
     usual = Probed(torch.tensor([0.5, 0.7, 0.6, 0.8]), 0.02)
-    assert usual.losses is not None
     assert Probed(usual.losses - torch.tensor([0.09, 0.11, 0.1, 0.1]), 0.02).is_surely_better(usual)
     assert not Probed(usual.losses - torch.tensor([0.5, -0.3, 0.4, -0.2]), 0.02).is_surely_better(usual), "the same mean"
     assert not usual.is_surely_better(usual)
@@ -255,7 +235,7 @@ def test_the_usual_rate_is_left_for_one_that_is_surely_better(
         if factor == 1:
             asked.append(rate)
         loss = losses[rate]
-        return Probed(None if loss is None else torch.full((20,), loss), 0.02)  # type: ignore[return-value]
+        return Probed(None if loss is None else torch.full((20,), loss), 0.02)
 
     monkeypatch.setattr(RateSearch, "_probe", probe)
     state = fresh(new_head=False)
@@ -268,15 +248,13 @@ def test_the_usual_rate_is_left_for_one_that_is_surely_better(
 
 
 @pytest.mark.parametrize(("whole", "kept"), [(0.4, True), (0.5, False)])
-def test_a_whole_head_is_warmed_up_where_that_is_surely_better(
-    whole: float, kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_head_warms_up_where_that_is_surely_better(whole: float, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def probe(search: RateSearch, rate: float, factor: float, before: list[torch.Tensor]) -> Iterator[Event]:
         yield from ()
         seen.append((rate, factor, search.whole_head, before))
-        return Probed(torch.full((20,), whole if search.whole_head else 0.5), 0.02)  # type: ignore[return-value]
+        return Probed(torch.full((20,), whole if search.whole_head else 0.5), 0.02)
 
     monkeypatch.setattr(RateSearch, "_probe", probe)
     state = fresh()

@@ -58,7 +58,6 @@ def test_the_layer_that_changes_nothing_goes_and_no_answer_with_it() -> None:
     before = logits(model, state_of(model, Recipe()).rows["test"])
     state, _ = cut(Prune(ratio={"layers": 0.3}), model, simulated=False)
     assert state.model.config.num_hidden_layers == 2
-    assert state.result.pruning is not None
     assert state.result.pruning["layers"] == {"before": 3, "after": 2, "asked": 0.3, "taken": pytest.approx(1 / 3)}
     assert state.result.pruning["ffn"]["taken"] == 0
     # Of the layer nothing is left but that its norms were applied to what they had normalized before.
@@ -81,7 +80,6 @@ def test_the_mildest_cut_that_has_so_few_parameters_is_taken(target: float) -> N
     most = target if target > 1 else (1 - target) * whole
     assert left <= most
     assert left > most - 2 * 65 * 3  # a hundredth less, which is one unit of 65 parameters in each layer, is too little
-    assert state.result.pruning is not None
     assert state.result.pruning["ffn"]["asked"] == pytest.approx(state.result.pruning["ffn"]["taken"], abs=0.01)
 
 
@@ -128,12 +126,8 @@ def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest
     assert (shape.hidden, shape.heads, shape.ffn) == (16, 2, 32)
     trained = [event for event in events if isinstance(event, Progress) and event.score is not None]
     assert [event.phase for event in trained] == ["recover, step 1 of 2", *["recover, step 2 of 2"] * 2]
-    assert [note.split(":")[0] for note in state.notes[-4:]] == [
-        "Cut 1 of 2 alone",
-        "Recovery, step 1 of 2",
-        "Cut 2 of 2 alone",
-        "Recovery, step 2 of 2",
-    ]
+    told = [note for step in (1, 2) for note in (f"Cut {step} of 2 alone", f"Recovery, step {step} of 2")]
+    assert [note.split(":")[0] for note in state.notes[-4:]] == told
 
 
 def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> None:
@@ -143,12 +137,11 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
 
     def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
         at = SimpleNamespace(is_at=lambda phase: phase == "second", beside=lambda: tensors)
-        state.checkpointer = at  # type: ignore[assignment]
+        state.checkpointer = at
         return _saved(state, ["first", "second"])
 
     step, again = found(progress.tensors())
     assert step == 2
-    assert again is not None
     assert (again.ratios, again.ranges) == (progress.ratios, progress.ranges)
     assert all(again.scores.units[name].equal(score) for name, score in progress.scores.units.items())
     for lost in ("compared", "values", "hidden", "ratios"):
@@ -156,9 +149,7 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
-    monkeypatch: pytest.MonkeyPatch, precision: Precision
-) -> None:
+def test_what_the_loss_would_change_is_in_the_recipes_precision(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
     monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda device: True)
     settings, train = Prune(importance="taylor", calibration_rows=16), TRAIN.model_copy(update={"precision": precision})
     state = state_of(deep(), Recipe(prune=settings, train=train))
@@ -167,9 +158,8 @@ def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
         exact = scores.score_units(state.model, settings, state.rows["train"], train.seed).tensors()
     found: list[scores.ImportanceScores] = []
     plain = scores.score_units
-    monkeypatch.setattr(
-        "compression.engine.stages.prune.score_units", lambda *given, **named: found.append(plain(*given, **named)) or found[0]
-    )
+    noted = "compression.engine.stages.prune.score_units"
+    monkeypatch.setattr(noted, lambda *given, **named: found.append(plain(*given, **named)) or found[0])
     list(prune(state))
     assert all(exact[name].equal(score) for name, score in found[0].tensors().items()) == (precision == "float32")
 

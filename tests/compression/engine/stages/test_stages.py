@@ -1,14 +1,13 @@
 """The stages on a tiny model: each changes what it says it changes, and the student comes nearer to its teacher."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import BertForSequenceClassification
 
 from compression.distillation import teacher
@@ -31,7 +30,7 @@ from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Shape
 from tests.support.stage_runs import distill, prepare, prune, quantize
-from tests.support.tiny_bert import lesson_of, state_of
+from tests.support.tiny_bert import apart, lesson_of, state_of
 
 BERT = ENCODER_ADAPTERS["bert"]
 
@@ -39,13 +38,13 @@ TRAIN = Train(batch=16, max_length=32)
 HALF = Prune(ratio=0.5, multiple=8, calibration_rows=64)
 
 
-def run(events: object) -> list[Event]:
-    return list(events)  # type: ignore[call-overload, no-any-return]
+def scores_of(events: Iterable[Event]) -> list[float]:
+    return [event.score for event in events if isinstance(event, Progress) and event.score is not None]
 
 
 def prepared(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
     state = state_of(model, recipe)
-    run(prepare(state))
+    list(prepare(state))
     return state
 
 
@@ -83,11 +82,10 @@ def recovering(model: BertForSequenceClassification, recovery: Recovery) -> Stag
 
 def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequenceClassification) -> None:
     state = prepared(model, Recipe(prepare=Prepare(epochs=3, rate=3e-3), train=TRAIN))
-    assert state.teacher is not None
     assert not any(p.requires_grad for p in state.teacher.parameters())
     assert logits(state.teacher, state.rows["test"]).equal(logits(state.model, state.rows["test"]))
     before = logits(state.teacher, state.rows["test"])
-    run(quantize(state))
+    list(quantize(state))
     assert logits(state.teacher, state.rows["test"]).equal(before)
     assert not logits(state.model, state.rows["test"]).equal(before)
 
@@ -96,7 +94,7 @@ def test_no_teacher_is_kept_where_no_stage_asks_it(model: BertForSequenceClassif
     untaught = Recipe(prepare=Prepare(epochs=0), quantize=None, distill=None, train=TRAIN)
     assert prepared(model, untaught).teacher is None
     for by in ("labels", "teacher"):
-        cut = untaught.model_copy(update={"prune": Prune(recovery=Recovery(epochs=1, by=by))})  # type: ignore[arg-type]
+        cut = untaught.model_copy(update={"prune": Prune(recovery=Recovery(epochs=1, by=by))})
         assert (prepared(model, cut).teacher is not None) == (by == "teacher")
 
 
@@ -113,9 +111,7 @@ def test_depths_are_quantized_in_their_order(model: BertForSequenceClassificatio
     assert seen == [set(), {0}, {0, 2}, {0, 2, 10_000}, {0, 1, 2, 10_000}, {0}]
 
 
-def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_qat_quantizes_ever_more_depths_to_all(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
     make_loud(model, 0, 300)
     qat = Qat(full=1, ramp=3, quantized=1, rate=3e-3)
     settings = Quantize(qat=qat, calibration_rows=32)
@@ -125,8 +121,7 @@ def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
     assert order != depths(model)
     seen: list[set[int]] = []
     spy_on_training(monkeypatch, lambda trained: seen.append(faked(trained)))
-    events = run(quantize(state))
-    scores = [event.score for event in events if isinstance(event, Progress) and event.score is not None]
+    scores = scores_of(quantize(state))
     assert len(scores) == qat.epochs
     epochs = [seen[start : start + 20] for start in range(0, len(seen), 20)]
     assert epochs == [[set(order[:count])] * 20 for count in range(5)]
@@ -138,7 +133,7 @@ def test_a_training_whose_best_epoch_had_no_integers_says_so(model: BertForSeque
     def told(full: int, quantized: int) -> list[str]:
         qat = Qat(full=full, ramp=0, quantized=quantized, rate=3e-3)
         state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=Quantize(qat=qat), train=TRAIN))
-        run(quantize(state))
+        list(quantize(state))
         return [note for note in state.notes if "one of the" in note]
 
     assert told(0, 1) == []
@@ -162,16 +157,14 @@ def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenc
     qat = Qat(full=0, ramp=1, quantized=1, rate=1e-3)
     static = Quantize(scheme="static-int8", calibration_rows=32, smoothing=0.5, qat=qat)
     state = prepared(model, Recipe(prepare=Prepare(epochs=2, rate=3e-3), quantize=static, prune=HALF, train=TRAIN))
-    run(quantize(state))
+    list(quantize(state))
     settle_ranges(state)
     before, names = simulation_of(state.model), set(state.model.state_dict())
-    assert before is not None
     assert len(before.ranges) == len(state.result.ranges) == 14
     assert any(note.startswith("Smoothed with α = 0.5") for note in state.notes)
-    run(prune(state))
+    list(prune(state))
     settle_ranges(state)
     after = simulation_of(state.model)
-    assert after is not None
     assert set(after.ranges) == set(before.ranges)
     assert not set(after.ranges.values()) & set(before.ranges.values())
     assert set(state.model.state_dict()) == names
@@ -211,9 +204,9 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
 
 def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequenceClassification) -> None:
     state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, train=TRAIN))
-    run(quantize(state))
+    list(quantize(state))
     before = BERT.parameters_of(state.model).total
-    run(prune(state))
+    list(prune(state))
     assert BERT.parameters_of(state.model).total < 0.6 * before
     assert faked(state.model) == {0, 1, 2, 10_000}
     assert state.result.pruning == {
@@ -231,10 +224,8 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
     recovery = Recovery(epochs=2, rate=1e-3, shallow_first=shallow_first)
     state = recovering(model, recovery)
     learning: list[set[str]] = []
-    spy_on_training(
-        monkeypatch, lambda trained: learning.append({name for name, p in trained.named_parameters() if p.requires_grad})
-    )
-    run(prune(state))
+    spy_on_training(monkeypatch, lambda it: learning.append({name for name, p in it.named_parameters() if p.requires_grad}))
+    list(prune(state))
     first, second = learning[:20], learning[20:]
     everything = {name for name, _ in state.model.named_parameters()}
     assert second == [everything] * 20
@@ -244,19 +235,11 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
 
 
 @pytest.mark.parametrize("adapt_l2", [True, False])
-def test_the_l2_of_recovery_follows_validation_where_the_recipe_says_so(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, adapt_l2: bool
-) -> None:
+def test_the_l2_of_recovery_follows_validation_where_asked(model: BertForSequenceClassification, adapt_l2: bool) -> None:
     state = recovering(model, Recovery(epochs=5, rate=1e-2, adapt_l2=adapt_l2))
     decays: list[float] = []
-    step = torch.optim.AdamW.step
-
-    def spy(self: torch.optim.AdamW, *rest: Any) -> Any:
-        decays.append(self.param_groups[0]["weight_decay"])
-        return step(self, *rest)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    scores = [event.score for event in run(prune(state)) if isinstance(event, Progress) and event.score is not None]
+    with register_optimizer_step_pre_hook(lambda optimizer, *_: decays.append(optimizer.param_groups[0]["weight_decay"])):
+        scores = scores_of(prune(state))
     wanted = [TRAIN.decay]
     for before, after in pairwise(scores):
         factor = 1.0 if after == before or not adapt_l2 else 0.5 if after > before else 2.0
@@ -285,21 +268,14 @@ def test_every_training_has_its_own_patience(model: BertForSequenceClassificatio
 def test_the_student_comes_nearer_to_its_teacher(model: BertForSequenceClassification, attention: float) -> None:
     settings = Distill(epochs=4, rate=3e-3, hard=0.0, attention=attention)
     state = prepared(model, Recipe(prepare=Prepare(epochs=4, rate=3e-3), prune=HALF, distill=settings, train=TRAIN))
-    run(quantize(state))
-    run(prune(state))
-    assert state.teacher is not None
+    list(quantize(state))
+    list(prune(state))
 
-    def apart() -> float:
-        given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
-        return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
-
-    before = apart()
-    events = run(distill(state))
-    assert apart() < 0.5 * before
+    before = apart(state)
+    fractions = [event.fraction for event in distill(state) if isinstance(event, Progress)]
+    assert apart(state) < 0.5 * before
     assert faked(state.model) == {0, 1, 2, 10_000}
-    assert [event.fraction for event in events if isinstance(event, Progress)] == sorted(
-        event.fraction for event in events if isinstance(event, Progress)
-    )
+    assert fractions == sorted(fractions)
 
 
 def test_a_teacher_too_large_for_memory_is_asked_again(
@@ -341,8 +317,7 @@ def test_every_weight_of_the_recipe_counts(model: BertForSequenceClassification,
     for weight in (1.0, 2.0):
         settings = Distill(**{**weights, term: weight})
         state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, distill=settings))
-        run(prune(state))
-        assert state.teacher is not None
+        list(prune(state))
         rows = state.rows["train"]
         found.append(lesson_of(state, settings, rows)(rows.batch([0, 1, 2, 3])).item())
     assert found[0] > 0

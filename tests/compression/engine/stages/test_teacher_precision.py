@@ -57,17 +57,11 @@ def taught(distillation: Distill, **changes: object) -> tuple[StageContext, list
     return state, list(distill(state))
 
 
-def weights(state: StageContext) -> list[torch.Tensor]:
-    return [parameter.detach() for parameter in state.model.parameters()]
-
-
 def same(one: StageContext, other: StageContext) -> bool:
-    return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
+    return all(mine.equal(theirs) for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
-def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     room = 0
@@ -143,7 +137,7 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     tight, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
     (said,) = [note for note in tight.notes if "8 bits" in note]
     assert "GiB more" in said
-    held = [m for m in tight.teacher.modules() if torch.nn.utils.parametrize.is_parametrized(m)]  # type: ignore[union-attr]
+    held = [m for m in tight.teacher.modules() if torch.nn.utils.parametrize.is_parametrized(m)]
     assert len(held) == sum(is_linear(module) for module in tuned().modules())
     floats, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0, teachers=Teachers(precision="float32")))
     assert same(floats, whole)
@@ -202,13 +196,12 @@ def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     assert memory._of_group(tmp_path) is None
     assert memory._of_group(tmp_path / "none") is None
     found = memory.available()
-    assert found is not None
     assert 0 < found < 1 << 50
 
 
 def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> None:
     def forecast(precision: str, epochs: int) -> int:
-        recipe = Recipe(prepare=Prepare(epochs=epochs), distill=Distill(teachers=Teachers(precision=precision)))  # type: ignore[arg-type]
+        recipe = Recipe(prepare=Prepare(epochs=epochs), distill=Distill(teachers=Teachers(precision=precision)))
         return preflight(MODEL, DATA, recipe, Evaluate()).estimate.memory_bytes
 
     assert forecast("int8", 0) == forecast("auto", 0) < forecast("float32", 0)
@@ -241,7 +234,7 @@ def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
 
 def test_what_recovery_asks_of_the_teacher_is_forecast() -> None:
     def minutes(by: str, steps: int) -> float:
-        prune = Prune(steps=steps, recovery=Recovery(epochs=3, by=by))  # type: ignore[arg-type]
+        prune = Prune(steps=steps, recovery=Recovery(epochs=3, by=by))
         many = DATA.model_copy(update={"rows": {**DATA.rows, "train": 1_000_000}})
         return preflight(MODEL, many, Recipe(prune=prune), Evaluate()).estimate.minutes
 
@@ -258,7 +251,6 @@ def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:
     state = state_of(deepcopy(tuned()), recipe)
     state.rows["train"].labels[:] = 0  # labels that lie: nobody may look at them
     list(prepare(state))
-    assert state.teacher is not None
     list(prune(state))
     said = [note for note in state.notes if "taught by the baseline's answers" in note]
     assert [note.split(",")[1].split(" of")[0].strip() for note in said] == ["step 1", "step 2"]

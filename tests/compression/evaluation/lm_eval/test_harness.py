@@ -103,9 +103,7 @@ def test_both_kinds_of_tasks_with_their_standard_errors(shipped: Path, tmp_path:
         assert figure.higher_is_better
 
 
-def test_data_comes_from_a_folder_that_has_it_under_the_hubs_name(
-    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_comes_from_a_folder_under_the_hubs_name(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(shipped.parent)
@@ -117,11 +115,10 @@ def test_data_comes_from_a_folder_that_has_it_under_the_hubs_name(
     place = tmp_path / "mirror" / "owner" / "questions"
     (place / "easy").mkdir(parents=True)
     (tmp_path / "own" / "pick.jsonl").rename(place / "easy" / "test.jsonl")
-    (place / "README.md").write_text(
-        "---\nconfigs:\n- config_name: easy\n  data_files: [{split: test, path: easy/test.jsonl}]\n---\n"
-    )
+    files = "data_files: [{split: test, path: easy/test.jsonl}]"
+    (place / "README.md").write_text(f"---\nconfigs:\n- config_name: easy\n  {files}\n---\n")
     here, settings = Path.cwd(), {"include": tmp_path / "own", "batch": 4, "threads": 1}
-    found = harness.evaluate(Path("int8"), ["pick"], data=tmp_path / "mirror", **settings)  # type: ignore[arg-type]
+    found = harness.evaluate(Path("int8"), ["pick"], data=tmp_path / "mirror", **settings)
     assert [(figure.task, figure.rows) for figure in found.figures] == [("pick", len(QUESTIONS))]
     assert Path.cwd() == here
 
@@ -144,17 +141,8 @@ def test_what_cannot_be_asked_is_said(shipped: Path, tmp_path: Path, monkeypatch
 
 
 def test_the_command_prints_nothing_but_its_answer(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "compression",
-        "lm-eval",
-        str(tmp_path),
-        "--tasks",
-        "pick",
-        "--include",
-        str(tmp_path / "no"),
-    ]
+    options = ["--tasks", "pick", "--include", str(tmp_path / "no")]
+    command = [sys.executable, "-m", "compression", "lm-eval", str(tmp_path), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert json.loads(done.stderr.splitlines()[-1])["code"] == "invalid_spec"

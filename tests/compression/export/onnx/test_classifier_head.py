@@ -23,25 +23,29 @@ from tests.support.decoder_families import COMMON, IDS, KINDS, PADDING, tiny_cla
 LENGTHS = (11, 5, 8)
 
 
-def padded(side: str) -> Batch:
+def padded(side: str = "right") -> Batch:
+    """Three rows of unlike length, padded with token 0."""
     mask = (np.arange(IDS.shape[1]) < np.array(LENGTHS)[:, None]).astype(np.int64)
-    ids = IDS.numpy()
-    if side == "left":
-        mask = np.ascontiguousarray(mask[:, ::-1])
-    return Batch(np.where(mask, ids, PADDING), mask, np.zeros_like(mask))
+    mask = np.ascontiguousarray(mask[:, ::-1]) if side == "left" else mask
+    return Batch(np.where(mask, IDS.numpy(), PADDING), mask, np.zeros_like(mask))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode torchao's tensors of experts cannot be indexed
 def answers(model: PreTrainedModel, batch: Batch) -> Logits:
     ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-    found: Logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
-    return found
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
 
 
 def opened(folder: Path) -> OnnxRunner:
     runner = OnnxRunner(folder / FILE, threads=1)
     check_interface(runner, 2, dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", [True, True])), ("logits",))
     return runner
+
+
+def alone(runner: OnnxRunner, batch: Batch, row: int) -> Logits:
+    """Answer a row by itself, without its padding on the right."""
+    length = int(batch.attention_mask[row].sum())
+    return runner.logits(Batch(*(value[row : row + 1, :length] for value in vars(batch).values())))[0]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -59,10 +63,9 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, scheme
         batch = padded(side)
         found = runner.logits(batch)
         assert found == pytest.approx(answers(twin, batch), abs=near)
-    batch = padded("right")
-    for row, length in enumerate(LENGTHS):
-        alone = runner.logits(Batch(*(value[row : row + 1, :length] for value in vars(batch).values())))
-        assert alone[0] == pytest.approx(runner.logits(batch)[row], abs=near)
+    batch = padded()
+    for row, found in enumerate(runner.logits(batch)):
+        assert alone(runner, batch, row) == pytest.approx(found, abs=near)
     if simulation is not None:
         assert np.abs(runner.logits(batch) - answers(model, batch)).max() > 1e-4
 

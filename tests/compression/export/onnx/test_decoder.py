@@ -28,24 +28,9 @@ SCHEMES = {
     "weight-only-int8": Simulation(scheme="weight-only-int8"),
     "weight-only-int4": Simulation(scheme="weight-only-int4", group_size=32),
 }
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8,
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 0.7,
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "original_max_position_embeddings": 8,
-}
+STRETCHED = {"rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 8}
+LLAMA3 = {**STRETCHED, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {**STRETCHED, "rope_type": "yarn", "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 32, "beta_slow": 1}
 """As Llama 3.1 and DeepSeek-V3 stretch their positions; so few originally that the prompts go beyond them."""
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
@@ -71,9 +56,7 @@ def made(kind: str) -> PreTrainedModel:
 
 
 def opened(folder: Path, kind: Kind = "onnx") -> Decoder:
-    runner = open_artifact(kind, folder, threads=1)
-    assert isinstance(runner, Decoder)
-    return runner
+    return open_artifact(kind, folder, threads=1)
 
 
 def simulated(model: PreTrainedModel, scheme: str) -> PreTrainedModel:
@@ -103,8 +86,7 @@ def prompts(rows: int = 3, length: int = 11) -> tuple[Ids, Ids]:
 def answers(model: PreTrainedModel, ids: Ids, mask: Ids) -> Logits:
     places = torch.from_numpy(np.maximum(mask.cumsum(axis=1) - 1, 0))
     out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=places)
-    found: Logits = out.logits.numpy()
-    return found
+    return out.logits.numpy()
 
 
 def stepwise(runner: Decoder, ids: Ids, mask: Ids) -> Logits:
@@ -156,10 +138,9 @@ def test_float32_generates_what_stock_transformers_does(kind: str, tmp_path: Pat
     model.save_pretrained(tmp_path / "stock")
     model.generation_config.eos_token_id = None  # goes on to the end
     ids, mask = prompts()
+    asked = {"attention_mask": torch.from_numpy(mask), "max_new_tokens": 12, "do_sample": False}
     with torch.inference_mode():
-        wanted = model.generate(
-            torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=12, do_sample=False
-        )[:, ids.shape[1] :].numpy()
+        wanted = model.generate(torch.from_numpy(ids), **asked)[:, ids.shape[1] :].numpy()
     for runner in (opened(tmp_path), opened(tmp_path / "stock", "transformers")):
         found = [chosen for chosen, _ in zip(greedy(runner, ids, mask), range(12), strict=False)]
         assert np.array_equal(np.stack(found, axis=1), wanted)
@@ -173,12 +154,9 @@ def test_names_and_free_sizes_are_those_of_the_usual_exports(tmp_path: Path) -> 
         for values in (proto.graph.input, proto.graph.output)
     )
     total = "past_sequence_length + sequence_length"
-    past = {
-        f"past_key_values.{number}.{part}": ["batch_size", 2, "past_sequence_length", 8]
-        for number in (0, 1)
-        for part in ("key", "value")
-    }
-    present = {f"present.{number}.{part}": ["batch_size", 2, total, 8] for number in (0, 1) for part in ("key", "value")}
+    parts = [f"{number}.{part}" for number in (0, 1) for part in ("key", "value")]
+    past = {f"past_key_values.{part}": ["batch_size", 2, "past_sequence_length", 8] for part in parts}
+    present = {f"present.{part}": ["batch_size", 2, total, 8] for part in parts}
     row = ["batch_size", "sequence_length"]
     assert inputs == {"input_ids": row, "attention_mask": ["batch_size", total], "position_ids": row, **past}
     assert outputs == {"logits": [*row, VOCABULARY], **present}

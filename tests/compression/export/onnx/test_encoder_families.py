@@ -1,6 +1,5 @@
 """Artifacts of every family open in stock tools, with as many inputs as the model has, and answer as it does."""
 
-import copy
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from torch import nn
 from torchao.utils import TorchAOBaseTensor
 from transformers import PreTrainedModel
@@ -27,13 +25,13 @@ from compression.export.onnx.trace import graph, inputs_of
 from compression.export.package import write_config
 from compression.export.parity_check import verify
 from compression.export.transformers.exporter import write_transformers
-from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.modalities.text.inputs import Batch
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
 from compression.schema.artifact_formats import Kind
 from tests.compression.engine.test_shipping import run_card
+from tests.compression.export.onnx.test_exporter import answers
 from tests.support.cards import card_of
 from tests.support.encoder_models import LAYERS, PADDING, WORDS, tiny, write_tokenizer as write_source
 from tests.support.tiny_bert import sentences, write_rows
@@ -55,15 +53,6 @@ def padded(rows: int = 12, length: int = 9) -> Batch:
     mask = (np.arange(length) < draw.integers(3, length + 1, (rows, 1))).astype(np.int64)
     ids = draw.integers(5, len(WORDS), (rows, length)) * mask + PADDING * (1 - mask)
     return Batch(ids, mask, np.zeros_like(ids))
-
-
-def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
-    twin = copy.deepcopy(model)
-    if simulated:
-        insert_fake_quantization(twin)
-    with torch.inference_mode():
-        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-        return twin(input_ids=ids, attention_mask=mask).logits.numpy()
 
 
 @cache
@@ -137,9 +126,7 @@ def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
-def test_tables_that_are_multiplied_out_once_answer_as_those_of_integers(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_multiplied_out_once_answer_as_integers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, batch = tmp_path / "artifact", padded()
     written(kind, "transformers", folder)
     runner = TransformersRunner(folder, threads=1)
@@ -163,6 +150,6 @@ def test_a_checkpoint_keeps_the_padding_that_positions_are_counted_from(kind: st
     folder = tmp_path / "artifact"
     model = written(kind, "transformers", folder)
     runner = TransformersRunner(folder, threads=1)
-    assert runner.model.config.pad_token_id == PADDING  # type: ignore[union-attr]
+    assert runner.model.config.pad_token_id == PADDING
     insert_fake_quantization(model)
     verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=TextClassScorer("accuracy", 2, 1), pad_id=PADDING)

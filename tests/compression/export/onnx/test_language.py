@@ -5,14 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, measure_latency, ship
+from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, measure_latency
 from compression.evaluation import generation_latency
 from compression.evaluation.measure import nobody, read_rows
 from compression.evaluation.runtimes.runner import open_artifact
@@ -24,17 +27,21 @@ from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.causal_lm import token_losses as engine
 from compression.modalities.text.causal_lm.documents import read
-from compression.modalities.text.inputs import Ids
+from compression.modalities.text.inputs import Batch, Ids
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.recipe import Evaluate
-from compression.schema.report.measurements import Latency, Score
-from compression.system.progress import run_silently
+from compression.schema.report.measurements import Score
+from tests.support import shipments
+from tests.support.shipments import Wrapped
 from tests.support.tiny_language import TEXTS, model, tokenizer
 
 MANY = [f"{text} {number}" for number in range(6) for text in TEXTS]
+SAMPLE = [{"text": text} for text in MANY]
 EVALUATE = Evaluate(length=16)
+ASKED = {"int8": False, "sample": SAMPLE, "scorer": scorer_of("causal-lm", EVALUATE, ()), "pad_id": 0}
+Shipped = dict[str, tuple[Path, ShippedArtifact]]
 DONE = {"baseline": None, "int8": Simulation(), "int4": Simulation(scheme="weight-only-int4", group_size=16)}
 
 
@@ -49,60 +56,52 @@ def settings(output: Path, rows: Path, texts: list[str], evaluate: Evaluate = EV
 
 
 @pytest.fixture(scope="module")
-def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ShippedArtifact]]:
+def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     output = tmp_path_factory.mktemp("output")
     tokenizer(bos=True).save_pretrained(output / "tokenizer")
-    rows = output / "test.jsonl"
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in MANY))
-    made = {}
-    asked = {"tokenizer": output / "tokenizer", "max_length": 24}
-    for name, simulation in DONE.items():
-        remove_fake_quantization(network)
-        if simulation is None:
-            request = ArtifactRequest(kind="onnx", stage="baseline", precision="float32", **asked)
-        else:
-            insert_fake_quantization(network, simulation=simulation)
-            request = ArtifactRequest(kind="onnx", stage="quantized", precision=name, baseline=made["baseline"][0], **asked)
-        run = settings(output, rows, MANY)
-        made[name] = (run.place_of(request), run_silently(ship(network, request, run)))
-    remove_fake_quantization(network)
+    first = shipments.shipped(network, output, SAMPLE)
+    made = {"baseline": (output / "artifacts" / first.artifact.name, first)}
+    for name in ("int8", "int4"):
+        with simulated(network, DONE[name]):
+            later = {"stage": "quantized", "precision": name, "baseline": made["baseline"][0]}
+            found = shipments.shipped(network, output, SAMPLE, **later)
+            made[name] = (output / "artifacts" / found.artifact.name, found)
     return made
 
 
-@pytest.mark.parametrize("name", DONE)
-def test_the_score_is_the_files_and_agrees_with_the_engines(
-    name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
-) -> None:
-    score = shipped[name][1].score
-    assert isinstance(score, Score)
-    if (simulation := DONE[name]) is not None:
+@contextmanager
+def simulated(network: PreTrainedModel, simulation: Simulation | None) -> Iterator[None]:
+    """Simulate integers, if any, for a while."""
+    if simulation is not None:
         insert_fake_quantization(network, simulation=simulation)
-    scorer = scorer_of("causal-lm", EVALUATE, ())
-    assert isinstance(scorer, LanguageScorer)
-    told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
+    yield
     remove_fake_quantization(network)
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_score_is_the_files_and_agrees_with_the_engines(name: str, shipped: Shipped, network: PreTrainedModel) -> None:
+    score, scorer = shipped[name][1].score, scorer_of("causal-lm", EVALUATE, ())
+    with simulated(network, DONE[name]):
+        told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
     assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
     assert score.rows == len(MANY)
 
 
-def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path, ShippedArtifact]], tmp_path: Path) -> None:
+def test_windows_are_counted_as_they_are_answered(shipped: Shipped, tmp_path: Path) -> None:
     folder, found = shipped["int8"]
     told = list[int]()
     scorer = scorer_of("causal-lm", EVALUATE, ())
-    assert isinstance(scorer, LanguageScorer)
     rows = folder.parents[1] / "test.jsonl"
-    asked = scorer.open_split(open_artifact("onnx", folder, threads=1), scorer.reader(folder), read_rows(rows))  # type: ignore[arg-type]
+    asked = scorer.open_split(open_artifact("onnx", folder, threads=1), scorer.reader(folder), read_rows(rows))
     assert asked.answer(told.append).score == found.score
     assert sum(told) == asked.windows
     assert set(told[:-1]) == {1}  # then the first of them again, together
 
 
 @pytest.mark.parametrize("name", DONE)
-def test_the_speed_is_that_of_generating(name: str, shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
+def test_the_speed_is_that_of_generating(name: str, shipped: Shipped) -> None:
     latency = shipped[name][1].latency
-    assert isinstance(latency, Latency)
     generation = latency.generation
-    assert generation is not None
     assert (latency.batch, latency.length, generation.prompt) == (1, 16, 16)
     assert latency.runs >= generation_latency.FEWEST_ROUNDS * generation.tokens
     assert generation.decode_per_second == pytest.approx(1000 / latency.median_ms)
@@ -111,7 +110,7 @@ def test_the_speed_is_that_of_generating(name: str, shipped: dict[str, tuple[Pat
     assert (generation.first_token_ms == generation.baseline_first_token_ms) == (name == "baseline")
 
 
-def test_bytes_are_those_of_graph_and_weights(shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
+def test_bytes_are_those_of_graph_and_weights(shipped: Shipped) -> None:
     for name in DONE:
         folder, found = shipped[name]
         files = {file.path: file.size for file in found.artifact.files}
@@ -120,26 +119,22 @@ def test_bytes_are_those_of_graph_and_weights(shipped: dict[str, tuple[Path, Shi
     assert shipped["int8"][1].size.bytes < shipped["baseline"][1].size.bytes
 
 
-@pytest.mark.parametrize("name", ["baseline", "int8"])
-def test_the_cards_code_goes_on_with_a_text_in_onnx_runtime(
-    name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
-) -> None:
-    folder, _ = shipped[name]
+def run_card(folder: Path) -> str:
     code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True).stdout.decode()
+
+
+@pytest.mark.parametrize("name", ["baseline", "int8"])
+def test_the_cards_code_goes_on_with_a_text_in_onnx_runtime(name: str, shipped: Shipped, network: PreTrainedModel) -> None:
+    said = run_card(shipped[name][0])
     ids = torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
-    if name != "baseline":
-        insert_fake_quantization(network)
-    with torch.inference_mode():
+    with torch.inference_mode(), simulated(network, DONE[name]):
         wanted = network.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
-    remove_fake_quantization(network)
-    assert done.stdout.decode() == tokenizer(bos=True).decode(wanted, skip_special_tokens=True) + "\n"
+    assert said == tokenizer(bos=True).decode(wanted, skip_special_tokens=True) + "\n"
 
 
 @pytest.mark.parametrize("place", [0, 4])
-def test_the_cards_code_stops_at_every_end_that_the_model_has(
-    place: int, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_the_cards_code_stops_at_every_end(place: int, shipped: Shipped, network: PreTrainedModel, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(shipped["baseline"][0], tmp_path / "copy"))
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 3
     twin, ids = copy.deepcopy(network), torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
@@ -151,24 +146,16 @@ def test_the_cards_code_stops_at_every_end_that_the_model_has(
     assert ids.shape[1] < len(wanted) <= ids.shape[1] + place + 1 < len(free)
     write_config(twin, folder, (), 64, "onnx")
     assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 3
-    code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
-    assert done.stdout.decode() == tokenizer(bos=True).decode(wanted[:-1], skip_special_tokens=True) + "\n"
+    assert run_card(folder) == tokenizer(bos=True).decode(wanted[:-1], skip_special_tokens=True) + "\n"
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
-def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
-    name: str, network: PreTrainedModel, tmp_path: Path
-) -> None:
-    simulation = DONE[name]
-    assert simulation is not None
-    insert_fake_quantization(network, simulation=simulation)
-    write_transformers(network, tmp_path, int8=True)
+def test_a_tied_checkpoint_of_integers_generates_by_stock_code(name: str, network: PreTrainedModel, tmp_path: Path) -> None:
     prompt = torch.tensor([[4, 5, 6, 7]])
-    with torch.inference_mode():
-        wanted = network(prompt).logits[0].numpy()
-        remove_fake_quantization(network)
-        plain = network(prompt).logits[0].numpy()
+    with simulated(network, DONE[name]):
+        write_transformers(network, tmp_path, int8=True)
+        wanted = network(prompt).logits[0].detach().numpy()
+    plain = network(prompt).logits[0].detach().numpy()
     opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True).eval()
     assert opened.get_output_embeddings().weight is not opened.get_input_embeddings().weight
     assert opened.generate(prompt, min_new_tokens=8, max_new_tokens=8, do_sample=False).shape == (1, 12)
@@ -180,14 +167,12 @@ def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
 
 def test_a_checkpoint_of_16_bits_is_the_model_without_its_integers(network: PreTrainedModel, tmp_path: Path) -> None:
     tokenizer(bos=True).save_pretrained(tmp_path)
-    insert_fake_quantization(network)
-    write_transformers(network, tmp_path, int8=False, half=True)
-    sample, scorer = [{"text": text} for text in MANY], scorer_of("causal-lm", EVALUATE, ())
-    found = verify(network, tmp_path, kind="transformers", int8=False, half=True, sample=sample, scorer=scorer, pad_id=0)
-    assert 0 < found.difference < found.allowed.rms
-    with pytest.raises(ExportMismatch):  # held against float32 it is another model
-        verify(network, tmp_path, kind="transformers", int8=False, sample=sample, scorer=scorer, pad_id=0)
-    remove_fake_quantization(network)
+    with simulated(network, Simulation()):
+        write_transformers(network, tmp_path, int8=False, half=True)
+        found = verify(network, tmp_path, kind="transformers", half=True, **ASKED)
+        assert 0 < found.difference < found.allowed.rms
+        with pytest.raises(ExportMismatch):  # held against float32 it is another model
+            verify(network, tmp_path, kind="transformers", **ASKED)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     assert {parameter.dtype for parameter in opened.parameters()} == {torch.bfloat16}
     for name, parameter in network.named_parameters():
@@ -195,73 +180,53 @@ def test_a_checkpoint_of_16_bits_is_the_model_without_its_integers(network: PreT
     assert opened.lm_head.weight is opened.model.embed_tokens.weight
 
 
-class Forgetful:
+class Forgetful(Wrapped):
     """A real session that loses the oldest token of its cache."""
 
-    def __init__(self, folder: Path) -> None:
-        self.inner = open_artifact("onnx", folder, threads=1)
-        self.name = self.inner.name
-
-    def logits(self, batch: object) -> Logits:
-        return self.inner.logits(batch)  # type: ignore[arg-type]
-
-    def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
+    def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
         if cache is not None:
-            cache.mask[:, 0] = 0  # type: ignore[attr-defined]
-        return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
+            cache.mask[:, 0] = 0
+        return super().step(ids, cache, mask)
 
 
-def test_a_cache_that_forgets_is_found_out(
-    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_forgets_is_found_out(shipped: Shipped, network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = shipped["baseline"]
-    sample, scorer = [{"text": text} for text in MANY], scorer_of("causal-lm", EVALUATE, ())
-    assert verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0).difference < 1e-4
-    monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda _kind, folder, threads: Forgetful(folder))
+    assert verify(network, folder, kind="onnx", **ASKED).difference < 1e-4
+    forgetful = Forgetful(open_artifact("onnx", folder, threads=1))
+    monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda *_, **__: forgetful)
     with pytest.raises(ExportMismatch, match="logits differ"):
-        verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0)
+        verify(network, folder, kind="onnx", **ASKED)
 
 
-class Sure:
+class Sure(Wrapped):
     """A real session that is all but certain of one token, whatever comes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.inner = open_artifact("onnx", folder, threads=1)
-        self.name = self.inner.name
-
-    def logits(self, batch: object) -> Logits:
-        found = self.inner.logits(batch)  # type: ignore[arg-type]
+    def logits(self, batch: Batch) -> Logits:
+        found = super().logits(batch)
         found[..., 0] = 1e4
         return found
 
-    def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
-        raise NotImplementedError
-
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_an_error_that_nobody_knows_is_not_told_as_none(
-    lost: bool, shipped: dict[str, tuple[Path, ShippedArtifact]], tmp_path: Path
-) -> None:
+def test_an_error_that_nobody_knows_is_not_told_as_none(lost: bool, shipped: Shipped, tmp_path: Path) -> None:
     folder, rows = shipped["baseline"][0], tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
-    runner = Sure(folder) if lost else open_artifact("onnx", folder, threads=1)
+    runner = open_artifact("onnx", folder, threads=1)
+    runner = Sure(runner) if lost else runner
     scorer = LanguageScorer(length=64, stride=32)
-    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score  # type: ignore[arg-type]
+    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score
     assert "perplexity" not in score.standard_errors
     assert score.standard_error == score.value
     assert score.worth_error == 1
     assert (score.value == pytest.approx(1e300)) == lost
 
 
-def test_a_shape_is_timed_without_being_shipped(
-    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_a_shape_is_timed_without_being_shipped(shipped: Shipped, network: PreTrainedModel, tmp_path: Path) -> None:
     baseline, _ = shipped["baseline"]
     request = ArtifactRequest(
         kind="onnx", stage="pruned", precision="int8", tokenizer=baseline, max_length=16, baseline=baseline
     )
     found = measure_latency(network, request, settings(tmp_path, tmp_path / "test.jsonl", []))
-    assert isinstance(found, Latency)
     assert found.generation is not None
     assert found.median_ms != found.baseline_median_ms
     assert not [*tmp_path.iterdir()]
@@ -276,35 +241,25 @@ def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_score
     """GPT-2 looks its positions up in a table: one token more than there is room for would end the process that measures."""
     network = model("gpt2", n_positions=generation_latency.TOKENS + 4, pad_token_id=3)
     tokenizer(bos=True).save_pretrained(tmp_path / "tokenizer")
-    rows = tmp_path / "test.jsonl"
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    request = ArtifactRequest(
-        kind="onnx", stage="baseline", precision="float32", tokenizer=tmp_path / "tokenizer", max_length=24
-    )
-    most = generation_latency.TOKENS + 4
-    found = run_silently(ship(network, request, settings(tmp_path, rows, TEXTS, Evaluate(length=most, window=most))))
+    evaluate = Evaluate(length=generation_latency.TOKENS + 4, window=generation_latency.TOKENS + 4)
+    found = shipments.shipped(network, tmp_path, [{"text": text} for text in TEXTS], evaluate=evaluate)
     assert isinstance(found.score, Score), found.score
-    assert isinstance(found.latency, Latency)
     assert found.latency.length == 4
     assert isinstance(found.peak_memory_bytes, int)
 
 
-def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
+def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: Shipped) -> None:
     asked: list[tuple[str, list[int]]] = []
 
-    class Noted:
-        def __init__(self, name: str) -> None:
-            self.name, self.inner = name, open_artifact("onnx", shipped[name][0], threads=1)
-
-        def logits(self, batch: object) -> Logits:
-            return self.inner.logits(batch)  # type: ignore[arg-type]
-
-        def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
+    class Noted(Wrapped):
+        def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
             asked.append((self.name, ids[0].tolist()))
-            return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
+            return super().step(ids, cache, mask)
 
+    sides = [Noted(open_artifact("onnx", shipped[name][0], threads=1)) for name in ("int8", "baseline")]
+    sides[0].name, sides[1].name = "int8", "baseline"
     prompt = np.array([[3, 4, 5, 6]], np.int64)
-    generation_latency.time_both(Noted("int8"), Noted("baseline"), prompt, threads=1, seconds=0.01)
+    generation_latency.time_both(*sides, prompt, threads=1, seconds=0.01)
     last = asked[-2 * (generation_latency.TOKENS + 1) :]
     assert [ids for _, ids in last[:2]] == [[3, 4, 5, 6]] * 2
     assert all({last[at][0], last[at + 1][0]} == {"int8", "baseline"} for at in range(0, len(last), 2))

@@ -54,9 +54,7 @@ def steps(session: onnxruntime.InferenceSession, rows: int, length: int, past: i
         "position_ids": np.tile(np.arange(past, past + length), (rows, 1)),
     }
     cached = [item for item in session.get_inputs() if item.name not in found]
-    return found | {
-        item.name: draw.normal(size=(rows, item.shape[1], past, item.shape[3])).astype(np.float32) for item in cached
-    }
+    return found | {one.name: draw.normal(size=(rows, one.shape[1], past, one.shape[3])).astype(np.float32) for one in cached}
 
 
 def opened(path: Path) -> onnxruntime.InferenceSession:

@@ -17,7 +17,8 @@ from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx import trace
 from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.modalities.text.inputs import Batch
-from tests.compression.export.onnx.test_encoder_families import answers, padded
+from tests.compression.export.onnx.test_encoder_families import padded
+from tests.compression.export.onnx.test_exporter import answers
 from tests.support.encoder_models import tiny
 
 
@@ -39,7 +40,6 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[type]:
 def other(model: PreTrainedModel) -> PreTrainedModel:
     """The same shape, with everything that could be told apart by its values told apart."""
     twin = plain_model(model)
-    assert isinstance(twin, PreTrainedModel)
     torch.manual_seed(7)
     with torch.no_grad():
         for parameter in twin.parameters():

@@ -56,16 +56,16 @@ def test_it_is_the_export_of_the_whole_model(kind: str, tied: bool, scheme: str,
     model = tiny(kind, tie_word_embeddings=tied).to(torch.bfloat16)
     source = saved(model, tmp_path / "source")
     assert len(list(source.glob("*.safetensors"))) > 2
-    written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
+    written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)
     assert len(list((tmp_path / "made").glob("*.safetensors"))) > 2
     assert written.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (written.unquantized, written.dtype) == (0, None)
-    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=700))  # type: ignore[arg-type]
+    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=700))
 
     whole = untied(model)
     if scheme.startswith("weight-only"):
         size = 32 if scheme == "weight-only-int4" else None
-        insert_fake_quantization(whole, simulation=Simulation(scheme=scheme, group_size=size))  # type: ignore[arg-type]
+        insert_fake_quantization(whole, simulation=Simulation(scheme=scheme, group_size=size))
     write_transformers(whole, tmp_path / "whole", int8=True)
     made, expected = tensors(tmp_path / "made"), tensors(tmp_path / "whole")
     assert made.keys() == expected.keys()
@@ -162,8 +162,8 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
     model = tiny(kind)
     source = saved(model.to(torch.bfloat16), tmp_path / "source")
     assert any(".experts.3.gate_proj." in name for name in tensors(source))  # one by one, as their authors publish them
-    written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
-    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=300))  # type: ignore[arg-type]
+    written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)
+    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=300))
     routers = [name for name, weight in model.named_parameters() if name.endswith("mlp.gate.weight")]
     assert written.unquantized == sum(model.get_parameter(name).numel() for name in routers)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "made").eval()
@@ -186,9 +186,7 @@ def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path:
     written = sharded.quantize(source, tmp_path / "made")
     assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
     found = tensors(tmp_path / "made")
-    layers = {
-        name: weight for name, weight in model.state_dict().items() if name.startswith("transformer.h") and weight.ndim > 1
-    }
+    layers = {name: value for name, value in model.state_dict().items() if name.startswith("transformer.h") and value.ndim > 1}
     assert len(layers) == 8
     assert all(found[name].equal(weight) for name, weight in layers.items())
     assert (written.unquantized, written.dtype) == (sum(weight.numel() for weight in layers.values()), "bfloat16")

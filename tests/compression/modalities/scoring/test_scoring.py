@@ -63,6 +63,8 @@ def test_entities_are_read_as_conll_reads_them() -> None:
     figures = scorer.figures(found, [{"label": tags} for tags in wanted])
     assert figures.values == pytest.approx({"entity_f1": 0.4, "precision": 1 / 3, "recall": 1 / 2})
     assert scorer.score([["O"] * 3] * 2, wanted) == figures.chance == 0
+    rows = json.loads(json.dumps([{"words": ("a", "b"), "label": ("O", "B-PER")}]))  # scores are read from JSON alone
+    assert scorer.figures([["O", "B-PER"]], rows).values["entity_f1"] == 1
 
 
 @pytest.mark.parametrize(
@@ -86,23 +88,13 @@ def test_answers_to_all_questions_are_averaged() -> None:
     rows = [{"answers": ["blue sky"]}, {"answers": []}, {"answers": []}, {"answers": ["red"]}]
     figures = QuestionScorer().figures(["blue", "", "x", ""], rows)
     shares = [2 / 3, 1, 0, 0]
-    assert figures.values["f1"] == pytest.approx(np.mean(shares))
-    assert figures.values["exact_match"] == 0.25
-    assert figures.values["f1_answerable"] == pytest.approx(1 / 3)
-    assert figures.values["f1_unanswerable"] == 0.5
-    assert figures.values["exact_match_answerable"] == 0
-    assert figures.values["exact_match_unanswerable"] == 0.5
+    answerable = {"f1_answerable": 1 / 3, "exact_match_answerable": 0, "f1_unanswerable": 0.5, "exact_match_unanswerable": 0.5}
+    assert figures.values == pytest.approx({"f1": np.mean(shares), "exact_match": 0.25, **answerable})
     assert (figures.chance, figures.error_from) == (0.5, "analytic")
-    assert figures.standard_errors == pytest.approx(
-        {
-            "f1": np.std(shares, ddof=1) / 2,
-            "exact_match": np.std([0, 1, 0, 0], ddof=1) / 2,
-            "f1_answerable": np.std([2 / 3, 0], ddof=1) / 2**0.5,
-            "f1_unanswerable": np.std([1, 0], ddof=1) / 2**0.5,
-            "exact_match_answerable": 0.0,
-            "exact_match_unanswerable": np.std([1, 0], ddof=1) / 2**0.5,
-        }
-    )
+    samples = {"f1": shares, "exact_match": [0, 1, 0, 0], "f1_answerable": [2 / 3, 0], "f1_unanswerable": [1, 0]}
+    samples |= {"exact_match_answerable": [0, 0], "exact_match_unanswerable": [1, 0]}
+    wanted = {name: np.std(values, ddof=1) / len(values) ** 0.5 for name, values in samples.items()}
+    assert figures.standard_errors == pytest.approx(wanted)
     single = QuestionScorer().figures(["blue", ""], rows[:2])
     assert set(single.standard_errors) == {"f1", "exact_match"}  # how sure one answerable question makes, nobody can tell
 
@@ -173,9 +165,9 @@ def test_both_correlations_have_an_error_beside_that_of_their_mean() -> None:
         "spearman": metrics.spearman,
     }
     assert figures.values == pytest.approx({name: of(Y, X) for name, of in own.items()})
-    assert figures.standard_errors == pytest.approx(
-        {name: one_by_one(lambda some, of=of: of(Y[some], X[some]), len(X)) for name, of in own.items()}  # type: ignore[misc]
-    )
+    wanted = {name: one_by_one(lambda some, of=of: of(Y[some], X[some]), len(X)) for name, of in own.items()}
+    assert figures.standard_errors == pytest.approx(wanted)
+    assert NumberScorer().changed([0.0, 1.0, 5.0], [1e-6, 1.0, 4.0]) == 1  # rounding alone changes no answer
 
 
 def test_precision_and_recall_have_an_error_beside_that_of_f1() -> None:
@@ -192,19 +184,11 @@ def test_precision_and_recall_have_an_error_beside_that_of_f1() -> None:
     assert figures.standard_errors == pytest.approx({name: one_by_one(of, 40) for name, of in own.items()})
 
 
-def test_numbers_that_rounding_moves_are_not_changed() -> None:
-    assert NumberScorer().changed([0.0, 1.0, 5.0], [1e-6, 1.0, 4.0]) == 1
-
-
 def test_a_word_is_found_by_its_first_token_whoever_counts_the_space() -> None:
     words = ["U.S.", "word1", "x"]  # "U.S. word1 x"
     pieces = [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (5, 10), (0, 0)]
     assert first_tokens(pieces, words) == [1, 5, None]
     assert first_tokens([(0, 4), (4, 10), (10, 12)], words) == [0, 1, 2]
-
-
-def window_of(tokenizer: Tokenizer, question: str, context: str) -> Window:
-    return Window.of(tokenizer.encode(question, context))
 
 
 def test_a_long_context_is_read_in_windows_that_hold_every_answer(encoder: Path) -> None:
@@ -232,7 +216,7 @@ def test_a_long_context_is_read_in_windows_that_hold_every_answer(encoder: Path)
 def test_the_best_span_is_answered_unless_nothing_is_likelier_everywhere(encoder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     context = "word1 good fine word2"
-    window = window_of(tokenizer, "word3", context)  # [CLS] word3 [SEP] word1 good fine word2 [SEP]
+    window = Window.of(tokenizer.encode("word3", context))  # [CLS] word3 [SEP] word1 good fine word2 [SEP]
     logits = np.zeros((8, 2), np.float32)
     logits[4, 0], logits[5, 1] = 3, 2
     logits[1] = 9  # the question is never the answer
@@ -243,8 +227,3 @@ def test_the_best_span_is_answered_unless_nothing_is_likelier_everywhere(encoder
     nothing[0] = 3
     assert answer([window], [nothing], context) == ""
     assert answer([window, window], [nothing, logits], context) == "good fine"
-
-
-def test_scores_are_read_from_json_alone() -> None:
-    rows = json.loads(json.dumps([{"words": ("a", "b"), "label": ("O", "B-X")}]))
-    assert TagScorer(("O", "B-X")).figures([["O", "B-X"]], rows).values["entity_f1"] == 1

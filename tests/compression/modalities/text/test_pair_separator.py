@@ -16,13 +16,14 @@ from compression.engine.dataset_run import DatasetRun
 from compression.engine.pipeline import compress
 from compression.modalities.text.pair_separator import apart
 from compression.schema.errors import ConfigMismatch, MissingFile
-from compression.schema.events import Finished
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from tests.support.decoder_models import END, UNKNOWN, tiny, write_tokenizer
+from tests.support.engine_jobs import report_of, spec_of
 
 WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
+AROUND = processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", SPECIAL)
 
 
 def send(folder: Path, head: str = "ForCausalLM", rule: Any = None, **changes: Any) -> Path:
@@ -37,8 +38,7 @@ def send(folder: Path, head: str = "ForCausalLM", rule: Any = None, **changes: A
 
 def read(folder: Path, *texts: str) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(*texts)["input_ids"])
-    return found
+    return tokenizer.convert_ids_to_tokens(tokenizer(*texts)["input_ids"])
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,10 @@ def read(folder: Path, *texts: str) -> list[str]:
         (None, ["a"], ["a", END, "b"]),
         (processors.ByteLevel(trim_offsets=False), ["a"], ["a", END, "b"]),
         (processors.TemplateProcessing("<s> $A", "<s> $A $B", SPECIAL), ["<s>", "a"], ["<s>", "a", END, "b"]),
-        (
-            processors.Sequence(
-                [processors.ByteLevel(), processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", SPECIAL)]
-            ),
-            ["<s>", "a", END],
-            ["<s>", "a", END, "b", END],
-        ),
+        (processors.Sequence([processors.ByteLevel(), AROUND]), ["<s>", "a", END], ["<s>", "a", END, "b", END]),
     ],
 )
-def test_a_token_stands_between_two_texts_and_all_else_stays(
-    tmp_path: Path, rule: Any, single: list[str], pair: list[str]
-) -> None:
+def test_a_token_stands_between_texts_and_all_else_stays(tmp_path: Path, rule: Any, single: list[str], pair: list[str]) -> None:
     folder = send(tmp_path / "model", rule=rule)
     assert END not in read(folder, "a", "b")[1:-1]
     found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
@@ -84,21 +76,16 @@ def test_what_a_file_does_to_lengths_hides_nothing(tmp_path: Path, way: str) -> 
     assert (token, backend.encode("a", "b").tokens) == (END, ["a", END, "b"])
 
 
-def test_a_token_that_settings_alone_name_is_not_taken(tmp_path: Path) -> None:
+def test_a_token_that_settings_alone_name_is_not_taken_and_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     folder = send(tmp_path / "model")
     for name, change in (("tokenizer_config.json", {"sep_token": "<sep>"}), ("config.json", {"vocab_size": len(WORDS) + 8})):
         settings = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**settings, **change}))
     found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
     assert (token, read(found, "a", "b")) == (END, ["a", END, "b"])
-
-
-def test_a_file_that_cannot_be_opened_is_said_to_be_so(tmp_path: Path) -> None:
-    folder = send(tmp_path / "model")
     (folder / "tokenizer.json").write_text('{"model":')
-    with pytest.raises(ConfigMismatch) as caught:
+    with pytest.raises(ConfigMismatch, check=lambda error: error.param == "tokenizer.json"):
         apart(folder, "text-pair-classification", tmp_path / "apart")
-    assert caught.value.param == "tokenizer.json"
 
 
 def test_a_tokenizer_that_knows_no_letters_is_left_alone(tmp_path: Path) -> None:
@@ -152,36 +139,19 @@ def job_of(folder: Path, **changes: Any) -> Spec:
             label = "same" if one == other else "other"
             rows.append({"text": " ".join([one, *filler]), "text_pair": " ".join([*filler, other]), "label": label})
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    given = {
-        "task": "text-pair-classification",
-        "model": "model",
-        "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
-        "recipe": {
-            "prepare": {"epochs": 2, "rate": 1e-2},
-            "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
-            "distill": {"epochs": 1},
-            "train": {"batch": 16, "max_length": 24},
-        },
-        "evaluate": {"length": 16},
-        "output": "out",
-        "threads": 1,
-    }
-    return Spec.model_validate({**given, **changes})
+    return spec_of("model", **{"task": "text-pair-classification", "recipe": CUT, **changes})
 
 
 PLAIN = {"prepare": {"epochs": 0}, "quantize": None, "prune": None, "distill": {"epochs": 1}, "train": {"max_length": 24}}
+CUT = {
+    "prepare": {"epochs": 2, "rate": 1e-2},
+    "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
+    "distill": {"epochs": 1},
+    "train": {"batch": 16, "max_length": 24},
+}
 
 
-def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
-    send(tmp_path / "model")
-    (send(tmp_path / "student") / "config.json").unlink()
-    spec = job_of(tmp_path, student="student", recipe=PLAIN)
-    with pytest.raises(MissingFile) as caught:
-        DatasetRun.open(spec, tmp_path, spec.asked[0])
-    assert caught.value.param == "models.student"
-
-
-def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path: Path) -> None:
+def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does_and_what_it_lacks_is_said(tmp_path: Path) -> None:
     names = {"id2label": {0: "other", 1: "same"}, "label2id": {"other": 0, "same": 1}}
     send(tmp_path / "model", "ForSequenceClassification", **names)
     send(tmp_path / "student")
@@ -194,14 +164,15 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     assert part.state.models.base.aligned
     assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
+    (tmp_path / "student/config.json").unlink()
+    with pytest.raises(MissingFile, check=lambda error: error.param == "models.student"):
+        DatasetRun.open(spec, tmp_path, spec.asked[0])
 
 
 def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:
     send(tmp_path / "model")
     spec = job_of(tmp_path)
-    *_, last = compress(spec, tmp_path)
-    assert isinstance(last, Finished)
-    report = last.report
+    report = report_of(compress(spec, tmp_path))
     assert f"{END!r} stands between them now" in " ".join(report.rows[0].notes)
     for shipped in report.artifacts:
         folder = tmp_path / "out/artifacts" / shipped.name
@@ -215,7 +186,6 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path) -> None:
     # The score of the checkpoint is that of rows read by its own tokenizer.
     stock = next(one for one in report.artifacts if one.kind == "transformers")
     assert not isinstance(stock.score, NotMeasured)
-    assert stock.score is not None
     folder = tmp_path / "out/artifacts" / stock.name
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]

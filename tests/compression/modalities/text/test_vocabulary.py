@@ -26,12 +26,8 @@ from tests.support.encoder_models import tiny, tiny_config
 from tests.support.examples import real_examples
 from tests.support.tiny_bert import all_phases
 
-CORPUS = [
-    "good morning, world",
-    "the worldly goods of the morning",
-    "mourning becomes the worldly",
-    "a banana and an ananas",
-] * 3
+CORPUS = ["good morning, world", "the worldly goods of the morning", "mourning becomes the worldly"] * 3
+CORPUS += ["a banana and an ananas"] * 3
 TEXTS = ["good world", "the morning banana"]
 UNSEEN = ["worldly goods", "becoming an", "gnome"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -46,9 +42,7 @@ def word_pieces() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     ends = [("<s>", 0), ("</s>", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> $B </s>", ends)
     return tokenizer
 
 
@@ -72,9 +66,7 @@ def unigrams() -> Tokenizer:
         CORPUS, trainers.UnigramTrainer(vocab_size=70, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
     )
     ends = [("<s>", 0), ("</s>", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends
-    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", "<s> $A </s> </s> $B </s>", ends)
     return tokenizer
 
 
@@ -91,13 +83,10 @@ def written(folder: Path, kind: str) -> PreTrainedTokenizerFast:
     PreTrainedTokenizerFast(tokenizer_object=make(), **names).save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": stock}))
-    opened: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
-    return opened
+    return AutoTokenizer.from_pretrained(folder)
 
 
-def fit(
-    folder: Path, kind: str, texts: list[str], ratio: float = 1.0
-) -> tuple[PreTrainedTokenizerFast, ReducedVocabulary, Any]:
+def fit(folder: Path, kind: str, texts: list[str], ratio: float = 1) -> tuple[PreTrainedTokenizerFast, ReducedVocabulary, Any]:
     old = written(folder / "old", kind)
     family = {"WordPiece": "bert", "byte-level BPE": "roberta", "Unigram": "xlm-roberta"}[kind]
     model = tiny(family, vocab_size=len(old) + 3)  # tables have more rows than there are tokens
@@ -146,13 +135,8 @@ def test_a_word_that_was_unknown_stays_so(tmp_path: Path) -> None:
 
 
 def test_what_a_byte_pair_is_made_of_stays() -> None:
-    spec = {
-        "model": {
-            "type": "BPE",
-            "vocab": {token: number for number, token in enumerate(["a", "b", "c", "ab", "abc", "bc", "ca"])},
-            "merges": [["a", "b"], ["ab", "c"], ["b", "c"], "c a"],
-        }
-    }
+    vocabulary = {token: number for number, token in enumerate(["a", "b", "c", "ab", "abc", "bc", "ca"])}
+    spec = {"model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], ["ab", "c"], ["b", "c"], "c a"]}}
     assert required_tokens(spec, {4}) == [0, 1, 2, 3, 4]
     assert required_tokens(spec, set()) == [0, 1, 2]
     assert required_tokens(spec, set(), count=5) == [0, 1, 2, 3, 4]
@@ -183,8 +167,6 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     before = logits(model, rows)
     assert before.equal(logits(other, rows))
     reduce_vocabulary(state)
-    assert state.teacher is not None
-    assert state.unlabelled is not None
     named, *strangers = state.models.teachers
     alike = [state.model, state.teacher, *state.originals, state.models.opened(named, 0)]
     assert {each.config.vocab_size for each in alike} == {len(small.kept)}

@@ -21,7 +21,9 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at, planned_shape
 from compression.pruning.scores import ImportanceScores, score_units
+from compression.schema.recipe.base import Axis
 from compression.schema.recipe.prune import Prune
+from tests.support.decoder_models import reopened
 from tests.support.encoder_models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
 
 KINDS = list(STEMS)
@@ -29,13 +31,14 @@ IDS = torch.randint(5, len(WORDS), (4, 11), generator=torch.Generator().manual_s
 MASK = torch.ones_like(IDS)
 MASK[1, 6:] = 0
 PADDED = IDS * MASK + PADDING * (1 - MASK)
+ROWS = TokenizedDataset(IDS.tolist(), torch.tensor([0, 1, 0, 1]), PADDING, task_of("text-classification"))
+AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers")
 HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN - 1, 3), torch.arange(1, HIDDEN, 2)
 
 
 def answers(model: PreTrainedModel) -> Tensor:
     with torch.inference_mode():
-        logits: Tensor = model(input_ids=PADDED, attention_mask=MASK)[0]
-    return logits
+        return model(input_ids=PADDED, attention_mask=MASK)[0]
 
 
 def narrow_choice(model: PreTrainedModel) -> PruningPlan:
@@ -46,14 +49,6 @@ def narrow_choice(model: PreTrainedModel) -> PruningPlan:
     elif not adapter_of(model).shared_axes:  # other heads and units in each layer
         kept |= {"heads.0": torch.tensor([1, 2]), "ffn.0": SOME_UNITS + 1}
     return PruningPlan(kept)
-
-
-def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    model.save_pretrained(folder)
-    opened, report = type(model).from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    return opened.eval()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,8 +68,8 @@ def test_removing_feed_forward_units_equals_masking_them(kind: str) -> None:
 
 Attend = Callable[[PreTrainedModel, nn.Module, Tensor], Tensor]
 ATTEND: dict[str, Attend] = {
-    "distilbert": lambda model, block, stream: block.attention(stream)[0],  # type: ignore[operator]
-    "mpnet": lambda model, block, stream: block.attention.attn(  # type: ignore[union-attr, operator]
+    "distilbert": lambda model, block, stream: block.attention(stream)[0],
+    "mpnet": lambda model, block, stream: block.attention.attn(
         stream, position_bias=model.mpnet.encoder.compute_position_bias(stream)
     )[0],
 }
@@ -85,8 +80,7 @@ def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
     block = encoder_of(model).layers(model)[0].whole
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
-    added: Tensor = block.attention.output.dense(block.attention.self(stream)[0])
-    return added
+    return block.attention.output.dense(block.attention.self(stream)[0])
 
 
 def narrower_heads(model: PreTrainedModel) -> PruningPlan:
@@ -104,14 +98,11 @@ def narrower_heads(model: PreTrainedModel) -> PruningPlan:
 @pytest.mark.parametrize("choice", [narrow_choice, narrower_heads])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_removing_heads_or_channels_of_heads_equals_masking_them(
-    kind: str, choice: Callable[[PreTrainedModel], PruningPlan]
-) -> None:
+def test_removing_heads_or_their_channels_equals_masking(kind: str, choice: Callable[[PreTrainedModel], PruningPlan]) -> None:
     model = tiny(kind)
     family, kept = encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
     stream, hidden, heads = torch.zeros(2, 7, HIDDEN), kept.kept["hidden"], kept.of("heads", 0)
-    assert heads is not None
     stream[..., hidden] = torch.randn(2, 7, len(hidden))
     gone = torch.ones(HIDDEN, dtype=torch.bool)
     compared, said = kept.of("compared", 0), kept.of("values", 0)
@@ -167,7 +158,7 @@ def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: 
     assert family.shape_of(small.config).layers == 2
     blocks = deep.base_model.get_submodule(family.block)
     for number in (2, 1):
-        del blocks[number]  # type: ignore[operator]
+        del blocks[number]
     assert answers(small).equal(answers(deep))
     assert answers(reopened(small, tmp_path)).equal(answers(small))
 
@@ -210,31 +201,23 @@ def test_a_text_may_have_as_many_tokens_as_the_family_says(kind: str) -> None:
 def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> None:
     model = tiny(kind, num_hidden_layers=3)
     family = adapter_of(model)
-    settings = Prune(
-        ratio=0.5, axes=("hidden", "heads", "ffn", "layers"), multiple=8, importance=importance, calibration_rows=8
-    )
+    settings = Prune(ratio=0.5, axes=AXES, multiple=8, importance=importance, calibration_rows=8)
     shape = planned_shape(ARCHITECTURE_SPECS[model.config.model_type], family.shape_of(model.config), settings)
-    rows = TokenizedDataset(
-        tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=task_of("text-classification")
-    )
     loud = 17  # a channel that is far stronger than the others, wherever the stream starts
     with torch.no_grad():
         for member in family.groups(model)["hidden"].members:
             if not member.tensor.endswith("bias"):
                 model.get_parameter(member.tensor).select(member.dim, loud).mul_(20)
-    scores = score_units(model, settings, rows, seed=0, layers=True)
+    scores = score_units(model, settings, ROWS, seed=0, layers=True)
     kept = scores.choose(family, shape)
     small = family.narrowed(model, kept)
     assert family.shape_of(small.config) == shape
     assert shape.layers == len(kept.layers or ()) == 2
     assert loud in kept.kept["hidden"].tolist() or importance == "taylor"  # loud is not what matters to the loss
     # What is left after a cut is chosen from without asking the model again; a save brings the scores back as they were.
-    last = (
-        ImportanceScores.of_tensors(scores.tensors())
-        .after(kept)
-        .choose(family, shape.model_copy(update={"ffn": 8, "layers": 1}))
-    )
-    assert family.shape_of(family.narrowed(small, last).config) == shape.model_copy(update={"ffn": 8, "layers": 1})
+    to = shape.model_copy(update={"ffn": 8, "layers": 1})
+    last = ImportanceScores.of_tensors(scores.tensors()).after(kept).choose(family, to)
+    assert family.shape_of(family.narrowed(small, last).config) == to
     assert answers(small).isfinite().all()
     if kind == "electra":
         assert (shape.hidden, shape.heads, shape.embedding) == (24, 3, 16)
@@ -248,13 +231,12 @@ def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str
     settings = Prune.model_validate({"ratio": 0.25, "axes": ("hidden",), "importance": importance, "calibration_rows": 8})
     shape = planned_shape(ARCHITECTURE_SPECS[model.config.model_type], family.shape_of(model.config), settings)
     assert (shape.hidden, shape.heads, shape.ffn) == (24, HEADS, FFN)
-    rows = TokenizedDataset(IDS.tolist(), torch.tensor([0, 1, 0, 1]), PADDING, task_of("text-classification"))
     first = family.layers(model)[0]
     with torch.no_grad():
         for part, mute in ((first.query, 9), (first.key, 18), (first.value, 29)):  # channels 1, 2 and 5 of heads 1, 2 and 3
             part.weight[mute], part.bias[mute] = 0, 0
         first.attended.weight[:, 29] = 0
-    scores = score_units(model, settings, rows, seed=0)
+    scores = score_units(model, settings, ROWS, seed=0)
     kept = scores.choose(family, shape)
     assert kept.kept[f"heads{'' if kind == 'mpnet' else '.0'}"].tolist() == list(range(HEADS))
     compared, said = kept.kept["compared.0"], kept.kept["values.0"]
@@ -285,20 +267,14 @@ def test_what_no_config_can_say_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> None:
+def test_a_teacher_of_any_family_says_what_distillation_compares_and_modules_are_as_deep_as_they_lie(kind: str) -> None:
     model = tiny(kind)
     tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
     rows = TokenizedDataset(tokens, torch.zeros(4).long(), PADDING, task_of("text-classification"))
     with torch.no_grad():
         said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest(states=(0, 1, 2), relations=2))
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
-    assert said.relations is not None
     assert said.relations.shape == (3, 4, 8, HIDDEN)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_modules_are_as_deep_as_they_lie(kind: str) -> None:
-    model = tiny(kind)
     family, encoder = adapter_of(model), model.base_model_prefix
     depths = {name: family.quantization_group(name) for name, module in model.named_modules() if hasattr(module, "weight")}
     assert {depth for name, depth in depths.items() if ".layer." in name} == {1, 2}

@@ -22,180 +22,68 @@ from tests.support.decoder_families import error, logits, silenced
 
 COMMON: dict[str, Any] = {"vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 YARN = {"rope_type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1}
-DEEPSEEK_V3 = {
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 256,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 8,
-    "n_group": 8,
-    "topk_group": 4,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 2.5,
-    # One expert of 2,048 units is 176 MB, and there are 256 of them: theirs is the only width here that is not published.
-    "moe_intermediate_size": 16,
-    "max_position_embeddings": 163840,
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+# One expert of DeepSeek-V3 of 2,048 units is 176 MB, and there are 256 of them: theirs is the only width of it that is not
+# published. An eighth of the 1,408 that are published of V2-Lite: with them a layer would take 2.2 GB.
+DEEPSEEK = {
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "kv_lora_rank": 512, "max_position_embeddings": 163840,
     "rms_norm_eps": 1e-6,
-    "rope_parameters": {**YARN, "rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
-}
+}  # fmt: skip
+DEEPSEEK_V3 = {
+    **DEEPSEEK, "hidden_size": 7168, "intermediate_size": 18432, "num_attention_heads": 128, "num_key_value_heads": 128,
+    "q_lora_rank": 1536, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8, "n_group": 8,
+    "topk_group": 4, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "moe_intermediate_size": 16,
+    "num_hidden_layers": 1, "rope_parameters": {**YARN, "rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+}  # fmt: skip
+DEEPSEEK_V2_LITE = {
+    **DEEPSEEK, "hidden_size": 2048, "intermediate_size": 10944, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "q_lora_rank": None, "first_k_dense_replace": 1, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6,
+    "topk_method": "greedy", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "moe_intermediate_size": 176,
+    "num_hidden_layers": 2, "rope_parameters": {**YARN, "rope_theta": 10000.0, "mscale": 0.707, "mscale_all_dim": 0.707},
+}  # fmt: skip
+
+
+def grouped(hidden: int, ffn: int, layers: int, heads: int, groups: int, positions: int, **more: Any) -> dict[str, Any]:
+    widths = {"hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return {**widths, "num_key_value_heads": groups, "max_position_embeddings": positions, **more}
+
+
+def turned(theta: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+
+
+TIED = {"tie_word_embeddings": True}
+CUT = Prune(ratio=0.3)
 RANKED: tuple[Axis, ...] = ("hidden", "heads", "query_rank", "kv_rank")
 PUBLISHED: dict[str, tuple[str, dict[str, Any], Prune, tuple[int, ...]]] = {
-    "SmolLM2-135M": (
-        "llama",
-        {
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 8192,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-            "tie_word_embeddings": True,
-        },
-        Prune(ratio=0.3),
-        (384, 6, 1088),
-    ),
+    "SmolLM2-135M": ("llama", grouped(576, 1536, 2, 9, 3, 8192, **turned(1e5), **TIED), CUT, (384, 6, 1088)),
     "Llama-3.2-1B": (
-        "llama",
-        {
-            "hidden_size": 2048,
-            "intermediate_size": 8192,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "head_dim": 64,
-            "max_position_embeddings": 131072,
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 500000.0,
-                "factor": 32.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
-            "tie_word_embeddings": True,
-        },
-        Prune(ratio=0.3),
-        (1344, 24, 5760),
+        "llama", grouped(2048, 8192, 2, 32, 8, 131072, head_dim=64, rope_parameters=LLAMA3, **TIED), CUT, (1344, 24, 5760)
     ),
-    "deepseek-llm-7b": (
-        "llama",
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-6,
-        },
-        Prune(ratio=0.3),
-        (2816, 22, 7680),
-    ),
+    "deepseek-llm-7b": ("llama", grouped(4096, 11008, 1, 32, 32, 4096, rms_norm_eps=1e-6), CUT, (2816, 22, 7680)),
     "Mistral-7B-v0.1": (
-        "mistral",
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 32768,
-            "sliding_window": 4096,
-            "rms_norm_eps": 1e-5,
-        },
-        Prune(ratio=0.3),
-        (2880, 24, 10048),
+        "mistral", grouped(4096, 14336, 1, 32, 8, 32768, sliding_window=4096, rms_norm_eps=1e-5), CUT, (2880, 24, 10048)
     ),
-    "Qwen2-0.5B": (
-        "qwen2",
-        {
-            "hidden_size": 896,
-            "intermediate_size": 4864,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 14,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 131072,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-            "tie_word_embeddings": True,
-        },
-        Prune(ratio=0.3),
-        (640, 7, 3392),
-    ),
-    "Qwen3-0.6B": (
-        "qwen3",
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "max_position_embeddings": 40960,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-            "tie_word_embeddings": True,
-        },
-        Prune(ratio=0.3),
-        (704, 12, 2176),
-    ),
-    "gpt2": ("gpt2", {"n_embd": 768, "n_layer": 2, "n_head": 12}, Prune(ratio=0.3), (512, 8, 2176)),
+    "Qwen2-0.5B": ("qwen2", grouped(896, 4864, 2, 14, 2, 131072, **turned(1e6), **TIED), CUT, (640, 7, 3392)),
+    "Qwen3-0.6B": ("qwen3", grouped(1024, 3072, 2, 16, 8, 40960, head_dim=128, **turned(1e6), **TIED), CUT, (704, 12, 2176)),
+    "gpt2": ("gpt2", {"n_embd": 768, "n_layer": 2, "n_head": 12}, CUT, (512, 8, 2176)),
     "DeepSeek-V2-Lite": (
-        "deepseek_v2",
-        {
-            "hidden_size": 2048,
-            "intermediate_size": 10944,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "q_lora_rank": None,
-            "kv_lora_rank": 512,
-            "qk_nope_head_dim": 128,
-            "qk_rope_head_dim": 64,
-            "v_head_dim": 128,
-            "first_k_dense_replace": 1,
-            "n_routed_experts": 64,
-            "n_shared_experts": 2,
-            "num_experts_per_tok": 6,
-            "topk_method": "greedy",
-            "n_group": 1,
-            "topk_group": 1,
-            "routed_scaling_factor": 1.0,
-            # An eighth of the 1,408 that are published: with them a layer would take 2.2 GB.
-            "moe_intermediate_size": 176,
-            "max_position_embeddings": 163840,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {**YARN, "rope_theta": 10000.0, "mscale": 0.707, "mscale_all_dim": 0.707},
-        },
-        Prune(ratio=0.4, axes=("hidden", "heads", "ffn", "experts", "expert_ffn", "kv_rank")),
+        "deepseek_v2", DEEPSEEK_V2_LITE, Prune(ratio=0.4, axes=("hidden", "heads", "ffn", "experts", "expert_ffn", "kv_rank")),
         (1280, 10, 6592, 38, 128, 320),
     ),
+    # With all of its heads, which the next has, this would be the largest by far.
     "DeepSeek-V3, a dense layer": (
-        "deepseek_v3",
-        # With all of its heads, which the next has, this would be the largest by far.
-        {
-            **DEEPSEEK_V3,
-            "num_hidden_layers": 1,
-            "first_k_dense_replace": 1,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-        },
-        Prune(ratio=0.5, axes=(*RANKED, "ffn")),
-        (3584, 8, 768, 256, 9216),
+        "deepseek_v3", {**DEEPSEEK_V3, "first_k_dense_replace": 1, "num_attention_heads": 16, "num_key_value_heads": 16},
+        Prune(ratio=0.5, axes=(*RANKED, "ffn")), (3584, 8, 768, 256, 9216),
     ),
     "DeepSeek-V3, a layer of experts": (
-        "deepseek_v3",
-        {**DEEPSEEK_V3, "num_hidden_layers": 1, "first_k_dense_replace": 0},
-        Prune(ratio=0.5, axes=(*RANKED, "experts", "expert_ffn"), multiple=8),
-        (3584, 64, 768, 256, 128, 8),
+        "deepseek_v3", {**DEEPSEEK_V3, "first_k_dense_replace": 0},
+        Prune(ratio=0.5, axes=(*RANKED, "experts", "expert_ffn"), multiple=8), (3584, 64, 768, 256, 128, 8),
     ),
-}
+}  # fmt: skip
 """The family, what its config says, the cut, and what that leaves on each of its axes. Experts are narrower than published, and
 tables shorter; layers are one or two."""
 

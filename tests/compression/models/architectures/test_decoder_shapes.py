@@ -7,25 +7,12 @@ import pytest
 from compression.models.architectures.decoder_configs import check_decoder, decoder_shape
 from compression.schema.errors import UnsupportedShape
 from compression.schema.report.measurements import Experts, Latent, Shape
+from tests.support.facts import LLAMA3, SMOLLM2, V3
 
-SMOLLM2 = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
-LLAMA3 = Shape(layers=32, hidden=4096, heads=32, ffn=14336, vocabulary=128256, groups=8, head_size=128)
 GPT2 = Shape(layers=12, hidden=768, heads=12, ffn=3072, vocabulary=50257, groups=12, head_size=64)
-V3 = Shape(
-    layers=61,
-    hidden=7168,
-    heads=128,
-    ffn=18432,
-    vocabulary=129280,
-    groups=128,
-    head_size=192,
-    experts=Experts(count=256, ffn=2048, shared=2048, chosen=8, groups=8, chosen_groups=4, dense_layers=3),
-    latent=Latent(query=1536, kv=512, rope=64, value=128),
-)
 
 
 def changed(shape: Shape, **experts: Any) -> Shape:
-    assert shape.experts is not None
     return shape.model_copy(update={"experts": shape.experts.model_copy(update=experts)})
 
 

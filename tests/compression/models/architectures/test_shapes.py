@@ -73,9 +73,7 @@ def test_a_stream_never_becomes_as_wide_as_narrow_tables() -> None:
         ({"hidden": 0.31, "heads": 0.3}, ("hidden", "heads"), 8, 8 * 32),  # the heads that go are already more
     ],
 )
-def test_where_hidden_loses_more_than_heads_do_each_head_becomes_narrower(
-    ratio: object, axes: tuple[str, ...], heads: int, hidden: int
-) -> None:
+def test_where_hidden_loses_more_than_heads_each_narrows(ratio: object, axes: tuple[str, ...], heads: int, hidden: int) -> None:
     plan = preflight(MODEL, DATA, Recipe(prune=Prune.model_validate({"ratio": ratio, "axes": axes})), Evaluate())
     assert plan.shape == SHAPE.model_copy(update={"hidden": hidden, "heads": heads})
     assert plan.parameters == parameters_at(BERT, plan.shape, rows=514, outputs=2)
@@ -90,9 +88,7 @@ def test_where_hidden_loses_more_than_heads_do_each_head_becomes_narrower(
         (ARCHITECTURE_SPECS["gpt2"], {"ratio": {"hidden": 0.5, "heads": 0.4}}, "ratio", "go together"),
     ],
 )
-def test_heads_that_no_config_can_say_are_refused(
-    family: ArchitectureSpec, settings: dict[str, object], param: str, said: str
-) -> None:
+def test_heads_no_config_says_are_refused(family: ArchitectureSpec, settings: dict[str, object], param: str, said: str) -> None:
     with pytest.raises(UnsupportedShape, match=said) as caught:
         planned_shape(family, SHAPE, Prune.model_validate(settings))
     assert "hidden" in caught.value.remedy_text

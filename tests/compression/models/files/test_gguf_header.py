@@ -53,7 +53,6 @@ def agrees_with_the_package(path: Path) -> gguf_header.Gguf | None:
 
 def test_what_is_read_is_what_the_package_wrote(tmp_path: Path) -> None:
     found = agrees_with_the_package(small(tmp_path / "model.gguf"))
-    assert found is not None
     assert found.metadata["some.text"] == "grüße"
     assert found.metadata["some.words"] == ["a", "bc", ""]
     assert [tensor.shape for tensor in found.tensors] == [(2, 3), (2, 64), (2, 64), (2, 64)]

@@ -56,9 +56,7 @@ def test_fuzzed_headers(tmp_path: Path, headers: dict[str, object], data: bytes)
     ),
     shift=st.sampled_from([0, 0, 0, 1, -1]),
 )
-def test_well_formed_headers_pass_and_shifted_ones_do_not(
-    tmp_path: Path, shapes: list[tuple[str, list[int]]], shift: int
-) -> None:
+def test_well_formed_headers_pass_and_shifted_do_not(tmp_path: Path, shapes: list[tuple[str, list[int]]], shift: int) -> None:
     header, end = {}, 0
     for number, (dtype, shape) in enumerate(shapes):
         size = WIDTHS[dtype]

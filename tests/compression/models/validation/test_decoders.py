@@ -41,7 +41,6 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     model = upload(tmp_path, kind, head, **changes)
     described, problems = decoder.describe(json.loads((tmp_path / "config.json").read_text()))
     assert not problems
-    assert described is not None
     expected = decoder.expected(described)
     prefix = "" if head == "Model" else expected.prefix
     needed = {prefix + name: shape for name, shape in expected.needed.items()} | expected.head
@@ -51,7 +50,7 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.max_positions == model.config.max_position_embeddings
     assert facts.shape == adapter_of(model).shape_of(model.config)
-    assert facts.biases == adapter_of(model).biases(model.config)  # type: ignore[attr-defined]
+    assert facts.biases == adapter_of(model).biases(model.config)
     assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
     assert facts.speaks == (head == "ForCausalLM" or model.config.tie_word_embeddings)
     embedding = model.get_input_embeddings().weight.numel()
@@ -72,7 +71,6 @@ def test_a_real_config_is_one_on_the_meta_device(tmp_path: Path) -> None:
         model = transformers.Qwen2ForCausalLM(AutoConfig.from_pretrained(tmp_path))
     described, problems = decoder.describe(config)
     assert not problems
-    assert described is not None
     expected = decoder.expected(described)
     needed = {expected.prefix + name: shape for name, shape in expected.needed.items()} | expected.head
     assert needed == {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -91,9 +89,7 @@ def test_a_lost_tensor_and_one_too_many_are_named(kind: str, tmp_path: Path) -> 
     def put(weights: dict[str, Any]) -> None:
         save_file(weights, file)
         others = {key: value for key, value in index.items() if value != file.name}
-        edit_json(
-            tmp_path / INDEX, lambda value: value.update(weight_map=others | dict.fromkeys(weights, file.name), metadata={})
-        )
+        edit_json(tmp_path / INDEX, lambda it: it.update(weight_map=others | dict.fromkeys(weights, file.name), metadata={}))
 
     put({key: value for key, value in whole.items() if key != name})
     assert name in reasons(tmp_path)["config_mismatch"]
@@ -166,55 +162,51 @@ def test_layers_that_predict_several_tokens_are_left_out_and_nothing_else_is(tmp
     assert "model.layers.2" in reasons(tmp_path)["config_mismatch"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "key", "value", "code"),
-    [
-        ("llama", "attn_implementation", "evil/kernels", "unsafe_checkpoint"),
-        ("llama", "quantization_config", {"quant_method": "fp8"}, "unsupported_architecture"),
-        ("llama", "architectures", ["BertModel"], "unsupported_architecture"),
-        ("llama", "hidden_act", "evil", "unsupported_architecture"),
-        ("llama", "rope_parameters", {"rope_type": "longrope", "rope_theta": 1.0}, "unsupported_architecture"),
-        ("llama", "rope_parameters", {"rope_type": "linear", "factor": [1] * 9}, "config_mismatch"),
-        ("llama", "rope_parameters", {"rope_type": "linear", "factor": -1.0}, "config_mismatch"),
-        ("llama", "rope_parameters", {"rope_type": "linear", "factor": "2.0"}, "config_mismatch"),
-        ("llama", "rope_parameters", {"rope_type": ["linear"], "factor": 2.0}, "unsupported_architecture"),
-        ("llama", "rope_parameters", "linear", "config_mismatch"),
-        ("llama", "rope_scaling", "linear", "config_mismatch"),
-        ("llama", "rope_scaling", 7, "config_mismatch"),
-        ("deepseek_v3", "rope_scaling", ["yarn"], "config_mismatch"),
-        ("llama", "rope_theta", 0, "config_mismatch"),
-        ("llama", "hidden_size", 33, "config_mismatch"),
-        ("llama", "hidden_size", 10**9, "config_mismatch"),
-        ("llama", "hidden_size", True, "config_mismatch"),
-        ("llama", "num_hidden_layers", 10**9, "config_mismatch"),
-        ("llama", "num_key_value_heads", 3, "config_mismatch"),
-        ("llama", "head_dim", 16, "config_mismatch"),
-        ("llama", "vocab_size", 20, "config_mismatch"),
-        ("llama", "tie_word_embeddings", "yes", "config_mismatch"),
-        ("llama", "eos_token_id", [10**9], "config_mismatch"),
-        ("llama", "rms_norm_eps", "tiny", "config_mismatch"),
-        ("llama", "output_attentions", True, "config_mismatch"),
-        ("llama", "is_causal", False, "unsupported_architecture"),
-        ("llama", "tie_last_hidden_states", False, "config_mismatch"),
-        ("qwen2", "head_dim", None, "config_mismatch"),
-        ("deepseek_v3", "n_group", None, "config_mismatch"),
-        ("qwen2", "num_attention_heads", 0, "config_mismatch"),
-        ("qwen3", "head_dim", 0, "config_mismatch"),
-        ("gpt2", "n_inner", 96, "config_mismatch"),
-        ("gpt2", "add_cross_attention", True, "config_mismatch"),
-        ("deepseek_v3", "n_routed_experts", 10**6, "config_mismatch"),
-        ("deepseek_v3", "num_experts_per_tok", 9, "config_mismatch"),
-        ("deepseek_v3", "scoring_func", "softmax", "config_mismatch"),
-        ("deepseek_v3", "num_nextn_predict_layers", 9, "config_mismatch"),
-        ("deepseek_v3", "num_nextn_predict_layers", "one", "config_mismatch"),
-        ("deepseek_v2", "q_lora_rank", -1, "config_mismatch"),
-        ("deepseek_v2", "first_k_dense_replace", 2, "config_mismatch"),
-    ],
-)
-def test_a_config_that_cannot_be_right_is_refused(kind: str, key: str, value: object, code: str, tmp_path: Path) -> None:
+ROPE = "rope_parameters"
+REFUSED: dict[str, dict[str, list[dict[str, object]]]] = {
+    "unsafe_checkpoint": {"llama": [{"attn_implementation": "evil/kernels"}]},
+    "unsupported_architecture": {
+        "llama": [
+            {"quantization_config": {"quant_method": "fp8"}}, {"architectures": ["BertModel"]}, {"hidden_act": "evil"},
+            {ROPE: {"rope_type": "longrope", "rope_theta": 1.0}}, {ROPE: {"rope_type": ["linear"], "factor": 2.0}},
+            {"is_causal": False},
+        ],
+    },
+    "config_mismatch": {
+        "llama": [
+            {ROPE: {"rope_type": "linear", "factor": [1] * 9}}, {ROPE: {"rope_type": "linear", "factor": -1.0}},
+            {ROPE: {"rope_type": "linear", "factor": "2.0"}}, {ROPE: "linear"}, {"rope_scaling": "linear"}, {"rope_scaling": 7},
+            {"rope_theta": 0}, {"hidden_size": 33}, {"hidden_size": 10**9}, {"hidden_size": True},
+            {"num_hidden_layers": 10**9}, {"num_key_value_heads": 3}, {"head_dim": 16}, {"vocab_size": 20},
+            {"tie_word_embeddings": "yes"}, {"eos_token_id": [10**9]}, {"rms_norm_eps": "tiny"}, {"output_attentions": True},
+            {"tie_last_hidden_states": False},
+        ],
+        "qwen2": [{"head_dim": None}, {"num_attention_heads": 0}],
+        "qwen3": [{"head_dim": 0}],
+        "gpt2": [{"n_inner": 96}, {"add_cross_attention": True}],
+        "deepseek_v2": [{"q_lora_rank": -1}, {"first_k_dense_replace": 2}],
+        "deepseek_v3": [
+            {"rope_scaling": ["yarn"]}, {"n_group": None}, {"n_routed_experts": 10**6}, {"num_experts_per_tok": 9},
+            {"scoring_func": "softmax"}, {"num_nextn_predict_layers": 9}, {"num_nextn_predict_layers": "one"},
+        ],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "kind"), [(code, kind) for code, kinds in REFUSED.items() for kind in kinds])
+def test_a_config_that_cannot_be_right_is_refused(code: str, kind: str, tmp_path: Path) -> None:
     upload(tmp_path, kind)
-    edit_json(tmp_path / "config.json", lambda config: config.update({key: value}))
-    assert code in reasons(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    for wrong in REFUSED[code][kind]:
+        (tmp_path / "config.json").write_text(json.dumps({**whole, **wrong}))
+        assert code in reasons(tmp_path), wrong
+
+
+def test_a_router_that_chooses_as_stock_code_cannot_is_refused_when_it_comes_in(tmp_path: Path) -> None:
+    model = upload(tmp_path, "deepseek_v2", topk_method="noaux_tc")
+    with pytest.raises(UnboundLocalError):
+        model(torch.arange(3, 9)[None])
+    assert list(reasons(tmp_path)) == ["unsupported_architecture"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

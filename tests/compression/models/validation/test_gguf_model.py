@@ -22,10 +22,7 @@ from tests.support.examples import real_examples
 from tests.support.gguf_files import divisors, pieces, tokens, write
 
 VOCABULARY = len(tokens()) + 3
-NOT_IN_A_FILE: dict[str, dict[str, Any]] = {
-    "qwen3": {"head_dim": 128},
-    "gpt2": {"n_positions": 1024, "vocab_size": len(tokens())},
-}
+NOT_IN_A_FILE = {"qwen3": {"head_dim": 128}, "gpt2": {"n_positions": 1024, "vocab_size": len(tokens())}}
 """What stock code takes for granted, or finds by itself, when it reads a file."""
 
 

@@ -16,6 +16,7 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe
+from compression.system.progress import run_silently
 from tests.compression.engine.stages.test_augment import PHASES
 from tests.compression.modalities.text.augmentation.conftest import TEXTS
 from tests.compression.modalities.text.augmentation.test_sources import write_wordnet
@@ -41,14 +42,10 @@ def made(asked: Augment, texts: list[str], sources: Resources) -> tuple[list[str
 
     state.begin("distilled")
     work = augment_rows(state, asked, AugmentationSource([(text,) for text in texts], encode, tokenizer, sources))
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            whole, found = end.value.rows, end.value.made
-            assert whole.labelled.tolist() == [True] * len(texts) + [False] * len(found)
-            assert [len(row) for row in whole.tokens[len(texts) :]] == [len(row) for row in encode(found, []).tokens]
-            return [text for (text,) in found], state.notes[-1]
+    done = run_silently(work)
+    assert done.rows.labelled.tolist() == [True] * len(texts) + [False] * len(done.made)
+    assert [len(row) for row in done.rows.tokens[len(texts) :]] == [len(row) for row in encode(done.made, []).tokens]
+    return [text for (text,) in done.made], state.notes[-1]
 
 
 def test_a_jobs_rows_go_there_and_back_by_the_models_that_it_names(helpers: Path, encoder: Path) -> None:

@@ -11,7 +11,7 @@ from compression.engine.pipeline import compress
 from compression.modalities.text.augmentation.resources import Resources
 from compression.planning.estimator import augment_seconds
 from compression.schema.errors import MissingResource
-from compression.schema.events import Finished, Log
+from compression.schema.events import Log
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
 from compression.schema.recipe.presets import ARTICLE, merged
 from compression.schema.recipe.recipe import Recipe
@@ -20,9 +20,7 @@ from tests.compression.engine.stages.test_augment import spec
 from tests.compression.modalities.text.augmentation.test_sources import write_wordnet
 from tests.compression.modalities.text.augmentation.test_translation import needs_pair
 
-assert ARTICLE.distill is not None
 ASKED = ARTICLE.distill.augment
-assert ASKED is not None
 SHORT: dict[str, Any] = {
     "prepare": {"epochs": 1, "rate": 3e-3},
     "quantize": {"qat": None, "calibration_rows": 32},
@@ -44,11 +42,9 @@ def article(
 ) -> tuple[Row, list[str]]:
     """Do a short job of the preset; return its last row and what its log says."""
     recipe = Recipe.model_validate(merged(ARTICLE, SHORT))
-    assert recipe.distill is not None
     assert recipe.distill.augment == ASKED
     asked = spec(encoder, reviews, place / "out", ASKED, **changes).model_copy(update={"recipe": recipe, "threads": 1})
     events = list(compress(asked, place))
-    assert isinstance(events[-1], Finished)
     return events[-1].report.rows[-1], [event.message for event in events if isinstance(event, Log)]
 
 
@@ -112,7 +108,6 @@ def test_a_wordnet_that_lacks_a_file_is_left_out_with_its_name(tmp_path: Path) -
     assert here.resolve(Augment(synonyms=Synonyms()))[1] == ()
     (folder / "data.verb").unlink()
     settings, (said,) = here.resolve(Augment(synonyms=Synonyms()))
-    assert settings.synonyms is not None
     assert settings.synonyms.source == "embeddings"
     assert "has no data.verb" in said
 

@@ -25,11 +25,9 @@ def write_wordnet(folder: Path) -> Path:
     """Write database files as wndb(5WN) describes them: a licence first, hexadecimal counts, pointers, markers, offsets."""
     folder.mkdir()
     licence = "  1 This is the licence.  \n"
+    film = "03 n 02 film 0 moving_picture 1 001 @ 00000001 n 0000 | a story"
     synsets = {
-        "noun": [
-            "03 n 02 film 0 moving_picture 1 001 @ 00000001 n 0000 | a story",
-            "03 n 02 film 2 sheet 0 000 | a thin layer",
-        ],
+        "noun": [film, "03 n 02 film 2 sheet 0 000 | a thin layer"],
         "verb": ["03 v 02 film 0 shoot 0 000 01 + 08 00 | record"],
         "adj": ["00 a 0c good 0 " + " ".join(f"fine{n} 0" for n in "abcdefghij") + " well(p) 0 000 | right"],
         "adv": ["02 r 02 well 0 Goodly 0 000 | rightly"],
@@ -41,14 +39,10 @@ def write_wordnet(folder: Path) -> Path:
             offsets.setdefault(part, []).append(len(data))
             data += f"{len(data):08} {line}  \n"
         (folder / f"data.{part}").write_text(data)
-    (folder / "index.noun").write_text(
-        licence
-        + f"film n 2 1 @ 2 1 {offsets['noun'][0]:08} {offsets['noun'][1]:08}  \n"
-        + f"it n 1 0 1 0 {offsets['noun'][1]:08}  \n"
-    )
-    (folder / "index.verb").write_text(licence + f"film v 1 0 1 0 {offsets['verb'][0]:08}  \n")
-    (folder / "index.adj").write_text(licence + f"good a 1 2 ! & 1 1 {offsets['adj'][0]:08}  \n")
-    (folder / "index.adv").write_text(licence + f"well r 1 0 1 1 {offsets['adv'][0]:08}  \n")
+    one, other = (f"{offset:08}" for offset in offsets["noun"])
+    (folder / "index.noun").write_text(f"{licence}film n 2 1 @ 2 1 {one} {other}  \nit n 1 0 1 0 {other}  \n")
+    for part, entry in (("verb", "film v 1 0 1 0"), ("adj", "good a 1 2 ! & 1 1"), ("adv", "well r 1 0 1 1")):
+        (folder / f"index.{part}").write_text(f"{licence}{entry} {offsets[part][0]:08}  \n")
     return folder
 
 
@@ -57,9 +51,8 @@ def test_a_text_keeps_all_but_the_words_exchanged() -> None:
     text = "Good film, don't you THINK?  (5 stars)"
     found = word_spans(text)
     assert [place.word for place in found] == ["Good", "film", "don't", "you", "THINK", "stars"]
-    assert (
-        replace_span(text, {found[4]: "mean", found[0]: "fine", found[5]: "moons"}) == "Fine film, don't you MEAN?  (5 moons)"
-    )
+    changes = {found[4]: "mean", found[0]: "fine", found[5]: "moons"}
+    assert replace_span(text, changes) == "Fine film, don't you MEAN?  (5 moons)"
     assert replace_span(text, {}) == text
 
 
@@ -78,9 +71,8 @@ def test_wordnet_is_read_as_its_format_says(tmp_path: Path) -> None:
 def test_a_wordnet_that_is_not_whole_is_refused(name: str, tmp_path: Path) -> None:
     folder = write_wordnet(tmp_path / "wordnet")
     (folder / name).unlink()
-    with pytest.raises(MissingResource, match=name) as caught:
+    with pytest.raises(MissingResource, match=name, check=lambda error: "LATHE_WORDNET" in error.remedy_text):
         WordNet(folder)
-    assert "LATHE_WORDNET" in caught.value.remedy_text
 
 
 @pytest.mark.skipif(not (INSTALLED / "index.noun").is_file(), reason="Debian's wordnet-base is not installed")
@@ -128,7 +120,7 @@ def test_words_of_several_pieces_have_the_neighbours_of_their_mean() -> None:
     assert Neighbours(vocabulary, table, most=1, pieced=True).candidates([word(strange)]) == [["wide"]]
 
 
-def test_a_masked_model_says_what_fits_in_the_place(tmp_path: Path) -> None:
+def test_a_masked_model_says_what_fits_in_the_place_and_nothing_beyond_what_it_reads(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     torch.manual_seed(0)
     model, tokenizer = BertForMaskedLM(tiny_config()).eval(), AutoTokenizer.from_pretrained(tmp_path)
@@ -142,11 +134,6 @@ def test_a_masked_model_says_what_fits_in_the_place(tmp_path: Path) -> None:
         scores = model(**inputs).logits[0, position]
         order = [list(WORDS)[number] for number in scores.argsort(descending=True).tolist()]
         assert found == [other for other in order if other.isalpha() and other != place.word][:3]
-
-
-def test_a_masked_model_has_no_say_beyond_what_it_reads(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path)
-    source = MaskedLM(BertForMaskedLM(tiny_config()).eval(), AutoTokenizer.from_pretrained(tmp_path), most=3)
     text = " ".join(["good"] * 80)  # the model has 64 positions
     first, last = source.candidates([word(text), word(text, 79)])
     assert len(first) == 3

@@ -6,7 +6,7 @@ from compression.modalities.text.causal_lm.documents import affixes, read
 from tests.support.tiny_language import BOS, EOS, TEXTS, tokenizer
 
 
-def test_what_the_tokenizer_puts_around_a_text_is_read_and_not_scored() -> None:
+def test_what_the_tokenizer_puts_around_a_text_is_read_and_not_scored_whatever_settings_say() -> None:
     reader = tokenizer(bos=True, eos=True)
     found = read(TEXTS, reader)
     assert affixes(reader) == ([reader.bos_token_id], [reader.eos_token_id])
@@ -15,6 +15,9 @@ def test_what_the_tokenizer_puts_around_a_text_is_read_and_not_scored() -> None:
         ids = found.ids[start:end].tolist()
         assert ids == reader(text)["input_ids"]
         assert reader.decode(ids[found.lead : found.lead + scored]) == text
+    reader = tokenizer(bos=True)
+    assert reader.add_bos_token is False  # nobody said so; the post-processor does it all the same
+    assert affixes(reader) == ([reader.bos_token_id], [])
 
 
 def test_an_affix_that_a_text_has_itself_is_not_put_there_again() -> None:
@@ -41,12 +44,6 @@ def test_texts_that_ask_nothing_are_left_out_and_counted() -> None:
     found = read(["", BOS, "a"], tokenizer(bos=True, eos=True))
     assert (found.left_out, found.scored.tolist()) == (2, [1])
     assert len(read([], tokenizer())) == 0
-
-
-def test_settings_that_are_not_read_do_not_decide() -> None:
-    reader = tokenizer(bos=True)
-    assert reader.add_bos_token is False  # nobody said so; the post-processor does it all the same
-    assert affixes(reader) == ([reader.bos_token_id], [])
 
 
 def test_a_tokenizer_that_cuts_and_pads_neither_cuts_nor_pads_a_document() -> None:

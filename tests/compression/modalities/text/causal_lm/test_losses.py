@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,12 +70,8 @@ def test_gradients_agree_with_finite_differences() -> None:
     at = Places()
 
     def both(states: Tensor) -> tuple[Tensor, ...]:
-        whole = next_token_terms(states, at.head, at.following, at.whole, size=4)
-        return (
-            whole["soft"],
-            whole["hard"],
-            next_token_terms(states, at.head, at.following, at.kept(5), ("soft",), size=4)["soft"],
-        )
+        whole, some = (next_token_terms(states, at.head, at.following, wanted, size=4) for wanted in (at.whole, at.kept(5)))
+        return whole["soft"], whole["hard"], some["soft"]
 
     assert torch.autograd.gradcheck(both, (at.states,))
 
@@ -82,10 +79,8 @@ def test_gradients_agree_with_finite_differences() -> None:
 def test_of_what_is_kept_the_loss_grows_to_the_whole_one_and_is_never_more() -> None:
     at = Places()
     whole = next_token_terms(at.states, at.head, at.following, at.whole, ("soft",), size=5)["soft"]
-    some = [
-        next_token_terms(at.states, at.head, at.following, at.kept(kept), ("soft",), size=5)["soft"]
-        for kept in (1, 4, 12, VOCABULARY - 1)
-    ]
+    wanted = [at.kept(kept) for kept in (1, 4, 12, VOCABULARY - 1)]
+    some = [next_token_terms(at.states, at.head, at.following, each, ("soft",), size=5)["soft"] for each in wanted]
     values = [one.item() for one in some]
     assert values == sorted(values)
     assert values[0] < values[-1] - 0.05
@@ -94,11 +89,13 @@ def test_of_what_is_kept_the_loss_grows_to_the_whole_one_and_is_never_more() -> 
         torch.testing.assert_close(one, other, rtol=1e-2, atol=2e-3)
 
 
-def test_whoever_says_what_the_teacher_says_costs_nothing() -> None:
+def test_whoever_says_what_the_teacher_says_costs_nothing_and_without_a_teacher_there_is_no_soft_term() -> None:
     at = Places()
     for wanted in (at.whole, at.kept(3)):
         same = next_token_terms(at.theirs.clone().requires_grad_(), at.teacher, at.following, wanted, ("soft",), size=4)["soft"]
         assert same.item() == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="no teacher"):
+        next_token_terms(at.states, at.head, at.following, None, size=4)
 
 
 def test_a_teacher_that_is_sure_leaves_no_infinity() -> None:
@@ -109,7 +106,6 @@ def test_a_teacher_that_is_sure_leaves_no_infinity() -> None:
     found = losses.top_k_target_loss(student, known, ids, 1.0)
     found.backward()
     assert found.item() == pytest.approx(functional.cross_entropy(student, torch.tensor([3, 3])).item(), rel=1e-3)
-    assert student.grad is not None
     assert student.grad.isfinite().all()
 
 
@@ -143,38 +139,24 @@ def test_models_of_16_bits_are_held_against_each_other_in_32() -> None:
 def test_a_model_learns_as_from_its_own_logits_and_padding_never_counts(tied: bool) -> None:
     network, batch = model(tie_word_embeddings=tied), Packed(documents(), 40).batch([0, 1, 2])
     assert not batch.asked.all()
-    chunked = next_token_loss(
-        hidden_states.scored_states(network, batch), hidden_states.output_layer(network), batch.wanted, size=7
-    )
+    states, head = hidden_states.scored_states(network, batch), hidden_states.output_layer(network)
+    chunked = next_token_loss(states, head, batch.wanted, size=7)
     logits = network(**batch.inputs).logits
     plain = functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
     torch.testing.assert_close(chunked, plain)
-    for one, other in zip(
-        torch.autograd.grad(chunked, parameters(network)), torch.autograd.grad(plain, parameters(network)), strict=True
-    ):
+    few, whole = (torch.autograd.grad(loss, parameters(network)) for loss in (chunked, plain))
+    for one, other in zip(few, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
     network, batch = model(), Packed(documents(), 40).batch([0])
     silent = replace(batch, labels=torch.full_like(batch.labels, -100))
-    states = hidden_states.scored_states(network, silent)
-    found = next_token_terms(
-        states,
-        hidden_states.output_layer(network),
-        silent.wanted,
-        FullTargets(states, hidden_states.output_layer(network), 3.0),
-        size=8,
-    )
+    states, head = hidden_states.scored_states(network, silent), hidden_states.output_layer(network)
+    found = next_token_terms(states, head, silent.wanted, FullTargets(states, head, 3.0), size=8)
     assert found["soft"].item() == found["hard"].item() == 0
     (found["soft"] + found["hard"]).backward()
     assert network.model.norm.weight.grad.abs().max() == 0
-
-
-def test_without_a_teacher_there_is_no_soft_term() -> None:
-    at = Places()
-    with pytest.raises(ValueError, match="no teacher"):
-        next_token_terms(at.states, at.head, at.following, None, size=4)
 
 
 def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:
@@ -186,11 +168,9 @@ def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:
 @pytest.mark.parametrize("kept", [None, 16])
 def test_no_tensor_of_all_tokens_by_the_vocabulary_is_there_forward_or_backward(kept: int | None) -> None:
     states, head, theirs, teacher, following = big()
-    wanted = (
-        FullTargets(theirs, teacher, 2.0)
-        if kept is None
-        else TopKTargets(*losses.top_k_targets(teacher(theirs).detach(), 2.0, kept), 2.0)
-    )
+    wanted: Any = FullTargets(theirs, teacher, 2.0)
+    if kept is not None:
+        wanted = TopKTargets(*losses.top_k_targets(teacher(theirs).detach(), 2.0, kept), 2.0)
     with Largest() as seen:
         found = next_token_terms(states, head, following, wanted, size=8)
         (found["soft"] + found["hard"]).backward()

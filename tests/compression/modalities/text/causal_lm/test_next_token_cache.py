@@ -19,19 +19,14 @@ def test_a_student_learns_of_the_file_what_it_learns_of_the_teacher(tmp_path: Pa
     rows, teacher, student = Packed(documents(), 24), model(initializer_range=0.1), model()
     store = TopKTargetFile(tmp_path / "spill" / "kept", rows.asked, VOCABULARY, VOCABULARY - 1, 2.0)
     assert sum(keeping(teacher, rows, store, batch=2, size=7)) == len(rows)
-    assert (
-        store.bytes
-        == (tmp_path / "spill" / "kept").stat().st_size
-        == sum(rows.asked) * TopKTargetFile.of_each(VOCABULARY, VOCABULARY - 1)
-    )
+    size = sum(rows.asked) * TopKTargetFile.of_each(VOCABULARY, VOCABULARY - 1)
+    assert store.bytes == (tmp_path / "spill" / "kept").stat().st_size == size
     for batch in rows.shuffled(2, seed=1):  # in another order than was written
         with torch.no_grad():
             theirs = hidden_states.scored_states(teacher, batch)
         states, head = hidden_states.scored_states(student, batch), hidden_states.output_layer(student)
-        kept = next_token_terms(states, head, batch.wanted, store.get(batch.rows.tolist(), HERE), ("soft",), size=5)["soft"]
-        whole = next_token_terms(
-            states, head, batch.wanted, FullTargets(theirs, hidden_states.output_layer(teacher), 2.0), ("soft",), size=5
-        )["soft"]
+        both = (store.get(batch.rows.tolist(), HERE), FullTargets(theirs, hidden_states.output_layer(teacher), 2.0))
+        kept, whole = (next_token_terms(states, head, batch.wanted, each, ("soft",), size=5)["soft"] for each in both)
         assert kept.item() == pytest.approx(whole.item(), rel=5e-3)
         assert whole.item() > 0.1
     store.close()

@@ -58,7 +58,6 @@ def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, 
     task = task_of("causal-lm", (), Evaluate(window=32))
     rows = PackedDataset.of(TEXTS * 2, tokenizer(bos=True), 48, task)
     batch = next(iter(rows.by_length(len(rows))))
-    assert isinstance(batch, PackedBatch)
     assert (batch.mask == 0).any()
     settings = Distill(soft=0.0, hidden=0.0, attention=1.0)
     comparison = FeatureAlignment.of(student, teacher, settings, settings.weights(), apart=False)
@@ -73,8 +72,6 @@ def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, 
             document = PackedBatch.of([0], [[(0, end - start, 1)]], torch.cat([row[start:end], row[:1]]))
             with torch.no_grad():
                 mine, theirs = (request_features(network, document, task, look).relations for network in (student, teacher))
-            assert mine is not None
-            assert theirs is not None
             # By the formula: each token's relations with itself and with what came before it.
             for kind in range(3):
                 for at in range(end - start):
@@ -92,9 +89,7 @@ def test_attention_of_rows_takes_the_memory_of_one(tmp_path: Path) -> None:
     network = model()
     rows = PackedDataset.of(TEXTS * 8, tokenizer(bos=True), 48, task_of("causal-lm", (), Evaluate(window=32)))
     batch = next(iter(rows.by_length(8)))
-    assert isinstance(batch, PackedBatch)
     said = request_features(network, batch, rows.task, FeatureRequest(relations=2)).relations
-    assert said is not None
     given, tokens = said.detach().requires_grad_(True), batch.ids.shape[1]
     with Largest() as seen:
         document_relation_loss(given, said.detach() * 0.9, batch, 4).backward()

@@ -19,14 +19,7 @@ from compression.modalities.text.causal_lm import hidden_states, token_losses as
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures, score_window, summed
-from compression.quantization import calibration
-from compression.quantization.fake_quantize import (
-    DYNAMIC,
-    insert_fake_quantization,
-    is_simulated,
-    quantizable,
-    remove_fake_quantization,
-)
+from compression.quantization import calibration, fake_quantize
 from compression.schema.recipe.recipe import Evaluate
 from compression.training.gradient_checkpointing import recomputed
 from tests.support.tiny_language import FAMILIES, TEXTS, VOCABULARY, model, tokenizer
@@ -71,9 +64,8 @@ def test_validation_is_the_loss_of_all_tokens_and_less_of_it_is_better(family: s
     assert -now.negative_loss == pytest.approx(sum(losses) / found.asked, rel=1e-4)
     assert now.value == pytest.approx(math.exp(-now.negative_loss))
     assert str(now) == f"{now.value:.4f}"
-    assert Validation(now.score, now.negative_loss) < Validation(
-        math.exp(now.negative_loss + 0.1), now.negative_loss + 0.1, True
-    )
+    better = now.negative_loss + 0.1
+    assert Validation(now.score, now.negative_loss) < Validation(math.exp(better), better, True)
     whole = found.batch(list(range(len(found))))
     learned = label_loss(TASK, network)(whole)
     torch.testing.assert_close(learned, TASK.loss(network(**whole.inputs).logits, whole), rtol=1e-4, atol=1e-5)
@@ -102,12 +94,10 @@ def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path:
         said = kept.outputs(batch)
         assert len(said.hidden) == 2
         with torch.no_grad():
-            logits = hidden_states.output_layer(network)(said.logits)
+            head = hidden_states.output_layer(network)
             direct = network(**batch.inputs).logits[batch.asked]
-            torch.testing.assert_close(logits, direct, rtol=1e-2, atol=2e-2)
-            torch.testing.assert_close(
-                hidden_states.output_layer(network)(again.outputs(batch).logits), direct, rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(head(said.logits), direct, rtol=1e-2, atol=2e-2)
+            torch.testing.assert_close(head(again.outputs(batch).logits), direct, rtol=1e-4, atol=1e-5)
         assert torch.equal(said.logits, asked.outputs(batch).logits)
         half = batch.split(2)[0]
         assert torch.equal(kept.outputs(half).logits, said.logits[: half.weight])
@@ -117,12 +107,12 @@ def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path:
 
 def test_sensitivities_are_those_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     network, found = model(tie_word_embeddings=False), rows()
-    names = [name for name, _ in quantizable(network)]
+    names = [name for name, _ in fake_quantize.quantizable(network)]
     depths = {name: 0 if "embed" in name else 3 if "lm_head" in name else 1 + int(name.split(".")[2]) for name in names}
 
     def only(one: Any, chosen: set[int], scheme: Any) -> None:
-        remove_fake_quantization(one)
-        insert_fake_quantization(one, lambda name: depths[name] in chosen, scheme)
+        fake_quantize.remove_fake_quantization(one)
+        fake_quantize.insert_fake_quantization(one, lambda name: depths[name] in chosen, scheme)
 
     def logits() -> torch.Tensor:
         with torch.no_grad():
@@ -132,11 +122,11 @@ def test_sensitivities_are_those_of_all_logits(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(quantization_order, "only", only)
     plain, wanted = logits(), {}
     for depth in range(4):
-        only(network, {depth}, DYNAMIC)
+        only(network, {depth}, fake_quantize.DYNAMIC)
         wanted[depth] = ((logits() - plain).square().sum() / plain.square().sum()).item()
-    assert quantization_order.sensitivities(network, found, DYNAMIC) == pytest.approx(wanted, rel=1e-3)
+    assert quantization_order.sensitivities(network, found, fake_quantize.DYNAMIC) == pytest.approx(wanted, rel=1e-3)
     assert len({f"{change:.3g}" for change in wanted.values()}) == 4
-    assert not is_simulated(network)
+    assert not fake_quantize.is_simulated(network)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -199,9 +189,7 @@ def test_chance_is_of_who_knows_how_often_each_token_comes() -> None:
 
 
 @pytest.mark.parametrize("length", [4, 24, 60])
-def test_as_many_tokens_are_kept_whatever_the_length_of_rows_and_from_all_over_them(
-    length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_many_tokens_are_kept_for_any_length_of_rows_and_from_all_over(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.modalities.text.causal_lm.packed_examples.TOGETHER", 60)
     draw = random.Random(0)
     texts = ["".join(draw.choices(ascii_letters, k=draw.randint(2, 40))) for _ in range(100)]

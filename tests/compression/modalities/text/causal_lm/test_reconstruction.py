@@ -34,11 +34,11 @@ RECIPE = Recipe(
 def learned(monkeypatch: pytest.MonkeyPatch) -> StageContext:
     task, counts = task_of("causal-lm", (), Evaluate(window=LENGTH)), {"train": 160, "validation": 60, "test": 8}
     rows: dict[Split, PackedDataset] = {
-        split: PackedDataset.of(texts(count, seed=len(split)), tokenizer(bos=True), LENGTH, task)  # type: ignore[misc]
+        split: PackedDataset.of(texts(count, seed=len(split)), tokenizer(bos=True), LENGTH, task)
         for split, count in counts.items()
     }
     network = model("llama", intermediate_size=64, initializer_range=0.05, tie_word_embeddings=True)
-    state = StageContext(RECIPE, rows, network, all_phases(), alone(network, rows))  # type: ignore[arg-type]
+    state = StageContext(RECIPE, rows, network, all_phases(), alone(network, rows))
     torch.manual_seed(0)
     list(prepare(state))
     monkeypatch.setattr("compression.engine.stages.prune.first_tokens", lambda found: first_tokens(found, most=DRAWN))
@@ -50,7 +50,7 @@ def test_the_loss_on_rows_of_several_documents_falls_and_the_note_says_by_how_mu
 
     def watched(state_: StageContext, whole: object, kept: object, calibration: PackedDataset | None = None) -> object:
         solved_on.append(calibration)
-        return apply_cut(state_, whole, kept, calibration)  # type: ignore[arg-type]
+        return apply_cut(state_, whole, kept, calibration)
 
     monkeypatch.setattr("compression.engine.stages.prune.apply_cut", watched)
     whole = state.validate().value
@@ -62,7 +62,6 @@ def test_the_loss_on_rows_of_several_documents_falls_and_the_note_says_by_how_mu
     assert math.log(after / whole) < 0.5 * math.log(before / whole)  # nats of the loss
     nothing, rows = solved_on
     assert nothing is None
-    assert rows is not None
     assert solved.startswith(f"What the cut left, solved by least squares on {len(rows)} rows: ")
     assert len(rows) == len(first_tokens(shuffled_rows(state.rows["train"], 64, RECIPE.train.seed), most=DRAWN)) < 64
     assert sum(map(len, rows.tokens)) <= DRAWN

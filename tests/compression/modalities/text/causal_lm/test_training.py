@@ -10,9 +10,10 @@ from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.losses import FullTargets, next_token_terms
 from compression.modalities.text.causal_lm.packing import Packed
 from compression.modalities.text.scoring.perplexity import figures
+from compression.system.progress import run_silently
 from compression.training import trainer
 from compression.training.budget import Budget
-from compression.training.config import TrainingConfig, TrainingOutcome
+from compression.training.config import TrainingConfig
 from compression.training.trainer import train
 from tests.support.tiny_language import TEXTS, documents, model
 
@@ -38,13 +39,7 @@ def test_a_student_learns_of_its_teacher_and_the_text() -> None:
 
     plan = TrainingConfig("distill", epochs=6, rate=1e-2, batch=3, seed=0, accumulate=2)
     ticks = train(student, plan, ROWS, None, lambda batch: objective(student, teacher, batch), validation=validation)
-    losses = []
-    while True:
-        try:
-            losses.append(next(ticks))
-        except StopIteration as end:
-            outcome: TrainingOutcome = end.value
-            break
+    outcome = run_silently(ticks)
     assert -outcome.best.score < 0.9 * -outcome.before.score
     assert validation().score == outcome.best.score
     with pytest.raises(ValueError, match="nothing to choose"):

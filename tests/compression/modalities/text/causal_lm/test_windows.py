@@ -61,15 +61,11 @@ def test_losses_are_those_of_the_stock_model_with_as_much_context_as_windows_all
     assert told.tokens.tolist() == found.scored.tolist()
 
 
-def test_windows_with_less_context_foretell_other_probabilities() -> None:
+def test_less_context_foretells_other_probabilities_and_who_knows_nothing_takes_the_logarithm_of_its_vocabulary() -> None:
     network, found = model(), documents()
     few, many = (token_losses.told(network, found, length=8, stride=stride) for stride in (8, 1))
     assert np.abs(few.loss - many.loss).max() > 0.01
     assert few.loss[3] == pytest.approx(many.loss[3], rel=1e-5)  # "no" fits into one window
-
-
-def test_a_model_that_knows_nothing_takes_the_logarithm_of_its_vocabulary() -> None:
-    network, found = model(), documents()
     torch.nn.init.zeros_(network.lm_head.weight)
     told = figures(token_losses.told(network, found, length=16, stride=8))
     assert told.loss.value == pytest.approx(math.log(VOCABULARY), rel=1e-5)

@@ -1,6 +1,7 @@
 """Figures of language models: ratios whose errors come from how texts differ."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,28 +31,23 @@ def test_figures_are_ratios_of_sums() -> None:
 def test_errors_are_those_of_the_bootstrap_over_texts_and_larger_than_of_independent_tokens() -> None:
     one = told(300)
     found = figures(one)
-    draws = standard_errors.resampled(
-        lambda some: {
-            "loss": one.loss[some].sum() / one.tokens[some].sum(),
-            "bits": one.loss[some].sum() / math.log(2) / one.bytes[some].sum(),
-        },
-        300,
-    )
-    resampled = standard_errors.deviations(draws)
+
+    def statistics(some: Any) -> dict[str, float]:
+        loss = one.loss[some].sum()
+        return {"loss": loss / one.tokens[some].sum(), "bits": loss / math.log(2) / one.bytes[some].sum()}
+
+    resampled = standard_errors.deviations(standard_errors.resampled(statistics, 300))
     assert found.loss.standard_error == pytest.approx(resampled["loss"], rel=0.1)
     independent = 0.4 / math.sqrt(found.tokens)
     assert (found.loss.standard_error or 0) > 5 * independent
     assert found.bits_per_byte.standard_error == pytest.approx(resampled["bits"], rel=0.1)
 
 
-def test_of_clusters_of_one_size_the_error_is_that_of_their_mean() -> None:
+def test_of_clusters_of_one_size_the_error_is_that_of_their_mean_and_of_one_text_none_is_known() -> None:
     values = np.random.default_rng(1).normal(size=50)
     assert standard_errors.of_ratio(values * 7, np.full(50, 7)) == pytest.approx(standard_errors.of_mean(values))
-
-
-def test_of_one_text_no_error_is_known() -> None:
-    assert figures(told(1)).loss.standard_error is None
-    assert figures(told(1)).perplexity.standard_error is None
+    alone = figures(told(1))
+    assert alone.loss.standard_error is alone.perplexity.standard_error is None
 
 
 def test_a_small_loss_on_the_same_tokens_is_seen_though_texts_differ_widely() -> None:
