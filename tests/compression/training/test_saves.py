@@ -147,9 +147,8 @@ def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listene
         state.model,
         TrainingConfig("prepare", 1, 1e-3, 64, 0),
         state.rows["train"],
-        state.rows["validation"],
+        lambda: worst,
         label_loss(state.task, state.model),
-        validation=lambda: worst,
         resumable=state.resumable("tune"),
     )
     listener.hear(event for event in ticks if not isinstance(event, Step))

@@ -91,7 +91,7 @@ def test_a_worse_epoch_is_not_kept(model: BertForSequenceClassification) -> None
     before = logits(model, VALIDATION)
     verdicts = iter([Validation(0.9, 0.0), Validation(0.5, 0.0), Validation(0.6, 0.0)])
     plan = TrainingConfig("prepare", 2, 3e-3, 16, 0)
-    _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=lambda: next(verdicts)))
+    _, outcome = finish(train(model, plan, TRAIN, lambda: next(verdicts), loss_of(model)))
     assert outcome.best_epoch == 0
     assert logits(model, VALIDATION).equal(before)
 
@@ -136,7 +136,7 @@ def test_l2_follows_the_validation_score(model: BertForSequenceClassification, m
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     verdicts = iter([Validation(score, 0.0) for score in (0.5, 0.8, 0.7, 0.9, 0.9)])
     plan = TrainingConfig("prune.recovery", 4, 1e-4, 320, 0, adapt_decay=True)
-    finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=lambda: next(verdicts)))
+    finish(train(model, plan, TRAIN, lambda: next(verdicts), loss_of(model)))
     assert seen == [0.01, 0.01, 0.02, 0.01]
 
 
@@ -265,7 +265,7 @@ def scored(*scores: float) -> Any:
 def test_patience_ends_training_and_says_so(model: BertForSequenceClassification) -> None:
     plan = TrainingConfig("distill", 9, 1e-3, 320, 0, patience=2)
     judge = scored(0.5, 0.6, 0.7, 0.7, 0.65)
-    ticks, said, outcome = heard(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
+    ticks, said, outcome = heard(train(model, plan, TRAIN, judge, loss_of(model)))
     assert [tick.score for tick in ticks if tick.score is not None] == [0.6, 0.7, 0.7, 0.65]
     assert outcome.best_epoch == 2
     assert [log.message for log in said] == list(outcome.remarks)
@@ -275,7 +275,7 @@ def test_patience_ends_training_and_says_so(model: BertForSequenceClassification
 def test_patience_does_not_count_the_epochs_before_its_time(model: BertForSequenceClassification) -> None:
     plan = TrainingConfig("prune.recovery", 9, 1e-3, 320, 0, patience=1, patience_from=3)
     judge = scored(0.5, 0.4, 0.4, 0.4, 0.6, 0.5)
-    ticks, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
+    ticks, outcome = finish(train(model, plan, TRAIN, judge, loss_of(model)))
     assert len([tick for tick in ticks if tick.score is not None]) == 5
     assert outcome.best_epoch == 4
 
@@ -325,16 +325,7 @@ def test_precision_decides_what_is_multiplied_in(
     seen: set[torch.dtype] = set()
     linear = model.bert.encoder.layer[0].output.dense
     linear.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
-    finish(
-        train(
-            model,
-            TrainingConfig("prepare", 1, 1e-3, 320, 0, precision=precision),
-            TRAIN,
-            VALIDATION,
-            loss_of(model),
-            validation=scored(0, 1),
-        )
-    )
+    finish(train(model, TrainingConfig("prepare", 1, 1e-3, 320, 0, precision=precision), TRAIN, scored(0, 1), loss_of(model)))
     assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}
 
     insert_fake_quantization(model)  # simulated integers stay exact; their gradients are rounded as the recipe allows
