@@ -318,7 +318,6 @@ class DatasetRun:
         """Build a stage's row with its verdict."""
         self.draws[stage] = shipped.draws
         row = stage_row(
-            stage,
             shipped,
             self.state.model,
             self.rows,
@@ -327,8 +326,9 @@ class DatasetRun:
             seconds=seconds,
             notes=self.state.notes,
             ranges=self.state.ranges,
-            preparation=self.state.preparation if stage == BASELINE else None,
         )
+        if stage == BASELINE:
+            row = row.model_copy(update={"preparation": self.state.preparation})
         state, spec = self.state, self.spec
         limit, task, draws = state.budget.reached(), self.task, self.draws
         return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, task=task, draws=draws)

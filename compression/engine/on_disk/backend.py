@@ -327,7 +327,7 @@ class OnDiskJob:
         """Build a stage's row."""
         self.draws[stage] = shipped.draws
         said = (*notes, *self._unasked())
-        row = stage_row(stage, shipped, model, self.rows, self.draws, sent=self.sent, seconds=seconds, notes=said)
+        row = stage_row(shipped, model, self.rows, self.draws, sent=self.sent, seconds=seconds, notes=said)
         task = self.spec.asked[0].task
         return judged(row, self.rows, self.spec.recipe, self.spec.targets, task=task, streamed=True, draws=self.draws)
 

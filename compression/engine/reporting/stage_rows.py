@@ -14,7 +14,6 @@ from compression.schema.recipe.base import Split
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import Row, Uploaded
-from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files
@@ -36,7 +35,6 @@ def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mappi
 
 
 def stage_row(
-    stage: Stage,
     shipped: ShippedArtifact,
     model: PreTrainedModel,
     rows: Sequence[Row],
@@ -46,12 +44,11 @@ def stage_row(
     seconds: float,
     notes: Sequence[str],
     ranges: tuple[LayerRange, ...] = (),
-    preparation: Preparation | None = None,
 ) -> Row:
     """Build a stage's row and compare it with the baseline's. The row has no verdict yet.
 
-    model: the stage's model, whose weights are not read. rows, draws: those of earlier stages. sent: the uploaded model.
-    preparation: set for the baseline alone. If the baseline was measured before validation was scored, all rows of the job are
+    model: the stage's model, whose weights are not read. rows, draws: those of earlier stages. sent: the uploaded model. If the
+    baseline was measured before validation was scored, all rows of the job are
     judged on test, and this row omits its validation score.
     """
     family, first = adapter_of(model), rows[0] if rows else None
@@ -67,7 +64,7 @@ def stage_row(
         draws=(draws.get(BASELINE, NO_DRAWS) if first else shipped.draws, shipped.draws),
     )
     row = Row(
-        stage=stage,
+        stage=shipped.artifact.stage,
         artifact=shipped.artifact.name,
         shape=family.shape_of(model.config),
         parameters=parameters,
@@ -75,7 +72,6 @@ def stage_row(
         latency=shipped.latency,
         score=shipped.score,
         validation=validation,
-        preparation=preparation,
         flops=shipped.flops,
         peak_memory_bytes=shipped.peak_memory_bytes,
         ratios=found,
