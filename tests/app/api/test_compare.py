@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.schema.report.measurements import NotMeasured
+from compression.schema.report.measurements import NotMeasured, Row
 from compression.schema.report.report import Report
 from compression.schema.stages import Stage
 from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
@@ -19,33 +19,21 @@ from tests.conftest import Service
 M = 1_000_000
 
 
-def finished(
-    service: Service,
-    http: httpx.Client,
-    body: dict[str, Any],
+def shipped(
     size: int,
     ms: float,
     score: float,
     *,
     length: int = 128,
-    language: tuple[dict[str, Any], dict[str, Any]] | None = None,
     perplexities: tuple[bool, bool] | None = None,
     validation: float | None = None,
     is_converged: bool = True,
-    **more: Any,
-) -> str:
-    """A job that shipped a model of so many megabytes, as a worker leaves it.
+) -> tuple[Row, ...]:
+    """Rows of a job that shipped a model of so many megabytes.
 
-    length: tokens that it was timed at; language: keys of its recipe's `train` and of `evaluate`, as of a language model;
-    perplexities: scores are such, and whether the baseline has one, and what was shipped; validation: the score there, of which
-    the baseline has 0.8; None as in jobs of before it was taken.
+    length: tokens that it was timed at; perplexities: scores are such, and whether the baseline has one, and what was shipped;
+    validation: the score there, of which the baseline has 0.8; None as in jobs of before it was taken.
     """
-    job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
-    if language is not None:
-        found = http.get(f"/v1/jobs/{job}").json()
-        recipe = {**found["recipe"], "train": {**found["recipe"]["train"], **language[0]}}
-        statement = "UPDATE jobs SET task = 'causal-lm', recipe = %s, evaluate = %s WHERE id = %s"
-        sql(service, statement, json.dumps(recipe), json.dumps({**found["evaluate"], **language[1]}), job)
     rows = tuple(
         one.model_copy(update={"latency": one.latency.model_copy(update={"length": length})})
         for one in (
@@ -63,6 +51,28 @@ def finished(
             one.model_copy(update={"score": one.score.model_copy(update=perplexity) if scored else unknown})
             for one, scored in zip(rows, perplexities, strict=True)
         )
+    return rows
+
+
+def finished(
+    service: Service,
+    http: httpx.Client,
+    body: dict[str, Any],
+    rows: tuple[Row, ...],
+    *,
+    language: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    **more: Any,
+) -> str:
+    """A job with these rows, as a worker leaves it.
+
+    language: keys of its recipe's `train` and of `evaluate`, as of a language model.
+    """
+    job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
+    if language is not None:
+        found = http.get(f"/v1/jobs/{job}").json()
+        recipe = {**found["recipe"], "train": {**found["recipe"]["train"], **language[0]}}
+        statement = "UPDATE jobs SET task = 'causal-lm', recipe = %s, evaluate = %s WHERE id = %s"
+        sql(service, statement, json.dumps(recipe), json.dumps({**found["evaluate"], **language[1]}), job)
     for place, one in enumerate(rows):
         figures = (
             one.stage,
@@ -96,10 +106,12 @@ def compared(http: httpx.Client, **query: Any) -> dict[str, Any]:
 def test_jobs_of_a_model_are_held_against_each_other(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    small = finished(service, http, request_body, 20, 9.0, 0.70, name="small", labels={"for": "phones"})
-    good = finished(service, http, {**request_body, "recipe": "standard"}, 30, 8.0, 0.79, name="good")
-    beaten = finished(service, http, request_body, 40, 9.5, 0.79, name="beaten")
-    finished(service, http, {**request_body, "models": {"base": ready_model(service, http)}}, 1, 1.0, 0.99, name="elsewhere")
+    small = finished(service, http, request_body, shipped(20, 9.0, 0.70), name="small", labels={"for": "phones"})
+    good = finished(service, http, {**request_body, "recipe": "standard"}, shipped(30, 8.0, 0.79), name="good")
+    beaten = finished(service, http, request_body, shipped(40, 9.5, 0.79), name="beaten")
+    finished(
+        service, http, {**request_body, "models": {"base": ready_model(service, http)}}, shipped(1, 1.0, 0.99), name="elsewhere"
+    )
     http.post("/v1/jobs", json=request_body)  # waits, so it has nothing to compare
 
     found = compared(http, model=request_body["models"]["base"])
@@ -120,7 +132,7 @@ def test_jobs_of_a_model_are_held_against_each_other(
     assert "recipe.version" not in found["differs"]
     assert compared(http, job=[small, beaten])["differs"] == []
     plain = http.get("/v1/recipes").json()["items"][0]["recipe"] | {"prune": None}
-    uncut = finished(service, http, {**request_body, "recipe": plain}, 60, 9.0, 0.8)
+    uncut = finished(service, http, {**request_body, "recipe": plain}, shipped(60, 9.0, 0.8))
     assert "recipe.prune" in compared(http, job=[good, uncut])["differs"]  # and not each of its keys
     assert "recipe.prune.ratio" not in compared(http, job=[good, uncut])["differs"]
     assert {"recipe.prune", "recipe.prune.ratio"} < set(compared(http, job=[good, uncut, small])["differs"])
@@ -131,17 +143,18 @@ def test_jobs_of_a_model_are_held_against_each_other(
 def test_who_beats_whom_is_read_on_validation_and_not_against_jobs_that_have_none(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    good = finished(service, http, request_body, 20, 9.0, 0.6, validation=0.79)
-    lucky = finished(service, http, request_body, 20, 9.0, 0.9, validation=0.7)  # better on test, which decides nothing
-    old = finished(service, http, request_body, 20, 9.0, 0.5)
+    good = finished(service, http, request_body, shipped(20, 9.0, 0.6, validation=0.79))
+    # Better on test, which decides nothing.
+    lucky = finished(service, http, request_body, shipped(20, 9.0, 0.9, validation=0.7))
+    old = finished(service, http, request_body, shipped(20, 9.0, 0.5))
     found = {item["id"]: item for item in compared(http)["items"]}
     assert {job: item["best_by"] for job, item in found.items()} == {
         good: ["bytes", "latency_ms"],
         lucky: [],
         old: ["bytes", "latency_ms"],
     }
-    shipped = found[lucky]["shipped"]
-    assert (shipped["score"], shipped["validation"], shipped["validation_error"]) == (0.9, 0.7, 0.01)
+    point = found[lucky]["shipped"]
+    assert (point["score"], point["validation"], point["validation_error"]) == (0.9, 0.7, 0.01)
     assert found[lucky]["ratios"]["retention_on_validation_interval"] == [0.9, 1.1]
     assert (found[old]["shipped"]["validation"], found[old]["ratios"]["judged_on"]) == (None, "test")
 
@@ -149,7 +162,10 @@ def test_who_beats_whom_is_read_on_validation_and_not_against_jobs_that_have_non
 def test_a_baseline_that_has_not_converged_is_flagged_in_json_table_and_csv(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    jobs = [finished(service, http, request_body, 20, 9.0, 0.9, validation=0.88, is_converged=known) for known in (True, False)]
+    jobs = [
+        finished(service, http, request_body, shipped(20, 9.0, 0.9, validation=0.88, is_converged=known))
+        for known in (True, False)
+    ]
     flags = {item["id"]: item["ratios"]["baseline_not_converged"] for item in compared(http)["items"]}
     assert flags == dict(zip(jobs, (False, True), strict=True))
     lines = list(csv.DictReader(io.StringIO(http.get("/v1/compare", params={"format": "csv"}).text)))
@@ -168,8 +184,8 @@ def test_jobs_with_other_data_do_not_beat_each_other(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
     other = ready_dataset(service, http)
-    hard = finished(service, http, request_body, 20, 9.0, 0.60)
-    easy = finished(service, http, {**request_body, "datasets": [other]}, 10, 8.0, 0.99)
+    hard = finished(service, http, request_body, shipped(20, 9.0, 0.60))
+    easy = finished(service, http, {**request_body, "datasets": [other]}, shipped(10, 8.0, 0.99))
     best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
     assert best == {hard: ["bytes", "latency_ms"], easy: ["bytes", "latency_ms"]}
     assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
@@ -181,10 +197,10 @@ def test_means_over_other_metrics_do_not_beat_each_other(
     body = {**request_body, "datasets": [*request_body["datasets"], ready_dataset(service, http)]}
     asked: list[Any] = ["auto", ["accuracy", "auto"], ["accuracy", "f1"], ["auto", "matthews"]]
     plain, same, other, third = (
-        finished(service, http, {**body, "evaluate": {"metric": metric}}, size, 9.0, 0.6 + size / 100)
+        finished(service, http, {**body, "evaluate": {"metric": metric}}, shipped(size, 9.0, 0.6 + size / 100))
         for size, metric in zip((20, 19, 18, 17), asked, strict=True)
     )
-    better = finished(service, http, {**body, "evaluate": {"metric": ["accuracy", "accuracy"]}}, 10, 8.0, 0.99)
+    better = finished(service, http, {**body, "evaluate": {"metric": ["accuracy", "accuracy"]}}, shipped(10, 8.0, 0.99))
     best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
     assert [job for job, by in best.items() if by] == [better, third, other]
     assert best[plain] == best[same] == []
@@ -209,8 +225,8 @@ def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
     alike: bool,
 ) -> None:
     window = {"max_length": 128}
-    plain = finished(service, http, request_body, 20, 9.0, 0.6, language=(window, {}))
-    better = finished(service, http, request_body, 10, 8.0, 0.7, language=({**window, **train}, evaluate))
+    plain = finished(service, http, request_body, shipped(20, 9.0, 0.6), language=(window, {}))
+    better = finished(service, http, request_body, shipped(10, 8.0, 0.7), language=({**window, **train}, evaluate))
     best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
     assert best == {plain: [] if alike else ["bytes", "latency_ms"], better: ["bytes", "latency_ms"]}
 
@@ -218,10 +234,10 @@ def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
 def test_lower_perplexities_are_better_though_the_baseline_has_none(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    good = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(False, True))
-    bad = finished(service, http, request_body, 20, 9.0, 30.0, language=({}, {}), perplexities=(False, True))
-    before = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(True, False))
-    none = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(False, False))
+    good = finished(service, http, request_body, shipped(20, 9.0, 12.5, perplexities=(False, True)), language=({}, {}))
+    bad = finished(service, http, request_body, shipped(20, 9.0, 30.0, perplexities=(False, True)), language=({}, {}))
+    before = finished(service, http, request_body, shipped(20, 9.0, 12.5, perplexities=(True, False)), language=({}, {}))
+    none = finished(service, http, request_body, shipped(20, 9.0, 12.5, perplexities=(False, False)), language=({}, {}))
     found = {item["id"]: item for item in compared(http)["items"]}
     told = {job: (item["metric"], item["lower_is_better"]) for job, item in found.items()}
     assert told == {**dict.fromkeys((good, bad, before), ("perplexity", True)), none: (None, False)}
@@ -235,14 +251,14 @@ def test_lower_perplexities_are_better_though_the_baseline_has_none(
 
 
 def test_what_was_timed_otherwise_is_not_the_faster(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    whole = finished(service, http, request_body, 20, 9.0, 0.6)
-    short = finished(service, http, request_body, 10, 1.0, 0.7, length=16)
+    whole = finished(service, http, request_body, shipped(20, 9.0, 0.6))
+    short = finished(service, http, request_body, shipped(10, 1.0, 0.7, length=16))
     best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
     assert best == {whole: ["latency_ms"], short: ["bytes", "latency_ms"]}
 
 
 def test_the_page_says_of_what_a_time_is(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    made = [finished(service, http, request_body, 20, 9.0, 0.6, language=language) for language in (None, ({}, {}))]
+    made = [finished(service, http, request_body, shipped(20, 9.0, 0.6), language=language) for language in (None, ({}, {}))]
     with httpx.Client(base_url=service.url, timeout=70) as browser:
         browser.post("/sign-in", data={"key": service.database.key})
         text = browser.get("/compare", params={"model": request_body["models"]["base"], "job": made}).text
@@ -253,8 +269,8 @@ def test_the_page_says_of_what_a_time_is(service: Service, http: httpx.Client, r
 def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    finished(service, http, request_body, 20, 9.0, 0.7, name='=HYPERLINK("http://evil")', labels={"a": 'b,"c"'})
-    finished(service, http, {**request_body, "recipe": "standard"}, 30, 8.0, 0.79, name="plain, with a comma")
+    finished(service, http, request_body, shipped(20, 9.0, 0.7), name='=HYPERLINK("http://evil")', labels={"a": 'b,"c"'})
+    finished(service, http, {**request_body, "recipe": "standard"}, shipped(30, 8.0, 0.79), name="plain, with a comma")
     answer = http.get("/v1/compare", params={"format": "csv"})
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert "attachment" in answer.headers["content-disposition"]
@@ -268,7 +284,7 @@ def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
 def test_pages_follow_each_other_and_strangers_see_nothing(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
-    made = [finished(service, http, request_body, 20, 9.0, 0.7) for _ in range(3)]
+    made = [finished(service, http, request_body, shipped(20, 9.0, 0.7)) for _ in range(3)]
     first = http.get("/v1/compare", params={"page_size": 2})
     second = http.get(first.links["next"]["url"])
     assert [item["id"] for item in [*first.json()["items"], *second.json()["items"]]] == made[::-1]
@@ -280,7 +296,7 @@ def test_pages_follow_each_other_and_strangers_see_nothing(
 
 
 def test_what_was_not_measured_is_null(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    job = finished(service, http, request_body, 20, 9.0, 0.7)
+    job = finished(service, http, request_body, shipped(20, 9.0, 0.7))
     stages: tuple[Stage, ...] = ("quantized",)
     for stage in stages:
         one = row(stage, 20, 20, 9.0, 0.7).model_dump(mode="json") | {"latency": {"not_measured": "no reason"}}
