@@ -1,25 +1,21 @@
 """The fleet as a team sees it: its own in full, of others no more than sums."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.app.api.conftest import entry, new_team, problem, sql
+from tests.app.api.conftest import entry, insert, new_team, problem, sql
 from tests.conftest import Service
 
 THEN, LATER = "2126-01-01 00:00:00.000000", "2126-01-01 00:10:00.000000"
 
 
 def worker(service: Service, name: str, seen: str, **facts: Any) -> None:
-    sql(
-        service,
-        "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at)"
-        " VALUES (%s, 'jobs', 'h', 1, %s, FALSE, %s, %s)",
-        *(name, json.dumps({"confinement": "bubblewrap", **facts}), seen, seen),
-    )
+    known = json.dumps({"confinement": "bubblewrap", **facts})
+    lives = {"drain": False, "started_at": seen, "seen_at": seen}
+    insert(service, "workers", id=name, kind="jobs", host="h", pid=1, facts=known, **lives)
 
 
 def running(service: Service, http: httpx.Client, body: dict[str, Any], by: str) -> str:
@@ -47,8 +43,7 @@ def test_workers_say_when_they_were_heard_of_and_whose_job_they_run(
     assert new["facts"]["devices"] == ["NVIDIA H100"]
     assert (old["alive"], old["busy"], old["job"]) == (False, False, None)
     assert old["silent_seconds"] > 3600
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
+    with service.client(new_team(service)) as stranger:
         seen = stranger.get("/v1/workers").json()["items"][0]
         assert (seen["busy"], seen["job"]) == (True, None)  # of whom, is not told
 
@@ -76,8 +71,7 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
         "id"
     ]
     http.put(f"/v1/models/{model}/files/w.json", content=b"12345")  # x has not come, and takes no room
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
+    with service.client(new_team(service)) as stranger:
         made = stranger.post("/v1/datasets", json=DATA).json()["id"]
         stranger.put(f"/v1/datasets/{made}/files/t.csv", content=b"1234567")
         theirs = stranger.get("/v1/usage").json()["items"]

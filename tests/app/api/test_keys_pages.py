@@ -6,8 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.api.test_pages import HOSTILE, Page
-from tests.app.api.test_report_page import done
+from tests.app.api.finished import HOSTILE, Page, done
 from tests.app.api.test_sessions import sign_in
 from tests.conftest import Service
 

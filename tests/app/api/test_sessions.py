@@ -9,7 +9,7 @@ import pytest
 
 from app.accounts.sessions import COOKIE
 from app.main import app
-from tests.app.api.conftest import new_team, problem, sql
+from tests.app.api.conftest import problem, sql
 from tests.conftest import Service
 
 
@@ -158,14 +158,6 @@ def test_a_key_for_reading_changes_nothing_anywhere(
     assert httpx.get(f"{service.url}/v1/keys", headers={"Authorization": f"Bearer {made['key']}"}).status_code == 200
 
 
-def test_another_teams_cookie_sees_nothing(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    job = http.post("/v1/jobs", json=request_body).json()["id"]
-    with httpx.Client(base_url=service.url) as other:
-        sign_in(other, new_team(service))
-        problem(other.get(f"/v1/jobs/{job}"), 404, "not_found")
-        assert job not in other.get("/jobs").text
-
-
 def test_no_page_runs_what_another_host_serves(service: Service, http: httpx.Client, browser: httpx.Client) -> None:
     for _ in ("a stranger", "signed in"):
         page = browser.get("/docs")
@@ -190,7 +182,7 @@ def test_a_problem_s_type_is_the_address_that_explains_it(service: Service, http
         assert f'id="{code}"' in page.text
 
 
-def test_pages_carry_their_policy_and_files_their_hash(service: Service, browser: httpx.Client) -> None:
+def test_pages_carry_their_policy_and_files_their_hash(browser: httpx.Client) -> None:
     page = browser.get("/sign-in")
     policy = page.headers["content-security-policy"]
     assert "script-src 'self'" in policy
