@@ -16,8 +16,6 @@ BUFFER = 1 << 16
 
 @dataclass(eq=False)
 class Link:
-    """One client's connection and ours to the server."""
-
     client: socket.socket
     server: socket.socket
     needles: list[bytes] = field(default_factory=list)
@@ -58,7 +56,6 @@ class Proxy:
     # What a test may ask for.
 
     def listen(self) -> None:
-        """Take connections, on the same port as before."""
         if self.listener is None:
             self.listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
             self.port = self.listener.getsockname()[1]
@@ -81,7 +78,6 @@ class Proxy:
             listener.close()
 
     def drop(self) -> None:
-        """Close every connection."""
         with self.lock:
             links, self.links = self.links, set()
         for link in links:
@@ -113,7 +109,6 @@ class Proxy:
                 link.needles, link.seen = list(needles), b""
 
     def forget(self) -> None:
-        """Lose no reply any more."""
         with self.lock:
             self.needles = ()
             for link in self.links:
