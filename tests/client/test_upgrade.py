@@ -23,7 +23,6 @@ PATIENCE = 400.0
 
 
 def jobs(up: Up) -> dict[str, dict[str, object]]:
-    """The jobs by name."""
     return {job["name"]: job for job in json.loads(up.lathe("ls", "--json").stdout)}
 
 
