@@ -18,7 +18,6 @@ SET_UP = ("make setup", "fetch_examples")
 
 
 def printed_commands() -> str:
-    """Return the section's shell blocks, but for what sets up."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("## From nothing to a download, with curl alone")[1].split("\n## ")[0]
     blocks = [block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if SET_UP[0] not in block]

@@ -187,7 +187,6 @@ def silenced(model: PreTrainedModel, kept: PruningPlan) -> Iterator[PreTrainedMo
                 down = getattr(mlp, "c_proj", None) or mlp.down_proj
                 on_input(down, _only(kept.of("ffn", number), shape.ffn))
                 continue
-            assert shape.experts is not None
             on_input(mlp.shared_experts.down_proj, _only(kept.of("shared", number), shape.experts.shared))
             experts, of_each = kept.of("experts", number), kept.of("expert_ffn", number)
             on_output(mlp.gate, functools.partial(_rerouted, gone=_only(experts, shape.experts.count) == 0))

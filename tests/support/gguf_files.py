@@ -96,8 +96,7 @@ def divisors(model: PreTrainedModel) -> np.ndarray[Any, Any]:
     """Return by how much a model's frequencies are smaller than if its positions were not scaled."""
     size = model.config.head_dim
     plain = model.config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
-    found: np.ndarray[Any, Any] = (plain / model.base_model.rotary_emb.inv_freq).numpy().astype(np.float32)
-    return found
+    return (plain / model.base_model.rotary_emb.inv_freq).numpy().astype(np.float32)
 
 
 @torch.no_grad()
