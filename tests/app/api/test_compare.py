@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from compression.schema.report.measurements import NotMeasured, Row
-from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
+from tests.app.api.conftest import Json, new_team, problem, ready_dataset, ready_model, sql
 from tests.app.api.finished import end_with
 from tests.client.figures import report, row
 from tests.conftest import Service
@@ -57,12 +57,10 @@ Finish = Callable[..., str]
 
 
 @pytest.fixture
-def finish(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> Finish:
+def finish(service: Service, http: httpx.Client, request_body: Json) -> Finish:
     """Ends a job with rows; language: keys of its recipe's `train` and of `evaluate`, as of a language model."""
 
-    def finished(
-        rows: tuple[Row, ...], *, language: tuple[dict[str, Any], dict[str, Any]] | None = None, **changes: Any
-    ) -> str:
+    def finished(rows: tuple[Row, ...], *, language: tuple[Json, Json] | None = None, **changes: Any) -> str:
         job = str(http.post("/v1/jobs", json={**request_body, **changes}).json()["id"])
         if language is not None:
             asked = http.get(f"/v1/jobs/{job}").json()
@@ -75,14 +73,14 @@ def finish(service: Service, http: httpx.Client, request_body: dict[str, Any]) -
     return finished
 
 
-def compared(http: httpx.Client, **query: Any) -> dict[str, Any]:
+def compared(http: httpx.Client, **query: Any) -> Json:
     answer = http.get("/v1/compare", params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def test_jobs_of_a_model_are_held_against_each_other(
-    finish: Finish, service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     small = finish(shipped(20, 9.0, 0.70), name="small", labels={"for": "phones"})
     good = finish(shipped(30, 8.0, 0.79), recipe="standard", name="good")
@@ -152,7 +150,7 @@ def test_a_baseline_that_has_not_converged_is_flagged_in_json_table_and_csv(
 
 
 def test_jobs_with_other_data_do_not_beat_each_other(
-    finish: Finish, service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     other = ready_dataset(service, http)
     hard = finish(shipped(20, 9.0, 0.60))
@@ -163,7 +161,7 @@ def test_jobs_with_other_data_do_not_beat_each_other(
 
 
 def test_means_over_other_metrics_do_not_beat_each_other(
-    finish: Finish, service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     several = {"datasets": [*request_body["datasets"], ready_dataset(service, http)]}
     asked: list[Any] = ["auto", ["accuracy", "auto"], ["accuracy", "f1"], ["auto", "matthews"]]
@@ -188,7 +186,7 @@ def test_means_over_other_metrics_do_not_beat_each_other(
     ],
 )
 def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
-    finish: Finish, http: httpx.Client, train: dict[str, Any], evaluate: dict[str, Any], alike: bool
+    finish: Finish, http: httpx.Client, train: Json, evaluate: Json, alike: bool
 ) -> None:
     window = {"max_length": 128}
     plain = finish(shipped(20, 9.0, 0.6), language=(window, {}))
@@ -223,7 +221,7 @@ def test_what_was_timed_otherwise_is_not_the_faster(finish: Finish, http: httpx.
     assert best == {whole: ["latency_ms"], short: ["bytes", "latency_ms"]}
 
 
-def test_the_page_says_of_what_a_time_is(finish: Finish, service: Service, request_body: dict[str, Any]) -> None:
+def test_the_page_says_of_what_a_time_is(finish: Finish, service: Service, request_body: Json) -> None:
     made = [finish(shipped(20, 9.0, 0.6), language=language) for language in (None, ({}, {}))]
     with httpx.Client(base_url=service.url, timeout=70) as browser:
         browser.post("/sign-in", data={"key": service.database.key})

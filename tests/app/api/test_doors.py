@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +10,7 @@ from app.accounts.auth import sees_hosts
 from app.api import ranges
 from app.core.ids import new_id
 from app.core.redaction import redact_paths
-from tests.app.api.conftest import add_artifact, entry, insert, new_team, problem, sql
+from tests.app.api.conftest import Json, add_artifact, entry, insert, new_team, problem, sql
 from tests.app.api.test_metrics import scraped, value
 from tests.conftest import Service, over_sqlite
 
@@ -44,9 +43,7 @@ def test_a_bug_is_a_500_in_the_answer_the_log_and_the_figures(service: Service, 
 
 @pytest.mark.parametrize("depth", [40, 260, 900, 5000])
 @pytest.mark.parametrize("keyed", [False, True])
-def test_recipes_nested_without_end_are_refused(
-    http: httpx.Client, request_body: dict[str, Any], depth: int, *, keyed: bool
-) -> None:
+def test_recipes_nested_without_end_are_refused(http: httpx.Client, request_body: Json, depth: int, *, keyed: bool) -> None:
     headers = {"Content-Type": "application/json", **({"Idempotency-Key": new_id("key")} if keyed else {})}
     for nested in ('{"a":' * depth + "1" + "}" * depth, '{"a":' + "[" * depth + "]" * depth + "}"):
         body = json.dumps({**request_body, "recipe": "here"}).replace('"here"', nested)
@@ -56,7 +53,7 @@ def test_recipes_nested_without_end_are_refused(
 
 
 @pytest.mark.parametrize("size", [True, "7", "7.0", 7.5])
-def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], size: object) -> None:
+def test_numbers_are_numbers(http: httpx.Client, request_body: Json, size: object) -> None:
     files = [{**entry("w.json", b"1"), "size": size}]
     problem(http.post("/v1/models", json={"name": "m", "files": files}), 422, "invalid_request", "files.0.size")
     problem(http.post("/v1/jobs", json={**request_body, "priority": size}), 422, "invalid_request", "priority")
@@ -66,7 +63,7 @@ def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], s
     problem(http.post(f"/v1/jobs/{job}/share", json={"expires_in": size}), 422, "invalid_request", "expires_in")
 
 
-def test_a_key_whose_object_was_deleted_says_so(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_key_whose_object_was_deleted_says_so(http: httpx.Client, request_body: Json) -> None:
     body = {"name": "m", "files": [entry("w.json", b"1")]}
     headers = {"Idempotency-Key": "one"}
     made = http.post("/v1/models", json=body, headers=headers).json()["id"]
@@ -81,7 +78,7 @@ def test_a_key_whose_object_was_deleted_says_so(http: httpx.Client, request_body
     problem(http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}), 410, "deleted")
 
 
-def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client, request_body: Json) -> None:
     told = "FileNotFoundError: '/var/lib/lathe/scratch/job_1/in/model.bin', see POST /v1/jobs and /docs/errors#x"
     seen = "FileNotFoundError: '…/model.bin', see POST /v1/jobs and /docs/errors#x"
     reason = {"code": "worker_error", "cause": told, "remedy": "none", "param": None}
@@ -117,9 +114,7 @@ def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
     assert sees_hosts(Someone())
 
 
-def test_downloads_are_named_and_known_by_their_tags(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_downloads_are_named_and_known_by_their_tags(service: Service, http: httpx.Client, request_body: Json) -> None:
     job, data = http.post("/v1/jobs", json=request_body).json()["id"], b"weights"
     artifact = add_artifact(service, job, "onnx/model.onnx", data, {})
     place = f"/v1/artifacts/{artifact}/files/onnx/model.onnx"
@@ -136,7 +131,7 @@ def test_downloads_are_named_and_known_by_their_tags(
     )
 
 
-def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"1")]})
     sql(service, "UPDATE jobs SET state = 'succeeded', report = '{}' WHERE id = %s", job)

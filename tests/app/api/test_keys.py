@@ -13,7 +13,7 @@ from app.accounts.auth import Requires, find_requirement
 from app.api.openapi import iterate_routes
 from app.main import app
 from app.store.models import ADMIN, DEVICE, READ, WRITE
-from tests.app.api.conftest import new_team, problem, sql
+from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.app.api.finished import done
 from tests.app.api.test_sessions import sign_in
 from tests.conftest import Service, wait_for
@@ -23,7 +23,7 @@ ASKING = {("POST", "/v1/recipes/check")}
 """Ways that change nothing, for all their method."""
 
 
-def made(http: httpx.Client, scope: str, **body: Any) -> dict[str, Any]:
+def made(http: httpx.Client, scope: str, **body: Any) -> Json:
     answer = http.post("/v1/keys", json={"name": scope, "scope": scope, **body})
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -80,7 +80,7 @@ def test_admins_alone_make_keys_and_end_those_of_others(http: httpx.Client, serv
     assert http.delete(f"/v1/keys/{other['id']}").status_code == 204
 
 
-def test_a_device_reads_artifacts_and_no_more(http: httpx.Client, service: Service, request_body: dict[str, Any]) -> None:
+def test_a_device_reads_artifacts_and_no_more(http: httpx.Client, service: Service, request_body: Json) -> None:
     job = done(service, http, request_body)
     device = made(http, DEVICE)["key"]
     allowed = {way for way, needed in needs().items() if needed and needed.admits(DEVICE)}
@@ -96,7 +96,7 @@ def test_a_device_reads_artifacts_and_no_more(http: httpx.Client, service: Servi
         assert sign_in(machine, device).status_code == 403
 
 
-def test_a_key_for_reading_may_ask_for_a_forecast(http: httpx.Client, service: Service, request_body: dict[str, Any]) -> None:
+def test_a_key_for_reading_may_ask_for_a_forecast(http: httpx.Client, service: Service, request_body: Json) -> None:
     with service.client(made(http, READ)["key"]) as eyes:
         forecast = eyes.post("/v1/jobs?validate_only=true", json=request_body)
         assert forecast.status_code == 200, forecast.text
@@ -107,9 +107,7 @@ def test_a_key_for_reading_may_ask_for_a_forecast(http: httpx.Client, service: S
     assert http.get("/v1/jobs").json()["items"] == []
 
 
-def test_a_key_ends_at_its_time_with_its_sessions_and_links(
-    http: httpx.Client, service: Service, request_body: dict[str, Any]
-) -> None:
+def test_a_key_ends_at_its_time_with_its_sessions_and_links(http: httpx.Client, service: Service, request_body: Json) -> None:
     job = done(service, http, request_body)
     key = made(http, WRITE, expires_in=3600)
     assert key["expires_at"] > key["created_at"]
@@ -131,9 +129,7 @@ def test_a_key_ends_at_its_time_with_its_sessions_and_links(
     problem(http.post("/v1/keys", json={"name": "x", "expires_in": 59}), 422, "invalid_request", "expires_in")
 
 
-def test_a_link_ends_when_the_key_that_made_it_is_revoked(
-    http: httpx.Client, service: Service, request_body: dict[str, Any]
-) -> None:
+def test_a_link_ends_when_the_key_that_made_it_is_revoked(http: httpx.Client, service: Service, request_body: Json) -> None:
     job, key = done(service, http, request_body), made(http, WRITE)
     with service.client(key["key"]) as sharing:
         link = sharing.post(f"/v1/jobs/{job}/share", json={}).json()
@@ -147,9 +143,7 @@ def test_a_link_ends_when_the_key_that_made_it_is_revoked(
     assert httpx.get(link["url"]).status_code == 200
 
 
-def test_the_team_s_links_come_in_pages_and_are_its_own(
-    http: httpx.Client, service: Service, request_body: dict[str, Any]
-) -> None:
+def test_the_team_s_links_come_in_pages_and_are_its_own(http: httpx.Client, service: Service, request_body: Json) -> None:
     job = done(service, http, request_body)
     made_here = [http.post(f"/v1/jobs/{job}/share", json={}).json()["id"] for _ in range(3)]
     first = http.get("/v1/shares?page_size=2")

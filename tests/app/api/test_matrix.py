@@ -19,7 +19,7 @@ from app.api.openapi import iterate_routes
 from app.main import app
 from app.pages.dashboard.views import get_visitor
 from app.store.models import ADMIN, DEVICE, READ, WRITE
-from tests.app.api.conftest import new_team, sql
+from tests.app.api.conftest import Json, new_team, sql
 from tests.app.api.owner import DATA, MOMENT, Owner, team_of
 from tests.conftest import Service, over_sqlite
 
@@ -84,7 +84,7 @@ def taken(address: str) -> set[str]:
     }
 
 
-def least(schema: dict[str, Any]) -> Any:
+def least(schema: Json) -> Any:
     """Return the least value that a schema of the document allows, as far as its types say."""
     document = app.openapi()
     if "$ref" in schema:
@@ -110,10 +110,10 @@ def filled(body: Any, objects: dict[str, str]) -> Any:
     return body.format(**objects) if isinstance(body, str) else body
 
 
-def sent(way: Way, objects: dict[str, str]) -> dict[str, Any]:
+def sent(way: Way, objects: dict[str, str]) -> Json:
     operation = app.openapi()["paths"].get(way[1].replace(":path", ""), {}).get(way[0].lower(), {})
     needed = [one for one in operation.get("parameters", ()) if one["required"] and one["in"] == "header"]
-    found: dict[str, Any] = {"headers": {one["name"]: str(least(one["schema"])) for one in needed}}
+    found: Json = {"headers": {one["name"]: str(least(one["schema"])) for one in needed}}
     content = operation.get("requestBody", {}).get("content", {})
     if "application/octet-stream" in content:
         return {**found, "content": DATA}

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.ids import new_id
 from app.ops.metrics import STAGE_BUCKETS
-from tests.app.api.conftest import SCRAPE, insert, problem, sql
+from tests.app.api.conftest import SCRAPE, Json, insert, problem, sql
 from tests.conftest import ROOT, Service, fresh_database, wait_for
 
 Found = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -59,9 +58,7 @@ def test_requests_are_counted_by_their_route_and_not_by_their_address(service: S
     assert value(found, "lathe_http_request_seconds_count", method="GET", route="/v1/jobs/{job_id}") >= 3
 
 
-def test_a_failure_that_nobody_knows_makes_no_time_series(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_failure_that_nobody_knows_makes_no_time_series(service: Service, http: httpx.Client, request_body: Json) -> None:
     before = value(scraped(service), "lathe_jobs_failed_total", code="unknown")
     for number in range(3):
         job = http.post("/v1/jobs", json=request_body).json()["id"]
@@ -71,9 +68,7 @@ def test_a_failure_that_nobody_knows_makes_no_time_series(
     assert "secret_" not in text_of(service)
 
 
-def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
 
     def timed() -> float:
@@ -87,7 +82,7 @@ def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(
 
 
 def test_jobs_queues_stages_and_lost_workers_are_what_the_database_says(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     def waiting(found: Found) -> float:
         return value(found, "lathe_queue_depth", lane="jobs")

@@ -9,7 +9,7 @@ import pytest
 
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import NotMeasured, Sensitivity, Uploaded
-from tests.app.api.conftest import sql
+from tests.app.api.conftest import Json, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
 from tests.client.figures import generates, more_figures, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
@@ -34,7 +34,7 @@ Shown = Callable[..., Page]
 
 
 @pytest.fixture
-def shown(service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]) -> Shown:
+def shown(service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json) -> Shown:
     return lambda found=None, **more: page_of(browser, f"/jobs/{done(service, http, request_body, found, **more)}")
 
 
@@ -49,7 +49,7 @@ def test_a_job_is_shown_with_all_its_figures(shown: Shown, browser: httpx.Client
 
 
 def test_a_job_shows_both_splits_their_intervals_and_what_is_unproven(
-    shown: Shown, service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    shown: Shown, service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
     text = shown(validated()).text
     says(
@@ -86,7 +86,7 @@ def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(shown: Sho
 
 
 def test_whatever_a_job_is_called_or_tells_stays_text(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
     job = done(service, http, request_body, hostile_report(), name=HOSTILE, labels={"k": HOSTILE})
     failed = str(http.post("/v1/jobs", json={**request_body, "name": HOSTILE}).json()["id"])
@@ -158,7 +158,7 @@ def test_of_a_perplexity_the_pictures_say_that_less_is_better(shown: Shown) -> N
 
 
 def test_pages_are_light_however_large_a_report_is(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
     layers = tuple(
         LayerRange(

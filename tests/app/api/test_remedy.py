@@ -14,7 +14,7 @@ from app.core.ids import new_id
 from app.jobs.remedies import apply_remedies
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.schema.report.measurements import Remedy, StageVerdict
-from tests.app.api.conftest import problem, sql
+from tests.app.api.conftest import Json, problem, sql
 from tests.app.api.finished import add_row
 from tests.client.figures import row
 from tests.conftest import Service
@@ -23,10 +23,10 @@ Fail = Callable[..., str]
 
 
 @pytest.fixture
-def fail(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> Fail:
+def fail(service: Service, http: httpx.Client, request_body: Json) -> Fail:
     """Submits a job, and ends it with an error as its worker would."""
 
-    def failed(error: dict[str, Any], **changes: Any) -> str:
+    def failed(error: Json, **changes: Any) -> str:
         job = str(http.post("/v1/jobs", json={**request_body, **changes}).json()["id"])
         sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", json.dumps(error), job)
         return job
@@ -34,7 +34,7 @@ def fail(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> 
     return failed
 
 
-def whole(http: httpx.Client, **changes: Any) -> dict[str, Any]:
+def whole(http: httpx.Client, **changes: Any) -> Json:
     presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
     return {**presets["quick"], **changes}
 
@@ -60,7 +60,7 @@ def test_a_chosen_rate_that_diverged_is_replaced_by_a_given_one(fail: Fail, http
 def test_an_error_that_a_recipe_can_mend_is_mended(
     fail: Fail,
     http: httpx.Client,
-    request_body: dict[str, Any],
+    request_body: Json,
     error: CompressionError,
     place: tuple[str, str],
     before: object,
@@ -95,9 +95,7 @@ def test_a_job_that_was_late_is_sent_again_without_its_deadline(fail: Fail, http
     assert http.post(f"/v1/jobs/{job}/retry").json()["deadline_at"] is not None
 
 
-def test_a_table_that_misses_its_targets_says_what_to_change(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_table_that_misses_its_targets_says_what_to_change(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = str(http.post("/v1/jobs", json=request_body).json()["id"])
     longer = Remedy(key="recipe.distill.epochs", now=8, proposed=14, why="0.74 is scored where 0.79 is needed")
     milder = Remedy(key="recipe.prune.ratio", now=0.3, proposed=0.2, why="the cut cost more than training brought back")
@@ -120,7 +118,7 @@ def test_a_table_that_misses_its_targets_says_what_to_change(
     assert again == before
 
 
-def test_what_no_recipe_mends_is_refused(fail: Fail, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_what_no_recipe_mends_is_refused(fail: Fail, http: httpx.Client, request_body: Json) -> None:
     waiting = http.post("/v1/jobs", json=request_body).json()["id"]
     problem(http.post(f"/v1/jobs/{waiting}/retry", json={"remedies": "all"}), 409, "wrong_state")
     job = fail(UnseenLabel("label x").as_dict())
@@ -153,7 +151,7 @@ def change(key: str, proposed: JsonValue) -> Remedy:
 
 
 def test_a_stage_that_is_left_out_takes_the_changes_of_its_keys_with_it() -> None:
-    recipe: dict[str, Any] = {"prune": {"ratio": 0.3, "axes": ["ffn"]}, "quantize": {"qat": {"quantized": 5}}}
+    recipe: Json = {"prune": {"ratio": 0.3, "axes": ["ffn"]}, "quantize": {"qat": {"quantized": 5}}}
     chosen = [
         change("recipe.prune.ratio", 0.1),
         change("recipe.quantize.qat.quantized", 10),

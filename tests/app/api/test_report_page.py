@@ -5,13 +5,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
 
 from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict, Uploaded
-from tests.app.api.conftest import insert, problem, sql
+from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
 from tests.client.figures import generates, more_figures, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
@@ -29,17 +28,17 @@ def page_of(http: httpx.Client, job: str) -> Page:
 Shown = Callable[..., Page]
 
 
-def add_progress(service: Service, job: str, number: int, told: dict[str, Any]) -> None:
+def add_progress(service: Service, job: str, number: int, told: Json) -> None:
     insert(service, "events", job_id=job, seq=100 + number, type="progress", data=json.dumps(told), at=MOMENT)
 
 
 @pytest.fixture
-def shown(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> Shown:
+def shown(service: Service, http: httpx.Client, request_body: Json) -> Shown:
     return lambda found=None, **more: page_of(http, done(service, http, request_body, found, **more))
 
 
 def test_the_report_of_a_finished_job_is_one_page_that_fetches_nothing(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     job = done(service, http, request_body, name="Reviews, smaller")
     answer = http.get(f"/v1/jobs/{job}/report.html")
@@ -89,7 +88,7 @@ def test_sizes_are_held_against_all_that_people_mean(shown: Shown) -> None:
 
 
 def test_its_policy_allows_its_own_style_sheet_and_nothing_else(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     answer = http.get(f"/v1/jobs/{done(service, http, request_body)}/report.html")
     style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)
@@ -161,9 +160,7 @@ def test_of_a_perplexity_words_and_pictures_say_which_way_is_better(shown: Shown
     assert "accuracy" in plain.partition("share removed")[2]
 
 
-def test_it_draws_how_training_went_where_that_was_told(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_it_draws_how_training_went_where_that_was_told(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = done(service, http, request_body)
     for number, (stage, loss, score) in enumerate([("baseline", 0.7, 0.6), ("baseline", 0.4, 0.8), ("distilled", 0.3, None)]):
         told = {"stage": stage, "phase": "tune <b>", "step": number, "total": 3, "loss": loss, "score": score, "part": ""}
@@ -176,7 +173,7 @@ def test_it_draws_how_training_went_where_that_was_told(
     assert "b" not in page.tags
 
 
-def test_validation_by_a_perplexity_is_called_so(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_validation_by_a_perplexity_is_called_so(service: Service, http: httpx.Client, request_body: Json) -> None:
     rows = of_perplexity("baseline", 12.0), of_perplexity("quantized", 14.0)
     job, plain = done(service, http, request_body, report(rows=rows)), done(service, http, request_body)
     for one, number, score in [(each, number, score) for each in (job, plain) for number, score in enumerate((14.0, 12.5))]:
@@ -197,9 +194,7 @@ def test_validation_by_a_perplexity_is_called_so(service: Service, http: httpx.C
         assert f"Validation {called}</th>" in text
 
 
-def test_it_is_there_once_a_job_has_ended_and_not_sent_twice(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_it_is_there_once_a_job_has_ended_and_not_sent_twice(service: Service, http: httpx.Client, request_body: Json) -> None:
     waiting = http.post("/v1/jobs", json=request_body).json()["id"]
     problem(http.get(f"/v1/jobs/{waiting}/report.html"), 404, "report_not_ready")
     place = f"/v1/jobs/{done(service, http, request_body)}/report.html"
@@ -212,7 +207,7 @@ def test_it_is_there_once_a_job_has_ended_and_not_sent_twice(
 
 @pytest.mark.parametrize("missing", ["choice", "headlines", "parts", "sensitivity", "uploaded"])
 def test_a_report_of_before_a_field_was_kept_is_shown(
-    service: Service, http: httpx.Client, request_body: dict[str, Any], missing: str
+    service: Service, http: httpx.Client, request_body: Json, missing: str
 ) -> None:
     old = json.loads(report().model_dump_json())
     del old[missing]

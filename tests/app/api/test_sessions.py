@@ -9,7 +9,7 @@ import pytest
 
 from app.accounts.sessions import COOKIE
 from app.main import app
-from tests.app.api.conftest import problem, sql
+from tests.app.api.conftest import Json, problem, sql
 from tests.conftest import Service
 
 
@@ -70,9 +70,7 @@ def test_sign_in_leads_nowhere_else(service: Service, browser: httpx.Client, els
     assert browser.get("/sign-in", params={"next": elsewhere}).headers["location"] == "/jobs"
 
 
-def test_another_sites_page_cannot_use_the_cookie(
-    service: Service, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_another_sites_page_cannot_use_the_cookie(service: Service, browser: httpx.Client, request_body: Json) -> None:
     for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
         answer = browser.post("/sign-in", data={"key": service.database.key}, headers=headers)
         assert answer.status_code == 403
@@ -104,7 +102,7 @@ def test_a_session_ends_with_its_key_and_with_its_time(service: Service, http: h
 
 
 def test_what_is_told_live_ends_with_the_key_and_with_the_sign_in(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
     made = http.post("/v1/keys", json={"name": "guest", "scope": "read"}).json()
     sign_in(browser, service.database.key)
@@ -138,7 +136,7 @@ def changing_routes() -> list[tuple[str, str]]:
 
 
 def test_a_key_for_reading_changes_nothing_anywhere(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     made = http.post("/v1/keys", json={"name": "eyes", "scope": "read"}).json()

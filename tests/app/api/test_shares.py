@@ -5,17 +5,17 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.api.conftest import problem, sha, sql
+from tests.app.api.conftest import Json, problem, sha, sql
 from tests.app.api.finished import done
 from tests.conftest import Service
 
 
 @pytest.fixture
-def job(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> str:
+def job(service: Service, http: httpx.Client, request_body: Json) -> str:
     return done(service, http, request_body, name="Shown to all")
 
 
-def shared(http: httpx.Client, job: str, **body: Any) -> dict[str, Any]:
+def shared(http: httpx.Client, job: str, **body: Any) -> Json:
     answer = http.post(f"/v1/jobs/{job}/share", json=body)
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -68,9 +68,7 @@ def test_a_link_ends_when_it_expires_is_revoked_or_its_job_goes(service: Service
     assert httpx.get(last["url"]).status_code == 404
 
 
-def test_only_a_report_that_is_there_is_shared_and_not_for_ever(
-    http: httpx.Client, job: str, request_body: dict[str, Any]
-) -> None:
+def test_only_a_report_that_is_there_is_shared_and_not_for_ever(http: httpx.Client, job: str, request_body: Json) -> None:
     waiting = http.post("/v1/jobs", json=request_body).json()["id"]
     problem(http.post(f"/v1/jobs/{waiting}/share", json={}), 404, "report_not_ready")
     problem(http.post(f"/v1/jobs/{job}/share", json={"expires_in": 59}), 422, "invalid_request", "expires_in")

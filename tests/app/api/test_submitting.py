@@ -2,19 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from app.core.ids import new_id
 from app.jobs.preflight import resolve_recipe
-from tests.app.api.conftest import problem, ready_dataset, ready_model, sql
+from tests.app.api.conftest import Json, problem, ready_dataset, ready_model, sql
 from tests.client.figures import DATA_FACTS, LLAMA_FACTS, MODEL_FACTS
 from tests.conftest import Database, Service, wait_for
 
 
-def test_a_job_is_accepted_once_a_key(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_job_is_accepted_once_a_key(http: httpx.Client, request_body: Json) -> None:
     key = {"Idempotency-Key": new_id("k")}
     first = http.post("/v1/jobs", json=request_body, headers=key)
     again = http.post("/v1/jobs", json=request_body, headers=key)
@@ -28,7 +27,7 @@ def test_a_job_is_accepted_once_a_key(http: httpx.Client, request_body: dict[str
     assert len(http.get("/v1/jobs").json()["items"]) == 1
 
 
-def test_a_failed_request_does_not_burn_its_key(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_failed_request_does_not_burn_its_key(http: httpx.Client, request_body: Json) -> None:
     key = {"Idempotency-Key": new_id("k")}
     problem(http.post("/v1/jobs", json={**request_body, "recipe": "nope"}, headers=key), 422, "invalid_recipe", "recipe")
     assert http.post("/v1/jobs", json=request_body, headers=key).status_code == 202
@@ -50,7 +49,7 @@ def test_a_job_is_accepted_while_the_broker_is_down(database: Database, tmp_path
         service.stop()
 
 
-def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_preflight_stores_nothing(http: httpx.Client, request_body: Json) -> None:
     answer = http.post("/v1/jobs?validate_only=true", json=request_body)
     assert answer.status_code == 200
     assert answer.json()["shape"]["hidden"] == 256
@@ -58,7 +57,7 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, An
     assert http.get("/v1/jobs").json()["items"] == []
 
 
-def test_a_preset_may_be_named_beside_the_keys_to_change_in_it(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_preset_may_be_named_beside_the_keys_to_change_in_it(http: httpx.Client, request_body: Json) -> None:
     presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
     asked = {"preset": "smallest", "prune": {"ratio": {"ffn": 0.5}}, "distill": {"general": None}, "train": {"seed": 3}}
     stored = http.post("/v1/jobs", json={**request_body, "recipe": asked}).json()["recipe"]
@@ -80,7 +79,7 @@ def test_a_preset_may_be_named_beside_the_keys_to_change_in_it(http: httpx.Clien
         ({"preset": "language", "prune": {"ratio": 0.3, "axes": ["layers"]}}, ["layers"]),
     ],
 )
-def test_axes_follow_from_a_ratio_that_names_them_anew(changes: dict[str, Any], axes: list[str]) -> None:
+def test_axes_follow_from_a_ratio_that_names_them_anew(changes: Json, axes: list[str]) -> None:
     recipe = resolve_recipe(changes, ())
     assert list(recipe.prune.axes) == axes
     asked = changes["prune"]["ratio"]
@@ -89,9 +88,7 @@ def test_axes_follow_from_a_ratio_that_names_them_anew(changes: dict[str, Any], 
     assert (recipe.distill is None) == ("distill" in changes)
 
 
-def test_a_language_model_is_foretold_as_a_classifier(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_language_model_is_foretold_as_a_classifier(service: Service, http: httpx.Client, request_body: Json) -> None:
     base, data = request_body["models"]["base"], request_body["datasets"][0]
     sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(LLAMA_FACTS), base)
     cut = {"ratio": {"hidden": 0.2, "heads": 0.3, "ffn": 0.3}}
@@ -101,7 +98,7 @@ def test_a_language_model_is_foretold_as_a_classifier(
     assert found["baseline_parameters"]["total"] == 134515008 + 2 * 576
     layer = 480 * (2 * 6 * 64 + 2 * 2 * 64) + 3 * 480 * 1088 + 2 * 480
     assert found["parameters"]["total"] == 49152 * 480 + 30 * layer + 480 + 2 * 480
-    wrong: list[tuple[dict[str, Any], str, str]] = [
+    wrong: list[tuple[Json, str, str]] = [
         ({"axes": ["experts"]}, "unsupported_shape", "recipe.prune.axes"),
         ({"importance": "taylor"}, "invalid_spec", "recipe.prune.importance"),
         ({"ratio": 0.99}, "unsupported_shape", "recipe.prune.ratio"),
@@ -113,7 +110,7 @@ def test_a_language_model_is_foretold_as_a_classifier(
     problem(http.post("/v1/jobs", json=request_body), 422, "unsupported_task", "models.base")
 
 
-BAD: tuple[tuple[dict[str, Any], str, str], ...] = (
+BAD: tuple[tuple[Json, str, str], ...] = (
     ({"recipe": {"prune": {"ratoi": 0.3}}}, "invalid_recipe", "recipe.prune.ratoi"),
     ({"recipe": {"prune": {"ratio": 1.5}}}, "invalid_recipe", "recipe.prune.ratio"),
     ({"recipe": {"prune": {"ratio": 0.99}}}, "unsupported_shape", "recipe.prune.ratio"),
@@ -139,7 +136,7 @@ BAD: tuple[tuple[dict[str, Any], str, str], ...] = (
 )
 
 
-def test_bad_jobs_name_the_field(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_bad_jobs_name_the_field(http: httpx.Client, request_body: Json) -> None:
     for change, code, param in BAD:
         answer = http.post("/v1/jobs", json={**request_body, **change})
         problem(answer, 404 if code == "not_found" else 422, code, param)
@@ -150,7 +147,7 @@ def test_bad_jobs_name_the_field(http: httpx.Client, request_body: dict[str, Any
     assert http.get("/v1/jobs").json()["items"] == []
 
 
-def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Client, request_body: Json) -> None:
     reasons = json.dumps([{"code": "unsafe_checkpoint", "cause": "it is a pickle"}])
     sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", reasons, request_body["models"]["base"])
     assert "it is a pickle" in problem(http.post("/v1/jobs", json=request_body), 409, "not_ready", "models.base")["cause"]
@@ -165,7 +162,7 @@ NUMBERS = {
 }
 
 
-def test_a_job_names_several_datasets(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_job_names_several_datasets(service: Service, http: httpx.Client, request_body: Json) -> None:
     one, other = request_body["datasets"][0], ready_dataset(service, http)
     sql(service, "UPDATE datasets SET facts = %s, task = 'text-regression' WHERE id = %s", json.dumps(NUMBERS), other)
     evaluate = {"metric": ["accuracy_f1", "auto"], "positive": ["positive", None]}
@@ -192,7 +189,7 @@ def test_a_job_names_several_datasets(service: Service, http: httpx.Client, requ
     problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
 
 
-def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: httpx.Client, request_body: Json) -> None:
     one, other = request_body["datasets"][0], ready_dataset(service, http)
     several = {**request_body, "datasets": [one, other]}
     problem(http.post("/v1/jobs", json={**several, "datasets": [one, "dat_none"]}), 404, "not_found", "datasets.1")
@@ -225,7 +222,7 @@ def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: http
     assert http.get("/v1/jobs").json()["items"] == []
 
 
-def test_a_job_names_a_student_and_teachers(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_job_names_a_student_and_teachers(service: Service, http: httpx.Client, request_body: Json) -> None:
     base, student, one, other = request_body["models"]["base"], *(ready_model(service, http) for _ in range(3))
     tuned = json.dumps({**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["positive", "negative"]})
     for teacher in (one, other):

@@ -1,12 +1,11 @@
 """Questions to a job's models, as callers send them: stored once, waited for, and told when they are answered."""
 
 import json
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.app.api.conftest import problem, sql
+from tests.app.api.conftest import Json, problem, sql
 from tests.app.api.finished import done
 from tests.conftest import Service
 
@@ -14,7 +13,7 @@ ANSWER = {"label": "positive", "scores": {"positive": 0.9}, "milliseconds": 1.0,
 
 
 @pytest.fixture
-def place(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> str:
+def place(service: Service, http: httpx.Client, request_body: Json) -> str:
     return f"/v1/jobs/{done(service, http, request_body)}/try"
 
 

@@ -3,13 +3,12 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.app.api.conftest import entry, problem, sha
+from tests.app.api.conftest import Json, entry, problem, sha
 from tests.conftest import Service
 
 
@@ -83,7 +82,7 @@ UNREAD = {
 def test_a_file_that_nothing_reads_is_refused_before_it_is_sent(http: httpx.Client) -> None:
     for (noun, code), names in UNREAD.items():
         for name in names.split():
-            body: dict[str, Any] = {"name": "m", "files": [entry("config.json", b""), entry(name, b"")]}
+            body: Json = {"name": "m", "files": [entry("config.json", b""), entry(name, b"")]}
             if noun == "datasets":
                 body |= {"format": "jsonl", "splits": {"train": ["config.json"]}}
             found = problem(http.post(f"/v1/{noun}", json=body), 422, code, name)
