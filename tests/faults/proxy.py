@@ -7,7 +7,6 @@ there already and for those to come.
 import contextlib
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -39,7 +38,6 @@ class Proxy:
         self.lock = threading.Lock()
         self.links: set[Link] = set()
         self.swallowed: frozenset[str] = frozenset()
-        self.seconds = 0.0
         self.needles: tuple[bytes, ...] = ()
         self.lost = threading.Event()
         self.listener: socket.socket | None = None
@@ -63,8 +61,11 @@ class Proxy:
 
     def heal(self) -> None:
         """Pass everything on again. A connection that lost bytes meanwhile cannot go on, and is closed."""
-        broken, self.swallowed, self.seconds = bool(self.swallowed), frozenset(), 0.0
-        self.forget()
+        broken, self.swallowed = bool(self.swallowed), frozenset()
+        with self.lock:
+            self.needles = ()
+            for link in self.links:
+                link.needles, link.doomed = [], False
         if broken:
             self.drop()
         self.listen()
@@ -82,10 +83,6 @@ class Proxy:
             links, self.links = self.links, set()
         for link in links:
             link.close()
-
-    def delay(self, seconds: float) -> None:
-        """Hold everything back for so long."""
-        self.seconds = seconds
 
     def swallow(self, *directions: str) -> None:
         """Be a black hole for what the `client` or the `server` says, by default for both; nobody is told."""
@@ -107,12 +104,6 @@ class Proxy:
             self.needles = needles
             for link in self.links:
                 link.needles, link.seen = list(needles), b""
-
-    def forget(self) -> None:
-        with self.lock:
-            self.needles = ()
-            for link in self.links:
-                link.needles, link.doomed = [], False
 
     # How it is done.
 
@@ -137,8 +128,6 @@ class Proxy:
     def _pump(self, link: Link, name: str, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(BUFFER):
-                if self.seconds:
-                    time.sleep(self.seconds)
                 if link.dead or name in self.swallowed:
                     continue
                 if name == "client":
