@@ -12,9 +12,6 @@ from client.errors import BadConfig, NoKey
 
 
 def test_only_the_owner_can_read_the_saved_key_whatever_was_there_and_whatever_the_umask(home: Path) -> None:
-    home.mkdir()
-    (home / "client.json").write_text("{}")
-    (home / "client.json").chmod(0o644)
     before = os.umask(0)
     try:
         path = config.save(Config("http://127.0.0.1:1", "lathe_a_b"))
@@ -22,6 +19,9 @@ def test_only_the_owner_can_read_the_saved_key_whatever_was_there_and_whatever_t
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    path.chmod(0o644)
+    config.save(Config("http://127.0.0.1:1", "lathe_a_b"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert config.load() == Config("http://127.0.0.1:1", "lathe_a_b")
     assert [file.name for file in home.iterdir()] == ["client.json"]
 

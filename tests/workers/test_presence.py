@@ -102,7 +102,8 @@ def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
         assert large.memory_bytes < machine_memory()
     assert not presence.work_waits()
     tasks.run_jobs()
-    place = do(queue_forecast.find_position, session.get_one(Job, large.id))
+    with reading() as session:
+        place = queue_forecast.find_position(session, session.get_one(Job, large.id))
     assert (taken, place and place.waits_for) == ([], "memory")
     small = do(submitted, memory_bytes=1 << 30)
     assert presence.work_waits()
