@@ -46,7 +46,7 @@ from compression.schema.stages import BASELINE, PRUNED, QUANTIZED
 from compression.system import process
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 from tests.support.job_models import alone
 
 ROOT = Path(__file__).parent.parent
@@ -137,10 +137,9 @@ def ours(lab: Lab, known: Teacher) -> tuple[float, list[float]]:
         lab.state.model,
         lab.plan,
         lab.rows,
-        lab.state.rows["validation"],
+        lambda: Validation(next(scores), 0.0),
         objective,
-        validation=lambda: Validation(next(scores), 0.0),
-        extra=objective.parameters,
+        hooks=TrainingHooks(extra=objective.parameters),
     )
     losses = [tick.loss for tick in ticks if isinstance(tick, Step) and tick.score is None and tick.loss is not None]
     return time.perf_counter() - started, losses

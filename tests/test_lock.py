@@ -13,7 +13,6 @@ PINS = dict(re.findall(r"^([\w.-]+)==(\S+)", lock.CONSTRAINTS.read_text(encoding
 
 
 def releases(way: str) -> dict[str, tuple[str, int]]:
-    """Version and number of hashes of each package on a list."""
     text = (ROOT / "requirements" / f"{way}.txt").read_text(encoding="utf-8")
     found = re.findall(r"^([\w.-]+)==(\S+)(.*(?:\n    --hash=.*)*)", text, re.MULTILINE)
     return {name: (version, len(re.findall(r"--hash=sha256:[0-9a-f]{64}", rest))) for name, version, rest in found}

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Service
-from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
 
 SET_UP = ("make setup", "fetch_examples")
 """Blocks and lines that the fixture takes the place of: installing, starting, fetching."""
 
 
 def printed_commands() -> str:
-    """Return the section's shell blocks, but for what sets up."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("## From nothing to a download, with curl alone")[1].split("\n## ")[0]
     blocks = [block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if SET_UP[0] not in block]
@@ -31,9 +30,7 @@ def printed_commands() -> str:
 def test_the_readme_leads_to_a_download(service: Service, tmp_path: Path) -> None:
     service.start_workers("jobs", "checks", "keeper")
     tiny_model(tmp_path / ".cache/examples/model")
-    (tmp_path / ".cache/examples/data").mkdir()
-    for name, data in tiny_splits().items():
-        (tmp_path / ".cache/examples/data" / name).write_bytes(data)
+    write_splits(tmp_path / ".cache/examples/data")
     script = printed_commands()
     assert '\\"recipe\\":\\"quick\\"' in script
     recipe = json.dumps({**TINY_RECIPE, "prune": None, "distill": None}).replace('"', '\\"')

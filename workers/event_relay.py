@@ -13,6 +13,7 @@ from app.core import crash_points, traces
 from app.core.settings import Settings
 from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading
+from app.store.models import EventType
 from app.store.storage import Storage
 from compression.schema import events
 from compression.schema.errors import DiskFull, OutOfMemory
@@ -367,7 +368,7 @@ class EventRelay:
             raise Untrustworthy("more events than any job has")
         return f"{self.claim.fence}.{number}"
 
-    def _record(self, kind: str, data: dict[str, Any], **changes: Any) -> None:
+    def _record(self, kind: EventType, data: dict[str, Any], **changes: Any) -> None:
         origin = self._origin()
         self._write(lambda session: jobs.record_event(session, self.claim, kind, data, origin=origin, **changes))
         time.sleep(WRITE_PAUSE_SECONDS)

@@ -10,15 +10,16 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import Request
+from fastapi import Query, Request
 from sqlalchemy import delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.core.schemas import TEXT
 from app.core.settings import get_settings
 from app.store.clock import now
 from app.store.db import iso, writing
@@ -32,6 +33,18 @@ FORBIDDEN = 403
 UNAUDITED = (401, 429, 500, 503, 507)
 """Statuses that leave no row here; a wrong secret of a known key leaves one per minute (`record_wrong_secret`)."""
 COLUMNS = ("id", "at", "key", "address", "action", "object", "outcome", "request_id")
+
+Part = Annotated[str | None, Query(max_length=200, pattern=TEXT)]
+
+
+@dataclass(frozen=True)
+class AuditFilter:
+    """Filters of a list; all given ones must match. `action` may be only a noun: `jobs`."""
+
+    key: Part = None
+    action: Annotated[str | None, Query(max_length=100, pattern=TEXT, description="`jobs.cancel`, or a noun: `jobs`.")] = None
+    object: Part = None
+    outcome: Part = None
 
 
 @dataclass(frozen=True)
@@ -142,31 +155,23 @@ class AuditMiddleware:
 
 
 def list_entries(
-    session: Session,
-    team: str,
-    size: int,
-    token: str | None,
-    *,
-    key: str | None = None,
-    action: str | None = None,
-    about: str | None = None,
-    outcome: str | None = None,
+    session: Session, team: str, size: int, token: str | None, wanted: AuditFilter
 ) -> tuple[list[AuditEntry], str | None]:
-    """Return a page of a team's rows, newest first, and the next page's token. `action` may be only a noun: `jobs`."""
+    """Return a page of a team's rows, newest first, and the next page's token."""
     query = select(AuditEntry).where(AuditEntry.team_id == team)
-    if action:
+    if action := wanted.action:
         query = query.where(
             AuditEntry.action == action if "." in action else AuditEntry.action.startswith(f"{action}.", autoescape=True)
         )
-    if about:  # a rotation names both keys, separated by a space
+    if about := wanted.object:  # a rotation names both keys, separated by a space
         ends = (
             AuditEntry.object.startswith(f"{about} ", autoescape=True),
             AuditEntry.object.endswith(f" {about}", autoescape=True),
         )
         query = query.where(or_(AuditEntry.object == about, *ends))
-    for column, wanted in ((AuditEntry.key_id, key), (AuditEntry.outcome, outcome)):
-        if wanted:
-            query = query.where(column == wanted)
+    for column, value in ((AuditEntry.key_id, wanted.key), (AuditEntry.outcome, wanted.outcome)):
+        if value:
+            query = query.where(column == value)
     return newest_page(session, query, AuditEntry.id, size, token)
 
 

@@ -8,17 +8,18 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
+from fastapi import Query
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.api import job_list
-from app.api.job_list import JobFilter
+from app.api.job_list import JobFilter, Labels
 from app.api.schemas import JobOut
-from app.core.schemas import Out
+from app.core.schemas import TEXT, Id, Out
 from app.store.db import iso
 from app.store.keyset import decode_token, encode_token
 from app.store.models import Dataset, Job, JobDataset, Metric, Model
@@ -89,26 +90,27 @@ class Comparison(Out):
     next_page_token: str | None = None
 
 
-def compare(
-    session: Session,
-    team: str,
-    *,
-    jobs: Sequence[str] = (),
-    base: str | None = None,
-    dataset: str | None = None,
-    wanted: JobFilter | None = None,
-    size: int,
-    token: str | None = None,
-) -> Comparison:
-    """Return finished jobs, newest first: of a base model, of a dataset, or the named ones. Raises InvalidRequest."""
-    query = job_list.filter_jobs(team, replace(wanted or JobFilter(), state=["succeeded"]))
-    if jobs:
-        query = query.where(Job.id.in_(jobs))
-    if base:
-        query = query.where(Job.model_id == base)
-    if dataset:
-        among = select(JobDataset.job_id).where(JobDataset.dataset_id == dataset)
-        query = query.where((Job.dataset_id == dataset) | Job.id.in_(among))
+@dataclass(frozen=True)
+class ComparisonFilter:
+    """Filters of a comparison; all given ones must match."""
+
+    job: Annotated[list[Id] | None, Query(max_length=200, description="Only these jobs.")] = None
+    model: Annotated[str | None, Query(description="Only jobs of this base model.")] = None
+    dataset: Annotated[str | None, Query(description="Only jobs with this dataset.")] = None
+    label: Labels = None
+    search: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Part of name, id or owner.")] = None
+
+
+def compare(session: Session, team: str, wanted: ComparisonFilter, size: int, token: str | None = None) -> Comparison:
+    """Return the matching finished jobs, newest first. Raises InvalidRequest."""
+    query = job_list.filter_jobs(team, JobFilter(state=["succeeded"], label=wanted.label, search=wanted.search))
+    if wanted.job:
+        query = query.where(Job.id.in_(wanted.job))
+    if wanted.model:
+        query = query.where(Job.model_id == wanted.model)
+    if wanted.dataset:
+        among = select(JobDataset.job_id).where(JobDataset.dataset_id == wanted.dataset)
+        query = query.where((Job.dataset_id == wanted.dataset) | Job.id.in_(among))
     if token:
         query = query.where(Job.id < decode_token(token))
     newest = query.options(*job_list.WITHOUT_ROWS).order_by(Job.id.desc()).limit(size + 1)

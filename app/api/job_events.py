@@ -5,8 +5,9 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header, Query
 from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
@@ -21,6 +22,15 @@ from app.store.models import TERMINAL, Event, Job
 BATCH = 200
 MAX_SEQ = 2**63 - 1
 """The largest sequence number that the databases can compare."""
+
+
+@dataclass(frozen=True)
+class EventQuery:
+    """Where a list or a stream begins, and what a stream has beside events."""
+
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_SEQ)] = None
+    after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="Only events with a greater seq.")] = 0
+    states: Annotated[bool, Query(description="In a stream: also a `state`, without id, for each change of the job.")] = False
 
 
 def list_events(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:

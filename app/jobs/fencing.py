@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from app.store.models import RUNNING, Event, Job
+from app.store.models import RUNNING, Event, EventType, Job
+
+NewEvents = Sequence[tuple[EventType, dict[str, Any]]]
 
 
 class StaleFence(Exception):
@@ -26,7 +28,7 @@ def update_job(
     session: Session,
     job_id: str,
     *conditions: ColumnElement[bool],
-    events: Sequence[tuple[str, dict[str, Any]]] = (),
+    events: NewEvents = (),
     origin: str | None = None,
     **values: Any,
 ) -> Job | None:
@@ -55,7 +57,7 @@ def held_under(fence: int) -> tuple[ColumnElement[bool], ...]:
     return Job.state == RUNNING, Job.fence == fence
 
 
-def update_fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
+def update_fenced(session: Session, claim: Claim, *, events: NewEvents = (), **values: Any) -> Job:
     """Update a job that its holder still has. Raises StaleFence."""
     job = update_job(session, claim.job.id, *held_under(claim.fence), events=events, **values)
     if job is None:

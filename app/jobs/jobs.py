@@ -29,6 +29,7 @@ from app.store.models import (
     Artifact,
     Checkpoint,
     Dataset,
+    EventType,
     File,
     Job,
     JobDataset,
@@ -199,7 +200,7 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: A
 
 
 def record_event(
-    session: Session, claim: Claim, kind: str, data: dict[str, Any], *, origin: str | None = None, **changes: Any
+    session: Session, claim: Claim, kind: EventType, data: dict[str, Any], *, origin: str | None = None, **changes: Any
 ) -> None:
     """Append an event, unless one of the same origin exists because the write is repeated. Raises StaleFence."""
     if origin is None or not was_written(session, claim, origin):
@@ -296,7 +297,7 @@ def _requeue_or_fail(
     failures = job.failures + 1
     common: dict[str, Any] = {"failures": failures, "lease_until": None, **changes}
     values: dict[str, Any]
-    happened: list[tuple[str, dict[str, Any]]]
+    happened: list[tuple[EventType, dict[str, Any]]]
     if job.cancel_requested_at is not None:
         values = {"state": "cancelled", **common, **_end_values(job.progress)}
         happened = [("cancelled", {})]

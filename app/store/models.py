@@ -1,7 +1,7 @@
 """The tables. Only app/jobs writes job state; only resources.py writes the state of models and datasets."""
 
 import datetime as dt
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -229,13 +229,33 @@ class Checkpoint(Base):
     files: Mapped[list[Any]]
 
 
+EventType = Literal[
+    "queued",
+    "claimed",
+    "started",
+    "stage_started",
+    "progress",
+    "log",
+    "part_finished",
+    "stage_finished",
+    "training_saved",
+    "released",
+    "requeued",
+    "cancel_requested",
+    "succeeded",
+    "failed",
+    "cancelled",
+]
+"""Kinds of a job's events, in the database and on the wire."""
+
+
 class Event(Base):
     """What happened to a job, in order. `origin` identifies the write, so that a repeated write adds one event."""
 
     __tablename__ = "events"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
-    type: Mapped[str] = mapped_column(String(40))
+    type: Mapped[EventType] = mapped_column(String(40))
     data: Mapped[dict[str, Any]]
     origin: Mapped[str | None] = mapped_column(String(40))
     at: Mapped[dt.datetime] = mapped_column(default=now())

@@ -89,7 +89,7 @@ def compare(
         emit(comparing.document(found), comparing.table(found))
 
 
-def try_(
+def try_(  # noqa: PLR0913 (Typer makes an option of each)
     lathe: Lathe,
     job: JobId,
     text: Annotated[str | None, typer.Argument(help="A sentence; for token classification, its words.")] = None,

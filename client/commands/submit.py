@@ -57,7 +57,7 @@ EVALUATE_HELP = (
 KEY_HELP = "Any text of your own: the same command with it again finds the same job."
 
 
-def submit(
+def submit(  # noqa: PLR0913 (Typer makes an option of each)
     lathe: Lathe,
     model: Model,
     data_: Datasets,

@@ -203,7 +203,7 @@ class Job:
         Remedies are offered once for the job, so in a job with several datasets the row of each offers none.
         """
         part.draws[stage] = shipped.draws
-        row = stage_row(stage, shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
+        row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
         limit, task, draws, recipe = part.budget.reached(), part.data.task.name, part.draws, self.spec.recipe
         row = judged(row, part.rows, recipe, self.spec.targets, limit=limit, task=task, streamed=part.on_disk, draws=draws)
         if part.data.name and row.verdict is not None:

@@ -7,7 +7,9 @@ it: all its state is in `_Run`, which `save` writes and reads.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -41,34 +43,42 @@ def nothing(*_: int) -> None:
     """Do nothing before an epoch or a step."""
 
 
+@dataclass(frozen=True)
+class TrainingHooks:
+    """What a stage adds to the plain loop.
+
+    `before_epoch` may freeze parameters or exchange layers; it must also work if it is called in mid-epoch, after a resumption.
+    `before_step` is called with (step, total steps) before each step. `extra` are parameters that are trained beside the
+    model's and discarded afterwards. `head` are the parameters of the model that `plan.head_factor` applies to.
+    """
+
+    before_epoch: BeforeEpoch = nothing
+    before_step: BeforeStep = nothing
+    extra: Sequence[nn.Parameter] = ()
+    head: Sequence[nn.Parameter] = ()
+
+
 def train(
     model: nn.Module,
     plan: TrainingConfig,
     train_rows: TrainingRows[AnyBatch],
-    validation_rows: Examples | None,
+    validation: Examples | Callable[[], Validation],
     loss: Callable[[AnyBatch], Tensor],
     *,
-    before_epoch: BeforeEpoch = nothing,
-    before_step: BeforeStep = nothing,
-    validation: Callable[[], Validation] | None = None,
-    extra: Iterable[nn.Parameter] = (),
-    head: Iterable[nn.Parameter] = (),
+    hooks: TrainingHooks = TrainingHooks(),
     resumable: ResumableTraining | None = None,
     budget: Budget | None = None,
 ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
     """Train `model` in place on `loss`; leave it in evaluation mode with the weights of its best epoch.
 
-    `before_epoch` may freeze parameters or exchange layers; it must also work if it is called in mid-epoch, after a resumption.
-    `before_step` is called with (step, total steps) before each step. `validation` replaces the plain scoring on
-    `validation_rows`, which may then be None. `extra` are parameters that are trained beside the model's and discarded
-    afterwards. `head` are the parameters of the model that `plan.head_factor` applies to. `resumable` saves, pauses and
-    resumes. `budget` is the job's: if it is used up, training ends at that step, and a partial epoch is validated like a whole
-    one. With 0 epochs nothing changes. If a loss is not finite, training restores the last good epoch, once, and continues at
-    half the rate. Raises TrainingDiverged the second time, and Pause from `resumable`.
+    An epoch is judged by the plain score on the rows of `validation`, or by what `validation` returns. `resumable` saves,
+    pauses and resumes. `budget` is the job's: if it is used up, training ends at that step, and a partial epoch is validated
+    like a whole one. With 0 epochs nothing changes. If a loss is not finite, training restores the last good epoch, once, and
+    continues at half the rate. Raises TrainingDiverged the second time, and Pause from `resumable`.
     """
-    judge = validation or _plain(model, validation_rows, plan.parts)
+    judge = validation if callable(validation) else partial(validate, model, validation, plan.parts)
     an_epoch = count_steps(count_steps(len(train_rows), plan.batch), plan.accumulate)
-    run = _Run(model, plan, list(extra), an_epoch, budget or Budget(), list(head))
+    run = _Run(model, plan, hooks.extra, an_epoch, budget or Budget(), hooks.head)
     found = (yield from resumable.take_up(run.shapes)) if resumable is not None and plan.epochs else None
     if found is not None:
         run.take_up(*found)
@@ -83,9 +93,9 @@ def train(
     where = run.where
     run.budget.begin()
     while not run.is_over():
-        before_epoch(where.epoch)
+        hooks.before_epoch(where.epoch)
         model.train(plan.dropout)
-        healthy = yield from run.epoch(train_rows, loss, resumable, before_step)
+        healthy = yield from run.epoch(train_rows, loss, resumable, hooks.before_step)
         if not healthy:
             yield Log(level="warning", message=run.step_back())
             continue
@@ -103,12 +113,6 @@ def train(
     return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
-def _plain(model: nn.Module, rows: Examples | None, parts: int) -> Callable[[], Validation]:
-    if rows is None:
-        raise ValueError("there is nothing to choose the best epoch by")
-    return lambda: validate(model, rows, parts)
-
-
 def _like(parameter: Tensor, values: Tensor) -> Tensor:
     # In the parameter's own memory layout: the fused optimizer walks both tensors in memory order.
     return torch.empty_like(parameter, requires_grad=False).copy_(values)
@@ -123,7 +127,7 @@ class _Run:
         self,
         model: nn.Module,
         plan: TrainingConfig,
-        extra: list[nn.Parameter],
+        extra: Sequence[nn.Parameter],
         steps_an_epoch: int,
         budget: Budget,
         head: Sequence[nn.Parameter] = (),

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.core.settings import Settings
+from app.jobs import fencing, jobs
 from app.store.db import make_engine
 from app.store.models import Job
 from app.store.storage import Storage, open_storage
@@ -56,6 +57,15 @@ def new_job(transaction: SessionMaker) -> Callable[..., Job]:
             return submitted(session, team_name, **values)
 
     return make
+
+
+@pytest.fixture
+def held(transaction: SessionMaker, new_job: Callable[..., Job]) -> fencing.Claim:
+    new_job()
+    with transaction() as session:
+        claim = jobs.claim(session, "w", 30.0)
+    assert claim is not None
+    return claim
 
 
 @pytest.fixture(scope="session")

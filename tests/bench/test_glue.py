@@ -27,10 +27,9 @@ from bench.glue.statistics import (
 from compression.schema.job_spec import Data
 from compression.schema.recipe.distill import General
 from compression.schema.recipe.presets import PRESETS
-from compression.schema.report.measurements import NotMeasured, Parameters, Row, Shape, Size
-from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Report
 from compression.schema.stages import STAGES
+from tests.support.unmeasured import unmeasured
 
 
 def copies(folder: Path) -> Path:
@@ -99,26 +98,6 @@ def test_each_change_changes_the_recipe_and_nothing_else_of_it(name: str) -> Non
     assert changed.train == whole.train
 
 
-def row() -> Row:
-    """A row in which nothing was measured."""
-    nothing = NotMeasured(not_measured="a test")
-    parameters, size = Parameters(total=10, embedding=4, other=6), Size(bytes=40, dtype="float32", bytes_at_16_bit=20)
-    same = (parameters, size, nothing)
-    return Row(
-        stage="baseline",
-        artifact="baseline-onnx-float32",
-        shape=Shape(layers=1, hidden=16, heads=2, ffn=32, vocabulary=60),
-        parameters=parameters,
-        size=size,
-        latency=nothing,
-        score=nothing,
-        flops=nothing,
-        peak_memory_bytes=nothing,
-        ratios=ratios(same, same, nothing),
-        seconds=1.0,
-    )
-
-
 def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
@@ -132,8 +111,8 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
         key=key,
         asked=(cell.recipe("quick"),),
         recipe=cell.recipe("quick"),
-        baseline=row(),
-        shipped=row(),
+        baseline=unmeasured(),
+        shipped=unmeasured(),
         validation={"distilled": 0.5},
         answers=(1.0, 0.0),
         wanted=(1.0, 1.0),
@@ -198,7 +177,6 @@ def test_a_record_of_before_portable_integers_is_not_of_today_s_recipe(tmp_path:
     place = records.ROOT / "stsb-0" / "standard.json"
     assert "portable" not in json.loads(place.read_text())["recipe"]["quantize"]
     record = Record.model_validate_json(place.read_text())
-    assert record.recipe.quantize is not None
     assert not record.recipe.quantize.portable
     data = Data(format="jsonl", splits={"train": ("t",)})
     cell = Cell(glue.SETS["stsb"], data, "", (tmp_path, ""), 0, tmp_path, tmp_path, tmp_path, 32, None)
@@ -290,8 +268,8 @@ def test_an_original_on_record_is_tuned_again_at_its_own_rate_alone(tmp_path: Pa
         key=records.key("abc", 0, 32, model),
         asked=asked,
         recipe=asked[1],
-        baseline=row(),
-        shipped=row(),
+        baseline=unmeasured(),
+        shipped=unmeasured(),
         validation={"baseline": 0.8},
         answers=(1.0,),
         wanted=(1.0,),
@@ -309,10 +287,7 @@ def test_an_original_on_record_is_tuned_again_at_its_own_rate_alone(tmp_path: Pa
 
 def test_a_table_does_not_depend_on_what_is_installed() -> None:
     recipe = recipe_named("article", glue.SETS["stsb"])
-    assert recipe.distill is not None
-    assert recipe.distill.augment is not None
     assert recipe.distill.augment.model_dump(exclude_defaults=True) == {"synonyms": {"source": "embeddings"}}
     # So it is the recipe of the records that are in the repository.
     record = Record.model_validate_json((records.ROOT / "stsb-0" / "article.json").read_text())
-    assert record.recipe.distill is not None
     assert record.recipe.distill.augment == recipe.distill.augment

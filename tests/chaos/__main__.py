@@ -19,7 +19,6 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    """Run and tell; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=200)

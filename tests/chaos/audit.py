@@ -30,27 +30,22 @@ class Evidence:
 
     @property
     def home(self) -> Path:
-        """The service's home."""
         return self.root / "home"
 
     @property
     def storage(self) -> Path:
-        """Where the bytes are."""
         return self.home / "storage"
 
     def rows(self, query: str) -> list[Row]:
-        """Ask the database."""
         with psycopg.connect(self.database, row_factory=dict_row) as connection:
             return connection.execute(query).fetchall()
 
     @cached_property
     def jobs(self) -> dict[str, Row]:
-        """Every job by its id."""
         return {row["id"]: row for row in self.rows("SELECT * FROM jobs")}
 
     @cached_property
     def events(self) -> dict[str, list[Row]]:
-        """Every job's events by seq."""
         found: dict[str, list[Row]] = {job: [] for job in self.jobs}
         for row in self.rows("SELECT job_id, seq, type, data->'row'->>'stage' AS stage FROM events ORDER BY job_id, seq"):
             found.setdefault(row["job_id"], []).append(row)
@@ -58,7 +53,6 @@ class Evidence:
 
     @cached_property
     def named(self) -> list[tuple[str, int, str]]:
-        """Key, size and sha256 of every file that a row names."""
         files = self.rows("SELECT key, size, sha256 FROM files WHERE key IS NOT NULL")
         found = [(row["key"], row["size"], row["sha256"]) for row in files]
         for row in self.rows("SELECT prefix, files FROM checkpoints"):
@@ -67,7 +61,6 @@ class Evidence:
 
 
 def planned(recipe: Row) -> list[str]:
-    """Return the stages that a recipe leads to."""
     wanted = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
     return ["baseline", *(stage for stage, key in wanted.items() if recipe.get(key) is not None)]
 

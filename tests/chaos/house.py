@@ -60,11 +60,9 @@ class House:
 
     @property
     def names(self) -> list[str]:
-        """Every part, servers first."""
         return ["postgres", "valkey", "api", *self.workers, "checks", "keeper"]
 
     def open(self) -> None:
-        """Start everything and wait until it answers."""
         self._start("postgres", arm=False)
         self._start("valkey", arm=False)
         wait_for(self.database_answers)
@@ -74,7 +72,6 @@ class House:
             self._start(name, arm=False)
 
     def database_answers(self) -> bool:
-        """Whether PostgreSQL takes a connection just now."""
         with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.postgres.url):
             return True
         return False
@@ -119,7 +116,6 @@ class House:
                         process.resume()
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Kill a part; it is started again like any that dies."""
         self.expected.add(name)
         if name in self.servers:
             kill_tree(self.service.processes[name], number)
@@ -143,7 +139,6 @@ class House:
         return [], []
 
     def crashes(self) -> Counter[str]:
-        """Count the named points at which a process died."""
         return Counter(point for point, mark in self.armed if mark.exists())
 
     def settle(self) -> None:
@@ -157,7 +152,6 @@ class House:
         self.armed = [pair for pair in self.armed if pair not in waiting]
 
     def close(self) -> None:
-        """End everything: first who writes, then what is written to."""
         for name in reversed(self.names):
             with contextlib.suppress(KeyError):
                 if name in self.servers:

@@ -41,14 +41,11 @@ class Order:
 
     @property
     def job(self) -> str:
-        """The job's id."""
         return min(self.ids)
 
 
 @dataclass(frozen=True)
 class Sender:
-    """A team's key, its model and its dataset."""
-
     key: str
     model: str
     dataset: str
@@ -91,11 +88,9 @@ class Client(threading.Thread):
 
     @property
     def over(self) -> int:
-        """How many orders have ended."""
         return sum(order.outcome is not None for order in self.orders)
 
     def run(self) -> None:
-        """Send and watch until all orders are over, or until stopped."""
         try:
             while self.over < len(self.orders) and not self.stopped.is_set():
                 waiting = [order for order in self.orders if not order.ids and order.outcome is None]
@@ -110,7 +105,6 @@ class Client(threading.Thread):
             raise
 
     def _ask(self, order: Order, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """Return an answer, or None where the service could not give one just now."""
         headers = {"Authorization": f"Bearer {order.key_of_team}", **more.pop("headers", {})}
         try:
             answer = httpx.request(method, self.url + path, headers=headers, timeout=15, **more)

@@ -33,8 +33,6 @@ SETTLE = 180.0
 
 @dataclass
 class Result:
-    """What a run brought."""
-
     seed: int
     orders: list[Order]
     kills: Counter[str] = field(default_factory=Counter)
@@ -51,7 +49,6 @@ class Result:
 
     @property
     def clean(self) -> bool:
-        """Whether no check found anything."""
         return not any(self.findings.values())
 
 
@@ -153,7 +150,6 @@ def _settle(house: House, evidence: Evidence) -> None:
 
 
 def table(result: Result, root: Path) -> str:
-    """Say what happened, for people."""
     outcomes = Counter(order.outcome or "not seen to end" for order in result.orders)
     kinds = Counter(order.kind for order in result.orders)
 

@@ -28,7 +28,6 @@ class Postgres:
         self.socket = parse_qs(urlsplit(self.url).query)["host"][0]
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it; it first recovers what the last one left."""
         with self.log.open("ab") as out:
             return subprocess.Popen(
                 [str(POSTGRES), "-D", str(self.folder), "-h", "", "-k", self.socket],
@@ -50,7 +49,6 @@ class Valkey:
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it, empty, on the same port."""
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self.folder}
         command = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         with (self.folder / "valkey.log").open("ab") as out:

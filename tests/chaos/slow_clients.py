@@ -33,7 +33,6 @@ class SlowClients(threading.Thread):
         """First lines of what the service said before it closed."""
 
     def run(self) -> None:
-        """Open, dribble and open again until stopped."""
         due = [time.monotonic()] * SOCKETS
         with selectors.DefaultSelector() as held:
             dribbled = time.monotonic()

@@ -26,8 +26,6 @@ PIECE = 150_000
 
 @dataclass(frozen=True)
 class Tenant:
-    """A team and its admin key."""
-
     team: str
     key: str
 
@@ -57,7 +55,6 @@ class Peaks:
         self.most: dict[tuple[str, str], int] = {}
 
     def look(self) -> None:
-        """Count once; the database may be down."""
         try:
             with psycopg.connect(self.database, connect_timeout=2) as sql:
                 found = sql.execute(
@@ -93,7 +90,6 @@ class Filler(threading.Thread):
         self.surprises: list[str] = []
 
     def run(self) -> None:
-        """Go on until stopped, whatever dies."""
         while not self.stopped.wait(0.5):
             try:
                 with httpx.Client(

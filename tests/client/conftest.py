@@ -26,12 +26,11 @@ from client.types import Artifact, Manifest
 from tests.client.embedded import Up, running
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
 from tests.client.flaky import Flaky
-from tests.conftest import Service, free_port, fresh_database, wait_for
+from tests.conftest import Service, free_port, over_sqlite, wait_for
 
 
 @contextlib.contextmanager
 def served(app: ASGIApp) -> Iterator[str]:
-    """Serve an application on this machine; yield its URL."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -112,7 +111,6 @@ def file_server() -> Iterator[FileServer]:
 
 @pytest.fixture
 def lathe(file_server: FileServer) -> Iterator[Lathe]:
-    """A client of the file server."""
     with Lathe(file_server.url, "lathe_id_secret") as made:
         yield made
 
@@ -134,8 +132,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass
 class Ran:
-    """What a command printed and how it ended."""
-
     code: int
     out: str
     err: str
@@ -146,7 +142,6 @@ Command = Callable[..., Ran]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], home: Path) -> Command:
-    """Run `lathe …` in this process."""
     from client.cli import main
 
     def run(*arguments: str) -> Ran:
@@ -178,15 +173,12 @@ class Live:
             return model.id, dataset.id
 
     def claim(self, job_id: str) -> fencing.Claim:
-        """Claim the job as a worker does."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             found = jobs.claim(session, "wkr_test", 300)
-            assert found is not None
             assert found.job.id == job_id
             return found
 
     def do(self, claim: fencing.Claim, what: Callable[[Session, fencing.Claim], None]) -> None:
-        """Do what the worker does that holds the claim."""
         with Session(self.engine) as session, session.begin():
             what(session, claim)
 
@@ -194,23 +186,16 @@ class Live:
         """Claim the job as a worker does, and end it."""
         with Session(self.engine) as session, session.begin():
             claim = jobs.claim(session, "wkr_test", 30)
-            assert claim is not None
             assert claim.job.id == job_id
             outcome(session, claim)
 
 
 @pytest.fixture(scope="session")
-def live_service(
-    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Live]:
-    folder = tmp_path_factory.mktemp("live")
-    with fresh_database("sqlite", postgres, templates, folder) as database:
-        service = Service(folder / "home", database, valkey)
-        service.start_api()
-        engine = make_engine(database.url)
+def live_service(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with over_sqlite(templates, valkey, tmp_path_factory.mktemp("live")) as service:
+        engine = make_engine(service.database.url)
         yield Live(service, engine)
         engine.dispose()
-        service.stop()
 
 
 @pytest.fixture
@@ -233,6 +218,5 @@ def job(live: Live, command: Command) -> Iterator[str]:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    """A `lathe up` of one's own that is ready."""
     with running(tmp_path / "home") as ready:
         yield ready

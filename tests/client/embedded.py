@@ -19,8 +19,6 @@ COMMAND = (sys.executable, "-m", "client", "up", "--json")
 
 @dataclass
 class Up:
-    """A `lathe up` that is ready."""
-
     process: subprocess.Popen[str]
     home: Path
     facts: dict[str, Any]
@@ -63,7 +61,6 @@ def start(home: Path, *options: str, files: int | None = None) -> subprocess.Pop
 def running(home: Path, *, files: int | None = None) -> Iterator[Up]:
     """Start it and wait until it is ready; leave nothing of it in the end."""
     process = start(home, files=files)
-    assert process.stdout is not None
     try:
         yield Up(process, home, json.loads(process.stdout.readline()))
     finally:

@@ -31,6 +31,16 @@ MODEL_FACTS: dict[str, Any] = {
     "dtype": "float32",
     "bytes": 90868376,
 }
+LLAMA_FACTS = {
+    **MODEL_FACTS,
+    "family": "llama",
+    "architecture": "LlamaForCausalLM",
+    "shape": {"layers": 30, "hidden": 576, "heads": 9, "ffn": 1536, "vocabulary": 49152, "groups": 3, "head_size": 64},
+    "max_positions": 8192,
+    "parameters": {"total": 134515008, "embedding": 28311552, "other": 106203456},
+    "dtype": "bfloat16",
+    "bytes": 269060552,
+}
 DATA_FACTS: dict[str, Any] = {
     "kind": "dataset",
     "labels": ["negative", "positive"],
@@ -68,15 +78,7 @@ def row(
         threads=1,
         runtime="onnxruntime 1.32.0 CPUExecutionProvider",
     )
-    found = Score(
-        metric="accuracy",
-        value=score,
-        standard_error=0.01,
-        value_at_batch_32=score,
-        rows=1000,
-        rows_changed_by_batching=3 if stage == "distilled" else 0,
-        chance=0.5,
-    )
+    found = score_of(score).model_copy(update={"rows_changed_by_batching": 3 if stage == "distilled" else 0})
     base = (Parameters(total=20_000_000, embedding=10_000_000, other=10_000_000), _size(80_000_000), score_of(0.8))
     own = (Parameters(total=parameters, embedding=parameters // 2, other=parameters - parameters // 2), _size(size), found)
     scored = None if validation is None else score_of(validation).model_copy(update={"rows": 500})
@@ -106,7 +108,6 @@ def converged(row: Row, converged: bool | None, **changes: Any) -> Row:
 
 
 def score_of(value: float) -> Score:
-    """A score of 1000 rows."""
     return Score(
         metric="accuracy",
         value=value,
@@ -169,7 +170,6 @@ def validated(*, is_converged: bool | None = True) -> Report:
 
 def more_figures(of: Row) -> Row:
     """The row with another metric, of which the baseline has no error, and with three figures of lm-eval's tasks."""
-    assert isinstance(of.score, Score)
     errors = {} if of.stage == "baseline" else {"bits_per_byte": 0.012}
     named = {"accuracy": of.score.value, "bits_per_byte": 0.75 + of.score.value}
     score = of.score.model_copy(update={"metrics": named, "standard_errors": errors})
@@ -185,7 +185,6 @@ def more_figures(of: Row) -> Row:
 
 def generates(of: Row) -> Row:
     """The row as one of a language model: what is timed is a token more, and how fast prompts are read stands beside it."""
-    assert isinstance(of.latency, Latency)
     generation = Generation(
         prompt=128,
         tokens=32,

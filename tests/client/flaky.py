@@ -51,6 +51,5 @@ class Flaky:
 
 
 def event(seq: int) -> str:
-    """An event as the stream writes it."""
     data = json.dumps({"seq": seq, "at": "2026-01-01T00:00:00Z", "data": {"message": f"m{seq}"}})
     return f"id: {seq}\nevent: log\ndata: {data}\n\n"

@@ -19,7 +19,6 @@ from tests.conftest import free_port
 
 @pytest.fixture(params=HALVES.values(), ids=HALVES)
 def half(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Makes a client of one kind."""
     return request.param
 
 

@@ -22,7 +22,7 @@ from client.terminal import job_view
 from client.terminal.output import IN_COMMANDS
 from compression.schema.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
-from tests.client.figures import DATA_FACTS, MODEL_FACTS, report
+from tests.client.figures import DATA_FACTS, LLAMA_FACTS, report
 from tests.conftest import ROOT, free_port
 
 FAILURE = {"code": "label_mismatch", "cause": "the head has 3 labels", "remedy": "Send two.", "param": "models.base"}
@@ -137,19 +137,6 @@ def test_every_list_is_one_document_or_something_to_read(live: Live, command: Co
     assert "\x1b" not in shown.out
 
 
-def test_a_key_is_shown_once_works_and_can_be_revoked(live: Live, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = document(command("keys", "create", "ci", "--json"))
-    assert made["key"] not in command("keys", "ls").out
-    monkeypatch.setenv("LATHE_KEY", made["key"])
-    assert command("ls").code == 0
-    monkeypatch.delenv("LATHE_KEY")
-    assert command("keys", "revoke", made["id"]).code == 0
-    monkeypatch.setenv("LATHE_KEY", made["key"])
-    ran = command("ls", "--json")
-    assert ran.code == 6
-    assert document(ran)["error"]["status"] == 401
-
-
 def test_a_job_can_be_found_by_its_label(live: Live, command: Command) -> None:
     model, dataset = live.ready()
     ran = command("submit", "--model", model, "--data", dataset, "--label", "team=blue", "--json")
@@ -175,15 +162,8 @@ def test_changes_reach_the_recipe_and_wrong_ones_are_named(live: Live, command: 
 
 
 def test_a_preset_with_changes_is_had_for_a_task_as_the_preset_alone_is(live: Live, command: Command) -> None:
-    llama = {
-        **MODEL_FACTS,
-        "family": "llama",
-        "architecture": "LlamaForCausalLM",
-        "shape": {"layers": 30, "hidden": 576, "heads": 9, "ffn": 1536, "vocabulary": 49152, "groups": 3, "head_size": 64},
-        "max_positions": 8192,
-    }
     texts = {"task": "causal-lm", "labels": [], "label_counts": {"train": {}}, "characters": {"train": 90_000, "test": 9_000}}
-    model, dataset = live.ready(llama, {**DATA_FACTS, **texts})
+    model, dataset = live.ready(LLAMA_FACTS, {**DATA_FACTS, **texts})
     here = ("submit", "--model", model, "--data", dataset, "--recipe", "standard", "--json")
     plain, changed = document(command(*here)), document(command(*here, "--set", "distill.epochs=2"))
     assert plain["recipe"]["distill"]["general"] is None
@@ -249,7 +229,7 @@ def test_remedies_speak_of_commands_and_documents_keep_the_services(live: Live, 
     assert set(IN_COMMANDS) <= {kind.code for kind in ALL_PROBLEMS}
 
 
-def test_a_report_comes_in_three_forms(live: Live, command: Command, job: str) -> None:
+def test_a_report_comes_in_four_forms_and_a_file_says_its_own(live: Live, command: Command, job: str, tmp_path: Path) -> None:
     early = command("report", job, "--json")
     assert early.code == 6
     assert document(early)["error"]["code"] == "report_not_ready"
@@ -258,10 +238,6 @@ def test_a_report_comes_in_three_forms(live: Live, command: Command, job: str) -
     assert json.loads(command("report", job, "--format", "json").out) == report().model_dump(mode="json")
     assert document(command("report", job, "--json")) == report().model_dump(mode="json")
     assert "missed: retention" in command("report", job).out
-
-
-def test_a_report_is_a_page_and_a_file_says_its_form(live: Live, command: Command, job: str, tmp_path: Path) -> None:
-    live.end(job, succeed)
     page = command("report", job, "--format", "html").out
     assert page.lower().startswith("<!doctype html>")
     assert "distilled" in page
@@ -313,17 +289,6 @@ def test_a_question_that_nobody_can_answer_is_refused(live: Live, command: Comma
     ran = command("try", job, "the film was good", "--json")
     assert ran.code == 6
     assert document(ran)["error"]["remedy"]
-
-
-def test_a_key_for_reading_changes_nothing(live: Live, command: Command, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = document(command("keys", "create", "screen", "--read-only", "--json"))
-    assert made["scope"] == "read"
-    monkeypatch.setenv("LATHE_KEY", made["key"])
-    assert command("show", job).code == 0
-    ran = command("cancel", job, "--json")
-    assert ran.code == 6
-    assert document(ran)["error"]["code"] == "read_only_key"
-    monkeypatch.delenv("LATHE_KEY")
 
 
 def test_jobs_are_found_by_any_of_their_states_and_a_part_of_their_name(live: Live, command: Command, job: str) -> None:

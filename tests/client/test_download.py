@@ -14,8 +14,21 @@ SMALL = os.urandom(300_000)
 LARGE = os.urandom(1 << 20) * (2 * SEGMENT // (1 << 20)) + b"tail"
 
 
+@pytest.fixture
+def file_server(file_server: FileServer) -> FileServer:
+    """One that has a small file, unless a test gives it others."""
+    file_server.files = {"model.onnx": SMALL}
+    return file_server
+
+
 def parts(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*.part*")]
+
+
+def leave_part(folder: Path, data: bytes) -> None:
+    """Leave what an earlier process would of a file."""
+    (folder / "int8").mkdir()
+    (folder / "int8" / "model.onnx.part0").write_bytes(data)
 
 
 def test_all_files_come_with_their_folders(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
@@ -27,16 +40,18 @@ def test_all_files_come_with_their_folders(file_server: FileServer, lathe: Lathe
     assert sum(moved) == len(SMALL) + 2
 
 
-def test_a_large_file_comes_in_several_ranges(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
-    file_server.files = {"model.onnx": LARGE}
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_large_file_comes_in_several_ranges_or_whole(
+    file_server: FileServer, lathe: Lathe, tmp_path: Path, *, ranges: bool
+) -> None:
+    file_server.files, file_server.ranges = {"model.onnx": LARGE}, ranges
     folder = download(lathe, file_server.artifact(), tmp_path)
     assert (folder / "model.onnx").read_bytes() == LARGE
-    assert len({headers["range"] for headers in file_server.asked}) == 2
+    assert not ranges or len({headers["range"] for headers in file_server.asked}) == 2
     assert parts(tmp_path) == []
 
 
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
-    file_server.files = {"model.onnx": SMALL}
     file_server.cut_after = [100_000, 50_000]
     moved: list[int] = []
     folder = download(lathe, file_server.artifact(), tmp_path, moved=lambda _, amount: moved.append(amount))
@@ -50,16 +65,13 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(file_server: FileSe
 
 
 def test_a_part_of_an_earlier_process_is_not_fetched_again(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
-    file_server.files = {"model.onnx": SMALL}
-    (tmp_path / "int8").mkdir()
-    (tmp_path / "int8" / "model.onnx.part0").write_bytes(SMALL[:200_000])
+    leave_part(tmp_path, SMALL[:200_000])
     folder = download(lathe, file_server.artifact(), tmp_path)
     assert (folder / "model.onnx").read_bytes() == SMALL
     assert file_server.sent == 100_000
 
 
 def test_a_file_that_is_there_and_right_is_not_fetched(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
-    file_server.files = {"model.onnx": SMALL}
     download(lathe, file_server.artifact(), tmp_path)
     file_server.asked.clear()
     download(lathe, file_server.artifact(), tmp_path)
@@ -67,9 +79,7 @@ def test_a_file_that_is_there_and_right_is_not_fetched(file_server: FileServer, 
 
 
 def test_a_part_of_another_file_is_thrown_away(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
-    file_server.files = {"model.onnx": SMALL}
-    (tmp_path / "int8").mkdir()
-    (tmp_path / "int8" / "model.onnx.part0").write_bytes(b"x" * 1000)
+    leave_part(tmp_path, b"x" * 1000)
     file_server.stale = True  # the service says: not the file that your part is of
     folder = download(lathe, file_server.artifact(), tmp_path)
     assert (folder / "model.onnx").read_bytes() == SMALL
@@ -77,9 +87,7 @@ def test_a_part_of_another_file_is_thrown_away(file_server: FileServer, lathe: L
 
 @pytest.mark.parametrize("left", [b"x" * 400_000, b"x" * 300_000])
 def test_a_wrong_part_does_no_lasting_harm(file_server: FileServer, lathe: Lathe, tmp_path: Path, left: bytes) -> None:
-    file_server.files = {"model.onnx": SMALL}
-    (tmp_path / "int8").mkdir()
-    (tmp_path / "int8" / "model.onnx.part0").write_bytes(left)
+    leave_part(tmp_path, left)
     if len(left) == len(SMALL):  # complete, so nothing is asked for; its hash gives it away
         with pytest.raises(WrongHash):
             download(lathe, file_server.artifact(), tmp_path)
@@ -94,14 +102,6 @@ def test_what_has_another_hash_is_deleted(file_server: FileServer, lathe: Lathe,
     with pytest.raises(WrongHash, match=r"model\.onnx"):
         download(lathe, file_server.artifact(**{"model.onnx": "0" * 64}), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_a_server_without_ranges_will_do(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
-    file_server.files = {"model.onnx": LARGE}
-    file_server.ranges = False
-    folder = download(lathe, file_server.artifact(), tmp_path)
-    assert (folder / "model.onnx").read_bytes() == LARGE
-    assert parts(tmp_path) == []
 
 
 def test_another_host_is_sent_neither_key_nor_etag(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from app.main import app
 from scripts import venvs
 from tests.conftest import Service
-from tests.support.examples import tiny_model, tiny_splits
+from tests.support.examples import tiny_model, write_splits
 
 SHORT = {"prepare": {"epochs": 1, "rate": 1e-3}, "quantize": None, "prune": None, "distill": None, "train": {"max_length": 32}}
 """A recipe that only gives the model a head and tunes it: seconds, and its artifact is there to download."""
@@ -39,10 +39,8 @@ def test_a_generated_client_signs_in_uploads_submits_waits_reads_an_error_and_do
     generated: Path, service: Service, tmp_path: Path
 ) -> None:
     service.start_workers("jobs", "checks", "keeper")
-    model, data, recipe, out = tiny_model(tmp_path / "tiny"), tmp_path / "data", tmp_path / "recipe.json", tmp_path / "out"
-    data.mkdir()
-    for name, content in tiny_splits(64).items():
-        (data / name).write_bytes(content)
+    model, data = tiny_model(tmp_path / "tiny"), write_splits(tmp_path / "data", 64)
+    recipe, out = tmp_path / "recipe.json", tmp_path / "out"
     recipe.write_text(json.dumps(SHORT))
     ran = subprocess.run(
         [venvs.python_of("contract"), JOURNEY, service.url, service.database.key, model, data, recipe, out],

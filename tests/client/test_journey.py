@@ -5,14 +5,11 @@ import json
 from pathlib import Path
 
 from tests.client.embedded import Up
-from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
 
 
 def test_a_job_travels_from_folders_to_a_download(up: Up, tmp_path: Path) -> None:
-    model, data = tiny_model(tmp_path / "tiny"), tmp_path / "data"
-    data.mkdir()
-    for name, content in tiny_splits().items():
-        (data / name).write_bytes(content)
+    model, data = tiny_model(tmp_path / "tiny"), write_splits(tmp_path / "data")
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({**TINY_RECIPE, "quantize": None}))
 

@@ -30,12 +30,16 @@ def test_keys_are_made_rotated_and_revoked(live: Live, command: Command, monkeyp
     assert made["created_at"] < listed[made["id"]]["expires_at"] < made["expires_at"]
     shown = command("keys", "ls").out
     assert "first (this one)" in shown
+    assert new["key"] not in shown
+    assert document(command("keys", "create", "screen", "--read-only", "--json"))["scope"] == "read"
     assert command("keys", "rotate", made["id"]).code == 6
     monkeypatch.setenv("LATHE_KEY", new["key"])
     refused = command("keys", "create", "more", "--json")
     assert json.loads(refused.out)["error"]["code"] == "insufficient_scope"
     assert command("keys", "revoke", made["id"]).code == 6
     assert command("keys", "revoke", new["id"]).code == 0
+    late = command("ls", "--json")
+    assert (late.code, json.loads(late.out)["error"]["status"]) == (6, 401)
     monkeypatch.delenv("LATHE_KEY")
     assert new["id"] not in [key["id"] for key in document(command("keys", "ls", "--json"))]
     command("keys", "revoke", made["id"])
@@ -65,7 +69,6 @@ def test_the_team_s_links_are_listed(live: Live, command: Command, shared_job: s
 
 @pytest.fixture
 def shared_job(live: Live, job: str) -> str:
-    """A job that has succeeded."""
     live.end(job, succeed)
     return job
 

@@ -16,26 +16,21 @@ def names(folder: Path, *files: str) -> tuple[list[str], list[str]]:
     return [path.name for path in taken], [path.name for path in left]
 
 
-def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
-    assert names(tmp_path / "a", "tiny.Q4_1.gguf", "pytorch_model.bin") == (["tiny.Q4_1.gguf"], ["pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        (["tiny.Q4_1.gguf"], ["pytorch_model.bin"]),
+        (["LICENSE", "NOTICE.txt", "README.md", "config.json", "model.safetensors"], ["notes.md"]),  # its licence goes along
+        (["config.json", "model.safetensors", "tokenizer.json"], ["tiny.gguf"]),
+    ],
+)
+def test_what_a_model_is_made_of_goes_and_the_rest_stays(tmp_path: Path, taken: list[str], left: list[str]) -> None:
+    assert names(tmp_path / "a", *taken, *left) == (taken, left)
 
 
-def test_what_says_a_model_s_licence_goes_along(tmp_path: Path) -> None:
-    terms = ["LICENSE", "NOTICE.txt", "README.md"]
-    files = ["config.json", "model.safetensors"]
-    assert names(tmp_path / "a", *files, *terms, "notes.md") == (sorted([*files, *terms]), ["notes.md"])
-
-
-def test_beside_safetensors_a_gguf_file_stays_where_it_is(tmp_path: Path) -> None:
-    files = ["config.json", "model.safetensors", "tokenizer.json"]
-    assert names(tmp_path / "a", "tiny.gguf", *files) == (files, ["tiny.gguf"])
-
-
-def test_of_several_gguf_files_somebody_must_say_which(tmp_path: Path) -> None:
-    with pytest.raises(BadFolder, match="2 GGUF files"):
-        names(tmp_path / "a", "tiny.Q4_1.gguf", "tiny.Q8_0.gguf")
-
-
-def test_a_folder_without_weights_is_none(tmp_path: Path) -> None:
-    with pytest.raises(BadFolder, match="nothing of a model"):
-        names(tmp_path / "a", "README.md")
+@pytest.mark.parametrize(
+    ("files", "cause"), [(["tiny.Q4_1.gguf", "tiny.Q8_0.gguf"], "2 GGUF files"), (["README.md"], "nothing of a model")]
+)
+def test_what_is_not_one_model_is_refused(tmp_path: Path, files: list[str], cause: str) -> None:
+    with pytest.raises(BadFolder, match=cause):
+        names(tmp_path / "a", *files)

@@ -30,7 +30,6 @@ def part(home: Path, word: str) -> psutil.Process:
 
 def test_it_starts_mends_and_stops(up: Up) -> None:
     stored = config.load_file(up.home)
-    assert stored is not None
     assert (stored.url, stored.key) == (up.facts["url"], up.facts["key"])
     assert stat.S_IMODE(up.home.stat().st_mode) == 0o700
     secret = (up.home / "valkey" / "valkey.conf").read_text().split("requirepass ")[1].split()[0]
@@ -60,11 +59,9 @@ def test_a_second_start_finds_its_data_and_shows_no_key(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(60) == 0
     again = start(up.home)
-    assert again.stdout is not None
     facts = json.loads(again.stdout.readline())
     assert (facts["key"], facts["key_known"]) == (None, True)
     stored = config.load_file(up.home)
-    assert stored is not None
     assert (stored.url, stored.key) == (facts["url"], up.facts["key"])
     with Lathe(stored.url, stored.key) as lathe:
         assert list(lathe.keys())

@@ -22,7 +22,6 @@ LEFT = ROOT / "tests/golden/home-66328f8.tar.xz"
 
 
 def jobs(up: Up) -> dict[str, dict[str, object]]:
-    """The jobs by name."""
     return {job["name"]: job for job in json.loads(up.lathe("ls", "--json").stdout)}
 
 

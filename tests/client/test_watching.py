@@ -21,7 +21,6 @@ from tests.conftest import ROOT, wait_for
 
 
 def watching(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a command whose output goes to files in the home."""
     with (home / "out").open("wb") as out, (home / "err").open("wb") as err:
         return subprocess.Popen(
             [sys.executable, "-m", "client", *arguments],

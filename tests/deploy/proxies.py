@@ -19,8 +19,6 @@ INSTALLED = shutil.which("nginx") is not None and MODULE.exists()
 
 @dataclass
 class Proxy:
-    """A proxy that runs."""
-
     folder: Path
     http: int
     https: int
@@ -28,17 +26,14 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where callers reach the API."""
         return f"https://localhost:{self.https}"
 
     def client(self, source: str = "127.0.0.1", key: str | None = None, **headers: str) -> httpx.Client:
-        """A client that asks from an address."""
         sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {})}
         transport = httpx.HTTPTransport(verify=self.trust, local_address=source)
         return httpx.Client(base_url=self.url, headers=sent, transport=transport, timeout=30)
 
     def log(self) -> str:
-        """What it printed."""
         return (self.folder / "log").read_text()
 
 

@@ -17,7 +17,7 @@ from client.api import Lathe
 from client.errors import Unreachable
 from scripts import proxy as proxy_file
 from tests.app.api.conftest import SCRAPE, entry, new_team, problem, ready_dataset, ready_model
-from tests.conftest import Service, free_port, fresh_database, wait_for
+from tests.conftest import Service, free_port, over_sqlite, wait_for
 from tests.deploy.proxies import INSTALLED, Proxy, running
 
 pytestmark = pytest.mark.skipif(not INSTALLED and "CI" not in os.environ, reason="no nginx here: make setup-system")
@@ -30,22 +30,16 @@ HEADERS = ("strict-transport-security", "x-content-type-options", "x-request-id"
 
 
 @pytest.fixture(scope="module")
-def behind(
-    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+def behind(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API that knows its public address, and trusts this machine's proxy as it does by default."""
-    folder = tmp_path_factory.mktemp("behind")
-    with fresh_database("sqlite", postgres, templates, folder) as database:
-        made = Service(folder / "home", database, valkey)
-        made.settings = {
-            "LATHE_PUBLIC_URL": f"https://localhost:{free_port()}",
-            "LATHE_METRICS_TOKEN": SCRAPE,
-            "LATHE_RATE_WRONG": "3/hour",
-            "LATHE_QUOTA_BYTES_ARRIVING": str(16 * MIB),
-        }
-        made.start_api()
+    settings = {
+        "LATHE_PUBLIC_URL": f"https://localhost:{free_port()}",
+        "LATHE_METRICS_TOKEN": SCRAPE,
+        "LATHE_RATE_WRONG": "3/hour",
+        "LATHE_QUOTA_BYTES_ARRIVING": str(16 * MIB),
+    }
+    with over_sqlite(templates, valkey, tmp_path_factory.mktemp("behind"), **settings) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +247,6 @@ def test_one_that_was_killed_starts_again_in_its_place(behind: Service) -> None:
 
 
 def answers(url: str) -> int | None:
-    """The status that a URL answers with; None where nobody listens."""
     try:
         return httpx.get(url).status_code
     except httpx.TransportError:

@@ -16,9 +16,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
 
+from app.jobs import jobs
 from app.store.db import make_engine
+from app.store.models import Job, Team
 from tests.conftest import DATABASES, Database, Service, fresh_database, wait_for
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Postgres, Server, Valkey
@@ -86,7 +89,6 @@ class Stand:
 
     @contextlib.contextmanager
     def with_settings(self, **settings: str) -> Iterator[None]:
-        """Start what is started within with these settings."""
         before = dict(self.service.settings)
         self.service.settings.update(settings)
         yield
@@ -94,7 +96,6 @@ class Stand:
         self.service.settings.update(before)
 
     def restart_api(self, **settings: str) -> None:
-        """Kill the API where it still runs, and start it."""
         self.service.kill("api")
         with self.with_settings(**settings):
             self.service.start_api()
@@ -106,39 +107,37 @@ class Stand:
         return []
 
     def engine_of(self, name: str) -> psutil.Process:
-        """Wait for a worker's engine, and return it."""
         found = wait_for(lambda: [p for p in self.family(name) if is_engine(p)], PATIENCE)
-        assert isinstance(found, list)
-        engine: psutil.Process = found[0]
-        return engine
+        return found[0]
 
     def wait_end(self, name: str) -> None:
-        """Wait until a process has ended by itself."""
         self.service.processes[name].wait(PATIENCE)
 
     # Jobs.
 
     def submit(self, recipe: dict[str, Any], key: str | None = None, **body: Any) -> httpx.Response:
-        """Send a job; return the answer, whatever it is."""
         recipe = {**TINY_RECIPE, **recipe}
         sent = {"models": {"base": self.model}, "datasets": [self.data], "recipe": recipe, "evaluate": QUICKLY, **body}
         return self.http.post("/v1/jobs", json=sent, headers={"Idempotency-Key": key} if key else {})
 
     def job(self, recipe: dict[str, Any], **body: Any) -> str:
-        """Submit a job; return its id."""
         answer = self.submit(recipe, **body)
         assert answer.status_code == 202, answer.text
         self.jobs.append(answer.json()["id"])
         return self.jobs[-1]
 
+    def queue(self, session: Session) -> Job:
+        """Queue a job that no worker is to hear of."""
+        team = session.scalars(select(Team.id)).first()
+        values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification", "priority": 99}
+        return jobs.submit(session, Job(team_id=team, name="r", model_id=self.model, dataset_id=self.data, **values))
+
     def show(self, job_id: str) -> dict[str, Any]:
         """The job as its sender sees it."""
         answer = self.http.get(f"/v1/jobs/{job_id}")
-        found: dict[str, Any] = answer.json() if answer.status_code == 200 else {"state": "unknown", "stage": None}
-        return found
+        return answer.json() if answer.status_code == 200 else {"state": "unknown", "stage": None}
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
-        """All that happened to a job."""
         found: list[dict[str, Any]] = []
         path: str | None = f"/v1/jobs/{job_id}/events?page_size=1000"
         while path:
@@ -148,8 +147,6 @@ class Stand:
         return found
 
     def reached(self, job_id: str, *types: str) -> None:
-        """Wait until a job has had an event of each of these types."""
-
         def there() -> bool:
             assert not set(OVER) - set(types) & {self.show(job_id)["state"]}, self.show(job_id)
             return set(types) <= {event["type"] for event in self.events(job_id)}
@@ -210,7 +207,6 @@ class Stand:
             connection.execute(text("UPDATE jobs SET memory_bytes = :memory"), {"memory": memory})
 
     def named(self) -> set[str]:
-        """The storage keys of all rows."""
         with self.engine.connect() as connection:
             keys = {key for (key,) in connection.execute(text("SELECT key FROM files WHERE key IS NOT NULL"))}
             rows = connection.execute(text("SELECT prefix, files FROM checkpoints")).all()
@@ -220,7 +216,6 @@ class Stand:
         return keys
 
     def stored(self) -> set[str]:
-        """The keys of all files in storage."""
         root = self.service.home / "storage"
         # os.walk passes over a folder that the keeper removes meanwhile; rglob raises.
         found = (Path(place, name) for place, _, names in os.walk(root) for name in names)
@@ -233,7 +228,6 @@ class Stand:
         wait_for(lambda: not list(scratch.glob("job_*")), 60)
 
     def logs(self) -> str:
-        """The last words of all processes."""
         return "\n".join(f"--- {name}\n{self.service.log(name)[-3000:]}" for name in self.service.processes)
 
     # Between tests.
@@ -307,14 +301,12 @@ def engines_in(scratch: Path) -> list[psutil.Process]:
 
 @pytest.fixture(scope="session")
 def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A broker that tests may kill."""
     with Valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def own_postgres(apart: Path) -> Iterator[Postgres]:
-    """A PostgreSQL that tests may kill."""
     folder = apart / "own-postgres"
     folder.mkdir()
     with Postgres(folder) as server:
@@ -336,7 +328,6 @@ def shared(
     tiny: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stand]:
-    """The stand of one database."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(Proxy(own_valkey.port))
@@ -367,6 +358,5 @@ def shared(
 
 @pytest.fixture
 def stand(shared: Stand) -> Iterator[Stand]:
-    """The stand, tidied up after each test."""
     yield shared
     shared.tidy()

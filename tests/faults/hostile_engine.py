@@ -16,8 +16,6 @@ OUT = Path.cwd() / "out"
 
 
 class Channel:
-    """The pipe to the worker."""
-
     def __init__(self, number: int) -> None:
         self.number = number
 

@@ -7,7 +7,6 @@ there already and for those to come.
 import contextlib
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -16,8 +15,6 @@ BUFFER = 1 << 16
 
 @dataclass(eq=False)
 class Link:
-    """One client's connection and ours to the server."""
-
     client: socket.socket
     server: socket.socket
     needles: list[bytes] = field(default_factory=list)
@@ -41,7 +38,6 @@ class Proxy:
         self.lock = threading.Lock()
         self.links: set[Link] = set()
         self.swallowed: frozenset[str] = frozenset()
-        self.seconds = 0.0
         self.needles: tuple[bytes, ...] = ()
         self.lost = threading.Event()
         self.listener: socket.socket | None = None
@@ -58,7 +54,6 @@ class Proxy:
     # What a test may ask for.
 
     def listen(self) -> None:
-        """Take connections, on the same port as before."""
         if self.listener is None:
             self.listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
             self.port = self.listener.getsockname()[1]
@@ -66,8 +61,11 @@ class Proxy:
 
     def heal(self) -> None:
         """Pass everything on again. A connection that lost bytes meanwhile cannot go on, and is closed."""
-        broken, self.swallowed, self.seconds = bool(self.swallowed), frozenset(), 0.0
-        self.forget()
+        broken, self.swallowed = bool(self.swallowed), frozenset()
+        with self.lock:
+            self.needles = ()
+            for link in self.links:
+                link.needles, link.doomed = [], False
         if broken:
             self.drop()
         self.listen()
@@ -81,15 +79,10 @@ class Proxy:
             listener.close()
 
     def drop(self) -> None:
-        """Close every connection."""
         with self.lock:
             links, self.links = self.links, set()
         for link in links:
             link.close()
-
-    def delay(self, seconds: float) -> None:
-        """Hold everything back for so long."""
-        self.seconds = seconds
 
     def swallow(self, *directions: str) -> None:
         """Be a black hole for what the `client` or the `server` says, by default for both; nobody is told."""
@@ -111,13 +104,6 @@ class Proxy:
             self.needles = needles
             for link in self.links:
                 link.needles, link.seen = list(needles), b""
-
-    def forget(self) -> None:
-        """Lose no reply any more."""
-        with self.lock:
-            self.needles = ()
-            for link in self.links:
-                link.needles, link.doomed = [], False
 
     # How it is done.
 
@@ -142,8 +128,6 @@ class Proxy:
     def _pump(self, link: Link, name: str, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(BUFFER):
-                if self.seconds:
-                    time.sleep(self.seconds)
                 if link.dead or name in self.swallowed:
                     continue
                 if name == "client":

@@ -39,7 +39,6 @@ class Server(ABC):
         self.kill()
 
     def start(self) -> None:
-        """Start it, and return once it answers."""
         with (self.folder / "server.log").open("ab") as out:
             self.process = subprocess.Popen(
                 self.command, cwd=self.folder, stdout=out, stderr=out, user=self.user, start_new_session=True
@@ -69,7 +68,6 @@ class Server(ABC):
             self.process = None
 
     def restart(self, *, clean: bool = False) -> None:
-        """End it, by force or by asking, and start it again."""
         if clean:
             self.stop()
         else:
@@ -93,7 +91,6 @@ class Valkey(Server):
         return f"redis://127.0.0.1:{port or self.port}/{number}"
 
     def flush(self) -> None:
-        """Lose every message."""
         assert self._ask(b"FLUSHALL\r\n") == b"+OK\r\n"
 
     def _ask(self, line: bytes) -> bytes:
@@ -138,7 +135,6 @@ class Postgres(Server):
         return Database("postgresql", self.url(name), self.key)
 
     def run(self, statement: str) -> None:
-        """Run one statement of maintenance."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
 

@@ -11,7 +11,6 @@ pytestmark = POSTGRES
 
 
 def test_a_job_survives_a_killed_and_a_restarted_postgresql(stand: Stand) -> None:
-    assert stand.postgres is not None
     stand.start_worker()
     job_id = stand.job(TWO)
     stand.reached(job_id, "started")
@@ -23,7 +22,6 @@ def test_a_job_survives_a_killed_and_a_restarted_postgresql(stand: Stand) -> Non
 
 
 def test_a_job_whose_acceptance_got_lost_is_there_once(stand: Stand) -> None:
-    assert stand.database is not None
     stand.database.lose_reply(b"INSERT INTO jobs", b"COMMIT")
     key = os.urandom(8).hex()
     answer = stand.submit(SHORT, key, labels={"lost": key})
@@ -38,7 +36,6 @@ def test_a_job_whose_acceptance_got_lost_is_there_once(stand: Stand) -> None:
 
 def test_lost_replies_to_a_workers_commits_tell_nothing_twice(stand: Stand) -> None:
     proxy = stand.workers_database
-    assert proxy is not None
     proxy.lose_reply(b"claimed", b"COMMIT")
     stand.start_worker()
     job_id = stand.job(TWO)
@@ -56,7 +53,6 @@ def test_a_worker_that_hears_nothing_of_its_database_has_stopped_when_another_be
     directions: tuple[str, ...], stand: Stand
 ) -> None:
     assert stand.database is not None
-    assert stand.workers_database is not None
     deaf = stand.start_worker()
     job_id = stand.job(LONG)
     stand.reached(job_id, "started")

@@ -71,7 +71,6 @@ def start_hostile(stand: Stand, bystander: Path, tmp_path: Path, **settings: str
 
 @pytest.fixture
 def worker(stand: Stand, bystander: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A hostile worker beside a job that it must not reach."""
     return start_hostile(stand, bystander, tmp_path)
 
 

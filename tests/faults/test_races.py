@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import WrongState
 from app.jobs import jobs
-from app.store.models import Event, Job, Team
+from app.store.models import Event, Job
 from tests.faults.conftest import OVER, Stand
 
 RACES = 40
@@ -21,11 +21,8 @@ def test_a_cancel_that_meets_the_end_loses_or_wins_but_never_both(stand: Stand, 
     outcomes = []
     for number in range(RACES):
         with Session(stand.engine) as session, session.begin():
-            team = session.scalars(select(Team.id)).first()
-            assert team is not None
-            values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification"}
-            waiting = Job(team_id=team, name="race", model_id=stand.model, dataset_id=stand.data, priority=99, **values)
-            job_id = jobs.submit(session, waiting).id
+            waiting = stand.queue(session)
+            job_id, team = waiting.id, waiting.team_id
         outcomes.append(race(stand, team, job_id, *pauses(number)))
         with Session(stand.engine) as session:
             job = session.get_one(Job, job_id)
@@ -54,7 +51,6 @@ def race(stand: Stand, team: str, job_id: str, worker_waits: float, sender_waits
         try:
             with Session(stand.engine, expire_on_commit=False) as session, session.begin():
                 claim = jobs.claim(session, "wkr_race", 60)
-            assert claim is not None
             assert claim.job.id == job_id
             ready.wait(30)
             time.sleep(worker_waits)
@@ -88,30 +84,3 @@ def race(stand: Stand, team: str, job_id: str, worker_waits: float, sender_waits
     assert not problems, problems
     with Session(stand.engine) as session:
         return session.get_one(Job, job_id).state
-
-
-def test_two_workers_never_hold_the_same_job(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.jobs.wake_after_commit", lambda *_: None)
-    with Session(stand.engine) as session, session.begin():
-        team = session.scalars(select(Team.id)).first()
-        values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification", "priority": 99}
-        made = [Job(team_id=team, name="r", model_id=stand.model, dataset_id=stand.data, **values) for _ in range(12)]
-        wanted = {jobs.submit(session, job).id for job in made}
-    claimed: list[str] = []
-
-    def worker(name: str) -> None:
-        for _ in range(len(wanted)):
-            with Session(stand.engine, expire_on_commit=False) as session, session.begin():
-                claim = jobs.claim(session, name, 60)
-            if claim is None:
-                return
-            claimed.append(claim.job.id)
-            with Session(stand.engine) as session, session.begin():
-                jobs.finish(session, claim, {}, [])
-
-    threads = [threading.Thread(target=worker, args=(f"wkr_{number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sorted(claimed) == sorted(wanted)

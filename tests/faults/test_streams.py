@@ -7,11 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.jobs import jobs
-from app.store.models import Job, Team
 from tests.conftest import wait_for
 from tests.faults.conftest import Stand
 
@@ -54,9 +52,7 @@ def kill_api_once(stand: Stand, ripe: Callable[[], bool]) -> None:
 def test_events_are_told_once_across_restarts_of_the_api(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.jobs.jobs.wake_after_commit", lambda *_: None)
     with Session(stand.engine, expire_on_commit=False) as session, session.begin():
-        team = session.scalars(select(Team.id)).first()
-        values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification", "priority": 99}
-        job_id = jobs.submit(session, Job(team_id=team, name="s", model_id=stand.model, dataset_id=stand.data, **values)).id
+        job_id = stand.queue(session).id
     with Session(stand.engine, expire_on_commit=False) as session, session.begin():
         claim = jobs.claim(session, "wkr_told", 600)
     assert claim is not None

@@ -34,8 +34,6 @@ expect.set_options(timeout=PATIENCE)
 
 @dataclass
 class World:
-    """The running service, its keys, and a job of each kind."""
-
     up: Up
     key: str
     reader: str
@@ -44,8 +42,7 @@ class World:
 
     @property
     def url(self) -> str:
-        found: str = self.up.facts["url"]
-        return found
+        return self.up.facts["url"]
 
     def http(self, key: str | None = None) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=90)
@@ -63,16 +60,13 @@ class World:
         wait_for(lambda: httpx.get(f"{self.url}/healthz/ready").status_code == 200, 120)
 
     def state(self, job: str, *wanted: str) -> dict[str, Any]:
-        """Wait until a job is in one of these states; return it."""
         with self.http() as http:
 
             def there() -> dict[str, Any] | None:
                 found: dict[str, Any] = http.get(f"/v1/jobs/{job}").json()
                 return found if found["state"] in wanted else None
 
-            found = wait_for(there, 1800, every=0.5)
-            assert isinstance(found, dict)
-            return found
+            return wait_for(there, 1800, every=0.5)
 
     def submit(self, **asked: Any) -> str:
         with self.http() as http:
@@ -130,14 +124,12 @@ def broken() -> dict[str, Any]:
 
 
 def chromium(playwright: Playwright) -> str | None:
-    """Where there is a Chromium."""
     own = playwright.chromium.executable_path
     return shutil.which("chromium") or (own if Path(own).exists() else None)
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium with a profile of its own."""
     with sync_playwright() as playwright:
         found = chromium(playwright)
         if found is None:
@@ -166,7 +158,6 @@ class Window:
             self.errors.append(f"{message.text} ({message.location})")
 
     def go(self, path: str) -> Page:
-        """Open a path of the service."""
         self.page.goto(self.url + path)
         return self.page
 
@@ -218,20 +209,17 @@ def opened(browser: Browser, world: World, key: str | None) -> Iterator[Window]:
 
 @pytest.fixture
 def window(browser: Browser, world: World) -> Iterator[Window]:
-    """Signed in with a key that may change things."""
     with opened(browser, world, world.key) as made:
         yield made
 
 
 @pytest.fixture
 def reading_window(browser: Browser, world: World) -> Iterator[Window]:
-    """Signed in with a key for reading."""
     with opened(browser, world, world.reader) as made:
         yield made
 
 
 @pytest.fixture
 def strange_window(browser: Browser, world: World) -> Iterator[Window]:
-    """Not signed in."""
     with opened(browser, world, None) as made:
         yield made

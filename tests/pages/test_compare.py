@@ -62,7 +62,6 @@ def test_a_point_is_picked_by_a_click(window: Window, world: World) -> None:
     )
     place.evaluate("(canvas) => canvas.scrollIntoView({block: 'center'})")
     box = place.bounding_box()
-    assert box is not None
     page.mouse.click(box["x"] + at[0], box["y"] + at[1])
     # Points may lie on each other; the one on top is picked.
     expect(page.locator("input[name=job]:checked")).to_have_count(1)

@@ -15,7 +15,6 @@ from tests.pages.conftest import Window, World
 
 
 def events(world: World, job: str) -> list[dict[str, Any]]:
-    """All that the API has of a job's events."""
     found: list[dict[str, Any]] = []
     with world.http() as http:
         while True:
@@ -92,8 +91,6 @@ def test_links_lead_to_the_sections_and_stay_in_view(window: Window, world: Worl
         section = page.locator(f"#{name.lower()}")
         expect(section).to_be_in_viewport()
         below, top = bar.bounding_box(), section.bounding_box()
-        assert below is not None
-        assert top is not None
         assert top["y"] >= below["y"] + below["height"] - 1, "its beginning is not under the links"
     page.evaluate("document.getElementById('layers').scrollIntoView()")
     expect(bar.locator("[aria-current]")).to_have_text("Layers")
@@ -109,7 +106,6 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     page.locator("#results").evaluate("(place) => place.remove()")  # as while the job runs
     before = page.locator("#layers").bounding_box()
     address = page.locator("script[src*='/job.js']").get_attribute("src")
-    assert address is not None
     assert page.evaluate(
         """async ([script, path]) => {
             const { bring } = await import(script);
@@ -121,8 +117,6 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     expect(page.locator("#environment")).to_have_attribute("open", "")
     expect(page.locator("#environment summary")).to_be_focused()
     after = page.locator("#layers").bounding_box()
-    assert before is not None
-    assert after is not None
     assert abs(after["y"] - before["y"]) < 2
 
 
@@ -225,7 +219,6 @@ def test_a_failed_job_says_first_what_failed_and_what_to_do(window: Window, worl
     expect(first).to_contain_text(error["remedy"])
     expect(first).to_contain_text(error["code"])
     box = first.bounding_box()
-    assert box is not None
     assert box["y"] + box["height"] < 860  # without scrolling
     expect(page.locator(".way li.stopped").first).to_be_visible()
     window.accessible_everywhere()

@@ -173,8 +173,7 @@ def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
 
     def mine() -> dict[str, object]:
         with world.http() as http:
-            found: dict[str, object] = next(one for one in http.get("/v1/models").json()["items"] if one["name"] == "large")
-            return found
+            return next(one for one in http.get("/v1/models").json()["items"] if one["name"] == "large")
 
     begun = mine()
     page.reload()
@@ -190,7 +189,6 @@ def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
 def test_the_page_hashes_as_everybody_does(window: Window, bytes_: int) -> None:
     page = window.go("/new")
     address = page.locator("script[src*='new.js']").get_attribute("src")
-    assert address is not None
     found = page.evaluate(
         """async ([address, size]) => {
             const { hash } = await import(address);

@@ -21,7 +21,6 @@ def test_a_report_is_shown_to_who_has_the_link_until_it_is_revoked(
     url = address.inner_text()
     guest = strange_window.page
     answer = guest.goto(url)
-    assert answer is not None
     assert answer.status == 200
     # The page is shut off from all scripts, a test's too: it is looked at by its text, and as the file that it can be kept as.
     text = answer.text()

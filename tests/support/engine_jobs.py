@@ -57,7 +57,6 @@ def events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 def before_of(output: Path, artifact: str) -> Before:
-    """Read the before.json of a job's artifact."""
     return Before.model_validate_json((output / "artifacts" / artifact / "before.json").read_text())
 
 

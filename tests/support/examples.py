@@ -85,7 +85,6 @@ def tiny_rows(number: int, seed: int) -> list[dict[str, str]]:
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
-    """Write rows as JSON lines."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -93,6 +92,14 @@ def tiny_splits(train: int = 256) -> dict[str, bytes]:
     """Return the three files of a small dataset."""
     rows = {"train": tiny_rows(train, 1), "validation": tiny_rows(64, 2), "test": tiny_rows(96, 3)}
     return {f"{name}.jsonl": jsonl(some) for name, some in rows.items()}
+
+
+def write_splits(folder: Path, train: int = 256) -> Path:
+    """Write the files of a small dataset into a new folder."""
+    folder.mkdir()
+    for name, rows in tiny_splits(train).items():
+        (folder / name).write_bytes(rows)
+    return folder
 
 
 def real_examples(*names: str) -> Path:
@@ -126,13 +133,10 @@ def send(http: httpx.Client, noun: str, body: dict[str, Any], files: dict[str, b
         found: dict[str, Any] = http.get(place, headers={"Prefer": "wait=20"}).json()
         return found if found["state"] in {"ready", "rejected"} else None
 
-    result = wait_for(checked, 90)
-    assert isinstance(result, dict)
-    return result
+    return wait_for(checked, 90)
 
 
 def send_model(http: httpx.Client, folder: Path) -> dict[str, Any]:
-    """Upload every file of a folder as a model."""
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
     return send(http, "models", {"name": folder.name}, files)
 

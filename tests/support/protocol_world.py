@@ -70,8 +70,6 @@ class World:
 
 @dataclass
 class Told:
-    """What the model knows of a job."""
-
     id: str
     team: str
     priority: int
@@ -98,7 +96,6 @@ class Told:
     """Its outcome and metrics, as they were when it ended."""
 
     def end(self, state: str) -> None:
-        """Reach an outcome."""
         self.state = state
         self.events.append(state)
 
@@ -125,7 +122,6 @@ class Machine(RuleBasedStateMachine):
         self.told: dict[str, Told] = {}
 
     def teardown(self) -> None:
-        """Leave nothing behind."""
         self.world.done(self.engine)
 
     @contextmanager
@@ -136,7 +132,6 @@ class Machine(RuleBasedStateMachine):
             session.info.pop("wake", None)
 
     def read(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask by plain SQL."""
         with self.engine.connect() as connection:
             return [tuple(found) for found in connection.execute(text(query))]
 
@@ -147,7 +142,6 @@ class Machine(RuleBasedStateMachine):
             connection.execute(text(f"UPDATE jobs SET {statement} = {past} WHERE id = :job"), {"job": job})
 
     def everything(self) -> list[Any]:
-        """Every row of every table that the protocol writes to."""
         return [self.read(f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]
 
     def holds(self, claim: fencing.Claim) -> bool:
@@ -178,7 +172,6 @@ class Machine(RuleBasedStateMachine):
         assert self.everything() == before
 
     def refused(self, expected: type[Exception], act: Callable[[Session], object]) -> None:
-        """A refusal changes nothing."""
         before = self.everything()
         with pytest.raises(expected), self.session() as session:
             act(session)

@@ -1,13 +1,16 @@
 """Rows that tests store by themselves, without the API."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.jobs import jobs
+from app.jobs import fencing, jobs
+from app.store.db import writing
 from app.store.models import Dataset, Job, Model, Team
 
+T = TypeVar("T")
 TASK = "text-classification"
 
 
@@ -36,3 +39,16 @@ def submitted(session: Session, team_name: str = "default", **values: Any) -> Jo
     model, dataset = ready(session, owner)
     asked: dict[str, Any] = {"name": "j", "task": TASK, "recipe": {}, "evaluate": {}, "targets": {}, **values}
     return jobs.submit(session, Job(team_id=owner.id, model_id=model.id, dataset_id=dataset.id, **asked))
+
+
+def do(act: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Do one thing in a transaction of this process's own database."""
+    with writing() as session:
+        return act(session, *arguments, **options)
+
+
+def claimed(lease: float = 60) -> fencing.Claim:
+    """Claim the next job in this process's own database."""
+    claim = do(jobs.claim, "w", lease)
+    assert claim is not None
+    return claim

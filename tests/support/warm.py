@@ -59,7 +59,6 @@ class Forked:
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the exit status. Raises subprocess.TimeoutExpired."""
         if self.returncode is None and not select.select([self._ended], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         status = self.poll()
@@ -67,7 +66,6 @@ class Forked:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Signal it, if it has not ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -357,7 +355,6 @@ def leave(code: object) -> NoReturn:
 
 
 def run_module(name: str, arguments: list[str]) -> NoReturn:
-    """Do what `python -m name arguments…` does."""
     code: object = 0
     sys.argv = [name, *arguments]
     try:

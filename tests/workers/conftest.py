@@ -1,18 +1,23 @@
 """This process's settings, pointed at a fresh database, for the workers' parts that are driven from inside a test."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from app.core.settings import Settings, get_settings
 from app.store import db
-from tests.conftest import Database
+from tests.conftest import Database, Service
+from workers.engine import kill_group, start_child
+from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
 
 
 @pytest.fixture
 def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """This process's settings, pointed at a fresh database and a folder."""
     monkeypatch.setenv("LATHE_DATABASE_URL", database.url)
     monkeypatch.setenv("LATHE_HOME", str(tmp_path))
     monkeypatch.setenv("LATHE_BROKER_URL", "redis://127.0.0.1:1/0")
@@ -22,3 +27,30 @@ def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     db.get_engine().dispose()
     get_settings.cache_clear()
     db.get_engine.cache_clear()
+
+
+@pytest.fixture(scope="module", params=STRONGEST_FIRST)
+def confined(request: pytest.FixtureRequest) -> Sandbox:
+    """A sandbox of each level that this machine can do."""
+    if reason := find_obstacle(request.param):
+        pytest.skip(f"{request.param}: {reason}")
+    return Sandbox(request.param)
+
+
+@contextmanager
+def started(arguments: Sequence[str], folder: Path, sandbox: Sandbox, **more: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a child in a folder, in which it leaves a log; in the end, end it and its group."""
+    with (folder / "log").open("wb") as log:
+        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **more}
+        child = start_child(arguments, folder, sandbox, **options)
+        try:
+            yield child
+        finally:
+            kill_group(child)
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[httpx.Client]:
+    service.start_workers("checks", "keeper")
+    with service.client() as client:
+        yield client

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ def report() -> dict[str, Any]:
 
 
 def asked(storage: LocalStorage, question: Question) -> str:
-    """Store a finished job with both artifacts, and a question."""
     with writing() as session:
         job = submitted(session, evaluate={"metric": ["accuracy_f1"]})
         dataset = session.get_one(Dataset, job.dataset_id)
@@ -68,20 +68,27 @@ def asked(storage: LocalStorage, question: Question) -> str:
         return predictions.create(session, job.team_id, job.id, "", question).id
 
 
-def answered(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, child: str, **more: Any) -> Prediction:
-    """Answer a question with a child that does as it likes."""
-    question = asked(storage, Question(**(more or {"text": "good"})))
-    monkeypatch.setattr(engine, "engine_command", lambda _verb, spec, *_: [sys.executable, "-c", child, str(spec)])
-    assert predict_next(settings, storage)
-    assert not predict_next(settings, storage)
-    assert list(settings.scratch.glob("try_*")) == []
-    with writing() as session:
-        return session.get_one(Prediction, question)
+Answer = Callable[..., Prediction]
 
 
-def test_the_child_gets_both_artifacts_and_the_rows_that_are_asked(
-    settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def answer(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Answers a question with a child that does as it likes, within some seconds."""
+
+    def answered(child: str, *, seconds: float = settings.answer_seconds, **more: Any) -> Prediction:
+        question = asked(storage, Question(**(more or {"text": "good"})))
+        monkeypatch.setattr(engine, "engine_command", lambda _verb, spec, *_: [sys.executable, "-c", child, str(spec)])
+        patience = settings.model_copy(update={"answer_seconds": seconds})
+        assert predict_next(patience, storage)
+        assert not predict_next(patience, storage)
+        assert list(settings.scratch.glob("try_*")) == []
+        with writing() as session:
+            return session.get_one(Prediction, question)
+
+    return answered
+
+
+def test_the_child_gets_both_artifacts_and_the_rows_that_are_asked(answer: Answer) -> None:
     child = f"""
 import json, sys
 from pathlib import Path
@@ -92,19 +99,18 @@ assert spec["evaluate"]["metric"] == "accuracy_f1", spec
 asked = {{"text": " ".join([*read, *spec["labels"], str(spec["question"]["row"])])}}
 print(json.dumps({{"asked": asked, "expected": "good", "original": {SAID!r}, "compressed": {SAID!r}}}))
 """
-    found = answered(settings, storage, monkeypatch, child, row=0, split="train")
+    found = answer(child, row=0, split="train")
     assert (found.state, found.error) == ("succeeded", None)
-    assert found.result is not None
     assert found.result["asked"] == {"text": "fp32 int8 row bad good 0"}
     assert found.result["compressed"]["label"] == "good"
 
 
-def test_a_reason_of_the_child_is_told(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_of_the_child_is_told(answer: Answer) -> None:
     child = (
         "from compression.schema.validation import Rejected; "
         "print(Rejected(reasons=({'code': 'c', 'cause': 'a\\0b'},)).model_dump_json())"
     )
-    found = answered(settings, storage, monkeypatch, child)
+    found = answer(child)
     assert (found.state, found.error) == ("failed", {"code": "c", "cause": "a\ufffdb"})
 
 
@@ -124,20 +130,14 @@ def test_a_reason_of_the_child_is_told(settings: Settings, storage: LocalStorage
     ids=["hangs", "babbles", "crashes", "floods", "no-number"],
 )
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_child_that_does_not_answer_fails_its_question_alone(
-    child: str, cause: str, settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hurried = settings.model_copy(update={"answer_seconds": 2}) if "sleep" in child else settings
-    found = answered(hurried, storage, monkeypatch, child)
+def test_a_child_that_does_not_answer_fails_its_question_alone(answer: Answer, child: str, cause: str) -> None:
+    found = answer(child, **({"seconds": 2} if "sleep" in child else {}))
     assert (found.state, found.result) == ("failed", None)
-    assert found.error is not None
     assert found.error["code"] == "answer_failed"
     assert cause in found.error["cause"]
 
 
-def test_nothing_asks_models_that_were_deleted(
-    settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_asks_models_that_were_deleted(settings: Settings, storage: LocalStorage) -> None:
     question = asked(storage, Question(text="good"))
     with writing() as session:
         row = session.get_one(Prediction, question)

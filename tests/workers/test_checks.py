@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,45 @@ from app.store.storage import LocalStorage
 from tests.support.examples import tiny_model
 from workers import checks, engine
 
+Check = Callable[..., Model]
 
-def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child: str, **values: Any) -> Model:
-    """Check a model once, with a child that does as it likes."""
-    with writing() as session:
-        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, **values)
-        session.add(model)
-    monkeypatch.setattr(engine, "engine_command", lambda *_: [sys.executable, "-c", child])
+
+@pytest.fixture
+def check(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Check:
+    def checked(child: str, *, changes: dict[str, Any] | None = None, **values: Any) -> Model:
+        with writing() as session:
+            model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, **values)
+            session.add(model)
+        monkeypatch.setattr(engine, "engine_command", lambda *_: [sys.executable, "-c", child])
+        return checked_again(settings.model_copy(update=changes), tmp_path, model.id)
+
+    return checked
+
+
+def checked_again(settings: Settings, tmp_path: Path, model: str) -> Model:
     assert checks.check_next(settings, LocalStorage(tmp_path / "store"))
     with writing() as session:
-        return session.get_one(Model, model.id)
+        return session.get_one(Model, model)
 
 
-def test_a_check_that_takes_too_long_is_not_done_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    hurried = settings.model_copy(update={"validation_seconds": 2})
-    found = checked(hurried, monkeypatch, tmp_path, "import time; time.sleep(60)")
+def test_a_check_that_takes_too_long_is_not_done_again(check: Check) -> None:
+    found = check("import time; time.sleep(60)", changes={"validation_seconds": 2})
     assert (found.state, found.check_attempts) == (resources.REJECTED, 1)
     assert found.reasons[0]["code"] == "check_failed"
     assert "longer than 2 s" in found.reasons[0]["cause"]
 
 
-def test_an_upload_over_which_checkers_die_is_not_checked_for_ever(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = checked(settings, monkeypatch, tmp_path, "", check_attempts=resources.MAX_CHECK_ATTEMPTS)
+def test_an_upload_over_which_checkers_die_is_not_checked_for_ever(check: Check) -> None:
+    found = check("", check_attempts=resources.MAX_CHECK_ATTEMPTS)
     assert found.state == resources.REJECTED
     assert found.reasons[0]["code"] == "check_failed"
     assert "3 workers were lost" in found.reasons[0]["cause"]
 
 
-def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(check: Check) -> None:
     reason = {"code": "c", "cause": "a\0 \\\0 \\u0000", "remedy": "r", "param": "p"}
     child = f"from compression.schema.validation import Rejected; print(Rejected(reasons=({reason!r},)).model_dump_json())"
-    found = checked(settings, monkeypatch, tmp_path, child)
+    found = check(child)
     assert found.state == resources.REJECTED
     assert found.reasons == [{**reason, "cause": "a\ufffd \\\ufffd \\u0000"}]
 
@@ -71,15 +74,13 @@ def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(
     ],
 )
 def test_what_files_do_to_their_reader_is_not_done_again(
-    ending: str, code: str, cause: str, attempts: int, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    check: Check, ending: str, code: str, cause: str, attempts: int, settings: Settings, tmp_path: Path
 ) -> None:
-    eager = settings.model_copy(update={"backoff_seconds": 0.0})
-    found = checked(eager, monkeypatch, tmp_path, f"import os, sys; {ending}")
+    eager = {"backoff_seconds": 0.0}
+    found = check(f"import os, sys; {ending}", changes=eager)
     for _ in range(attempts - 1):
         assert found.state == resources.VALIDATING
-        assert checks.check_next(eager, LocalStorage(tmp_path / "store"))
-        with writing() as session:
-            found = session.get_one(Model, found.id)
+        found = checked_again(settings.model_copy(update=eager), tmp_path, found.id)
     assert (found.state, found.check_attempts) == (resources.REJECTED, attempts)
     assert (found.reasons[0]["code"], cause in found.reasons[0]["cause"]) == (code, True)
     assert found.reasons[0]["remedy"]
@@ -92,17 +93,8 @@ def test_what_files_do_to_their_reader_is_not_done_again(
         ({"engine_memory_bytes": 80 << 20}, "kept = bytes(1) * (200 << 20)", "out_of_memory", "memory"),
     ],
 )
-def test_a_check_that_takes_too_much_is_ended(
-    limit: dict[str, Any],
-    child: str,
-    code: str,
-    cause: str,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    narrow = settings.model_copy(update=limit)
-    found = checked(narrow, monkeypatch, tmp_path, f"import os, time\n{child}\ntime.sleep(60)")
+def test_a_check_that_takes_too_much_is_ended(check: Check, limit: dict[str, Any], child: str, code: str, cause: str) -> None:
+    found = check(f"import os, time\n{child}\ntime.sleep(60)", changes=limit)
     assert (found.state, found.check_attempts, found.reasons[0]["code"]) == (resources.REJECTED, 1, code)
     assert cause in found.reasons[0]["cause"]
 

@@ -17,7 +17,7 @@ from tests.conftest import Service
 from tests.support.decoder_models import saved, tiny
 from tests.support.examples import send_data, send_model
 from tests.support.tiny_bert import sentences, write_tokenizer
-from tests.workers.test_whole import ONCE, download, finished, http  # noqa: F401 (a fixture)
+from tests.workers.test_whole import ONCE, download, finished
 
 FFN = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 32}
 
@@ -31,7 +31,7 @@ def splits() -> dict[str, bytes]:
     }
 
 
-def done(http: httpx.Client, folder: Path, files: dict[str, bytes], service: Service, **recipe: Any) -> dict[str, Any]:  # noqa: F811
+def done(http: httpx.Client, folder: Path, files: dict[str, bytes], service: Service, **recipe: Any) -> dict[str, Any]:
     model, data = send_model(http, folder), send_data(http, files)
     assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe, "evaluate": {"length": 16}}
@@ -43,7 +43,7 @@ def done(http: httpx.Client, folder: Path, files: dict[str, bytes], service: Ser
 
 
 @ONCE
-def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http: httpx.Client, tmp_path: Path) -> None:  # noqa: F811
+def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     service.start_workers("jobs")
     write_tokenizer(saved(tiny("llama", "Model", pad_token_id=0), tmp_path / "model"))
     files = splits()
@@ -72,9 +72,7 @@ def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http:
 
 @ONCE
 def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
-    service: Service,
-    http: httpx.Client,  # noqa: F811
-    tmp_path: Path,
+    service: Service, http: httpx.Client, tmp_path: Path
 ) -> None:
     service.settings["LATHE_ENGINE_MEMORY_BYTES"] = "2000000000"
     service.start_workers("jobs")

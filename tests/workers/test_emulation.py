@@ -1,6 +1,5 @@
 """A confined engine emulates another processor: nothing that qemu-user needs is refused at any level."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from compression.export.instruction_sets import hindrance
-from workers.engine import kill_group, start_child
-from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
+from tests.workers.conftest import started
+from workers.sandbox import Sandbox
 
 PLUS_ONE = """
 import numpy as np
@@ -22,10 +21,7 @@ print(found["logits"].tolist())
 
 
 @pytest.mark.skipif(hindrance() is not None, reason=str(hindrance()))
-@pytest.mark.parametrize("level", STRONGEST_FIRST)
-def test_a_confined_engine_answers_under_another_instruction_set(level: str, tmp_path: Path) -> None:
-    if reason := find_obstacle(level):  # type: ignore[arg-type]
-        pytest.skip(f"{level}: {reason}")
+def test_a_confined_engine_answers_under_another_instruction_set(confined: Sandbox, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("input_ids", "logits")]
@@ -34,12 +30,7 @@ def test_a_confined_engine_answers_under_another_instruction_set(level: str, tmp
         [helper.make_node("Add", ["input_ids", "one"], ["logits"])], "plus", values[:1], values[1:], [one]
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "plus.onnx")
-    sandbox = Sandbox(level)  # type: ignore[arg-type]
-    with (folder / "out").open("wb") as out, (folder / "errors").open("wb") as errors:
-        arguments = [sys.executable, "-P", "-c", PLUS_ONE]
-        child = start_child(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
-        try:
-            assert child.wait(120) == 0, (folder / "errors").read_text()
-        finally:
-            kill_group(child)
+    arguments = [sys.executable, "-P", "-c", PLUS_ONE]
+    with (folder / "out").open("wb") as out, started(arguments, folder, confined, stdout=out) as child:
+        assert child.wait(120) == 0, (folder / "log").read_text()
     assert (folder / "out").read_text().strip() == "[[2.0, 3.0]]"

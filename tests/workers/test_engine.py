@@ -14,12 +14,9 @@ from workers.engine import Engine, child_environment
 from workers.folders import Untrustworthy
 
 
-@pytest.fixture(params=sandbox.STRONGEST_FIRST)
-def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engine]:
+@pytest.fixture
+def run(confined: sandbox.Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engine]:
     """Starts a child of ours in the engine's place: it gets the same pipe, folder, environment and confinement."""
-    if reason := sandbox.find_obstacle(request.param):
-        pytest.skip(f"{request.param}: {reason}")
-    used = sandbox.Sandbox(request.param)
 
     def start(code: str) -> Engine:
         program = (
@@ -28,7 +25,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(
             engines, "engine_command", lambda _verb, spec, *more: [sys.executable, "-c", program, str(spec), *more]
         )
-        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5), used)
+        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5), confined)
 
     return start
 

@@ -66,20 +66,15 @@ def test_what_a_killed_worker_left_is_swept(had_its_lock: bool, tmp_path: Path) 
     assert not left.exists()
 
 
-def a_folder(place: Path) -> None:
-    place.mkdir()
+LAYS: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "another's lock": lambda place: place.symlink_to(place.parent.parent / "job-2" / LOCK),
+}
 
 
-def a_pipe(place: Path) -> None:
-    os.mkfifo(place)
-
-
-def anothers_lock(place: Path) -> None:
-    place.symlink_to(place.parent.parent / "job-2" / LOCK)
-
-
-@pytest.mark.parametrize("lay", [a_folder, a_pipe, anothers_lock])
-def test_what_an_engine_lays_in_a_locks_place_holds_nothing(lay: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lay", LAYS.values(), ids=LAYS)
+def test_what_an_engine_lays_in_a_locks_place_holds_nothing(lay: Callable[[Path], object], tmp_path: Path) -> None:
     left = tmp_path / "job-1"
     left.mkdir()
     lay(left / LOCK)
@@ -138,7 +133,6 @@ def test_what_still_runs_in_a_left_folder_is_ended_and_nothing_else(tmp_path: Pa
         children = []
         for home in (left, held):
             child = subprocess.Popen(waiting, env={"HOME": str(home)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            assert child.stdout is not None
             child.stdout.readline()
             children.append(child)
         sweep(tmp_path)

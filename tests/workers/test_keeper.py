@@ -20,7 +20,7 @@ from app.store.db import writing
 from app.store.models import AuditEntry, Checkpoint, File, Job, Model
 from app.store.storage import LocalStorage, Stored
 from tests.conftest import wait_for
-from tests.support.rows import ready, submitted, team
+from tests.support.rows import do, ready, submitted, team
 from workers import keeper as keepers
 from workers.keeper import Keeper, take_leadership
 
@@ -66,8 +66,7 @@ def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Pa
     keeper.round()
     assert [stored.key for stored in storage.objects("uploads/")] == [f"uploads/{kept.id}/x"]
     assert [stored.key for stored in storage.objects("jobs/")] == [f"{prefix}/model"]  # the job still runs
-    with writing() as session:
-        jobs.finish(session, claim, {}, [])
+    do(jobs.finish, claim, {}, [])
     keeper.round()
     assert list(storage.objects("jobs/")) == []
     with writing() as session:
@@ -76,9 +75,7 @@ def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Pa
 
 
 def test_a_round_takes_jobs_from_the_lost(settings: Settings, tmp_path: Path) -> None:
-    with writing() as session:
-        job = submitted(session)
-        assert jobs.claim(session, "w", -1)
+    job = lost_job()
     Keeper(settings, LocalStorage(tmp_path / "store")).round()
     with writing() as session:
         found = session.get_one(Job, job.id)
@@ -88,9 +85,7 @@ def test_a_round_takes_jobs_from_the_lost(settings: Settings, tmp_path: Path) ->
 def test_of_two_that_share_a_name_and_a_number_one_leads(settings: Settings, tmp_path: Path) -> None:
     first, second = (Keeper(settings, LocalStorage(tmp_path / "store")) for _ in range(2))
     first.round()
-    with writing() as session:
-        job = submitted(session)
-        assert jobs.claim(session, "w", -1)
+    job = lost_job()
     second.round()
     assert state_of(job) == "running"
     first.round()
@@ -129,14 +124,19 @@ def test_it_waits_a_lease_after_the_database_was_away(
     monkeypatch.setattr(keepers, "take_leadership", asked)
     with running(Keeper(patient, LocalStorage(tmp_path / "store"))):
         for _ in range(2):
-            with writing() as session:
-                job = submitted(session)
-                assert jobs.claim(session, "w", -1)
+            job = lost_job()
             wait_for(lambda job=job: state_of(job) == "queued", every=0.01)
             assert time.monotonic() - failed[-1] >= patient.lease_seconds
             away.set()
             wait_for(lambda: len(failed) > 2)
             away.clear()
+
+
+def lost_job() -> Job:
+    with writing() as session:
+        job = submitted(session)
+        assert jobs.claim(session, "w", -1)
+    return job
 
 
 def state_of(job: Job) -> str:

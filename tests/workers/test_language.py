@@ -10,7 +10,7 @@ from tests.conftest import Service
 from tests.support import gguf_files as ggufs
 from tests.support.examples import real_examples, send
 from tests.support.mirror import mirror
-from tests.workers.test_whole import ONCE, download, finished, http  # noqa: F401 (a fixture)
+from tests.workers.test_whole import ONCE, download, finished
 
 TEXTS = {"train.txt": 40, "validation.txt": 8, "test.txt": 8}
 
@@ -35,9 +35,7 @@ def gguf(folder: Path) -> Path:
 
 @ONCE
 def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
-    service: Service,
-    http: httpx.Client,  # noqa: F811
-    tmp_path: Path,
+    service: Service, http: httpx.Client, tmp_path: Path
 ) -> None:
     service.settings["LATHE_LM_EVAL_DATA"] = str(mirror(tmp_path / "data"))
     service.start_workers("jobs")

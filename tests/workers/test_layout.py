@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from app.core.settings import Settings
-from app.jobs import jobs, stage_results
+from app.jobs import stage_results
 from app.store.db import writing
 from app.store.models import Dataset, File, JobModel
 from app.store.storage import open_storage
 from compression.schema.job_spec import Spec
-from tests.app.jobs.test_jobs import row
-from tests.support.rows import ready, submitted, team
+from tests.support.rows import claimed, do, ready, submitted, team
+from tests.support.unmeasured import unmeasured
 from workers.job_inputs import input_bytes, write_inputs
 from workers.limits import engine_memory
 from workers.sandbox import get_sandbox
@@ -35,9 +35,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     storage = open_storage(settings)
     for role in ("student", "teacher"):
         storage.put_file(f"uploads/{role}", io.BytesIO(role[:2].encode()))
-    with writing() as session:
-        claim = jobs.claim(session, "w", 60)
-    assert claim is not None
+    claim = claimed()
     asked = tmp_path / "asked"
     asked.mkdir()
     lends = Settings(
@@ -60,10 +58,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):
             assert (folder / name / "config.json").read_text() == name[:2]
-        assert spec.data is not None
         assert spec.data.splits["unlabelled"] == ("data/b.jsonl",)
-        assert spec.recipe.distill is not None
-        assert spec.recipe.distill.augment is not None
         assert spec.recipe.distill.augment.model_dump(exclude_defaults=True, mode="json") == augment
     assert get_sandbox(lends).lent == (words, models, asked)
     assert get_sandbox(settings).lent == ()
@@ -77,15 +72,12 @@ def test_a_checkpoint_without_its_bytes_is_passed_over(settings: Settings, tmp_p
         dataset = session.get_one(Dataset, job.dataset_id)
         dataset.data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
         session.add(File(dataset_id=dataset.id, path="a.jsonl", size=3, sha256="0" * 64, key="uploads/a"))
-    with writing() as session:
-        claim = jobs.claim(session, "w", 60)
-    assert claim is not None
+    claim = claimed()
     storage.put_file("uploads/a", io.BytesIO(b"row"))
     for stage in ("baseline", "quantized"):
         files = [{"path": name, "size": 2, "sha256": "0" * 64} for name in ("model", "state.json")]
         storage.put_file(f"{stage}/model", io.BytesIO(b"of"))
-        with writing() as session:
-            stage_results.record_stage(session, claim, row(stage), stage, files, [])
+        do(stage_results.record_stage, claim, unmeasured(stage), stage, files, [])
     storage.put_file("baseline/state.json", io.BytesIO(b"it"))
     write_inputs(claim, tmp_path, settings, storage)
     laid_out = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "resume").rglob("*"))

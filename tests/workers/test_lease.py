@@ -15,18 +15,14 @@ from app.store import db
 from app.store.db import writing
 from app.store.models import Event
 from tests.conftest import ROOT
-from tests.support.rows import submitted
+from tests.support.rows import claimed, do, submitted
 from workers.lease import Lease, persist
 
 
 @pytest.fixture
 def claim(settings: Settings) -> fencing.Claim:
-    with writing() as session:
-        submitted(session)
-    with writing() as session:
-        found = jobs.claim(session, "w", 60)
-    assert found is not None
-    return found
+    do(submitted)
+    return claimed()
 
 
 def quick(settings: Settings) -> Settings:
@@ -36,8 +32,7 @@ def quick(settings: Settings) -> Settings:
 def test_a_lease_is_renewed_and_brings_cancel_in(claim: fencing.Claim, settings: Settings) -> None:
     lease = Lease(claim, quick(settings), on_lost=lambda: None)
     lease.start()
-    with writing() as session:
-        jobs.cancel(session, claim.job.team_id, claim.job.id)
+    do(jobs.cancel, claim.job.team_id, claim.job.id)
     assert lease.cancel.wait(30)
     assert lease.holds()
     lease.release()
@@ -47,8 +42,7 @@ def test_a_lease_is_renewed_and_brings_cancel_in(claim: fencing.Claim, settings:
 def test_a_lost_lease_ends_the_engine(claim: fencing.Claim, settings: Settings) -> None:
     killed = threading.Event()
     lease = Lease(claim, quick(settings), on_lost=killed.set)
-    with writing() as session:
-        jobs.fail(session, claim, {"code": "x"})
+    do(jobs.fail, claim, {"code": "x"})
     lease.start()
     assert killed.wait(30)
     assert not lease.holds()

@@ -48,16 +48,13 @@ NO_NAMESPACES = {"unshare": 1, "mount": 1}
 NO_LANDLOCK = {**NO_NAMESPACES, "landlock_create_ruleset": 38}
 
 
-def test_where_namespaces_are_refused_landlock_is_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("refused", "environment"), [(NO_NAMESPACES, {}), ({}, {"PATH": "/nowhere"})])
+def test_without_namespaces_or_bubblewrap_landlock_is_used(
+    refused: dict[str, int], environment: dict[str, str], tmp_path: Path
+) -> None:
     if reason := find_obstacle("landlock+seccomp"):
         pytest.skip(reason)
-    assert run_where(NO_NAMESPACES, "-m", "workers.sandbox", home=tmp_path).stdout == "landlock+seccomp\n"
-
-
-def test_where_bubblewrap_is_missing_landlock_is_used(tmp_path: Path) -> None:
-    if reason := find_obstacle("landlock+seccomp"):
-        pytest.skip(reason)
-    assert run_where({}, "-m", "workers.sandbox", home=tmp_path, PATH="/nowhere").stdout == "landlock+seccomp\n"
+    assert run_where(refused, "-m", "workers.sandbox", home=tmp_path, **environment).stdout == "landlock+seccomp\n"
 
 
 @pytest.mark.parametrize("lane", ["jobs", "checks"])

@@ -17,16 +17,18 @@ from workers.folders import RESERVED
 from workers.limits import SPARE_BYTES, InsufficientDisk, engine_memory, machine_memory, reserve_disk
 from workers.removal import remove_tree
 
+Places = tuple[Path, list[Path], LocalStorage]
+
 
 @pytest.fixture
-def places(tmp_path: Path) -> tuple[Path, list[Path], LocalStorage]:
+def places(tmp_path: Path) -> Places:
     folders = [tmp_path / "scratch" / name for name in ("a", "b")]
     for folder in folders:
         folder.mkdir(parents=True)
     return tmp_path / "scratch", folders, LocalStorage(tmp_path / "store")
 
 
-def test_what_was_promised_to_one_is_not_promised_to_another(places: tuple[Path, list[Path], LocalStorage]) -> None:
+def test_what_was_promised_to_one_is_not_promised_to_another(places: Places) -> None:
     scratch, (first, second), storage = places
     most = disk_usage(scratch).free - SPARE_BYTES
     share = round(0.6 * most)
@@ -39,7 +41,7 @@ def test_what_was_promised_to_one_is_not_promised_to_another(places: tuple[Path,
         pass
 
 
-def test_what_was_written_counts_once(places: tuple[Path, list[Path], LocalStorage]) -> None:
+def test_what_was_written_counts_once(places: Places) -> None:
     scratch, (first, second), storage = places
     written = 8 << 20
     with reserve_disk(scratch, first, storage, written):
@@ -50,9 +52,7 @@ def test_what_was_written_counts_once(places: tuple[Path, list[Path], LocalStora
             pass
 
 
-def test_what_is_fetched_takes_nothing_of_what_was_promised(
-    places: tuple[Path, list[Path], LocalStorage], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_fetched_takes_nothing_of_what_was_promised(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch, (first, second), storage = places
     mib = 1 << 20
 
@@ -72,7 +72,7 @@ def test_what_is_fetched_takes_nothing_of_what_was_promised(
             pass
 
 
-def test_more_than_there_is_is_refused(places: tuple[Path, list[Path], LocalStorage]) -> None:
+def test_more_than_there_is_is_refused(places: Places) -> None:
     scratch, (first, _), storage = places
     with pytest.raises(InsufficientDisk), reserve_disk(scratch, first, storage, disk_usage(scratch).total):
         pass
@@ -80,30 +80,17 @@ def test_more_than_there_is_is_refused(places: tuple[Path, list[Path], LocalStor
     assert not (first / RESERVED).exists()
 
 
-def a_pipe(place: Path) -> None:
-    os.mkfifo(place)
+LAYS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "an endless file": lambda place: place.symlink_to("/dev/zero"),
+    "more than any disk": lambda place: place.write_text(str(10**18)),
+    "less than nothing": lambda place: place.write_text(str(-(10**18))),
+    "a long number": lambda place: place.write_text("1" * (8 << 20)),
+}
 
 
-def an_endless_file(place: Path) -> None:
-    place.symlink_to("/dev/zero")
-
-
-def more_than_any_disk(place: Path) -> None:
-    place.write_text(str(10**18))
-
-
-def less_than_nothing(place: Path) -> None:
-    place.write_text(str(-(10**18)))
-
-
-def a_long_number(place: Path) -> None:
-    place.write_text("1" * (8 << 20))
-
-
-@pytest.mark.parametrize("lay", [a_pipe, an_endless_file, more_than_any_disk, less_than_nothing, a_long_number])
-def test_what_an_engine_lays_for_a_promise_holds_nobody_up(
-    lay: Callable[[Path], None], places: tuple[Path, list[Path], LocalStorage]
-) -> None:
+@pytest.mark.parametrize("lay", LAYS.values(), ids=LAYS)
+def test_what_an_engine_lays_for_a_promise_holds_nobody_up(lay: Callable[[Path], object], places: Places) -> None:
     scratch, (first, second), storage = places
     share = round(0.6 * (disk_usage(scratch).free - SPARE_BYTES))
     lay(first / RESERVED)  # where its engine reaches
@@ -112,7 +99,7 @@ def test_what_an_engine_lays_for_a_promise_holds_nobody_up(
         pass
 
 
-def test_a_promise_lies_where_its_engine_does_not_reach(places: tuple[Path, list[Path], LocalStorage]) -> None:
+def test_a_promise_lies_where_its_engine_does_not_reach(places: Places) -> None:
     scratch, (first, second), storage = places
     with reserve_disk(scratch, first, storage, 1000):
         assert list(first.iterdir()) == []
@@ -121,7 +108,7 @@ def test_a_promise_lies_where_its_engine_does_not_reach(places: tuple[Path, list
             pass
 
 
-def test_a_folder_that_cannot_be_looked_through_has_taken_nothing(places: tuple[Path, list[Path], LocalStorage]) -> None:
+def test_a_folder_that_cannot_be_looked_through_has_taken_nothing(places: Places) -> None:
     scratch, (first, second), storage = places
     share = round(0.6 * (disk_usage(scratch).free - SPARE_BYTES))
     with reserve_disk(scratch, first, storage, share):

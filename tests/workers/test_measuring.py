@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ import pytest
 
 from app.core.settings import Settings
 from tests.conftest import wait_for
-from workers.engine import kill_group, start_child
+from tests.workers.conftest import started
 from workers.measuring_lock import REQUEST_FILE, MeasuringLock
-from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
+from workers.sandbox import Sandbox
 
 TURN = """
 import pathlib, time
@@ -27,13 +26,6 @@ pathlib.Path("told").write_text(str(turn.exclusive))
 """
 
 
-@pytest.fixture(params=STRONGEST_FIRST)
-def confined(request: pytest.FixtureRequest) -> Sandbox:
-    if reason := find_obstacle(request.param):
-        pytest.skip(f"{request.param}: {reason}")
-    return Sandbox(request.param)
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home")
@@ -44,15 +36,9 @@ def timing(settings: Settings, name: str, sandbox: Sandbox, wait_seconds: float 
     """Run an engine that wants its turn, and a worker's part beside it; give its folder."""
     folder = settings.scratch / name
     folder.mkdir(parents=True)
-    with (folder / "log").open("wb") as log, MeasuringLock(folder, settings):
-        arguments = [sys.executable, "-P", "-c", TURN]
-        child = start_child(
-            arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=log, stderr=log, wait_seconds=wait_seconds
-        )
-        try:
-            yield folder
-        finally:
-            kill_group(child)
+    command = [sys.executable, "-P", "-c", TURN]
+    with MeasuringLock(folder, settings), started(command, folder, sandbox, wait_seconds=wait_seconds):
+        yield folder
 
 
 def is_free(settings: Settings) -> bool:
@@ -110,20 +96,15 @@ def test_an_engine_that_dies_keeps_nothing(settings: Settings, confined: Sandbox
     assert is_free(settings)
 
 
-def a_pipe(place: Path) -> None:
-    os.mkfifo(place)
+LAYS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "what another locks": lambda place: place.symlink_to(place.parent.parent / "locked"),
+}
 
 
-def a_folder(place: Path) -> None:
-    place.mkdir()
-
-
-def what_another_locks(place: Path) -> None:
-    place.symlink_to(place.parent.parent / "locked")
-
-
-@pytest.mark.parametrize("lay", [a_pipe, a_folder, what_another_locks])
-def test_nothing_but_a_file_asks(lay: Callable[[Path], None], settings: Settings) -> None:
+@pytest.mark.parametrize("lay", LAYS.values(), ids=LAYS)
+def test_nothing_but_a_file_asks(lay: Callable[[Path], object], settings: Settings) -> None:
     folder = settings.scratch / "job"
     folder.mkdir(parents=True)
     lay(folder / REQUEST_FILE)

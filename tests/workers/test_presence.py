@@ -14,7 +14,7 @@ from app.jobs import queue_forecast
 from app.store.db import reading, writing
 from app.store.models import Job, Worker
 from tests.conftest import ROOT, fresh_database
-from tests.support.rows import submitted
+from tests.support.rows import do, submitted
 from workers import tasks
 from workers.broker_watchdog import ChildActivity
 from workers.limits import augmentation, lm_eval, machine_memory
@@ -105,8 +105,7 @@ def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
     with reading() as session:
         place = queue_forecast.find_position(session, session.get_one(Job, large.id))
     assert (taken, place and place.waits_for) == ([], "memory")
-    with writing() as session:
-        small = submitted(session, memory_bytes=1 << 30)
+    small = do(submitted, memory_bytes=1 << 30)
     assert presence.work_waits()
     tasks.run_jobs()
     assert taken == [small.id]

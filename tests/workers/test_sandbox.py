@@ -26,20 +26,13 @@ from compression.schema.validation import ModelFacts, parse_finding
 from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
 from tests.support.decoder_models import END
-from tests.support.examples import TINY_RECIPE, tiny_model, tiny_splits
+from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
+from tests.workers.conftest import started
 from workers import landlock, sandbox
-from workers.engine import Engine, engine_command, kill_group, start_child
-from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
+from workers.engine import Engine, engine_command
+from workers.sandbox import Sandbox, find_obstacle
 
 HOSTILE = (Path(__file__).parent / "hostile.py").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module", params=STRONGEST_FIRST)
-def confined(request: pytest.FixtureRequest) -> Sandbox:
-    """A sandbox of each level that this machine can do."""
-    if reason := find_obstacle(request.param):
-        pytest.skip(f"{request.param}: {reason}")
-    return Sandbox(request.param)
 
 
 @dataclass
@@ -55,18 +48,12 @@ class House:
 
     def run(self, sandbox: Sandbox, code: str, *arguments: str) -> str:
         """Run a program inside of the job's own folder; return its output."""
-        out, errors = self.own / "out", self.own / "errors"
-        with out.open("wb") as stdout, errors.open("wb") as stderr:
-            command = [sys.executable, "-P", "-c", code, *arguments]
-            child = start_child(command, self.own, sandbox, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
-            try:
-                assert child.wait(120) == 0, errors.read_text()
-            finally:
-                kill_group(child)
+        out, command = self.own / "out", [sys.executable, "-P", "-c", code, *arguments]
+        with out.open("wb") as stdout, started(command, self.own, sandbox, stdout=stdout) as child:
+            assert child.wait(120) == 0, (self.own / "log").read_text()
         return out.read_text()
 
     def attempt(self, sandbox: Sandbox, *attempts: Any) -> list[dict[str, str]]:
-        """Make attempts from inside of the job's own folder; return what became of each."""
         out = self.run(sandbox, HOSTILE, json.dumps(attempts))
         found = [json.loads(line) for line in out.splitlines()]
         assert len(found) == len(attempts)
@@ -163,8 +150,7 @@ def test_every_way_out_is_closed_on_older_kernels_too(version: int, house: House
 
 
 def json_list(text: str) -> list[str]:
-    found: list[str] = json.loads(text.replace("'", '"'))
-    return found
+    return json.loads(text.replace("'", '"'))
 
 
 def test_it_keeps_no_privilege_and_no_descriptor_and_changes_no_modes(house: House, confined: Sandbox) -> None:
@@ -304,50 +290,32 @@ def test_a_killed_worker_takes_a_child_that_hid_twice_with_it(house: House, conf
 def test_what_a_finished_child_left_behind_is_gone_before_its_status_is_told(house: House, confined: Sandbox) -> None:
     mark = f"600.{secrets.randbelow(10**9):09}"
     arguments = [sys.executable, "-c", ESCAPE, mark, "0"]
-    with (house.own / "log").open("wb") as log:
-        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            assert child.wait(120) == 0
-            assert (house.own / "escaped").exists()
-            wait_for(lambda: not marked(mark), 60)
-        finally:
-            kill_group(child)
+    with started(arguments, house.own, confined) as child:
+        assert child.wait(120) == 0
+        assert (house.own / "escaped").exists()
+        wait_for(lambda: not marked(mark), 60)
 
 
 def test_a_signal_that_ends_it_is_told_as_such(house: House, confined: Sandbox) -> None:
-    with (house.own / "log").open("wb") as log:
-        for code, status in (
-            ("import os; os.kill(os.getpid(), 9)", -9),
-            ("import os; os.abort()", -6),
-            ("raise SystemExit(2)", 2),
-        ):
-            arguments = [sys.executable, "-c", code]
-            child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            try:
-                assert confined.exit_status(child.wait(120)) == status
-            finally:
-                kill_group(child)
+    ends = {"import os; os.kill(os.getpid(), 9)": -9, "import os; os.abort()": -6, "raise SystemExit(2)": 2}
+    for code, status in ends.items():
+        with started([sys.executable, "-c", code], house.own, confined) as child:
+            assert confined.exit_status(child.wait(120)) == status
 
 
 def test_the_check_of_a_model_works_inside(house: House, confined: Sandbox) -> None:
     tiny_model(house.own / "model")
     spec, answer = house.own / "check.json", house.own / "finding.json"
     spec.write_text(ModelCheck(path=str(house.own / "model")).model_dump_json())
-    with answer.open("wb") as out, (house.own / "log").open("wb") as log:
-        arguments = engine_command("validate", spec, "--die-with-parent")
-        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=out, stderr=log)
-        try:
-            assert child.wait(300) == 0, (house.own / "log").read_text()
-        finally:
-            kill_group(child)
+    arguments = engine_command("validate", spec, "--die-with-parent")
+    with answer.open("wb") as out, started(arguments, house.own, confined, stdout=out) as child:
+        assert child.wait(300) == 0, (house.own / "log").read_text()
     assert isinstance(parse_finding.validate_json(answer.read_bytes()), ModelFacts)
 
 
 def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) -> None:
     tiny_model(house.own / "model")
-    (house.own / "data").mkdir()
-    for name, content in tiny_splits().items():
-        (house.own / "data" / name).write_bytes(content)
+    write_splits(house.own / "data")
     splits = {name: (f"data/{name}.jsonl",) for name in ("train", "validation", "test")}
     spec = house.own / "spec.json"
     spec.write_text(
@@ -389,11 +357,7 @@ def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
 
 def test_the_signal_of_the_worker_reaches_the_engine(house: House, confined: Sandbox) -> None:
     arguments = [sys.executable, "-c", "import time; open('up', 'w').close(); time.sleep(600)"]
-    with (house.own / "log").open("wb") as log:
-        child = start_child(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            wait_for(lambda: (house.own / "up").exists(), 120)
-            os.killpg(child.pid, signal.SIGTERM)
-            assert confined.exit_status(child.wait(120)) == -signal.SIGTERM
-        finally:
-            kill_group(child)
+    with started(arguments, house.own, confined) as child:
+        wait_for(lambda: (house.own / "up").exists(), 120)
+        os.killpg(child.pid, signal.SIGTERM)
+        assert confined.exit_status(child.wait(120)) == -signal.SIGTERM

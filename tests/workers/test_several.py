@@ -11,14 +11,15 @@ from app.core.settings import Settings
 from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading, writing
 from app.store.models import Dataset, Job, JobDataset
-from app.store.storage import open_storage
+from app.store.storage import Storage, open_storage
 from compression.schema.events import ArtifactReady, Event, PartFinished, StageFinished
 from compression.schema.job_spec import Spec
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Row
 from compression.schema.report.report import Artifact, File
 from tests.client.figures import row
-from tests.support.rows import submitted, team
+from tests.support import rows
+from tests.support.rows import do, submitted, team
 from workers.engine import Engine
 from workers.event_relay import Crashed, EventRelay
 from workers.folders import Untrustworthy
@@ -65,18 +66,17 @@ def job(settings: Settings) -> Job:
 
 def claimed(settings: Settings, folder: Path) -> fencing.Claim:
     folder.mkdir()
-    with writing() as session:
-        claim = jobs.claim(session, "w", 60)
-    assert claim is not None
-    return claim
+    return rows.claimed()
+
+
+def follow(claim: fencing.Claim, folder: Path, storage: Storage, settings: Settings, engine: Telling) -> None:
+    EventRelay(claim, folder, storage, Lease(claim, settings, on_lost=lambda: None), cast("Engine", engine), settings).run()
 
 
 def listen(claim: fencing.Claim, folder: Path, settings: Settings, *events: Event) -> None:
     """Follow an engine that tells these and dies."""
-    lease = Lease(claim, settings, on_lost=lambda: None)
-    engine = cast("Engine", Telling(*events))
     with pytest.raises(Crashed):
-        EventRelay(claim, folder, open_storage(settings), lease, engine, settings).run()
+        follow(claim, folder, open_storage(settings), settings, Telling(*events))
 
 
 def file(folder: Path, path: str, data: bytes) -> File:
@@ -92,8 +92,8 @@ def part(number: int, name: str, *files: File) -> PartFinished:
 
 
 def mean(*names: str) -> Row:
-    rows = {name: row("baseline", 20_000_000, 80_000_000, 16.0, 0.8) for name in names}
-    return mean_row(rows, None) if rows else row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+    each = {name: row("baseline", 20_000_000, 80_000_000, 16.0, 0.8) for name in names}
+    return mean_row(each, None) if each else row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
 
 
 def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settings: Settings, tmp_path: Path) -> None:
@@ -115,8 +115,7 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     with reading() as session:
         assert [found.stage for found in stage_results.list_checkpoints(session, job.id)] == ["baseline.0"]
         assert stage_results.list_results(session, job.id) == ([], {"baseline-onnx-float32-mood"})
-    with writing() as session:
-        jobs.release(session, claim)
+    do(jobs.release, claim)
 
     claim = claimed(settings, second)
     spec = Spec.model_validate_json(write_inputs(claim, second, settings, open_storage(settings)).read_bytes())
@@ -158,9 +157,7 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
 )
 def test_an_engine_cannot_speak_of_other_parts(job: Job, settings: Settings, tmp_path: Path, events: list[Any]) -> None:
     claim = claimed(settings, tmp_path / "1")
-    lease = Lease(claim, settings, on_lost=lambda: None)
-    engine = cast("Engine", Telling(*events))
     with pytest.raises(Untrustworthy):
-        EventRelay(claim, tmp_path / "1", open_storage(settings), lease, engine, settings).run()
+        follow(claim, tmp_path / "1", open_storage(settings), settings, Telling(*events))
     with reading() as session:
         assert len(stage_results.list_checkpoints(session, job.id)) <= 1

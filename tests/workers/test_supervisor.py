@@ -13,7 +13,7 @@ from app.store.clock import now
 from app.store.db import writing
 from app.store.models import Dataset, File, Job, Worker
 from app.store.storage import LocalStorage
-from tests.support.rows import submitted
+from tests.support.rows import claimed, do, submitted
 from workers.supervisor import run_attempt
 
 PATIENCE = 30.0
@@ -41,8 +41,7 @@ def drain(_: Job) -> None:
 
 
 def cancel(job: Job) -> None:
-    with writing() as session:
-        jobs.cancel(session, job.team_id, job.id)
+    do(jobs.cancel, job.team_id, job.id)
 
 
 def pass_the_deadline(job: Job) -> None:
@@ -63,9 +62,7 @@ def test_it_stops_while_it_fetches(
         session.add(Worker(id="w", kind="jobs", host="h", pid=1, facts={}))
         session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a"]}}
         session.add(File(model_id=job.model_id, path="x", size=1, sha256="0" * 64, key="uploads/x"))
-    with writing() as session:
-        claim = jobs.claim(session, "w", 60)
-    assert claim is not None
+    claim = claimed()
     hurried = settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 60.0})
     run_attempt(claim, hurried, Slow(tmp_path / "store", lambda: happens(job)))
     with writing() as session:

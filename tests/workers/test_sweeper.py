@@ -8,13 +8,13 @@ from sqlalchemy import select, update
 
 from app.core.errors import NotFound
 from app.core.settings import Settings
-from app.jobs import fencing, jobs, stage_results
+from app.jobs import jobs, stage_results
 from app.store import resources
 from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import Dataset, File, Job, Model, UploadPart
 from app.store.storage import LocalStorage
-from tests.support.rows import TASK, submitted, team
+from tests.support.rows import TASK, claimed, do, submitted, team
 from workers.sweeper import Sweeper
 
 CHECKPOINT = [{"path": "state.json", "size": 1, "sha256": "0" * 64}]
@@ -27,15 +27,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 @pytest.fixture
 def job(settings: Settings) -> Job:
-    with writing() as session:
-        return submitted(session)
-
-
-def claimed(lease: float = 60) -> fencing.Claim:
-    with writing() as session:
-        claim = jobs.claim(session, "w", lease)
-    assert claim is not None
-    return claim
+    return do(submitted)
 
 
 def put(storage: LocalStorage, *keys: str) -> None:
@@ -51,12 +43,10 @@ def test_an_attempt_that_was_lost_leaves_only_what_is_gone_on_from(job: Job, set
     sweeper, root = Sweeper(settings, storage), f"jobs/{job.id}"
     first = claimed(lease=-1)
     put(storage, f"{root}/1/checkpoints/training-1/state.json", f"{root}/1/artifacts/a/model.onnx")
-    with writing() as session:
-        stage_results.record_training(session, first, f"{root}/1/checkpoints/training-1", CHECKPOINT, {"step": 1})
+    do(stage_results.record_training, first, f"{root}/1/checkpoints/training-1", CHECKPOINT, {"step": 1})
     sweeper.round()
     assert len(keys(storage)) == 2  # it still runs: the artifact's row may come
-    with writing() as session:
-        jobs.requeue_expired(session, max_failures=9, backoff_seconds=0)
+    do(jobs.requeue_expired, max_failures=9, backoff_seconds=0)
     sweeper.round()
     assert keys(storage) == [f"{root}/1/checkpoints/training-1/state.json"]
 
@@ -65,8 +55,7 @@ def test_an_attempt_that_was_lost_leaves_only_what_is_gone_on_from(job: Job, set
     sweeper.sweep_all()
     assert keys(storage) == [f"{root}/1/checkpoints/training-1/state.json", f"{root}/2/artifacts/a/model.onnx"]
 
-    with writing() as session:
-        jobs.finish(session, second, {}, [])
+    do(jobs.finish, second, {}, [])
     sweeper.round()
     assert keys(storage) == []
     put(storage, f"{root}/1/artifacts/later/model.onnx")
@@ -103,8 +92,7 @@ def test_parts_of_a_deleted_upload_go_with_it(settings: Settings, storage: Local
     sweeper = Sweeper(settings, storage)
     sweeper.round()
     assert keys(storage) == [f"uploads/{model.id}/part"]
-    with writing() as session:
-        resources.delete(session, Model, model.team_id, model.id)
+    do(resources.delete, Model, model.team_id, model.id)
     sweeper.round()
     assert keys(storage) == []
     with writing() as session:

@@ -11,7 +11,6 @@ ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 
 def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
-    """Run a filter over one system call."""
     data = struct.pack("=iIQ6Q", number, architecture, 0, *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
     lines = list(struct.iter_unpack("=HBBI", program))
     value, at = 0, 0
@@ -26,7 +25,20 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
             at += yes if {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[code] else no
 
 
-@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
+@pytest.fixture(params=seccomp.ARCHITECTURES)
+def machine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+Plain = tuple[int, int, bytes]
+
+
+@pytest.fixture
+def plain(machine: str) -> Plain:
+    """A machine's column, its number, and the filter of every child."""
+    return *seccomp.ARCHITECTURES[machine], seccomp.build_filter({}, machine)
+
+
 def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
     column, architecture = seccomp.ARCHITECTURES[machine]
     answers = {**seccomp.ALWAYS, **seccomp.WITHOUT_MOUNTS}
@@ -36,21 +48,15 @@ def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
             assert verdict(program, architecture, number) == ERRNO | error, name
     for name in seccomp.SIGNALS:
         number = seccomp.NUMBERS[name][column]
-        assert number is not None
         expected = ERRNO | answers[name] if name in answers else ALLOW
         assert verdict(program, architecture, number) == expected
     named = {numbers[column] for numbers in seccomp.NUMBERS.values()}
     assert all(verdict(program, architecture, number) == ALLOW for number in range(500) if number not in named)
 
 
-@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
-def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> None:
-    column, architecture = seccomp.ARCHITECTURES[machine]
-    program = seccomp.build_filter({}, machine)
+def test_threads_and_forks_are_allowed_and_namespaces_are_not(plain: Plain) -> None:
+    column, architecture, program = plain
     clone, clone3, limit = (seccomp.NUMBERS[name][column] for name in ("clone", "clone3", "prlimit64"))
-    assert clone is not None
-    assert clone3 is not None
-    assert limit is not None
     threads, fork, new_user, new_network = 0x3D0F00, 0x01200011, 0x10000011, 0x40000011
     assert [verdict(program, architecture, clone, flags) for flags in (threads, fork)] == [ALLOW, ALLOW]
     assert [verdict(program, architecture, clone, flags) for flags in (new_user, new_network)] == [ERRNO | errno.EPERM] * 2
@@ -58,13 +64,10 @@ def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> N
     assert [verdict(program, architecture, limit, pid) for pid in (0, 4711)] == [ALLOW, ERRNO | errno.EPERM]
 
 
-@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
-def test_files_signal_nobody(machine: str) -> None:
-    column, architecture = seccomp.ARCHITECTURES[machine]
-    program = seccomp.build_filter({}, machine)
+def test_files_signal_nobody(plain: Plain) -> None:
+    column, architecture, program = plain
     for name, refused in seccomp.SIGNALS_OF_A_FILE.items():
         number = seccomp.NUMBERS[name][column]
-        assert number is not None
         found = [
             second
             for second in (*range(100), *range(0x8900, 0x8910))
@@ -82,10 +85,8 @@ def test_other_numberings_are_unknown() -> None:
         seccomp.build_filter({}, "riscv64")
 
 
-@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
-def test_no_file_gets_the_bits_that_change_who_runs_it(machine: str) -> None:
-    column, architecture = seccomp.ARCHITECTURES[machine]
-    program = seccomp.build_filter({}, machine)
+def test_no_file_gets_the_bits_that_change_who_runs_it(plain: Plain) -> None:
+    column, architecture, program = plain
     creates, reads, temporary = 0o101, 0o2000000, 0o20200001  # O_CREAT | O_WRONLY, O_CLOEXEC, O_TMPFILE | O_WRONLY
     places = {**seccomp.SETS_MODES, "open": 2, "openat": 3}
     for name, place in places.items():
@@ -98,15 +99,10 @@ def test_no_file_gets_the_bits_that_change_who_runs_it(machine: str) -> None:
                     arguments[place - 1] = flags
                 assert verdict(program, architecture, number, *arguments) == expected, (name, mode)
     opens = seccomp.NUMBERS["openat"][column]
-    assert opens is not None
     assert verdict(program, architecture, opens, 0, 0, reads, 0o7777) == ALLOW  # no mode is read there: it may be anything
 
 
-@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
-def test_nobody_hides_what_it_has_open(machine: str) -> None:
-    column, architecture = seccomp.ARCHITECTURES[machine]
-    number = seccomp.NUMBERS["prctl"][column]
-    assert number is not None
-    set_name, set_dumpable = 15, 4
-    program = seccomp.build_filter({}, machine)
+def test_nobody_hides_what_it_has_open(plain: Plain) -> None:
+    column, architecture, program = plain
+    number, set_name, set_dumpable = seccomp.NUMBERS["prctl"][column], 15, 4
     assert [verdict(program, architecture, number, option) for option in (set_name, set_dumpable)] == [ALLOW, ERRNO]

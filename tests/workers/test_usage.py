@@ -3,23 +3,20 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from app.core.settings import Settings
-from app.store.db import writing
 from app.store.storage import LocalStorage
 from compression.schema.events import Log
-from tests.support.rows import submitted
 from tests.workers.test_engine import run as run
-from tests.workers.test_several import claimed
-from tests.workers.test_watch import Writing
+from tests.workers.test_several import follow
+from tests.workers.test_watch import Writing, sent_and_claimed
 from workers import event_relay, usage as usages
 from workers.engine import Engine
-from workers.event_relay import EventRelay, Failed
+from workers.event_relay import Failed
 from workers.folders import Untrustworthy
-from workers.lease import Lease
 from workers.usage import Usage, find_excess
 
 MIB = 1 << 20
@@ -136,8 +133,6 @@ def test_what_is_too_much_has_a_code_a_cause_and_a_remedy(found: Usage, code: st
 
 
 class Greedy(Writing):
-    """An engine that has a thousand processes."""
-
     def usage(self) -> Usage:
         return Usage(processes=1000)
 
@@ -145,11 +140,8 @@ class Greedy(Writing):
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_an_engine_of_too_many_processes_is_ended(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_relay, "MEMORY_SECONDS", -1.0)
-    with writing() as session:
-        submitted(session)
-    claim, engine = claimed(settings, tmp_path / "1"), Greedy()
-    lease = Lease(claim, settings, on_lost=lambda: None)
+    claim, engine = sent_and_claimed(settings, tmp_path / "1"), Greedy()
     with pytest.raises(Failed) as caught:
-        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), settings).run()
+        follow(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), settings, engine)
     assert caught.value.error["code"] == "too_many_processes"
     assert engine.ended

@@ -9,18 +9,16 @@ from typing import cast
 import pytest
 
 from app.core.settings import Settings
-from app.store.db import writing
+from app.jobs import fencing
 from app.store.storage import LocalStorage, Source
 from compression.schema.events import ArtifactReady, Event, TrainingSaved, Working
 from compression.schema.report.report import File
 from tests.client.figures import report
-from tests.support.rows import submitted
-from tests.workers.test_several import Telling, claimed, file
+from tests.support.rows import do, submitted
+from tests.workers.test_several import Telling, claimed, file, follow
 from workers import event_relay
-from workers.engine import Engine
-from workers.event_relay import Crashed, EventRelay, Failed
+from workers.event_relay import Crashed, Failed
 from workers.folders import Untrustworthy
-from workers.lease import Lease
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 MIB = 1 << 20
@@ -39,35 +37,34 @@ class Meddled(LocalStorage):
         super().put_file(key, source)
 
 
+def sent_and_claimed(settings: Settings, folder: Path, **values: int) -> fencing.Claim:
+    do(submitted, **values)
+    return claimed(settings, folder)
+
+
 def saved(*files: File) -> TrainingSaved:
     return TrainingSaved(stage="baseline", phase="tune", step=1, total=2, folder="training-1", files=files)
 
 
 @pytest.mark.parametrize("data", [b"lies", b"weights and no end"], ids=["changed", "longer"])
 def test_a_file_that_changes_under_the_copy_is_not_stored(data: bytes, settings: Settings, tmp_path: Path) -> None:
-    with writing() as session:
-        submitted(session)
-    claim = claimed(settings, tmp_path / "1")
+    claim = sent_and_claimed(settings, tmp_path / "1")
     promised = file(tmp_path / "1/out/checkpoints/training-1", "state", b"weights")
     place = tmp_path / "1/out/checkpoints/training-1/state"
     storage = Meddled(tmp_path / "store", place, data)
-    lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(saved(promised)))
     with pytest.raises(Untrustworthy, match="not the file"):
-        EventRelay(claim, tmp_path / "1", storage, lease, engine, settings).run()
+        follow(claim, tmp_path / "1", storage, settings, Telling(saved(promised)))
     assert hashlib.sha256(place.read_bytes()).hexdigest() != promised.sha256
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
 def test_what_is_stored_of_an_engine_runs_as_nobody_else(settings: Settings, tmp_path: Path) -> None:
-    with writing() as session:
-        submitted(session)
-    claim = claimed(settings, tmp_path / "1")
+    claim = sent_and_claimed(settings, tmp_path / "1")
     place = tmp_path / "1/out/artifacts/a"
     ready = report().artifacts[0].model_copy(update={"name": "a", "files": (file(place, "program", b"#!/bin/sh"),)})
     (place / "program").chmod(0o6755)  # as an engine can that nothing confines
-    lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(ArtifactReady(artifact=ready)))
     with pytest.raises(Crashed):  # it ends without a report
-        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, engine, settings).run()
+        follow(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), settings, Telling(ArtifactReady(artifact=ready)))
     (stored,) = (tmp_path / "store").rglob("program")
     assert stored.stat().st_mode & 0o7111 == 0
 
@@ -136,30 +133,24 @@ def test_an_engine_whose_folder_fills_up_is_ended(
 ) -> None:
     monkeypatch.setattr(event_relay, "DISK_SECONDS", -1.0)
     narrow = settings.model_copy(update={"engine_disk_bytes": MIB})
-    with writing() as session:
-        submitted(session, disk_bytes=MIB)
-    claim, engine = claimed(settings, tmp_path / "1"), Writing()
+    claim, engine = sent_and_claimed(settings, tmp_path / "1", disk_bytes=MIB), Writing()
     lay(tmp_path / "1")
-    lease = Lease(claim, settings, on_lost=lambda: None)
     with pytest.raises(end) as caught:
-        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), narrow).run()
+        follow(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), narrow, engine)
     assert getattr(caught.value, "error", {}).get("code") == code
     assert engine.ended == (code is not None)
 
 
 def test_no_more_is_stored_than_an_engine_may_write(settings: Settings, tmp_path: Path) -> None:
     narrow = settings.model_copy(update={"engine_disk_bytes": MIB})
-    with writing() as session:
-        submitted(session, disk_bytes=MIB)
-    claim, storage = claimed(settings, tmp_path / "1"), LocalStorage(tmp_path / "store")
-    lease = Lease(claim, settings, on_lost=lambda: None)
+    claim, storage = sent_and_claimed(settings, tmp_path / "1", disk_bytes=MIB), LocalStorage(tmp_path / "store")
     place = tmp_path / "1/out/artifacts"
     ready = [
         ArtifactReady(artifact=report().artifacts[0].model_copy(update={"name": name, "files": (promised,)}))
         for name, promised in ((name, file(place / name, "holes", bytes(MIB))) for name in "abcd")
     ]
     with pytest.raises(Failed) as caught:
-        EventRelay(claim, tmp_path / "1", storage, lease, cast("Engine", Telling(*ready)), narrow).run()
+        follow(claim, tmp_path / "1", storage, narrow, Telling(*ready))
     assert caught.value.error["code"] == "disk_full"
     assert sorted(stored.key.split("/")[-2] for stored in storage.objects("")) == ["a", "b", "c"]
 
@@ -182,11 +173,9 @@ def test_an_engine_that_gives_signs_of_life_does_not_stand_still(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(event_relay, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
-    with writing() as session:
-        submitted(session)
-    claim, engine = claimed(settings, tmp_path / "1"), Slow(now, *[word] * 4)
-    lease, impatient = Lease(claim, settings, on_lost=lambda: None), settings.model_copy(update={"stall_seconds": 3.0})
+    claim, engine = sent_and_claimed(settings, tmp_path / "1"), Slow(now, *[word] * 4)
+    impatient = settings.model_copy(update={"stall_seconds": 3.0})
     with pytest.raises(Crashed) as caught:
-        EventRelay(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), impatient).run()
+        follow(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), impatient, engine)
     assert caught.value.code == code
     assert engine.ended == (code == "engine_stalled")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from sqlalchemy import select
@@ -22,11 +21,9 @@ from tests.compression.engine.on_disk.test_backend import ONLY_QUANTIZE, model_i
 from tests.support.measuring import briefly
 from tests.support.rows import submitted
 from tests.support.tiny_bert import sentences, write_rows
-from tests.workers.test_several import Telling, claimed
-from workers.engine import Engine
-from workers.event_relay import Crashed, EventRelay
+from tests.workers.test_several import Telling, claimed, follow
+from workers.event_relay import Crashed
 from workers.job_inputs import write_inputs
-from workers.lease import Lease
 
 MEMORY, FILES = "baseline-onnx-float32", "baseline-transformers-bfloat16"
 
@@ -70,8 +67,7 @@ def sent(settings: Settings, place: Path) -> Job:
 
 def attempted(place: Path, settings: Settings, storage: Storage, until: str | None = None) -> fencing.Claim:
     claim = claimed(settings, place)
-    engine = cast("Engine", Working(write_inputs(claim, place, settings, storage), place, until))
-    EventRelay(claim, place, storage, Lease(claim, settings, on_lost=lambda: None), engine, settings).run()
+    follow(claim, place, storage, settings, Working(write_inputs(claim, place, settings, storage), place, until))
     return claim
 
 
@@ -97,7 +93,6 @@ def test_an_attempt_that_goes_another_way_than_the_one_before_succeeds(
     with reading() as session:
         ended = session.get_one(Job, job.id)
         assert (ended.state, ended.attempt) == ("succeeded", 2)
-        assert ended.report is not None
         names = {one["name"] for one in ended.report["artifacts"]}
         assert names == {found.name for found in session.scalars(select(Artifact))}
         assert (FILES if memory_first else MEMORY) in names

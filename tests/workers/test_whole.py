@@ -5,7 +5,6 @@ import json
 import pickle
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
-@pytest.fixture
-def http(service: Service) -> Iterator[httpx.Client]:
-    service.start_workers("checks", "keeper")
-    with service.client() as client:
-        yield client
-
-
 def submit(http: httpx.Client, tiny: Path, **recipe: Any) -> str:
     model, data = send_model(http, tiny), send_data(http, tiny_splits())
     assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
@@ -58,8 +50,7 @@ def submit(http: httpx.Client, tiny: Path, **recipe: Any) -> str:
 
 
 def job(http: httpx.Client, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = http.get(f"/v1/jobs/{job_id}").json()
-    return found
+    return http.get(f"/v1/jobs/{job_id}").json()
 
 
 def finished(http: httpx.Client, job_id: str) -> dict[str, Any]:
@@ -81,7 +72,6 @@ def download(http: httpx.Client, artifact: dict[str, Any], folder: Path) -> Path
 
 
 def stock_labels(folder: Path, texts: list[str]) -> list[str]:
-    """Let an ONNX artifact answer, with onnxruntime and tokenizers alone."""
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     labels = json.loads((folder / "config.json").read_text())["id2label"]
@@ -95,7 +85,6 @@ def stock_labels(folder: Path, texts: list[str]) -> list[str]:
 
 
 def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
-    """Score an ONNX artifact."""
     found = stock_labels(folder, [row["text"] for row in rows])
     return sum(label == row["label"] for label, row in zip(found, rows, strict=True)) / len(rows)
 

@@ -3,17 +3,16 @@
 import datetime as dt
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
 from app.accounts import audit
 from app.api.dependencies import AdminDep, ReadDep
 from app.api.openapi import CSV
 from app.api.paging import PageSize, PageToken, answer_page
-from app.core.schemas import TEXT, Out, Page
+from app.core.schemas import Out, Page
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
-Part = Annotated[str | None, Query(max_length=200, pattern=TEXT)]
 
 
 class AuditOut(Out):
@@ -35,18 +34,13 @@ def list_(
     response: Response,
     session: ReadDep,
     caller: AdminDep,
-    key: Part = None,
-    action: Annotated[str | None, Query(max_length=100, pattern=TEXT, description="`jobs.cancel`, or a noun: `jobs`.")] = None,
-    object: Part = None,  # noqa: A002 (the parameter's name)
-    outcome: Part = None,
+    wanted: Annotated[audit.AuditFilter, Depends()],
     format: Annotated[Literal["json", "csv"], Query(description="csv: a line a row.")] = "json",  # noqa: A002
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Page[AuditOut] | Response:
     """List what the team's keys changed or were refused, newest first."""
-    rows, token = audit.list_entries(
-        session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome
-    )
+    rows, token = audit.list_entries(session, caller.team, page_size, page_token, wanted)
     found = answer_page([AuditOut(**audit.entry_fields(row)) for row in rows], token, request, response)
     if format == "json":
         return found

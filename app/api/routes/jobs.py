@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import select
 
@@ -140,19 +140,17 @@ async def list_events(
     request: Request,
     response: Response,
     caller: CallerDep,
+    wanted: Annotated[job_events.EventQuery, Depends()],
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
-    last_event_id: Annotated[int | None, Header(ge=0, le=job_events.MAX_SEQ)] = None,
-    after: Annotated[int, Query(ge=0, le=job_events.MAX_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
-    states: Annotated[bool, Query(description="In a stream: also a `state`, without id, for each change of the job.")] = False,
 ) -> Any:
     """List what happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
-        start = after if last_event_id is None else last_event_id
+        start = wanted.after if wanted.last_event_id is None else wanted.last_event_id
         await asyncio.to_thread(read_job, caller.team, job_id)  # 404 before the stream begins
-        return await _stream(caller, job_events.stream_events(caller, job_id, start, states=states))
-    found, token = await asyncio.to_thread(job_events.list_events, caller.team, job_id, after, page_size, page_token)
+        return await _stream(caller, job_events.stream_events(caller, job_id, start, states=wanted.states))
+    found, token = await asyncio.to_thread(job_events.list_events, caller.team, job_id, wanted.after, page_size, page_token)
     return answer_page(found, token, request, response)
 
 

@@ -43,7 +43,9 @@ def compare(
     """Show the finished jobs of a model; to a script of the page, how the picked ones differ."""
     bases = domain.list_base_models(session, visitor.team)
     base = model if any(one[0] == model for one in bases) else bases[0][0] if bases else None
-    found = domain.compare(session, visitor.team, base=base, size=MOST) if base else domain.Comparison(items=[], differs=[])
+    found = domain.Comparison(items=[], differs=[])
+    if base:
+        found = domain.compare(session, visitor.team, domain.ComparisonFilter(model=base), MOST)
     items, sets = data_of(session, visitor.team, found.items, data)
     picked = [item for item in items if item.id in (job or ())][:MOST_PICKED]
     context: dict[str, Any] = {

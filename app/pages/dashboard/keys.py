@@ -70,16 +70,7 @@ def audit_page(
     FOR_ADMINS.check(request, Caller(visitor.team, visitor.key, visitor.scope, operator=visitor.operator))
     wanted = {"key": key.strip(), "action": action.strip(), "object": object.strip(), "outcome": outcome.strip()}
     asked = {name: value for name, value in wanted.items() if value}
-    rows, following = audit.list_entries(
-        session,
-        visitor.team,
-        ROWS,
-        page_token,
-        key=wanted["key"],
-        action=wanted["action"],
-        about=wanted["object"],
-        outcome=wanted["outcome"],
-    )
+    rows, following = audit.list_entries(session, visitor.team, ROWS, page_token, audit.AuditFilter(**wanted))
     return render(
         request,
         "audit.html",

@@ -32,7 +32,6 @@ def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mappi
 
 
 def stage_row(
-    stage: Stage,
     shipped: ShippedArtifact,
     model: PreTrainedModel,
     rows: Sequence[Row],
@@ -60,7 +59,7 @@ def stage_row(
         draws=(draws.get(BASELINE, NO_DRAWS) if first else shipped.draws, shipped.draws),
     )
     row = Row(
-        stage=stage,
+        stage=shipped.artifact.stage,
         artifact=shipped.artifact.name,
         shape=family.shape_of(model.config),
         parameters=parameters,

@@ -27,7 +27,7 @@ from compression.schema.events import Event, Log
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Step, portion_of
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 
 PHASE, LAST = "distill", "last"
 """LAST: the key under which a save stores the weights of the loss terms after the last epoch."""
@@ -138,8 +138,7 @@ def _task_phase(
         rows,
         context.rows["validation"],
         objective,
-        before_step=objective.before_step,
-        extra=objective.parameters,
+        hooks=TrainingHooks(before_step=objective.before_step, extra=objective.parameters),
         resumable=context.resumable(PHASE, kept),
         budget=context.budget,
     )

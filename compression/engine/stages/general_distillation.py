@@ -16,7 +16,7 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 
 ASK, PHASE = "ask of unlabelled text", "general"
 
@@ -52,28 +52,13 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
         context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
     )
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, patience=asked.patience)
-
-    @torch.no_grad()
-    def judged() -> Validation:
-        training = context.model.training
-        context.model.eval()
-        rows, total = context.rows["validation"], 0.0
-        for whole in rows.by_length(micro_batch_size(BATCH, context.parts)):
-            batch: Batch = whole.to(context.device)
-            given = request_features(context.model, batch, context.task, comparison.student)
-            found = objective.feature_losses.terms(given, judge.outputs(batch), batch)
-            total += objective.weighting.total(found).item() * len(batch.rows) / len(rows)
-        context.model.train(training)
-        return Validation(-total, -total)
-
     ticks = train(
         context.model,
         plan,
         student_rows,
-        context.rows["validation"],
+        lambda: _validate(context, objective, judge),
         objective,
-        validation=judged,
-        extra=objective.parameters,
+        hooks=TrainingHooks(extra=objective.parameters),
         resumable=context.resumable(PHASE),
         budget=context.budget,
     )
@@ -88,6 +73,21 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
         f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."
     )
     context.notes.extend((*comparison.said(), *outcome.remarks))
+
+
+@torch.no_grad()
+def _validate(context: StageContext, objective: DistillationObjective, judge: Teacher) -> Validation:
+    """Return the phase's loss on validation's texts. judge: the teacher of these."""
+    training = context.model.training
+    context.model.eval()
+    rows, total = context.rows["validation"], 0.0
+    for whole in rows.by_length(micro_batch_size(BATCH, context.parts)):
+        batch: Batch = whole.to(context.device)
+        given = request_features(context.model, batch, context.task, objective.feature_losses.comparison.student)
+        found = objective.feature_losses.terms(given, judge.outputs(batch), batch)
+        total += objective.weighting.total(found).item() * len(batch.rows) / len(rows)
+    context.model.train(training)
+    return Validation(-total, -total)
 
 
 def _texts(context: StageContext) -> tuple[Examples, Examples]:

@@ -25,7 +25,7 @@ from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation
 from compression.training.config import TrainingConfig, TrainingOutcome
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 
 PHASE, PROBE_PHASE = "tune", "choose the rate"
 PREPARATION = "preparation"
@@ -92,7 +92,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
         context.rows["train"],
         context.rows["validation"],
         label_loss(context.task, model),
-        head=head_of(model),
+        hooks=TrainingHooks(head=head_of(model)),
         resumable=context.resumable(phase_of(number), beside | {PREPARATION: _packed(known)}),
         budget=context.budget,
     )

@@ -17,7 +17,7 @@ from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_f
 from compression.schema.events import Event
 from compression.schema.recipe.quantize import Qat
 from compression.schema.schemes import SCHEMES
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 
 PHASE = "quantization-aware training"
 ORDER = "qat.order"
@@ -51,10 +51,9 @@ def quantize(context: StageContext) -> Iterator[Event]:
         model,
         plan,
         context.rows["train"],
-        context.rows["validation"],
+        lambda: _quantized_validation(context, simulation),
         label_loss(context.task, model),
-        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation),
-        validation=lambda: _quantized_validation(context, simulation),
+        hooks=TrainingHooks(before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation)),
         resumable=context.resumable(PHASE, beside={ORDER: torch.tensor(order)}),
         budget=context.budget,
     )

@@ -19,7 +19,7 @@ from compression.schema.events import Log, TrainingSaved
 from compression.schema.report.preparation import RateTried
 from compression.system.progress import Returning, Step
 from compression.training.config import TrainingOutcome
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 
 News = Step | TrainingSaved | Log
 Ticks = Generator[News, None, TrainingOutcome]
@@ -165,8 +165,7 @@ class RateSearch:
             shuffled_rows(self.state.rows["train"], rows, self.seed),
             self.state.rows["validation"],
             label_loss(self.state.task, self.model),
-            before_epoch=freeze,
-            head=head_of(self.model),
+            hooks=TrainingHooks(before_epoch=freeze, head=head_of(self.model)),
             budget=self.state.budget,
         )
 

@@ -16,7 +16,7 @@ from compression.models.tensors import Tensors
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
@@ -65,7 +65,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         rows,
         context.rows["validation"],
         objective or label_loss(context.task, model),
-        before_epoch=freezer(model, settings),
+        hooks=TrainingHooks(before_epoch=freezer(model, settings)),
         resumable=context.resumable(phase, beside | ({HELD: torch.tensor(True)} if is_held else {})),
         budget=context.budget,
     )

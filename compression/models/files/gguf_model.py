@@ -182,10 +182,6 @@ def _compare(described: GgufDescription, content: gguf_header.Gguf, file: str) -
 
 def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: str) -> Iterator[CompressionError]:
     """Check that the stock reader can build a tokenizer of the vocabulary, and that the table fits."""
-
-    def mismatch(key: str, cause: str) -> ConfigMismatch:
-        return ConfigMismatch(f"tokenizer.ggml.{key} {cause}", param=f"{file}:tokenizer.ggml.{key}", remedy=REMEDY)
-
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
     if kind not in TOKENIZERS:
         cause = f"tokenizer.ggml.model is {kind!r:.60} and not one of: {', '.join(TOKENIZERS)}"
@@ -195,32 +191,40 @@ def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: st
         yield UnsupportedTokenizer(cause, param=f"{file}:tokenizer.ggml.pre", remedy=REMEDY)
     tokens = metadata["tokenizer.ggml.tokens"]
     if not all(isinstance(token, str) for token in tokens) or len(set(tokens)) != len(tokens):
-        yield mismatch("tokens", "does not give each id a token of its own")
-        return
-    if len(tokens) > described.shape.vocabulary:
-        yield mismatch("tokens", f"has {len(tokens)} tokens for a table of {described.shape.vocabulary}")
+        mismatches = iter([("tokens", "does not give each id a token of its own")])
+    else:
+        mismatches = _vocabulary(metadata, tokens, described.shape.vocabulary)
+    for key, cause in mismatches:
+        yield ConfigMismatch(f"tokenizer.ggml.{key} {cause}", param=f"{file}:tokenizer.ggml.{key}", remedy=REMEDY)
+
+
+def _vocabulary(metadata: Mapping[str, Any], tokens: list[str], table: int) -> Iterator[tuple[str, str]]:
+    """Yield each key of the tokenizer that does not fit its tokens, and the cause."""
+    kind = metadata.get("tokenizer.ggml.model")
+    if len(tokens) > table:
+        yield "tokens", f"has {len(tokens)} tokens for a table of {table}"
     merges = metadata.get("tokenizer.ggml.merges")
     if kind == "gpt2" and merges is None:
-        yield mismatch("merges", "is not there")
+        yield "merges", "is not there"
     known = set(tokens)
     if merges is not None and (not isinstance(merges, list) or not all(_merges(merge, known) for merge in merges)):
-        yield mismatch("merges", "does not join pairs of tokens to tokens")
+        yield "merges", "does not join pairs of tokens to tokens"
     for key, item in (("scores", float), ("token_type", int)):
         values = metadata.get(f"tokenizer.ggml.{key}")
         needed = key == "scores" and kind == "llama" and merges is None
         if values is None and not needed:
             continue
         if not isinstance(values, list) or len(values) != len(tokens) or not all(type(value) is item for value in values):
-            yield mismatch(key, "does not have one number a token")
+            yield key, "does not have one number a token"
     for key in ("add_bos_token", "add_eos_token", "add_space_prefix"):
         if type(metadata.get(f"tokenizer.ggml.{key}", True)) is not bool:
-            yield mismatch(key, "is neither true nor false")
+            yield key, "is neither true nor false"
     if begins(metadata) and metadata.get("tokenizer.ggml.bos_token_id") is None:
-        yield mismatch("bos_token_id", "is not there, and texts begin with it")
+        yield "bos_token_id", "is not there, and texts begin with it"
     for name in ("bos", "eos", "unknown", "padding"):
         number = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if number is not None and (type(number) is not int or not 0 <= number < len(tokens)):
-            yield mismatch(f"{name}_token_id", f"is {number!r:.60} and not in the vocabulary")
+            yield f"{name}_token_id", f"is {number!r:.60} and not in the vocabulary"
 
 
 def begins(metadata: Mapping[str, Any]) -> bool:

@@ -26,8 +26,7 @@ def bootstrap(database: Database, home: Path, *options: str) -> str | None:
     env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(home)}
     command = [sys.executable, "-m", "app.bootstrap", *options]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    key: str | None = json.loads(done.stdout)["key"]
-    return key
+    return json.loads(done.stdout)["key"]
 
 
 def test_a_lost_key_is_replaced_by_whoever_owns_the_database(database: Database, tmp_path: Path) -> None:
@@ -38,8 +37,6 @@ def test_a_lost_key_is_replaced_by_whoever_owns_the_database(database: Database,
     with Session(engine) as session:
         old, new = authenticate(session, database.key), authenticate(session, made)
     engine.dispose()
-    assert old is not None
-    assert new is not None
     assert (old.scope, old.operator) == (new.scope, new.operator) == (ADMIN, True)
     assert new.team == old.team
     assert new.key != old.key
@@ -49,7 +46,6 @@ def test_a_team_without_an_admin_gets_one_and_no_other_does(database: Database, 
     engine = make_engine(database.url)
     with Session(engine) as session, session.begin():
         first = authenticate(session, database.key)
-        assert first is not None
         session.add(Team(id="team_closed", name="closed"))
         session.flush()
         ended = create_key(session, "team_closed", "old", ADMIN)[0].id
@@ -62,7 +58,6 @@ def test_a_team_without_an_admin_gets_one_and_no_other_does(database: Database, 
     assert bootstrap(database, tmp_path, "--team", "closed") is None
     with Session(engine) as session, session.begin():
         again = authenticate(session, opened)
-        assert again is not None
         assert (again.team, again.scope, again.operator) == ("team_closed", ADMIN, False)
         session.execute(update(ApiKey).where(ApiKey.id == first.key).values(expires_at=now(-1.0)))
     after = bootstrap(database, tmp_path)  # a write key is left, but no admin's
@@ -71,7 +66,6 @@ def test_a_team_without_an_admin_gets_one_and_no_other_does(database: Database, 
         assert authenticate(session, database.key) is None
         found = authenticate(session, after)
     engine.dispose()
-    assert found is not None
     assert (found.team, found.scope, found.operator) == (first.team, ADMIN, True)
     with pytest.raises(subprocess.CalledProcessError) as error:
         bootstrap(database, tmp_path, "--team", "nobody's")
@@ -82,7 +76,6 @@ def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Dat
     engine, config = make_engine(database.url), alembic_config()
     with Session(engine) as session, session.begin():
         known = authenticate(session, database.key)
-        assert known is not None
         reader = create_key(session, known.team, "eyes", READ)[1]
     for step, revision in ((command.downgrade, "0005"), (command.upgrade, "head")):
         with engine.begin() as connection:

@@ -13,29 +13,10 @@ import psycopg
 import pytest
 
 from app.core.ids import ALPHABET, new_id
+from tests.client.figures import DATA_FACTS, MODEL_FACTS
 from tests.conftest import DATABASES, Service, fresh_database
 
-MODEL_FACTS = {
-    "kind": "model",
-    "family": "bert",
-    "architecture": "BertModel",
-    "shape": {"layers": 6, "hidden": 384, "heads": 12, "ffn": 1536, "vocabulary": 30522},
-    "max_positions": 512,
-    "parameters": {"total": 22713216, "embedding": 11917824, "other": 10795392},
-    "labels": None,
-    "dtype": "float32",
-    "bytes": 90868376,
-}
-DATA_FACTS = {
-    "kind": "dataset",
-    "labels": ["negative", "positive"],
-    "rows": {"train": 100, "validation": 20, "test": 20},
-    "label_counts": {"train": {"negative": 50, "positive": 50}},
-    "mean_words": 12.0,
-    "longest_words": 40,
-}
-
-
+Json = dict[str, Any]
 SCRAPE = "for-prometheus-alone"
 
 
@@ -43,7 +24,7 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def entry(path: str, data: bytes) -> dict[str, Any]:
+def entry(path: str, data: bytes) -> Json:
     return {"path": path, "size": len(data), "sha256": sha(data)}
 
 
@@ -58,19 +39,30 @@ def sql(service: Service, statement: str, *values: object) -> None:
             connection.execute(statement.encode(), values)
 
 
+def insert(service: Service, table: str, **values: object) -> None:
+    sql(service, f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", *values.values())
+
+
+def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json) -> str:
+    """Store an artifact of one file, as a worker does; return its id."""
+    artifact, moment = new_id("art"), "2026-01-01 00:00:00.000000"
+    kept = service.home / "storage" / "made" / artifact
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(data)
+    named = {"id": artifact, "job_id": job, "fence": 1, "name": "int8", "facts": json.dumps(facts), "created_at": moment}
+    insert(service, "artifacts", **named)
+    content = {"size": len(data), "sha256": sha(data), "key": f"made/{artifact}"}
+    insert(service, "files", id=new_id("fil"), artifact_id=artifact, path=path, **content)
+    return artifact
+
+
 def new_team(service: Service) -> str:
     """Make a team behind the API's back; return its admin key."""
     team, key_id, secret = new_id("team"), "".join(random.choices(ALPHABET, k=10)), "s" * 43
-    moment = "2026-01-01 00:00:00.000000"
-    sql(service, "INSERT INTO teams (id, name, created_at) VALUES (%s, %s, %s)", team, team, moment)
-    sql(
-        service,
-        "INSERT INTO api_keys (id, team_id, name, scope, secret_sha256, created_at) VALUES (%s, %s, 'first', 'admin', %s, %s)",
-        key_id,
-        team,
-        sha(secret.encode()),
-        moment,
-    )
+    made = {"name": team, "created_at": "2026-01-01 00:00:00.000000"}
+    insert(service, "teams", id=team, **made)
+    made |= {"name": "first", "scope": "admin", "secret_sha256": sha(secret.encode())}
+    insert(service, "api_keys", id=key_id, team_id=team, **made)
     return f"lathe_{key_id}_{secret}"
 
 
@@ -118,13 +110,13 @@ def ready_dataset(service: Service, http: httpx.Client) -> str:
 
 
 @pytest.fixture
-def request_body(service: Service, http: httpx.Client) -> dict[str, Any]:
+def request_body(service: Service, http: httpx.Client) -> Json:
     return {"models": {"base": ready_model(service, http)}, "datasets": [ready_dataset(service, http)], "recipe": "quick"}
 
 
-def problem(answer: httpx.Response, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+def problem(answer: httpx.Response, status: int, code: str, param: str | None = None) -> Json:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
-    body: dict[str, Any] = answer.json()
+    body: Json = answer.json()
     assert (answer.status_code, body["code"]) == (status, code), body
     assert body["cause"]
     assert body["remedy"]

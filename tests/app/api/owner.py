@@ -1,17 +1,15 @@
 """A team that owns one object of each kind, for tests that ask for all of them."""
 
 import contextlib
-import json
 import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from app.core.ids import new_id
 from app.store.models import READ
-from tests.app.api.conftest import entry, ready_dataset, ready_model, sha, sql
-from tests.app.api.test_report_page import done
+from tests.app.api.conftest import Json, add_artifact, entry, ready_dataset, ready_model
+from tests.app.api.finished import done
 from tests.conftest import Service
 
 FILE, DATA = "config.json", b"{}"
@@ -34,7 +32,6 @@ class Owner:
     """Path parameter → id; `identifier` is a model's or a dataset's, by path."""
 
     def make(self) -> None:
-        """Store one object of each kind."""
         body = {"models": {"base": ready_model(self.service, self.http)}, "datasets": [ready_dataset(self.service, self.http)]}
         job = done(self.service, self.http, {**body, "recipe": "quick"})
         share = self.http.post(f"/v1/jobs/{job}/share", json={}).json()
@@ -56,22 +53,14 @@ class Owner:
         }
 
     def _uploading(self, noun: str) -> str:
-        body: dict[str, Any] = {"name": "n", "files": [entry(FILE if noun == "models" else "t.jsonl", DATA)]}
+        body: Json = {"name": "n", "files": [entry(FILE if noun == "models" else "t.jsonl", DATA)]}
         if noun == "datasets":
             body |= {"format": "jsonl", "splits": {"train": ["t.jsonl"]}}
         return str(self.http.post(f"/v1/{noun}", json=body).json()["id"])
 
     def _artifact(self, job: str) -> str:
-        artifact = new_id("art")
-        kept = self.service.home / "storage" / "made" / artifact
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(DATA)
         facts = dict.fromkeys(("name", "kind", "stage", "precision", "opens_with"), "x") | {"score": {}}
-        into = "INSERT INTO artifacts (id, job_id, fence, name, facts, created_at) VALUES (%s, %s, 1, 'int8', %s, %s)"
-        sql(self.service, into, artifact, job, json.dumps(facts), MOMENT)
-        into = "INSERT INTO files (id, artifact_id, path, size, sha256, key) VALUES (%s, %s, %s, %s, %s, %s)"
-        sql(self.service, into, new_id("fil"), artifact, FILE, len(DATA), sha(DATA), f"made/{artifact}")
-        return artifact
+        return add_artifact(self.service, job, FILE, DATA, facts)
 
     def address(self, path: str) -> str:
         """Fill a route's path with the owner's objects."""

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from app.core.ids import new_id
-from tests.app.api.conftest import new_team, problem, sql
+from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.app.api.test_sessions import sign_in, token
 from tests.conftest import Service, wait_for
 
@@ -20,7 +20,7 @@ def told(http: httpx.Client, **asked: Any) -> list[tuple[str, str | None, str]]:
 
 
 def test_each_change_leaves_a_row_that_names_who_what_and_whence(
-    http: httpx.Client, service: Service, request_body: dict[str, Any]
+    http: httpx.Client, service: Service, request_body: Json
 ) -> None:
     base, data = request_body["models"]["base"], request_body["datasets"][0]
     job = http.post("/v1/jobs", json=request_body, headers={"X-Request-Id": "look-for-me"}).json()["id"]
@@ -59,9 +59,7 @@ def test_each_change_leaves_a_row_that_names_who_what_and_whence(
     ]
 
 
-def test_a_refusal_leaves_a_row_though_nothing_changed(
-    http: httpx.Client, service: Service, request_body: dict[str, Any]
-) -> None:
+def test_a_refusal_leaves_a_row_though_nothing_changed(http: httpx.Client, service: Service, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     reader = http.post("/v1/keys", json={"name": "r", "scope": "read"}).json()
     with service.client(reader["key"]) as eyes:
@@ -79,9 +77,7 @@ def test_a_refusal_leaves_a_row_though_nothing_changed(
     assert len(told(http, action="jobs.cancel")) == 1
 
 
-def test_a_change_and_its_row_are_there_both_or_neither(
-    http: httpx.Client, service: Service, request_body: dict[str, Any]
-) -> None:
+def test_a_change_and_its_row_are_there_both_or_neither(http: httpx.Client, service: Service, request_body: Json) -> None:
     full = "no room for what was done"
     if service.database.kind == "sqlite":
         refuse = f"CREATE TRIGGER no_room BEFORE INSERT ON audit_log BEGIN SELECT RAISE(ABORT, '{full}'); END"
@@ -99,7 +95,7 @@ def test_a_change_and_its_row_are_there_both_or_neither(
     assert told(http, action="jobs") == []
 
 
-def test_sending_a_request_again_tells_of_it_once(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_sending_a_request_again_tells_of_it_once(http: httpx.Client, request_body: Json) -> None:
     once = {"Idempotency-Key": new_id("k")}
     first, again = (http.post("/v1/jobs", json=request_body, headers=once) for _ in range(2))
     assert again.headers["idempotency-replayed"] == "true"
@@ -133,7 +129,6 @@ def test_request_lines_name_key_and_team(http: httpx.Client, service: Service) -
     name = new_id("req")
     http.get("/v1/jobs", headers={"X-Request-Id": name})
     lines = wait_for(lambda: [line for line in service.log("api").splitlines() if name in line])
-    assert isinstance(lines, list)
     line = json.loads(lines[0])
     assert (line["key"], line["team"]) == (service.database.key.split("_")[1], team)
     assert service.database.key not in service.log("api")

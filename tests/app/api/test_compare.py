@@ -3,49 +3,36 @@
 import csv
 import io
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from compression.schema.report.measurements import NotMeasured
-from compression.schema.report.report import Report
-from compression.schema.stages import Stage
-from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
+from compression.schema.report.measurements import NotMeasured, Row
+from tests.app.api.conftest import Json, new_team, problem, ready_dataset, ready_model, sql
+from tests.app.api.finished import end_with
 from tests.client.figures import report, row
 from tests.conftest import Service
 
 M = 1_000_000
 
 
-def finished(
-    service: Service,
-    http: httpx.Client,
-    body: dict[str, Any],
+def shipped(
     size: int,
     ms: float,
     score: float,
     *,
     length: int = 128,
-    language: tuple[dict[str, Any], dict[str, Any]] | None = None,
     perplexities: tuple[bool, bool] | None = None,
     validation: float | None = None,
     is_converged: bool = True,
-    **more: Any,
-) -> str:
-    """A job that shipped a model of so many megabytes, as a worker leaves it.
+) -> tuple[Row, ...]:
+    """Rows of a job that shipped a model of so many megabytes.
 
-    length: tokens that it was timed at; language: keys of its recipe's `train` and of `evaluate`, as of a language model;
-    perplexities: scores are such, and whether the baseline has one, and what was shipped; validation: the score there, of which
-    the baseline has 0.8; None as in jobs of before it was taken.
+    length: tokens that it was timed at; perplexities: scores are such, and whether the baseline has one, and what was shipped;
+    validation: the score there, of which the baseline has 0.8; None as in jobs of before it was taken.
     """
-    job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
-    if language is not None:
-        found = http.get(f"/v1/jobs/{job}").json()
-        recipe = {**found["recipe"], "train": {**found["recipe"]["train"], **language[0]}}
-        statement = "UPDATE jobs SET task = 'causal-lm', recipe = %s, evaluate = %s WHERE id = %s"
-        sql(service, statement, json.dumps(recipe), json.dumps({**found["evaluate"], **language[1]}), job)
     rows = tuple(
         one.model_copy(update={"latency": one.latency.model_copy(update={"length": length})})
         for one in (
@@ -63,43 +50,42 @@ def finished(
             one.model_copy(update={"score": one.score.model_copy(update=perplexity) if scored else unknown})
             for one, scored in zip(rows, perplexities, strict=True)
         )
-    for place, one in enumerate(rows):
-        figures = (
-            one.stage,
-            place,
-            1,
-            one.parameters.total,
-            one.size.bytes,
-            one.latency.median_ms,
-            getattr(one.score, "value", None),
-        )  # type: ignore[union-attr]
-        sql(
-            service,
-            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, latency_ms, score, row, created_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '2026-01-01 00:00:00.000000')",
-            *(job, *figures, one.model_dump_json()),
-        )
-    found: Report = report().model_copy(update={"rows": rows, "headline": rows[1].artifact, "ratios": rows[1].ratios})
-    ended = "finished_at = '2026-02-03 04:05:06.000000'"
-    change = f"UPDATE jobs SET state = 'succeeded', report = %s, started_at = created_at, {ended} WHERE id = %s"
-    sql(service, change, found.model_dump_json(), job)
-    return job
+    return rows
 
 
-def compared(http: httpx.Client, **query: Any) -> dict[str, Any]:
+Finish = Callable[..., str]
+
+
+@pytest.fixture
+def finish(service: Service, http: httpx.Client, request_body: Json) -> Finish:
+    """Ends a job with rows; language: keys of its recipe's `train` and of `evaluate`, as of a language model."""
+
+    def finished(rows: tuple[Row, ...], *, language: tuple[Json, Json] | None = None, **changes: Any) -> str:
+        job = str(http.post("/v1/jobs", json={**request_body, **changes}).json()["id"])
+        if language is not None:
+            asked = http.get(f"/v1/jobs/{job}").json()
+            recipe = {**asked["recipe"], "train": {**asked["recipe"]["train"], **language[0]}}
+            statement = "UPDATE jobs SET task = 'causal-lm', recipe = %s, evaluate = %s WHERE id = %s"
+            sql(service, statement, json.dumps(recipe), json.dumps({**asked["evaluate"], **language[1]}), job)
+        end_with(service, job, report(rows=rows, headline=rows[1].artifact, ratios=rows[1].ratios))
+        return job
+
+    return finished
+
+
+def compared(http: httpx.Client, **query: Any) -> Json:
     answer = http.get("/v1/compare", params=query)
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    return answer.json()
 
 
 def test_jobs_of_a_model_are_held_against_each_other(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
 ) -> None:
-    small = finished(service, http, request_body, 20, 9.0, 0.70, name="small", labels={"for": "phones"})
-    good = finished(service, http, {**request_body, "recipe": "standard"}, 30, 8.0, 0.79, name="good")
-    beaten = finished(service, http, request_body, 40, 9.5, 0.79, name="beaten")
-    finished(service, http, {**request_body, "models": {"base": ready_model(service, http)}}, 1, 1.0, 0.99, name="elsewhere")
+    small = finish(shipped(20, 9.0, 0.70), name="small", labels={"for": "phones"})
+    good = finish(shipped(30, 8.0, 0.79), recipe="standard", name="good")
+    beaten = finish(shipped(40, 9.5, 0.79), name="beaten")
+    finish(shipped(1, 1.0, 0.99), models={"base": ready_model(service, http)}, name="elsewhere")
     http.post("/v1/jobs", json=request_body)  # waits, so it has nothing to compare
 
     found = compared(http, model=request_body["models"]["base"])
@@ -120,7 +106,7 @@ def test_jobs_of_a_model_are_held_against_each_other(
     assert "recipe.version" not in found["differs"]
     assert compared(http, job=[small, beaten])["differs"] == []
     plain = http.get("/v1/recipes").json()["items"][0]["recipe"] | {"prune": None}
-    uncut = finished(service, http, {**request_body, "recipe": plain}, 60, 9.0, 0.8)
+    uncut = finish(shipped(60, 9.0, 0.8), recipe=plain)
     assert "recipe.prune" in compared(http, job=[good, uncut])["differs"]  # and not each of its keys
     assert "recipe.prune.ratio" not in compared(http, job=[good, uncut])["differs"]
     assert {"recipe.prune", "recipe.prune.ratio"} < set(compared(http, job=[good, uncut, small])["differs"])
@@ -128,28 +114,27 @@ def test_jobs_of_a_model_are_held_against_each_other(
     assert [one["id"] for one in compared(http, label="for:phones")["items"]] == [small]
 
 
-def test_who_beats_whom_is_read_on_validation_and_not_against_jobs_that_have_none(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    good = finished(service, http, request_body, 20, 9.0, 0.6, validation=0.79)
-    lucky = finished(service, http, request_body, 20, 9.0, 0.9, validation=0.7)  # better on test, which decides nothing
-    old = finished(service, http, request_body, 20, 9.0, 0.5)
+def test_who_beats_whom_is_read_on_validation_and_not_against_jobs_that_have_none(finish: Finish, http: httpx.Client) -> None:
+    good = finish(shipped(20, 9.0, 0.6, validation=0.79))
+    # Better on test, which decides nothing.
+    lucky = finish(shipped(20, 9.0, 0.9, validation=0.7))
+    old = finish(shipped(20, 9.0, 0.5))
     found = {item["id"]: item for item in compared(http)["items"]}
     assert {job: item["best_by"] for job, item in found.items()} == {
         good: ["bytes", "latency_ms"],
         lucky: [],
         old: ["bytes", "latency_ms"],
     }
-    shipped = found[lucky]["shipped"]
-    assert (shipped["score"], shipped["validation"], shipped["validation_error"]) == (0.9, 0.7, 0.01)
+    point = found[lucky]["shipped"]
+    assert (point["score"], point["validation"], point["validation_error"]) == (0.9, 0.7, 0.01)
     assert found[lucky]["ratios"]["retention_on_validation_interval"] == [0.9, 1.1]
     assert (found[old]["shipped"]["validation"], found[old]["ratios"]["judged_on"]) == (None, "test")
 
 
 def test_a_baseline_that_has_not_converged_is_flagged_in_json_table_and_csv(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client
 ) -> None:
-    jobs = [finished(service, http, request_body, 20, 9.0, 0.9, validation=0.88, is_converged=known) for known in (True, False)]
+    jobs = [finish(shipped(20, 9.0, 0.9, validation=0.88, is_converged=known)) for known in (True, False)]
     flags = {item["id"]: item["ratios"]["baseline_not_converged"] for item in compared(http)["items"]}
     assert flags == dict(zip(jobs, (False, True), strict=True))
     lines = list(csv.DictReader(io.StringIO(http.get("/v1/compare", params={"format": "csv"}).text)))
@@ -165,26 +150,26 @@ def test_a_baseline_that_has_not_converged_is_flagged_in_json_table_and_csv(
 
 
 def test_jobs_with_other_data_do_not_beat_each_other(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     other = ready_dataset(service, http)
-    hard = finished(service, http, request_body, 20, 9.0, 0.60)
-    easy = finished(service, http, {**request_body, "datasets": [other]}, 10, 8.0, 0.99)
+    hard = finish(shipped(20, 9.0, 0.60))
+    easy = finish(shipped(10, 8.0, 0.99), datasets=[other])
     best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
     assert best == {hard: ["bytes", "latency_ms"], easy: ["bytes", "latency_ms"]}
     assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
 
 
 def test_means_over_other_metrics_do_not_beat_each_other(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client, request_body: Json
 ) -> None:
-    body = {**request_body, "datasets": [*request_body["datasets"], ready_dataset(service, http)]}
+    several = {"datasets": [*request_body["datasets"], ready_dataset(service, http)]}
     asked: list[Any] = ["auto", ["accuracy", "auto"], ["accuracy", "f1"], ["auto", "matthews"]]
     plain, same, other, third = (
-        finished(service, http, {**body, "evaluate": {"metric": metric}}, size, 9.0, 0.6 + size / 100)
+        finish(shipped(size, 9.0, 0.6 + size / 100), **several, evaluate={"metric": metric})
         for size, metric in zip((20, 19, 18, 17), asked, strict=True)
     )
-    better = finished(service, http, {**body, "evaluate": {"metric": ["accuracy", "accuracy"]}}, 10, 8.0, 0.99)
+    better = finish(shipped(10, 8.0, 0.99), **several, evaluate={"metric": ["accuracy", "accuracy"]})
     best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
     assert [job for job, by in best.items() if by] == [better, third, other]
     assert best[plain] == best[same] == []
@@ -201,27 +186,22 @@ def test_means_over_other_metrics_do_not_beat_each_other(
     ],
 )
 def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
-    service: Service,
-    http: httpx.Client,
-    request_body: dict[str, Any],
-    train: dict[str, Any],
-    evaluate: dict[str, Any],
-    alike: bool,
+    finish: Finish, http: httpx.Client, train: Json, evaluate: Json, alike: bool
 ) -> None:
     window = {"max_length": 128}
-    plain = finished(service, http, request_body, 20, 9.0, 0.6, language=(window, {}))
-    better = finished(service, http, request_body, 10, 8.0, 0.7, language=({**window, **train}, evaluate))
+    plain = finish(shipped(20, 9.0, 0.6), language=(window, {}))
+    better = finish(shipped(10, 8.0, 0.7), language=({**window, **train}, evaluate))
     best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
     assert best == {plain: [] if alike else ["bytes", "latency_ms"], better: ["bytes", "latency_ms"]}
 
 
 def test_lower_perplexities_are_better_though_the_baseline_has_none(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    finish: Finish, service: Service, http: httpx.Client
 ) -> None:
-    good = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(False, True))
-    bad = finished(service, http, request_body, 20, 9.0, 30.0, language=({}, {}), perplexities=(False, True))
-    before = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(True, False))
-    none = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(False, False))
+    good = finish(shipped(20, 9.0, 12.5, perplexities=(False, True)), language=({}, {}))
+    bad = finish(shipped(20, 9.0, 30.0, perplexities=(False, True)), language=({}, {}))
+    before = finish(shipped(20, 9.0, 12.5, perplexities=(True, False)), language=({}, {}))
+    none = finish(shipped(20, 9.0, 12.5, perplexities=(False, False)), language=({}, {}))
     found = {item["id"]: item for item in compared(http)["items"]}
     told = {job: (item["metric"], item["lower_is_better"]) for job, item in found.items()}
     assert told == {**dict.fromkeys((good, bad, before), ("perplexity", True)), none: (None, False)}
@@ -234,15 +214,15 @@ def test_lower_perplexities_are_better_though_the_baseline_has_none(
     assert (text.count('data-lower="1"'), "12.5" in text) == (3, True)
 
 
-def test_what_was_timed_otherwise_is_not_the_faster(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    whole = finished(service, http, request_body, 20, 9.0, 0.6)
-    short = finished(service, http, request_body, 10, 1.0, 0.7, length=16)
+def test_what_was_timed_otherwise_is_not_the_faster(finish: Finish, http: httpx.Client) -> None:
+    whole = finish(shipped(20, 9.0, 0.6))
+    short = finish(shipped(10, 1.0, 0.7, length=16))
     best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
     assert best == {whole: ["latency_ms"], short: ["bytes", "latency_ms"]}
 
 
-def test_the_page_says_of_what_a_time_is(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    made = [finished(service, http, request_body, 20, 9.0, 0.6, language=language) for language in (None, ({}, {}))]
+def test_the_page_says_of_what_a_time_is(finish: Finish, service: Service, request_body: Json) -> None:
+    made = [finish(shipped(20, 9.0, 0.6), language=language) for language in (None, ({}, {}))]
     with httpx.Client(base_url=service.url, timeout=70) as browser:
         browser.post("/sign-in", data={"key": service.database.key})
         text = browser.get("/compare", params={"model": request_body["models"]["base"], "job": made}).text
@@ -250,11 +230,9 @@ def test_the_page_says_of_what_a_time_is(service: Service, http: httpx.Client, r
     assert text.count("batch 1, per token after 128") == 1
 
 
-def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    finished(service, http, request_body, 20, 9.0, 0.7, name='=HYPERLINK("http://evil")', labels={"a": 'b,"c"'})
-    finished(service, http, {**request_body, "recipe": "standard"}, 30, 8.0, 0.79, name="plain, with a comma")
+def test_the_table_is_one_that_spreadsheets_can_open_without_harm(finish: Finish, http: httpx.Client) -> None:
+    finish(shipped(20, 9.0, 0.7), name='=HYPERLINK("http://evil")', labels={"a": 'b,"c"'})
+    finish(shipped(30, 8.0, 0.79), recipe="standard", name="plain, with a comma")
     answer = http.get("/v1/compare", params={"format": "csv"})
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert "attachment" in answer.headers["content-disposition"]
@@ -265,39 +243,21 @@ def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
     assert lines[0]["recipe.prune.ratio"] != lines[1]["recipe.prune.ratio"]
 
 
-def test_pages_follow_each_other_and_strangers_see_nothing(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    made = [finished(service, http, request_body, 20, 9.0, 0.7) for _ in range(3)]
+def test_pages_follow_each_other_and_strangers_see_nothing(finish: Finish, service: Service, http: httpx.Client) -> None:
+    made = [finish(shipped(20, 9.0, 0.7)) for _ in range(3)]
     first = http.get("/v1/compare", params={"page_size": 2})
     second = http.get(first.links["next"]["url"])
     assert [item["id"] for item in [*first.json()["items"], *second.json()["items"]]] == made[::-1]
     assert second.json()["next_page_token"] is None
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
+    with service.client(new_team(service)) as stranger:
         assert compared(stranger, job=made)["items"] == []
     problem(http.get("/v1/compare", params={"page_token": "!"}), 422, "invalid_request", "page_token")
 
 
-def test_what_was_not_measured_is_null(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    job = finished(service, http, request_body, 20, 9.0, 0.7)
-    stages: tuple[Stage, ...] = ("quantized",)
-    for stage in stages:
-        one = row(stage, 20, 20, 9.0, 0.7).model_dump(mode="json") | {"latency": {"not_measured": "no reason"}}
-        again = str(http.post("/v1/jobs", json=request_body).json()["id"])
-        sql(
-            service,
-            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, latency_ms, score, row, created_at)"
-            " VALUES (%s, %s, 0, 1, 20, 20, NULL, 0.7, %s, '2026-01-01 00:00:00.000000')",
-            *(again, stage, json.dumps(one)),
-        )
-        told = report().model_copy(update={"headline": one["artifact"]}).model_dump_json()
-        sql(
-            service,
-            "UPDATE jobs SET state = 'succeeded', report = %s, started_at = created_at, finished_at = created_at WHERE id = %s",
-            told,
-            again,
-        )
+def test_what_was_not_measured_is_null(finish: Finish, http: httpx.Client) -> None:
+    job = finish(shipped(20, 9.0, 0.7))
+    unknown = {"latency": NotMeasured(not_measured="no reason")}
+    again = finish(tuple(one.model_copy(update=unknown) for one in shipped(20, 9.0, 0.7)))
     items = {item["id"]: item for item in compared(http)["items"]}
     assert (items[again]["shipped"]["latency_ms"], items[again]["shipped"]["latency_at"]) == (None, None)
     assert "latency_ms" in items[job]["best_by"]

@@ -57,7 +57,6 @@ def connect(service: Service, source: str = "127.0.0.1") -> socket.socket:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 

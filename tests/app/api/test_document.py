@@ -13,6 +13,7 @@ from app.api.routes.teams import TeamOut
 from app.core import errors
 from app.core.schemas import Page
 from app.main import app
+from tests.app.api.conftest import Json
 from tests.app.api.test_keys import needs
 from tests.support import documented
 
@@ -21,13 +22,13 @@ FREE_FORM = {"/v1/recipes/check"}
 """Bodies without a form of their own: a recipe may be given in part."""
 
 
-def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+def operations() -> Iterator[tuple[str, str, Json]]:
     for path, ways in DOCUMENT["paths"].items():
         for method, way in ways.items():
             yield method.upper(), path, way
 
 
-def responses(way: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def responses(way: Json) -> dict[str, Json]:
     shared = DOCUMENT["components"]["responses"]
     return {
         status: shared[said["$ref"].rsplit("/", 1)[1]] if "$ref" in said else said for status, said in way["responses"].items()
@@ -100,7 +101,7 @@ def test_what_a_route_needs_says_how_it_refuses() -> None:
             assert any("Idempotency-Replayed" in one["headers"] for one in said.values()), (method, path)
 
 
-def _lists(schema: Any) -> Iterator[dict[str, Any]]:
+def _lists(schema: Any) -> Iterator[Json]:
     if isinstance(schema, dict):
         if schema.get("type") == "array":
             yield schema
@@ -200,7 +201,7 @@ def test_a_later_route_is_documented_by_what_it_declares() -> None:
     assert {"413", "429", "500", "503", "507"} <= set(codes)
 
 
-def _answered(status: int, body: dict[str, Any] | None = None, path: str = "/v1/jobs/job_1") -> str | None:
+def _answered(status: int, body: Json | None = None, path: str = "/v1/jobs/job_1") -> str | None:
     """Hold an answer to a DELETE against the document, as every test of the API does."""
     headers = {"x-request-id": "req_1"} | ({"content-type": MEDIA} if body else {})
     sent = httpx.Request("DELETE", f"http://lathe{path}")

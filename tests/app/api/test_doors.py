@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -11,9 +10,9 @@ from app.accounts.auth import sees_hosts
 from app.api import ranges
 from app.core.ids import new_id
 from app.core.redaction import redact_paths
-from tests.app.api.conftest import entry, new_team, problem, sha, sql
+from tests.app.api.conftest import Json, add_artifact, entry, insert, new_team, problem, sql
 from tests.app.api.test_metrics import scraped, value
-from tests.conftest import Service, fresh_database
+from tests.conftest import Service, over_sqlite
 
 MOMENT = "2026-01-01 00:00:00.000000"
 
@@ -44,9 +43,7 @@ def test_a_bug_is_a_500_in_the_answer_the_log_and_the_figures(service: Service, 
 
 @pytest.mark.parametrize("depth", [40, 260, 900, 5000])
 @pytest.mark.parametrize("keyed", [False, True])
-def test_recipes_nested_without_end_are_refused(
-    http: httpx.Client, request_body: dict[str, Any], depth: int, *, keyed: bool
-) -> None:
+def test_recipes_nested_without_end_are_refused(http: httpx.Client, request_body: Json, depth: int, *, keyed: bool) -> None:
     headers = {"Content-Type": "application/json", **({"Idempotency-Key": new_id("key")} if keyed else {})}
     for nested in ('{"a":' * depth + "1" + "}" * depth, '{"a":' + "[" * depth + "]" * depth + "}"):
         body = json.dumps({**request_body, "recipe": "here"}).replace('"here"', nested)
@@ -55,21 +52,8 @@ def test_recipes_nested_without_end_are_refused(
         assert problem(answer, 422, answer.json()["code"])["code"] in {"invalid_recipe", "invalid_request"}
 
 
-def test_allow_names_every_method_of_a_path(http: httpx.Client) -> None:
-    def allowed(method: str, path: str) -> set[str]:
-        answer = http.request(method, path)
-        problem(answer, 405, "method_not_allowed")
-        return set(answer.headers["allow"].split(", "))
-
-    assert allowed("PATCH", "/v1/jobs") == {"GET", "POST"}
-    assert allowed("PUT", "/v1/jobs/job_1") == {"GET", "DELETE"}
-    assert allowed("POST", "/v1/models/mdl_1/files/a/b") == {"HEAD", "PUT", "PATCH"}
-    assert allowed("DELETE", "/v1/artifacts/art_1/files/a") == {"GET", "HEAD"}
-    assert allowed("POST", "/jobs") == {"GET"}
-
-
 @pytest.mark.parametrize("size", [True, "7", "7.0", 7.5])
-def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], size: object) -> None:
+def test_numbers_are_numbers(http: httpx.Client, request_body: Json, size: object) -> None:
     files = [{**entry("w.json", b"1"), "size": size}]
     problem(http.post("/v1/models", json={"name": "m", "files": files}), 422, "invalid_request", "files.0.size")
     problem(http.post("/v1/jobs", json={**request_body, "priority": size}), 422, "invalid_request", "priority")
@@ -79,7 +63,7 @@ def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], s
     problem(http.post(f"/v1/jobs/{job}/share", json={"expires_in": size}), 422, "invalid_request", "expires_in")
 
 
-def test_a_key_whose_object_was_deleted_says_so(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_key_whose_object_was_deleted_says_so(http: httpx.Client, request_body: Json) -> None:
     body = {"name": "m", "files": [entry("w.json", b"1")]}
     headers = {"Idempotency-Key": "one"}
     made = http.post("/v1/models", json=body, headers=headers).json()["id"]
@@ -94,19 +78,13 @@ def test_a_key_whose_object_was_deleted_says_so(service: Service, http: httpx.Cl
     problem(http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}), 410, "deleted")
 
 
-def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client, request_body: Json) -> None:
     told = "FileNotFoundError: '/var/lib/lathe/scratch/job_1/in/model.bin', see POST /v1/jobs and /docs/errors#x"
     seen = "FileNotFoundError: '…/model.bin', see POST /v1/jobs and /docs/errors#x"
     reason = {"code": "worker_error", "cause": told, "remedy": "none", "param": None}
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", json.dumps(reason), job)
-    sql(
-        service,
-        "INSERT INTO events (job_id, seq, type, data, at) VALUES (%s, 900, 'requeued', %s, %s)",
-        job,
-        json.dumps(reason),
-        MOMENT,
-    )
+    insert(service, "events", job_id=job, seq=900, type="requeued", data=json.dumps(reason), at=MOMENT)
     assert http.get(f"/v1/jobs/{job}").json()["error"]["cause"] == seen
     assert http.get("/v1/jobs").json()["items"][0]["error"]["cause"] == seen
     assert http.get(f"/v1/jobs/{job}/events").json()["items"][-1]["data"]["cause"] == seen
@@ -121,15 +99,8 @@ def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client
 
 def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
     worker = new_id("wkr")
-    sql(
-        service,
-        "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at)"
-        " VALUES (%s, 'jobs', 'vault-7', 4711, '{}', %s, %s, %s)",
-        worker,
-        False,
-        "2099-01-01 00:00:00.000000",
-        "2099-01-01 00:00:00.000000",
-    )
+    lives = dict.fromkeys(("started_at", "seen_at"), "2099-01-01 00:00:00.000000")
+    insert(service, "workers", id=worker, kind="jobs", host="vault-7", pid=4711, facts="{}", drain=False, **lives)
     with service.client(new_team(service)) as tenant:  # its admin, who does not run the service
         seen = next(one for one in tenant.get("/v1/workers").json()["items"] if one["id"] == worker)
         assert (seen["host"], seen["pid"], seen["kind"]) == (None, None, "jobs")
@@ -143,29 +114,9 @@ def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
     assert sees_hosts(Someone())
 
 
-def test_downloads_are_named_and_known_by_their_tags(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    job, artifact, data = http.post("/v1/jobs", json=request_body).json()["id"], new_id("art"), b"weights"
-    kept = service.home / "storage" / "made" / artifact
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(data)
-    sql(
-        service,
-        "INSERT INTO artifacts (id, job_id, fence, name, facts, created_at) VALUES (%s, %s, 1, 'int8', '{}', %s)",
-        artifact,
-        job,
-        MOMENT,
-    )
-    sql(
-        service,
-        "INSERT INTO files (id, artifact_id, path, size, sha256, key) VALUES (%s, %s, 'onnx/model.onnx', %s, %s, %s)",
-        new_id("fil"),
-        artifact,
-        len(data),
-        sha(data),
-        f"made/{artifact}",
-    )
+def test_downloads_are_named_and_known_by_their_tags(service: Service, http: httpx.Client, request_body: Json) -> None:
+    job, data = http.post("/v1/jobs", json=request_body).json()["id"], b"weights"
+    artifact = add_artifact(service, job, "onnx/model.onnx", data, {})
     place = f"/v1/artifacts/{artifact}/files/onnx/model.onnx"
     whole = http.get(place)
     assert whole.content == data
@@ -180,7 +131,7 @@ def test_downloads_are_named_and_known_by_their_tags(
     )
 
 
-def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"1")]})
     sql(service, "UPDATE jobs SET state = 'succeeded', report = '{}' WHERE id = %s", job)
@@ -198,17 +149,11 @@ def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Cl
 
 
 @pytest.fixture(scope="module")
-def public(
-    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+def public(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API that is reached over TLS at a public address."""
-    folder = tmp_path_factory.mktemp("public")
-    with fresh_database("sqlite", postgres, templates, folder) as database:
-        made = Service(folder / "home", database, valkey)
-        made.settings = {"LATHE_PUBLIC_URL": "https://lathe.example.com/"}
-        made.start_api()
+    address = {"LATHE_PUBLIC_URL": "https://lathe.example.com/"}
+    with over_sqlite(templates, valkey, tmp_path_factory.mktemp("public"), **address) as made:
         yield made
-        made.stop()
 
 
 def test_a_public_address_is_in_links_and_shuts_plain_http_out(public: Service) -> None:

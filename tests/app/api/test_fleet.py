@@ -1,28 +1,24 @@
 """The fleet as a team sees it: its own in full, of others no more than sums."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.app.api.conftest import entry, new_team, problem, sql
+from tests.app.api.conftest import Json, entry, insert, new_team, problem, sql
 from tests.conftest import Service
 
 THEN, LATER = "2126-01-01 00:00:00.000000", "2126-01-01 00:10:00.000000"
 
 
 def worker(service: Service, name: str, seen: str, **facts: Any) -> None:
-    sql(
-        service,
-        "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at)"
-        " VALUES (%s, 'jobs', 'h', 1, %s, FALSE, %s, %s)",
-        *(name, json.dumps({"confinement": "bubblewrap", **facts}), seen, seen),
-    )
+    known = json.dumps({"confinement": "bubblewrap", **facts})
+    lives = {"drain": False, "started_at": seen, "seen_at": seen}
+    insert(service, "workers", id=name, kind="jobs", host="h", pid=1, facts=known, **lives)
 
 
-def running(service: Service, http: httpx.Client, body: dict[str, Any], by: str) -> str:
+def running(service: Service, http: httpx.Client, body: Json, by: str) -> str:
     job = str(http.post("/v1/jobs", json=body).json()["id"])
     sql(service, "UPDATE jobs SET state = 'running', worker_id = %s, started_at = %s WHERE id = %s", by, THEN, job)
     return job
@@ -37,7 +33,7 @@ def service(service: Service) -> Service:
 
 
 def test_workers_say_when_they_were_heard_of_and_whose_job_they_run(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     worker(service, "wkr_old", "2026-01-01 00:00:00.000000")
     worker(service, "wkr_new", THEN, devices=["NVIDIA H100"])
@@ -47,13 +43,12 @@ def test_workers_say_when_they_were_heard_of_and_whose_job_they_run(
     assert new["facts"]["devices"] == ["NVIDIA H100"]
     assert (old["alive"], old["busy"], old["job"]) == (False, False, None)
     assert old["silent_seconds"] > 3600
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
+    with service.client(new_team(service)) as stranger:
         seen = stranger.get("/v1/workers").json()["items"][0]
         assert (seen["busy"], seen["job"]) == (True, None)  # of whom, is not told
 
 
-def test_the_queue_tells_of_all_that_waits(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_the_queue_tells_of_all_that_waits(service: Service, http: httpx.Client, request_body: Json) -> None:
     empty = {"queued": 0, "running": 0, "checks": 0, "tries": 0, "longest_wait_seconds": None}
     assert http.get("/v1/queue").json() == empty
     running(service, http, request_body, "w")
@@ -66,7 +61,7 @@ def test_the_queue_tells_of_all_that_waits(service: Service, http: httpx.Client,
     assert found["longest_wait_seconds"] > 3600
 
 
-def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: httpx.Client, request_body: Json) -> None:
     before = http.get("/v1/storage").json()
     assert (before["kind"], before["used_bytes"]) == ("file", 0)
     assert before["free_bytes"] > 0
@@ -76,8 +71,7 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
         "id"
     ]
     http.put(f"/v1/models/{model}/files/w.json", content=b"12345")  # x has not come, and takes no room
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
+    with service.client(new_team(service)) as stranger:
         made = stranger.post("/v1/datasets", json=DATA).json()["id"]
         stranger.put(f"/v1/datasets/{made}/files/t.csv", content=b"1234567")
         theirs = stranger.get("/v1/usage").json()["items"]

@@ -8,16 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Service, fresh_database, wait_for
+from tests.conftest import Service, over_sqlite, wait_for
 
 
 @pytest.fixture
-def alone(templates: dict[str, str], postgres: str, valkey: str, tmp_path: Path) -> Iterator[Service]:
-    with fresh_database("sqlite", postgres, templates, tmp_path) as database:
-        made = Service(tmp_path / "home", database, valkey)
-        made.start_api()
+def alone(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
+    with over_sqlite(templates, valkey, tmp_path) as made:
         yield made
-        made.stop()
 
 
 def test_readiness_names_the_part_that_takes_no_write(alone: Service) -> None:

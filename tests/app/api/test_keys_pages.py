@@ -6,14 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.api.test_pages import HOSTILE, Page
-from tests.app.api.test_report_page import done
+from tests.app.api.conftest import Json
+from tests.app.api.finished import HOSTILE, Page, done
 from tests.app.api.test_sessions import sign_in
 from tests.conftest import Service
 
 
 @pytest.fixture
-def seen(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> Iterator[Any]:
+def seen(service: Service, http: httpx.Client, request_body: Json) -> Iterator[Any]:
     """Opens a page as a key of a scope sees it; the team has a hostile name for each thing."""
     http.post("/v1/keys", json={"name": HOSTILE})
     job = done(service, http, request_body)

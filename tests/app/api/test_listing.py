@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.app.api.conftest import problem, sql
+from tests.app.api.conftest import Json, problem, sql
 from tests.conftest import Service
 
 STREAM = {"Accept": "text/event-stream"}
@@ -30,13 +30,11 @@ def events(stream: httpx.Response) -> Iterator[tuple[str, Any]]:
             yield name, json.loads(line.removeprefix("data: "))
 
 
-def send(http: httpx.Client, body: dict[str, Any], name: str) -> str:
+def send(http: httpx.Client, body: Json, name: str) -> str:
     return str(http.post("/v1/jobs", json={**body, "name": name}).json()["id"])
 
 
-def test_a_search_finds_part_of_a_name_an_id_or_an_owner(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_search_finds_part_of_a_name_an_id_or_an_owner(service: Service, http: httpx.Client, request_body: Json) -> None:
     plain, percent = send(http, request_body, "Reviews, small"), send(http, request_body, "100% of it")
     guest = http.post("/v1/keys", json={"name": "night shift"}).json()["key"]
     with service.client(guest) as other:
@@ -58,7 +56,7 @@ def test_a_search_finds_part_of_a_name_an_id_or_an_owner(
 
 
 def test_finished_jobs_tell_their_ratios_and_waiting_ones_their_place(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     done, second, third = (send(http, request_body, name) for name in ("one", "two", "three"))
     report, moment = json.dumps({"ratios": RATIOS, "much": "more"}), "2026-01-01 00:00:00.000000"
@@ -73,7 +71,7 @@ def test_finished_jobs_tell_their_ratios_and_waiting_ones_their_place(
         assert http.get(f"/v1/jobs/{job}").json()["queue_position"] == listed[job]["queue_position"]
 
 
-def test_a_list_tells_what_changes_in_it(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_list_tells_what_changes_in_it(http: httpx.Client, request_body: Json) -> None:
     first = send(http, request_body, "first")
     with http.stream("GET", "/v1/jobs", params={"state": "queued"}, headers=STREAM) as stream:
         told = events(stream)
@@ -86,7 +84,7 @@ def test_a_list_tells_what_changes_in_it(service: Service, http: httpx.Client, r
     problem(http.get("/v1/jobs", params={"page_token": "?"}, headers=STREAM), 422, "invalid_request", "page_token")
 
 
-def test_a_stream_of_events_tells_the_jobs_state_where_it_is_asked_to(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_stream_of_events_tells_the_jobs_state_where_it_is_asked_to(http: httpx.Client, request_body: Json) -> None:
     job = send(http, request_body, "watched")
     with http.stream("GET", f"/v1/jobs/{job}/events", params={"states": "true"}, headers=STREAM) as stream:
         told = events(stream)
@@ -101,15 +99,3 @@ def test_a_stream_of_events_tells_the_jobs_state_where_it_is_asked_to(http: http
         assert list(told) == []
     with http.stream("GET", f"/v1/jobs/{job}/events", headers=STREAM) as stream:
         assert [name for name, _ in events(stream)] == ["queued", "cancelled"]
-
-
-def test_a_stream_ends_with_the_key_that_opened_it(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    job = send(http, request_body, "watched")
-    for path in ("/v1/jobs", f"/v1/jobs/{job}/events"):
-        guest = http.post("/v1/keys", json={"name": "guest", "scope": "read"}).json()
-        with service.client(guest["key"]) as other, other.stream("GET", path, headers=STREAM) as stream:
-            told = events(stream)
-            next(told)
-            http.delete(f"/v1/keys/{guest['id']}")
-            send(http, request_body, "not for the guest")
-            assert list(told) == []

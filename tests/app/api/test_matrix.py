@@ -7,7 +7,6 @@ fails the test until OBJECTS or BODIES names one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,9 +19,9 @@ from app.api.openapi import iterate_routes
 from app.main import app
 from app.pages.dashboard.views import get_visitor
 from app.store.models import ADMIN, DEVICE, READ, WRITE
-from tests.app.api.conftest import new_team, sql
+from tests.app.api.conftest import Json, new_team, sql
 from tests.app.api.owner import DATA, MOMENT, Owner, team_of
-from tests.conftest import Service, fresh_database
+from tests.conftest import Service, over_sqlite
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 SCOPES = (READ, WRITE, ADMIN, DEVICE)
@@ -85,7 +84,7 @@ def taken(address: str) -> set[str]:
     }
 
 
-def least(schema: dict[str, Any]) -> Any:
+def least(schema: Json) -> Any:
     """Return the least value that a schema of the document allows, as far as its types say."""
     document = app.openapi()
     if "$ref" in schema:
@@ -111,11 +110,10 @@ def filled(body: Any, objects: dict[str, str]) -> Any:
     return body.format(**objects) if isinstance(body, str) else body
 
 
-def sent(way: Way, objects: dict[str, str]) -> dict[str, Any]:
-    """Return headers and body of a request that a way takes."""
+def sent(way: Way, objects: dict[str, str]) -> Json:
     operation = app.openapi()["paths"].get(way[1].replace(":path", ""), {}).get(way[0].lower(), {})
     needed = [one for one in operation.get("parameters", ()) if one["required"] and one["in"] == "header"]
-    found: dict[str, Any] = {"headers": {one["name"]: str(least(one["schema"])) for one in needed}}
+    found: Json = {"headers": {one["name"]: str(least(one["schema"])) for one in needed}}
     content = operation.get("requestBody", {}).get("content", {})
     if "application/octet-stream" in content:
         return {**found, "content": DATA}
@@ -134,7 +132,6 @@ class Matrix:
     asked: int = 0
 
     def ask(self, http: httpx.Client, caller: Caller, way: Way) -> httpx.Response:
-        """Send one request."""
         self.asked += 1
         request = sent(way, self.owner.objects)
         if caller.key is not None:
@@ -169,16 +166,11 @@ class Matrix:
 @pytest.fixture(scope="module")
 def served(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One API for all of it. Who is let in is decided above the database, so one kind will do."""
-    folder: Path = tmp_path_factory.mktemp("matrix")
-    with fresh_database("sqlite", "", templates, folder) as database:
-        made = Service(folder / "home", database, valkey)
-        made.start_api()
+    with over_sqlite(templates, valkey, tmp_path_factory.mktemp("matrix")) as made:
         yield made
-        made.stop()
 
 
 def keys_of(http: httpx.Client, name: str, *, own: bool = False, operator: bool = False) -> list[Caller]:
-    """Make a key of each scope."""
     made = {scope: http.post("/v1/keys", json={"name": scope, "scope": scope}).json()["key"] for scope in SCOPES}
     return [Caller(f"{name} {scope}", key, scope, own, operator) for scope, key in made.items()]
 
@@ -189,7 +181,7 @@ def strangers(service: Service, http: httpx.Client) -> list[Caller]:
     http.delete(f"/v1/keys/{revoked['id']}")
     sql(service, "UPDATE api_keys SET expires_at = %s WHERE id = %s", MOMENT, expired["id"])
     guessed = wrong["key"][:-1] + ("a" if wrong["key"][-1] != "a" else "b")
-    found = {"no key": None, "unknown": f"lathe_{'0' * 10}_{'s' * 43}", "wrong secret": guessed}
+    found = {"no key": None, "nonsense": "nonsense", "unknown": f"lathe_{'0' * 10}_{'s' * 43}", "wrong secret": guessed}
     return [Caller(name, key) for name, key in {**found, "revoked": revoked["key"], "expired": expired["key"]}.items()]
 
 
@@ -241,6 +233,9 @@ def test_every_page_wants_a_sign_in_and_shows_no_other_team_s_objects(matrix: Ma
                 shown = [one for one in owner.objects.values() if len(one) > 12 and one in answer.text]
                 if caller.operator and path in EVERY_TEAM:
                     shown.remove(owner.team)
+                if "{" in path:
+                    part = browser.get(owner.address(path), headers={"HX-Request": "true"}, params={"part": "now"})
+                    assert part.status_code == 404, path
                 if answer.status_code != (404 if "{" in path else 200) or (shown and answer.status_code == 200):
                     wrong.append(f"{caller.name}: {path} → {answer.status_code}, {shown}")
     assert matrix.wrong == wrong == []

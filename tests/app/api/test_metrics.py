@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.ids import new_id
 from app.ops.metrics import STAGE_BUCKETS
-from tests.app.api.conftest import SCRAPE, problem, sql
+from tests.app.api.conftest import SCRAPE, Json, insert, problem, sql
 from tests.conftest import ROOT, Service, fresh_database, wait_for
 
 Found = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -59,9 +58,7 @@ def test_requests_are_counted_by_their_route_and_not_by_their_address(service: S
     assert value(found, "lathe_http_request_seconds_count", method="GET", route="/v1/jobs/{job_id}") >= 3
 
 
-def test_a_failure_that_nobody_knows_makes_no_time_series(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_failure_that_nobody_knows_makes_no_time_series(service: Service, http: httpx.Client, request_body: Json) -> None:
     before = value(scraped(service), "lathe_jobs_failed_total", code="unknown")
     for number in range(3):
         job = http.post("/v1/jobs", json=request_body).json()["id"]
@@ -71,9 +68,7 @@ def test_a_failure_that_nobody_knows_makes_no_time_series(
     assert "secret_" not in text_of(service)
 
 
-def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
 
     def timed() -> float:
@@ -87,7 +82,7 @@ def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(
 
 
 def test_jobs_queues_stages_and_lost_workers_are_what_the_database_says(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     def waiting(found: Found) -> float:
         return value(found, "lathe_queue_depth", lane="jobs")
@@ -96,21 +91,10 @@ def test_jobs_queues_stages_and_lost_workers_are_what_the_database_says(
     wait_for(lambda: waiting(scraped(service)) == http.get("/v1/queue").json()["queued"])
     before = scraped(service)
     jobs = [http.post("/v1/jobs", json=request_body).json()["id"] for _ in range(3)]
-    sql(
-        service,
-        "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, seconds, row, created_at)"
-        " VALUES (%s, 'pruned', 2, 1, 1, 1, 45.0, '{}', %s)",
-        jobs[1],
-        MOMENT,
-    )
-    sql(
-        service,
-        "INSERT INTO events (job_id, seq, type, data, at) VALUES (%s, 2, 'requeued', %s, %s)",
-        jobs[1],
-        json.dumps({"code": "worker_lost"}),
-        MOMENT,
-    )
+    row = {"position": 2, "fence": 1, "parameters": 1, "size_bytes": 1, "seconds": 45.0, "row": "{}", "created_at": MOMENT}
+    insert(service, "metrics", job_id=jobs[1], stage="pruned", **row)
     error = json.dumps({"code": "worker_lost"})
+    insert(service, "events", job_id=jobs[1], seq=2, type="requeued", data=error, at=MOMENT)
     sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", error, jobs[1])
     sql(service, "UPDATE jobs SET state = 'succeeded', deleted_at = %s WHERE id = %s", MOMENT, jobs[2])
 
@@ -154,7 +138,6 @@ def test_a_worker_is_told_of_with_its_silence(service: Service) -> None:
         return found if any(worker in dict(name).values() for name in known) else None
 
     found = wait_for(told)
-    assert isinstance(found, dict)
     assert value(found, "lathe_worker_memory_bytes", worker=worker, **labels) == 2**30
     assert value(found, "lathe_worker_heartbeat_age_seconds", worker=worker, **labels) < 60
     assert value(found, "lathe_worker_heartbeat_age_seconds", worker=silent, **labels) >= 300

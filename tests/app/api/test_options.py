@@ -5,8 +5,10 @@ from typing import Any
 
 import httpx
 
+from tests.app.api.conftest import Json
+
 # Not all can stand together, so there are three; and no value is the default of its key.
-RECIPES: tuple[dict[str, Any], ...] = (
+RECIPES: tuple[Json, ...] = (
     {
         "version": 1,
         "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
@@ -90,7 +92,7 @@ RECIPES: tuple[dict[str, Any], ...] = (
 )
 
 
-def leaves(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool]]:
+def leaves(schema: Json, node: Json, path: str = "") -> Iterator[tuple[str, bool]]:
     """Yield the path of each key that has no keys itself, and whether the schema says a word of it."""
     described = "description" in node
     if "$ref" in node:
@@ -105,7 +107,7 @@ def leaves(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> Iter
         yield path, described or "description" in node
 
 
-def values(sent: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def values(sent: Json, path: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in sent.items():
         place = f"{path}.{key}".lstrip(".")
         if isinstance(value, dict):

@@ -1,63 +1,27 @@
 """Pages of jobs as the server makes them: what a browser is not needed for."""
 
 import json
-from html.parser import HTMLParser
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import NotMeasured, Remedy, Score, Sensitivity, StageVerdict, Uploaded
-from compression.schema.report.report import Report
-from tests.app.api.conftest import new_team, sql
+from compression.schema.report.measurements import NotMeasured, Sensitivity, Uploaded
+from tests.app.api.conftest import Json, sql
+from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
 from tests.client.figures import generates, more_figures, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
-
-HOSTILE = "<script>alert(1)</script>\"'&"
-MOMENT = "2026-02-03 04:05:06.000000"
-
-
-class Page(HTMLParser):
-    """The tags, their attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from tests.support.saying import says
 
 
 @pytest.fixture
 def browser(service: Service) -> Any:
-    """Signed in."""
     with httpx.Client(base_url=service.url, timeout=70) as client:
         assert client.post("/sign-in", data={"key": service.database.key}).status_code == 303
         yield client
-
-
-def ended(service: Service, http: httpx.Client, body: dict[str, Any], found: Report, **more: Any) -> str:
-    """A job that has ended well with these rows and this report, as if a worker had done it."""
-    job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
-    for place, each in enumerate(found.rows):
-        sql(
-            service,
-            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, row, created_at) "
-            "VALUES (%s, %s, %s, 1, %s, %s, %s, %s)",
-            *(job, each.stage, place, each.parameters.total, each.size.bytes, each.model_dump_json(), MOMENT),
-        )
-    statement = "UPDATE jobs SET state = 'succeeded', report = %s, started_at = %s, finished_at = %s WHERE id = %s"
-    sql(service, statement, found.model_dump_json(), MOMENT, MOMENT, job)
-    return job
 
 
 def page_of(browser: httpx.Client, path: str) -> Page:
@@ -66,95 +30,65 @@ def page_of(browser: httpx.Client, path: str) -> Page:
     return Page(answer.text)
 
 
-def test_a_job_is_shown_with_all_its_figures(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    job = ended(service, http, request_body, report(), name="Reviews, smaller")
-    page = page_of(browser, f"/jobs/{job}")
-    for figure in (
-        "20.0 M",
-        "13.0 M",
-        "80.0 MB",
-        "14.0 MB",
-        "16 ms",
-        "6.4 ms",
-        "spread 0.5 ms",
-        "78.40 %",
-        "± 1.00 %",
-        "82.5 %",
-    ):
-        assert figure in page.text, figure
+Shown = Callable[..., Page]
+
+
+@pytest.fixture
+def shown(service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json) -> Shown:
+    return lambda found=None, **more: page_of(browser, f"/jobs/{done(service, http, request_body, found, **more)}")
+
+
+def test_a_job_is_shown_with_all_its_figures(shown: Shown, browser: httpx.Client) -> None:
+    page = shown(name="Reviews, smaller")
+    says(
+        page.text, "20.0 M", "13.0 M", "80.0 MB", "14.0 MB", "16 ms", "6.4 ms", "spread 0.5 ms", "78.40 %", "± 1.00 %", "82.5 %"
+    )
     assert page.text.count("missed") == sum(not verdict.met for verdict in report().verdicts.values())
     listed = page_of(browser, "/jobs").text
-    for figure in ("Reviews, smaller", "82.5 %", "2.50×", "98.0 %"):
-        assert figure in listed, figure
+    says(listed, "Reviews, smaller", "82.5 %", "2.50×", "98.0 %")
 
 
 def test_a_job_shows_both_splits_their_intervals_and_what_is_unproven(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    shown: Shown, service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
-    text = page_of(browser, f"/jobs/{ended(service, http, request_body, validated())}").text
-    for said in (
+    text = shown(validated()).text
+    says(
+        text,
         "Score on validation",
         "99.4 % kept",
         "95 % interval 97.1 to 101.5 %",
         "79.50 %",
         "96.2 to 99.9 %",
         "All targets met",
-    ):
-        assert said in text, said
+    )
     assert "unproven" not in text
-    late = ended(service, http, request_body, validated(is_converged=False), name="late")
+    late = done(service, http, request_body, validated(is_converged=False), name="late")
     text = page_of(browser, f"/jobs/{late}").text
-    for said in ("baseline_not_converged: The baseline", "Target 99.2 %: unproven", "not converged", "Target 1.45×: met"):
-        assert said in text, said
+    says(text, "baseline_not_converged: The baseline", "Target 99.2 %: unproven", "not converged", "Target 1.45×: met")
     assert "unproven" in page_of(browser, "/jobs").text
     job = http.get(f"/v1/jobs/{late}").json()
     assert job["ratios"]["baseline_not_converged"] is True
     verdict = http.get(f"/v1/jobs/{late}/report").json()["verdicts"]["retention"]
     assert (verdict["status"], verdict["code"], verdict["met"]) == ("unproven", "baseline_not_converged", False)
-    as_sent = page_of(browser, f"/jobs/{ended(service, http, request_body, validated(is_converged=None))}").text
+    as_sent = shown(validated(is_converged=None)).text
     assert "not tuned here" in as_sent
     assert "unproven" not in as_sent
 
 
-def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    plain = page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
+def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(shown: Shown) -> None:
+    plain = shown().text
     assert "65.0 % vs 16 bit, 82.5 % vs float32" in plain
     assert "the uploaded file" not in plain
     ratios = report().ratios.model_copy(update={"size_reduction_from_file": 0.3})
     found = report(uploaded=Uploaded(bytes=20_000_000, dtype="Q8_0"), ratios=ratios)
-    text = page_of(browser, f"/jobs/{ended(service, http, request_body, found)}").text
+    text = shown(found).text
     assert "30.0 % vs the uploaded file (20.0 MB Q8_0), 65.0 % vs 16 bit, 82.5 % vs float32" in text
 
 
 def test_whatever_a_job_is_called_or_tells_stays_text(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
-    rows = report().rows
-    remedy = Remedy(key="recipe.distill.epochs", now=HOSTILE, proposed=HOSTILE, why=HOSTILE)
-    verdict = StageVerdict(met=(), missed=("retention",), best_before="quantized", worse_than="quantized", remedies=(remedy,))
-    layer = LayerRange(layer=HOSTILE, largest=9.0, percentile=1.0, ratio=9.0, beyond=0.01, levels_used=0.05, broken=True)
-    point = Sensitivity(ratio=0.1, taken=0.1, parameters=1, score=0.7)
-    last = rows[-1].model_copy(
-        update={
-            "notes": (HOSTILE,),
-            "verdict": verdict,
-            "ranges": (layer,),
-            "peak_memory_bytes": NotMeasured(not_measured=HOSTILE),
-        }
-    )
-    found = report(
-        rows=(*rows[:-1], last),
-        choice=HOSTILE,
-        notes=(HOSTILE,),
-        sensitivity={HOSTILE: (point, point)},
-        environment={HOSTILE: HOSTILE},
-        pruning={HOSTILE: {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}},
-    )
-    job = ended(service, http, request_body, found, name=HOSTILE, labels={"k": HOSTILE})
+    job = done(service, http, request_body, hostile_report(), name=HOSTILE, labels={"k": HOSTILE})
     failed = str(http.post("/v1/jobs", json={**request_body, "name": HOSTILE}).json()["id"])
     error = json.dumps({"code": HOSTILE, "cause": HOSTILE, "remedy": HOSTILE, "param": HOSTILE})
     sql(service, "UPDATE jobs SET state = 'failed', error = %s, finished_at = %s WHERE id = %s", error, MOMENT, failed)
@@ -170,41 +104,33 @@ def test_whatever_a_job_is_called_or_tells_stays_text(
     assert "alert(1)" not in lost.text.replace("&lt;script&gt;alert(1)", "")
 
 
-def test_what_was_not_measured_says_why_and_each_dataset_has_its_figures(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_what_was_not_measured_says_why_and_each_dataset_has_its_figures(shown: Shown) -> None:
     reason = NotMeasured(not_measured="it does not fit")
     none = {"latency": reason, "score": reason, "peak_memory_bytes": reason}
     rows = tuple(found.model_copy(update=none) for found in report().rows)
-    page = page_of(browser, f"/jobs/{ended(service, http, request_body, report(rows=rows))}")
+    page = shown(report(rows=rows))
     assert page.text.count("it does not fit") == 3 * len(rows)
 
     reviews, news = row("distilled", 12_000_000, 13_000_000, 5.0, 0.9), row("distilled", 11_000_000, 12_000_000, 5.5, 0.7)
-    assert isinstance(reviews.score, Score)
     reviews = reviews.model_copy(update={"score": reviews.score.model_copy(update={"metric": "accuracy_f1"})})
     parts = {"reviews": reviews, "news": news}
     several = report(rows=(*report().rows[:-1], report().rows[-1].model_copy(update={"parts": parts})))
-    text = page_of(browser, f"/jobs/{ended(service, http, request_body, several)}").text
-    for said in ("By dataset", "reviews", "news", "90.00 %", "70.00 %", "12.0 MB, 5.5 ms", "Mean of accuracy and F1"):
-        assert said in text, said
+    text = shown(several).text
+    says(text, "By dataset", "reviews", "news", "90.00 %", "70.00 %", "12.0 MB, 5.5 ms", "Mean of accuracy and F1")
 
 
-def test_what_stands_beside_the_score_is_shown(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_what_stands_beside_the_score_is_shown(shown: Shown) -> None:
     found = report(rows=tuple(map(more_figures, report().rows)))
-    text = page_of(browser, f"/jobs/{ended(service, http, request_body, found)}").text
-    for said in ("Other metrics", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
-        assert said in text, said
-    assert "Other metrics" not in page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
+    text = shown(found).text
+    says(text, "Other metrics", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot")
+    assert "Other metrics" not in shown().text
 
 
-def test_of_a_language_model_the_time_is_a_tokens_and_its_speed_is_told_beside_the_baselines(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_of_a_language_model_the_time_is_a_tokens_and_its_speed_is_told_beside_the_baselines(shown: Shown) -> None:
     found = report(rows=tuple(map(generates, report().rows)))
-    text = page_of(browser, f"/jobs/{ended(service, http, request_body, found)}").text
-    for said in (
+    text = shown(found).text
+    says(
+        text,
         "one token more behind a prompt of 128 tokens, 1 thread",
         "Latency per token",
         "Generation speed",
@@ -212,30 +138,27 @@ def test_of_a_language_model_the_time_is_a_tokens_and_its_speed_is_told_beside_t
         "6,400baseline 3,200",
         "156.2baseline 62.5",
         "20 msbaseline 40 ms",
-    ):
-        assert said in text, said
-    plain = page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
+    )
+    plain = shown().text
     assert "batch 1 × 128 tokens, 1 thread" in plain
     assert "Generation speed" not in plain
     assert "one token more" not in plain
 
 
-def test_of_a_perplexity_the_pictures_say_that_less_is_better(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_of_a_perplexity_the_pictures_say_that_less_is_better(shown: Shown) -> None:
     curve = (Sensitivity(ratio=0.1, taken=0.1, parameters=1, score=13.0),)
     rows = (of_perplexity("baseline", 12.0), of_perplexity("distilled", 14.0))
-    page = page_of(browser, f"/jobs/{ended(service, http, request_body, report(rows=rows, sensitivity={'ffn': curve}))}")
+    page = shown(report(rows=rows, sensitivity={"ffn": curve}))
     assert page.text.count("Perplexity, lower is better") == 2  # above the bars, and above the curve's column
     assert ("data-sensitivity", "Perplexity, lower is better") in page.attributes
     assert ("aria-label", "Perplexity, lower is better: Baseline 12, Distilled 14") in page.attributes
-    plain = page_of(browser, f"/jobs/{ended(service, http, request_body, report(sensitivity={'ffn': curve}))}")
+    plain = shown(report(sensitivity={"ffn": curve}))
     assert ("data-sensitivity", "Accuracy") in plain.attributes
     assert "lower is better" not in plain.text
 
 
 def test_pages_are_light_however_large_a_report_is(
-    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
 ) -> None:
     layers = tuple(
         LayerRange(
@@ -251,21 +174,8 @@ def test_pages_are_light_however_large_a_report_is(
     )
     large = report(rows=tuple(found.model_copy(update={"ranges": layers}) for found in report().rows))
     assert len(large.model_dump_json()) > 200_000
-    job = ended(service, http, request_body, large)
+    job = done(service, http, request_body, large)
     for number in range(60):
         http.post("/v1/jobs", json={**request_body, "name": f"job number {number}", "labels": {"number": str(number)}})
     for path in (f"/jobs/{job}", "/jobs", f"/jobs/{job}?part=results"):
         assert len(browser.get(path).content) < 100_000, path
-
-
-def test_another_teams_job_is_a_page_that_is_not_there(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    job = ended(service, http, request_body, report(), name="Reviews, smaller")
-    with httpx.Client(base_url=service.url) as other:
-        other.post("/sign-in", data={"key": new_team(service)})
-        lost = other.get(f"/jobs/{job}")
-        assert lost.status_code == 404
-        assert "Reviews, smaller" not in lost.text
-        assert "text/html" in lost.headers["content-type"]
-        assert other.get(f"/jobs/{job}", headers={"HX-Request": "true"}, params={"part": "now"}).status_code == 404

@@ -4,12 +4,11 @@ import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import httpx
 import pytest
 
-from tests.app.api.conftest import entry, new_team, problem
+from tests.app.api.conftest import entry, problem
 from tests.conftest import Service, wait_for
 
 DATA = os.urandom(3_000_000)
@@ -117,13 +116,3 @@ def test_a_file_that_is_sent_whole_takes_the_place_of_its_parts(http: httpx.Clie
     assert http.put(place, content=DATA).json()["uploaded"] is True
     assert offset(http, place) == len(DATA)
     assert stored(service, place) == [DATA]
-
-
-def test_nobody_adds_to_the_files_of_others(http: httpx.Client, service: Service, place: str) -> None:
-    send(http, place, 0, 5)
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
-        assert stranger.head(place).status_code == 404
-        problem(send(stranger, place, 5, 10), 404, "not_found")
-    assert httpx.head(f"{service.url}{place}").status_code == 401
-    assert offset(http, place) == 5

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.app.api.conftest import entry, problem, sql
+from tests.app.api.conftest import Json, entry, problem, sql
 from tests.conftest import ROOT, Service, wait_for
 
 
@@ -22,18 +21,18 @@ def limit(service: Service, **own: int) -> None:
     sql(service, "UPDATE teams SET quotas = %s WHERE id = (SELECT team_id FROM api_keys WHERE id = %s)", json.dumps(own), key)
 
 
-def told(http: httpx.Client) -> dict[str, dict[str, Any]]:
+def told(http: httpx.Client) -> dict[str, Json]:
     return {one["name"]: one for one in http.get("/v1/quotas").json()["items"]}
 
 
-def refused(answer: httpx.Response, status: int, code: str, name: str, most: int, used: float) -> dict[str, Any]:
-    quota: dict[str, Any] = problem(answer, status, code)["quota"]
+def refused(answer: httpx.Response, status: int, code: str, name: str, most: int, used: float) -> Json:
+    quota: Json = problem(answer, status, code)["quota"]
     assert (quota["name"], quota["limit"], quota["used"]) == (name, most, used)
     assert quota["frees"]
     return quota
 
 
-def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx.Client, request_body: Json) -> None:
     limit(service, jobs_waiting=2)
     made = [http.post("/v1/jobs", json=request_body).json()["id"] for _ in range(2)]
     again = {"Idempotency-Key": "third"}
@@ -46,7 +45,7 @@ def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx
 
 
 def test_a_limit_of_none_at_all_says_that_the_operator_alone_raises_it(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
+    service: Service, http: httpx.Client, request_body: Json
 ) -> None:
     limit(service, jobs_waiting=0, worker_hours=1)
     found = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")
@@ -63,7 +62,7 @@ def test_the_operators_command_makes_no_database_where_there_is_none(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.Client, request_body: Json) -> None:
     limit(service, worker_hours=3)
     today = dt.datetime.now(dt.UTC)
     begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -105,7 +104,7 @@ def test_bytes_under_way_are_bounded(service: Service, http: httpx.Client) -> No
     assert told(http)["bytes_arriving"]["used"] == 0
 
 
-def test_streams_are_bounded_and_end_when_they_end(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_streams_are_bounded_and_end_when_they_end(service: Service, http: httpx.Client, request_body: Json) -> None:
     limit(service, streams=2)
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     places = (f"/v1/jobs/{job}/events", "/v1/jobs", f"/v1/jobs/{job}/events")
@@ -135,7 +134,7 @@ def test_lists_carry_no_files(service: Service, http: httpx.Client) -> None:
     assert "files" not in http.get("/v1/models").json()["items"][0]
 
 
-def test_the_page_of_the_fleet_shows_the_limits(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_the_page_of_the_fleet_shows_the_limits(service: Service, http: httpx.Client, request_body: Json) -> None:
     limit(service, jobs_waiting=7, bytes_stored=3_000_000)
     http.post("/v1/jobs", json=request_body)
     with httpx.Client(base_url=service.url) as browser:

@@ -10,24 +10,19 @@ import httpx
 import pytest
 
 from tests.app.api.conftest import problem
-from tests.conftest import Service, fresh_database
+from tests.conftest import Service, over_sqlite
 
 RATES = {"LATHE_RATE_PER_KEY": "5/hour", "LATHE_RATE_PER_ADDRESS": "1000/hour", "LATHE_RATE_WRONG": "3/hour"}
 WRONG = f"lathe_0123456789_{'s' * 43}"
 
 
 @pytest.fixture(params=["memory", "valkey", "away"])
-def strict(
-    request: pytest.FixtureRequest, postgres: str, templates: dict[str, str], valkey: str, tmp_path: Path
-) -> Iterator[Service]:
+def strict(request: pytest.FixtureRequest, templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
     """An API with low bounds, over each place for counts; `away`: one that does not answer."""
     place = {"memory": "", "valkey": valkey.replace("/0", f"/{secrets.randbelow(15) + 1}"), "away": "redis://127.0.0.1:1/0"}
-    with fresh_database("sqlite", postgres, templates, tmp_path) as database:
-        settings = {**RATES, "LATHE_RATE_STORAGE_URL": place[request.param], "FORWARDED_ALLOW_IPS": "127.0.0.1"}
-        made = Service(tmp_path / "home", database, valkey, settings=settings)
-        made.start_api()
+    settings = {**RATES, "LATHE_RATE_STORAGE_URL": place[request.param], "FORWARDED_ALLOW_IPS": "127.0.0.1"}
+    with over_sqlite(templates, valkey, tmp_path, **settings) as made:
         yield made
-        made.stop()
 
 
 def from_address(service: Service, address: str, key: str | None = None) -> httpx.Client:

@@ -4,15 +4,14 @@ import asyncio
 import subprocess
 import sys
 from contextlib import AsyncExitStack
-from typing import Any
 
 import httpx
 
-from tests.app.api.conftest import new_team, problem, sql
+from tests.app.api.conftest import Json, new_team, problem, sql
 from tests.conftest import Service
 
 
-def test_pages_are_stable_and_filters_hold(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_pages_are_stable_and_filters_hold(http: httpx.Client, request_body: Json) -> None:
     ids = [http.post("/v1/jobs", json={**request_body, "labels": {"n": str(n % 2)}}).json()["id"] for n in range(5)]
     seen: list[str] = []
     url: str | None = "/v1/jobs?page_size=2"
@@ -30,7 +29,7 @@ def test_pages_are_stable_and_filters_hold(http: httpx.Client, request_body: dic
     problem(http.get("/v1/jobs?page_token=%21%21"), 422, "invalid_request", "page_token")
 
 
-def test_a_label_is_what_a_filter_can_spell(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_label_is_what_a_filter_can_spell(http: httpx.Client, request_body: Json) -> None:
     for key in ('a"b', "a\\b", "a:b"):
         problem(http.post("/v1/jobs", json={**request_body, "labels": {key: "x"}}), 422, "invalid_request")
     for sought in ('a"b:x', '"].a:x', "a\\:x"):
@@ -47,7 +46,7 @@ def test_a_list_is_narrowed_down_by_so_much_at_most(http: httpx.Client) -> None:
         problem(http.get(path, params=[(param, wanted)] * 1500), 422, "invalid_request", param)
 
 
-def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()
     with subprocess.Popen(
         [
@@ -61,7 +60,7 @@ def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, reque
     assert answer.json()["state"] == "cancelled"
 
 
-def test_who_waits_holds_no_thread_and_no_session(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_who_waits_holds_no_thread_and_no_session(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()
     place, many = f"/v1/jobs/{job['id']}", 60  # more than there are threads or sessions
 
@@ -90,7 +89,7 @@ def test_who_waits_holds_no_thread_and_no_session(service: Service, http: httpx.
     asyncio.run(asyncio.wait_for(scene(), 120))
 
 
-def test_events_come_as_pages_and_as_a_stream(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_events_come_as_pages_and_as_a_stream(http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     http.post(f"/v1/jobs/{job}/cancel")
     page = http.get(f"/v1/jobs/{job}/events?page_size=1").json()
@@ -102,7 +101,7 @@ def test_events_come_as_pages_and_as_a_stream(http: httpx.Client, request_body: 
     assert {line for line in stream.text.splitlines() if line.startswith(("id", "event"))} == {"id: 2", "event: cancelled"}
 
 
-def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     with http.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
         lines = stream.iter_lines()
@@ -123,9 +122,7 @@ def test_reference_lists(http: httpx.Client) -> None:
     assert http.get("/v1/workers").json()["items"] == []
 
 
-def test_a_poll_shows_every_change_and_nobody_else_s_job(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_poll_shows_every_change_and_nobody_else_s_job(service: Service, http: httpx.Client, request_body: Json) -> None:
     place = f"/v1/jobs/{http.post('/v1/jobs', json=request_body).json()['id']}"
     earlier = http.get(place).json()["queue_position"]
     other = http.post("/v1/jobs", json={**request_body, "priority": 10}).json()

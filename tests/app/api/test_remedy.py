@@ -1,6 +1,7 @@
 """A job is tried again with what its error or its table speaks for; a recipe is checked by itself."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -13,30 +14,35 @@ from app.core.ids import new_id
 from app.jobs.remedies import apply_remedies
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.schema.report.measurements import Remedy, StageVerdict
-from tests.app.api.conftest import problem, sql
+from tests.app.api.conftest import Json, problem, sql
+from tests.app.api.finished import add_row
 from tests.client.figures import row
 from tests.conftest import Service
 
-
-def failed(service: Service, http: httpx.Client, body: dict[str, Any], error: dict[str, Any]) -> str:
-    """Submit a job and end it as its worker would."""
-    job = str(http.post("/v1/jobs", json=body).json()["id"])
-    sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", json.dumps(error), job)
-    return job
+Fail = Callable[..., str]
 
 
-def whole(http: httpx.Client, **changes: Any) -> dict[str, Any]:
-    """The recipe quick, with changes."""
+@pytest.fixture
+def fail(service: Service, http: httpx.Client, request_body: Json) -> Fail:
+    """Submits a job, and ends it with an error as its worker would."""
+
+    def failed(error: Json, **changes: Any) -> str:
+        job = str(http.post("/v1/jobs", json={**request_body, **changes}).json()["id"])
+        sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", json.dumps(error), job)
+        return job
+
+    return failed
+
+
+def whole(http: httpx.Client, **changes: Any) -> Json:
     presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
     return {**presets["quick"], **changes}
 
 
-def test_a_chosen_rate_that_diverged_is_replaced_by_a_given_one(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_chosen_rate_that_diverged_is_replaced_by_a_given_one(fail: Fail, http: httpx.Client) -> None:
     recipe = whole(http, prepare={"epochs": None, "rate": None})
     error = TrainingDiverged("NaN", param="recipe.prepare.rate")
-    job = failed(service, http, {**request_body, "recipe": recipe}, error.as_dict())
+    job = fail(error.as_dict(), recipe=recipe)
     again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
     assert again["recipe"]["prepare"] == {"epochs": None, "rate": pytest.approx(1.5e-5), "patience": None}
 
@@ -52,9 +58,9 @@ def test_a_chosen_rate_that_diverged_is_replaced_by_a_given_one(
     ids=["half the batch", "twice as many", "a gentler rate", "any precision"],
 )
 def test_an_error_that_a_recipe_can_mend_is_mended(
-    service: Service,
+    fail: Fail,
     http: httpx.Client,
-    request_body: dict[str, Any],
+    request_body: Json,
     error: CompressionError,
     place: tuple[str, str],
     before: object,
@@ -62,7 +68,7 @@ def test_an_error_that_a_recipe_can_mend_is_mended(
 ) -> None:
     recipe = whole(http)
     recipe["train"] = {**recipe["train"], "precision": "bfloat16"}
-    job = failed(service, http, {**request_body, "recipe": recipe, "labels": {"of": "mine"}}, error.as_dict())
+    job = fail(error.as_dict(), recipe=recipe, labels={"of": "mine"})
     again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
     assert again["retry_of"] == job
     assert (again["labels"], again["models"]["base"]) == ({"of": "mine"}, request_body["models"]["base"])
@@ -72,30 +78,24 @@ def test_an_error_that_a_recipe_can_mend_is_mended(
     assert plain["recipe"] == http.get(f"/v1/jobs/{job}").json()["recipe"]
 
 
-def test_rows_are_halved_alone_where_no_more_batches_can_be_added_up(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_rows_are_halved_alone_where_no_more_batches_can_be_added_up(fail: Fail, http: httpx.Client) -> None:
     recipe = whole(http)
     recipe["train"] = {**recipe["train"], "accumulate": 600}
-    job = failed(service, http, {**request_body, "recipe": recipe}, OutOfMemory("no room").as_dict())
+    job = fail(OutOfMemory("no room").as_dict(), recipe=recipe)
     answer = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"})
     assert answer.status_code == 202, answer.text
     again = answer.json()["recipe"]["train"]
     assert (again["batch"], again["accumulate"]) == (16, 600)
 
 
-def test_a_job_that_was_late_is_sent_again_without_its_deadline(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
-    job = failed(service, http, {**request_body, "deadline_seconds": 60}, describe_failure("deadline_exceeded"))
+def test_a_job_that_was_late_is_sent_again_without_its_deadline(fail: Fail, http: httpx.Client) -> None:
+    job = fail(describe_failure("deadline_exceeded"), deadline_seconds=60)
     again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
     assert again["deadline_at"] is None
     assert http.post(f"/v1/jobs/{job}/retry").json()["deadline_at"] is not None
 
 
-def test_a_table_that_misses_its_targets_says_what_to_change(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_a_table_that_misses_its_targets_says_what_to_change(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = str(http.post("/v1/jobs", json=request_body).json()["id"])
     longer = Remedy(key="recipe.distill.epochs", now=8, proposed=14, why="0.74 is scored where 0.79 is needed")
     milder = Remedy(key="recipe.prune.ratio", now=0.3, proposed=0.2, why="the cut cost more than training brought back")
@@ -106,15 +106,7 @@ def test_a_table_that_misses_its_targets_says_what_to_change(
     }
     for position, stage in enumerate(verdicts, start=2):
         found = row(stage, 13_000_000, 14_000_000, 6.4, 0.6, verdict=verdicts[stage])  # type: ignore[arg-type]
-        sql(
-            service,
-            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, row, created_at) "
-            "VALUES (%s, %s, %s, 1, 1, 1, %s, '2026-01-01 00:00:00.000000')",
-            job,
-            stage,
-            position,
-            json.dumps(found.model_dump(mode="json")),
-        )
+        add_row(service, job, position, found)
     sql(service, "UPDATE jobs SET state = 'succeeded', started_at = created_at, finished_at = created_at WHERE id = %s", job)
     before = http.get(f"/v1/jobs/{job}").json()["recipe"]
     answer = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"})
@@ -126,18 +118,18 @@ def test_a_table_that_misses_its_targets_says_what_to_change(
     assert again == before
 
 
-def test_what_no_recipe_mends_is_refused(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_what_no_recipe_mends_is_refused(fail: Fail, http: httpx.Client, request_body: Json) -> None:
     waiting = http.post("/v1/jobs", json=request_body).json()["id"]
     problem(http.post(f"/v1/jobs/{waiting}/retry", json={"remedies": "all"}), 409, "wrong_state")
-    job = failed(service, http, request_body, UnseenLabel("label x").as_dict())
+    job = fail(UnseenLabel("label x").as_dict())
     problem(http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}), 409, "no_remedy")
     problem(http.post(f"/v1/jobs/{job}/retry", json={"remedy": True}), 422, "invalid_request", "remedy")
     http.post(f"/v1/jobs/{waiting}/cancel")
     problem(http.post(f"/v1/jobs/{waiting}/retry", json={"remedies": "all"}), 409, "no_remedy")
 
 
-def test_a_retry_with_its_remedy_happens_once_a_key(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    job = failed(service, http, request_body, OutOfMemory("no room").as_dict())
+def test_a_retry_with_its_remedy_happens_once_a_key(fail: Fail, http: httpx.Client) -> None:
+    job = fail(OutOfMemory("no room").as_dict())
     key = {"Idempotency-Key": new_id("k")}
     first = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}, headers=key).json()
     assert http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}, headers=key).json() == first
@@ -159,7 +151,7 @@ def change(key: str, proposed: JsonValue) -> Remedy:
 
 
 def test_a_stage_that_is_left_out_takes_the_changes_of_its_keys_with_it() -> None:
-    recipe: dict[str, Any] = {"prune": {"ratio": 0.3, "axes": ["ffn"]}, "quantize": {"qat": {"quantized": 5}}}
+    recipe: Json = {"prune": {"ratio": 0.3, "axes": ["ffn"]}, "quantize": {"qat": {"quantized": 5}}}
     chosen = [
         change("recipe.prune.ratio", 0.1),
         change("recipe.quantize.qat.quantized", 10),

@@ -1,27 +1,24 @@
 """Keys that recipes no longer have: sent anew they are refused by name with the remedy; stored ones load and show."""
 
 import json
-from typing import Any
 
 import httpx
 import pytest
 
 from compression.schema.recipe.recipe import Recipe
-from tests.app.api.conftest import problem, sql
+from tests.app.api.conftest import Json, problem, sql
 from tests.app.api.test_report_page import page_of
 from tests.client.figures import report
 from tests.conftest import Service
 
-OLD: dict[str, Any] = {**Recipe().model_dump(mode="json"), "remedy": "apply"}
+OLD: Json = {**Recipe().model_dump(mode="json"), "remedy": "apply"}
 OLD["distill"] = {**OLD["distill"], "gate": {"steps": 50}}
 
 
 @pytest.mark.parametrize(
     ("recipe", "param"), [({"distill": {"gate": {"steps": 50}}}, "recipe.distill.gate"), ({"remedy": "apply"}, "recipe.remedy")]
 )
-def test_sent_anew_they_are_refused_by_name(
-    http: httpx.Client, request_body: dict[str, Any], recipe: dict[str, Any], param: str
-) -> None:
+def test_sent_anew_they_are_refused_by_name(http: httpx.Client, request_body: Json, recipe: Json, param: str) -> None:
     for path, body in (
         ("/v1/recipes/check", recipe),
         ("/v1/jobs", {**request_body, "recipe": {**recipe, "preset": "quick"}}),
@@ -38,9 +35,7 @@ def test_values_that_asked_for_nothing_are_left_out(http: httpx.Client) -> None:
     assert found.json()["recipe"] == Recipe().model_dump(mode="json")
 
 
-def test_stored_ones_show_and_are_sent_again_without_them(
-    service: Service, http: httpx.Client, request_body: dict[str, Any]
-) -> None:
+def test_stored_ones_show_and_are_sent_again_without_them(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = str(http.post("/v1/jobs", json=request_body).json()["id"])
     sql(
         service,

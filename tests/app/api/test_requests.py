@@ -4,12 +4,11 @@ import base64
 import contextlib
 import subprocess
 import sys
-from typing import Any
 
 import httpx
 
 from app.api import ranges
-from tests.app.api.conftest import entry, problem
+from tests.app.api.conftest import Json, entry, problem
 from tests.conftest import ROOT
 
 
@@ -27,7 +26,7 @@ def test_oversized_and_malformed_bodies(http: httpx.Client) -> None:
     problem(http.patch("/v1/jobs"), 405, "method_not_allowed")
 
 
-def test_a_nul_is_refused_wherever_it_stands(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_a_nul_is_refused_wherever_it_stands(http: httpx.Client, request_body: Json) -> None:
     for path in ("/v1/jobs/%00", "/v1/models/%00", "/v1/artifacts/%00/files/x", "/v1/jobs?model=%00", "/v1/jobs?label=a:%00"):
         problem(http.get(path), 422, "invalid_request")
     problem(http.get("/v1/jobs?page_token=AA"), 422, "invalid_request", "page_token")
@@ -45,7 +44,7 @@ def test_a_nul_is_refused_wherever_it_stands(http: httpx.Client, request_body: d
         problem(http.post(path, json=body), 422, "invalid_request")
 
 
-def test_numbers_beyond_reason_are_no_bug_of_ours(http: httpx.Client, request_body: dict[str, Any]) -> None:
+def test_numbers_beyond_reason_are_no_bug_of_ours(http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     problem(http.get(f"/v1/jobs/{job}/events?after={2**70}"), 422, "invalid_request", "after")
     far = base64.urlsafe_b64encode(b"9" * 30).decode()

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,15 @@ import pytest
 from scripts import venvs
 from tests.app.api.conftest import new_team
 from tests.app.api.owner import Owner, team_of
-from tests.conftest import Service, fresh_database
+from tests.conftest import Service, over_sqlite
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
 @pytest.fixture
 def served(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
-    with fresh_database("sqlite", "", templates, tmp_path) as database:
-        made = Service(tmp_path / "home", database, valkey)
-        made.start_api()
+    with over_sqlite(templates, valkey, tmp_path) as made:
         yield made
-        made.stop()
 
 
 def objects(service: Service) -> dict[str, str]:
@@ -37,8 +33,7 @@ def objects(service: Service) -> dict[str, str]:
             owner = Owner(service, http, team_of(http))
             owner.make()
             found |= {f"{name}_{key.upper()}": value for key, value in owner.objects.items()}
-    stranger = replace(service, database=replace(service.database, key=new_team(service)))
-    with stranger.client() as http:
+    with service.client(new_team(service)) as http:
         return {**found, "GONE_TEAM_ID": team_of(http)}
 
 

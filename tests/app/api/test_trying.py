@@ -1,26 +1,23 @@
 """Questions to a job's models, as callers send them: stored once, waited for, and told when they are answered."""
 
 import json
-from dataclasses import replace
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.app.api.conftest import new_team, problem, sql
-from tests.app.api.test_report_page import done
+from tests.app.api.conftest import Json, problem, sql
+from tests.app.api.finished import done
 from tests.conftest import Service
 
 ANSWER = {"label": "positive", "scores": {"positive": 0.9}, "milliseconds": 1.0, "runs": 3, "runtime": "r", "bytes": 9}
 
 
 @pytest.fixture
-def place(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> str:
+def place(service: Service, http: httpx.Client, request_body: Json) -> str:
     return f"/v1/jobs/{done(service, http, request_body)}/try"
 
 
 def answer(service: Service, question: str) -> None:
-    """Answer as a worker does."""
     result = json.dumps({"asked": {"text": "good"}, "expected": None, "original": ANSWER, "compressed": ANSWER})
     moment = "2026-02-03 04:05:06.000000"
     sql(
@@ -57,7 +54,7 @@ def test_a_question_that_is_sent_again_is_one(service: Service, http: httpx.Clie
     problem(http.post(place, json={"text": "other"}, headers=key), 422, "idempotency_key_reused")
 
 
-def test_what_cannot_be_asked_is_refused(service: Service, http: httpx.Client, place: str) -> None:
+def test_what_cannot_be_asked_is_refused(http: httpx.Client, place: str) -> None:
     problem(http.post(place, json={}), 422, "invalid_request", "text")
     problem(http.post(place, json={"row": 20}), 422, "invalid_request", "row")
     problem(http.post(place, json={"text": "x" * 20_001}), 422, "invalid_request", "text")
@@ -70,15 +67,3 @@ def test_what_cannot_be_asked_is_refused(service: Service, http: httpx.Client, p
     late = http.post(place, json={"text": "good"})
     problem(late, 429, "too_many_tries")
     assert late.headers["retry-after"] == "10"
-
-
-def test_nobody_asks_the_models_of_others(service: Service, http: httpx.Client, place: str) -> None:
-    mine = http.post(place, json={"text": "a secret"}).json()["id"]
-    others = replace(service, database=replace(service.database, key=new_team(service)))
-    with others.client() as stranger:
-        problem(stranger.post(place, json={"text": "a"}), 404, "not_found")
-        problem(stranger.get(f"{place}/{mine}"), 404, "not_found")
-    reader = http.post("/v1/keys", json={"name": "r", "scope": "read"}).json()["key"]
-    with service.client(reader) as reading:
-        problem(reading.post(place, json={"text": "a"}), 403, "read_only_key")
-        assert reading.get(f"{place}/{mine}").status_code == 200

@@ -64,7 +64,6 @@ def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_j
     with transaction() as session:
         assert not jobs.has_waiting_job(session)  # or an idle worker would ring for it all the time
         place = queue_forecast.find_position(session, session.get_one(Job, second.id))
-        assert place is not None
         assert place.waits_for in ("quota", "worker")
         jobs.finish(session, claim, {}, [])
     assert must_take(transaction).job.id == second.id
@@ -86,13 +85,11 @@ def test_a_claim_waits_for_a_job_that_another_has_in_hand(
     with ThreadPoolExecutor(1) as pool, ExitStack() as held:
         session = held.enter_context(transaction())
         claim = jobs.claim(session, "w1", LEASE)
-        assert claim is not None
         waiting = pool.submit(take, transaction, "w2")
         with pytest.raises(TimeoutError):
             waiting.result(0.5)  # its team's first job is in hand: what is next, nobody knows until that is over
         held.close()
         other = waiting.result(60)
-    assert other is not None
     assert [claim.job.id, other.job.id] == [first.id, second.id]
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import select, text, update
@@ -14,16 +15,16 @@ from app.core.errors import NotFound, WrongState
 from app.core.failures import describe_failure
 from app.jobs import fencing, jobs, stage_results
 from app.store.clock import now
-from app.store.models import Event, Job, Metric
-from compression.schema.report.measurements import NotMeasured, Parameters, Ratios, Row, Shape, Size
+from app.store.models import Job, Metric
 from tests.app.conftest import SessionMaker
+from tests.support.unmeasured import unmeasured
 
 LEASE = 30.0
+T = TypeVar("T")
 
 
 def take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> fencing.Claim | None:
-    with transaction() as session:
-        return jobs.claim(session, worker, lease)
+    return do(transaction, jobs.claim, worker, lease)
 
 
 def must_take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> fencing.Claim:
@@ -37,55 +38,36 @@ def look(transaction: SessionMaker, job: Job) -> Job:
         return session.get_one(Job, job.id)
 
 
-def row(stage: str = "baseline") -> Row:
-    nothing = NotMeasured(not_measured="a test")
-    return Row(
-        stage=stage,
-        artifact="a",
-        shape=Shape(layers=1, hidden=2, heads=1, ffn=4, vocabulary=5),
-        parameters=Parameters(total=10, embedding=4, other=6),
-        size=Size(bytes=40, dtype="float32", bytes_at_16_bit=20),
-        latency=nothing,
-        score=nothing,
-        flops=nothing,
-        peak_memory_bytes=nothing,
-        seconds=1.0,
-        ratios=Ratios(
-            parameter_reduction=0,
-            size_reduction=0,
-            speed_up=None,
-            latency_reduction=None,
-            retention=None,
-            retention_above_chance=None,
-        ),
-    )
+def do(transaction: SessionMaker, act: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    with transaction() as session:
+        return act(session, *arguments, **options)
 
 
 def test_a_job_is_claimed_once_however_many_ask(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    wanted = {new_job().id for _ in range(5)}
+    wanted = {new_job().id for _ in range(12)}
+
+    def work(number: int) -> list[str]:
+        found = []
+        while claim := take(transaction, f"w{number}"):
+            found.append(claim.job.id)
+            do(transaction, jobs.finish, claim, {}, [])
+        return found
+
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda n: take(transaction, f"w{n}"), range(8)))
-    got = [claim.job.id for claim in claims if claim]
+        got = [job for found in pool.map(work, range(8)) for job in found]
     assert sorted(got) == sorted(wanted)
-
-
-def test_a_second_delivery_finds_nothing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    new_job()
-    assert take(transaction)
-    assert take(transaction) is None
 
 
 def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     old = must_take(transaction, lease=-1)
-    with transaction() as session:
-        assert jobs.requeue_expired(session, max_failures=3, backoff_seconds=0) == [job.id]
+    assert do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0) == [job.id]
     new = must_take(transaction)
     assert new.fence == old.fence + 1
     writes: list[Callable[[Session], object]] = [
         lambda s: jobs.heartbeat(s, old, LEASE),
         lambda s: jobs.record_event(s, old, "log", {}),
-        lambda s: stage_results.record_stage(s, old, row(), "p", [], []),
+        lambda s: stage_results.record_stage(s, old, unmeasured(), "p", [], []),
         lambda s: stage_results.record_part(s, old, "baseline.0", "p", [], [], {}),
         lambda s: jobs.finish(s, old, {}, []),
         lambda s: jobs.fail(s, old, {}),
@@ -104,8 +86,7 @@ def test_lost_workers_are_counted_and_capped(transaction: SessionMaker, new_job:
     job = new_job()
     for _ in range(3):
         must_take(transaction, lease=-1)
-        with transaction() as session:
-            assert jobs.requeue_expired(session, max_failures=3, backoff_seconds=0) == [job.id]
+        assert do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0) == [job.id]
     end = look(transaction, job)
     assert (end.state, end.failures, end.error) == ("failed", 3, describe_failure("worker_lost"))
     assert take(transaction) is None
@@ -114,11 +95,9 @@ def test_lost_workers_are_counted_and_capped(transaction: SessionMaker, new_job:
 def test_a_lease_that_holds_is_not_reaped(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     new_job()
     claim = must_take(transaction, lease=0.05)
-    with transaction() as session:
-        jobs.heartbeat(session, claim, LEASE)
+    do(transaction, jobs.heartbeat, claim, LEASE)
     time.sleep(0.1)
-    with transaction() as session:
-        assert jobs.requeue_expired(session, max_failures=3, backoff_seconds=0) == []
+    assert do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0) == []
 
 
 def test_back_off_delays_the_next_claim(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
@@ -133,51 +112,39 @@ def test_back_off_delays_the_next_claim(transaction: SessionMaker, new_job: Call
     assert must_take(transaction).job.attempt == 2
 
 
-def test_draining_charges_no_failure(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    claim = must_take(transaction)
-    with transaction() as session:
-        jobs.release(session, claim)
-    assert (look(transaction, job).state, look(transaction, job).failures) == ("queued", 0)
+def test_draining_charges_no_failure(transaction: SessionMaker, held: fencing.Claim) -> None:
+    do(transaction, jobs.release, held)
+    assert (look(transaction, held.job).state, look(transaction, held.job).failures) == ("queued", 0)
 
 
 def test_cancel_of_a_waiting_job_is_immediate(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
-    with transaction() as session:
-        assert jobs.cancel(session, job.team_id, job.id).state == "cancelled"
+    assert do(transaction, jobs.cancel, job.team_id, job.id).state == "cancelled"
     assert take(transaction) is None
 
 
-def test_cancel_of_a_running_job_comes_with_the_heartbeat(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    claim = must_take(transaction)
+def test_cancel_of_a_running_job_comes_with_the_heartbeat(transaction: SessionMaker, held: fencing.Claim) -> None:
+    assert do(transaction, jobs.cancel, held.job.team_id, held.job.id).state == "running"
     with transaction() as session:
-        assert jobs.cancel(session, job.team_id, job.id).state == "running"
-    with transaction() as session:
-        assert jobs.heartbeat(session, claim, LEASE).cancel
-        jobs.mark_cancelled(session, claim)
-    with transaction() as session:
-        assert jobs.cancel(session, job.team_id, job.id).state == "cancelled"  # asking again is harmless
+        assert jobs.heartbeat(session, held, LEASE).cancel
+        jobs.mark_cancelled(session, held)
+    assert do(transaction, jobs.cancel, held.job.team_id, held.job.id).state == "cancelled"  # asking again is harmless
 
 
 def test_cancel_after_the_end_is_refused(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
-    with transaction() as session:
-        jobs.finish(session, must_take(transaction), {"version": 1}, [])
+    do(transaction, jobs.finish, must_take(transaction), {"version": 1}, [])
     with pytest.raises(WrongState), transaction() as session:
         jobs.cancel(session, job.team_id, job.id)
-    with transaction() as session:
-        again = jobs.retry(session, job.team_id, job.id)
+    again = do(transaction, jobs.retry, job.team_id, job.id)
     assert (again.state, again.retry_of) == ("queued", job.id)
 
 
 def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     must_take(transaction, lease=-1)
-    with transaction() as session:
-        jobs.cancel(session, job.team_id, job.id)
-    with transaction() as session:
-        jobs.requeue_expired(session, max_failures=3, backoff_seconds=0)
+    do(transaction, jobs.cancel, job.team_id, job.id)
+    do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0)
     assert look(transaction, job).state == "cancelled"
 
 
@@ -192,13 +159,11 @@ WRITES: dict[str, Callable[[Session, fencing.Claim], None]] = {
 @pytest.mark.parametrize("cancel_first", [True, False], ids=["cancel first", "cancel second"])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
-    write: str, cancel_first: bool, transaction: SessionMaker, new_job: Callable[..., Job]
+    write: str, cancel_first: bool, transaction: SessionMaker, held: fencing.Claim
 ) -> None:
-    job = new_job()
-    claim = must_take(transaction)
     acts: list[Callable[[Session], object]] = [
-        lambda session: jobs.cancel(session, job.team_id, job.id),
-        lambda session: WRITES[write](session, claim),
+        lambda session: jobs.cancel(session, held.job.team_id, held.job.id),
+        lambda session: WRITES[write](session, held),
     ]
     first, second = acts if cancel_first else reversed(acts)
 
@@ -213,24 +178,20 @@ def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
             with suppress(TimeoutError):
                 waiting.result(0.5)  # it has begun, and waits for us
         waiting.result(60)
-    assert look(transaction, job).state == "cancelled"
+    assert look(transaction, held.job).state == "cancelled"
 
 
 TOLD = {"stage": "distilled", "phase": "export", "step": 0, "total": 1, "fraction": 0.93, "eta_seconds": 48.0}
 
 
 def tell(transaction: SessionMaker, claim: fencing.Claim) -> None:
-    with transaction() as session:
-        jobs.heartbeat(session, claim, LEASE, progress=TOLD)
+    do(transaction, jobs.heartbeat, claim, LEASE, progress=TOLD)
 
 
-def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    claim = must_take(transaction)
-    tell(transaction, claim)
-    with transaction() as session:
-        jobs.finish(session, claim, {"version": 1}, [])
-    assert look(transaction, job).progress == {**TOLD, "fraction": 1.0, "eta_seconds": 0.0}
+def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, held: fencing.Claim) -> None:
+    tell(transaction, held)
+    do(transaction, jobs.finish, held, {"version": 1}, [])
+    assert look(transaction, held.job).progress == {**TOLD, "fraction": 1.0, "eta_seconds": 0.0}
 
 
 ENDS: dict[str, Callable[[Session, fencing.Claim], object]] = {
@@ -244,25 +205,21 @@ ENDS: dict[str, Callable[[Session, fencing.Claim], object]] = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_a_job_that_ends_before_its_work_has_nothing_left_to_wait_for(
-    end: str, transaction: SessionMaker, new_job: Callable[..., Job]
+    end: str, transaction: SessionMaker, held: fencing.Claim
 ) -> None:
-    job = new_job()
-    claim = must_take(transaction)
-    tell(transaction, claim)
+    tell(transaction, held)
     with transaction() as session:
-        ENDS[end](session, claim)
-    ended = look(transaction, job)
+        ENDS[end](session, held)
+    ended = look(transaction, held.job)
     assert ended.state == ("cancelled" if end == "cancelled" else "failed")
     assert ended.finished_at is not None
     assert ended.progress == {**TOLD, "eta_seconds": None}
 
 
-def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    claim = must_take(transaction)
+def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, held: fencing.Claim) -> None:
     with transaction() as session:
-        stage_results.record_stage(session, claim, row(), "p", [], [])
-        jobs.finish(session, claim, {"version": 1}, [])
+        stage_results.record_stage(session, held, unmeasured(), "p", [], [])
+        jobs.finish(session, held, {"version": 1}, [])
     for statement in (
         "UPDATE jobs SET state = 'queued'",
         "UPDATE jobs SET report = NULL",
@@ -273,7 +230,7 @@ def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_
             session.execute(text(statement))
     with transaction() as session:
         session.execute(text('UPDATE jobs SET labels = \'{"a": "b"}\''))
-    assert look(transaction, job).labels == {"a": "b"}
+    assert look(transaction, held.job).labels == {"a": "b"}
 
 
 @pytest.mark.parametrize("out_of", [True, False], ids=["out of it", "into it"])
@@ -283,7 +240,7 @@ def test_metrics_are_not_moved_between_a_finished_job_and_another(
     new_job(), new_job()
     over, running = must_take(transaction), must_take(transaction)
     with transaction() as session:
-        stage_results.record_stage(session, over if out_of else running, row(), "p", [], [])
+        stage_results.record_stage(session, over if out_of else running, unmeasured(), "p", [], [])
         jobs.finish(session, over, {}, [])
     move = update(Metric).values(job_id=(running if out_of else over).job.id)
     with pytest.raises(DBAPIError, match="final"), transaction() as session:
@@ -293,36 +250,12 @@ def test_metrics_are_not_moved_between_a_finished_job_and_another(
         session.execute(update(Metric).where(Metric.job_id == running.job.id).values(job_id=third.id))
 
 
-def test_events_have_a_gapless_sequence(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    claim = must_take(transaction)
-    with transaction() as session:
-        for n in range(3):
-            jobs.record_event(session, claim, "log", {"n": n})
-        stage_results.record_stage(session, claim, row(), "p", [], [])
-        jobs.finish(session, claim, {}, [])
-    with transaction() as session:
-        events = session.scalars(select(Event).where(Event.job_id == job.id).order_by(Event.seq)).all()
-    assert [event.seq for event in events] == list(range(1, 8))
-    assert [event.type for event in events] == ["queued", "claimed", "log", "log", "log", "stage_finished", "succeeded"]
-
-
-def test_a_stage_that_is_done_again_replaces_its_row(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    claim = must_take(transaction)
+def test_a_stage_that_is_done_again_replaces_its_row(transaction: SessionMaker, held: fencing.Claim) -> None:
     for _ in range(2):
-        with transaction() as session:
-            stage_results.record_stage(session, claim, row(), "p", [{"path": "x", "size": 1, "sha256": "0"}], [])
+        do(transaction, stage_results.record_stage, held, unmeasured(), "p", [{"path": "x", "size": 1, "sha256": "0"}], [])
     with transaction() as session:
-        assert len(session.scalars(select(Metric).where(Metric.job_id == job.id)).all()) == 1
-        assert [done.stage for done in stage_results.list_checkpoints(session, job.id)] == ["baseline"]
-
-
-def test_another_team_sees_nothing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job, other = new_job("a"), new_job("b")
-    for act in (jobs.get, jobs.cancel, jobs.retry, jobs.delete_job):
-        with pytest.raises(NotFound), transaction() as session:
-            act(session, other.team_id, job.id)
+        assert len(session.scalars(select(Metric).where(Metric.job_id == held.job.id)).all()) == 1
+        assert [done.stage for done in stage_results.list_checkpoints(session, held.job.id)] == ["baseline"]
 
 
 def test_only_a_job_that_is_over_can_be_deleted(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:

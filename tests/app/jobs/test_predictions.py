@@ -25,7 +25,6 @@ def facts(task: str, **rows: int) -> dict[str, Any]:
 
 
 def finished(session: Session, task: str = "text-classification", **data: Any) -> Job:
-    """A job with a report, as a worker leaves it."""
     job = submitted(session)
     dataset = session.get_one(Dataset, job.dataset_id)
     dataset.task, dataset.data, dataset.facts = task, data, facts(task, train=9, test=3)
@@ -111,7 +110,6 @@ def test_a_team_asks_so_much_at_once(transaction: SessionMaker) -> None:
         assert refused(session, job, TooManyTries, GOOD).all_headers["Retry-After"]
         for _ in range(predictions.MOST_WAITING):
             row = predictions.claim(session, 60)
-            assert row is not None
             predictions.finish(session, row, result=ANSWERS)
         for _ in range(predictions.MOST_A_MINUTE - predictions.MOST_WAITING):
             row = predictions.create(session, job.team_id, job.id, "", GOOD)
@@ -150,11 +148,9 @@ def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: Sess
         job = finished(session)
         first, second = (predictions.create(session, job.team_id, job.id, "", Question(text=text)).id for text in ("a", "b"))
         lost = predictions.claim(session, -1)
-        assert lost is not None
         assert (lost.id, lost.attempt, predictions.has_waiting_prediction(session)) == (first, 1, True)
         session.expunge(lost)
         again = predictions.claim(session, 60)
-        assert again is not None
         assert (again.id, again.attempt) == (first, 2)
         assert not predictions.finish(session, lost, result={"answers": "of a zombie"})
         assert predictions.finish(session, again, result=ANSWERS)
@@ -168,6 +164,5 @@ def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: Sess
         given_up = predictions.get(session, job.team_id, job.id, second)
         session.refresh(given_up)
         assert given_up.state == "failed"
-        assert given_up.error is not None
         assert given_up.error["code"] == "answer_failed"
         assert not predictions.has_waiting_prediction(session)

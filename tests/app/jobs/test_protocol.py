@@ -20,9 +20,9 @@ from app.core.failures import describe_failure
 from app.jobs import fencing, jobs, stage_results
 from app.store.models import Job
 from compression.schema.stages import STAGES
-from tests.app.jobs.test_jobs import row
 from tests.conftest import Database
 from tests.support.protocol_world import CAP, TEAMS, Machine, Told, World
+from tests.support.unmeasured import unmeasured
 
 LONG = 3600
 TERMINAL = {"succeeded", "failed", "cancelled"}
@@ -187,7 +187,7 @@ class Protocol(Machine):
 
         self.write(
             claim,
-            lambda session: stage_results.record_stage(session, claim, row(stage), "p", FILES, [], origin=origin),
+            lambda session: stage_results.record_stage(session, claim, unmeasured(stage), "p", FILES, [], origin=origin),
             then,
             made=made,
         )

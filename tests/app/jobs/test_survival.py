@@ -16,8 +16,9 @@ from app.store.models import Checkpoint, Event, Job, Worker
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Artifact
 from tests.app.conftest import SessionMaker
-from tests.app.jobs.test_jobs import LEASE, look, must_take, row, take
+from tests.app.jobs.test_jobs import LEASE, do, look, must_take, take
 from tests.conftest import Database, wait_for
+from tests.support.unmeasured import unmeasured
 
 
 def told(transaction: SessionMaker, job: Job) -> list[tuple[int, str]]:
@@ -26,22 +27,21 @@ def told(transaction: SessionMaker, job: Job) -> list[tuple[int, str]]:
         return [(found.seq, found.type) for found in rows]
 
 
-def test_a_write_that_comes_twice_is_told_once(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job, claim = new_job(), must_take(transaction)
+def test_a_write_that_comes_twice_is_told_once(transaction: SessionMaker, held: fencing.Claim) -> None:
     saved = [{"path": "x", "size": 1, "sha256": "0" * 64}]
     writes: list[Callable[[Session], Any]] = [
-        lambda s: jobs.record_event(s, claim, "log", {"message": "a"}, origin="1.1"),
-        lambda s: stage_results.record_training(s, claim, "p1", saved, {"step": 3}, origin="1.2"),
-        lambda s: stage_results.record_stage(s, claim, row(), "p2", saved, [], origin="1.3"),
-        lambda s: jobs.finish(s, claim, {"headline": "x"}, []),
+        lambda s: jobs.record_event(s, held, "log", {"message": "a"}, origin="1.1"),
+        lambda s: stage_results.record_training(s, held, "p1", saved, {"step": 3}, origin="1.2"),
+        lambda s: stage_results.record_stage(s, held, unmeasured(), "p2", saved, [], origin="1.3"),
+        lambda s: jobs.finish(s, held, {"headline": "x"}, []),
     ]
     for write in writes:
         for _ in range(2):  # the first reply was lost
             with transaction() as session:
                 write(session)
     kinds = ["queued", "claimed", "log", "training_saved", "stage_finished", "succeeded"]
-    assert told(transaction, job) == list(enumerate(kinds, start=1))
-    after = look(transaction, job)
+    assert told(transaction, held.job) == list(enumerate(kinds, start=1))
+    after = look(transaction, held.job)
     assert (after.state, len(after.metrics)) == ("succeeded", 1)
 
 
@@ -49,11 +49,9 @@ def test_a_finish_of_an_older_fence_is_refused_though_the_job_succeeded(
     transaction: SessionMaker, new_job: Callable[..., Job]
 ) -> None:
     job, old = new_job(), must_take(transaction, lease=-1)
-    with transaction() as session:
-        jobs.requeue_expired(session, max_failures=3, backoff_seconds=0)
+    do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0)
     new = must_take(transaction)
-    with transaction() as session:
-        jobs.finish(session, new, {"by": "new"}, [])
+    do(transaction, jobs.finish, new, {"by": "new"}, [])
     with pytest.raises(fencing.StaleFence), transaction() as session:
         jobs.finish(session, old, {"by": "old"}, [])
     assert look(transaction, job).report == {"by": "new"}
@@ -66,8 +64,7 @@ def test_a_job_is_taken_from_a_worker_that_fell_silent_within_a_transaction(
     job, claim = new_job(), must_take(transaction, lease=-1)
 
     def reaped() -> list[str]:
-        with transaction() as session:
-            return jobs.requeue_expired(session, max_failures=3, backoff_seconds=0)
+        return do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0)
 
     engine = make_engine(database.url, idle_seconds=2)
     with Session(engine) as silent:
@@ -81,14 +78,12 @@ def test_a_job_is_taken_from_a_worker_that_fell_silent_within_a_transaction(
         assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == f"{IDLE_SECONDS}s"
 
 
-def test_saved_training_is_replaced_and_goes_with_its_stage(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job, claim = new_job(), must_take(transaction)
+def test_saved_training_is_replaced_and_goes_with_its_stage(transaction: SessionMaker, held: fencing.Claim) -> None:
     for number in (1, 2):
-        with transaction() as session:
-            stage_results.record_training(session, claim, f"p{number}", [], {"step": number}, origin=f"1.{number}")
+        do(transaction, stage_results.record_training, held, f"p{number}", [], {"step": number}, origin=f"1.{number}")
     with transaction() as session:
-        assert [(c.stage, c.prefix) for c in stage_results.list_checkpoints(session, job.id)] == [("training", "p2")]
-        stage_results.record_stage(session, claim, row(), "p3", [{"path": "x", "size": 1, "sha256": "0" * 64}], [])
+        assert [(c.stage, c.prefix) for c in stage_results.list_checkpoints(session, held.job.id)] == [("training", "p2")]
+        stage_results.record_stage(session, held, unmeasured(), "p3", [{"path": "x", "size": 1, "sha256": "0" * 64}], [])
     with transaction() as session:
         assert [c.stage for c in session.scalars(select(Checkpoint))] == ["baseline"]
 
@@ -99,23 +94,21 @@ def made(name: str, stage: str = "baseline", part: str | None = None) -> tuple[A
     return Artifact.model_validate({**facts, "score": nothing}), {}
 
 
-def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job, claim = new_job(), must_take(transaction)
+def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker, held: fencing.Claim) -> None:
 
     def names() -> set[str]:
         with transaction() as session:
-            return stage_results.list_results(session, job.id)[1]
+            return stage_results.list_results(session, held.job.id)[1]
 
     def finished(number: int, part: str, *names: str) -> None:
         brought = [made(name, part=part) for name in names]
-        with transaction() as session:
-            stage_results.record_part(session, claim, f"baseline.{number}", "p", [], brought, {})
+        do(transaction, stage_results.record_part, held, f"baseline.{number}", "p", [], brought, {})
 
     finished(0, "mood", "a-mood")
     finished(1, "joy", "a-joy")
     with transaction() as session:
-        stage_results.record_stage(session, claim, row(), "p", [], [])  # all came with its parts
-        stage_results.record_stage(session, claim, row("quantized"), "p", [], [made("q-mood", "quantized", "mood")])
+        stage_results.record_stage(session, held, unmeasured(), "p", [], [])  # all came with its parts
+        stage_results.record_stage(session, held, unmeasured("quantized"), "p", [], [made("q-mood", "quantized", "mood")])
     assert names() == {"a-mood", "a-joy", "q-mood"}
     finished(0, "mood", "b-mood", "c-mood")
     finished(1, "joy")  # an earlier attempt had done it
@@ -127,9 +120,7 @@ def test_what_a_worker_about_to_claim_still_holds_is_taken_back(transaction: Ses
     lost, other = must_take(transaction), None
     with transaction() as session:
         other = jobs.claim(session, "other", LEASE)
-        assert other is not None
-    with transaction() as session:
-        assert jobs.requeue_orphans(session, "w", max_failures=3, backoff_seconds=0) == [lost.job.id]
+    assert do(transaction, jobs.requeue_orphans, "w", max_failures=3, backoff_seconds=0) == [lost.job.id]
     states = {job.id: look(transaction, job) for job in (mine, theirs)}
     assert (states[lost.job.id].state, states[lost.job.id].failures) == ("queued", 1)
     assert states[other.job.id].state == "running"
@@ -165,8 +156,7 @@ def test_a_retry_asks_for_the_same_and_its_deadline_counts_anew(transaction: Ses
     old = new_job(deadline_seconds=3600, priority=3, memory_bytes=7, disk_bytes=8)
     with transaction() as session:
         session.execute(update(Job).where(Job.id == old.id).values(deadline_at=now(-1)))
-    with transaction() as session:
-        jobs.fail_overdue(session)
+    do(transaction, jobs.fail_overdue)
     with transaction() as session:
         new = jobs.retry(session, old.team_id, old.id)
         asked = (new.deadline_seconds, new.priority, new.memory_bytes, new.disk_bytes)
@@ -178,11 +168,9 @@ def test_a_job_waits_for_a_worker_that_has_the_memory(transaction: SessionMaker,
     large, small = new_job(priority=5, memory_bytes=100), new_job(memory_bytes=10)
     with transaction() as session:
         claim = jobs.claim(session, "small", LEASE, memory_bytes=50)
-        assert claim is not None
         assert claim.job.id == small.id
         assert jobs.claim(session, "small", LEASE, memory_bytes=50) is None
         claim = jobs.claim(session, "large", LEASE, memory_bytes=100)
-        assert claim is not None
         assert claim.job.id == large.id
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,6 @@ DATA = b"weights"
 
 
 def asked(*chunks: bytes) -> Request:
-    """A request whose body comes in chunks."""
     left = list(chunks)
 
     async def body() -> Message:
@@ -34,20 +33,33 @@ def asked(*chunks: bytes) -> Request:
     return Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, body)
 
 
-def put(storage: Storage, model: Model) -> None:
-    asyncio.run(
-        uploads.receive_file(asked(DATA), storage, Settings(), uploads.UploadTarget(Model, model.team_id, model.id, "x"))
-    )
+Sending = Callable[[bytes], uploads.UploadTarget]
+
+
+@pytest.fixture
+def sending(transaction: SessionMaker, monkeypatch: pytest.MonkeyPatch) -> Sending:
+    """Makes a model with one file of these bytes, which are about to be sent."""
+    for module, name in ((uploads, "reading"), (uploads, "writing"), (upload_reservation, "writing")):
+        monkeypatch.setattr(module, name, transaction)
+
+    def made(data: bytes) -> uploads.UploadTarget:
+        with transaction() as session:
+            model = Model(team_id=team(session).id, name="m")
+            model.files = [File(path="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())]
+            session.add(model)
+        return uploads.UploadTarget(Model, model.team_id, model.id, "x")
+
+    return made
+
+
+def put(storage: Storage, place: uploads.UploadTarget) -> None:
+    asyncio.run(uploads.receive_file(asked(DATA), storage, Settings(), place))
 
 
 def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
-    transaction: SessionMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sending: Sending, transaction: SessionMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = LocalStorage(tmp_path / "store")
-    with transaction() as session:
-        model = Model(team_id=team(session).id, name="m")
-        model.files = [File(path="x", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())]
-        session.add(model)
+    storage, place = LocalStorage(tmp_path / "store"), sending(DATA)
 
     @contextmanager
     def cut_off() -> Iterator[Session]:
@@ -55,33 +67,24 @@ def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
             yield session
         raise OperationalError("COMMIT", {}, ConnectionError("the connection was lost"))
 
-    monkeypatch.setattr(uploads, "reading", transaction)
-    monkeypatch.setattr(upload_reservation, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", cut_off)
     with pytest.raises(OperationalError):
-        put(storage, model)
+        put(storage, place)
     monkeypatch.setattr(uploads, "writing", transaction)
-    put(storage, model)  # as its sender does
+    put(storage, place)  # as its sender does
     with transaction() as session:
-        key = session.scalars(select(File.key).where(File.model_id == model.id)).one()
+        key = session.scalars(select(File.key).where(File.model_id == place.identifier)).one()
     assert [stored.key for stored in storage.objects("uploads/")] == [key]
     assert key is not None
     assert b"".join(storage.read(key, 0, len(DATA))) == DATA
 
 
 def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
-    transaction: SessionMaker, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    sending: Sending, transaction: SessionMaker, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytes(range(256)) * 400
-    with transaction() as session:
-        model = Model(team_id=team(session).id, name="m")
-        model.files = [File(path="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())]
-        session.add(model)
-    monkeypatch.setattr(uploads, "reading", transaction)
-    monkeypatch.setattr(upload_reservation, "writing", transaction)
-    monkeypatch.setattr(uploads, "writing", transaction)
+    place = sending(data)
     monkeypatch.setattr(uploads, "PART_BYTES", 10_000)
-    place = uploads.UploadTarget(Model, model.team_id, model.id, "x")
 
     def append(offset: int, *chunks: bytes) -> uploads.UploadProgress:
         return asyncio.run(uploads.append_part(asked(*chunks), storage, Settings(), place, offset))
@@ -90,31 +93,21 @@ def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
     with transaction() as session:
         sizes = [part.size for part in session.scalars(select(UploadPart).order_by(UploadPart.start))]
     assert sizes == [10_000, 10_000, 10_000, 10_000, 2_000]
-    assert sorted(found.size for found in storage.objects(f"uploads/{model.id}/")) == sorted(sizes)
+    assert sorted(found.size for found in storage.objects(f"uploads/{place.identifier}/")) == sorted(sizes)
     assert append(42_000, data[42_000:]).whole
     with transaction() as session:
         assert session.scalars(select(UploadPart)).all() == []
-        key = session.scalars(select(File.key).where(File.model_id == model.id)).one()
-    assert [found.key for found in storage.objects(f"uploads/{model.id}/")] == [key]
+        key = session.scalars(select(File.key).where(File.model_id == place.identifier)).one()
+    assert [found.key for found in storage.objects(f"uploads/{place.identifier}/")] == [key]
     assert b"".join(storage.read(str(key), 0, len(data))) == data
 
 
-def test_a_file_does_not_come_in_any_number_of_parts(
-    transaction: SessionMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = LocalStorage(tmp_path / "store")
-    with transaction() as session:
-        model = Model(team_id=team(session).id, name="m")
-        model.files = [File(path="x", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())]
-        session.add(model)
-    monkeypatch.setattr(uploads, "reading", transaction)
-    monkeypatch.setattr(upload_reservation, "writing", transaction)
-    monkeypatch.setattr(uploads, "writing", transaction)
+def test_a_file_does_not_come_in_any_number_of_parts(sending: Sending, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, place = LocalStorage(tmp_path / "store"), sending(DATA)
     monkeypatch.setattr(uploads, "MOST_PARTS", 2)
-    place = uploads.UploadTarget(Model, model.team_id, model.id, "x")
     for at in range(2):
         asyncio.run(uploads.append_part(asked(DATA[at : at + 1]), storage, Settings(), place, at))
     with pytest.raises(TooManyParts):
         asyncio.run(uploads.append_part(asked(DATA[2:]), storage, Settings(), place, 2))
-    put(storage, model)  # as the remedy says
-    assert [found.size for found in storage.objects(f"uploads/{model.id}/")] == [len(DATA)]
+    put(storage, place)  # as the remedy says
+    assert [found.size for found in storage.objects(f"uploads/{place.identifier}/")] == [len(DATA)]

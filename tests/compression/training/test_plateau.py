@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 from compression.evaluation.validate import Validation
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
-from compression.training.trainer import train
+from compression.training.trainer import TrainingHooks, train
 from tests.compression.training.test_trainer import finish, loss_of
 from tests.support.tiny_bert import encoded, sentences
 
@@ -36,7 +36,7 @@ def scripted(scores: list[float], model: BertForSequenceClassification) -> tuple
 
 def test_the_rate_falls_after_each_epoch_without_gain_and_best_weights_come_back(model: BertForSequenceClassification) -> None:
     judge, seen = scripted([0.5, 0.6, 0.605, 0.7, 0.7, 0.6, 0.6], model)  # 0.605 is a gain of less than 0.01
-    ticks, outcome = finish(train(model, OPEN, ROWS, None, loss_of(model), validation=judge))
+    ticks, outcome = finish(train(model, OPEN, ROWS, judge, loss_of(model)))
     rates = [tick.rate for tick in ticks if isinstance(tick, Step) and tick.score is None and not tick.resumed]
     assert (outcome.best_epoch, outcome.out_of_patience, len(outcome.curve)) == (3, True, 6)
     # Each tick tells the rate of the step that comes: after a warm-up of 0.2 × 5 epochs × 2 steps the whole one, half of it
@@ -51,7 +51,7 @@ def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassif
     before = [parameter.detach().clone() for parameter in model.parameters()]
     judge, _ = scripted([0.9, 0.92, 0.92, 0.93], model)
     plan = replace(OPEN, first_gain=0.05)
-    _, outcome = finish(train(model, plan, ROWS, None, loss_of(model), validation=judge))
+    _, outcome = finish(train(model, plan, ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, len(outcome.curve)) == (0, 3)
     assert all(one.equal(other) for one, other in zip(model.parameters(), before, strict=True))
 
@@ -59,7 +59,7 @@ def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassif
 def test_stretches_of_several_epochs_wait_as_long(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.5, 0.6, 0.5], model)
     plan = replace(OPEN, plateau_epochs=4, patience=12)
-    ticks, outcome = finish(train(model, plan, ROWS, None, loss_of(model), validation=judge))
+    ticks, outcome = finish(train(model, plan, ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, len(outcome.curve)) == (1, 13)
     rates = {tick.score: tick.rate for tick in ticks if isinstance(tick, Step)}
     assert min(rate for rate in rates.values() if rate) == pytest.approx(1e-3 / 8)
@@ -74,7 +74,7 @@ def test_a_loss_that_falls_is_a_gain_too_but_the_best_score_is_kept(model: BertF
         seen.append([parameter.detach().clone() for parameter in model.parameters()])
         return Validation(next(scores), -next(losses))
 
-    ticks, outcome = finish(train(model, OPEN, ROWS, None, loss_of(model), validation=judge))
+    ticks, outcome = finish(train(model, OPEN, ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, outcome.out_of_patience, len(outcome.curve)) == (1, True, 6)
     told = [tick.rate for tick in ticks if isinstance(tick, Step) and tick.score is not None]
     assert told == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4, 1.25e-4])
@@ -83,7 +83,7 @@ def test_a_loss_that_falls_is_a_gain_too_but_the_best_score_is_kept(model: BertF
 
 def test_a_bound_ends_what_still_gains(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.1 * number for number in range(10)], model)
-    _, outcome = finish(train(model, replace(OPEN, epochs=4), ROWS, None, loss_of(model), validation=judge))
+    _, outcome = finish(train(model, replace(OPEN, epochs=4), ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, outcome.out_of_patience) == (4, False)
 
 
@@ -96,7 +96,7 @@ def test_the_head_has_a_rate_of_its_own(model: BertForSequenceClassification) ->
     head = list(model.classifier.parameters())
     plan = TrainingConfig("prepare", 1, 1e-3, 32, 0, head_factor=5.0)
     with register_optimizer_step_pre_hook(note):
-        finish(train(model, plan, ROWS, encoded(sentences(8, 3)), loss_of(model), head=head))
+        finish(train(model, plan, ROWS, encoded(sentences(8, 3)), loss_of(model), hooks=TrainingHooks(head=head)))
     body = {rates[id(p)] for p in model.bert.parameters()}
     assert len(body) == 1
     assert {rates[id(p)] for p in head} == {5 * body.pop()}

@@ -129,7 +129,6 @@ def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listene
     state.checkpointer = checkpointer(tmp_path)
     worst = Validation(0.0, float("-inf"))
     plan, loss = TrainingConfig("prepare", 1, 1e-3, 64, 0), label_loss(state.task, state.model)
-    given = {"validation": lambda: worst, "resumable": state.resumable("tune")}
-    ticks = train(state.model, plan, state.rows["train"], state.rows["validation"], loss, **given)
+    ticks = train(state.model, plan, state.rows["train"], lambda: worst, loss, resumable=state.resumable("tune"))
     listener.hear(event for event in ticks if not isinstance(event, Step))
     assert read_training(listener.kept / "1", "same work").where.before == worst

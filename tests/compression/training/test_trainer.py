@@ -83,7 +83,7 @@ def test_no_epochs_change_nothing_and_a_worse_one_is_not_kept(model: BertForSequ
     assert outcome.best == outcome.before
     assert logits(model, VALIDATION).equal(before)
     plan = TrainingConfig("prepare", 2, 3e-3, 16, 0)
-    _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=scored(0.9, 0.5, 0.6)))
+    _, outcome = finish(train(model, plan, TRAIN, scored(0.9, 0.5, 0.6), loss_of(model)))
     assert outcome.best_epoch == 0
     assert logits(model, VALIDATION).equal(before)
 
@@ -120,7 +120,7 @@ def test_l2_follows_the_validation_score(model: BertForSequenceClassification) -
     seen: list[float] = []
     plan = TrainingConfig("prune.recovery", 4, 1e-4, 320, 0, adapt_decay=True)
     with register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["weight_decay"])):
-        finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=scored(0.5, 0.8, 0.7, 0.9, 0.9)))
+        finish(train(model, plan, TRAIN, scored(0.5, 0.8, 0.7, 0.9, 0.9), loss_of(model)))
     assert seen == [0.01, 0.01, 0.02, 0.01]
 
 
@@ -234,7 +234,7 @@ def test_the_warm_up_is_a_share_of_the_steps_and_l2_shrinks_weights(model: BertF
 def test_patience_ends_training_and_says_so(model: BertForSequenceClassification) -> None:
     plan = TrainingConfig("distill", 9, 1e-3, 320, 0, patience=2)
     judge = scored(0.5, 0.6, 0.7, 0.7, 0.65)
-    ticks, said, outcome = heard(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
+    ticks, said, outcome = heard(train(model, plan, TRAIN, judge, loss_of(model)))
     assert [tick.score for tick in ticks if tick.score is not None] == [0.6, 0.7, 0.7, 0.65]
     assert outcome.best_epoch == 2
     assert [log.message for log in said] == list(outcome.remarks)
@@ -244,7 +244,7 @@ def test_patience_ends_training_and_says_so(model: BertForSequenceClassification
 def test_patience_does_not_count_the_epochs_before_its_time(model: BertForSequenceClassification) -> None:
     plan = TrainingConfig("prune.recovery", 9, 1e-3, 320, 0, patience=1, patience_from=3)
     judge = scored(0.5, 0.4, 0.4, 0.4, 0.6, 0.5)
-    ticks, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
+    ticks, outcome = finish(train(model, plan, TRAIN, judge, loss_of(model)))
     assert len([tick for tick in ticks if tick.score is not None]) == 5
     assert outcome.best_epoch == 4
 
@@ -293,7 +293,7 @@ def test_precision_of_products(model: BertForSequenceClassification, monkeypatch
     linear = model.bert.encoder.layer[0].output.dense
     linear.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
     plan = TrainingConfig("prepare", 1, 1e-3, 320, 0, precision=precision)
-    finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=scored(0, 1)))
+    finish(train(model, plan, TRAIN, scored(0, 1), loss_of(model)))
     assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}
 
     insert_fake_quantization(model)  # simulated integers stay exact; their gradients are rounded as the recipe allows

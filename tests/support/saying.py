@@ -1,0 +1,7 @@
+"""Texts that people read."""
+
+
+def says(text: str, *parts: str) -> None:
+    """Assert that a text has each of these parts."""
+    for part in parts:
+        assert part in text, part
