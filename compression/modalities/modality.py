@@ -152,6 +152,55 @@ class Summary:
     """Notes for the reader on how the rows are encoded and scored."""
 
 
+class IndependentRows:
+    """Base class of modalities whose models read each row as it is: they have none of the optional capabilities."""
+
+    if TYPE_CHECKING:  # a modality's own
+
+        def preprocessor(self, folder: Path, config: PretrainedConfig, length: int) -> Preprocessor:
+            """Open a model's preprocessor."""
+
+    def adapted(
+        self, folder: Path, dataset: Any, task: Name, target: Path, name: str, like: Path | None = None  # noqa: ARG002
+    ) -> tuple[Path, None]:
+        """Return the folder as it is."""
+        return folder, None
+
+    def write_preprocessor(
+        self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None
+    ) -> None:
+        """Write nothing: an artifact's config.json is enough to read its rows."""
+
+    def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:  # noqa: ARG002
+        """Return the settings as they are."""
+        return evaluate
+
+    def scored(self, dataset: Any, preprocessor: Any, evaluate: Evaluate, task: Name, seed: int) -> dict[Split, list[int]]:  # noqa: ARG002
+        """Return no sample: every row is scored."""
+        return {}
+
+    def encode(
+        self, dataset: Any, preprocessor: Any, task: TaskAdapter, splits: Sequence[Split] = SPLITS
+    ) -> dict[Split, Examples]:
+        """Encode splits."""
+        return {split: preprocessor.encode(dataset, split, task) for split in splits}
+
+    def augmenter(self, *_: Any) -> None:
+        """Return None: rows are not augmented."""
+
+    def input_pruner(self, *_: Any) -> None:
+        """Return None: there are no inputs to choose from."""
+
+    def digests(self, spec: Spec, base: Path) -> None:
+        """Return None: no rows are augmented."""
+
+    def summary(
+        self, dataset: Any, preprocessor: Any, rows: Mapping[Split, Examples], *_: Any  # noqa: ARG002
+    ) -> Summary:
+        """Summarize the rows."""
+        return Summary(dataset.facts(), {str(name): len(split) for name, split in rows.items()})
+
+
 class Modality(Protocol):
     """A kind of data.
 

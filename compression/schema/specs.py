@@ -56,6 +56,7 @@ class TaskSpec:
     one_class: bool = False  #: whether a row has one class; carved splits are stratified by it
     per_token: bool = False  #: whether predictions are positions among the input's tokens: teachers must tokenize alike
     windows: bool = False  #: whether a long input is read in several windows, not truncated
+    sequences: bool = True  #: whether a row is a sequence of positions, whose length recipes limit
     generates: bool = False  #: whether it predicts a distribution over a vocabulary for each token
     unlabelled: bool = False  #: whether unlabelled inputs may be sent too, for the general phase of distillation
     augmentable: bool = False  #: whether a row has one label for the whole text, so that its words may move

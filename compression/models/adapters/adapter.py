@@ -27,9 +27,9 @@ class ArchitectureAdapter(ABC):
     """The attention implementation of the family's models: the fastest of the stock code."""
     block: str
     """The name of the list of layers in the bare model."""
-    tables: tuple[str, ...]
+    tables: tuple[str, ...] = ()
     """Names of the token, position and type tables in the bare model, the token table first."""
-    shallow: tuple[str, ...]
+    shallow: tuple[str, ...] = ()
     """Names of modules before the first layer, or beside all layers."""
     shared_axes: frozenset[str] = frozenset()
     """Layer axes of which all layers keep the same units."""
@@ -38,40 +38,40 @@ class ArchitectureAdapter(ABC):
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
 
-    @abstractmethod
-    def max_positions(self, config: PretrainedConfig) -> int:
+    def max_positions(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (some families\' own)
         """Return the maximum number of tokens in a text."""
+        return 0
 
-    @abstractmethod
-    def types(self, config: PretrainedConfig) -> int:
+    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (some families\' own)
         """Return the number of token types. With fewer than two the model takes no token_type_ids."""
+        return 0
 
-    @abstractmethod
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
+    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (some families\' own)
         """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
+        return ()
 
-    @abstractmethod
-    def biases(self, config: PretrainedConfig) -> Biases:
+    def biases(self, config: PretrainedConfig) -> Biases:  # noqa: ARG002 (some families\' own)
         """Return the parts of a layer that have biases because the config enables them."""
+        return ()
 
     @abstractmethod
     def head(self, model: PreTrainedModel) -> Head:
         """Return the head after the encoder or decoder."""
 
-    @abstractmethod
-    def layers(self, model: PreTrainedModel) -> Sequence[Layer]:
+    def layers(self, model: PreTrainedModel) -> Sequence[Layer]:  # noqa: ARG002 (some families\' own)
         """Return the parts of each layer, shallow first."""
+        return ()
 
-    @abstractmethod
-    def attentions(self, model: PreTrainedModel) -> list[Attention]:
+    def attentions(self, model: PreTrainedModel) -> list[Attention]:  # noqa: ARG002 (some families\' own)
         """Return the attention projections of each layer, shallow first."""
+        return []
 
-    @abstractmethod
-    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:  # noqa: ARG002 (some families\' own)
         """Return every norm of the residual stream, shallow first.
 
         An encoder's norms write the stream, a decoder's read it.
         """
+        return []
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:

@@ -106,8 +106,8 @@ def units_at(shape: Shape, axis: str) -> int:
     counts = {
         "heads": shape.groups or shape.heads,
         "pooled": shape.hidden,
-        "compared": shape.hidden // shape.heads,
-        "values": shape.hidden // shape.heads,
+        "compared": shape.hidden // (shape.heads or 1),
+        "values": shape.hidden // (shape.heads or 1),
         "experts": experts.count if experts is not None else 0,
         "expert_ffn": experts.ffn if experts is not None else 0,
         "shared": experts.shared if experts is not None else 0,

@@ -5,7 +5,7 @@ from math import prod
 
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
 from compression.models.architectures.decoder_tensor_names import CORRECTION, FAMILIES, decoder_tensors
-from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.tensor_names import TABLES, encoder_tensors
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
@@ -97,6 +97,8 @@ def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
 
 def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
     """Return the shape nearest to these ratios, on the recipe's axes. Raises UnsupportedShape."""
+    if family.name in INSTALLED:
+        return INSTALLED[family.name].shape_at(shape, prune, ratios)
     if family.decodes:
         named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
         return decoder_shape(family.model_type, shape, named, prune.multiple)
@@ -201,7 +203,7 @@ def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: 
 
 
 def _size(shape: Shape) -> int:
-    return shape.hidden // shape.heads
+    return shape.hidden // shape.heads if shape.heads else 0
 
 
 def parameters_at(
@@ -213,6 +215,8 @@ def parameters_at(
     between an encoder's stream and its output layer (pooler, pre_classifier); the stock classes for sequences have one, those
     for tokens and spans have none. biases: of a decoder; its head has none.
     """
+    if family.name in INSTALLED:
+        return INSTALLED[family.name].parameters_at(shape, outputs or 0)
     if family.decodes:
         tensors = decoder_tensors(family.model_type, shape, rows, biases)
         tables, head = FAMILIES[family.model_type].tables, (outputs or 0) * shape.hidden

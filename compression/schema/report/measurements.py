@@ -62,7 +62,7 @@ class Shape(Config):
 
         Attention is compared over them.
         """
-        size = self.head_size or self.hidden // self.heads
+        size = self.head_size or self.hidden // (self.heads or 1)
         return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
 
 

@@ -1,0 +1,116 @@
+"""Vectors as tensors: `Preprocessor`, `Examples` and `Batch` for rows of one size, which need no padding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.modalities.base import TaskAdapter
+from lathe_toy.modality import VectorDataset
+
+
+@dataclass(frozen=True)
+class VectorBatch:
+    """A batch of vectors: (rows, features), with labels and row numbers, (rows,)."""
+
+    features: Tensor
+    labels: Tensor
+    rows: Tensor
+    labelled: Tensor | None = None
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Return the arguments of the model's forward."""
+        return {"features": self.features}
+
+    @property
+    def mask(self) -> Tensor:
+        """Return one real position for each row."""
+        return torch.ones(len(self.rows), 1, device=self.features.device)
+
+    @property
+    def weight(self) -> int:
+        """Return the number of rows, which the loss is a mean over."""
+        return len(self.rows)
+
+    def to(self, device: torch.device) -> "VectorBatch":
+        """Return the batch on a device."""
+        return replace(self, features=self.features.to(device), labels=self.labels.to(device))
+
+    def at(self, where: slice | Tensor) -> "VectorBatch":
+        """Return some of the rows."""
+        return VectorBatch(self.features[where], self.labels[where], self.rows[where])
+
+    def split(self, parts: int) -> "list[VectorBatch]":
+        """Split into at most `parts` batches."""
+        size = -(-len(self.rows) // parts)
+        return [self.at(slice(start, start + size)) for start in range(0, len(self.rows), size)]
+
+
+@dataclass(frozen=True)
+class VectorExamples:
+    """A split's vectors and labels."""
+
+    features: Tensor
+    labels: Tensor
+    task: TaskAdapter
+    references: Any = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Return one position for each row."""
+        return [1] * len(self)
+
+    def cut_like(self, other: "VectorExamples") -> bool:
+        """Return whether another model reads the same vectors."""
+        return torch.equal(self.features, other.features)
+
+    def at(self, rows: list[int]) -> "VectorExamples":
+        """Return the rows with these numbers."""
+        return replace(self, features=self.features[rows], labels=self.labels[rows])
+
+    def batch(self, rows: list[int]) -> VectorBatch:
+        """Return a batch of the rows with these numbers."""
+        return VectorBatch(self.features[rows], self.labels[rows], torch.tensor(rows))
+
+    def by_length(self, size: int) -> Iterator[VectorBatch]:
+        """Yield every row once."""
+        for start in range(0, len(self), size):
+            yield self.batch(list(range(start, min(start + size, len(self)))))
+
+    def shuffled(self, size: int, seed: int) -> Iterator[VectorBatch]:
+        """Yield every row once, in an order that `seed` determines."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])
+
+
+@dataclass(frozen=True)
+class VectorPreprocessor:
+    """Encodes vectors: they have no positions and no padding."""
+
+    length: int = 0
+    padding: int = 0
+
+    def encode(self, dataset: VectorDataset, split: str, task: TaskAdapter) -> VectorExamples:
+        """Encode a split."""
+        rows = dataset.judged(split)
+        features = torch.tensor([row["features"] for row in rows])
+        return VectorExamples(features, torch.tensor([row["label"] for row in rows]), task)
+
+    def unlabelled(self, inputs: Sequence[Any], task: TaskAdapter) -> VectorExamples:
+        """Encode vectors without labels: the task has none."""
+        raise NotImplementedError
+
+    def with_made(self, rows: Any, made: Sequence[Any], task: TaskAdapter) -> VectorExamples:
+        """Append augmented rows: the modality has no augmenter."""
+        raise NotImplementedError
+
+    def reads_like(self, other: Any) -> bool:  # noqa: ARG002
+        """Return True: all models read the vectors as they are."""
+        return True
