@@ -48,7 +48,6 @@ from compression.training.budget import Spent
 
 FORMAT = 7
 """Raise it if a stage computes or saves something else, so that older checkpoints must not be resumed."""
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SMOOTHED = "smoothed.safetensors"
 """File of the factors that smoothing divided the model's channels by, if the model was smoothed."""
 TEACHERS = "teachers"
@@ -145,21 +144,20 @@ def write(
     model: PreTrainedModel,
     facts: StageCheckpoint,
     teachers: Sequence[PreTrainedModel] = (),
-    tokenizer: Path | None = None,
+    preprocessor: Path | None = None,
     smoothed: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `folder`/<stage>[/<part>] atomically and durably; `facts.files` is filled in here.
 
-    teachers: the further models that the stage trained, saved in their own folders. tokenizer: the folder of the model's
-    tokenizer, if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
+    teachers: the further models that the stage trained, saved in their own folders. preprocessor: the folder of the
+    model's preprocessor, if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
         for number, teacher in enumerate(teachers, start=1):
             teacher.save_pretrained(place / TEACHERS / str(number))
-        for path in (tokenizer / name for name in TOKENIZER) if tokenizer is not None else ():
-            if path.is_file():
-                shutil.copyfile(path, place / path.name)
+        for path in preprocessor.iterdir() if preprocessor is not None else ():
+            shutil.copyfile(path, place / path.name)
         if smoothed:
             save_file(dict(smoothed), place / SMOOTHED)
         complete = facts.model_copy(update={"files": list_files(place)})

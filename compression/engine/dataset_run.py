@@ -91,12 +91,12 @@ class DatasetRun:
         if dataset.labels:
             dataset = dataset.in_order(loading.head_labels(model.config))
         reading = modality.preprocessor(folder, model.config, recipe.train.max_length)
-        notes += loading.tokenizer_notes(folder)
+        notes += modality.preprocessor_notes(folder)
         shape, positions = adapter_of(model).shape_of(model.config), adapter_of(model).max_positions(model.config)
         evaluate = modality.evaluation(evaluate, asked.task, recipe.train.max_length, positions)
         pruner: InputPruner | None = None
         if recipe.prune is not None and (ratio := recipe.prune.vocabulary_ratio):
-            place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
+            place = output / "scratch" / f"preprocessor-{asked.name}".rstrip("-")
             pruner = modality.input_pruner(folder, model.config, dataset, reading, place, ratio)
         planned = aimed(model, recipe.prune, pruner) if recipe.prune is not None else shape
         task = modality.task(asked.task, evaluate, dataset.labels)
@@ -208,8 +208,8 @@ class DatasetRun:
         if follows_cut(self.rows[-1].stage):
             reduce_vocabulary(self.state, model=False)
 
-    def new_tokenizer(self, stage: Stage) -> Path | None:
-        """Return the folder of the tokenizer that a stage's model needs instead of the job's own, or None."""
+    def new_preprocessor(self, stage: Stage) -> Path | None:
+        """Return the folder of the preprocessor that a stage's model needs instead of the job's own, or None."""
         return self.state.input_pruner.folder if self.state.input_pruner is not None and follows_cut(stage) else None
 
     def reader(self, stage: Stage) -> ModelSource:
@@ -251,7 +251,7 @@ class DatasetRun:
             precision=precision,
             task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.new_tokenizer(stage) or reader.folder,
+            tokenizer=self.new_preprocessor(stage) or reader.folder,
             max_length=reader.reading.length,
             output=self.output,
             test_rows=self.scored_rows["test"],
@@ -281,7 +281,7 @@ class DatasetRun:
             int8=is_simulated(model),
             task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.new_tokenizer(PRUNED) or self.reader(PRUNED).folder,
+            tokenizer=self.new_preprocessor(PRUNED) or self.reader(PRUNED).folder,
             baseline=self.artifact_folder(self.rows[0].artifact),
             evaluate=self.evaluate,
             last_try=self.spec.split_batches > 1,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
@@ -197,7 +196,7 @@ class Job:
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
         beside = part.state.originals if stage == BASELINE else ()
         place, state = self.output / "checkpoints", part.state
-        checkpoints.write(place, state.model, facts, beside, part.new_tokenizer(stage), state.smoothed)
+        checkpoints.write(place, state.model, facts, beside, part.new_preprocessor(stage), state.smoothed)
         yield from self.tracker.emit_boundary(SHIP, done=True)
         return facts
 
@@ -207,10 +206,9 @@ class Job:
         if asked is None:
             return ()
         state, place, cache = part.state, harness_job.place_of(self.spec, self.base), harness_job.cache_of(self.spec, self.base)
-        reading: Any = part.reader(stage).reading  # a language model's preprocessor, which has a tokenizer
-        tokenizer, seed, parts = reading.tokenizer, state.recipe.train.seed, state.parts
+        reading, seed, parts = part.reader(stage).reading, state.recipe.train.seed, state.parts
         precompute = harness_job.ask(
-            state.model, tokenizer, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
+            state.model, reading, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
         )
         figures = yield from self.tracker.relay(harness_job.PHASE, precompute)
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""

@@ -82,6 +82,9 @@ class Preprocessor(Protocol):
     def reads_like(self, other: Any) -> bool:
         """Return whether both encode rows to the same tensors, if both cut them alike."""
 
+    def write(self, folder: Path) -> None:
+        """Write the files from which stock code opens it, such as a tokenizer's."""
+
 
 @dataclass(frozen=True)
 class Augmented:
@@ -237,6 +240,9 @@ class Modality(Protocol):
 
         length: the maximum number of positions of a row that the recipe allows.
         """
+
+    def preprocessor_notes(self, folder: Path) -> list[str]:
+        """Return notes for the report on how stock code opens the preprocessor of a model's folder."""
 
     def write_preprocessor(
         self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None

@@ -225,7 +225,12 @@ class OnDiskJob:
         return (
             made,
             self.model,
-            (note, *more, *sanitized_folder.notes(self.spec, self.base), *loading.tokenizer_notes(self.folder)),
+            (
+                note,
+                *more,
+                *sanitized_folder.notes(self.spec, self.base),
+                *modality_of(self.spec.asked[0].task).preprocessor_notes(self.folder),
+            ),
         )
 
     def quantized(self) -> Generator[Event, None, Made]:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, TypeAdapter
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from compression.evaluation.lm_eval import harness
 from compression.evaluation.lm_eval.harness import Found
+from compression.modalities.modality import Preprocessor
 from compression.quantization.fake_quantize import Simulation, simulation_of
 from compression.schema.config import Config
 from compression.schema.errors import ALL_ERRORS, CompressionError, InvalidSpec, MissingResource, OutOfMemory
@@ -78,7 +79,7 @@ def check(spec: Spec, base: Path, positions: int) -> None:
 
 def ask(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    preprocessor: Preprocessor,
     asked: LmEval,
     place: Path,
     cache: Path,
@@ -98,7 +99,7 @@ def ask(
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="model-") as folder:
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        preprocessor.write(Path(folder))
         given = {"folder": folder, "simulation": simulation_of(model), "batch": max(asked.batch // parts, 1)}
         process.release_memory()
         if torch.cuda.is_available():

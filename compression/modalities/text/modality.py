@@ -119,6 +119,12 @@ class TextModality:
         family = adapter_of(config)
         return TextPreprocessor(load_tokenizer(folder), min(length, family.max_positions(config)), family.types(config) > 1)
 
+    def preprocessor_notes(self, folder: Path) -> list[str]:
+        """Return a note if stock code splits texts differently from tokenizer.json."""
+        from compression.models.loading import tokenizer_notes
+
+        return tokenizer_notes(folder)
+
     def write_preprocessor(
         self, source: Path, folder: Path, length: int, task: Task, model: PreTrainedModel | None = None
     ) -> None:

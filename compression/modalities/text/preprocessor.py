@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -58,6 +59,10 @@ class TextPreprocessor:
     def reads_like(self, other: "TextPreprocessor") -> bool:
         """Return whether both models take token types or neither does."""
         return self.types == other.types
+
+    def write(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        self.tokenizer.save_pretrained(folder)
 
     def unlabelled(self, texts: Sequence[str], task: TaskAdapter) -> TokenizedDataset:
         """Tokenize texts without labels."""

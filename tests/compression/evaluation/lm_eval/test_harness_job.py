@@ -13,6 +13,7 @@ from lm_eval.models.huggingface import HFLM
 
 from compression.engine.pipeline import compress
 from compression.evaluation.lm_eval import harness, harness_job, harness_model
+from compression.modalities.text.preprocessor import TextPreprocessor
 from compression.planning.preflight import check_task
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
@@ -42,6 +43,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as fresh ones have it; else it is asked again and again
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     monkeypatch.setattr(harness_job, "answers", asked_here)
+
+
+def reading() -> TextPreprocessor:
+    return TextPreprocessor(tokenizer(), 64, types=False)
 
 
 @pytest.fixture
@@ -165,7 +170,7 @@ def test_a_fresh_process_says_what_this_one_does_until_it_is_paused(
 
     def precompute(*tasks: str) -> Iterator[Any]:
         asked = LmEval(tasks=tasks, limit=4, few_shot=0, batch=1)
-        return harness_job.ask(network, tokenizer(), asked, data, cache, seed=0, check_pause=check_pause)
+        return harness_job.ask(network, reading(), asked, data, cache, seed=0, check_pause=check_pause)
 
     with pytest.raises(Pause):
         for said in precompute("arc_easy", "gsm8k"):
@@ -186,9 +191,7 @@ def test_no_more_go_together_than_their_logits_have_room(tmp_path: Path, data: P
     def most(**settings: Any) -> int:
         rows.clear()
         asked = LmEval(tasks=("arc_easy",), limit=4, batch=4)
-        list(
-            harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, check_pause=lambda: None, **settings)
-        )
+        list(harness_job.ask(network, reading(), asked, data, tmp_path / "cache", seed=0, check_pause=lambda: None, **settings))
         return max(rows)
 
     assert (most(), most(parts=2)) == (4, 2)
