@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
 from compression.evaluation.runtimes.runner import Kind
 from compression.export.comparison_table import comparison
@@ -36,7 +36,8 @@ def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) 
     """
     if kind == "onnx":
         reads = ", which reads model.onnx_data beside it," if beside else ""
-        return f"onnxruntime.InferenceSession('model.onnx'){reads} with tokenizers.Tokenizer.from_file('tokenizer.json')"
+        reader = TASKS[task].card.reader
+        return f"onnxruntime.InferenceSession('model.onnx'){reads}{f' with {reader}' if reader else ''}"
     needs = " with torchao installed" if precision in ("int8", "int4", "mixed") else ""
     return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 
@@ -125,8 +126,9 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
 
 @cache
 def _templates() -> Environment:
+    installed = sorted({task.card.templates for task in TASKS.values() if task.card.templates is not None})
     found = Environment(  # noqa: S701, no HTML
-        loader=FileSystemLoader(TEMPLATES),
+        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), *map(PackageLoader, installed)]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -86,6 +86,27 @@ class Preprocessor(Protocol):
         """Write the files from which stock code opens it, such as a tokenizer's."""
 
 
+class IndependentReader:
+    """Base class of preprocessors that read each row as it is: without positions, padding or files."""
+
+    length = padding = 0
+
+    def unlabelled(self, inputs: Sequence[Any], task: TaskAdapter) -> Examples:
+        """Refuse: no task of the modality has unlabelled inputs."""
+        raise NotImplementedError
+
+    def with_made(self, rows: Any, made: Sequence[Any], task: TaskAdapter) -> Examples:
+        """Refuse: no rows are augmented."""
+        raise NotImplementedError
+
+    def reads_like(self, other: Any) -> bool:
+        """Return whether both are of one class."""
+        return type(self) is type(other)
+
+    def write(self, folder: Path) -> None:
+        """Write nothing: a model's config.json is enough."""
+
+
 @dataclass(frozen=True)
 class Augmented:
     """The result of an augmentation.
@@ -168,6 +189,10 @@ class IndependentRows:
     ) -> tuple[Path, None]:
         """Return the folder as it is."""
         return folder, None
+
+    def preprocessor_notes(self, folder: Path) -> list[str]:  # noqa: ARG002
+        """Return no notes."""
+        return []
 
     def write_preprocessor(
         self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None

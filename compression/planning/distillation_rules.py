@@ -38,6 +38,9 @@ def attention_form(
 
     Decoders rotate queries and keys by their positions before the product, so what is collected from them are not scores.
     """
+    if not student.heads or not teacher.heads:
+        cause = "the models have no attention to compare"
+        raise InvalidSpec(cause, param="recipe.distill.attention", remedy="Set distill.attention to 0.")
     decodes = student.groups is not None or teacher.groups is not None
     if asked == "auto":
         return "scores" if student.heads == teacher.heads and not decodes else "relations"

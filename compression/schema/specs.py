@@ -37,7 +37,9 @@ class CardText:
 
     about: str  #: what the model is; {count} and {names} refer to its labels
     pipeline: str  #: the hub's name of the task
-    answer: str  #: the form of its predictions; names the code template in export/templates/
+    answer: str  #: the form of its predictions; names the code template KIND/ANSWER.py.j2
+    templates: str | None = None  #: the package whose folder `templates` has these templates; None: export/templates/
+    reader: str = "tokenizers.Tokenizer.from_file('tokenizer.json')"  #: what reads rows for an ONNX file; empty: nothing
 
 
 @dataclass(frozen=True)

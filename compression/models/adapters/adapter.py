@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.cutting import Cut, same_count
-from compression.models.adapters.structure import Attention, Head, Layer, PruningPlan, Tap
+from compression.models.adapters.structure import Attention, Feed, Head, Layer, PruningPlan, Tap
 from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
 from compression.schema.report.measurements import Parameters, Shape
@@ -71,6 +71,10 @@ class ArchitectureAdapter(ABC):
 
         An encoder's norms write the stream, a decoder's read it.
         """
+        return []
+
+    def feeds(self, model: PreTrainedModel) -> list[Feed]:  # noqa: ARG002 (some families' own)
+        """Return the layers whose outputs only other linear layers read, so that factors move between them exactly."""
         return []
 
     @abstractmethod

@@ -19,7 +19,9 @@ VECTORS = ModalitySpec(
             CLASSIFIER,
             formats=("jsonl",),
             metrics=("accuracy", "f1"),
-            card=CardText("A classifier of feature vectors for {count} labels ({names})", "tabular-classification", "vector"),
+            card=CardText(
+                "A classifier of feature vectors for {count} labels ({names})", "tabular-classification", "vector", "lathe_toy", ""
+            ),
             named_labels=True,
             one_class=True,
             sequences=False,

@@ -1,6 +1,6 @@
 """Vectors as tensors: `Preprocessor`, `Examples` and `Batch` for rows of one size, which need no padding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compression.modalities.base import TaskAdapter
+from compression.modalities.modality import IndependentReader
 from lathe_toy.modality import VectorDataset
 
 
@@ -28,7 +29,7 @@ class VectorBatch:
     @property
     def mask(self) -> Tensor:
         """Return one real position for each row."""
-        return torch.ones(len(self.rows), 1, device=self.features.device)
+        return torch.ones(len(self.rows), 1, dtype=torch.long, device=self.features.device)
 
     @property
     def weight(self) -> int:
@@ -90,27 +91,11 @@ class VectorExamples:
             yield self.batch(order[start : start + size])
 
 
-@dataclass(frozen=True)
-class VectorPreprocessor:
-    """Encodes vectors: they have no positions and no padding."""
-
-    length: int = 0
-    padding: int = 0
+class VectorPreprocessor(IndependentReader):
+    """Encodes vectors."""
 
     def encode(self, dataset: VectorDataset, split: str, task: TaskAdapter) -> VectorExamples:
         """Encode a split."""
         rows = dataset.judged(split)
         features = torch.tensor([row["features"] for row in rows])
         return VectorExamples(features, torch.tensor([row["label"] for row in rows]), task)
-
-    def unlabelled(self, inputs: Sequence[Any], task: TaskAdapter) -> VectorExamples:
-        """Encode vectors without labels: the task has none."""
-        raise NotImplementedError
-
-    def with_made(self, rows: Any, made: Sequence[Any], task: TaskAdapter) -> VectorExamples:
-        """Append augmented rows: the modality has no augmenter."""
-        raise NotImplementedError
-
-    def reads_like(self, other: Any) -> bool:  # noqa: ARG002
-        """Return True: all models read the vectors as they are."""
-        return True

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils import ModelOutput
 
 from compression.models.adapters.adapter import ArchitectureAdapter
-from compression.models.adapters.structure import Head, Tap
+from compression.models.adapters.structure import Feed, Head, Tap
 from compression.models.architectures.pruning_groups import Tensors
 from compression.schema.report.measurements import Shape
 from lathe_toy.architecture import TOY_MLP, tensors
@@ -99,6 +99,10 @@ class ToyMlpAdapter(ArchitectureAdapter):
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
         """Observe the hidden units of each layer where `down` reads them."""
         return {f"ffn.{number}": [(layer.down, "in")] for number, layer in enumerate(model.layers)}
+
+    def feeds(self, model: PreTrainedModel) -> list[Feed]:
+        """Return the pairs whose factors SmoothQuant may move: relu(up) is read by `down` alone."""
+        return [(layer.up, (layer.down,)) for layer in model.layers]
 
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:  # noqa: ARG002
         """Return the tensors with the widths that shrink together."""
