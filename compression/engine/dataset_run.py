@@ -108,7 +108,7 @@ class DatasetRun:
         rows = modality.encode(dataset, reading, task)
         own = ModelSource("models.base", folder, reading, shape, positions, model.config)
         cast = resolve_models(own, *_named(spec, base, modality, dataset, notes, own), dataset, task, recipe, planned)
-        if cast.student is not None and evaluate.length > cast.student.positions:
+        if cast.student is not None and 0 < cast.student.positions < evaluate.length:
             raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
         augmenter = modality.augmenter(spec, base, folder, dataset, reading, task)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

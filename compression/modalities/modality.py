@@ -185,7 +185,13 @@ class IndependentRows:
             """Open a model's preprocessor."""
 
     def adapted(
-        self, folder: Path, dataset: Any, task: Name, target: Path, name: str, like: Path | None = None  # noqa: ARG002
+        self,
+        folder: Path,
+        dataset: Any,
+        task: Name,
+        target: Path,
+        name: str,
+        like: Path | None = None,  # noqa: ARG002
     ) -> tuple[Path, None]:
         """Return the folder as it is."""
         return folder, None
@@ -222,9 +228,7 @@ class IndependentRows:
     def digests(self, spec: Spec, base: Path) -> None:
         """Return None: no rows are augmented."""
 
-    def summary(
-        self, dataset: Any, preprocessor: Any, rows: Mapping[Split, Examples], *_: Any  # noqa: ARG002
-    ) -> Summary:
+    def summary(self, dataset: Any, preprocessor: Any, rows: Mapping[Split, Examples], *_: Any) -> Summary:
         """Summarize the rows."""
         return Summary(dataset.facts(), {str(name): len(split) for name, split in rows.items()})
 

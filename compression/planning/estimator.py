@@ -202,6 +202,7 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     model, train, distill = job.model, job.recipe.train, job.recipe.distill
     before, after = model.parameters, job.result.parameters
     longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
+    longest = longest if TASKS[job.data.task].sequences else 1
     yield CostItem("process", memory=PROCESS_BYTES)
     yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
     yield CostItem(

@@ -44,7 +44,7 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
     param = {
         key: f"evaluate.{key}.{place}" if isinstance(getattr(evaluate, key), tuple) else f"evaluate.{key}" for key in OF_EACH
     }
-    if task not in ("text-classification", "text-pair-classification"):
+    if len(TASKS[task].metrics) == 1:
         for key, usual in (("metric", "auto"), ("positive", None)):
             if getattr(own, key) != usual:
                 cause = f"{task} has one headline metric, and {key} is for classification"
@@ -231,7 +231,7 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
     """
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
-        if value > model.max_positions:
+        if value > model.max_positions and TASKS[data.task].sequences:
             raise InvalidSpec(
                 f"{value} tokens, but the model has {model.max_positions} positions",
                 param=param,

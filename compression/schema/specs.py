@@ -52,6 +52,7 @@ class TaskSpec:
     metrics: tuple[str, ...]  #: headline metrics, the default first; a job may choose if there are several
     card: CardText
     asks: tuple[str, ...] = ()  #: keys of a prediction request that it reads; none: it makes no predictions for single rows
+    columns: tuple[str, ...] = ()  #: keys of `Columns` that it reads
     pair: str | None = None  #: one more such key, if the data have it
     outputs: int | None = None  #: of its head; None: one per label, or the vocabulary
     named_labels: bool = False  #: whether rows have labels with names: classes or tags
@@ -81,4 +82,5 @@ class StageSpec:
     recipe_key: str  #: the key of its settings in a recipe; null leaves the stage out
     engine: str  #: "module:name" of its `engine.stages.registry.StageRunner`, which only the engine imports
     after: str | None = None  #: the stage that it follows
+    title: str = ""  #: on pages; empty: its name, capitalized
     settings: type[Config] | None = None  #: the model of its settings; None for those that `Recipe` itself declares

@@ -20,8 +20,13 @@ VECTORS = ModalitySpec(
             formats=("jsonl",),
             metrics=("accuracy", "f1"),
             card=CardText(
-                "A classifier of feature vectors for {count} labels ({names})", "tabular-classification", "vector", "lathe_toy", ""
+                "A classifier of feature vectors for {count} labels ({names})",
+                "tabular-classification",
+                "vector",
+                "lathe_toy",
+                "",
             ),
+            columns=("label",),
             named_labels=True,
             one_class=True,
             sequences=False,

@@ -99,7 +99,7 @@ class VectorReader:
     def __init__(self, folder: Path) -> None:
         self.size = json.loads((folder / "config.json").read_text("utf-8"))["features"]
 
-    def example(self, rows: int, length: int) -> VectorInputs:  # noqa: ARG002
+    def example(self, rows: int, length: int) -> VectorInputs:
         """Make a full batch to measure latency on."""
         return VectorInputs(np.ones((rows, self.size), np.float32))
 
@@ -112,7 +112,7 @@ class VectorReader:
         for start in range(0, len(windows), size):
             yield VectorInputs(np.array(windows[start : start + size], np.float32))
 
-    def answered(self, window: Any, logits: Floats) -> Floats:  # noqa: ARG002
+    def answered(self, window: Any, logits: Floats) -> Floats:
         """Return the logits of one row."""
         return logits
 
@@ -120,7 +120,7 @@ class VectorReader:
 class VectorScorer(ClassScorer):
     """Scores classes as any classification does; only the rows are read otherwise."""
 
-    def reader(self, folder: Path, pad_id: int | None = None) -> VectorReader:  # noqa: ARG002
+    def reader(self, folder: Path, pad_id: int | None = None) -> VectorReader:
         """Open the reader of an artifact's own files."""
         return VectorReader(folder)
 
@@ -128,7 +128,7 @@ class VectorScorer(ClassScorer):
 class VectorModality(IndependentRows):
     """Feature vectors."""
 
-    def read(self, data: Data, base: Path, task: str, seed: int) -> VectorDataset:  # noqa: ARG002
+    def read(self, data: Data, base: Path, task: str, seed: int) -> VectorDataset:
         """Read all splits."""
         return read(data, base)
 
@@ -142,7 +142,7 @@ class VectorModality(IndependentRows):
         rows = {name: len(rows) for name, rows in found.splits.items()}
         return DataFacts(task=task, labels=found.labels, rows=rows, label_counts=counts, mean_words=0, longest_words=0)
 
-    def scorer(self, task: str, evaluate: Any, labels: tuple[str, ...]) -> VectorScorer:  # noqa: ARG002
+    def scorer(self, task: str, evaluate: Any, labels: tuple[str, ...]) -> VectorScorer:
         """Return the scorer."""
         return VectorScorer.of(evaluate, labels)
 
@@ -152,25 +152,25 @@ class VectorModality(IndependentRows):
 
         return Classification(name, self.scorer(name, evaluate, labels))
 
-    def preprocessor(self, folder: Path, config: Any, length: int) -> Any:  # noqa: ARG002
+    def preprocessor(self, folder: Path, config: Any, length: int) -> Any:
         """Return what encodes rows for the model."""
         from lathe_toy.examples import VectorPreprocessor
 
         return VectorPreprocessor()
 
-    def example_inputs(self, model: Any, batch: int, length: int) -> dict[str, Any]:  # noqa: ARG002
+    def example_inputs(self, model: Any, batch: int, length: int) -> dict[str, Any]:
         """Return example inputs by the model's input names."""
         import torch
 
         return {"features": torch.ones(batch, model.config.features)}
 
-    def traced(self, model: Any, outputs: tuple[str, ...]) -> Any:  # noqa: ARG002
+    def traced(self, model: Any, outputs: tuple[str, ...]) -> Any:
         """Return the module to trace."""
         from lathe_toy.model import Traced
 
         return Traced(model)
 
-    def free_dimensions(self, model: Any) -> dict[str, dict[int, tuple[str, int | None]]]:  # noqa: ARG002
+    def free_dimensions(self, model: Any) -> dict[str, dict[int, tuple[str, int | None]]]:
         """Return the dimensions of the ONNX file's inputs that are free: the rows."""
         return {"features": {0: ("batch", None)}}
 

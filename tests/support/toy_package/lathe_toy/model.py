@@ -104,7 +104,7 @@ class ToyMlpAdapter(ArchitectureAdapter):
         """Return the pairs whose factors SmoothQuant may move: relu(up) is read by `down` alone."""
         return [(layer.up, (layer.down,)) for layer in model.layers]
 
-    def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:  # noqa: ARG002
+    def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
         """Return the tensors with the widths that shrink together."""
         return tensors(self.shape_of(config), config.num_labels)
 

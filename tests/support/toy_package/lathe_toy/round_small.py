@@ -35,12 +35,12 @@ def round_small(context: StageContext) -> Iterator[Event]:
     yield from context.tracker.emit_boundary(PHASE, done=True)
 
 
-def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:  # noqa: ARG001
+def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     """Yield the stage's only phase."""
     yield PHASE, 1.0
 
 
-def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
+def inputs(spec: Spec, base: Path) -> dict[str, Any]:
     """Return the stage's version."""
     return {"round_small": VERSION}
 
