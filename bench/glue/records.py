@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from compression.schema.config import Config
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Row
+from compression.schema.schemes import SCHEMES
 
 ROOT = Path(__file__).parent / "records"
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent / "records"
 def _as_it_was(recipe: Any) -> Any:
     """Read a recipe from before `quantize.portable` with its old meaning: weights up to ±127."""
     quantize = recipe.get("quantize") if isinstance(recipe, dict) else None
-    if not quantize or "portable" in quantize or quantize.get("scheme", "dynamic-int8") not in ROUNDS_ACTIVATIONS:
+    if not quantize or "portable" in quantize or not SCHEMES[quantize.get("scheme", "dynamic-int8")].rounds_activations:
         return recipe
     return {**recipe, "quantize": {**quantize, "portable": False}}
 

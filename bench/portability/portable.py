@@ -19,8 +19,7 @@ import onnxruntime
 
 from bench.portability import datasets
 from bench.portability.datasets import Material
-from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.export.onnx.exporter import FILE, write_onnx
+from compression.evaluation.runtimes.onnx import FILE, OnnxRunner, write_onnx
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import RowScorer, answered
 from compression.modalities.text.artifact_tokenizer import write_tokenizer

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,14 +14,13 @@ from compression.engine.context import StageContext
 from compression.engine.job_models import STUDENT, ModelSource, resolve_models
 from compression.engine.phases import SHIP
 from compression.engine.reporting.stage_rows import SCORED, stage_row, write_scored_rows
-from compression.engine.shipping import Provenance, Rows, ShippedArtifact, measure_latency, precision_of, ship
+from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
 from compression.engine.stages.prune import aimed
 from compression.engine.stages.registry import follows_cut, planned, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness_job
-from compression.evaluation.runtimes.runner import Kind
+from compression.export.exporter import exporter_of
 from compression.export.instruction_sets import told
-from compression.export.onnx.exporter import hindered
 from compression.export.provenance import Origin
 from compression.modalities.modality import Dataset, InputPruner, Modality, Preprocessor
 from compression.modalities.registry import modality_of
@@ -30,7 +30,8 @@ from compression.models.architectures import heads
 from compression.models.files.uploaded import uploaded
 from compression.planning.preflight import check_kept, check_task, evaluation_settings
 from compression.planning.verdicts import judged
-from compression.quantization.fake_quantize import is_simulated, simulation_of
+from compression.quantization.fake_quantize import simulation_of
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.errors import InvalidSpec
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
@@ -40,6 +41,7 @@ from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Row, TaskFigure
 from compression.schema.report.report import Artifact
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, STAGES, Stage
+from compression.schema.tasks import TASKS
 from compression.system import process
 from compression.system.progress import ProgressTracker, Step
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -235,57 +237,60 @@ class DatasetRun:
         half: ship in 16 bits, whatever quantization the model simulates. rows: returns the rows for before.json from the
         artifact's figures; if None, the existing rows are used.
         """
-        simulation = simulation_of(model)
-        precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None, model, kind)
-        is_baseline = stage == BASELINE and kind == self.kind
+        request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
         device = next(model.parameters()).device
         model.cpu()  # artifacts are for the CPU, and are compared with the CPU's outputs
         process.release_memory()
-        reader = self.reader(stage)
-        provenance = Provenance(Origin.of(self.spec, self.base), rows or (lambda _: self.rows), self.name or None)
-        shipped = yield from ship(
-            model,
-            name=f"{stage}-{kind}-{precision}{self._suffix}",
-            kind=kind,
-            stage=stage,
-            precision=precision,
-            task=self.task,
-            labels=self.dataset.labels,
-            tokenizer=self.new_preprocessor(stage) or reader.folder,
-            max_length=reader.reading.length,
-            output=self.output,
-            test_rows=self.scored_rows["test"],
-            validation_rows=self.scored_rows["validation"],
-            seed=self.seed,
-            baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
-            evaluate=self.evaluate,
-            sample=self.dataset.judged("validation")[:SAMPLE],
-            last_try=self.spec.split_batches > 1,
-            provenance=provenance,
-            emulate_seconds=self.spec.emulate_seconds,
-        )
+        shipped = yield from ship(model, request, self.settings, rows or (lambda _: self.rows))
         if (differs := told(shipped.artifact.compared_on)) is not None:
             self.state.notes.append(differs)
         model.to(device)
         return shipped
 
-    def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
-        """Export a model in the form of the pruned artifact and measure only its latency.
-
-        The latency is compared with the baseline artifact's.
-        """
-        process.release_memory()
-        return measure_latency(
-            model,
-            self.scored_rows["test"].parent,
-            int8=is_simulated(model),
+    @cached_property
+    def settings(self) -> RunSettings:
+        """What all of its artifacts share."""
+        return RunSettings(
             task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.new_preprocessor(PRUNED) or self.reader(PRUNED).folder,
-            baseline=self.artifact_folder(self.rows[0].artifact),
             evaluate=self.evaluate,
+            output=self.output,
+            rows=self.scored_rows,
+            sample=self.dataset.judged("validation")[:SAMPLE],
+            origin=Origin.of(self.spec, self.base),
+            part=self.name or None,
+            seed=self.seed,
             last_try=self.spec.split_batches > 1,
+            emulate_seconds=self.spec.emulate_seconds,
         )
+
+    def request(
+        self, model: PreTrainedModel, stage: Stage, kind: Kind, max_length: int, *, half: bool = False
+    ) -> ArtifactRequest:
+        """Return the request for an artifact of a stage's model. half: in 16 bits, whatever it simulates."""
+        simulation = simulation_of(model)
+        is_baseline = stage == BASELINE and kind == self.kind
+        return ArtifactRequest(
+            kind=kind,
+            stage=stage,
+            precision="bfloat16" if half else exporter_of(kind).precision_of(simulation.scheme if simulation else None, model),
+            tokenizer=self.new_preprocessor(stage) or self.reader(stage).folder,
+            max_length=max_length,
+            baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
+        )
+
+    def further_forms(self) -> list[tuple[Kind, bool]]:
+        """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
+        _, *further = ARTIFACT_FORMATS
+        able = [kind for kind in further if exporter_of(kind).hinders(self.state.model) is None]
+        generates = TASKS[self.task].generates
+        whole = [(kind, False) for kind in able if kind != self.kind]
+        return whole + [(kind, True) for kind in able if generates and exporter_of(kind).writes_half]
+
+    def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
+        """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""
+        process.release_memory()
+        return measure_latency(model, self.request(model, PRUNED, self.kind, self.evaluate.length), self.settings)
 
     def finish(self, stage: Stage, shipped: ShippedArtifact, seconds: float, figures: tuple[TaskFigure, ...]) -> Row:
         """Complete a stage's row and clear its notes.
@@ -364,17 +369,18 @@ def _evaluation(spec: Spec, asked: Asked, dataset: Dataset) -> Evaluate:
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Return the kind of a model's artifacts; if it is not ONNX, note why.
+    """Return the kind of a model's artifacts; if it is not the primary format, note why.
 
-    Raises InvalidSpec if a target latency needs an ONNX file.
+    Raises InvalidSpec if a target latency needs a file of that format.
     """
-    if (unknown := hindered(model)) is None:
-        return "onnx"
+    primary, other, *_ = ARTIFACT_FORMATS
+    if (unknown := exporter_of(primary).hinders(model)) is None:
+        return primary
     notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
     if recipe.prune is not None and recipe.prune.target_latency is not None:
         cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
         raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
-    return "transformers"
+    return other
 
 
 def _named(

@@ -250,11 +250,11 @@ class Job:
         )
 
     def ship_checkpoint(self) -> Iterator[Event]:
-        """Ship the headline's models a second time, as checkpoints of their own library.
+        """Ship the headline's models in the further formats: as checkpoints of their own library, and those of packages.
 
-        A language model also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is the headline,
-        both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already shipped in this
-        form after its stage, and only 16 bits are left to ship.
+        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is
+        the headline, both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already
+        shipped as a checkpoint after its stage, and only 16 bits are left to ship.
         """
         last = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
@@ -263,7 +263,7 @@ class Job:
             self.tracker.stage = last  # entering a dataset may rewrite the baseline's artifact
             yield from self.tracker.emit_boundary(LAST, done=False)
             is_language = TASKS[part.task].generates
-            forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
+            forms = part.further_forms()
             stages = [chosen.stage]
             if is_language and self.rows[-1].parameters.total < self.rows[0].parameters.total:
                 stages.append(last)
@@ -272,8 +272,8 @@ class Job:
                 stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
                 if stage in shipped:  # it is also the headline, or the headline's checkpoint was damaged
                     continue
-                for number, half in enumerate(forms, len(shipped) * len(forms)):
-                    shipping = part.ship(model, stage, "transformers", half=half)
+                for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
+                    shipping = part.ship(model, stage, kind, half=half)
                     way = portion_of(shipping, number, len(stages) * len(forms))
                     made = yield from self.tracker.relay(LAST, way)
                     self.artifacts.append(made.artifact)

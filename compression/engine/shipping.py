@@ -1,7 +1,7 @@
 """Ships a model: exports it, reopens and verifies the files, and measures the downloadable artifact."""
 
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,29 +10,27 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from compression.evaluation.measure import FIGURE_OF, Measured, MeasureSpec, parse_line
-from compression.evaluation.runtimes.runner import Kind
-from compression.export import instruction_sets
+from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, parse_line
+from compression.export.exporter import exporter_of
 from compression.export.manifest import write_before, write_manifest, write_origin
-from compression.export.model_card import ModelCard, opens_with
-from compression.export.onnx.exporter import plain_model, write_onnx
+from compression.export.model_card import ModelCard
+from compression.export.onnx.exporter import plain_model
 from compression.export.onnx.trace import inputs_of
-from compression.export.package import INTEGERS, WEIGHTS, Precision, stored_as, write_config
+from compression.export.package import write_config
 from compression.export.parity_check import asked_of, verify
 from compression.export.provenance import Origin
-from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Row
-from compression.models import loading
 from compression.models.adapters.registry import adapter_of
-from compression.models.linear_layers import is_transposed
 from compression.planning.estimator import MEASURE_SECONDS
-from compression.quantization.fake_quantize import DYNAMIC, simulation_of
+from compression.quantization.fake_quantize import DYNAMIC, Simulation, simulation_of
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
 from compression.schema.errors import OutOfMemory
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
+from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.before import Before, Figures
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured, Row as Figured, Score, Size
 from compression.schema.report.report import Artifact
 from compression.schema.stages import Stage
@@ -61,173 +59,207 @@ class ShippedArtifact:
     @property
     def figures(self) -> Figures:
         """Return the figures for model cards and before.json."""
-        return Figures(
-            size=self.size,
-            latency=self.latency,
-            score=self.score,
-            validation=self.validation,
-            peak_memory_bytes=self.peak_memory_bytes,
-        )
+        return Figures.model_validate({name: getattr(self, name) for name in Figures.model_fields})
 
 
 Rows = Callable[[ShippedArtifact], Sequence[Figured]]
+"""Returns the job's rows from the baseline to an artifact's stage. Called once, after the artifact is measured: its figures may
+complete the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRequest:
+    """One artifact: which model, how it is written, and what its latency is compared with."""
+
+    kind: Kind
+    stage: Stage
+    precision: ArtifactPrecision
+    tokenizer: Path  #: the folder that holds tokenizer.json
+    max_length: int
+    baseline: Path | None = None  #: folder of the FP32 artifact of the primary format
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What the artifacts of a dataset's run share: the task, how they are verified and measured, and their origin."""
+
+    task: Task
+    labels: tuple[str, ...]
+    evaluate: Evaluate
+    output: Path  #: the job's; artifacts go to output/artifacts/NAME
+    rows: Mapping[Split, Path]  #: by split, JSONL of the rows that are scored, in the format of `scoring`
+    sample: Sequence[Row]  #: a few rows on which a reopened artifact is verified
+    origin: Origin | None = None  #: for model cards and before.json; None if no job made it
+    part: str | None = None  #: the dataset's name, if there are several
+    seed: int = 0  #: of the rows' resamples
+    last_try: bool = False  #: whether figures for which memory is too small are reported as not measured
+    emulate_seconds: float | None = None  #: time for running an int8 ONNX file under another instruction set
+
+    def name_of(self, request: ArtifactRequest) -> str:
+        """Return the name of an artifact, which is also that of its folder."""
+        return "-".join(filter(None, (request.stage, request.kind, request.precision, self.part)))
+
+    def place_of(self, request: ArtifactRequest) -> Path:
+        """Return the final path of an artifact's folder."""
+        return self.output / "artifacts" / self.name_of(request)
+
+    def describe(self, model: PreTrainedModel, folder: Path, request: ArtifactRequest) -> int:
+        """Write preprocessor and config beside the weights; return the id of the padding token."""
+        modality_of(self.task).write_preprocessor(request.tokenizer, folder, request.max_length, self.task, model)
+        return write_config(model, folder, self.labels, request.max_length, request.kind)
+
+    def measure_spec(self, folder: Path, request: ArtifactRequest, *, seconds: float = SECONDS) -> MeasureSpec:
+        """Return the input of the process that measures an artifact."""
+        rows = {split: str(path.resolve()) for split, path in self.rows.items()}
+        return MeasureSpec(
+            kind=request.kind,
+            folder=str(folder.resolve()),
+            baseline=str(request.baseline.resolve()) if request.baseline else None,
+            task=self.task,
+            labels=self.labels,
+            test_rows=rows.get("test"),
+            validation_rows=rows.get("validation"),
+            seed=self.seed,
+            evaluate=self.evaluate,
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenArtifact:
+    """A request's verified files, in a folder that lacks card and manifest. model: in memory or without weights."""
+
+    request: ArtifactRequest
+    model: PreTrainedModel
+    folder: Path
+    stored: str  #: how its weights are stored, for its size
+    simulation: Simulation | None  #: its integers; None is floating point
+    flops: int | NotMeasured
+    compared: ComparedAnswers | NotCompared | None = None
+    unmeasured: str | None = None  #: why it cannot be measured
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """The origin of an artifact, and the rows that its figures are compared with."""
+class MeasuredArtifact:
+    """An artifact with its figures, in a folder that still lacks the files that contain its stage's row.
 
-    origin: Origin
-    rows: Rows
-    """Called once, after the artifact is measured. Returns the job's rows from the baseline to its own stage; its figures may
-    complete the last one."""
-    part: str | None = None
-    """The artifact's dataset, if there are several."""
+    card: without the job's rows, which are complete only when the artifact's stage is.
+    """
+
+    shipped: ShippedArtifact
+    folder: Path
+    card: ModelCard
+
+    def complete(self, rows: Sequence[Figured]) -> ShippedArtifact:
+        """Add card, before.json, recipe, licence and manifest; return the artifact with its list of files.
+
+        rows: those from the baseline to the artifact's stage; of an artifact that no job made, none.
+        """
+        origin, artifact = self.card.origin, self.shipped.artifact
+        if origin is not None:
+            write_origin(origin, self.folder)
+            kept = tuple(row.model_copy(update={"ranges": ()}) for row in rows)
+            before = Before(
+                job=origin.job,
+                artifact=artifact.name,
+                stage=artifact.stage,
+                task=self.card.task,
+                part=artifact.part,
+                figures=self.shipped.figures,
+                baseline=kept[0],
+                rows=kept,
+                environment=origin.versions,
+            )
+            write_before(before, self.folder)
+        (self.folder / "README.md").write_text(replace(self.card, rows=rows).render(), "utf-8")
+        return replace(self.shipped, artifact=artifact.model_copy(update={"files": write_manifest(self.folder)}))
 
 
 def ship(
-    model: PreTrainedModel,
-    *,
-    name: str,
-    kind: Kind,
-    stage: Stage,
-    precision: Precision,
-    task: Task,
-    labels: tuple[str, ...],
-    tokenizer: Path,
-    max_length: int,
-    output: Path,
-    test_rows: Path,
-    baseline: Path | None,
-    evaluate: Evaluate,
-    sample: list[Row],
-    validation_rows: Path | None = None,
-    seed: int = 0,
-    last_try: bool = False,
-    provenance: Provenance | None = None,
-    emulate_seconds: float | None = None,
+    model: PreTrainedModel, request: ArtifactRequest, run: RunSettings, rows: Rows = lambda _: ()
 ) -> Generator[Step, None, ShippedArtifact]:
-    """Write output/artifacts/<name>/ atomically, replacing what was there, and return its figures.
+    """Write an artifact's folder atomically, replacing what was there, and return its figures.
 
     Yields the score's progress steps.
 
-    model: a stock model for `task`, with simulated quantization if `precision` is an integer one. tokenizer: the folder that
-    holds tokenizer.json. test_rows, validation_rows: JSONL of rows in the format of `scoring`. baseline: folder of the FP32
-    ONNX artifact that latency is compared with. sample: a few rows on which the reopened artifact is verified. seed: that of
-    the rows' resamples. last_try: figures for which memory is too small are reported as not measured. provenance: for the
-    model card and before.json. emulate_seconds: time for running an int8 ONNX file under another instruction set.
+    model: a stock model for the run's task, with simulated quantization if the precision is an integer one.
 
     Raises ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
-    int8, half = precision in INTEGERS, precision == "bfloat16"
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    with durable_files.folder(output / "artifacts" / name) as folder:
-        if kind == "onnx":
-            write_onnx(model, folder, int8=int8)
-        else:
-            write_transformers(model, folder, int8=int8, half=half)
-        weights = [path for pattern in WEIGHTS for path in folder.glob(pattern)]
-        for path in weights:
+    exporter, precision = exporter_of(request.kind), request.precision
+    # If nothing is simulated, weights are quantized as dynamic-int8.
+    simulation = (simulation_of(model) or DYNAMIC) if precision in INTEGERS else None
+    with durable_files.folder(run.place_of(request)) as folder:
+        exporter.write(model, folder, precision)
+        for path in weights_of(folder, request.kind):
             path.chmod(0o644)  # safetensors writes files that only the owner can read
-        modality_of(task).write_preprocessor(tokenizer, folder, max_length, task, model)
-        pad_id = write_config(model, folder, labels, max_length, kind)
-        scorer = scorer_of(task, evaluate, labels)
-        verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
-        # If nothing is simulated, weights are quantized as dynamic-int8.
-        simulation = simulation_of(model) or DYNAMIC
+        pad_id = run.describe(model, folder, request)
+        scorer, sample = scorer_of(run.task, run.evaluate, run.labels), list(run.sample)
+        int8, half = simulation is not None, precision == "bfloat16"
+        verify(model, folder, kind=request.kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
         compared = None
-        if kind == "onnx" and int8 and simulation.scheme in ROUNDS_ACTIVATIONS:
+        if simulation is not None:
             asked = asked_of(scorer, folder, sample, model, pad_id)
-            compared = instruction_sets.compare(folder, asked, simulation, emulate_seconds)
-        size = Size(
-            bytes=sum(path.stat().st_size for path in weights),
-            dtype=stored_as(model, kind, precision),
-            bytes_at_16_bit=2 * parameters,
+            compared = exporter.compare_processors(folder, asked, simulation, run.emulate_seconds)
+        written = WrittenArtifact(
+            request=request,
+            model=model,
+            folder=folder,
+            stored=exporter.stored_as(model, precision),
+            simulation=simulation,
+            flops=count_flops(model, run.evaluate, run.task),
+            compared=compared,
         )
-        spec = MeasureSpec(
-            kind=kind,
-            folder=str(folder.resolve()),
-            baseline=str(baseline.resolve()) if baseline else None,
-            task=task,
-            labels=labels,
-            test_rows=str(test_rows.resolve()),
-            validation_rows=str(validation_rows.resolve()) if validation_rows else None,
-            seed=seed,
-            evaluate=evaluate,
-        )
-        found = yield from measure_artifact(spec, last_try=last_try)
-        shipped = ShippedArtifact(
-            artifact=Artifact(
-                name=name,
-                kind=kind,
-                stage=stage,
-                precision=precision,
-                files=(),
-                score=found.score,
-                validation=found.validation,
-                opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
-                part=provenance.part if provenance is not None else None,
-                compared_on=compared,
-            ),
-            size=size,
-            latency=found.latency,
-            score=found.score,
-            flops=count_flops(model, evaluate, task),
-            peak_memory_bytes=found.peak_memory_bytes,
-            validation=found.validation,
-            draws=found.draws,
-        )
-        origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
-        card = ModelCard(
-            artifact=shipped.artifact,
-            figures=shipped.figures,
-            scheme=simulation.scheme if int8 else None,
-            portable=simulation.portable,
-            task=task,
-            labels=labels,
-            max_length=max_length,
-            inputs=inputs_of(model),
-            pairs=any("pair" in row for row in sample),
-            positions=adapter_of(model).max_positions(model.config) if TASKS[task].generates else None,
-            as_filed=kind == "onnx" or loading.reads_as_filed(folder),
-            origin=origin,
-            rows=rows,
-        )
-        return complete_artifact(shipped, folder, card)
+        measured = yield from measure_written(written, run)
+        return measured.complete(rows(measured.shipped))
 
 
-def complete_artifact(shipped: ShippedArtifact, folder: Path, card: ModelCard) -> ShippedArtifact:
-    """Add card, before.json, recipe, licence and manifest to a measured artifact.
+def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Step, None, MeasuredArtifact]:
+    """Measure an artifact and assemble its figures and its card. Yields the score's progress steps."""
+    request, model, folder = written.request, written.model, written.folder
+    exporter, weights = exporter_of(request.kind), weights_of(folder, request.kind)
+    if written.unmeasured is not None:
+        found = unmeasured(written.unmeasured)
+    else:
+        found = yield from measure_artifact(run.measure_spec(folder, request), last_try=run.last_try)
+    artifact = Artifact(
+        name=run.name_of(request),
+        kind=request.kind,
+        stage=request.stage,
+        precision=request.precision,
+        files=(),
+        score=found.score,
+        validation=found.validation,
+        opens_with=exporter.opens_with(request.precision, run.task, split=len(weights) > 1),
+        part=run.part,
+        compared_on=written.compared,
+    )
+    size = Size(
+        bytes=sum(path.stat().st_size for path in weights),
+        dtype=written.stored,
+        bytes_at_16_bit=2 * sum(parameter.numel() for parameter in model.parameters()),
+    )
+    shipped = ShippedArtifact(artifact=artifact, size=size, flops=written.flops, **dict(found))
+    card = ModelCard(
+        artifact=artifact,
+        figures=shipped.figures,
+        scheme=None if written.simulation is None else written.simulation.scheme,
+        portable=written.simulation is not None and written.simulation.portable,
+        task=run.task,
+        labels=run.labels,
+        max_length=request.max_length,
+        inputs=inputs_of(model),
+        pairs=any("pair" in row for row in run.sample),
+        positions=adapter_of(model).max_positions(model.config) if TASKS[run.task].generates else None,
+        as_filed=exporter.reads_as_filed(folder),
+        origin=run.origin,
+    )
+    return MeasuredArtifact(shipped, folder, card)
 
-    Returns the artifact with its list of files.
-    """
-    origin = card.origin
-    if origin is not None:
-        write_origin(origin, folder)
-        kept = tuple(row.model_copy(update={"ranges": ()}) for row in card.rows)
-        before = Before(
-            job=origin.job,
-            artifact=shipped.artifact.name,
-            stage=shipped.artifact.stage,
-            task=card.task,
-            part=shipped.artifact.part,
-            figures=shipped.figures,
-            baseline=kept[0],
-            rows=kept,
-            environment=origin.versions,
-        )
-        write_before(before, folder)
-    (folder / "README.md").write_text(card.render(), "utf-8")
-    return replace(shipped, artifact=shipped.artifact.model_copy(update={"files": write_manifest(folder)}))
 
-
-def precision_of(scheme: Scheme | None, model: nn.Module, kind: Kind) -> Precision:
-    """Return the precision of a scheme's weights in an artifact. scheme: None means no quantization."""
-    if scheme is None:
-        return "float32"
-    if kind == "transformers" and any(map(is_transposed, model.modules())):
-        return "mixed"  # see `export.transformers`: in GPT-2 only the embeddings and the head are quantized
-    return "int4" if scheme == "weight-only-int4" else "int8"
+def weights_of(folder: Path, kind: Kind) -> list[Path]:
+    """Return the files that hold an artifact's weights."""
+    return [path for pattern in ARTIFACT_FORMATS[kind].weights for path in folder.glob(pattern)]
 
 
 def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
@@ -239,64 +271,45 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
     found: Measured | None = None
     try:
         for line in child_lines("measure", spec, timeout=MEASURE_SECONDS):
-            said = parse_line.validate_json(line)
-            if isinstance(said, Measured):
-                found = said
+            answer = parse_line.validate_json(line)
+            if isinstance(answer, Measured):
+                found = answer
             else:
-                yield Step(said.done, said.total)
+                yield Step(answer.done, answer.total)
     except ChildFailed as problem:
         if isinstance(problem, ChildOutOfMemory) and not last_try:
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
-        if found is not None:
-            remedy = f". {_sooner(spec.task)}" if isinstance(problem, ChildLate) else ""
-            reason = NotMeasured(not_measured=f"{problem}{remedy}")
-            lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
-            return found.model_copy(update=dict.fromkeys(lacking, reason))
-        reason = NotMeasured(not_measured=str(problem))
-        return Measured(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
+        if found is None:
+            return unmeasured(str(problem))
+        remedy = f". {_faster_scoring(spec.task)}" if isinstance(problem, ChildLate) else ""
+        reason = NotMeasured(not_measured=f"{problem}{remedy}")
+        lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
+        return found.model_copy(update=dict.fromkeys(lacking, reason))
     assert found is not None, "a child that ends well has answered"  # noqa: S101
     return found
 
 
-def _sooner(task: Task) -> str:
+def unmeasured(cause: str) -> Measured:
+    """Return the result of a measurement that did not take place."""
+    reason = NotMeasured(not_measured=cause)
+    return Measured(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
+
+
+def _faster_scoring(task: Task) -> str:
     """Return a remedy that makes scoring faster."""
     if TASKS[task].generates:
         return "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
     return "Send fewer test rows, and fewer validation rows."
 
 
-def measure_latency(
-    model: PreTrainedModel,
-    place: Path,
-    *,
-    int8: bool,
-    task: Task,
-    labels: tuple[str, ...],
-    tokenizer: Path,
-    baseline: Path,
-    evaluate: Evaluate,
-    last_try: bool = False,
-) -> Latency | NotMeasured:
-    """Export a model to ONNX, measure its latency against the baseline's, and remove the files.
-
-    place: the parent of the temporary folder; the other arguments are those of `ship`. Raises OutOfMemory.
-    """
-    with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
+def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSettings) -> Latency | NotMeasured:
+    """Export a model, measure its latency against the baseline's, and remove the files. Raises OutOfMemory."""
+    with tempfile.TemporaryDirectory(dir=run.rows["test"].parent, prefix="timed-") as name:
         folder = Path(name)
-        write_onnx(model, folder, int8=int8)
-        modality_of(task).write_preprocessor(tokenizer, folder, evaluate.length, task, model)
-        write_config(model, folder, labels, evaluate.length, "onnx")
-        spec = MeasureSpec(
-            kind="onnx",
-            folder=str(folder.resolve()),
-            baseline=str(baseline.resolve()),
-            task=task,
-            labels=labels,
-            test_rows=None,
-            evaluate=evaluate,
-            seconds=TIMED_SECONDS,
-        )
-        return run_silently(measure_artifact(spec, last_try=last_try)).latency
+        exporter_of(request.kind).write(model, folder, request.precision)
+        run.describe(model, folder, request)
+        spec = replace(run, rows={}).measure_spec(folder, request, seconds=TIMED_SECONDS)
+        return run_silently(measure_artifact(spec, last_try=run.last_try)).latency
 
 
 @torch.inference_mode()

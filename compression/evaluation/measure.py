@@ -17,17 +17,18 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
-from compression.evaluation.runtimes.onnx import FILE as ONNX_FILE
-from compression.evaluation.runtimes.runner import Kind, config_of, open_artifact
+from compression.evaluation.runtimes.runner import config_of, open_artifact
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, Runner, Scorer, SplitScoring
 from compression.modalities.text.decoding import Decoder
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.config import Config
 from compression.schema.errors import OutOfMemory
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score
+from compression.schema.tasks import TASKS
 from compression.system import failures
 from compression.system.child_process import OUT_OF_MEMORY, Step, telling
 from compression.system.host_lock import host_lock
@@ -94,24 +95,7 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
         generation_latency.warm_up(runner, example.arrays["input_ids"])
     # Read before anything else is opened here, so that it is the memory of serving alone.
     memory = peak_memory()
-    if spec.kind == "onnx":
-        against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
-        latency: Latency | NotMeasured
-        threads, seconds = spec.evaluate.threads, spec.seconds
-        with host_lock() as turn:
-            if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
-                latency = generation_latency.time_both(
-                    runner, against, example.arrays["input_ids"], threads=threads, seconds=seconds
-                )
-            else:
-                latency = time_both(runner, against, example, threads=threads, seconds=seconds)
-        latency = latency.model_copy(update={"exclusive": turn.exclusive})
-    elif not scorer.next_tokens and spec.baseline is not None and (Path(spec.baseline) / ONNX_FILE).is_file():
-        latency = NotMeasured(
-            not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
-        )
-    else:
-        latency = NotMeasured(not_measured="Models are timed in ONNX Runtime alone, and this is a checkpoint of PyTorch.")
+    latency = time_artifact(spec, runner, example)
     if unfold := getattr(runner, "unfold_tables", None):
         unfold()
     timed = Measured(latency=latency, score=NotMeasured(not_measured="No test rows were given."), peak_memory_bytes=memory)
@@ -142,6 +126,28 @@ def scored(
         draws = known.draws.model_copy(update={split: found.draws})
         known = known.model_copy(update={FIGURE_OF[split]: found.score, "draws": draws})
     return known
+
+
+def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> Latency | NotMeasured:
+    """Time an artifact of the primary format and its baseline in turns; of other formats return why they are not timed."""
+    form, threads = ARTIFACT_FORMATS[spec.kind], spec.evaluate.threads
+    if not form.primary:
+        timed = next(one for one in ARTIFACT_FORMATS.values() if one.primary)
+        beside = spec.baseline is not None and any(any(Path(spec.baseline).glob(pattern)) for pattern in timed.weights)
+        if beside and not TASKS[spec.task].generates:
+            cause = f"The baseline runs in {timed.runs_in} and this checkpoint in {form.runs_in}"
+            cause += ": their ratio would compare runtimes."
+        else:
+            cause = f"Models are timed in {timed.runs_in} alone, and this is a checkpoint of {form.runs_in}."
+        return NotMeasured(not_measured=cause)
+    against = open_artifact(spec.kind, Path(spec.baseline), threads=threads) if spec.baseline else None
+    with host_lock() as turn:
+        if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
+            ids = example.arrays["input_ids"]
+            latency = generation_latency.time_both(runner, against, ids, threads=threads, seconds=spec.seconds)
+        else:
+            latency = time_both(runner, against, example, threads=threads, seconds=spec.seconds)
+    return latency.model_copy(update={"exclusive": turn.exclusive})
 
 
 def time_both(

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from compression.evaluation.runtimes.onnx import FILE
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Floats, Row, RowScorer, answered
+from compression.schema.artifact_formats import ONNX
 from compression.schema.errors import CompressionError, OutOfMemory, UnsupportedTask
 from compression.schema.prediction import Answer, Answered
 from compression.schema.prediction_request import AnswerSpec
@@ -34,10 +34,10 @@ class _Model:
             raise UnsupportedTask("a language model goes on with texts; it has no answer to one")
         self.scorer = cast(RowScorer, scorer_of(spec.task, spec.evaluate, spec.labels))
         self.row, self.labels = row, spec.labels
-        self.runner = open_artifact("onnx", folder, threads=spec.evaluate.threads)
+        self.runner = open_artifact(ONNX.name, folder, threads=spec.evaluate.threads)
         self.reader = self.scorer.reader(folder)
         self.asked = self.reader.ask([row])
-        self.bytes = sum(file.stat().st_size for file in folder.glob(f"{FILE}*"))
+        self.bytes = sum(file.stat().st_size for pattern in ONNX.weights for file in folder.glob(pattern))
         self.times: list[float] = []
 
     def logits(self) -> list[Floats]:

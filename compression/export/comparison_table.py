@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from compression.evaluation.runtimes.runner import Kind
+from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score, shown

@@ -1,6 +1,7 @@
 """Renders an artifact's model card (README.md): what it is, its figures, and code that opens it.
 
-The text is in templates/: `KIND.md.j2` is the card of a kind of artifact, `KIND/ANSWER.py.j2` the code that opens it.
+The text is in templates/, or a package's own folder: `KIND.md.j2` is the card of a format, `KIND/ANSWER.py.j2` the code that
+opens it.
 """
 
 import json
@@ -12,34 +13,21 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
-from compression.evaluation.runtimes.runner import Kind
 from compression.export.comparison_table import comparison
+from compression.export.exporter import Exporter, exporter_of
 from compression.export.provenance import MOST_FILES, Origin
 from compression.modalities.text.scoring.question_answering import overlap_of
 from compression.models.architectures import heads
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
+from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Row, Score, shown
 from compression.schema.report.report import Artifact
+from compression.schema.schemes import SCHEMES, Scheme
 from compression.schema.specs import CardText
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGES, Stage, wanted
 from compression.schema.tasks import TASKS
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) -> str:
-    """Return the stock tool and call that open an artifact.
-
-    beside: whether an ONNX file's weights are in a second file.
-    """
-    if kind == "onnx":
-        reads = ", which reads model.onnx_data beside it," if beside else ""
-        reader = TASKS[task].card.reader
-        return f"onnxruntime.InferenceSession('model.onnx'){reads}{f' with {reader}' if reader else ''}"
-    needs = " with torchao installed" if precision in ("int8", "int4", "mixed") else ""
-    return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +50,18 @@ class ModelCard:
 
     def render(self) -> str:
         """Return the card in Markdown."""
-        return _render(f"{self.artifact.kind}.md.j2", self._context())
+        return self._render(f"{self.artifact.kind}.md.j2")
 
     def usage(self) -> str:
         """Return the code that opens the artifact and predicts with it."""
-        return _render(f"{self.artifact.kind}/{TASKS[self.task].card.answer}.py.j2", self._context())
+        return self._render(f"{self.artifact.kind}/{TASKS[self.task].card.answer}.py.j2")
+
+    def _render(self, template: str) -> str:
+        return _templates(exporter_of(self.artifact.kind).templates).get_template(template).render(self._context())
 
     def _context(self) -> dict[str, Any]:
-        text, rounds = TASKS[self.task].card, self.scheme in ROUNDS_ACTIVATIONS
+        text = TASKS[self.task].card
+        rounds = self.scheme is not None and SCHEMES[self.scheme].rounds_activations
         artifact, rows = self.artifact, self.rows
         beside = rows if rows and artifact.name != rows[0].artifact else ()
         return {
@@ -91,7 +83,7 @@ class ModelCard:
 
     def _metadata(self, text: CardText, origin: Origin) -> dict[str, Any]:
         """Return the metadata that hubs read at the top of a card."""
-        tags = ["lathe", self.artifact.stage, *(["onnx"] if self.artifact.kind == "onnx" else ())]
+        tags = ["lathe", self.artifact.stage, *ARTIFACT_FORMATS[self.artifact.kind].tags]
         found: dict[str, Any] = {
             "license": origin.license,
             "base_model": origin.base,
@@ -125,10 +117,10 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
 
 
 @cache
-def _templates() -> Environment:
+def _templates(folder: Path) -> Environment:
     installed = sorted({task.card.templates for task in TASKS.values() if task.card.templates is not None})
     found = Environment(  # noqa: S701, no HTML
-        loader=ChoiceLoader([FileSystemLoader(TEMPLATES), *map(PackageLoader, installed)]),
+        loader=ChoiceLoader([FileSystemLoader([folder, Exporter.templates]), *map(PackageLoader, installed)]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -137,7 +129,3 @@ def _templates() -> Environment:
     found.globals["shown"] = shown
     found.filters |= {"json": json.dumps, "thousands": lambda value, digits=0: f"{value:,.{digits}f}"}
     return found
-
-
-def _render(name: str, context: dict[str, Any]) -> str:
-    return _templates().get_template(name).render(context)

@@ -11,28 +11,22 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from compression.evaluation.runtimes.onnx import OnnxDecoder, OnnxRunner
-from compression.evaluation.runtimes.runner import Kind, open_artifact
+from compression.evaluation.runtimes.runner import open_artifact
+from compression.export.exporter import exporter_of
 from compression.export.onnx.trace import inputs_of, outputs_of
-from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, Runner, Scorer
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import remove_fake_quantization, simulated_layers
 from compression.quantization.weight_only import WeightOnlyLinear
+from compression.schema.artifact_formats import Kind
 from compression.schema.errors import ExportMismatch
 
 RELATIVE = 1e-3
 """Tolerance for the order of floating-point sums, relative to the largest logit.
 
 Two FP32 runtimes differ by 1e-6 to 1e-5.
-"""
-ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
-"""Tolerance for an INT8 artifact, in units of the change that the simulation itself causes (see `limit`).
-
-torchao computes different integers: it divides by 127.5, so each row's largest element is half a step off. In narrow layers
-this weighs more than all other rounding. Its distance is that of two different quantizations.
 """
 HALF_NOISE = 2.0
 """Tolerance for a 16-bit artifact against float32, in units of the change that 16 bits cause in the engine's own model."""
@@ -102,7 +96,7 @@ def verify(
     excludes only tokens for which the engine's own model has no firm choice (`on_the_edge`).
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
-    check_names(runner, model)
+    exporter_of(kind).check_interface(runner, model)
     asked = asked_of(scorer, folder, sample, model, pad_id)
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if half:
@@ -113,7 +107,7 @@ def verify(
     if half:
         allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
     else:
-        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
+        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else exporter_of(kind).rounding_noise)
     experts = adapter_of(model).shape_of(model.config).experts is not None
     if not experts and not scorer.next_tokens:
         return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
@@ -226,56 +220,6 @@ def compare(
     if other.size:
         raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")
     return Agreement(difference=difference, largest=largest, allowed=allowed)
-
-
-def check_names(runner: Runner[Any], model: nn.Module) -> None:
-    """Check that an ONNX file's inputs and outputs are those of its kind. Raises ExportMismatch."""
-    if isinstance(runner, OnnxDecoder):
-        check_cache(runner, model)
-    elif isinstance(runner, OnnxRunner):
-        labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
-        check_interface(runner, labels, _interface(model), outputs_of(model))
-
-
-Interface = dict[str, tuple[str, list[bool]]]
-"""Input name → its type, and whether each of its dimensions is free."""
-
-
-def _interface(model: nn.Module) -> Interface:
-    modality = modality_for(model)
-    free, kinds = modality.free_dimensions(model), {torch.int64: "tensor(int64)", torch.float32: "tensor(float)"}
-    return {
-        name: (kinds[value.dtype], [place in free[name] for place in range(value.ndim)])
-        for name, value in modality.example_inputs(model, 1, 1).items()
-    }
-
-
-def check_interface(runner: OnnxRunner, labels: int, wanted: Interface, answers: tuple[str, ...]) -> None:
-    """Check that names, types and free dimensions match the model card. Raises ExportMismatch."""
-    inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
-    if inputs != wanted:
-        raise ExportMismatch(f"the file's inputs are {inputs}")
-    outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
-    # The last dimension of start and end logits is the sequence, which is free.
-    last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
-    if outputs != [(name, "tensor(float)", last) for name in answers]:
-        raise ExportMismatch(f"the file's outputs are {outputs}")
-
-
-def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
-    """Check that a language model's inputs and outputs are those of the usual exports.
-
-    Raises ExportMismatch.
-    """
-    layers = range(int(model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
-    parts = [f"{number}.{part}" for number in layers for part in ("key", "value")]
-    wanted = (
-        ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{part}" for part in parts)],
-        ["logits", *(f"present.{part}" for part in parts)],
-    )
-    found = [item.name for item in runner.session.get_inputs()], [item.name for item in runner.session.get_outputs()]
-    if found != wanted:
-        raise ExportMismatch(f"the file's inputs and outputs are {found}")
 
 
 def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:

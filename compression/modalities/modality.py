@@ -184,15 +184,7 @@ class IndependentRows:
         def preprocessor(self, folder: Path, config: PretrainedConfig, length: int) -> Preprocessor:
             """Open a model's preprocessor."""
 
-    def adapted(
-        self,
-        folder: Path,
-        dataset: Any,
-        task: Name,
-        target: Path,
-        name: str,
-        like: Path | None = None,  # noqa: ARG002
-    ) -> tuple[Path, None]:
+    def adapted(self, folder: Path, *_: Any, like: Path | None = None) -> tuple[Path, None]:  # noqa: ARG002
         """Return the folder as it is."""
         return folder, None
 
@@ -228,7 +220,7 @@ class IndependentRows:
     def digests(self, spec: Spec, base: Path) -> None:
         """Return None: no rows are augmented."""
 
-    def summary(self, dataset: Any, preprocessor: Any, rows: Mapping[Split, Examples], *_: Any) -> Summary:
+    def summary(self, dataset: Any, _: Any, rows: Mapping[Split, Examples], *__: Any) -> Summary:
         """Summarize the rows."""
         return Summary(dataset.facts(), {str(name): len(split) for name, split in rows.items()})
 

@@ -12,10 +12,10 @@ from compression.planning.estimator import (
     UNTRAINED_BYTES,
     Estimate,
 )
-from compression.schema.recipe.base import StreamedScheme
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
+from compression.schema.schemes import StreamedScheme
 from compression.schema.validation import ModelFacts
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)

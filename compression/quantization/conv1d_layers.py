@@ -5,7 +5,7 @@ from transformers.pytorch_utils import Conv1D
 from compression.quantization.dynamic_int8 import FakeQuantLinear, SimulatedLinear
 from compression.quantization.static_int8 import StaticLinear
 from compression.quantization.weight_only import WeightOnlyLinear
-from compression.schema.recipe.base import Scheme
+from compression.schema.schemes import Scheme
 
 
 class FakeQuantConv1D(FakeQuantLinear, Conv1D):  # type: ignore[misc]  # transformers has no types for it

@@ -14,8 +14,8 @@ from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, i
 from compression.quantization.static_int8 import Range, StaticLinear
 from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.config import Config
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme
 from compression.schema.recipe.quantize import Quantize
+from compression.schema.schemes import SCHEMES, Scheme
 
 LINEAR: dict[Scheme, type[SimulatedLinear]] = {
     "dynamic-int8": FakeQuantLinear,
@@ -46,7 +46,7 @@ class Simulation(Config):
         return cls(
             scheme=recipe.scheme,
             group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None,
-            portable=recipe.portable and recipe.scheme in ROUNDS_ACTIVATIONS,
+            portable=recipe.portable and SCHEMES[recipe.scheme].rounds_activations,
         )
 
     @property
@@ -57,7 +57,7 @@ class Simulation(Config):
     @property
     def levels(self) -> float:
         """Largest integer of the weights of linear layers and experts, except 4-bit weights."""
-        return PORTABLE_LEVELS if self.portable and self.scheme in ROUNDS_ACTIVATIONS else LEVELS
+        return PORTABLE_LEVELS if self.portable and SCHEMES[self.scheme].rounds_activations else LEVELS
 
     def table_levels(self, *, tied: bool) -> float:
         """Return the largest integer of an embedding table.
@@ -77,12 +77,12 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def left_in_float(model: nn.Module, *, torchao: bool = False) -> int:
+def left_in_float(model: nn.Module, *, transposed: bool = False) -> int:
     """Count the elements of matrices that no scheme quantizes: those of the experts' routers.
 
-    torchao: count for the torchao format, which also does not quantize layers with weights of (inputs, outputs).
+    transposed: also count layers with weights of (inputs, outputs), which not every format quantizes.
     """
-    turned = {id(layer.weight) for _, layer in quantizable(model) if not (torchao and is_transposed(layer))}
+    turned = {id(layer.weight) for _, layer in quantizable(model) if not (transposed and is_transposed(layer))}
     turned |= {id(getattr(module, key)) for _, module in fused_expert_modules(model) for key in WEIGHTS}
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
 

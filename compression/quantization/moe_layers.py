@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from compression.quantization.dynamic_int8 import LEVELS, integer_linear
 from compression.quantization.weight_only import fake_quantized_weights
-from compression.schema.recipe.base import Scheme
+from compression.schema.schemes import Scheme
 
 WEIGHTS = ("gate_up_proj", "down_proj")
 

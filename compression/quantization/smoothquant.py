@@ -48,7 +48,7 @@ from compression.quantization.fake_quantize import (
 )
 from compression.quantization.static_int8 import affine, codes
 from compression.quantization.weight_only import dequantized_weights
-from compression.schema.recipe.base import Scheme
+from compression.schema.schemes import Scheme
 
 LEAST, MOST = 1e-4, 1e4
 """Bounds of s: beyond them, weights would leave the range in which float32 is exact enough to keep the model the same."""

@@ -84,3 +84,16 @@ class StageSpec:
     after: str | None = None  #: the stage that it follows
     title: str = ""  #: on pages; empty: its name, capitalized
     settings: type[Config] | None = None  #: the model of its settings; None for those that `Recipe` itself declares
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """A format of artifacts, with the facts that the API and the measuring process need."""
+
+    name: str  #: on the wire, the `kind` of an artifact
+    engine: str  #: "module:NAME" of its `export.exporter.Exporter`, which only the engine imports
+    runtime: str  #: "module:NAME" of the function that opens a folder as a `Runner`, given its number of threads
+    runs_in: str  #: the name of that runtime for people
+    weights: tuple[str, ...]  #: patterns of the files that hold its weights
+    tags: tuple[str, ...] = ()  #: of its model card, beside the name of its library
+    primary: bool = False  #: whether a stage ships its model in it if it can; models are timed and predict in it alone

@@ -18,13 +18,13 @@ from compression.engine import checkpoints
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
 from compression.engine.on_disk.onnx_writer import Graphs
-from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping, said_of
+from compression.engine.on_disk.shipping_on_disk import OnDiskShipping, first_rows, storage_notes
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
-from compression.engine.reporting.stage_rows import stage_row, write_scored_rows
-from compression.engine.shipping import ShippedArtifact, precision_of
+from compression.engine.reporting.stage_rows import SCORED, stage_row, write_scored_rows
+from compression.engine.shipping import MeasuredArtifact, RunSettings, ShippedArtifact
 from compression.engine.stages.prune import plan_shape, taken
 from compression.engine.stages.registry import planned as stages_of
-from compression.export.package import Precision
+from compression.export.exporter import exporter_of
 from compression.export.provenance import Origin
 from compression.export.transformers import sharded, sharded_check
 from compression.modalities.base import Examples
@@ -43,9 +43,9 @@ from compression.planning.preflight import check_task, evaluation_settings
 from compression.planning.verdicts import judged
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import Simulation
+from compression.schema.artifact_formats import TRANSFORMERS, ArtifactPrecision
 from compression.schema.events import ArtifactReady, Event, Finished, Log, StageFinished, StageStarted
 from compression.schema.job_spec import Spec
-from compression.schema.recipe.base import StreamedScheme
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.draws import SplitDraws
@@ -70,9 +70,11 @@ PHASES = [
 FILES = (safetensors_header.INDEX, "config.json", "generation_config.json")
 UNPACKED = Path("scratch", "unpacked", "model")
 """Folder in the job's output of a model that stock transformers opens, if it cannot open the uploaded one."""
+SAMPLE = 8
+"""Number of test rows whose first tokens are the inputs of the parity check."""
 HALF = 2
 """Bytes of a 16-bit number."""
-Made = tuple[list[Measured], PreTrainedModel, tuple[str, ...]]
+Made = tuple[list[MeasuredArtifact], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts (the row's artifact first), their model without weights, and the row's notes."""
 
 
@@ -127,7 +129,8 @@ class OnDiskJob:
 
     def __post_init__(self) -> None:
         """Create the writer of the job's ONNX files."""
-        self.graphs = Graphs(self.shipping, self.folder, decoder_of(self.model).parameters_of(self.model).total)
+        parameters = decoder_of(self.model).parameters_of(self.model).total
+        self.graphs = Graphs(self.shipping, self.folder, parameters, self.spec.split_batches)
 
     @classmethod
     def open(cls, spec: Spec, base: Path) -> "OnDiskJob":
@@ -152,8 +155,21 @@ class OnDiskJob:
         evaluate = modality.evaluation(evaluate, task, spec.recipe.train.max_length, positions)
         reading = modality.preprocessor(folder, model.config, spec.recipe.train.max_length)
         scored = modality.scored(dataset, reading, evaluate, task, spec.recipe.train.seed)
-        shipping = OnDiskShipping(spec, output, folder, dataset, reading.padding, evaluate, scored, Origin.of(spec, base))
-        write_scored_rows(shipping.scored_rows, dataset, scored)
+        rows = {split: output / "scratch" / f"{split}.jsonl" for split in SCORED}
+        write_scored_rows(rows, dataset, scored)
+        run = RunSettings(
+            task=task,
+            labels=dataset.labels,
+            evaluate=evaluate,
+            output=output,
+            rows=rows,
+            sample=first_rows(rows["test"], SAMPLE),
+            origin=Origin.of(spec, base),
+            last_try=True,
+            emulate_seconds=spec.emulate_seconds,
+        )
+        length = min(spec.recipe.train.max_length, positions)
+        shipping = OnDiskShipping(run, spec.memory_bytes, folder, length, reading.padding)
         # A job in memory never resumes from these checkpoints, nor the other way round: their contents differ.
         work = {stage: f"{found}-files" for stage, found in checkpoints.fingerprints(spec, base).items()}
         stages = stages_of(spec.recipe)
@@ -186,7 +202,7 @@ class OnDiskJob:
         with self.shipping.folders:
             measured, model, notes = yield from made
             self.rows.append(self.row(stage, measured[0].shipped, model, notes, time.monotonic() - started))
-            shipped = [self.shipping.complete(one, self.rows) for one in measured]
+            shipped = [one.complete(self.rows) for one in measured]
         for one in shipped:
             self.artifacts.append(one.artifact)
             yield ArtifactReady(artifact=one.artifact)
@@ -202,20 +218,20 @@ class OnDiskJob:
             draws=self.draws,
             files=(),
         )
-        place = self.shipping.output / "checkpoints"
+        place = self.shipping.run.output / "checkpoints"
         (place / stage).mkdir(parents=True, exist_ok=True)
         yield StageFinished(row=self.rows[-1], checkpoint=checkpoints.write_whole(place, facts))
 
     def as_sent(self) -> Generator[Event, None, Made]:
         """Ship the uploaded checkpoint unchanged, as the baseline."""
         yield from self.tracker.emit_boundary(MEASURE, done=False)
-        precision = cast(Precision, uploaded(self.folder).dtype)
-        name = f"baseline-transformers-{precision}"
-        place = self.shipping.begin(name)
+        precision = cast(ArtifactPrecision, uploaded(self.folder).dtype)
+        request = self.shipping.request(BASELINE, TRANSFORMERS.name, precision)
+        place = self.shipping.begin(request)
         for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
             if path.is_file():
                 shutil.copyfile(path, place / path.name)
-        measuring = self.shipping.measure(self.model, place, name, BASELINE, precision)
+        measuring = self.shipping.measure(self.model, place, request)
         shipped = yield from self.tracker.relay(MEASURE, measuring)
         yield from self.tracker.emit_boundary(MEASURE, done=True)
         made, more = yield from self.with_graph(BASELINE, [shipped], self.folder, self.model, None)
@@ -246,24 +262,25 @@ class OnDiskJob:
     def pruned(self) -> Generator[Event, None, Made]:
         """Score layer by layer, prune, and ship the pruned model quantized and in 16 bits."""
         settings, seed = cast(Prune, self.spec.recipe.prune), self.spec.recipe.train.seed
+        scratch = self.shipping.run.output / "scratch"
         to = self.aim(settings)
         layers = LayerwiseRunner(self.folder)
         rows = shuffled_rows(self.train_rows(), settings.calibration_rows, seed)
         batches = list(rows.by_length(max(1, min(CALIBRATION_BATCH, TOGETHER // self.spec.recipe.train.max_length))))
         norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
-        scores = yield from self.follow(SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm))
+        scores = yield from self.follow(SCORE, layers.scores(batches, scratch / "states", norm))
         dtype = layers.dtype if layers.dtype.itemsize == HALF else torch.bfloat16
-        precision = cast(Precision, str(dtype).removeprefix("torch."))
-        name, whole = f"pruned-transformers-{precision}", self.shipping.test_rows.with_name("cut")
+        precision, whole = cast(ArtifactPrecision, str(dtype).removeprefix("torch.")), scratch / "cut"
+        request = self.shipping.request(PRUNED, TRANSFORMERS.name, precision)
         plan = scores.choose(layers.family, to)
-        place = self.shipping.begin(name)
+        place = self.shipping.begin(request)
         cuts = [layers.cut(plan, place / "cut", dtype=dtype)]
         # Quantization starts from the weights at their uploaded precision, not from their 16-bit rounding.
         cuts += [layers.cut(plan, whole)] if dtype != layers.dtype else []
         yield from self.follow(CUT, _in_turn(cuts))
         _lift(place / "cut")
         model = skeleton(place)
-        measuring = self.shipping.measure(model, place, name, PRUNED, precision)
+        measuring = self.shipping.measure(model, place, request)
         plain = yield from self.tracker.relay(PLAIN, measuring)
         source = place if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers(PRUNED, source)
@@ -273,8 +290,8 @@ class OnDiskJob:
         return made, model, (*notes, chosen, *more)
 
     def with_graph(
-        self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> Generator[Event, None, tuple[list[Measured], tuple[str, ...]]]:
+        self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Event, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
         """Add a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
         yield from self.tracker.emit_boundary(GRAPH, done=False)
         found = yield from self.tracker.relay(GRAPH, self.graphs.beside(stage, made, source, model, asked))
@@ -292,17 +309,17 @@ class OnDiskJob:
         """Encode the train split for the model."""
         task, modality = self.spec.asked[0].task, modality_of(self.spec.asked[0].task)
         reading = modality.preprocessor(self.folder, self.model.config, self.spec.recipe.train.max_length)
-        asked = modality.task(task, self.shipping.evaluate, self.dataset.labels)
+        asked = modality.task(task, self.shipping.run.evaluate, self.dataset.labels)
         return modality.encode(self.dataset, reading, asked, ("train",))["train"]
 
-    def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Measured, tuple[str, ...]]]:
+    def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[MeasuredArtifact, tuple[str, ...]]]:
         """Quantize the checkpoint in `source`, compare the result with it, and ship it."""
         asked = cast(Quantize, self.spec.recipe.quantize)
-        scheme, size = cast(StreamedScheme, asked.scheme), asked.group_size
-        precision = precision_of(scheme, self.model, "transformers")
-        name = f"{stage}-transformers-{precision}"
-        place = self.shipping.begin(name)
-        made, block, portable = place / "made", self.shipping.block(), Simulation.of(asked).portable
+        scheme, size = asked.scheme, asked.group_size
+        precision = exporter_of(TRANSFORMERS.name).precision_of(scheme, self.model)
+        request, simulation = self.shipping.request(stage, TRANSFORMERS.name, precision), Simulation.of(asked)
+        place = self.shipping.begin(request)
+        made, block, portable = place / "made", self.shipping.block(), simulation.portable
         steps = sharded.quantizing(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         written = yield from self.follow(QUANTIZE, steps)
         checks = sharded_check.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
@@ -311,10 +328,10 @@ class OnDiskJob:
         yield from self.tracker.emit_boundary(MEASURE, done=False)
         model = skeleton(place)
         stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
-        measuring = self.shipping.measure(model, place, name, stage, precision, scheme, stored)
+        measuring = self.shipping.measure(model, place, request, simulation, stored=stored)
         shipped = yield from self.tracker.relay(MEASURE, measuring)
         yield from self.tracker.emit_boundary(MEASURE, done=True)
-        return shipped, tuple(said_of(written, model))
+        return shipped, tuple(storage_notes(written, model))
 
     def follow(self, phase: str, steps: Generator[tuple[int, int], None, Result]) -> Generator[Event, None, Result]:
         """Emit each (done, total) as progress; return the generator's result."""
@@ -346,7 +363,7 @@ class OnDiskJob:
             cut=None,
             pruning=self.pruning,
         )
-        output = self.shipping.output
+        output = self.shipping.run.output
         report = job_report(self.spec, self.rows, self.artifacts, {"": about}, self.sent)
         durable_files.write_text(output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(output / "scratch", ignore_errors=True)

@@ -15,10 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from compression.engine.on_disk.layerwise import LayerwiseRunner
-from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping
-from compression.engine.shipping import ShippedArtifact, precision_of
+from compression.engine.on_disk.shipping_on_disk import OnDiskShipping
+from compression.engine.shipping import MeasuredArtifact, ShippedArtifact
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export import instruction_sets, parity_check
+from compression.export.exporter import exporter_of
 from compression.export.onnx import decoder
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Inputs
@@ -28,10 +29,11 @@ from compression.models.adapters.registry import adapter_of, decoder_of
 from compression.models.skeleton import generation_of
 from compression.planning.on_disk import may_be_whole
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme
+from compression.schema.artifact_formats import ONNX
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency, Score
-from compression.schema.stages import Stage
+from compression.schema.schemes import SCHEMES, Scheme
+from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files, process
 from compression.system.progress import Step
 
@@ -43,9 +45,6 @@ weight-only-int8).
 """
 TENSORS = 5
 """Memory that rounding and writing the largest tensor takes, in multiples of its float32 size."""
-BASELINE = "baseline-onnx-float32"
-SAMPLE = 8
-"""Number of test rows whose first tokens are the inputs of the parity check."""
 STEPS = 5
 """Steps of one file: write it; run the model in float32; run it quantized; compare; measure."""
 LARGEST = 20_000_000_000
@@ -59,17 +58,19 @@ class Graphs:
     baseline is among the artifacts and was measured.
     """
 
-    def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int) -> None:
+    def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int, split_batches: int) -> None:
         self.shipping, self.folder, self.parameters = shipping, folder, parameters
+        self.split_batches = split_batches
+        self.exporter, self.float32 = exporter_of(ONNX.name), shipping.request(BASELINE, ONNX.name, "float32")
         self.shipped = False
 
     def take_up(self, baseline: str) -> None:
         """Set `shipped` from the artifact of an earlier attempt's baseline row."""
-        self.shipped = baseline == BASELINE
+        self.shipped = baseline == self.shipping.run.name_of(self.float32)
 
     def beside(
-        self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> Generator[Step, None, tuple[list[Measured], tuple[str, ...]]]:
+        self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Step, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
         """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
 
         asked: the quantization settings; None means float32. The file comes first, and so becomes the row's artifact, if both
@@ -97,7 +98,7 @@ class Graphs:
         parameters = decoder_of(model).parameters_of(model).total
         for hinders, cause in (
             (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
-            (self.shipping.spec.split_batches > 1, "an earlier attempt found too little memory"),
+            (self.split_batches > 1, "an earlier attempt found too little memory"),
             (parameters > LARGEST, "an engine may not be silent for as long as writing it takes"),
             (
                 scheme is None and not may_be_whole(parameters),
@@ -126,20 +127,20 @@ class Graphs:
 
         If an earlier attempt shipped the file and it is missing, write it again.
         """
-        place = self.shipping.place(BASELINE)
+        place = self.shipping.run.place_of(self.float32)
         if place.is_dir():
             return place
-        place = self.shipping.test_rows.with_name(BASELINE)
+        place = self.shipping.run.rows["test"].with_name(place.name)
         if not place.is_dir():
             with durable_files.folder(place) as again:
                 layers = self._opened(self.folder)
                 decoder.write(layers.model, again, read=layers.tensor)
-                self.shipping.describe(layers.model, again, "onnx")
+                self.shipping.describe(layers.model, again, self.float32)
         return place
 
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
-    ) -> Generator[Step, None, Measured]:
+    ) -> Generator[Step, None, MeasuredArtifact]:
         """Write, verify and measure the file of the checkpoint in `source`.
 
         model: that checkpoint's model, without weights. Raises ExportMismatch if the file's outputs differ from the model's.
@@ -148,26 +149,24 @@ class Graphs:
         layers = self._opened(source)
         if model.can_generate():
             layers.model.generation_config = generation_of(model, source)
-        precision = precision_of(scheme, layers.model, "onnx")
-        name = f"{stage}-onnx-{precision}"
-        place = self.shipping.begin(name)
+        request = self.shipping.request(stage, ONNX.name, self.exporter.precision_of(scheme, layers.model), against)
+        place = self.shipping.begin(request)
         decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
         yield Step(1, STEPS)
-        self.shipping.describe(layers.model, place, "onnx")
+        self.shipping.describe(layers.model, place, request)
         asked = yield from self._check(place, source, simulation)
         compared = None
-        if simulation is not None and scheme in ROUNDS_ACTIVATIONS:
-            compared = instruction_sets.compare(place, asked, simulation, self.shipping.spec.emulate_seconds)
-        measuring = self.shipping.measure(
-            layers.model, place, name, stage, precision, scheme, kind="onnx", baseline=against, compared=compared
-        )
-        return (yield from measuring)
+        if simulation is not None:
+            seconds = self.shipping.run.emulate_seconds
+            compared = self.exporter.compare_processors(place, asked, simulation, seconds)
+        return (yield from self.shipping.measure(layers.model, place, request, simulation, compared=compared))
 
     def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, Sequence[Inputs]]:
         """Compare the file with the model. Returns the inputs of the comparison."""
         layers = self._opened(source)
-        scorer = scorer_of(self.shipping.spec.asked[0].task, self.shipping.evaluate, self.shipping.dataset.labels)
-        asked = parity_check.asked_of(scorer, place, self.shipping.sample(SAMPLE), layers.model, self.shipping.padding)
+        run = self.shipping.run
+        scorer = scorer_of(run.task, run.evaluate, run.labels)
+        asked = parity_check.asked_of(scorer, place, list(run.sample), layers.model, self.shipping.padding)
         expected = plain = self._answers(layers, asked)
         yield Step(2, STEPS)
         if simulation is not None:
@@ -175,10 +174,10 @@ class Graphs:
             expected = self._answers(layers, asked)
         yield Step(3, STEPS)
         process.release_memory()
-        runner = open_artifact("onnx", place, threads=torch.get_num_threads())
-        parity_check.check_names(runner, layers.model)
-        exact = simulation is None or simulation.scheme.startswith("weight-only")
-        allowed = parity_check.limit(expected, plain, noise=0.0 if exact else parity_check.ROUNDING_NOISE["onnx"])
+        runner = open_artifact(ONNX.name, place, threads=torch.get_num_threads())
+        self.exporter.check_interface(runner, layers.model)
+        exact = simulation is None or not SCHEMES[simulation.scheme].rounds_activations
+        allowed = parity_check.limit(expected, plain, noise=0.0 if exact else self.exporter.rounding_noise)
 
         def edges(read: Sequence[Inputs]) -> parity_check.Rows:
             return parity_check.on_the_edge(
@@ -202,7 +201,7 @@ class Graphs:
 
     def _answers(self, layers: LayerwiseRunner, asked: Sequence[Inputs]) -> Logits:
         batches = [_batch(one) for one in asked]
-        found = layers.logits(batches, self.shipping.test_rows.with_name("answers"))
+        found = layers.logits(batches, self.shipping.run.rows["test"].with_name("answers"))
         return np.concatenate([logits.numpy() for logits in found])
 
 

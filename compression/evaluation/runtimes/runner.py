@@ -1,20 +1,18 @@
-"""Opens an artifact in the runtime of its kind. Torch-free."""
+"""Opens an artifact in the runtime of its format. Torch-free."""
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from pkgutil import resolve_name
+from typing import Any
 
 from compression.modalities.scoring.base import Runner
-
-Kind = Literal["onnx", "transformers"]
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 
 
 def open_artifact(kind: Kind, folder: Path, *, threads: int) -> Runner[Any]:
-    """Open an artifact's folder in the stock runtime of its kind, with a fixed number of threads."""
-    # Imported by name when needed: one kind's module may need packages that the other kind's process must not load.
-    module = importlib.import_module(f"compression.evaluation.runtimes.{kind}")
-    runner: Runner[Any] = module.open_folder(folder, threads=threads)
+    """Open an artifact's folder in the stock runtime of its format, with a fixed number of threads."""
+    # Imported by name when needed: one format's module may need packages that the other's process must not load.
+    runner: Runner[Any] = resolve_name(ARTIFACT_FORMATS[kind].runtime)(folder, threads=threads)
     return runner
 
 

@@ -8,30 +8,90 @@ family that `decoder` does not support.
 """
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from compression.export.onnx import decoder
+from compression.evaluation.runtimes.onnx import FILE
+from compression.export import instruction_sets
+from compression.export.exporter import Exporter
+from compression.export.onnx import decoder, interface
 from compression.export.onnx.flatten_sequence import flatten_sequence
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.softmax import spelled_out
 from compression.export.onnx.trace import graph
 from compression.export.onnx.unfused_experts import unfuse_experts
+from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.adapters.registry import is_decoder
 from compression.models.architectures import heads
 from compression.planning.on_disk import fits_a_graph
 from compression.quantization.fake_quantize import (
     DYNAMIC,
+    Simulation,
     insert_fake_quantization,
     quantizable,
     remove_fake_quantization,
     simulation_of,
 )
+from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
+from compression.schema.recipe.base import Task
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.schema.schemes import SCHEMES
+from compression.schema.tasks import TASKS
 
-FILE = "model.onnx"
+
+class OnnxExporter(Exporter):
+    """ONNX files for ONNX Runtime."""
+
+    def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
+        """Write model.onnx, and model.onnx_data beside it for decoders."""
+        write_onnx(model, folder, int8=precision in INTEGERS)
+
+    def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
+        """Return the call of ONNX Runtime."""
+        reads = ", which reads model.onnx_data beside it," if split else ""
+        reader = TASKS[task].card.reader
+        return f"onnxruntime.InferenceSession('{FILE}'){reads}{f' with {reader}' if reader else ''}"
+
+    def hinders(self, model: nn.Module) -> str | None:
+        """Return why a decoder has no ONNX file, or None if it has one.
+
+        It has none if `decoder` does not support it and a traced graph would be too large. A classifier that `decoder` does not
+        support is traced if its file stays within ONNX's 2 GiB. Models that are not decoders are always traced.
+        """
+        if not is_decoder(model):
+            return None
+        traced = not is_language_model(model) and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
+        return None if traced else decoder.hindrance(model.config)
+
+    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
+        """Return the model's config with max_length, except for a language model: stock code would limit what it generates."""
+        if not is_language_model(model):
+            return super().config(model, folder, max_length)
+        # A checkpoint's generation config is written together with its weights.
+        model.generation_config.save_pretrained(folder)
+        # A stock config leaves out its family's default ids.
+        ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id")}
+        return {**model.config.to_diff_dict(), **ids}
+
+    def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:
+        """Check the names, types and dimensions of inputs and outputs. Raises ExportMismatch."""
+        interface.check_names(runner, model)
+
+    def compare_processors(
+        self, folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
+    ) -> ComparedAnswers | NotCompared | None:
+        """Compare a file that multiplies 8-bit integers under another instruction set."""
+        rounds = SCHEMES[simulation.scheme].rounds_activations
+        return instruction_sets.compare(folder, asked, simulation, seconds) if rounds else None
+
+
+EXPORTER = OnnxExporter()
 
 
 def is_language_model(model: nn.Module) -> bool:
@@ -42,18 +102,6 @@ def is_language_model(model: nn.Module) -> bool:
 def is_written(model: nn.Module) -> bool:
     """Return whether `decoder` writes a model's graph layer by layer, so that it is not traced."""
     return is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
-
-
-def hindered(model: nn.Module) -> str | None:
-    """Return why a decoder has no ONNX file, or None if it has one.
-
-    It has none if `decoder` does not support it and a traced graph would be too large. A classifier that `decoder` does not
-    support is traced if its file stays within ONNX's 2 GiB. Models that are not decoders are always traced.
-    """
-    if not is_decoder(model):
-        return None
-    traced = not is_language_model(model) and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
-    return None if traced else decoder.hindrance(model.config)
 
 
 def plain_model(model: nn.Module) -> nn.Module:

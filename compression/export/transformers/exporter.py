@@ -14,28 +14,67 @@ its figures state how many parameters stay in float32.
 """
 
 import copy
+import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.quantize_.workflows import Int8Tensor
-from transformers import TorchAoConfig
+from transformers import PreTrainedModel, TorchAoConfig
 
+from compression.export.exporter import Exporter
 from compression.export.transformers import sharded
 from compression.export.transformers.torchao_tensors import fused_experts, int4_groups, int8_rows, torchao_scheme
+from compression.models import loading
+from compression.models.architectures import heads
 from compression.models.linear_layers import is_transposed
 from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
 from compression.quantization.fake_quantize import DYNAMIC, quantizable, remove_fake_quantization, simulation_of
 from compression.quantization.weight_only import WeightOnlyLinear
-from compression.schema.recipe.base import StreamedScheme
+from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
+from compression.schema.recipe.base import Task
+from compression.schema.schemes import StreamedScheme
 
 FILE = "model.safetensors"
 ONE_SHARD = 64 * 10**9
 """Bytes; all weights go to one file, so its size is the artifact's size."""
+
+
+class TransformersExporter(Exporter):
+    """Checkpoints for transformers, with torchao's tensors for integers."""
+
+    rounding_noise = 4.0
+    """torchao computes different integers: it divides by 127.5, so each row's largest element is half a step off. In narrow
+    layers this weighs more than all other rounding. Its distance is that of two different quantizations."""
+    writes_half = True
+    quantizes_transposed = False
+    packs_integers = False
+
+    def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
+        """Write config.json and model.safetensors."""
+        write_transformers(model, folder, int8=precision in INTEGERS, half=precision == "bfloat16")
+
+    def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
+        """Return the call of transformers."""
+        needs = " with torchao installed" if precision in INTEGERS else ""
+        return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
+
+    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return the config that lies beside the weights. tokenizer_config.json has max_length."""
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        return config
+
+    def reads_as_filed(self, folder: Path) -> bool:
+        """Return whether stock AutoTokenizer tokenizes texts as tokenizer.json does."""
+        return not (folder / "tokenizer.json").is_file() or loading.reads_as_filed(folder)
+
+
+EXPORTER = TransformersExporter()
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:

@@ -36,7 +36,7 @@ from compression.models.sharded_checkpoint import BLOCK, LARGEST_SHARD, PlannedT
 from compression.models.skeleton import generation_of, skeleton, sources
 from compression.quantization.dynamic_int8 import levels_of
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable, remove_fake_quantization
-from compression.schema.recipe.base import StreamedScheme
+from compression.schema.schemes import StreamedScheme
 from compression.system.progress import run_silently
 
 Form = Callable[[torch.Tensor], torch.Tensor]

@@ -12,7 +12,7 @@ from compression.export.transformers.sharded import Streamed, plan_of
 from compression.models.sharded_checkpoint import BLOCK, SafetensorsReader
 from compression.models.skeleton import skeleton
 from compression.schema.errors import ExportMismatch
-from compression.schema.recipe.base import StreamedScheme
+from compression.schema.schemes import StreamedScheme
 
 HALF = 0.501
 """Largest change of a weight, in scales: half a step from rounding, plus the error of float32."""

@@ -21,7 +21,7 @@ from compression.quantization.dynamic_int8 import LEVELS, integer_rows
 from compression.quantization.fake_quantize import quantizable
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules
 from compression.quantization.weight_only import grouped_integers
-from compression.schema.recipe.base import StreamedScheme
+from compression.schema.schemes import StreamedScheme
 
 INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has it, its stubs have not
 

@@ -27,11 +27,6 @@ Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "que
 """heads: in decoders whole groups, a KV head with the query heads that read it. From experts on: only in decoders that have
 them."""
 Precision = Literal["auto", "float32", "bfloat16"]
-Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
-ROUNDS_ACTIVATIONS: tuple[Scheme, ...] = ("dynamic-int8", "static-int8")
-"""Schemes that multiply weights with 8-bit activations: an ONNX file multiplies uint8 by int8."""
-StreamedScheme = Literal["dynamic-int8", "weight-only-int8", "weight-only-int4"]
-"""Schemes whose integers follow from the weights alone, row by row."""
 Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 MOST_EPOCHS = 200

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from compression.schema.config import Config
-from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Epochs, Observer, Rate, Scheme
+from compression.schema.recipe.base import Epochs, Observer, Rate
+from compression.schema.schemes import SCHEMES, Scheme
 
 
 class Qat(Config):
@@ -109,7 +110,7 @@ class Quantize(Config):
                 raise ValueError(f"{name} is of {scheme} alone, and the scheme is {self.scheme}")
         if self.percentile != defaults["percentile"] and self.observer != "percentile":
             raise ValueError(f"percentile is of the observer percentile alone, and the observer is {self.observer}")
-        if not self.portable and self.scheme not in ROUNDS_ACTIVATIONS:
+        if not self.portable and not SCHEMES[self.scheme].rounds_activations:
             raise ValueError(f"portable: false is for rounded activations, and {self.scheme} leaves them in floating point")
         if isinstance(self.smoothing, float) and self.scheme.startswith("weight-only"):
             raise ValueError(f"an α of smoothing is for rounded activations, and {self.scheme} leaves them in floating point")

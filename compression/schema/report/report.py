@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from compression.schema.artifact_formats import ArtifactPrecision, Kind
 from compression.schema.config import Config
 from compression.schema.file_names import portable
 from compression.schema.recipe.base import JobTask, Task
@@ -30,10 +31,10 @@ class Artifact(Config):
     """A download: a folder under artifacts/, named by `name`, that stock tools open."""
 
     name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    kind: Literal["onnx", "transformers"]
+    kind: Kind
     stage: Stage
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"],
+        ArtifactPrecision,
         Field(description="mixed: tables and the head are integers, the other matrices are not; its card says how many."),
     ]
     files: tuple[File, ...]

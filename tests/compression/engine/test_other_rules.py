@@ -12,7 +12,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from compression.engine import shipping
 from compression.engine.on_disk import backend, shipping_on_disk
-from compression.engine.shipping import ship
+from compression.engine.shipping import ArtifactRequest, RunSettings, ship
 from compression.evaluation.lm_eval import harness, harness_model
 from compression.evaluation.measure import Measured
 from compression.schema.recipe.recipe import Evaluate
@@ -58,24 +58,16 @@ def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
 def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = qwen(tmp_path / "model", OTHER)
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
-    shipped = run_silently(
-        ship(
-            AutoModelForCausalLM.from_pretrained(model),
-            name="made",
-            kind="transformers",
-            stage="baseline",
-            precision="float32",
-            task="causal-lm",
-            labels=(),
-            tokenizer=model,
-            max_length=16,
-            output=tmp_path,
-            test_rows=tmp_path / "test.jsonl",
-            baseline=None,
-            evaluate=Evaluate(window=16),
-            sample=[{"text": TEXT}],
-        )
+    request = ArtifactRequest(kind="transformers", stage="baseline", precision="float32", tokenizer=model, max_length=16)
+    settings = RunSettings(
+        task="causal-lm",
+        labels=(),
+        evaluate=Evaluate(window=16),
+        output=tmp_path,
+        rows={"test": tmp_path / "test.jsonl"},
+        sample=[{"text": TEXT}],
     )
+    shipped = run_silently(ship(AutoModelForCausalLM.from_pretrained(model), request, settings))
     made = tmp_path / "artifacts" / shipped.artifact.name
     own = Tokenizer.from_file(str(made / "tokenizer.json")).encode(TEXT).ids
     assert AutoTokenizer.from_pretrained(made)(TEXT)["input_ids"] != own

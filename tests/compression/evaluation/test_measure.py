@@ -18,11 +18,12 @@ import pytest
 from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
 from compression.evaluation.measure import Measured, MeasureSpec, measure, nobody, peak_memory, read_rows, time_both
-from compression.evaluation.runtimes.runner import Kind, open_artifact
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Runner
 from compression.modalities.text.inputs import Batch, full_batch
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
+from compression.schema.artifact_formats import Kind
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Latency, NotMeasured, Score

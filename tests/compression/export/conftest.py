@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.engine.shipping import Provenance, ShippedArtifact, ship
+from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, ship
 from compression.export.provenance import InputFile, Origin
-from compression.quantization.fake_quantize import insert_fake_quantization, remove_fake_quantization
+from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Row
@@ -73,31 +73,22 @@ def tiny_shipment(
     def rows_to(shipped: ShippedArtifact) -> list[Row]:
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
 
-    made: dict[str, ShippedArtifact] = {}
-    model = copy.deepcopy(tiny_classifier)
-    for name, kind, precision in (
-        ("baseline", "onnx", "float32"),
-        ("int8", "onnx", "int8"),
-        ("checkpoint", "transformers", "int8"),
-    ):
-        (insert_fake_quantization if precision == "int8" else remove_fake_quantization)(model)
-        shipping = ship(
-            model,
-            name=name,
-            kind=kind,
-            stage="baseline" if name == "baseline" else "quantized",
-            precision=precision,
-            task="text-classification",
-            labels=LABELS,
-            tokenizer=encoder,
-            max_length=MAX_LENGTH,
-            output=output,
-            test_rows=test_rows,
-            baseline=output / "artifacts" / "baseline" if name != "baseline" else None,
-            evaluate=Evaluate(length=16),
-            sample=[{"text": text} for text, _ in rows[:16]],
-            provenance=Provenance(origin, rows_to),
-            emulate_seconds=120.0,
-        )
-        made[name] = run_silently(shipping)
-    return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])
+    settings = RunSettings(
+        task="text-classification",
+        labels=LABELS,
+        evaluate=Evaluate(length=16),
+        output=output,
+        rows={"test": test_rows},
+        sample=[{"text": text} for text, _ in rows[:16]],
+        origin=origin,
+        emulate_seconds=120.0,
+    )
+    asked = {"tokenizer": encoder, "max_length": MAX_LENGTH}
+    first = ArtifactRequest(kind="onnx", stage="baseline", precision="float32", **asked)
+    baseline, model = settings.place_of(first), copy.deepcopy(tiny_classifier)
+    made = [run_silently(ship(model, first, settings, rows_to))]
+    insert_fake_quantization(model)
+    for kind in ("onnx", "transformers"):
+        request = ArtifactRequest(kind=kind, stage="quantized", precision="int8", baseline=baseline, **asked)
+        made.append(run_silently(ship(model, request, settings, rows_to)))
+    return Shipment(tiny_classifier, rows, output, *made)

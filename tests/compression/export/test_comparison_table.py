@@ -1,7 +1,7 @@
 """A card's table of before and after: what is in each column, and what it says where a figure is missing."""
 
-from compression.evaluation.runtimes.runner import Kind
 from compression.export.comparison_table import comparison
+from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score
 from tests.client.figures import row, validated

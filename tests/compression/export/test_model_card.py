@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
-from compression.evaluation.runtimes.runner import Kind
 from compression.export.provenance import Origin
+from compression.schema.artifact_formats import Kind
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery

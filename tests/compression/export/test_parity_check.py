@@ -11,7 +11,8 @@ import torch
 from onnx import numpy_helper
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.export.parity_check import PEAK, Bound, check_interface, compare, limit, verify
+from compression.export.onnx.interface import check_interface
+from compression.export.parity_check import PEAK, Bound, compare, limit, verify
 from compression.modalities.scoring.base import Row
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization

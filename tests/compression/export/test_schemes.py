@@ -10,8 +10,7 @@ import onnxruntime
 import pytest
 from transformers import BertForSequenceClassification
 
-from compression.engine.shipping import precision_of
-from compression.evaluation.runtimes.runner import Kind
+from compression.export.exporter import exporter_of
 from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.export.package import write_config
 from compression.export.parity_check import Agreement, verify
@@ -21,6 +20,7 @@ from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.planning.estimator import artifact_bytes
 from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
+from compression.schema.artifact_formats import Kind
 from compression.schema.recipe.quantize import Quantize
 from tests.compression.export.conftest import LABELS, MAX_LENGTH
 from tests.support.tiny_bert import encoded, sentences, tiny_config, write_tokenizer
@@ -78,7 +78,7 @@ def test_the_onnx_file_answers_as_the_simulation_does(scheme: str, tmp_path: Pat
     stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     promised = artifact_bytes(BERT.parameters_of(simulated(scheme)), Quantize(scheme=scheme))
     assert 0.9 * promised < stored < 1.35 * promised
-    assert precision_of(scheme, simulated(scheme), "onnx") == scheme[-4:]  # type: ignore[arg-type]
+    assert exporter_of("onnx").precision_of(scheme, simulated(scheme)) == scheme[-4:]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

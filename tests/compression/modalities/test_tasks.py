@@ -10,7 +10,7 @@ import torch
 
 from compression.engine.context import StageContext
 from compression.evaluation.measure import nobody, read_rows
-from compression.evaluation.runtimes.runner import Kind, open_artifact
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.evaluation.validate import logits, validate
 from compression.export.onnx.exporter import write_onnx
 from compression.export.onnx.trace import inputs_of
@@ -22,6 +22,7 @@ from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.dataset import Dataset
 from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.schema.artifact_formats import Kind
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune

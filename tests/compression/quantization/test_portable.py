@@ -39,10 +39,10 @@ from compression.quantization.fake_quantize import (
 )
 from compression.quantization.moe_layers import SimulatedExperts
 from compression.quantization.smoothquant import rounding_error
-from compression.schema.recipe.base import Scheme
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
+from compression.schema.schemes import Scheme
 from tests.compression.export.onnx.test_exporter import random_batch
 from tests.support.decoder_models import saved, tiny
 from tests.support.tiny_bert import encoded, sentences

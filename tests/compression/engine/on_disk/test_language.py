@@ -19,9 +19,9 @@ from compression.modalities.text.scoring.perplexity import SHORT
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import ConfigMismatch, ExportMismatch
 from compression.schema.events import StageFinished
-from compression.schema.recipe.base import Scheme
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency, Score
+from compression.schema.schemes import Scheme
 from compression.system.progress import Step
 from tests.compression.engine.on_disk.test_backend import ONLY_QUANTIZE, done, model_into, spec_of
 from tests.support.decoder_models import saved, tiny
@@ -151,7 +151,7 @@ def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_sam
 
 def test_texts_without_words_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping_on_disk.OnDiskShipping, "sample", lambda *_: [{"text": ""}])
+    monkeypatch.setattr(backend, "first_rows", lambda *_: [{"text": ""}])
     model = model_into(tmp_path / "model", head="ForCausalLM")
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     assert [row.artifact for row in report.rows] == ["baseline-onnx-float32", "quantized-onnx-int8"]
@@ -181,7 +181,7 @@ def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: 
         scores = gate(states[0].view(-1, states[0].shape[-1])[0])[0].sigmoid().flatten()
     gate.e_score_correction_bias.copy_(torch.stack([scores[1], scores[0]]) - scores.mean())
     write_tokenizer(saved(made, tmp_path / "model"))
-    monkeypatch.setattr(shipping_on_disk.OnDiskShipping, "sample", lambda *_: [{"text": ""}])
+    monkeypatch.setattr(backend, "first_rows", lambda *_: [{"text": ""}])
     monkeypatch.setattr(decoder, "write", nudged)
     report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30), tmp_path)
     assert moved

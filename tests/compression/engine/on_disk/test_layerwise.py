@@ -15,7 +15,7 @@ from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.models.adapters.registry import decoder_of
 from compression.pruning.scores import ImportanceScores, score_activations
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
-from compression.schema.recipe.base import Scheme
+from compression.schema.schemes import Scheme
 from tests.support.decoder_models import saved, tiny
 
 KINDS = ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"]

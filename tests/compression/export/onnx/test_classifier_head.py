@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import FILE, write_onnx
-from compression.export.parity_check import check_interface
+from compression.export.onnx.interface import check_interface
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.inputs import Batch
 from compression.models.linear_layers import is_linear

@@ -12,12 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compression.evaluation.runtimes.runner import Kind, open_artifact
+from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.onnx import decoder
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.decoding import Decoder, greedy
 from compression.modalities.text.inputs import Ids
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
+from compression.schema.artifact_formats import Kind
 from compression.schema.errors import UnsupportedArchitecture
 from tests.support.decoder_models import VOCABULARY, tiny
 

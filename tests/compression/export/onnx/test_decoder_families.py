@@ -12,16 +12,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from compression.engine.shipping import precision_of
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.evaluation.runtimes.transformers import TransformersDecoder
+from compression.export.exporter import exporter_of
 from compression.export.onnx.exporter import FILE, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
+from compression.export.onnx.interface import check_interface
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.trace import graph
 from compression.export.onnx.unfused_experts import unfuse_experts
-from compression.export.package import stored_as
-from compression.export.parity_check import ROUNDING_NOISE, Agreement, check_interface, compare, limit, verify
+from compression.export.parity_check import Agreement, compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Row
@@ -32,8 +32,8 @@ from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, left_in_float, quantizable
 from compression.quantization.moe_layers import fused_expert_modules
 from compression.schema.errors import ExportMismatch
-from compression.schema.recipe.base import Scheme
 from compression.schema.recipe.recipe import Evaluate
+from compression.schema.schemes import Scheme
 from tests.support import decoder_models as decoders
 from tests.support.decoder_families import IDS, tiny_classifier
 
@@ -94,15 +94,15 @@ def test_a_checkpoint_of_integers_opens_with_stock_code_and_says_what_stayed(kin
     insert_fake_quantization(model)
     wanted = answers(model, batch)
     # As a job holds it: of experts, too, torchao's rounding is not ours.
-    compare(wanted, answers(opened, batch), limit(wanted, plain, noise=ROUNDING_NOISE["transformers"]))
+    compare(wanted, answers(opened, batch), limit(wanted, plain, noise=exporter_of("transformers").rounding_noise))
     whole = {name for name, value in opened.named_parameters() if type(value) is torch.nn.Parameter and value.ndim > 1}
     transposed = {f"{name}.weight" for name, layer in model.named_modules() if is_transposed(layer)}
     routers = {name for name, _ in model.named_parameters() if ".mlp.gate.weight" in name}
     assert whole == transposed | routers
-    precision = precision_of("dynamic-int8", model, "transformers")
+    precision = exporter_of("transformers").precision_of("dynamic-int8", model)
     assert precision == ("mixed" if kind == "gpt2" else "int8")
     left = sum(model.get_parameter(name).numel() for name in whole)
-    assert stored_as(model, "transformers", precision) == (f"int8, {left:,} parameters float32" if left else "int8")
+    assert exporter_of("transformers").stored_as(model, precision) == (f"int8, {left:,} parameters float32" if left else "int8")
 
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "weight-only-int8", "weight-only-int4"])

@@ -18,20 +18,21 @@ from transformers import PreTrainedModel
 
 from compression.evaluation.runtimes import transformers as transformers_runtime
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.evaluation.runtimes.runner import Kind
 from compression.evaluation.runtimes.transformers import TransformersRunner
 from compression.export.onnx.exporter import FILE, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
+from compression.export.onnx.interface import check_interface
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.trace import graph, inputs_of
 from compression.export.package import write_config
-from compression.export.parity_check import check_interface, verify
+from compression.export.parity_check import verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.modalities.text.inputs import Batch
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
+from compression.schema.artifact_formats import Kind
 from tests.compression.engine.test_shipping import run_card
 from tests.support.cards import card_of
 from tests.support.encoder_models import LAYERS, PADDING, WORDS, tiny, write_tokenizer as write_source

@@ -12,12 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression.engine.shipping import ShippedArtifact, measure_latency, ship
+from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, measure_latency, ship
 from compression.evaluation import generation_latency
 from compression.evaluation.measure import nobody, read_rows
 from compression.evaluation.runtimes.runner import open_artifact
+from compression.export.exporter import exporter_of
 from compression.export.package import write_config
-from compression.export.parity_check import ROUNDING_NOISE, compare, limit, verify
+from compression.export.parity_check import compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits
@@ -42,6 +43,11 @@ def network() -> PreTrainedModel:
     return model("llama", tie_word_embeddings=True, max_position_embeddings=64, eos_token_id=3)
 
 
+def settings(output: Path, rows: Path, texts: list[str], evaluate: Evaluate = EVALUATE) -> RunSettings:
+    sample = [{"text": text} for text in texts]
+    return RunSettings(task="causal-lm", labels=(), evaluate=evaluate, output=output, rows={"test": rows}, sample=sample)
+
+
 @pytest.fixture(scope="module")
 def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ShippedArtifact]]:
     output = tmp_path_factory.mktemp("output")
@@ -49,27 +55,16 @@ def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) 
     rows = output / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in MANY))
     made = {}
+    asked = {"tokenizer": output / "tokenizer", "max_length": 24}
     for name, simulation in DONE.items():
         remove_fake_quantization(network)
-        if simulation is not None:
+        if simulation is None:
+            request = ArtifactRequest(kind="onnx", stage="baseline", precision="float32", **asked)
+        else:
             insert_fake_quantization(network, simulation=simulation)
-        shipping = ship(
-            network,
-            name=name,
-            kind="onnx",
-            stage="baseline" if name == "baseline" else "quantized",
-            precision="float32" if simulation is None else "int4" if simulation.group_size else "int8",
-            task="causal-lm",
-            labels=(),
-            tokenizer=output / "tokenizer",
-            max_length=24,
-            output=output,
-            test_rows=rows,
-            baseline=None if name == "baseline" else output / "artifacts" / "baseline",
-            evaluate=EVALUATE,
-            sample=[{"text": text} for text in MANY],
-        )
-        made[name] = (output / "artifacts" / name, run_silently(shipping))
+            request = ArtifactRequest(kind="onnx", stage="quantized", precision=name, baseline=made["baseline"][0], **asked)
+        run = settings(output, rows, MANY)
+        made[name] = (run.place_of(request), run_silently(ship(network, request, run)))
     remove_fake_quantization(network)
     return made
 
@@ -179,7 +174,7 @@ def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
     assert opened.generate(prompt, min_new_tokens=8, max_new_tokens=8, do_sample=False).shape == (1, 12)
     with torch.inference_mode():
         # Of dynamic-int8 torchao rounds to integers of its own, of weights alone it holds ours.
-        noise = ROUNDING_NOISE["transformers"] if name == "int8" else 0.0
+        noise = exporter_of("transformers").rounding_noise if name == "int8" else 0.0
         compare(wanted, opened(prompt).logits[0].numpy(), limit(wanted, plain, noise=noise))
 
 
@@ -262,9 +257,10 @@ def test_a_shape_is_timed_without_being_shipped(
     shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
 ) -> None:
     baseline, _ = shipped["baseline"]
-    found = measure_latency(
-        network, tmp_path, int8=True, task="causal-lm", labels=(), tokenizer=baseline, baseline=baseline, evaluate=EVALUATE
+    request = ArtifactRequest(
+        kind="onnx", stage="pruned", precision="int8", tokenizer=baseline, max_length=16, baseline=baseline
     )
+    found = measure_latency(network, request, settings(tmp_path, tmp_path / "test.jsonl", []))
     assert isinstance(found, Latency)
     assert found.generation is not None
     assert found.median_ms != found.baseline_median_ms
@@ -282,23 +278,11 @@ def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_score
     tokenizer(bos=True).save_pretrained(tmp_path / "tokenizer")
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    shipping = ship(
-        network,
-        name="full",
-        kind="onnx",
-        stage="baseline",
-        precision="float32",
-        task="causal-lm",
-        labels=(),
-        tokenizer=tmp_path / "tokenizer",
-        max_length=24,
-        output=tmp_path,
-        test_rows=rows,
-        baseline=None,
-        evaluate=Evaluate(length=generation_latency.TOKENS + 4, window=generation_latency.TOKENS + 4),
-        sample=[{"text": text} for text in TEXTS],
+    request = ArtifactRequest(
+        kind="onnx", stage="baseline", precision="float32", tokenizer=tmp_path / "tokenizer", max_length=24
     )
-    found = run_silently(shipping)
+    most = generation_latency.TOKENS + 4
+    found = run_silently(ship(network, request, settings(tmp_path, rows, TEXTS, Evaluate(length=most, window=most))))
     assert isinstance(found.score, Score), found.score
     assert isinstance(found.latency, Latency)
     assert found.latency.length == 4

@@ -14,8 +14,8 @@ from compression.export.onnx import decoder
 from compression.export.onnx.exporter import write_onnx
 from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
-from compression.schema.recipe.base import Scheme
 from compression.schema.recipe.quantize import Quantize
+from compression.schema.schemes import Scheme
 from tests.support.decoder_models import VOCABULARY, tiny
 from tests.support.tiny_bert import WORDS, encoded, sentences, tiny_config
 

@@ -14,7 +14,7 @@ from compression.pruning.reconstruction import reconstruct
 from compression.quantization import smoothquant
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.quantization.moe_layers import SimulatedExperts, fused_expert_modules
-from compression.schema.recipe.base import Scheme
+from compression.schema.schemes import Scheme
 from tests.support.decoder_families import EXPERTS, KINDS, PADDING, WORDS, cut_on, logits, tiny_classifier
 
 TASK = task_of("text-classification")

@@ -1,7 +1,7 @@
-"""The model family: what its config.json means, which tensors its files hold, and how many parameters a shape has. Torch-free.
+"""The model family: what its config.json means, which tensors its files hold, how many parameters a shape has. Torch-free.
 
-Shows `Architecture`: the check of an upload, the forecast and the pruning plan ask it. Its pruning group is declared here too: the
-hidden units of a layer are the rows of `up` and the columns of `down`, each a `Width` of the axis `ffn`.
+Shows `Architecture`, which the check of an upload, the forecast and the pruning plan ask. Its pruning group is declared here
+too: the hidden units of a layer are the rows of `up` and the columns of `down`, each a `Width` of the axis `ffn`.
 """
 
 from collections.abc import Mapping

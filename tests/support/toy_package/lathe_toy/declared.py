@@ -1,7 +1,7 @@
 """What the API needs to know: names, formats, metrics and settings. Torch-free.
 
-Shows `ModalitySpec` and `TaskSpec` (a kind of data), and `StageSpec` (a stage with a recipe key of its own). Each names its engine
-half as `module:NAME`, which only the engine imports.
+Shows `ModalitySpec` and `TaskSpec` (a kind of data), `StageSpec` (a stage with a recipe key of its own) and `FormatSpec` (a format
+of artifacts). Each names its engine half as `module:NAME`, which only the engine imports.
 """
 
 from typing import Annotated
@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.schema.config import Config
-from compression.schema.specs import CLASSIFIER, CardText, ModalitySpec, StageSpec, TaskSpec
+from compression.schema.specs import CLASSIFIER, CardText, FormatSpec, ModalitySpec, StageSpec, TaskSpec
 
 VECTORS = ModalitySpec(
     "vectors",
@@ -43,3 +43,10 @@ class RoundSmall(Config):
 
 
 ROUNDED = StageSpec("rounded", "round_small", "lathe_toy.round_small:STAGE", after="pruned", settings=RoundSmall)
+NUMPY = FormatSpec(
+    "numpy",
+    engine="lathe_toy.numpy_format:EXPORTER",
+    runtime="lathe_toy.numpy_runtime:open_folder",
+    runs_in="NumPy",
+    weights=("*.npz",),
+)

@@ -1,7 +1,7 @@
-"""The modality: reads JSON lines of feature vectors, checks them, scores answers. What needs torch is imported where it is used.
+"""The modality: reads JSON lines of feature vectors, checks them, scores answers. Functions import torch where they need it.
 
-Shows `Modality`, by its base `IndependentRows` for rows of one size without optional capabilities, and `Scorer`/`ArtifactReader`,
-with which the measuring process reads the test rows and the shipped file without torch.
+Shows `Modality`, by its base `IndependentRows` for rows of one size without optional capabilities, and `Scorer` and
+`ArtifactReader`, with which the measuring process reads the test rows and the shipped file without torch.
 """
 
 import json

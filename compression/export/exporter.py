@@ -1,0 +1,95 @@
+"""The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from compression.modalities.scoring.base import Inputs, Runner
+from compression.models.linear_layers import is_transposed
+from compression.quantization.fake_quantize import Simulation, left_in_float
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
+from compression.schema.recipe.base import Task
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.schema.schemes import SCHEMES, Scheme
+
+
+class Exporter(ABC):
+    """What differs between formats. A package's exporter overrides what its format needs."""
+
+    templates: ClassVar[Path] = Path(__file__).parent / "templates"
+    """Folder of the model card's templates: FORMAT.md.j2, and FORMAT/ANSWER.py.j2 with code that opens the artifact."""
+    rounding_noise: ClassVar[float] = 2.0
+    """Tolerance for an artifact of integers, in units of the change that the simulation causes (`parity_check.limit`)."""
+    writes_half: ClassVar[bool] = False
+    """Whether a language model also ships in it in 16 bits."""
+    quantizes_transposed: ClassVar[bool] = True
+    """Whether it quantizes layers with weights of (inputs, outputs), as in GPT-2."""
+    packs_integers: ClassVar[bool] = True
+    """Whether integers of less than 8 bits take less than a byte."""
+
+    @abstractmethod
+    def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
+        """Write a model's weights, with the integers that it simulates (dynamic-int8 if none) if the precision has some.
+
+        Does not change the model.
+        """
+
+    @abstractmethod
+    def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
+        """Return the tool and call that open an artifact. split: whether its weights are in several files."""
+
+    def hinders(self, model: nn.Module) -> str | None:  # noqa: ARG002
+        """Return why a model cannot have this format, or None if it can."""
+        return None
+
+    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return the format's own config.json. folder: has the weights."""
+        return {**model.config.to_diff_dict(), **({"max_length": max_length} if max_length else {})}
+
+    def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:  # noqa: B027
+        """Check that a reopened artifact's inputs and outputs are those of its card. Raises ExportMismatch."""
+
+    def compare_processors(
+        self,
+        folder: Path,  # noqa: ARG002
+        asked: Sequence[Inputs],  # noqa: ARG002
+        simulation: Simulation,  # noqa: ARG002
+        seconds: float | None,  # noqa: ARG002
+    ) -> ComparedAnswers | NotCompared | None:
+        """Compare predictions on other processors with this one's; None if they cannot differ. seconds: the time limit."""
+        return None
+
+    def reads_as_filed(self, folder: Path) -> bool:  # noqa: ARG002
+        """Return whether the code on the card tokenizes texts as tokenizer.json does."""
+        return True
+
+    def precision_of(self, scheme: Scheme | None, model: nn.Module) -> ArtifactPrecision:
+        """Return the precision of a scheme's weights in an artifact. scheme: None means no quantization."""
+        if scheme is None:
+            return "float32"
+        if not self.quantizes_transposed and any(map(is_transposed, model.modules())):
+            return "mixed"
+        return SCHEMES[scheme].precision
+
+    def stored_as(self, model: nn.Module, precision: ArtifactPrecision) -> str:
+        """Return the precision of an artifact's weights, and how many parameters stayed in floating point."""
+        if precision not in INTEGERS:
+            return precision
+        stored = precision if self.packs_integers else "int8"
+        left = left_in_float(model, transposed=not self.quantizes_transposed)
+        return f"{stored}, {left:,} parameters float32" if left else stored
+
+
+@cache
+def exporter_of(kind: Kind) -> Exporter:
+    """Import the engine's half of a format. Raises TypeError if it is none."""
+    found = resolve_name(ARTIFACT_FORMATS[kind].engine)
+    if not isinstance(found, Exporter):
+        raise TypeError(f"{ARTIFACT_FORMATS[kind].engine} is no Exporter")
+    return found

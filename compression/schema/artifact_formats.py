@@ -1,0 +1,50 @@
+"""The formats of artifacts. Torch-free.
+
+A package that is installed beside Lathe adds a format by an entry point of the group `lathe.exporters` that names a
+`FormatSpec`. A job ships it once, at its end: the headline's model in that format, with figures of its own.
+"""
+
+import re
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from compression.schema.plugins import add_plugins
+from compression.schema.specs import FormatSpec
+
+ONNX = FormatSpec(
+    "onnx",
+    engine="compression.export.onnx.exporter:EXPORTER",
+    runtime="compression.evaluation.runtimes.onnx:open_folder",
+    runs_in="ONNX Runtime",
+    weights=("*.onnx", "*.onnx_data"),
+    tags=("onnx",),
+    primary=True,
+)
+TRANSFORMERS = FormatSpec(
+    "transformers",
+    engine="compression.export.transformers.exporter:EXPORTER",
+    runtime="compression.evaluation.runtimes.transformers:open_folder",
+    runs_in="PyTorch",
+    weights=("*.safetensors",),
+)
+ARTIFACT_FORMATS = {one.name: one for one in (ONNX, TRANSFORMERS)}
+"""Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
+
+
+def _add(spec: FormatSpec) -> None:
+    """Add a format. Raises ValueError if its name is taken or cannot be part of an artifact's name, or if it is primary."""
+    if spec.name in ARTIFACT_FORMATS:
+        raise ValueError(f"there is already a format {spec.name!r}")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", spec.name):
+        raise ValueError(f"{spec.name!r} has other characters than a-z, 0-9 and single hyphens")
+    if spec.primary:
+        raise ValueError(f"the primary format is {ONNX.name}")
+    ARTIFACT_FORMATS[spec.name] = spec
+
+
+add_plugins("lathe.exporters", FormatSpec, _add)
+if TYPE_CHECKING:  # the names are known only after the packages beside this one are loaded
+    Kind: TypeAlias = str
+else:
+    Kind = Literal[tuple(ARTIFACT_FORMATS)]
+ArtifactPrecision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
+INTEGERS = ("int8", "int4", "mixed")
