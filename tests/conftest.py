@@ -199,6 +199,7 @@ class Service:
     settings: dict[str, str] = field(default_factory=dict)
     cold: bool = False
     """Whether every process is a fresh interpreter."""
+    python: str = sys.executable
 
     @property
     def url(self) -> str:
@@ -238,7 +239,7 @@ class Service:
                 process = template.start(command[0], command[1:], env, out)
             else:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
+                    [self.python, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
                 )
         self.processes[name] = process
         return process

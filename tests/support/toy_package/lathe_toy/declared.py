@@ -1,7 +1,7 @@
 """What the API needs to know: names, formats, metrics and settings. Torch-free.
 
-Shows `ModalitySpec` and `TaskSpec` (a kind of data), `StageSpec` (a stage with a recipe key of its own) and `FormatSpec` (a format
-of artifacts). Each names its engine half as `module:NAME`, which only the engine imports.
+Shows `ModalitySpec` and `TaskSpec` (a kind of data), `StageSpec` (a stage with a recipe key of its own) and `FormatSpec` (a
+format of artifacts). Each names its engine half as `module:NAME`, which only the engine imports.
 """
 
 from typing import Annotated

@@ -1,6 +1,6 @@
-"""The exporter: ships the headline's model once more, as arrays that a few lines of NumPy compute with, with figures of its own.
+"""The exporter: ships the headline's model once more, as arrays for a few lines of NumPy, with figures of its own.
 
-Shows `Exporter` (writes the files and says how they are opened) and, as `runtime` in its `FormatSpec`, the function that reopens a
+Shows `Exporter`, which writes the files and tells how they are opened. `FormatSpec.runtime` names the function that reopens a
 folder for verification and measurement.
 """
 

@@ -1,7 +1,7 @@
 """The stage: sets small weights to zero between pruning and distillation.
 
 Shows `StageRunner`: the work is a generator that changes the context's model and yields progress; `phases` tells how long it
-takes, `inputs` what its result depends on beside model, data and recipe. Row, artifact, checkpoint and resume come by themselves.
+takes, `inputs` what its result depends on beside model, data and recipe. Row, artifact and resume come by themselves.
 """
 
 from collections.abc import Iterator
