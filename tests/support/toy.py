@@ -24,17 +24,24 @@ def environment(place: Path) -> Path:
     (site,) = place.glob("lib/python*/site-packages")
     ours = [path for path in sys.path if Path(path).name == "site-packages"]
     (site / "lathe.pth").write_text("\n".join([str(ROOT), *ours]))
-    shutil.copytree(PACKAGE / "lathe_toy", site / "lathe_toy")
-    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
-    info = site / f"lathe_toy-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    points = (
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in found.items())
-        for group, found in project["entry-points"].items()
-    )
-    (info / "entry_points.txt").write_text("".join(points))
+    install(site)
     return place / "bin" / "python"
+
+
+def install(site: Path) -> None:
+    """Install the package into a folder of packages."""
+    shutil.copytree(PACKAGE / "lathe_toy", site / "lathe_toy", ignore=shutil.ignore_patterns("__pycache__"))
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+    write_entry_points(site, project["name"], project["entry-points"])
+
+
+def write_entry_points(site: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
+    """Write the metadata of a distribution with these entry points."""
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    points = (f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in found.items()) for group, found in groups.items())
+    (info / "entry_points.txt").write_text("".join(points))
 
 
 def write_model(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Runs the toy package's job in its environment: stops after the package's stage, goes on from there, and writes what happened."""
+"""Runs the toy package's job in its environment: stops after the package's stage, goes on, and writes what happened."""
 
 import contextlib
 import json
@@ -16,8 +16,12 @@ def main(place: Path) -> None:
     """Run place/spec.json in two attempts."""
     spec = Spec.model_validate_json((place / "spec.json").read_bytes())
     first: list[str] = []
+
+    def is_reached() -> bool:
+        return "rounded" in first
+
     with contextlib.suppress(Pause):
-        for event in compress(spec, place, lambda: "rounded" in first):
+        for event in compress(spec, place, is_reached):
             first += [event.row.stage] if isinstance(event, StageFinished) else []
     again = spec.model_copy(update={"output": "again", "resume": f"{spec.output}/checkpoints"})
     started = [event for event in compress(again, place) if isinstance(event, StageStarted)]

@@ -17,7 +17,7 @@ VECTORS = ModalitySpec(
         TaskSpec(
             "vector-classification",
             CLASSIFIER,
-            formats=("jsonl",),
+            formats=("jsonl", "ndjson"),
             metrics=("accuracy", "f1"),
             card=CardText(
                 "A classifier of feature vectors for {count} labels ({names})",
