@@ -77,7 +77,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     if recipe.distill is not None and recipe.distill.kept is not None and not TASKS[task].generates:
         cause = f"next tokens are of causal-lm, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
-    if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
+    if TASKS[task].windows and recipe.train.max_length < heads.FEWEST_TOKENS:
         cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
         remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
         raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
