@@ -65,7 +65,7 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
     counts = data.label_counts["train"]
     rarest = min(counts, key=lambda label: counts[label], default=None)
     if rarest is not None and counts[rarest] < 8:
-        what = "words" if not TASKS[data.task].one_class else "rows"
+        what = "words" if TASKS[data.task].named_labels and not TASKS[data.task].one_class else "rows"
         yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
 
 
