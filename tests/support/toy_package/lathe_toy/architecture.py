@@ -12,7 +12,7 @@ from typing import Any
 from compression.models.architectures.families import Architecture, ArchitectureSpec
 from compression.models.architectures.pruning_groups import Tensors, Width
 from compression.models.architectures.tensor_names import ExpectedTensors, pair
-from compression.schema.errors import CompressionError, ConfigMismatch
+from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedShape
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Parameters, Shape
 
@@ -75,9 +75,11 @@ class ToyMlp(Architecture):
         return ExpectedTensors("", tensors(described.shape, len(described.labels)), {}, {}, {})
 
     def shape_at(self, shape: Shape, prune: Prune, ratios: Mapping[Any, float]) -> Shape:
-        """Return the shape nearest to these ratios."""
+        """Return the shape nearest to these ratios. Raises UnsupportedShape."""
         units = round(shape.ffn * (1 - ratios["ffn"]) / prune.multiple) * prune.multiple
-        return shape.model_copy(update={"ffn": min(max(units, 1), shape.ffn)})
+        if units < 1:
+            raise UnsupportedShape(f"the ratio {ratios['ffn']:g} leaves no hidden units", param="recipe.prune.ratio")
+        return shape.model_copy(update={"ffn": min(units, shape.ffn)})
 
     def parameters_at(self, shape: Shape, outputs: int) -> Parameters:
         """Count the parameters of a model of this shape."""
