@@ -120,9 +120,7 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
             passage,
             # Without an explicit list, stock code skips the last parameter: a decoder's head, which has no bias after it.
             quantization_config=TorchAoConfig(
-                torchao_scheme(twin, scheme, size),
-                include_input_output_embeddings=any(isinstance(module, nn.Embedding) for module in twin.modules()),
-                modules_to_not_convert=[],
+                torchao_scheme(twin, scheme, size), include_input_output_embeddings=True, modules_to_not_convert=[]
             ),
             dtype=torch.float32,
             local_files_only=True,
