@@ -104,10 +104,8 @@ def test_an_exporter_ships_one_more_artifact_with_its_own_figures(job: tuple[Pat
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_the_service_takes_checks_runs_and_returns_it(
-    python: Path, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One job over HTTP for all three: uploads, forecast, the worker's confined engine, pages and downloads."""
+def test_the_service_takes_checks_runs_and_returns_it(python: Path, service: Service, tmp_path: Path) -> None:
+    """One job over HTTP for all three: uploads, forecast, the worker's confined engine, report page and download."""
     service.stop()
     service.cold, service.python = True, str(python)
     service.start_api()
@@ -132,4 +130,7 @@ def test_the_service_takes_checks_runs_and_returns_it(
         content = http.get(f"/v1/artifacts/{last['id']}/files/model.onnx").content
         (tmp_path / "model.onnx").write_bytes(content)
         assert onnx_accuracy(tmp_path, test) == done["rows"][-1]["score"]["value"]
-        assert "vector-classification" in http.get("/v1/openapi.json").text
+        assert "vector-classification" in http.get("/openapi.json").text
+        assert "toy-mlp" in {family["name"] for family in http.get("/v1/families").json()["items"]}
+        page = http.get(f"{place}/report.html").text
+        assert all(word in page for word in ("Rounded", "20% of the weights became zero"))
