@@ -19,7 +19,7 @@ from compression.engine.stages.prune import aimed
 from compression.engine.stages.registry import follows_cut, planned, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness_job
-from compression.export.exporter import exporter_of
+from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import told
 from compression.export.provenance import Origin
 from compression.modalities.modality import Dataset, InputPruner, Modality, Preprocessor
@@ -281,11 +281,9 @@ class DatasetRun:
 
     def further_forms(self) -> list[tuple[Kind, bool]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
-        _, *further = ARTIFACT_FORMATS
-        able = [kind for kind in further if exporter_of(kind).hinders(self.state.model) is None]
-        generates = TASKS[self.task].generates
-        whole = [(kind, False) for kind in able if kind != self.kind]
-        return whole + [(kind, True) for kind in able if generates and exporter_of(kind).writes_half]
+        exporters, generates = further_exporters(self.state.model), TASKS[self.task].generates
+        whole = [(kind, False) for kind in exporters if kind != self.kind]
+        return whole + [(kind, True) for kind, exporter in exporters.items() if generates and exporter.writes_half]
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
         """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""

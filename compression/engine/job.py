@@ -23,7 +23,8 @@ from compression.engine.stages.registry import run_stage
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.models.files.uploaded import uploaded
 from compression.planning.verdicts import choose
-from compression.schema.errors import CompressionError
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN
+from compression.schema.errors import CompressionError, OutOfMemory
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.report.measurements import Row, TaskFigure
@@ -275,7 +276,13 @@ class Job:
                 for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
                     shipping = part.ship(model, stage, kind, half=half)
                     way = portion_of(shipping, number, len(stages) * len(forms))
-                    made = yield from self.tracker.relay(LAST, way)
+                    try:
+                        made = yield from self.tracker.relay(LAST, way)
+                    except Exception as problem:
+                        if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
+                            raise
+                        yield Log(level="warning", message=f"There is no {kind} artifact of {stage}: {problem}."[:4000])
+                        continue
                     self.artifacts.append(made.artifact)
                     yield ArtifactReady(artifact=made.artifact)
                 shipped.add(stage)

@@ -10,15 +10,20 @@ from tests.support import toy
 
 BROKEN = """
 from compression.schema.config import Config
-from compression.schema.specs import CLASSIFIER, CardText, ModalitySpec, StageSpec, TaskSpec
+from compression.schema.specs import CLASSIFIER, CardText, FormatSpec, ModalitySpec, StageSpec, TaskSpec
 
 TEXT = CardText("A toy", "other", "label")
 TWICE = ModalitySpec("twice", (TaskSpec("causal-lm", CLASSIFIER, ("jsonl",), ("accuracy",), TEXT),), "broken:X")
 LATE = StageSpec("late", "late", "broken:STAGE", after="never", settings=Config)
+FORMAT = {"engine": "broken:X", "runtime": "broken:open", "runs_in": "Toy", "weights": ("*.tape",)}
+AGAIN = FormatSpec("onnx", **FORMAT)
+FIRST = FormatSpec("first", **FORMAT, primary=True)
+ODD = FormatSpec("Odd/one", **FORMAT)
 """
 POINTS = {
     "lathe.modalities": {"twice": "broken:TWICE", "absent": "broken_that_is_not_there:TOY", "wrong": "broken:CLASSIFIER"},
     "lathe.stages": {"late": "broken:LATE"},
+    "lathe.exporters": {"again": "broken:AGAIN", "first": "broken:FIRST", "odd": "broken:ODD", "gone": "broken:GONE"},
 }
 ASKED = """
 import json, sys
@@ -27,6 +32,7 @@ from compression.schema.errors import UnreadableData
 from compression.schema.job_spec import Data, DataCheck, check_data
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.report import Artifact
 from compression.schema.stages import wanted
 
 check_data("vector-classification", Data.model_validate({"format": "ndjson", "splits": {"train": ["a"]}}))
@@ -38,6 +44,7 @@ asked = DataCheck.model_validate({"task": "vector-classification", "data": {"for
 recipe = Recipe.model_validate({"round_small": {"share": 0.5}})
 stages = {"rows": wanted(recipe.model_dump()), "without": wanted(Recipe().model_dump()), "share": recipe.round_small.share}
 found = {"tasks": TypeAdapter(Task).json_schema()["enum"], "asked": asked.task, "refused": refused, **stages}
+found["kinds"] = Artifact.model_json_schema()["properties"]["kind"]["enum"]
 print(json.dumps({**found, "torch": "torch" in sys.modules}))
 """
 
@@ -53,12 +60,17 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
     assert (found["asked"], found["tasks"][-1], len(found["tasks"])) == (*["vector-classification"] * 2, 7)
     assert found["refused"] == "text-classification is not read from ndjson"
     assert not found["torch"]
+    assert found["kinds"] == ["onnx", "transformers", "numpy"]
     assert found["rows"] == ["baseline", "quantized", "pruned", "rounded", "distilled"]
     assert (found["without"], found["share"]) == (["baseline", "quantized", "pruned", "distilled"], 0.5)
     for left_out in (
         "twice of lathe.modalities (broken:TWICE) is left out: there is already causal-lm",
         "absent of lathe.modalities (broken_that_is_not_there:TOY) is left out: No module named 'broken_that_is_not_there'",
         "wrong of lathe.modalities (broken:CLASSIFIER) is left out: it is of type Head, not ModalitySpec",
+        "again of lathe.exporters (broken:AGAIN) is left out: there is already a format 'onnx'",
+        "first of lathe.exporters (broken:FIRST) is left out: the primary format is onnx",
+        "odd of lathe.exporters (broken:ODD) is left out: 'Odd/one' has other characters than a-z, 0-9 and single hyphens",
+        "gone of lathe.exporters (broken:GONE) is left out: module 'broken' has no attribute 'GONE'",
         "late of lathe.stages (broken:LATE) is left out: it follows 'never', which is no stage",
     ):
         assert left_out in ran.stderr
