@@ -78,6 +78,8 @@ def test_a_modality_goes_through_every_stage_to_a_verified_and_measured_file(job
     assert "A classifier of feature vectors for 2 labels (left, right)" in card
     assert "token" not in json.loads((folder / "config.json").read_text())
     assert "Texts are cut" not in card
+    assert "one scale a row (max / 127)" in card
+    assert "latency, median of batch 1 |" in card
 
 
 def test_a_stage_has_its_row_and_its_checkpoint(job: tuple[Path, dict[str, Any]]) -> None:

@@ -70,6 +70,7 @@ class ModelCard:
             **vars(self),
             "about": text.about.format(count=len(self.labels), names=", ".join(self.labels)),
             "answer": text.answer,
+            "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
             "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind) if beside else (),
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),

@@ -50,10 +50,12 @@ def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFact
 
     first: the baseline's row; last: the headline's row; cut: the note on what was cut off, if anything.
     """
-    notes = [
-        f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
-        f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
-    ]
+    notes = []
+    if first.parameters.embedding:
+        notes.append(
+            f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
+            f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
+        )
     if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
         how = "stratified, " if TASKS[task].one_class else ""
         notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")

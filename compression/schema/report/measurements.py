@@ -130,7 +130,7 @@ class Latency(Config):
     def of_what(self) -> str:
         """Return as text what takes that long."""
         if self.generation is None:
-            return f"batch {self.batch} × {self.length} tokens"
+            return f"batch {self.batch} × {self.length} tokens" if self.length else f"batch {self.batch}"
         return f"batch {self.batch}, one token more behind a prompt of {self.length} tokens"
 
 
