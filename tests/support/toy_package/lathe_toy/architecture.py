@@ -33,7 +33,6 @@ class Described:
 
 
 def tensors(shape: Shape, outputs: int) -> Tensors:
-    """Return the tensors of a model with the widths that a cut shrinks."""
     found = pair("classifier", (outputs, shape.hidden))
     for layer in range(shape.layers):
         units = Width(shape.ffn, "ffn", layer)
@@ -71,7 +70,6 @@ class ToyMlp(Architecture):
         return Shape(layers=layers, hidden=features, heads=0, ffn=units, vocabulary=0)
 
     def expected(self, described: Described) -> ExpectedTensors:
-        """Return the tensors that a checkpoint must hold."""
         return ExpectedTensors("", tensors(described.shape, len(described.labels)), {}, {}, {})
 
     def shape_at(self, shape: Shape, prune: Prune, ratios: Mapping[Any, float]) -> Shape:
@@ -82,7 +80,6 @@ class ToyMlp(Architecture):
         return shape.model_copy(update={"ffn": min(units, shape.ffn)})
 
     def parameters_at(self, shape: Shape, outputs: int) -> Parameters:
-        """Count the parameters of a model of this shape."""
         total = sum(prod(widths) for widths in tensors(shape, outputs).values())
         return Parameters(total=total, embedding=0, other=total)
 

@@ -23,29 +23,23 @@ class VectorBatch:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """Return the arguments of the model's forward."""
         return {"features": self.features}
 
     @property
     def mask(self) -> Tensor:
-        """Return one real position for each row."""
         return torch.ones(len(self.rows), 1, dtype=torch.long, device=self.features.device)
 
     @property
     def weight(self) -> int:
-        """Return the number of rows, which the loss is a mean over."""
         return len(self.rows)
 
     def to(self, device: torch.device) -> "VectorBatch":
-        """Return the batch on a device."""
         return replace(self, features=self.features.to(device), labels=self.labels.to(device))
 
     def at(self, where: slice | Tensor) -> "VectorBatch":
-        """Return some of the rows."""
         return VectorBatch(self.features[where], self.labels[where], self.rows[where])
 
     def split(self, parts: int) -> "list[VectorBatch]":
-        """Split into at most `parts` batches."""
         size = -(-len(self.rows) // parts)
         return [self.at(slice(start, start + size)) for start in range(0, len(self.rows), size)]
 
@@ -64,28 +58,22 @@ class VectorExamples:
 
     @property
     def lengths(self) -> list[int]:
-        """Return one position for each row."""
         return [1] * len(self)
 
     def cut_like(self, other: "VectorExamples") -> bool:
-        """Return whether another model reads the same vectors."""
         return torch.equal(self.features, other.features)
 
     def at(self, rows: list[int]) -> "VectorExamples":
-        """Return the rows with these numbers."""
         return replace(self, features=self.features[rows], labels=self.labels[rows])
 
     def batch(self, rows: list[int]) -> VectorBatch:
-        """Return a batch of the rows with these numbers."""
         return VectorBatch(self.features[rows], self.labels[rows], torch.tensor(rows))
 
     def by_length(self, size: int) -> Iterator[VectorBatch]:
-        """Yield every row once."""
         for start in range(0, len(self), size):
             yield self.batch(list(range(start, min(start + size, len(self)))))
 
     def shuffled(self, size: int, seed: int) -> Iterator[VectorBatch]:
-        """Yield every row once, in an order that `seed` determines."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         for start in range(0, len(order), size):
             yield self.batch(order[start : start + size])
@@ -95,7 +83,6 @@ class VectorPreprocessor(IndependentReader):
     """Encodes vectors."""
 
     def encode(self, dataset: VectorDataset, split: str, task: TaskAdapter) -> VectorExamples:
-        """Encode a split."""
         rows = dataset.judged(split)
         features = torch.tensor([row["features"] for row in rows])
         return VectorExamples(features, torch.tensor([row["label"] for row in rows]), task)

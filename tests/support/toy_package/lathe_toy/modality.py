@@ -35,22 +35,18 @@ class VectorDataset:
     unlabelled: Sequence[Any] = ()
 
     def in_order(self, labels: tuple[str, ...]) -> "VectorDataset":
-        """Return the dataset with its labels in another order."""
         return replace(self, labels=labels)
 
     def counts(self, split: str) -> dict[str, int]:
-        """Return the rows of each label."""
         return dict(Counter(label for _, label in self.splits[split]))
 
     def facts(self) -> dict[str, SplitFacts]:
-        """Describe each split for the report."""
         return {
             name: SplitFacts(rows=len(rows), carved_from_train=False, labels=self.counts(name))
             for name, rows in self.splits.items()
         }
 
     def judged(self, split: str) -> list[Row]:
-        """Return a split's rows as the scorer reads them."""
         return [{"features": features, "label": self.labels.index(label)} for features, label in self.splits[split]]
 
 
@@ -80,7 +76,6 @@ class VectorInputs:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """Return the model's inputs by name."""
         return {"features": self.features}
 
     @property
@@ -100,20 +95,16 @@ class VectorReader:
         self.size = json.loads((folder / "config.json").read_text("utf-8"))["features"]
 
     def example(self, rows: int, length: int) -> VectorInputs:
-        """Make a full batch to measure latency on."""
         return VectorInputs(np.ones((rows, self.size), np.float32))
 
     def ask(self, rows: Sequence[Row]) -> Asked:
-        """Encode rows, each one window."""
         return Asked([row["features"] for row in rows], list(range(len(rows))))
 
     def batches(self, windows: Sequence[Any], size: int) -> Iterator[VectorInputs]:
-        """Yield batches of `size` rows, in order."""
         for start in range(0, len(windows), size):
             yield VectorInputs(np.array(windows[start : start + size], np.float32))
 
     def answered(self, window: Any, logits: Floats) -> Floats:
-        """Return the logits of one row."""
         return logits
 
 
@@ -121,7 +112,6 @@ class VectorScorer(ClassScorer):
     """Scores classes as any classification does; only the rows are read otherwise."""
 
     def reader(self, folder: Path, pad_id: int | None = None) -> VectorReader:
-        """Open the reader of an artifact's own files."""
         return VectorReader(folder)
 
 
@@ -129,11 +119,9 @@ class VectorModality(IndependentRows):
     """Feature vectors."""
 
     def read(self, data: Data, base: Path, task: str, seed: int) -> VectorDataset:
-        """Read all splits."""
         return read(data, base)
 
     def check(self, data: Data, base: Path, task: str) -> DataFacts | list[CompressionError]:
-        """Return the facts about an upload, or the reason to reject it."""
         try:
             found = read(data, base)
         except UnreadableData as problem:
@@ -143,7 +131,6 @@ class VectorModality(IndependentRows):
         return DataFacts(task=task, labels=found.labels, rows=rows, label_counts=counts, mean_words=0, longest_words=0)
 
     def scorer(self, task: str, evaluate: Any, labels: tuple[str, ...]) -> VectorScorer:
-        """Return the scorer."""
         return VectorScorer.of(evaluate, labels)
 
     def task(self, name: str, evaluate: Any, labels: tuple[str, ...]) -> Any:
@@ -153,19 +140,16 @@ class VectorModality(IndependentRows):
         return Classification(name, self.scorer(name, evaluate, labels))
 
     def preprocessor(self, folder: Path, config: Any, length: int) -> Any:
-        """Return what encodes rows for the model."""
         from lathe_toy.examples import VectorPreprocessor
 
         return VectorPreprocessor()
 
     def example_inputs(self, model: Any, batch: int, length: int) -> dict[str, Any]:
-        """Return example inputs by the model's input names."""
         import torch
 
         return {"features": torch.ones(batch, model.config.features)}
 
     def traced(self, model: Any, outputs: tuple[str, ...]) -> Any:
-        """Return the module to trace."""
         from lathe_toy.model import Traced
 
         return Traced(model)

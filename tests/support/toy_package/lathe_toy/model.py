@@ -92,11 +92,9 @@ class ToyMlpAdapter(ArchitectureAdapter):
     attention = "eager"
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
-        """Read the widths from a config."""
         return TOY_MLP.shape_of(config.to_dict())
 
     def head(self, model: PreTrainedModel) -> Head:
-        """Return the output layer."""
         return Head(dense=None, out=model.classifier)
 
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
@@ -108,7 +106,6 @@ class ToyMlpAdapter(ArchitectureAdapter):
         return [(layer.up, (layer.down,)) for layer in model.layers]
 
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
-        """Return the tensors with the widths that shrink together."""
         return tensors(self.shape_of(config), config.num_labels)
 
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:

@@ -22,7 +22,6 @@ class NumpyExporter(Exporter):
     templates = Path(__file__).parent / "templates"
 
     def write(self, model: Any, folder: Path, precision: str) -> None:
-        """Write the arrays by layer."""
         found: dict[str, Any] = {}
         for name, layer in model.named_modules():
             if is_linear(layer):
@@ -33,7 +32,6 @@ class NumpyExporter(Exporter):
         np.savez(folder / FILE, **{name: array.numpy() for name, array in found.items()})
 
     def opens_with(self, precision: str, task: str, *, split: bool) -> str:
-        """Return the tool that opens it."""
         return f"numpy.load('{FILE}')"
 
 

@@ -27,7 +27,6 @@ class NumpyRunner:
         return np.rint(rows / steps) @ weight.T.astype(np.float32) * steps * scale.T + bias
 
     def logits(self, batch: Any) -> Any:
-        """Return a batch's logits, (rows, labels)."""
         states = batch.arrays["features"]
         for number in range(self.layers):
             up = np.maximum(self.linear(f"layers.{number}.up", states), 0)
@@ -36,5 +35,4 @@ class NumpyRunner:
 
 
 def open_folder(folder: Path, *, threads: int) -> NumpyRunner:
-    """Open an artifact's folder."""
     return NumpyRunner(folder / FILE)

@@ -23,7 +23,6 @@ VERSION = 1
 
 @torch.no_grad()
 def round_small(context: StageContext) -> Iterator[Event]:
-    """Zero the smallest weights of each linear layer, and note what that costs on validation."""
     share, before = context.recipe.round_small.share, context.validate()
     yield from context.tracker.emit_boundary(PHASE, done=False)
     for module in context.model.modules():
@@ -36,12 +35,10 @@ def round_small(context: StageContext) -> Iterator[Event]:
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
-    """Yield the stage's only phase."""
     yield PHASE, 1.0
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:
-    """Return the stage's version."""
     return {"round_small": VERSION}
 
 
