@@ -49,7 +49,7 @@ def job(python: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     spec = {
         "task": "vector-classification",
         "model": "model",
-        "data": {"format": "jsonl", "splits": splits},
+        "data": {"format": "ndjson", "splits": splits},
         "recipe": toy.RECIPE,
         "output": "out",
         "threads": 1,
@@ -73,7 +73,7 @@ def test_a_modality_goes_through_every_stage_to_a_verified_and_measured_file(job
     assert first["score"]["value"] > 0.8
     assert last["score"]["value"] > 0.8
     folder = place / "again" / "artifacts" / last["artifact"]
-    assert onnx_accuracy(folder, toy.splits()["test.jsonl"]) == last["score"]["value"]
+    assert onnx_accuracy(folder, toy.splits()["test.vectors"]) == last["score"]["value"]
     card = (folder / "README.md").read_text()
     assert "A classifier of feature vectors for 2 labels (left, right)" in card
     assert "token" not in json.loads((folder / "config.json").read_text())
@@ -112,10 +112,10 @@ def test_the_service_takes_checks_runs_and_returns_it(python: Path, service: Ser
     service.cold, service.python = True, str(python)
     service.start_api()
     service.start_workers("checks", "keeper", "jobs")
-    test = toy.splits()["test.jsonl"]
+    test = toy.splits()["test.vectors"]
     with service.client() as http:
         model = send_model(http, toy.write_model(tmp_path / "model"))
-        data = send_data(http, toy.splits(), task="vector-classification")
+        data = send_data(http, toy.splits(), task="vector-classification", format="ndjson")
         assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
         body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": toy.RECIPE}
         planned = http.post("/v1/jobs?validate_only=true", json=body)

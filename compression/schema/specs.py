@@ -67,11 +67,12 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class ModalitySpec:
-    """A kind of data. engine: `module:attribute` of the `Modality`, which the engine imports."""
+    """A kind of data."""
 
     name: str
     tasks: tuple[TaskSpec, ...]
-    engine: str
+    engine: str  #: `module:attribute` of the `Modality`, which only the engine imports
+    data_files: tuple[str, ...] = ()  #: suffixes of its data files, beside `schema.file_names.ROWS`
 
 
 @dataclass(frozen=True)

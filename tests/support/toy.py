@@ -74,7 +74,7 @@ def splits(train: int = 256) -> dict[str, bytes]:
         for _ in range(count):
             vector = [round(draw.gauss(0, 1), 4) for _ in range(FEATURES)]
             lines.append(json.dumps({"features": vector, "label": LABELS[vector[0] * vector[1] > 0]}))
-        found[f"{name}.jsonl"] = ("\n".join(lines) + "\n").encode()
+        found[f"{name}.vectors"] = ("\n".join(lines) + "\n").encode()
     return found
 
 

@@ -33,6 +33,7 @@ VECTORS = ModalitySpec(
         ),
     ),
     "lathe_toy.modality:VECTORS",
+    data_files=(".vectors",),
 )
 
 
