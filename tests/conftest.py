@@ -35,7 +35,7 @@ os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; o
 DATABASES = ("sqlite", "postgresql")
 
 
-LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "compression")
+LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "test_toy_package.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
 TOGETHER = {
     "tests/faults/": "faults",
