@@ -179,11 +179,6 @@ class Summary:
 class IndependentRows:
     """Base class of modalities whose models read each row as it is: they have none of the optional capabilities."""
 
-    if TYPE_CHECKING:  # a modality's own
-
-        def preprocessor(self, folder: Path, config: PretrainedConfig, length: int) -> Preprocessor:
-            """Open a model's preprocessor."""
-
     def adapted(self, folder: Path, *_: Any, like: Path | None = None) -> tuple[Path, None]:  # noqa: ARG002
         """Return the folder as it is."""
         return folder, None
