@@ -36,7 +36,7 @@ os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; o
 DATABASES = ("sqlite", "postgresql")
 
 
-LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "compression")
+LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "test_toy_package.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
 TOGETHER = {
     "tests/faults/": "faults",
@@ -193,6 +193,7 @@ class Service:
     settings: dict[str, str] = field(default_factory=dict)
     cold: bool = False
     """Whether every process is a fresh interpreter."""
+    python: str = sys.executable
 
     @property
     def url(self) -> str:
@@ -230,7 +231,7 @@ class Service:
                 process = template.start(command[0], command[1:], env, out)
             else:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
+                    [self.python, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
                 )
         self.processes[name] = process
         return process

@@ -25,6 +25,7 @@ from app.store.keyset import decode_token, encode_token
 from app.store.models import Dataset, Job, JobDataset, Metric, Model
 from compression.schema.report.measurements import Ratios
 from compression.schema.stages import Stage
+from compression.schema.tasks import TASKS
 
 
 class Point(Out):
@@ -232,7 +233,7 @@ def _comparable_key(one: Compared, cost: str) -> tuple[Any, ...]:
 
 def _scored_texts(one: Compared) -> tuple[Any, ...]:
     """Return what a perplexity depends on besides the data: the context length and the scored texts."""
-    if one.task != "causal-lm":
+    if one.task not in TASKS or not TASKS[one.task].generates:
         return ()
     window = one.asked.get("evaluate.window") or one.asked.get("recipe.train.max_length")
     return window, one.asked.get("evaluate.tokens"), one.asked.get("recipe.train.seed")

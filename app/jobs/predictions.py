@@ -18,6 +18,7 @@ from app.store.clock import now
 from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Prediction, Team
 from compression.schema.prediction_request import Question, asked_for
 from compression.schema.recipe.base import Task
+from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
 MOST_WAITING, MOST_A_MINUTE = 4, 30
@@ -62,7 +63,8 @@ def _check(session: Session, team: str, dataset: Dataset, question: Question) ->
     task: Any = dataset.task
     wanted = asked_for(task, paired=bool((dataset.data.get("columns") or {}).get("text_pair")))
     if not wanted:
-        raise NothingToTry("predictions are not available for language models")
+        whom = "language models" if TASKS[task].generates else task
+        raise NothingToTry(f"predictions are not available for {whom}")
     given = {name for name in ("text", "text_pair", "tokens", "question", "context") if getattr(question, name) is not None}
     if question.row is not None:
         if given:

@@ -51,7 +51,9 @@ class FeatureAlignment:
         if ("embedding" in terms) if apart else states:
             states.insert(0, (0, 0))
         form = attention_form(settings.attention_by, one, other) if "attention" in terms else None
-        heads = one.heads if form == "scores" else relation_heads(one.attended, other.attended, most=other.heads)
+        heads = one.heads
+        if form == "relations":
+            heads = relation_heads(one.attended, other.attended, most=other.heads)
         mine, theirs = (
             FeatureRequest(
                 states=tuple(pair[side] for pair in states),

@@ -114,7 +114,7 @@ def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list
         found.append(_aligned(models, teacher, reader))
     models = replace(models, teachers=tuple(found))
     _check(models, recipe, models.student.shape if models.student else planned)
-    if models.student is not None and data.evaluate.length > models.student.positions:
+    if models.student is not None and 0 < models.student.positions < data.evaluate.length:
         raise InvalidSpec(f"the student takes at most {models.student.positions} tokens", param="evaluate.length")
     return models
 

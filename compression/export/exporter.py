@@ -52,7 +52,7 @@ class Exporter(ABC):
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
         """Return the format's own config.json. folder: has the weights."""
-        return {**model.config.to_diff_dict(), "max_length": max_length}
+        return {**model.config.to_diff_dict(), **({"max_length": max_length} if max_length else {})}
 
     def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:  # noqa: B027
         """Check that a reopened artifact's inputs and outputs are those of its card. Raises ExportMismatch."""

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
 from compression.export.comparison_table import comparison
 from compression.export.exporter import Exporter, exporter_of
@@ -70,6 +70,7 @@ class ModelCard:
             **vars(self),
             "about": text.about.format(count=len(self.labels), names=", ".join(self.labels)),
             "answer": text.answer,
+            "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
             "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind) if beside else (),
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
@@ -118,8 +119,9 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
 
 @cache
 def _templates(folder: Path) -> Environment:
+    installed = sorted({task.card.templates for task in TASKS.values() if task.card.templates is not None})
     found = Environment(  # noqa: S701, no HTML
-        loader=FileSystemLoader([folder, Exporter.templates]),
+        loader=ChoiceLoader([FileSystemLoader([folder, Exporter.templates]), *map(PackageLoader, installed)]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

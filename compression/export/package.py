@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from compression.export.exporter import exporter_of
 from compression.export.manifest import as_json
 from compression.models.architectures import heads
+from compression.models.architectures.families import needed_files
 from compression.schema.artifact_formats import Kind
 
 
@@ -23,7 +24,8 @@ def write_config(model: PreTrainedModel, folder: Path, labels: tuple[str, ...], 
     # token 0 is text, and stock code would no longer train it, nor accept it as a text's last token.
     padding = int(getattr(model.config, "pad_token_id", None) or 0)
     generates = heads.of_architecture(type(model).__name__) is heads.LANGUAGE
-    config["pad_token_id"] = model.config.pad_token_id if generates else padding
+    if "tokenizer.json" in needed_files(model.config.model_type):
+        config["pad_token_id"] = model.config.pad_token_id if generates else padding
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(as_json(config), "utf-8")
     return padding

@@ -86,6 +86,27 @@ class Preprocessor(Protocol):
         """Write the files from which stock code opens it, such as a tokenizer's."""
 
 
+class IndependentReader:
+    """Base class of preprocessors that read each row as it is: without positions, padding or files."""
+
+    length = padding = 0
+
+    def unlabelled(self, inputs: Sequence[Any], task: TaskAdapter) -> Examples:
+        """Refuse: no task of the modality has unlabelled inputs."""
+        raise NotImplementedError
+
+    def with_made(self, rows: Any, made: Sequence[Any], task: TaskAdapter) -> Examples:
+        """Refuse: no rows are augmented."""
+        raise NotImplementedError
+
+    def reads_like(self, other: Any) -> bool:
+        """Return whether both are of one class."""
+        return type(self) is type(other)
+
+    def write(self, folder: Path) -> None:
+        """Write nothing: a model's config.json is enough."""
+
+
 @dataclass(frozen=True)
 class Augmented:
     """The result of an augmentation.
@@ -153,6 +174,50 @@ class Summary:
     """How many rows of train are longer than the model's limit and were truncated; None if none was."""
     notes: tuple[str, ...] = ()
     """Notes for the reader on how the rows are encoded and scored."""
+
+
+class IndependentRows:
+    """Base class of modalities whose models read each row as it is: they have none of the optional capabilities."""
+
+    def adapted(self, folder: Path, *_: Any, like: Path | None = None) -> tuple[Path, None]:  # noqa: ARG002
+        """Return the folder as it is."""
+        return folder, None
+
+    def preprocessor_notes(self, folder: Path) -> list[str]:  # noqa: ARG002
+        """Return no notes."""
+        return []
+
+    def write_preprocessor(
+        self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None
+    ) -> None:
+        """Write nothing: an artifact's config.json is enough to read its rows."""
+
+    def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:  # noqa: ARG002
+        """Return the settings as they are."""
+        return evaluate
+
+    def scored(self, dataset: Any, preprocessor: Any, evaluate: Evaluate, task: Name, seed: int) -> dict[Split, list[int]]:  # noqa: ARG002
+        """Return no sample: every row is scored."""
+        return {}
+
+    def encode(
+        self, dataset: Any, preprocessor: Any, task: TaskAdapter, splits: Sequence[Split] = SPLITS
+    ) -> dict[Split, Examples]:
+        """Encode splits."""
+        return {split: preprocessor.encode(dataset, split, task) for split in splits}
+
+    def augmenter(self, *_: Any) -> None:
+        """Return None: rows are not augmented."""
+
+    def input_pruner(self, *_: Any) -> None:
+        """Return None: there are no inputs to choose from."""
+
+    def digests(self, spec: Spec, base: Path) -> None:
+        """Return None: no rows are augmented."""
+
+    def summary(self, dataset: Any, _: Any, rows: Mapping[Split, Examples], *__: Any) -> Summary:
+        """Summarize the rows."""
+        return Summary(dataset.facts(), {str(name): len(split) for name, split in rows.items()})
 
 
 class Modality(Protocol):

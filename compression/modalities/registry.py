@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from compression.modalities.base import TaskAdapter
 from compression.modalities.modality import Modality
 from compression.modalities.scoring.base import Scorer
+from compression.models.architectures.families import INSTALLED
 from compression.models.architectures.heads import of_architecture
 from compression.schema.errors import UnsupportedTask
 from compression.schema.recipe.base import Task as Name
@@ -34,12 +35,13 @@ def modality_of(task: Name) -> Modality:
 
 
 def modality_for(model: nn.Module) -> Modality:
-    """Return the modality of a stock model, by its class's head.
+    """Return the modality of a stock model, by its family and its class's head.
 
     Raises StopIteration for a model without a head.
     """
-    head = of_architecture(type(model).__name__)
-    return modality_of(next(task.name for task in TASKS.values() if task.head == head))
+    head, kind = of_architecture(type(model).__name__), getattr(getattr(model, "config", None), "model_type", None)
+    served = INSTALLED[kind].spec.tasks if kind in INSTALLED else tuple(TASKS)
+    return modality_of(next(name for name in served if TASKS[name].head == head))
 
 
 def task_of(name: Name, labels: tuple[str, ...] = (), evaluate: Evaluate = AS_MEASURED) -> TaskAdapter:

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from compression.models.adapters.registry import ADAPTERS, adapter_of, is_decoder
+from compression.models.adapters.registry import adapter_named, adapter_of, is_decoder
 from compression.models.architectures import heads
-from compression.models.architectures.families import architecture_of, check_served
+from compression.models.architectures.families import architecture_of, check_served, needed_files
 from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint, listed
 from compression.schema.recipe.base import Task
 from compression.system.failures import typed
@@ -32,9 +32,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises MissingFile, UnsafeCheckpoint, ConfigMismatch and UnsupportedArchitecture.
     """
-    for name in ("config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise MissingFile(f"the model has no {name}", param=name)
+    _check_file(folder, "config.json")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{suffix}"))
         if pickles:
@@ -46,14 +44,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ConfigMismatch(f"config.json is not JSON: {problem}", param="config.json") from problem
     if not isinstance(config, dict):
         raise ConfigMismatch("config.json is not a JSON object", param="config.json")
-    architecture_of(config)
+    kind = architecture_of(config).model_type
+    for name in needed_files(kind):
+        _check_file(folder, name)
     if "auto_map" in config:  # for supported families; uploads are opened through `sanitized_folder`, which drops the key
         raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
-    stock = CONFIG_MAPPING[config["model_type"]]
+    adapter_named(kind)  # an installed package's module makes its config known
+    stock = CONFIG_MAPPING[kind]
     if shadowing := sorted(key for key in config if _is_code(stock, key)):
         cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
         raise ConfigMismatch(cause, param=f"config.json:{shadowing[0]}")
     return config
+
+
+def _check_file(folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        raise MissingFile(f"the model has no {name}", param=name)
 
 
 def _is_code(stock: type, key: str) -> bool:
@@ -295,14 +301,14 @@ def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrai
     and DamagedCheckpoint.
     """
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        family = adapter_named(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
         model, report = getattr(transformers, head.auto).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation=ADAPTERS[kind].attention,
+            attn_implementation=family.attention if family is not None else None,
             output_loading_info=True,
             **settings,
         )

@@ -35,6 +35,9 @@ def attention_form(
     form: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
 ) -> Literal["scores", "relations"]:
     """Return how attention is compared, or raise InvalidSpec: decoders' rotated queries and keys do not give scores."""
+    if not student.heads or not teacher.heads:
+        cause = "the models have no attention to compare"
+        raise InvalidSpec(cause, param="recipe.distill.attention", remedy="Set distill.attention to 0.")
     decodes = student.groups is not None or teacher.groups is not None
     if form == "auto":
         return "scores" if student.heads == teacher.heads and not decodes else "relations"

@@ -10,6 +10,7 @@ from pydantic import Field
 from compression.planning import preparation
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, ONNX, TRANSFORMERS
 from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.base import Split
@@ -18,7 +19,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.schemes import SCHEMES
-from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGE_SPECS, wanted
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
@@ -189,6 +190,7 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     model, train, distill = job.model, job.recipe.train, job.recipe.distill
     before, after = model.parameters, job.result.parameters
     longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
+    longest = longest if TASKS[job.data.task].sequences else 1
     yield CostItem("process", memory=PROCESS_BYTES)
     yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
     saved = SAVED_BYTES * max(before.total, after.total)
@@ -271,7 +273,19 @@ def _exported(job: PlannedJob) -> Iterator[CostItem]:
         yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
 
 
-PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _exported)
+def _installed(job: PlannedJob) -> Iterator[CostItem]:
+    """Yield the disk of installed packages' stages; how long they train is unknown."""
+    for stage in added_stages(job.recipe):
+        parameters = job.result.parameters
+        yield CostItem(stage, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, job.recipe.quantize))
+
+
+PARTS = (_process, _baseline, _quantized, _pruned, _distilled, _installed, _exported)
+
+
+def added_stages(recipe: Recipe) -> list[str]:
+    """Return a recipe's stages that installed packages add."""
+    return [stage for stage in wanted(dict(recipe)) if STAGE_SPECS[stage].settings is not None]
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
@@ -281,7 +295,10 @@ def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
-    return [model] * whole + [result] * ((recipe.prune is not None) + (recipe.distill is not None) + 2 * (language and smaller))
+    cut = (recipe.prune is not None) + (recipe.distill is not None) + 2 * (language and smaller)
+    return [model] * whole + [result] * (
+        cut + len(added_stages(recipe)) + len(ARTIFACT_FORMATS.keys() - {ONNX.name, TRANSFORMERS.name})
+    )
 
 
 def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:

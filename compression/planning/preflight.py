@@ -43,7 +43,7 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
     param = {
         key: f"evaluate.{key}.{place}" if isinstance(getattr(evaluate, key), tuple) else f"evaluate.{key}" for key in OF_EACH
     }
-    if task not in ("text-classification", "text-pair-classification"):
+    if len(TASKS[task].metrics) == 1:
         for key, usual in (("metric", "auto"), ("positive", None)):
             if getattr(own, key) != usual:
                 cause = f"{task} has one headline metric, and {key} is for classification"
@@ -73,7 +73,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     if recipe.distill is not None and recipe.distill.kept is not None and not TASKS[task].generates:
         cause = f"next tokens are of causal-lm, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
-    if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
+    if TASKS[task].windows and recipe.train.max_length < heads.FEWEST_TOKENS:
         cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
         remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
         raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
@@ -214,7 +214,7 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
     """Return the number of outputs that the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch."""
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
-        if value > model.max_positions:
+        if value > model.max_positions and TASKS[data.task].sequences:
             cause = f"{value} tokens, but the model has {model.max_positions} positions"
             raise InvalidSpec(cause, param=param, remedy=f"Choose at most {model.max_positions}.")
     if TASKS[data.task].generates and not model.speaks:

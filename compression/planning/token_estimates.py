@@ -35,6 +35,8 @@ class Tokens:
 
 def of_row(data: DataFacts, train: Train) -> float:
     """Estimate the mean number of tokens of a row."""
+    if not TASKS[data.task].sequences:
+        return 1.0
     row = data.mean_words * TOKENS_A_WORD + 2
     # Contexts are not truncated but read in windows, which overlap by a quarter.
     return row * WINDOWS_OVERLAP if TASKS[data.task].windows else min(train.max_length, row)

@@ -12,6 +12,7 @@ from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.report.measurements import Shape
+from compression.schema.tasks import TASKS
 from compression.schema.validation import ModelFacts
 
 DEEP = 0.4
@@ -56,12 +57,12 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
     missing = [name for name in ("validation", "test") if name not in data.rows]
     if missing:
         yield f"There is no {' and no '.join(missing)} split: it is carved from train."
-    if data.mean_words * TOKENS_A_WORD > length and not job.is_language and data.task != "question-answering":
+    if data.mean_words * TOKENS_A_WORD > length and not job.is_language and not TASKS[data.task].windows:
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {length} tokens."
     counts = data.label_counts["train"]
     rarest = min(counts, key=lambda label: counts[label], default=None)
     if rarest is not None and counts[rarest] < 8:
-        what = "words" if data.task == "token-classification" else "rows"
+        what = "words" if TASKS[data.task].named_labels and not TASKS[data.task].one_class else "rows"
         yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
 
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression.modalities.base import Examples
-from compression.models.adapters.registry import decoder_of, encoder_of, is_decoder
+from compression.models.adapters.registry import adapter_of
 from compression.models.linear_layers import matrix
 from compression.quantization import calibration, fake_quantize
 from compression.quantization.dynamic_int8 import fake_quantize_rows
@@ -53,24 +53,8 @@ class Pair:
 def pairs(model: PreTrainedModel) -> list[Pair]:
     """List the pairs into which smoothing can be folded exactly, in model order."""
     names = {module: name for name, module in model.named_modules()}
-    found = decoder_of(model).feeds(model) if is_decoder(model) else _of_encoder(model)
-    return [Pair(names[source], tuple(names[reader] for reader in readers)) for source, readers in found]
-
-
-def _of_encoder(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[nn.Module, ...]]]:
-    family = encoder_of(model)
-    found: list[tuple[nn.Module, tuple[nn.Module, ...]]] = []
-    if (projection := getattr(model.base_model, "embeddings_project", None)) is not None:
-        found.append((family.embeddings(model).LayerNorm, (projection,)))  # type: ignore[arg-type]
-    bends = getattr(model.config, "hidden_act", None) or getattr(model.config, "activation", None)
-    for layer in family.layers(model):
-        found.append((layer.value, (layer.attended,)))
-        if bends == "relu":
-            found.append((layer.up, (layer.down,)))
-    head = family.head(model)
-    if (reader := head.dense if head.dense is not None else head.out) is not None:
-        found.append((family.stream_norms(model)[-1], (reader,)))
-    return found
+    feeds = adapter_of(model).feeds(model)
+    return [Pair(names[source], tuple(names[reader] for reader in readers)) for source, readers in feeds]
 
 
 def factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:

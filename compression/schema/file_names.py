@@ -1,4 +1,4 @@
-"""The files that a model or a dataset may have, and their allowed names. Standard library only.
+"""The files that a model or a dataset may have, and their allowed names.
 
 This is a list of allowed files, not of dangerous ones: a file that neither the engine nor stock tools read does not belong in
 an upload, and uploaded files are passed on to machines and people who trust them.
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from compression.schema.errors import UnexpectedFile, UnsafeCheckpoint
+from compression.schema.tasks import MODALITIES
 
 WEIGHTS = frozenset({".safetensors", ".gguf", ".onnx"})
 TEXTS = frozenset({".json", ".txt", ".jinja", ".md", ".rst"})
@@ -58,7 +59,8 @@ def check_name(path: str, kind: Literal["model", "dataset"]) -> None:
     """Check that a model or a dataset may have a file. Raises UnsafeCheckpoint, UnexpectedFile."""
     name = path.rpartition("/")[2]
     suffix = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
-    taken = ROWS if kind == "dataset" else WEIGHTS | TEXTS | {SENTENCEPIECE}
+    rows = ROWS.union(*(modality.data_files for modality in MODALITIES.values()))
+    taken = rows if kind == "dataset" else WEIGHTS | TEXTS | {SENTENCEPIECE}
     if suffix in taken or TERMS.fullmatch(name):
         return
     remedy = DATA_REMEDY if kind == "dataset" else MODEL_REMEDY

@@ -37,7 +37,9 @@ class CardText:
 
     about: str  #: what the model is; {count} and {names} refer to its labels
     pipeline: str  #: the hub's name of the task
-    answer: str  #: the form of its predictions; names the code template in export/templates/
+    answer: str  #: the form of its predictions; names the code template KIND/ANSWER.py.j2
+    templates: str | None = None  #: the package whose folder `templates` has these templates; None: export/templates/
+    reader: str = "tokenizers.Tokenizer.from_file('tokenizer.json')"  #: what reads rows for an ONNX file; empty: nothing
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class TaskSpec:
     metrics: tuple[str, ...]  #: headline metrics, the default first; a job may choose if there are several
     card: CardText
     asks: tuple[str, ...] = ()  #: keys of a prediction request that it reads; none: it makes no predictions for single rows
+    columns: tuple[str, ...] = ()  #: keys of `Columns` that it reads
     pair: str | None = None  #: one more such key, if the data have it
     outputs: int | None = None  #: of its head; None: one per label, or the vocabulary
     named_labels: bool = False  #: whether rows have labels with names: classes or tags
     one_class: bool = False  #: whether a row has one class; carved splits are stratified by it
     per_token: bool = False  #: whether predictions are positions among the input's tokens: teachers must tokenize alike
     windows: bool = False  #: whether a long input is read in several windows, not truncated
+    sequences: bool = True  #: whether a row is a sequence of positions, whose length recipes limit
     generates: bool = False  #: whether it predicts a distribution over a vocabulary for each token
     unlabelled: bool = False  #: whether unlabelled inputs may be sent too, for the general phase of distillation
     augmentable: bool = False  #: whether a row has one label for the whole text, so that its words may move
@@ -63,11 +67,12 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class ModalitySpec:
-    """A kind of data. engine: `module:attribute` of the `Modality`, which the engine imports."""
+    """A kind of data."""
 
     name: str
     tasks: tuple[TaskSpec, ...]
-    engine: str
+    engine: str  #: `module:attribute` of the `Modality`, which only the engine imports
+    data_files: tuple[str, ...] = ()  #: suffixes of its data files, beside `schema.file_names.ROWS`
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class StageSpec:
     recipe_key: str  #: the key of its settings in a recipe; null leaves the stage out
     engine: str  #: "module:name" of its `engine.stages.registry.StageRunner`, which only the engine imports
     after: str | None = None  #: the stage that it follows
+    title: str = ""  #: on pages; empty: its name, capitalized
     settings: type[Config] | None = None  #: the model of its settings; None for those that `Recipe` itself declares
 
 

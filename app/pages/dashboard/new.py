@@ -12,18 +12,10 @@ from app.store.models import Dataset, Model
 from app.store.resources import READY
 from compression.schema.job_spec import Columns
 from compression.schema.recipe.presets import PRESETS
+from compression.schema.tasks import TASKS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 200
-TASKS = {
-    "text-classification": ("text", "label"),
-    "text-pair-classification": ("text", "text_pair", "label"),
-    "text-regression": ("text", "text_pair", "label"),
-    "token-classification": ("tokens", "tags"),
-    "question-answering": ("question", "context", "answers"),
-    "causal-lm": ("text",),
-}
-"""Columns of each task."""
 
 
 def ready(session: Session, kind: type[Model] | type[Dataset], team: str) -> list[Any]:
@@ -44,6 +36,6 @@ def new(request: Request, session: ReadDep, visitor: VisitorDep, model: str = ""
         datasets=ready(session, Dataset, visitor.team),
         wanted={"model": model, "data": data},
         presets={name: summary for name, (_, summary) in PRESETS.items()},
-        tasks=TASKS,
+        tasks={task.name: task.columns for task in TASKS.values()},
         columns=Columns().model_dump(),
     )

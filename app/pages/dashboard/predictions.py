@@ -12,6 +12,7 @@ from app.jobs.predictions import find_dataset
 from app.pages.dashboard.views import PageRoute, VisitorDep, render
 from app.store.models import Dataset, Job
 from compression.schema.prediction_request import asked_for
+from compression.schema.tasks import TASKS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 100
@@ -39,10 +40,14 @@ def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
     return found
 
 
+PREDICTS = (*(task.name for task in TASKS.values() if task.asks), "several")
+"""Tasks of the jobs that predict single rows."""
+
+
 @router.get("/try")
 def try_page(request: Request, session: ReadDep, visitor: VisitorDep, job: str = "", part: str = "") -> Response:
     """Show the choice of a job, and the form of its inputs."""
-    finished = filter_jobs(visitor.team, JobFilter(state=["succeeded"])).where(Job.task != "causal-lm")
+    finished = filter_jobs(visitor.team, JobFilter(state=["succeeded"])).where(Job.task.in_(PREDICTS))
     rows = session.scalars(finished.options(*WITHOUT_ROWS).order_by(Job.id.desc()).limit(MOST)).all()
     chosen = jobs.get(session, visitor.team, job) if job else next(iter(rows), None)
     parts = parts_of(session, chosen) if chosen is not None and chosen.state == "succeeded" else []

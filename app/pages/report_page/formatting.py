@@ -6,7 +6,7 @@ from compression.schema.report.measurements import UNITS, NotMeasured, Row, Scor
 from compression.schema.report.report import Verdict
 
 MINUS, TIMES = "−", "×"
-STAGES = {stage: stage.capitalize() for stage in schema.STAGES}
+STAGES = {name: spec.title or name.capitalize() for name, spec in schema.STAGE_SPECS.items()}
 
 
 def count(number: float) -> str:

@@ -44,10 +44,12 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
 
 def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
     """Return notes on what a dataset's figures rest on: the baseline's row, the headline's row, what was cut off."""
-    notes = [
-        f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
-        f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
-    ]
+    notes = []
+    if first.parameters.embedding:
+        notes.append(
+            f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
+            f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
+        )
     if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
         how = "stratified, " if TASKS[task].one_class else ""
         notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")

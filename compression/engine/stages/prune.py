@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
@@ -44,7 +45,7 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 ALWAYS_TOLD = ("hidden", "heads", "ffn")
-"""Axes that a report lists even if they were not pruned."""
+"""Axes that a report lists even if they were not pruned, for models that have them."""
 
 
 def prune(context: StageContext) -> Iterator[Event]:
@@ -148,7 +149,8 @@ def counter(model: PreTrainedModel) -> Count:
     known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
     rows = table_rows(family.parameters_of(model), known)
     outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
-    if head.out is not None and head.out.weight is model.get_input_embeddings().weight:
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    if head.out is not None and any(head.out.weight is table.weight for table in tables):
         outputs = None  # a tied output layer is the embedding table
     biases = family.biases(model.config)
     return lambda shape: parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
@@ -165,9 +167,10 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
 
     found: dict[str, Any] = {}
     for axis, ratio in ratios.items():
-        if axis in ALWAYS_TOLD or axis in settings.axes:
+        if axis in settings.axes or (axis in ALWAYS_TOLD and width_of(before, axis)):
             found |= one(axis, ratio)
-    found["ffn"]["multiple"] = settings.multiple
+    if "ffn" in found:
+        found["ffn"]["multiple"] = settings.multiple
     if "vocabulary" in settings.axes:
         found |= one("vocabulary", settings.vocabulary_ratio if settings.vocabulary_ratio < 1 else None)
     return found

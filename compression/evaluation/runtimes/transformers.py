@@ -12,6 +12,7 @@ from torchao.utils import TorchAOBaseTensor
 from compression.evaluation.runtimes.runner import config_of
 from compression.modalities.scoring.base import Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch, Ids
+from compression.models.adapters.registry import adapter_named
 from compression.models.architectures import heads
 
 UNFOLDED_BYTES = 1 << 30
@@ -100,5 +101,7 @@ class TransformersDecoder(_Opened):
 
 def open_folder(folder: Path, *, threads: int) -> TransformersRunner | TransformersDecoder:
     """Open the checkpoint in `folder`. Raises transformers' own errors."""
-    head = heads.of_architecture(config_of(folder)["architectures"][0])
+    config = config_of(folder)
+    adapter_named(str(config["model_type"]))  # an installed package's module makes its class known to transformers
+    head = heads.of_architecture(config["architectures"][0])
     return (TransformersDecoder if head is heads.LANGUAGE else TransformersRunner)(folder, threads=threads)

@@ -42,6 +42,7 @@ from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.schemes import SCHEMES
+from compression.schema.tasks import TASKS
 
 
 class OnnxExporter(Exporter):
@@ -54,7 +55,8 @@ class OnnxExporter(Exporter):
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
         """Return the call of ONNX Runtime."""
         reads = ", which reads model.onnx_data beside it," if split else ""
-        return f"onnxruntime.InferenceSession('{FILE}'){reads} with tokenizers.Tokenizer.from_file('tokenizer.json')"
+        reader = TASKS[task].card.reader
+        return f"onnxruntime.InferenceSession('{FILE}'){reads}{f' with {reader}' if reader else ''}"
 
     def hinders(self, model: nn.Module) -> str | None:
         """Return why a decoder has no ONNX file, or None if it has one.

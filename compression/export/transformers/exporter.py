@@ -70,7 +70,7 @@ class TransformersExporter(Exporter):
 
     def reads_as_filed(self, folder: Path) -> bool:
         """Return whether stock AutoTokenizer tokenizes texts as tokenizer.json does."""
-        return loading.reads_as_filed(folder)
+        return not (folder / "tokenizer.json").is_file() or loading.reads_as_filed(folder)
 
 
 EXPORTER = TransformersExporter()

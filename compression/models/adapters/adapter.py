@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.cutting import Cut, same_count
-from compression.models.adapters.structure import Attention, Head, Layer, PruningPlan, Tap
+from compression.models.adapters.structure import Attention, Feed, Head, Layer, PruningPlan, Tap
 from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
 from compression.models.architectures.shapes import total_of
@@ -26,27 +26,27 @@ class ArchitectureAdapter(ABC):
 
     attention = "sdpa"  #: the fastest attention implementation of the stock code
     block: str  #: the name of the list of layers in the bare model
-    tables: tuple[str, ...]  #: names of the token, position and type tables in the bare model, the token table first
-    shallow: tuple[str, ...]  #: names of modules before the first layer, or beside all layers
+    tables: tuple[str, ...] = ()  #: names of the token, position and type tables in the bare model, the token table first
+    shallow: tuple[str, ...] = ()  #: names of modules before the first layer, or beside all layers
     shared_axes: frozenset[str] = frozenset()  #: layer axes of which all layers keep the same units
 
     @abstractmethod
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
 
-    @abstractmethod
-    def max_positions(self, config: PretrainedConfig) -> int:
+    def max_positions(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (some families\' own)
         """Return the maximum number of tokens in a text."""
+        return 0
 
-    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (encoders')
+    def types(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (some families' own)
         """Return the number of token types. With fewer than two the model takes no token_type_ids."""
         return 0
 
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (encoders')
+    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (some families' own)
         """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
         return ()
 
-    def biases(self, config: PretrainedConfig) -> Biases:  # noqa: ARG002 (decoders')
+    def biases(self, config: PretrainedConfig) -> Biases:  # noqa: ARG002 (some families' own)
         """Return the parts of a layer that have biases because the config enables them."""
         return ()
 
@@ -54,17 +54,21 @@ class ArchitectureAdapter(ABC):
     def head(self, model: PreTrainedModel) -> Head:
         """Return the head after the encoder or decoder."""
 
-    @abstractmethod
-    def layers(self, model: PreTrainedModel) -> Sequence[Layer]:
+    def layers(self, model: PreTrainedModel) -> Sequence[Layer]:  # noqa: ARG002 (some families\' own)
         """Return the parts of each layer, shallow first."""
+        return ()
 
-    @abstractmethod
-    def attentions(self, model: PreTrainedModel) -> list[Attention]:
+    def attentions(self, model: PreTrainedModel) -> list[Attention]:  # noqa: ARG002 (some families\' own)
         """Return the attention projections of each layer, shallow first."""
+        return []
 
-    @abstractmethod
-    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:  # noqa: ARG002 (some families' own)
         """Return every norm of the residual stream, shallow first. An encoder's norms write the stream, a decoder's read it."""
+        return []
+
+    def feeds(self, model: PreTrainedModel) -> list[Feed]:  # noqa: ARG002 (some families' own)
+        """Return the layers whose outputs only other linear layers read, so that factors move between them exactly."""
+        return []
 
     @abstractmethod
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.cutting import Cut, scaled
-from compression.models.adapters.structure import Attention, EncoderLayer, Head, Tap
+from compression.models.adapters.structure import Attention, EncoderLayer, Feed, Head, Tap
 from compression.models.architectures import heads
 from compression.models.architectures.pruning_groups import Tensors
 from compression.models.architectures.tensor_names import (
@@ -103,6 +103,23 @@ class PostNormEncoder(ArchitectureAdapter):
             found[f"heads.{number}"] = found[f"values.{number}"] = [(layer.attended, "in")]
             found[f"compared.{number}"] = [(layer.query, "out"), (layer.key, "out")]
             found[f"ffn.{number}"] = [(layer.down, "in")]
+        return found
+
+    def feeds(self, model: PreTrainedModel) -> list[Feed]:
+        """Return value → attention output, ReLU's up → down, the last norm → head, and ELECTRA's projection."""
+        found: list[Feed] = []
+        projection = getattr(model.base_model, "embeddings_project", None)
+        if projection is not None:
+            found.append((self.embeddings(model).LayerNorm, (projection,)))  # type: ignore[arg-type]
+        bends = getattr(model.config, "hidden_act", None) or getattr(model.config, "activation", None)
+        for layer in self.layers(model):
+            found.append((layer.value, (layer.attended,)))
+            if bends == "relu":
+                found.append((layer.up, (layer.down,)))
+        head = self.head(model)
+        reader = head.dense if head.dense is not None else head.out
+        if reader is not None:
+            found.append((self.stream_norms(model)[-1], (reader,)))
         return found
 
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:

@@ -4,6 +4,8 @@
 call `encoder_of` or `decoder_of`, because post-norm encoders and pre-norm decoders have different parts.
 """
 
+from importlib import import_module
+
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.adapter import ArchitectureAdapter
@@ -13,6 +15,7 @@ from compression.models.adapters.encoder import PostNormEncoder
 from compression.models.adapters.gpt2 import Gpt2
 from compression.models.adapters.qwen import Qwen3
 from compression.models.architectures.decoder_tensor_names import FAMILIES
+from compression.models.architectures.families import INSTALLED
 from compression.models.architectures.tensor_names import NAMES
 
 ENCODER_ADAPTERS: dict[str, PostNormEncoder] = {kind: PostNormEncoder(kind) for kind in NAMES}
@@ -21,9 +24,20 @@ DECODER_ADAPTERS: dict[str, PreNormDecoder] = {kind: OWN_ADAPTERS.get(kind, PreN
 ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTERS}
 
 
+def adapter_named(model_type: str) -> ArchitectureAdapter | None:
+    """Find the adapter of a family; None if there is none. That of an installed package is imported at its first use."""
+    if model_type not in ADAPTERS and model_type in INSTALLED:
+        module, _, name = INSTALLED[model_type].engine.partition(":")
+        ADAPTERS[model_type] = getattr(import_module(module), name)
+    return ADAPTERS.get(model_type)
+
+
 def adapter_of(model_or_config: PreTrainedModel | PretrainedConfig) -> ArchitectureAdapter:
     """Find the adapter of a model or its config. Raises KeyError for a family that `architecture_of` does not know either."""
-    return ADAPTERS[_kind(model_or_config)]
+    found = adapter_named(kind := _kind(model_or_config))
+    if found is None:
+        raise KeyError(kind)
+    return found
 
 
 def encoder_of(model_or_config: PreTrainedModel | PretrainedConfig) -> PostNormEncoder:

@@ -1,16 +1,23 @@
-"""The model families that Lathe supports."""
+"""The model families that Lathe supports: text's, and those that installed packages add.
 
+A package names an `Architecture` under the entry point group `lathe.architectures`. Torch-free.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from compression.models.architectures import heads
 from compression.models.architectures.decoder_tensor_names import FAMILIES
-from compression.models.architectures.tensor_names import NAMES
+from compression.models.architectures.tensor_names import NAMES, ExpectedTensors
 from compression.schema.config import Config
-from compression.schema.errors import UnsupportedArchitecture, UnsupportedTask
+from compression.schema.errors import CompressionError, UnsupportedArchitecture, UnsupportedTask
+from compression.schema.plugins import add_plugins
 from compression.schema.recipe.base import Axis, Task
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.tasks import TEXT
 
 
@@ -88,6 +95,63 @@ ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
         DEEPSEEK_V3,
     )
 }
+
+
+class Architecture(ABC):
+    """A family of an installed package: its torch-free half, which checks, forecasts and pruning plans ask."""
+
+    spec: ClassVar[ArchitectureSpec]
+    engine: ClassVar[str]
+    """`module:name` of its `models.adapters.adapter.ArchitectureAdapter`, which only the engine imports. The module makes the
+    family known to the Auto classes of transformers."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Files that a model's folder must have beside config.json and weights."""
+
+    @abstractmethod
+    def describe(self, config: Mapping[str, Any]) -> tuple[Any, list[CompressionError]]:
+        """Describe a config.json, or return None and the reasons to refuse it.
+
+        A description has what `models.validation.encoder.EncoderDescription` has of kind, architecture, shape, labels,
+        biases and max_positions (0 if rows have no positions).
+        """
+
+    @abstractmethod
+    def expected(self, described: Any) -> ExpectedTensors:
+        """Return the tensors that the checkpoint of a description must and may hold."""
+
+    @abstractmethod
+    def shape_at(self, shape: Shape, prune: Prune, ratios: Mapping[Axis, float]) -> Shape:
+        """Return the shape nearest to these ratios, on the recipe's axes. Raises UnsupportedShape."""
+
+    @abstractmethod
+    def parameters_at(self, shape: Shape, outputs: int) -> Parameters:
+        """Count the parameters of a model of a shape. outputs: of its head."""
+
+    def parameters(self, described: Any) -> Parameters:
+        """Count the parameters of a description's model."""
+        return self.parameters_at(described.shape, len(described.labels or ()))
+
+
+INSTALLED: dict[str, Architecture] = {}
+"""Families of installed packages by model_type."""
+
+
+def _add(found: Architecture) -> None:
+    """Add a family. Raises ValueError if its model_type is taken."""
+    kind = found.spec.model_type
+    if kind in ARCHITECTURE_SPECS or kind != found.spec.name:
+        raise ValueError(f"there is already a family {kind}, or its name is not its model_type")
+    INSTALLED[kind], ARCHITECTURE_SPECS[kind] = found, found.spec
+
+
+add_plugins("lathe.architectures", Architecture, _add)  # type: ignore[type-abstract]
+
+
+def needed_files(model_type: str) -> tuple[str, ...]:
+    """Return the files that a family's folder must have beside config.json and weights."""
+    return INSTALLED[model_type].files if model_type in INSTALLED else ("tokenizer.json",)
+
+
 NO_CODE = (
     "Code that config.json names (auto_map) is not run, so a model that needs it cannot be opened: "
     "send one of a supported family; GET /v1/families lists them."

@@ -94,7 +94,7 @@ def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
 
 def units_at(shape: Shape, axis: str) -> int:
     """Return the units that a group of an axis has in a model of this shape; 0 if it has no such group."""
-    experts, latent, size = shape.experts, shape.latent, shape.hidden // shape.heads
+    experts, latent, size = shape.experts, shape.latent, shape.hidden // (shape.heads or 1)
     counts = {"heads": shape.groups or shape.heads, "pooled": shape.hidden, "compared": size, "values": size}
     if experts is not None:
         counts |= {"experts": experts.count, "expert_ffn": experts.ffn, "shared": experts.shared}

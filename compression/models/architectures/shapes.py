@@ -5,7 +5,7 @@ from math import prod
 
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
 from compression.models.architectures.decoder_tensor_names import CORRECTION, FAMILIES, decoder_tensors
-from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.tensor_names import TABLES, encoder_tensors
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
@@ -76,6 +76,8 @@ def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
 
 def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
     """Return the shape nearest to these ratios, on the recipe's axes. Raises UnsupportedShape."""
+    if family.name in INSTALLED:
+        return INSTALLED[family.name].shape_at(shape, prune, ratios)
     if family.decodes:
         named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
         return decoder_shape(family.model_type, shape, named, prune.multiple)
@@ -120,7 +122,7 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
     found, here = [], start
     for step in range(1, prune.steps):
         to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
-        sizes = [each.hidden // each.heads for each in (end, to, here)]
+        sizes = [each.hidden // (each.heads or 1) for each in (end, to, here)]
         narrower = family.decodes or sizes == sorted(sizes)
         if not (narrower and end.hidden <= to.hidden <= here.hidden):
             to = to.model_copy(update={"hidden": here.hidden, "heads": here.heads, "groups": here.groups})
@@ -172,6 +174,8 @@ def parameters_at(
     rows: of the position and type tables together. dense: whether a dense layer lies between an encoder's stream and its output
     layer, as in stock classes for sequences, not in those for tokens and spans. biases: of a decoder; its head has none.
     """
+    if family.name in INSTALLED:
+        return INSTALLED[family.name].parameters_at(shape, outputs or 0)
     if family.decodes:
         tensors = decoder_tensors(family.model_type, shape, rows, biases)
         tables, head = FAMILIES[family.model_type].tables, (outputs or 0) * shape.hidden

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compression.models.architectures.decoder_tensor_names import FAMILIES as DECODERS
-from compression.models.architectures.families import ARCHITECTURE_SPECS, architecture_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS, INSTALLED, architecture_of, needed_files
 from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files import gguf_model, safetensors_header
 from compression.models.files.json_file import BadJson, read_file
@@ -15,6 +15,7 @@ from compression.models.validation import contents, decoder, encoder
 from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile
 from compression.schema.validation import ModelFacts
 
+TOKENIZER = "tokenizer.json"
 LARGEST_CONFIG = 1 << 20
 LARGEST_TOKENIZER = 64 << 20
 Described = encoder.EncoderDescription | decoder.DecoderDescription
@@ -48,7 +49,8 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
             if isinstance(described, decoder.DecoderDescription):
                 problems += decoder.head_apart(described, folder, tensors)
         problems += safetensors_header.not_finite(folder, tensors)
-    problems += _tokenizer(folder, described)
+    if config is None or TOKENIZER in needed_files(str(config.get("model_type"))):
+        problems += _tokenizer(folder, described)
     if problems or described is None:
         return problems
     kinds = Counter(FLOATS[tensor.dtype] for tensor in tensors if tensor.dtype in FLOATS)
@@ -62,13 +64,15 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         dtype=kinds.most_common(1)[0][0],
         bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
         biases=described.biases,
-        speaks=isinstance(described, encoder.EncoderDescription)
+        speaks=not isinstance(described, decoder.DecoderDescription)
         or decoder.speaks(described, [tensor.name for tensor in tensors]),
     )
 
 
 def _kind(model_type: str) -> Any:
-    """Return the module that describes models of this model_type."""
+    """Return what describes models of this model_type: a module, or an installed package's `Architecture`."""
+    if model_type in INSTALLED:
+        return INSTALLED[model_type]
     return decoder if model_type in DECODERS else encoder
 
 
@@ -114,7 +118,7 @@ def _modern(name: str) -> str:
 
 
 def _tokenizer(folder: Path, described: Described | None) -> list[CompressionError]:
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     problems: list[CompressionError] = []
     settings = folder / "tokenizer_config.json"
     if settings.is_file():

@@ -56,7 +56,7 @@ class Shape(Config):
     @property
     def attended(self) -> int:
         """Return the channels that attention is compared over: of all heads' queries, or values if those are more."""
-        size = self.head_size or self.hidden // self.heads
+        size = self.head_size or self.hidden // (self.heads or 1)
         return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
 
 
@@ -124,7 +124,7 @@ class Latency(Config):
     def of_what(self) -> str:
         """Return as text what takes that long."""
         if self.generation is None:
-            return f"batch {self.batch} × {self.length} tokens"
+            return f"batch {self.batch} × {self.length} tokens" if self.length else f"batch {self.batch}"
         return f"batch {self.batch}, one token more behind a prompt of {self.length} tokens"
 
 

@@ -32,13 +32,15 @@ function options(cost, { axis, legend, tooltip, colours }) {
   const { jobs, starts } = points(cost);
   const lower = rows().some((row) => row.dataset.lower === "1");
   const front = jobs.filter(({ row }) => row.dataset.best.split(" ").includes(cost)).map(({ at }) => at).sort((a, b) => a[0] - b[0]);
+  const there = jobs.map(({ row }) => row.dataset.stage);
+  const used = [...new Set([...STAGES, ...there])].filter((stage) => there.includes(stage)); // a package's stages come last
+  const tint = (stage) => colours[stage] ?? colours.accent;
   const dot = ({ row, at }) => ({
     value: at, name: row.dataset.name, id: row.dataset.point,
     symbolSize: box(row).checked ? 20 : 12,
-    itemStyle: { color: colours[row.dataset.stage], borderColor: box(row).checked ? colours.ink : colours.surface, borderWidth: box(row).checked ? 3 : 1 },
+    itemStyle: { color: tint(row.dataset.stage), borderColor: box(row).checked ? colours.ink : colours.surface, borderWidth: box(row).checked ? 3 : 1 },
   });
   const tip = ({ name, value, seriesName }) => `${name || seriesName}\n${short(value[0])} ${COSTS[cost].name}, score ${score(value[1])}`;
-  const used = STAGES.filter((stage) => jobs.some(({ row }) => row.dataset.stage === stage));
   return {
     tooltip: { ...tooltip, trigger: "item", formatter: tip },
     legend: { ...legend, top: 0 },
@@ -47,7 +49,7 @@ function options(cost, { axis, legend, tooltip, colours }) {
     yAxis: { ...axis, type: "value", scale: true, inverse: lower, axisLabel: { ...axis.axisLabel, formatter: score } },
     series: [
       { name: "Pareto front", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
-      ...used.map((stage) => ({ name: stage, type: "scatter", z: 3, color: colours[stage], itemStyle: { color: colours[stage] }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),
+      ...used.map((stage) => ({ name: stage, type: "scatter", z: 3, color: tint(stage), itemStyle: { color: tint(stage) }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),
       { name: "baseline model", type: "scatter", z: 2, symbol: "diamond", symbolSize: 14, color: colours.baseline, itemStyle: { color: colours.baseline }, data: starts.map((at) => ({ value: at, name: "baseline model" })) },
     ],
   };

@@ -1,0 +1,34 @@
+"""Runs the toy package's job in its environment: stops after the package's stage, goes on, and writes what happened."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from compression.engine.checkpoints import fingerprint_facts
+from compression.engine.pipeline import compress
+from compression.schema.events import StageFinished, StageStarted
+from compression.schema.job_spec import Spec
+from compression.system.interrupts import Pause
+
+
+def main(place: Path) -> None:
+    """Run place/spec.json in two attempts."""
+    spec = Spec.model_validate_json((place / "spec.json").read_bytes())
+    first: list[str] = []
+
+    def is_reached() -> bool:
+        return "rounded" in first
+
+    with contextlib.suppress(Pause):
+        for event in compress(spec, place, is_reached):
+            first += [event.row.stage] if isinstance(event, StageFinished) else []
+    again = spec.model_copy(update={"output": "again", "resume": f"{spec.output}/checkpoints"})
+    started = [event for event in compress(again, place) if isinstance(event, StageStarted)]
+    facts = {stage: found.get("round_small") for stage, found in fingerprint_facts(spec, place).items()}
+    found = {"first": first, "resumed": {event.stage: event.resumed for event in started}, "inputs": facts}
+    (place / "told.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
