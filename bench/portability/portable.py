@@ -19,7 +19,8 @@ import onnxruntime
 
 from bench.portability import datasets
 from bench.portability.datasets import Material
-from compression.evaluation.runtimes.onnx import FILE, OnnxRunner, write_onnx
+from compression.evaluation.runtimes.onnx import FILE, OnnxRunner
+from compression.export.onnx.exporter import write_onnx
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import RowScorer, answered
 from compression.modalities.text.artifact_tokenizer import write_tokenizer

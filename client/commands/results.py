@@ -172,7 +172,7 @@ def download(
     stage: Annotated[
         str | None, typer.Option(help="baseline, quantized, pruned or distilled; by default that of the report's headline.")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="onnx or transformers; by default all.")] = None,
+    kind: Annotated[str | None, typer.Option(help="A format, such as onnx or transformers; by default all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="The artifacts of all stages.")] = False,
 ) -> None:
     """Download artifacts, check them against their manifest, and print what opens them. Resumes where it broke off."""

@@ -24,15 +24,15 @@ from compression.engine.stages.prune import aimed
 from compression.engine.stages.registry import follows_cut, planned, run_stage, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness, harness_job
-from compression.export.exporter import exporter_of
+from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import told
 from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
 from compression.models.architectures import heads
 from compression.planning.preflight import check_kept
 from compression.quantization.fake_quantize import Simulation, simulation_of
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
-from compression.schema.errors import InvalidSpec
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, Kind
+from compression.schema.errors import InvalidSpec, OutOfMemory
 from compression.schema.events import ArtifactReady, Event, Log
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
 from compression.schema.recipe.recipe import Recipe
@@ -42,6 +42,7 @@ from compression.schema.report.report import Artifact, File
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, STAGES, Stage
 from compression.schema.tasks import TASKS
 from compression.system import process
+from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker, Step, portion_of
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.budget import Budget
@@ -283,11 +284,9 @@ class DatasetRun:
 
     def further_forms(self) -> list[tuple[Kind, bool]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
-        _, *further = ARTIFACT_FORMATS
-        able = [kind for kind in further if exporter_of(kind).hinders(self.state.model) is None]
-        generates = TASKS[self.data.task.name].generates
-        whole = [(kind, False) for kind in able if kind != self.kind]
-        return whole + [(kind, True) for kind in able if generates and exporter_of(kind).writes_half]
+        exporters, generates = further_exporters(self.state.model), TASKS[self.data.task.name].generates
+        whole = [(kind, False) for kind in exporters if kind != self.kind]
+        return whole + [(kind, True) for kind, exporter in exporters.items() if generates and exporter.writes_half]
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
         """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""
@@ -312,7 +311,13 @@ class DatasetRun:
                 continue
             for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
                 shipping = self.ship(model, stage, kind, lambda _: self.rows, half=half)
-                made = yield from tracker.relay(LAST, portion_of(shipping, number, len(stages) * len(forms)))
+                try:
+                    made = yield from tracker.relay(LAST, portion_of(shipping, number, len(stages) * len(forms)))
+                except Exception as problem:
+                    if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
+                        raise
+                    yield Log(level="warning", message=f"There is no {kind} artifact of {stage}: {problem}."[:4000])
+                    continue
                 yield ArtifactReady(artifact=made.artifact)
             shipped.add(stage)
         yield from tracker.emit_boundary(LAST, done=True)

@@ -25,7 +25,7 @@ def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kin
     found = own.ratios if own.artifact == name else None
     intervals = (found.retention_on_validation_interval, found.retention_interval) if found is not None else (None, None)
     # As with latency, a ratio across two runtimes would compare the runtimes.
-    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}") else f"{UNKNOWN} (another runtime)"
+    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}-") else f"{UNKNOWN} (another runtime)"
     return [
         _counted("parameters", baseline.parameters.total, own.parameters.total),
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),

@@ -1,5 +1,7 @@
 """The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
+# ruff: noqa: ARG002 (methods that a format overrides)
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
 from compression.quantization.fake_quantize import Simulation, left_in_float
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.schemes import SCHEMES, Scheme
@@ -44,11 +46,11 @@ class Exporter(ABC):
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
         """Return the tool and call that open an artifact. split: whether its weights are in several files."""
 
-    def hinders(self, model: nn.Module) -> str | None:  # noqa: ARG002
+    def hinders(self, model: nn.Module) -> str | None:
         """Return why a model cannot have this format, or None if it can."""
         return None
 
-    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
+    def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
         """Return the format's own config.json. folder: has the weights."""
         return {**model.config.to_diff_dict(), "max_length": max_length}
 
@@ -56,16 +58,12 @@ class Exporter(ABC):
         """Check that a reopened artifact's inputs and outputs are those of its card. Raises ExportMismatch."""
 
     def compare_processors(
-        self,
-        folder: Path,  # noqa: ARG002
-        asked: Sequence[Inputs],  # noqa: ARG002
-        simulation: Simulation,  # noqa: ARG002
-        seconds: float | None,  # noqa: ARG002
+        self, folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
     ) -> ComparedAnswers | NotCompared | None:
         """Compare predictions on other processors with this one's; None if they cannot differ. seconds: the time limit."""
         return None
 
-    def reads_as_filed(self, folder: Path) -> bool:  # noqa: ARG002
+    def reads_as_filed(self, folder: Path) -> bool:
         """Return whether the code on the card tokenizes texts as tokenizer.json does."""
         return True
 
@@ -92,4 +90,21 @@ def exporter_of(kind: Kind) -> Exporter:
     found = resolve_name(ARTIFACT_FORMATS[kind].engine)
     if not isinstance(found, Exporter):
         raise TypeError(f"{ARTIFACT_FORMATS[kind].engine} is no Exporter")
+    return found
+
+
+def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
+    """Return the exporters of formats beside the primary one that a model can have.
+
+    A package's exporter that fails is left out with a warning: it must not fail a job.
+    """
+    found = {}
+    for kind, spec in ARTIFACT_FORMATS.items():
+        try:
+            if not spec.primary and exporter_of(kind).hinders(model) is None:
+                found[kind] = exporter_of(kind)
+        except Exception as problem:
+            if spec in BUILT_IN:
+                raise
+            logging.getLogger(__name__).warning("the exporter of %s is left out: %s", kind, problem)
     return found

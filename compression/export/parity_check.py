@@ -18,22 +18,21 @@ from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, R
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of
-from compression.quantization.fake_quantize import remove_fake_quantization, simulated_layers
-from compression.quantization.weight_only import WeightOnlyLinear
+from compression.quantization.fake_quantize import remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import Kind
 from compression.schema.errors import ExportMismatch
+from compression.schema.schemes import SCHEMES
 
 RELATIVE = 1e-3
-"""Tolerance for the order of floating-point sums, relative to the largest logit.
-
-Two FP32 runtimes differ by 1e-6 to 1e-5.
-"""
+"""Tolerance for the order of floating-point sums, relative to the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
 HALF_NOISE = 2.0
 """Tolerance for a 16-bit artifact against float32, in units of the change that 16 bits cause in the engine's own model."""
 PEAK = 6.0
 """Largest difference allowed for one row, in units of the allowed root mean square, plus the row's own rounding change."""
 Rows = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.float64]
+Engine = tuple[Callable[[Sequence[Inputs]], Logits], nn.Module]
+"""Runs the engine's own model; its token embedding."""
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
 """Relative size and number of the input perturbations that find tokens on the edge, and the share of tokens that must remain.
 
@@ -95,57 +94,61 @@ def verify(
     Such rounding may change a token's choice of experts, and the comparison allows this if values are rounded. Otherwise it
     excludes only tokens for which the engine's own model has no firm choice (`on_the_edge`).
     """
-    runner = open_artifact(kind, folder, threads=torch.get_num_threads())
-    exporter_of(kind).check_interface(runner, model)
+    exporter, runner = exporter_of(kind), open_artifact(kind, folder, threads=torch.get_num_threads())
+    exporter.check_interface(runner, model)
     asked = asked_of(scorer, folder, sample, model, pad_id)
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if half:
         remove_fake_quantization(twin)
-    exact = not int8 or any(isinstance(layer, WeightOnlyLinear) for _, layer in simulated_layers(twin))
-    expected, found = answers(twin, asked), stacked(runner, asked)
+    simulation = simulation_of(twin)
+    exact = not int8 or (simulation is not None and not SCHEMES[simulation.scheme].rounds_activations)
+    expected = answers(twin, asked)
     remove_fake_quantization(twin)
     if half:
         allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
     else:
-        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else exporter_of(kind).rounding_noise)
-    experts = adapter_of(model).shape_of(model.config).experts is not None
-    if not experts and not scorer.next_tokens:
-        return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
+        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else exporter.rounding_noise)
     del twin
 
-    def edges(read: Sequence[Inputs]) -> Rows:
+    def engine() -> Engine:
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
-        return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed.rms)  # type: ignore[operator]
+        return lambda read: answers(again, read), again.get_input_embeddings()  # type: ignore[operator]
 
-    return hold(runner, expected, found, asked, allowed, experts=experts, rounded=half or not exact, edges=edges)
+    return compare_runner(runner, model, scorer, asked, expected, allowed, rounded=half or not exact, engine=engine)
 
 
-def hold(
+def compare_runner(
     runner: Runner[Any],
-    expected: Logits,
-    found: Logits,
+    model: nn.Module,
+    scorer: Scorer,
     asked: Sequence[Inputs],
+    expected: Logits,
     allowed: Bound,
     *,
-    experts: bool,
     rounded: bool,
-    edges: Callable[[Sequence[Inputs]], Rows],
+    engine: Callable[[], Engine],
 ) -> Agreement:
-    """Compare a decoder's logits with the model's, and decoding token by token with one pass.
+    """Compare an artifact's logits with the model's, and a language model's token by token with one pass.
 
-    rounded: the artifact rounds intermediate values, so single tokens may go to other experts. edges: used if it does not;
-    returns for every token whether it may go to other experts anyway, as `on_the_edge` does. Raises ExportMismatch.
+    rounded: the artifact rounds intermediate values, so single tokens may go to other experts. engine: asked if it does not,
+    for the tokens that may go to other experts anyway (`on_the_edge`). Raises ExportMismatch.
     """
+    experts, found = adapter_of(model).shape_of(model.config).experts is not None, stacked(runner, asked)
+    if not experts and not scorer.next_tokens:
+        return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
     routed = experts and rounded
 
-    def one(wanted: Logits, said: Logits, read: Sequence[Inputs], within: Bound) -> Agreement:
+    def one(wanted: Logits, given: Logits, read: Sequence[Inputs], within: Bound) -> Agreement:
         try:
-            return compare(wanted, said, within, choice=not routed, places=True, routed=routed)
+            return compare(wanted, given, within, choice=not routed, places=True, routed=routed)
         except ExportMismatch:
-            firm = ~edges(read) if experts and not routed else np.zeros(0, bool)
+            firm = np.zeros(0, bool)
+            if experts and not routed:
+                ask, table = engine()
+                firm = ~on_the_edge(lambda: ask(read), table, allowed.rms)
             if not firm.size or firm.mean() < FIRM or firm.all():
                 raise
-            return compare(wanted[firm], said[firm], within.of(firm), places=True)
+            return compare(wanted[firm], given[firm], within.of(firm), places=True)
 
     agreement = one(expected, found, asked, allowed)
     if isinstance(runner, Decoder) and asked[-1].shape[1] > 1:
@@ -192,9 +195,8 @@ def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
 def compare(
     expected: Logits, found: Logits, allowed: Bound, *, choice: bool = True, places: bool = False, routed: bool = False
 ) -> Agreement:
-    """Compare (rows, labels) with (rows, labels).
+    """Compare (rows, labels) with (rows, labels). Raises ExportMismatch with the distance and the first row that differs.
 
-    Raises ExportMismatch with the distance and the first row that differs.
     choice: whether a row's largest logit is its prediction. Start and end logits compete with those of other tokens, so their
     rows have none. places: rows are tokens of a language model. It has so many labels that the farthest one is due to chance,
     so the bound applies to the distance of a whole row. routed: rounding sends single tokens to other experts, so the distance
@@ -223,11 +225,7 @@ def compare(
 
 
 def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
-    """Run a language model on a row of tokens twice: in one pass, and partly token by token.
-
-    The second run reads the first half in one pass.
-    -> (tokens, vocabulary) each.
-    """
+    """Run a language model on a row of tokens in one pass, and its second half token by token. -> (tokens, vocabulary) each."""
     cache, found = None, []
     half = ids.shape[1] // 2
     for start, end in ((0, half), *((at, at + 1) for at in range(half, ids.shape[1]))):
@@ -238,10 +236,7 @@ def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
 
 @torch.inference_mode()
 def answers(model: nn.Module, asked: Sequence[Inputs]) -> Logits:
-    """Run the engine's model on the CPU.
-
-    -> (rows of all batches, labels), or (real tokens of all batches, …).
-    """
+    """Run the engine's model on the CPU. -> (rows of all batches, labels), or (real tokens of all batches, …)."""
     out, names, outputs = [], inputs_of(model), outputs_of(model)
     for batch in asked:
         inputs = {name: torch.from_numpy(batch.arrays[name]) for name in names}

@@ -22,6 +22,7 @@ from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score
+from compression.schema.schemes import SCHEMES
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage, wanted
 from compression.schema.tasks import TASKS
 
@@ -365,7 +366,7 @@ def _tame(case: Case) -> Iterator[Remedy]:
     if smoothable and settings.smoothing != "search":
         into = f"{len(smoothable)} of them can hand outliers on ({smoothable[0].layer} to {smoothable[0].smooths_into})"
         yield case.change("quantize.smoothing", "search", f"{why}; {into}.")
-    if settings.scheme == "static-int8":
+    if SCHEMES[settings.scheme].calibrated:
         yield from _clip(case, settings, max(layer.beyond for layer in broken), why)
     yield from _more_qat(case, why)
 

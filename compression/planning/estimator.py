@@ -17,6 +17,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.schemes import SCHEMES
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
@@ -363,7 +364,7 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
     """Return the bytes of an ONNX artifact's weights by scheme. Tables are int8 in all schemes."""
     if quantize is None:
         return HELD_BYTES * parameters.total
-    if quantize.scheme != "weight-only-int4":
+    if not SCHEMES[quantize.scheme].grouped:
         return round(INT8_OVERHEAD * parameters.total)
     # Half a byte each, and one float32 scale per group.
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compression.models.linear_layers import matrix
 from compression.quantization.precision import gradient_dtype
+from compression.schema.schemes import Scheme
 
 LEVELS = 127.0
 PORTABLE_LEVELS = 63.0
@@ -114,9 +115,10 @@ def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, levels
 class SimulatedLinear(nn.Linear):
     """Base of the linear layers of all schemes: same state dict as nn.Linear, but computes with integers.
 
-    `levels`: the largest integer of the weights. It is an attribute, so that state dicts keep their keys.
+    `scheme`: its name; `levels`: the largest integer of the weights. They are attributes, so that state dicts keep their keys.
     """
 
+    scheme: Scheme = "dynamic-int8"
     levels: float = LEVELS
 
     def activation_integers(self, input: Tensor) -> Tensor | None:  # noqa: A002 (the name is nn.Linear's)

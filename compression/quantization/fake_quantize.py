@@ -1,6 +1,7 @@
 """Inserts fake quantization into a model, removes it, and reads its settings back for checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pkgutil import resolve_name
 from typing import Annotated
 
 from pydantic import Field
@@ -8,21 +9,17 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compression.models.linear_layers import is_linear, is_transposed
-from compression.quantization.conv1d_layers import TRANSPOSED
-from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
+from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, SimulatedLinear
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, insert_experts, remove_experts
-from compression.quantization.static_int8 import Range, StaticLinear
+from compression.quantization.static_int8 import Range
 from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.config import Config
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.schemes import SCHEMES, Scheme
 
-LINEAR: dict[Scheme, type[SimulatedLinear]] = {
-    "dynamic-int8": FakeQuantLinear,
-    "static-int8": StaticLinear,
-    "weight-only-int8": WeightOnlyLinear,
-    "weight-only-int4": WeightOnlyLinear,
-}
+LINEAR: dict[Scheme, type[SimulatedLinear]] = {name: resolve_name(one.linear) for name, one in SCHEMES.items()}
+TRANSPOSED = {one: type(f"{one.__name__}Conv1D", (one, Conv1D), {"__doc__": one.__doc__}) for one in set(LINEAR.values())}
+"""The same with a transposed weight, as in GPT-2. Nothing else differs."""
 REAL: dict[type[nn.Module], type[nn.Module]] = {
     **dict.fromkeys(LINEAR.values(), nn.Linear),
     **dict.fromkeys(TRANSPOSED.values(), Conv1D),
@@ -45,14 +42,15 @@ class Simulation(Config):
         """Return the recipe's settings, without ranges."""
         return cls(
             scheme=recipe.scheme,
-            group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None,
+            group_size=recipe.group_size if SCHEMES[recipe.scheme].grouped else None,
             portable=recipe.portable and SCHEMES[recipe.scheme].rounds_activations,
         )
 
     @property
     def of_experts(self) -> "Simulation":
         """Settings of fused experts. In static-int8 they use dynamic-int8, because they have no ranges."""
-        return self.model_copy(update={"scheme": "dynamic-int8", "ranges": {}}) if self.scheme == "static-int8" else self
+        scheme = SCHEMES[self.scheme].uncalibrated
+        return self if scheme is None else self.model_copy(update={"scheme": scheme, "ranges": {}})
 
     @property
     def levels(self) -> float:
@@ -60,11 +58,8 @@ class Simulation(Config):
         return PORTABLE_LEVELS if self.portable and SCHEMES[self.scheme].rounds_activations else LEVELS
 
     def table_levels(self, *, tied: bool) -> float:
-        """Return the largest integer of an embedding table.
-
-        tied: whether a linear layer also multiplies it; dynamic-int8 uses the same value for both.
-        """
-        return self.levels if tied and self.scheme == "dynamic-int8" else LEVELS
+        """Return the largest integer of an embedding table. tied: whether a linear layer also multiplies it."""
+        return self.levels if tied and SCHEMES[self.scheme].shares_table else LEVELS
 
 
 DYNAMIC = Simulation()
@@ -78,10 +73,7 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def left_in_float(model: nn.Module, *, transposed: bool = False) -> int:
-    """Count the elements of matrices that no scheme quantizes: those of the experts' routers.
-
-    transposed: also count layers with weights of (inputs, outputs), which not every format quantizes.
-    """
+    """Count the elements of matrices that are not quantized: the experts' routers; if `transposed`, GPT-2's layers too."""
     turned = {id(layer.weight) for _, layer in quantizable(model) if not (transposed and is_transposed(layer))}
     turned |= {id(getattr(module, key)) for _, module in fused_expert_modules(model) for key in WEIGHTS}
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
@@ -104,8 +96,9 @@ def insert_fake_quantization(
             module.__class__ = FakeQuantEmbedding
             module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
-            module.__class__ = (TRANSPOSED if isinstance(module, Conv1D) else LINEAR)[simulation.scheme]
-            module.levels = simulation.levels  # type: ignore[assignment]
+            layer = LINEAR[simulation.scheme]
+            module.__class__ = TRANSPOSED[layer] if isinstance(module, Conv1D) else layer
+            module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size
         names.append(name)
@@ -139,20 +132,16 @@ def is_simulated(model: nn.Module) -> bool:
 
 def simulation_of(model: nn.Module) -> Simulation | None:
     """Read the fake quantization settings from a model; return None if it has no fake quantization."""
-    scheme: Scheme | None = None
-    group_size: int | None = None
-    portable = False
-    for _, layer in simulated_layers(model):
-        portable = layer.levels == PORTABLE_LEVELS
-        if isinstance(layer, WeightOnlyLinear):
-            group_size = layer.group_size
-            scheme = "weight-only-int8" if group_size is None else "weight-only-int4"
-        elif isinstance(layer, StaticLinear):
-            scheme = "static-int8"
-        else:
-            scheme = "dynamic-int8"
-    ranges = input_ranges(model) if scheme == "static-int8" else {}
-    return None if scheme is None else Simulation(scheme=scheme, group_size=group_size, ranges=ranges, portable=portable)
+    layers = [layer for _, layer in simulated_layers(model)]
+    if not layers:
+        return None
+    last = layers[-1]
+    return Simulation(
+        scheme=last.scheme,
+        group_size=last.group_size if isinstance(last, WeightOnlyLinear) else None,
+        ranges=input_ranges(model) if SCHEMES[last.scheme].calibrated else {},
+        portable=last.levels == PORTABLE_LEVELS,
+    )
 
 
 def input_ranges(model: nn.Module) -> dict[str, Range]:

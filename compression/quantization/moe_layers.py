@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from compression.quantization.dynamic_int8 import LEVELS, integer_linear
 from compression.quantization.weight_only import fake_quantized_weights
-from compression.schema.schemes import Scheme
+from compression.schema.schemes import SCHEMES, Scheme
 
 WEIGHTS = ("gate_up_proj", "down_proj")
 
@@ -61,7 +61,7 @@ class SimulatedExperts(nn.Module):
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Multiply as a linear layer of the scheme does. x: (tokens, in), weight: (out, in) -> (tokens, out)."""
-        if self.scheme in ("dynamic-int8", "static-int8"):
+        if SCHEMES[self.scheme].rounds_activations:
             return integer_linear(x, weight, levels=self.levels)
         return functional.linear(x, fake_quantized_weights(weight, self.group_size))
 

@@ -48,7 +48,7 @@ from compression.quantization.fake_quantize import (
 )
 from compression.quantization.static_int8 import affine, codes
 from compression.quantization.weight_only import dequantized_weights
-from compression.schema.schemes import Scheme
+from compression.schema.schemes import SCHEMES, Scheme
 
 LEAST, MOST = 1e-4, 1e4
 """Bounds of s: beyond them, weights would leave the range in which float32 is exact enough to keep the model the same."""
@@ -169,18 +169,14 @@ def rounding_error(x: Tensor, weights: list[Tensor], simulation: Simulation) -> 
 
 
 def _rounded_input(x: Tensor, scheme: Scheme) -> Tensor:
-    if scheme == "dynamic-int8":
-        return fake_quantize_rows(x)
-    if scheme == "static-int8":
+    if SCHEMES[scheme].calibrated:
         scale, zero = affine(x.min().item(), x.max().item())
         return (codes(x, scale, zero) - zero) * scale
-    return x
+    return fake_quantize_rows(x) if SCHEMES[scheme].rounds_activations else x
 
 
 def _rounded_weight(weight: Tensor, simulation: Simulation) -> Tensor:
-    return dequantized_weights(
-        weight, simulation.group_size if simulation.scheme == "weight-only-int4" else None, simulation.levels
-    )
+    return dequantized_weights(weight, simulation.group_size, simulation.levels)
 
 
 def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:

@@ -109,6 +109,7 @@ class StaticLinear(SimulatedLinear):
     the weights (`fake_quantize.Simulation`).
     """
 
+    scheme = "static-int8"
     input_range: Range | None
 
     def grid(self) -> tuple[float, int]:

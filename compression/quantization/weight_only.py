@@ -68,6 +68,7 @@ class WeightOnlyLinear(SimulatedLinear):
     `group_size`: inputs that share a scale in int4, or None for int8. It is an attribute, so that state dicts keep their keys.
     """
 
+    scheme = "weight-only-int8"
     group_size: int | None = None
 
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002

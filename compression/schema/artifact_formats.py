@@ -26,7 +26,8 @@ TRANSFORMERS = FormatSpec(
     runs_in="PyTorch",
     weights=("*.safetensors",),
 )
-ARTIFACT_FORMATS = {one.name: one for one in (ONNX, TRANSFORMERS)}
+BUILT_IN = (ONNX, TRANSFORMERS)
+ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 
 

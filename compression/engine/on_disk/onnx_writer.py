@@ -25,7 +25,7 @@ from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Inputs
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.scoring.perplexity import LOGITS_BYTES
-from compression.models.adapters.registry import adapter_of, decoder_of
+from compression.models.adapters.registry import decoder_of
 from compression.models.skeleton import generation_of
 from compression.planning.on_disk import may_be_whole
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
@@ -96,24 +96,18 @@ class Graphs:
     def hindered(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
         """Return why no file can be written for a model in a scheme, or None. model: without weights."""
         parameters = decoder_of(model).parameters_of(model).total
-        for hinders, cause in (
-            (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
-            (self.split_batches > 1, "an earlier attempt found too little memory"),
-            (parameters > LARGEST, "an engine may not be silent for as long as writing it takes"),
-            (
-                scheme is None and not may_be_whole(parameters),
-                "its four bytes a parameter are more disk than the forecast allows",
-            ),
-        ):
-            if hinders:
-                return cause
+        if (unknown := decoder.hindrance(model.config)) is not None:
+            return unknown
+        if self.split_batches > 1:
+            return "an earlier attempt found too little memory"
+        if parameters > LARGEST:
+            return "an engine may not be silent for as long as writing it takes"
+        if scheme is None and not may_be_whole(parameters):
+            return "its four bytes a parameter are more disk than the forecast allows"
         return self._room(model, scheme)
 
     def _room(self, model: PreTrainedModel, scheme: Scheme | None, *, beside: int = 0) -> str | None:
-        """Return why memory is too small to write and open a file, or None.
-
-        beside: parameters of a float32 file that is open at the same time.
-        """
+        """Return why memory is too small to write and open a file, or None. beside: parameters of a float32 file beside it."""
         parameters = decoder_of(model).parameters_of(model).total
         opened = LOGITS_BYTES + OPENED[scheme] * parameters + OPENED[None] * beside
         written = TENSORS * 4 * max(prod(weight.shape) for weight in model.parameters())
@@ -123,10 +117,7 @@ class Graphs:
         return f"writing and opening it takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit"
 
     def baseline(self) -> Path:
-        """Return the folder of the float32 file.
-
-        If an earlier attempt shipped the file and it is missing, write it again.
-        """
+        """Return the folder of the float32 file; write it again if an earlier attempt shipped it and it is missing."""
         place = self.shipping.run.place_of(self.float32)
         if place.is_dir():
             return place
@@ -155,10 +146,8 @@ class Graphs:
         yield Step(1, STEPS)
         self.shipping.describe(layers.model, place, request)
         asked = yield from self._check(place, source, simulation)
-        compared = None
-        if simulation is not None:
-            seconds = self.shipping.run.emulate_seconds
-            compared = self.exporter.compare_processors(place, asked, simulation, seconds)
+        seconds = self.shipping.run.emulate_seconds
+        compared = None if simulation is None else self.exporter.compare_processors(place, asked, simulation, seconds)
         return (yield from self.shipping.measure(layers.model, place, request, simulation, compared=compared))
 
     def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, Sequence[Inputs]]:
@@ -179,17 +168,10 @@ class Graphs:
         exact = simulation is None or not SCHEMES[simulation.scheme].rounds_activations
         allowed = parity_check.limit(expected, plain, noise=0.0 if exact else self.exporter.rounding_noise)
 
-        def edges(read: Sequence[Inputs]) -> parity_check.Rows:
-            return parity_check.on_the_edge(
-                lambda: self._answers(layers, read), layers.model.get_input_embeddings(), allowed.rms
-            )
+        def engine() -> parity_check.Engine:
+            return lambda read: self._answers(layers, read), layers.model.get_input_embeddings()
 
-        experts = adapter_of(layers.model).shape_of(layers.model.config).experts is not None
-        found = parity_check.stacked(runner, asked)
-        if experts or scorer.next_tokens:
-            parity_check.hold(runner, expected, found, asked, allowed, experts=experts, rounded=not exact, edges=edges)
-        else:
-            parity_check.compare(expected, found, allowed)
+        parity_check.compare_runner(runner, layers.model, scorer, asked, expected, allowed, rounded=not exact, engine=engine)
         yield Step(4, STEPS)
         return asked
 

@@ -6,6 +6,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency, Ratios, Row, Score
 from compression.schema.report.report import SplitFacts
+from compression.schema.schemes import SCHEMES
 from compression.schema.tasks import TASKS
 
 
@@ -79,14 +80,5 @@ def better_note(first: Row, last: Row) -> str | None:
 
 def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
     """Return notes on how a scheme's transformers checkpoint differs from its ONNX artifact."""
-    if settings is None or settings.scheme in ("dynamic-int8", "weight-only-int8"):
-        return ()
-    if settings.scheme == "static-int8":
-        return (
-            "torchao's static form is not opened by stock from_pretrained: the transformers checkpoint rounds activations by "
-            "their own range, token by token, and has a score of its own.",
-        )
-    return (
-        "torchao has no packed 4-bit form for CPUs: the transformers checkpoint holds each 4-bit number in a byte of its own. "
-        "It answers as the ONNX artifact does and is larger.",
-    )
+    note = None if settings is None else SCHEMES[settings.scheme].note
+    return () if note is None else (note,)

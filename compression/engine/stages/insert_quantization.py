@@ -14,6 +14,7 @@ from compression.quantization.fake_quantize import (
     set_input_ranges,
 )
 from compression.schema.recipe.quantize import Quantize
+from compression.schema.schemes import SCHEMES
 
 
 def smooth_model(context: StageContext) -> None:
@@ -33,7 +34,7 @@ def insert_quantization(context: StageContext) -> None:
     """Simulate the recipe's scheme in the whole floating-point model, with newly calibrated ranges."""
     settings = context.recipe.quantize
     assert settings is not None, "only a recipe with a scheme simulates one"  # noqa: S101
-    if settings.scheme == "static-int8":
+    if SCHEMES[settings.scheme].calibrated:
         calibrate(context.model, calibration_rows(context), settings, context.parts)
     insert_fake_quantization(context.model, simulation=Simulation.of(settings))
 
@@ -42,7 +43,7 @@ def settle_ranges(context: StageContext) -> None:
     """Recalibrate static ranges and check all ranges, after a stage and before its model ships."""
     if not is_simulated(context.model):
         return
-    if context.recipe.quantize is not None and context.recipe.quantize.scheme == "static-int8":
+    if context.recipe.quantize is not None and SCHEMES[context.recipe.quantize.scheme].calibrated:
         _refit(context)
     context.result.ranges = range_check.check_ranges(context.model, calibration_rows(context), context.parts)
     if (broken := range_check.describe_broken(context.result.ranges)) is not None:

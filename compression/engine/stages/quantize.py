@@ -16,6 +16,7 @@ from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_fake_quantization, left_in_float
 from compression.schema.events import Event
 from compression.schema.recipe.quantize import Qat
+from compression.schema.schemes import SCHEMES
 from compression.training.trainer import train
 
 PHASE = "quantization-aware training"
@@ -35,7 +36,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
     smooth_model(context)
     insert_quantization(context)
     after = context.validate()
-    bits = "int4" if settings.scheme == "weight-only-int4" else "int8"
+    bits = SCHEMES[settings.scheme].precision
     context.notes.append(f"Rounding to {bits} alone: validation {context.task.metric} {before} → {after}.")
     if left := left_in_float(model):
         whole = adapter_of(model).parameters_of(model).total

@@ -18,6 +18,7 @@ from compression.export.onnx.softmax import divided, exponentials
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.quantization.static_int8 import StaticLinear
+from compression.schema.schemes import SCHEMES
 
 OPSET, IR = 20, 9
 BATCH, SEQUENCE, PAST = "batch_size", "sequence_length", "past_sequence_length"
@@ -40,6 +41,7 @@ class Body(Nodes):
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
+        self.scheme = None if simulation is None else SCHEMES[simulation.scheme]
         self._data = data
         self._read = read or _from(model)
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -124,7 +126,7 @@ class Body(Nodes):
         Each output channel has its own scale, so the results do not change. Only ranges of static layers may differ, so these
         layers stay separate.
         """
-        if self.simulation is not None and self.simulation.scheme == "static-int8":
+        if self.scheme is not None and self.scheme.calibrated:
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)
         weights, biases = [], []
         for module in modules.values():
@@ -183,8 +185,9 @@ class Body(Nodes):
 
         MatMulInteger can read a shared table in no other layout.
         """
-        scheme = None if self.simulation is None else self.simulation.scheme
-        return scheme == "dynamic-int8" and self.tied() and table is self.model.get_input_embeddings()
+        return (
+            self.scheme is not None and self.scheme.shares_table and self.tied() and table is self.model.get_input_embeddings()
+        )
 
     def tied(self) -> bool:
         """Return whether the head shares the token table."""
@@ -210,17 +213,16 @@ class Body(Nodes):
     def logits(self, states: str) -> None:
         """Write the head over states (b × s, channels), and the graph's output `logits`."""
         head = self.model.get_output_embeddings()
-        scheme = None if self.simulation is None else self.simulation.scheme
         if not self.tied():
             rows = self.project(states, head)
         else:
             full, weight = self.parameter(self.model.get_input_embeddings())
             name = full.removesuffix(".weight")
-            if scheme is None:
+            if self.scheme is None:
                 rows = self.node("Gemm", states, full, transB=1)
-            elif scheme == "dynamic-int8":
+            elif self.scheme.shares_table:
                 rows = self.integer_product(states, *self._table(name, weight, turned=True))
-            elif scheme == "weight-only-int8":
+            elif not self.scheme.rounds_activations and not self.scheme.grouped:
                 stored, scale = self._table(name, weight, turned=False)
                 column = self.node("Unsqueeze", scale, self.numbers(-1))
                 real = self.node("Mul", self.node("Cast", stored, to=TensorProto.FLOAT), column)

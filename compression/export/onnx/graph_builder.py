@@ -17,17 +17,18 @@ divides, rounds half to even, adds 128 and narrows in one pass over memory; Dequ
 pass. Layers that read the same tensor share one quantization of it.
 """
 
+from pkgutil import resolve_name
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from compression.export.onnx.quantized_linear import static_linear, weight_only_linear
 from compression.models.linear_layers import matrix
-from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, integer_rows, levels_of
-from compression.quantization.static_int8 import StaticLinear
-from compression.quantization.weight_only import WeightOnlyLinear
+from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear, integer_rows, levels_of
+from compression.quantization.fake_quantize import DYNAMIC
+from compression.schema.schemes import SCHEMES
 
 Array = npt.NDArray[np.generic]
 ZERO_POINT = 128
@@ -101,11 +102,9 @@ class Nodes:
 
         A module without simulated integers becomes dynamic-int8.
         """
-        if isinstance(module, StaticLinear):
-            return static_linear(self, x, name, module, output)
-        if isinstance(module, WeightOnlyLinear):
-            return weight_only_linear(self, x, name, module, bias, output)
-        return self.dynamic_linear(x, name, module, bias, output)
+        scheme = SCHEMES[module.scheme if isinstance(module, SimulatedLinear) else DYNAMIC.scheme]
+        written: str = resolve_name(scheme.onnx)(self, x, name, module, bias, output)
+        return written
 
     def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
         """Write x·Wᵀ + b in dynamic-int8."""

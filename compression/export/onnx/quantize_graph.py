@@ -72,13 +72,10 @@ class _Surgeon(Nodes):
 
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
-    """Return `proto` with its linear layers and embeddings as integers.
+    """Return `proto` with its linear layers and embeddings as integers. Raises RuntimeError if the graph lacks one of them.
 
-    modules: name → layer, with weights in FP32.
-    Each layer is written as its own class computes it, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
-    read matrices (`flatten_sequence`).
-
-    Raises RuntimeError if the graph lacks one of them.
+    modules: name → layer, with weights in FP32. Each is written as its own scheme computes it, a plain nn.Linear as
+    dynamic-int8. proto: a graph whose linear layers read matrices (`flatten_sequence`).
     """
     surgeon = _Surgeon(proto, modules)
     surgeon.operate()
@@ -101,11 +98,5 @@ def _fingerprint(value: Array) -> tuple[tuple[int, ...], bytes]:
 
 
 def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ...], bytes], tuple[str, nn.Module]]:
-    """Index layers by their weight's content.
-
-    The exporter renames and transposes weights, but does not change them.
-    """
-    out = {}
-    for name, module in modules.items():
-        out[_fingerprint(matrix(module).detach().numpy())] = (name, module)
-    return out
+    """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
+    return {_fingerprint(matrix(module).detach().numpy()): (name, module) for name, module in modules.items()}

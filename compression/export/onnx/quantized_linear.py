@@ -55,8 +55,10 @@ class Writer(Protocol):
         ...
 
 
-def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str | None = None) -> str:
-    """Write a static-int8 layer: x (rows, in) -> (rows, out)."""
+def static_linear(
+    to: Writer, x: str, name: str, layer: StaticLinear, _bias: str | None = None, output: str | None = None
+) -> str:
+    """Write a static-int8 layer, with an integer bias of its own: x (rows, in) -> (rows, out)."""
     scale, zero = layer.grid()
     whole, scales, bias = static_weights(matrix(layer), layer.bias, scale, layer.levels)
     weight = to.node(
@@ -74,16 +76,21 @@ def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: st
     return to.node("Gemm", *inputs, output=output)
 
 
-def weight_only_linear(
+def weight_only_int8(
     to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
 ) -> str:
-    """Write a layer whose weights alone are integers: x (rows, in) -> (rows, out)."""
-    more = [] if bias is None else [bias]
-    if layer.group_size is None:
-        whole, scale = integer_rows(matrix(layer))
-        cast = to.node("Cast", to.constant(f"{name}.weight_int8", whole.numpy().T), to=TensorProto.FLOAT)
-        weight = to.node("Mul", cast, to.constant(f"{name}.weight_scale", scale.numpy()[:, 0]))
-        return to.node("Gemm", x, weight, *more, output=output)
+    """Write a layer with weights in int8: x (rows, in) -> (rows, out)."""
+    whole, scale = integer_rows(matrix(layer))
+    cast = to.node("Cast", to.constant(f"{name}.weight_int8", whole.numpy().T), to=TensorProto.FLOAT)
+    weight = to.node("Mul", cast, to.constant(f"{name}.weight_scale", scale.numpy()[:, 0]))
+    return to.node("Gemm", x, weight, *([] if bias is None else [bias]), output=output)
+
+
+def weight_only_int4(
+    to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
+) -> str:
+    """Write a layer with weights in int4: x (rows, in) -> (rows, out)."""
+    assert layer.group_size is not None, "int4 has groups"  # noqa: S101
     whole, scales = grouped_integers(matrix(layer), layer.group_size)
     packed = to.constant(f"{name}.weight_int4", _packed(whole, layer.group_size))
     product = to.node(
@@ -91,7 +98,7 @@ def weight_only_linear(
         x,
         packed,
         to.constant(f"{name}.weight_scale", scales.numpy()),
-        output=None if more else output,
+        output=output if bias is None else None,
         domain=MICROSOFT,
         K=matrix(layer).shape[1],
         N=matrix(layer).shape[0],
@@ -99,14 +106,11 @@ def weight_only_linear(
         block_size=layer.group_size,
         accuracy_level=FLOAT32,
     )
-    return to.node("Add", product, *more, output=output) if more else product
+    return product if bias is None else to.node("Add", product, bias, output=output)
 
 
 def _packed(whole: Tensor, group_size: int) -> Array:
-    """Pack two 4-bit integers per byte, the first in the low half.
-
-    (out, groups × size) -> uint8 (out, groups, size / 2).
-    """
+    """Pack two 4-bit integers per byte, the first in the low half. (out, groups × size) -> uint8 (out, groups, size / 2)."""
     moved = (whole.numpy() + MIDDLE).astype(np.uint8).reshape(len(whole), -1, group_size)
     packed: Array = moved[..., 0::2] | moved[..., 1::2] << BITS
     return packed

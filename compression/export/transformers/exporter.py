@@ -29,16 +29,15 @@ from transformers import PreTrainedModel, TorchAoConfig
 
 from compression.export.exporter import Exporter
 from compression.export.transformers import sharded
-from compression.export.transformers.torchao_tensors import fused_experts, int4_groups, int8_rows, torchao_scheme
+from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_scheme, writer_of
 from compression.models import loading
 from compression.models.architectures import heads
 from compression.models.linear_layers import is_transposed
 from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
 from compression.quantization.fake_quantize import DYNAMIC, quantizable, remove_fake_quantization, simulation_of
-from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
 from compression.schema.recipe.base import Task
-from compression.schema.schemes import StreamedScheme
+from compression.schema.schemes import SCHEMES
 
 FILE = "model.safetensors"
 ONE_SHARD = 64 * 10**9
@@ -78,9 +77,8 @@ EXPORTER = TransformersExporter()
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
-    """Write config.json and model.safetensors into `folder` and return the weights' path.
+    """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model.
 
-    Does not change the model.
     int8: write the integers that `model` simulates, or dynamic-int8 if it simulates none. half: write the weights in bfloat16,
     except those that stock code keeps in float32 (routers). Without either, all weights are float32.
     Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
@@ -89,11 +87,11 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
     if int8:
         untie(twin)
     simulation = simulation_of(twin) or DYNAMIC
-    scheme: StreamedScheme = "dynamic-int8" if simulation.scheme == "static-int8" else simulation.scheme
+    scheme = SCHEMES[simulation.scheme].uncalibrated or simulation.scheme
     size = simulation.group_size or 1
     turned = {name: layer for name, layer in quantizable(twin) if not is_transposed(layer)}
-    ours = int8 and (scheme != "dynamic-int8" or simulation.portable)
-    own = {name: _own(layer) for name, layer in turned.items()} if ours else {}
+    ours = int8 and (simulation.portable or not SCHEMES[scheme].rounds_activations)
+    own = {name: _own(layer, size) for name, layer in turned.items()} if ours else {}
     remove_fake_quantization(twin)
     transformers.utils.logging.disable_progress_bar()
     if not int8 and not half:
@@ -139,20 +137,16 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
 
 
 def untie(model: nn.Module) -> None:
-    """Give a language model's output layer separate weights.
-
-    A table and a layer cannot share one of torchao's tensors.
-    """
+    """Give a language model's output layer separate weights: it cannot share one of torchao's tensors with a table."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     if head is not None and head.weight is model.get_input_embeddings().weight:  # type: ignore[operator]
         head.weight = nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False  # type: ignore[union-attr]
 
 
-def _own(layer: nn.Module) -> torch.Tensor:
+def _own(layer: nn.Module, group_size: int) -> torch.Tensor:
     """Return the integers and scales of a table or a layer as torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
-    if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
-        rounds = isinstance(layer, SimulatedLinear) and not isinstance(layer, WeightOnlyLinear)
-        return int8_rows(weight, levels_of(layer), rounds=rounds)
-    return int4_groups(weight, layer.group_size)
+    if not isinstance(layer, SimulatedLinear):
+        return int8_rows(weight, levels_of(layer))
+    return writer_of(layer.scheme).tensor(weight, group_size, layer.levels, False)

@@ -24,19 +24,13 @@ from torchao.prototype.safetensors.safetensors_support import flatten_tensor_sta
 from torchao.quantization import quantize_
 from transformers import PreTrainedModel, TorchAoConfig
 
-from compression.export.transformers.torchao_tensors import (
-    fused_experts,
-    int4_groups,
-    int4_groups_by_expert,
-    int8_rows,
-    torchao_scheme,
-)
+from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_scheme, writer_of
 from compression.models.linear_layers import is_transposed
 from compression.models.sharded_checkpoint import BLOCK, LARGEST_SHARD, PlannedTensor, SafetensorsReader, writing
 from compression.models.skeleton import generation_of, skeleton, sources
 from compression.quantization.dynamic_int8 import levels_of
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable, remove_fake_quantization
-from compression.schema.schemes import StreamedScheme
+from compression.schema.schemes import SCHEMES, StreamedScheme
 from compression.system.progress import run_silently
 
 Form = Callable[[torch.Tensor], torch.Tensor]
@@ -195,13 +189,11 @@ def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Sim
     """
     if config is None:
         return None
-    dynamic, table = simulation.scheme == "dynamic-int8", isinstance(layer, nn.Embedding)
-    if dynamic and not simulation.portable:
+    if SCHEMES[simulation.scheme].rounds_activations and not simulation.portable:
         return _by_torchao(config)
-    if simulation.scheme == "weight-only-int4" and not table:
-        grouped = int4_groups if layer is not None else int4_groups_by_expert
-        return lambda rows: grouped(rows.float(), group_size)
-    return lambda rows: int8_rows(rows.float(), levels, rounds=dynamic and not table)
+    if isinstance(layer, nn.Embedding):
+        return lambda rows: int8_rows(rows.float(), levels)
+    return lambda rows: writer_of(simulation.scheme).tensor(rows.float(), group_size, levels, layer is None)
 
 
 def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: StreamedScheme, group_size: int) -> None:

@@ -2,9 +2,13 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
 
 import torch
 from torch import nn
+from torchao.core.config import AOBaseConfig
 from torchao.quantization import (
     FqnToConfig,
     Int8DynamicActivationInt8WeightConfig,
@@ -21,31 +25,38 @@ from compression.quantization.dynamic_int8 import LEVELS, integer_rows
 from compression.quantization.fake_quantize import quantizable
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules
 from compression.quantization.weight_only import grouped_integers
-from compression.schema.schemes import StreamedScheme
+from compression.schema.schemes import SCHEMES, Scheme, StreamedScheme
 
 INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has it, its stubs have not
 
 
-def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> FqnToConfig:
-    """Return torchao's configuration for each weight of a model.
+@dataclass(frozen=True)
+class TorchaoWriter:
+    """How a scheme's weights become torchao's. groups: inputs that share a scale; fused: whether it is a tensor of experts."""
 
-    group_size: used by weight-only-int4 alone.
-    """
+    config: Callable[[torch.Tensor, int, bool], AOBaseConfig]  #: (weight, groups, fused) -> torchao's configuration
+    tensor: Callable[[torch.Tensor, int, float, bool], torch.Tensor]
+    """(weight, groups, largest integer, fused) -> torchao's tensor"""
+
+
+def writer_of(scheme: Scheme) -> TorchaoWriter:
+    """Return a scheme's writer."""
+    found: TorchaoWriter = resolve_name(SCHEMES[scheme].torchao)
+    return found
+
+
+def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> FqnToConfig:
+    """Return torchao's configuration for each weight of a model. group_size: used by grouped schemes alone."""
     # Full names of weights: names of modules, and `_default`, would also match biases.
-    found = OrderedDict()
-    rows = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
+    found, writer = OrderedDict(), writer_of(scheme)
     for name, layer in quantizable(model):
         if is_transposed(layer):
             continue  # torchao would treat its inputs as outputs
-        if isinstance(layer, nn.Embedding):
-            found[f"{name}.weight"] = Int8WeightOnlyConfig()
-        elif scheme == "weight-only-int4":
-            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, _groups(layer.weight, group_size))  # type: ignore[arg-type]
-        else:
-            found[f"{name}.weight"] = rows
+        weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+        table = isinstance(layer, nn.Embedding)
+        found[f"{name}.weight"] = Int8WeightOnlyConfig() if table else writer.config(weight, group_size, False)
     for name in fused_experts(model):
-        groups = scheme == "weight-only-int4"
-        found[name] = Int8WeightOnlyConfig(granularity=_groups(model.get_parameter(name), group_size)) if groups else rows
+        found[name] = writer.config(model.get_parameter(name), group_size, True)
     return FqnToConfig(found)
 
 
@@ -55,10 +66,7 @@ def fused_experts(model: nn.Module) -> list[str]:
 
 
 def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
-    """Return torchao's groups.
-
-    They must divide a row's inputs; our last group may be smaller than the others.
-    """
+    """Return torchao's groups, which must divide a row's inputs; our last group may be smaller than the others."""
     # torchao finds no scales for groups of one input. Its tensors are replaced later, so only the name of its groups stays.
     block = math.gcd(weight.shape[-1], group_size)
     return PerGroup(block if block > 1 else weight.shape[-1])
@@ -79,10 +87,7 @@ def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = Fa
 
 
 def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor.
-
-    weight: (out, in) -> the same shape.
-    """
+    """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor. (out, in) -> the same shape."""
     whole, scales, block = _grouped(weight, group_size)
     zeros = torch.zeros(scales.shape, dtype=torch.int8)
     found: torch.Tensor = IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None)
@@ -90,9 +95,8 @@ def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers in torchao's 8-bit tensor.
+    """Return our 4-bit integers in torchao's 8-bit tensor: no single expert can be selected from its 4-bit one.
 
-    No single expert can be selected from its 4-bit tensor.
     weight: (..., rows, features), as in `int8_rows`.
     """
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
@@ -116,3 +120,17 @@ def _grouped(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch
     # A smaller group of torchao has the scale of our group that contains it.
     scales = scales.repeat_interleave(group_size // block, dim=1)[:, : features // block]
     return whole[:, :features].contiguous(), scales.contiguous(), block
+
+
+def _grouped_config(weight: torch.Tensor, groups: int, fused: bool) -> AOBaseConfig:
+    size = _groups(weight, groups)
+    return Int8WeightOnlyConfig(granularity=size) if fused else IntxWeightOnlyConfig(INT4, size)
+
+
+DYNAMIC = TorchaoWriter(
+    lambda *_: Int8DynamicActivationInt8WeightConfig(), lambda weight, _, levels, __: int8_rows(weight, levels, rounds=True)
+)
+WEIGHT_ONLY = TorchaoWriter(lambda *_: Int8WeightOnlyConfig(), lambda weight, _, levels, __: int8_rows(weight, levels))
+GROUPED = TorchaoWriter(
+    _grouped_config, lambda weight, groups, _, fused: (int4_groups_by_expert if fused else int4_groups)(weight, groups)
+)

@@ -112,6 +112,6 @@ class Quantize(Config):
             raise ValueError(f"percentile is of the observer percentile alone, and the observer is {self.observer}")
         if not self.portable and not SCHEMES[self.scheme].rounds_activations:
             raise ValueError(f"portable: false is for rounded activations, and {self.scheme} leaves them in floating point")
-        if isinstance(self.smoothing, float) and self.scheme.startswith("weight-only"):
+        if isinstance(self.smoothing, float) and not SCHEMES[self.scheme].rounds_activations:
             raise ValueError(f"an α of smoothing is for rounded activations, and {self.scheme} leaves them in floating point")
         return self

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 TOY = """
+from dataclasses import replace
 from compression.schema.config import Config
-from compression.schema.specs import StageSpec
+from compression.schema.specs import FormatSpec, StageSpec
 from compression.schema.specs import CLASSIFIER, CardText, ModalitySpec, TaskSpec
 
 TEXT = CardText("A toy", "other", "label")
@@ -24,11 +25,16 @@ class Sort(Config):
 
 
 SORT = StageSpec("sorted", "sort", "toy:STAGE", after="pruned", settings=Sort)
+TAPE = FormatSpec("tape", engine="toy:X", runtime="toy:open", runs_in="Toy", weights=("*.tape",))
+AGAIN = FormatSpec("onnx", engine="toy:X", runtime="toy:open", runs_in="Toy", weights=("*.onnx",))
+FIRST = replace(TAPE, name="first", primary=True)
+ODD = replace(TAPE, name="Odd/one")
 LATE = StageSpec("late", "late", "toy:STAGE", after="never", settings=Sort)
 """
 POINTS = (
     "[lathe.modalities]\nvectors = toy:TOY\ntwice = toy:TWICE\nbroken = toy_that_is_not_there:TOY\nwrong = toy:CLASSIFIER\n"
     "[lathe.stages]\nsort = toy:SORT\nlate = toy:LATE\n"
+    "[lathe.exporters]\ntape = toy:TAPE\nagain = toy:AGAIN\nfirst = toy:FIRST\nodd = toy:ODD\ngone = toy:GONE\n"
 )
 ASKED = """
 import json, sys
@@ -37,6 +43,7 @@ from compression.schema.errors import UnreadableData
 from compression.schema.job_spec import Data, DataCheck, check_data
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.report import Artifact
 from compression.schema.stages import wanted
 
 check_data("vector-classification", Data.model_validate({"format": "npz", "splits": {"train": ["a"]}}))
@@ -48,6 +55,7 @@ asked = DataCheck.model_validate({"task": "vector-classification", "data": {"for
 recipe = Recipe.model_validate({"sort": {"down": True}})
 stages = {"rows": wanted(recipe.model_dump()), "without": wanted(Recipe().model_dump()), "down": recipe.sort.down}
 found = {"tasks": TypeAdapter(Task).json_schema()["enum"], "asked": asked.task, "refused": refused, **stages}
+found["kinds"] = Artifact.model_json_schema()["properties"]["kind"]["enum"]
 print(json.dumps({**found, "torch": "torch" in sys.modules}))
 """
 
@@ -65,12 +73,17 @@ def test_an_installed_package_adds_its_tasks_and_stages_and_a_broken_one_is_left
     assert (found["asked"], found["tasks"][-1], len(found["tasks"])) == (*["vector-classification"] * 2, 7)
     assert found["refused"] == "text-classification is not read from npz"
     assert not found["torch"]
+    assert found["kinds"] == ["onnx", "transformers", "tape"]
     assert found["rows"] == ["baseline", "quantized", "pruned", "sorted", "distilled"]
     assert (found["without"], found["down"]) == (["baseline", "quantized", "pruned", "distilled"], True)
     for left_out in (
         "twice of lathe.modalities (toy:TWICE) is left out: there is already causal-lm",
         "broken of lathe.modalities (toy_that_is_not_there:TOY) is left out: No module named 'toy_that_is_not_there'",
         "wrong of lathe.modalities (toy:CLASSIFIER) is left out: it is of type Head, not ModalitySpec",
+        "again of lathe.exporters (toy:AGAIN) is left out: there is already a format 'onnx'",
+        "first of lathe.exporters (toy:FIRST) is left out: the primary format is onnx",
+        "odd of lathe.exporters (toy:ODD) is left out: 'Odd/one' has other characters than a-z, 0-9 and single hyphens",
+        "gone of lathe.exporters (toy:GONE) is left out: module 'toy' has no attribute 'GONE'",
         "late of lathe.stages (toy:LATE) is left out: it follows 'never', which is no stage",
     ):
         assert left_out in ran.stderr
