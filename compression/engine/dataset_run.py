@@ -311,15 +311,14 @@ class DatasetRun:
                 continue
             for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
                 shipping = self.ship(model, stage, kind, lambda _: self.rows, half=half)
-                way = portion_of(shipping, number, len(stages) * len(forms))
                 try:
-                    made = yield from tracker.relay(LAST, way)
+                    made = yield from tracker.relay(LAST, portion_of(shipping, number, len(stages) * len(forms)))
                 except Exception as problem:
                     if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
                         raise
                     yield Log(level="warning", message=f"There is no {kind} artifact of {stage}: {problem}."[:4000])
-                else:
-                    yield ArtifactReady(artifact=made.artifact)
+                    continue
+                yield ArtifactReady(artifact=made.artifact)
             shipped.add(stage)
         yield from tracker.emit_boundary(LAST, done=True)
 
