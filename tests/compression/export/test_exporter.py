@@ -90,7 +90,7 @@ def test_an_installed_format_is_written_verified_measured_and_described_by_its_o
     (tmp_path / "toy_engine.py").write_text(ENGINE)
     (tmp_path / "templates" / "tape").mkdir(parents=True)
     (tmp_path / "templates" / "tape.md.j2").write_text(CARD)
-    (tmp_path / "templates" / "tape" / "label.py.j2").write_text("import toy")
+    (tmp_path / "templates" / "tape" / "label.py.j2").write_text("import toy\n")
     (tmp_path / "toy-1.dist-info").mkdir()
     (tmp_path / "toy-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
     (tmp_path / "toy-1.dist-info" / "entry_points.txt").write_text("[lathe.exporters]\ntape = toy:TAPE\ngone = toy:GONE\n")
