@@ -47,6 +47,7 @@ from compression.system import process
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
 from compression.training.trainer import train
+from tests.support.job_models import alone
 
 ROOT = Path(__file__).parent.parent
 TARGET = 1.15
@@ -81,7 +82,8 @@ class Lab:
             "validation": encoded.at(list(range(rows, len(encoded)))),
             "test": encoded.at([]),
         }
-        state = StageContext(recipe, parts, whole, job_progress(recipe, {name: len(each) for name, each in parts.items()}))  # type: ignore[arg-type]
+        progress = job_progress(recipe, {"": {name: len(each) for name, each in parts.items()}})
+        state = StageContext(recipe, parts, whole, progress, alone(whole, parts))  # type: ignore[arg-type]
         for _ in itertools.chain.from_iterable(run_stage(state, stage) for stage in (BASELINE, QUANTIZED, PRUNED)):
             pass
         first = lesson_of(state, asked_once(state), recipe.distill)

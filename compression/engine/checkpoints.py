@@ -146,8 +146,8 @@ def write(
     teachers: Sequence[PreTrainedModel] = (),
     preprocessor: Path | None = None,
     smoothed: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write `folder`/<stage>[/<part>] atomically and durably; `facts.files` is filled in here.
+) -> tuple[File, ...]:
+    """Write `folder`/<stage>[/<part>] atomically and durably, and return its files; `facts.files` is filled in here.
 
     teachers: the further models that the stage trained, saved in their own folders. preprocessor: the folder of the
     model's preprocessor, if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
@@ -162,11 +162,13 @@ def write(
             save_file(dict(smoothed), place / SMOOTHED)
         complete = facts.model_copy(update={"files": list_files(place)})
         (place / STATE).write_text(seal(complete.model_dump_json(indent=1)), encoding="utf-8")
+    return list_files(folder / facts.stage / facts.part)
 
 
 def write_whole(folder: Path, facts: StageCheckpoint) -> tuple[File, ...]:
-    """Mark a stage as complete for all datasets: write its own state.json durably, and return that file."""
+    """Write a stage's own state.json durably and return that file: of a stage that no model of its own belongs to."""
     place = folder / facts.stage
+    place.mkdir(parents=True, exist_ok=True)
     durable_files.write_text(place / STATE, seal(facts.model_dump_json(indent=1)))
     return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
 
@@ -177,10 +179,7 @@ def within(part: str, files: Iterable[File]) -> tuple[File, ...]:
 
 
 def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> StageCheckpoint:
-    """Read and verify `folder`/<stage>[/<part>].
-
-    Raises UnusableCheckpoint if it is damaged or comes from other work.
-    """
+    """Read and verify `folder`/<stage>[/<part>]. Raises UnusableCheckpoint if it is damaged or comes from other work."""
     place = folder / stage / part
     try:
         facts = StageCheckpoint.model_validate_json(unseal(place / STATE))
@@ -192,32 +191,20 @@ def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> 
     return facts
 
 
-def read_whole(folder: Path, stage: Stage, expected: Fingerprints, parts: Sequence[str]) -> StageCheckpoint:
-    """Read and verify a stage's folder, and the folders of its datasets if there are several.
-
-    Raises UnusableCheckpoint.
-    """
-    facts = read(folder, stage, expected)
-    for part in filter(None, parts):
-        read(folder, stage, expected, part)
-    return facts
-
-
 def latest(
     folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
 ) -> tuple[StageCheckpoint | None, list[str]]:
     """Return the last stage that can be resumed from, and the reasons why later ones cannot.
 
-    parts: the names of the datasets, if there are several. The baseline must be usable too: it is the teacher, and latency is
-    compared with it.
+    parts: the names of the datasets, if there are several: each must be usable. So must the baseline: it is the teacher, and
+    latency is compared with it.
     """
     problems = []
     for stage in sorted(stages, key=STAGES.index, reverse=True):
         if not (folder / stage).is_dir() or (any(parts) and not (folder / stage / STATE).exists()):
             continue  # missing, or only some of its datasets are there
         try:
-            facts = read_whole(folder, stage, expected, parts)
-            read_whole(folder, BASELINE, expected, parts)
+            facts, *_ = [read(folder, one, expected, part) for one in (stage, BASELINE) for part in ("", *filter(None, parts))]
         except UnusableCheckpoint as problem:
             problems.append(str(problem))
         else:
@@ -226,21 +213,22 @@ def latest(
 
 
 def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
-    """Open the model of a verified checkpoint, with its simulated quantization.
-
-    Raises UnusableCheckpoint.
-    """
+    """Open the model of a verified checkpoint, with its simulated quantization. Raises UnusableCheckpoint."""
     if facts.task == "several":
         raise ValueError("a stage of several parts has a model for each, and none of its own")
+    model = _opened(folder / facts.stage / facts.part, facts)
+    if facts.simulation is not None:
+        insert_fake_quantization(model, simulation=facts.simulation)
+    return model
+
+
+def _opened(place: Path, facts: StageCheckpoint) -> PreTrainedModel:
     try:
-        model, _ = open_stock(folder / facts.stage / facts.part, of_task(facts.task))
+        return open_stock(place, of_task(facts.task))[0]
     except (OutOfMemory, DeviceError, DiskFull):
         raise  # the checkpoint is not to blame
     except CompressionError as problem:
         raise UnusableCheckpoint(f"{facts.stage} cannot be opened: {problem.cause}") from problem
-    if facts.simulation is not None:
-        insert_fake_quantization(model, simulation=facts.simulation)
-    return model
 
 
 def open_smoothed(folder: Path, facts: StageCheckpoint) -> dict[str, Tensor]:
@@ -252,12 +240,5 @@ def open_smoothed(folder: Path, facts: StageCheckpoint) -> dict[str, Tensor]:
 def open_teachers(folder: Path, facts: StageCheckpoint) -> list[PreTrainedModel]:
     """Open the further models of a verified checkpoint, in their order. Raises UnusableCheckpoint."""
     kept = {path[1] for path in (file.path.split("/") for file in facts.files) if path[0] == TEACHERS}
-    if facts.task == "several" or not kept:
-        return []
-    place, head = folder / facts.stage / facts.part / TEACHERS, of_task(facts.task)
-    try:
-        return [open_stock(place / name, head)[0] for name in sorted(kept, key=int)]
-    except (OutOfMemory, DeviceError, DiskFull):
-        raise
-    except CompressionError as problem:
-        raise UnusableCheckpoint(f"{facts.stage} cannot be opened: {problem.cause}") from problem
+    place = folder / facts.stage / facts.part / TEACHERS
+    return [_opened(place / name, facts) for name in sorted(kept, key=int)]

@@ -9,15 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from compression.engine.job_models import JobModels
+from compression.engine.stage_result import StageResult
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.modality import Augmenter, InputPruner
 from compression.models.tensors import Tensors
 from compression.schema.recipe.base import Split
-from compression.schema.recipe.recipe import Recipe, Targets
-from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import Latency, NotMeasured, Sensitivity
-from compression.schema.report.preparation import Preparation
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.stages import Stage
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker
@@ -25,50 +24,47 @@ from compression.training.budget import Budget
 from compression.training.config import TrainingConfig
 from compression.training.save import ResumableTraining, TrainingCheckpointer
 
+COMMON = ("batch", "seed", "warmup", "decay", "accumulate", "precision", "recompute")
+"""Settings of all trainings of a recipe, as `Train` and `TrainingConfig` name them."""
+UNMEASURED = NotMeasured(not_measured="there is no baseline artifact")
+
 
 @dataclass
 class StageContext:
-    """The state of a running job. A stage changes `model` in place or replaces it.
+    """The state of a running job. A stage changes `model` in place or replaces it, and fills `result`.
 
-    `teacher` is the prepared model in full precision, frozen, if a stage needs it. `pruning` describes what pruning removed,
-    for the report. `notes` are the notes of the current stage's row. `parts` is the number of micro-batches of a batch.
-    `checkpointer` saves training in progress. `budget` limits all training together. `augmenter` generates new rows, if the
-    recipe has augmentation. `unlabelled` holds the inputs of the general phase, if there are any. `cast` holds the job's
-    models by folder. `originals` are further trained teachers, on the CPU, until their outputs are computed. `base_rows` are
-    the rows as tokenized for the base model, if a student that the job names has replaced it. `scratch` is a folder for files
-    that may be lost. `input_pruner` removes the inputs (tokens) that pruning drops. `sensitivity` holds pruning's sensitivity
-    curves, for the report. `timed` exports a model and measures its latency. `ranges` holds the check of the quantization
-    ranges after the current stage. `smoothed` holds, by layer, the factors that smoothing divided the channels by, until a
-    cut. `memory` is the limit in bytes above which the engine is stopped, if there is one.
+    `teacher` is the prepared model in full precision, frozen, if a stage needs it. `parts` is the number of micro-batches of a
+    batch. `checkpointer` saves training in progress. `budget` limits all training together. `augmenter` generates new rows, if
+    the recipe has augmentation. `unlabelled` holds the inputs of the general phase, if there are any. `models` holds the job's
+    models by folder. `originals` are further trained teachers, on the CPU, until their outputs are computed. `scratch` is a
+    folder for files that may be lost. `input_pruner` removes the inputs (tokens) that pruning drops. `timed` exports a model
+    and measures its latency. `memory` is the limit in bytes above which the engine is stopped, if there is one.
     """
 
     recipe: Recipe
     rows: dict[Split, Examples]
     model: PreTrainedModel
     tracker: ProgressTracker
+    models: JobModels
     teacher: PreTrainedModel | None = None
-    pruning: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
+    result: StageResult = field(default_factory=StageResult)
     parts: int = 1
-    checkpointer: TrainingCheckpointer | None = None
+    checkpointer: TrainingCheckpointer = field(default_factory=lambda: TrainingCheckpointer(Path("checkpoints"), ""))
     budget: Budget = field(default_factory=Budget)
-    targets: Targets = field(default_factory=Targets)
     augmenter: Augmenter | None = None
-    ranges: tuple[LayerRange, ...] = ()
-    smoothed: Tensors = field(default_factory=dict)
     unlabelled: Examples | None = None
-    cast: JobModels | None = None
     originals: list[PreTrainedModel] = field(default_factory=list)
-    base_rows: dict[Split, Examples] | None = None
     scratch: Path | None = None
     input_pruner: InputPruner | None = None
-    sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
-    timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
+    timed: Callable[[PreTrainedModel], Latency | NotMeasured] = lambda _: UNMEASURED
     memory: int | None = None
     new_head: bool = False
     """Whether the model's head was initialised at random for this job, because the model had none."""
-    preparation: Preparation | None = None
-    """How the baseline was tuned; None before that, and again after the baseline has its row."""
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes of the current stage's row."""
+        return self.result.notes
 
     @property
     def task(self) -> TaskAdapter:
@@ -76,69 +72,34 @@ class StageContext:
         return self.rows["train"].task
 
     @property
+    def prepared(self) -> PreTrainedModel:
+        """The teacher of a recipe that has one."""
+        if self.teacher is None:
+            raise LookupError("the recipe has no teacher")
+        return self.teacher
+
+    @property
     def device(self) -> torch.device:
         """The model's device."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def plan(
-        self,
-        name: str,
-        *,
-        epochs: int,
-        rate: float,
-        dropout: bool = False,
-        adapt_decay: bool = False,
-        patience: int | None = None,
-        patience_from: int = 0,
-        seed: int | None = None,
-    ) -> TrainingConfig:
-        """Return the config of one training: the recipe's common settings and its own.
-
-        seed: by default, the recipe's.
-        """
-        common = self.recipe.train
-        return TrainingConfig(
-            name=name,
-            epochs=epochs,
-            rate=rate,
-            batch=common.batch,
-            seed=common.seed if seed is None else seed,
-            warmup=common.warmup,
-            decay=common.decay,
-            adapt_decay=adapt_decay,
-            dropout=dropout,
-            parts=self.parts,
-            accumulate=common.accumulate,
-            precision=common.precision,
-            patience=patience,
-            patience_from=patience_from,
-            recompute=common.recompute,
-        )
+    def plan(self, name: str, *, epochs: int, rate: float, **own: Any) -> TrainingConfig:
+        """Return the config of one training: the recipe's common settings and its own, which come first."""
+        common = {key: getattr(self.recipe.train, key) for key in COMMON}
+        return TrainingConfig(name=name, epochs=epochs, rate=rate, parts=self.parts, **common | own)
 
     def begin(self, stage: Stage) -> None:
         """Set the current stage: progress and saves belong to it from now on."""
-        self.tracker.stage = stage
-        if self.checkpointer is not None:
-            self.checkpointer.stage = stage
+        self.tracker.stage = self.checkpointer.stage = stage
 
-    def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining | None:
-        """Return one training's ResumableTraining in the current stage; None without a checkpointer.
-
-        beside: extra tensors that each save stores, with their values at that time.
-        """
-        return (
-            ResumableTraining(self.checkpointer, phase, self.notes, {} if beside is None else beside)
-            if self.checkpointer
-            else None
-        )
+    def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining:
+        """Return one training of the current stage. beside: extra tensors that each save stores, with their values then."""
+        return ResumableTraining(self.checkpointer, phase, self.result.notes, {} if beside is None else beside)
 
     def check_pause(self) -> None:
-        """Raise Pause if a pause was requested.
-
-        For long work outside training; it restarts from the beginning.
-        """
-        if self.checkpointer is not None and self.checkpointer.pause_asked():
+        """Raise Pause if a pause was requested. For long work outside training; it restarts from the beginning."""
+        if self.checkpointer.pause_asked():
             raise Pause
 
     def cache_file(self, name: str) -> tuple[Path, float] | None:

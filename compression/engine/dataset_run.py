@@ -1,56 +1,54 @@
-"""Runs a job on one dataset: holds its rows and model, ships the model, resumes from checkpoints."""
+"""Runs a job on one dataset with its model in memory: the stages, shipping, and resuming from checkpoints."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
 from compression.engine import checkpoints
+from compression.engine.backend import Finish
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
-from compression.engine.job_models import STUDENT, ModelSource, resolve_models
-from compression.engine.phases import SHIP
-from compression.engine.reporting.stage_rows import SCORED, stage_row, write_scored_rows
+from compression.engine.job_data import UNPACKED, JobData, read_dataset
+from compression.engine.job_models import ModelSource, adapted_folder, open_job_models
+from compression.engine.phases import LAST, SHIP, job_progress
+from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
+from compression.engine.stage_result import StageResult
+from compression.engine.stages.insert_quantization import settle_ranges
 from compression.engine.stages.prune import aimed
-from compression.engine.stages.registry import follows_cut, planned, runner_of
+from compression.engine.stages.registry import follows_cut, planned, run_stage, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
-from compression.evaluation.lm_eval import harness_job
+from compression.evaluation.lm_eval import harness, harness_job
 from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import told
-from compression.export.provenance import Origin
-from compression.modalities.modality import Dataset, InputPruner, Modality, Preprocessor
-from compression.modalities.registry import modality_of
+from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
-from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
-from compression.models.files.uploaded import uploaded
-from compression.planning.preflight import check_kept, check_task, evaluation_settings
-from compression.planning.verdicts import judged
-from compression.quantization.fake_quantize import simulation_of
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
-from compression.schema.errors import InvalidSpec
-from compression.schema.events import Event, Log
+from compression.planning.preflight import check_kept
+from compression.quantization.fake_quantize import Simulation, simulation_of
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, Kind
+from compression.schema.errors import InvalidSpec, OutOfMemory
+from compression.schema.events import ArtifactReady, Event, Log
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
-from compression.schema.recipe.base import Split, Task
-from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
-from compression.schema.report.measurements import Latency, NotMeasured, Row, TaskFigure
-from compression.schema.report.report import Artifact
+from compression.schema.report.measurements import Latency, NotMeasured, Row
+from compression.schema.report.report import Artifact, File
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, STAGES, Stage
 from compression.schema.tasks import TASKS
 from compression.system import process
-from compression.system.progress import ProgressTracker, Step
+from compression.system.interrupts import Pause
+from compression.system.progress import ProgressTracker, Step, portion_of
 from compression.system.sealed_folder import UnusableCheckpoint
 from compression.training.budget import Budget
 from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
 
-UNPACKED = Path("scratch", "unpacked")
-"""Folder in the job's output of models that stock code opens, if it cannot open the uploaded ones."""
 SAMPLE = 64
 """Rows of validation on which an artifact's outputs must match the engine's."""
 
@@ -59,60 +57,39 @@ SAMPLE = 64
 class DatasetRun:
     """A dataset, the state of its model between stages, and its own rows so far.
 
-    evaluate: the job's evaluation settings for this dataset, with an open window filled in. kind: the kind of artifact that
-    ships and is measured after each stage. scored: by split, the rows that are scored, if not all of them are. draws: by stage,
-    the artifact's scores on resamples of the rows.
+    kind: the kind of artifact that ships and is measured after each stage. draws: by stage, the artifact's scores on resamples
+    of the rows.
     """
 
-    spec: Spec
-    asked: Asked
-    base: Path
-    output: Path
-    modality: Modality
-    dataset: Dataset
-    reading: Preprocessor
+    data: JobData
     state: StageContext
-    evaluate: Evaluate
     kind: Kind
-    scored: Mapping[Split, list[int]] = field(default_factory=dict)
     fingerprints: Fingerprints = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     draws: dict[Stage, SplitDraws] = field(default_factory=dict)
+    suffix: ClassVar[str] = ""
+    on_disk: ClassVar[bool] = False
 
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "DatasetRun":
         """Read model and data, and refuse an impossible job before any training."""
-        recipe, output, modality = spec.recipe, base / spec.output, modality_of(asked.task)
-        sent = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model")
-        dataset = modality.read(asked.data, base, asked.task, recipe.train.seed)
-        evaluate = _evaluation(spec, asked, dataset)
+        recipe, output, read = spec.recipe, base / spec.output, read_dataset(spec, base, asked)
         notes = list(sanitized_folder.notes(spec, base))
-        folder, note = modality.adapted(sent, dataset, asked.task, output / "scratch" / "apart-models.base", "models.base")
-        notes += [] if note is None else [note]
-        model = loading.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
-        if dataset.labels:
-            dataset = dataset.in_order(loading.head_labels(model.config))
-        reading = modality.preprocessor(folder, model.config, recipe.train.max_length)
-        notes += modality.preprocessor_notes(folder)
-        shape, positions = adapter_of(model).shape_of(model.config), adapter_of(model).max_positions(model.config)
-        evaluate = modality.evaluation(evaluate, asked.task, recipe.train.max_length, positions)
-        pruner: InputPruner | None = None
-        if recipe.prune is not None and (ratio := recipe.prune.vocabulary_ratio):
-            place = output / "scratch" / f"preprocessor-{asked.name}".rstrip("-")
-            pruner = modality.input_pruner(folder, model.config, dataset, reading, place, ratio)
-        planned = aimed(model, recipe.prune, pruner) if recipe.prune is not None else shape
-        task = modality.task(asked.task, evaluate, dataset.labels)
-        if task.packed is not None:
-            harness_job.check(spec, base, positions)
+        source = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model")
+        folder = adapted_folder(source, read[0], output, "models.base", notes)
+        model = loading.load_model(folder, read[0].labels, asked.task, seed=recipe.train.seed)
+        labels = loading.head_labels(model.config) if read[0].labels else ()
+        data = JobData.of(spec, base, asked, read, folder, model.config, labels)
+        notes += data.modality.preprocessor_notes(folder)
+        own = ModelSource.of("models.base", folder, data.reading, model)
+        pruner = _input_pruner(data, own)
+        aim = aimed(model, recipe.prune, pruner) if recipe.prune is not None else own.shape
+        if data.task.packed is not None:
+            harness_job.check(spec, base, own.positions)
             check_kept(recipe, model.config.vocab_size)
         kind = _kind(model, recipe, notes)
-        scored = modality.scored(dataset, reading, evaluate, asked.task, recipe.train.seed)
-        rows = modality.encode(dataset, reading, task)
-        own = ModelSource("models.base", folder, reading, shape, positions, model.config)
-        cast = resolve_models(own, *_named(spec, base, modality, dataset, notes, own), dataset, task, recipe, planned)
-        if cast.student is not None and 0 < cast.student.positions < evaluate.length:
-            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
-        augmenter = modality.augmenter(spec, base, folder, dataset, reading, task)
+        rows = data.modality.encode(data.dataset, data.reading, data.task)
+        models = open_job_models(data, own, aim, notes)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)
         state = StageContext(
@@ -120,50 +97,57 @@ class DatasetRun:
             rows,
             model.to(device),
             ProgressTracker([]),
+            models,
+            result=StageResult(notes),
             parts=spec.split_batches,
             budget=Budget(recipe.train.max_steps, recipe.train.max_minutes, len(spec.asked)),
-            targets=spec.targets,
-            augmenter=augmenter,
-            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
-            cast=cast,
-            scratch=output / "scratch",
+            augmenter=data.modality.augmenter(spec, base, folder, data.dataset, data.reading, data.task),
+            unlabelled=data.reading.unlabelled(data.dataset.unlabelled, data.task) if data.dataset.unlabelled else None,
+            scratch=data.scratch,
             input_pruner=pruner,
             memory=spec.memory_bytes,
-            notes=notes,
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
-        part = cls(spec, asked, base, output, modality, dataset, reading, state, evaluate, kind, scored)
+        part = cls(data, state, kind)
         state.timed = part.timed
-        write_scored_rows(part.scored_rows, dataset, scored)
         return part
 
+    @staticmethod
+    def progress(spec: Spec, rows: Mapping[str, Mapping[str, int]]) -> ProgressTracker:
+        """Return the tracker of a job's phases."""
+        return job_progress(spec.recipe, rows, spec.evaluate.lm_eval)
+
     def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
-        """Set the checkpointer for training in progress, the job's tracker and its stages' fingerprints."""
+        """Set the job's checkpointer for training in progress, its tracker and its stages' fingerprints."""
         self.state.checkpointer, self.state.tracker, self.fingerprints = checkpointer, tracker, fingerprints
 
     @property
-    def name(self) -> str:
-        """The dataset's name; empty if it is the job's only one."""
-        return self.asked.name
+    def result(self) -> StageResult:
+        """What the current stage found out."""
+        return self.state.result
 
     @property
-    def seed(self) -> int:
-        """Seed of the resamples of its rows. Each dataset has its own, so that their draws are independent."""
-        return [one.name for one in self.spec.asked].index(self.name)
+    def budget(self) -> Budget:
+        """What is left of the limits on training."""
+        return self.state.budget
 
     @property
-    def task(self) -> Task:
-        """The dataset's task."""
-        return self.asked.task
+    def simulation(self) -> Simulation | None:
+        """The quantization that the current model simulates."""
+        return simulation_of(self.state.model)
 
-    @property
-    def scored_rows(self) -> dict[Split, Path]:
-        """Files from which the measuring process reads the splits that it scores."""
-        return {split: self.output / "scratch" / f"{split}{self._suffix}.jsonl" for split in SCORED}
-
-    @property
-    def _suffix(self) -> str:
-        return f"-{self.name}" if self.name else ""
+    def summary(self) -> DatasetSummary:
+        """Return the report's facts about the dataset."""
+        data = self.data
+        about = data.modality.summary(data.dataset, data.reading, self.state.rows, data.evaluate, data.scored)
+        return DatasetSummary(
+            task=self.data.task.name,
+            labels=data.dataset.labels,
+            splits=about.splits,
+            rows=about.sizes | {"unlabelled": len(data.dataset.unlabelled)},
+            cut=about.cut,
+            remarks=about.notes,
+        )
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
         """Resume from a finished stage: restore its rows, its model and its teacher.
@@ -172,18 +156,16 @@ class DatasetRun:
         have written. Raises UnusableCheckpoint, before anything is changed.
         """
         model = checkpoints.open_model(folder, done)
-        first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.name)
+        first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.data.name)
         is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
         teacher = checkpoints.open_model(beginning, first) if is_asked else None
         originals = checkpoints.open_teachers(beginning, first) if self._asks_originals_after(done.stage) else []
-        device = self.state.device
+        smoothed, device = checkpoints.open_smoothed(folder, done), self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
-        self.state.pruning, self.state.budget.spent = done.pruning, done.spent
-        self.state.sensitivity = done.sensitivity
-        self.state.smoothed = checkpoints.open_smoothed(folder, done)
-        self.state.notes.clear()  # notes of opening the job: the baseline's row has them
+        self.state.result = StageResult(pruning=done.pruning, sensitivity=done.sensitivity, smoothed=smoothed)
+        self.state.budget.spent = done.spent
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
     def _asks_originals_after(self, stage: Stage) -> bool:
@@ -191,78 +173,99 @@ class DatasetRun:
         later = STAGES[STAGES.index(stage) + 1 :]
         return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
 
-    def restore_baseline(self) -> Iterator[Event]:
-        """Rewrite a missing baseline artifact from the teacher; drop the teacher if the recipe has none."""
-        if not self._has_artifact(self.rows[0]):
-            assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
+    def restore(self) -> Iterator[Event]:
+        """Rewrite a missing baseline artifact from the teacher, and change to new token ids if the vocabulary was cut.
+
+        The teacher is dropped if the recipe has none. A model after the cut knows no other ids.
+        """
+        if self.state.teacher is not None and not self._has_artifact(self.rows[0]):
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
-            again = self.ship(self.state.teacher, BASELINE, self.kind, rows=lambda _: self.rows[:1])
+            again = self.ship(self.state.teacher, BASELINE, self.kind, lambda _: self.rows[:1])
             self.state.begin(BASELINE)
             yield from self.state.tracker.relay(SHIP, again)
         if not self.state.recipe.has_teacher:
             self.state.teacher = None
+        if follows_cut(self.rows[-1].stage):
+            reduce_vocabulary(self.state, model=False)
 
     def _has_artifact(self, baseline: Row) -> bool:
         return (self.artifact_folder(baseline.artifact) / "config.json").is_file()
 
-    def follow_cut(self) -> None:
-        """Change to the new token ids if an earlier stage cut the vocabulary: its model knows no others."""
-        if follows_cut(self.rows[-1].stage):
-            reduce_vocabulary(self.state, model=False)
+    def run(self, stage: Stage, finish: Finish) -> Generator[Event, None, Sequence[Artifact]]:
+        """Run a stage, ask lm-eval's tasks of its model if the job has any, and ship the model."""
+        state = self.state
+        if self.rows:
+            state.result = state.result.next()  # the baseline's has notes from opening the job
+        yield from run_stage(state, stage)
+        settle_ranges(state)
+        yield from self._ask_tasks(stage)
+
+        def rows(shipped: ShippedArtifact) -> Sequence[Row]:
+            if (differs := told(shipped.artifact.compared_on)) is not None:
+                state.notes.append(differs)
+            return finish(shipped, state.model)
+
+        yield from state.tracker.emit_boundary(SHIP, done=False)
+        shipped = yield from state.tracker.relay(SHIP, self.ship(state.model, stage, self.kind, rows))
+        return [shipped.artifact]
+
+    def save(self, folder: Path, facts: StageCheckpoint) -> Generator[Event, None, tuple[File, ...]]:
+        """Write the model, the further originals after the baseline, and the facts."""
+        teachers = self.state.originals if facts.stage == BASELINE else ()
+        preprocessor = self.new_preprocessor(facts.stage)
+        files = checkpoints.write(folder, self.state.model, facts, teachers, preprocessor, self.state.result.smoothed)
+        yield from self.state.tracker.emit_boundary(SHIP, done=True)
+        return files
+
+    def _ask_tasks(self, stage: Stage) -> Iterator[Event]:
+        """Run lm-eval's tasks on a stage's model if the job has any."""
+        spec, base, state = self.data.spec, self.data.base, self.state
+        if (asked := spec.evaluate.lm_eval) is None:
+            return
+        place, cache = harness_job.place_of(spec, base), harness_job.cache_of(spec, base)
+        reading, seed, parts = self.reader(stage).reading, state.recipe.train.seed, state.parts
+        asking = harness_job.ask(
+            state.model, reading, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
+        )
+        state.result.figures = yield from state.tracker.relay(harness_job.PHASE, asking)
+        limit = f", at most {asked.limit} documents a task" if asked.limit else ""
+        figures = f"{len(state.result.figures)} figures of lm-eval {harness.installed()}{limit}"
+        state.notes.append(f"Beside the score: {figures}, asked of the model and not of its files.")
 
     def new_preprocessor(self, stage: Stage) -> Path | None:
         """Return the folder of the preprocessor that a stage's model needs instead of the job's own, or None."""
         return self.state.input_pruner.folder if self.state.input_pruner is not None and follows_cut(stage) else None
 
     def reader(self, stage: Stage) -> ModelSource:
-        """Return the source whose preprocessor fits a stage's model.
-
-        It is the base, or the student that replaced it.
-        """
-        cast = self.state.cast
-        assert cast is not None, "a job has a cast"  # noqa: S101
-        return cast.student if stage == DISTILLED and cast.student is not None else cast.base
+        """Return the source whose preprocessor fits a stage's model: the base, or the student that replaced it."""
+        models = self.state.models
+        return models.student if stage == DISTILLED and models.student is not None else models.base
 
     def artifact_folder(self, name: str) -> Path:
         """Return the folder of an artifact's files."""
-        return self.output / "artifacts" / name
+        return self.data.output / "artifacts" / name
 
     def ship(
-        self, model: PreTrainedModel, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
+        self, model: PreTrainedModel, stage: Stage, kind: Kind, rows: Rows, *, half: bool = False
     ) -> Generator[Step, None, ShippedArtifact]:
         """Export, reopen, verify and measure a model as one artifact.
 
-        Latency is compared with the baseline's. Yields the score's progress steps.
-
-        half: ship in 16 bits, whatever quantization the model simulates. rows: returns the rows for before.json from the
-        artifact's figures; if None, the existing rows are used.
+        Latency is compared with the baseline's. Yields the score's progress steps. rows: returns those for before.json. half:
+        ship in 16 bits, whatever quantization the model simulates.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
         device = next(model.parameters()).device
         model.cpu()  # artifacts are for the CPU, and are compared with the CPU's outputs
         process.release_memory()
-        shipped = yield from ship(model, request, self.settings, rows or (lambda _: self.rows))
-        if (differs := told(shipped.artifact.compared_on)) is not None:
-            self.state.notes.append(differs)
+        shipped = yield from ship(model, request, self.settings, rows)
         model.to(device)
         return shipped
 
     @cached_property
     def settings(self) -> RunSettings:
         """What all of its artifacts share."""
-        return RunSettings(
-            task=self.task,
-            labels=self.dataset.labels,
-            evaluate=self.evaluate,
-            output=self.output,
-            rows=self.scored_rows,
-            sample=self.dataset.judged("validation")[:SAMPLE],
-            origin=Origin.of(self.spec, self.base),
-            part=self.name or None,
-            seed=self.seed,
-            last_try=self.spec.split_batches > 1,
-            emulate_seconds=self.spec.emulate_seconds,
-        )
+        sample = self.data.dataset.judged("validation")[:SAMPLE]
+        return self.data.settings(sample, last_try=self.data.spec.split_batches > 1)
 
     def request(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, max_length: int, *, half: bool = False
@@ -281,26 +284,44 @@ class DatasetRun:
 
     def further_forms(self) -> list[tuple[Kind, bool]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
-        exporters, generates = further_exporters(self.state.model), TASKS[self.task].generates
+        exporters, generates = further_exporters(self.state.model), TASKS[self.data.task.name].generates
         whole = [(kind, False) for kind in exporters if kind != self.kind]
         return whole + [(kind, True) for kind, exporter in exporters.items() if generates and exporter.writes_half]
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
         """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""
         process.release_memory()
-        return measure_latency(model, self.request(model, PRUNED, self.kind, self.evaluate.length), self.settings)
+        return measure_latency(model, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
 
-    def finish(self, stage: Stage, shipped: ShippedArtifact, seconds: float, figures: tuple[TaskFigure, ...]) -> Row:
-        """Complete a stage's row and clear its notes.
+    def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
+        """Ship the headline's model in the further formats: as a checkpoint of its own library, and those of packages.
 
-        Remedies are offered once for the job, so in a job with several datasets the row of each offers none.
+        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is
+        the headline, both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already
+        shipped as a checkpoint after its stage, and only 16 bits are left to ship.
         """
-        row = self.row(stage, shipped, seconds).model_copy(update={"lm_eval": figures})
-        if self.name and row.verdict is not None:
-            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": ()})})
-        self.rows.append(row)
-        self.state.notes.clear()
-        return row
+        tracker, stages = self.state.tracker, [chosen]
+        yield from tracker.emit_boundary(LAST, done=False)
+        if TASKS[self.data.task.name].generates and rows[-1].parameters.total < rows[0].parameters.total:
+            stages.append(rows[-1].stage)
+        forms, shipped = self.further_forms(), set[Stage]()
+        for wanted in stages:
+            stage, model = yield from self.model_after(wanted, folder_of(wanted))
+            if stage in shipped:  # it is also the headline, or the headline's checkpoint was damaged
+                continue
+            for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
+                shipping = self.ship(model, stage, kind, lambda _: self.rows, half=half)
+                way = portion_of(shipping, number, len(stages) * len(forms))
+                try:
+                    made = yield from tracker.relay(LAST, way)
+                except Exception as problem:
+                    if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
+                        raise
+                    yield Log(level="warning", message=f"There is no {kind} artifact of {stage}: {problem}."[:4000])
+                    continue
+                yield ArtifactReady(artifact=made.artifact)
+            shipped.add(stage)
+        yield from tracker.emit_boundary(LAST, done=True)
 
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
         """Return the model after a stage: the current one, or that of the stage's checkpoint in `folder`.
@@ -312,58 +333,10 @@ class DatasetRun:
             return last, self.state.model
         yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
         try:
-            return stage, checkpoints.open_model(folder, checkpoints.read(folder, stage, self.fingerprints, self.name))
+            return stage, checkpoints.open_model(folder, checkpoints.read(folder, stage, self.fingerprints, self.data.name))
         except UnusableCheckpoint as problem:
             yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
             return last, self.state.model
-
-    def row(self, stage: Stage, shipped: ShippedArtifact, seconds: float) -> Row:
-        """Build a stage's row with its verdict."""
-        self.draws[stage] = shipped.draws
-        row = stage_row(
-            stage,
-            shipped,
-            self.state.model,
-            self.rows,
-            self.draws,
-            sent=uploaded(self.base / self.spec.model),
-            seconds=seconds,
-            notes=self.state.notes,
-            ranges=self.state.ranges,
-            preparation=self.state.preparation if stage == BASELINE else None,
-        )
-        state, spec = self.state, self.spec
-        limit, task, draws = state.budget.reached(), self.task, self.draws
-        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, task=task, draws=draws)
-
-    def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> StageCheckpoint:
-        """Return the facts that a job needs to resume after `stage`."""
-        return StageCheckpoint(
-            fingerprint=self.fingerprints[stage],
-            stage=stage,
-            part=self.name,
-            task=self.task,
-            labels=self.dataset.labels,
-            simulation=simulation_of(self.state.model),
-            rows=tuple(self.rows),
-            artifacts=tuple(artifacts),
-            pruning=self.state.pruning,
-            sensitivity=self.state.sensitivity,
-            spent=self.state.budget.spent,
-            draws=self.draws,
-            files=(),
-        )
-
-
-def _evaluation(spec: Spec, asked: Asked, dataset: Dataset) -> Evaluate:
-    """Return the evaluation settings for a dataset.
-
-    Raises InvalidSpec, also if the recipe does not fit the dataset's task.
-    """
-    names = [one.name for one in spec.asked]
-    evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
-    check_task(asked.task, spec.recipe, evaluate)
-    return evaluate
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
@@ -381,15 +354,10 @@ def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
     return other
 
 
-def _named(
-    spec: Spec, base: Path, modality: Modality, dataset: Dataset, notes: list[str], own: ModelSource
-) -> tuple[Path | None, list[Path]]:
-    """Return the folders of the job's student and teachers, in a form that stock code can open."""
-    unpacked, student = base / spec.output / UNPACKED, None
-    if spec.student is not None:
-        sent = sanitized_folder.sanitized_folder(base / spec.student, unpacked / "student")
-        target = base / spec.output / "scratch" / f"apart-{STUDENT}"
-        student, note = modality.adapted(sent, dataset, dataset.task, target, STUDENT, like=own.folder)
-        notes += [] if note is None else [note]
-    teachers = enumerate(spec.teachers)
-    return student, [sanitized_folder.sanitized_folder(base / one, unpacked / f"teacher-{n}") for n, one in teachers]
+def _input_pruner(data: JobData, own: ModelSource) -> InputPruner | None:
+    """Choose the inputs that the rows need, if the recipe prunes them."""
+    prune = data.spec.recipe.prune
+    if prune is None or not prune.vocabulary_ratio:
+        return None
+    place = data.scratch / f"preprocessor-{data.name}".rstrip("-")
+    return data.modality.input_pruner(own.folder, own.config, data.dataset, data.reading, place, prune.vocabulary_ratio)

@@ -7,10 +7,11 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compression.engine.job_data import UNPACKED, JobData
 from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.modality import Dataset, InputPruner, Preprocessor
 from compression.modalities.registry import modality_of
-from compression.models import loading
+from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import adapter_of
 from compression.planning.distillation_rules import (
     check_feature_terms,
@@ -43,6 +44,12 @@ class ModelSource:
     positions: int
     config: PretrainedConfig
     aligned: bool = True
+
+    @classmethod
+    def of(cls, param: str, folder: Path, reading: Preprocessor, model: PreTrainedModel) -> "ModelSource":
+        """Return the source of an open model."""
+        family, config = adapter_of(model), model.config
+        return cls(param, folder, reading, family.shape_of(config), family.max_positions(config), config)
 
 
 @dataclass(frozen=True)
@@ -86,40 +93,48 @@ class JobModels:
         return who.reading.with_made(rows, made, self.task) if made else rows
 
 
-def resolve_models(
-    base: ModelSource,
-    student: Path | None,
-    teachers: Sequence[Path],
-    dataset: Dataset,
-    task: TaskAdapter,
-    recipe: Recipe,
-    planned: Shape,
-) -> JobModels:
+def adapted_folder(folder: Path, dataset: Dataset, output: Path, name: str, notes: list[str], like: Path | None = None) -> Path:
+    """Return a model's folder with a preprocessor that suits the rows; if it was changed, note how. name: the model's."""
+    modality, target = modality_of(dataset.task), output / "scratch" / f"apart-{name}"
+    found, note = modality.adapted(folder, dataset, dataset.task, target, name, like=like)
+    notes += [] if note is None else [note]
+    return found
+
+
+def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list[str]) -> JobModels:
     """Open the models that a job names, and refuse impossible combinations before any training.
 
-    planned: the shape of the base model after pruning. Raises the errors of opening a model, with `param` naming the model,
-    LabelMismatch and InvalidSpec.
+    own: the base model; planned: its shape after pruning; notes: of the baseline's row, to which a changed preprocessor of the
+    student is added. Raises the errors of opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
     """
+    spec, models, unpacked = data.spec, JobModels(own, data.dataset, data.task), data.output / UNPACKED
+    recipe, student = spec.recipe, None
+    if spec.student is not None:
+        sent = sanitized_folder.sanitized_folder(data.base / spec.student, unpacked / "student")
+        student = adapted_folder(sent, data.dataset, data.output, STUDENT, notes, like=own.folder)
+    named = enumerate(spec.teachers)
+    teachers = [sanitized_folder.sanitized_folder(data.base / one, unpacked / f"teacher-{number}") for number, one in named]
     check_models(recipe, student=student is not None, teachers=len(teachers))
-    if task.packed is not None:
+    if data.task.packed is not None:
         check_one_teacher(recipe, len(teachers))
-    cast = JobModels(base, dataset, task)
     if student is not None:
-        pupil = _looked_at(cast, student, STUDENT, recipe)
-        cast = replace(cast, student=pupil, base=_aligned(cast, base, pupil))
-    reader = cast.student or base
+        pupil = _looked_at(models, student, STUDENT, recipe)
+        models = replace(models, student=pupil, base=_aligned(models, own, pupil))
+    reader = models.student or own
     found = []
     for number, folder in enumerate(teachers):
-        teacher = _looked_at(cast, folder, f"models.teachers.{number}", recipe)
-        found.append(_aligned(cast, teacher, reader))
-    cast = replace(cast, teachers=tuple(found))
-    _check(cast, recipe, cast.student.shape if cast.student else planned)
-    return cast
+        teacher = _looked_at(models, folder, f"models.teachers.{number}", recipe)
+        found.append(_aligned(models, teacher, reader))
+    models = replace(models, teachers=tuple(found))
+    _check(models, recipe, models.student.shape if models.student else planned)
+    if models.student is not None and 0 < models.student.positions < data.evaluate.length:
+        raise InvalidSpec(f"the student takes at most {models.student.positions} tokens", param="evaluate.length")
+    return models
 
 
-def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> ModelSource:
+def _looked_at(models: JobModels, folder: Path, param: str, recipe: Recipe) -> ModelSource:
     """Open a named model once, so that its errors are raised now."""
-    dataset, task = cast.dataset, cast.task
+    dataset, task = models.dataset, models.task
     try:
         config = loading.read_config(folder)
         if param != STUDENT:
@@ -132,42 +147,40 @@ def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> Mod
         if isinstance(problem, LabelMismatch) and param != STUDENT:
             remedy = "Name a teacher with exactly the data's labels (its config's id2label)."
         raise type(problem)(f"{param}: {problem.cause}", param=param, remedy=remedy or problem.remedy_text) from problem
-    family = adapter_of(model)
-    positions = family.max_positions(model.config)
-    return ModelSource(param, folder, reading, family.shape_of(model.config), positions, model.config)
+    return ModelSource.of(param, folder, reading, model)
 
 
-def _aligned(cast: JobModels, who: ModelSource, reader: ModelSource) -> ModelSource:
+def _aligned(models: JobModels, who: ModelSource, reader: ModelSource) -> ModelSource:
     """Set `aligned` if a model tokenizes train's rows as `reader` does. Tokens are compared, not files."""
-    mine, other = (cast.read(each, "train") for each in (who, reader))
+    mine, other = (models.read(each, "train") for each in (who, reader))
     return replace(who, aligned=mine.cut_like(other))
 
 
-def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
+def _check(models: JobModels, recipe: Recipe, student: Shape) -> None:
     settings = recipe.distill
     if settings is None:
         return
-    seeds = (cast.base,) if settings.teachers.seeds else ()
-    if cast.task.packed is not None:
-        wide = (cast.student or cast.base).config.vocab_size
-        for who in (*seeds, *cast.teachers):
+    seeds = (models.base,) if settings.teachers.seeds else ()
+    if models.task.packed is not None:
+        wide = (models.student or models.base).config.vocab_size
+        for who in (*seeds, *models.teachers):
             if who.config.vocab_size != wide:
                 cause = f"{who.param} answers with {who.config.vocab_size} tokens and the student with {wide}"
                 raise InvalidSpec(cause, param=who.param, remedy="Name models whose vocabularies are of one size.")
-    for who in (*seeds, *cast.teachers):
-        if not who.aligned and TASKS[cast.task.name].per_token:
+    for who in (*seeds, *models.teachers):
+        if not who.aligned and TASKS[models.task.name].per_token:
             raise InvalidSpec(
-                f"{who.param} cuts texts into other tokens than the student, and answers of {cast.task.name} are tokens",
-                param=who.param if who in cast.teachers else STUDENT,
+                f"{who.param} cuts texts into other tokens than the student, and answers of {models.task.name} are tokens",
+                param=who.param if who in models.teachers else STUDENT,
                 remedy="Name models with one and the same tokenizer.",
             )
-    if settings.general is not None and not cast.base.aligned:
+    if settings.general is not None and not models.base.aligned:
         raise InvalidSpec(
             "the student cuts texts into other tokens than the model that would teach it in the general phase",
             param="recipe.distill.general",
             remedy="Set distill.general to null, or name a student with the base model's tokenizer.",
         )
-    guides = [who for who in (*seeds, *cast.teachers) if who.aligned]
+    guides = [who for who in (*seeds, *models.teachers) if who.aligned]
     if not guides and compares_states(settings):
         term = next(term for term in settings.weights() if term in ("hidden", "attention", "embedding"))
         raise InvalidSpec(
@@ -175,5 +188,5 @@ def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
             param=f"recipe.distill.{term}",
             remedy="Set distill.hidden, attention and embedding to 0, or name a teacher with the student's tokenizer.",
         )
-    for who in {who.param: who for who in (*guides, *((cast.base,) if settings.general is not None else ()))}.values():
+    for who in {who.param: who for who in (*guides, *((models.base,) if settings.general is not None else ()))}.values():
         check_feature_terms(settings, student, who.shape)

@@ -12,24 +12,20 @@ from compression.system.progress import Phase, ProgressTracker
 SHIP, LAST = "export and measure", "export the checkpoint"
 
 
-def job_progress(recipe: Recipe, rows: Mapping[str, int], asked: LmEval | None = None) -> ProgressTracker:
-    """Return the tracker of a job with one dataset. rows: by split; asked: the lm-eval settings, if any."""
-    found = phases(recipe, rows)
+def job_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]], asked: LmEval | None = None) -> ProgressTracker:
+    """Return the tracker of a job.
+
+    Phases go stage by stage, and in each stage through the datasets in order. rows: name → split → rows; the name is empty if
+    there is one dataset. asked: the lm-eval settings, if any.
+    """
+    found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
+    found.sort(key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage)))
     if asked is not None:
         # How long lm-eval takes is unknown: each run is assumed to take as long as shipping a stage.
         at = [number for number, phase in enumerate(found) if phase.name == SHIP]
         for number in reversed(at):
             found.insert(number, replace(found[number], name=LM_EVAL))
     return ProgressTracker(found)
-
-
-def multi_dataset_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]]) -> ProgressTracker:
-    """Return the tracker of a job with several datasets.
-
-    Phases go stage by stage, and in each stage through the datasets in order. rows: name → split → rows.
-    """
-    found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
-    return ProgressTracker(sorted(found, key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage))))
 
 
 def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:

@@ -20,6 +20,7 @@ from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe
 from compression.system.progress import Phase, ProgressTracker
+from tests.support.job_models import alone
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["good", "fine", "great", "happy"], ["bad", "poor", "awful", "sad"]
@@ -106,4 +107,4 @@ def lesson_of(state: StageContext, settings: Distill, rows: TokenizedDataset) ->
 
 def state_of(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
     rows = {"train": encoded(sentences(320, 1)), "validation": encoded(sentences(64, 3)), "test": encoded(sentences(64, 2))}
-    return StageContext(recipe, rows, model, all_phases())
+    return StageContext(recipe, rows, model, all_phases(), alone(model, rows))

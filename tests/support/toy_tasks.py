@@ -16,6 +16,7 @@ from compression.models import loading
 from compression.schema.job_spec import Data
 from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate, Recipe
+from tests.support.job_models import alone
 from tests.support.tiny_bert import BAD, FILLER, GOOD, all_phases
 
 LENGTH = 40
@@ -69,4 +70,4 @@ def opened(
     names: tuple[Split, ...] = ("train", "validation", "test")
     rows = {name: encoded(dataset, name, tokenizer, LENGTH, asked, types=True) for name in names}
     torch.manual_seed(0)
-    return dataset, tokenizer, StageContext(recipe, rows, model, all_phases())
+    return dataset, tokenizer, StageContext(recipe, rows, model, all_phases(), alone(model, rows))

@@ -5,31 +5,28 @@ than its source: it is scored if it fits the memory that is left; otherwise the 
 """
 
 import shutil
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from transformers import PreTrainedModel
 
 from compression.engine import checkpoints
+from compression.engine.backend import Finish
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
+from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
 from compression.engine.on_disk.onnx_writer import Graphs
 from compression.engine.on_disk.shipping_on_disk import OnDiskShipping, first_rows, storage_notes
-from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
-from compression.engine.reporting.stage_rows import SCORED, stage_row, write_scored_rows
-from compression.engine.shipping import MeasuredArtifact, RunSettings, ShippedArtifact
+from compression.engine.reporting.dataset_facts import DatasetSummary
+from compression.engine.shipping import MeasuredArtifact
+from compression.engine.stage_result import StageResult
 from compression.engine.stages.prune import plan_shape, taken
-from compression.engine.stages.registry import planned as stages_of
+from compression.engine.stages.registry import planned
 from compression.export.exporter import exporter_of
-from compression.export.provenance import Origin
 from compression.export.transformers import sharded, sharded_check
-from compression.modalities.base import Examples
-from compression.modalities.modality import Dataset
-from compression.modalities.registry import modality_of
 from compression.modalities.sampling import shuffled_rows
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
@@ -39,22 +36,21 @@ from compression.models.files.uploaded import uploaded
 from compression.models.skeleton import generation_of, skeleton
 from compression.planning.distillation_rules import check_models
 from compression.planning.on_disk import may_be_whole, untrained, whole_bytes
-from compression.planning.preflight import check_task, evaluation_settings
-from compression.planning.verdicts import judged
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.artifact_formats import TRANSFORMERS, ArtifactPrecision
-from compression.schema.events import ArtifactReady, Event, Finished, Log, StageFinished, StageStarted
-from compression.schema.job_spec import Spec
+from compression.schema.events import Event
+from compression.schema.job_spec import DatasetSpec, Spec
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.draws import SplitDraws
-from compression.schema.report.measurements import Row, Shape, Uploaded
-from compression.schema.report.report import Artifact, Report
+from compression.schema.report.measurements import Row, Shape
+from compression.schema.report.report import Artifact, File
 from compression.schema.stages import BASELINE, PRUNED, QUANTIZED, Stage
-from compression.system import durable_files
 from compression.system.interrupts import Pause, never
 from compression.system.progress import Phase, ProgressTracker, Result, Returning, Step
+from compression.training.budget import Budget
+from compression.training.save import TrainingCheckpointer
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
 PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
@@ -68,8 +64,6 @@ PHASES = [
     ),
 ]
 FILES = (safetensors_header.INDEX, "config.json", "generation_config.json")
-UNPACKED = Path("scratch", "unpacked", "model")
-"""Folder in the job's output of a model that stock transformers opens, if it cannot open the uploaded one."""
 SAMPLE = 8
 """Number of test rows whose first tokens are the inputs of the parity check."""
 HALF = 2
@@ -94,7 +88,7 @@ def fits_on_disk_only(spec: Spec, base: Path) -> bool:
             return False  # a GGUF file holds a language model
         parameters = gguf_model.parameters(gguf_model.read_model(folder)[1]).total
     else:
-        folder = sanitized_folder.sanitized_folder(folder, base / spec.output / UNPACKED)
+        folder = sanitized_folder.sanitized_folder(folder, base / spec.output / UNPACKED / "model")
         config = loading.read_config(folder)
         if config["model_type"] not in DECODER_ADAPTERS or not loading.has_head(config, head):
             return False
@@ -106,127 +100,108 @@ def fits_on_disk_only(spec: Spec, base: Path) -> bool:
 
 
 @dataclass
-class OnDiskJob:
-    """One job that runs on disk.
+class OnDiskRun:
+    """A job that runs on disk. Its model is never in memory as a whole.
 
-    model: the stock model without weights; folder: its checkpoint's folder; rows, artifacts: those so far.
+    folder: of the checkpoint as it was sent, in a form that stock transformers opens; dtype: of its weights; model: the stock
+    model without weights.
     """
 
-    spec: Spec
-    base: Path
     folder: Path
+    dtype: ArtifactPrecision
     model: PreTrainedModel
-    dataset: Dataset
-    sent: Uploaded
+    data: JobData
     shipping: OnDiskShipping
-    fingerprints: Fingerprints
+    graphs: Graphs
+    result: StageResult = field(default_factory=StageResult)
     rows: list[Row] = field(default_factory=list)
-    artifacts: list[Artifact] = field(default_factory=list)
-    pruning: dict[str, Any] | None = None
     draws: dict[Stage, SplitDraws] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
     tracker: ProgressTracker = field(default_factory=lambda: ProgressTracker([]))
-    graphs: Graphs = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Create the writer of the job's ONNX files."""
-        parameters = decoder_of(self.model).parameters_of(self.model).total
-        self.graphs = Graphs(self.shipping, self.folder, parameters, self.spec.split_batches)
+    pause_asked: Callable[[], bool] = never
+    simulation: ClassVar[Simulation | None] = None  # checkpoints have no model
+    suffix: ClassVar[str] = "-files"
+    on_disk: ClassVar[bool] = True
 
     @classmethod
-    def open(cls, spec: Spec, base: Path) -> "OnDiskJob":
-        """Read configuration, tokenizer and data, and refuse an impossible job.
+    def open(cls, spec: Spec, base: Path, asked: DatasetSpec) -> "OnDiskRun":
+        """Read configuration, preprocessor and data, and refuse an impossible job.
 
-        Raises the readers' errors, and InvalidSpec.
+        Raises the readers' errors, InvalidSpec, and UnsupportedShape for a shape that the config cannot express.
         """
-        task, output = spec.asked[0].task, base / spec.output
         check_models(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
-        sent = uploaded(base / spec.model)
-        folder = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED)
-        modality = modality_of(task)
-        dataset = modality.read(spec.asked[0].data, base, task, spec.recipe.train.seed)
-        evaluate = evaluation_settings(spec.evaluate, 0, 1, task, dataset.labels)
-        check_task(task, spec.recipe, evaluate)
-        model = skeleton(folder)
+        folder = sanitized_folder.sanitized_folder(base / spec.model, base / spec.output / UNPACKED / "model")
+        dtype, read, model = cast(ArtifactPrecision, uploaded(folder).dtype), read_dataset(spec, base, asked), skeleton(folder)
         if model.can_generate():
             generation_of(model, folder)  # read before anything is written
-        if dataset.labels:
-            dataset = dataset.in_order(loading.own_labels(model.config, dataset.labels, task))
-        positions = decoder_of(model).max_positions(model.config)
-        evaluate = modality.evaluation(evaluate, task, spec.recipe.train.max_length, positions)
-        reading = modality.preprocessor(folder, model.config, spec.recipe.train.max_length)
-        scored = modality.scored(dataset, reading, evaluate, task, spec.recipe.train.seed)
-        rows = {split: output / "scratch" / f"{split}.jsonl" for split in SCORED}
-        write_scored_rows(rows, dataset, scored)
-        run = RunSettings(
-            task=task,
-            labels=dataset.labels,
-            evaluate=evaluate,
-            output=output,
-            rows=rows,
-            sample=first_rows(rows["test"], SAMPLE),
-            origin=Origin.of(spec, base),
-            last_try=True,
-            emulate_seconds=spec.emulate_seconds,
-        )
-        length = min(spec.recipe.train.max_length, positions)
-        shipping = OnDiskShipping(run, spec.memory_bytes, folder, length, reading.padding)
-        # A job in memory never resumes from these checkpoints, nor the other way round: their contents differ.
-        work = {stage: f"{found}-files" for stage, found in checkpoints.fingerprints(spec, base).items()}
-        stages = stages_of(spec.recipe)
-        tracker = ProgressTracker([phase for phase in PHASES if phase.stage in stages])
-        job = cls(spec, base, folder, model, dataset, sent, shipping, work, tracker=tracker)
+        labels = loading.own_labels(model.config, read[0].labels, asked.task) if read[0].labels else ()
+        data, family = JobData.of(spec, base, asked, read, folder, model.config, labels), decoder_of(model)
+        length = min(spec.recipe.train.max_length, family.max_positions(model.config))
+        settings = data.settings(first_rows(data.files["test"], SAMPLE), last_try=True)
+        shipping = OnDiskShipping(settings, spec.memory_bytes, folder, length, data.reading.padding)
+        graphs = Graphs(shipping, folder, family.parameters_of(model).total, spec.split_batches)
+        job = cls(folder, dtype, model, data, shipping, graphs)
         if spec.recipe.prune is not None:
-            job.aim(spec.recipe.prune)  # before anything is written, refuses a shape that the config cannot express
+            job.aim(spec.recipe.prune)
         return job
 
-    def look_for_checkpoint(self) -> Iterator[Event]:
-        """Resume from the stages that an earlier attempt finished."""
-        if self.spec.resume is None:
-            return
-        stages = stages_of(self.spec.recipe)
-        done, problems = checkpoints.latest(self.base / self.spec.resume, stages, self.fingerprints)
-        for problem in problems:
-            yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
-        if done is not None:
-            self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
-            self.draws = dict(done.draws)
-            self.graphs.take_up(self.rows[0].artifact)
-            for row in self.rows:
-                self.tracker.skip(row.stage)
-                yield StageStarted(stage=row.stage, resumed=True)
+    @staticmethod
+    def progress(spec: Spec, rows: Mapping[str, Mapping[str, int]]) -> ProgressTracker:  # noqa: ARG004
+        """Return the tracker of a job's phases."""
+        stages = planned(spec.recipe)
+        return ProgressTracker([phase for phase in PHASES if phase.stage in stages])
 
-    def do(self, stage: Stage) -> Iterator[Event]:
-        """Write a stage's artifacts, measure what fits in memory, and end the stage with its row."""
-        started, self.tracker.stage = time.monotonic(), stage
-        made = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]()
+    def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:  # noqa: ARG002
+        """Set the job's tracker, and how a pause is requested. There is no training to save."""
+        self.tracker, self.pause_asked = tracker, checkpointer.pause_asked
+
+    def summary(self) -> DatasetSummary:
+        """Return the report's facts about the dataset."""
+        dataset = self.data.dataset
+        return DatasetSummary(task=dataset.task, labels=dataset.labels, splits=dataset.facts(), rows={}, cut=None)
+
+    def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:  # noqa: ARG002
+        """Resume from a finished stage: restore its rows. Every stage begins at the checkpoint as it was sent."""
+        self.rows, self.draws = list(done.rows), dict(done.draws)
+        self.result = StageResult(pruning=done.pruning)
+        self.graphs.take_up(self.rows[0].artifact)
+
+    def restore(self) -> Iterator[Event]:
+        """Restore nothing: the ONNX file that latency is compared with is written again when it is needed."""
+        return iter(())
+
+    def run(self, stage: Stage, finish: Finish) -> Generator[Event, None, Sequence[Artifact]]:
+        """Write a stage's artifacts and measure what fits in memory.
+
+        Raises Pause after any event if a pause was requested: the stage then restarts from its beginning.
+        """
+        self.tracker.stage, self.result = stage, self.result.next()
+        make = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]
         with self.shipping.folders:
-            measured, model, notes = yield from made
-            self.rows.append(self.row(stage, measured[0].shipped, model, notes, time.monotonic() - started))
-            shipped = [one.complete(self.rows) for one in measured]
-        for one in shipped:
-            self.artifacts.append(one.artifact)
-            yield ArtifactReady(artifact=one.artifact)
-        facts = StageCheckpoint(
-            fingerprint=self.fingerprints[stage],
-            stage=stage,
-            task=self.spec.task,
-            labels=self.dataset.labels,
-            simulation=None,
-            rows=tuple(self.rows),
-            artifacts=tuple(self.artifacts),
-            pruning=self.pruning,
-            draws=self.draws,
-            files=(),
-        )
-        place = self.shipping.run.output / "checkpoints"
-        (place / stage).mkdir(parents=True, exist_ok=True)
-        yield StageFinished(row=self.rows[-1], checkpoint=checkpoints.write_whole(place, facts))
+            for event in (making := Returning(make())):
+                yield event
+                if self.pause_asked():
+                    raise Pause
+            measured, model, notes = making.result
+            self.result.notes += notes
+            if self.data.spec.evaluate.lm_eval is not None:
+                self.result.notes.append("lm-eval's tasks were not asked: the model is never in memory as a whole.")
+            rows = finish(measured[0].shipped, model)
+            return [one.complete(rows).artifact for one in measured]
+
+    def save(self, folder: Path, facts: StageCheckpoint) -> Generator[Event, None, tuple[File, ...]]:
+        """Write the facts alone: no later stage needs this one's model."""
+        yield from ()
+        return checkpoints.write_whole(folder, facts)
+
+    def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:  # noqa: ARG002
+        """Ship nothing more: each stage has shipped all forms that fit."""
+        return iter(())
 
     def as_sent(self) -> Generator[Event, None, Made]:
         """Ship the uploaded checkpoint unchanged, as the baseline."""
         yield from self.tracker.emit_boundary(MEASURE, done=False)
-        precision = cast(ArtifactPrecision, uploaded(self.folder).dtype)
-        request = self.shipping.request(BASELINE, TRANSFORMERS.name, precision)
+        request = self.shipping.request(BASELINE, TRANSFORMERS.name, self.dtype)
         place = self.shipping.begin(request)
         for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
             if path.is_file():
@@ -238,21 +213,13 @@ class OnDiskJob:
         note = "The model takes more memory than an engine may: it went from file to file."
         if made[0] is shipped:
             note += " The baseline is the checkpoint as it was sent."
-        return (
-            made,
-            self.model,
-            (
-                note,
-                *more,
-                *sanitized_folder.notes(self.spec, self.base),
-                *modality_of(self.spec.asked[0].task).preprocessor_notes(self.folder),
-            ),
-        )
+        opened = self.data.modality.preprocessor_notes(self.folder)
+        return made, self.model, (note, *more, *sanitized_folder.notes(self.data.spec, self.data.base), *opened)
 
     def quantized(self) -> Generator[Event, None, Made]:
         """Ship the quantized checkpoint."""
         shipped, notes = yield from self.integers(QUANTIZED, self.folder)
-        asked = self.spec.recipe.quantize
+        asked = self.data.spec.recipe.quantize
         made, more = yield from self.with_graph(QUANTIZED, [shipped], self.folder, self.model, asked)
         notes = (*notes, *more)
         if asked is not None and asked.smoothing is not None:
@@ -261,16 +228,17 @@ class OnDiskJob:
 
     def pruned(self) -> Generator[Event, None, Made]:
         """Score layer by layer, prune, and ship the pruned model quantized and in 16 bits."""
-        settings, seed = cast(Prune, self.spec.recipe.prune), self.spec.recipe.train.seed
-        scratch = self.shipping.run.output / "scratch"
+        data, recipe = self.data, self.data.spec.recipe
+        settings, seed = cast(Prune, recipe.prune), recipe.train.seed
         to = self.aim(settings)
         layers = LayerwiseRunner(self.folder)
-        rows = shuffled_rows(self.train_rows(), settings.calibration_rows, seed)
-        batches = list(rows.by_length(max(1, min(CALIBRATION_BATCH, TOGETHER // self.spec.recipe.train.max_length))))
+        train = data.modality.encode(data.dataset, data.reading, data.task, ("train",))["train"]
+        rows = shuffled_rows(train, settings.calibration_rows, seed)
+        batches = list(rows.by_length(max(1, min(CALIBRATION_BATCH, TOGETHER // recipe.train.max_length))))
         norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
-        scores = yield from self.follow(SCORE, layers.scores(batches, scratch / "states", norm))
+        scores = yield from self.follow(SCORE, layers.scores(batches, self.data.scratch / "states", norm))
         dtype = layers.dtype if layers.dtype.itemsize == HALF else torch.bfloat16
-        precision, whole = cast(ArtifactPrecision, str(dtype).removeprefix("torch.")), scratch / "cut"
+        precision, whole = cast(ArtifactPrecision, str(dtype).removeprefix("torch.")), self.data.scratch / "cut"
         request = self.shipping.request(PRUNED, TRANSFORMERS.name, precision)
         plan = scores.choose(layers.family, to)
         place = self.shipping.begin(request)
@@ -284,7 +252,7 @@ class OnDiskJob:
         plain = yield from self.tracker.relay(PLAIN, measuring)
         source = place if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers(PRUNED, source)
-        made, more = yield from self.with_graph(PRUNED, [shipped, plain], source, model, self.spec.recipe.quantize)
+        made, more = yield from self.with_graph(PRUNED, [shipped, plain], source, model, recipe.quantize)
         shutil.rmtree(whole, ignore_errors=True)
         chosen = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return made, model, (*notes, chosen, *more)
@@ -302,19 +270,12 @@ class OnDiskJob:
         """Return the shape after pruning, and store the report's facts about it. Raises UnsupportedShape."""
         shape = decoder_of(self.model).shape_of(self.model.config)
         found, to = plan_shape(self.model, settings)
-        self.pruning = taken(shape, to, settings, found)
+        self.result.pruning = taken(shape, to, settings, found)
         return to
-
-    def train_rows(self) -> Examples:
-        """Encode the train split for the model."""
-        task, modality = self.spec.asked[0].task, modality_of(self.spec.asked[0].task)
-        reading = modality.preprocessor(self.folder, self.model.config, self.spec.recipe.train.max_length)
-        asked = modality.task(task, self.shipping.run.evaluate, self.dataset.labels)
-        return modality.encode(self.dataset, reading, asked, ("train",))["train"]
 
     def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[MeasuredArtifact, tuple[str, ...]]]:
         """Quantize the checkpoint in `source`, compare the result with it, and ship it."""
-        asked = cast(Quantize, self.spec.recipe.quantize)
+        asked = cast(Quantize, self.data.spec.recipe.quantize)
         scheme, size = asked.scheme, asked.group_size
         precision = exporter_of(TRANSFORMERS.name).precision_of(scheme, self.model)
         request, simulation = self.shipping.request(stage, TRANSFORMERS.name, precision), Simulation.of(asked)
@@ -339,36 +300,6 @@ class OnDiskJob:
             yield from self.tracker.emit(phase, Step(step=done, total=total))
         return each.result
 
-    def _unasked(self) -> tuple[str, ...]:
-        asked = self.spec.evaluate.lm_eval is not None
-        return ("lm-eval's tasks were not asked: the model is never in memory as a whole.",) if asked else ()
-
-    def row(
-        self, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, notes: tuple[str, ...], seconds: float
-    ) -> Row:
-        """Build a stage's row."""
-        self.draws[stage] = shipped.draws
-        said = (*notes, *self._unasked())
-        row = stage_row(stage, shipped, model, self.rows, self.draws, sent=self.sent, seconds=seconds, notes=said)
-        task = self.spec.asked[0].task
-        return judged(row, self.rows, self.spec.recipe, self.spec.targets, task=task, streamed=True, draws=self.draws)
-
-    def report(self) -> Report:
-        """Write report.json and return it."""
-        about = DatasetSummary(
-            task=self.spec.asked[0].task,
-            labels=self.dataset.labels,
-            splits=self.dataset.facts(),
-            rows={},
-            cut=None,
-            pruning=self.pruning,
-        )
-        output = self.shipping.run.output
-        report = job_report(self.spec, self.rows, self.artifacts, {"": about}, self.sent)
-        durable_files.write_text(output / "report.json", report.model_dump_json(indent=2))
-        shutil.rmtree(output / "scratch", ignore_errors=True)
-        return report
-
 
 def _in_turn(steps: Sequence[Generator[tuple[int, int], None, None]]) -> Generator[tuple[int, int], None, None]:
     """Run generators of the same length one after the other; yield (done, total over all)."""
@@ -382,19 +313,3 @@ def _lift(folder: Path) -> None:
     for path in folder.iterdir():
         path.rename(folder.parent / path.name)
     folder.rmdir()
-
-
-def run(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Run one job on disk; yield the events after `started`.
-
-    Raises CompressionError, and Pause, after which the current stage restarts from its beginning.
-    """
-    job = OnDiskJob.open(spec, base)
-    yield from job.look_for_checkpoint()
-    for stage in stages_of(spec.recipe)[len(job.rows) :]:
-        yield StageStarted(stage=stage)
-        for event in job.do(stage):
-            yield event
-            if pause_asked():
-                raise Pause
-    yield Finished(report=job.report())

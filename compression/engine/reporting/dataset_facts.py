@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compression.engine.dataset_run import DatasetRun
 from compression.engine.reporting.notes import better_note, data_notes, scheme_notes
 from compression.planning.verdicts import choose
 from compression.schema.job_spec import Spec
@@ -30,20 +29,6 @@ class DatasetSummary:
     pruning: dict[str, Any] | None = field(default=None)
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, part: DatasetRun) -> "DatasetSummary":
-        """Build the summary from an open DatasetRun."""
-        rows = part.state.rows
-        about = part.modality.summary(part.dataset, part.reading, rows, part.evaluate, part.scored)
-        return cls(
-            task=part.task,
-            labels=part.dataset.labels,
-            splits=about.splits,
-            rows=about.sizes | {"unlabelled": len(part.dataset.unlabelled)},
-            cut=about.cut,
-            remarks=about.notes,
-        )
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
         """Return notes on what the dataset's figures rest on.

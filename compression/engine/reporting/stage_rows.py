@@ -8,13 +8,12 @@ from transformers import PreTrainedModel
 
 from compression.engine.reporting.notes import with_notes
 from compression.engine.shipping import ShippedArtifact
+from compression.engine.stage_result import StageResult
 from compression.modalities.modality import Dataset
 from compression.models.adapters.registry import adapter_of
 from compression.schema.recipe.base import Split
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
-from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import Row, Uploaded
-from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files
@@ -44,14 +43,12 @@ def stage_row(
     *,
     sent: Uploaded,
     seconds: float,
-    notes: Sequence[str],
-    ranges: tuple[LayerRange, ...] = (),
-    preparation: Preparation | None = None,
+    result: StageResult,
 ) -> Row:
     """Build a stage's row and compare it with the baseline's. The row has no verdict yet.
 
     model: the stage's model, whose weights are not read. rows, draws: those of earlier stages. sent: the uploaded model.
-    preparation: set for the baseline alone. If the baseline was measured before validation was scored, all rows of the job are
+    If the baseline was measured before validation was scored, all rows of the job are
     judged on test, and this row omits its validation score.
     """
     family, first = adapter_of(model), rows[0] if rows else None
@@ -75,12 +72,13 @@ def stage_row(
         latency=shipped.latency,
         score=shipped.score,
         validation=validation,
-        preparation=preparation,
+        preparation=result.preparation,
         flops=shipped.flops,
         peak_memory_bytes=shipped.peak_memory_bytes,
         ratios=found,
         seconds=seconds,
-        ranges=ranges,
-        notes=tuple(notes),
+        ranges=result.ranges,
+        notes=tuple(result.notes),
+        lm_eval=result.figures,
     )
     return with_notes(row, rows[-1] if rows else None)

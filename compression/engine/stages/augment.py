@@ -20,8 +20,7 @@ def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter)
 
     Raises Pause if a pause was requested, and the errors of opening the sources.
     """
-    assert context.teacher is not None, "the pipeline calls stages in their order"  # noqa: S101
-    work = augmenter.augment(settings, context.recipe.train.seed, context.teacher, context.rows["train"])
+    work = augmenter.augment(settings, context.recipe.train.seed, context.prepared, context.rows["train"])
     for done, total in (each := Returning(work)):
         yield from context.tracker.emit(PHASE, Step(done, total))
         if done:

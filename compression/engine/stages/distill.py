@@ -10,6 +10,7 @@ from compression.distillation.objective import DistillationObjective
 from compression.distillation.teacher import Teacher
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
+from compression.engine.job_models import ModelSource
 from compression.engine.stages import general_distillation
 from compression.engine.stages.augment import PHASE as AUGMENT, augment_rows
 from compression.engine.stages.general_distillation import general
@@ -39,13 +40,13 @@ def distill(context: StageContext) -> Iterator[Event]:
     teachers' outputs were computed once, on the whole text.
     """
     settings = context.recipe.distill
-    assert settings is not None and context.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
-    if context.cast is not None and context.cast.student is not None:
-        enter(context)
+    assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
+    if context.models.student is not None:
+        enter(context, context.models.student)
     rows: Examples = context.rows["train"]
     made: Sequence[Any] = ()
-    resumed = context.checkpointer is not None and context.checkpointer.is_at(PHASE)
-    known = context.checkpointer.beside() if context.checkpointer is not None and resumed else {}
+    resumed = context.checkpointer.is_at(PHASE)
+    known = context.checkpointer.beside() if resumed else {}
     if settings.general is not None and not resumed:
         yield from general(context, settings)
     if settings.augment is not None and context.augmenter is not None:
@@ -96,22 +97,19 @@ def inputs(spec: Spec, base: Path) -> dict[str, Any]:
 STAGE = StageRunner(distill, phases, inputs, reads_unlabelled=True, asks_teachers=True)
 
 
-def enter(context: StageContext) -> None:
+def enter(context: StageContext, student: ModelSource) -> None:
     """Replace the model by the student that the user names.
 
     The student is smoothed and fake-quantized if the recipe says so.
     """
-    cast, seed = context.cast, context.recipe.train.seed
-    assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
-    student = cast.student
-    before = context.model
-    context.model = cast.opened(student, seed).to(context.device)
-    context.base_rows, context.rows = context.rows, {split: cast.read(student, split) for split in context.rows}
+    models, before = context.models, context.model
+    context.model = models.opened(student, context.recipe.train.seed).to(context.device)
+    context.rows = {split: models.read(student, split) for split in context.rows}
     if context.recipe.quantize is not None:
         smooth_model(context)
         insert_quantization(context)
     if context.unlabelled is not None:
-        context.unlabelled = student.reading.unlabelled(cast.dataset.unlabelled, context.task)
+        context.unlabelled = student.reading.unlabelled(models.dataset.unlabelled, context.task)
     if context.augmenter is not None:
         context.augmenter = context.augmenter.read_by(student.reading, context.task)
     parameters = sum(p.numel() for p in context.model.parameters())
@@ -160,7 +158,7 @@ def _task_phase(
         f"Distillation: validation {context.task.metric} {outcome.before} → {outcome.best} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
-    context.notes += (*objective.feature_losses.comparison.said(), *outcome.remarks)
+    context.notes.extend((*objective.feature_losses.comparison.said(), *outcome.remarks))
     if settings.weighting != "fixed":
         last = kept[LAST].tolist() if LAST in kept else first.values()
         changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))

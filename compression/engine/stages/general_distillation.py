@@ -31,7 +31,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     asked = settings.general
     assert asked is not None, "the caller has looked"  # noqa: S101
     student_rows, teacher_rows = _texts(context)
-    checked = rows_of(context, context.cast.base if context.cast is not None else None, context.rows["train"], ())[1]
+    checked = rows_of(context, context.models.base, context.rows["train"], ())[1]
     yield from context.tracker.emit_boundary(ASK, done=False)
     model = _teacher(context, asked).to(context.device).requires_grad_(False)
     terms = {name: (weight, weight) for name in ("hidden", "attention", "embedding") if (weight := getattr(asked, name))}
@@ -87,23 +87,20 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
         f"General phase on {texts}, taught by the {asked.teacher} model: loss on validation's texts "
         f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."
     )
-    context.notes += (*comparison.said(), *outcome.remarks)
+    context.notes.extend((*comparison.said(), *outcome.remarks))
 
 
 def _texts(context: StageContext) -> tuple[Examples, Examples]:
     """Return the texts to learn from, as tokenized for the student and for the teacher."""
-    base = context.cast.base if context.cast is not None else None
+    models = context.models
     if context.unlabelled is None:
-        return context.rows["train"], rows_of(context, base, context.rows["train"], ())[0]
-    cast = context.cast
-    if cast is None or cast.student is None or cast.student.reading.reads_like(cast.base.reading):
+        return context.rows["train"], rows_of(context, models.base, context.rows["train"], ())[0]
+    if models.student is None or models.student.reading.reads_like(models.base.reading):
         return context.unlabelled, context.unlabelled
-    return context.unlabelled, cast.base.reading.unlabelled(cast.dataset.unlabelled, context.task)
+    return context.unlabelled, models.base.reading.unlabelled(models.dataset.unlabelled, context.task)
 
 
 def _teacher(context: StageContext, asked: General) -> PreTrainedModel:
     if asked.teacher == "base":
-        assert context.cast is not None, "a job has a cast"  # noqa: S101
-        return context.cast.opened(context.cast.base, context.recipe.train.seed)
-    assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
-    return context.teacher
+        return context.models.opened(context.models.base, context.recipe.train.seed)
+    return context.prepared

@@ -23,10 +23,11 @@ def smooth_model(context: StageContext) -> None:
     if settings is None or settings.smoothing is None:
         return
     how = settings.smoothing
-    context.smoothed = smoothquant.smooth(model, calibration_rows(context), how, context.parts, Simulation.of(settings))
+    context.result.smoothed = smoothquant.smooth(model, calibration_rows(context), how, context.parts, Simulation.of(settings))
     by = "by factors that were searched for" if how == "search" else f"with α = {how:g}"
     layers = sum(1 for _ in quantizable(model))
-    context.notes.append(f"Smoothed {by} where it is exact, in {len(context.smoothed)} places of {layers} layers and tables.")
+    places = len(context.result.smoothed)
+    context.notes.append(f"Smoothed {by} where it is exact, in {places} places of {layers} layers and tables.")
 
 
 def insert_quantization(context: StageContext) -> None:
@@ -40,13 +41,12 @@ def insert_quantization(context: StageContext) -> None:
 
 def settle_ranges(context: StageContext) -> None:
     """Recalibrate static ranges and check all ranges, after a stage and before its model ships."""
-    context.ranges = ()
     if not is_simulated(context.model):
         return
     if context.recipe.quantize is not None and SCHEMES[context.recipe.quantize.scheme].calibrated:
         _refit(context)
-    context.ranges = range_check.check_ranges(context.model, calibration_rows(context), context.parts)
-    if (broken := range_check.describe_broken(context.ranges)) is not None:
+    context.result.ranges = range_check.check_ranges(context.model, calibration_rows(context), context.parts)
+    if (broken := range_check.describe_broken(context.result.ranges)) is not None:
         context.notes.append(broken)
 
 

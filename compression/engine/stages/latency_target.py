@@ -62,7 +62,6 @@ def ratio_for_latency(
 
 
 def _measured(context: StageContext, shape: Shape) -> Latency:
-    assert context.timed is not None, "whoever runs a job can measure"  # noqa: S101
     found = context.timed(remade(context, context.model, lambda model: adapter_of(model).drawn(model, shape)))
     if not isinstance(found, Latency):
         raise RuntimeError(f"a shape could not be timed: {found.not_measured}")

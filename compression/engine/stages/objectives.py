@@ -56,10 +56,9 @@ def output_objective(context: StageContext, rows: Examples) -> Generator[Step, N
 
     The outputs are softened at the temperature of the recipe's distillation.
     """
-    assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
     asked = (context.recipe.distill or Distill()).answers_alone()
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
-    objective = yield from objective_for(context, alone, context.teacher.to(context.device), rows, rows)
+    objective = yield from objective_for(context, alone, context.prepared.to(context.device), rows, rows)
     return objective
 
 

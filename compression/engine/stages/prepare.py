@@ -74,8 +74,7 @@ def prepare(context: StageContext) -> Iterator[Event]:
     if context.recipe.has_teacher:
         context.teacher = copy.deepcopy(context.model).eval().requires_grad_(False)
     for number in range(max(done, 1), seeds):
-        assert context.cast is not None, "a job has a cast"  # noqa: S101
-        model = context.cast.opened(context.cast.base, context.recipe.train.seed + number).to(context.device)
+        model = context.models.opened(context.models.base, context.recipe.train.seed + number).to(context.device)
         yield from _tuned(context, model, number, _beside([context.model, *context.originals]))
         context.originals.append(model.cpu().eval().requires_grad_(False))
 
@@ -99,7 +98,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
     if not settings.trains:
         if number == 0:
-            context.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
+            context.result.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
         return
     known = yield from _chosen(context, model, number)
     plan = _plan(context, known, seed)
@@ -121,9 +120,9 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
         f"(best of epochs 0 to {found.epochs}: {outcome.best_epoch})."
     )
     if number == 0:
-        context.preparation = found
-        context.notes += _remarks(found)
-    context.notes += outcome.remarks
+        context.result.preparation = found
+        context.notes.extend(_remarks(found))
+    context.notes.extend(outcome.remarks)
 
 
 def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
@@ -132,12 +131,12 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
     These are the rates, how they were chosen, and the floor that its score must reach.
     """
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
-    if context.checkpointer is not None and context.checkpointer.is_at(phase_of(number)):
+    if context.checkpointer.is_at(phase_of(number)):
         return _unpacked(context.checkpointer.beside()[PREPARATION])
     unsettled = Preparation(converged=False, reason="Training has not ended.")
     if number == 0:
-        context.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(context)})
-    known = context.preparation or unsettled
+        context.result.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(context)})
+    known = context.result.preparation or unsettled
     if not settings.is_open:
         rate = settings.rate or PREPARE_RATE
         return known.model_copy(update={"rate": rate, "head_rate": rate})
@@ -241,10 +240,10 @@ def _beside(models: list[PreTrainedModel]) -> Tensors:
 
 def _taken_up(context: StageContext) -> Generator[Log, None, int]:
     """Restore the originals that an earlier attempt finished before its current one; return their number."""
-    found = context.checkpointer.found if context.checkpointer is not None else None
-    is_ours = found is not None and context.checkpointer is not None and context.checkpointer.is_at(found.phase)
+    found = context.checkpointer.found
+    is_ours = found is not None and context.checkpointer.is_at(found.phase)
     place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and is_ours else None
-    if place is None or context.checkpointer is None or context.cast is None:
+    if place is None:
         return 0
     count, tensors = int(place.group(1)) - 1, context.checkpointer.beside()
     for number in range(count):
@@ -252,9 +251,9 @@ def _taken_up(context: StageContext) -> Generator[Log, None, int]:
         if number == 0:
             context.model.load_state_dict(own)
         else:
-            model = context.cast.opened(context.cast.base, context.recipe.train.seed + number)
+            model = context.models.opened(context.models.base, context.recipe.train.seed + number)
             model.load_state_dict(own)
             context.originals.append(model.eval().requires_grad_(False))
-    context.preparation = _unpacked(tensors[PREPARATION])
+    context.result.preparation = _unpacked(tensors[PREPARATION])
     yield Log(message=f"{count} trained originals are taken up from the saved training.")
     return count

@@ -65,7 +65,7 @@ def prune(context: StageContext) -> Iterator[Event]:
     going_on, saved = _saved(context, [phase for phase, _ in trainings])
     scores = saved.scores if saved is not None else _scores(context, settings)
     if settings.sensitivity:
-        context.sensitivity = curves(context, scores, settings)
+        context.result.sensitivity = curves(context, scores, settings)
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
     ratios, after = yield from _solved(context, settings, before, saved)
@@ -76,7 +76,7 @@ def prune(context: StageContext) -> Iterator[Event]:
         if step > max(going_on, 1):
             whole = context.validate()
         uncut = context.model
-        context.model, scores, context.smoothed = apply_cut(context, uncut, plan), scores.after(plan), {}
+        context.model, scores, context.result.smoothed = apply_cut(context, uncut, plan), scores.after(plan), {}
         if step < going_on:
             continue  # the save already contains its training
         if step == going_on and saved is not None:
@@ -90,7 +90,7 @@ def prune(context: StageContext) -> Iterator[Event]:
         if settings.recovery is not None and epochs:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()
             yield from recover(context, settings.recovery, step, phase, epochs, beside)
-    context.pruning = taken(before, after, settings, ratios)
+    context.result.pruning = taken(before, after, settings, ratios)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -193,7 +193,7 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
     # Taylor scores need a backward pass; its gradients have the recipe's precision, as in training.
-    with undone(context.model, context.smoothed), gradient_precision(context.recipe.train.precision):
+    with undone(context.model, context.result.smoothed), gradient_precision(context.recipe.train.precision):
         return score_units(context.model, settings, rows, seed, context.parts, layers=layers)
 
 
@@ -220,8 +220,6 @@ def _saved(context: StageContext, trainings: list[str]) -> tuple[int, PruneProgr
     Returns 0 and None if it was saved in no step.
     """
     checkpointer = context.checkpointer
-    if checkpointer is None:
-        return 0, None
     step = next((step for step, phase in enumerate(trainings, 1) if checkpointer.is_at(phase)), 0)
     saved = PruneProgress.of_tensors(checkpointer.beside()) if step else None
     # A save of an earlier version may lack some scores: they are computed again, on the same model.

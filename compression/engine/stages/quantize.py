@@ -69,7 +69,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
         context.notes.append(
             f"That epoch is one of the {qat.full} in full precision: training with integers brought nothing better."
         )
-    context.notes += outcome.remarks
+    context.notes.extend(outcome.remarks)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -88,7 +88,7 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
     """
     model, settings = context.model, context.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
-    if context.checkpointer is not None and context.checkpointer.is_at(PHASE):
+    if context.checkpointer.is_at(PHASE):
         return [int(depth) for depth in context.checkpointer.beside()[ORDER]]
     if qat.order == "depth":
         return depths(model)

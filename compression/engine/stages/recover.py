@@ -59,7 +59,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         patience_from=alone,
     )
     rows, is_held, said = context.rows["train"], False, ""
-    known = context.checkpointer.beside() if context.checkpointer is not None and context.checkpointer.is_at(phase) else {}
+    known = context.checkpointer.beside() if context.checkpointer.is_at(phase) else {}
     objective = None
     if settings.by == "teacher":
         objective = yield from context.tracker.relay(precompute(phase), output_objective(context, rows))
@@ -92,7 +92,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
         + (f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else "")
     )
-    context.notes += outcome.remarks
+    context.notes.extend(outcome.remarks)
 
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:

@@ -26,16 +26,11 @@ LEAST_SCORE = 1e-6
 
 @dataclass(frozen=True)
 class TeacherMember:
-    """One teacher. open: returns the model; who: its source, None if the context has no JobModels."""
+    """One teacher. open: returns the model; who: its source."""
 
     name: str
     open: Callable[[], PreTrainedModel]
-    who: ModelSource | None
-
-    @property
-    def aligned(self) -> bool:
-        """Whether its tokens are the same as the student's."""
-        return self.who is None or self.who.aligned
+    who: ModelSource
 
 
 @dataclass(frozen=True)
@@ -54,34 +49,28 @@ class EnsembleOutputs:
 
 def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
     """Return the teachers: the baseline, the other seeds, then those that the job names."""
-    cast = context.cast
+    models, seed = context.models, context.recipe.train.seed
     found = []
-    for number, model in enumerate([context.teacher, *context.originals][: settings.teachers.seeds]):
-        assert model is not None, "the baseline was prepared"  # noqa: S101
-        name = "the baseline" if number == 0 else f"the original with seed {context.recipe.train.seed + number}"
-        found.append(TeacherMember(name, partial(_same, model), cast.base if cast is not None else None))
-    if cast is not None:
-        found += [TeacherMember(who.param, partial(cast.opened, who, context.recipe.train.seed), who) for who in cast.teachers]
-    return found
+    for number, model in enumerate([context.prepared, *context.originals][: settings.teachers.seeds]):
+        name = "the baseline" if number == 0 else f"the original with seed {seed + number}"
+        found.append(TeacherMember(name, partial(_same, model), models.base))
+    return found + [TeacherMember(who.param, partial(models.opened, who, seed), who) for who in models.teachers]
 
 
 def _same(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def rows_of(context: StageContext, who: ModelSource | None, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
+def rows_of(context: StageContext, who: ModelSource, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
     """Return train and validation as tokenized for a model.
 
     rows: train as tokenized for the student; the `made` texts follow those of the data.
     """
-    cast = context.cast
-    reader = (cast.student or cast.base) if cast is not None else None
-    if who is None or reader is None or who.param == reader.param:
+    models = context.models
+    reader = models.student or models.base
+    if who.param == reader.param or (who.aligned and who.reading.reads_like(reader.reading)):
         return rows, context.rows["validation"]
-    if who.aligned and who.reading.reads_like(reader.reading):
-        return rows, context.rows["validation"]
-    assert cast is not None  # noqa: S101
-    return cast.read(who, "train", made), cast.read(who, "validation")
+    return models.read(who, "train", made), models.read(who, "validation")
 
 
 def hear(
@@ -106,8 +95,8 @@ def hear(
         precompute = count_rows(context.check_pause, len(own), teacher.precompute())
         yield from context.tracker.relay(ASK, portion_of(precompute, number, len(found) + 1))
         answers.append(teacher.logits)
-        if guide is None or (member.aligned, score) > (guide[0] > float("-inf"), guide[0]):
-            guide = (score if member.aligned else float("-inf"), member.name, model, own)
+        if guide is None or (member.who.aligned, score) > (guide[0] > float("-inf"), guide[0]):
+            guide = (score if member.who.aligned else float("-inf"), member.name, model, own)
         elif model is not context.teacher:
             model.cpu()
     weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]

@@ -25,16 +25,15 @@ def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
     context.rows = {name: pruner.rows(rows) for name, rows in context.rows.items()}
     if context.unlabelled is not None:
         context.unlabelled = pruner.rows(context.unlabelled)
-    if context.cast is not None:
-        context.cast = context.cast.trimmed(pruner)
-        reading, task = context.cast.base.reading, context.task
-        if before is not None:
-            # The vocabulary was not fitted to test, so its texts may contain removed tokens: they are encoded again.
-            context.rows["test"] = reading.encode(context.cast.dataset, "test", task)
-            if model:
-                context.notes.append(pruner.note_on_test(before))
-        if context.augmenter is not None:
-            context.augmenter = pruner.augmenter(context.augmenter, reading, task)
+    context.models = context.models.trimmed(pruner)
+    reading, task = context.models.base.reading, context.task
+    if before is not None:
+        # The vocabulary was not fitted to test, so its texts may contain removed tokens: they are encoded again.
+        context.rows["test"] = reading.encode(context.models.dataset, "test", task)
+        if model:
+            context.notes.append(pruner.note_on_test(before))
+    if context.augmenter is not None:
+        context.augmenter = pruner.augmenter(context.augmenter, reading, task)
 
 
 def _knowing(pruner: InputPruner, model: PreTrainedModel) -> PreTrainedModel:

@@ -141,9 +141,7 @@ def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "whole")
     spec = spec_of(RECIPE, resume="whole")
     opened = Job.open(spec, tmp_path)
-    done, _ = opened.look_for_checkpoint(("baseline", *list(found)[1:]))
-    assert done is not None
-    list(opened.go_on_from(done))
+    list(opened.resume())
     opened.spec = spec.model_copy(
         update={"targets": Targets(parameter_reduction=0, size_reduction=0, speed_up=1e-3, retention=0.5)}
     )
@@ -151,7 +149,7 @@ def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
         row.model_copy(update={"ratios": row.ratios.model_copy(update={"retention_on_validation": 0.1})})
         for row in opened.rows[2:]
     ]
-    list(opened.ship_checkpoint())
+    list(opened.ship_more())
     assert [(one.stage, one.precision) for one in opened.artifacts[4:]] == [
         ("quantized", "int8"),
         ("quantized", "bfloat16"),

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from compression.engine import shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
-from compression.engine.phases import SHIP, multi_dataset_progress
+from compression.engine.phases import SHIP, job_progress
 from compression.engine.pipeline import compress
 from compression.schema.errors import InvalidSpec
 from compression.schema.events import ArtifactReady, Event, Finished, Log, PartFinished, Progress, StageFinished, StageStarted
@@ -243,7 +243,7 @@ def test_training_of_one_part_is_not_taken_up_by_another(tmp_path: Path) -> None
 
 def test_the_journey_goes_stage_by_stage_across_the_parts() -> None:
     splits = {"train": 100, "validation": 10, "test": 20}
-    way = multi_dataset_progress(QUICK, {"a": splits, "b": {**splits, "train": 300}})
+    way = job_progress(QUICK, {"a": splits, "b": {**splits, "train": 300}})
     assert [(phase.stage, phase.part) for phase in way.phases if phase.name == "export and measure"] == [
         (stage, part) for stage in ("baseline", "quantized", "pruned", "distilled") for part in ("a", "b")
     ]

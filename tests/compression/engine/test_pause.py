@@ -13,7 +13,6 @@ import pytest
 
 from compression.engine.commands.run import PAUSED, job
 from compression.schema.events import Event, Finished, Log, Paused, Progress, StageFinished, StageStarted, TrainingSaved
-from compression.system.interrupts import Pause
 from compression.system.process import PauseRequests
 from compression.system.sealed_folder import digest
 from compression.training.save import FOLDER
@@ -124,16 +123,6 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, 
     assert [row.score for row in done.report.rows] == [row.score for row in whole[-1].report.rows]
     assert weights(tmp_path / "third" / "out") == weights(tmp_path / "whole" / "out")
     assert len(weights(tmp_path / "third" / "out")) == 3
-
-
-def test_a_pause_between_stages_stops_there(tmp_path: Path, encoder: Path, reviews: Path) -> None:
-    recipe = {**RECIPE, "prepare": {"epochs": 0}}
-    seen: list[Event] = []
-    with pytest.raises(Pause):
-        for event in job(write_spec(tmp_path, encoder, reviews, recipe=recipe), lambda: True):
-            seen.append(event)  # noqa: PERF402 (what was seen before it raises counts)
-    assert isinstance(seen[-1], StageFinished)
-    assert seen[-1].row.stage == "baseline"
 
 
 def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path, encoder: Path, reviews: Path) -> None:

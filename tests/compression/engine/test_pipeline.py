@@ -1,9 +1,8 @@
-"""A whole job on a tiny model, by the command that the workers start: rows, artifacts, checkpoints, death and return."""
+"""A whole job on a tiny model, by the command that the workers start: rows, artifacts, checkpoints, other recipes."""
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from compression.engine import checkpoints, shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.commands.run import job
 from compression.engine.job import Job
-from compression.engine.phases import SHIP
-from compression.schema.events import ArtifactReady, Event, Finished, Log, Progress, StageFinished, StageStarted
+from compression.schema.events import ArtifactReady, Event, Finished, Log, StageFinished, StageStarted
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import retention_interval
@@ -116,13 +114,6 @@ def test_the_draws_that_pair_rows_outlive_an_attempt(whole: tuple[list[Event], P
     assert StageCheckpoint.model_validate(old).draws == {}
 
 
-def test_progress_never_falls_and_ends_at_one(whole: tuple[list[Event], Path]) -> None:
-    fractions = [event.fraction for event in whole[0] if isinstance(event, Progress)]
-    assert fractions == sorted(fractions)
-    assert fractions[-1] == pytest.approx(1)
-    assert len(set(fractions)) > 10
-
-
 def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) -> None:
     report = Report.model_validate_json((whole[1] / "report.json").read_text())
     (chosen,) = [row for row in report.rows if row.artifact == report.headline]
@@ -185,10 +176,7 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
 ) -> None:
     spec = write_spec(tmp_path, encoder, reviews, resume=str(whole[1] / "checkpoints"), evaluate={"length": 16})
     opened = Job.open(Spec.model_validate_json(spec.read_text()), spec.parent)
-    done, problems = opened.look_for_checkpoint(("baseline", "quantized", "pruned", "distilled"))
-    assert done is not None
-    assert not problems
-    list(opened.go_on_from(done))
+    assert not [event for event in opened.resume() if isinstance(event, Log) and event.level == "warning"]
     # As if the cut had cost too much: rows whose scores fall below the quantized one's.
     worse = {"retention_on_validation": 0.5, "parameter_reduction": 0.0}
     opened.rows = [
@@ -196,7 +184,7 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
         for row in opened.rows
     ]
     opened.spec = opened.spec.model_copy(update={"targets": Targets(size_reduction=0, speed_up=1e-3)})
-    seen = list(opened.ship_checkpoint())
+    seen = list(opened.ship_more())
     (ready,) = [event.artifact for event in seen if isinstance(event, ArtifactReady)]
     assert (ready.stage, ready.kind, ready.name) == ("quantized", "transformers", "quantized-transformers-int8")
     assert [event for event in seen if isinstance(event, Log) and "checkpoint of quantized" in event.message]
@@ -210,14 +198,6 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
     assert report.ratios == opened.rows[1].ratios
 
 
-def test_checkpoints_list_their_files(whole: tuple[list[Event], Path]) -> None:
-    for event in whole[0]:
-        if isinstance(event, StageFinished):
-            assert {"config.json", "model.safetensors", "state.json"} <= {file.path for file in event.checkpoint}
-            for file in event.checkpoint:
-                assert digest(whole[1] / "checkpoints" / event.row.stage / file.path) == file.sha256
-
-
 def but_for_timing(report: Report) -> list[Any]:
     timed = ("latency", "Against the targets", "cannot tell")  # which stage was the best before depends on it
     return [
@@ -228,39 +208,6 @@ def but_for_timing(report: Report) -> list[Any]:
         )
         for row in report.rows
     ]
-
-
-def test_a_killed_job_goes_on_from_its_last_stage(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
-) -> None:
-    engine = start(write_spec(tmp_path / "first", encoder, reviews), stdout=subprocess.PIPE)
-    assert engine.stdout is not None
-    for event in events(engine.stdout):
-        if isinstance(event, StageStarted) and event.stage == "pruned":
-            engine.send_signal(signal.SIGKILL)
-            break
-    engine.stdout.close()
-    assert engine.wait() == -signal.SIGKILL
-    kept = tmp_path / "kept"
-    shutil.copytree(tmp_path / "first" / "out" / "checkpoints", kept)
-    seen = list(job(write_spec(tmp_path / "second", encoder, reviews, resume=str(kept))))
-    assert [(event.stage, event.resumed) for event in seen if isinstance(event, StageStarted)] == [
-        ("baseline", True),
-        ("quantized", True),
-        ("pruned", False),
-        ("distilled", False),
-    ]
-    again = {(event.stage, event.phase) for event in seen if isinstance(event, Progress)}
-    assert [phase for stage, phase in again if stage in ("baseline", "quantized")] == [SHIP]  # the baseline is written again
-    last, first = seen[-1], whole[0][-1]
-    assert isinstance(last, Finished)
-    assert isinstance(first, Finished)
-    assert len(last.report.artifacts) == 5
-    assert but_for_timing(last.report) == but_for_timing(first.report)
-    output = tmp_path / "second" / "out"
-    written = [row.artifact for row in last.report.rows if row.stage != "quantized"] + [last.report.artifacts[-1].name]
-    for name, count in zip(written, (1, 3, 4, 4), strict=True):
-        assert before_of(output, name).rows == rows_in_download(last.report, count)
 
 
 def test_a_job_goes_on_from_a_baseline_of_before_validation_was_scored(

@@ -68,7 +68,7 @@ def test_a_narrow_student_learns_it_from_the_teacher_alone(learned: Learned) -> 
     state = learned.state
     teacher = state.teacher
     assert teacher is not None
-    student = StageContext(RECIPE, state.rows, state.model, state.tracker, teacher)
+    student = StageContext(RECIPE, state.rows, state.model, state.tracker, state.models, teacher)
     list(prune(student))
     rows = state.rows["validation"]
     whole, wanted = rows.batch(list(range(len(rows)))), logits(teacher, rows)

@@ -23,6 +23,7 @@ from compression.system import memory
 from compression.training.save import TrainingCheckpointer
 from tests.compression.planning.test_planning import DATA, MODEL
 from tests.compression.training.conftest import Listener, checkpointer, resumed
+from tests.support.job_models import alone
 from tests.support.stage_runs import distill, prune
 from tests.support.tiny_bert import all_phases
 from tests.support.tiny_language import TEXTS, model, tokenizer
@@ -40,7 +41,8 @@ def rows() -> PackedDataset:
 
 
 def state_of(recipe: Recipe, student: PreTrainedModel, *, tied: bool) -> StageContext:
-    state = StageContext(recipe, {"train": rows(), "validation": rows(), "test": rows()}, student, all_phases())
+    splits = {"train": rows(), "validation": rows(), "test": rows()}
+    state = StageContext(recipe, splits, student, all_phases(), alone(student, splits))
     state.teacher = model(tie_word_embeddings=tied).requires_grad_(False)
     return state
 
@@ -77,9 +79,9 @@ def recovered(
 ) -> StageContext:
     settings = Distill(teachers=Teachers(precision=precision))  # type: ignore[arg-type]
     recipe = Recipe(quantize=None, prune=PRUNE, distill=settings, train=TRAIN)
-    state = StageContext(recipe, {"train": rows(), "validation": rows(), "test": rows()}, model(kind), all_phases())
+    state = state_of(recipe, model(kind), tied=False)
     state.teacher = model(kind).requires_grad_(False)
-    state.scratch, state.checkpointer = place, checkpointer
+    state.scratch, state.checkpointer = place, checkpointer or state.checkpointer
     hear(prune(state))
     assert state.teacher is not None
     found, wanted = state.teacher.state_dict(), model(kind).state_dict()

@@ -62,7 +62,7 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
         state, events = go_on(stage, resumed(tmp_path, listener, number), device)
         assert same(weights(state), weights(plain)), f"save {number} of {stage}"
         assert state.notes == plain.notes
-        assert state.pruning == plain.pruning
+        assert state.result.pruning == plain.result.pruning
         said = [event.message for event in events if isinstance(event, Log)]
         (log,) = [message for message in said if not message.startswith("Step ")]  # those are distillation's, epoch by epoch
         if number == last:
@@ -125,7 +125,7 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
     for number in (2, last, last + 2):
         state, events = go_on("pruned", resumed(tmp_path, listener, number), recipe=recipe)
         assert same(weights(state), weights(plain)), f"save {number}"
-        assert (state.notes, state.pruning) == (plain.notes, plain.pruning)
+        assert (state.notes, state.result.pruning) == (plain.notes, plain.result.pruning)
         again = {event.phase for event in events if isinstance(event, Progress) and event.loss is not None}
         assert ("recover, step 1 of 2" in again) == (number < last)
 

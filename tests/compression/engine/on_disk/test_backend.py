@@ -18,7 +18,7 @@ from compression.engine.pipeline import compress
 from compression.models.files.safetensors_header import read_header
 from compression.models.validation.model import check
 from compression.planning.preflight import preflight
-from compression.schema.events import Finished, StageFinished, StageStarted, parse_event
+from compression.schema.events import Finished, parse_event
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured, Score
 from compression.schema.report.report import Report
@@ -152,24 +152,6 @@ def test_layers_that_predict_several_tokens_are_in_no_result(memory: int | None,
     assert files
     for file in files:
         assert not [tensor.name for tensor in read_header(file) if "layers.2." in tensor.name]
-
-
-def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:
-    model = model_into(tmp_path / "model")
-    spec = spec_of(tmp_path, model)
-    for event in compress(spec, tmp_path):
-        if isinstance(event, StageFinished):
-            break
-    (tmp_path / "out" / "checkpoints").rename(tmp_path / "resume")
-    (tmp_path / "out" / "artifacts").rename(tmp_path / "stored")
-    seen = list(compress(spec.model_copy(update={"resume": "resume"}), tmp_path))
-    assert [event.resumed for event in seen if isinstance(event, StageStarted)] == [True, False]
-    last = seen[-1]
-    assert isinstance(last, Finished)
-    assert [row.stage for row in last.report.rows] == ["baseline", "quantized"]
-    assert len(last.report.artifacts) == 2
-    assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == ["quantized-transformers-int8"]
-    assert before_of(tmp_path / "out", "quantized-transformers-int8").rows == rows_in_download(last.report, 2)
 
 
 @pytest.mark.parametrize(("kind", "task"), [("mistral", "causal-lm"), ("deepseek_v2", "text-classification")])

@@ -259,7 +259,8 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     state = part.state
     state.tracker = all_phases()
     list(prepare(state))
-    enter(state)
+    assert state.models.student is not None
+    enter(state, state.models.student)
     assert state.model.config.num_hidden_layers == 4
     assert is_simulated(state.model)
     sent, here = (encoder_of(each).layers(each)[0].value.weight for each in (deep(), state.model))
@@ -336,8 +337,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
     part = open_part(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
-    assert part.state.cast is not None
-    assert not part.state.cast.base.aligned
+    assert not part.state.models.base.aligned
 
 
 @pytest.mark.parametrize("who", ["base", "prepared"])
@@ -374,4 +374,4 @@ def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
     part = open_part(spec(encoder, reviews, recipe, data=data), tmp_path)
     assert part.state.unlabelled is not None
     assert len(part.state.unlabelled) == 50
-    assert part.dataset.facts()["unlabelled"].rows == 50
+    assert part.data.dataset.facts()["unlabelled"].rows == 50

@@ -14,6 +14,7 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.phases import job_progress
+from compression.engine.stage_result import StageResult
 from compression.engine.stages.rate_search import Probed, RateSearch
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
@@ -38,15 +39,15 @@ def fresh(recipe: Recipe = OPEN, *, new_head: bool = True, seed: int = 0) -> Sta
 
 
 def readied(state: StageContext) -> StageContext:
-    state.tracker = job_progress(state.recipe, {name: len(rows) for name, rows in state.rows.items()})
+    state.tracker = job_progress(state.recipe, {"": {name: len(rows) for name, rows in state.rows.items()}})
     state.budget = Budget(state.recipe.train.max_steps, state.recipe.train.max_minutes)
     return state
 
 
 def prepared(state: StageContext) -> Preparation:
     list(prepare(state))
-    assert state.preparation is not None
-    return state.preparation
+    assert state.result.preparation is not None
+    return state.result.preparation
 
 
 def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
@@ -102,7 +103,7 @@ def test_a_new_head_is_warmed_up_and_the_body_waits(monkeypatch: pytest.MonkeyPa
 def test_epochs_with_a_rate_mean_exactly_that() -> None:
     state = fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=2, rate=3e-3)}))
     list_of_rates = [event.rate for event in prepare(state) if isinstance(event, Progress) and event.rate is not None]
-    found = state.preparation
+    found = state.result.preparation
     assert found is not None
     assert (found.rate, found.head_rate, found.rates, found.epochs) == (3e-3, 3e-3, (), 2)
     assert max(list_of_rates) <= 3e-3
@@ -121,7 +122,7 @@ def test_what_is_taken_as_it_was_sent_is_not_judged() -> None:
 def test_a_trained_head_is_only_changed_for_more_than_a_standard_error() -> None:
     tuned = fresh()
     prepared(tuned)
-    again = readied(dataclasses.replace(tuned, new_head=False, preparation=None, notes=[]))
+    again = readied(dataclasses.replace(tuned, new_head=False, result=StageResult()))
     before = weights(again)
     found = prepared(again)
     assert found.best_epoch == 0
@@ -156,7 +157,7 @@ def test_stopped_anywhere_it_ends_with_the_same_weights_and_the_same_account(
         state.checkpointer = resumed(tmp_path, listener, number)
         events = list(prepare(state))
         assert same(weights(state), weights(plain)), f"save {number}"
-        assert state.preparation == wanted
+        assert state.result.preparation == wanted
         assert not _probed(events), "probes are not done again"
 
 

@@ -58,9 +58,9 @@ def test_the_layer_that_changes_nothing_goes_and_no_answer_with_it() -> None:
     before = logits(model, state_of(model, Recipe()).rows["test"])
     state, _ = cut(Prune(ratio={"layers": 0.3}), model, simulated=False)
     assert state.model.config.num_hidden_layers == 2
-    assert state.pruning is not None
-    assert state.pruning["layers"] == {"before": 3, "after": 2, "asked": 0.3, "taken": pytest.approx(1 / 3)}
-    assert state.pruning["ffn"]["taken"] == 0
+    assert state.result.pruning is not None
+    assert state.result.pruning["layers"] == {"before": 3, "after": 2, "asked": 0.3, "taken": pytest.approx(1 / 3)}
+    assert state.result.pruning["ffn"]["taken"] == 0
     # Of the layer nothing is left but that its norms were applied to what they had normalized before.
     assert torch.allclose(logits(state.model, state.rows["test"]), before, atol=1e-4)
     list(distill(state))  # which compares its layers with a teacher's that has one more
@@ -81,8 +81,8 @@ def test_the_mildest_cut_that_has_so_few_parameters_is_taken(target: float) -> N
     most = target if target > 1 else (1 - target) * whole
     assert left <= most
     assert left > most - 2 * 65 * 3  # a hundredth less, which is one unit of 65 parameters in each layer, is too little
-    assert state.pruning is not None
-    assert state.pruning["ffn"]["asked"] == pytest.approx(state.pruning["ffn"]["taken"], abs=0.01)
+    assert state.result.pruning is not None
+    assert state.result.pruning["ffn"]["asked"] == pytest.approx(state.result.pruning["ffn"]["taken"], abs=0.01)
 
 
 def test_the_mildest_cut_that_is_so_fast_is_found_with_few_measurements() -> None:
@@ -177,22 +177,22 @@ def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
 def test_curves_are_drawn_from_the_scores_that_are_there() -> None:
     plain, _ = cut(Prune(ratio=0.5, multiple=8, calibration_rows=64))
     state, _ = cut(Prune(ratio=0.5, multiple=8, calibration_rows=64, sensitivity=True))
-    assert not plain.sensitivity
-    assert set(state.sensitivity) == {"hidden", "ffn", "layers"}
+    assert not plain.result.sensitivity
+    assert set(state.result.sensitivity) == {"hidden", "ffn", "layers"}
     whole = BERT.parameters_of(deep()).total
-    for axis, curve in state.sensitivity.items():
+    for axis, curve in state.result.sensitivity.items():
         assert (curve[0].ratio, curve[0].taken, curve[0].parameters) == (0, 0, whole), axis
         assert [point.ratio for point in curve[1:]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
         assert [point.parameters for point in curve] == sorted((point.parameters for point in curve), reverse=True)
         assert curve[-1].parameters < whole
     # Where hidden goes alone, so does its curve: all heads stay in it.
     narrower, _ = cut(Prune(ratio=0.5, axes=("hidden",), calibration_rows=64, sensitivity=True))
-    (half,) = [point for point in narrower.sensitivity["hidden"] if point.ratio == 0.5]
+    (half,) = [point for point in narrower.result.sensitivity["hidden"] if point.ratio == 0.5]
     assert (half.taken, half.score) == (0.5, narrower.validate().score)
     assert narrower.model.config.num_attention_heads == 4
     # The rows of validation are fewer than the curve would draw, so its half of the layers is the cut's own score.
     alone, _ = cut(Prune(ratio={"ffn": 0.5}, multiple=8, calibration_rows=64))
-    (half,) = [point for point in state.sensitivity["ffn"] if point.ratio == 0.5]
+    (half,) = [point for point in state.result.sensitivity["ffn"] if point.ratio == 0.5]
     assert half.score == alone.validate().score
     # Nothing of it is left behind: the cut is the same.
     assert all(a.equal(b) for a, b in zip(plain.model.parameters(), state.model.parameters(), strict=True))

@@ -166,7 +166,7 @@ def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenc
     settle_ranges(state)
     before, names = simulation_of(state.model), set(state.model.state_dict())
     assert before is not None
-    assert len(before.ranges) == len(state.ranges) == 14
+    assert len(before.ranges) == len(state.result.ranges) == 14
     assert any(note.startswith("Smoothed with α = 0.5") for note in state.notes)
     run(prune(state))
     settle_ranges(state)
@@ -216,7 +216,7 @@ def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequ
     run(prune(state))
     assert BERT.parameters_of(state.model).total < 0.6 * before
     assert faked(state.model) == {0, 1, 2, 10_000}
-    assert state.pruning == {
+    assert state.result.pruning == {
         "hidden": {"before": 32, "after": 16, "asked": 0.5, "taken": 0.5},
         "heads": {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5},
         "ffn": {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8},

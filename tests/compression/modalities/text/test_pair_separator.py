@@ -187,14 +187,12 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
     send(tmp_path / "student")
     spec = job_of(tmp_path, student="student", recipe=PLAIN)
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
-    assert part.state.cast is not None
-    assert part.state.cast.base.aligned  # so that its hidden states can be compared, as distillation does by default
+    assert part.state.models.base.aligned  # so that its hidden states can be compared, as distillation does by default
     assert not part.state.notes
     # Beside a base that was not tuned both are given the token.
     send(tmp_path / "model")
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
-    assert part.state.cast is not None
-    assert part.state.cast.base.aligned
+    assert part.state.models.base.aligned
     assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
 
 

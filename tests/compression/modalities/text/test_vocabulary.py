@@ -178,27 +178,26 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     cast = JobModels(base, data, task, teachers=teachers)
     rows = cast.read(base, "train")
     other = tiny("roberta", vocab_size=len(old) + 3)
-    state = StageContext(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=other, cast=cast)
+    state = StageContext(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), cast, other)
     state.originals, state.unlabelled, state.input_pruner = [other], rows, small
     before = logits(model, rows)
     assert before.equal(logits(other, rows))
     reduce_vocabulary(state)
-    assert state.cast is not None
     assert state.teacher is not None
     assert state.unlabelled is not None
-    named, *strangers = state.cast.teachers
-    alike = [state.model, state.teacher, *state.originals, state.cast.opened(named, 0)]
+    named, *strangers = state.models.teachers
+    alike = [state.model, state.teacher, *state.originals, state.models.opened(named, 0)]
     assert {each.config.vocab_size for each in alike} == {len(small.kept)}
     for each in alike:
         assert logits(each, state.rows["validation"]).equal(before)
     tokens = state.rows["train"].tokens
     assert max(max(row) for row in tokens) < len(small.kept)
-    assert tokens == state.unlabelled.tokens == state.cast.read(named, "train").tokens
+    assert tokens == state.unlabelled.tokens == state.models.read(named, "train").tokens
     assert not any(parameter.requires_grad for parameter in state.teacher.parameters())
     # Whoever cuts texts otherwise keeps tokens, table and tokenizer, and who would lose a token that it needs.
     for stranger in strangers:
-        assert state.cast.opened(stranger, 0).config.vocab_size == len(old) + 3
-        assert state.cast.read(stranger, "train").tokens == rows.tokens
+        assert state.models.opened(stranger, 0).config.vocab_size == len(old) + 3
+        assert state.models.read(stranger, "train").tokens == rows.tokens
 
 
 def test_a_real_tokenizer_reads_real_sentences_alike(tmp_path: Path) -> None:

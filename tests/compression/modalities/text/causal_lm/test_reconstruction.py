@@ -16,6 +16,7 @@ from compression.schema.recipe.base import Split
 from compression.schema.recipe.prune import AxisRatios, Prune
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from tests.compression.engine.test_language_job import texts
+from tests.support.job_models import alone
 from tests.support.stage_runs import prepare, prune
 from tests.support.tiny_bert import all_phases
 from tests.support.tiny_language import model, tokenizer
@@ -37,7 +38,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> StageContext:
         for split, count in counts.items()
     }
     network = model("llama", intermediate_size=64, initializer_range=0.05, tie_word_embeddings=True)
-    state = StageContext(RECIPE, rows, network, all_phases())  # type: ignore[arg-type]
+    state = StageContext(RECIPE, rows, network, all_phases(), alone(network, rows))  # type: ignore[arg-type]
     torch.manual_seed(0)
     list(prepare(state))
     monkeypatch.setattr("compression.engine.stages.prune.first_tokens", lambda found: first_tokens(found, most=DRAWN))

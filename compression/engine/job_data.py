@@ -1,0 +1,106 @@
+"""A dataset of a job as the job's model reads it: read, encoded, sampled for scoring. Shared by both backends."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from compression.engine.reporting.stage_rows import SCORED, write_scored_rows
+from compression.engine.shipping import RunSettings
+from compression.export.provenance import Origin
+from compression.modalities.base import TaskAdapter
+from compression.modalities.modality import Dataset, Modality, Preprocessor
+from compression.modalities.registry import modality_of
+from compression.modalities.scoring.base import Row
+from compression.models.adapters.registry import adapter_of
+from compression.planning.preflight import check_task, evaluation_settings
+from compression.schema.job_spec import DatasetSpec, Spec
+from compression.schema.recipe.base import Split
+from compression.schema.recipe.recipe import Evaluate
+
+UNPACKED = Path("scratch", "unpacked")
+"""Folder in the job's output of models that stock code opens, if it cannot open the uploaded ones."""
+
+
+def read_dataset(spec: Spec, base: Path, asked: DatasetSpec) -> tuple[Dataset, Evaluate]:
+    """Read a dataset and its evaluation settings.
+
+    Raises the reader's errors, and InvalidSpec, also if the recipe does not fit the dataset's task.
+    """
+    dataset = modality_of(asked.task).read(asked.data, base, asked.task, spec.recipe.train.seed)
+    names = [one.name for one in spec.asked]
+    evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
+    check_task(asked.task, spec.recipe, evaluate)
+    return dataset, evaluate
+
+
+@dataclass(frozen=True)
+class JobData:
+    """A dataset, the preprocessor of the model that reads it, and how the model is scored on it."""
+
+    spec: Spec
+    base: Path
+    name: str  #: empty if it is the job's only dataset
+    modality: Modality
+    dataset: Dataset  #: its labels in the order of the model's outputs
+    evaluate: Evaluate  #: with an open window filled in
+    reading: Preprocessor
+    task: TaskAdapter
+    scored: Mapping[Split, list[int]]  #: by split, the rows that are scored, if not all of them are
+    files: Mapping[Split, Path]  #: from which the measuring process reads the rows that it scores
+
+    @classmethod
+    def of(
+        cls,
+        spec: Spec,
+        base: Path,
+        asked: DatasetSpec,
+        read: tuple[Dataset, Evaluate],
+        folder: Path,
+        config: PretrainedConfig,
+        labels: tuple[str, ...],
+    ) -> "JobData":
+        """Open the preprocessor, complete the evaluation settings, and write the rows that are scored.
+
+        read: of `read_dataset`; folder, config: of the model; labels: in the order of its outputs. Raises InvalidSpec and
+        EmptySplit.
+        """
+        (dataset, evaluate), modality, settings = read, modality_of(asked.task), spec.recipe.train
+        if dataset.labels:
+            dataset = dataset.in_order(labels)
+        reading = modality.preprocessor(folder, config, settings.max_length)
+        positions = adapter_of(config).max_positions(config)
+        evaluate = modality.evaluation(evaluate, asked.task, settings.max_length, positions)
+        scored = modality.scored(dataset, reading, evaluate, asked.task, settings.seed)
+        names = {split: f"{split}-{asked.name}".rstrip("-") for split in SCORED}
+        files = {split: base / spec.output / "scratch" / f"{name}.jsonl" for split, name in names.items()}
+        write_scored_rows(files, dataset, scored)
+        task = modality.task(asked.task, evaluate, dataset.labels)
+        return cls(spec, base, asked.name, modality, dataset, evaluate, reading, task, scored, files)
+
+    @property
+    def output(self) -> Path:
+        """The job's output folder."""
+        return self.base / self.spec.output
+
+    @property
+    def scratch(self) -> Path:
+        """The job's folder for files that may be lost."""
+        return self.output / "scratch"
+
+    def settings(self, sample: Sequence[Row], *, last_try: bool) -> RunSettings:
+        """Return what all artifacts of the dataset share. sample: a few rows on which they are verified."""
+        return RunSettings(
+            task=self.task.name,
+            labels=self.dataset.labels,
+            evaluate=self.evaluate,
+            output=self.output,
+            rows=self.files,
+            sample=sample,
+            origin=Origin.of(self.spec, self.base),
+            part=self.name or None,
+            seed=[one.name for one in self.spec.asked].index(self.name),  # so that the datasets' draws are independent
+            last_try=last_try,
+            emulate_seconds=self.spec.emulate_seconds,
+        )

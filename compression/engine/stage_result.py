@@ -1,0 +1,32 @@
+"""What a stage found out beside its model."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from compression.models.tensors import Tensors
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.measurements import Sensitivity, TaskFigure
+from compression.schema.report.preparation import Preparation
+
+
+@dataclass
+class StageResult:
+    """What a stage found out, for its row, the report and its checkpoint. Each stage begins with a new one."""
+
+    notes: list[str] = field(default_factory=list)
+    ranges: tuple[LayerRange, ...] = ()
+    """The check of the quantization ranges on the stage's model."""
+    preparation: Preparation | None = None
+    """How the baseline was tuned; None in other stages."""
+    figures: tuple[TaskFigure, ...] = ()
+    """What lm-eval measured of the stage's model."""
+    pruning: dict[str, Any] | None = None
+    """What pruning removed. Later stages keep it."""
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
+    """Pruning's sensitivity curves. Later stages keep them."""
+    smoothed: Tensors = field(default_factory=dict)
+    """By layer, the factors that smoothing divided the model's channels by, until a cut. Later stages keep them."""
+
+    def next(self) -> "StageResult":
+        """Return the result with which the next stage begins."""
+        return StageResult(pruning=self.pruning, sensitivity=self.sensitivity, smoothed=self.smoothed)
