@@ -106,9 +106,13 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
         "student": folder_digests(base, spec.student),
     }
     found: dict[Stage, dict[str, Any]] = {}
+    installed: dict[str, Any] = {}
     for stage in STAGES:
         runner = runner_of(stage)
-        read = {"parts": parts if runner.reads_unlabelled else labelled} | runner.inputs(spec, base)
+        own = runner.inputs(spec, base)
+        if STAGE_SPECS[stage].settings is not None and stage in planned(spec.recipe):
+            installed |= own  # what an installed package's stage reads counts in all that follow it
+        read = {"parts": parts if runner.reads_unlabelled else labelled} | installed | own
         found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | read
     return found
 
