@@ -311,9 +311,8 @@ class DatasetRun:
                 continue
             for number, (kind, half) in enumerate(forms, len(shipped) * len(forms)):
                 shipping = self.ship(model, stage, kind, lambda _: self.rows, half=half)
-                way = portion_of(shipping, number, len(stages) * len(forms))
                 try:
-                    made = yield from tracker.relay(LAST, way)
+                    made = yield from tracker.relay(LAST, portion_of(shipping, number, len(stages) * len(forms)))
                 except Exception as problem:
                     if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
                         raise

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
 
 from compression.engine import shipping
 from compression.engine.commands.run import job
+from compression.export.exporter import Exporter
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, ArtifactPrecision
 from compression.schema.errors import CompressionError
 from compression.schema.events import Failed, Finished, Log
+from compression.schema.recipe.base import Task
+from compression.schema.specs import FormatSpec
 from tests.support.engine_jobs import RECIPE, events, start, write_spec
 from tests.support.measuring import briefly_apart
 
@@ -39,7 +44,24 @@ def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_car
     assert "baseline_not_converged" in last.report.choice
 
 
-def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+class FullTape(Exporter):
+    """An exporter that fails."""
+
+    def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
+        raise RuntimeError("the tape is full")
+
+    def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
+        return "nothing"
+
+
+TAPE = FullTape()
+
+
+def test_a_job_without_stages_ships_the_tuned_model_and_leaves_out_an_installed_format_that_fails(
+    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = FormatSpec("tape", engine=f"{__name__}:TAPE", runtime="none:none", runs_in="Nothing", weights=())
+    monkeypatch.setitem(ARTIFACT_FORMATS, tape.name, tape)
     recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None}
     kept = tmp_path / "nothing"
     (kept / "baseline").mkdir(parents=True)
@@ -49,6 +71,12 @@ def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Pat
     assert [row.stage for row in last.report.rows] == ["baseline"]
     assert [artifact.precision for artifact in last.report.artifacts] == ["float32", "float32"]
     assert [event for event in seen if isinstance(event, Log) and event.level == "warning" and "not used" in event.message]
+    assert "There is no tape artifact of baseline: the tape is full." in [
+        each.message for each in seen if isinstance(each, Log)
+    ]
+    assert {path.name for path in (tmp_path / "job" / "out" / "artifacts").iterdir()} == {
+        artifact.name for artifact in last.report.artifacts
+    }
 
 
 @pytest.mark.parametrize(
