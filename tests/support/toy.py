@@ -2,9 +2,8 @@
 
 import json
 import random
-import shutil
+import subprocess
 import sys
-import tomllib
 import venv
 from pathlib import Path
 
@@ -29,10 +28,9 @@ def environment(place: Path) -> Path:
 
 
 def install(site: Path) -> None:
-    """Install the package into a folder of packages."""
-    shutil.copytree(PACKAGE / "lathe_toy", site / "lathe_toy", ignore=shutil.ignore_patterns("__pycache__"))
-    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
-    write_entry_points(site, project["name"], project["entry-points"])
+    """Install the package into a folder of packages, by pip as an operator does."""
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(site))
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(PACKAGE)], check=True)
 
 
 def write_entry_points(site: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
