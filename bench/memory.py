@@ -3,12 +3,12 @@
 Random weights of real shapes are written to disk in 16 bits, block by block, as the shards of any checkpoint. Each way then has
 a process of its own, and what the kernel says of its peak (VmHWM) is taken when it ends: what is printed is that figure, what
 of it is beyond a process that only has the libraries, and this as a multiple of the checkpoint. Pages of a mapped file count as
-resident, as they do for whoever watches an engine. What would take more than --room is not tried, and said to be so.
+resident, as they do for the worker that watches an engine. What would take more than --room is not tried, and printed as such.
 
 - open: stock from_pretrained, in the checkpoint's own type; open in float32: what a job with the model in memory starts with.
-- quantize: the integers of every weight, from file to file (`export.streamed`).
+- quantize: the integers of every weight, from file to file (`export.transformers.sharded`).
 - prune and quantize: scores of 64 rows of 512 tokens, a cut of 30 % of all feed-forward units, int8 (`layerwise`, then
-  `export.streamed`).
+  `export.transformers.sharded`).
 """
 
 import argparse

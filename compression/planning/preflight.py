@@ -23,6 +23,9 @@ from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts, ModelFacts
 
+GENERATING = " or ".join(name for name, spec in TASKS.items() if spec.generates)
+"""The tasks of language models."""
+
 
 class Preflight(Config):
     """The expected result and cost of a job, before it is accepted."""
@@ -65,13 +68,13 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     else:
         for key in ("window", "tokens"):
             if getattr(evaluate, key) != Evaluate.model_fields[key].default:
-                cause = f"{key} is of causal-lm, and the data is for {task}"
+                cause = f"{key} is of {GENERATING}, and the data is for {task}"
                 raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
         if evaluate.lm_eval is not None:
             cause = f"lm-eval asks language models, and the data is for {task}"
             raise InvalidSpec(cause, param="evaluate.lm_eval", remedy="Leave it out.")
     if recipe.distill is not None and recipe.distill.kept is not None and not TASKS[task].generates:
-        cause = f"next tokens are of causal-lm, and the data is for {task}"
+        cause = f"next tokens are of {GENERATING}, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
     if TASKS[task].windows and recipe.train.max_length < heads.FEWEST_TOKENS:
         cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
@@ -91,7 +94,7 @@ def _check_language(recipe: Recipe) -> None:
         cause = "decoders' queries and keys are turned by their positions before they are scores"
         raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy="Choose relations or auto.")
     if distill.general is not None:
-        cause = "the general phase is for texts without labels, and all texts of causal-lm are such"
+        cause = f"the general phase is for texts without labels, and all texts of {GENERATING} are such"
         raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")
     if distill.teachers.seeds > 1:
         cause = "distributions over a vocabulary are not averaged: a language model has one teacher"

@@ -281,7 +281,7 @@ def _language_notes(
             yield f"{len(some)} of {whole} texts of {name} are scored (evaluate.tokens {evaluate.tokens:,})."
     for each, split in rows.items():
         if split.left_out:
-            yield f"{split.left_out} texts of {each} have no token that could be foretold, and are left out."
+            yield f"{split.left_out} texts of {each} have no token to predict, and are left out."
 
 
 TEXT: Modality = TextModality()

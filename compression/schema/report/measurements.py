@@ -233,7 +233,7 @@ class Remedy(Config):
     key: Annotated[str, Field(description="Path in the recipe, for example recipe.distill.epochs.")]
     now: Annotated[JsonValue, Field(description="What the job ran with.")]
     proposed: JsonValue
-    why: Annotated[str, Field(description="The figures that it was reckoned from.")]
+    why: Annotated[str, Field(description="The figures that it is computed from.")]
     applied: Annotated[bool, Field(description="Whether the job did it itself already, as earlier versions could.")] = False
 
 
