@@ -15,6 +15,7 @@ from compression.planning.estimator import (
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 from compression.schema.schemes import StreamedScheme
+from compression.schema.stages import BASELINE, PRUNED, QUANTIZED, wanted
 from compression.schema.validation import ModelFacts
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
@@ -31,6 +32,8 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 def untrained(recipe: Recipe) -> bool:
     """Return whether a recipe can run from file to file: no training, integers of the weights alone, one cut by activations."""
     quantize, prune = recipe.quantize, recipe.prune
+    if not {*wanted(dict(recipe))} <= {BASELINE, QUANTIZED, PRUNED}:  # a package's stage needs the model in memory
+        return False
     if recipe.prepare.trains or recipe.distill is not None or quantize is None or quantize.qat is not None:
         return False
     if prune is not None and (prune.recovery is not None or prune.importance not in ("l1", "l2") or "vocabulary" in prune.axes):
