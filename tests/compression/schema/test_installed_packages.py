@@ -28,6 +28,7 @@ POINTS = {
 ASKED = """
 import json, sys
 from pydantic import TypeAdapter
+from compression.planning.on_disk import untrained
 from compression.schema.errors import UnreadableData
 from compression.schema.job_spec import Data, DataCheck, check_data
 from compression.schema.recipe.base import Task
@@ -44,6 +45,8 @@ asked = DataCheck.model_validate({"task": "vector-classification", "data": {"for
 recipe = Recipe.model_validate({"round_small": {"share": 0.5}})
 stages = {"rows": wanted(recipe.model_dump()), "without": wanted(Recipe().model_dump()), "share": recipe.round_small.share}
 found = {"tasks": TypeAdapter(Task).json_schema()["enum"], "asked": asked.task, "refused": refused, **stages}
+files = {"prepare": {"epochs": 0}, "prune": None, "distill": None}
+found["on_disk"] = [untrained(Recipe.model_validate(files | more)) for more in ({}, {"round_small": {}})]
 found["kinds"] = Artifact.model_json_schema()["properties"]["kind"]["enum"]
 print(json.dumps({**found, "torch": "torch" in sys.modules}))
 """
@@ -61,6 +64,7 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
     assert found["refused"] == "text-classification is not read from ndjson"
     assert not found["torch"]
     assert found["kinds"] == ["onnx", "transformers", "numpy"]
+    assert found["on_disk"] == [True, False]
     assert found["rows"] == ["baseline", "quantized", "pruned", "rounded", "distilled"]
     assert (found["without"], found["share"]) == (["baseline", "quantized", "pruned", "distilled"], 0.5)
     for left_out in (
