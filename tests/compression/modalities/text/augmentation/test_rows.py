@@ -30,7 +30,7 @@ def shouted(texts: Sequence[str]) -> list[str]:
 
 
 def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[AugmentedRow], list[int]]:
-    told = list(work := Returning(augment(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))))
+    told = [done for done, _ in (work := Returning(augment(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))))
     return work.result, told
 
 
@@ -142,7 +142,7 @@ def test_splices_come_behind_the_copies() -> None:
         ({"back_translation": {}}, "either models or apertium"),
         ({"back_translation": {"apertium": "eng-spa; rm"}}, "pattern"),
         ({"back_translation": {"models": ["../../etc", "b"]}}, "pattern"),
-        ({"synonyms": {"source": "embeddings", "model": "bert"}}, "masked-lm alone"),
+        ({"synonyms": {"source": "embeddings", "model": "bert"}}, "only the source masked-lm"),
         ({"synonyms": {"share": 0}}, "greater than 0"),
     ],
 )
