@@ -125,9 +125,8 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """Return the part of a recipe that counts up to a stage.
-
-    So that checkpoints stay valid, removed keys are kept, and keys of installed packages' stages count only if they are used.
+    """Return the part of a recipe that counts up to a stage. So that checkpoints stay valid, removed keys are kept, and keys of
+    installed packages' stages count only if they are used.
     """
     after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
     found = recipe.model_copy(update=after).model_dump(mode="json")
@@ -151,10 +150,9 @@ def write(
     preprocessor: Path | None = None,
     smoothed: Mapping[str, Tensor] | None = None,
 ) -> tuple[File, ...]:
-    """Write `folder`/<stage>[/<part>] atomically and durably, and return its files; `facts.files` is filled in here.
-
-    teachers: the further models that the stage trained, saved in their own folders. preprocessor: the folder of the model's
-    preprocessor, if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
+    """Write `folder`/<stage>[/<part>] atomically and durably, and return its files; `facts.files` is filled in here. teachers:
+    the further models that the stage trained, saved in their own folders. preprocessor: the folder of the model's preprocessor,
+    if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
@@ -198,10 +196,8 @@ def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> 
 def latest(
     folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
 ) -> tuple[StageCheckpoint | None, list[str]]:
-    """Return the last stage that can be resumed from, and the reasons why later ones cannot.
-
-    parts: the names of the datasets, if there are several: each must be usable. So must the baseline: it is the teacher, and
-    latency is compared with it.
+    """Return the last stage that can be resumed from, and the reasons why later ones cannot. parts: the names of the datasets,
+    if there are several: each must be usable. So must the baseline: it is the teacher, and latency is compared with it.
     """
     problems = []
     for stage in sorted(stages, key=STAGES.index, reverse=True):

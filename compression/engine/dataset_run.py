@@ -55,10 +55,8 @@ SAMPLE = 64
 
 @dataclass
 class DatasetRun:
-    """A dataset, the state of its model between stages, and its own rows so far.
-
-    kind: the kind of artifact that ships and is measured after each stage. draws: by stage, the artifact's scores on resamples
-    of the rows.
+    """A dataset, the state of its model between stages, and its own rows so far. kind: the kind of artifact that ships and is
+    measured after each stage. draws: by stage, the artifact's scores on resamples of the rows.
     """
 
     data: JobData
@@ -150,10 +148,9 @@ class DatasetRun:
         )
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Resume from a finished stage: restore its rows, its model and its teacher.
-
-        folder: the folder of its checkpoint. beginning: the folder of the baseline's checkpoint, which an earlier attempt may
-        have written. Raises UnusableCheckpoint, before anything is changed.
+        """Resume from a finished stage: restore its rows, its model and its teacher. folder: the folder of its checkpoint.
+        beginning: the folder of the baseline's checkpoint, which an earlier attempt may have written. Raises
+        UnusableCheckpoint, before anything is changed.
         """
         model = checkpoints.open_model(folder, done)
         first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.data.name)
@@ -174,9 +171,8 @@ class DatasetRun:
         return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
 
     def restore(self) -> Iterator[Event]:
-        """Rewrite a missing baseline artifact from the teacher, and change to new token ids if the vocabulary was cut.
-
-        The teacher is dropped if the recipe has none. A model after the cut knows no other ids.
+        """Rewrite a missing baseline artifact from the teacher, and change to new token ids if the vocabulary was cut. The
+        teacher is dropped if the recipe has none. A model after the cut knows no other ids.
         """
         if self.state.teacher is not None and not self._has_artifact(self.rows[0]):
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
@@ -248,10 +244,9 @@ class DatasetRun:
     def ship(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, rows: Rows, *, half: bool = False
     ) -> Generator[Step, None, ShippedArtifact]:
-        """Export, reopen, verify and measure a model as one artifact.
-
-        Latency is compared with the baseline's. Yields the score's progress steps. rows: returns those for before.json. half:
-        ship in 16 bits, whatever quantization the model simulates.
+        """Export, reopen, verify and measure a model as one artifact. Latency is compared with the baseline's. Yields the
+        score's progress steps. rows: returns those for before.json. half: ship in 16 bits, whatever quantization the model
+        simulates.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
         device = next(model.parameters()).device
@@ -323,9 +318,8 @@ class DatasetRun:
         yield from tracker.emit_boundary(LAST, done=True)
 
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
-        """Return the model after a stage: the current one, or that of the stage's checkpoint in `folder`.
-
-        A checkpoint that was damaged since must not fail the job: then the last stage's model is returned, and the log says so.
+        """Return the model after a stage: the current one, or that of the stage's checkpoint in `folder`. A checkpoint that was
+        damaged since must not fail the job: then the last stage's model is returned, and the log says so.
         """
         last = self.rows[-1].stage
         if stage == last:
@@ -339,9 +333,8 @@ class DatasetRun:
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Return the kind of a model's artifacts; if it is not the primary format, note why.
-
-    Raises InvalidSpec if a target latency needs a file of that format.
+    """Return the kind of a model's artifacts; if it is not the primary format, note why. Raises InvalidSpec if a target latency
+    needs a file of that format.
     """
     primary, other, *_ = ARTIFACT_FORMATS
     if (unknown := exporter_of(primary).hinders(model)) is None:

@@ -42,10 +42,8 @@ from compression.training.save import TrainingCheckpointer
 
 @dataclass
 class Job:
-    """The state that a job's datasets share: its folders, its rows, its artifacts, its report.
-
-    `about` holds the report's facts about each dataset. `part` is the current dataset on its backend, None between two of
-    several.
+    """The state that a job's datasets share: its folders, its rows, its artifacts, its report. `about` holds the report's facts
+    about each dataset. `part` is the current dataset on its backend, None between two of several.
     """
 
     spec: Spec
@@ -134,10 +132,7 @@ class Job:
         return earlier if earlier is not None and not (folder / stage / STATE).is_file() else folder
 
     def do(self, stage: Stage) -> Iterator[Event]:
-        """Run a stage on each dataset and end it with its row.
-
-        Raises Pause between two datasets if a pause was requested.
-        """
+        """Run a stage on each dataset and end it with its row. Raises Pause between two datasets if a pause was requested."""
         done: dict[str, Row] = {}
         files: tuple[File, ...] = ()
         limits, draws = [], []
@@ -198,9 +193,8 @@ class Job:
         return facts, (yield from part.save(self.checkpointer.folder, facts))
 
     def _row(self, part: ModelBackend, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, seconds: float) -> Row:
-        """Return a dataset's row of a stage, with its verdict.
-
-        Remedies are offered once for the job, so in a job with several datasets the row of each offers none.
+        """Return a dataset's row of a stage, with its verdict. Remedies are offered once for the job, so in a job with several
+        datasets the row of each offers none.
         """
         part.draws[stage] = shipped.draws
         row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)

@@ -24,9 +24,8 @@ UNPACKED = Path("scratch", "unpacked")
 
 
 def read_dataset(spec: Spec, base: Path, asked: DatasetSpec) -> tuple[Dataset, Evaluate]:
-    """Read a dataset and its evaluation settings.
-
-    Raises the reader's errors, and InvalidSpec, also if the recipe does not fit the dataset's task.
+    """Read a dataset and its evaluation settings. Raises the reader's errors, and InvalidSpec, also if the recipe does not fit
+    the dataset's task.
     """
     dataset = modality_of(asked.task).read(asked.data, base, asked.task, spec.recipe.train.seed)
     names = [one.name for one in spec.asked]
@@ -61,10 +60,8 @@ class JobData:
         config: PretrainedConfig,
         labels: tuple[str, ...],
     ) -> "JobData":
-        """Open the preprocessor, complete the evaluation settings, and write the rows that are scored.
-
-        read: of `read_dataset`; folder, config: of the model; labels: in the order of its outputs. Raises InvalidSpec and
-        EmptySplit.
+        """Open the preprocessor, complete the evaluation settings, and write the rows that are scored. read: of `read_dataset`;
+        folder, config: of the model; labels: in the order of its outputs. Raises InvalidSpec and EmptySplit.
         """
         (dataset, evaluate), modality, settings = read, modality_of(asked.task), spec.recipe.train
         if dataset.labels:

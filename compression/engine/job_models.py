@@ -25,9 +25,8 @@ STUDENT = "models.student"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in a folder. param: its name in the job. positions: its maximum number of tokens.
-
-    aligned: whether it tokenizes train's texts as the student does.
+    """A model in a folder. param: its name in the job. positions: its maximum number of tokens. aligned: whether it tokenizes
+    train's texts as the student does.
     """
 
     param: str
@@ -47,9 +46,8 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class JobModels:
-    """The job's models by folder, and its data, which each model tokenizes in its own way.
-
-    input_pruner: of a cut vocabulary; models that share the base's preprocessor are then opened with its inputs alone.
+    """The job's models by folder, and its data, which each model tokenizes in its own way. input_pruner: of a cut vocabulary;
+    models that share the base's preprocessor are then opened with its inputs alone.
     """
 
     base: ModelSource

@@ -18,10 +18,9 @@ FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
 
 
 def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, threads: int, seconds: float) -> Latency:
-    """Generate from a prompt with both models in turns, so that load on the machine affects both.
-
-    prompt: (rows, tokens), without padding. A round is a prompt and TOKENS steps of each model; the order alternates. The
-    number of rounds fits `seconds`, within bounds. Without a baseline the candidate is its own baseline.
+    """Generate from a prompt with both models in turns, so that load on the machine affects both. prompt: (rows, tokens),
+    without padding. A round is a prompt and TOKENS steps of each model in alternating order; `seconds` limits the rounds,
+    within bounds. Without a baseline the candidate is its own.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
     _round(sides, prompt, 0, tokens=2)  # to warm up

@@ -78,9 +78,8 @@ def nobody(_: Step | Measured) -> None:
 
 
 def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
-    """Open the spec's artifact and measure it.
-
-    tell: called with the results known before the score, and with the progress of the score.
+    """Open the spec's artifact and measure it. tell: called with the results known before the score, and with the score's
+    progress.
     """
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
@@ -105,9 +104,8 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
 def scored(
     spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = nobody
 ) -> Measured:
-    """Score the artifact on validation, then on test, for the splits in the spec.
-
-    timed: the results known already. tell: called with the results after each split, and with the progress of both together.
+    """Score the artifact on validation, then on test, for the splits in the spec. timed: the results known already. tell:
+    called with the results after each split, and with the progress of both together.
     """
     given = {"validation": spec.validation_rows, "test": spec.test_rows}
     paths = {split: Path(path) for split, path in given.items() if path is not None}
@@ -153,10 +151,8 @@ def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> La
 def time_both(
     candidate: Runner[Any], baseline: Runner[Any] | None, example: Inputs, *, threads: int, seconds: float = SECONDS
 ) -> Latency:
-    """Run baseline and candidate in turns, so that load on the machine affects both.
-
-    Each turn times one run of each; the order alternates. Without a baseline the candidate is its own baseline. Times are
-    wall-clock milliseconds.
+    """Run baseline and candidate in turns of alternating order, so that load on the machine affects both. Without a baseline
+    the candidate is its own. Times are wall-clock milliseconds.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
     started = time.perf_counter()
@@ -214,10 +210,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def peak_memory() -> int | NotMeasured:
-    """Return this process's peak resident memory in bytes.
-
-    Reads VmHWM, not getrusage, whose value starts at the parent's resident memory at the fork.
-    """
+    """Return this process's peak resident memory in bytes: VmHWM, not getrusage, which starts at the parent's at the fork."""
     try:
         status = Path("/proc/self/status").read_text("ascii")
     except OSError:

@@ -41,17 +41,14 @@ class _Model:
         self.times: list[float] = []
 
     def logits(self) -> list[Floats]:
-        """Return the logits of the row, window by window."""
         return answered(self.runner, self.reader, self.asked.windows, 1)
 
     def timed(self) -> None:
-        """Run once and record the time."""
         started = time.perf_counter_ns()
         self.logits()
         self.times.append((time.perf_counter_ns() - started) / 1e6)
 
     def answer(self) -> Answer:
-        """Return the model's prediction, its median time and size."""
         logits = self.logits()
         found: Any = self.scorer.answers(self.asked, logits, [self.row])[0]
         return Answer(

@@ -17,7 +17,7 @@ SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 
 
 def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
-    """Return the standard error of `validate`'s result for a model, in the units of `Validation.worth`; 0 of a single row.
+    """Return the standard error of `validate`'s result, in the units of `Validation.worth`; 0 of a single row.
 
     Uses a delete-a-group jackknife over rows (Kott 2001), which needs no formula for the metric; windows of one question stay
     together. For a language model it is that of the mean loss, as a ratio over groups of packed rows.
@@ -37,8 +37,8 @@ def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
     """Return a model's loss on each group of rows, (groups,), to compare two models group by group.
 
-    For a language model this is the plain loss, otherwise the loss with logits multiplied by the best of SHARES: on few rows, a
-    model that has learned more is also overconfident, so its plain loss is higher (Guo et al. 2017).
+    For a language model this is the plain loss, otherwise that of logits multiplied by the best of SHARES: on few rows, a model
+    that has learned more is also overconfident, so its plain loss is higher (Guo et al. 2017).
     """
     losses = torch.tensor([_losses(model, rows.at(_numbers(one)), parts) for one in _members(rows)])
     return losses[:, int(losses.mean(dim=0).argmin())]

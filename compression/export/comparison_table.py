@@ -15,10 +15,8 @@ Cells = tuple[str, str, str, str]
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the table's rows: the job's rows, from the baseline on, beside the figures of the artifact `name` of a stage and
-    kind.
-
-    Retention has its 95 % interval if the stage's row was measured on this artifact.
+    """Return the rows beside the figures of an artifact. Retention has its 95 % interval if the stage's row is of this
+    artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     found = own.ratios if own.artifact == name else None
@@ -71,7 +69,7 @@ def _change(before: Score, after: Score) -> str:
 
 
 def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
-    """Yield both sides of one interleaved measurement. If the artifact was not timed, yield the original's latency alone."""
+    """Yield one interleaved measurement, or of an artifact that was not timed the original's latency alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
         yield "latency, median", alone, "not measured", UNKNOWN

@@ -37,10 +37,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write a model's weights, with the integers that it simulates (dynamic-int8 if none) if the precision has some.
-
-        Does not change the model.
-        """
+        """Write an unchanged model's weights, in an integer precision with the integers that it simulates (else dynamic-int8)."""
 
     @abstractmethod
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
@@ -94,9 +91,8 @@ def exporter_of(kind: Kind) -> Exporter:
 
 
 def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
-    """Return the exporters of formats beside the primary one that a model can have.
-
-    A package's exporter that fails is left out with a warning: it must not fail a job.
+    """Return the exporters of further formats that a model can have. A package's exporter that fails is left out with a
+    warning.
     """
     found = {}
     for kind, spec in ARTIFACT_FORMATS.items():

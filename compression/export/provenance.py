@@ -137,7 +137,6 @@ def _sent(spec: Spec, base: Path) -> list[InputFile]:
 
 
 def _license_files(folder: Path) -> list[Path]:
-    """Return the files at the top level of a folder whose names are those of a licence or a notice."""
     named = (path for path in folder.iterdir() if LICENSE_NAME.fullmatch(path.name))
     return sorted(path for path in named if path.is_file() and path.stat().st_size <= LARGEST_TEXT)
 

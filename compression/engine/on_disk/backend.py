@@ -73,12 +73,9 @@ Made = tuple[list[MeasuredArtifact], PreTrainedModel, tuple[str, ...]]
 
 
 def fits_on_disk_only(spec: Spec, base: Path) -> bool:
-    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file.
-
-    The model must have the task's head: a missing head has to be initialised at random, which needs the model in memory. The
-    preflight forecasts such a job in memory too.
-
-    Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
+    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file. The model must have the task's head:
+    a missing head has to be initialised at random, which needs the model in memory. The preflight forecasts such a job in
+    memory too. Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
     """
     if spec.parts or not untrained(spec.recipe):
         return False
@@ -101,10 +98,8 @@ def fits_on_disk_only(spec: Spec, base: Path) -> bool:
 
 @dataclass
 class OnDiskRun:
-    """A job that runs on disk. Its model is never in memory as a whole.
-
-    folder: of the checkpoint as it was sent, in a form that stock transformers opens; dtype: of its weights; model: the stock
-    model without weights.
+    """A job that runs on disk. Its model is never in memory as a whole. folder: of the checkpoint as it was sent, in a form
+    that stock transformers opens; dtype: of its weights; model: the stock model without weights.
     """
 
     folder: Path
@@ -125,9 +120,8 @@ class OnDiskRun:
 
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: DatasetSpec) -> "OnDiskRun":
-        """Read configuration, preprocessor and data, and refuse an impossible job.
-
-        Raises the readers' errors, InvalidSpec, and UnsupportedShape for a shape that the config cannot express.
+        """Read configuration, preprocessor and data, and refuse an impossible job. Raises the readers' errors, InvalidSpec, and
+        UnsupportedShape for a shape that the config cannot express.
         """
         check_models(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         folder = sanitized_folder.sanitized_folder(base / spec.model, base / spec.output / UNPACKED / "model")
@@ -171,9 +165,8 @@ class OnDiskRun:
         return iter(())
 
     def run(self, stage: Stage, finish: Finish) -> Generator[Event, None, Sequence[Artifact]]:
-        """Write a stage's artifacts and measure what fits in memory.
-
-        Raises Pause after any event if a pause was requested: the stage then restarts from its beginning.
+        """Write a stage's artifacts and measure what fits in memory. Raises Pause after any event if a pause was requested: the
+        stage then restarts from its beginning.
         """
         self.tracker.stage, self.result = stage, self.result.next()
         make = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]

@@ -31,10 +31,9 @@ TOGETHER = 1024
 
 
 class LayerwiseRunner:
-    """A decoder's checkpoint, opened one layer at a time. Raises the errors of `skeleton` and `sources`.
-
-    dtype: by default, the type of most of the checkpoint's bytes. model: the stock model, on the meta device except in open
-    modules, whose quantization may be simulated.
+    """A decoder's checkpoint, opened one layer at a time. Raises the errors of `skeleton` and `sources`. dtype: by default, the
+    type of most of the checkpoint's bytes. model: the stock model, on the meta device except in open modules, whose
+    quantization may be simulated.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -77,9 +76,8 @@ class LayerwiseRunner:
     def scores(
         self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
     ) -> Generator[tuple[int, int], None, ImportanceScores]:
-        """Compute importance scores as `score_activations` does. Yields (layers done, total) after each layer.
-
-        cache_file: for the rows' hidden states, if they are larger than a layer. Raises OSError if the disk has no room.
+        """Compute importance scores as `score_activations` does. Yields (layers done, total) after each layer. cache_file: for
+        the rows' hidden states, if they are larger than a layer. Raises OSError if the disk has no room.
         """
         collector = ActivationCollector(self.model, norm)
         final = self.model.base_model.get_submodule(self.family.final_norm)
@@ -97,9 +95,8 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels).
-
-        As in stock code, a row's labels follow its last token that is not padding. cache_file: as above.
+        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels). As in stock code, a
+        row's labels follow its last token that is not padding. cache_file: as above.
         """
         states: list[Tensor] = []
         for _, _, outputs in self._through(batches, cache_file, lambda _: None):
@@ -121,10 +118,9 @@ class LayerwiseRunner:
     def _through(
         self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
     ) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """Run rows through the base model by layers; yield (layers done, total, the batches' outputs) after each.
-
-        The outputs, (rows, tokens, hidden) for each batch, are there after the last layer only. next_is: called with a batch
-        before the batch goes through a layer.
+        """Run rows through the base model by layers; yield (layers done, total, the batches' outputs) after each. The outputs,
+        (rows, tokens, hidden) for each batch, are there after the last layer only. next_is: called with a batch before the
+        batch goes through a layer.
         """
         base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())

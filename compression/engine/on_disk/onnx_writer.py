@@ -51,9 +51,8 @@ LARGEST = 20_000_000_000
 
 
 class Graphs:
-    """Writes one job's ONNX files. folder, parameters: of the uploaded checkpoint, the source of the float32 baseline.
-
-    shipped: whether that baseline is among the artifacts and was measured.
+    """Writes one job's ONNX files. folder, parameters: of the uploaded checkpoint, the source of the float32 baseline. shipped:
+    whether that baseline is among the artifacts and was measured.
     """
 
     def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int, split_batches: int) -> None:
@@ -69,10 +68,9 @@ class Graphs:
     def beside(
         self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Step, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
-        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
-
-        asked: the quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its
-        float32 baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
+        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps. asked: the
+        quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its float32
+        baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
         """
         scheme = None if asked is None else asked.scheme
         if (cause := self.hindrance(model, scheme)) is not None:

@@ -40,11 +40,9 @@ SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
 
 @dataclass(frozen=True)
 class OnDiskShipping:
-    """What the artifacts of a job on disk share.
-
-    memory: the engine's limit in bytes. folder: that of the model's tokenizer. max_length: tokens that texts are truncated to.
-    padding: the id of the padding token. folders: those of the current stage, which are moved to their final paths together
-    when the stack closes.
+    """What the artifacts of a job on disk share. memory: the engine's limit in bytes. folder: that of the model's tokenizer.
+    max_length: tokens that texts are truncated to. padding: the id of the padding token. folders: those of the current stage,
+    which are moved to their final paths together when the stack closes.
     """
 
     run: RunSettings
@@ -80,10 +78,9 @@ class OnDiskShipping:
         stored: str | None = None,
         compared: ComparedAnswers | NotCompared | None = None,
     ) -> Generator[Step, None, MeasuredArtifact]:
-        """Write config and tokenizer beside the weights in `folder`, and measure. Yields the score's progress steps.
-
-        model: without weights. stored: the storage type that the size reports, if the precision alone does not describe it.
-        compared: the comparison with other processors' outputs.
+        """Write config and tokenizer beside the weights in `folder`, and measure. Yields the score's progress steps. model:
+        without weights. stored: the storage type that the size reports, if the precision alone does not describe it. compared:
+        the comparison with other processors' outputs.
         """
         self.describe(model, folder, request)
         process.release_memory()

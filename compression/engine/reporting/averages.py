@@ -19,10 +19,8 @@ def judged_mean_row(
     sent: Uploaded,
     draws: Sequence[Mapping[Stage, SplitDraws]] = (),
 ) -> Row:
-    """Average one stage's rows and judge the mean against the targets and the means of earlier stages.
-
-    parts: dataset name → row, in the job's order. limit: the training limit that a dataset reached. draws: of each dataset, by
-    stage.
+    """Average one stage's rows and judge the mean against the targets and the means of earlier stages. parts: dataset name →
+    row, in the job's order. limit: the training limit that a dataset reached. draws: of each dataset, by stage.
     """
     stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
     means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}

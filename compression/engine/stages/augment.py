@@ -13,9 +13,8 @@ PHASE = "augment"
 
 
 def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter) -> Generator[Event, Any, Augmented]:
-    """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log.
-
-    Nothing is saved: a new attempt generates the same rows again. Raises Pause, and the errors of opening the sources.
+    """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log. Nothing is
+    saved: a new attempt generates the same rows again. Raises Pause, and the errors of opening the sources.
     """
     work = augmenter.augment(settings, context.recipe.train.seed, context.prepared, context.rows["train"])
     for done, total in (each := Returning(work)):

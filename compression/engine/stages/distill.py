@@ -34,9 +34,8 @@ PHASE, LAST = "distill", "last"
 
 
 def distill(context: StageContext) -> Iterator[Event]:
-    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings, after the general phase.
-
-    The student trains without dropout: the teachers' outputs were computed once, on the whole text.
+    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings, after the general phase. The
+    student trains without dropout: the teachers' outputs were computed once, on the whole text.
     """
     settings = context.recipe.distill
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101

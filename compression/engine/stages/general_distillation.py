@@ -23,7 +23,6 @@ ASK, PHASE = "ask of unlabelled text", "general"
 
 def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     """Train the student on hidden states, attention and embeddings of the unlabelled texts, or of train's if there are none.
-
     Epochs are judged by the same loss on validation's texts; their labels are not read.
     """
     asked = settings.general

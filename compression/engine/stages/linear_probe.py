@@ -23,7 +23,6 @@ class LinearlyProbed(Protocol):
 
 def linear_probe(context: StageContext) -> float | None:
     """Fit a linear model to the mean of the last hidden states and return its score on validation; None if not LinearlyProbed.
-
     Fits on at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
     """
     task = context.task

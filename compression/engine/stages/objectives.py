@@ -27,10 +27,9 @@ def objective_for(
     theirs: Examples,
     logits: Tensor | None = None,
 ) -> Generator[Step, None, DistillationObjective]:
-    """Compute a teacher's outputs on every row, yield progress, and return the objective built from them.
-
-    rows, theirs: train as tokenized for the model and for the teacher. logits: the fused logits of several teachers, if there
-    are several. Raises Pause if a pause was requested.
+    """Compute a teacher's outputs on every row, yield progress, and return the objective built from them. rows, theirs: train
+    as tokenized for the model and for the teacher. logits: the fused logits of several teachers, if there are several. Raises
+    Pause if a pause was requested.
     """
     packed, terms = context.task.packed, settings.weights()
     comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)

@@ -44,7 +44,6 @@ def probe_phase(number: int) -> str:
 
 def prepare(context: StageContext) -> Iterator[Event]:
     """Train the baseline and the further originals, head and encoder, in full precision; copy the baseline as the teacher.
-
     Further originals differ by the seed, which determines the initial head if the model lacks one, the order of rows and
     dropout. Until the stage has its checkpoint, their saves also contain the models that were trained before them.
     """

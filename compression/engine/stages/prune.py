@@ -49,10 +49,9 @@ ALWAYS_TOLD = ("hidden", "heads", "ffn")
 
 
 def prune(context: StageContext) -> Iterator[Event]:
-    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape.
-
-    Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining units. So an attempt that
-    resumes in the middle of a step repeats the earlier cuts without training.
+    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape. Scores are
+    computed once, on the whole model, and every cut chooses by the scores of the remaining units. So an attempt that resumes in
+    the middle of a step repeats the earlier cuts without training.
     """
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101

@@ -25,9 +25,8 @@ ORDER = "qat.order"
 
 
 def quantize(context: StageContext) -> Iterator[Event]:
-    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training.
-
-    Training follows the progressive schedule; a new attempt that resumes in it takes ranges and order from the save.
+    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training. Training follows the
+    progressive schedule; a new attempt that resumes in it takes ranges and order from the save.
     """
     settings, model = context.recipe.quantize, context.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101

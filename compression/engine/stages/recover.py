@@ -34,10 +34,9 @@ def precompute(phase: str) -> str:
 
 
 def recover(context: StageContext, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
-    """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to the validation score.
-
-    whole: the recipe's settings. step: the number of the preceding cut, from 1. epochs: of this training. beside: extra tensors
-    for its saves.
+    """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to the validation score. whole:
+    the recipe's settings. step: the number of the preceding cut, from 1. epochs: of this training. beside: extra tensors for
+    its saves.
     """
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
@@ -87,9 +86,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:
     """Return how many of the shallowest layers train in an epoch, from 1. They join at equal intervals, several if epochs are
-    few.
-
-    In the last interval, when the deepest layer has joined, the whole model trains, including its embeddings and its head.
+    few. In the last interval, when the deepest layer has joined, the whole model trains, including its embeddings and its head.
     """
     return -(-epoch * layers // epochs)
 
@@ -100,9 +97,8 @@ def epochs_alone(layers: int, epochs: int) -> int:
 
 
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """Return a function to call before each epoch, from 1, that unfreezes the layers that train in it and freezes the rest.
-
-    The optimizer neither updates nor decays a frozen parameter, which has no gradient, and keeps no state for it.
+    """Return a function to call before each epoch, from 1, that unfreezes the layers that train in it and freezes the rest. The
+    optimizer neither updates nor decays a frozen parameter, which has no gradient, and keeps no state for it.
     """
     layers = adapter_of(model).layer_parameters(model)
 

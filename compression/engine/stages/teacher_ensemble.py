@@ -35,9 +35,8 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class EnsembleOutputs:
-    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide.
-
-    logits: fused, None of a single teacher. asked: how many teachers have run on all rows.
+    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits:
+    fused, None of a single teacher. asked: how many teachers have run on all rows.
     """
 
     guide: PreTrainedModel

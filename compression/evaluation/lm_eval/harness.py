@@ -43,9 +43,9 @@ def evaluate(
     """Run lm-eval tasks on the causal language model in `folder`, a stock checkpoint.
 
     include: folder of additional tasks. data: folder with the tasks' data under their names on the hub
-    (`data/allenai/ai2_arc`), the working directory during the call; missing data is requested from the hub. asked: few_shot,
-    batch, limit, threads and seed. Raises MissingResource without lm-eval, InvalidSpec if a task is unknown or has no data,
-    ConfigMismatch if the checkpoint does not open.
+    (`data/allenai/ai2_arc`); missing data is requested from the hub. asked: few_shot, batch, limit, threads and seed. Raises
+    MissingResource without lm-eval, InvalidSpec if a task is unknown or has no data, ConfigMismatch if the checkpoint does not
+    open.
     """
     release = installed()
     for place, param in ((include, "--include"), (data, "--data")):

@@ -85,11 +85,11 @@ def ask(
     parts: int = 1,
     check_pause: Callable[[], None],
 ) -> Generator[Tick | Log, None, tuple[TaskFigure, ...]]:
-    """Run the tasks one by one, yield progress, and log each task's results. Does not change `model`.
+    """Run the tasks on `model`, which does not change; yield progress, and log each task's results.
 
-    place: folder of the data; cache: folder for the data as read; parts: number of micro-batches per batch, if memory did not
-    suffice. check_pause: called at least once a second; its exceptions end the run. Raises InvalidSpec if a task fails to run
-    after all, and the errors of the machine (such as OutOfMemory).
+    place: folder of the data; cache: folder for the data as read; parts: micro-batches per batch, if memory did not suffice.
+    check_pause: called at least once a second; its exceptions end the run. Raises InvalidSpec if a task fails to run after all,
+    and the errors of the machine (such as OutOfMemory).
     """
     found: list[TaskFigure] = []
     number, total = 0, 1000 * len(asked.tasks)  # in thousandths of a task: the request counts of later tasks are unknown

@@ -25,10 +25,10 @@ class _Opened:
     model: nn.Module
 
     def unfold_tables(self) -> None:
-        """Dequantize embedding tables to float32, to score faster. Logits stay bit for bit the same.
+        """Dequantize embedding tables to float32, to score faster: logits stay bit for bit the same, memory and latency do not.
 
-        torchao dequantizes the whole table in each pass and then takes rows: that is two thirds of MiniLM's pass with a row of
-        50 tokens. Afterwards, memory and latency are no longer those of the checkpoint.
+        torchao dequantizes the whole table in each pass and then takes rows: two thirds of MiniLM's pass with a row of 50
+        tokens.
         """
         tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
         folded = [table for table in tables if isinstance(table.weight, TorchAOBaseTensor)]

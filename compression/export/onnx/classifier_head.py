@@ -12,10 +12,10 @@ from compression.quantization.fake_quantize import Simulation
 
 
 class Classifier(Body):
-    """The graph of a stock …ForSequenceClassification of a decoder.
+    """The graph of a stock …ForSequenceClassification of a decoder: input_ids and attention_mask, (b, s) int64 -> logits (b,
+    labels).
 
-    It reads input_ids and attention_mask, (b, s) int64, and returns logits (b, labels). As in stock code, positions count from
-    the first token of a row, padding or not, and a row's logits are those of its last token that is not padding.
+    As in stock code, positions count from a row's first token, padding or not, and its logits are those of its last real token.
     """
 
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:

@@ -34,9 +34,8 @@ Read = Callable[[str], Tensor]
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections, from which `decoder_layers` builds layers.
-
-    Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
+    """The graph of one decoder, from whose parts `decoder_layers` builds layers. Hidden states are always rows, (b × s,
+    channels): ONNX Runtime's kernels for linear layers take matrices.
     """
 
     def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
@@ -118,9 +117,8 @@ class Body(Nodes):
         return self.product(x, full.removesuffix(".weight"), weight, bias)
 
     def project_together(self, x: str, modules: Mapping[str, nn.Module], stem: str) -> str:
-        """Write linear layers, by name, with the same input as one layer: x (rows, in) -> (rows, sum of outs).
-
-        Each output channel has its own scale, so results do not change. Static layers may differ in range and stay separate.
+        """Write linear layers with the same input, by name, as one layer: x (rows, in) -> (rows, sum of outs). Results do not
+        change, for each channel has its own scale. Static layers, whose ranges may differ, stay separate.
         """
         if self.scheme is not None and self.scheme.calibrated:
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)

@@ -17,9 +17,7 @@ States = Callable[[Body], str]
 
 
 def writer_of(config: PretrainedConfig) -> States:
-    """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture
-    if the family, or an option of its config, is not supported.
-    """
+    """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture."""
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
     for known, cause in (
@@ -139,9 +137,8 @@ def latent(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def turned(body: Body, x: str, size: int, *, neighbours: bool = False) -> str:
-    """Rotate pairs of channels by the angles of their positions (rotary embedding): x (b, heads, s, size) -> the same.
-
-    A pair is a channel and the one half a head further, or two neighbours, whose output is in halves, queries and keys alike.
+    """Rotate pairs of channels by the angles of their positions (rotary embedding): x (b, heads, s, size) -> the same. A pair
+    is a channel and the one half a head further, or two neighbours, whose output is in halves, queries and keys alike.
     """
     cosines, sines = _tables(body)
     if neighbours:

@@ -59,10 +59,8 @@ class OnnxExporter(Exporter):
         return f"onnxruntime.InferenceSession('{FILE}'){reads}{f' with {reader}' if reader else ''}"
 
     def hinders(self, model: nn.Module) -> str | None:
-        """Return why a decoder has no ONNX file, or None if it has one.
-
-        It has none if `decoder` does not support it and a traced graph would be too large. A classifier that `decoder` does not
-        support is traced if its file stays within ONNX's 2 GiB. Models that are not decoders are always traced.
+        """Return why a decoder has no ONNX file: `decoder` does not write it, and it is no classifier that traces to at most 2
+        GiB.
         """
         if not is_decoder(model):
             return None
@@ -70,7 +68,7 @@ class OnnxExporter(Exporter):
         return None if traced else decoder.hindrance(model.config)
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
-        """Return the model's config with max_length, except for a language model: stock code would limit what it generates."""
+        """Return the config with max_length, except for a language model: stock code would limit what it generates."""
         if not is_language_model(model):
             return super().config(model, folder, max_length)
         # A checkpoint's generation config is written together with its weights.
@@ -105,10 +103,8 @@ def is_written(model: nn.Module) -> bool:
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """Return a copy for inference without simulated integers, with eager attention.
-
-    With eager attention the graph is shorter than with SDPA (whose translation guards against fully masked rows), and ONNX
-    Runtime runs it faster, both in FP32 and in INT8.
+    """Return a copy for inference without simulated integers, with eager attention: its graph is shorter than with SDPA (whose
+    translation guards against fully masked rows), and ONNX Runtime runs it faster, both in FP32 and in INT8.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     remove_fake_quantization(twin)
@@ -120,11 +116,10 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
-    """Write `model` to folder/model.onnx and return that path. Does not change the model.
+    """Write `model`, which does not change, to folder/model.onnx and return that path.
 
-    int8: write integers for every linear layer and embedding: those that `model` simulates, or dynamic-int8 if it simulates
-    none. `decoder` writes decoders, with their weights in a second file. Raises RuntimeError if a linear layer or embedding is
-    not found in the traced graph.
+    int8: write integers for every linear layer and embedding, as simulated, or else in dynamic-int8. `decoder` writes decoders,
+    with their weights in a second file. Raises RuntimeError if a layer is not found in the traced graph.
     """
     if is_written(model):
         simulation = (simulation_of(model) or DYNAMIC) if int8 else None

@@ -106,7 +106,6 @@ class _Flattener:
         self.unflatten(self.flat(node, [f"{output}_given", weight]), outputs, given, output, end=-1)
 
     def begin(self, name: str) -> None:
-        """Flatten hidden states to rows."""
         width = int(self.shapes[name][2])
         self.reshape(name, self.constant(f"rows.of_{width}", [-1, width]), f"{name}_rows")
         self.rows[name] = f"{name}_rows"

@@ -72,10 +72,11 @@ class _Surgeon(Nodes):
 
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
-    """Return `proto` with its linear layers and embeddings as integers. Raises RuntimeError if the graph lacks one of them.
+    """Return `proto`, a graph whose linear layers read matrices (`flatten_sequence`), with its layers and embeddings as
+    integers.
 
-    modules: name → layer, with weights in FP32. Each is written as its own scheme computes it, a plain nn.Linear as
-    dynamic-int8. proto: a graph whose linear layers read matrices (`flatten_sequence`).
+    modules: name → layer in FP32, each written as its own scheme computes it, a plain nn.Linear as dynamic-int8. Raises
+    RuntimeError if the graph lacks one of them.
     """
     surgeon = _Surgeon(proto, modules)
     surgeon.operate()

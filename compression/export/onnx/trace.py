@@ -47,10 +47,8 @@ _kept: OrderedDict[tuple[Any, ...], torch.onnx.ONNXProgram] = OrderedDict()
 
 
 def graph(model: nn.Module) -> onnx.ModelProto:
-    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free.
-
-    model: in evaluation mode, on the CPU and in float32. The graph of an earlier model of the same class, config and shapes is
-    used again: `verify` checks every time that the written file computes the model's logits.
+    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free. model: in evaluation mode, on the CPU and in
+    float32. An earlier graph of the same class, config and shapes is reused; `verify` checks each written file.
     """
     wrapped = modality_for(model).traced(model, outputs_of(model))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}

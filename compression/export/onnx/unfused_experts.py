@@ -19,7 +19,6 @@ class _Expert(nn.Module):
         self.act_fn = act_fn
 
     def forward(self, x: Tensor) -> Tensor:
-        """(rows, hidden) -> the same."""
         gates, values = self.gate_up(x).chunk(2, dim=-1)
         output: Tensor = self.down(self.act_fn(gates) * values)
         return output

@@ -79,9 +79,8 @@ EXPORTER = TransformersExporter()
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
     """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model.
 
-    int8: write the integers that `model` simulates, or dynamic-int8 if it simulates none. half: write the weights in bfloat16,
-    except those that stock code keeps in float32 (routers). Without either, all weights are float32.
-    Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
+    int8: write the integers that `model` simulates, else dynamic-int8. half: write bfloat16, except what stock code keeps in
+    float32 (routers). Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:

@@ -103,11 +103,11 @@ def quantizing(
 ) -> Generator[tuple[int, int], None, Written]:
     """Quantize the checkpoint in `source`; write config.json and safetensors to the folder `place`.
 
-    Every linear weight and every fused expert's matrix has one scale per output channel (weight-only-int4: one per group of
-    `group_size` inputs), every table one per row; norms and biases are float32. Tied tables are untied: the embedding and the
-    head are read in different ways, so their torchao tensors differ. portable: the recipe's `quantize.portable`; block: bytes
-    read at once; largest: bytes of tensors per file; beside: writes more files to the folder before it appears. Yields
-    (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and `SafetensorsReader`.
+    Every linear weight and fused expert's matrix has one scale per output channel (weight-only-int4: per group of `group_size`
+    inputs), every table one per row; norms and biases are float32. Tied tables are untied: as torchao's tensors, embedding and
+    head differ. portable: the recipe's `quantize.portable`; block: bytes read at once; largest: bytes of tensors per file;
+    beside: writes more files to the folder before it appears. Yields (elements written, total) after each tensor. Raises the
+    errors of `skeleton`, `sources` and `SafetensorsReader`.
     """
     checkpoint = SafetensorsReader(source)
     model = skeleton(source)

@@ -23,8 +23,8 @@ def verifying(
 ) -> Generator[tuple[int, int], None, None]:
     """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it. Raises ExportMismatch.
 
-    The config in `place` must imply exactly the tensors in the files. Each dequantized weight must be within half a step of its
-    source, and every other value must equal it. Yields (elements compared, total elements) after each tensor.
+    The config must imply exactly the tensors in the files. Each dequantized weight must be within half a step of its source,
+    and every other value must equal it. Yields (elements compared, total elements) after each tensor.
     """
     before, after = SafetensorsReader(source), SafetensorsReader(place)
     tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)

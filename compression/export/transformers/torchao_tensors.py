@@ -73,10 +73,8 @@ def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
 
 
 def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = False) -> torch.Tensor:
-    """Return our integers, one scale per row, as torchao's tensor.
-
-    weight: (..., rows, features), float32 -> the same shape.
-    levels: the largest integer; rounds: whether torchao rounds the activations, with one scale per token.
+    """Return our integers, one scale per row, as torchao's tensor: (..., rows, features), float32 -> the same shape. levels:
+    the largest integer; rounds: whether torchao rounds the activations, with one scale per token.
     """
     whole, scale = integer_rows(weight, levels)
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
@@ -95,9 +93,8 @@ def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers in torchao's 8-bit tensor: no single expert can be selected from its 4-bit one.
-
-    weight: (..., rows, features), as in `int8_rows`.
+    """Return our 4-bit integers in torchao's 8-bit tensor, as in `int8_rows`: no single expert can be selected from a 4-bit
+    one.
     """
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
     places = weight.shape[:-1]
@@ -110,10 +107,7 @@ def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor
 
 
 def _grouped(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return our 4-bit integers, the scales of torchao's groups, and the size of these groups.
-
-    weight: (out, in) -> (out, in), (out, groups), inputs per group.
-    """
+    """Return our 4-bit integers, (out, in), the scales of torchao's groups, (out, groups), and the inputs per group."""
     whole, scales = grouped_integers(weight, group_size)
     features = weight.shape[1]
     block = math.gcd(features, group_size)
