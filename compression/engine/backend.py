@@ -65,8 +65,8 @@ class ModelBackend(Protocol):
         """Set the job's checkpointer for training in progress, its tracker and its fingerprints."""
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Resume from a finished stage. folder: the folder of its checkpoint. beginning: the folder of the baseline's
-        checkpoint, which an earlier attempt may have written. Raises UnusableCheckpoint, before anything is changed.
+        """Resume from a finished stage's checkpoint in `folder`. beginning: the folder of the baseline's checkpoint, which an
+        earlier attempt may have written. Raises UnusableCheckpoint, before anything is changed.
         """
 
     def restore(self) -> Iterator[Event]:

@@ -46,12 +46,10 @@ from compression.system.sealed_folder import (
 )
 from compression.training.budget import Spent
 
-FORMAT = 7
-"""Raise it if a stage computes or saves something else, so that older checkpoints must not be resumed."""
+FORMAT = 7  #: raise it if a stage computes or saves something else, so that older checkpoints must not be resumed
 SMOOTHED = "smoothed.safetensors"
 """File of the factors that smoothing divided the model's channels by, if the model was smoothed."""
-TEACHERS = "teachers"
-"""Folder of the further models that the stage trained, numbered from 1."""
+TEACHERS = "teachers"  #: folder of the further models that the stage trained, numbered from 1
 Fingerprints = Mapping[Stage, str]
 
 
@@ -80,10 +78,9 @@ class StageCheckpoint(Config):
 def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     """Return, for each stage, a digest of all inputs of the results up to it.
 
-    Two jobs with the same fingerprint compute the same up to that stage. So a job whose recipe differs from another's only in a
-    later stage can resume from the other's checkpoint. The list of later stages is included, since a row's remedies depend on
-    it. The interval between saves and the number of micro-batches are not included, so that a job that ran out of memory can
-    resume from its checkpoints.
+    A job whose recipe differs from another's only in a later stage can resume from the other's checkpoint. The list of later
+    stages counts, since a row's remedies depend on it. The interval between saves and the number of micro-batches do not, so
+    that a job that ran out of memory can resume from its checkpoints.
     """
     return {stage: text_digest(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
 
@@ -150,9 +147,9 @@ def write(
     preprocessor: Path | None = None,
     smoothed: Mapping[str, Tensor] | None = None,
 ) -> tuple[File, ...]:
-    """Write `folder`/<stage>[/<part>] atomically and durably, and return its files; `facts.files` is filled in here. teachers:
-    the further models that the stage trained, saved in their own folders. preprocessor: the folder of the model's preprocessor,
-    if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
+    """Write `folder`/<stage>[/<part>] atomically and durably, fill in `facts.files`, and return the files. teachers: further
+    models that the stage trained, saved in their own folders. preprocessor: the folder of the model's preprocessor, if not the
+    job's own. smoothed: by layer, the factors that its channels were divided by.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
@@ -196,8 +193,8 @@ def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> 
 def latest(
     folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
 ) -> tuple[StageCheckpoint | None, list[str]]:
-    """Return the last stage that can be resumed from, and the reasons why later ones cannot. parts: the names of the datasets,
-    if there are several: each must be usable. So must the baseline: it is the teacher, and latency is compared with it.
+    """Return the last stage that can be resumed from, and why later ones cannot. parts: the names of several datasets, each of
+    which must be usable. So must the baseline: it is the teacher, and latency is compared with it.
     """
     problems = []
     for stage in sorted(stages, key=STAGES.index, reverse=True):

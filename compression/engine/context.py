@@ -33,12 +33,12 @@ UNMEASURED = NotMeasured(not_measured="there is no baseline artifact")
 class StageContext:
     """The state of a running job. A stage changes `model` in place or replaces it, and fills `result`.
 
-    `teacher` is the prepared model in full precision, frozen, if a stage needs it. `parts` is the number of micro-batches of a
-    batch. `checkpointer` saves training in progress. `budget` limits all training together. `augmenter` generates new rows, if
-    the recipe has augmentation. `unlabelled` holds the inputs of the general phase, if there are any. `models` holds the job's
-    models by folder. `originals` are further trained teachers, on the CPU, until their outputs are computed. `scratch` is a
-    folder for files that may be lost. `input_pruner` removes the inputs (tokens) that pruning drops. `timed` exports a model
-    and measures its latency. `memory` is the limit in bytes above which the engine is stopped, if there is one.
+    `teacher` is the prepared model in full precision, frozen, if a stage needs it; `originals` are further teachers, on the
+    CPU, until their outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
+    together. `augmenter` generates new rows, if the recipe has augmentation. `unlabelled` holds the inputs of the general
+    phase, if any. `models` holds the job's models by folder. `scratch` is a folder for files that may be lost. `input_pruner`
+    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency. `memory` is the engine's
+    limit in bytes.
     """
 
     recipe: Recipe
@@ -58,8 +58,7 @@ class StageContext:
     input_pruner: InputPruner | None = None
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] = lambda _: UNMEASURED
     memory: int | None = None
-    new_head: bool = False
-    """Whether the model's head was initialised at random for this job, because the model had none."""
+    new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 
     @property
     def notes(self) -> list[str]:

@@ -49,13 +49,12 @@ from compression.training.budget import Budget
 from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
 
-SAMPLE = 64
-"""Rows of validation on which an artifact's outputs must match the engine's."""
+SAMPLE = 64  #: rows of validation on which an artifact's outputs must match the engine's
 
 
 @dataclass
 class DatasetRun:
-    """A dataset, the state of its model between stages, and its own rows so far. kind: the kind of artifact that ships and is
+    """A dataset, the state of its model between stages, and its own rows so far. kind: of the artifact that ships and is
     measured after each stage. draws: by stage, the artifact's scores on resamples of the rows.
     """
 
@@ -148,9 +147,8 @@ class DatasetRun:
         )
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Resume from a finished stage: restore its rows, its model and its teacher. folder: the folder of its checkpoint.
-        beginning: the folder of the baseline's checkpoint, which an earlier attempt may have written. Raises
-        UnusableCheckpoint, before anything is changed.
+        """Restore the rows, the model and the teacher of a finished stage. Raises UnusableCheckpoint, before anything is
+        changed.
         """
         model = checkpoints.open_model(folder, done)
         first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.data.name)
@@ -171,8 +169,8 @@ class DatasetRun:
         return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
 
     def restore(self) -> Iterator[Event]:
-        """Rewrite a missing baseline artifact from the teacher, and change to new token ids if the vocabulary was cut. The
-        teacher is dropped if the recipe has none. A model after the cut knows no other ids.
+        """Rewrite a missing baseline artifact from the teacher, which is dropped if the recipe has none, and change to new
+        token ids if the vocabulary was cut: a model after the cut knows no other ids.
         """
         if self.state.teacher is not None and not self._has_artifact(self.rows[0]):
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
@@ -214,7 +212,6 @@ class DatasetRun:
         return files
 
     def _ask_tasks(self, stage: Stage) -> Iterator[Event]:
-        """Run lm-eval's tasks on a stage's model if the job has any."""
         spec, base, state = self.data.spec, self.data.base, self.state
         if (asked := spec.evaluate.lm_eval) is None:
             return
@@ -244,9 +241,8 @@ class DatasetRun:
     def ship(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, rows: Rows, *, half: bool = False
     ) -> Generator[Step, None, ShippedArtifact]:
-        """Export, reopen, verify and measure a model as one artifact. Latency is compared with the baseline's. Yields the
-        score's progress steps. rows: returns those for before.json. half: ship in 16 bits, whatever quantization the model
-        simulates.
+        """Export, reopen, verify and measure a model as one artifact. Yields the score's progress steps. rows: returns those
+        for before.json. half: ship in 16 bits, whatever quantization the model simulates.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
         device = next(model.parameters()).device
@@ -291,9 +287,9 @@ class DatasetRun:
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
         """Ship the headline's model in the further formats: as a checkpoint of its own library, and those of packages.
 
-        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is
-        the headline, both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already
-        shipped as a checkpoint after its stage, and only 16 bits are left to ship.
+        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate, and if an earlier stage
+        is the headline, so do both forms of the pruned model. If no ONNX file can be written, the checkpoint shipped after its
+        stage already.
         """
         tracker, stages = self.state.tracker, [chosen]
         yield from tracker.emit_boundary(LAST, done=False)
@@ -318,8 +314,8 @@ class DatasetRun:
         yield from tracker.emit_boundary(LAST, done=True)
 
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
-        """Return the model after a stage: the current one, or that of the stage's checkpoint in `folder`. A checkpoint that was
-        damaged since must not fail the job: then the last stage's model is returned, and the log says so.
+        """Return the current model, or that of the stage's checkpoint in `folder`. A checkpoint that was damaged since must not
+        fail the job: then the last stage's model is returned, and the log says so.
         """
         last = self.rows[-1].stage
         if stage == last:
@@ -333,8 +329,8 @@ class DatasetRun:
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Return the kind of a model's artifacts; if it is not the primary format, note why. Raises InvalidSpec if a target latency
-    needs a file of that format.
+    """Return the kind of a model's artifacts, with a note if it is not the primary format. Raises InvalidSpec if a target needs
+    that.
     """
     primary, other, *_ = ARTIFACT_FORMATS
     if (unknown := exporter_of(primary).hinders(model)) is None:
@@ -347,7 +343,6 @@ def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
 
 
 def _input_pruner(data: JobData, own: ModelSource) -> InputPruner | None:
-    """Choose the inputs that the rows need, if the recipe prunes them."""
     prune = data.spec.recipe.prune
     if prune is None or not prune.vocabulary_ratio:
         return None

@@ -13,8 +13,7 @@ from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-SECONDS = 10.0
-"""Interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs."""
+SECONDS = 10.0  #: interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs
 
 
 @contextmanager

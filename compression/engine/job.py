@@ -42,8 +42,8 @@ from compression.training.save import TrainingCheckpointer
 
 @dataclass
 class Job:
-    """The state that a job's datasets share: its folders, its rows, its artifacts, its report. `about` holds the report's facts
-    about each dataset. `part` is the current dataset on its backend, None between two of several.
+    """The state that a job's datasets share. `about` holds the report's facts about each dataset. `part` is the current dataset
+    on its backend, None between two of several.
     """
 
     spec: Spec
@@ -193,9 +193,7 @@ class Job:
         return facts, (yield from part.save(self.checkpointer.folder, facts))
 
     def _row(self, part: ModelBackend, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, seconds: float) -> Row:
-        """Return a dataset's row of a stage, with its verdict. Remedies are offered once for the job, so in a job with several
-        datasets the row of each offers none.
-        """
+        """Return a dataset's row with its verdict. Of several datasets none offers remedies: they are offered once for the job."""
         part.draws[stage] = shipped.draws
         row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
         limit, task, draws, recipe = part.budget.reached(), part.data.task.name, part.draws, self.spec.recipe

@@ -88,9 +88,10 @@ def adapted_folder(folder: Path, dataset: Dataset, output: Path, name: str, note
 
 
 def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list[str]) -> JobModels:
-    """Open the models that a job names, and refuse impossible combinations before any training. own: the base model; planned:
-    its shape after pruning; notes: of the baseline's row, to which a changed preprocessor of the student is added. Raises the
-    errors of opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
+    """Open the models that a job names, and refuse impossible combinations before any training.
+
+    own: the base model; planned: its shape after pruning; notes: of the baseline's row, which may get one. Raises the errors of
+    opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
     """
     spec, models, unpacked = data.spec, JobModels(own, data.dataset, data.task), data.output / UNPACKED
     recipe, student = spec.recipe, None

@@ -13,8 +13,8 @@ SHIP, LAST = "export and measure", "export the checkpoint"
 
 
 def job_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]], asked: LmEval | None = None) -> ProgressTracker:
-    """Return the tracker of a job. Phases go stage by stage, and in each stage through the datasets in order. rows: name →
-    split → rows; the name is empty if there is one dataset. asked: the lm-eval settings, if any.
+    """Return the tracker of a job, stage by stage, and in each stage through the datasets in order. rows: name → split → rows;
+    the name is empty if there is one dataset. asked: the lm-eval settings, if any.
     """
     found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
     found.sort(key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage)))

@@ -22,8 +22,8 @@ from compression.system.interrupts import Pause, never
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Run one job; yield its events. Relative paths in the specification are relative to `base`. Raises CompressionError if the
-    job cannot be done as specified, and Pause after a step or a stage if `pause_asked` returns True.
+    """Run one job; yield its events. Relative paths are relative to `base`. Raises CompressionError if the job cannot be done
+    as specified, and Pause after a step or a stage if `pause_asked` returns True.
     """
     torch.set_num_threads(spec.threads or process.usable_cores())
     stages = planned(spec.recipe)

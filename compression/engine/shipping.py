@@ -39,8 +39,7 @@ from compression.system import durable_files
 from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
 from compression.system.progress import Step, run_silently
 
-TIMED_SECONDS = 3.0
-"""Timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart."""
+TIMED_SECONDS = 3.0  #: timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,7 @@ class WrittenArtifact:
 
 @dataclass(frozen=True)
 class MeasuredArtifact:
-    """An artifact with its figures, in a folder that still lacks the files that contain its stage's row. card: without the
-    job's rows, which are complete only when the artifact's stage is.
-    """
+    """An artifact with its figures, in a folder that still lacks what contains its stage's row. card: without the job's rows."""
 
     shipped: ShippedArtifact
     folder: Path
@@ -177,8 +174,9 @@ class MeasuredArtifact:
 def ship(
     model: PreTrainedModel, request: ArtifactRequest, run: RunSettings, rows: Rows = lambda _: ()
 ) -> Generator[Step, None, ShippedArtifact]:
-    """Write an artifact's folder atomically, replacing what was there, and return its figures. Yields the score's progress
-    steps. model: a stock model for the run's task, with simulated quantization if the precision is an integer one. Raises
+    """Write an artifact's folder atomically, replacing what was there; yield the score's progress steps and return its figures.
+
+    model: a stock model for the run's task, with simulated quantization if the precision is an integer one. Raises
     ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
     exporter, precision = exporter_of(request.kind), request.precision
@@ -258,9 +256,10 @@ def weights_of(folder: Path, kind: Kind) -> list[Path]:
 
 
 def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
-    """Measure in a fresh process, in which no training ever ran; yield the score's progress steps. If the machine cannot run
-    the child process to its end, only the figures that it has not reported yet are lost, not the job. If it ran out of memory
-    and an attempt is left, another machine or time may suffice: raises OutOfMemory unless `last_try`.
+    """Measure in a fresh process, in which no training ever ran; yield the score's progress steps.
+
+    If the child process does not end well, only the figures that it has not reported are lost, not the job. If it ran out of
+    memory and an attempt is left, another machine or time may suffice: raises OutOfMemory unless `last_try`.
     """
     found: Measured | None = None
     try:
@@ -308,8 +307,8 @@ def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSe
 
 @torch.inference_mode()
 def count_flops(model: nn.Module, evaluate: Evaluate, task: Task) -> int:
-    """Count the floating-point operations of one forward pass at evaluate's shape. Uses torch's counter: 2 per multiply-add.
-    Quantized operations count like floating-point ones: the figure describes the shape, not the precision.
+    """Count the floating-point operations of one forward pass at evaluate's shape, 2 per multiply-add. Quantized operations
+    count like floating-point ones: the figure describes the shape, not the precision.
     """
     inputs = modality_of(task).example_inputs(model, evaluate.batch, evaluate.length)
     with FlopCounterMode(display=False) as counter:

@@ -35,10 +35,8 @@ from compression.system.host_lock import host_lock
 
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
-SECONDS = 8.0
-"""Default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model."""
-SECONDS_BETWEEN = 0.5
-"""Smallest interval between reported steps; the last step is always reported."""
+SECONDS = 8.0  #: default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model
+SECONDS_BETWEEN = 0.5  #: smallest interval between reported steps; the last step is always reported
 
 
 class MeasureSpec(Config):
@@ -67,8 +65,7 @@ class Measured(Config):
     draws: SplitDraws = NO_DRAWS
 
 
-FIGURE_OF = {"validation": "validation", "test": "score"}
-"""Split → the field of its score in `Measured`."""
+FIGURE_OF = {"validation": "validation", "test": "score"}  #: split → the field of its score in `Measured`
 parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
 Tell = Callable[[Step | Measured], None]
 

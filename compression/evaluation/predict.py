@@ -22,8 +22,7 @@ from compression.system import failures
 from compression.system.host_lock import host_lock
 from compression.system.process import limit_memory, private_channel
 
-SECONDS, MOST_RUNS = 1.0, 20
-"""Approximate duration and largest number of runs for which both models predict in turns."""
+SECONDS, MOST_RUNS = 1.0, 20  #: approximate duration and largest number of runs for which both models predict in turns
 
 
 class _Model:

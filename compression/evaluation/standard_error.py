@@ -10,10 +10,8 @@ from compression.evaluation.validate import logits
 from compression.modalities.base import Examples
 from compression.modalities.scoring.standard_errors import of_ratio
 
-GROUPS = 20
-"""Groups of rows for the jackknife. With this many, the standard error is accurate to about a sixth of itself."""
-SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""Factors on the logits before the loss, to find the loss of a calibrated model."""
+GROUPS = 20  #: Groups of rows for the jackknife. With this many, the standard error is accurate to about a sixth of itself.
+SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)  #: factors on the logits before the loss, to find the loss of a calibrated model
 
 
 def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:

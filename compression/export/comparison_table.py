@@ -10,8 +10,7 @@ from compression.schema.report.ratios import kept
 
 UNKNOWN = "–"
 
-Cells = tuple[str, str, str, str]
-"""A row of the table: figure, before, after, change."""
+Cells = tuple[str, str, str, str]  #: A row of the table: figure, before, after, change
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:

@@ -28,16 +28,13 @@ class Exporter(ABC):
     """Folder of the model card's templates: FORMAT.md.j2, and FORMAT/ANSWER.py.j2 with code that opens the artifact."""
     rounding_noise: ClassVar[float] = 2.0
     """Tolerance for an artifact of integers, in units of the change that the simulation causes (`parity_check.limit`)."""
-    writes_half: ClassVar[bool] = False
-    """Whether a language model also ships in it in 16 bits."""
-    quantizes_transposed: ClassVar[bool] = True
-    """Whether it quantizes layers with weights of (inputs, outputs), as in GPT-2."""
-    packs_integers: ClassVar[bool] = True
-    """Whether integers of less than 8 bits take less than a byte."""
+    writes_half: ClassVar[bool] = False  #: whether a language model also ships in it in 16 bits
+    quantizes_transposed: ClassVar[bool] = True  #: whether it quantizes layers with weights of (inputs, outputs), as in GPT-2
+    packs_integers: ClassVar[bool] = True  #: whether integers of less than 8 bits take less than a byte
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write an unchanged model's weights, in an integer precision with the integers that it simulates (else dynamic-int8)."""
+        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8)."""
 
     @abstractmethod
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:

@@ -25,8 +25,7 @@ from compression.schema.report.instruction_sets import ComparedAnswers, NotCompa
 
 EMULATOR, PROCESSOR, NAME = "qemu-x86_64", "Haswell", "AVX2"
 ROWS = 32
-SHARE = 0.8
-"""Share of the time limit in which rows may start: the last one has to finish too."""
+SHARE = 0.8  #: share of the time limit in which rows may start: the last one has to finish too
 DIFFERENT = 1e-2
 """Tolerance for regression, relative to the largest prediction: two predictions further apart count as different."""
 FULL_RANGE = (

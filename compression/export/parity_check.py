@@ -31,8 +31,7 @@ PEAK = 6.0
 """Largest difference allowed for one row, in units of the allowed root mean square, plus the row's own rounding change."""
 Rows = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.float64]
-Engine = tuple[Callable[[Sequence[Inputs]], Logits], nn.Module]
-"""Runs the engine's own model; its token embedding."""
+Engine = tuple[Callable[[Sequence[Inputs]], Logits], nn.Module]  #: runs the engine's own model; its token embedding
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
 """Relative size and number of the input perturbations that find tokens on the edge, and the share of tokens that must remain.
 

@@ -14,8 +14,7 @@ from compression.schema.recipe.recipe import Evaluate, Recipe, Targets
 from compression.system.environment import environment
 from compression.system.sealed_folder import code_version, known_digest
 
-LARGEST_TEXT = 1 << 20
-"""Bytes; a larger README, licence or config is not read."""
+LARGEST_TEXT = 1 << 20  #: bytes; a larger README, licence or config is not read
 LICENSE_NAME = re.compile(r"(licen[cs]e|notice|copying)([_-][A-Za-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -27,8 +26,7 @@ LICENSE_TEXTS: tuple[tuple[str, str], ...] = (
     (r"Neither the name of .{1,200} may be used to endorse", "bsd-3-clause"),
 )
 """Pattern in the text of a licence, and the licence's name on the hub."""
-MOST_FILES = 24
-"""Number of input files that a card lists; few models have more shards."""
+MOST_FILES = 24  #: number of input files that a card lists; few models have more shards
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,7 @@ class Origin:
     command: str
     sent: tuple[InputFile, ...]
     versions: dict[str, str]
-    job: str | None = None
-    """Id of the job; None if the engine was run by hand."""
+    job: str | None = None  #: id of the job; None if the engine was run by hand
 
     @classmethod
     def of(cls, spec: Spec, base: Path) -> "Origin":

@@ -15,11 +15,9 @@ from compression.schema.recipe.recipe import check_removed
 from compression.system import failures, process
 from compression.system.interrupts import Pause, never
 
-LONGEST = 4000
-"""Maximum characters of a cause or a remedy in an event."""
+LONGEST = 4000  #: maximum characters of a cause or a remedy in an event
 
-PAUSED = 3
-"""Exit code after a `paused` event."""
+PAUSED = 3  #: exit code after a `paused` event
 
 
 def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -> int:

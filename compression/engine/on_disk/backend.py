@@ -53,8 +53,7 @@ from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
-PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
-"""Names of phases, like those above."""
+PLAIN, GRAPH = "measure in 16 bits", "write ONNX"  #: names of phases, like those above
 PHASES = [
     *(Phase(BASELINE, name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
     *(Phase(QUANTIZED, name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
@@ -64,18 +63,17 @@ PHASES = [
     ),
 ]
 FILES = (safetensors_header.INDEX, "config.json", "generation_config.json")
-SAMPLE = 8
-"""Number of test rows whose first tokens are the inputs of the parity check."""
-HALF = 2
-"""Bytes of a 16-bit number."""
+SAMPLE = 8  #: number of test rows whose first tokens are the inputs of the parity check
+HALF = 2  #: bytes of a 16-bit number
 Made = tuple[list[MeasuredArtifact], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts (the row's artifact first), their model without weights, and the row's notes."""
 
 
 def fits_on_disk_only(spec: Spec, base: Path) -> bool:
-    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file. The model must have the task's head:
-    a missing head has to be initialised at random, which needs the model in memory. The preflight forecasts such a job in
-    memory too. Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
+    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file.
+
+    The model must have the task's head, for a missing one is initialised at random, with the model in memory. The preflight
+    forecasts such a job in memory too. Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
     """
     if spec.parts or not untrained(spec.recipe):
         return False
@@ -155,7 +153,7 @@ class OnDiskRun:
         return DatasetSummary(task=dataset.task, labels=dataset.labels, splits=dataset.facts(), rows={}, cut=None)
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:  # noqa: ARG002
-        """Resume from a finished stage: restore its rows. Every stage begins at the checkpoint as it was sent."""
+        """Restore the rows of a finished stage. Every stage begins at the checkpoint as it was sent."""
         self.rows, self.draws = list(done.rows), dict(done.draws)
         self.result = StageResult(pruning=done.pruning)
         self.graphs.take_up(self.rows[0].artifact)

@@ -26,8 +26,7 @@ from compression.models.skeleton import generation_of, skeleton, sources
 from compression.pruning.scores import ActivationCollector, ImportanceScores
 from compression.system.row_file import RowFile
 
-TOGETHER = 1024
-"""Tokens per forward pass of a layer. With more, a small model's activations would outweigh the whole model."""
+TOGETHER = 1024  #: Tokens per forward pass of a layer. With more, a small model's activations would outweigh the whole model.
 
 
 class LayerwiseRunner:
@@ -95,8 +94,8 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels). As in stock code, a
-        row's labels follow its last token that is not padding. cache_file: as above.
+        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels), which as in stock
+        code follow a row's last token that is not padding. cache_file: as above.
         """
         states: list[Tensor] = []
         for _, _, outputs in self._through(batches, cache_file, lambda _: None):
@@ -118,9 +117,8 @@ class LayerwiseRunner:
     def _through(
         self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
     ) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """Run rows through the base model by layers; yield (layers done, total, the batches' outputs) after each. The outputs,
-        (rows, tokens, hidden) for each batch, are there after the last layer only. next_is: called with a batch before the
-        batch goes through a layer.
+        """Run rows through the base model by layers; yield (layers done, total, outputs) after each. Only after the last layer
+        are there outputs, (rows, tokens, hidden) for each batch. next_is: called with a batch before it goes through a layer.
         """
         base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
@@ -176,9 +174,9 @@ class LayerwiseRunner:
     ) -> Generator[tuple[int, int], None, None]:
         """Write the model that `family.narrowed` would build to the folder `place`, with config.json.
 
-        dtype: the type of tensors that stock code does not keep in float32; None means the checkpoint's own. Yields (elements
-        written, total) after each tensor. beside: adds files to the folder before it appears. Raises UnsupportedShape if the
-        config cannot express the shape, ValueError if the shapes in `plan` do not agree.
+        dtype: the type of tensors that stock code does not keep in float32, by default the checkpoint's own. Yields (elements
+        written, total) after each tensor. Raises UnsupportedShape if the config cannot express the shape, ValueError if the
+        shapes in `plan` do not agree.
         """
         dtype = dtype or self.dtype
         cut = self.family.cut(self.model, plan)

@@ -42,10 +42,8 @@ OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight
 Measured on SmolLM2-135M's shape: 5.2, 1.8, 2.9 and 1.2 (ONNX Runtime 1.32, which repacks matrices and unpacks those of
 weight-only-int8).
 """
-TENSORS = 5
-"""Memory that rounding and writing the largest tensor takes, in multiples of its float32 size."""
-STEPS = 5
-"""Steps of one file: write it; run the model in float32; run it quantized; compare; measure."""
+TENSORS = 5  #: memory that rounding and writing the largest tensor takes, in multiples of its float32 size
+STEPS = 5  #: steps of one file: write it; run the model in float32; run it quantized; compare; measure
 LARGEST = 20_000_000_000
 """Largest model, in parameters: a step takes far less than the hour after which a silent engine counts as stalled."""
 
@@ -68,9 +66,10 @@ class Graphs:
     def beside(
         self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Step, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
-        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps. asked: the
-        quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its float32
-        baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
+        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
+
+        asked: the quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its
+        float32 baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
         """
         scheme = None if asked is None else asked.scheme
         if (cause := self.hindrance(model, scheme)) is not None:

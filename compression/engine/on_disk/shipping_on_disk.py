@@ -34,8 +34,7 @@ from compression.system import durable_files, process
 from compression.system.memory import resident
 from compression.system.progress import Step
 
-SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
-"""Smallest block in bytes; processing a block takes less memory than BLOCKS blocks."""
+SMALLEST_BLOCK, BLOCKS = 1 << 16, 32  #: smallest block in bytes; processing a block takes less memory than BLOCKS blocks
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ class OnDiskShipping:
         compared: ComparedAnswers | NotCompared | None = None,
     ) -> Generator[Step, None, MeasuredArtifact]:
         """Write config and tokenizer beside the weights in `folder`, and measure. Yields the score's progress steps. model:
-        without weights. stored: the storage type that the size reports, if the precision alone does not describe it. compared:
-        the comparison with other processors' outputs.
+        without weights. stored: the storage type of the size, if not the precision. compared: with other processors' outputs.
         """
         self.describe(model, folder, request)
         process.release_memory()

@@ -16,8 +16,7 @@ from compression.system.environment import environment
 @dataclass
 class DatasetSummary:
     """Facts about a dataset whose rows and model are no longer in memory. `rows` counts the rows of each split that go through
-    the model. `cut` describes which part of train was cut off. `pruning` describes what pruning removed. `sensitivity` holds
-    the sensitivity curves that pruning computed.
+    the model. `cut` describes which part of train was cut off, `pruning` what pruning removed, `sensitivity` its curves.
     """
 
     task: Task

@@ -41,9 +41,10 @@ def stage_row(
     seconds: float,
     result: StageResult,
 ) -> Row:
-    """Build a stage's row, without a verdict, and compare it with the baseline's. model: its weights are not read. rows, draws:
-    of earlier stages. sent: the uploaded model. If the baseline was measured before validation was scored, all rows are judged
-    on test, and this row omits its validation score.
+    """Build a stage's row, without a verdict, and compare it with the baseline's.
+
+    model: its weights are not read. rows, draws: of earlier stages. sent: the uploaded model. If the baseline was measured
+    before validation was scored, all rows are judged on test, and this row omits its validation score.
     """
     family, first = adapter_of(model), rows[0] if rows else None
     parameters = family.parameters_of(model)

@@ -29,8 +29,7 @@ from compression.schema.recipe.distill import Distill
 from compression.system.progress import Step, portion_of
 from compression.training.trainer import TrainingHooks, train
 
-PHASE, LAST = "distill", "last"
-"""LAST: the key under which a save stores the weights of the loss terms after the last epoch."""
+PHASE, LAST = "distill", "last"  #: LAST: the key under which a save stores the weights of the loss terms after the last epoch
 
 
 def distill(context: StageContext) -> Iterator[Event]:

@@ -90,7 +90,6 @@ def _validate(context: StageContext, objective: DistillationObjective, judge: Te
 
 
 def _texts(context: StageContext) -> tuple[Examples, Examples]:
-    """Return the texts to learn from, as tokenized for the student and for the teacher."""
     models = context.models
     if context.unlabelled is None:
         return context.rows["train"], rows_of(context, models.base, context.rows["train"], ())[0]

@@ -28,8 +28,7 @@ from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.trainer import TrainingHooks, train
 
 PHASE, PROBE_PHASE = "tune", "choose the rate"
-PREPARATION = "preparation"
-"""Key under which a training's save stores the facts about the baseline's tuning."""
+PREPARATION = "preparation"  #: key under which a training's save stores the facts about the baseline's tuning
 
 
 def phase_of(number: int) -> str:
@@ -44,6 +43,7 @@ def probe_phase(number: int) -> str:
 
 def prepare(context: StageContext) -> Iterator[Event]:
     """Train the baseline and the further originals, head and encoder, in full precision; copy the baseline as the teacher.
+
     Further originals differ by the seed, which determines the initial head if the model lacks one, the order of rows and
     dropout. Until the stage has its checkpoint, their saves also contain the models that were trained before them.
     """

@@ -44,14 +44,14 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
-ALWAYS_TOLD = ("hidden", "heads", "ffn")
-"""Axes that a report lists even if they were not pruned, for models that have them."""
+ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if they were not pruned, for models that have them
 
 
 def prune(context: StageContext) -> Iterator[Event]:
-    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape. Scores are
-    computed once, on the whole model, and every cut chooses by the scores of the remaining units. So an attempt that resumes in
-    the middle of a step repeats the earlier cuts without training.
+    """In each step, choose units by importance, slice a smaller stock model and recover. Raises UnsupportedShape.
+
+    Scores are computed once, on the whole model, and every cut chooses by the scores of the remaining units. So an attempt that
+    resumes in the middle of a step repeats the earlier cuts without training.
     """
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -135,7 +135,7 @@ def plan_shape(
     model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
 ) -> tuple[Ratios, Shape]:
     """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. before: the shape to cut, if
-    it is not the model's own. vocabulary: the number of tokens that stay, if known.
+    not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     shape = before or adapter_of(model).shape_of(model.config)
     kind = ARCHITECTURE_SPECS[model.config.model_type]
@@ -156,8 +156,8 @@ def counter(model: PreTrainedModel) -> Count:
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Return each axis's width before and after, the requested ratio and the ratio that was removed. For a target, `asked` is
-    the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
+    """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
+    For the vocabulary `asked` is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
@@ -176,7 +176,6 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
 
 
 def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
-    """Score the model's units with smoothing undone."""
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
     # Taylor scores need a backward pass; its gradients have the recipe's precision, as in training.

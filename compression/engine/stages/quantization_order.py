@@ -24,7 +24,7 @@ def only(model: PreTrainedModel, chosen: set[int], simulation: Simulation) -> No
 
 
 def sensitivities(model: PreTrainedModel, rows: Examples, simulation: Simulation, parts: int = 1) -> dict[int, float]:
-    """Return depth → sensitivity: the logits' mean squared change, divided by their mean square. rows: rows of train. The model
+    """Return depth → sensitivity: the logits' mean squared change on rows of train, divided by their mean square. The model
     ends without simulated quantization. A static scheme's layers must be calibrated.
     """
     remove_fake_quantization(model)

@@ -20,13 +20,12 @@ from compression.schema.schemes import SCHEMES
 from compression.training.trainer import TrainingHooks, train
 
 PHASE = "quantization-aware training"
-ORDER = "qat.order"
-"""Key under which a training's save stores the order of the depths."""
+ORDER = "qat.order"  #: key under which a training's save stores the order of the depths
 
 
 def quantize(context: StageContext) -> Iterator[Event]:
-    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training. Training follows the
-    progressive schedule; a new attempt that resumes in it takes ranges and order from the save.
+    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training in the progressive
+    schedule. A new attempt that resumes in it takes ranges and order from the save.
     """
     settings, model = context.recipe.quantize, context.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101

@@ -35,8 +35,7 @@ def precompute(phase: str) -> str:
 
 def recover(context: StageContext, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
     """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to the validation score. whole:
-    the recipe's settings. step: the number of the preceding cut, from 1. epochs: of this training. beside: extra tensors for
-    its saves.
+    the recipe's settings. step: the number of the cut, from 1. epochs: of this training. beside: extra tensors for its saves.
     """
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
@@ -86,7 +85,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:
     """Return how many of the shallowest layers train in an epoch, from 1. They join at equal intervals, several if epochs are
-    few. In the last interval, when the deepest layer has joined, the whole model trains, including its embeddings and its head.
+    few. In the last interval the whole model trains, including its embeddings and its head.
     """
     return -(-epoch * layers // epochs)
 

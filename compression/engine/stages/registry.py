@@ -13,8 +13,7 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.stages import STAGE_SPECS, STAGES, Stage, wanted
 
-ROW_SECONDS = 0.006
-"""Training time per row. Only the ratios between the expected times of phases matter."""
+ROW_SECONDS = 0.006  #: Training time per row. Only the ratios between the expected times of phases matter.
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ its curve.
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
     """Return each axis's curve, also of axes that the recipe does not prune: they may be the cheaper ones. Raises Pause. Each
-    point is the whole model with one axis cut, scored on a sample of validation rows. A shape that two ratios share is scored
-    once.
+    point is the whole model with one axis cut, scored on a sample of validation rows; shapes that two ratios share, once.
     """
     rows = context.rows["validation"]
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]

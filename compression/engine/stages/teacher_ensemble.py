@@ -20,8 +20,7 @@ from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows, portion_of
 
 ASK = "ask the teacher"
-LEAST_SCORE = 1e-6
-"""Least weight of a teacher, even if it scores nothing on validation: weights must be positive."""
+LEAST_SCORE = 1e-6  #: least weight of a teacher, even if it scores nothing on validation: weights must be positive
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def rows_of(context: StageContext, who: ModelSource, rows: Examples, made: Seque
 def ensemble_outputs(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
-    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run. The test split is not
-    read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
+    """Run every teacher on all rows and fuse the logits; a single teacher is left to the caller to run. Raises Pause. The guide
+    and the weights are chosen on validation; test is not read.
     """
     found = members(context, settings)
     if len(found) == 1:

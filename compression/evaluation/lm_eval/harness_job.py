@@ -32,10 +32,8 @@ REMEDIES = {
     "evaluate.lm_eval out.",
     InvalidSpec.code: "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have.",
 }
-RESAMPLES = 1000
-"""Number of resamples, the same as for the engine's own scores."""
-LONGEST_SECONDS = 30 * 86400.0
-"""Timeout beyond any job deadline: the worker enforces the deadline."""
+RESAMPLES = 1000  #: number of resamples, the same as for the engine's own scores
+LONGEST_SECONDS = 30 * 86400.0  #: timeout beyond any job deadline: the worker enforces the deadline
 
 
 class AskSpec(Config):

@@ -15,8 +15,7 @@ from compression.modalities.text.inputs import Batch, Ids
 from compression.models.adapters.registry import adapter_named
 from compression.models.architectures import heads
 
-UNFOLDED_BYTES = 1 << 30
-"""Largest size of dequantized embedding tables in float32, if only logits are needed."""
+UNFOLDED_BYTES = 1 << 30  #: largest size of dequantized embedding tables in float32, if only logits are needed
 
 
 class _Opened:

@@ -25,12 +25,9 @@ from compression.schema.schemes import SCHEMES
 OPSET, IR = 20, 9
 BATCH, SEQUENCE, PAST = "batch_size", "sequence_length", "past_sequence_length"
 TOTAL = f"{PAST} + {SEQUENCE}"
-PIECE = 16 << 20
-"""Bytes of a table that are rounded at a time."""
-MASKED = float(np.finfo(np.float32).min)
-"""The value that stock code adds to masked scores."""
-Read = Callable[[str], Tensor]
-"""Returns a parameter or a buffer by name, for models whose weights are not in memory."""
+PIECE = 16 << 20  #: bytes of a table that are rounded at a time
+MASKED = float(np.finfo(np.float32).min)  #: the value that stock code adds to masked scores
+Read = Callable[[str], Tensor]  #: returns a parameter or a buffer by name, for models whose weights are not in memory
 
 
 class Body(Nodes):

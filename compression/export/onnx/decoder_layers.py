@@ -11,13 +11,14 @@ from compression.export.onnx.decoder_graph import ACTIVATIONS, Body, activation
 from compression.export.onnx.moe import routed
 from compression.schema.errors import UnsupportedArchitecture
 
-FIXED_TURNS = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose frequencies do not depend on the text's length."""
+FIXED_TURNS = ("default", "linear", "llama3", "yarn")  #: rotary embeddings whose frequencies do not depend on the text's length
 States = Callable[[Body], str]
 
 
 def writer_of(config: PretrainedConfig) -> States:
-    """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture."""
+    """Return the function that writes a family's states after the last norm, (b × s, channels), or raise
+    UnsupportedArchitecture.
+    """
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
     for known, cause in (

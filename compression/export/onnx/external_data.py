@@ -14,8 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 Array = npt.NDArray[np.generic]
 SMALLEST = 1 << 13
 """Bytes. Smaller tensors stay in the graph, where runtimes read shapes and other constants when they open it."""
-PAGE = 4096
-"""Bytes. Offsets are multiples of it, so that a tensor can be mapped in place (onnx.proto requires it)."""
+PAGE = 4096  #: Bytes. Offsets are multiples of it, so that a tensor can be mapped in place (onnx.proto requires it).
 
 
 class External:

@@ -21,8 +21,7 @@ def check_names(runner: Runner[Any], model: nn.Module) -> None:
         check_interface(runner, labels, _interface(model), outputs_of(model))
 
 
-Interface = dict[str, tuple[str, list[bool]]]
-"""Input name → its type, and whether each of its dimensions is free."""
+Interface = dict[str, tuple[str, list[bool]]]  #: input name → its type, and whether each of its dimensions is free
 
 
 def _interface(model: nn.Module) -> Interface:

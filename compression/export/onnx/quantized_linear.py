@@ -33,10 +33,8 @@ from compression.quantization.weight_only import WeightOnlyLinear, grouped_integ
 
 Array = npt.NDArray[np.generic]
 MICROSOFT = "com.microsoft"
-FLOAT32 = 1
-"""MatMulNBits' accuracy_level."""
-BITS, MIDDLE = 4, 8
-"""MatMulNBits takes unsigned integers and subtracts 8 by default."""
+FLOAT32 = 1  #: MatMulNBits' accuracy_level
+BITS, MIDDLE = 4, 8  #: MatMulNBits takes unsigned integers and subtracts 8 by default
 
 
 class Writer(Protocol):

@@ -20,10 +20,8 @@ from compression.export.onnx.rotary_patch import real_rotation
 from compression.modalities.registry import modality_for
 from compression.models.architectures import heads
 
-OPSET = 20
-"""The first opset with Gelu as one operator."""
-MOST = 4
-"""Cached graphs without weights, each some hundred kilobytes: those of the stages, and of shapes that are measured."""
+OPSET = 20  #: the first opset with Gelu as one operator
+MOST = 4  #: cached graphs without weights, each some hundred kilobytes: those of the stages, and of shapes that are measured
 NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
 """Keys of a config that differ between models but do not affect the computation.
 

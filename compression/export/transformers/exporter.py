@@ -40,8 +40,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.schemes import SCHEMES
 
 FILE = "model.safetensors"
-ONE_SHARD = 64 * 10**9
-"""Bytes; all weights go to one file, so its size is the artifact's size."""
+ONE_SHARD = 64 * 10**9  #: bytes; all weights go to one file, so its size is the artifact's size
 
 
 class TransformersExporter(Exporter):

@@ -14,8 +14,7 @@ from compression.models.skeleton import skeleton
 from compression.schema.errors import ExportMismatch
 from compression.schema.schemes import StreamedScheme
 
-HALF = 0.501
-"""Largest change of a weight, in scales: half a step from rounding, plus the error of float32."""
+HALF = 0.501  #: largest change of a weight, in scales: half a step from rounding, plus the error of float32
 
 
 def verifying(
