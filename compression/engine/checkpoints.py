@@ -9,7 +9,7 @@ once all are complete.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,26 +24,15 @@ from compression.models.loading import open_stock
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.config import Config
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
-from compression.schema.job_spec import Data, Spec
+from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import JobTask, PartName
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Row, Sensitivity
 from compression.schema.report.report import Artifact, File
 from compression.schema.stages import BASELINE, STAGE_SPECS, STAGES, Stage
-from compression.system import durable_files
-from compression.system.sealed_folder import (
-    STATE,
-    UnusableCheckpoint,
-    code_version,
-    digest,
-    known_digest,
-    list_files,
-    seal,
-    text_digest,
-    unseal,
-    verify_files,
-)
+from compression.system import durable_files, sealed_folder
+from compression.system.sealed_folder import STATE, UnusableCheckpoint, known_digest, list_files, seal
 from compression.training.budget import Spent
 
 FORMAT = 7  #: raise it if a stage computes or saves something else, so that older checkpoints must not be resumed
@@ -82,17 +71,26 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     stages counts, since a row's remedies depend on it. The interval between saves and the number of micro-batches do not, so
     that a job that ran out of memory can resume from its checkpoints.
     """
-    return {stage: text_digest(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
+    return {
+        stage: sealed_folder.text_digest(json.dumps(facts, sort_keys=True))
+        for stage, facts in fingerprint_facts(spec, base).items()
+    }
 
 
 def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     """Return, for each stage, the facts that its fingerprint is computed from."""
-    parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
+    parts = [
+        (
+            part.model_dump(mode="json", exclude={"data": {"splits"}}),
+            {split: [known_digest(base / file) for file in files] for split, files in part.data.splits.items()},
+        )
+        for part in spec.asked
+    ]
     labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
     distill = spec.recipe.distill
     facts = {
         "format": FORMAT,
-        "code": code_version(),
+        "code": sealed_folder.code_version(),
         "task": spec.task,
         "stages": [STAGE_SPECS[stage].recipe_key for stage in planned(spec.recipe) if stage != BASELINE],
         "originals": distill.teachers.seeds if distill else 1,
@@ -135,10 +133,6 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return found
 
 
-def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
-    return {split: [known_digest(base / file) for file in files] for split, files in data.splits.items()}
-
-
 def write(
     folder: Path,
     model: PreTrainedModel,
@@ -169,20 +163,15 @@ def write_whole(folder: Path, facts: StageCheckpoint) -> tuple[File, ...]:
     place = folder / facts.stage
     place.mkdir(parents=True, exist_ok=True)
     durable_files.write_text(place / STATE, seal(facts.model_dump_json(indent=1)))
-    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
-
-
-def within(part: str, files: Iterable[File]) -> tuple[File, ...]:
-    """Return a dataset's files with their paths relative to the stage's folder."""
-    return tuple(file.model_copy(update={"path": f"{part}/{file.path}"}) for file in files)
+    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=sealed_folder.digest(place / STATE)),)
 
 
 def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> StageCheckpoint:
     """Read and verify `folder`/<stage>[/<part>]. Raises UnusableCheckpoint if it is damaged or comes from other work."""
     place = folder / stage / part
     try:
-        facts = StageCheckpoint.model_validate_json(unseal(place / STATE))
-        verify_files(place, facts.files)
+        facts = StageCheckpoint.model_validate_json(sealed_folder.unseal(place / STATE))
+        sealed_folder.verify_files(place, facts.files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
         raise UnusableCheckpoint(f"{stage}{f' of {part}' if part else ''} cannot be read: {problem}") from problem
     if (facts.stage, facts.part) != (stage, part) or facts.fingerprint != expected[stage]:

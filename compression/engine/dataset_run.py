@@ -25,7 +25,7 @@ from compression.engine.stages.registry import follows_cut, planned, run_stage, 
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.export.exporter import exporter_of, further_exporters
-from compression.export.instruction_sets import told
+from compression.export.instruction_sets import difference_note
 from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
 from compression.models.architectures import heads
@@ -152,9 +152,11 @@ class DatasetRun:
         """
         model = checkpoints.open_model(folder, done)
         first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.data.name)
+        later = STAGES[STAGES.index(done.stage) + 1 :]
+        asks_originals = any(runner_of(stage).asks_teachers for stage in planned(self.state.recipe) if stage in later)
         is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
         teacher = checkpoints.open_model(beginning, first) if is_asked else None
-        originals = checkpoints.open_teachers(beginning, first) if self._asks_originals_after(done.stage) else []
+        originals = checkpoints.open_teachers(beginning, first) if asks_originals else []
         smoothed, device = checkpoints.open_smoothed(folder, done), self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
@@ -162,11 +164,6 @@ class DatasetRun:
         self.state.result = StageResult(pruning=done.pruning, sensitivity=done.sensitivity, smoothed=smoothed)
         self.state.budget.spent = done.spent
         self.rows, self.draws = list(done.rows), dict(done.draws)
-
-    def _asks_originals_after(self, stage: Stage) -> bool:
-        """Return whether a later stage of the job needs the further originals."""
-        later = STAGES[STAGES.index(stage) + 1 :]
-        return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
 
     def restore(self) -> Iterator[Event]:
         """Rewrite a missing baseline artifact from the teacher, which is dropped if the recipe has none, and change to new
@@ -195,7 +192,7 @@ class DatasetRun:
         yield from self._ask_tasks(stage)
 
         def rows(shipped: ShippedArtifact) -> Sequence[Row]:
-            if (differs := told(shipped.artifact.compared_on)) is not None:
+            if (differs := difference_note(shipped.artifact.compared_on)) is not None:
                 state.notes.append(differs)
             return finish(shipped, state.model)
 

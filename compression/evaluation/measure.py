@@ -6,14 +6,12 @@ checkpoint.
 """
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
@@ -70,11 +68,7 @@ parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
 Tell = Callable[[Step | Measured], None]
 
 
-def nobody(_: Step | Measured) -> None:
-    """Discard the report."""
-
-
-def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
+def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
     """Open the spec's artifact and measure it. tell: called with the results known before the score, and with the score's
     progress.
     """
@@ -99,7 +93,7 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
 
 
 def scored(
-    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = nobody
+    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = lambda _: None
 ) -> Measured:
     """Score the artifact on validation, then on test, for the splits in the spec. timed: the results known already. tell:
     called with the results after each split, and with the progress of both together.
@@ -165,25 +159,7 @@ def time_both(
             start = time.perf_counter_ns()
             sides[index].logits(example)
             times[index].append((time.perf_counter_ns() - start) / 1e6)
-    own, reference = times[0], times[-1]
-    quartiles = statistics.quantiles(own, n=4)
-    return Latency(
-        median_ms=statistics.median(own),
-        p95_ms=percentile(own, 95),
-        spread_ms=quartiles[2] - quartiles[0],
-        baseline_median_ms=statistics.median(reference),
-        baseline_p95_ms=percentile(reference, 95),
-        runs=turns,
-        batch=example.shape[0],
-        length=example.shape[1],
-        threads=threads,
-        runtime=candidate.name,
-    )
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Return a percentile, interpolated between the two nearest values."""
-    return float(np.percentile(values, percent))
+    return generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
 
 
 def _counting(tell: Tell, total: int) -> Callable[[int], None]:

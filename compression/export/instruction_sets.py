@@ -129,7 +129,7 @@ def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[in
     return answers, changed, largest
 
 
-def told(found: ComparedAnswers | NotCompared | None) -> str | None:
+def difference_note(found: ComparedAnswers | NotCompared | None) -> str | None:
     """Return a note about predictions that differ, or None if none does."""
     if not isinstance(found, ComparedAnswers) or found.equal:
         return None

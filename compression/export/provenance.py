@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,18 +74,9 @@ class Origin:
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
     """Return (the model's licence by its hub name, the file that states it): README, config, GGUF keys, licence text."""
-    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
-    if front is not None:
-        stated = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
-        if stated is not None and SPDX.fullmatch(stated[1]):
-            return stated[1].lower(), "README.md"
-    named = _config(folder).get("license")
-    if isinstance(named, str) and SPDX.fullmatch(named):
-        return named.lower(), "config.json"
-    if gguf_model.is_one(folder):
-        file, named = _named_in_gguf(folder)
-        if isinstance(named, str) and SPDX.fullmatch(named):
-            return named.lower(), file
+    for stated, file in _stated_licenses(folder):
+        if isinstance(stated, str) and SPDX.fullmatch(stated):
+            return stated.lower(), file
     for path in _license_files(folder):
         text = _text(path)
         for pattern, name in LICENSE_TEXTS:
@@ -138,13 +131,16 @@ def _license_files(folder: Path) -> list[Path]:
     return sorted(path for path in named if path.is_file() and path.stat().st_size <= LARGEST_TEXT)
 
 
-def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
-    """Return (a GGUF file's name, its `general.license`), or (None, None) of a damaged file, which is refused when opened."""
-    try:
-        path, content = gguf_model.read_model(folder)
-    except CompressionError:
-        return None, None
-    return path.name, content.metadata.get("general.license")
+def _stated_licenses(folder: Path) -> Iterator[tuple[Any, str]]:
+    """Yield (what a file names as the licence, the file)."""
+    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
+    if front and (stated := re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)):
+        yield stated[1], "README.md"
+    yield _config(folder).get("license"), "config.json"
+    if gguf_model.is_one(folder):
+        with suppress(CompressionError):  # a damaged file is refused when it is opened
+            path, content = gguf_model.read_model(folder)
+            yield content.metadata.get("general.license"), path.name
 
 
 def _hub_name(folder: Path) -> str | None:

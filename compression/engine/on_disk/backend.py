@@ -26,7 +26,7 @@ from compression.engine.stage_result import StageResult
 from compression.engine.stages.prune import plan_shape, taken
 from compression.engine.stages.registry import planned
 from compression.export.exporter import exporter_of
-from compression.export.transformers import sharded, sharded_check
+from compression.export.transformers import sharded
 from compression.modalities.sampling import shuffled_rows
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
@@ -274,7 +274,7 @@ class OnDiskRun:
         made, block, portable = place / "made", self.shipping.block(), simulation.portable
         steps = sharded.quantizing(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         written = yield from self.follow(QUANTIZE, steps)
-        checks = sharded_check.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
+        checks = sharded.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         yield from self.follow(VERIFY, checks)
         _lift(made)
         yield from self.tracker.emit_boundary(MEASURE, done=False)

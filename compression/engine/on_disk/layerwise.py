@@ -42,10 +42,8 @@ class LayerwiseRunner:
         self.dtype: torch.dtype = dtype or getattr(torch, uploaded(folder).dtype)
         self._checkpoint = SafetensorsReader(folder)
         self._sources = sources(self.model, self._checkpoint)
-        self._precise = [
-            *(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ()),
-            *(getattr(self.model, "_keep_in_fp32_modules", None) or ()),
-        ]
+        kept = (getattr(self.model, name, None) for name in ("_keep_in_fp32_modules_strict", "_keep_in_fp32_modules"))
+        self._precise = [name for names in kept for name in names or ()]
 
     def tensor(self, name: str) -> Tensor:
         """Read one whole tensor of the model; stored experts are concatenated."""
@@ -124,7 +122,8 @@ class LayerwiseRunner:
         layers = list(base.get_submodule(stack).children())
         with ExitStack() as open_parts:
             states = self._between(batches, layers[0], cache_file)
-            open_parts.callback(states.close)
+            if isinstance(states, _OnDisk):
+                open_parts.callback(states.close)
             with self.opened(self.family.shallow[0]) as table:  # of tokens: positions are added later
                 for place, batch in enumerate(batches):
                     states[place] = table(batch.inputs["input_ids"])
@@ -149,12 +148,12 @@ class LayerwiseRunner:
                     setattr(base, stack, nn.ModuleList(layers))
                 yield number + 1, len(layers), outputs
 
-    def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "_InMemory | _OnDisk":
+    def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "list[Tensor] | _OnDisk":
         """Return the store for the rows' hidden states between two layers: in memory or on disk."""
         width = int(self.family.shape_of(self.model.config).hidden)
         shapes = [(*batch.mask.shape, width) for batch in batches]
         one = sum(parameter.numel() for parameter in layer.parameters())
-        return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
+        return [torch.empty(0)] * len(shapes) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
 
     def _turn_positions(self) -> None:
         """Build the rotary embedding if the model has one: it has no weights, only values from the config."""
@@ -164,13 +163,7 @@ class LayerwiseRunner:
                 base.rotary_emb = type(base.rotary_emb)(config=self.model.config)
 
     def cut(
-        self,
-        plan: PruningPlan,
-        place: Path,
-        *,
-        dtype: torch.dtype | None = None,
-        largest: int = LARGEST_SHARD,
-        beside: Callable[[Path], None] | None = None,
+        self, plan: PruningPlan, place: Path, *, dtype: torch.dtype | None = None, largest: int = LARGEST_SHARD
     ) -> Generator[tuple[int, int], None, None]:
         """Write the model that `family.narrowed` would build to the folder `place`, with config.json.
 
@@ -204,24 +197,11 @@ class LayerwiseRunner:
             small.config.save_pretrained(shards.folder)
             if small.can_generate():
                 generation_of(small, self.folder).save_pretrained(shards.folder)
-            if beside is not None:
-                beside(shards.folder)
 
     def _type(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """Return a tensor's type if most tensors are in `dtype`: routers stay in float32, as in stock code."""
         precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
         return torch.float32 if precise else dtype
-
-
-class _InMemory(list[Tensor]):
-    """The hidden states of each batch, in memory."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__([torch.empty(0)] * count)
-
-    def close(self) -> None:
-        """Release the states."""
-        self.clear()
 
 
 class _OnDisk:
@@ -238,7 +218,6 @@ class _OnDisk:
         self._file.write(place, states.to(self._dtype).contiguous().view(torch.uint8).flatten().numpy().data)
 
     def close(self) -> None:
-        """Remove the file."""
         self._file.close()
 
 

@@ -80,7 +80,7 @@ class Graphs:
         measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
         if scheme is None:
             self.shipped = measured
-        notes = tuple(filter(None, [instruction_sets.told(graph.shipped.artifact.compared_on)]))
+        notes = tuple(filter(None, [instruction_sets.difference_note(graph.shipped.artifact.compared_on)]))
         if measured and (scheme is None or against is not None):
             return [graph, *made], notes
         return [*made, graph], (_note_alone(graph.shipped, against), *notes)

@@ -1,6 +1,6 @@
 """Distills teachers into the pruned, fake-quantized student (Hinton et al. 2015; Jiao et al. 2020)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource
 from compression.engine.stages import general_distillation
-from compression.engine.stages.augment import PHASE as AUGMENT, augment_rows
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
 from compression.engine.stages.objectives import log_terms, objective_for
@@ -20,16 +19,19 @@ from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageR
 from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
 from compression.modalities.base import Examples
+from compression.modalities.modality import Augmented, Augmenter
 from compression.modalities.text.augmentation.resources import Resources
 from compression.models.tensors import Tensors
 from compression.planning.estimator import augment_seconds
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import Spec
+from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill
-from compression.system.progress import Step, portion_of
+from compression.system.progress import Returning, Step, portion_of
 from compression.training.trainer import TrainingHooks, train
 
-PHASE, LAST = "distill", "last"  #: LAST: the key under which a save stores the weights of the loss terms after the last epoch
+PHASE, AUGMENT = "distill", "augment"
+LAST = "last"  #: the key under which a save stores the weights of the loss terms after the last epoch
 
 
 def distill(context: StageContext) -> Iterator[Event]:
@@ -108,6 +110,22 @@ def enter(context: StageContext, student: ModelSource) -> None:
         f"The student is the model that the job names ({context.model.config.model_type}, {parameters:,} parameters), "
         f"not the {before.config.model_type} model before it."
     )
+
+
+def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter) -> Generator[Event, Any, Augmented]:
+    """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log. Nothing is
+    saved: a new attempt generates the same rows again. Raises Pause, and the errors of opening the sources.
+    """
+    work = augmenter.augment(settings, context.recipe.train.seed, context.prepared, context.rows["train"])
+    for done, total in (each := Returning(work)):
+        yield from context.tracker.emit(AUGMENT, Step(done, total))
+        if done:
+            context.check_pause()
+    found: Augmented = each.result
+    context.notes.append(found.note)
+    for message in (found.note, *found.examples):
+        yield Log(message=message)
+    return found
 
 
 def _where_kept(teacher: Teacher) -> Iterator[Event]:

@@ -52,8 +52,7 @@ def output_objective(context: StageContext, rows: Examples) -> Generator[Step, N
     """Build an objective from the baseline's outputs alone, softened at the temperature of the recipe's distillation."""
     asked = (context.recipe.distill or Distill()).answers_alone()
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
-    objective = yield from objective_for(context, alone, context.prepared.to(context.device), rows, rows)
-    return objective
+    return (yield from objective_for(context, alone, context.prepared.to(context.device), rows, rows))
 
 
 def log_terms(

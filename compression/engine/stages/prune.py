@@ -192,8 +192,7 @@ def _solved(
         ratios: Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
         return ratios, shape_at(ARCHITECTURE_SPECS[context.model.config.model_type], here, settings, ratios)
     if settings.target_latency is not None:
-        found = yield from ratio_for_latency(context, settings, settings.target_latency)
-        return found
+        return (yield from ratio_for_latency(context, settings, settings.target_latency))
     return plan_shape(context.model, settings, before, here.vocabulary)
 
 

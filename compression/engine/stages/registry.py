@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from compression.engine.context import StageContext
@@ -39,18 +39,13 @@ class ExpectedWork:
         return max(self.recipe.distill.teachers.seeds, 1) if self.recipe.distill is not None else 1
 
 
-def nothing(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Return no inputs."""
-    return {}
-
-
 @dataclass(frozen=True)
 class StageRunner:
     """One stage. A job calls `run`, settles the model's ranges, ships the model and writes a checkpoint."""
 
     run: Callable[[StageContext], Iterator[Event]]
     phases: Callable[[ExpectedWork], Iterator[tuple[str, float]]]  #: (name, expected seconds), without shipping
-    inputs: Callable[[Spec, Path], dict[str, Any]] = nothing  #: other inputs of its result than model, data and recipe
+    inputs: Callable[[Spec, Path], dict[str, Any]] = lambda *_: {}  #: other inputs of its result than model, data, recipe
     reads_unlabelled: bool = False  #: whether it reads unlabelled rows
     cuts: bool = False  #: whether its model, and those of later stages, may have a smaller vocabulary than the job's
     asks_teachers: bool = False  #: whether it needs the further originals
@@ -59,8 +54,7 @@ class StageRunner:
 @cache
 def runner_of(stage: Stage) -> StageRunner:
     """Import a stage's runner."""
-    module, _, name = STAGE_SPECS[stage].engine.partition(":")
-    found: StageRunner = getattr(import_module(module), name)
+    found: StageRunner = resolve_name(STAGE_SPECS[stage].engine)
     return found
 
 

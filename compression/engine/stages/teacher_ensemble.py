@@ -50,12 +50,8 @@ def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
     found = []
     for number, model in enumerate([context.prepared, *context.originals][: settings.teachers.seeds]):
         name = "the baseline" if number == 0 else f"the original with seed {seed + number}"
-        found.append(TeacherMember(name, partial(_same, model), models.base))
+        found.append(TeacherMember(name, lambda model=model: model, models.base))
     return found + [TeacherMember(who.param, partial(models.opened, who, seed), who) for who in models.teachers]
-
-
-def _same(model: PreTrainedModel) -> PreTrainedModel:
-    return model
 
 
 def rows_of(context: StageContext, who: ModelSource, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
@@ -95,10 +91,8 @@ def ensemble_outputs(
     weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]
     logits = fused(answers, weights, rows, settings.temperature)
     assert guide is not None, "there is a teacher"  # noqa: S101
-    parts = (
-        f"{member.name} {score:.4f} × {weight / sum(weights):.3f}"
-        for member, score, weight in zip(found, scores, weights, strict=True)
-    )
+    each = zip(found, scores, weights, strict=True)
+    parts = (f"{member.name} {score:.4f} × {weight / sum(weights):.3f}" for member, score, weight in each)
     whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
     note = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
     context.notes.append(note)

@@ -24,7 +24,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compression.export.onnx import decoder_layers
 from compression.export.onnx.classifier_head import Classifier
 from compression.export.onnx.decoder_graph import Body, Read
-from compression.export.onnx.external_data import External
 from compression.models.architectures import heads
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import UnsupportedArchitecture
@@ -53,7 +52,7 @@ def write(
     states = decoder_layers.writer_of(model.config)
     with (folder / DATA).open("xb") as data:
         made = Body if heads.of_architecture(type(model).__name__) is heads.LANGUAGE else Classifier
-        body = made(model, External(data), simulation, read)
+        body = made(model, data, simulation, read)
         body.logits(states(body))
         proto = body.proto()
     if body.left:

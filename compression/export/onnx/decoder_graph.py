@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from io import BufferedWriter
 from operator import attrgetter
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compression.export.onnx.external_data import Array, External
-from compression.export.onnx.graph_builder import BLOCKS, Nodes
+from compression.export.onnx.external_data import stored_tensor
+from compression.export.onnx.graph_builder import BLOCKS, Array, Nodes
 from compression.export.onnx.quantized_linear import MICROSOFT
 from compression.export.onnx.softmax import divided, exponentials
 from compression.quantization.dynamic_int8 import integer_rows
@@ -35,7 +36,7 @@ class Body(Nodes):
     channels): ONNX Runtime's kernels for linear layers take matrices.
     """
 
-    def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
+    def __init__(self, model: PreTrainedModel, data: BufferedWriter, simulation: Simulation | None, read: Read | None) -> None:
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
         self.scheme = None if simulation is None else SCHEMES[simulation.scheme]
@@ -56,7 +57,7 @@ class Body(Nodes):
     def constant(self, name: str, value: Array) -> str:
         """Make `value` an initializer, once per name; large values go to the external data file."""
         if name not in self.initializers:
-            self.initializers[name] = self._data.tensor(name, value)
+            self.initializers[name] = stored_tensor(self._data, name, value)
         return name
 
     def zero_points(self, scales: str) -> str:

@@ -18,19 +18,16 @@ def check_names(runner: Runner[Any], model: nn.Module) -> None:
         check_cache(runner, model)
     elif isinstance(runner, OnnxRunner):
         labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
-        check_interface(runner, labels, _interface(model), outputs_of(model))
+        modality, types = modality_for(model), {torch.int64: "tensor(int64)", torch.float32: "tensor(float)"}
+        free = modality.free_dimensions(model)
+        inputs = {
+            name: (types[value.dtype], [place in free[name] for place in range(value.ndim)])
+            for name, value in modality.example_inputs(model, 1, 1).items()
+        }
+        check_interface(runner, labels, inputs, outputs_of(model))
 
 
 Interface = dict[str, tuple[str, list[bool]]]  #: input name → its type, and whether each of its dimensions is free
-
-
-def _interface(model: nn.Module) -> Interface:
-    modality = modality_for(model)
-    free, kinds = modality.free_dimensions(model), {torch.int64: "tensor(int64)", torch.float32: "tensor(float)"}
-    return {
-        name: (kinds[value.dtype], [place in free[name] for place in range(value.ndim)])
-        for name, value in modality.example_inputs(model, 1, 1).items()
-    }
 
 
 def check_interface(runner: OnnxRunner, labels: int, wanted: Interface, answers: tuple[str, ...]) -> None:

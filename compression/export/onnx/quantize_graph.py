@@ -22,7 +22,8 @@ class _Surgeon(Nodes):
         super().__init__()
         self.graph = proto.graph
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.names = _named_weights(modules)
+        # By content: the exporter renames and transposes weights, but does not change them.
+        self.names = {_fingerprint(matrix(layer).detach().numpy()): (name, layer) for name, layer in modules.items()}
         self.done: set[str] = set()
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
@@ -96,8 +97,3 @@ def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.Mo
 
 def _fingerprint(value: Array) -> tuple[tuple[int, ...], bytes]:
     return value.shape, np.ascontiguousarray(value).tobytes()
-
-
-def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ...], bytes], tuple[str, nn.Module]]:
-    """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
-    return {_fingerprint(matrix(module).detach().numpy()): (name, module) for name, module in modules.items()}

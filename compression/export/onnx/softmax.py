@@ -13,8 +13,6 @@ import onnx
 
 from compression.export.onnx.graph_builder import Nodes
 
-LAST_AXIS = "softmax.last_axis"
-
 
 def exponentials(to: Nodes, scores: str, output: str | None = None) -> str:
     """Write exp(x - max x) over the last axis."""
@@ -59,7 +57,7 @@ def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _last_axis(to: Nodes) -> str:
-    return to.constant(LAST_AXIS, np.array([-1], np.int64))
+    return to.constant("softmax.last_axis", np.array([-1], np.int64))
 
 
 def _is_over_last(node: onnx.NodeProto) -> bool:

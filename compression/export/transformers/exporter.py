@@ -25,11 +25,11 @@ import transformers
 from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.quantize_.workflows import Int8Tensor
-from transformers import PreTrainedModel, TorchAoConfig
+from transformers import PreTrainedModel
 
 from compression.export.exporter import Exporter
 from compression.export.transformers import sharded
-from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_scheme, writer_of
+from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_config, writer_of
 from compression.models import loading
 from compression.models.architectures import heads
 from compression.models.linear_layers import is_transposed
@@ -112,14 +112,9 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
             for path in (passage / "made").iterdir():
                 path.rename(folder / path.name)
             return folder / FILE
+        config = torchao_config(twin, scheme, size)
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
-            passage,
-            # Without an explicit list, stock code skips the last parameter: a decoder's head, which has no bias after it.
-            quantization_config=TorchAoConfig(
-                torchao_scheme(twin, scheme, size), include_input_output_embeddings=True, modules_to_not_convert=[]
-            ),
-            dtype=torch.float32,
-            local_files_only=True,
+            passage, quantization_config=config, dtype=torch.float32, local_files_only=True
         )
     finally:
         shutil.rmtree(passage)

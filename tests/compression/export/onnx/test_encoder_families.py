@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 from compression.evaluation.runtimes import transformers as transformers_runtime
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.evaluation.runtimes.transformers import TransformersRunner
+from compression.export.manifest import write_config
 from compression.export.onnx.exporter import FILE, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
 from compression.export.onnx.interface import check_interface
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.trace import graph, inputs_of
-from compression.export.package import write_config
 from compression.export.parity_check import verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.text.artifact_tokenizer import write_tokenizer
