@@ -23,10 +23,7 @@ from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 
 Finish = Callable[[ShippedArtifact, PreTrainedModel], Sequence[Row]]
-"""Completes a stage's row from its first artifact and the model of it, whose weights are not read; returns the dataset's rows.
-
-Called once in a stage, after the artifact is measured and before the model cards are written.
-"""
+"""Completes a stage's row from its measured first artifact and its model, whose weights are not read; returns the rows so far."""
 
 
 class ModelBackend(Protocol):

@@ -1,10 +1,9 @@
 """Saves and reads stage checkpoints, so that a new attempt resumes from them and repeats no training.
 
-A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written to
-a temporary folder beside its place, synced and renamed, so a killed attempt or a power cut leaves a complete checkpoint or
-none. It is used only if it comes from the same work up to that stage (the fingerprint) and is intact (every digest). In a job
-with several datasets, each dataset has such a folder inside the stage's; the stage's own state.json, with the means, is written
-once all are complete.
+A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written
+beside its place, synced and renamed, so it is complete or missing after a kill or a power cut. It is used only if it comes from
+the same work up to that stage (the fingerprint) and is intact (every digest). Of several datasets, each has such a folder
+inside the stage's, whose own state.json, with the means, is written once all are complete.
 """
 
 import json
@@ -79,14 +78,12 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
 
 def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     """Return, for each stage, the facts that its fingerprint is computed from."""
-    parts = [
-        (
-            part.model_dump(mode="json", exclude={"data": {"splits"}}),
-            {split: [known_digest(base / file) for file in files] for split, files in part.data.splits.items()},
-        )
-        for part in spec.asked
-    ]
-    labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
+    parts, labelled = [], []
+    for part in spec.asked:
+        about = part.model_dump(mode="json", exclude={"data": {"splits"}})
+        data = {split: [known_digest(base / file) for file in files] for split, files in part.data.splits.items()}
+        parts.append((about, data))
+        labelled.append((about, {split: digests for split, digests in data.items() if split != "unlabelled"}))
     distill = spec.recipe.distill
     facts = {
         "format": FORMAT,

@@ -1,9 +1,7 @@
-"""Sends a heartbeat during work without progress steps.
+"""Sends a heartbeat during work without progress steps, such as a calibration pass or the scoring of a large model.
 
-Examples are a calibration pass over long rows and the scoring of a large model.
-
-The worker ends an engine that is silent for too long (`LATHE_STALL_SECONDS`). Such work consists of many layer calls, so the
-heartbeat is sent from layer calls; a process that hangs makes none.
+The worker ends an engine that is silent for too long (`LATHE_STALL_SECONDS`). Such work consists of many layer calls, which
+send the heartbeat; a process that hangs makes none.
 """
 
 import time

@@ -1,8 +1,7 @@
 """Runs one job: its stages in order, with a row, artifacts and a checkpoint for each, and the report.
 
-A stage runs on each dataset in turn and ends with one row: that of the only dataset, or the mean of several. If there are
-several, one is in memory at a time; the others are in the checkpoint of the stage that they finished last. How a stage's model
-is made and shipped is the backend's (`backend`).
+A stage runs on each dataset in turn and ends with one row: that of the only dataset, or the mean of several. Of several, one is
+in memory at a time; the others are in their last checkpoint. The `backend` makes and ships a stage's model.
 """
 
 import shutil
@@ -93,7 +92,6 @@ class Job:
             yield from self._go_on_from(self.checkpointer.resume, done)
 
     def _go_on_from(self, folder: Path, done: StageCheckpoint) -> Iterator[Event]:
-        """Restore the rows, models and teachers of an earlier attempt, without training."""
         try:
             if self.part is not None:
                 self.part.take_up(folder, done, folder)
@@ -163,7 +161,6 @@ class Job:
         yield StageFinished(row=row, checkpoint=files)
 
     def _do_part(self, stage: Stage, asked: Asked) -> Generator[Event, None, tuple[StageCheckpoint, tuple[File, ...]]]:
-        """Run a stage on one dataset, complete its row and write a checkpoint; return its facts and its files."""
         kept = self._kept(stage, asked)
         if kept is not None:
             self.artifacts += kept[0].artifacts

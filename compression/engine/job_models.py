@@ -88,10 +88,9 @@ def adapted_folder(folder: Path, dataset: Dataset, output: Path, name: str, note
 
 
 def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list[str]) -> JobModels:
-    """Open the models that a job names, and refuse impossible combinations before any training.
-
-    own: the base model; planned: its shape after pruning; notes: of the baseline's row, which may get one. Raises the errors of
-    opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
+    """Open the models that a job names, and refuse impossible combinations before any training. own: the base model; planned:
+    its shape after pruning; notes: of the baseline's row, which may get one. Raises the errors of opening a model, with `param`
+    naming the model, LabelMismatch and InvalidSpec.
     """
     spec, models, unpacked = data.spec, JobModels(own, data.dataset, data.task), data.output / UNPACKED
     recipe, student = spec.recipe, None
@@ -119,7 +118,6 @@ def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list
 
 
 def _looked_at(models: JobModels, folder: Path, param: str, recipe: Recipe) -> ModelSource:
-    """Open a named model once, so that its errors are raised now."""
     dataset, task = models.dataset, models.task
     try:
         config = loading.read_config(folder)

@@ -1,8 +1,7 @@
-"""compress() runs a job: the baseline and the recipe's stages in fixed order, with a measured row after each.
+"""Runs a job: prepare → ship → quantize → ship → prune → ship → distill → ship, with a measured row after each stage.
 
-prepare → ship → quantize → ship → prune → ship → distill → ship. Shipping means: write the artifact, reopen it in its own
-runtime, compare it with the engine's model, and measure it. A stage that the recipe omits has no row. A decoder that is not
-trained and does not fit in memory runs on another backend with the same rows (`on_disk`).
+Shipping means: write the artifact, reopen it in its own runtime, compare it with the engine's model, and measure it. A stage
+that the recipe omits has no row. A decoder that is not trained and does not fit in memory runs on another backend (`on_disk`).
 """
 
 from collections.abc import Callable, Iterator

@@ -61,9 +61,7 @@ class ShippedArtifact:
 
 
 Rows = Callable[[ShippedArtifact], Sequence[Figured]]
-"""Returns the job's rows from the baseline to an artifact's stage. Called once, after the artifact is measured: its figures may
-complete the last one.
-"""
+"""Returns the job's rows from the baseline to a measured artifact's stage, whose figures may complete the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)

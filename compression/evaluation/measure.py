@@ -1,8 +1,7 @@
-"""Measures artifacts as downloaded: `python -m compression measure SPEC.json`.
+"""Measures artifacts as downloaded: `python -m compression measure SPEC.json`. Torch-free, unless the artifact is a checkpoint.
 
-Each measurement is a fresh process. It contains nothing of the training: its memory is its own, its number of threads is fixed,
-and a host lock prevents two jobs from measuring latency at once (host_lock.py). Torch-free, unless the artifact is a torch
-checkpoint.
+Each measurement is a fresh process, without anything of the training: its memory is its own, its number of threads is fixed,
+and a host lock prevents two jobs from measuring latency at once (host_lock.py).
 """
 
 import json
@@ -163,7 +162,6 @@ def time_both(
 
 
 def _counting(tell: Tell, total: int) -> Callable[[int], None]:
-    """Return a function that adds newly predicted windows and reports the sum, of `total`."""
     done = 0
 
     def more(windows: int) -> None:

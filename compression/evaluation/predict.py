@@ -1,7 +1,7 @@
-"""Predicts a row with a job's two models: `python -m compression predict SPEC.json`.
+"""Predicts a row with a job's two models: `python -m compression predict SPEC.json`. Torch-free.
 
-Torch-free. A fresh process opens the original and the compressed artifact as a user does, in ONNX Runtime. It holds the host
-lock while it runs, so that it does not disturb a job's measurement and no measurement disturbs it.
+A fresh process opens both artifacts as a user does, in ONNX Runtime. It holds the host lock, so that it disturbs no
+measurement.
 """
 
 import statistics

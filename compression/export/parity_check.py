@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,8 @@ Rows = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.float64]
 Engine = tuple[Callable[[Sequence[Inputs]], Logits], nn.Module]  #: runs the engine's own model; its token embedding
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
-"""Relative size and number of the input perturbations that find tokens on the edge, and the share of tokens that must remain.
-
-The perturbation is ten times the difference between runtimes. If fewer tokens remain, the artifact fails.
-"""
+"""Relative size (ten times the difference between runtimes) and number of the input perturbations that find tokens on the edge,
+and the share of tokens that must remain; else the artifact fails."""
 
 
 @dataclass(frozen=True)
@@ -250,8 +248,7 @@ def stacked(runner: Runner[Any], asked: Sequence[Inputs]) -> Logits:
 
 def _each(values: Logits) -> Distances:
     """Return the root mean square of each row, (rows,)."""
-    found: Distances = np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1))
-    return found
+    return cast(Distances, np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1)))
 
 
 def _rms(values: Logits) -> float:

@@ -45,7 +45,7 @@ class Origin:
     """How an artifact was made, for its card. license, base: None if the uploaded model does not state it."""
 
     license: str | None
-    said_in: str | None
+    stated_in: str | None
     base: str | None
     licenses: tuple[Path, ...]
     recipe: Recipe
@@ -58,11 +58,11 @@ class Origin:
     def of(cls, spec: Spec, base: Path) -> "Origin":
         """Read the provenance of a job's inputs. base: the folder that the spec's paths are relative to."""
         folder = base / spec.model
-        name, said_in = license_of(folder)
+        (name, stated_in), name_on_hub = license_of(folder), _config(folder).get("_name_or_path")  # a local path is no name
         return cls(
             license=name,
-            said_in=said_in,
-            base=_hub_name(folder),
+            stated_in=stated_in,
+            base=name_on_hub if isinstance(name_on_hub, str) and HUB_NAME.fullmatch(name_on_hub) else None,
             licenses=tuple(_license_files(folder)),
             recipe=spec.recipe,
             command=command(spec),
@@ -141,12 +141,6 @@ def _stated_licenses(folder: Path) -> Iterator[tuple[Any, str]]:
         with suppress(CompressionError):  # a damaged file is refused when it is opened
             path, content = gguf_model.read_model(folder)
             yield content.metadata.get("general.license"), path.name
-
-
-def _hub_name(folder: Path) -> str | None:
-    """Return the model's name on the hub if its config states it, else None. A local path is not such a name."""
-    name = _config(folder).get("_name_or_path")
-    return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
 
 
 def _config(folder: Path) -> dict[str, Any]:

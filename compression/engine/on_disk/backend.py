@@ -1,7 +1,7 @@
-"""Runs one job on disk: ships the uploaded checkpoint, quantized, and pruned and quantized.
+"""Runs one job on disk: ships the uploaded checkpoint, quantized, and pruned and quantized. Rows and artifacts have the usual
+form.
 
-Rows and artifacts have the same form as in any job. Each written number is compared with its source. An artifact is smaller
-than its source: it is scored if it fits the memory that is left; otherwise the row reports it as not measured.
+Each written number is compared with its source. An artifact is scored if it fits the memory that is left, else not measured.
 """
 
 import shutil
@@ -70,10 +70,9 @@ Made = tuple[list[MeasuredArtifact], PreTrainedModel, tuple[str, ...]]
 
 
 def fits_on_disk_only(spec: Spec, base: Path) -> bool:
-    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file.
-
-    The model must have the task's head, for a missing one is initialised at random, with the model in memory. The preflight
-    forecasts such a job in memory too. Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
+    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file. The model must have the task's head,
+    for a missing one is initialised at random, with the model in memory. The preflight forecasts such a job in memory too.
+    Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
     """
     if spec.parts or not untrained(spec.recipe):
         return False
@@ -200,7 +199,8 @@ class OnDiskRun:
         measuring = self.shipping.measure(self.model, place, request)
         shipped = yield from self.tracker.relay(MEASURE, measuring)
         yield from self.tracker.emit_boundary(MEASURE, done=True)
-        made, more = yield from self.with_graph(BASELINE, [shipped], self.folder, self.model, None)
+        graph = self.graphs.beside(BASELINE, [shipped], self.folder, self.model, None)
+        made, more = yield from self.relay_phase(GRAPH, graph)
         note = "The model takes more memory than an engine may: it went from file to file."
         if made[0] is shipped:
             note += " The baseline is the checkpoint as it was sent."
@@ -211,7 +211,8 @@ class OnDiskRun:
         """Ship the quantized checkpoint."""
         shipped, notes = yield from self.integers(QUANTIZED, self.folder)
         asked = self.data.spec.recipe.quantize
-        made, more = yield from self.with_graph(QUANTIZED, [shipped], self.folder, self.model, asked)
+        graph = self.graphs.beside(QUANTIZED, [shipped], self.folder, self.model, asked)
+        made, more = yield from self.relay_phase(GRAPH, graph)
         notes = (*notes, *more)
         if asked is not None and asked.smoothing is not None:
             notes = (*notes, "Nothing was smoothed: factors are not searched for where a model goes from file to file.")
@@ -243,19 +244,18 @@ class OnDiskRun:
         plain = yield from self.tracker.relay(PLAIN, measuring)
         source = place if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers(PRUNED, source)
-        made, more = yield from self.with_graph(PRUNED, [shipped, plain], source, model, recipe.quantize)
+        graph = self.graphs.beside(PRUNED, [shipped, plain], source, model, recipe.quantize)
+        made, more = yield from self.relay_phase(GRAPH, graph)
         shutil.rmtree(whole, ignore_errors=True)
         chosen = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return made, model, (*notes, chosen, *more)
 
-    def with_graph(
-        self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> Generator[Event, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
-        """Add a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
-        yield from self.tracker.emit_boundary(GRAPH, done=False)
-        found = yield from self.tracker.relay(GRAPH, self.graphs.beside(stage, made, source, model, asked))
-        yield from self.tracker.emit_boundary(GRAPH, done=True)
-        return found
+    def relay_phase(self, phase: str, ticks: Generator[Step, None, Result]) -> Generator[Event, None, Result]:
+        """Emit a phase's begin, steps and end; return the generator's result."""
+        yield from self.tracker.emit_boundary(phase, done=False)
+        result = yield from self.tracker.relay(phase, ticks)
+        yield from self.tracker.emit_boundary(phase, done=True)
+        return result
 
     def aim(self, settings: Prune) -> Shape:
         """Return the shape after pruning, and store the report's facts about it. Raises UnsupportedShape."""
@@ -277,12 +277,10 @@ class OnDiskRun:
         checks = sharded.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         yield from self.follow(VERIFY, checks)
         _lift(made)
-        yield from self.tracker.emit_boundary(MEASURE, done=False)
         model = skeleton(place)
         stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
         measuring = self.shipping.measure(model, place, request, simulation, stored=stored)
-        shipped = yield from self.tracker.relay(MEASURE, measuring)
-        yield from self.tracker.emit_boundary(MEASURE, done=True)
+        shipped = yield from self.relay_phase(MEASURE, measuring)
         return shipped, tuple(storage_notes(written, model))
 
     def follow(self, phase: str, steps: Generator[tuple[int, int], None, Result]) -> Generator[Event, None, Result]:

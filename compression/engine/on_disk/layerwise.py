@@ -1,8 +1,8 @@
 """Scores and prunes a decoder layer by layer: memory never holds more than one layer and its outputs.
 
-Scores are those of `pruning.scores`, observed in the stock layers themselves. All rows go through a layer before the next layer
-is opened, as in compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept: rows
-× tokens × hidden in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
+Scores are those of `pruning.scores`, observed in the stock layers. All rows go through a layer before the next is opened, as in
+compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept: rows × tokens × hidden
+in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
 """
 
 import re
@@ -149,7 +149,6 @@ class LayerwiseRunner:
                 yield number + 1, len(layers), outputs
 
     def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "list[Tensor] | _OnDisk":
-        """Return the store for the rows' hidden states between two layers: in memory or on disk."""
         width = int(self.family.shape_of(self.model.config).hidden)
         shapes = [(*batch.mask.shape, width) for batch in batches]
         one = sum(parameter.numel() for parameter in layer.parameters())

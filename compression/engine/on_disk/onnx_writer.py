@@ -1,8 +1,8 @@
 """Writes a large decoder's ONNX file tensor by tensor, and compares it with the model, which does not fit in memory.
 
-The model runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file in its own runtime on the same
-inputs. A runtime loads the whole file, so it is written only if it fits the memory that is left: a quantized file may fit
-although the checkpoint does not, and the float32 file, the latency baseline, if four bytes a parameter do.
+The model runs layer by layer (`layerwise`), in float32 and simulated; the file in its own runtime on the same inputs. A runtime
+loads the whole file, so it is written only if it fits the memory that is left: a quantized file may fit although the checkpoint
+does not, and the float32 file, the latency baseline, if four bytes a parameter do.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -66,10 +66,9 @@ class Graphs:
     def beside(
         self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Step, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
-        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
-
-        asked: the quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its
-        float32 baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
+        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps. asked: the
+        quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its float32
+        baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
         """
         scheme = None if asked is None else asked.scheme
         if (cause := self.hindrance(model, scheme)) is not None:

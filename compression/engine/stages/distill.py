@@ -28,7 +28,7 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, portion_of
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 PHASE, AUGMENT = "distill", "augment"
 LAST = "last"  #: the key under which a save stores the weights of the loss terms after the last epoch
@@ -148,16 +148,8 @@ def _task_phase(
         objective.before_step(news.step - 1, news.total)  # a resumed attempt may have had no step left
         kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
 
-    ticks = train(
-        context.model,
-        plan,
-        rows,
-        context.rows["validation"],
-        objective,
-        hooks=TrainingHooks(before_step=objective.before_step, extra=objective.parameters),
-        resumable=context.resumable(PHASE, kept),
-        budget=context.budget,
-    )
+    hooks = TrainingHooks(before_step=objective.before_step, extra=objective.parameters)
+    ticks = context.train(PHASE, plan, objective, hooks, rows=rows, beside=kept)
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
     context.note_training("Distillation", outcome, settings.epochs)
     context.notes.extend((*objective.feature_losses.comparison.said(), *outcome.remarks))

@@ -17,7 +17,7 @@ from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_f
 from compression.schema.events import Event
 from compression.schema.recipe.quantize import Qat
 from compression.schema.schemes import SCHEMES
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 PHASE = "quantization-aware training"
 ORDER = "qat.order"  #: key under which a training's save stores the order of the depths
@@ -45,15 +45,13 @@ def quantize(context: StageContext) -> Iterator[Event]:
         return
     order, simulation = ordered(context, qat), Simulation.of(settings)
     plan = context.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
-    ticks = train(
-        model,
+    ticks = context.train(
+        PHASE,
         plan,
-        context.rows["train"],
-        lambda: _quantized_validation(context, simulation),
         label_loss(context.task, model),
-        hooks=TrainingHooks(before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation)),
-        resumable=context.resumable(PHASE, beside={ORDER: torch.tensor(order)}),
-        budget=context.budget,
+        TrainingHooks(before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation)),
+        judge=lambda: _quantized_validation(context, simulation),
+        beside={ORDER: torch.tensor(order)},
     )
     outcome = yield from context.tracker.relay(PHASE, ticks)
     insert_fake_quantization(model, simulation=simulation)

@@ -16,7 +16,7 @@ from compression.models.tensors import Tensors
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
@@ -40,9 +40,9 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
     alone = epochs_alone(len(adapter_of(model).layer_parameters(model)), epochs) if settings.shallow_first else 0
-    rows, is_held, reason, objective = context.rows["train"], False, "", None
+    is_held, reason, objective = False, "", None
     if settings.by == "teacher":
-        objective = yield from context.tracker.relay(precompute(phase), output_objective(context, rows))
+        objective = yield from context.tracker.relay(precompute(phase), output_objective(context, context.rows["train"]))
         asked, guide = context.recipe.distill or Distill(), objective.teacher.model
         # Later cuts and distillation run the teacher again, in float32 as here.
         before = HELD in (context.saved(phase) or {})
@@ -57,16 +57,8 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         patience_from=alone,
         seed=context.recipe.train.seed + step - 1,
     )
-    ticks = train(
-        model,
-        plan,
-        rows,
-        context.rows["validation"],
-        objective or label_loss(context.task, model),
-        hooks=TrainingHooks(before_epoch=freezer(model, settings)),
-        resumable=context.resumable(phase, beside | ({HELD: torch.tensor(True)} if is_held else {})),
-        budget=context.budget,
-    )
+    loss, hooks = objective or label_loss(context.task, model), TrainingHooks(before_epoch=freezer(model, settings))
+    ticks = context.train(phase, plan, loss, hooks, beside=beside | ({HELD: torch.tensor(True)} if is_held else {}))
     try:
         outcome = yield from context.tracker.relay(phase, ticks)
     finally:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, cast
 
 from compression.engine.context import StageContext
 from compression.schema.events import Event
@@ -54,8 +54,7 @@ class StageRunner:
 @cache
 def runner_of(stage: Stage) -> StageRunner:
     """Import a stage's runner."""
-    found: StageRunner = resolve_name(STAGE_SPECS[stage].engine)
-    return found
+    return cast(StageRunner, resolve_name(STAGE_SPECS[stage].engine))
 
 
 def run_stage(context: StageContext, stage: Stage) -> Iterator[Event]:

@@ -50,7 +50,7 @@ def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
     found = []
     for number, model in enumerate([context.prepared, *context.originals][: settings.teachers.seeds]):
         name = "the baseline" if number == 0 else f"the original with seed {seed + number}"
-        found.append(TeacherMember(name, lambda model=model: model, models.base))
+        found.append(TeacherMember(name, model.eval, models.base))
     return found + [TeacherMember(who.param, partial(models.opened, who, seed), who) for who in models.teachers]
 
 

@@ -131,7 +131,6 @@ def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Genera
 
 
 def _error(reason: Mapping[str, str | None]) -> CompressionError:
-    """Return the fresh process's error, with the job parameter and remedy if there is one."""
     kind = next(kind for kind in ALL_ERRORS if kind.code == reason["code"])
     param, remedy = reason["param"], reason["remedy"]
     if kind.code in REMEDIES:

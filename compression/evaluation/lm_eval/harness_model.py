@@ -120,7 +120,6 @@ def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTok
 
 
 def _loaded(task: str, manager: TaskManager, spec: AskSpec) -> Any:
-    """Load a task with its data, with the requested number of examples or the task's own."""
     random.seed(spec.seed)
     np.random.seed(spec.seed)
     torch.manual_seed(spec.seed)
@@ -169,10 +168,7 @@ def _data_in(spec: AskSpec) -> Iterator[None]:
             datasets.config.HF_DATASETS_CACHE = before
 
 
-@cache
-def _all_tasks() -> TaskManager:
-    """Index the package's thousands of tasks, which takes some seconds."""
-    return TaskManager()
+_all_tasks = cache(TaskManager)  # indexes the package's thousands of tasks, which takes some seconds
 
 
 def _manager_of(spec: AskSpec) -> TaskManager:

@@ -1,7 +1,7 @@
 """Writes the layers of each decoder family with `decoder_graph`, after the code of transformers 5.24."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -167,5 +167,4 @@ def _window(config: PretrainedConfig, number: int) -> int | None:
     limited = config.model_type == "mistral"  # all of its layers
     if config.model_type in ("qwen2", "qwen3"):
         limited = config.layer_types[number] == "sliding_attention"
-    window: int | None = config.sliding_window if limited else None
-    return window
+    return cast(int | None, config.sliding_window if limited else None)

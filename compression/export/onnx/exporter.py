@@ -1,10 +1,9 @@
-"""Writes a model as an ONNX file that stock ONNX Runtime opens.
+"""Writes a model as an ONNX file that stock ONNX Runtime opens: FP32 here, and `quantize_graph.to_int8` makes integers of it.
 
-This module writes FP32, and `quantize_graph.to_int8` converts it to integers.
 The file has only standard operators, of opset 20 (ONNX Runtime 1.17 and later), or in dynamic-int8 of opset 21 (1.20 and
-later). ONNX Runtime fuses them for each machine when it opens the file, and the same file stays valid elsewhere. The one
-exception is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers of a
-family that `decoder` does not support.
+later), which ONNX Runtime fuses for each machine when it opens the file; the same file stays valid elsewhere. The one exception
+is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers that `decoder` does
+not support.
 """
 
 import copy
@@ -30,14 +29,8 @@ from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.adapters.registry import is_decoder
 from compression.models.architectures import heads
 from compression.planning.on_disk import fits_a_graph
-from compression.quantization.fake_quantize import (
-    DYNAMIC,
-    Simulation,
-    insert_fake_quantization,
-    quantizable,
-    remove_fake_quantization,
-    simulation_of,
-)
+from compression.quantization import fake_quantize
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
 from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
@@ -97,17 +90,12 @@ def is_language_model(model: nn.Module) -> bool:
     return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
 
 
-def is_written(model: nn.Module) -> bool:
-    """Return whether `decoder` writes a model's graph layer by layer, so that it is not traced."""
-    return is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
-
-
 def plain_model(model: nn.Module) -> nn.Module:
     """Return a copy for inference without simulated integers, with eager attention: its graph is shorter than with SDPA (whose
     translation guards against fully masked rows), and ONNX Runtime runs it faster, both in FP32 and in INT8.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    remove_fake_quantization(twin)
+    fake_quantize.remove_fake_quantization(twin)
     if getattr(twin.config, "_experts_implementation", None) is not None:
         twin.set_experts_implementation("batched_mm")  # type: ignore[operator]  # grouped_mm has no operator in the standard
     if twin.config._attn_implementation != "eager":  # type: ignore[union-attr]
@@ -116,13 +104,12 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
-    """Write `model`, which does not change, to folder/model.onnx and return that path.
-
-    int8: write integers for every linear layer and embedding, as simulated, or else in dynamic-int8. `decoder` writes decoders,
-    with their weights in a second file. Raises RuntimeError if a layer is not found in the traced graph.
+    """Write `model`, which does not change, to folder/model.onnx and return that path. int8: write integers for every linear
+    layer and embedding, as simulated, or else in dynamic-int8. `decoder` writes decoders, with their weights in a second file.
+    Raises RuntimeError if a layer is not found in the traced graph.
     """
-    if is_written(model):
-        simulation = (simulation_of(model) or DYNAMIC) if int8 else None
+    if is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None):
+        simulation = (simulation_of(model) or fake_quantize.DYNAMIC) if int8 else None
         return decoder.write(model, folder, simulation=simulation)[0]
     twin = plain_model(model)
     experts = tuple(f"{name}." for name in unfuse_experts(twin))
@@ -131,7 +118,7 @@ def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         if (simulation := simulation_of(model)) is not None:
             insert_fake_quantization(twin, lambda name: not name.startswith(experts), simulation)
             insert_fake_quantization(twin, lambda name: name.startswith(experts), simulation.of_experts)
-        proto = to_int8(proto, dict(quantizable(twin)))
+        proto = to_int8(proto, dict(fake_quantize.quantizable(twin)))
         proto = proto if simulation is None or not simulation.portable else spelled_out(proto)
     onnx.checker.check_model(proto)
     path = folder / FILE

@@ -1,6 +1,5 @@
-"""Writes the external data file of an ONNX graph, with one tensor in memory at a time; runtimes map it.
-
-A graph that contains its weights is one protobuf message, at most 2 GiB and in memory as a whole.
+"""Writes the external data file of an ONNX graph, with one tensor in memory at a time; runtimes map it. A graph that contains
+its weights is one protobuf message, at most 2 GiB and in memory as a whole.
 """
 
 from io import BufferedWriter

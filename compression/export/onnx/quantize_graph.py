@@ -1,7 +1,4 @@
-"""Quantizes an FP32 ONNX graph with the schemes of `quantization`.
-
-This module finds the layers; `graph_builder` writes them.
-"""
+"""Quantizes an FP32 ONNX graph with the schemes of `quantization`: finds the layers, which `graph_builder` writes."""
 
 from collections.abc import Mapping
 
@@ -74,10 +71,8 @@ class _Surgeon(Nodes):
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
     """Return `proto`, a graph whose linear layers read matrices (`flatten_sequence`), with its layers and embeddings as
-    integers.
-
-    modules: name → layer in FP32, each written as its own scheme computes it, a plain nn.Linear as dynamic-int8. Raises
-    RuntimeError if the graph lacks one of them.
+    integers. modules: name → layer in FP32, each written as its own scheme computes it, a plain nn.Linear as dynamic-int8.
+    Raises RuntimeError if the graph lacks one of them.
     """
     surgeon = _Surgeon(proto, modules)
     surgeon.operate()

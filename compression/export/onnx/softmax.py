@@ -1,9 +1,9 @@
 """Writes softmax as separate operators, so that AVX2 and AVX-512 compute the same numbers.
 
-ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The sums differ in the
-last digit. This can round an activation to the neighbouring integer, and later layers amplify the difference. Each of the
-operators that replace it here computes the same bits on both (docs/decisions/0032).
-In attention the division comes after the product with the values, (e · V) / Σe, because there is less to divide.
+ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The last digits differ,
+which can round an activation to the neighbouring integer, and later layers amplify that. The operators here compute the same
+bits on both (docs/decisions/0032). In attention the division comes after the product with the values, (e · V) / Σe, because
+there is less to divide.
 """
 
 from collections import Counter

@@ -1,7 +1,5 @@
-"""Replaces fused experts by separate linear layers for tracing: a traced graph cannot select rows by their values.
-
-Each expert computes every row, and its output is weighted by the row's share, which is 0 for most rows. This is the same
-function, and its products are matrix products, which ONNX can compute in integers.
+"""Replaces fused experts by separate linear layers for tracing: a traced graph cannot select rows by their values. Each expert
+computes every row, weighted by the row's share, mostly 0: the same function, in products that ONNX can compute in integers.
 """
 
 from typing import Any

@@ -18,7 +18,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -64,8 +64,7 @@ class TransformersExporter(Exporter):
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the config that lies beside the weights. tokenizer_config.json has max_length."""
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-        return config
+        return cast(dict[str, Any], json.loads((folder / "config.json").read_text("utf-8")))
 
     def reads_as_filed(self, folder: Path) -> bool:
         """Return whether stock AutoTokenizer tokenizes texts as tokenizer.json does."""
@@ -76,10 +75,9 @@ EXPORTER = TransformersExporter()
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
-    """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model.
-
-    int8: write the integers that `model` simulates, else dynamic-int8. half: write bfloat16, except what stock code keeps in
-    float32 (routers). Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
+    """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model. int8:
+    write the integers that `model` simulates, else dynamic-int8. half: write bfloat16, except what stock code keeps in float32
+    (routers). Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:
@@ -138,7 +136,6 @@ def untie(model: nn.Module) -> None:
 
 
 def _own(layer: nn.Module, group_size: int) -> torch.Tensor:
-    """Return the integers and scales of a table or a layer as torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, SimulatedLinear):
         return int8_rows(weight, levels_of(layer))

@@ -1,14 +1,13 @@
 """Quantizes a checkpoint on disk, a few rows at a time, for models that do not fit in memory, and compares both.
 
 The result equals that of `write_transformers(model, folder, int8=True)`, tensor by tensor, because quantizing a row needs only
-this row. `write_transformers` uses this module for models with fused experts. Memory holds the model's skeleton, without any
-weights, and one block of rows with the temporary values of its quantization. Together these are less than thirty-two times the
-block: half a gibibyte, while a shard of the usual size has five.
+this row. Memory holds the model's skeleton, without any weights, and one block of rows with the temporary values of its
+quantization: together less than thirty-two times the block, half a gibibyte, while a shard of the usual size has five.
 
-Fused experts get the integers that separate linear layers would have. Even 4-bit integers are in torchao's 8-bit tensors,
-because a single expert can be selected from those. Stock code multiplies one expert after the other
-(`experts_implementation` of config.json), because its grouped product does not support integers. Matrices that stock code
-keeps in no linear layer, embedding or experts (GPT-2's, routers) stay as they are in the file.
+Fused experts, also of models in memory, get the integers that separate linear layers would have. Even 4-bit integers are in
+torchao's 8-bit tensors, of which a single expert can be selected. Stock code multiplies one expert after the other
+(`experts_implementation` of config.json), because its grouped product does not support integers. Matrices that stock code keeps
+in no linear layer, embedding or experts (GPT-2's, routers) stay as they are in the file.
 
 Such a model cannot be verified by its logits (`verify`), so its files are compared: every integer, multiplied by its scale,
 with the weight that it represents.
@@ -19,7 +18,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -74,8 +73,7 @@ def _by_torchao(config: Any) -> Form:
         holder = nn.Module()
         holder.weight = nn.Parameter(rows.float(), requires_grad=False)
         quantize_(holder, config, filter_fn=lambda *_: True)
-        found: torch.Tensor = holder.weight.data
-        return found
+        return cast(torch.Tensor, holder.weight.data)
 
     return form
 
@@ -177,10 +175,9 @@ def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Sim
 def verifying(
     source: Path, place: Path, *, scheme: StreamedScheme, group_size: int = 32, portable: bool = False, block: int = BLOCK
 ) -> Generator[tuple[int, int], None, None]:
-    """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it. Raises ExportMismatch.
-
-    The config must imply exactly the tensors in the files. Each dequantized weight must be within half a step of its source,
-    and every other value must equal it. Yields (elements compared, total elements) after each tensor.
+    """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it. Raises ExportMismatch. The
+    config must imply exactly the tensors in the files. Each dequantized weight must be within half a step of its source, and
+    every other value must equal it. Yields (elements compared, total elements) after each tensor.
     """
     before, after = SafetensorsReader(source), SafetensorsReader(place)
     tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)

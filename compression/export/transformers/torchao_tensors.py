@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pkgutil import resolve_name
+from typing import cast
 
 import torch
 from torch import nn
@@ -35,8 +36,7 @@ class TorchaoWriter:
 
 def writer_of(scheme: Scheme) -> TorchaoWriter:
     """Return a scheme's writer."""
-    found: TorchaoWriter = resolve_name(SCHEMES[scheme].torchao)
-    return found
+    return cast(TorchaoWriter, resolve_name(SCHEMES[scheme].torchao))
 
 
 def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> torchao.FqnToConfig:
@@ -81,16 +81,14 @@ def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = Fa
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
     block = [*(1 for _ in weight.shape[:-1]), weight.shape[-1]]
     dynamic = QuantizeTensorToInt8Kwargs(torchao.PerRow()) if rounds else None
-    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros, act_quant_kwargs=dynamic)
-    return found
+    return cast(torch.Tensor, Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros, act_quant_kwargs=dynamic))
 
 
 def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor. (out, in) -> the same shape."""
     whole, scales, block = _grouped(weight, group_size)
     zeros = torch.zeros(scales.shape, dtype=torch.int8)
-    found: torch.Tensor = torchao.IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None)
-    return found
+    return cast(torch.Tensor, torchao.IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None))
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
