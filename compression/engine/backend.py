@@ -23,7 +23,7 @@ from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 
 Finish = Callable[[ShippedArtifact, PreTrainedModel], Sequence[Row]]
-"""Completes a stage's row from its measured first artifact and its model, whose weights are not read; returns the rows so far."""
+"""Completes a stage's row from its measured first artifact and its model without weights; returns the rows so far."""
 
 
 class ModelBackend(Protocol):

@@ -44,9 +44,7 @@ Fingerprints = Mapping[Stage, str]
 class StageCheckpoint(Config):
     """The content of state.json: what the rest of the job and the report need besides the weights."""
 
-    fingerprint: Annotated[
-        str, Field(description="Of all that the stage's result depends on: data, model, code, recipe so far.")
-    ]
+    fingerprint: Annotated[str, Field(description="Of all that the stage's result depends on: data, model, code, recipe.")]
     stage: Stage
     part: PartName = ""
     task: JobTask = "text-classification"
@@ -57,9 +55,7 @@ class StageCheckpoint(Config):
     pruning: dict[str, Any] | None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
-    draws: dict[Stage, SplitDraws] = Field(
-        default_factory=dict, description="Of each stage so far; none in checkpoints of before they were kept."
-    )
+    draws: dict[Stage, SplitDraws] = Field(default_factory=dict, description="Of each stage so far; none in old checkpoints.")
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
 

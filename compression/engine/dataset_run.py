@@ -15,13 +15,12 @@ from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.job_models import ModelSource, adapted_folder, open_job_models
-from compression.engine.phases import LAST, SHIP, job_progress
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.insert_quantization import settle_ranges
 from compression.engine.stages.prune import aimed
-from compression.engine.stages.registry import follows_cut, planned, run_stage, runner_of
+from compression.engine.stages.registry import LAST, SHIP, follows_cut, job_progress, planned, run_stage, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.export.exporter import exporter_of, further_exporters

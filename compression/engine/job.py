@@ -19,8 +19,7 @@ from compression.engine.backend import ModelBackend
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
-from compression.engine.reporting.notes import with_notes
-from compression.engine.reporting.stage_rows import stage_row
+from compression.engine.reporting.stage_rows import stage_row, with_notes
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stages.registry import planned
 from compression.models.files.uploaded import uploaded

@@ -37,11 +37,8 @@ from compression.system import durable_files, process
 from compression.system.progress import Step
 
 OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight-only-int8": 5.0, "weight-only-int4": 1.5}
-"""Memory of a process that opens and runs the file, in bytes a parameter.
-
-Measured on SmolLM2-135M's shape: 5.2, 1.8, 2.9 and 1.2 (ONNX Runtime 1.32, which repacks matrices and unpacks those of
-weight-only-int8).
-"""
+"""Memory of a process that opens and runs the file, in bytes a parameter. Measured on SmolLM2-135M's shape: 5.2, 1.8, 2.9, 1.2
+(ONNX Runtime 1.32, which repacks matrices and unpacks those of weight-only-int8)."""
 TENSORS = 5  #: memory that rounding and writing the largest tensor takes, in multiples of its float32 size
 STEPS = 5  #: steps of one file: write it; run the model in float32; run it quantized; compare; measure
 LARGEST = 20_000_000_000

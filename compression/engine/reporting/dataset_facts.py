@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compression.engine.reporting.notes import better_note, data_notes, scheme_notes
 from compression.planning.verdicts import choose
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Task
-from compression.schema.report.measurements import Row, Sensitivity, Uploaded
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
+from compression.schema.schemes import SCHEMES
+from compression.schema.tasks import TASKS
 from compression.system.environment import environment
 
 
@@ -75,6 +77,42 @@ def job_report(
             *scheme_notes(spec.recipe.quantize),
         ),
     )
+
+
+def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
+    """Return notes on what a dataset's figures rest on: the baseline's row, the headline's row, what was cut off."""
+    notes = []
+    if first.parameters.embedding:
+        notes.append(
+            f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
+            f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
+        )
+    if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
+        how = "stratified, " if TASKS[task].one_class else ""
+        notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")
+    if cut is not None:
+        notes.append(cut)
+    if (better := better_note(first, last)) is not None:
+        notes.append(better)
+    return tuple(notes)
+
+
+def better_note(first: Row, last: Row) -> str | None:
+    """Return a note with the standard error if the result scores better than the baseline, else None."""
+    if isinstance(first.score, Score) and isinstance(last.score, Score):
+        error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
+        gain = last.score.worth - first.score.worth
+        if gain > 0:
+            how = "better" if last.score.lower_is_better else "higher"
+            unit = " nats a token" if last.score.lower_is_better else ""
+            return f"On test the result scores {how} than the baseline by {gain:.4f}{unit}; the standard error is {error:.4f}."
+    return None
+
+
+def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
+    """Return notes on how a scheme's transformers checkpoint differs from its ONNX artifact."""
+    note = None if settings is None else SCHEMES[settings.scheme].note
+    return () if note is None else (note,)
 
 
 def _of_means(first: Row, last: Row, parts: int) -> tuple[str, ...]:

@@ -22,9 +22,7 @@ CURVES: dict[str, tuple[str, ...]] = {
     "experts": ("experts",),
     "expert_ffn": ("expert_ffn",),
 }
-"""Curve name → the axes that it cuts together. A model has the curves of its own axes. If the recipe cuts hidden alone, so does
-its curve.
-"""
+"""Curve name → the axes that it cuts together, of a model that has them. If the recipe cuts hidden alone, so does its curve."""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:

@@ -16,15 +16,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from compression.evaluation.runtimes.onnx import FILE
+from compression.evaluation.runtimes.onnx import FILE, OnnxDecoder, OnnxRunner
 from compression.export import instruction_sets
 from compression.export.exporter import Exporter
-from compression.export.onnx import decoder, interface
+from compression.export.onnx import decoder
 from compression.export.onnx.flatten_sequence import flatten_sequence
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.softmax import spelled_out
-from compression.export.onnx.trace import graph
+from compression.export.onnx.trace import graph, outputs_of
 from compression.export.onnx.unfused_experts import unfuse_experts
+from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.adapters.registry import is_decoder
 from compression.models.architectures import heads
@@ -32,6 +33,7 @@ from compression.planning.on_disk import fits_a_graph
 from compression.quantization import fake_quantize
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
 from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
+from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.schemes import SCHEMES
@@ -72,7 +74,17 @@ class OnnxExporter(Exporter):
 
     def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:
         """Check the names, types and dimensions of inputs and outputs. Raises ExportMismatch."""
-        interface.check_names(runner, model)
+        if isinstance(runner, OnnxDecoder):
+            check_cache(runner, model)
+        elif isinstance(runner, OnnxRunner):
+            labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+            modality, types = modality_for(model), {torch.int64: "tensor(int64)", torch.float32: "tensor(float)"}
+            free = modality.free_dimensions(model)
+            inputs = {
+                name: (types[value.dtype], [place in free[name] for place in range(value.ndim)])
+                for name, value in modality.example_inputs(model, 1, 1).items()
+            }
+            compare_interface(runner, labels, inputs, outputs_of(model))
 
     def compare_processors(
         self, folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
@@ -83,11 +95,37 @@ class OnnxExporter(Exporter):
 
 
 EXPORTER = OnnxExporter()
+Interface = dict[str, tuple[str, list[bool]]]  #: input name → its type, and whether each of its dimensions is free
 
 
 def is_language_model(model: nn.Module) -> bool:
     """Return whether a model is a language model: its artifact has a cache and generates text."""
     return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
+
+
+def compare_interface(runner: OnnxRunner, labels: int, wanted: Interface, answers: tuple[str, ...]) -> None:
+    """Check that names, types and free dimensions match the model card. Raises ExportMismatch."""
+    inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
+    if inputs != wanted:
+        raise ExportMismatch(f"the file's inputs are {inputs}")
+    outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
+    # The last dimension of start and end logits is the sequence, which is free.
+    last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
+    if outputs != [(name, "tensor(float)", last) for name in answers]:
+        raise ExportMismatch(f"the file's outputs are {outputs}")
+
+
+def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
+    """Check that a language model's inputs and outputs are those of the usual exports. Raises ExportMismatch."""
+    layers = range(int(model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    parts = [f"{number}.{part}" for number in layers for part in ("key", "value")]
+    wanted = (
+        ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{part}" for part in parts)],
+        ["logits", *(f"present.{part}" for part in parts)],
+    )
+    found = [item.name for item in runner.session.get_inputs()], [item.name for item in runner.session.get_outputs()]
+    if found != wanted:
+        raise ExportMismatch(f"the file's inputs and outputs are {found}")
 
 
 def plain_model(model: nn.Module) -> nn.Module:

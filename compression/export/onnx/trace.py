@@ -23,10 +23,7 @@ from compression.models.architectures import heads
 OPSET = 20  #: the first opset with Gelu as one operator
 MOST = 4  #: cached graphs without weights, each some hundred kilobytes: those of the stages, and of shapes that are measured
 NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
-"""Keys of a config that differ between models but do not affect the computation.
-
-Until a stage saves the config, `architectures` names the class of the uploaded file; the cache key has the class itself.
-"""
+"""Keys of a config that do not affect the computation: until a stage saves it, `architectures` is of the uploaded file."""
 
 
 def outputs_of(model: nn.Module) -> tuple[str, ...]:

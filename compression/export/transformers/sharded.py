@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,7 +73,7 @@ def _by_torchao(config: Any) -> Form:
         holder = nn.Module()
         holder.weight = nn.Parameter(rows.float(), requires_grad=False)
         quantize_(holder, config, filter_fn=lambda *_: True)
-        return cast(torch.Tensor, holder.weight.data)
+        return holder.weight.data
 
     return form
 
