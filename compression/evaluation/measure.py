@@ -106,7 +106,13 @@ def scored(
     asked: dict[str, SplitScoring] = {}
     for split, path in paths.items():
         asked[split] = scorer.open_split(runner, reader, read_rows(path), spec.seed)
-    more = _counting(tell, sum(one.windows for one in asked.values()))
+    total, done = sum(one.windows for one in asked.values()), 0
+
+    def more(windows: int) -> None:
+        nonlocal done
+        done += windows
+        tell(Step(done=done, total=total))
+
     for number, (split, one) in enumerate(asked.items()):
         if number:
             tell(known)
@@ -159,17 +165,6 @@ def time_both(
             sides[index].logits(example)
             times[index].append((time.perf_counter_ns() - start) / 1e6)
     return generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
-
-
-def _counting(tell: Tell, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def more(windows: int) -> None:
-        nonlocal done
-        done += windows
-        tell(Step(done=done, total=total))
-
-    return more
 
 
 def read_rows(path: Path) -> list[Row]:

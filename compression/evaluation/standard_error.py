@@ -59,5 +59,4 @@ def _members(rows: Examples) -> list[torch.Tensor]:
 
 
 def _numbers(chosen: torch.Tensor) -> list[int]:
-    numbers: list[int] = torch.nonzero(chosen)[:, 0].tolist()
-    return numbers
+    return [int(number) for number in torch.nonzero(chosen)[:, 0]]

@@ -11,14 +11,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from compression.engine.shipping import (
-    ArtifactRequest,
-    MeasuredArtifact,
-    RunSettings,
-    WrittenArtifact,
-    measure_written,
-    weights_of,
-)
+from compression.engine import shipping
+from compression.engine.shipping import ArtifactRequest, MeasuredArtifact, RunSettings
 from compression.export.transformers import sharded
 from compression.export.transformers.torchao_tensors import fused_experts
 from compression.modalities.scoring.base import Row
@@ -82,7 +76,7 @@ class OnDiskShipping:
         """
         self.describe(model, folder, request)
         process.release_memory()
-        written = WrittenArtifact(
+        written = shipping.WrittenArtifact(
             request=request,
             model=model,
             folder=folder,
@@ -93,12 +87,12 @@ class OnDiskShipping:
             # An artifact of the primary format was just opened here.
             unmeasured=None if ARTIFACT_FORMATS[request.kind].primary else self.too_large(model, folder, request.kind),
         )
-        return (yield from measure_written(written, self.run))
+        return (yield from shipping.measure_written(written, self.run))
 
     def too_large(self, model: PreTrainedModel, folder: Path, kind: Kind) -> str | None:
         """Return why an artifact does not fit the memory that this process leaves, or None."""
         table = max(prod(weight.shape) for weight in model.parameters())
-        needed, left = opened_bytes(sum(path.stat().st_size for path in weights_of(folder, kind)), table), self.left()
+        needed, left = opened_bytes(sum(path.stat().st_size for path in shipping.weights_of(folder, kind)), table), self.left()
         if needed <= left:
             return None
         return f"Answering takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit."

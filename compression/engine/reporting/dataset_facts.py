@@ -7,7 +7,6 @@ from typing import Any
 from compression.planning.verdicts import choose
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Task
-from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
 from compression.schema.schemes import SCHEMES
@@ -40,7 +39,8 @@ def job_report(
 ) -> Report:
     """Build the report of a finished job. about: dataset name → summary. If a job has only one dataset, its name is empty."""
     chosen, choice = choose(rows, spec.targets)
-    alone = about.get("")
+    alone, quantize = about.get(""), spec.recipe.quantize
+    scheme_note = SCHEMES[quantize.scheme].note if quantize is not None else None
     parts = [
         PartReport(
             name=name,
@@ -74,7 +74,7 @@ def job_report(
         environment=environment(),
         notes=(
             *(alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts))),
-            *scheme_notes(spec.recipe.quantize),
+            *([scheme_note] if scheme_note is not None else ()),
         ),
     )
 
@@ -107,12 +107,6 @@ def better_note(first: Row, last: Row) -> str | None:
             unit = " nats a token" if last.score.lower_is_better else ""
             return f"On test the result scores {how} than the baseline by {gain:.4f}{unit}; the standard error is {error:.4f}."
     return None
-
-
-def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
-    """Return notes on how a scheme's transformers checkpoint differs from its ONNX artifact."""
-    note = None if settings is None else SCHEMES[settings.scheme].note
-    return () if note is None else (note,)
 
 
 def _of_means(first: Row, last: Row, parts: int) -> tuple[str, ...]:

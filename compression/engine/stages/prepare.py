@@ -84,7 +84,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
         return
     known = yield from _chosen(context, model, number)
     phase, loss, hooks = phase_of(number), label_loss(context.task, model), TrainingHooks(head=head_of(model))
-    facts = beside | {PREPARATION: _packed(known)}
+    facts = beside | {PREPARATION: torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)}
     ticks = context.train(phase, _plan(context, known, seed), loss, hooks, model=model, beside=facts)
     outcome = yield from context.tracker.relay(phase, ticks)
     found = _concluded(context, model, known, outcome)
@@ -178,10 +178,6 @@ def _remarks(found: Preparation) -> Iterator[str]:
             for one in found.rates
         )
         yield f"The rate {found.rate:g} (head {found.head_rate:g}) is the best probe's, lowered. Probes: {tried}."
-
-
-def _packed(known: Preparation) -> torch.Tensor:
-    return torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)
 
 
 def _unpacked(saved: torch.Tensor) -> Preparation:

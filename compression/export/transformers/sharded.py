@@ -52,8 +52,7 @@ class Streamed:
 
     def parts(self, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Return the tensors that are stored for some rows, and torchao's metadata of them."""
-        parts, metadata = flatten_tensor_state_dict({self.name: self.form(rows)})
-        return parts, metadata
+        return cast(tuple[dict[str, torch.Tensor], dict[str, str]], flatten_tensor_state_dict({self.name: self.form(rows)}))
 
     def planned(self, dtype: torch.dtype) -> tuple[list[PlannedTensor], dict[str, str]]:
         """Return the tensors that will be stored, and torchao's metadata of them. dtype: the type of the rows."""
