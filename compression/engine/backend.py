@@ -76,6 +76,6 @@ class ModelBackend(Protocol):
         """Write `folder`/<stage>[/<dataset>] atomically and durably; return its files."""
 
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
-        """Ship further artifacts after the last stage. chosen: the headline's stage; rows: the job's; folder_of: returns the
-        folder of a finished stage's checkpoints.
+        """Ship further artifacts of the headline's stage `chosen`. folder_of: returns the folder of a finished stage's
+        checkpoints.
         """

@@ -146,9 +146,7 @@ class DatasetRun:
         )
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Restore the rows, the model and the teacher of a finished stage. Raises UnusableCheckpoint, before anything is
-        changed.
-        """
+        """Restore rows, model and teacher of a finished stage. Raises UnusableCheckpoint, before anything is changed."""
         model = checkpoints.open_model(folder, done)
         first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.data.name)
         later = STAGES[STAGES.index(done.stage) + 1 :]
@@ -325,9 +323,7 @@ class DatasetRun:
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Return the kind of a model's artifacts, with a note if it is not the primary format. Raises InvalidSpec if a target needs
-    that.
-    """
+    """Return the kind of a model's artifacts; note if it is not the primary one, raise InvalidSpec if a target needs that."""
     primary, other, *_ = ARTIFACT_FORMATS
     if (unknown := exporter_of(primary).hinders(model)) is None:
         return primary

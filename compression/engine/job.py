@@ -192,9 +192,7 @@ class Job:
         return facts, (yield from part.save(self.checkpointer.folder, facts))
 
     def _row(self, part: ModelBackend, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, seconds: float) -> Row:
-        """Return a dataset's row with its verdict. Of several datasets none offers remedies: those are offered once for the
-        job.
-        """
+        """Return a dataset's row with its verdict. Of several, none offers remedies: those are offered once for the job."""
         part.draws[stage] = shipped.draws
         row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
         limit, task, draws, recipe = part.budget.reached(), part.data.task.name, part.draws, self.spec.recipe

@@ -26,9 +26,7 @@ UNPACKED = Path("scratch", "unpacked")
 
 
 def read_dataset(spec: Spec, base: Path, asked: DatasetSpec) -> tuple[Dataset, Evaluate]:
-    """Read a dataset and its evaluation settings. Raises the reader's errors, and InvalidSpec if the recipe does not fit the
-    task.
-    """
+    """Read a dataset and its evaluation settings. Raises the reader's errors, and InvalidSpec if the recipe does not fit."""
     dataset = modality_of(asked.task).read(asked.data, base, asked.task, spec.recipe.train.seed)
     names = [one.name for one in spec.asked]
     evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)

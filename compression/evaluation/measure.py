@@ -68,9 +68,7 @@ Tell = Callable[[Step | Measured], None]
 
 
 def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
-    """Open the spec's artifact and measure it. tell: called with the results known before the score, and with the score's
-    progress.
-    """
+    """Open the spec's artifact and measure it. tell: called with the results before the score, and with its progress."""
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
     scorer = scorer_of(spec.task, spec.evaluate, spec.labels)

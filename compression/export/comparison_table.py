@@ -14,9 +14,7 @@ Cells = tuple[str, str, str, str]  #: A row of the table: figure, before, after,
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the rows beside the figures of an artifact. Retention has its 95 % interval if the stage's row is of this
-    artifact.
-    """
+    """Return the rows beside an artifact's figures. Retention has its 95 % interval if the stage's row is of this artifact."""
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     ratios = own.ratios if own.artifact == name else None
     intervals = (ratios.retention_on_validation_interval, ratios.retention_interval) if ratios is not None else (None, None)

@@ -88,9 +88,7 @@ def exporter_of(kind: Kind) -> Exporter:
 
 
 def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
-    """Return the exporters of further formats that a model can have. A package's exporter that fails is left out with a
-    warning.
-    """
+    """Return the exporters of further formats that a model can have. A package's that fails is left out with a warning."""
     found = {}
     for kind, spec in ARTIFACT_FORMATS.items():
         try:

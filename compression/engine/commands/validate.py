@@ -41,9 +41,7 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
 
 
 def main(path: Path) -> int:
-    """Check the upload that the spec at `path` names and print one finding; return 0, also for a rejection. Relative paths are
-    relative to the spec's folder.
-    """
+    """Check the upload of the spec at `path`, relative to its folder, and print one finding; return 0, also for a rejection."""
     answers = private_channel()
     limit_memory(MOST_MEMORY)
     finding: ModelFacts | DataFacts | Rejected

@@ -162,9 +162,7 @@ class OnDiskRun:
         return iter(())
 
     def run(self, stage: Stage, finish: Finish) -> Generator[Event, None, Sequence[Artifact]]:
-        """Write a stage's artifacts and measure what fits in memory. Raises Pause after any event if a pause was requested: the
-        stage then restarts from its beginning.
-        """
+        """Write a stage's artifacts and measure what fits in memory. After a Pause the stage restarts from its beginning."""
         self.tracker.stage, self.result = stage, self.result.next()
         make = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]
         with self.shipping.folders:

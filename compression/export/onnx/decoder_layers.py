@@ -16,9 +16,7 @@ States = Callable[[Body], str]
 
 
 def writer_of(config: PretrainedConfig) -> States:
-    """Return the function that writes a family's states after the last norm, (b × s, channels), or raise
-    UnsupportedArchitecture.
-    """
+    """Return the function that writes a family's last states, (b × s, channels), or raise UnsupportedArchitecture."""
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
     for known, cause in (

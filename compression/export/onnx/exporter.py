@@ -54,9 +54,7 @@ class OnnxExporter(Exporter):
         return f"onnxruntime.InferenceSession('{FILE}'){reads}{f' with {reader}' if reader else ''}"
 
     def hinders(self, model: nn.Module) -> str | None:
-        """Return why a decoder has no ONNX file: `decoder` does not write it, and it is no classifier that traces to at most 2
-        GiB.
-        """
+        """Return why `decoder` does not write a decoder's ONNX file, if it is no classifier that traces to at most 2 GiB."""
         if not is_decoder(model):
             return None
         traced = not is_language_model(model) and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))

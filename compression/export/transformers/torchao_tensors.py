@@ -92,9 +92,7 @@ def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers in torchao's 8-bit tensor, as in `int8_rows`: no single expert can be selected from a 4-bit
-    one.
-    """
+    """Return our 4-bit integers in torchao's 8-bit tensor (as `int8_rows`), of which a single expert can be selected."""
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
     places = weight.shape[:-1]
     zeros = torch.zeros((*places, scales.shape[1]), dtype=torch.int8)
