@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.onnx import decoder, decoder_layers
 from compression.export.onnx.decoder_graph import Body
-from compression.export.onnx.external_data import External
 from compression.export.onnx.quantized_linear import MICROSOFT
 from compression.modalities.text.decoding import Decoder
 from compression.quantization.dynamic_int8 import integer_rows
@@ -73,7 +72,7 @@ class BlockBody(Body):
 def write_blocks(model: PreTrainedModel, folder: Path) -> None:
     """Write the form in blocks."""
     with (folder / decoder.DATA).open("xb") as data:
-        body = BlockBody(model, External(data), Simulation(), None)
+        body = BlockBody(model, data, Simulation(), None)
         body.logits(decoder_layers.writer_of(model.config)(body))
         (folder / decoder.FILE).write_bytes(body.proto().SerializeToString())
 

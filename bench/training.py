@@ -31,8 +31,7 @@ from transformers import PreTrainedModel
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import FeatureRequest, Teacher
 from compression.engine.context import StageContext
-from compression.engine.phases import job_progress
-from compression.engine.stages.registry import run_stage
+from compression.engine.stages.registry import job_progress, run_stage
 from compression.evaluation.validate import Validation
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import Batch, TokenizedDataset, tokenize

@@ -23,10 +23,7 @@ from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 
 Finish = Callable[[ShippedArtifact, PreTrainedModel], Sequence[Row]]
-"""Completes a stage's row from its first artifact and the model of it, whose weights are not read; returns the dataset's rows.
-
-Called once in a stage, after the artifact is measured and before the model cards are written.
-"""
+"""Completes a stage's row from its measured first artifact and its model without weights; returns the rows so far."""
 
 
 class ModelBackend(Protocol):
@@ -65,10 +62,8 @@ class ModelBackend(Protocol):
         """Set the job's checkpointer for training in progress, its tracker and its fingerprints."""
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Resume from a finished stage.
-
-        folder: the folder of its checkpoint. beginning: the folder of the baseline's checkpoint, which an earlier attempt may
-        have written. Raises UnusableCheckpoint, before anything is changed.
+        """Resume from a finished stage's checkpoint in `folder`. beginning: the folder of the baseline's checkpoint, which an
+        earlier attempt may have written. Raises UnusableCheckpoint, before anything is changed.
         """
 
     def restore(self) -> Iterator[Event]:
@@ -81,7 +76,6 @@ class ModelBackend(Protocol):
         """Write `folder`/<stage>[/<dataset>] atomically and durably; return its files."""
 
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
-        """Ship further artifacts after the last stage.
-
-        chosen: the headline's stage; rows: the job's; folder_of: returns the folder of a finished stage's checkpoints.
+        """Ship further artifacts of the headline's stage `chosen`. folder_of: returns the folder of a finished stage's
+        checkpoints.
         """

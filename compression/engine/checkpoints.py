@@ -1,15 +1,14 @@
 """Saves and reads stage checkpoints, so that a new attempt resumes from them and repeats no training.
 
-A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written to
-a temporary folder beside its place, synced and renamed, so a killed attempt or a power cut leaves a complete checkpoint or
-none. It is used only if it comes from the same work up to that stage (the fingerprint) and is intact (every digest). In a job
-with several datasets, each dataset has such a folder inside the stage's; the stage's own state.json, with the means, is written
-once all are complete.
+A checkpoint is a folder named after its stage: the model as stock files, and state.json with the rows so far. It is written
+beside its place, synced and renamed, so it is complete or missing after a kill or a power cut. It is used only if it comes from
+the same work up to that stage (the fingerprint) and is intact (every digest). Of several datasets, each has such a folder
+inside the stage's, whose own state.json, with the means, is written once all are complete.
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,43 +23,28 @@ from compression.models.loading import open_stock
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.config import Config
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
-from compression.schema.job_spec import Data, Spec
+from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import JobTask, PartName
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
 from compression.schema.report.measurements import Row, Sensitivity
 from compression.schema.report.report import Artifact, File
 from compression.schema.stages import BASELINE, STAGE_SPECS, STAGES, Stage
-from compression.system import durable_files
-from compression.system.sealed_folder import (
-    STATE,
-    UnusableCheckpoint,
-    code_version,
-    digest,
-    known_digest,
-    list_files,
-    seal,
-    text_digest,
-    unseal,
-    verify_files,
-)
+from compression.system import durable_files, sealed_folder
+from compression.system.sealed_folder import STATE, UnusableCheckpoint, known_digest, list_files, seal
 from compression.training.budget import Spent
 
-FORMAT = 7
-"""Raise it if a stage computes or saves something else, so that older checkpoints must not be resumed."""
+FORMAT = 7  #: raise it if a stage computes or saves something else, so that older checkpoints must not be resumed
 SMOOTHED = "smoothed.safetensors"
 """File of the factors that smoothing divided the model's channels by, if the model was smoothed."""
-TEACHERS = "teachers"
-"""Folder of the further models that the stage trained, numbered from 1."""
+TEACHERS = "teachers"  #: folder of the further models that the stage trained, numbered from 1
 Fingerprints = Mapping[Stage, str]
 
 
 class StageCheckpoint(Config):
     """The content of state.json: what the rest of the job and the report need besides the weights."""
 
-    fingerprint: Annotated[
-        str, Field(description="Of all that the stage's result depends on: data, model, code, recipe so far.")
-    ]
+    fingerprint: Annotated[str, Field(description="Of all that the stage's result depends on: data, model, code, recipe.")]
     stage: Stage
     part: PartName = ""
     task: JobTask = "text-classification"
@@ -71,31 +55,35 @@ class StageCheckpoint(Config):
     pruning: dict[str, Any] | None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
-    draws: dict[Stage, SplitDraws] = Field(
-        default_factory=dict, description="Of each stage so far; none in checkpoints of before they were kept."
-    )
+    draws: dict[Stage, SplitDraws] = Field(default_factory=dict, description="Of each stage so far; none in old checkpoints.")
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
 
 def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     """Return, for each stage, a digest of all inputs of the results up to it.
 
-    Two jobs with the same fingerprint compute the same up to that stage. So a job whose recipe differs from another's only in a
-    later stage can resume from the other's checkpoint. The list of later stages is included, since a row's remedies depend on
-    it. The interval between saves and the number of micro-batches are not included, so that a job that ran out of memory can
-    resume from its checkpoints.
+    A job whose recipe differs from another's only in a later stage can resume from the other's checkpoint. The list of later
+    stages counts, since a row's remedies depend on it. The interval between saves and the number of micro-batches do not, so
+    that a job that ran out of memory can resume from its checkpoints.
     """
-    return {stage: text_digest(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
+    return {
+        stage: sealed_folder.text_digest(json.dumps(facts, sort_keys=True))
+        for stage, facts in fingerprint_facts(spec, base).items()
+    }
 
 
 def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     """Return, for each stage, the facts that its fingerprint is computed from."""
-    parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
-    labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
+    parts, labelled = [], []
+    for part in spec.asked:
+        about = part.model_dump(mode="json", exclude={"data": {"splits"}})
+        data = {split: [known_digest(base / file) for file in files] for split, files in part.data.splits.items()}
+        parts.append((about, data))
+        labelled.append((about, {split: digests for split, digests in data.items() if split != "unlabelled"}))
     distill = spec.recipe.distill
     facts = {
         "format": FORMAT,
-        "code": code_version(),
+        "code": sealed_folder.code_version(),
         "task": spec.task,
         "stages": [STAGE_SPECS[stage].recipe_key for stage in planned(spec.recipe) if stage != BASELINE],
         "originals": distill.teachers.seeds if distill else 1,
@@ -125,9 +113,8 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
 
 
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """Return the part of a recipe that counts up to a stage.
-
-    So that checkpoints stay valid, removed keys are kept, and keys of installed packages' stages count only if they are used.
+    """Return the part of a recipe that counts up to a stage. So that checkpoints stay valid, removed keys are kept, and keys of
+    installed packages' stages count only if they are used.
     """
     after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
     found = recipe.model_copy(update=after).model_dump(mode="json")
@@ -139,10 +126,6 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return found
 
 
-def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
-    return {split: [known_digest(base / file) for file in files] for split, files in data.splits.items()}
-
-
 def write(
     folder: Path,
     model: PreTrainedModel,
@@ -151,10 +134,9 @@ def write(
     preprocessor: Path | None = None,
     smoothed: Mapping[str, Tensor] | None = None,
 ) -> tuple[File, ...]:
-    """Write `folder`/<stage>[/<part>] atomically and durably, and return its files; `facts.files` is filled in here.
-
-    teachers: the further models that the stage trained, saved in their own folders. preprocessor: the folder of the model's
-    preprocessor, if it is not the job's own. smoothed: by layer, the factors that its channels were divided by.
+    """Write `folder`/<stage>[/<part>] atomically and durably, fill in `facts.files`, and return the files. teachers: further
+    models that the stage trained, saved in their own folders. preprocessor: the folder of the model's preprocessor, if not the
+    job's own. smoothed: by layer, the factors that its channels were divided by.
     """
     with durable_files.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
@@ -174,20 +156,15 @@ def write_whole(folder: Path, facts: StageCheckpoint) -> tuple[File, ...]:
     place = folder / facts.stage
     place.mkdir(parents=True, exist_ok=True)
     durable_files.write_text(place / STATE, seal(facts.model_dump_json(indent=1)))
-    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
-
-
-def within(part: str, files: Iterable[File]) -> tuple[File, ...]:
-    """Return a dataset's files with their paths relative to the stage's folder."""
-    return tuple(file.model_copy(update={"path": f"{part}/{file.path}"}) for file in files)
+    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=sealed_folder.digest(place / STATE)),)
 
 
 def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> StageCheckpoint:
     """Read and verify `folder`/<stage>[/<part>]. Raises UnusableCheckpoint if it is damaged or comes from other work."""
     place = folder / stage / part
     try:
-        facts = StageCheckpoint.model_validate_json(unseal(place / STATE))
-        verify_files(place, facts.files)
+        facts = StageCheckpoint.model_validate_json(sealed_folder.unseal(place / STATE))
+        sealed_folder.verify_files(place, facts.files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
         raise UnusableCheckpoint(f"{stage}{f' of {part}' if part else ''} cannot be read: {problem}") from problem
     if (facts.stage, facts.part) != (stage, part) or facts.fingerprint != expected[stage]:
@@ -198,10 +175,8 @@ def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> 
 def latest(
     folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
 ) -> tuple[StageCheckpoint | None, list[str]]:
-    """Return the last stage that can be resumed from, and the reasons why later ones cannot.
-
-    parts: the names of the datasets, if there are several: each must be usable. So must the baseline: it is the teacher, and
-    latency is compared with it.
+    """Return the last stage that can be resumed from, and why later ones cannot. parts: the names of several datasets, each of
+    which must be usable. So must the baseline: it is the teacher, and latency is compared with it.
     """
     problems = []
     for stage in sorted(stages, key=STAGES.index, reverse=True):

@@ -1,9 +1,9 @@
 """Holds the state that stages share: the current model, its teacher, the rows and the job's progress."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -14,15 +14,17 @@ from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.modality import Augmenter, InputPruner
 from compression.models.tensors import Tensors
+from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.stages import Stage
 from compression.system.interrupts import Pause
-from compression.system.progress import ProgressTracker
+from compression.system.progress import ProgressTracker, Step
 from compression.training.budget import Budget
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.save import ResumableTraining, TrainingCheckpointer
+from compression.training.trainer import TrainingHooks, train
 
 COMMON = ("batch", "seed", "warmup", "decay", "accumulate", "precision", "recompute")
 """Settings of all trainings of a recipe, as `Train` and `TrainingConfig` name them."""
@@ -33,12 +35,12 @@ UNMEASURED = NotMeasured(not_measured="there is no baseline artifact")
 class StageContext:
     """The state of a running job. A stage changes `model` in place or replaces it, and fills `result`.
 
-    `teacher` is the prepared model in full precision, frozen, if a stage needs it. `parts` is the number of micro-batches of a
-    batch. `checkpointer` saves training in progress. `budget` limits all training together. `augmenter` generates new rows, if
-    the recipe has augmentation. `unlabelled` holds the inputs of the general phase, if there are any. `models` holds the job's
-    models by folder. `originals` are further trained teachers, on the CPU, until their outputs are computed. `scratch` is a
-    folder for files that may be lost. `input_pruner` removes the inputs (tokens) that pruning drops. `timed` exports a model
-    and measures its latency. `memory` is the limit in bytes above which the engine is stopped, if there is one.
+    `teacher` is the prepared model in full precision, frozen, if a stage needs it; `originals` are further teachers, on the
+    CPU, until their outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
+    together. `augmenter` generates new rows, if the recipe has augmentation. `unlabelled` holds the inputs of the general
+    phase, if any. `models` holds the job's models by folder. `scratch` is a folder for files that may be lost. `input_pruner`
+    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency. `memory` is the engine's
+    limit in bytes.
     """
 
     recipe: Recipe
@@ -58,8 +60,7 @@ class StageContext:
     input_pruner: InputPruner | None = None
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] = lambda _: UNMEASURED
     memory: int | None = None
-    new_head: bool = False
-    """Whether the model's head was initialised at random for this job, because the model had none."""
+    new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 
     @property
     def notes(self) -> list[str]:
@@ -81,8 +82,7 @@ class StageContext:
     @property
     def device(self) -> torch.device:
         """The model's device."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return cast(torch.device, next(self.model.parameters()).device)
 
     def plan(self, name: str, *, epochs: int, rate: float, **own: Any) -> TrainingConfig:
         """Return the config of one training: the recipe's common settings and its own, which come first."""
@@ -93,13 +93,30 @@ class StageContext:
         """Set the current stage: progress and saves belong to it from now on."""
         self.tracker.stage = self.checkpointer.stage = stage
 
+    def saved(self, phase: str) -> Tensors | None:
+        """Return the extra tensors of the save that this attempt resumes from; None if that is of another training."""
+        return self.checkpointer.beside() if self.checkpointer.is_at(phase) else None
+
     def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining:
         """Return one training of the current stage. beside: extra tensors that each save stores, with their values then."""
         return ResumableTraining(self.checkpointer, phase, self.result.notes, {} if beside is None else beside)
 
-    def saved(self, phase: str) -> Tensors | None:
-        """Return the extra tensors of the save that this attempt resumes from; None if that is of another training."""
-        return self.checkpointer.beside() if self.checkpointer.is_at(phase) else None
+    def train(
+        self,
+        phase: str,
+        plan: TrainingConfig,
+        loss: Callable[[Any], torch.Tensor],
+        hooks: TrainingHooks,
+        *,
+        model: PreTrainedModel | None = None,
+        rows: Examples | None = None,
+        judge: Callable[[], Validation] | None = None,
+        beside: Tensors | None = None,
+    ) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
+        """Train a model, by default the current one on train, as the current stage's `phase`, and judge it on validation."""
+        rows, validation = self.rows["train"] if rows is None else rows, judge or self.rows["validation"]
+        resumable = self.resumable(phase, beside)
+        return train(model or self.model, plan, rows, validation, loss, hooks=hooks, resumable=resumable, budget=self.budget)
 
     def note_training(self, what: str, outcome: TrainingOutcome, epochs: int, more: str = "") -> None:
         """Note a training's validation before it and in its best epoch, of those from 0 to `epochs`."""

@@ -15,17 +15,16 @@ from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.job_models import ModelSource, adapted_folder, open_job_models
-from compression.engine.phases import LAST, SHIP, job_progress
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.insert_quantization import settle_ranges
 from compression.engine.stages.prune import aimed
-from compression.engine.stages.registry import follows_cut, planned, run_stage, runner_of
+from compression.engine.stages.registry import LAST, SHIP, follows_cut, job_progress, planned, run_stage, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.export.exporter import exporter_of, further_exporters
-from compression.export.instruction_sets import told
+from compression.export.instruction_sets import difference_note
 from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
 from compression.models.architectures import heads
@@ -49,16 +48,13 @@ from compression.training.budget import Budget
 from compression.training.config import check_precision
 from compression.training.save import TrainingCheckpointer
 
-SAMPLE = 64
-"""Rows of validation on which an artifact's outputs must match the engine's."""
+SAMPLE = 64  #: rows of validation on which an artifact's outputs must match the engine's
 
 
 @dataclass
 class DatasetRun:
-    """A dataset, the state of its model between stages, and its own rows so far.
-
-    kind: the kind of artifact that ships and is measured after each stage. draws: by stage, the artifact's scores on resamples
-    of the rows.
+    """A dataset, the state of its model between stages, and its own rows so far. kind: of the artifact that ships and is
+    measured after each stage. draws: by stage, the artifact's scores on resamples of the rows.
     """
 
     data: JobData
@@ -150,16 +146,14 @@ class DatasetRun:
         )
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
-        """Resume from a finished stage: restore its rows, its model and its teacher.
-
-        folder: the folder of its checkpoint. beginning: the folder of the baseline's checkpoint, which an earlier attempt may
-        have written. Raises UnusableCheckpoint, before anything is changed.
-        """
+        """Restore rows, model and teacher of a finished stage. Raises UnusableCheckpoint, before anything is changed."""
         model = checkpoints.open_model(folder, done)
         first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.data.name)
+        later = STAGES[STAGES.index(done.stage) + 1 :]
+        asks_originals = any(runner_of(stage).asks_teachers for stage in planned(self.state.recipe) if stage in later)
         is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
         teacher = checkpoints.open_model(beginning, first) if is_asked else None
-        originals = checkpoints.open_teachers(beginning, first) if self._asks_originals_after(done.stage) else []
+        originals = checkpoints.open_teachers(beginning, first) if asks_originals else []
         smoothed, device = checkpoints.open_smoothed(folder, done), self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
@@ -168,15 +162,9 @@ class DatasetRun:
         self.state.budget.spent = done.spent
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
-    def _asks_originals_after(self, stage: Stage) -> bool:
-        """Return whether a later stage of the job needs the further originals."""
-        later = STAGES[STAGES.index(stage) + 1 :]
-        return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
-
     def restore(self) -> Iterator[Event]:
-        """Rewrite a missing baseline artifact from the teacher, and change to new token ids if the vocabulary was cut.
-
-        The teacher is dropped if the recipe has none. A model after the cut knows no other ids.
+        """Rewrite a missing baseline artifact from the teacher, which is dropped if the recipe has none, and change to new
+        token ids if the vocabulary was cut: a model after the cut knows no other ids.
         """
         if self.state.teacher is not None and not self._has_artifact(self.rows[0]):
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
@@ -201,7 +189,7 @@ class DatasetRun:
         yield from self._ask_tasks(stage)
 
         def rows(shipped: ShippedArtifact) -> Sequence[Row]:
-            if (differs := told(shipped.artifact.compared_on)) is not None:
+            if (differs := difference_note(shipped.artifact.compared_on)) is not None:
                 state.notes.append(differs)
             return finish(shipped, state.model)
 
@@ -218,7 +206,6 @@ class DatasetRun:
         return files
 
     def _ask_tasks(self, stage: Stage) -> Iterator[Event]:
-        """Run lm-eval's tasks on a stage's model if the job has any."""
         spec, base, state = self.data.spec, self.data.base, self.state
         if (asked := spec.evaluate.lm_eval) is None:
             return
@@ -248,10 +235,8 @@ class DatasetRun:
     def ship(
         self, model: PreTrainedModel, stage: Stage, kind: Kind, rows: Rows, *, half: bool = False
     ) -> Generator[Step, None, ShippedArtifact]:
-        """Export, reopen, verify and measure a model as one artifact.
-
-        Latency is compared with the baseline's. Yields the score's progress steps. rows: returns those for before.json. half:
-        ship in 16 bits, whatever quantization the model simulates.
+        """Export, reopen, verify and measure a model as one artifact. Yields the score's progress steps. rows: returns those
+        for before.json. half: ship in 16 bits, whatever quantization the model simulates.
         """
         request = self.request(model, stage, kind, self.reader(stage).reading.length, half=half)
         device = next(model.parameters()).device
@@ -296,9 +281,9 @@ class DatasetRun:
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
         """Ship the headline's model in the further formats: as a checkpoint of its own library, and those of packages.
 
-        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate. If an earlier stage is
-        the headline, both forms of the pruned model ship too. If no ONNX file can be written, the quantized model already
-        shipped as a checkpoint after its stage, and only 16 bits are left to ship.
+        A language model's checkpoint also ships in 16 bits, the form that others train on and evaluate, and if an earlier stage
+        is the headline, so do both forms of the pruned model. If no ONNX file can be written, the checkpoint shipped after its
+        stage already.
         """
         tracker, stages = self.state.tracker, [chosen]
         yield from tracker.emit_boundary(LAST, done=False)
@@ -323,9 +308,8 @@ class DatasetRun:
         yield from tracker.emit_boundary(LAST, done=True)
 
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
-        """Return the model after a stage: the current one, or that of the stage's checkpoint in `folder`.
-
-        A checkpoint that was damaged since must not fail the job: then the last stage's model is returned, and the log says so.
+        """Return the current model, or that of the stage's checkpoint in `folder`. A checkpoint that was damaged since must not
+        fail the job: then the last stage's model is returned, and the log says so.
         """
         last = self.rows[-1].stage
         if stage == last:
@@ -339,10 +323,7 @@ class DatasetRun:
 
 
 def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
-    """Return the kind of a model's artifacts; if it is not the primary format, note why.
-
-    Raises InvalidSpec if a target latency needs a file of that format.
-    """
+    """Return the kind of a model's artifacts; note if it is not the primary one, raise InvalidSpec if a target needs that."""
     primary, other, *_ = ARTIFACT_FORMATS
     if (unknown := exporter_of(primary).hinders(model)) is None:
         return primary
@@ -354,7 +335,6 @@ def _kind(model: PreTrainedModel, recipe: Recipe, notes: list[str]) -> Kind:
 
 
 def _input_pruner(data: JobData, own: ModelSource) -> InputPruner | None:
-    """Choose the inputs that the rows need, if the recipe prunes them."""
     prune = data.spec.recipe.prune
     if prune is None or not prune.vocabulary_ratio:
         return None

@@ -1,9 +1,7 @@
-"""Sends a heartbeat during work without progress steps.
+"""Sends a heartbeat during work without progress steps, such as a calibration pass or the scoring of a large model.
 
-Examples are a calibration pass over long rows and the scoring of a large model.
-
-The worker ends an engine that is silent for too long (`LATHE_STALL_SECONDS`). Such work consists of many layer calls, so the
-heartbeat is sent from layer calls; a process that hangs makes none.
+The worker ends an engine that is silent for too long (`LATHE_STALL_SECONDS`). Such work consists of many layer calls, which
+send the heartbeat; a process that hangs makes none.
 """
 
 import time
@@ -13,8 +11,7 @@ from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-SECONDS = 10.0
-"""Interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs."""
+SECONDS = 10.0  #: interval between heartbeats: far less than the stall limit, and far more than a heartbeat costs
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Runs one job: its stages in order, with a row, artifacts and a checkpoint for each, and the report.
 
-A stage runs on each dataset in turn and ends with one row: that of the only dataset, or the mean of several. If there are
-several, one is in memory at a time; the others are in the checkpoint of the stage that they finished last. How a stage's model
-is made and shipped is the backend's (`backend`).
+A stage runs on each dataset in turn and ends with one row: that of the only dataset, or the mean of several. Of several, one is
+in memory at a time; the others are in their last checkpoint. The `backend` makes and ships a stage's model.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,8 @@ from compression.engine import checkpoints
 from compression.engine.backend import ModelBackend
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
-from compression.engine.reporting.averages import judged_mean_row
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
-from compression.engine.reporting.stage_rows import stage_row
+from compression.engine.reporting.stage_rows import stage_row, with_notes
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stages.registry import planned
 from compression.models.files.uploaded import uploaded
@@ -29,6 +27,8 @@ from compression.planning.verdicts import choose, judged
 from compression.schema.errors import CompressionError
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
 from compression.schema.job_spec import DatasetSpec as Asked, Spec
+from compression.schema.report.averages import mean_row
+from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
 from compression.schema.report.measurements import Row, Uploaded
 from compression.schema.report.report import Artifact, File, Report
 from compression.schema.stages import BASELINE, STAGES, Stage
@@ -42,10 +42,8 @@ from compression.training.save import TrainingCheckpointer
 
 @dataclass
 class Job:
-    """The state that a job's datasets share: its folders, its rows, its artifacts, its report.
-
-    `about` holds the report's facts about each dataset. `part` is the current dataset on its backend, None between two of
-    several.
+    """The state that a job's datasets share. `about` holds the report's facts about each dataset. `part` is the current dataset
+    on its backend, None between two of several.
     """
 
     spec: Spec
@@ -93,7 +91,6 @@ class Job:
             yield from self._go_on_from(self.checkpointer.resume, done)
 
     def _go_on_from(self, folder: Path, done: StageCheckpoint) -> Iterator[Event]:
-        """Restore the rows, models and teachers of an earlier attempt, without training."""
         try:
             if self.part is not None:
                 self.part.take_up(folder, done, folder)
@@ -134,10 +131,7 @@ class Job:
         return earlier if earlier is not None and not (folder / stage / STATE).is_file() else folder
 
     def do(self, stage: Stage) -> Iterator[Event]:
-        """Run a stage on each dataset and end it with its row.
-
-        Raises Pause between two datasets if a pause was requested.
-        """
+        """Run a stage on each dataset and end it with its row. Raises Pause between two datasets if a pause was requested."""
         done: dict[str, Row] = {}
         files: tuple[File, ...] = ()
         limits, draws = [], []
@@ -148,10 +142,11 @@ class Job:
                 facts, found = yield from self._do_part(stage, asked)
             done[asked.name] = facts.rows[-1]
             self.about[asked.name].pruning, self.about[asked.name].sensitivity = facts.pruning, facts.sensitivity
-            limits.append(self._limit(facts))
+            train = self.spec.recipe.train
+            limits.append(Budget(train.max_steps, train.max_minutes, len(self.about), facts.spent).reached())
             draws.append(facts.draws)
             if asked.name:
-                found = checkpoints.within(asked.name, found)
+                found = tuple(file.model_copy(update={"path": f"{asked.name}/{file.path}"}) for file in found)
                 yield PartFinished(stage=stage, part=asked.name, number=number, checkpoint=found)
             files += found
         if not self.spec.parts:
@@ -165,7 +160,6 @@ class Job:
         yield StageFinished(row=row, checkpoint=files)
 
     def _do_part(self, stage: Stage, asked: Asked) -> Generator[Event, None, tuple[StageCheckpoint, tuple[File, ...]]]:
-        """Run a stage on one dataset, complete its row and write a checkpoint; return its facts and its files."""
         kept = self._kept(stage, asked)
         if kept is not None:
             self.artifacts += kept[0].artifacts
@@ -198,10 +192,7 @@ class Job:
         return facts, (yield from part.save(self.checkpointer.folder, facts))
 
     def _row(self, part: ModelBackend, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, seconds: float) -> Row:
-        """Return a dataset's row of a stage, with its verdict.
-
-        Remedies are offered once for the job, so in a job with several datasets the row of each offers none.
-        """
+        """Return a dataset's row with its verdict. Of several, none offers remedies: those are offered once for the job."""
         part.draws[stage] = shipped.draws
         row = stage_row(shipped, model, part.rows, part.draws, sent=self._sent, seconds=seconds, result=part.result)
         limit, task, draws, recipe = part.budget.reached(), part.data.task.name, part.draws, self.spec.recipe
@@ -230,10 +221,6 @@ class Job:
             shutil.copytree(folder / stage / asked.name, beside, dirs_exist_ok=True)
         return facts, list_files(place)
 
-    def _limit(self, facts: StageCheckpoint) -> str | None:
-        limits = self.spec.recipe.train
-        return Budget(limits.max_steps, limits.max_minutes, len(self.about), facts.spent).reached()
-
     def _facts(self, stage: Stage, rows: Sequence[Row], artifacts: Sequence[Artifact], **own: Any) -> StageCheckpoint:
         own |= {"rows": tuple(rows), "artifacts": tuple(artifacts), "files": ()}
         return StageCheckpoint(fingerprint=self.fingerprints[stage], stage=stage, **own)
@@ -256,6 +243,24 @@ class Job:
         durable_files.write_text(output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(output / "scratch", ignore_errors=True)
         return report
+
+
+def judged_mean_row(
+    parts: Mapping[str, Row],
+    before: Sequence[Row],
+    spec: Spec,
+    limit: str | None,
+    sent: Uploaded,
+    draws: Sequence[Mapping[Stage, SplitDraws]] = (),
+) -> Row:
+    """Average one stage's rows and judge the mean against the targets and the means of earlier stages. parts: dataset name →
+    row, in the job's order. limit: the training limit that a dataset reached. draws: of each dataset, by stage.
+    """
+    stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
+    means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}
+    row = mean_row(parts, before[0] if before else None, sent, (means[stages[0]], means[stages[-1]]))
+    row, task = with_notes(row, before[-1] if before else None), spec.asked[0].task
+    return judged(row, before, spec.recipe, spec.targets, limit=limit, task=task, draws=means)
 
 
 def _unused(problem: object) -> Log:

@@ -1,12 +1,12 @@
 """A dataset of a job as the job's model reads it: read, encoded, sampled for scoring. Shared by both backends."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from compression.engine.reporting.stage_rows import SCORED, write_scored_rows
 from compression.engine.shipping import RunSettings
 from compression.export.provenance import Origin
 from compression.modalities.base import TaskAdapter
@@ -18,16 +18,15 @@ from compression.planning.preflight import check_task, evaluation_settings
 from compression.schema.job_spec import DatasetSpec, Spec
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Evaluate
+from compression.system import durable_files
 
+SCORED: tuple[Split, ...] = ("validation", "test")
 UNPACKED = Path("scratch", "unpacked")
 """Folder in the job's output of models that stock code opens, if it cannot open the uploaded ones."""
 
 
 def read_dataset(spec: Spec, base: Path, asked: DatasetSpec) -> tuple[Dataset, Evaluate]:
-    """Read a dataset and its evaluation settings.
-
-    Raises the reader's errors, and InvalidSpec, also if the recipe does not fit the dataset's task.
-    """
+    """Read a dataset and its evaluation settings. Raises the reader's errors, and InvalidSpec if the recipe does not fit."""
     dataset = modality_of(asked.task).read(asked.data, base, asked.task, spec.recipe.train.seed)
     names = [one.name for one in spec.asked]
     evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
@@ -61,10 +60,8 @@ class JobData:
         config: PretrainedConfig,
         labels: tuple[str, ...],
     ) -> "JobData":
-        """Open the preprocessor, complete the evaluation settings, and write the rows that are scored.
-
-        read: of `read_dataset`; folder, config: of the model; labels: in the order of its outputs. Raises InvalidSpec and
-        EmptySplit.
+        """Open the preprocessor, complete the evaluation settings, and write the rows that are scored. read: of `read_dataset`;
+        folder, config: of the model; labels: in the order of its outputs. Raises InvalidSpec and EmptySplit.
         """
         (dataset, evaluate), modality, settings = read, modality_of(asked.task), spec.recipe.train
         if dataset.labels:
@@ -73,9 +70,13 @@ class JobData:
         positions = adapter_of(config).max_positions(config)
         evaluate = modality.evaluation(evaluate, asked.task, settings.max_length, positions)
         scored = modality.scored(dataset, reading, evaluate, asked.task, settings.seed)
-        names = {split: f"{split}-{asked.name}".rstrip("-") for split in SCORED}
-        files = {split: base / spec.output / "scratch" / f"{name}.jsonl" for split, name in names.items()}
-        write_scored_rows(files, dataset, scored)
+        files: dict[Split, Path] = {}
+        for split in SCORED:
+            files[split] = base / spec.output / "scratch" / f"{f'{split}-{asked.name}'.rstrip('-')}.jsonl"
+            files[split].parent.mkdir(parents=True, exist_ok=True)
+            rows = dataset.judged(split)
+            rows = [rows[number] for number in scored[split]] if split in scored else rows
+            durable_files.write_text(files[split], "".join(json.dumps(row) + "\n" for row in rows))
         task = modality.task(asked.task, evaluate, dataset.labels)
         return cls(spec, base, asked.name, modality, dataset, evaluate, reading, task, scored, files)
 

@@ -25,9 +25,8 @@ STUDENT = "models.student"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in a folder. param: its name in the job. positions: its maximum number of tokens.
-
-    aligned: whether it tokenizes train's texts as the student does.
+    """A model in a folder. param: its name in the job. positions: its maximum number of tokens. aligned: whether it tokenizes
+    train's texts as the student does.
     """
 
     param: str
@@ -47,9 +46,8 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class JobModels:
-    """The job's models by folder, and its data, which each model tokenizes in its own way.
-
-    input_pruner: of a cut vocabulary; models that share the base's preprocessor are then opened with its inputs alone.
+    """The job's models by folder, and its data, which each model tokenizes in its own way. input_pruner: of a cut vocabulary;
+    models that share the base's preprocessor are then opened with its inputs alone.
     """
 
     base: ModelSource
@@ -91,8 +89,8 @@ def adapted_folder(folder: Path, dataset: Dataset, output: Path, name: str, note
 
 def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list[str]) -> JobModels:
     """Open the models that a job names, and refuse impossible combinations before any training. own: the base model; planned:
-    its shape after pruning; notes: of the baseline's row, to which a changed preprocessor of the student is added. Raises the
-    errors of opening a model, with `param` naming the model, LabelMismatch and InvalidSpec.
+    its shape after pruning; notes: of the baseline's row, which may get one. Raises the errors of opening a model, with `param`
+    naming the model, LabelMismatch and InvalidSpec.
     """
     spec, models, unpacked = data.spec, JobModels(own, data.dataset, data.task), data.output / UNPACKED
     recipe, student = spec.recipe, None
@@ -120,7 +118,6 @@ def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list
 
 
 def _looked_at(models: JobModels, folder: Path, param: str, recipe: Recipe) -> ModelSource:
-    """Open a named model once, so that its errors are raised now."""
     dataset, task = models.dataset, models.task
     try:
         config = loading.read_config(folder)

@@ -1,8 +1,7 @@
-"""compress() runs a job: the baseline and the recipe's stages in fixed order, with a measured row after each.
+"""Runs a job: prepare → ship → quantize → ship → prune → ship → distill → ship, with a measured row after each stage.
 
-prepare → ship → quantize → ship → prune → ship → distill → ship. Shipping means: write the artifact, reopen it in its own
-runtime, compare it with the engine's model, and measure it. A stage that the recipe omits has no row. A decoder that is not
-trained and does not fit in memory runs on another backend with the same rows (`on_disk`).
+Shipping means: write the artifact, reopen it in its own runtime, compare it with the engine's model, and measure it. A stage
+that the recipe omits has no row. A decoder that is not trained and does not fit in memory runs on another backend (`on_disk`).
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +21,8 @@ from compression.system.interrupts import Pause, never
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Run one job; yield its events. Relative paths in the specification are relative to `base`.
-
-    Raises CompressionError if the job cannot be done as specified, and Pause after a step or a stage if `pause_asked` returns
-    True.
+    """Run one job; yield its events. Relative paths are relative to `base`. Raises CompressionError if the job cannot be done
+    as specified, and Pause after a step or a stage if `pause_asked` returns True.
     """
     torch.set_num_threads(spec.threads or process.usable_cores())
     stages = planned(spec.recipe)

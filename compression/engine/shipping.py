@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 
 from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, parse_line
 from compression.export.exporter import exporter_of
-from compression.export.manifest import write_before, write_manifest, write_origin
+from compression.export.manifest import as_json, write_config, write_manifest, write_origin
 from compression.export.model_card import ModelCard
 from compression.export.onnx.exporter import plain_model
 from compression.export.onnx.trace import inputs_of
-from compression.export.package import write_config
 from compression.export.parity_check import asked_of, verify
 from compression.export.provenance import Origin
 from compression.modalities.registry import modality_of, scorer_of
@@ -39,8 +38,7 @@ from compression.system import durable_files
 from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
 from compression.system.progress import Step, run_silently
 
-TIMED_SECONDS = 3.0
-"""Timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart."""
+TIMED_SECONDS = 3.0  #: timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class ShippedArtifact:
 
 
 Rows = Callable[[ShippedArtifact], Sequence[Figured]]
-"""Returns the job's rows from the baseline to an artifact's stage. Called once, after the artifact is measured: its figures may
-complete the last one.
-"""
+"""Returns the job's rows from the baseline to a measured artifact's stage, whose figures may complete the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +138,15 @@ class WrittenArtifact:
 
 @dataclass(frozen=True)
 class MeasuredArtifact:
-    """An artifact with its figures, in a folder that still lacks the files that contain its stage's row.
-
-    card: without the job's rows, which are complete only when the artifact's stage is.
-    """
+    """An artifact with its figures, in a folder that still lacks what contains its stage's row. card: without the rows."""
 
     shipped: ShippedArtifact
     folder: Path
     card: ModelCard
 
     def complete(self, rows: Sequence[Figured]) -> ShippedArtifact:
-        """Add card, before.json, recipe, licence and manifest; return the artifact with its list of files.
-
-        rows: those from the baseline to the artifact's stage; of an artifact that no job made, none.
+        """Add card, before.json, recipe, licence and manifest; return the artifact with its list of files. rows: those from the
+        baseline to the artifact's stage; of an artifact that no job made, none.
         """
         origin, artifact = self.card.origin, self.shipped.artifact
         if origin is not None:
@@ -171,7 +163,7 @@ class MeasuredArtifact:
                 rows=kept,
                 environment=origin.versions,
             )
-            write_before(before, self.folder)
+            (self.folder / "before.json").write_text(as_json(before.model_dump(mode="json")), "utf-8")
         (self.folder / "README.md").write_text(replace(self.card, rows=rows).render(), "utf-8")
         return replace(self.shipped, artifact=artifact.model_copy(update={"files": write_manifest(self.folder)}))
 
@@ -179,13 +171,9 @@ class MeasuredArtifact:
 def ship(
     model: PreTrainedModel, request: ArtifactRequest, run: RunSettings, rows: Rows = lambda _: ()
 ) -> Generator[Step, None, ShippedArtifact]:
-    """Write an artifact's folder atomically, replacing what was there, and return its figures.
-
-    Yields the score's progress steps.
-
-    model: a stock model for the run's task, with simulated quantization if the precision is an integer one.
-
-    Raises ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
+    """Write an artifact's folder atomically, replacing what was there; yield the score's progress steps and return its figures.
+    model: a stock model for the run's task, with simulated quantization if the precision is an integer one. Raises
+    ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
     exporter, precision = exporter_of(request.kind), request.precision
     # If nothing is simulated, weights are quantized as dynamic-int8.
@@ -264,10 +252,9 @@ def weights_of(folder: Path, kind: Kind) -> list[Path]:
 
 
 def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
-    """Measure in a fresh process, in which no training ever ran; yield the score's progress steps.
-
-    If the machine cannot run the child process to its end, only the figures that it has not reported yet are lost, not the job.
-    If it ran out of memory and an attempt is left, another machine or time may suffice: raises OutOfMemory unless `last_try`.
+    """Measure in a fresh process, in which no training ever ran; yield the score's progress steps. If the child process does
+    not end well, only the figures that it has not reported are lost, not the job. If it ran out of memory and an attempt is
+    left, another machine or time may suffice: raises OutOfMemory unless `last_try`.
     """
     found: Measured | None = None
     try:
@@ -282,7 +269,10 @@ def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
         if found is None:
             return unmeasured(str(problem))
-        remedy = f". {_faster_scoring(spec.task)}" if isinstance(problem, ChildLate) else ""
+        remedy = ""
+        if isinstance(problem, ChildLate):
+            shorter = "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
+            remedy = f". {shorter if TASKS[spec.task].generates else 'Send fewer test rows, and fewer validation rows.'}"
         reason = NotMeasured(not_measured=f"{problem}{remedy}")
         lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
         return found.model_copy(update=dict.fromkeys(lacking, reason))
@@ -294,13 +284,6 @@ def unmeasured(cause: str) -> Measured:
     """Return the result of a measurement that did not take place."""
     reason = NotMeasured(not_measured=cause)
     return Measured(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
-
-
-def _faster_scoring(task: Task) -> str:
-    """Return a remedy that makes scoring faster."""
-    if TASKS[task].generates:
-        return "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
-    return "Send fewer test rows, and fewer validation rows."
 
 
 def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSettings) -> Latency | NotMeasured:
@@ -315,10 +298,8 @@ def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSe
 
 @torch.inference_mode()
 def count_flops(model: nn.Module, evaluate: Evaluate, task: Task) -> int:
-    """Count the floating-point operations of one forward pass at evaluate's shape.
-
-    Uses torch's counter: 2 per multiply-add. Quantized operations count like floating-point ones: the figure describes the
-    shape, not the precision.
+    """Count the floating-point operations of one forward pass at evaluate's shape, 2 per multiply-add. Quantized operations
+    count like floating-point ones: the figure describes the shape, not the precision.
     """
     inputs = modality_of(task).example_inputs(model, evaluate.batch, evaluate.length)
     with FlopCounterMode(display=False) as counter:

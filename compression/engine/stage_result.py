@@ -14,14 +14,10 @@ class StageResult:
     """What a stage found out, for its row, the report and its checkpoint. Each stage begins with a new one."""
 
     notes: list[str] = field(default_factory=list)
-    ranges: tuple[LayerRange, ...] = ()
-    """The check of the quantization ranges on the stage's model."""
-    preparation: Preparation | None = None
-    """How the baseline was tuned; None in other stages."""
-    figures: tuple[TaskFigure, ...] = ()
-    """What lm-eval measured of the stage's model."""
-    pruning: dict[str, Any] | None = None
-    """What pruning removed. Later stages keep it."""
+    ranges: tuple[LayerRange, ...] = ()  #: the check of the quantization ranges on the stage's model
+    preparation: Preparation | None = None  #: how the baseline was tuned; None in other stages
+    figures: tuple[TaskFigure, ...] = ()  #: what lm-eval measured of the stage's model
+    pruning: dict[str, Any] | None = None  #: What pruning removed. Later stages keep it.
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     """Pruning's sensitivity curves. Later stages keep them."""
     smoothed: Tensors = field(default_factory=dict)

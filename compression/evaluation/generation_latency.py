@@ -18,10 +18,9 @@ FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
 
 
 def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, threads: int, seconds: float) -> Latency:
-    """Generate from a prompt with both models in turns, so that load on the machine affects both.
-
-    prompt: (rows, tokens), without padding. A round is a prompt and TOKENS steps of each model; the order alternates. The
-    number of rounds fits `seconds`, within bounds. Without a baseline the candidate is its own baseline.
+    """Generate from a prompt with both models in turns, so that load on the machine affects both. prompt: (rows, tokens),
+    without padding. A round is a prompt and TOKENS steps of each model in alternating order; `seconds` limits the rounds,
+    within bounds. Without a baseline the candidate is its own.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
     _round(sides, prompt, 0, tokens=2)  # to warm up
@@ -32,6 +31,22 @@ def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, thre
     rows, length = prompt.shape
     first, first_reference = (statistics.median(times[side][0] for times in rounds) for side in (0, -1))
     own, reference = ([step for times in rounds for step in times[side][1:]] for side in (0, -1))
+    latency = latency_of(own, reference, (rows, length), threads, candidate.name)
+    generation = Generation(
+        prompt=length,
+        tokens=TOKENS,
+        prefill_per_second=1000 * rows * length / first,
+        decode_per_second=1000 * rows / latency.median_ms,
+        first_token_ms=first,
+        baseline_prefill_per_second=1000 * rows * length / first_reference,
+        baseline_decode_per_second=1000 * rows / latency.baseline_median_ms,
+        baseline_first_token_ms=first_reference,
+    )
+    return latency.model_copy(update={"generation": generation})
+
+
+def latency_of(own: list[float], reference: list[float], shape: tuple[int, ...], threads: int, runtime: str) -> Latency:
+    """Summarize a candidate's and a baseline's times in milliseconds. shape: (rows, tokens) of what they read."""
     quartiles = statistics.quantiles(own, n=4)
     return Latency(
         median_ms=statistics.median(own),
@@ -40,20 +55,10 @@ def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, thre
         baseline_median_ms=statistics.median(reference),
         baseline_p95_ms=float(np.percentile(reference, 95)),
         runs=len(own),
-        batch=rows,
-        length=length,
+        batch=shape[0],
+        length=shape[1],
         threads=threads,
-        runtime=candidate.name,
-        generation=Generation(
-            prompt=length,
-            tokens=TOKENS,
-            prefill_per_second=1000 * rows * length / first,
-            decode_per_second=1000 * rows / statistics.median(own),
-            first_token_ms=first,
-            baseline_prefill_per_second=1000 * rows * length / first_reference,
-            baseline_decode_per_second=1000 * rows / statistics.median(reference),
-            baseline_first_token_ms=first_reference,
-        ),
+        runtime=runtime,
     )
 
 

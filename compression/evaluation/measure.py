@@ -1,19 +1,16 @@
-"""Measures artifacts as downloaded: `python -m compression measure SPEC.json`.
+"""Measures artifacts as downloaded: `python -m compression measure SPEC.json`. Torch-free, unless the artifact is a checkpoint.
 
-Each measurement is a fresh process. It contains nothing of the training: its memory is its own, its number of threads is fixed,
-and a host lock prevents two jobs from measuring latency at once (host_lock.py). Torch-free, unless the artifact is a torch
-checkpoint.
+Each measurement is a fresh process, without anything of the training: its memory is its own, its number of threads is fixed,
+and a host lock prevents two jobs from measuring latency at once (host_lock.py).
 """
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
@@ -35,10 +32,8 @@ from compression.system.host_lock import host_lock
 
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
-SECONDS = 8.0
-"""Default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model."""
-SECONDS_BETWEEN = 0.5
-"""Smallest interval between reported steps; the last step is always reported."""
+SECONDS = 8.0  #: default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model
+SECONDS_BETWEEN = 0.5  #: smallest interval between reported steps; the last step is always reported
 
 
 class MeasureSpec(Config):
@@ -67,21 +62,13 @@ class Measured(Config):
     draws: SplitDraws = NO_DRAWS
 
 
-FIGURE_OF = {"validation": "validation", "test": "score"}
-"""Split → the field of its score in `Measured`."""
+FIGURE_OF = {"validation": "validation", "test": "score"}  #: split → the field of its score in `Measured`
 parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
 Tell = Callable[[Step | Measured], None]
 
 
-def nobody(_: Step | Measured) -> None:
-    """Discard the report."""
-
-
-def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
-    """Open the spec's artifact and measure it.
-
-    tell: called with the results known before the score, and with the progress of the score.
-    """
+def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
+    """Open the spec's artifact and measure it. tell: called with the results before the score, and with its progress."""
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
     scorer = scorer_of(spec.task, spec.evaluate, spec.labels)
@@ -103,11 +90,10 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
 
 
 def scored(
-    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = nobody
+    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, timed: Measured, tell: Tell = lambda _: None
 ) -> Measured:
-    """Score the artifact on validation, then on test, for the splits in the spec.
-
-    timed: the results known already. tell: called with the results after each split, and with the progress of both together.
+    """Score the artifact on validation, then on test, for the splits in the spec. timed: the results known already. tell:
+    called with the results after each split, and with the progress of both together.
     """
     given = {"validation": spec.validation_rows, "test": spec.test_rows}
     paths = {split: Path(path) for split, path in given.items() if path is not None}
@@ -118,7 +104,13 @@ def scored(
     asked: dict[str, SplitScoring] = {}
     for split, path in paths.items():
         asked[split] = scorer.open_split(runner, reader, read_rows(path), spec.seed)
-    more = _counting(tell, sum(one.windows for one in asked.values()))
+    total, done = sum(one.windows for one in asked.values()), 0
+
+    def more(windows: int) -> None:
+        nonlocal done
+        done += windows
+        tell(Step(done=done, total=total))
+
     for number, (split, one) in enumerate(asked.items()):
         if number:
             tell(known)
@@ -153,10 +145,8 @@ def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> La
 def time_both(
     candidate: Runner[Any], baseline: Runner[Any] | None, example: Inputs, *, threads: int, seconds: float = SECONDS
 ) -> Latency:
-    """Run baseline and candidate in turns, so that load on the machine affects both.
-
-    Each turn times one run of each; the order alternates. Without a baseline the candidate is its own baseline. Times are
-    wall-clock milliseconds.
+    """Run baseline and candidate in turns of alternating order, so that load on the machine affects both. Without a baseline
+    the candidate is its own. Times are wall-clock milliseconds.
     """
     sides = [candidate] if baseline is None else [candidate, baseline]
     started = time.perf_counter()
@@ -172,37 +162,7 @@ def time_both(
             start = time.perf_counter_ns()
             sides[index].logits(example)
             times[index].append((time.perf_counter_ns() - start) / 1e6)
-    own, reference = times[0], times[-1]
-    quartiles = statistics.quantiles(own, n=4)
-    return Latency(
-        median_ms=statistics.median(own),
-        p95_ms=percentile(own, 95),
-        spread_ms=quartiles[2] - quartiles[0],
-        baseline_median_ms=statistics.median(reference),
-        baseline_p95_ms=percentile(reference, 95),
-        runs=turns,
-        batch=example.shape[0],
-        length=example.shape[1],
-        threads=threads,
-        runtime=candidate.name,
-    )
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Return a percentile, interpolated between the two nearest values."""
-    return float(np.percentile(values, percent))
-
-
-def _counting(tell: Tell, total: int) -> Callable[[int], None]:
-    """Return a function that adds newly predicted windows and reports the sum, of `total`."""
-    done = 0
-
-    def more(windows: int) -> None:
-        nonlocal done
-        done += windows
-        tell(Step(done=done, total=total))
-
-    return more
+    return generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -214,10 +174,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def peak_memory() -> int | NotMeasured:
-    """Return this process's peak resident memory in bytes.
-
-    Reads VmHWM, not getrusage, whose value starts at the parent's resident memory at the fork.
-    """
+    """Return this process's peak resident memory in bytes: VmHWM, not getrusage, which starts at the parent's at the fork."""
     try:
         status = Path("/proc/self/status").read_text("ascii")
     except OSError:

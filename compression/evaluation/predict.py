@@ -1,7 +1,7 @@
-"""Predicts a row with a job's two models: `python -m compression predict SPEC.json`.
+"""Predicts a row with a job's two models: `python -m compression predict SPEC.json`. Torch-free.
 
-Torch-free. A fresh process opens the original and the compressed artifact as a user does, in ONNX Runtime. It holds the host
-lock while it runs, so that it does not disturb a job's measurement and no measurement disturbs it.
+A fresh process opens both artifacts as a user does, in ONNX Runtime. It holds the host lock, so that it disturbs no
+measurement.
 """
 
 import statistics
@@ -22,8 +22,7 @@ from compression.system import failures
 from compression.system.host_lock import host_lock
 from compression.system.process import limit_memory, private_channel
 
-SECONDS, MOST_RUNS = 1.0, 20
-"""Approximate duration and largest number of runs for which both models predict in turns."""
+SECONDS, MOST_RUNS = 1.0, 20  #: approximate duration and largest number of runs for which both models predict in turns
 
 
 class _Model:
@@ -41,17 +40,14 @@ class _Model:
         self.times: list[float] = []
 
     def logits(self) -> list[Floats]:
-        """Return the logits of the row, window by window."""
         return answered(self.runner, self.reader, self.asked.windows, 1)
 
     def timed(self) -> None:
-        """Run once and record the time."""
         started = time.perf_counter_ns()
         self.logits()
         self.times.append((time.perf_counter_ns() - started) / 1e6)
 
     def answer(self) -> Answer:
-        """Return the model's prediction, its median time and size."""
         logits = self.logits()
         found: Any = self.scorer.answers(self.asked, logits, [self.row])[0]
         return Answer(

@@ -10,14 +10,12 @@ from compression.evaluation.validate import logits
 from compression.modalities.base import Examples
 from compression.modalities.scoring.standard_errors import of_ratio
 
-GROUPS = 20
-"""Groups of rows for the jackknife. With this many, the standard error is accurate to about a sixth of itself."""
-SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
-"""Factors on the logits before the loss, to find the loss of a calibrated model."""
+GROUPS = 20  #: Groups of rows for the jackknife. With this many, the standard error is accurate to about a sixth of itself.
+SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)  #: factors on the logits before the loss, to find the loss of a calibrated model
 
 
 def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
-    """Return the standard error of `validate`'s result for a model, in the units of `Validation.worth`; 0 of a single row.
+    """Return the standard error of `validate`'s result, in the units of `Validation.worth`; 0 of a single row.
 
     Uses a delete-a-group jackknife over rows (Kott 2001), which needs no formula for the metric; windows of one question stay
     together. For a language model it is that of the mean loss, as a ratio over groups of packed rows.
@@ -37,8 +35,8 @@ def standard_error(model: nn.Module, rows: Examples, parts: int = 1) -> float:
 def group_losses(model: nn.Module, rows: Examples, parts: int = 1) -> torch.Tensor:
     """Return a model's loss on each group of rows, (groups,), to compare two models group by group.
 
-    For a language model this is the plain loss, otherwise the loss with logits multiplied by the best of SHARES: on few rows, a
-    model that has learned more is also overconfident, so its plain loss is higher (Guo et al. 2017).
+    For a language model this is the plain loss, otherwise that of logits multiplied by the best of SHARES: on few rows, a model
+    that has learned more is also overconfident, so its plain loss is higher (Guo et al. 2017).
     """
     losses = torch.tensor([_losses(model, rows.at(_numbers(one)), parts) for one in _members(rows)])
     return losses[:, int(losses.mean(dim=0).argmin())]
@@ -61,5 +59,4 @@ def _members(rows: Examples) -> list[torch.Tensor]:
 
 
 def _numbers(chosen: torch.Tensor) -> list[int]:
-    numbers: list[int] = torch.nonzero(chosen)[:, 0].tolist()
-    return numbers
+    return [int(number) for number in torch.nonzero(chosen)[:, 0]]

@@ -13,10 +13,8 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 
 @dataclass(frozen=True, order=True)
 class Validation:
-    """A model's validation result; between equal scores, the lower loss is better.
-
-    score: the task's metric, or if `inverse` (perplexity) its inverse, so that higher is always better and retention is a
-    ratio.
+    """A model's validation result; between equal scores, the lower loss is better. score: the task's metric, or if `inverse`
+    (perplexity) its inverse, so that higher is always better and retention is a ratio.
     """
 
     score: float

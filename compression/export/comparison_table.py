@@ -5,24 +5,19 @@ from collections.abc import Iterator, Sequence
 from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.draws import Interval
-from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score, shown
+from compression.schema.report.measurements import Latency, NotMeasured, Row, Score, shown
 from compression.schema.report.ratios import kept
 
 UNKNOWN = "–"
 
-Cells = tuple[str, str, str, str]
-"""A row of the table: figure, before, after, change."""
+Cells = tuple[str, str, str, str]  #: A row of the table: figure, before, after, change
 
 
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the table's rows: the job's rows, from the baseline on, beside the figures of the artifact `name` of a stage and
-    kind.
-
-    Retention has its 95 % interval if the stage's row was measured on this artifact.
-    """
+    """Return the rows beside an artifact's figures. Retention has its 95 % interval if the stage's row is of this artifact."""
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
-    found = own.ratios if own.artifact == name else None
-    intervals = (found.retention_on_validation_interval, found.retention_interval) if found is not None else (None, None)
+    ratios = own.ratios if own.artifact == name else None
+    intervals = (ratios.retention_on_validation_interval, ratios.retention_interval) if ratios is not None else (None, None)
     # As with latency, a ratio across two runtimes would compare the runtimes.
     other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}-") else f"{UNKNOWN} (another runtime)"
     return [
@@ -71,24 +66,20 @@ def _change(before: Score, after: Score) -> str:
 
 
 def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
-    """Yield both sides of one interleaved measurement. If the artifact was not timed, yield the original's latency alone."""
+    """Yield one interleaved measurement, or of an artifact that was not timed the original's latency alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
         yield "latency, median", alone, "not measured", UNKNOWN
         return
-    if after.generation is not None:
-        yield from _generating(after.generation)
+    if (generation := after.generation) is not None:
+        for name, was, now in (
+            ("tokens a second, reading a prompt", generation.baseline_prefill_per_second, generation.prefill_per_second),
+            ("tokens a second, one after the other", generation.baseline_decode_per_second, generation.decode_per_second),
+        ):
+            yield name, f"{was:,.1f}", f"{now:,.1f}", f"{now / was:.2f}× as fast"
         return
     faster = f"{after.baseline_median_ms / after.median_ms:.2f}× as fast"
     yield f"latency, median of {after.of_what}", f"{after.baseline_median_ms:.2f} ms", f"{after.median_ms:.2f} ms", faster
-
-
-def _generating(found: Generation) -> Iterator[Cells]:
-    for name, before, after in (
-        ("tokens a second, reading a prompt", found.baseline_prefill_per_second, found.prefill_per_second),
-        ("tokens a second, one after the other", found.baseline_decode_per_second, found.decode_per_second),
-    ):
-        yield name, f"{before:,.1f}", f"{after:,.1f}", f"{after / before:.2f}× as fast"
 
 
 def _signed(value: float, form: str) -> str:

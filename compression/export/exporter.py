@@ -28,19 +28,13 @@ class Exporter(ABC):
     """Folder of the model card's templates: FORMAT.md.j2, and FORMAT/ANSWER.py.j2 with code that opens the artifact."""
     rounding_noise: ClassVar[float] = 2.0
     """Tolerance for an artifact of integers, in units of the change that the simulation causes (`parity_check.limit`)."""
-    writes_half: ClassVar[bool] = False
-    """Whether a language model also ships in it in 16 bits."""
-    quantizes_transposed: ClassVar[bool] = True
-    """Whether it quantizes layers with weights of (inputs, outputs), as in GPT-2."""
-    packs_integers: ClassVar[bool] = True
-    """Whether integers of less than 8 bits take less than a byte."""
+    writes_half: ClassVar[bool] = False  #: whether a language model also ships in it in 16 bits
+    quantizes_transposed: ClassVar[bool] = True  #: whether it quantizes layers with weights of (inputs, outputs), as in GPT-2
+    packs_integers: ClassVar[bool] = True  #: whether integers of less than 8 bits take less than a byte
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write a model's weights, with the integers that it simulates (dynamic-int8 if none) if the precision has some.
-
-        Does not change the model.
-        """
+        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8)."""
 
     @abstractmethod
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
@@ -94,10 +88,7 @@ def exporter_of(kind: Kind) -> Exporter:
 
 
 def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
-    """Return the exporters of formats beside the primary one that a model can have.
-
-    A package's exporter that fails is left out with a warning: it must not fail a job.
-    """
+    """Return the exporters of further formats that a model can have. A package's that fails is left out with a warning."""
     found = {}
     for kind, spec in ARTIFACT_FORMATS.items():
         try:

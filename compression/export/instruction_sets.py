@@ -25,8 +25,7 @@ from compression.schema.report.instruction_sets import ComparedAnswers, NotCompa
 
 EMULATOR, PROCESSOR, NAME = "qemu-x86_64", "Haswell", "AVX2"
 ROWS = 32
-SHARE = 0.8
-"""Share of the time limit in which rows may start: the last one has to finish too."""
+SHARE = 0.8  #: share of the time limit in which rows may start: the last one has to finish too
 DIFFERENT = 1e-2
 """Tolerance for regression, relative to the largest prediction: two predictions further apart count as different."""
 FULL_RANGE = (
@@ -47,10 +46,7 @@ def hindrance() -> str | None:
 def compare(
     folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
 ) -> ComparedAnswers | NotCompared:
-    """Compare the predictions for the first ROWS rows; nothing if `seconds`, the time limit, is 0 or None.
-
-    folder: contains model.onnx; asked: batches, of which those of one row are used.
-    """
+    """Compare the predictions for the first ROWS batches of one row; nothing if `seconds`, the time limit, is 0 or None."""
     if not seconds:
         return NotCompared(not_compared="the worker is set to compare nothing (LATHE_EMULATE_SECONDS)")
     if (cause := hindrance()) is not None:
@@ -93,9 +89,8 @@ def emulated(model: Path, feeds: Sequence[Arrays], seconds: float) -> list[Array
 def ask(
     interpreter: Sequence[str], model: Path, feeds: Sequence[Arrays], seconds: float, packages: Path | None = None
 ) -> list[Arrays]:
-    """Predict batches in a separate process, as many as `seconds` allow. Raises the errors of `subprocess.run`.
-
-    interpreter: the command line of a Python, under an emulator or not; packages: the folder of numpy and onnxruntime for it.
+    """Predict batches in a separate process, as many as `seconds` allow. Raises the errors of `subprocess.run`. interpreter:
+    the command line of a Python, under an emulator or not; packages: the folder of numpy and onnxruntime for it.
     """
     # OpenBLAS settings of this machine may choose kernels with instructions that the emulated processor lacks.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
@@ -134,7 +129,7 @@ def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[in
     return answers, changed, largest
 
 
-def told(found: ComparedAnswers | NotCompared | None) -> str | None:
+def difference_note(found: ComparedAnswers | NotCompared | None) -> str | None:
     """Return a note about predictions that differ, or None if none does."""
     if not isinstance(found, ComparedAnswers) or found.equal:
         return None

@@ -1,18 +1,38 @@
-"""Writes an artifact's before.json, recipe, licence, and manifest of all files."""
+"""Writes an artifact's config.json, recipe, licence, and manifest of all files."""
 
 import json
 import shutil
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
+from compression.export.exporter import exporter_of
 from compression.export.provenance import Origin
-from compression.schema.report.before import Before
+from compression.models.architectures import heads
+from compression.models.architectures.families import needed_files
+from compression.schema.artifact_formats import Kind
 from compression.schema.report.report import File
 from compression.system.sealed_folder import file_in, list_files
 
 
-def write_before(before: Before, folder: Path) -> None:
-    """Write before.json."""
-    (folder / "before.json").write_text(as_json(before.model_dump(mode="json")), "utf-8")
+def write_config(model: PreTrainedModel, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
+    """Write a format's config.json with the labels; return the id of the padding token."""
+    config = exporter_of(kind).config(model, folder, max_length)
+    if labels:
+        config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        config["label2id"] = {label: number for number, label in enumerate(labels)}
+    config["architectures"] = [type(model).__name__]
+    for name in ("attn_implementation", "_attn_implementation"):
+        config.pop(name, None)  # the uploader's attention kernel, which other machines may lack
+    # Always written, because a stock config leaves out its family's default. A language model without padding keeps none:
+    # token 0 is text, and stock code would no longer train it, nor accept it as a text's last token.
+    padding = int(getattr(model.config, "pad_token_id", None) or 0)
+    generates = heads.of_architecture(type(model).__name__) is heads.LANGUAGE
+    if "tokenizer.json" in needed_files(model.config.model_type):
+        config["pad_token_id"] = model.config.pad_token_id if generates else padding
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(as_json(config), "utf-8")
+    return padding
 
 
 def write_origin(origin: Origin, folder: Path) -> None:

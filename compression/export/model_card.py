@@ -1,7 +1,5 @@
-"""Renders an artifact's model card (README.md): what it is, its figures, and code that opens it.
-
-The text is in templates/, or a package's own folder: `KIND.md.j2` is the card of a format, `KIND/ANSWER.py.j2` the code that
-opens it.
+"""Renders an artifact's model card (README.md): what it is, its figures, and code that opens it. The text is in templates/, or
+a package's own folder: `KIND.md.j2` is the card of a format, `KIND/ANSWER.py.j2` the code.
 """
 
 import json

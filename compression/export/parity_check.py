@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,20 +31,15 @@ PEAK = 6.0
 """Largest difference allowed for one row, in units of the allowed root mean square, plus the row's own rounding change."""
 Rows = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.float64]
-Engine = tuple[Callable[[Sequence[Inputs]], Logits], nn.Module]
-"""Runs the engine's own model; its token embedding."""
+Engine = tuple[Callable[[Sequence[Inputs]], Logits], nn.Module]  #: runs the engine's own model; its token embedding
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
-"""Relative size and number of the input perturbations that find tokens on the edge, and the share of tokens that must remain.
-
-The perturbation is ten times the difference between runtimes. If fewer tokens remain, the artifact fails.
-"""
+"""Relative size (ten times the difference between runtimes) and number of the input perturbations that find tokens on the edge,
+and the share of tokens that must remain; else the artifact fails."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Allowed distance of an artifact's logits.
-
-    The root mean square over all rows may reach `rms`, that of a single row PEAK × `rms` + `beyond`.
+    """Allowed distance of logits: the root mean square over all rows may reach `rms`, that of one row PEAK × `rms` + `beyond`.
     beyond: the change that rounding causes in each row, (rows,), or one number for all rows.
     """
 
@@ -89,10 +84,9 @@ def verify(
     """Compare logits at batch size 1 and in one padded batch. Raises ExportMismatch.
 
     model: the engine's model, with simulated integers if `int8`; sample: at least one row, in the form that `scorer` reads.
-    If only weights are integers, no value is rounded that the order of sums could change, so the FP32 bound applies.
-    half: the artifact is in bfloat16, exported from the model without its integers.
-    Such rounding may change a token's choice of experts, and the comparison allows this if values are rounded. Otherwise it
-    excludes only tokens for which the engine's own model has no firm choice (`on_the_edge`).
+    half: the artifact is in bfloat16, exported without the model's integers. If only weights are integers, no value is rounded
+    that the order of sums could change, so the FP32 bound applies. Rounding may change a token's choice of experts, which is
+    allowed; else only tokens without a firm choice in the engine's own model are excluded (`on_the_edge`).
     """
     exporter, runner = exporter_of(kind), open_artifact(kind, folder, threads=torch.get_num_threads())
     exporter.check_interface(runner, model)
@@ -128,10 +122,11 @@ def compare_runner(
     rounded: bool,
     engine: Callable[[], Engine],
 ) -> Agreement:
-    """Compare an artifact's logits with the model's, and a language model's token by token with one pass.
+    """Compare an artifact's logits with the model's, and a language model's token by token with one pass. Raises
+    ExportMismatch.
 
-    rounded: the artifact rounds intermediate values, so single tokens may go to other experts. engine: asked if it does not,
-    for the tokens that may go to other experts anyway (`on_the_edge`). Raises ExportMismatch.
+    rounded: the artifact rounds intermediate values, so single tokens may go to other experts. engine: opened if it does not,
+    for the tokens that may go to other experts anyway (`on_the_edge`).
     """
     experts, found = adapter_of(model).shape_of(model.config).experts is not None, stacked(runner, asked)
     if not experts and not scorer.next_tokens:
@@ -158,10 +153,11 @@ def compare_runner(
 
 
 def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> Rows:
-    """Find tokens whose logits change by more than `allowed` if their embeddings change by NUDGE.
+    """Find tokens whose logits change by more than `allowed` if their embeddings change by NUDGE. -> (real tokens of all
+    batches,)
 
-    A router with two nearly equal experts may choose either one. So may two correct runtimes, whose sums differ by less.
-    ask: runs the engine's own model, whose token embedding is `table`. -> (real tokens of all batches,)
+    A router with two nearly equal experts may choose either, and so may two correct runtimes, whose sums differ by less. ask:
+    runs the engine's own model, whose token embedding is `table`.
     """
     draw = torch.Generator().manual_seed(0)
     expected = ask()
@@ -182,11 +178,11 @@ def asked_of(scorer: Scorer, folder: Path, sample: list[Row], model: nn.Module, 
 def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
     """Return the allowed distance between an artifact and the simulation.
 
-    Both round the same numbers but sum them in a different order. A value on the edge between two integers then rounds the
-    other way, and later layers see a change as large as rounding itself causes. Two correct implementations (torch in float32
-    and in float64) therefore differ by half to all of the change that rounding causes. A lost bias or a wrong scale causes
-    a far larger difference. So the unit is the simulation's own distance from the same weights in float32: over all rows, and
-    for each row, because among many tokens rounding changes some by ten times as much as the others.
+    Both round the same numbers but sum in a different order. A value on the edge between two integers then rounds the other
+    way, and later layers see a change as large as rounding itself causes: two correct implementations (torch in float32 and in
+    float64) differ by half to all of it. A lost bias or a wrong scale causes a far larger difference. So the unit is the
+    simulation's own distance from the same weights in float32, over all rows and for each row: rounding changes some tokens ten
+    times as much as others.
     """
     off, scale = simulated - float32, float(np.abs(simulated).max())
     return Bound(noise * _rms(off) + RELATIVE * scale, noise * _each(off))
@@ -197,10 +193,9 @@ def compare(
 ) -> Agreement:
     """Compare (rows, labels) with (rows, labels). Raises ExportMismatch with the distance and the first row that differs.
 
-    choice: whether a row's largest logit is its prediction. Start and end logits compete with those of other tokens, so their
-    rows have none. places: rows are tokens of a language model. It has so many labels that the farthest one is due to chance,
-    so the bound applies to the distance of a whole row. routed: rounding sends single tokens to other experts, so the distance
-    of a single row has no bound.
+    choice: whether a row's largest logit is its prediction; start and end logits compete with those of other tokens. places:
+    rows are tokens of a language model, with so many labels that the farthest one is due to chance: the bound applies to the
+    distance of a whole row. routed: rounding sends single tokens to other experts, so a single row has no bound.
     """
     if found.shape != expected.shape:
         raise ExportMismatch(f"the artifact answers with shape {found.shape} and not {expected.shape}")
@@ -253,8 +248,7 @@ def stacked(runner: Runner[Any], asked: Sequence[Inputs]) -> Logits:
 
 def _each(values: Logits) -> Distances:
     """Return the root mean square of each row, (rows,)."""
-    found: Distances = np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1))
-    return found
+    return cast(Distances, np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1)))
 
 
 def _rms(values: Logits) -> float:

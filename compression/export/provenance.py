@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,7 @@ from compression.schema.recipe.recipe import Evaluate, Recipe, Targets
 from compression.system.environment import environment
 from compression.system.sealed_folder import code_version, known_digest
 
-LARGEST_TEXT = 1 << 20
-"""Bytes; a larger README, licence or config is not read."""
+LARGEST_TEXT = 1 << 20  #: bytes; a larger README, licence or config is not read
 LICENSE_NAME = re.compile(r"(licen[cs]e|notice|copying)([_-][A-Za-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
 SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -27,8 +28,7 @@ LICENSE_TEXTS: tuple[tuple[str, str], ...] = (
     (r"Neither the name of .{1,200} may be used to endorse", "bsd-3-clause"),
 )
 """Pattern in the text of a licence, and the licence's name on the hub."""
-MOST_FILES = 24
-"""Number of input files that a card lists; few models have more shards."""
+MOST_FILES = 24  #: number of input files that a card lists; few models have more shards
 
 
 @dataclass(frozen=True)
@@ -45,25 +45,24 @@ class Origin:
     """How an artifact was made, for its card. license, base: None if the uploaded model does not state it."""
 
     license: str | None
-    said_in: str | None
+    stated_in: str | None
     base: str | None
     licenses: tuple[Path, ...]
     recipe: Recipe
     command: str
     sent: tuple[InputFile, ...]
     versions: dict[str, str]
-    job: str | None = None
-    """Id of the job; None if the engine was run by hand."""
+    job: str | None = None  #: id of the job; None if the engine was run by hand
 
     @classmethod
     def of(cls, spec: Spec, base: Path) -> "Origin":
         """Read the provenance of a job's inputs. base: the folder that the spec's paths are relative to."""
         folder = base / spec.model
-        name, said_in = license_of(folder)
+        (name, stated_in), name_on_hub = license_of(folder), _config(folder).get("_name_or_path")  # a local path is no name
         return cls(
             license=name,
-            said_in=said_in,
-            base=_hub_name(folder),
+            stated_in=stated_in,
+            base=name_on_hub if isinstance(name_on_hub, str) and HUB_NAME.fullmatch(name_on_hub) else None,
             licenses=tuple(_license_files(folder)),
             recipe=spec.recipe,
             command=command(spec),
@@ -75,18 +74,9 @@ class Origin:
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
     """Return (the model's licence by its hub name, the file that states it): README, config, GGUF keys, licence text."""
-    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
-    if front is not None:
-        stated = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
-        if stated is not None and SPDX.fullmatch(stated[1]):
-            return stated[1].lower(), "README.md"
-    named = _config(folder).get("license")
-    if isinstance(named, str) and SPDX.fullmatch(named):
-        return named.lower(), "config.json"
-    if gguf_model.is_one(folder):
-        file, named = _named_in_gguf(folder)
-        if isinstance(named, str) and SPDX.fullmatch(named):
-            return named.lower(), file
+    for stated, file in _stated_licenses(folder):
+        if isinstance(stated, str) and SPDX.fullmatch(stated):
+            return stated.lower(), file
     for path in _license_files(folder):
         text = _text(path)
         for pattern, name in LICENSE_TEXTS:
@@ -137,24 +127,20 @@ def _sent(spec: Spec, base: Path) -> list[InputFile]:
 
 
 def _license_files(folder: Path) -> list[Path]:
-    """Return the files at the top level of a folder whose names are those of a licence or a notice."""
     named = (path for path in folder.iterdir() if LICENSE_NAME.fullmatch(path.name))
     return sorted(path for path in named if path.is_file() and path.stat().st_size <= LARGEST_TEXT)
 
 
-def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
-    """Return (a GGUF file's name, its `general.license`), or (None, None) of a damaged file, which is refused when opened."""
-    try:
-        path, content = gguf_model.read_model(folder)
-    except CompressionError:
-        return None, None
-    return path.name, content.metadata.get("general.license")
-
-
-def _hub_name(folder: Path) -> str | None:
-    """Return the model's name on the hub if its config states it, else None. A local path is not such a name."""
-    name = _config(folder).get("_name_or_path")
-    return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
+def _stated_licenses(folder: Path) -> Iterator[tuple[Any, str]]:
+    """Yield (what a file names as the licence, the file)."""
+    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
+    if front and (stated := re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)):
+        yield stated[1], "README.md"
+    yield _config(folder).get("license"), "config.json"
+    if gguf_model.is_one(folder):
+        with suppress(CompressionError):  # a damaged file is refused when it is opened
+            path, content = gguf_model.read_model(folder)
+            yield content.metadata.get("general.license"), path.name
 
 
 def _config(folder: Path) -> dict[str, Any]:

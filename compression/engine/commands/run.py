@@ -15,11 +15,9 @@ from compression.schema.recipe.recipe import check_removed
 from compression.system import failures, process
 from compression.system.interrupts import Pause, never
 
-LONGEST = 4000
-"""Maximum characters of a cause or a remedy in an event."""
+LONGEST = 4000  #: maximum characters of a cause or a remedy in an event
 
-PAUSED = 3
-"""Exit code after a `paused` event."""
+PAUSED = 3  #: exit code after a `paused` event
 
 
 def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -> int:
@@ -39,7 +37,8 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
             say(Paused())
             return PAUSED
         except CompressionError as problem:
-            say(failed(problem))
+            cause, remedy = problem.cause[:LONGEST], problem.remedy_text[:LONGEST]
+            say(Failed(code=problem.code, cause=cause, remedy=remedy, param=problem.param))
             return 2
     return 0
 
@@ -69,8 +68,3 @@ def read_spec(path: Path) -> Spec:
         raise InvalidSpec(f"{path.name} cannot be read as JSON: {problem}") from problem
     check_removed(spec.recipe.model_dump())
     return spec
-
-
-def failed(problem: CompressionError) -> Failed:
-    """Convert an error to the job's last event."""
-    return Failed(code=problem.code, cause=problem.cause[:LONGEST], remedy=problem.remedy_text[:LONGEST], param=problem.param)

@@ -13,8 +13,7 @@ from compression.schema.validation import DataFacts, ModelFacts, Rejected
 from compression.system.process import limit_memory, private_channel
 
 MOST_REASONS = 50
-MOST_MEMORY = 2 << 30
-"""Memory limit in bytes. Real uploads are read in pieces and take far less."""
+MOST_MEMORY = 2 << 30  #: Memory limit in bytes. Real uploads are read in pieces and take far less.
 Check = Annotated[ModelCheck | DataCheck, Field(discriminator="kind")]
 parse_check: TypeAdapter[Check] = TypeAdapter(Check)
 
@@ -42,9 +41,7 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
 
 
 def main(path: Path) -> int:
-    """Check the upload that the spec at `path` names and print one finding; return the exit code. Relative paths are relative
-    to the spec's folder. A rejection is a normal result: the code is 0.
-    """
+    """Check the upload of the spec at `path`, relative to its folder, and print one finding; return 0, also for a rejection."""
     answers = private_channel()
     limit_memory(MOST_MEMORY)
     finding: ModelFacts | DataFacts | Rejected

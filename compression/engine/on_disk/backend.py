@@ -1,7 +1,7 @@
-"""Runs one job on disk: ships the uploaded checkpoint, quantized, and pruned and quantized.
+"""Runs one job on disk: ships the uploaded checkpoint, quantized, and pruned and quantized. Rows and artifacts have the usual
+form.
 
-Rows and artifacts have the same form as in any job. Each written number is compared with its source. An artifact is smaller
-than its source: it is scored if it fits the memory that is left; otherwise the row reports it as not measured.
+Each written number is compared with its source. An artifact is scored if it fits the memory that is left, else not measured.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from compression.engine.stage_result import StageResult
 from compression.engine.stages.prune import plan_shape, taken
 from compression.engine.stages.registry import planned
 from compression.export.exporter import exporter_of
-from compression.export.transformers import sharded, sharded_check
+from compression.export.transformers import sharded
 from compression.modalities.sampling import shuffled_rows
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
@@ -53,8 +53,7 @@ from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
-PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
-"""Names of phases, like those above."""
+PLAIN, GRAPH = "measure in 16 bits", "write ONNX"  #: names of phases, like those above
 PHASES = [
     *(Phase(BASELINE, name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
     *(Phase(QUANTIZED, name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
@@ -64,20 +63,15 @@ PHASES = [
     ),
 ]
 FILES = (safetensors_header.INDEX, "config.json", "generation_config.json")
-SAMPLE = 8
-"""Number of test rows whose first tokens are the inputs of the parity check."""
-HALF = 2
-"""Bytes of a 16-bit number."""
+SAMPLE = 8  #: number of test rows whose first tokens are the inputs of the parity check
+HALF = 2  #: bytes of a 16-bit number
 Made = tuple[list[MeasuredArtifact], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts (the row's artifact first), their model without weights, and the row's notes."""
 
 
 def fits_on_disk_only(spec: Spec, base: Path) -> bool:
-    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file.
-
-    The model must have the task's head: a missing head has to be initialised at random, which needs the model in memory. The
-    preflight forecasts such a job in memory too.
-
+    """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file. The model must have the task's head,
+    for a missing one is initialised at random, with the model in memory. The preflight forecasts such a job in memory too.
     Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
     """
     if spec.parts or not untrained(spec.recipe):
@@ -101,10 +95,8 @@ def fits_on_disk_only(spec: Spec, base: Path) -> bool:
 
 @dataclass
 class OnDiskRun:
-    """A job that runs on disk. Its model is never in memory as a whole.
-
-    folder: of the checkpoint as it was sent, in a form that stock transformers opens; dtype: of its weights; model: the stock
-    model without weights.
+    """A job that runs on disk. Its model is never in memory as a whole. folder: of the checkpoint as it was sent, in a form
+    that stock transformers opens; dtype: of its weights; model: the stock model without weights.
     """
 
     folder: Path
@@ -125,9 +117,8 @@ class OnDiskRun:
 
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: DatasetSpec) -> "OnDiskRun":
-        """Read configuration, preprocessor and data, and refuse an impossible job.
-
-        Raises the readers' errors, InvalidSpec, and UnsupportedShape for a shape that the config cannot express.
+        """Read configuration, preprocessor and data, and refuse an impossible job. Raises the readers' errors, InvalidSpec, and
+        UnsupportedShape for a shape that the config cannot express.
         """
         check_models(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         folder = sanitized_folder.sanitized_folder(base / spec.model, base / spec.output / UNPACKED / "model")
@@ -161,7 +152,7 @@ class OnDiskRun:
         return DatasetSummary(task=dataset.task, labels=dataset.labels, splits=dataset.facts(), rows={}, cut=None)
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:  # noqa: ARG002
-        """Resume from a finished stage: restore its rows. Every stage begins at the checkpoint as it was sent."""
+        """Restore the rows of a finished stage. Every stage begins at the checkpoint as it was sent."""
         self.rows, self.draws = list(done.rows), dict(done.draws)
         self.result = StageResult(pruning=done.pruning)
         self.graphs.take_up(self.rows[0].artifact)
@@ -171,10 +162,7 @@ class OnDiskRun:
         return iter(())
 
     def run(self, stage: Stage, finish: Finish) -> Generator[Event, None, Sequence[Artifact]]:
-        """Write a stage's artifacts and measure what fits in memory.
-
-        Raises Pause after any event if a pause was requested: the stage then restarts from its beginning.
-        """
+        """Write a stage's artifacts and measure what fits in memory. After a Pause the stage restarts from its beginning."""
         self.tracker.stage, self.result = stage, self.result.next()
         make = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]
         with self.shipping.folders:
@@ -209,7 +197,8 @@ class OnDiskRun:
         measuring = self.shipping.measure(self.model, place, request)
         shipped = yield from self.tracker.relay(MEASURE, measuring)
         yield from self.tracker.emit_boundary(MEASURE, done=True)
-        made, more = yield from self.with_graph(BASELINE, [shipped], self.folder, self.model, None)
+        graph = self.graphs.beside(BASELINE, [shipped], self.folder, self.model, None)
+        made, more = yield from self.relay_phase(GRAPH, graph)
         note = "The model takes more memory than an engine may: it went from file to file."
         if made[0] is shipped:
             note += " The baseline is the checkpoint as it was sent."
@@ -220,7 +209,8 @@ class OnDiskRun:
         """Ship the quantized checkpoint."""
         shipped, notes = yield from self.integers(QUANTIZED, self.folder)
         asked = self.data.spec.recipe.quantize
-        made, more = yield from self.with_graph(QUANTIZED, [shipped], self.folder, self.model, asked)
+        graph = self.graphs.beside(QUANTIZED, [shipped], self.folder, self.model, asked)
+        made, more = yield from self.relay_phase(GRAPH, graph)
         notes = (*notes, *more)
         if asked is not None and asked.smoothing is not None:
             notes = (*notes, "Nothing was smoothed: factors are not searched for where a model goes from file to file.")
@@ -252,19 +242,18 @@ class OnDiskRun:
         plain = yield from self.tracker.relay(PLAIN, measuring)
         source = place if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers(PRUNED, source)
-        made, more = yield from self.with_graph(PRUNED, [shipped, plain], source, model, recipe.quantize)
+        graph = self.graphs.beside(PRUNED, [shipped, plain], source, model, recipe.quantize)
+        made, more = yield from self.relay_phase(GRAPH, graph)
         shutil.rmtree(whole, ignore_errors=True)
         chosen = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return made, model, (*notes, chosen, *more)
 
-    def with_graph(
-        self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> Generator[Event, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
-        """Add a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
-        yield from self.tracker.emit_boundary(GRAPH, done=False)
-        found = yield from self.tracker.relay(GRAPH, self.graphs.beside(stage, made, source, model, asked))
-        yield from self.tracker.emit_boundary(GRAPH, done=True)
-        return found
+    def relay_phase(self, phase: str, ticks: Generator[Step, None, Result]) -> Generator[Event, None, Result]:
+        """Emit a phase's begin, steps and end; return the generator's result."""
+        yield from self.tracker.emit_boundary(phase, done=False)
+        result = yield from self.tracker.relay(phase, ticks)
+        yield from self.tracker.emit_boundary(phase, done=True)
+        return result
 
     def aim(self, settings: Prune) -> Shape:
         """Return the shape after pruning, and store the report's facts about it. Raises UnsupportedShape."""
@@ -283,15 +272,13 @@ class OnDiskRun:
         made, block, portable = place / "made", self.shipping.block(), simulation.portable
         steps = sharded.quantizing(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         written = yield from self.follow(QUANTIZE, steps)
-        checks = sharded_check.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
+        checks = sharded.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         yield from self.follow(VERIFY, checks)
         _lift(made)
-        yield from self.tracker.emit_boundary(MEASURE, done=False)
         model = skeleton(place)
         stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
         measuring = self.shipping.measure(model, place, request, simulation, stored=stored)
-        shipped = yield from self.tracker.relay(MEASURE, measuring)
-        yield from self.tracker.emit_boundary(MEASURE, done=True)
+        shipped = yield from self.relay_phase(MEASURE, measuring)
         return shipped, tuple(storage_notes(written, model))
 
     def follow(self, phase: str, steps: Generator[tuple[int, int], None, Result]) -> Generator[Event, None, Result]:

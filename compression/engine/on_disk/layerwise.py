@@ -1,8 +1,8 @@
 """Scores and prunes a decoder layer by layer: memory never holds more than one layer and its outputs.
 
-Scores are those of `pruning.scores`, observed in the stock layers themselves. All rows go through a layer before the next layer
-is opened, as in compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept: rows
-× tokens × hidden in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
+Scores are those of `pruning.scores`, observed in the stock layers. All rows go through a layer before the next is opened, as in
+compressors of large models (GPTQ, Frantar et al. 2023). Between layers the rows' hidden states are kept: rows × tokens × hidden
+in the checkpoint's own type. Pruning is that of `models.adapters`, one tensor at a time.
 """
 
 import re
@@ -26,15 +26,13 @@ from compression.models.skeleton import generation_of, skeleton, sources
 from compression.pruning.scores import ActivationCollector, ImportanceScores
 from compression.system.row_file import RowFile
 
-TOGETHER = 1024
-"""Tokens per forward pass of a layer. With more, a small model's activations would outweigh the whole model."""
+TOGETHER = 1024  #: Tokens per forward pass of a layer. With more, a small model's activations would outweigh the whole model.
 
 
 class LayerwiseRunner:
-    """A decoder's checkpoint, opened one layer at a time. Raises the errors of `skeleton` and `sources`.
-
-    dtype: by default, the type of most of the checkpoint's bytes. model: the stock model, on the meta device except in open
-    modules, whose quantization may be simulated.
+    """A decoder's checkpoint, opened one layer at a time. Raises the errors of `skeleton` and `sources`. dtype: by default, the
+    type of most of the checkpoint's bytes. model: the stock model, on the meta device except in open modules, whose
+    quantization may be simulated.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -44,10 +42,8 @@ class LayerwiseRunner:
         self.dtype: torch.dtype = dtype or getattr(torch, uploaded(folder).dtype)
         self._checkpoint = SafetensorsReader(folder)
         self._sources = sources(self.model, self._checkpoint)
-        self._precise = [
-            *(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ()),
-            *(getattr(self.model, "_keep_in_fp32_modules", None) or ()),
-        ]
+        kept = (getattr(self.model, name, None) for name in ("_keep_in_fp32_modules_strict", "_keep_in_fp32_modules"))
+        self._precise = [name for names in kept for name in names or ()]
 
     def tensor(self, name: str) -> Tensor:
         """Read one whole tensor of the model; stored experts are concatenated."""
@@ -77,9 +73,8 @@ class LayerwiseRunner:
     def scores(
         self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
     ) -> Generator[tuple[int, int], None, ImportanceScores]:
-        """Compute importance scores as `score_activations` does. Yields (layers done, total) after each layer.
-
-        cache_file: for the rows' hidden states, if they are larger than a layer. Raises OSError if the disk has no room.
+        """Compute importance scores as `score_activations` does. Yields (layers done, total) after each layer. cache_file: for
+        the rows' hidden states, if they are larger than a layer. Raises OSError if the disk has no room.
         """
         collector = ActivationCollector(self.model, norm)
         final = self.model.base_model.get_submodule(self.family.final_norm)
@@ -97,9 +92,8 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
-        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels).
-
-        As in stock code, a row's labels follow its last token that is not padding. cache_file: as above.
+        """Return each batch's logits: of real tokens, (tokens, vocabulary), of a classifier (rows, labels), which as in stock
+        code follow a row's last token that is not padding. cache_file: as above.
         """
         states: list[Tensor] = []
         for _, _, outputs in self._through(batches, cache_file, lambda _: None):
@@ -121,16 +115,15 @@ class LayerwiseRunner:
     def _through(
         self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
     ) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """Run rows through the base model by layers; yield (layers done, total, the batches' outputs) after each.
-
-        The outputs, (rows, tokens, hidden) for each batch, are there after the last layer only. next_is: called with a batch
-        before the batch goes through a layer.
+        """Run rows through the base model by layers; yield (layers done, total, outputs) after each. Only after the last layer
+        are there outputs, (rows, tokens, hidden) for each batch. next_is: called with a batch before it goes through a layer.
         """
         base, stack, last = self.model.base_model, self.family.block, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
         with ExitStack() as open_parts:
             states = self._between(batches, layers[0], cache_file)
-            open_parts.callback(states.close)
+            if isinstance(states, _OnDisk):
+                open_parts.callback(states.close)
             with self.opened(self.family.shallow[0]) as table:  # of tokens: positions are added later
                 for place, batch in enumerate(batches):
                     states[place] = table(batch.inputs["input_ids"])
@@ -155,12 +148,11 @@ class LayerwiseRunner:
                     setattr(base, stack, nn.ModuleList(layers))
                 yield number + 1, len(layers), outputs
 
-    def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "_InMemory | _OnDisk":
-        """Return the store for the rows' hidden states between two layers: in memory or on disk."""
+    def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "list[Tensor] | _OnDisk":
         width = int(self.family.shape_of(self.model.config).hidden)
         shapes = [(*batch.mask.shape, width) for batch in batches]
         one = sum(parameter.numel() for parameter in layer.parameters())
-        return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
+        return [torch.empty(0)] * len(shapes) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
 
     def _turn_positions(self) -> None:
         """Build the rotary embedding if the model has one: it has no weights, only values from the config."""
@@ -170,19 +162,13 @@ class LayerwiseRunner:
                 base.rotary_emb = type(base.rotary_emb)(config=self.model.config)
 
     def cut(
-        self,
-        plan: PruningPlan,
-        place: Path,
-        *,
-        dtype: torch.dtype | None = None,
-        largest: int = LARGEST_SHARD,
-        beside: Callable[[Path], None] | None = None,
+        self, plan: PruningPlan, place: Path, *, dtype: torch.dtype | None = None, largest: int = LARGEST_SHARD
     ) -> Generator[tuple[int, int], None, None]:
         """Write the model that `family.narrowed` would build to the folder `place`, with config.json.
 
-        dtype: the type of tensors that stock code does not keep in float32; None means the checkpoint's own. Yields (elements
-        written, total) after each tensor. beside: adds files to the folder before it appears. Raises UnsupportedShape if the
-        config cannot express the shape, ValueError if the shapes in `plan` do not agree.
+        dtype: the type of tensors that stock code does not keep in float32, by default the checkpoint's own. Yields (elements
+        written, total) after each tensor. Raises UnsupportedShape if the config cannot express the shape, ValueError if the
+        shapes in `plan` do not agree.
         """
         dtype = dtype or self.dtype
         cut = self.family.cut(self.model, plan)
@@ -210,24 +196,11 @@ class LayerwiseRunner:
             small.config.save_pretrained(shards.folder)
             if small.can_generate():
                 generation_of(small, self.folder).save_pretrained(shards.folder)
-            if beside is not None:
-                beside(shards.folder)
 
     def _type(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """Return a tensor's type if most tensors are in `dtype`: routers stay in float32, as in stock code."""
         precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
         return torch.float32 if precise else dtype
-
-
-class _InMemory(list[Tensor]):
-    """The hidden states of each batch, in memory."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__([torch.empty(0)] * count)
-
-    def close(self) -> None:
-        """Release the states."""
-        self.clear()
 
 
 class _OnDisk:
@@ -244,7 +217,6 @@ class _OnDisk:
         self._file.write(place, states.to(self._dtype).contiguous().view(torch.uint8).flatten().numpy().data)
 
     def close(self) -> None:
-        """Remove the file."""
         self._file.close()
 
 

@@ -1,8 +1,8 @@
 """Writes a large decoder's ONNX file tensor by tensor, and compares it with the model, which does not fit in memory.
 
-The model runs layer by layer (`layerwise`), in float32 and with simulated quantization; the file in its own runtime on the same
-inputs. A runtime loads the whole file, so it is written only if it fits the memory that is left: a quantized file may fit
-although the checkpoint does not, and the float32 file, the latency baseline, if four bytes a parameter do.
+The model runs layer by layer (`layerwise`), in float32 and simulated; the file in its own runtime on the same inputs. A runtime
+loads the whole file, so it is written only if it fits the memory that is left: a quantized file may fit although the checkpoint
+does not, and the float32 file, the latency baseline, if four bytes a parameter do.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -37,23 +37,17 @@ from compression.system import durable_files, process
 from compression.system.progress import Step
 
 OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight-only-int8": 5.0, "weight-only-int4": 1.5}
-"""Memory of a process that opens and runs the file, in bytes a parameter.
-
-Measured on SmolLM2-135M's shape: 5.2, 1.8, 2.9 and 1.2 (ONNX Runtime 1.32, which repacks matrices and unpacks those of
-weight-only-int8).
-"""
-TENSORS = 5
-"""Memory that rounding and writing the largest tensor takes, in multiples of its float32 size."""
-STEPS = 5
-"""Steps of one file: write it; run the model in float32; run it quantized; compare; measure."""
+"""Memory of a process that opens and runs the file, in bytes a parameter. Measured on SmolLM2-135M's shape: 5.2, 1.8, 2.9, 1.2
+(ONNX Runtime 1.32, which repacks matrices and unpacks those of weight-only-int8)."""
+TENSORS = 5  #: memory that rounding and writing the largest tensor takes, in multiples of its float32 size
+STEPS = 5  #: steps of one file: write it; run the model in float32; run it quantized; compare; measure
 LARGEST = 20_000_000_000
 """Largest model, in parameters: a step takes far less than the hour after which a silent engine counts as stalled."""
 
 
 class Graphs:
-    """Writes one job's ONNX files. folder, parameters: of the uploaded checkpoint, the source of the float32 baseline.
-
-    shipped: whether that baseline is among the artifacts and was measured.
+    """Writes one job's ONNX files. folder, parameters: of the uploaded checkpoint, the source of the float32 baseline. shipped:
+    whether that baseline is among the artifacts and was measured.
     """
 
     def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int, split_batches: int) -> None:
@@ -69,10 +63,9 @@ class Graphs:
     def beside(
         self, stage: Stage, made: list[MeasuredArtifact], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Step, None, tuple[list[MeasuredArtifact], tuple[str, ...]]]:
-        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps.
-
-        asked: the quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its
-        float32 baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
+        """Add a stage's file to its artifacts, or return a note on why there is none. Yields progress steps. asked: the
+        quantization settings; None means float32. The file comes first, and is the row's artifact, if it and its float32
+        baseline were measured: all figures of a row are of one file, and rows are compared in one runtime.
         """
         scheme = None if asked is None else asked.scheme
         if (cause := self.hindrance(model, scheme)) is not None:
@@ -83,7 +76,7 @@ class Graphs:
         measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
         if scheme is None:
             self.shipped = measured
-        notes = tuple(filter(None, [instruction_sets.told(graph.shipped.artifact.compared_on)]))
+        notes = tuple(filter(None, [instruction_sets.difference_note(graph.shipped.artifact.compared_on)]))
         if measured and (scheme is None or against is not None):
             return [graph, *made], notes
         return [*made, graph], (_note_alone(graph.shipped, against), *notes)

@@ -11,14 +11,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from compression.engine.shipping import (
-    ArtifactRequest,
-    MeasuredArtifact,
-    RunSettings,
-    WrittenArtifact,
-    measure_written,
-    weights_of,
-)
+from compression.engine import shipping
+from compression.engine.shipping import ArtifactRequest, MeasuredArtifact, RunSettings
 from compression.export.transformers import sharded
 from compression.export.transformers.torchao_tensors import fused_experts
 from compression.modalities.scoring.base import Row
@@ -34,17 +28,14 @@ from compression.system import durable_files, process
 from compression.system.memory import resident
 from compression.system.progress import Step
 
-SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
-"""Smallest block in bytes; processing a block takes less memory than BLOCKS blocks."""
+SMALLEST_BLOCK, BLOCKS = 1 << 16, 32  #: smallest block in bytes; processing a block takes less memory than BLOCKS blocks
 
 
 @dataclass(frozen=True)
 class OnDiskShipping:
-    """What the artifacts of a job on disk share.
-
-    memory: the engine's limit in bytes. folder: that of the model's tokenizer. max_length: tokens that texts are truncated to.
-    padding: the id of the padding token. folders: those of the current stage, which are moved to their final paths together
-    when the stack closes.
+    """What the artifacts of a job on disk share. memory: the engine's limit in bytes. folder: that of the model's tokenizer.
+    max_length: tokens that texts are truncated to. padding: the id of the padding token. folders: those of the current stage,
+    which are moved to their final paths together when the stack closes.
     """
 
     run: RunSettings
@@ -80,14 +71,12 @@ class OnDiskShipping:
         stored: str | None = None,
         compared: ComparedAnswers | NotCompared | None = None,
     ) -> Generator[Step, None, MeasuredArtifact]:
-        """Write config and tokenizer beside the weights in `folder`, and measure. Yields the score's progress steps.
-
-        model: without weights. stored: the storage type that the size reports, if the precision alone does not describe it.
-        compared: the comparison with other processors' outputs.
+        """Write config and tokenizer beside the weights in `folder`, and measure. Yields the score's progress steps. model:
+        without weights. stored: the storage type of the size, if not the precision. compared: with other processors' outputs.
         """
         self.describe(model, folder, request)
         process.release_memory()
-        written = WrittenArtifact(
+        written = shipping.WrittenArtifact(
             request=request,
             model=model,
             folder=folder,
@@ -98,12 +87,12 @@ class OnDiskShipping:
             # An artifact of the primary format was just opened here.
             unmeasured=None if ARTIFACT_FORMATS[request.kind].primary else self.too_large(model, folder, request.kind),
         )
-        return (yield from measure_written(written, self.run))
+        return (yield from shipping.measure_written(written, self.run))
 
     def too_large(self, model: PreTrainedModel, folder: Path, kind: Kind) -> str | None:
         """Return why an artifact does not fit the memory that this process leaves, or None."""
         table = max(prod(weight.shape) for weight in model.parameters())
-        needed, left = opened_bytes(sum(path.stat().st_size for path in weights_of(folder, kind)), table), self.left()
+        needed, left = opened_bytes(sum(path.stat().st_size for path in shipping.weights_of(folder, kind)), table), self.left()
         if needed <= left:
             return None
         return f"Answering takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit."

@@ -4,21 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compression.engine.reporting.notes import better_note, data_notes, scheme_notes
 from compression.planning.verdicts import choose
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Task
-from compression.schema.report.measurements import Row, Sensitivity, Uploaded
+from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
+from compression.schema.schemes import SCHEMES
+from compression.schema.tasks import TASKS
 from compression.system.environment import environment
 
 
 @dataclass
 class DatasetSummary:
-    """Facts about a dataset whose rows and model are no longer in memory.
-
-    `rows` counts the rows of each split that go through the model. `cut` describes which part of train was cut off. `pruning`
-    describes what pruning removed. `sensitivity` holds the sensitivity curves that pruning computed.
+    """Facts about a dataset whose rows and model are no longer in memory. `rows` counts the rows of each split that go through
+    the model. `cut` describes which part of train was cut off, `pruning` what pruning removed, `sensitivity` its curves.
     """
 
     task: Task
@@ -40,7 +39,8 @@ def job_report(
 ) -> Report:
     """Build the report of a finished job. about: dataset name → summary. If a job has only one dataset, its name is empty."""
     chosen, choice = choose(rows, spec.targets)
-    alone = about.get("")
+    alone, quantize = about.get(""), spec.recipe.quantize
+    scheme_note = SCHEMES[quantize.scheme].note if quantize is not None else None
     parts = [
         PartReport(
             name=name,
@@ -74,9 +74,39 @@ def job_report(
         environment=environment(),
         notes=(
             *(alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts))),
-            *scheme_notes(spec.recipe.quantize),
+            *([scheme_note] if scheme_note is not None else ()),
         ),
     )
+
+
+def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:
+    """Return notes on what a dataset's figures rest on: the baseline's row, the headline's row, what was cut off."""
+    notes = []
+    if first.parameters.embedding:
+        notes.append(
+            f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
+            f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
+        )
+    if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
+        how = "stratified, " if TASKS[task].one_class else ""
+        notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")
+    if cut is not None:
+        notes.append(cut)
+    if (better := better_note(first, last)) is not None:
+        notes.append(better)
+    return tuple(notes)
+
+
+def better_note(first: Row, last: Row) -> str | None:
+    """Return a note with the standard error if the result scores better than the baseline, else None."""
+    if isinstance(first.score, Score) and isinstance(last.score, Score):
+        error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
+        gain = last.score.worth - first.score.worth
+        if gain > 0:
+            how = "better" if last.score.lower_is_better else "higher"
+            unit = " nats a token" if last.score.lower_is_better else ""
+            return f"On test the result scores {how} than the baseline by {gain:.4f}{unit}; the standard error is {error:.4f}."
+    return None
 
 
 def _of_means(first: Row, last: Row, parts: int) -> tuple[str, ...]:

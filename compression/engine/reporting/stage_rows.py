@@ -1,34 +1,16 @@
-"""Builds a stage's row and writes the scored splits, for jobs in memory and jobs on disk alike."""
+"""Builds a stage's row with its notes, for jobs in memory and jobs on disk alike."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from compression.engine.reporting.notes import with_notes
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stage_result import StageResult
-from compression.modalities.modality import Dataset
 from compression.models.adapters.registry import adapter_of
-from compression.schema.recipe.base import Split
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
-from compression.schema.report.measurements import Row, Uploaded
+from compression.schema.report.measurements import Latency, Ratios, Row, Score, Uploaded
 from compression.schema.report.ratios import ratios
 from compression.schema.stages import BASELINE, Stage
-from compression.system import durable_files
-
-SCORED: tuple[Split, ...] = ("validation", "test")
-
-
-def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mapping[Split, Sequence[int]]) -> None:
-    """Write the scored splits for the measuring process. some: by split, the numbers of the scored rows, if not all are."""
-    for split, path in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = dataset.judged(split)
-        if split in some:
-            rows = [rows[number] for number in some[split]]
-        durable_files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def stage_row(
@@ -77,3 +59,35 @@ def stage_row(
         lm_eval=result.figures,
     )
     return with_notes(row, rows[-1] if rows else None)
+
+
+def with_notes(row: Row, previous: Row | None) -> Row:
+    """Return the row with added notes on what is worse than before. previous: the previous stage's row."""
+    notes = row_notes(row.ratios, row.judged_score, previous)
+    tested = row.score
+    if isinstance(tested, Score) and tested.rows_changed_by_batching:
+        notes.append(f"{tested.rows_changed_by_batching} of {tested.rows} answers depend on who shares the batch.")
+    if isinstance(row.latency, Latency) and not row.latency.exclusive:
+        notes.append("Another job may have been timed on this host at once: its turn was not over within the time of waiting.")
+    return row.model_copy(update={"notes": (*row.notes, *notes)})
+
+
+def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
+    """Return notes on what is worse than before in a stage's artifact. score: on the split that choices are made on."""
+    notes = []
+    if isinstance(score, Score):
+        before = previous.judged_score if previous is not None else None
+        if previous is not None and isinstance(before, Score) and score.worth < before.worth:
+            noise = " (within one standard error)" if before.worth - score.worth <= before.worth_error else ""
+            turned = "rose" if score.lower_is_better else "fell"
+            notes.append(
+                f"{found.judged_on.capitalize()} {score.metric} {turned} from {before.value:.4f} ({previous.stage}) to "
+                f"{score.value:.4f}{noise}."
+            )
+        if score.above_chance <= 0:
+            notes.append(f"The score is no better than chance ({score.chance:.4f}: what knowing no text would score).")
+    if previous is not None and found.speed_up is not None and found.speed_up < 1:
+        notes.append(f"It is slower than the baseline: {1 / found.speed_up:.2f} times its latency.")
+    if previous is not None and found.size_reduction < 0:
+        notes.append("It is larger than the baseline.")
+    return notes

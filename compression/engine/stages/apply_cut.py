@@ -36,8 +36,8 @@ def apply_cut(
 def remade(
     context: StageContext, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]
 ) -> PreTrainedModel:
-    """Build a model from another one on the CPU, then give it that one's device and quantization. Ranges of a static scheme are
-    calibrated again, since the inputs of the layers have changed. `context` keeps its model.
+    """Build a model from another one on the CPU, then give it that one's device and quantization, with newly calibrated ranges,
+    since the inputs of the layers have changed. `context` keeps its model.
     """
     device = next(model.parameters()).device
     other = build(model.cpu()).to(device).eval()

@@ -1,6 +1,6 @@
 """Distills teachers into the pruned, fake-quantized student (Hinton et al. 2015; Jiao et al. 2020)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource
 from compression.engine.stages import general_distillation
-from compression.engine.stages.augment import PHASE as AUGMENT, augment_rows
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
 from compression.engine.stages.objectives import log_terms, objective_for
@@ -20,23 +19,24 @@ from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageR
 from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
 from compression.modalities.base import Examples
+from compression.modalities.modality import Augmented, Augmenter
 from compression.modalities.text.augmentation.resources import Resources
 from compression.models.tensors import Tensors
 from compression.planning.estimator import augment_seconds
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import Spec
+from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.distill import Distill
-from compression.system.progress import Step, portion_of
-from compression.training.trainer import TrainingHooks, train
+from compression.system.progress import Returning, Step, portion_of
+from compression.training.trainer import TrainingHooks
 
-PHASE, LAST = "distill", "last"
-"""LAST: the key under which a save stores the weights of the loss terms after the last epoch."""
+PHASE, AUGMENT = "distill", "augment"
+LAST = "last"  #: the key under which a save stores the weights of the loss terms after the last epoch
 
 
 def distill(context: StageContext) -> Iterator[Event]:
-    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings, after the general phase.
-
-    The student trains without dropout: the teachers' outputs were computed once, on the whole text.
+    """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings, after the general phase. The
+    student trains without dropout: the teachers' outputs were computed once, on the whole text.
     """
     settings = context.recipe.distill
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -112,6 +112,22 @@ def enter(context: StageContext, student: ModelSource) -> None:
     )
 
 
+def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter) -> Generator[Event, Any, Augmented]:
+    """Return train's rows followed by the new, unlabelled ones, with a note for the row and examples for the log. Nothing is
+    saved: a new attempt generates the same rows again. Raises Pause, and the errors of opening the sources.
+    """
+    work = augmenter.augment(settings, context.recipe.train.seed, context.prepared, context.rows["train"])
+    for done, total in (each := Returning(work)):
+        yield from context.tracker.emit(AUGMENT, Step(done, total))
+        if done:
+            context.check_pause()
+    found: Augmented = each.result
+    context.notes.append(found.note)
+    for message in (found.note, *found.examples):
+        yield Log(message=message)
+    return found
+
+
 def _where_kept(teacher: Teacher) -> Iterator[Event]:
     if not teacher.keeps:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
@@ -132,16 +148,8 @@ def _task_phase(
         objective.before_step(news.step - 1, news.total)  # a resumed attempt may have had no step left
         kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
 
-    ticks = train(
-        context.model,
-        plan,
-        rows,
-        context.rows["validation"],
-        objective,
-        hooks=TrainingHooks(before_step=objective.before_step, extra=objective.parameters),
-        resumable=context.resumable(PHASE, kept),
-        budget=context.budget,
-    )
+    hooks = TrainingHooks(before_step=objective.before_step, extra=objective.parameters)
+    ticks = context.train(PHASE, plan, objective, hooks, rows=rows, beside=kept)
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
     context.note_training("Distillation", outcome, settings.epochs)
     context.notes.extend((*objective.feature_losses.comparison.said(), *outcome.remarks))

@@ -1,6 +1,7 @@
 """Distills a teacher's layers on unlabelled texts, before the task (TinyBERT, Jiao et al. 2020)."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -16,14 +17,13 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 ASK, PHASE = "ask of unlabelled text", "general"
 
 
 def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     """Train the student on hidden states, attention and embeddings of the unlabelled texts, or of train's if there are none.
-
     Epochs are judged by the same loss on validation's texts; their labels are not read.
     """
     asked = settings.general
@@ -52,16 +52,9 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
         context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
     )
     plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, patience=asked.patience)
-    ticks = train(
-        context.model,
-        plan,
-        student_rows,
-        lambda: _validate(context, objective, judge),
-        objective,
-        hooks=TrainingHooks(extra=objective.parameters),
-        resumable=context.resumable(PHASE),
-        budget=context.budget,
-    )
+    hooks = TrainingHooks(extra=objective.parameters)
+    validate = partial(_validate, context, objective, judge)
+    ticks = context.train(PHASE, plan, objective, hooks, rows=student_rows, judge=validate)
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective))
     teacher.close()
     judge.close()
@@ -91,7 +84,6 @@ def _validate(context: StageContext, objective: DistillationObjective, judge: Te
 
 
 def _texts(context: StageContext) -> tuple[Examples, Examples]:
-    """Return the texts to learn from, as tokenized for the student and for the teacher."""
     models = context.models
     if context.unlabelled is None:
         return context.rows["train"], rows_of(context, models.base, context.rows["train"], ())[0]

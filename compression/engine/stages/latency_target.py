@@ -15,10 +15,11 @@ from compression.schema.report.measurements import Latency, Shape
 def ratio_for_latency(
     context: StageContext, settings: Prune, target: TargetLatency
 ) -> Generator[Event, None, tuple[Ratios, Shape]]:
-    """Return the ratios and the shape of the mildest cut that is fast enough, by binary search.
+    """Return the ratios and the shape of the mildest cut that is fast enough, by binary search; noted if even the deepest is
+    too slow.
 
-    Weights are random: latency does not depend on them, so no units have to be chosen or trained to measure it. If even the
-    deepest cut is too slow, it is applied and noted. Raises Pause, and RuntimeError if this machine cannot measure.
+    Weights are random: latency does not depend on them, so no units have to be chosen or trained to measure it. Raises Pause,
+    and RuntimeError if this machine cannot measure.
     """
     config = context.model.config
     whole = adapter_of(context.model).shape_of(config)

@@ -22,9 +22,8 @@ class LinearlyProbed(Protocol):
 
 
 def linear_probe(context: StageContext) -> float | None:
-    """Fit a linear model to the mean of the last hidden states and return its score on validation; None if not LinearlyProbed.
-
-    Fits on at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
+    """Return the score on validation of a linear model of the mean of the last hidden states; None if not LinearlyProbed. It is
+    fitted to at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
     """
     task = context.task
     if not isinstance(task, LinearlyProbed):

@@ -15,8 +15,7 @@ from compression.schema.recipe.distill import Distill
 from compression.system.progress import Returning, Step, count_rows
 from compression.training.config import TrainingOutcome
 
-TARGETS = "teacher-tokens"
-"""Name of the file of a teacher's saved next-token targets."""
+TARGETS = "teacher-tokens"  #: name of the file of a teacher's saved next-token targets
 
 
 def objective_for(
@@ -27,10 +26,8 @@ def objective_for(
     theirs: Examples,
     logits: Tensor | None = None,
 ) -> Generator[Step, None, DistillationObjective]:
-    """Compute a teacher's outputs on every row, yield progress, and return the objective built from them.
-
-    rows, theirs: train as tokenized for the model and for the teacher. logits: the fused logits of several teachers, if there
-    are several. Raises Pause if a pause was requested.
+    """Compute a teacher's outputs on every row, yield progress, and return the objective built from them. Raises Pause. rows,
+    theirs: train as tokenized for the model and for the teacher. logits: the fused logits of several teachers.
     """
     packed, terms = context.task.packed, settings.weights()
     comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
@@ -55,8 +52,7 @@ def output_objective(context: StageContext, rows: Examples) -> Generator[Step, N
     """Build an objective from the baseline's outputs alone, softened at the temperature of the recipe's distillation."""
     asked = (context.recipe.distill or Distill()).answers_alone()
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
-    objective = yield from objective_for(context, alone, context.prepared.to(context.device), rows, rows)
-    return objective
+    return (yield from objective_for(context, alone, context.prepared.to(context.device), rows, rows))
 
 
 def log_terms(

@@ -1,5 +1,5 @@
-"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers. By default training runs until
-validation stops improving: a baseline that has not converged flatters the compressed models.
+"""Tunes the user's model on the user's rows: the baseline for all comparisons, and the teachers. By default until validation
+stops improving: a baseline that has not converged flatters the compressed models.
 """
 
 import copy
@@ -25,11 +25,10 @@ from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation
 from compression.training.config import TrainingConfig, TrainingOutcome
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 PHASE, PROBE_PHASE = "tune", "choose the rate"
-PREPARATION = "preparation"
-"""Key under which a training's save stores the facts about the baseline's tuning."""
+PREPARATION = "preparation"  #: key under which a training's save stores the facts about the baseline's tuning
 
 
 def phase_of(number: int) -> str:
@@ -44,7 +43,6 @@ def probe_phase(number: int) -> str:
 
 def prepare(context: StageContext) -> Iterator[Event]:
     """Train the baseline and the further originals, head and encoder, in full precision; copy the baseline as the teacher.
-
     Further originals differ by the seed, which determines the initial head if the model lacks one, the order of rows and
     dropout. Until the stage has its checkpoint, their saves also contain the models that were trained before them.
     """
@@ -85,18 +83,10 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
             context.result.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
         return
     known = yield from _chosen(context, model, number)
-    plan = _plan(context, known, seed)
-    ticks = train(
-        model,
-        plan,
-        context.rows["train"],
-        context.rows["validation"],
-        label_loss(context.task, model),
-        hooks=TrainingHooks(head=head_of(model)),
-        resumable=context.resumable(phase_of(number), beside | {PREPARATION: _packed(known)}),
-        budget=context.budget,
-    )
-    outcome = yield from context.tracker.relay(phase_of(number), ticks)
+    phase, loss, hooks = phase_of(number), label_loss(context.task, model), TrainingHooks(head=head_of(model))
+    facts = beside | {PREPARATION: torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)}
+    ticks = context.train(phase, _plan(context, known, seed), loss, hooks, model=model, beside=facts)
+    outcome = yield from context.tracker.relay(phase, ticks)
     found = _concluded(context, model, known, outcome)
     whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
     context.note_training(whose, outcome, found.epochs)
@@ -188,10 +178,6 @@ def _remarks(found: Preparation) -> Iterator[str]:
             for one in found.rates
         )
         yield f"The rate {found.rate:g} (head {found.head_rate:g}) is the best probe's, lowered. Probes: {tried}."
-
-
-def _packed(known: Preparation) -> torch.Tensor:
-    return torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)
 
 
 def _unpacked(saved: torch.Tensor) -> Preparation:

@@ -20,18 +20,9 @@ from compression.modalities.modality import InputPruner
 from compression.modalities.sampling import first_tokens, shuffled_rows
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.pruning_groups import width_of
-from compression.models.architectures.shapes import (
-    Count,
-    Ratios,
-    deepest_shape,
-    parameters_at,
-    planned,
-    shape_at,
-    steps_to,
-    table_rows,
-)
 from compression.planning.estimator import PROBES
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
@@ -44,8 +35,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
-ALWAYS_TOLD = ("hidden", "heads", "ffn")
-"""Axes that a report lists even if they were not pruned, for models that have them."""
+ALWAYS_TOLD = ("hidden", "heads", "ffn")  #: axes that a report lists even if they were not pruned, for models that have them
 
 
 def prune(context: StageContext) -> Iterator[Event]:
@@ -69,8 +59,8 @@ def prune(context: StageContext) -> Iterator[Event]:
     start = family.shape_of(context.model.config)
     ratios, after = yield from _solved(context, settings, before, saved)
     progress = PruneProgress(scores, tuple(ratios.values()))
-    shapes = steps_to(kind, start, settings, ratios, after)
-    for step, ((phase, epochs), to) in enumerate(zip(trainings, shapes, strict=True), 1):
+    targets = shapes.steps_to(kind, start, settings, ratios, after)
+    for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
         plan = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = context.validate()
@@ -129,36 +119,36 @@ def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -
     """Return the shape after pruning, for a target latency the deepest, before the model changes. Raises UnsupportedShape."""
     shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
     kind = ARCHITECTURE_SPECS[model.config.model_type]
-    return deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
+    return shapes.deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
 
 
 def plan_shape(
     model: PreTrainedModel, settings: Prune, before: Shape | None = None, vocabulary: int | None = None
-) -> tuple[Ratios, Shape]:
+) -> tuple[shapes.Ratios, Shape]:
     """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. before: the shape to cut, if
-    it is not the model's own. vocabulary: the number of tokens that stay, if known.
+    not the model's own. vocabulary: the number of tokens that stay, if known.
     """
     shape = before or adapter_of(model).shape_of(model.config)
     kind = ARCHITECTURE_SPECS[model.config.model_type]
-    return planned(kind, shape, settings, count=counter(model), vocabulary=vocabulary)
+    return shapes.planned(kind, shape, settings, count=counter(model), vocabulary=vocabulary)
 
 
-def counter(model: PreTrainedModel) -> Count:
+def counter(model: PreTrainedModel) -> shapes.Count:
     """Return a function that counts, by shape, the parameters of models like this one, head included."""
     family, head = adapter_of(model), adapter_of(model).head(model)
     known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
-    rows = table_rows(family.parameters_of(model), known)
+    rows = shapes.table_rows(family.parameters_of(model), known)
     outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
     if head.out is not None and any(head.out.weight is table.weight for table in tables):
         outputs = None  # a tied output layer is the embedding table
     biases = family.biases(model.config)
-    return lambda shape: parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
+    return lambda shape: shapes.parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
 
 
-def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
-    """Return each axis's width before and after, the requested ratio and the ratio that was removed. For a target, `asked` is
-    the ratio that was found for it. For the vocabulary it is null if the texts alone decide.
+def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -> dict[str, Any]:
+    """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
+    For the vocabulary `asked` is null if the texts alone decide.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
@@ -177,7 +167,6 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
 
 
 def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
-    """Score the model's units with smoothing undone."""
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
     # Taylor scores need a backward pass; its gradients have the recipe's precision, as in training.
@@ -187,15 +176,14 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
 
 def _solved(
     context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
-) -> Generator[Event, None, tuple[Ratios, Shape]]:
+) -> Generator[Event, None, tuple[shapes.Ratios, Shape]]:
     """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
     here = adapter_of(context.model).shape_of(context.model.config)
     if saved is not None:
-        ratios: Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
-        return ratios, shape_at(ARCHITECTURE_SPECS[context.model.config.model_type], here, settings, ratios)
+        ratios: shapes.Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
+        return ratios, shapes.shape_at(ARCHITECTURE_SPECS[context.model.config.model_type], here, settings, ratios)
     if settings.target_latency is not None:
-        found = yield from ratio_for_latency(context, settings, settings.target_latency)
-        return found
+        return (yield from ratio_for_latency(context, settings, settings.target_latency))
     return plan_shape(context.model, settings, before, here.vocabulary)
 
 

@@ -1,33 +1,31 @@
 """Simulates the shipped quantization from here on, with quantization-aware training if requested."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import calibration_rows, insert_quantization, smooth_model
-from compression.engine.stages.quantization_order import depths, named, only, sensitivities
 from compression.engine.stages.registry import ExpectedWork, StageRunner
-from compression.evaluation.validate import Validation
-from compression.modalities.base import label_loss
+from compression.evaluation.validate import Validation, logits
+from compression.modalities.base import Examples, label_loss
 from compression.models.adapters.registry import adapter_of
-from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_fake_quantization, left_in_float
+from compression.quantization import fake_quantize
+from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_fake_quantization, remove_fake_quantization
 from compression.schema.events import Event
 from compression.schema.recipe.quantize import Qat
 from compression.schema.schemes import SCHEMES
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 PHASE = "quantization-aware training"
-ORDER = "qat.order"
-"""Key under which a training's save stores the order of the depths."""
+ORDER = "qat.order"  #: key under which a training's save stores the order of the depths
 
 
 def quantize(context: StageContext) -> Iterator[Event]:
-    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training.
-
-    Training follows the progressive schedule; a new attempt that resumes in it takes ranges and order from the save.
+    """Smooth the model if the recipe says so, simulate its scheme, and run quantization-aware training in the progressive
+    schedule. A new attempt that resumes in it takes ranges and order from the save.
     """
     settings, model = context.recipe.quantize, context.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -37,7 +35,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
     after = context.validate()
     bits = SCHEMES[settings.scheme].precision
     context.notes.append(f"Rounding to {bits} alone: validation {context.task.metric} {before} → {after}.")
-    if left := left_in_float(model):
+    if left := fake_quantize.left_in_float(model):
         whole = adapter_of(model).parameters_of(model).total
         context.notes.append(
             f"{left:,} of {whole:,} parameters, those of the experts' routers, are neither simulated nor shipped as integers."
@@ -47,15 +45,13 @@ def quantize(context: StageContext) -> Iterator[Event]:
         return
     order, simulation = ordered(context, qat), Simulation.of(settings)
     plan = context.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
-    ticks = train(
-        model,
+    ticks = context.train(
+        PHASE,
         plan,
-        context.rows["train"],
-        lambda: _quantized_validation(context, simulation),
         label_loss(context.task, model),
-        hooks=TrainingHooks(before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation)),
-        resumable=context.resumable(PHASE, beside={ORDER: torch.tensor(order)}),
-        budget=context.budget,
+        TrainingHooks(before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation)),
+        judge=lambda: _quantized_validation(context, simulation),
+        beside={ORDER: torch.tensor(order)},
     )
     outcome = yield from context.tracker.relay(PHASE, ticks)
     insert_fake_quantization(model, simulation=simulation)
@@ -110,3 +106,43 @@ def _quantized_validation(context: StageContext, simulation: Simulation) -> Vali
     """Judge an epoch by the fully quantized model, whatever the epoch simulated: that model is shipped."""
     insert_fake_quantization(context.model, simulation=simulation)
     return context.validate()
+
+
+def depths(model: PreTrainedModel) -> list[int]:
+    """Return the depths that a scheme quantizes, ascending: 0 for the embeddings, each layer, and one for what follows."""
+    depth = adapter_of(model).quantization_group
+    return sorted({depth(name) for name, _ in fake_quantize.quantizable(model)})
+
+
+def only(model: PreTrainedModel, chosen: set[int], simulation: Simulation) -> None:
+    """Simulate quantization in the chosen depths only."""
+    depth = adapter_of(model).quantization_group
+    remove_fake_quantization(model)
+    insert_fake_quantization(model, lambda name: depth(name) in chosen, simulation)
+
+
+def sensitivities(model: PreTrainedModel, rows: Examples, simulation: Simulation, parts: int = 1) -> dict[int, float]:
+    """Return depth → sensitivity: the logits' mean squared change on rows of train, divided by their mean square. The model
+    ends without simulated quantization. A static scheme's layers must be calibrated.
+    """
+    remove_fake_quantization(model)
+    packed = rows.task.packed
+    change = _of_answers(model, rows, parts) if packed is None else packed.change(model, rows, parts)
+    found = {}
+    for depth in depths(model):
+        only(model, {depth}, simulation)
+        found[depth] = change()
+    remove_fake_quantization(model)
+    return found
+
+
+def _of_answers(model: PreTrainedModel, rows: Examples, parts: int) -> Callable[[], float]:
+    """Return a function that measures how much the logits of all rows have changed since this call."""
+    plain = logits(model, rows, parts)
+    scale = plain.square().mean().clamp_min(1e-12)
+    return lambda: ((logits(model, rows, parts) - plain).square().mean() / scale).item()
+
+
+def named(depth: int, layers: int) -> str:
+    """Return a depth's readable name. layers: the encoder's number of layers."""
+    return "embeddings" if depth == 0 else f"layer {depth}" if depth <= layers else "head"

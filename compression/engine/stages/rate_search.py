@@ -62,10 +62,9 @@ class Probed:
 class RateSearch:
     """Chooses the rates of body and head for one original; `tried` lists every probe. Call `steps` once.
 
-    A probe trains for a few steps on a sample of train and is judged by the loss on validation, which is more informative than
-    the metric after so few steps. The search leaves the usual setting only for one that is surely better. The model ends as it
-    was before the probes, with its head warmed up (whole_head: also the layer before it). error: of the score after the best
-    probe.
+    A probe trains for a few steps on a sample of train and is judged by the loss on validation, more informative than the
+    metric after so few steps. Only a surely better setting replaces the usual one. The model ends as it was before the probes,
+    with its head warmed up (whole_head: also the layer before it). error: of the score after the best probe.
     """
 
     state: StageContext

@@ -16,7 +16,7 @@ from compression.models.tensors import Tensors
 from compression.schema.events import Event
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.training.trainer import TrainingHooks, train
+from compression.training.trainer import TrainingHooks
 
 
 def phases(settings: Prune) -> list[tuple[str, int]]:
@@ -34,17 +34,15 @@ def precompute(phase: str) -> str:
 
 
 def recover(context: StageContext, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
-    """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to the validation score.
-
-    whole: the recipe's settings. step: the number of the preceding cut, from 1. epochs: of this training. beside: extra tensors
-    for its saves.
+    """Train after a cut and keep the best epoch. Layers join from shallow to deep; L2 adapts to the validation score. whole:
+    the recipe's settings. step: the number of the cut, from 1. epochs: of this training. beside: extra tensors for its saves.
     """
     settings = whole.model_copy(update={"epochs": epochs})
     model = context.model
     alone = epochs_alone(len(adapter_of(model).layer_parameters(model)), epochs) if settings.shallow_first else 0
-    rows, is_held, reason, objective = context.rows["train"], False, "", None
+    is_held, reason, objective = False, "", None
     if settings.by == "teacher":
-        objective = yield from context.tracker.relay(precompute(phase), output_objective(context, rows))
+        objective = yield from context.tracker.relay(precompute(phase), output_objective(context, context.rows["train"]))
         asked, guide = context.recipe.distill or Distill(), objective.teacher.model
         # Later cuts and distillation run the teacher again, in float32 as here.
         before = HELD in (context.saved(phase) or {})
@@ -59,16 +57,8 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         patience_from=alone,
         seed=context.recipe.train.seed + step - 1,
     )
-    ticks = train(
-        model,
-        plan,
-        rows,
-        context.rows["validation"],
-        objective or label_loss(context.task, model),
-        hooks=TrainingHooks(before_epoch=freezer(model, settings)),
-        resumable=context.resumable(phase, beside | ({HELD: torch.tensor(True)} if is_held else {})),
-        budget=context.budget,
-    )
+    loss, hooks = objective or label_loss(context.task, model), TrainingHooks(before_epoch=freezer(model, settings))
+    ticks = context.train(phase, plan, loss, hooks, beside=beside | ({HELD: torch.tensor(True)} if is_held else {}))
     try:
         outcome = yield from context.tracker.relay(phase, ticks)
     finally:
@@ -87,9 +77,7 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:
     """Return how many of the shallowest layers train in an epoch, from 1. They join at equal intervals, several if epochs are
-    few.
-
-    In the last interval, when the deepest layer has joined, the whole model trains, including its embeddings and its head.
+    few. In the last interval the whole model trains, including its embeddings and its head.
     """
     return -(-epoch * layers // epochs)
 
@@ -100,9 +88,8 @@ def epochs_alone(layers: int, epochs: int) -> int:
 
 
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """Return a function to call before each epoch, from 1, that unfreezes the layers that train in it and freezes the rest.
-
-    The optimizer neither updates nor decays a frozen parameter, which has no gradient, and keeps no state for it.
+    """Return a function to call before each epoch, from 1, that unfreezes the layers that train in it and freezes the rest. The
+    optimizer neither updates nor decays a frozen parameter, which has no gradient, and keeps no state for it.
     """
     layers = adapter_of(model).layer_parameters(model)
 

@@ -1,20 +1,22 @@
 """Registers each stage's work, its phases, and the inputs that its result depends on."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, cast
 
 from compression.engine.context import StageContext
+from compression.evaluation.lm_eval.harness_job import PHASE as LM_EVAL
 from compression.schema.events import Event
 from compression.schema.job_spec import Spec
-from compression.schema.recipe.recipe import Recipe
+from compression.schema.recipe.recipe import LmEval, Recipe
 from compression.schema.stages import STAGE_SPECS, STAGES, Stage, wanted
+from compression.system.progress import Phase, ProgressTracker
 
-ROW_SECONDS = 0.006
-"""Training time per row. Only the ratios between the expected times of phases matter."""
+SHIP, LAST = "export and measure", "export the checkpoint"
+ROW_SECONDS = 0.006  #: Training time per row. Only the ratios between the expected times of phases matter.
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,13 @@ class ExpectedWork:
         return max(self.recipe.distill.teachers.seeds, 1) if self.recipe.distill is not None else 1
 
 
-def nothing(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Return no inputs."""
-    return {}
-
-
 @dataclass(frozen=True)
 class StageRunner:
     """One stage. A job calls `run`, settles the model's ranges, ships the model and writes a checkpoint."""
 
     run: Callable[[StageContext], Iterator[Event]]
     phases: Callable[[ExpectedWork], Iterator[tuple[str, float]]]  #: (name, expected seconds), without shipping
-    inputs: Callable[[Spec, Path], dict[str, Any]] = nothing  #: other inputs of its result than model, data and recipe
+    inputs: Callable[[Spec, Path], dict[str, Any]] = lambda *_: {}  #: other inputs of its result than model, data, recipe
     reads_unlabelled: bool = False  #: whether it reads unlabelled rows
     cuts: bool = False  #: whether its model, and those of later stages, may have a smaller vocabulary than the job's
     asks_teachers: bool = False  #: whether it needs the further originals
@@ -60,9 +57,31 @@ class StageRunner:
 @cache
 def runner_of(stage: Stage) -> StageRunner:
     """Import a stage's runner."""
-    module, _, name = STAGE_SPECS[stage].engine.partition(":")
-    found: StageRunner = getattr(import_module(module), name)
-    return found
+    return cast(StageRunner, resolve_name(STAGE_SPECS[stage].engine))
+
+
+def job_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]], asked: LmEval | None = None) -> ProgressTracker:
+    """Return the tracker of a job, stage by stage, and in each stage through the datasets in order. rows: name → split → rows;
+    the name is empty if there is one dataset. asked: the lm-eval settings, if any.
+    """
+    found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
+    found.sort(key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage)))
+    if asked is not None:
+        # How long lm-eval takes is unknown: each run is assumed to take as long as shipping a stage.
+        at = [number for number, phase in enumerate(found) if phase.name == SHIP]
+        for number in reversed(at):
+            found.insert(number, replace(found[number], name=LM_EVAL))
+    return ProgressTracker(found)
+
+
+def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
+    """Return one dataset's phases with their expected times. Only the ratios between the times matter."""
+    expected, stages = ExpectedWork(recipe, rows), planned(recipe)
+    found: list[Phase] = []
+    for stage in stages:
+        found += [Phase(stage, name, seconds) for name, seconds in runner_of(stage).phases(expected)]
+        found.append(Phase(stage, SHIP, expected.shipping))
+    return [*found, Phase(stages[-1], LAST, expected.shipping / 2)]
 
 
 def run_stage(context: StageContext, stage: Stage) -> Iterator[Event]:

@@ -22,16 +22,12 @@ CURVES: dict[str, tuple[str, ...]] = {
     "experts": ("experts",),
     "expert_ffn": ("expert_ffn",),
 }
-"""Curve name → the axes that it cuts together. A model has the curves of its own axes. If the recipe cuts hidden alone, so does
-its curve.
-"""
+"""Curve name → the axes that it cuts together, of a model that has them. If the recipe cuts hidden alone, so does its curve."""
 
 
 def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
-    """Return each axis's curve, also of axes that the recipe does not prune: they may be the cheaper ones. Raises Pause.
-
-    Each point is the whole model with one axis cut, scored on a sample of validation rows. A shape that two ratios share is
-    scored once.
+    """Return each axis's curve, also of axes that the recipe does not prune: they may be the cheaper ones. Raises Pause. Each
+    point is the whole model with one axis cut, scored on a sample of validation rows; shapes that two ratios share, once.
     """
     rows = context.rows["validation"]
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]

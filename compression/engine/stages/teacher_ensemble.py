@@ -20,8 +20,7 @@ from compression.schema.recipe.distill import Distill
 from compression.system.progress import count_rows, portion_of
 
 ASK = "ask the teacher"
-LEAST_SCORE = 1e-6
-"""Least weight of a teacher, even if it scores nothing on validation: weights must be positive."""
+LEAST_SCORE = 1e-6  #: least weight of a teacher, even if it scores nothing on validation: weights must be positive
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class EnsembleOutputs:
-    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide.
-
-    logits: fused, None of a single teacher. asked: how many teachers have run on all rows.
+    """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits:
+    fused, None of a single teacher. asked: how many teachers have run on all rows.
     """
 
     guide: PreTrainedModel
@@ -52,12 +50,8 @@ def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
     found = []
     for number, model in enumerate([context.prepared, *context.originals][: settings.teachers.seeds]):
         name = "the baseline" if number == 0 else f"the original with seed {seed + number}"
-        found.append(TeacherMember(name, partial(_same, model), models.base))
+        found.append(TeacherMember(name, model.eval, models.base))
     return found + [TeacherMember(who.param, partial(models.opened, who, seed), who) for who in models.teachers]
-
-
-def _same(model: PreTrainedModel) -> PreTrainedModel:
-    return model
 
 
 def rows_of(context: StageContext, who: ModelSource, rows: Examples, made: Sequence[Any]) -> tuple[Examples, Examples]:
@@ -72,8 +66,8 @@ def rows_of(context: StageContext, who: ModelSource, rows: Examples, made: Seque
 def ensemble_outputs(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
-    """Run every teacher on all rows and fuse the logits. A single teacher is left to the caller to run. The test split is not
-    read: the guide and the weights are chosen on validation. Raises Pause if a pause was requested.
+    """Run every teacher on all rows and fuse the logits; a single teacher is left to the caller to run. Raises Pause. The guide
+    and the weights are chosen on validation; test is not read.
     """
     found = members(context, settings)
     if len(found) == 1:
@@ -97,10 +91,8 @@ def ensemble_outputs(
     weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]
     logits = fused(answers, weights, rows, settings.temperature)
     assert guide is not None, "there is a teacher"  # noqa: S101
-    parts = (
-        f"{member.name} {score:.4f} × {weight / sum(weights):.3f}"
-        for member, score, weight in zip(found, scores, weights, strict=True)
-    )
+    each = zip(found, scores, weights, strict=True)
+    parts = (f"{member.name} {score:.4f} × {weight / sum(weights):.3f}" for member, score, weight in each)
     whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
     note = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
     context.notes.append(note)

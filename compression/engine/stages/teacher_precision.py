@@ -18,8 +18,7 @@ from compression.system import memory
 
 GIB = 2**30
 NOTE = "The teacher's weights are held in 8 bits"
-HELD = "held"
-"""Key under which a training's save records that its teacher is in int8."""
+HELD = "held"  #: key under which a training's save records that its teacher is in int8
 FILE = "teacher-weights.safetensors"
 
 

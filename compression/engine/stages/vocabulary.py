@@ -8,10 +8,8 @@ from compression.quantization.fake_quantize import insert_fake_quantization, sim
 
 
 def reduce_vocabulary(context: StageContext, *, model: bool = True) -> None:
-    """Change to the fitted vocabulary, if there is one. `model` is False if the model already has it.
-
-    Teachers that share the tokenizer change too: student and teacher read the same ids, as the comparison of hidden states
-    requires. They keep their embeddings of the remaining tokens, so their outputs stay the same.
+    """Change to the fitted vocabulary, if there is one. `model` is False if the model already has it. Teachers that share the
+    tokenizer change too, for hidden states are compared on the same ids; their outputs stay the same.
     """
     pruner = context.input_pruner
     if pruner is None:

@@ -1,8 +1,9 @@
-"""Runs lm-eval on an exported checkpoint: `python -m compression lm-eval FOLDER --tasks NAME …`.
+"""Runs lm-eval on an exported checkpoint: `python -m compression lm-eval FOLDER --tasks NAME …`. Torch-free until it opens a
+model.
 
 lm-eval is EleutherAI's and needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder with the same content.
-Tasks come from the package or from a folder of YAML files, which may name Python functions that then run: trust such folders
-only as you trust programs. Jobs run only the package's own tasks (`harness_job`). Torch-free until a model is opened.
+Tasks come from the package or from YAML files, which may name Python functions that then run: trust such folders only as you
+trust programs. Jobs run only the package's own tasks (`harness_job`).
 """
 
 import argparse
@@ -43,9 +44,9 @@ def evaluate(
     """Run lm-eval tasks on the causal language model in `folder`, a stock checkpoint.
 
     include: folder of additional tasks. data: folder with the tasks' data under their names on the hub
-    (`data/allenai/ai2_arc`), the working directory during the call; missing data is requested from the hub. asked: few_shot,
-    batch, limit, threads and seed. Raises MissingResource without lm-eval, InvalidSpec if a task is unknown or has no data,
-    ConfigMismatch if the checkpoint does not open.
+    (`data/allenai/ai2_arc`); missing data is requested from the hub. asked: few_shot, batch, limit, threads and seed. Raises
+    MissingResource without lm-eval, InvalidSpec if a task is unknown or has no data, ConfigMismatch if the checkpoint does not
+    open.
     """
     release = installed()
     for place, param in ((include, "--include"), (data, "--data")):

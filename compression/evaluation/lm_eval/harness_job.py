@@ -32,10 +32,8 @@ REMEDIES = {
     "evaluate.lm_eval out.",
     InvalidSpec.code: "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have.",
 }
-RESAMPLES = 1000
-"""Number of resamples, the same as for the engine's own scores."""
-LONGEST_SECONDS = 30 * 86400.0
-"""Timeout beyond any job deadline: the worker enforces the deadline."""
+RESAMPLES = 1000  #: number of resamples, the same as for the engine's own scores
+LONGEST_SECONDS = 30 * 86400.0  #: timeout beyond any job deadline: the worker enforces the deadline
 
 
 class AskSpec(Config):
@@ -85,11 +83,11 @@ def ask(
     parts: int = 1,
     check_pause: Callable[[], None],
 ) -> Generator[Tick | Log, None, tuple[TaskFigure, ...]]:
-    """Run the tasks one by one, yield progress, and log each task's results. Does not change `model`.
+    """Run the tasks on `model`, which does not change; yield progress, and log each task's results.
 
-    place: folder of the data; cache: folder for the data as read; parts: number of micro-batches per batch, if memory did not
-    suffice. check_pause: called at least once a second; its exceptions end the run. Raises InvalidSpec if a task fails to run
-    after all, and the errors of the machine (such as OutOfMemory).
+    place: folder of the data; cache: folder for the data as read; parts: micro-batches per batch, if memory did not suffice.
+    check_pause: called at least once a second; its exceptions end the run. Raises InvalidSpec if a task fails to run after all,
+    and the errors of the machine (such as OutOfMemory).
     """
     found: list[TaskFigure] = []
     number, total = 0, 1000 * len(asked.tasks)  # in thousandths of a task: the request counts of later tasks are unknown
@@ -133,7 +131,6 @@ def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Genera
 
 
 def _error(reason: Mapping[str, str | None]) -> CompressionError:
-    """Return the fresh process's error, with the job parameter and remedy if there is one."""
     kind = next(kind for kind in ALL_ERRORS if kind.code == reason["code"])
     param, remedy = reason["param"], reason["remedy"]
     if kind.code in REMEDIES:

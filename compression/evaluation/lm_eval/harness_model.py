@@ -29,15 +29,12 @@ from compression.schema.validation import Rejected
 from compression.system import child_process, failures
 from compression.system.child_process import Step
 
-SLICE = 8
-"""Batches between two progress reports."""
+SLICE = 8  #: batches between two progress reports
 Tell = Callable[[Step | Found], None]
 
 
 class _InSlices(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
-    """lm-eval's own model class, run in slices to report the progress of each kind of request. most: maximum batch size; the
-    batch is smaller if its logits would take more than HARNESS_BYTES.
-    """
+    """lm-eval's own model class, run in slices to report the progress of each kind of request. most: the largest batch size."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int, tell: Tell) -> None:
         # A checkpoint may have separate embeddings and output layer although its config ties them; lm-eval follows the config.
@@ -64,7 +61,7 @@ class _InSlices(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
         return answers
 
     def _batch_size(self, requests: Sequence[Any]) -> int:
-        """Return the batch size: lm-eval allocates the logits of all tokens and their log-softmax."""
+        """Return the batch size whose logits take HARNESS_BYTES: lm-eval keeps those of all tokens and their log-softmax."""
         texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
         longest = max(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
         logits: int = 2 * 4 * min(longest, self.config.max_position_embeddings) * self.config.vocab_size
@@ -72,10 +69,9 @@ class _InSlices(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
 
 
 def ask(spec: AskSpec, tell: Tell) -> None:
-    """Run tasks on a model one by one, or only try them out if there is no model.
-
-    tell: receives progress and results. Raises MissingResource if a task has no data here, InvalidSpec if a task is unknown or
-    cannot run, ConfigMismatch if the model cannot be opened, and the errors of the machine (such as OutOfMemory).
+    """Run tasks on a model one by one, or only try them out if there is no model. tell: receives progress and results. Raises
+    MissingResource if a task has no data here, InvalidSpec if a task is unknown or cannot run, ConfigMismatch if the model
+    cannot be opened, and the errors of the machine (such as OutOfMemory).
     """
     if spec.job:
         os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's resampling: a confined engine has no semaphores to share
@@ -124,7 +120,6 @@ def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTok
 
 
 def _loaded(task: str, manager: TaskManager, spec: AskSpec) -> Any:
-    """Load a task with its data, with the requested number of examples or the task's own."""
     random.seed(spec.seed)
     np.random.seed(spec.seed)
     torch.manual_seed(spec.seed)
@@ -159,10 +154,8 @@ def _try_out(tasks: dict[str, Any], spec: AskSpec) -> None:
 
 @contextmanager
 def _data_in(spec: AskSpec) -> Iterator[None]:
-    """Load tasks' data from the spec's folder within this context; missing data is requested from the hub.
-
-    `datasets` looks on the hub only for names that the current folder lacks, and caches what it has read by that name, whatever
-    the folder. So the cache is separate: in the spec's cache folder, or in a temporary one.
+    """Load tasks' data from the spec's folder within this context; missing data is requested from the hub. `datasets` caches
+    what it has read by its name, whatever the folder. So the cache is separate: the spec's, or a temporary one.
     """
     if spec.data is None:
         yield
@@ -175,10 +168,7 @@ def _data_in(spec: AskSpec) -> Iterator[None]:
             datasets.config.HF_DATASETS_CACHE = before
 
 
-@cache
-def _all_tasks() -> TaskManager:
-    """Index the package's thousands of tasks, which takes some seconds."""
-    return TaskManager()
+_all_tasks = cache(TaskManager)  # indexes the package's thousands of tasks, which takes some seconds
 
 
 def _manager_of(spec: AskSpec) -> TaskManager:

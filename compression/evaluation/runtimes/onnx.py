@@ -15,8 +15,7 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """Session option that makes x86 without VNNI multiply weights within ±127 exactly. With VNNI it only costs time (three quarters
 more, measured with 1.32), and for portable files it changes nothing."""
 CPU = Path("/proc/cpuinfo")
-PAST = "past_key_values."
-"""Prefix of the names of the cache's inputs."""
+PAST = "past_key_values."  #: prefix of the names of the cache's inputs
 
 
 class OnnxRunner:

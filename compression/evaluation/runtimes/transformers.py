@@ -15,20 +15,23 @@ from compression.modalities.text.inputs import Batch, Ids
 from compression.models.adapters.registry import adapter_named
 from compression.models.architectures import heads
 
-UNFOLDED_BYTES = 1 << 30
-"""Largest size of dequantized embedding tables in float32, if only logits are needed."""
+UNFOLDED_BYTES = 1 << 30  #: largest size of dequantized embedding tables in float32, if only logits are needed
 
 
 class _Opened:
     """A stock model, opened as a user opens it."""
 
-    model: nn.Module
+    def __init__(self, folder: Path, head: heads.Head, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self.model: nn.Module = getattr(transformers, head.auto).from_pretrained(folder, local_files_only=True).eval()
+        self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def unfold_tables(self) -> None:
-        """Dequantize embedding tables to float32, to score faster. Logits stay bit for bit the same.
+        """Dequantize embedding tables to float32, to score faster: logits stay bit for bit the same, memory and latency do not.
 
-        torchao dequantizes the whole table in each pass and then takes rows: that is two thirds of MiniLM's pass with a row of
-        50 tokens. Afterwards, memory and latency are no longer those of the checkpoint.
+        torchao dequantizes the whole table in each pass and then takes rows: two thirds of MiniLM's pass with a row of 50
+        tokens.
         """
         tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
         folded = [table for table in tables if isinstance(table.weight, TorchAOBaseTensor)]
@@ -41,14 +44,10 @@ class TransformersRunner(_Opened):
     """A stock model with a classification head, or another head that reads the texts of one row."""
 
     def __init__(self, folder: Path, *, threads: int) -> None:
-        torch.set_num_threads(threads)
-        transformers.utils.logging.disable_progress_bar()
         head = heads.of_architecture(config_of(folder)["architectures"][0]) or heads.CLASSIFIER
-        self.model: nn.Module = getattr(transformers, head.auto).from_pretrained(folder, local_files_only=True)
-        self.model.eval()
+        super().__init__(folder, head, threads=threads)
         self.outputs = head.outputs
         self.types = getattr(self.model.config, "type_vocab_size", 0) > 1
-        self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Inputs) -> Logits:
         """Return the logits of a batch; start and end logits are stacked if the model has both."""
@@ -74,10 +73,7 @@ class TransformersDecoder(_Opened):
     """A stock language model."""
 
     def __init__(self, folder: Path, *, threads: int) -> None:
-        torch.set_num_threads(threads)
-        transformers.utils.logging.disable_progress_bar()
-        self.model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-        self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
+        super().__init__(folder, heads.LANGUAGE, threads=threads)
 
     def step(self, ids: Ids, cache: TorchCache | None = None, mask: Ids | None = None) -> tuple[Logits, TorchCache]:
         """Process more tokens; see `modalities.text.decoding.Decoder`."""

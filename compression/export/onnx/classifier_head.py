@@ -1,24 +1,25 @@
 """Writes the graph of a decoder classifier: the language model's layers in one pass, without a cache."""
 
+from io import BufferedWriter
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from transformers import PreTrainedModel
 
 from compression.export.onnx.decoder_graph import BATCH, SEQUENCE, Body, Read
-from compression.export.onnx.external_data import External
 from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import Simulation
 
 
 class Classifier(Body):
-    """The graph of a stock …ForSequenceClassification of a decoder.
+    """The graph of a stock …ForSequenceClassification of a decoder: input_ids and attention_mask, (b, s) int64 -> logits (b,
+    labels).
 
-    It reads input_ids and attention_mask, (b, s) int64, and returns logits (b, labels). As in stock code, positions count from
-    the first token of a row, padding or not, and a row's logits are those of its last token that is not padding.
+    As in stock code, positions count from a row's first token, padding or not, and its logits are those of its last real token.
     """
 
-    def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
+    def __init__(self, model: PreTrainedModel, data: BufferedWriter, simulation: Simulation | None, read: Read | None) -> None:
         super().__init__(model, data, simulation, read)
         zero, one = self.constant("zero", np.array(0, np.int64)), self.constant("one", np.array(1, np.int64))
         length = self.node("Squeeze", self._size(1))

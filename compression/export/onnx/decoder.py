@@ -24,7 +24,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compression.export.onnx import decoder_layers
 from compression.export.onnx.classifier_head import Classifier
 from compression.export.onnx.decoder_graph import Body, Read
-from compression.export.onnx.external_data import External
 from compression.models.architectures import heads
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import UnsupportedArchitecture
@@ -44,16 +43,16 @@ def hindrance(config: PretrainedConfig) -> str | None:
 def write(
     model: PreTrainedModel, folder: Path, *, simulation: Simulation | None = None, read: Read | None = None
 ) -> tuple[Path, ...]:
-    """Write folder/model.onnx and the weights beside it; return both paths. Does not change the model.
+    """Write folder/model.onnx and the weights beside it, without changing the model; return both paths.
 
-    model: a stock …ForCausalLM, GPT2LMHeadModel or decoder classifier; integers simulated in it are ignored. simulation: the
-    integers to write, None for float32. read: the source of the weights, by default the model itself. Raises
-    UnsupportedArchitecture if the config is not supported, RuntimeError if a parameter was not written.
+    model: a stock …ForCausalLM, GPT2LMHeadModel or decoder classifier; its simulated integers are ignored. simulation: the
+    integers to write, None for float32. read: reads the weights, by default from the model. Raises UnsupportedArchitecture if
+    the config is not supported, RuntimeError if a parameter was not written.
     """
     states = decoder_layers.writer_of(model.config)
     with (folder / DATA).open("xb") as data:
         made = Body if heads.of_architecture(type(model).__name__) is heads.LANGUAGE else Classifier
-        body = made(model, External(data), simulation, read)
+        body = made(model, data, simulation, read)
         body.logits(states(body))
         proto = body.proto()
     if body.left:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from io import BufferedWriter
 from operator import attrgetter
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compression.export.onnx.external_data import Array, External
-from compression.export.onnx.graph_builder import BLOCKS, Nodes
+from compression.export.onnx.external_data import stored_tensor
+from compression.export.onnx.graph_builder import BLOCKS, Array, Nodes
 from compression.export.onnx.quantized_linear import MICROSOFT
 from compression.export.onnx.softmax import divided, exponentials
 from compression.quantization.dynamic_int8 import integer_rows
@@ -25,21 +26,17 @@ from compression.schema.schemes import SCHEMES
 OPSET, IR = 20, 9
 BATCH, SEQUENCE, PAST = "batch_size", "sequence_length", "past_sequence_length"
 TOTAL = f"{PAST} + {SEQUENCE}"
-PIECE = 16 << 20
-"""Bytes of a table that are rounded at a time."""
-MASKED = float(np.finfo(np.float32).min)
-"""The value that stock code adds to masked scores."""
-Read = Callable[[str], Tensor]
-"""Returns a parameter or a buffer by name, for models whose weights are not in memory."""
+PIECE = 16 << 20  #: bytes of a table that are rounded at a time
+MASKED = float(np.finfo(np.float32).min)  #: the value that stock code adds to masked scores
+Read = Callable[[str], Tensor]  #: returns a parameter or a buffer by name, for models whose weights are not in memory
 
 
 class Body(Nodes):
-    """The graph of one decoder: its inputs, masks and projections, from which `decoder_layers` builds layers.
-
-    Hidden states are rows, (b × s, channels), throughout, because ONNX Runtime's kernels for linear layers take matrices.
+    """The graph of one decoder, from whose parts `decoder_layers` builds layers. Hidden states are always rows, (b × s,
+    channels): ONNX Runtime's kernels for linear layers take matrices.
     """
 
-    def __init__(self, model: PreTrainedModel, data: External, simulation: Simulation | None, read: Read | None) -> None:
+    def __init__(self, model: PreTrainedModel, data: BufferedWriter, simulation: Simulation | None, read: Read | None) -> None:
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
         self.scheme = None if simulation is None else SCHEMES[simulation.scheme]
@@ -60,7 +57,7 @@ class Body(Nodes):
     def constant(self, name: str, value: Array) -> str:
         """Make `value` an initializer, once per name; large values go to the external data file."""
         if name not in self.initializers:
-            self.initializers[name] = self._data.tensor(name, value)
+            self.initializers[name] = stored_tensor(self._data, name, value)
         return name
 
     def zero_points(self, scales: str) -> str:
@@ -118,9 +115,8 @@ class Body(Nodes):
         return self.product(x, full.removesuffix(".weight"), weight, bias)
 
     def project_together(self, x: str, modules: Mapping[str, nn.Module], stem: str) -> str:
-        """Write linear layers, by name, with the same input as one layer: x (rows, in) -> (rows, sum of outs).
-
-        Each output channel has its own scale, so results do not change. Static layers may differ in range and stay separate.
+        """Write linear layers with the same input, by name, as one layer: x (rows, in) -> (rows, sum of outs). Results do not
+        change, for each channel has its own scale. Static layers, whose ranges may differ, stay separate.
         """
         if self.scheme is not None and self.scheme.calibrated:
             return self.node("Concat", *(self.project(x, module) for module in modules.values()), axis=1)

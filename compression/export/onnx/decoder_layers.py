@@ -1,7 +1,7 @@
 """Writes the layers of each decoder family with `decoder_graph`, after the code of transformers 5.24."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,15 +11,12 @@ from compression.export.onnx.decoder_graph import ACTIVATIONS, Body, activation
 from compression.export.onnx.moe import routed
 from compression.schema.errors import UnsupportedArchitecture
 
-FIXED_TURNS = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose frequencies do not depend on the text's length."""
+FIXED_TURNS = ("default", "linear", "llama3", "yarn")  #: rotary embeddings whose frequencies do not depend on the text's length
 States = Callable[[Body], str]
 
 
 def writer_of(config: PretrainedConfig) -> States:
-    """Return the function that writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture
-    if the family, or an option of its config, is not supported.
-    """
+    """Return the function that writes a family's last states, (b × s, channels), or raise UnsupportedArchitecture."""
     turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
     for known, cause in (
@@ -139,9 +136,8 @@ def latent(body: Body, x: str, part: Any, number: int) -> str:
 
 
 def turned(body: Body, x: str, size: int, *, neighbours: bool = False) -> str:
-    """Rotate pairs of channels by the angles of their positions (rotary embedding): x (b, heads, s, size) -> the same.
-
-    A pair is a channel and the one half a head further, or two neighbours, whose output is in halves, queries and keys alike.
+    """Rotate pairs of channels by the angles of their positions (rotary embedding): x (b, heads, s, size) -> the same. A pair
+    is a channel and the one half a head further, or two neighbours, whose output is in halves, queries and keys alike.
     """
     cosines, sines = _tables(body)
     if neighbours:
@@ -169,5 +165,4 @@ def _window(config: PretrainedConfig, number: int) -> int | None:
     limited = config.model_type == "mistral"  # all of its layers
     if config.model_type in ("qwen2", "qwen3"):
         limited = config.layer_types[number] == "sliding_attention"
-    window: int | None = config.sliding_window if limited else None
-    return window
+    return cast(int | None, config.sliding_window if limited else None)

@@ -1,10 +1,9 @@
-"""Writes a model as an ONNX file that stock ONNX Runtime opens.
+"""Writes a model as an ONNX file that stock ONNX Runtime opens: FP32 here, and `quantize_graph.to_int8` makes integers of it.
 
-This module writes FP32, and `quantize_graph.to_int8` converts it to integers.
 The file has only standard operators, of opset 20 (ONNX Runtime 1.17 and later), or in dynamic-int8 of opset 21 (1.20 and
-later). ONNX Runtime fuses them for each machine when it opens the file, and the same file stays valid elsewhere. The one
-exception is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers of a
-family that `decoder` does not support.
+later), which ONNX Runtime fuses for each machine when it opens the file; the same file stays valid elsewhere. The one exception
+is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers that `decoder` does
+not support.
 """
 
 import copy
@@ -17,28 +16,24 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from compression.evaluation.runtimes.onnx import FILE
+from compression.evaluation.runtimes.onnx import FILE, OnnxDecoder, OnnxRunner
 from compression.export import instruction_sets
 from compression.export.exporter import Exporter
-from compression.export.onnx import decoder, interface
+from compression.export.onnx import decoder
 from compression.export.onnx.flatten_sequence import flatten_sequence
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.softmax import spelled_out
-from compression.export.onnx.trace import graph
+from compression.export.onnx.trace import graph, outputs_of
 from compression.export.onnx.unfused_experts import unfuse_experts
+from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.adapters.registry import is_decoder
 from compression.models.architectures import heads
 from compression.planning.on_disk import fits_a_graph
-from compression.quantization.fake_quantize import (
-    DYNAMIC,
-    Simulation,
-    insert_fake_quantization,
-    quantizable,
-    remove_fake_quantization,
-    simulation_of,
-)
+from compression.quantization import fake_quantize
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
 from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
+from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.schemes import SCHEMES
@@ -59,18 +54,14 @@ class OnnxExporter(Exporter):
         return f"onnxruntime.InferenceSession('{FILE}'){reads}{f' with {reader}' if reader else ''}"
 
     def hinders(self, model: nn.Module) -> str | None:
-        """Return why a decoder has no ONNX file, or None if it has one.
-
-        It has none if `decoder` does not support it and a traced graph would be too large. A classifier that `decoder` does not
-        support is traced if its file stays within ONNX's 2 GiB. Models that are not decoders are always traced.
-        """
+        """Return why `decoder` does not write a decoder's ONNX file, if it is no classifier that traces to at most 2 GiB."""
         if not is_decoder(model):
             return None
         traced = not is_language_model(model) and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
         return None if traced else decoder.hindrance(model.config)
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
-        """Return the model's config with max_length, except for a language model: stock code would limit what it generates."""
+        """Return the config with max_length, except for a language model: stock code would limit what it generates."""
         if not is_language_model(model):
             return super().config(model, folder, max_length)
         # A checkpoint's generation config is written together with its weights.
@@ -81,7 +72,17 @@ class OnnxExporter(Exporter):
 
     def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:
         """Check the names, types and dimensions of inputs and outputs. Raises ExportMismatch."""
-        interface.check_names(runner, model)
+        if isinstance(runner, OnnxDecoder):
+            check_cache(runner, model)
+        elif isinstance(runner, OnnxRunner):
+            labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+            modality, types = modality_for(model), {torch.int64: "tensor(int64)", torch.float32: "tensor(float)"}
+            free = modality.free_dimensions(model)
+            inputs = {
+                name: (types[value.dtype], [place in free[name] for place in range(value.ndim)])
+                for name, value in modality.example_inputs(model, 1, 1).items()
+            }
+            compare_interface(runner, labels, inputs, outputs_of(model))
 
     def compare_processors(
         self, folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None
@@ -92,6 +93,7 @@ class OnnxExporter(Exporter):
 
 
 EXPORTER = OnnxExporter()
+Interface = dict[str, tuple[str, list[bool]]]  #: input name → its type, and whether each of its dimensions is free
 
 
 def is_language_model(model: nn.Module) -> bool:
@@ -99,19 +101,37 @@ def is_language_model(model: nn.Module) -> bool:
     return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
 
 
-def is_written(model: nn.Module) -> bool:
-    """Return whether `decoder` writes a model's graph layer by layer, so that it is not traced."""
-    return is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
+def compare_interface(runner: OnnxRunner, labels: int, wanted: Interface, answers: tuple[str, ...]) -> None:
+    """Check that names, types and free dimensions match the model card. Raises ExportMismatch."""
+    inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
+    if inputs != wanted:
+        raise ExportMismatch(f"the file's inputs are {inputs}")
+    outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
+    # The last dimension of start and end logits is the sequence, which is free.
+    last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
+    if outputs != [(name, "tensor(float)", last) for name in answers]:
+        raise ExportMismatch(f"the file's outputs are {outputs}")
+
+
+def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
+    """Check that a language model's inputs and outputs are those of the usual exports. Raises ExportMismatch."""
+    layers = range(int(model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    parts = [f"{number}.{part}" for number in layers for part in ("key", "value")]
+    wanted = (
+        ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{part}" for part in parts)],
+        ["logits", *(f"present.{part}" for part in parts)],
+    )
+    found = [item.name for item in runner.session.get_inputs()], [item.name for item in runner.session.get_outputs()]
+    if found != wanted:
+        raise ExportMismatch(f"the file's inputs and outputs are {found}")
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """Return a copy for inference without simulated integers, with eager attention.
-
-    With eager attention the graph is shorter than with SDPA (whose translation guards against fully masked rows), and ONNX
-    Runtime runs it faster, both in FP32 and in INT8.
+    """Return a copy for inference without simulated integers, with eager attention: its graph is shorter than with SDPA (whose
+    translation guards against fully masked rows), and ONNX Runtime runs it faster, both in FP32 and in INT8.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    remove_fake_quantization(twin)
+    fake_quantize.remove_fake_quantization(twin)
     if getattr(twin.config, "_experts_implementation", None) is not None:
         twin.set_experts_implementation("batched_mm")  # type: ignore[operator]  # grouped_mm has no operator in the standard
     if twin.config._attn_implementation != "eager":  # type: ignore[union-attr]
@@ -120,14 +140,12 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
-    """Write `model` to folder/model.onnx and return that path. Does not change the model.
-
-    int8: write integers for every linear layer and embedding: those that `model` simulates, or dynamic-int8 if it simulates
-    none. `decoder` writes decoders, with their weights in a second file. Raises RuntimeError if a linear layer or embedding is
-    not found in the traced graph.
+    """Write `model`, which does not change, to folder/model.onnx and return that path. int8: write integers for every linear
+    layer and embedding, as simulated, or else in dynamic-int8. `decoder` writes decoders, with their weights in a second file.
+    Raises RuntimeError if a layer is not found in the traced graph.
     """
-    if is_written(model):
-        simulation = (simulation_of(model) or DYNAMIC) if int8 else None
+    if is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None):
+        simulation = (simulation_of(model) or fake_quantize.DYNAMIC) if int8 else None
         return decoder.write(model, folder, simulation=simulation)[0]
     twin = plain_model(model)
     experts = tuple(f"{name}." for name in unfuse_experts(twin))
@@ -136,7 +154,7 @@ def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         if (simulation := simulation_of(model)) is not None:
             insert_fake_quantization(twin, lambda name: not name.startswith(experts), simulation)
             insert_fake_quantization(twin, lambda name: name.startswith(experts), simulation.of_experts)
-        proto = to_int8(proto, dict(quantizable(twin)))
+        proto = to_int8(proto, dict(fake_quantize.quantizable(twin)))
         proto = proto if simulation is None or not simulation.portable else spelled_out(proto)
     onnx.checker.check_model(proto)
     path = folder / FILE

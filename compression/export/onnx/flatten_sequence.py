@@ -1,9 +1,9 @@
 """Rewrites an ONNX graph so that hidden states outside of attention are rows, (batch × sequence, features).
 
-There are three reasons, all observed in the CPU kernels of ONNX Runtime 1.32. QuantizeLinear takes one scale per row only for
-a matrix. A matrix product with a bias becomes one Gemm. A residual sum of three dimensions is fused with its
-LayerNormalization to SkipLayerNormalization, which takes five times as long as the two separate kernels (202 µs against 37
-for 128 × 384). The baseline gets the same form as the artifacts that it is compared with.
+ONNX Runtime's CPU kernels (1.32) want this: QuantizeLinear takes one scale per row only for a matrix, a matrix product with a
+bias becomes one Gemm, and a residual sum of three dimensions is fused with its LayerNormalization to SkipLayerNormalization,
+which takes five times as long as the two (202 µs against 37 for 128 × 384). The baseline gets the same form as the artifacts
+that it is compared with.
 """
 
 import numpy as np
@@ -106,7 +106,6 @@ class _Flattener:
         self.unflatten(self.flat(node, [f"{output}_given", weight]), outputs, given, output, end=-1)
 
     def begin(self, name: str) -> None:
-        """Flatten hidden states to rows."""
         width = int(self.shapes[name][2])
         self.reshape(name, self.constant(f"rows.of_{width}", [-1, width]), f"{name}_rows")
         self.rows[name] = f"{name}_rows"

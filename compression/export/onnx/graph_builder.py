@@ -32,10 +32,8 @@ from compression.schema.schemes import SCHEMES
 
 Array = npt.NDArray[np.generic]
 ZERO_POINT = 128
-HUGE = 1e30
-"""A unit in which every scale rounds to 0. 255 units still fit in a float32: OpenVINO multiplies them."""
-BLOCKS = (21, 10)
-"""Opset and IR version of files with blocks, for ONNX Runtime 1.20 and later."""
+HUGE = 1e30  #: A unit in which every scale rounds to 0. 255 units still fit in a float32: OpenVINO multiplies them.
+BLOCKS = (21, 10)  #: opset and IR version of files with blocks, for ONNX Runtime 1.20 and later
 
 
 class Nodes:

@@ -9,10 +9,9 @@ from compression.export.onnx.softmax import softmax
 
 
 def routed(body: Body, x: str, part: Any) -> str:
-    """Write the routed experts of a layer, rows (b × s, channels) -> the same shape.
-
-    part: the stock module, with its router in `gate` and fused weights in `experts`. Of the router's table, rows by experts, 0
-    means that the row is not routed to the expert.
+    """Write the routed experts of a layer, rows (b × s, channels) -> the same shape. part: the stock module, with its router in
+    `gate` and fused weights in `experts`. Of the router's table, rows by experts, 0 means that the row is not routed to the
+    expert.
     """
     shares = _shares(body, x, part.gate)
     name, up = body.parameter(part.experts, "gate_up_proj")

@@ -1,7 +1,4 @@
-"""Quantizes an FP32 ONNX graph with the schemes of `quantization`.
-
-This module finds the layers; `graph_builder` writes them.
-"""
+"""Quantizes an FP32 ONNX graph with the schemes of `quantization`: finds the layers, which `graph_builder` writes."""
 
 from collections.abc import Mapping
 
@@ -22,7 +19,8 @@ class _Surgeon(Nodes):
         super().__init__()
         self.graph = proto.graph
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.names = _named_weights(modules)
+        # By content: the exporter renames and transposes weights, but does not change them.
+        self.names = {_fingerprint(matrix(layer).detach().numpy()): (name, layer) for name, layer in modules.items()}
         self.done: set[str] = set()
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
@@ -72,10 +70,9 @@ class _Surgeon(Nodes):
 
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
-    """Return `proto` with its linear layers and embeddings as integers. Raises RuntimeError if the graph lacks one of them.
-
-    modules: name → layer, with weights in FP32. Each is written as its own scheme computes it, a plain nn.Linear as
-    dynamic-int8. proto: a graph whose linear layers read matrices (`flatten_sequence`).
+    """Return `proto`, a graph whose linear layers read matrices (`flatten_sequence`), with its layers and embeddings as
+    integers. modules: name → layer in FP32, each written as its own scheme computes it, a plain nn.Linear as dynamic-int8.
+    Raises RuntimeError if the graph lacks one of them.
     """
     surgeon = _Surgeon(proto, modules)
     surgeon.operate()
@@ -95,8 +92,3 @@ def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.Mo
 
 def _fingerprint(value: Array) -> tuple[tuple[int, ...], bytes]:
     return value.shape, np.ascontiguousarray(value).tobytes()
-
-
-def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ...], bytes], tuple[str, nn.Module]]:
-    """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
-    return {_fingerprint(matrix(module).detach().numpy()): (name, module) for name, module in modules.items()}

@@ -19,44 +19,23 @@ weight-only-int4, com.microsoft's MatMulNBits, which keeps 4 bits both in memory
 from opset 21 on, but ONNX Runtime fuses its form with rounded activations again; here accuracy_level 1 means float32.
 """
 
-from typing import Protocol
-
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 from torch import Tensor
 
+from compression.export.onnx.graph_builder import Array, Nodes
 from compression.models.linear_layers import matrix
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.static_int8 import StaticLinear, static_weights
 from compression.quantization.weight_only import WeightOnlyLinear, grouped_integers
 
-Array = npt.NDArray[np.generic]
 MICROSOFT = "com.microsoft"
-FLOAT32 = 1
-"""MatMulNBits' accuracy_level."""
-BITS, MIDDLE = 4, 8
-"""MatMulNBits takes unsigned integers and subtracts 8 by default."""
-
-
-class Writer(Protocol):
-    """Adds nodes and constants to a graph."""
-
-    def constant(self, name: str, value: Array) -> str:
-        """Make `value` an initializer, once per name."""
-        ...
-
-    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
-        """Append a node with one output; return the output's name."""
-        ...
-
-    def dequantized(self, x: str, scale: float, zero: int) -> str:
-        """Quantize x to a static range and dequantize it, once for each tensor and range."""
-        ...
+FLOAT32 = 1  #: MatMulNBits' accuracy_level
+BITS, MIDDLE = 4, 8  #: MatMulNBits takes unsigned integers and subtracts 8 by default
 
 
 def static_linear(
-    to: Writer, x: str, name: str, layer: StaticLinear, _bias: str | None = None, output: str | None = None
+    to: Nodes, x: str, name: str, layer: StaticLinear, _bias: str | None = None, output: str | None = None
 ) -> str:
     """Write a static-int8 layer, with an integer bias of its own: x (rows, in) -> (rows, out)."""
     scale, zero = layer.grid()
@@ -76,9 +55,7 @@ def static_linear(
     return to.node("Gemm", *inputs, output=output)
 
 
-def weight_only_int8(
-    to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
-) -> str:
+def weight_only_int8(to: Nodes, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None) -> str:
     """Write a layer with weights in int8: x (rows, in) -> (rows, out)."""
     whole, scale = integer_rows(matrix(layer))
     cast = to.node("Cast", to.constant(f"{name}.weight_int8", whole.numpy().T), to=TensorProto.FLOAT)
@@ -86,9 +63,7 @@ def weight_only_int8(
     return to.node("Gemm", x, weight, *([] if bias is None else [bias]), output=output)
 
 
-def weight_only_int4(
-    to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
-) -> str:
+def weight_only_int4(to: Nodes, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None) -> str:
     """Write a layer with weights in int4: x (rows, in) -> (rows, out)."""
     assert layer.group_size is not None, "int4 has groups"  # noqa: S101
     whole, scales = grouped_integers(matrix(layer), layer.group_size)

@@ -1,9 +1,9 @@
 """Writes softmax as separate operators, so that AVX2 and AVX-512 compute the same numbers.
 
-ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The sums differ in the
-last digit. This can round an activation to the neighbouring integer, and later layers amplify the difference. Each of the
-operators that replace it here computes the same bits on both (docs/decisions/0032).
-In attention the division comes after the product with the values, (e · V) / Σe, because there is less to divide.
+ONNX Runtime's Softmax sums a row in as many parts as a register holds: 16 with AVX-512, 8 with AVX2. The last digits differ,
+which can round an activation to the neighbouring integer, and later layers amplify that. The operators here compute the same
+bits on both (docs/decisions/0032). In attention the division comes after the product with the values, (e · V) / Σe, because
+there is less to divide.
 """
 
 from collections import Counter
@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 
 from compression.export.onnx.graph_builder import Nodes
-
-LAST_AXIS = "softmax.last_axis"
 
 
 def exponentials(to: Nodes, scores: str, output: str | None = None) -> str:
@@ -59,7 +57,7 @@ def spelled_out(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _last_axis(to: Nodes) -> str:
-    return to.constant(LAST_AXIS, np.array([-1], np.int64))
+    return to.constant("softmax.last_axis", np.array([-1], np.int64))
 
 
 def _is_over_last(node: onnx.NodeProto) -> bool:

@@ -20,15 +20,10 @@ from compression.export.onnx.rotary_patch import real_rotation
 from compression.modalities.registry import modality_for
 from compression.models.architectures import heads
 
-OPSET = 20
-"""The first opset with Gelu as one operator."""
-MOST = 4
-"""Cached graphs without weights, each some hundred kilobytes: those of the stages, and of shapes that are measured."""
+OPSET = 20  #: the first opset with Gelu as one operator
+MOST = 4  #: cached graphs without weights, each some hundred kilobytes: those of the stages, and of shapes that are measured
 NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
-"""Keys of a config that differ between models but do not affect the computation.
-
-Until a stage saves the config, `architectures` names the class of the uploaded file; the cache key has the class itself.
-"""
+"""Keys of a config that do not affect the computation: until a stage saves it, `architectures` is of the uploaded file."""
 
 
 def outputs_of(model: nn.Module) -> tuple[str, ...]:
@@ -47,10 +42,8 @@ _kept: OrderedDict[tuple[Any, ...], torch.onnx.ONNXProgram] = OrderedDict()
 
 
 def graph(model: nn.Module) -> onnx.ModelProto:
-    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free.
-
-    model: in evaluation mode, on the CPU and in float32. The graph of an earlier model of the same class, config and shapes is
-    used again: `verify` checks every time that the written file computes the model's logits.
+    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free. model: in evaluation mode, on the CPU and in
+    float32. An earlier graph of the same class, config and shapes is reused; `verify` checks each written file.
     """
     wrapped = modality_for(model).traced(model, outputs_of(model))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}

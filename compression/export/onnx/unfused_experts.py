@@ -1,7 +1,5 @@
-"""Replaces fused experts by separate linear layers for tracing: a traced graph cannot select rows by their values.
-
-Each expert computes every row, and its output is weighted by the row's share, which is 0 for most rows. This is the same
-function, and its products are matrix products, which ONNX can compute in integers.
+"""Replaces fused experts by separate linear layers for tracing: a traced graph cannot select rows by their values. Each expert
+computes every row, weighted by the row's share, mostly 0: the same function, in products that ONNX can compute in integers.
 """
 
 from typing import Any
@@ -19,7 +17,6 @@ class _Expert(nn.Module):
         self.act_fn = act_fn
 
     def forward(self, x: Tensor) -> Tensor:
-        """(rows, hidden) -> the same."""
         gates, values = self.gate_up(x).chunk(2, dim=-1)
         output: Tensor = self.down(self.act_fn(gates) * values)
         return output

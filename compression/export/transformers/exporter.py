@@ -18,18 +18,18 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.quantize_.workflows import Int8Tensor
-from transformers import PreTrainedModel, TorchAoConfig
+from transformers import PreTrainedModel
 
 from compression.export.exporter import Exporter
 from compression.export.transformers import sharded
-from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_scheme, writer_of
+from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_config, writer_of
 from compression.models import loading
 from compression.models.architectures import heads
 from compression.models.linear_layers import is_transposed
@@ -40,8 +40,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.schemes import SCHEMES
 
 FILE = "model.safetensors"
-ONE_SHARD = 64 * 10**9
-"""Bytes; all weights go to one file, so its size is the artifact's size."""
+ONE_SHARD = 64 * 10**9  #: bytes; all weights go to one file, so its size is the artifact's size
 
 
 class TransformersExporter(Exporter):
@@ -65,8 +64,7 @@ class TransformersExporter(Exporter):
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the config that lies beside the weights. tokenizer_config.json has max_length."""
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
-        return config
+        return cast(dict[str, Any], json.loads((folder / "config.json").read_text("utf-8")))
 
     def reads_as_filed(self, folder: Path) -> bool:
         """Return whether stock AutoTokenizer tokenizes texts as tokenizer.json does."""
@@ -77,11 +75,9 @@ EXPORTER = TransformersExporter()
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
-    """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model.
-
-    int8: write the integers that `model` simulates, or dynamic-int8 if it simulates none. half: write the weights in bfloat16,
-    except those that stock code keeps in float32 (routers). Without either, all weights are float32.
-    Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
+    """Write config.json and model.safetensors into `folder` and return the weights' path. Does not change the model. int8:
+    write the integers that `model` simulates, else dynamic-int8. half: write bfloat16, except what stock code keeps in float32
+    (routers). Raises RuntimeError if torchao leaves an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:
@@ -114,14 +110,9 @@ def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool
             for path in (passage / "made").iterdir():
                 path.rename(folder / path.name)
             return folder / FILE
+        config = torchao_config(twin, scheme, size)
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
-            passage,
-            # Without an explicit list, stock code skips the last parameter: a decoder's head, which has no bias after it.
-            quantization_config=TorchAoConfig(
-                torchao_scheme(twin, scheme, size), include_input_output_embeddings=True, modules_to_not_convert=[]
-            ),
-            dtype=torch.float32,
-            local_files_only=True,
+            passage, quantization_config=config, dtype=torch.float32, local_files_only=True
         )
     finally:
         shutil.rmtree(passage)
@@ -145,7 +136,6 @@ def untie(model: nn.Module) -> None:
 
 
 def _own(layer: nn.Module, group_size: int) -> torch.Tensor:
-    """Return the integers and scales of a table or a layer as torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, SimulatedLinear):
         return int8_rows(weight, levels_of(layer))

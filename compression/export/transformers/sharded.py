@@ -1,14 +1,16 @@
-"""Quantizes a checkpoint on disk, a few rows at a time, for models that do not fit in memory.
+"""Quantizes a checkpoint on disk, a few rows at a time, for models that do not fit in memory, and compares both.
 
 The result equals that of `write_transformers(model, folder, int8=True)`, tensor by tensor, because quantizing a row needs only
-this row. `write_transformers` uses this module for models with fused experts. Memory holds the model's skeleton, without any
-weights, and one block of rows with the temporary values of its quantization. Together these are less than thirty-two times the
-block: half a gibibyte, while a shard of the usual size has five.
+this row. Memory holds the model's skeleton, without any weights, and one block of rows with the temporary values of its
+quantization: together less than thirty-two times the block, half a gibibyte, while a shard of the usual size has five.
 
-Fused experts get the integers that separate linear layers would have. Even 4-bit integers are in torchao's 8-bit tensors,
-because a single expert can be selected from those. Stock code multiplies one expert after the other
-(`experts_implementation` of config.json), because its grouped product does not support integers. Matrices that stock code
-keeps in no linear layer, embedding or experts (GPT-2's, routers) stay as they are in the file.
+Fused experts, also of models in memory, get the integers that separate linear layers would have. Even 4-bit integers are in
+torchao's 8-bit tensors, of which a single expert can be selected. Stock code multiplies one expert after the other
+(`experts_implementation` of config.json), because its grouped product does not support integers. Matrices that stock code keeps
+in no linear layer, embedding or experts (GPT-2's, routers) stay as they are in the file.
+
+Such a model cannot be verified by its logits (`verify`), so its files are compared: every integer, multiplied by its scale,
+with the weight that it represents.
 """
 
 import json
@@ -16,23 +18,25 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 from torchao.quantization import quantize_
-from transformers import PreTrainedModel, TorchAoConfig
+from transformers import PreTrainedModel
 
-from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_scheme, writer_of
+from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_config, torchao_scheme, writer_of
 from compression.models.linear_layers import is_transposed
 from compression.models.sharded_checkpoint import BLOCK, LARGEST_SHARD, PlannedTensor, SafetensorsReader, writing
 from compression.models.skeleton import generation_of, skeleton, sources
 from compression.quantization.dynamic_int8 import levels_of
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable, remove_fake_quantization
+from compression.schema.errors import ExportMismatch
 from compression.schema.schemes import SCHEMES, StreamedScheme
 from compression.system.progress import run_silently
 
+HALF = 0.501  #: largest change of a weight, in scales: half a step from rounding, plus the error of float32
 Form = Callable[[torch.Tensor], torch.Tensor]
 """Converts some rows of a tensor: (some, ...), as read -> the same shape, in one of torchao's or torch's types."""
 
@@ -48,8 +52,7 @@ class Streamed:
 
     def parts(self, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Return the tensors that are stored for some rows, and torchao's metadata of them."""
-        parts, metadata = flatten_tensor_state_dict({self.name: self.form(rows)})
-        return parts, metadata
+        return cast(tuple[dict[str, torch.Tensor], dict[str, str]], flatten_tensor_state_dict({self.name: self.form(rows)}))
 
     def planned(self, dtype: torch.dtype) -> tuple[list[PlannedTensor], dict[str, str]]:
         """Return the tensors that will be stored, and torchao's metadata of them. dtype: the type of the rows."""
@@ -69,8 +72,7 @@ def _by_torchao(config: Any) -> Form:
         holder = nn.Module()
         holder.weight = nn.Parameter(rows.float(), requires_grad=False)
         quantize_(holder, config, filter_fn=lambda *_: True)
-        found: torch.Tensor = holder.weight.data
-        return found
+        return holder.weight.data
 
     return form
 
@@ -99,15 +101,14 @@ def quantizing(
     portable: bool = False,
     block: int = BLOCK,
     largest: int = LARGEST_SHARD,
-    beside: Callable[[PreTrainedModel, Path], None] | None = None,
 ) -> Generator[tuple[int, int], None, Written]:
     """Quantize the checkpoint in `source`; write config.json and safetensors to the folder `place`.
 
-    Every linear weight and every fused expert's matrix has one scale per output channel (weight-only-int4: one per group of
-    `group_size` inputs), every table one per row; norms and biases are float32. Tied tables are untied: the embedding and the
-    head are read in different ways, so their torchao tensors differ. portable: the recipe's `quantize.portable`; block: bytes
-    read at once; largest: bytes of tensors per file; beside: writes more files to the folder before it appears. Yields
-    (elements written, total elements) after each tensor. Raises the errors of `skeleton`, `sources` and `SafetensorsReader`.
+    Every linear weight and fused expert's matrix has one scale per output channel (weight-only-int4: per group of `group_size`
+    inputs), every table one per row; norms and biases are float32. Tied tables are untied: as torchao's tensors, embedding and
+    head differ. portable: the recipe's `quantize.portable`; block: bytes read at once; largest: bytes of tensors per file;
+    beside: writes more files to the folder before it appears. Yields (elements written, total) after each tensor. Raises the
+    errors of `skeleton`, `sources` and `SafetensorsReader`.
     """
     checkpoint = SafetensorsReader(source)
     model = skeleton(source)
@@ -129,8 +130,6 @@ def quantizing(
             done += prod(tensor.shape)
             yield done, total
         _write_configs(model, source, shards.folder, scheme, group_size)
-        if beside is not None:
-            beside(model, shards.folder)
     types = {str(checkpoint.dtype(tensor.sources[0])).removeprefix("torch.") for tensor in kept}
     return Written(
         bytes=sum(path.stat().st_size for path in place.glob("*.safetensors")),
@@ -172,14 +171,49 @@ def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Sim
     return lambda rows: writer_of(simulation.scheme).tensor(rows.float(), group_size, levels, layer is None)
 
 
+def verifying(
+    source: Path, place: Path, *, scheme: StreamedScheme, group_size: int = 32, portable: bool = False, block: int = BLOCK
+) -> Generator[tuple[int, int], None, None]:
+    """Compare the checkpoint in `place` with its source, from which `sharded.quantizing` wrote it. Raises ExportMismatch. The
+    config must imply exactly the tensors in the files. Each dequantized weight must be within half a step of its source, and
+    every other value must equal it. Yields (elements compared, total elements) after each tensor.
+    """
+    before, after = SafetensorsReader(source), SafetensorsReader(place)
+    tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)
+    names = {part.name for tensor in tensors for part in tensor.planned(before.dtype(tensor.sources[0]))[0]}
+    if {tensor.name for tensor in tensors} != set(skeleton(place).state_dict()) or names != set(after.names()):
+        raise ExportMismatch("the quantized checkpoint does not have the tensors that its config.json implies")
+    total, done = sum(prod(tensor.shape) for tensor in tensors), 0
+    for tensor in tensors:
+        _compare(tensor, before, after, block)
+        done += prod(tensor.shape)
+        yield done, total
+
+
+def _compare(tensor: Streamed, before: SafetensorsReader, after: SafetensorsReader, block: int) -> None:
+    parts = {part.name.rpartition("_")[2]: part.name for part in tensor.planned(before.dtype(tensor.sources[0]))[0]}
+    line = 0
+    for source in tensor.sources:
+        for rows in before.rows(source, block) if len(tensor.shape) > 1 else [before.tensor(source)]:
+            count = prod(rows.shape[:-1])
+            if "qdata" in parts:
+                found, scale = (after.lines(parts[part], line, line + count) for part in ("qdata", "scale"))
+                scale = scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], dim=1)
+                same = bool(((found.float() * scale - rows.float()).abs() <= HALF * scale).all())
+            else:
+                name = next(iter(parts.values()))
+                found = after.lines(name, line, line + count) if len(tensor.shape) > 1 else after.tensor(name)
+                same = found.equal(rows.to(found.dtype).view(found.shape))
+            if not same:
+                raise ExportMismatch(f"{tensor.name} is not what was written of it")
+            line += count
+
+
 def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: StreamedScheme, group_size: int) -> None:
     config = model.config
     config.tie_word_embeddings = False
     config.dtype = "float32"
-    # Without an explicit list, stock code skips the last parameter: see `write_transformers`.
-    config.quantization_config = TorchAoConfig(
-        torchao_scheme(model, scheme, group_size), include_input_output_embeddings=True, modules_to_not_convert=[]
-    )
+    config.quantization_config = torchao_config(model, scheme, group_size)
     config.save_pretrained(folder)
     if fused_experts(model):
         path = folder / "config.json"

@@ -5,20 +5,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pkgutil import resolve_name
+from typing import cast
 
 import torch
 from torch import nn
+from torchao import quantization as torchao
 from torchao.core.config import AOBaseConfig
-from torchao.quantization import (
-    FqnToConfig,
-    Int8DynamicActivationInt8WeightConfig,
-    Int8WeightOnlyConfig,
-    IntxUnpackedToInt8Tensor,
-    IntxWeightOnlyConfig,
-    PerGroup,
-    PerRow,
-)
+from torchao.quantization import Int8WeightOnlyConfig, PerGroup
 from torchao.quantization.quantize_.workflows import Int8Tensor, QuantizeTensorToInt8Kwargs
+from transformers import TorchAoConfig
 
 from compression.models.linear_layers import is_transposed
 from compression.quantization.dynamic_int8 import LEVELS, integer_rows
@@ -41,11 +36,10 @@ class TorchaoWriter:
 
 def writer_of(scheme: Scheme) -> TorchaoWriter:
     """Return a scheme's writer."""
-    found: TorchaoWriter = resolve_name(SCHEMES[scheme].torchao)
-    return found
+    return cast(TorchaoWriter, resolve_name(SCHEMES[scheme].torchao))
 
 
-def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> FqnToConfig:
+def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) -> torchao.FqnToConfig:
     """Return torchao's configuration for each weight of a model. group_size: used by grouped schemes alone."""
     # Full names of weights: names of modules, and `_default`, would also match biases.
     found, writer = OrderedDict(), writer_of(scheme)
@@ -57,7 +51,14 @@ def torchao_scheme(model: nn.Module, scheme: StreamedScheme, group_size: int) ->
         found[f"{name}.weight"] = Int8WeightOnlyConfig() if table else writer.config(weight, group_size, False)
     for name in fused_experts(model):
         found[name] = writer.config(model.get_parameter(name), group_size, True)
-    return FqnToConfig(found)
+    return torchao.FqnToConfig(found)
+
+
+def torchao_config(model: nn.Module, scheme: StreamedScheme, group_size: int) -> TorchAoConfig:
+    """Return the quantization config with which transformers reads and writes a model."""
+    # Without an explicit list, stock code skips the last parameter: a decoder's head, which has no bias after it.
+    whole = torchao_scheme(model, scheme, group_size)
+    return TorchAoConfig(whole, include_input_output_embeddings=True, modules_to_not_convert=[])
 
 
 def fused_experts(model: nn.Module) -> list[str]:
@@ -73,32 +74,25 @@ def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
 
 
 def int8_rows(weight: torch.Tensor, levels: float = LEVELS, *, rounds: bool = False) -> torch.Tensor:
-    """Return our integers, one scale per row, as torchao's tensor.
-
-    weight: (..., rows, features), float32 -> the same shape.
-    levels: the largest integer; rounds: whether torchao rounds the activations, with one scale per token.
+    """Return our integers, one scale per row, as torchao's tensor: (..., rows, features), float32 -> the same shape. levels:
+    the largest integer; rounds: whether torchao rounds the activations, with one scale per token.
     """
     whole, scale = integer_rows(weight, levels)
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
     block = [*(1 for _ in weight.shape[:-1]), weight.shape[-1]]
-    dynamic = QuantizeTensorToInt8Kwargs(PerRow()) if rounds else None
-    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros, act_quant_kwargs=dynamic)
-    return found
+    dynamic = QuantizeTensorToInt8Kwargs(torchao.PerRow()) if rounds else None
+    return cast(torch.Tensor, Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros, act_quant_kwargs=dynamic))
 
 
 def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     """Return our 4-bit integers, one scale per group of inputs, as torchao's tensor. (out, in) -> the same shape."""
     whole, scales, block = _grouped(weight, group_size)
     zeros = torch.zeros(scales.shape, dtype=torch.int8)
-    found: torch.Tensor = IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None)
-    return found
+    return cast(torch.Tensor, torchao.IntxUnpackedToInt8Tensor(whole, scales, zeros, INT4, [1, block], torch.float32, None))
 
 
 def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Return our 4-bit integers in torchao's 8-bit tensor: no single expert can be selected from its 4-bit one.
-
-    weight: (..., rows, features), as in `int8_rows`.
-    """
+    """Return our 4-bit integers in torchao's 8-bit tensor (as `int8_rows`), of which a single expert can be selected."""
     whole, scales, block = _grouped(weight.flatten(0, -2), group_size)
     places = weight.shape[:-1]
     zeros = torch.zeros((*places, scales.shape[1]), dtype=torch.int8)
@@ -110,10 +104,7 @@ def int4_groups_by_expert(weight: torch.Tensor, group_size: int) -> torch.Tensor
 
 
 def _grouped(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return our 4-bit integers, the scales of torchao's groups, and the size of these groups.
-
-    weight: (out, in) -> (out, in), (out, groups), inputs per group.
-    """
+    """Return our 4-bit integers, (out, in), the scales of torchao's groups, (out, groups), and the inputs per group."""
     whole, scales = grouped_integers(weight, group_size)
     features = weight.shape[1]
     block = math.gcd(features, group_size)
@@ -124,11 +115,12 @@ def _grouped(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch
 
 def _grouped_config(weight: torch.Tensor, groups: int, fused: bool) -> AOBaseConfig:
     size = _groups(weight, groups)
-    return Int8WeightOnlyConfig(granularity=size) if fused else IntxWeightOnlyConfig(INT4, size)
+    return Int8WeightOnlyConfig(granularity=size) if fused else torchao.IntxWeightOnlyConfig(INT4, size)
 
 
 DYNAMIC = TorchaoWriter(
-    lambda *_: Int8DynamicActivationInt8WeightConfig(), lambda weight, _, levels, __: int8_rows(weight, levels, rounds=True)
+    lambda *_: torchao.Int8DynamicActivationInt8WeightConfig(),
+    lambda weight, _, levels, __: int8_rows(weight, levels, rounds=True),
 )
 WEIGHT_ONLY = TorchaoWriter(lambda *_: Int8WeightOnlyConfig(), lambda weight, _, levels, __: int8_rows(weight, levels))
 GROUPED = TorchaoWriter(

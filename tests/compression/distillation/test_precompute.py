@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from compression.engine.phases import LAST, SHIP
 from compression.engine.pipeline import compress
 from compression.engine.stages import general_distillation
+from compression.engine.stages.registry import LAST, SHIP
 from compression.engine.stages.teacher_ensemble import ASK
 from compression.schema.events import Event, Progress
 from compression.schema.recipe.distill import Distill

@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification
 from compression.engine import shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.dataset_run import DatasetRun
-from compression.engine.phases import SHIP, job_progress
 from compression.engine.pipeline import compress
+from compression.engine.stages.registry import SHIP, job_progress
 from compression.schema.errors import InvalidSpec
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, Progress, StageFinished, StageStarted
 from compression.schema.job_spec import Spec

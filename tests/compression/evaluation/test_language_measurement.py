@@ -51,11 +51,11 @@ def test_a_score_is_the_same_in_pieces_and_takes_no_more_than_it_may(
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text * times}) + "\n" for times in (1, 3) for text in TEXTS))
     given, reader = measure.read_rows(rows), scorer.reader(tmp_path)
-    whole = scorer.open_split(runner, reader, given).answer(measure.nobody).score
+    whole = scorer.open_split(runner, reader, given).answer(lambda _: None).score
     assert runner.most > 8 * ROOM  # all windows together
     runner.most = 0
     monkeypatch.setattr(perplexity, "LOGITS_BYTES", 4 * VOCABULARY * ROOM)
-    found = scorer.open_split(runner, reader, given).answer(measure.nobody).score
+    found = scorer.open_split(runner, reader, given).answer(lambda _: None).score
     assert 0 < runner.most <= ROOM
     assert found.metrics == pytest.approx(whole.metrics, rel=1e-5)
     assert found.standard_errors == pytest.approx(whole.standard_errors, rel=1e-4)

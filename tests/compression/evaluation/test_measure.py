@@ -17,7 +17,7 @@ import pytest
 
 from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
-from compression.evaluation.measure import Measured, MeasureSpec, measure, nobody, peak_memory, read_rows, time_both
+from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, time_both
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Runner
@@ -126,7 +126,7 @@ def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Sh
     rows.write_text("".join(json.dumps({"text": "good", "label": label}) + "\n" for label in [1, 1, 1, 0]))
     folder = tiny_shipment.folder(tiny_shipment.int8)
     scorer = TextClassScorer("accuracy", 2, 1)
-    score = scorer.open_split(Contrary(), scorer.reader(folder), read_rows(rows)).answer(nobody).score
+    score = scorer.open_split(Contrary(), scorer.reader(folder), read_rows(rows)).answer(lambda _: None).score
     assert (score.value, score.value_at_batch_32, score.rows_changed_by_batching) == (0.75, 0.25, 4)
     assert score.chance == 0.75
     assert score.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
@@ -258,7 +258,7 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
     found = measure(asked, told.append)
     folder = tiny_shipment.folder(tiny_shipment.int8)
     runner, scorer = open_artifact("onnx", folder, threads=1), scorer_of("text-classification", Evaluate(), asked.labels)
-    alone = scorer.open_split(runner, scorer.reader(folder), read_rows(rows), seed=3).answer(nobody)
+    alone = scorer.open_split(runner, scorer.reader(folder), read_rows(rows), seed=3).answer(lambda _: None)
     assert (found.validation, found.draws.validation) == (alone.score, alone.draws)
     assert alone.score.rows == 7
     assert isinstance(found.score, Score)

@@ -58,7 +58,7 @@ def tiny_shipment(
     (output / "LICENSE").write_text("MIT License")
     origin = Origin(
         license="mit",
-        said_in="LICENSE",
+        stated_in="LICENSE",
         base="org/tiny",
         licenses=(output / "LICENSE",),
         recipe=PRESETS["quick"][0],

@@ -132,9 +132,9 @@ def said(compared: ComparedAnswers | NotCompared | None) -> str:
 def test_a_card_and_a_row_tell_where_answers_differ_and_what_to_do() -> None:
     differs = SHOWN.model_copy(update={"changed": 2, "remedy": instruction_sets.FULL_RANGE})
     assert "all the same" in said(SHOWN)
-    assert instruction_sets.told(SHOWN) is None
+    assert instruction_sets.difference_note(SHOWN) is None
     assert "**2 of 32 differ.**" in said(differs)
-    note = instruction_sets.told(differs)
+    note = instruction_sets.difference_note(differs)
     assert "x64quantprecision" in note
     assert "not compared: qemu-user is not installed" in said(NotCompared(not_compared="qemu-user is not installed"))
     assert "sample rows" not in said(None)

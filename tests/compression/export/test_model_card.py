@@ -21,7 +21,7 @@ SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
 
 def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_converged() -> None:
     origin = Origin(
-        license=None, said_in=None, base=None, licenses=(), recipe=SENT, command="lathe submit", sent=(), versions={}
+        license=None, stated_in=None, base=None, licenses=(), recipe=SENT, command="lathe submit", sent=(), versions={}
     )
     for known in (True, False, None):
         rows = validated(is_converged=known).rows
@@ -37,7 +37,7 @@ def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_conv
 
 def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192, **about: Any) -> str:
     origin = Origin(
-        license=None, said_in=None, base=None, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={}
+        license=None, stated_in=None, base=None, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={}
     )
     form: dict[str, Any] = {"kind": "transformers", "scheme": None, "inputs": (), **about}
     return card_of(stage=stage, task=task, labels=(), max_length=512, positions=positions, origin=origin, **form).render()

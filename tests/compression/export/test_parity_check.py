@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
-from compression.export.onnx.interface import check_interface
+from compression.export.onnx.exporter import compare_interface
 from compression.export.parity_check import PEAK, Bound, compare, limit, verify
 from compression.modalities.scoring.base import Row
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
@@ -99,10 +99,10 @@ def test_the_farthest_of_many_tokens_is_held_against_what_rounding_moves_it_by()
 def test_the_interface_is_part_of_the_promise(tiny_shipment: Shipment, tmp_path: Path) -> None:
     proto = onnx.load(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx")
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
-    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)
+    compare_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)
     for node in proto.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
     proto.graph.input[0].name = "ids"
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(ExportMismatch, match="inputs"):
-        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)
+        compare_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)

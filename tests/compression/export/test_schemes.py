@@ -11,8 +11,8 @@ import pytest
 from transformers import BertForSequenceClassification
 
 from compression.export.exporter import exporter_of
+from compression.export.manifest import write_config
 from compression.export.onnx.exporter import plain_model, write_onnx
-from compression.export.package import write_config
 from compression.export.parity_check import Agreement, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.text.scoring.whole_texts import TextClassScorer

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from compression.engine.context import StageContext
-from compression.evaluation.measure import nobody, read_rows
+from compression.evaluation.measure import read_rows
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.evaluation.validate import logits, validate
+from compression.export.manifest import write_config
 from compression.export.onnx.exporter import write_onnx
 from compression.export.onnx.trace import inputs_of
-from compression.export.package import write_config
 from compression.export.parity_check import verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
@@ -141,7 +141,7 @@ def test_what_is_shipped_answers_as_the_engine_does(
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in dataset.judged("test")))
     runner = open_artifact(kind, tmp_path, threads=1)
-    score = scorer.open_split(runner, scorer.reader(tmp_path), read_rows(test)).answer(nobody).score
+    score = scorer.open_split(runner, scorer.reader(tmp_path), read_rows(test)).answer(lambda _: None).score
     assert (score.metric, score.rows) == (state.task.metric, 80)
     assert score.value == pytest.approx(validate(model, state.rows["test"]).score, abs=0.05 if int8 else 1e-4)
     assert score.rows_changed_by_batching == 0

@@ -17,7 +17,7 @@ from compression.engine.checkpoints import StageCheckpoint
 from compression.evaluation.runtimes.onnx import EXACT_PRODUCTS, OnnxRunner, open_folder
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import write_onnx
-from compression.export.transformers import sharded, sharded_check
+from compression.export.transformers import sharded
 from compression.export.transformers.exporter import write_transformers
 from compression.models.linear_layers import is_linear
 from compression.quantization import calibration
@@ -153,7 +153,7 @@ def test_torchaos_checkpoint_holds_these_integers_and_the_file_to_file_way_write
     model = tiny(kind, **({"tie_word_embeddings": True} if kind == "llama" else {})).to(torch.bfloat16)
     source = saved(model, tmp_path / "source")
     sharded.quantize(source, tmp_path / "made", portable=True, block=500)
-    assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8", portable=True, block=700))
+    assert list(sharded.verifying(source, tmp_path / "made", scheme="dynamic-int8", portable=True, block=700))
     twin = simulated(model, PORTABLE)
     write_transformers(twin, tmp_path / "whole", int8=True)
     made, whole = (

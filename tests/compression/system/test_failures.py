@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from transformers import BertForSequenceClassification
 
 from compression.engine.commands.run import job
+from compression.export.manifest import write_config
 from compression.export.onnx.exporter import write_onnx
-from compression.export.package import write_config
 from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.schema.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
 from compression.schema.events import ArtifactReady, Event, StageFinished, StageStarted, Started, TrainingSaved, parse_event

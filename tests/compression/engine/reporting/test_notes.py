@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.engine.reporting.notes import with_notes
+from compression.engine.reporting.stage_rows import with_notes
 from compression.planning.verdicts import coarse_note, indistinct_note, judged
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import Draws, SplitDraws

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassifi
 from compression.engine import checkpoints
 from compression.engine.context import StageContext
 from compression.engine.job import Job
-from compression.engine.stages.augment import augment_rows
+from compression.engine.stages.distill import augment_rows
 from compression.evaluation.validate import logits
 from compression.modalities.text.augmentation.augmenter import Texts
 from compression.modalities.text.augmentation.resources import Resources

@@ -12,10 +12,10 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.phases import job_progress
 from compression.engine.pipeline import compress
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.rate_search import Probed, RateSearch
+from compression.engine.stages.registry import job_progress
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
 from compression.schema.recipe.recipe import PREPARE_RATE, Prepare, Recipe, Train

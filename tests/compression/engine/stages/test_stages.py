@@ -15,8 +15,7 @@ from compression.engine import checkpoints
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import calibration_rows, settle_ranges
-from compression.engine.stages.quantization_order import depths, sensitivities
-from compression.engine.stages.quantize import ordered, share, simulate_first
+from compression.engine.stages.quantize import depths, ordered, sensitivities, share, simulate_first
 from compression.evaluation.validate import logits
 from compression.models.adapters.registry import ENCODER_ADAPTERS
 from compression.pruning.scores import score_units

@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx import decoder
-from compression.export.onnx.exporter import FILE, write_onnx
-from compression.export.onnx.interface import check_interface
+from compression.export.onnx.exporter import FILE, compare_interface, write_onnx
 from compression.modalities.scoring.base import Floats as Logits
 from compression.modalities.text.inputs import Batch
 from compression.models.linear_layers import is_linear
@@ -38,7 +37,7 @@ def answers(model: PreTrainedModel, batch: Batch) -> Logits:
 
 def opened(folder: Path) -> OnnxRunner:
     runner = OnnxRunner(folder / FILE, threads=1)
-    check_interface(runner, 2, dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", [True, True])), ("logits",))
+    compare_interface(runner, 2, dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", [True, True])), ("logits",))
     return runner
 
 

@@ -17,12 +17,11 @@ from transformers import PreTrainedModel
 from compression.evaluation.runtimes import transformers as transformers_runtime
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.evaluation.runtimes.transformers import TransformersRunner
-from compression.export.onnx.exporter import FILE, plain_model
+from compression.export.manifest import write_config
+from compression.export.onnx.exporter import FILE, compare_interface, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
-from compression.export.onnx.interface import check_interface
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.trace import graph, inputs_of
-from compression.export.package import write_config
 from compression.export.parity_check import verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.text.artifact_tokenizer import write_tokenizer
@@ -70,7 +69,7 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
     for int8, proto in graphs(kind).items():
         onnx.save(proto, tmp_path / "model.onnx")
         runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
-        check_interface(runner, 2, dict.fromkeys(names, ("tensor(int64)", [True, True])), ("logits",))
+        compare_interface(runner, 2, dict.fromkeys(names, ("tensor(int64)", [True, True])), ("logits",))
         found, wanted = runner.logits(batch), answers(model, batch, simulated=int8)
         # A value on the edge of two integers may fall either way in a few rows; the others agree to the last digits.
         assert (np.median if int8 else np.max)(np.abs(found - wanted)) < 2e-5

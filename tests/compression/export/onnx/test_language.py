@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, measure_latency
 from compression.evaluation import generation_latency
-from compression.evaluation.measure import nobody, read_rows
+from compression.evaluation.measure import read_rows
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.exporter import exporter_of
-from compression.export.package import write_config
+from compression.export.manifest import write_config
 from compression.export.parity_check import compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
@@ -214,7 +214,7 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(lost: bool, shipped: Shi
     runner = open_artifact("onnx", folder, threads=1)
     runner = Sure(runner) if lost else runner
     scorer = LanguageScorer(length=64, stride=32)
-    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score
+    score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(lambda _: None).score
     assert "perplexity" not in score.standard_errors
     assert score.standard_error == score.value
     assert score.worth_error == 1

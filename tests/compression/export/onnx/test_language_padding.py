@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from compression.export.package import write_config
+from compression.export.manifest import write_config
 from compression.schema.artifact_formats import Kind
 from tests.compression.engine.on_disk.test_backend import done, model_into, spec_of
 from tests.support.tiny_language import model

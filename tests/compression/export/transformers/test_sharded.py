@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression.export.package import write_config
-from compression.export.transformers import sharded, sharded_check
+from compression.export.manifest import write_config
+from compression.export.transformers import sharded
 from compression.export.transformers.exporter import write_transformers
 from compression.models.sharded_checkpoint import SafetensorsReader
 from compression.models.skeleton import skeleton, sources
@@ -60,7 +60,7 @@ def test_it_is_the_export_of_the_whole_model(kind: str, tied: bool, scheme: str,
     assert len(list((tmp_path / "made").glob("*.safetensors"))) > 2
     assert written.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (written.unquantized, written.dtype) == (0, None)
-    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=700))
+    assert list(sharded.verifying(source, tmp_path / "made", scheme=scheme, block=700))
 
     whole = untied(model)
     if scheme.startswith("weight-only"):
@@ -127,11 +127,8 @@ def test_kernels_that_this_machine_lacks_are_not_asked_for(key: str, tmp_path: P
     edit_json(source / "config.json", lambda value: value.update({key: "flash_attention_2"}))
     model = skeleton(source)
     assert model.config._attn_implementation == "sdpa"
-
-    def describe(made: PreTrainedModel, place: Path) -> None:
-        write_config(made, place, (), 8, "transformers")
-
-    assert [*sharded.quantizing(source, tmp_path / "made", beside=describe)]
+    assert [*sharded.quantizing(source, tmp_path / "made")]
+    write_config(skeleton(tmp_path / "made"), tmp_path / "made", (), 8, "transformers")
     assert "flash" not in (tmp_path / "made/config.json").read_text()
 
 
@@ -163,7 +160,7 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
     source = saved(model.to(torch.bfloat16), tmp_path / "source")
     assert any(".experts.3.gate_proj." in name for name in tensors(source))  # one by one, as their authors publish them
     written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)
-    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=300))
+    assert list(sharded.verifying(source, tmp_path / "made", scheme=scheme, block=300))
     routers = [name for name, weight in model.named_parameters() if name.endswith("mlp.gate.weight")]
     assert written.unquantized == sum(model.get_parameter(name).numel() for name in routers)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "made").eval()
@@ -184,7 +181,7 @@ def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path:
     model = tiny("gpt2").to(torch.bfloat16)
     source = saved(model, tmp_path / "source")
     written = sharded.quantize(source, tmp_path / "made")
-    assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
+    assert list(sharded.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
     found = tensors(tmp_path / "made")
     layers = {name: value for name, value in model.state_dict().items() if name.startswith("transformer.h") and value.ndim > 1}
     assert len(layers) == 8
@@ -209,7 +206,7 @@ def test_a_file_that_says_otherwise_than_its_source_is_found(part: str, tmp_path
         save_file(whole, file.with_name("other"), before.metadata())
     file.with_name("other").rename(file)
     with pytest.raises(ExportMismatch):
-        list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
+        list(sharded.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
 
 
 SMALL = """

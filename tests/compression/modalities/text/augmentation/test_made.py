@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from compression.engine.stages.augment import augment_rows
+from compression.engine.stages.distill import augment_rows
 from compression.modalities.registry import task_of
 from compression.modalities.text.augmentation.apertium import Apertium
 from compression.modalities.text.augmentation.augmenter import Texts

@@ -11,7 +11,7 @@ import torch
 
 from compression.distillation import teacher
 from compression.distillation.teacher import FeatureRequest, StatesTeacher, Teacher
-from compression.engine.stages import quantization_order
+from compression.engine.stages import quantize
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import label_loss
 from compression.modalities.registry import task_of
@@ -118,13 +118,13 @@ def test_sensitivities_are_those_of_all_logits(monkeypatch: pytest.MonkeyPatch) 
         with torch.no_grad():
             return torch.cat([network(**batch.inputs).logits[batch.asked] for batch in found.by_length(4)])
 
-    monkeypatch.setattr(quantization_order, "depths", lambda _: [0, 1, 2, 3])
-    monkeypatch.setattr(quantization_order, "only", only)
+    monkeypatch.setattr(quantize, "depths", lambda _: [0, 1, 2, 3])
+    monkeypatch.setattr(quantize, "only", only)
     plain, wanted = logits(), {}
     for depth in range(4):
         only(network, {depth}, fake_quantize.DYNAMIC)
         wanted[depth] = ((logits() - plain).square().sum() / plain.square().sum()).item()
-    assert quantization_order.sensitivities(network, found, fake_quantize.DYNAMIC) == pytest.approx(wanted, rel=1e-3)
+    assert quantize.sensitivities(network, found, fake_quantize.DYNAMIC) == pytest.approx(wanted, rel=1e-3)
     assert len({f"{change:.3g}" for change in wanted.values()}) == 4
     assert not fake_quantize.is_simulated(network)
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from client.terminal.render import cells, conditions
-from compression.engine.reporting.notes import better_note, row_notes
+from compression.engine.reporting.dataset_facts import better_note
+from compression.engine.reporting.stage_rows import row_notes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
 from compression.planning.estimator import HARNESS_BYTES, PROCESS_BYTES, Counted, artifacts, scoring_seconds
