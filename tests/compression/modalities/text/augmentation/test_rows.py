@@ -30,8 +30,9 @@ def shouted(texts: Sequence[str]) -> list[str]:
 
 
 def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[AugmentedRow], list[int]]:
-    told = [done for done, _ in (work := Returning(augment(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))))
-    return work.result, told
+    work = Returning(augment(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources})))
+    counts = [done for done, _ in work]
+    return work.result, counts
 
 
 def synonyms(copies: int = 1, **settings: Any) -> Augment:
