@@ -151,7 +151,7 @@ def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: in
     texts = documents.read(_texts(data / "test.jsonl"), AutoTokenizer.from_pretrained(tokenizer))
     if isinstance(place, Path):
         place = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
-    return token_losses.told(place, texts, length=length, stride=length // 2)
+    return token_losses.document_losses(place, texts, length=length, stride=length // 2)
 
 
 def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:

@@ -64,7 +64,7 @@ class FeatureAlignment:
         )
         return cls(mine, theirs, apart and "embedding" in terms, form, heads)
 
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Return notes on choices that the recipe does not determine."""
         notes = []
         if self.form is not None:
@@ -206,7 +206,7 @@ class LossMeter:
         """Reset the means."""
         self._sums, self._batches = {}, 0
 
-    def told(self, weights: Mapping[str, float]) -> str:
+    def describe(self, weights: Mapping[str, float]) -> str:
         """Return each term's mean over the batches and its current weight as text, and reset."""
         means = {term: value.item() / self._batches for term, value in self._sums.items()}
         self.forget()

@@ -217,7 +217,7 @@ class DatasetRun:
         state.result.figures = yield from state.tracker.relay(harness_job.PHASE, asking)
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""
         figures = f"{len(state.result.figures)} figures of lm-eval {harness.installed()}{limit}"
-        state.notes.append(f"Beside the score: {figures}, asked of the model and not of its files.")
+        state.notes.append(f"Beside the score: {figures}, computed by the model and not by its files.")
 
     def new_preprocessor(self, stage: Stage) -> Path | None:
         """Return the folder of the preprocessor that a stage's model needs instead of the job's own, or None."""

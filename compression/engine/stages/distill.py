@@ -152,7 +152,7 @@ def _task_phase(
     ticks = context.train(PHASE, plan, objective, hooks, rows=rows, beside=kept)
     outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
     context.note_training("Distillation", outcome, settings.epochs)
-    context.notes.extend((*objective.feature_losses.comparison.said(), *outcome.remarks))
+    context.notes.extend((*objective.feature_losses.comparison.notes(), *outcome.remarks))
     if settings.weighting != "fixed":
         last = kept[LAST].tolist() if LAST in kept else first.values()
         changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))

@@ -65,7 +65,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
         f"General phase on {texts}, taught by the {asked.teacher} model: loss on validation's texts "
         f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."
     )
-    context.notes.extend((*comparison.said(), *outcome.remarks))
+    context.notes.extend((*comparison.notes(), *outcome.remarks))
 
 
 @torch.no_grad()

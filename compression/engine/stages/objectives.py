@@ -70,6 +70,6 @@ def log_terms(
         if after_epoch is not None:
             after_epoch(news)
         yield news
-        if terms := objective.loss_meter.told(objective.weighting.weights()):
+        if terms := objective.loss_meter.describe(objective.weighting.weights()):
             yield Log(message=f"Step {news.step} of {news.total}: {terms}.")
     return each.result

@@ -44,7 +44,7 @@ class AskSpec(Config):
     simulation: Annotated[Simulation | None, Field(description="The integers that a job's model computes with.")] = None
     tasks: tuple[str, ...]
     include: Annotated[str | None, Field(description="Folder of further tasks' YAML files.")] = None
-    data: Annotated[str | None, Field(description="Folder of the tasks' data; what it lacks is asked of the hub.")] = None
+    data: Annotated[str | None, Field(description="Folder of the tasks' data; what it lacks is fetched from the hub.")] = None
     cache: Annotated[str | None, Field(description="Where data is kept as it was read; null: only meanwhile.")] = None
     few_shot: Annotated[int | None, Field(description="Examples before each document; null: each task's own.")] = None
     batch: int = 8

@@ -256,8 +256,8 @@ class TextModality:
         if all(split.task.packed is None for split in rows.values()):
             train = rows.get("train", ())
             cut = 0 if not train or TASKS[train.task.name].windows else sum(one >= length for one in train.lengths)
-            said = f"{cut} of {len(train)} training texts reach {length} tokens and were cut there." if cut else None
-            return Summary(facts, {str(name): len(split) for name, split in rows.items()}, said)
+            note = f"{cut} of {len(train)} training texts reach {length} tokens and were cut there." if cut else None
+            return Summary(facts, {str(name): len(split) for name, split in rows.items()}, note)
         for name, split in rows.items():
             facts[name] = facts[name].model_copy(update={"tokens": split.whole, "bytes": split.bytes})
         notes = tuple(_language_notes(dataset, length, rows, evaluate, scored))

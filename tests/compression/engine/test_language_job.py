@@ -147,7 +147,9 @@ def opened(folder: Path) -> PreTrainedModel:
 def perplexity(network: PreTrainedModel, place: Path, folder: Path) -> Figures:
     """Score a job's test texts, read by a folder's tokenizer, with the engine's own losses."""
     texts = [json.loads(line)["text"] for line in (place / "test.jsonl").read_text().splitlines()]
-    return figures(token_losses.told(network, read(texts, AutoTokenizer.from_pretrained(folder)), length=48, stride=24))
+    return figures(
+        token_losses.document_losses(network, read(texts, AutoTokenizer.from_pretrained(folder)), length=48, stride=24)
+    )
 
 
 def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: Path) -> None:

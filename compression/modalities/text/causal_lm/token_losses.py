@@ -31,7 +31,7 @@ def in_batches(documents: TokenizedDocuments, length: int, stride: int, size: in
 
 
 @torch.no_grad()  # in inference mode torchao's expert tensors of an exported model cannot be indexed
-def told(
+def document_losses(
     model: PreTrainedModel,
     documents: TokenizedDocuments,
     *,

@@ -108,7 +108,7 @@ def test_experts_of_a_model_in_memory_are_integers_that_answer_as_simulated(kind
     experts = stock.model.layers[1].mlp.experts
     assert type(experts.gate_up_proj).__name__ == type(experts.down_proj).__name__ == "Int8Tensor"
     texts = read([row["text"] for row in sample], AutoTokenizer.from_pretrained(folder))
-    told, same = (engine.told(one, texts, length=16, stride=8).loss for one in (stock, model))
+    told, same = (engine.document_losses(one, texts, length=16, stride=8).loss for one in (stock, model))
     assert told == pytest.approx(same, rel=0.05)
     with torch.no_grad():  # as above
         wanted, said = model(IDS).logits, stock(IDS).logits

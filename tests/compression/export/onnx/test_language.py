@@ -82,7 +82,7 @@ def simulated(network: PreTrainedModel, simulation: Simulation | None) -> Iterat
 def test_the_score_is_the_files_and_agrees_with_the_engines(name: str, shipped: Shipped, network: PreTrainedModel) -> None:
     score, scorer = shipped[name][1].score, scorer_of("causal-lm", EVALUATE, ())
     with simulated(network, DONE[name]):
-        told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
+        told = engine.document_losses(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
     assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
     assert score.rows == len(MANY)
 

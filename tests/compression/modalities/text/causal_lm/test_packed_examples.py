@@ -171,7 +171,7 @@ def test_windows_of_an_artifacts_scorer_are_those_of_the_engine() -> None:
     with torch.no_grad():
         scores = [score_window(one, network(torch.tensor([one.ids])).logits[0].numpy()) for one in windows]
     found = summed(windows, scores)
-    expected = told_by.told(network, read(TEXTS, reader), length=16, stride=8)
+    expected = told_by.document_losses(network, read(TEXTS, reader), length=16, stride=8)
     assert found.tokens.tolist() == expected.tokens.tolist()
     assert found.bytes.tolist() == expected.bytes.tolist()
     assert found.right.tolist() == expected.right.tolist()

@@ -33,7 +33,7 @@ def test_a_student_learns_of_its_teacher_and_the_text() -> None:
     teacher, student = model(initializer_range=0.1), model(initializer_range=0.02, hidden_size=16)
 
     def validation() -> Validation:
-        loss = figures(token_losses.told(student, FOUND, length=48, stride=24)).loss.value
+        loss = figures(token_losses.document_losses(student, FOUND, length=48, stride=24)).loss.value
         return Validation(-loss, -loss)
 
     plan = TrainingConfig("distill", epochs=6, rate=1e-2, batch=3, seed=0, accumulate=2)

@@ -56,18 +56,18 @@ def test_losses_are_those_of_the_stock_model_with_as_much_context_as_windows_all
     network, found = model(), documents(bos=bos)
     with torch.no_grad():
         for length, stride in ((64, 32), (10, 1)):
-            told = token_losses.told(network, found, length=length, stride=stride, batch=3, size=5)
+            told = token_losses.document_losses(network, found, length=length, stride=stride, batch=3, size=5)
             assert told.loss == pytest.approx(by_hand(network, found, length), rel=1e-4)
     assert told.tokens.tolist() == found.scored.tolist()
 
 
 def test_less_context_foretells_other_probabilities_and_who_knows_nothing_takes_the_logarithm_of_its_vocabulary() -> None:
     network, found = model(), documents()
-    few, many = (token_losses.told(network, found, length=8, stride=stride) for stride in (8, 1))
+    few, many = (token_losses.document_losses(network, found, length=8, stride=stride) for stride in (8, 1))
     assert np.abs(few.loss - many.loss).max() > 0.01
     assert few.loss[3] == pytest.approx(many.loss[3], rel=1e-5)  # "no" fits into one window
     torch.nn.init.zeros_(network.lm_head.weight)
-    told = figures(token_losses.told(network, found, length=16, stride=8))
+    told = figures(token_losses.document_losses(network, found, length=16, stride=8))
     assert told.loss.value == pytest.approx(math.log(VOCABULARY), rel=1e-5)
     assert told.perplexity.value == pytest.approx(VOCABULARY, rel=1e-4)
     assert told.bytes == sum(len(text.encode()) for text in TEXTS)
@@ -79,16 +79,17 @@ def test_what_is_likeliest_counts_as_right() -> None:
     with torch.no_grad():
         rows = in_batches(found, 16, 8, 1)
         right = [int((network(row.ids).logits.argmax(dim=-1) == row.labels).sum()) for row in rows]
-        told = token_losses.told(network, found, length=16, stride=8, batch=1)
+        told = token_losses.document_losses(network, found, length=16, stride=8, batch=1)
     assert sorted(told.right.tolist()) == sorted(right)
 
 
 def test_answers_of_a_simulated_model_do_not_depend_on_the_batch() -> None:
     network, found = model(), documents()
-    before = token_losses.told(network, found, length=16, stride=8)
+    before = token_losses.document_losses(network, found, length=16, stride=8)
     insert_fake_quantization(network)
     together, alone = (
-        token_losses.told(network, found, length=16, stride=8, batch=batch, size=size) for batch, size in ((8, 64), (1, 1))
+        token_losses.document_losses(network, found, length=16, stride=8, batch=batch, size=size)
+        for batch, size in ((8, 64), (1, 1))
     )
     assert together.loss == pytest.approx(alone.loss, rel=1e-4)
     assert abs(added_loss(before, together).value) > 1e-4
@@ -99,7 +100,7 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_is_made() -> None:
     network, found = model(vocab_size=3001), documents()
     tokens = int(found.scored.sum())
     with Largest() as seen:
-        token_losses.told(network, found, length=64, stride=32, batch=8, size=40)
+        token_losses.document_losses(network, found, length=64, stride=32, batch=8, size=40)
     assert seen.elements == 40 * 3001
     with Largest() as seen:
         network(next(in_batches(found, 64, 32, 8)).ids)
