@@ -107,8 +107,7 @@ class Stand:
         return []
 
     def engine_of(self, name: str) -> psutil.Process:
-        found = wait_for(lambda: [p for p in self.family(name) if is_engine(p)], PATIENCE)
-        return found[0]
+        return wait_for(lambda: [p for p in self.family(name) if is_engine(p)], PATIENCE)[0]
 
     def wait_end(self, name: str) -> None:
         self.service.processes[name].wait(PATIENCE)

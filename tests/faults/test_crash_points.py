@@ -43,8 +43,7 @@ def test_a_sender_who_asks_again_after_the_api_died_has_one_job(point: str, stan
 def test_a_worker_that_dies_at_every_point_in_turn(stand: Stand) -> None:
     settings, marks = stand.crash_at(*OF_WORKER)
     stand.start_worker(**settings, LATHE_SAVE_SECONDS="0.05")
-    job_id = stand.job({})
-    done = stand.over(job_id)
+    done = stand.over(stand.job({}))
     assert [mark.name for mark in marks if not mark.exists()] == []
     # One death comes after the outcome was written, and costs nothing.
     assert done["attempt"] >= len(OF_WORKER)

@@ -97,8 +97,7 @@ def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
     found = {}
     for trick, job_id in tried.items():
         try:
-            error = stand.over(job_id, "failed")["error"]
-            found[trick] = error["code"]
+            found[trick] = stand.over(job_id, "failed")["error"]["code"]
         except AssertionError as problem:
             found[trick] = str(problem)[:300]
     assert found == dict.fromkeys(tried, "engine_misbehaved")

@@ -35,8 +35,7 @@ def test_whatever_an_engine_does_to_its_host_others_finish_and_nothing_stays(sta
     endless = attack(stand, len(ending))
     wait_for(lambda: list(scratch.glob("*/.measure.granted")), PATIENCE)
     stand.start_worker()
-    honest = stand.job(SHORT)
-    (row,) = stand.over(honest)["rows"]
+    (row,) = stand.over(stand.job(SHORT))["rows"]
     assert row["latency"]["exclusive"]
     assert stand.show(endless)["state"] == "running"
     stand.http.post(f"/v1/jobs/{endless}/cancel")

@@ -119,8 +119,7 @@ def peopled(up: Up, folder: Path) -> World:
 
 def broken() -> dict[str, Any]:
     """A recipe that asks for what no worker here has: the job fails in its engine, with a cause and a remedy."""
-    synonyms = {"synonyms": {"source": "wordnet"}}
-    return {"quantize": None, "distill": {"epochs": 1, "augment": synonyms}}
+    return {"quantize": None, "distill": {"epochs": 1, "augment": {"synonyms": {"source": "wordnet"}}}}
 
 
 def chromium(playwright: Playwright) -> str | None:
@@ -198,8 +197,7 @@ class Window:
 def opened(browser: Browser, world: World, key: str | None) -> Iterator[Window]:
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     if key is not None:
-        answer = context.request.post(f"{world.url}/sign-in", form={"key": key}, max_redirects=0)
-        assert answer.status == 303
+        assert context.request.post(f"{world.url}/sign-in", form={"key": key}, max_redirects=0).status == 303
     window = Window(context.new_page(), context, world.url)
     yield window
     errors = list(window.errors)

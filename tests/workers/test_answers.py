@@ -50,8 +50,7 @@ def asked(storage: LocalStorage, question: Question) -> str:
         job = submitted(session, evaluate={"metric": ["accuracy_f1"]})
         dataset = session.get_one(Dataset, job.dataset_id)
         dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
-        counts = {"train": 1}
-        dataset.facts = {"labels": [], "rows": counts, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
+        dataset.facts = {"labels": [], "rows": {"train": 1}, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
         claim = jobs.claim(session, "w", 60)
         assert claim is not None
         figures = {"position": 0, "fence": 1, "parameters": 1, "size_bytes": 1, "row": {"artifact": "fp32"}}
@@ -132,8 +131,7 @@ def test_a_reason_of_the_child_is_told(answer: Answer) -> None:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_child_that_does_not_answer_fails_its_question_alone(answer: Answer, child: str, cause: str) -> None:
     found = answer(child, **({"seconds": 2} if "sleep" in child else {}))
-    assert (found.state, found.result) == ("failed", None)
-    assert found.error["code"] == "answer_failed"
+    assert (found.state, found.result, found.error["code"]) == ("failed", None, "answer_failed")
     assert cause in found.error["cause"]
 
 

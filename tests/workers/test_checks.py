@@ -49,8 +49,7 @@ def test_a_check_that_takes_too_long_is_not_done_again(check: Check) -> None:
 
 def test_an_upload_over_which_checkers_die_is_not_checked_for_ever(check: Check) -> None:
     found = check("", check_attempts=resources.MAX_CHECK_ATTEMPTS)
-    assert found.state == resources.REJECTED
-    assert found.reasons[0]["code"] == "check_failed"
+    assert (found.state, found.reasons[0]["code"]) == (resources.REJECTED, "check_failed")
     assert "3 workers were lost" in found.reasons[0]["cause"]
 
 

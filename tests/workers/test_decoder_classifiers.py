@@ -84,8 +84,7 @@ def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
     assert after["artifact"] == "pruned-onnx-int8"  # what was written piece by piece fits memory when it is opened
     assert after["size"]["bytes"] < 0.3 * before["size"]["bytes"]
     artifacts = http.get(f"/v1/jobs/{job['id']}/artifacts").json()["items"]
-    made = next(one for one in artifacts if one["name"] == "pruned-transformers-int8")
-    folder = download(http, made, tmp_path / "got")
+    folder = download(http, next(one for one in artifacts if one["name"] == "pruned-transformers-int8"), tmp_path / "got")
     opened = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         answer = opened(**AutoTokenizer.from_pretrained(folder)("the film was good", return_tensors="pt"))

@@ -40,8 +40,7 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
             "datasets": [data["id"]],
             "recipe": {**TINY_RECIPE, "prune": None, "distill": None},
         }
-        sent = {"X-Request-Id": "nightly-42", "traceparent": PARENT}
-        job = http.post("/v1/jobs", json=body, headers=sent).json()
+        job = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "nightly-42", "traceparent": PARENT}).json()
         assert job["request_id"] == "nightly-42"
         wait_for(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), PATIENCE, every=0.5)
         assert http.get(f"/v1/jobs/{job['id']}").json()["state"] == "succeeded", service.log("jobs")
@@ -54,8 +53,7 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
     worked = [line for line in lines(service.log("jobs")) if line.get("job") == job["id"]]
     assert {line["request_id"] for line in worked} == {"nightly-42"}
     happened = [line["event"] for line in worked]
-    assert happened[0] == "attempt"
-    assert happened[-1] == "succeeded"
+    assert (happened[0], happened[-1]) == ("attempt", "succeeded")
     assert happened.count("stage_started") == happened.count("stage_finished") == 2
     assert "engine_started" in happened, "what the engine says comes with the job's and the request's id too"
     trace = PARENT.split("-")[1]
@@ -80,8 +78,7 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
 
 def test_a_library_s_line_is_json_too(tmp_path: Path) -> None:
     script = "import logging; from app.core import logs; logs.configure('test');"
-    done = run(script + "logging.getLogger('some.library').warning('%s is odd', 7)", tmp_path)
-    (line,) = lines(done.stderr)
+    (line,) = lines(run(script + "logging.getLogger('some.library').warning('%s is odd', 7)", tmp_path).stderr)
     assert {line[key] for key in ("event", "level", "logger")} == {"7 is odd", "warning", "some.library"}
     assert "trace_id" not in line
 

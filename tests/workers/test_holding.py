@@ -58,8 +58,7 @@ def waits(kind: type[Any], storage: LocalStorage) -> str:
     storage.put_file("uploads/x", io.BytesIO(b"four"))
     with writing() as session:
         file = File(path="config.json", size=4, sha256="0" * 64, key="uploads/x")
-        team = session.scalars(select(Team.id)).one()
-        model = Model(team_id=team, name="m", state=resources.VALIDATING, files=[file])
+        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, files=[file])
         session.add(model)
     return model.id
 

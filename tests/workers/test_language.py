@@ -81,5 +81,4 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
     opened = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert (opened.config.intermediate_size, opened.dtype) == (64, torch.bfloat16)
     asked = AutoTokenizer.from_pretrained(folder)("The budget", return_tensors="pt", return_token_type_ids=False)
-    said = opened.generate(**asked, max_new_tokens=8, do_sample=False)
-    assert said.shape[1] == asked["input_ids"].shape[1] + 8
+    assert opened.generate(**asked, max_new_tokens=8, do_sample=False).shape[1] == asked["input_ids"].shape[1] + 8

@@ -52,8 +52,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         folder.mkdir()
         spec = Spec.model_validate_json(write_inputs(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
-        assert spec.job == claim.job.id
-        assert spec.emulate_seconds == (7.0 if used is lends else None)
+        assert (spec.job, spec.emulate_seconds) == (claim.job.id, 7.0 if used is lends else None)
         assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):
@@ -68,8 +67,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
 def test_a_checkpoint_without_its_bytes_is_passed_over(settings: Settings, tmp_path: Path) -> None:
     storage = open_storage(settings)
     with writing() as session:
-        job = submitted(session)
-        dataset = session.get_one(Dataset, job.dataset_id)
+        dataset = session.get_one(Dataset, submitted(session).dataset_id)
         dataset.data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
         session.add(File(dataset_id=dataset.id, path="a.jsonl", size=3, sha256="0" * 64, key="uploads/a"))
     claim = claimed()

@@ -207,8 +207,7 @@ def test_it_reads_what_the_operator_lends_and_changes_nothing_there(house: House
 
 @pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
 def test_a_translation_pair_of_the_system_runs_inside(house: House, confined: Sandbox) -> None:
-    pairs = subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split()
-    if "eng-spa" not in pairs:
+    if "eng-spa" not in subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split():
         pytest.skip("apertium-eng-spa is not installed")
     code = "from compression.modalities.text.augmentation import apertium; print(apertium.Apertium('eng-spa')(['A house.']))"
     assert "casa" in house.run(confined, code)
@@ -219,8 +218,7 @@ def test_under_bubblewrap_there_is_nobody_else_and_nothing_else_to_write_to(hous
         pytest.skip("Landlock hides no processes; it lets nobody touch them")
     processes, mounts = house.attempt(confined, ["processes"], ["mounts"])
     assert set(json_list(processes["done"])) <= {"1", "2"}
-    writable = {place for place in json_list(mounts["done"]) if not place.startswith("/dev/")}
-    assert writable == {str(house.own)}
+    assert {place for place in json_list(mounts["done"]) if not place.startswith("/dev/")} == {str(house.own)}
 
 
 ESCAPE = """
@@ -289,8 +287,7 @@ def test_a_killed_worker_takes_a_child_that_hid_twice_with_it(house: House, conf
 
 def test_what_a_finished_child_left_behind_is_gone_before_its_status_is_told(house: House, confined: Sandbox) -> None:
     mark = f"600.{secrets.randbelow(10**9):09}"
-    arguments = [sys.executable, "-c", ESCAPE, mark, "0"]
-    with started(arguments, house.own, confined) as child:
+    with started([sys.executable, "-c", ESCAPE, mark, "0"], house.own, confined) as child:
         assert child.wait(120) == 0
         assert (house.own / "escaped").exists()
         wait_for(lambda: not marked(mark), 60)
@@ -350,8 +347,7 @@ def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
     assert "stands between them now" in " ".join(last.report.rows[0].notes)
     assert read(sent, "a", "b") == ["a", "b"]
     for artifact in last.report.artifacts:
-        folder = house.own / "out" / "artifacts" / artifact.name
-        assert read(folder, "a", "b") == ["a", END, "b"]
+        assert read(house.own / "out" / "artifacts" / artifact.name, "a", "b") == ["a", END, "b"]
     assert not [each for each in (house.own / "out").rglob("*") if each.is_symlink()]  # which a worker would refuse
 
 

@@ -25,8 +25,7 @@ WORDS = [END, UNKNOWN, *SIGNS, *(f"##{sign}" for sign in SIGNS), *GOOD, *BAD, *F
 
 
 def send(folder: Path, kind: str, **changes: Any) -> None:
-    model = tiny(kind, **{"vocab_size": len(WORDS), "initializer_range": 0.1, "eos_token_id": 0, **changes})
-    model.save_pretrained(folder)
+    tiny(kind, **{"vocab_size": len(WORDS), "initializer_range": 0.1, "eos_token_id": 0, **changes}).save_pretrained(folder)
     write_tokenizer(folder, WORDS)
 
 

@@ -231,8 +231,7 @@ def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:
 
 def test_a_cut_in_steps_is_taught_by_the_whole_model_after_each(tmp_path: Path) -> None:
     write(tmp_path)
-    recovery = {"epochs": 4, "rate": 5e-3, "by": "teacher"}
-    prune = {**RECIPE["prune"], "steps": 2, "recovery": recovery}
+    prune = {**RECIPE["prune"], "steps": 2, "recovery": {"epochs": 4, "rate": 5e-3, "by": "teacher"}}
     report, _ = run(tmp_path, {**RECIPE, "prune": prune, "distill": None, "quantize": None})
     notes = [note for note in report.rows[-1].notes if "taught by the baseline's answers" in note]
     assert len(notes) == 2

@@ -140,8 +140,7 @@ def test_a_stage_s_checkpoint_has_what_a_new_attempt_reports(whole: tuple[list[E
     for count, stage in enumerate(STAGES, 1):
         facts = StageCheckpoint.model_validate_json(unseal(place / "out" / "checkpoints" / stage / "state.json"))
         assert (facts.stage, facts.task, facts.labels) == (stage, report.task, report.labels)
-        assert facts.rows == report.rows[:count]
-        assert list(facts.draws) == STAGES[:count]
+        assert (facts.rows, list(facts.draws)) == (report.rows[:count], STAGES[:count])
         assert facts.artifacts == tuple(one for one in report.artifacts if one.stage in STAGES[:count])[: len(facts.artifacts)]
     assert facts.pruning == report.pruning
 

@@ -102,8 +102,7 @@ def test_a_new_attempt_does_no_part_of_a_stage_again(attempts: Attempts) -> None
     assert logged == ["mood had gone through quantized already."]
     made = [event.artifact.name for event in second if isinstance(event, ArtifactReady)]
     assert [name for name in made if "onnx" in name] == ["quantized-onnx-int8-joy"]
-    assert report.rows[:1] == tuple(finished(first))
-    assert report.rows[1:] == tuple(finished(second))
+    assert (report.rows[:1], report.rows[1:]) == (tuple(finished(first)), tuple(finished(second)))
     fractions = [event.fraction for event in second if isinstance(event, Progress)]
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1)
@@ -200,8 +199,7 @@ def test_parts_share_the_limits_of_training() -> None:
 
 
 def test_training_of_one_part_is_not_taken_up_by_another(tmp_path: Path) -> None:
-    checkpointer = TrainingCheckpointer(tmp_path, "work", part="mood")
-    assert not checkpointer.is_at("tune")
+    assert not TrainingCheckpointer(tmp_path, "work", part="mood").is_at("tune")
 
 
 def test_the_journey_goes_stage_by_stage_across_the_parts() -> None:

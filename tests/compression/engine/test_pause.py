@@ -135,8 +135,7 @@ def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path
             if isinstance(event, Progress) and event.phase == "export and measure":
                 one.engine.kill()
                 break
-    again = write_spec(tmp_path / "second", encoder, reviews, recipe=recipe, resume=str(kept))
-    seen = list(job(again))
+    seen = list(job(write_spec(tmp_path / "second", encoder, reviews, recipe=recipe, resume=str(kept))))
     assert isinstance(seen[-1], Finished)
     assert [event.message for event in seen if isinstance(event, Log)] == ["Training had ended; its result is taken up."]
     assert not [event for event in seen if isinstance(event, Progress) and event.loss is not None]

@@ -93,8 +93,7 @@ def test_each_row_is_scored_on_validation_too_and_says_how_sure_its_retention_is
             assert interval[0] <= share <= interval[1]
             if row.stage == "baseline":
                 assert interval == (1, 1)
-        shipped = next(one for one in report.artifacts if one.name == row.artifact)
-        assert shipped.validation == row.validation
+        assert next(one for one in report.artifacts if one.name == row.artifact).validation == row.validation
         card = (whole[1] / "artifacts" / row.artifact / "README.md").read_text()
         assert f"accuracy on {row.validation.rows} validation rows, by which the job chooses" in card
         assert ("kept (95 % interval" in card) == (row.stage != "baseline")
@@ -194,8 +193,7 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
     assert [row.stage for row in before.rows] == STAGES  # all that the job found out, also what was worse
     assert before.figures.score == ready.score
     report = opened.report()
-    assert report.headline == "quantized-onnx-int8"
-    assert report.ratios == opened.rows[1].ratios
+    assert (report.headline, report.ratios) == ("quantized-onnx-int8", opened.rows[1].ratios)
 
 
 def but_for_timing(report: Report) -> list[Any]:

@@ -31,8 +31,7 @@ def run_card(folder: Path, elsewhere: Path, prelude: str, epilogue: str) -> str:
 @pytest.mark.parametrize("name", ["baseline", "int8"])
 def test_the_card_of_an_onnx_artifact_runs_without_torch_or_lathe(tiny_shipment: Shipment, tmp_path: Path, name: str) -> None:
     check = "assert not {'torch', 'transformers', 'compression'} & set(sys.modules), 'more than stock tools was loaded'"
-    folder = tiny_shipment.folder(getattr(tiny_shipment, name))
-    answers = run_card(folder, tmp_path, "", check).split()
+    answers = run_card(tiny_shipment.folder(getattr(tiny_shipment, name)), tmp_path, "", check).split()
     assert len(answers) == 2
     assert set(answers) <= set(LABELS)
 
@@ -91,8 +90,7 @@ def test_the_tokenizer_cuts_texts_by_itself_and_pads_nothing(tiny_shipment: Ship
 
 def test_config_names_the_labels_and_the_length(tiny_shipment: Shipment) -> None:
     config = json.loads((tiny_shipment.folder(tiny_shipment.int8) / "config.json").read_text())
-    assert config["id2label"] == {"0": "negative", "1": "positive"}
-    assert config["max_length"] == MAX_LENGTH
+    assert (config["id2label"], config["max_length"]) == ({"0": "negative", "1": "positive"}, MAX_LENGTH)
     assert config["pad_token_id"] == 0
 
 

@@ -128,8 +128,7 @@ def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Sh
     scorer = TextClassScorer("accuracy", 2, 1)
     score = scorer.open_split(Contrary(), scorer.reader(folder), read_rows(rows)).answer(nobody).score
     assert (score.value, score.value_at_batch_32, score.rows_changed_by_batching) == (0.75, 0.25, 4)
-    assert score.chance == 0.75
-    assert score.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+    assert (score.chance, score.standard_error) == (0.75, pytest.approx((0.75 * 0.25 / 4) ** 0.5))
 
 
 def test_memory_is_that_of_serving_and_not_the_parents(tiny_shipment: Shipment) -> None:
@@ -213,8 +212,7 @@ def test_a_child_tells_how_far_the_score_is(kind: Kind, tiny_shipment: Shipment)
     assert found.score == made.score
     rows = len(tiny_shipment.rows)
     assert {tick.total for tick in told} == {2 * rows}  # each alone and in company
-    assert [tick.step for tick in told] == sorted({tick.step for tick in told})
-    assert told[-1].step == 2 * rows
+    assert ([tick.step for tick in told], told[-1].step) == (sorted({tick.step for tick in told}), 2 * rows)
 
 
 def test_what_was_timed_outlives_a_score_that_was_not_to_be_had(tiny_shipment: Shipment, tmp_path: Path) -> None:

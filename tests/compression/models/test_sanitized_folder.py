@@ -54,8 +54,7 @@ def naming_code(folder: Path, code: dict[str, str] = FAR) -> Path:
 def published(folder: Path, head: str = "ForCausalLM") -> Path:
     """Write a DeepSeek-V2 as its authors publish the small one: no rank of queries, no groups, and the names of their code."""
     labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}, "pad_token_id": 0}
-    model = tiny("deepseek_v2", head, q_lora_rank=None, n_group=1, topk_group=1, **labels).to(torch.bfloat16)
-    saved(model, folder)
+    saved(tiny("deepseek_v2", head, q_lora_rank=None, n_group=1, topk_group=1, **labels).to(torch.bfloat16), folder)
     said = json.loads((folder / "config.json").read_text())
     for key in ("rope_parameters", "dtype"):
         said.pop(key)
@@ -178,6 +177,5 @@ def test_base_student_and_teacher_may_name_code_and_the_base_finds_words(tmp_pat
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     named = [note.split()[0] for note in part.state.notes if "code of its own" in note]
     assert named == ["models.base", "models.student", "models.teachers.0"]
-    report = engine_jobs.report_of(compress(spec, tmp_path))
-    assert report.rows[-1].stage == "distilled"
+    assert engine_jobs.report_of(compress(spec, tmp_path)).rows[-1].stage == "distilled"
     assert not naming(tmp_path / "out")

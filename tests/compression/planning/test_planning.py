@@ -54,8 +54,7 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
     assert "measured on the worker" in said
     slower = preflight(MODEL, DATA, Recipe(prune=fast.model_copy(update={"target_latency": None})), Evaluate())
     assert plan.estimate.minutes > slower.estimate.minutes
-    words = Prune(axes=("ffn", "vocabulary"))
-    (said,) = preflight(MODEL, DATA, Recipe(prune=words), Evaluate()).warnings
+    (said,) = preflight(MODEL, DATA, Recipe(prune=Prune(axes=("ffn", "vocabulary"))), Evaluate()).warnings
     assert f"up to {30521 * 384:,} parameters" in said
     some = Prune(ratio={"ffn": 0.3, "vocabulary": 0.5})
     assert f"up to {15261 * 384:,} parameters" in preflight(MODEL, DATA, Recipe(prune=some), Evaluate()).warnings[0]
@@ -97,8 +96,7 @@ def test_a_recipe_of_ratios_comes_back_from_json_as_it_went() -> None:
 
 def test_without_pruning_the_shape_stays() -> None:
     plan = preflight(MODEL, DATA, Recipe(prune=None), Evaluate())
-    assert plan.shape == SHAPE
-    assert plan.parameters == plan.baseline_parameters
+    assert (plan.shape, plan.parameters) == (SHAPE, plan.baseline_parameters)
 
 
 @pytest.mark.parametrize(

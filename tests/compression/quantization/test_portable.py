@@ -78,8 +78,7 @@ def test_a_portable_layer_answers_as_matrices_of_seven_bits_do_and_a_search_for_
     x, weight, bias, push = torch.randn(3, 5, 48), torch.randn(40, 48), torch.randn(40), torch.randn(3, 5, 40)
     mine, other = (value.clone().requires_grad_() for value in (weight, weight))
     found = integer_linear(x, mine, bias, PORTABLE_LEVELS)
-    rounded = fake_quantize_rows(other, SEVEN_BITS)
-    wanted = functional.linear(fake_quantize_rows(x), rounded, bias)
+    wanted = functional.linear(fake_quantize_rows(x), fake_quantize_rows(other, SEVEN_BITS), bias)
     assert torch.allclose(found, wanted, atol=1e-4)
     assert not torch.allclose(found, integer_linear(x, weight, bias), atol=1e-3)
     found.backward(push)
@@ -100,8 +99,7 @@ def test_an_encoders_file_holds_the_levels_that_were_simulated(
     twin = simulated(model, Simulation.of(settings))
     path = write_onnx(twin, tmp_path, int8=True)
     largest = multiplied(path)
-    assert len(largest) == 14
-    assert set(largest.values()) == {SEVEN_BITS if portable else 127}
+    assert (len(largest), set(largest.values())) == (14, {SEVEN_BITS if portable else 127})
     table = numpy_helper.to_array(
         next(item for item in onnx.load(path).graph.initializer if item.name.endswith("word_embeddings.weight_int8"))
     )
@@ -121,8 +119,7 @@ def test_a_decoders_file_holds_the_levels_that_were_simulated(kind: str, tmp_pat
     """Tied tables, layers that lie transposed and experts included."""
     model = tiny(kind.removesuffix("-tied"), **({"tie_word_embeddings": True} if kind.endswith("-tied") else {}))
     twin = simulated(model, PORTABLE)
-    path = decoder.write(model, tmp_path, simulation=PORTABLE)[0]
-    largest = multiplied(path)
+    largest = multiplied(decoder.write(model, tmp_path, simulation=PORTABLE)[0])
     assert set(largest.values()) == {SEVEN_BITS}
     table = twin.get_input_embeddings()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -130,8 +127,7 @@ def test_a_decoders_file_holds_the_levels_that_were_simulated(kind: str, tmp_pat
     ids = np.random.default_rng(2).integers(1, 60, (2, 9))
     with torch.inference_mode():
         wanted = twin(input_ids=torch.from_numpy(ids)).logits.numpy()
-    found = open_folder(tmp_path, threads=1).step(ids)[0]
-    assert np.median(np.abs(found - wanted)) < 1e-5
+    assert np.median(np.abs(open_folder(tmp_path, threads=1).step(ids)[0] - wanted)) < 1e-5
 
 
 def test_experts_of_a_static_model_are_portable_dynamic_ones(tmp_path: Path) -> None:
@@ -176,8 +172,7 @@ def test_torchaos_checkpoint_holds_these_integers_and_the_file_to_file_way_write
 
 def test_it_is_kept_with_the_model_and_taken_out_it_leaves_nothing_behind(model: BertForSequenceClassification) -> None:
     twin = simulated(model, PORTABLE)
-    found = simulation_of(twin)
-    assert found == PORTABLE
+    assert simulation_of(twin) == PORTABLE
     again = simulated(model, Simulation.model_validate_json(PORTABLE.model_dump_json()))
     ids = torch.arange(5, 15)[None]
     assert again(ids).logits.equal(twin(ids).logits)

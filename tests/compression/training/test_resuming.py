@@ -59,8 +59,7 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
     for number in (1, 7, 2 * STEPS_AN_EPOCH, last - 2, last):
         state, events = go_on(stage, resumed(tmp_path, listener, number), device)
         assert same(weights(state), weights(plain)), f"save {number} of {stage}"
-        assert state.notes == plain.notes
-        assert state.result.pruning == plain.result.pruning
+        assert (state.notes, state.result.pruning) == (plain.notes, plain.result.pruning)
         said = [event.message for event in events if isinstance(event, Log)]
         (log,) = [message for message in said if not message.startswith("Step ")]  # those are distillation's, epoch by epoch
         if number == last:
@@ -127,8 +126,7 @@ def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, list
     for number in (1, 7, 9, 10, 11):
         state = done("baseline", recipe=recipe, parts=2, checkpointer=resumed(tmp_path, listener, number))
         assert same(weights(state), weights(plain)), f"save {number}"
-        assert state.notes == plain.notes
-        assert state.budget.spent.steps == 10
+        assert (state.notes, state.budget.spent.steps) == (plain.notes, 10)
 
 
 def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: Path, listener: Listener) -> None:
@@ -203,8 +201,7 @@ def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Liste
 
     listener.hear(event for event in ticks(state.model, checkpointer(tmp_path), bad=8) if not isinstance(event, Step))
     expected = weights(state)
-    steps = [save.step for save in listener.saves]
-    assert steps == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15]
+    assert [save.step for save in listener.saves] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15]
     state = state_before("baseline")
     list(ticks(state.model, resumed(tmp_path, listener, 9), bad=0))
     assert same(weights(state), expected)

@@ -90,8 +90,7 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
         before = before_of(tmp_path / "out", one.name)
         assert before.rows == rows_in_download(report, count)
         assert (before.artifact, before.figures.size) == (one.name, report.rows[count - 1].size)
-    card = (made / "README.md").read_text()
-    assert f"| bytes of weights on disk | {size_of(model):,} | {size_of(made):,} |" in card
+    assert f"| bytes of weights on disk | {size_of(model):,} | {size_of(made):,} |" in (made / "README.md").read_text()
 
 
 def test_an_artifact_most_of_which_is_floating_point_is_not_called_int8(tmp_path: Path) -> None:
@@ -115,8 +114,7 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     monkeypatch.setattr(onnx_writer, "OPENED", {**onnx_writer.OPENED, None: 1e18})
     # As the preset for language models has it: no search where it could not be made, and a word on that.
     recipe = {**ONLY_QUANTIZE, "quantize": {"smoothing": "search"}}
-    spec = spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe)
-    report = done(spec, tmp_path)
+    report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe), tmp_path)
     baseline, quantized = report.rows
     assert any(note.startswith("Nothing was smoothed") for note in quantized.notes)
     assert report.uploaded is not None

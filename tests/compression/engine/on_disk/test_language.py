@@ -149,8 +149,7 @@ def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: 
 
         return well(model, folder, read=near, **more)
 
-    alone = {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
-    made = tiny("deepseek_v3", **alone)
+    made = tiny("deepseek_v3", n_routed_experts=2, num_experts_per_tok=1, n_group=1, topk_group=1)
     asked = [number % made.config.vocab_size for number in range(1, SHORT + 1)]  # what is read where texts have no words
     gate, states = made.model.layers[1].mlp.gate, list[torch.Tensor]()
     with gate.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])), torch.no_grad():
@@ -197,8 +196,7 @@ def test_settings_of_generating_that_stock_code_cannot_read_are_refused_at_once(
 
 def test_settings_that_stock_code_only_warns_of_are_kept(tmp_path: Path) -> None:
     model = model_into(tmp_path / "model", head="ForCausalLM")
-    said = {"temperature": 0.9, "do_sample": False}
-    (model / "generation_config.json").write_text(json.dumps(said))
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "do_sample": False}))
     report = done(spec_of(tmp_path, model, task="causal-lm"), tmp_path)
     kept = json.loads((tmp_path / "out" / "artifacts" / report.rows[1].artifact / "generation_config.json").read_text())
     assert kept["temperature"] == 0.9

@@ -150,8 +150,7 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
 def test_numbers_are_averaged_and_places_are_fused_over_real_tokens() -> None:
     rows = encoded(sentences(4, 1))
     numbers = [torch.full((4, 1), 1.0), torch.full((4, 1), 3.0)]
-    mean = fused(numbers, [3.0, 1.0], rows_for(rows, "text-regression"), 3.0)
-    assert mean.flatten().tolist() == pytest.approx([1.5] * 4)
+    assert fused(numbers, [3.0, 1.0], rows_for(rows, "text-regression"), 3.0).flatten().tolist() == pytest.approx([1.5] * 4)
     longest = max(map(len, rows.tokens))
     places = [torch.randn(4, longest, 2) for _ in range(2)]
     found = fused(places, [1.0, 1.0], rows_for(rows, "question-answering"), 3.0)
@@ -241,8 +240,7 @@ def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder
     assert part.reader("quantized").folder == encoder
     state.begin("distilled")
     outputs = run_silently(ensemble_outputs(state, recipe.distill, state.rows["train"], ()))
-    as_sent = answers(state, deep(("positive", "negative")))
-    assert torch.allclose(answers(state, outputs.guide), as_sent.flip(1), atol=1e-6)
+    assert torch.allclose(answers(state, outputs.guide), answers(state, deep(("positive", "negative"))).flip(1), atol=1e-6)
 
 
 def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp_path: Path) -> None:
@@ -292,8 +290,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(), student=str(other)).param == "recipe.distill.hidden"
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
-    part = open_part(encoder, reviews, tmp_path, recipe, student=str(other))
-    assert not part.state.models.base.aligned
+    assert not open_part(encoder, reviews, tmp_path, recipe, student=str(other)).state.models.base.aligned
 
 
 @pytest.mark.parametrize("who", ["base", "prepared"])
@@ -320,5 +317,4 @@ def test_unlabelled_texts_are_read_for_any_task_and_reach_the_student(encoder: P
     assert facts.unlabelled_words > 2
     recipe = Recipe(prune=None, distill=Distill(general=General()), train=TRAIN)
     part = open_part(encoder, reviews, tmp_path, recipe, data=data)
-    assert len(part.state.unlabelled) == 50
-    assert part.data.dataset.facts()["unlabelled"].rows == 50
+    assert (len(part.state.unlabelled), part.data.dataset.facts()["unlabelled"].rows) == (50, 50)

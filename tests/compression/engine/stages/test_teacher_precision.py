@@ -120,8 +120,7 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
     said = model(input_ids=ids).logits
     assert torch.allclose(said, rounded(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
     assert 0 < (said - whole).abs().max() < 0.1 * whole.abs().max()
-    scales = before - _bytes(model) - 3 * count
-    assert -0.5 * count < scales <= 0  # four bytes became one, and a scale a row
+    assert -0.5 * count < before - _bytes(model) - 3 * count <= 0  # four bytes became one, and a scale a row
 
 
 def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +194,7 @@ def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._of_group(tmp_path) is None
     assert memory._of_group(tmp_path / "none") is None
-    found = memory.available()
-    assert 0 < found < 1 << 50
+    assert 0 < memory.available() < 1 << 50
 
 
 def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> None:

@@ -85,8 +85,7 @@ def prompts(rows: int = 3, length: int = 11) -> tuple[Ids, Ids]:
 @torch.inference_mode()
 def answers(model: PreTrainedModel, ids: Ids, mask: Ids) -> Logits:
     places = torch.from_numpy(np.maximum(mask.cumsum(axis=1) - 1, 0))
-    out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=places)
-    return out.logits.numpy()
+    return model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=places).logits.numpy()
 
 
 def stepwise(runner: Decoder, ids: Ids, mask: Ids) -> Logits:

@@ -83,8 +83,7 @@ def test_the_score_is_the_files_and_agrees_with_the_engines(name: str, shipped: 
     score, scorer = shipped[name][1].score, scorer_of("causal-lm", EVALUATE, ())
     with simulated(network, DONE[name]):
         told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
-    assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
-    assert score.rows == len(MANY)
+    assert (score.value, score.rows) == (pytest.approx(figures(told).perplexity.value, rel=1e-3), len(MANY))
 
 
 def test_windows_are_counted_as_they_are_answered(shipped: Shipped, tmp_path: Path) -> None:
@@ -216,8 +215,7 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(lost: bool, shipped: Shi
     scorer = LanguageScorer(length=64, stride=32)
     score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(nobody).score
     assert "perplexity" not in score.standard_errors
-    assert score.standard_error == score.value
-    assert score.worth_error == 1
+    assert (score.standard_error, score.worth_error) == (score.value, 1)
     assert (score.value == pytest.approx(1e300)) == lost
 
 
@@ -258,8 +256,7 @@ def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: Shipped) -> No
 
     sides = [Noted(open_artifact("onnx", shipped[name][0], threads=1)) for name in ("int8", "baseline")]
     sides[0].name, sides[1].name = "int8", "baseline"
-    prompt = np.array([[3, 4, 5, 6]], np.int64)
-    generation_latency.time_both(*sides, prompt, threads=1, seconds=0.01)
+    generation_latency.time_both(*sides, np.array([[3, 4, 5, 6]], np.int64), threads=1, seconds=0.01)
     last = asked[-2 * (generation_latency.TOKENS + 1) :]
     assert [ids for _, ids in last[:2]] == [[3, 4, 5, 6]] * 2
     assert all({last[at][0], last[at + 1][0]} == {"int8", "baseline"} for at in range(0, len(last), 2))

@@ -125,8 +125,7 @@ def test_a_classifier_s_checkpoint_may_have_the_output_layer_that_it_was_made_of
 def test_kernels_that_this_machine_lacks_are_not_asked_for(key: str, tmp_path: Path) -> None:
     source = saved(tiny("llama"), tmp_path / "source", largest=10**9)
     edit_json(source / "config.json", lambda value: value.update({key: "flash_attention_2"}))
-    model = skeleton(source)
-    assert model.config._attn_implementation == "sdpa"
+    assert skeleton(source).config._attn_implementation == "sdpa"
 
     def describe(made: PreTrainedModel, place: Path) -> None:
         write_config(made, place, (), 8, "transformers")
@@ -169,8 +168,7 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "made").eval()
     experts = opened.model.layers[1].mlp.experts
     assert type(experts.gate_up_proj).__name__ == type(experts.down_proj).__name__ == "Int8Tensor"
-    whole = model.model.layers[1].mlp.experts
-    wanted = whole.gate_up_proj.float()
+    wanted = model.model.layers[1].mlp.experts.gate_up_proj.float()
     if scheme == "weight-only-int4":  # each expert's 4-bit integers, those of a linear layer of its own
         assert torch.allclose(experts.gate_up_proj.dequantize(), torch.stack([dequantized_weights(one, 32) for one in wanted]))
     else:
@@ -239,8 +237,7 @@ def test_a_model_of_many_times_the_memory_is_quantized(tmp_path: Path) -> None:
     saved(tiny("llama"), tmp_path / "tiny")
     model = tiny("llama", vocab_size=1 << 19, hidden_size=64, head_dim=16, tie_word_embeddings=False).to(torch.bfloat16)
     source = saved(model, tmp_path / "source", largest=1 << 26)
-    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    assert size > 3 * room
+    assert sum(path.stat().st_size for path in source.glob("*.safetensors")) > 3 * room
     assert max(path.stat().st_size for path in source.glob("*.safetensors")) > room  # not even one shard fits
     command = [sys.executable, "-c", SMALL, str(source), str(tmp_path / "made"), str(room)]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -249,5 +246,4 @@ def test_a_model_of_many_times_the_memory_is_quantized(tmp_path: Path) -> None:
     made = SafetensorsReader(tmp_path / "made")
     rows = made.tensor("model.embed_tokens._weight_qdata")
     scale = made.tensor("model.embed_tokens._weight_scale")
-    weight = model.model.embed_tokens.weight.float()
-    assert (rows * scale - weight).abs().max() <= scale.max()
+    assert (rows * scale - model.model.embed_tokens.weight.float()).abs().max() <= scale.max()

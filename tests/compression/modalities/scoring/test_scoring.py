@@ -221,8 +221,7 @@ def test_the_best_span_is_answered_unless_nothing_is_likelier_everywhere(encoder
     logits[4, 0], logits[5, 1] = 3, 2
     logits[1] = 9  # the question is never the answer
     assert answer([window], [logits], context) == "good fine"
-    backwards = logits[:, ::-1].copy()
-    assert answer([window], [backwards], context) != "fine good"
+    assert answer([window], [logits[:, ::-1].copy()], context) != "fine good"
     nothing = logits.copy()
     nothing[0] = 3
     assert answer([window], [nothing], context) == ""

@@ -66,16 +66,14 @@ def test_given_splits_are_left_alone(tmp_path: Path) -> None:
     for name in ("train", "test"):
         jsonl(tmp_path / name, [(f"{name} {i}", "ab"[i % 2]) for i in range(40)])
     found = load_dataset(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
-    assert len(found.splits["test"]) == 40
-    assert found.carved == {"validation"}
+    assert (len(found.splits["test"]), found.carved) == (40, {"validation"})
     assert len(found.splits["train"]) + len(found.splits["validation"]) == 40
 
 
 def test_labels_can_be_numbered_as_a_model_numbers_them(tmp_path: Path) -> None:
     jsonl(tmp_path / "d.jsonl", [(str(i), "ab"[i % 2]) for i in range(40)])
     found = load_dataset(Data(format="jsonl", splits={"train": ("d.jsonl",)}), tmp_path, seed=0)
-    turned = found.in_order(("b", "a"))
-    assert [1 - number for number in found.ids("train")] == turned.ids("train")
+    assert [1 - number for number in found.ids("train")] == found.in_order(("b", "a")).ids("train")
     with pytest.raises(ValueError, match="labels"):
         found.in_order(("a", "c"))
 
@@ -136,10 +134,8 @@ def texts(path: Path, written: str) -> Data:
 def test_plain_text_is_parted_by_blank_lines(tmp_path: Path) -> None:
     source = texts(tmp_path / "d.txt", "\n\none\ntwo lines\n\n \t\n\nünïcode\r\n\r\nthe last")
     rows = read_split(source, "train", tmp_path, "causal-lm")
-    assert rows.texts == ("one\ntwo lines", "ünïcode", "the last")
-    assert rows.labels == (None, None, None)
-    broken = tmp_path / "d.txt"
-    broken.write_bytes(b"good\n\n\xff")
+    assert (rows.texts, rows.labels) == (("one\ntwo lines", "ünïcode", "the last"), (None, None, None))
+    (tmp_path / "d.txt").write_bytes(b"good\n\n\xff")
     with pytest.raises(UnreadableData, match="not readable as text"):
         read_split(source, "train", tmp_path, "causal-lm")
     with pytest.raises(UnreadableData, match="needs columns"):

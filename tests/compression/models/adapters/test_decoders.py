@@ -127,13 +127,11 @@ def test_fewer_tokens_have_the_logits_that_they_had(kind: str, tmp_path: Path) -
     model.generation_config.eos_token_id = [5, WORDS - 1]
     kept = sorted({PADDING, 5, *IDS.flatten().tolist()} - {1})
     kept = [kept[-1], *kept[:-1]]
-    small = decoder_of(model).with_vocabulary(model, kept)
-    opened = reopened(small, tmp_path)
+    opened = reopened(decoder_of(model).with_vocabulary(model, kept), tmp_path)
     new = torch.tensor([[kept.index(token) for token in row] for row in IDS.tolist()])
     assert torch.allclose(logits(opened, new), logits(model)[..., kept], atol=1e-5)
     assert (opened.config.pad_token_id, opened.config.bos_token_id) == (kept.index(PADDING), None)
-    ends = [kept.index(token) for token in (5, WORDS - 1) if token in kept]
-    assert opened.generation_config.eos_token_id == ends
+    assert opened.generation_config.eos_token_id == [kept.index(token) for token in (5, WORDS - 1) if token in kept]
     with pytest.raises(ValueError, match="padding"):
         decoder_of(model).with_vocabulary(model, kept[:1])
 

@@ -97,8 +97,7 @@ def test_a_copy_goes_with_the_back_translation_that_is_left_out(tmp_path: Path) 
         settings, left_out = here.resolve(asked)
         assert (settings.rows, settings.back_translation) == (rows, None)
         assert left_out[-1] == "Back-translation was left out: apertium is not installed."
-    helpers = BackTranslation(models=("there", "back"), optional=True)
-    _, (said,) = here.resolve(Augment(back_translation=helpers))
+    _, (said,) = here.resolve(Augment(back_translation=BackTranslation(models=("there", "back"), optional=True)))
     assert said == "Back-translation was left out: this worker has no helper models, so no 'there'."
 
 
