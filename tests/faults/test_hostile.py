@@ -84,9 +84,7 @@ def bytes_of(folder: Path) -> dict[Path, bytes]:
     return found
 
 
-def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
-    stand: Stand, worker: subprocess.Popen[bytes], bystander: Path
-) -> None:
+def test_what_an_engine_tries_fails_only_its_own_job(stand: Stand, worker: subprocess.Popen[bytes], bystander: Path) -> None:
     tried = {
         trick.__name__: stand.job({**SHORT, "train": {"seed": number}})
         for number, trick in enumerate(TRICKS)

@@ -151,9 +151,7 @@ def drop(window: Window, kind: str, paths: list[Path]) -> None:
     )
 
 
-def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
-    window: Window, world: World, tmp_path: Path
-) -> None:
+def test_an_upload_goes_on_after_a_broken_line_and_after_a_closed_page(window: Window, world: World, tmp_path: Path) -> None:
     large = tmp_path / "model.safetensors"
     large.write_bytes(os.urandom(40 << 20))
     page = window.go("/new")

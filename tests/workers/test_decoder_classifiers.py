@@ -71,9 +71,7 @@ def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http:
 
 
 @ONCE
-def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
-    service: Service, http: httpx.Client, tmp_path: Path
-) -> None:
+def test_a_decoder_beyond_a_worker_s_memory_runs_file_to_file(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     service.settings["LATHE_ENGINE_MEMORY_BYTES"] = "2000000000"
     service.start_workers("jobs")
     model = model_into(tmp_path / "model", vocab_size=1 << 18, hidden_size=192, head_dim=48)

@@ -90,9 +90,7 @@ def test_a_lease_outlives_the_fetching_and_covers_the_child(
 
 
 @pytest.mark.parametrize("kind", [Model, Prediction])
-def test_what_another_has_taken_over_is_let_go_of(
-    kind: type[Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_others_took_is_left(kind: type[Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     taken = list[bool]()
     storage = Slow(tmp_path / "store", kind, late=lambda: taken.append(claimed(kind)))
     row = waits(kind, storage)

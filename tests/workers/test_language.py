@@ -34,9 +34,7 @@ def gguf(folder: Path) -> Path:
 
 
 @ONCE
-def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
-    service: Service, http: httpx.Client, tmp_path: Path
-) -> None:
+def test_a_gguf_is_cut_and_taught_and_then_goes_on_with_a_text(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     service.settings["LATHE_LM_EVAL_DATA"] = str(mirror(tmp_path / "data"))
     service.start_workers("jobs")
     model = send(http, "models", {"name": "tiny"}, {"tiny.Q8_0.gguf": gguf(tmp_path).read_bytes()})

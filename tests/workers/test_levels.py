@@ -49,9 +49,7 @@ NO_LANDLOCK = {**NO_NAMESPACES, "landlock_create_ruleset": 38}
 
 
 @pytest.mark.parametrize(("refused", "environment"), [(NO_NAMESPACES, {}), ({}, {"PATH": "/nowhere"})])
-def test_without_namespaces_or_bubblewrap_landlock_is_used(
-    refused: dict[str, int], environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_landlock_is_used_where_nothing_else_is(refused: dict[str, int], environment: dict[str, str], tmp_path: Path) -> None:
     if reason := find_obstacle("landlock+seccomp"):
         pytest.skip(reason)
     assert run_where(refused, "-m", "workers.sandbox", home=tmp_path, **environment).stdout == "landlock+seccomp\n"

@@ -58,9 +58,7 @@ print(locked)
 """
 
 
-def test_a_child_that_is_born_while_the_parent_writes_finds_the_database_free(
-    templates: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_child_born_while_the_parent_writes_finds_the_database_free(templates: dict[str, str], tmp_path: Path) -> None:
     with fresh_database("sqlite", "", templates, tmp_path) as database:
         env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path / "home")}
         done = subprocess.run(
@@ -70,9 +68,7 @@ def test_a_child_that_is_born_while_the_parent_writes_finds_the_database_free(
     assert done.stdout.splitlines()[-1] == "0"
 
 
-def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forgotten_worker_is_known_again_and_can_be_told_to_stop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # put back at the end
     presence = Registration("jobs", settings, ChildActivity())
     presence.register()
@@ -86,9 +82,7 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
 
 
-def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_takes_what_its_engine_may_not_what_a_machine_has(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")
     monkeypatch.setenv("LATHE_ENGINE_MEMORY_BYTES", str(1 << 30))
     get_settings.cache_clear()

@@ -95,9 +95,7 @@ def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
     ids=["tiny-sqlite", "real-postgresql"],
     indirect=["database"],
 )
-def test_a_job_travels_from_request_to_download(
-    real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path
-) -> None:
+def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path) -> None:
     service.cold = real
     service.start_workers("jobs")
     recipe, files = TINY_RECIPE, tiny_splits()

@@ -55,9 +55,7 @@ def learning_layers(state: StageContext) -> list[int]:
     ("layers", "mine", "theirs"),
     [("uniform", (1, 2), (2, 4)), ("last", (1, 2), (3, 4)), (((1, 3), (2, 1)), (1, 2), (3, 1)), (((1, 4),), (1,), (4,))],
 )
-def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
-    state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]
-) -> None:
+def test_states_are_of_paired_layers(state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]) -> None:
     taught, batch = objective(state, hidden=1.0, embedding=0.0, layers=layers)
     given, wanted = (
         request_features(model, batch, TASK, FeatureRequest(numbers)).hidden
@@ -78,9 +76,7 @@ def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
         ("relations", ((1, 2),), 1, 2),
     ],
 )
-def test_attention_is_compared_as_the_recipe_says_also_where_heads_are_as_many(
-    state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any
-) -> None:
+def test_attention_is_compared_as_the_recipe_says(state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any) -> None:
     taught, batch = objective(state, attention=1.0, attention_by=by, layers=layers)
     kind = "relations" if by == "relations" else "scores"
     given, wanted = (

@@ -19,9 +19,7 @@ from tests.support.engine_jobs import RECIPE, events, report_of, start, write_sp
 from tests.support.measuring import briefly_apart
 
 
-def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_card(
-    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_epoch_proves_no_retention(tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
     report = report_of(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))

@@ -170,9 +170,7 @@ def test_the_card_has_both_columns(whole: tuple[list[Event], Path]) -> None:
     assert faster == [f"{distilled.ratios.speed_up:.2f}× as fast"]
 
 
-def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
-) -> None:
+def test_an_earlier_headline_is_shipped(whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path) -> None:
     spec = write_spec(tmp_path, encoder, reviews, resume=str(whole[1] / "checkpoints"), evaluate={"length": 16})
     opened = Job.open(Spec.model_validate_json(spec.read_text()), spec.parent)
     assert not [event for event in opened.resume() if isinstance(event, Log) and event.level == "warning"]
@@ -241,9 +239,7 @@ def usable(whole: tuple[list[Event], Path], folder: Path, spec: Path) -> tuple[s
     return (found.stage if found else None), problems
 
 
-def test_a_damaged_or_foreign_checkpoint_is_not_used(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
-) -> None:
+def test_a_wrong_checkpoint_is_not_used(whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path) -> None:
     spec = write_spec(tmp_path / "job", encoder, reviews)
     kept = tmp_path / "kept"
     shutil.copytree(whole[1] / "checkpoints", kept)

@@ -36,9 +36,7 @@ def test_the_card_of_an_onnx_artifact_runs_without_torch_or_lathe(tiny_shipment:
     assert set(answers) <= set(LABELS)
 
 
-def test_the_checkpoint_opens_with_stock_transformers_and_answers_as_it_was_measured(
-    tiny_shipment: Shipment, tmp_path: Path
-) -> None:
+def test_the_checkpoint_opens_with_stock_code_and_answers_as_it_was_measured(tiny_shipment: Shipment, tmp_path: Path) -> None:
     texts = [text for text, _ in tiny_shipment.rows]
     epilogue = f"""
 assert "compression" not in sys.modules

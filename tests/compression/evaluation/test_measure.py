@@ -157,9 +157,7 @@ def test_two_jobs_never_time_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other.join()
 
 
-def test_a_turn_that_is_waited_for_in_vain_is_told(
-    tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_turn_waited_for_in_vain_is_told(tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
     monkeypatch.setenv(WAIT_VARIABLE, "0.2")
     alone = measure(spec(tiny_shipment, seconds=0.1)).latency
@@ -246,9 +244,7 @@ def test_a_score_that_takes_too_long_costs_nothing_else(
     assert remedy in found.score.not_measured
 
 
-def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_is_late(
-    tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_outlives_a_late_test(tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tmp_path / "validation.jsonl"
     rows.write_text("".join(json.dumps({"text": text, "label": 0}) + "\n" for text, _ in tiny_shipment.rows[:7]))
     told = list[Step | Measured]()

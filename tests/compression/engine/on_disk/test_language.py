@@ -73,9 +73,7 @@ def onnx_files(folder: Path) -> dict[str, bytes]:
         ("deepseek_v3", "ForSequenceClassification", "dynamic-int8"),
     ],
 )
-def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory_and_rows_are_of_it(
-    kind: str, head: str, scheme: Scheme, tmp_path: Path
-) -> None:
+def test_an_onnx_file_is_as_of_memory_and_rows_are_of_it(kind: str, head: str, scheme: Scheme, tmp_path: Path) -> None:
     model, speaks = model_into(tmp_path / "model", kind, head), head == "ForCausalLM"
     quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
     asked = {"task": "causal-lm" if speaks else "text-classification", "memory_bytes": ROOMY}

@@ -72,9 +72,7 @@ def test_each_task_has_its_rows(tmp_path: Path) -> None:
         ("question-answering", {**ASKED, "answers": ["the"]}, UnreadableData, "of type list"),
     ],
 )
-def test_what_a_task_cannot_use_is_named(
-    tmp_path: Path, task: Task, row: dict[str, Any], error: type[CompressionError], cause: str
-) -> None:
+def test_bad_rows_are_named(tmp_path: Path, task: Task, row: dict[str, Any], error: type[CompressionError], cause: str) -> None:
     good = {"text-regression": NUMBER, "token-classification": TAGGED, "question-answering": ASKED}.get(task, PAIR)
     with pytest.raises(error) as caught:
         load(task, tmp_path, [good, row])
