@@ -185,7 +185,6 @@ class Window:
             self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             self.accessible()
         size = self.page.viewport_size
-        assert size is not None
         self.page.set_viewport_size({"width": 360, "height": 740})
         assert self.page.evaluate("document.documentElement.scrollWidth") <= 360
         self.accessible()

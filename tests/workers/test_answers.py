@@ -52,7 +52,6 @@ def asked(storage: LocalStorage, question: Question) -> str:
         dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
         dataset.facts = {"labels": [], "rows": {"train": 1}, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
         claim = jobs.claim(session, "w", 60)
-        assert claim is not None
         figures = {"position": 0, "fence": 1, "parameters": 1, "size_bytes": 1, "row": {"artifact": "fp32"}}
         session.add(Metric(job_id=job.id, stage="baseline", **figures))
         for name in ("fp32", "int8"):

@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from app.core.settings import Settings
-from compression.schema.events import Finished
 from compression.schema.job_spec import Data, ModelCheck, Spec
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Latency, NotMeasured
@@ -328,7 +327,6 @@ def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) ->
     with Engine(spec, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()
-    assert isinstance(events[-1], Finished)
     for row in events[-1].report.rows:
         assert isinstance(row.latency, Latency)
         assert not isinstance(row.peak_memory_bytes, NotMeasured)
@@ -343,7 +341,6 @@ def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()
     last = events[-1]
-    assert isinstance(last, Finished)
     assert "stands between them now" in " ".join(last.report.rows[0].notes)
     assert read(sent, "a", "b") == ["a", "b"]
     for artifact in last.report.artifacts:

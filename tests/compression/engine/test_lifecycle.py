@@ -12,14 +12,14 @@ from compression.engine import shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.pipeline import compress
 from compression.schema.errors import CompressionError, InvalidSpec, MissingFile, UnsupportedShape
-from compression.schema.events import ArtifactReady, Event, Finished, Log, Progress, StageFinished, StageStarted, Started
+from compression.schema.events import ArtifactReady, Event, Log, Progress, StageFinished, StageStarted, Started
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import Score
 from compression.schema.report.report import File, Report
 from compression.system.interrupts import Pause
 from compression.system.sealed_folder import digest, unseal
 from tests.compression.engine.on_disk.test_backend import ONLY_QUANTIZE, model_into, spec_of
-from tests.support.engine_jobs import before_of, rows_in_download
+from tests.support.engine_jobs import before_of, report_of, rows_in_download
 from tests.support.measuring import briefly
 
 STAGES = ["baseline", "quantized", "pruned"]
@@ -30,8 +30,7 @@ BACKENDS: dict[str, dict[str, Any]] = {"memory": {}, "disk": {"split_batches": 2
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def how(request: pytest.FixtureRequest) -> dict[str, Any]:
-    settings: dict[str, Any] = BACKENDS[request.param]
-    return settings
+    return BACKENDS[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +78,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, model: Path, how: dict[str, 
     return list(watched(compress(job(place, model, how), place), place / "out")), place
 
 
-def report_of(events: list[Event]) -> Report:
-    last = events[-1]
-    assert isinstance(last, Finished)
-    return last.report
-
-
 def started(events: list[Event]) -> list[tuple[str, bool]]:
     return [(event.stage, event.resumed) for event in events if isinstance(event, StageStarted)]
 
@@ -127,10 +120,8 @@ def test_the_report_is_written_and_nothing_else_is_left(whole: tuple[list[Event]
     assert {path.name for path in (place / "out" / "checkpoints").iterdir()} == set(STAGES)
     assert report.headline in {row.artifact for row in report.rows}
     assert (report.task, report.labels) == ("text-classification", ("negative", "positive"))
-    assert report.uploaded is not None
     assert report.uploaded.dtype == "bfloat16"
     assert report.splits["validation"].carved_from_train
-    assert report.pruning is not None
     assert report.pruning["ffn"] == {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8}
 
 

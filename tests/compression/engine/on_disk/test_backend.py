@@ -18,14 +18,13 @@ from compression.engine.pipeline import compress
 from compression.models.files.safetensors_header import read_header
 from compression.models.validation.model import check
 from compression.planning.preflight import preflight
-from compression.schema.events import Finished, parse_event
+from compression.schema.events import parse_event
 from compression.schema.job_spec import Spec
-from compression.schema.report.measurements import NotMeasured, Score
+from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
-from compression.schema.validation import ModelFacts
 from tests.compression.planning.test_planning import DATA
 from tests.support.decoder_models import saved, tiny, with_prediction
-from tests.support.engine_jobs import before_of, rows_in_download, write_spec
+from tests.support.engine_jobs import before_of, report_of, rows_in_download, write_spec
 from tests.support.gguf_files import tokens, write
 from tests.support.tiny_bert import sentences, write_rows, write_tokenizer
 
@@ -51,10 +50,9 @@ def spec_of(place: Path, model: Path, **changes: Any) -> Spec:
 
 
 def done(spec: Spec, place: Path) -> Report:
-    last = list(compress(spec, place))[-1]
-    assert isinstance(last, Finished)
-    assert json.loads((place / "out" / "report.json").read_text()) == last.report.model_dump(mode="json")
-    return last.report
+    report = report_of(compress(spec, place))
+    assert json.loads((place / "out" / "report.json").read_text()) == report.model_dump(mode="json")
+    return report
 
 
 def size_of(folder: Path) -> int:
@@ -68,7 +66,6 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
     assert [one.name for one in report.artifacts] == ["baseline-transformers-bfloat16", "quantized-transformers-int8"]
     baseline, quantized = report.rows
     made = tmp_path / "out" / "artifacts" / quantized.artifact
-    assert report.uploaded is not None
     assert (report.uploaded.bytes, report.uploaded.dtype) == (size_of(model), "bfloat16")
     assert (baseline.size.bytes, quantized.size.bytes) == (size_of(model), size_of(made))
     assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / size_of(model))
@@ -117,14 +114,12 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe), tmp_path)
     baseline, quantized = report.rows
     assert any(note.startswith("Nothing was smoothed") for note in quantized.notes)
-    assert report.uploaded is not None
     assert (report.uploaded.bytes, report.uploaded.dtype) == (file.stat().st_size, "Q8_0")
     assert baseline.artifact == "baseline-transformers-float32"  # unpacked: stock code opens it so
     assert baseline.parameters.total == parameters
     made = tmp_path / "out" / "artifacts" / quantized.artifact
     assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / file.stat().st_size)
     assert isinstance(baseline.score, NotMeasured)
-    assert isinstance(quantized.score, Score)
     assert (quantized.score.metric, quantized.score.rows) == ("perplexity", 12)
     assert 1 < quantized.score.value < 10 * len(tokens())
     assert isinstance(quantized.peak_memory_bytes, int)
@@ -163,7 +158,6 @@ def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> Non
     assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned"]
     before, _, after = report.rows
     assert (after.shape.hidden, after.shape.heads, after.shape.ffn) == (16, 2, 32)
-    assert report.pruning is not None
     assert report.pruning["ffn"] == {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8}
     assert after.parameters.total < 0.7 * before.parameters.total
     assert after.artifact == "pruned-transformers-int8"
@@ -214,16 +208,13 @@ def test_a_head_that_has_to_be_drawn_needs_the_model_in_memory_as_the_preflight_
         write(tiny("llama", vocab_size=len(tokens())), tmp_path / "model" / "tiny.gguf")
     spec = spec_of(tmp_path, tmp_path / "model")
     facts = check(tmp_path / "model")
-    assert isinstance(facts, ModelFacts)
     plan = preflight(facts, DATA, spec.recipe, spec.evaluate)
     assert plan.estimate.memory_bytes > SMALL
     assert any("its head stays as it was drawn" in warning for warning in plan.warnings)
     assert not any("from file to file" in warning for warning in plan.warnings)
     assert not backend.fits_on_disk_only(spec, tmp_path)
     assert not backend.fits_on_disk_only(spec.model_copy(update={"split_batches": 4}), tmp_path)
-    opened = Job.open(spec, tmp_path).part
-    assert opened is not None
-    assert opened.state.model.config.num_labels == 2
+    assert Job.open(spec, tmp_path).part.state.model.config.num_labels == 2
 
 
 @pytest.mark.parametrize(
@@ -285,10 +276,9 @@ def under_limit(model: Path, room: int, place: Path, recipe: dict[str, Any]) -> 
     child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "refused" in child.stderr, child.stderr[-2000:]
     assert child.returncode == 0, child.stderr[-2000:] + child.stdout[-2000:]
-    last = parse_event.validate_json(child.stdout.splitlines()[-1])
-    assert isinstance(last, Finished)
-    assert all(isinstance(row.score, NotMeasured) for row in last.report.rows)
-    return last.report
+    report = parse_event.validate_json(child.stdout.splitlines()[-1]).report
+    assert all(isinstance(row.score, NotMeasured) for row in report.rows)
+    return report
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from compression.system.progress import Returning
 from tests.support.decoder_models import saved, tiny
 
 KINDS = ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"]
-Result = TypeVar("Result")
 
 
 def batches() -> list[Batch]:

@@ -229,7 +229,6 @@ def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder
     state = part.state
     state.tracker = all_phases()
     list(prepare(state))
-    assert state.models.student is not None
     enter(state, state.models.student)
     assert state.model.config.num_hidden_layers == 4
     assert is_simulated(state.model)
