@@ -20,8 +20,6 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
 
 @dataclass
 class Order:
-    """One job as its sender sees it."""
-
     key: str
     kind: str
     body: dict[str, Any]

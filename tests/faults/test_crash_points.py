@@ -16,7 +16,6 @@ IN_THE_MIDDLE = ("worker_after_claim", "worker_artifact_stored", "worker_stage_r
 
 
 def test_every_point_belongs_to_a_process() -> None:
-    """So that a new one is not forgotten here."""
     of_keeper = ("keeper_after_reap", "keeper_before_purge_recorded")
     assert set(POINTS) == {*OF_API, *OF_WORKER, *of_keeper}
 

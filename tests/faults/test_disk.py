@@ -17,7 +17,6 @@ ONCE = {"LATHE_MAX_FAILURES": "1"}
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free on a small disk; return the file that took the room."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as out:
         for size in (1 << 20, 1 << 12, 1):

@@ -16,7 +16,6 @@ NARROW = {
 
 
 def attack(stand: Stand, number: int) -> str:
-    """Submit the job in which the engine plays its nth trick against its neighbours."""
     job = stand.job({**SHORT, "train": {"seed": len(TRICKS) + number}})
     stand.foretell(1)  # its limit of memory is below what an honest job of its kind is forecast to take
     return job

@@ -48,7 +48,6 @@ class World:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=90)
 
     def api(self) -> psutil.Process:
-        """The process that serves pages and API; `lathe up` starts it again when it dies."""
         found = [process for process in family(self.up.home) if "app.server" in process.cmdline()]
         return min(found, key=lambda process: process.create_time())
 
@@ -84,7 +83,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def peopled(up: Up, folder: Path) -> World:
-    """Send a job of each kind to a service, and wait until it is of that kind."""
     made = World(up, up.facts["key"], "")
     with made.http() as http:
         made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
@@ -140,8 +138,6 @@ def browser() -> Iterator[Browser]:
 
 
 class Window:
-    """A page that a user looks at; what its console says of errors is an error of the test."""
-
     def __init__(self, page: Page, context: BrowserContext, url: str) -> None:
         self.page, self.context, self.url = page, context, url
         self.errors: list[str] = []
@@ -162,7 +158,6 @@ class Window:
 
     @contextlib.contextmanager
     def without_network(self) -> Iterator[None]:
-        """Pull the plug, and put it back."""
         self.dropped = True
         self.context.set_offline(True)
         yield

@@ -81,7 +81,6 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 def some(count: int, of: int, seed: int) -> Tensor:
-    """Draw which of `of` stay."""
     return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 

@@ -48,7 +48,6 @@ def tiny(kind: str, head: str = "ForCausalLM", **changes: object) -> PreTrainedM
 
 
 def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Path:
-    """Save a model in shards of at most `largest` bytes."""
     model.save_pretrained(folder, max_shard_size=largest)
     return folder
 

@@ -85,7 +85,6 @@ class Template:
         return Forked(pid, lambda: self._ask({"reap": pid}))
 
     def further(self, level: str) -> "Template":
-        """Fork a template that imports more."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._ask({"further": level}, theirs.fileno())
@@ -225,7 +224,6 @@ def serve(channel: socket.socket, level: str) -> list[str]:
 
 
 def die_with_parent() -> None:
-    """Be killed when the process that forked us ends."""
     from compression.system import process
 
     process.die_with_parent()

@@ -31,7 +31,6 @@ def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module", params=STRONGEST_FIRST)
 def confined(request: pytest.FixtureRequest) -> Sandbox:
-    """A sandbox of each level that this machine can do."""
     if reason := find_obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
     return Sandbox(request.param)

@@ -18,7 +18,6 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture
 def service(database: Database, valkey: str, tmp_path: Path) -> Iterator[Service]:
-    """The service with traces on."""
     settings = {"LATHE_TRACES": f"file:{tmp_path / 'spans.jsonl'}"}
     made = Service(tmp_path / "home", database, valkey.replace("/0", "/9"), settings=settings)
     made.start_api()

@@ -144,7 +144,6 @@ def state_of(job: Job) -> str:
 
 @contextmanager
 def running(keeper: Keeper) -> Iterator[None]:
-    """Let a keeper make its rounds meanwhile."""
     thread = threading.Thread(target=keeper.run)
     thread.start()
     try:

@@ -46,7 +46,6 @@ class House:
     neighbour: "subprocess.Popen[bytes]"
 
     def run(self, sandbox: Sandbox, code: str, *arguments: str) -> str:
-        """Run a program inside of the job's own folder; return its output."""
         out, command = self.own / "out", [sys.executable, "-P", "-c", code, *arguments]
         with out.open("wb") as stdout, started(command, self.own, sandbox, stdout=stdout) as child:
             assert child.wait(120) == 0, (self.own / "log").read_text()
@@ -256,7 +255,6 @@ def lives(process: psutil.Process) -> bool:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes that carry a mark on their command line."""
     found = []
     for process in psutil.process_iter():
         try:

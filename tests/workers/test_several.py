@@ -32,8 +32,6 @@ LAYOUT = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
 
 
 class Telling:
-    """Stands in for an engine that tells some events and ends."""
-
     def __init__(self, *events: Event) -> None:
         self.told = events
 
@@ -74,13 +72,11 @@ def follow(claim: fencing.Claim, folder: Path, storage: Storage, settings: Setti
 
 
 def listen(claim: fencing.Claim, folder: Path, settings: Settings, *events: Event) -> None:
-    """Follow an engine that tells these and dies."""
     with pytest.raises(Crashed):
         follow(claim, folder, open_storage(settings), settings, Telling(*events))
 
 
 def file(folder: Path, path: str, data: bytes) -> File:
-    """Write what an engine would; `path` is from the folder of checkpoints or of the artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / path).parent.mkdir(exist_ok=True)
     (folder / path).write_bytes(data)

@@ -42,7 +42,6 @@ class Working(Telling):
 
 
 def sent(settings: Settings, place: Path) -> Job:
-    """Submit a job on a tiny decoder, with its files in storage."""
     model = model_into(place / "model")
     for name, count in (("train", 40), ("test", 12)):
         write_rows(place / f"{name}.jsonl", sentences(count, seed=len(name)))

@@ -43,7 +43,6 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 def write(place: Path, family: str = "llama", *, bos: bool = True, **changes: Any) -> PreTrainedModel:
-    """Write a model, its tokenizer and texts; return the model."""
     made = model(family, **{"intermediate_size": 64, "initializer_range": 0.05, "tie_word_embeddings": True, **changes})
     made.save_pretrained(place / "model")
     tokenizer(bos=bos).save_pretrained(place / "model")

@@ -50,7 +50,6 @@ def job(place: Path, model: Path, how: dict[str, Any], **changes: Any) -> Spec:
 
 
 def holds(place: Path, files: tuple[File, ...]) -> bool:
-    """Return whether a folder has exactly these files, each as it was reported."""
     found = {path.relative_to(place).as_posix(): digest(path) for path in place.rglob("*") if path.is_file()}
     return found == {file.path: file.sha256 for file in files}
 
@@ -73,7 +72,6 @@ def watched(events: Iterator[Event], output: Path) -> Iterator[Event]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, model: Path, how: dict[str, Any]) -> tuple[list[Event], Path]:
-    """The events of a whole job, and its folder."""
     place = tmp_path_factory.mktemp("whole")
     return list(watched(compress(job(place, model, how), place), place / "out")), place
 

@@ -39,8 +39,6 @@ def test_one_epoch_proves_no_retention(tmp_path: Path, encoder: Path, reviews: P
 
 
 class FullTape(Exporter):
-    """An exporter that fails."""
-
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
         raise RuntimeError("the tape is full")
 

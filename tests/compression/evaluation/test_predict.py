@@ -36,7 +36,6 @@ def spec(shipment: Shipment, question: Question, **values: Any) -> AnswerSpec:
 
 
 def run(asked: AnswerSpec, folder: Path) -> Answered | Rejected:
-    """Start it as a worker does."""
     path = folder / "spec.json"
     path.write_text(asked.model_dump_json())
     done = subprocess.run([sys.executable, "-m", "compression", "predict", str(path)], capture_output=True, check=True)

@@ -23,8 +23,6 @@ MAX_LENGTH = 16
 
 @dataclass(frozen=True)
 class Shipment:
-    """Folders and figures of the FP32 and INT8 ONNX artifacts and of the torchao checkpoint of one model."""
-
     model: BertForSequenceClassification
     rows: list[tuple[str, str]]
     output: Path

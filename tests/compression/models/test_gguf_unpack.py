@@ -33,7 +33,6 @@ VOCABULARY = len(tokens())
 
 
 def unpacked_alike(folder: Path, model: PreTrainedModel, tokens: int = 37) -> PreTrainedModel:
-    """Unpack the file of a folder; return what stock code opens, which answers as a model does."""
     gguf_unpack.unpack(folder, folder / "stock")
     opened = AutoModelForCausalLM.from_pretrained(folder / "stock", dtype=torch.float32).eval()
     ids = torch.arange(3, 3 + tokens)[None] % VOCABULARY

@@ -70,7 +70,6 @@ def spec_of(place: Path, model: Path, **changes: Any) -> Spec:
 
 
 def naming(folder: Path) -> list[str]:
-    """Return the JSON files that still name code."""
     found = [path for path in folder.rglob("*.json") if '"auto_map"' in path.read_text()]
     return [path.relative_to(folder).as_posix() for path in found]
 

@@ -162,7 +162,6 @@ def test_ranges_that_outliers_break_ask_for_what_tames_them() -> None:
 
 
 def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
-    """Put into the recipe at its path, each proposal is a valid one."""
     cases = [
         (RECIPE, (BASELINE, row("quantized", 20_000_000, 20_000_000, 8.0, 0.77)), TARGETS),
         (RECIPE, (BASELINE, QUANTIZED, pruned(0.598), distilled(0.79)), Targets(speed_up=20)),

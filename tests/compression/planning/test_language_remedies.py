@@ -27,7 +27,6 @@ def perplexity(value: float) -> Score:
 
 
 def table(*scores: float) -> list[Row]:
-    """Rows of a baseline, its integers and what a cut left of them, by their perplexities."""
     rows = [
         row("baseline", 20_000_000, 80_000_000, 16.0, 0.8),
         row("quantized", 20_000_000, 20_000_000, 8.0, 0.8),

@@ -29,7 +29,6 @@ def scored(model: PreTrainedModel, **settings: Any) -> ImportanceScores:
 
 
 def louder(linear: nn.Module, units: list[int]) -> None:
-    """Raise what a layer says at some outputs."""
     conv1d = hasattr(linear, "nf")
     with torch.no_grad():
         linear.weight[(slice(None), units) if conv1d else units] *= 300

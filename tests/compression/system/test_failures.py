@@ -30,7 +30,6 @@ KIB = 1024
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 16 MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a disk")
     place = tmp_path / "disk"

@@ -34,7 +34,6 @@ CUT = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
 
 @pytest.fixture(autouse=True)
 def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory holds a whole model."""
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
 
 

@@ -243,7 +243,6 @@ def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder
 
 
 def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp_path: Path) -> None:
-    """A whole job: a general phase, a named teacher beside the baseline, and a student that opens with stock tools."""
     torch.manual_seed(6)
     student = write_model(tmp_path / "student", BertModel(tiny_config(num_hidden_layers=1)))
     teacher = write_model(tmp_path / "teacher", deep())

@@ -177,7 +177,6 @@ def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 24) -> Report:
-    """Do a whole job on many classes."""
     for name, count in (("train", 40 * labels), ("validation", 10 * labels), ("test", 10 * labels)):
         rows = intents(count, labels, seed=len(name))
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

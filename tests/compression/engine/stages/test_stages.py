@@ -64,7 +64,6 @@ def make_loud(model: BertForSequenceClassification, deep: int, times: float) -> 
 
 
 def spy_on_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[BertForSequenceClassification], None]) -> None:
-    """Look at the model each time that it goes through a batch in training."""
     forward = BertForSequenceClassification.forward
 
     def spy(self: BertForSequenceClassification, *args: object, **named: object) -> object:
@@ -76,7 +75,6 @@ def spy_on_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[BertForSequ
 
 
 def recovering(model: BertForSequenceClassification, recovery: Recovery) -> StageContext:
-    """A state that is about to be cut and to recover."""
     return prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF.model_copy(update={"recovery": recovery}), train=TRAIN))
 
 

@@ -35,7 +35,6 @@ from tests.support.tiny_bert import state_of, tiny_config
 
 @cache
 def tuned() -> BertForSequenceClassification:
-    """A model of four layers that has learned the task."""
     state = state_of(deep(), Recipe(prepare=Prepare(epochs=3, rate=3e-3), train=TRAIN))
     list(prepare(state))
     assert state.validate().score > 0.95

@@ -131,7 +131,6 @@ class Bent(Wrapped):
 
 
 def bend(monkeypatch: pytest.MonkeyPatch, folder: Path, by: float) -> None:
-    """Have the parity check open a bent checkpoint."""
     bent = Bent(TransformersDecoder(folder, threads=1))
     bent.by = by
     monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda *_, **__: bent)

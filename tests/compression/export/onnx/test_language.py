@@ -71,7 +71,6 @@ def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) 
 
 @contextmanager
 def simulated(network: PreTrainedModel, simulation: Simulation | None) -> Iterator[None]:
-    """Simulate integers, if any, for a while."""
     if simulation is not None:
         insert_fake_quantization(network, simulation=simulation)
     yield

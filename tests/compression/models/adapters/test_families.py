@@ -76,7 +76,6 @@ ATTEND: dict[str, Attend] = {
 
 
 def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
-    """Return what the first layer's attention adds to the stream."""
     block = encoder_of(model).layers(model)[0].whole
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
