@@ -61,9 +61,7 @@ print(locked)
 def test_a_child_born_while_the_parent_writes_finds_the_database_free(templates: dict[str, str], tmp_path: Path) -> None:
     with fresh_database("sqlite", "", templates, tmp_path) as database:
         env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path / "home")}
-        done = subprocess.run(
-            [sys.executable, "-c", FORKS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "0"
 

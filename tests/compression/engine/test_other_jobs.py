@@ -58,16 +58,12 @@ def test_a_job_without_stages_ships_the_tuned_model_and_leaves_out_an_installed_
     kept = tmp_path / "nothing"
     (kept / "baseline").mkdir(parents=True)
     seen = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe, resume=str(kept))))
-    last = seen[-1]
-    assert [row.stage for row in last.report.rows] == ["baseline"]
-    assert [artifact.precision for artifact in last.report.artifacts] == ["float32", "float32"]
+    report = seen[-1].report
+    assert [row.stage for row in report.rows] == ["baseline"]
+    assert [artifact.precision for artifact in report.artifacts] == ["float32", "float32"]
     assert [event for event in seen if isinstance(event, Log) and event.level == "warning" and "not used" in event.message]
-    assert "There is no tape artifact of baseline: the tape is full." in [
-        each.message for each in seen if isinstance(each, Log)
-    ]
-    assert {path.name for path in (tmp_path / "job" / "out" / "artifacts").iterdir()} == {
-        artifact.name for artifact in last.report.artifacts
-    }
+    assert "There is no tape artifact of baseline: the tape is full." in [log.message for log in seen if isinstance(log, Log)]
+    assert {path.name for path in (tmp_path / "job" / "out" / "artifacts").iterdir()} == {one.name for one in report.artifacts}
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,7 @@ def attempt(place: Path, kept: Path, spec: Path) -> Iterator[Attempt]:
 def weights(output: Path) -> dict[str, str]:
     """Digest the weights of all artifacts; cards tell latencies, which differ."""
     names = ("model.onnx", "model.safetensors")
-    return {
-        str(path.relative_to(output)): digest(path) for path in sorted((output / "artifacts").rglob("*")) if path.name in names
-    }
+    return {str(one.relative_to(output)): digest(one) for one in sorted((output / "artifacts").rglob("*")) if one.name in names}
 
 
 def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, reviews: Path) -> None:
@@ -124,9 +122,8 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, 
 def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     kept = tmp_path / "kept"
     recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None}
-    with attempt(
-        tmp_path / "first", kept, write_spec(tmp_path / "first", encoder, reviews, recipe=recipe, save_seconds=0)
-    ) as one:
+    spec = write_spec(tmp_path / "first", encoder, reviews, recipe=recipe, save_seconds=0)
+    with attempt(tmp_path / "first", kept, spec) as one:
         for event in one.events():
             if isinstance(event, Progress) and event.phase == "export and measure":
                 one.engine.kill()

@@ -149,9 +149,8 @@ def test_the_card_has_both_columns(whole: tuple[list[Event], Path]) -> None:
     parameters, change = (baseline.parameters.total, distilled.parameters.total), distilled.ratios.parameter_reduction
     assert table["parameters"] == [*(f"{count:,}" for count in parameters), f"−{change:.1%}"]
     assert table["bytes of weights on disk"][:2] == [f"{row.size.bytes:,}" for row in (baseline, distilled)]
-    assert [cell.split(" ±")[0] for cell in table["accuracy on test"][:2]] == [
-        f"{row.value:.2%}" for row in (baseline.score, distilled.score)
-    ]
+    scores = [f"{row.score.value:.2%}" for row in (baseline, distilled)]
+    assert [cell.split(" ±")[0] for cell in table["accuracy on test"][:2]] == scores
     faster = [values[2] for name, values in table.items() if name.startswith("latency")]
     assert faster == [f"{distilled.ratios.speed_up:.2f}× as fast"]
 

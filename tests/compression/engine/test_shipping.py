@@ -111,10 +111,8 @@ def test_the_card_says_where_it_comes_from_and_what_makes_it_again(tiny_shipment
         assert told["library_name"] == shipped.artifact.kind
         assert tags <= set(told["tags"])
         (result,) = told["model-index"][0]["results"]
-        assert {one["type"]: one["value"] for one in result["metrics"]} == {
-            "accuracy": shipped.score.value,
-            **shipped.score.metrics,
-        }
+        figures = {one["type"]: one["value"] for one in result["metrics"]}
+        assert figures == {"accuracy": shipped.score.value, **shipped.score.metrics}
         for name in ("f1", "matthews"):
             error = shipped.score.standard_errors[name]
             assert f"| {name} | {shipped.score.metrics[name]:.2%} ± {error:.2%} |" in body

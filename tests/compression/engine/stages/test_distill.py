@@ -207,9 +207,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
     facts = StageCheckpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
     checkpoints.write(tmp_path / "kept", whole.model, facts, whole.originals)
-    (kept,) = checkpoints.open_teachers(
-        tmp_path / "kept", checkpoints.read(tmp_path / "kept", "baseline", {"baseline": "work"})
-    )
+    [kept] = checkpoints.open_teachers(tmp_path / "kept", checkpoints.read(tmp_path / "kept", "baseline", {"baseline": "work"}))
     assert answers(whole, kept).equal(answers(whole, other))
 
 

@@ -21,7 +21,7 @@ from compression.quantization.frozen_int8 import freeze_int8
 from compression.quantization.moe_layers import fused_expert_modules
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.report.measurements import Parameters
 from compression.system import memory
 from compression.training import trainer
@@ -123,9 +123,8 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
 
 
 def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "compression.distillation.teacher.TEACHER_BYTES", 0
-    )  # it is asked again in each epoch for what is compared
+    # It is asked again in each epoch for what is compared.
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     whole, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
     need = teacher_precision.needed(whole)
     monkeypatch.setattr(memory, "available", lambda: need + 1)
@@ -242,9 +241,7 @@ def test_what_recovery_asks_of_the_teacher_is_forecast() -> None:
 
 def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:
     settings = Prune(ratio=0.5, steps=2, multiple=8, calibration_rows=32, recovery=Recovery(epochs=4, rate=3e-3, by="teacher"))
-    recipe = Recipe(
-        prepare=Prepare(epochs=0), quantize=None, prune=settings, distill=None, train=Train(batch=16, max_length=32)
-    )
+    recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=settings, distill=None, train=TRAIN)
     state = state_of(deepcopy(tuned()), recipe)
     state.rows["train"].labels[:] = 0  # labels that lie: nobody may look at them
     list(prepare(state))
