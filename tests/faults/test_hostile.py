@@ -57,14 +57,8 @@ def start_hostile(stand: Stand, bystander: Path, tmp_path: Path, **settings: str
     shutil.copy(Path(__file__).parent / "hostile_engine.py", tmp_path / "compression/engine/commands/run.py")
     (tmp_path / "compression/engine/commands/forged.json").write_text(json.dumps(forged(stand, bystander)))
     with stand.with_settings(LATHE_MAX_FAILURES="1", **settings), (stand.service.home / "jobs-hostile.log").open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers", "jobs"],
-            cwd=tmp_path,
-            env=stand.service.env,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+        own = {"cwd": tmp_path, "env": stand.service.env, "stdout": out, "stderr": out}
+        process = subprocess.Popen([sys.executable, "-m", "workers", "jobs"], start_new_session=True, **own)
     stand.service.processes["jobs-hostile"] = process
     return process
 

@@ -52,6 +52,10 @@ def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Pat
     return folder
 
 
+def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
 def reopened(model: PreTrainedModel, folder: Path, auto: Any = None, **how: Any) -> PreTrainedModel:
     """Save a model; return what stock code opens of it, by its own class or another, nothing missing and nothing left over."""
     model.save_pretrained(folder)

@@ -175,13 +175,9 @@ def rehearse() -> None:
         for name, rows in tiny_splits(96).items():
             (place / name).write_bytes(rows)
         splits = {name: [f"{name}.jsonl"] for name in ("train", "validation", "test")}
-        job = {
-            "model": "model",
-            "data": {"format": "jsonl", "splits": splits},
-            "recipe": {**TINY_RECIPE, "prepare": {"epochs": 0}, "distill": None},
-            "output": "out",
-            "threads": 1,
-        }
+        recipe = {**TINY_RECIPE, "prepare": {"epochs": 0}, "distill": None}
+        data = {"format": "jsonl", "splits": splits}
+        job = {"model": "model", "data": data, "recipe": recipe, "output": "out", "threads": 1}
         for _ in compress(Spec.model_validate(job), place):
             pass
     shipping.measure_artifact = measured

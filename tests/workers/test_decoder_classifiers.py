@@ -48,19 +48,16 @@ def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http:
     write_tokenizer(saved(tiny("llama", "Model", pad_token_id=0), tmp_path / "model"))
     files = splits()
     objective = {"epochs": 2, "rate": 3e-3}
-    job = done(
-        http, tmp_path / "model", files, service, prepare=objective, prune=FFN, distill=objective, train={"max_length": 32}
-    )
+    recipe = {"prepare": objective, "prune": FFN, "distill": objective, "train": {"max_length": 32}}
+    job = done(http, tmp_path / "model", files, service, **recipe)
     assert [row["stage"] for row in job["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
     assert (job["rows"][0]["shape"]["ffn"], job["rows"][-1]["shape"]["ffn"]) == (64, 32)
     report = http.get(f"/v1/jobs/{job['id']}/report").json()
     artifacts = {one["name"]: one for one in http.get(f"/v1/jobs/{job['id']}/artifacts").json()["items"]}
     headline = download(http, artifacts[report["headline"]], tmp_path / "onnx")
     chosen = next(row for row in job["rows"] if row["artifact"] == report["headline"])
-    session, tokenizer = (
-        onnxruntime.InferenceSession(headline / "model.onnx"),
-        Tokenizer.from_file(str(headline / "tokenizer.json")),
-    )
+    session = onnxruntime.InferenceSession(headline / "model.onnx")
+    tokenizer = Tokenizer.from_file(str(headline / "tokenizer.json"))
     labels, right = json.loads((headline / "config.json").read_text())["id2label"], 0
     rows = [json.loads(line) for line in files["test.jsonl"].decode().splitlines()]
     for row in rows:

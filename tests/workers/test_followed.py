@@ -34,11 +34,8 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path: Path) -> None:
     with service.client() as http:
         model, data = send_model(http, tiny_model(tmp_path / "tiny")), send_data(http, tiny_splits())
-        body = {
-            "models": {"base": model["id"]},
-            "datasets": [data["id"]],
-            "recipe": {**TINY_RECIPE, "prune": None, "distill": None},
-        }
+        recipe = {**TINY_RECIPE, "prune": None, "distill": None}
+        body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
         job = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "nightly-42", "traceparent": PARENT}).json()
         assert job["request_id"] == "nightly-42"
         wait_for(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), PATIENCE, every=0.5)
@@ -69,10 +66,8 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
     assert attempt["parent_id"] == request["context"]["span_id"]
     assert {found[name]["parent_id"] for name in stages} == {attempt["context"]["span_id"]}
     assert attempt["attributes"]["lathe.request_id"] == "nightly-42"
-    assert [request["resource"]["attributes"]["service.name"], attempt["resource"]["attributes"]["service.name"]] == [
-        "lathe-api",
-        "lathe-worker-jobs",
-    ]
+    names = [span["resource"]["attributes"]["service.name"] for span in (request, attempt)]
+    assert names == ["lathe-api", "lathe-worker-jobs"]
 
 
 def test_a_library_s_line_is_json_too(tmp_path: Path) -> None:

@@ -38,15 +38,8 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     claim = claimed()
     asked = tmp_path / "asked"
     asked.mkdir()
-    lends = Settings(
-        home=settings.home,
-        database_url=settings.database_url,
-        wordnet=words,
-        helper_models=models,
-        lm_eval_data=asked,
-        emulate_seconds=7.0,
-        engine_memory_bytes=1 << 30,
-    )
+    own = {"home": settings.home, "database_url": settings.database_url, "engine_memory_bytes": 1 << 30}
+    lends = Settings(**own, wordnet=words, helper_models=models, lm_eval_data=asked, emulate_seconds=7.0)
     for used, expected in ((lends, (str(words), str(models), str(asked))), (settings, (None, None, None))):
         folder = tmp_path / f"attempt-{expected[0] is None}"
         folder.mkdir()

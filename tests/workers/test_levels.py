@@ -24,15 +24,9 @@ def run_where(refused: dict[str, int], *arguments: str, home: Path, **environmen
         "launcher.filter_calls(seccomp.build_filter(json.loads(sys.argv[1])))\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, json.dumps(refused), *arguments],
-        env={**os.environ, "LATHE_HOME": str(home), **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = [sys.executable, "-c", code, json.dumps(refused), *arguments]
+    env = {**os.environ, "LATHE_HOME": str(home), **environment}
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_the_level_is_in_the_workers_row(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,11 +113,8 @@ def test_a_worker_tells_what_jobs_may_name(settings: Settings, tmp_path: Path, m
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     assert augmentation(settings) == {"wordnet": False, "helper_models": [], "apertium": ["eng-spa", "spa-eng"]}
     rich = settings.model_copy(update={"helper_models": tmp_path / "helpers", "wordnet": tmp_path})
-    assert augmentation(rich) == {
-        "wordnet": True,
-        "helper_models": ["masked", "opus-mt-en-es"],
-        "apertium": ["eng-spa", "spa-eng"],
-    }
+    helped = {"helper_models": ["masked", "opus-mt-en-es"], "apertium": ["eng-spa", "spa-eng"]}
+    assert augmentation(rich) == {"wordnet": True, **helped}
     assert lm_eval(settings) == {"version": version("lm_eval"), "data": False}
     assert lm_eval(settings.model_copy(update={"lm_eval_data": tmp_path}))["data"]
     program.unlink()

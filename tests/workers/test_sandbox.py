@@ -18,8 +18,7 @@ import psutil
 import pytest
 
 from app.core.settings import Settings
-from compression.schema.job_spec import Data, ModelCheck, Spec
-from compression.schema.recipe.recipe import Recipe
+from compression.schema.job_spec import ModelCheck, Spec
 from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.validation import ModelFacts, parse_finding
 from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of, read, send
@@ -168,14 +167,8 @@ def test_it_uses_its_own_folder_and_no_lock_of_the_host(house: House, confined: 
     (house.own / "input").write_text("mine")
     lock = house.settings.scratch / "measure.lock"
     lock.touch()
-    *own, written, read = house.attempt(
-        confined,
-        ["read", str(house.own / "input")],
-        ["create", str(house.own / "made")],
-        ["signal", 0],
-        ["open to write", str(lock)],
-        ["read", str(lock)],
-    )
+    tries = (["read", str(house.own / "input")], ["create", str(house.own / "made")], ["signal", 0])
+    *own, written, read = house.attempt(confined, *tries, ["open to write", str(lock)], ["read", str(lock)])
     assert [became for became in own if "refused" in became] == []
     assert (house.own / "made").exists()
     assert "refused" in written
@@ -312,16 +305,10 @@ def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) ->
     write_splits(house.own / "data")
     splits = {name: (f"data/{name}.jsonl",) for name in ("train", "validation", "test")}
     spec = house.own / "spec.json"
-    spec.write_text(
-        Spec(
-            task="text-classification",
-            model="model",
-            data=Data.model_validate({"format": "jsonl", "columns": {"text": "text", "label": "label"}, "splits": splits}),
-            recipe=Recipe.model_validate({**TINY_RECIPE, "prune": None, "distill": None}),
-            output="out",
-            threads=1,
-        ).model_dump_json()
-    )
+    data = {"format": "jsonl", "columns": {"text": "text", "label": "label"}, "splits": splits}
+    own = {"task": "text-classification", "model": "model", "output": "out", "threads": 1}
+    recipe = {**TINY_RECIPE, "prune": None, "distill": None}
+    spec.write_text(Spec.model_validate({**own, "data": data, "recipe": recipe}).model_dump_json())
     with Engine(spec, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()

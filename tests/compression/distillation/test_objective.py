@@ -57,10 +57,8 @@ def learning_layers(state: StageContext) -> list[int]:
 )
 def test_states_are_of_paired_layers(state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]) -> None:
     taught, batch = objective(state, hidden=1.0, embedding=0.0, layers=layers)
-    given, wanted = (
-        request_features(model, batch, TASK, FeatureRequest(numbers)).hidden
-        for model, numbers in ((state.model, mine), (state.teacher, theirs))
-    )
+    sides = ((state.model, mine), (state.teacher, theirs))
+    given, wanted = (request_features(model, batch, TASK, FeatureRequest(places)).hidden for model, places in sides)
     found = taught(batch)
     assert found.item() == pytest.approx(hidden_state_loss(given, wanted, taught.projections[0]).item(), rel=2e-3)
     found.backward()
@@ -79,13 +77,12 @@ def test_states_are_of_paired_layers(state: StageContext, layers: Any, mine: tup
 def test_attention_is_compared_as_the_recipe_says(state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any) -> None:
     taught, batch = objective(state, attention=1.0, attention_by=by, layers=layers)
     kind = "relations" if by == "relations" else "scores"
-    given, wanted = (
-        getattr(request_features(model, batch, TASK, FeatureRequest(**{kind: place})), kind)
-        for model, place in ((state.model, mine), (state.teacher, theirs))
-    )
+    sides = ((state.model, mine), (state.teacher, theirs))
+    given, wanted = (request_features(one, batch, TASK, FeatureRequest(**{kind: at})) for one, at in sides)
     compared = relation_loss if by == "relations" else attention_score_loss
+    expected = compared(getattr(given, kind), getattr(wanted, kind), batch.mask, 4)
     found = taught(batch)
-    assert found.item() == pytest.approx(compared(given, wanted, batch.mask, 4).item(), rel=2e-3)
+    assert found.item() == pytest.approx(expected.item(), rel=2e-3)
     found.backward()
     # Values are part of relations and of no scores: those of the last layer that is compared learn in one case alone.
     last = encoder_of(state.model).layers(state.model)[mine - 1 if by == "relations" else mine[-1] - 1]

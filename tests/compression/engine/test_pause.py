@@ -18,13 +18,8 @@ from compression.system.sealed_folder import digest
 from compression.training.save import FOLDER
 from tests.support.engine_jobs import RECIPE, events, start, write_spec
 
-LONG: dict[str, Any] = {
-    **RECIPE,
-    "prepare": {"epochs": 2, "rate": 3e-3},
-    "quantize": None,
-    "prune": {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}},
-    "distill": None,
-}
+LONG: dict[str, Any] = {**RECIPE, "quantize": None, "distill": None, "prepare": {"epochs": 2, "rate": 3e-3}}
+LONG["prune"] = {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}}
 """Two trainings, the second long enough to be paused in its midst."""
 
 

@@ -37,15 +37,9 @@ pytestmark = pytest.mark.fresh
 
 def spec(shipment: Shipment, **changes: object) -> MeasureSpec:
     folder, baseline = shipment.folder(shipment.int8), shipment.folder(shipment.baseline)
-    return MeasureSpec(
-        kind="onnx",
-        task="text-classification",
-        labels=LABELS,
-        folder=str(folder),
-        baseline=str(baseline),
-        test_rows=str(shipment.output / "test.jsonl"),
-        evaluate=Evaluate(length=16),
-    ).model_copy(update=changes)
+    own = {"kind": "onnx", "task": "text-classification", "labels": LABELS, "evaluate": Evaluate(length=16)}
+    places = {"folder": str(folder), "baseline": str(baseline), "test_rows": str(shipment.output / "test.jsonl")}
+    return MeasureSpec(**own, **places).model_copy(update=changes)
 
 
 @dataclass
@@ -92,10 +86,8 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 def test_the_two_sides_run_by_turns_on_the_same_batch(tiny_shipment: Shipment) -> None:
     order: list[str] = []
     example = full_batch(2, 8, 40)
-    sides = [
-        Noted(open_artifact("onnx", tiny_shipment.folder(each), threads=1), order, label)
-        for each, label in ((tiny_shipment.int8, "after"), (tiny_shipment.baseline, "before"))
-    ]
+    folders = {"after": tiny_shipment.folder(tiny_shipment.int8), "before": tiny_shipment.folder(tiny_shipment.baseline)}
+    sides = [Noted(open_artifact("onnx", folder, threads=1), order, label) for label, folder in folders.items()]
     latency = time_both(sides[0], sides[1], example, threads=1)
     assert order.count("after") == order.count("before") >= latency.runs
     timed = order[-2 * latency.runs :]

@@ -165,13 +165,9 @@ def test_base_student_and_teacher_may_name_code_and_the_base_finds_words(tmp_pat
         models.tiny("bert", head, **labels).save_pretrained(tmp_path / name)
         models.write_tokenizer(tmp_path / name)
         naming_code(tmp_path / name)
-    recipe = {
-        "prepare": {"epochs": 1},
-        "quantize": None,
-        "prune": None,
-        "distill": {"epochs": 1, "teachers": {"seeds": 0}, "augment": {"copies": 1, "synonyms": {"source": "masked-lm"}}},
-        "train": {"batch": 16, "max_length": 32},
-    }
+    augment = {"copies": 1, "synonyms": {"source": "masked-lm"}}
+    recipe = {"prepare": {"epochs": 1}, "quantize": None, "prune": None, "train": {"batch": 16, "max_length": 32}}
+    recipe["distill"] = {"epochs": 1, "teachers": {"seeds": 0}, "augment": augment}
     spec = spec_of(tmp_path, tmp_path / "base", student="small", teachers=["wise"], recipe=recipe)
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     named = [note.split()[0] for note in part.state.notes if "code of its own" in note]

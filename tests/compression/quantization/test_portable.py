@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, BertForSequenceClassification, PreTrainedModel
 
@@ -43,7 +42,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.schemes import Scheme
 from tests.compression.export.onnx.test_exporter import random_batch
-from tests.support.decoder_models import saved, tiny
+from tests.support.decoder_models import saved, tensors_in, tiny
 from tests.support.tiny_bert import encoded, sentences
 
 PORTABLE = Simulation(portable=True)
@@ -152,10 +151,7 @@ def test_torchaos_checkpoint_holds_these_integers_and_the_file_to_file_way_write
     assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8", portable=True, block=700))
     twin = simulated(model, PORTABLE)
     write_transformers(twin, tmp_path / "whole", int8=True)
-    made, whole = (
-        {name: value for path in (tmp_path / name).glob("*.safetensors") for name, value in load_file(path).items()}
-        for name in ("made", "whole")
-    )
+    made, whole = (tensors_in(tmp_path / name) for name in ("made", "whole"))
     assert made.keys() == whole.keys()
     assert all(made[name].equal(value) for name, value in whole.items())
     products = {name: int(value.abs().max()) for name, value in made.items() if value.dtype == torch.int8 and "qdata" in name}

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from compression.engine.job import Job
@@ -23,7 +22,7 @@ from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
 from tests.compression.planning.test_planning import DATA
-from tests.support.decoder_models import saved, tiny, with_prediction
+from tests.support.decoder_models import saved, tensors_in, tiny, with_prediction
 from tests.support.engine_jobs import before_of, report_of, rows_in_download, write_spec
 from tests.support.gguf_files import tokens, write
 from tests.support.tiny_bert import sentences, write_rows, write_tokenizer
@@ -186,10 +185,7 @@ def test_what_was_sent_in_more_bits_is_cut_to_16_and_its_integers_are_of_all_of_
     report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
     made = {one.precision: tmp_path / "out" / "artifacts" / one.name for one in report.artifacts if one.stage == "pruned"}
     assert made.keys() == {"int8", "bfloat16"}
-    half, integers = (
-        {name: value for path in made[kind].glob("*.safetensors") for name, value in load_file(path).items()}
-        for kind in ("bfloat16", "int8")
-    )
+    half, integers = (tensors_in(made[kind]) for kind in ("bfloat16", "int8"))
     assert {value.dtype for value in half.values()} == {torch.bfloat16}
     assert json.loads((made["bfloat16"] / "config.json").read_text())["dtype"] == "bfloat16"
     assert size_of(made["bfloat16"]) < 0.6 * size_of(tmp_path / "out" / "artifacts" / report.rows[0].artifact)

@@ -23,7 +23,7 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 from compression.quantization.weight_only import dequantized_weights
 from compression.schema.errors import ConfigMismatch, ExportMismatch, UnsupportedArchitecture
 from tests.compression.models.validation.conftest import edit_json
-from tests.support.decoder_models import saved, tiny
+from tests.support.decoder_models import saved, tensors_in, tiny
 
 ROOT = Path(__file__).parents[4]
 
@@ -37,10 +37,6 @@ def untied(model: PreTrainedModel) -> PreTrainedModel:
 
 def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(one.flatten().float(), other.flatten().float(), dim=0))
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
 @pytest.mark.parametrize(
@@ -67,15 +63,13 @@ def test_it_is_the_export_of_the_whole_model(kind: str, tied: bool, scheme: str,
         size = 32 if scheme == "weight-only-int4" else None
         insert_fake_quantization(whole, simulation=Simulation(scheme=scheme, group_size=size))
     write_transformers(whole, tmp_path / "whole", int8=True)
-    made, expected = tensors(tmp_path / "made"), tensors(tmp_path / "whole")
+    made, expected = tensors_in(tmp_path / "made"), tensors_in(tmp_path / "whole")
     assert made.keys() == expected.keys()
     for name, value in expected.items():
         assert made[name].dtype == value.dtype, name
         assert made[name].equal(value), name
-    with (
-        safe_open(next((tmp_path / "made").glob("*.safetensors")), "pt") as one,
-        safe_open(tmp_path / "whole" / "model.safetensors", "pt") as other,
-    ):
+    made, whole = next((tmp_path / "made").glob("*.safetensors")), tmp_path / "whole" / "model.safetensors"
+    with safe_open(made, "pt") as one, safe_open(whole, "pt") as other:
         assert one.metadata() == other.metadata()
     for file in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "made" / file).read_text()) == json.loads((tmp_path / "whole" / file).read_text())
@@ -160,7 +154,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: str, tmp_path: Path) -> None:
     model = tiny(kind)
     source = saved(model.to(torch.bfloat16), tmp_path / "source")
-    assert any(".experts.3.gate_proj." in name for name in tensors(source))  # one by one, as their authors publish them
+    assert any(".experts.3.gate_proj." in name for name in tensors_in(source))  # one by one, as their authors publish them
     written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)
     assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=300))
     routers = [name for name, weight in model.named_parameters() if name.endswith("mlp.gate.weight")]
@@ -183,7 +177,7 @@ def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path:
     source = saved(model, tmp_path / "source")
     written = sharded.quantize(source, tmp_path / "made")
     assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
-    found = tensors(tmp_path / "made")
+    found = tensors_in(tmp_path / "made")
     layers = {name: value for name, value in model.state_dict().items() if name.startswith("transformer.h") and value.ndim > 1}
     assert len(layers) == 8
     assert all(found[name].equal(weight) for name, weight in layers.items())

@@ -37,13 +37,9 @@ def test_good_data_is_known_by_its_facts(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
     write(tmp_path / "test.jsonl", GOOD[:3])
     facts = found(tmp_path, splits={"train": ("train.jsonl", "train.jsonl"), "test": ("test.jsonl",)})
-    assert facts == DataFacts(
-        labels=("x", "y"),
-        rows={"train": 40, "test": 3},
-        label_counts={"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}},
-        mean_words=2.5,
-        longest_words=4,
-    )
+    counts = {"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}}
+    rows = {"train": 40, "test": 3}
+    assert facts == DataFacts(labels=("x", "y"), rows=rows, label_counts=counts, mean_words=2.5, longest_words=4)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
