@@ -19,22 +19,9 @@ from compression.export.onnx.exporter import write_onnx
 from compression.export.transformers import sharded, sharded_check
 from compression.export.transformers.exporter import write_transformers
 from compression.models.linear_layers import is_linear
-from compression.quantization import calibration
-from compression.quantization.dynamic_int8 import (
-    LEVELS,
-    PORTABLE_LEVELS,
-    fake_quantize_rows,
-    integer_linear,
-    integer_rows,
-    levels_of,
-)
-from compression.quantization.fake_quantize import (
-    Simulation,
-    insert_fake_quantization,
-    quantizable,
-    remove_fake_quantization,
-    simulation_of,
-)
+from compression.quantization import calibration, dynamic_int8, fake_quantize
+from compression.quantization.dynamic_int8 import PORTABLE_LEVELS, fake_quantize_rows, integer_linear, integer_rows
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable, simulation_of
 from compression.quantization.moe_layers import SimulatedExperts
 from compression.quantization.smoothquant import rounding_error
 from compression.schema.recipe.presets import PRESETS
@@ -69,7 +56,7 @@ def simulated(model: PreTrainedModel, simulation: Simulation) -> PreTrainedModel
 def test_no_two_products_of_a_portable_weight_leave_16_bits() -> None:
     """The sum of two products of a uint8 and an int8 is what x86 without VNNI keeps in 16 bits."""
     assert 2 * 255 * PORTABLE_LEVELS <= 2**15 - 1
-    assert 2 * 255 * LEVELS > 2**15 - 1
+    assert 2 * 255 * dynamic_int8.LEVELS > 2**15 - 1
 
 
 def test_a_portable_layer_answers_as_matrices_of_seven_bits_do_and_a_search_for_smoothing_rounds_as_it_does() -> None:
@@ -178,9 +165,9 @@ def test_it_is_kept_with_the_model_and_taken_out_it_leaves_nothing_behind(model:
     state = {"fingerprint": "1", "stage": "quantized", "labels": [], "rows": [], "artifacts": [], "pruning": None, "files": []}
     kept = StageCheckpoint.model_validate({**state, "simulation": {"scheme": "static-int8", "ranges": {"a": [0.0, 1.0]}}})
     assert not kept.simulation.portable
-    remove_fake_quantization(twin)
+    fake_quantize.remove_fake_quantization(twin)
     assert twin(ids).logits.equal(model(ids).logits)
-    assert {levels_of(layer) for _, layer in quantizable(twin)} == {127}
+    assert {dynamic_int8.levels_of(layer) for _, layer in quantizable(twin)} == {127}
     insert_fake_quantization(twin, simulation=Simulation())
     assert twin(ids).logits.equal(simulated(model, Simulation())(ids).logits)
 

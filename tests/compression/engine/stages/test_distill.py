@@ -34,20 +34,10 @@ from compression.schema.report.measurements import Score
 from compression.system.interrupts import Pause
 from compression.system.progress import run_silently
 from compression.training.save import FOLDER, TrainingCheckpointer
+from tests.support import tiny_bert
 from tests.support.engine_jobs import asked_of, report_of, spec_of
 from tests.support.stage_runs import distill, prepare
-from tests.support.tiny_bert import (
-    BAD,
-    GOOD,
-    all_phases,
-    apart,
-    encoded,
-    sentences,
-    state_of,
-    tiny_config,
-    write_rows,
-    write_tokenizer,
-)
+from tests.support.tiny_bert import all_phases, apart, encoded, sentences, state_of, tiny_config, write_rows, write_tokenizer
 
 TRAIN = Train(batch=16, max_length=32)
 ALL_TERMS = {"soft": 1.0, "hard": 0.3, "hidden": 1.0, "attention": 1.0, "embedding": 1.0}
@@ -269,7 +259,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     other = write_model(tmp_path / "other", deep().bert)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    first, second = GOOD[0], BAD[0]
+    first, second = tiny_bert.GOOD[0], tiny_bert.BAD[0]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     wrong = write_model(tmp_path / "wrong", deep(("yes", "no")))
