@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ from workers import engine
 from workers.predictions import predict_next
 
 SAID = {"milliseconds": 1.5, "runs": 3, "runtime": "r", "bytes": 9, "label": "good", "scores": {"good": 1.0}}
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalStorage:
-    return LocalStorage(tmp_path / "store")
 
 
 def report() -> dict[str, Any]:

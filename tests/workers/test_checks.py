@@ -122,8 +122,7 @@ def test_a_tokenizer_that_asks_for_terabytes_is_refused_at_once(settings: Settin
     assert "smaller tokenizer" in found.reasons[0]["remedy"]
 
 
-def test_a_million_columns_are_refused_at_once(settings: Settings, tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path / "store")
+def test_a_million_columns_are_refused_at_once(settings: Settings, storage: LocalStorage) -> None:
     commas = "," * 999_998
     wide = f"{commas}text,label\n{commas}good,pos\n{commas}bad,neg\n".encode()
     columns = {"text": "text", "label": "label"}

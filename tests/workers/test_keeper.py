@@ -46,8 +46,7 @@ def test_rows_of_the_audit_log_go_when_their_time_is_over_and_not_before(setting
         assert [entry.id for entry in session.scalars(select(AuditEntry))] == ["kept"]
 
 
-def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path / "store")
+def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, storage: LocalStorage) -> None:
     with writing() as session:
         job = submitted(session)
         gone, _ = ready(session, team(session))

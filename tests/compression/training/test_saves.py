@@ -38,9 +38,7 @@ def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> Non
 
 
 def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
-    answers = iter(
-        [False] * (conftest.STEPS_AN_EPOCH + 6) + [True] * 99
-    )  # while the teacher is asked, in batches as large, and then
+    answers = iter([False] * (conftest.STEPS_AN_EPOCH + 6) + [True] * 99)  # first, the teacher is asked in batches as large
     pausing = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
         done("distilled", hear=listener.hear, checkpointer=pausing)
