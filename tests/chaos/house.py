@@ -39,6 +39,8 @@ POINTS_OF = {"api": "api_", "jobs": "worker_", "keeper": "keeper_"}
 
 
 class House:
+    """All processes of one run. `look_after` must be called often."""
+
     def __init__(self, root: Path, workers: int, chance: random.Random) -> None:
         self.root, self.chance = root, chance
         root.mkdir(parents=True, exist_ok=True)

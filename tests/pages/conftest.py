@@ -138,6 +138,8 @@ def browser() -> Iterator[Browser]:
 
 
 class Window:
+    """A page that a user looks at; what its console says of errors is an error of the test."""
+
     def __init__(self, page: Page, context: BrowserContext, url: str) -> None:
         self.page, self.context, self.url = page, context, url
         self.errors: list[str] = []

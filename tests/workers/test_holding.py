@@ -27,6 +27,7 @@ LEASES: dict[type[Any], Any] = {Model: Model.check_lease_until, Prediction: Pred
 
 
 def claimed(kind: type[Any]) -> bool:
+    """Let another worker look for such work."""
     with writing() as session:
         return (resources.claim_check(session, 60) if kind is Model else predictions.claim(session, 60)) is not None
 
