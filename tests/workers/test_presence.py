@@ -80,7 +80,7 @@ def test_a_forgotten_worker_is_known_again_and_can_be_told_to_stop(settings: Set
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
 
 
-def test_a_worker_takes_what_its_engine_may_not_what_a_machine_has(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_takes_by_its_engine_s_limit_not_its_machine_s(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")
     monkeypatch.setenv("LATHE_ENGINE_MEMORY_BYTES", str(1 << 30))
     get_settings.cache_clear()
