@@ -29,7 +29,7 @@ def shouted(texts: Sequence[str]) -> list[str]:
     return [text.upper() for text in texts]
 
 
-def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[AugmentedRow], list[int]]:
+def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[AugmentedRow], list[Any]]:
     told = list(work := Returning(augment(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))))
     return work.result, told
 
@@ -49,7 +49,7 @@ def changed(one: AugmentedRow, old: Texts) -> int:
 def test_about_the_share_of_words_is_replaced_and_the_rest_stays() -> None:
     made, told = make(ROWS, synonyms(share=0.4))
     assert len(made) == len(ROWS)  # one word of a row always changes
-    assert told == [CHUNK, 2 * CHUNK, len(ROWS)]
+    assert told == [(done, len(ROWS)) for done in (CHUNK, 2 * CHUNK, len(ROWS))]
     for one in made:
         assert changed(one, ROWS[one.row]) == one.replaced
         assert one.texts[0].endswith(f" {one.row + 1}")
