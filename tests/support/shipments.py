@@ -14,7 +14,7 @@ from compression.schema.recipe.recipe import Evaluate
 from compression.system.progress import run_silently
 
 
-def shipped(model: PreTrainedModel, output: Path, rows: list[Row], to: Rows | None = None, **changes: Any) -> ShippedArtifact:
+def shipped(model: PreTrainedModel, output: Path, rows: list[Row], to: Rows = lambda _: (), **changes: Any) -> ShippedArtifact:
     """Ship a model below output/artifacts, scored on these rows.
 
     Unless changes say otherwise it is the float32 ONNX baseline of a language model, whose tokenizer lies in
