@@ -140,7 +140,7 @@ def test_splices_come_behind_the_copies() -> None:
         ({"back_translation": {}}, "either models or apertium"),
         ({"back_translation": {"apertium": "eng-spa; rm"}}, "pattern"),
         ({"back_translation": {"models": ["../../etc", "b"]}}, "pattern"),
-        ({"synonyms": {"source": "embeddings", "model": "bert"}}, "masked-lm alone"),
+        ({"synonyms": {"source": "embeddings", "model": "bert"}}, "only the source masked-lm has a model"),
         ({"synonyms": {"share": 0}}, "greater than 0"),
     ],
 )
