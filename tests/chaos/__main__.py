@@ -13,7 +13,6 @@ from tests.chaos.rampage import rampage, table
 
 
 def say(text: str) -> None:
-    """Tell whoever watches, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

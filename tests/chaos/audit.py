@@ -22,8 +22,6 @@ Row = dict[str, Any]
 
 @dataclass
 class Evidence:
-    """Where to look: the database, the run's folder, and what the client saw."""
-
     database: str
     root: Path
     orders: list[Order]
@@ -66,14 +64,12 @@ def planned(recipe: Row) -> list[str]:
 
 
 def no_job_is_lost(seen: Evidence) -> list[str]:
-    """Every 202 has its row."""
     return [
         f"{order.key}: accepted as {job}, which is not there" for order in seen.orders for job in order.ids - set(seen.jobs)
     ]
 
 
 def no_job_is_doubled(seen: Evidence) -> list[str]:
-    """A request that was sent many times made one job."""
     found = [f"{order.key}: answered with {sorted(order.ids)}" for order in seen.orders if len(order.ids) != 1]
     if len(seen.jobs) != len(seen.orders):
         found.append(f"{len(seen.orders)} requests made {len(seen.jobs)} jobs")
@@ -134,7 +130,6 @@ def events_are_gapless(seen: Evidence) -> list[str]:
 
 
 def no_stage_is_done_twice(seen: Evidence) -> list[str]:
-    """A stage that was checkpointed is never finished again, by nobody."""
     found = []
     for job in seen.jobs:
         done = Counter(event["stage"] for event in seen.events[job] if event["type"] == "stage_finished")
@@ -236,7 +231,6 @@ def counts_are_right(seen: Evidence) -> list[str]:
 
 
 def stores_hold_what_they_may(seen: Evidence) -> list[str]:
-    """No team keeps more bytes than its quota."""
     found = seen.rows(
         "SELECT t.id, (t.quotas->>'bytes_stored')::bigint AS most, sum(f.size) AS kept FROM teams t"
         " JOIN models m ON m.team_id = t.id AND m.deleted_at IS NULL JOIN files f ON f.model_id = m.id"

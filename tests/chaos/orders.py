@@ -20,8 +20,6 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
 
 @dataclass
 class Order:
-    """One job as its sender sees it."""
-
     key: str
     kind: str
     body: dict[str, Any]
@@ -59,15 +57,9 @@ def plan(number: int, senders: list[Sender], chance: random.Random, name: str) -
         recipe = {**CHEAP, **KINDS[kind][1], "train": {**CHEAP["train"], "seed": index}}
         cancelled, hasty = chance.random() < 0.1, chance.random() < 0.05
         sender = senders[index % len(senders)]
-        body = {
-            "models": {"base": sender.model},
-            "datasets": [sender.dataset],
-            "recipe": recipe,
-            "evaluate": {"length": 8},
-            "priority": chance.randint(-2, 2),
-            "labels": {"order": str(index)},
-            "deadline_seconds": chance.randint(1, 40) if hasty else None,
-        }
+        body = {"models": {"base": sender.model}, "datasets": [sender.dataset], "recipe": recipe, "evaluate": {"length": 8}}
+        body |= {"priority": chance.randint(-2, 2), "labels": {"order": str(index)}}
+        body["deadline_seconds"] = chance.randint(1, 40) if hasty else None
         after = chance.uniform(0, 60) if cancelled else None
         twice = chance.random() < 0.2
         made.append(Order(f"{name}-{index}", kind, body, after, sender.key, hasty=hasty, twice=twice))

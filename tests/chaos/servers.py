@@ -29,15 +29,9 @@ class Postgres:
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as out:
-            return subprocess.Popen(
-                [str(POSTGRES), "-D", str(self.folder), "-h", "", "-k", self.socket],
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                user=self.user,
-                start_new_session=True,
-            )
+            command = [str(POSTGRES), "-D", str(self.folder), "-h", "", "-k", self.socket]
+            own = {"cwd": self.folder, "stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, "user": self.user}
+            return subprocess.Popen(command, start_new_session=True, **own)
 
 
 class Valkey:
@@ -52,14 +46,8 @@ class Valkey:
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self.folder}
         command = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         with (self.folder / "valkey.log").open("ab") as out:
-            return subprocess.Popen(
-                [str(get_binary_path()), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                env={"PATH": os.environ.get("PATH", "")},
-            )
+            own = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, "env": {"PATH": os.environ.get("PATH", "")}}
+            return subprocess.Popen([str(get_binary_path()), *command], start_new_session=True, **own)
 
 
 def kill_tree(process: Process, number: int = signal.SIGKILL) -> None:

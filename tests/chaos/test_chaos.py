@@ -21,8 +21,7 @@ Run = tuple[House, Result, Evidence]
 
 @pytest.fixture(scope="module")
 def run(apart: Path) -> Iterator[Run]:
-    root = apart / "chaos"
-    with opened(root, 2, random.Random(f"{SEED}-house"), keep=False) as house:
+    with opened(apart / "chaos", 2, random.Random(f"{SEED}-house"), keep=False) as house:
         yield house, *rampage(house, jobs=JOBS, kills=KILLS, seed=SEED, limit=1800)
 
 

@@ -49,8 +49,6 @@ STEADY = {
 
 @dataclass
 class Stand:
-    """What a test holds in its hands."""
-
     service: Service
     valkey: Valkey
     broker: Proxy
@@ -107,8 +105,7 @@ class Stand:
         return []
 
     def engine_of(self, name: str) -> psutil.Process:
-        found = wait_for(lambda: [p for p in self.family(name) if is_engine(p)], PATIENCE)
-        return found[0]
+        return wait_for(lambda: [p for p in self.family(name) if is_engine(p)], PATIENCE)[0]
 
     def wait_end(self, name: str) -> None:
         self.service.processes[name].wait(PATIENCE)
@@ -133,7 +130,6 @@ class Stand:
         return jobs.submit(session, Job(team_id=team, name="r", model_id=self.model, dataset_id=self.data, **values))
 
     def show(self, job_id: str) -> dict[str, Any]:
-        """The job as its sender sees it."""
         answer = self.http.get(f"/v1/jobs/{job_id}")
         return answer.json() if answer.status_code == 200 else {"state": "unknown", "stage": None}
 
@@ -262,7 +258,6 @@ SMALL_DISK = os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"]
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str = "320m") -> Iterator[None]:
-    """A disk of its own that a test can fill."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     yield
@@ -270,7 +265,6 @@ def small_disk(folder: Path, size: str = "320m") -> Iterator[None]:
 
 
 def small_splits() -> dict[str, bytes]:
-    """As little data as a job can be measured on."""
     return {
         name: data if name.startswith("train") else b"".join(data.splitlines(keepends=True)[:24])
         for name, data in tiny_splits().items()
@@ -285,7 +279,6 @@ def is_engine(process: psutil.Process) -> bool:
 
 
 def engines_in(scratch: Path) -> list[psutil.Process]:
-    """All engine processes whose work lies beneath a folder."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -316,7 +309,6 @@ def own_postgres(apart: Path) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that trains in no time."""
     return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 

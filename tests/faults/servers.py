@@ -129,7 +129,6 @@ class Postgres(Server):
         self.key = run_bootstrap(self.url("lathe_template"), self.folder) or ""
 
     def database(self) -> Database:
-        """Copy the template. The copy goes with the server."""
         name = f"t_{secrets.token_hex(6)}"
         self.run(f"CREATE DATABASE {name} TEMPLATE lathe_template")
         return Database("postgresql", self.url(name), self.key)

@@ -16,7 +16,6 @@ IN_THE_MIDDLE = ("worker_after_claim", "worker_artifact_stored", "worker_stage_r
 
 
 def test_every_point_belongs_to_a_process() -> None:
-    """So that a new one is not forgotten here."""
     of_keeper = ("keeper_after_reap", "keeper_before_purge_recorded")
     assert set(POINTS) == {*OF_API, *OF_WORKER, *of_keeper}
 
@@ -43,8 +42,7 @@ def test_a_sender_who_asks_again_after_the_api_died_has_one_job(point: str, stan
 def test_a_worker_that_dies_at_every_point_in_turn(stand: Stand) -> None:
     settings, marks = stand.crash_at(*OF_WORKER)
     stand.start_worker(**settings, LATHE_SAVE_SECONDS="0.05")
-    job_id = stand.job({})
-    done = stand.over(job_id)
+    done = stand.over(stand.job({}))
     assert [mark.name for mark in marks if not mark.exists()] == []
     # One death comes after the outcome was written, and costs nothing.
     assert done["attempt"] >= len(OF_WORKER)

@@ -17,7 +17,6 @@ ONCE = {"LATHE_MAX_FAILURES": "1"}
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free on a small disk; return the file that took the room."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as out:
         for size in (1 << 20, 1 << 12, 1):
@@ -79,8 +78,7 @@ def test_storage_that_fills_up_while_the_engine_works(stand: Stand, storage: Pat
 @pytest.mark.parametrize("midway", [False, True], ids=["before", "midway"])
 def test_an_upload_to_a_full_storage_leaves_nothing(midway: bool, stand: Stand, storage: Path) -> None:
     data = os.urandom(6 << 20)
-    digest = hashlib.sha256(data).hexdigest()
-    manifest = [{"path": "config.json", "size": len(data), "sha256": digest}]
+    manifest = [{"path": "config.json", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}]
     place = f"/v1/models/{stand.http.post('/v1/models', json={'name': 'm', 'files': manifest}).json()['id']}"
 
     def body() -> Iterator[bytes]:
@@ -91,8 +89,7 @@ def test_an_upload_to_a_full_storage_leaves_nothing(midway: bool, stand: Stand, 
 
     if not midway:
         fill(storage)
-    headers = {"Content-Length": str(len(data))}
-    answer = stand.http.put(f"{place}/files/config.json", content=body(), headers=headers)
+    answer = stand.http.put(f"{place}/files/config.json", content=body(), headers={"Content-Length": str(len(data))})
     assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
     assert not list((storage / ".incoming").iterdir())
     stand.bytes_are_those_of_rows()

@@ -57,14 +57,8 @@ def start_hostile(stand: Stand, bystander: Path, tmp_path: Path, **settings: str
     shutil.copy(Path(__file__).parent / "hostile_engine.py", tmp_path / "compression/engine/commands/run.py")
     (tmp_path / "compression/engine/commands/forged.json").write_text(json.dumps(forged(stand, bystander)))
     with stand.with_settings(LATHE_MAX_FAILURES="1", **settings), (stand.service.home / "jobs-hostile.log").open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers", "jobs"],
-            cwd=tmp_path,
-            env=stand.service.env,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+        own = {"cwd": tmp_path, "env": stand.service.env, "stdout": out, "stderr": out}
+        process = subprocess.Popen([sys.executable, "-m", "workers", "jobs"], start_new_session=True, **own)
     stand.service.processes["jobs-hostile"] = process
     return process
 
@@ -84,9 +78,7 @@ def bytes_of(folder: Path) -> dict[Path, bytes]:
     return found
 
 
-def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
-    stand: Stand, worker: subprocess.Popen[bytes], bystander: Path
-) -> None:
+def test_what_an_engine_tries_fails_only_its_own_job(stand: Stand, worker: subprocess.Popen[bytes], bystander: Path) -> None:
     tried = {
         trick.__name__: stand.job({**SHORT, "train": {"seed": number}})
         for number, trick in enumerate(TRICKS)
@@ -97,8 +89,7 @@ def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
     found = {}
     for trick, job_id in tried.items():
         try:
-            error = stand.over(job_id, "failed")["error"]
-            found[trick] = error["code"]
+            found[trick] = stand.over(job_id, "failed")["error"]["code"]
         except AssertionError as problem:
             found[trick] = str(problem)[:300]
     assert found == dict.fromkeys(tried, "engine_misbehaved")

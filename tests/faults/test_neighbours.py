@@ -16,7 +16,6 @@ NARROW = {
 
 
 def attack(stand: Stand, number: int) -> str:
-    """Submit the job in which the engine plays its nth trick against its neighbours."""
     job = stand.job({**SHORT, "train": {"seed": len(TRICKS) + number}})
     stand.foretell(1)  # its limit of memory is below what an honest job of its kind is forecast to take
     return job
@@ -35,8 +34,7 @@ def test_whatever_an_engine_does_to_its_host_others_finish_and_nothing_stays(sta
     endless = attack(stand, len(ending))
     wait_for(lambda: list(scratch.glob("*/.measure.granted")), PATIENCE)
     stand.start_worker()
-    honest = stand.job(SHORT)
-    (row,) = stand.over(honest)["rows"]
+    (row,) = stand.over(stand.job(SHORT))["rows"]
     assert row["latency"]["exclusive"]
     assert stand.show(endless)["state"] == "running"
     stand.http.post(f"/v1/jobs/{endless}/cancel")

@@ -11,7 +11,6 @@ from tests.faults.proxy import Proxy
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """Port of a server that says back what it is told."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(there: socket.socket) -> None:

@@ -55,7 +55,6 @@ def test_events_are_told_once_across_restarts_of_the_api(stand: Stand, monkeypat
         job_id = stand.queue(session).id
     with Session(stand.engine, expire_on_commit=False) as session, session.begin():
         claim = jobs.claim(session, "wkr_told", 600)
-    assert claim is not None
 
     def tell(number: int) -> None:
         for _ in range(number):

@@ -24,8 +24,7 @@ def test_a_worker_that_wakes_after_its_lease_changes_nothing(stand: Stand) -> No
     engine = stand.engine_of(sleeper)
     frozen = suspend(stand, sleeper)
     stand.start_worker()
-    done = stand.over(job_id)
-    assert done["attempt"] > 1
+    assert stand.over(job_id)["attempt"] > 1
     told, artifacts = stand.events(job_id), stand.http.get(f"/v1/jobs/{job_id}/artifacts").json()
     for process in reversed(frozen):
         process.resume()
@@ -85,8 +84,7 @@ def test_a_job_that_takes_too_much_memory_is_tried_once_more_in_smaller_parts(st
     stand.foretell(1 << 20)  # or no such worker would take them
     name = stand.start_worker(LATHE_ENGINE_MEMORY_BYTES=str(50 << 20))
     failed = stand.over(first, "failed")
-    assert failed["error"]["code"] == "out_of_memory"
-    assert (failed["attempt"], failed["failures"]) == (2, 1)
+    assert (failed["error"]["code"], failed["attempt"], failed["failures"]) == ("out_of_memory", 2, 1)
     # The worker itself is well, and what it learnt of one job it does not hold against another.
     stand.reached(second, "claimed", "failed")
     assert stand.service.processes[name].poll() is None

@@ -48,7 +48,6 @@ class World:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=90)
 
     def api(self) -> psutil.Process:
-        """The process that serves pages and API; `lathe up` starts it again when it dies."""
         found = [process for process in family(self.up.home) if "app.server" in process.cmdline()]
         return min(found, key=lambda process: process.create_time())
 
@@ -84,7 +83,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def peopled(up: Up, folder: Path) -> World:
-    """Send a job of each kind to a service, and wait until it is of that kind."""
     made = World(up, up.facts["key"], "")
     with made.http() as http:
         made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
@@ -119,8 +117,7 @@ def peopled(up: Up, folder: Path) -> World:
 
 def broken() -> dict[str, Any]:
     """A recipe that asks for what no worker here has: the job fails in its engine, with a cause and a remedy."""
-    synonyms = {"synonyms": {"source": "wordnet"}}
-    return {"quantize": None, "distill": {"epochs": 1, "augment": synonyms}}
+    return {"quantize": None, "distill": {"epochs": 1, "augment": {"synonyms": {"source": "wordnet"}}}}
 
 
 def chromium(playwright: Playwright) -> str | None:
@@ -163,7 +160,6 @@ class Window:
 
     @contextlib.contextmanager
     def without_network(self) -> Iterator[None]:
-        """Pull the plug, and put it back."""
         self.dropped = True
         self.context.set_offline(True)
         yield
@@ -186,7 +182,6 @@ class Window:
             self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             self.accessible()
         size = self.page.viewport_size
-        assert size is not None
         self.page.set_viewport_size({"width": 360, "height": 740})
         assert self.page.evaluate("document.documentElement.scrollWidth") <= 360
         self.accessible()
@@ -198,8 +193,7 @@ class Window:
 def opened(browser: Browser, world: World, key: str | None) -> Iterator[Window]:
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     if key is not None:
-        answer = context.request.post(f"{world.url}/sign-in", form={"key": key}, max_redirects=0)
-        assert answer.status == 303
+        assert context.request.post(f"{world.url}/sign-in", form={"key": key}, max_redirects=0).status == 303
     window = Window(context.new_page(), context, world.url)
     yield window
     errors = list(window.errors)

@@ -17,8 +17,7 @@ def test_the_fleet_tells_who_works_on_what(window: Window, world: World) -> None
     expect(line).to_contain_text(busy["facts"]["confinement"])
     expect(line).to_contain_text(busy["facts"]["devices"][0])
     expect(line).to_contain_text("ago")
-    team = page.get_by_role("row").filter(has_text="yours")
-    expect(team).to_contain_text(str(used[0]["jobs"]["failed"]))
+    expect(page.get_by_role("row").filter(has_text="yours")).to_contain_text(str(used[0]["jobs"]["failed"]))
     expect(page.locator(".tile").filter(has_text="running")).to_contain_text("1")
     window.accessible_everywhere()
 

@@ -116,8 +116,7 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     expect(page.locator("#results")).to_be_attached()
     expect(page.locator("#environment")).to_have_attribute("open", "")
     expect(page.locator("#environment summary")).to_be_focused()
-    after = page.locator("#layers").bounding_box()
-    assert abs(after["y"] - before["y"]) < 2
+    assert abs(page.locator("#layers").bounding_box()["y"] - before["y"]) < 2
 
 
 def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
@@ -163,8 +162,7 @@ def test_what_is_downloaded_has_the_hash_that_the_page_names(window: Window, wor
     row = page.locator(".artifact").first.get_by_role("row").filter(has=page.get_by_role("link", name="model.onnx"))
     with page.expect_download() as coming:
         row.get_by_role("link").click()
-    content = coming.value.path().read_bytes()
-    assert hashlib.sha256(content).hexdigest() == row.locator(".hash").inner_text()
+    assert hashlib.sha256(coming.value.path().read_bytes()).hexdigest() == row.locator(".hash").inner_text()
 
 
 def test_the_log_is_searched_and_follows(window: Window, world: World) -> None:

@@ -20,8 +20,7 @@ def test_a_key_is_made_rotated_and_revoked(window: Window, world: World) -> None
     expect(shown).to_contain_text("lathe_")
     old = shown.inner_text()
     assert works(world, old)
-    line = page.get_by_role("row").filter(has_text="night shift")
-    expect(line).to_contain_text("reads everything of the team")
+    expect(page.get_by_role("row").filter(has_text="night shift")).to_contain_text("reads everything of the team")
     window.accessible_everywhere()
 
     page.get_by_role("button", name="Rotate key night shift").click()

@@ -151,9 +151,7 @@ def drop(window: Window, kind: str, paths: list[Path]) -> None:
     )
 
 
-def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
-    window: Window, world: World, tmp_path: Path
-) -> None:
+def test_an_upload_goes_on_after_a_broken_line_and_after_a_closed_page(window: Window, world: World, tmp_path: Path) -> None:
     large = tmp_path / "model.safetensors"
     large.write_bytes(os.urandom(40 << 20))
     page = window.go("/new")
@@ -161,8 +159,7 @@ def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
     page.locator("#files-models").set_input_files(large)
     page.locator("#name-models").fill("large")
     page.locator("[data-send=models]").click()
-    state = page.locator("#list-models [data-state]")
-    expect(state).to_contain_text("sent", timeout=PATIENCE)
+    expect(page.locator("#list-models [data-state]")).to_contain_text("sent", timeout=PATIENCE)
     with window.without_network():
         expect(page.locator("#offline")).to_be_visible()
     expect(page.locator("#offline")).to_be_hidden(timeout=PATIENCE)

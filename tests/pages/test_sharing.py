@@ -5,9 +5,7 @@ from playwright.sync_api import expect
 from tests.pages.conftest import PATIENCE, Window, World
 
 
-def test_a_report_is_shown_to_who_has_the_link_until_it_is_revoked(
-    window: Window, strange_window: Window, world: World
-) -> None:
+def test_a_report_is_shown_by_its_link_until_it_is_revoked(window: Window, strange_window: Window, world: World) -> None:
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
     page.locator("summary", has_text="Share the report").click()
     page.get_by_role("button", name="Create link").click()

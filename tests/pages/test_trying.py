@@ -37,5 +37,4 @@ def test_a_key_for_reading_asks_nothing(reading_window: Window, world: World) ->
 
 
 def test_a_job_without_both_models_says_so(window: Window, world: World) -> None:
-    page = window.go(f"/try?job={world.jobs['failed']}")
-    expect(page.get_by_text("cannot be tried here")).to_be_visible()
+    expect(window.go(f"/try?job={world.jobs['failed']}").get_by_text("cannot be tried here")).to_be_visible()

@@ -7,15 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from compression.models.adapters.registry import decoder_of
 from compression.models.adapters.structure import PruningPlan
@@ -67,7 +62,7 @@ def tiny(kind: str, auto: Any = AutoModelForCausalLM) -> PreTrainedModel:
 
 
 def tiny_classifier(kind: str) -> PreTrainedModel:
-    return tiny(kind, AutoModelForSequenceClassification)
+    return tiny(kind, transformers.AutoModelForSequenceClassification)
 
 
 def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None) -> Tensor:
@@ -81,7 +76,6 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 def some(count: int, of: int, seed: int) -> Tensor:
-    """Draw which of `of` stay."""
     return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 

@@ -48,9 +48,12 @@ def tiny(kind: str, head: str = "ForCausalLM", **changes: object) -> PreTrainedM
 
 
 def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Path:
-    """Save a model in shards of at most `largest` bytes."""
     model.save_pretrained(folder, max_shard_size=largest)
     return folder
+
+
+def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
 def reopened(model: PreTrainedModel, folder: Path, auto: Any = None, **how: Any) -> PreTrainedModel:

@@ -62,6 +62,5 @@ def difference(answer: httpx.Response) -> str | None:
 
 
 def check(answer: httpx.Response) -> None:
-    """Raise AssertionError for an answer that is not as the document says."""
     found = difference(answer)
     assert found is None, f"{answer.request.method} {answer.request.url.path} answered {found}"

@@ -23,7 +23,6 @@ RECIPE: dict[str, Any] = {
 
 
 def asked_of(model: Path | str, rows: Path | str = ".", /, **changes: Any) -> dict[str, Any]:
-    """Return the specification of a job of a model on the JSON lines in a folder."""
     splits = {name: [str(Path(rows, f"{name}.jsonl"))] for name in ("train", "test")}
     own = {"model": str(model), "data": {"format": "jsonl", "splits": splits}, "recipe": RECIPE, "evaluate": {"length": 16}}
     return {**own, "output": "out", "threads": 1, **changes}
@@ -41,7 +40,6 @@ def write_spec(place: Path, encoder: Path, reviews: Path, **changes: Any) -> Pat
 
 
 def report_of(events: Iterable[Event]) -> Report:
-    """Return the report with which a job ends."""
     *_, last = events
     return last.report
 

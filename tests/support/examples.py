@@ -89,13 +89,11 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
 
 
 def tiny_splits(train: int = 256) -> dict[str, bytes]:
-    """Return the three files of a small dataset."""
     rows = {"train": tiny_rows(train, 1), "validation": tiny_rows(64, 2), "test": tiny_rows(96, 3)}
     return {f"{name}.jsonl": jsonl(some) for name, some in rows.items()}
 
 
 def write_splits(folder: Path, train: int = 256) -> Path:
-    """Write the files of a small dataset into a new folder."""
     folder.mkdir()
     for name, rows in tiny_splits(train).items():
         (folder / name).write_bytes(rows)

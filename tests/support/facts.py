@@ -22,15 +22,10 @@ V3 = Shape(layers=61, hidden=7168, heads=128, ffn=18432, vocabulary=129280, grou
         "latent": Latent(query=1536, kv=512, rope=64, value=128),
     }
 )
-TEXTS = DataFacts(
-    task="causal-lm",
-    labels=(),
-    rows={"train": 400, "validation": 40, "test": 60},
-    label_counts={"train": {}},
-    mean_words=700.0,
-    longest_words=9000,
-    characters={"train": 1_600_000, "validation": 160_000, "test": 240_000},
-)
+ROWS = {"train": 400, "validation": 40, "test": 60}
+CHARACTERS = {name: 4000 * rows for name, rows in ROWS.items()}
+WORDS = {"mean_words": 700.0, "longest_words": 9000}
+TEXTS = DataFacts(task="causal-lm", labels=(), rows=ROWS, label_counts={"train": {}}, characters=CHARACTERS, **WORDS)
 
 
 def decoder_facts(kind: str, shape: Shape, outputs: int = 0, head: str = "ForCausalLM", **changes: Any) -> ModelFacts:

@@ -49,7 +49,6 @@ class World:
         return owners
 
     def fresh(self) -> Engine:
-        """Return an engine on a database in which no job is."""
         if self.database.kind == "postgresql":
             with self.engine.begin() as connection:
                 connection.execute(text(f"TRUNCATE {', '.join(TABLES)}, team_days CASCADE"))
@@ -61,7 +60,6 @@ class World:
         return make_engine(f"sqlite:///{copy}")
 
     def done(self, engine: Engine) -> None:
-        """Forget an example's database."""
         if self.database.kind == "sqlite":
             engine.dispose()
             for path in self.folder.glob(f"{self.made}.db*"):

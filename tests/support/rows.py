@@ -34,7 +34,6 @@ def ready(session: Session, owner: Team) -> tuple[Model, Dataset]:
 
 
 def submitted(session: Session, team_name: str = "default", **values: Any) -> Job:
-    """Submit a job of a team, with all that it needs."""
     owner = team(session, team_name)
     model, dataset = ready(session, owner)
     asked: dict[str, Any] = {"name": "j", "task": TASK, "recipe": {}, "evaluate": {}, "targets": {}, **values}
@@ -48,7 +47,6 @@ def do(act: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 
 def claimed(lease: float = 60) -> fencing.Claim:
-    """Claim the next job in this process's own database."""
     claim = do(jobs.claim, "w", lease)
     assert claim is not None
     return claim

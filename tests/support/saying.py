@@ -2,6 +2,5 @@
 
 
 def says(text: str, *parts: str) -> None:
-    """Assert that a text has each of these parts."""
     for part in parts:
         assert part in text, part

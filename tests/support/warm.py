@@ -85,7 +85,6 @@ class Template:
         return Forked(pid, lambda: self._ask({"reap": pid}))
 
     def further(self, level: str) -> "Template":
-        """Fork a template that imports more."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._ask({"further": level}, theirs.fileno())
@@ -176,13 +175,9 @@ def rehearse() -> None:
         for name, rows in tiny_splits(96).items():
             (place / name).write_bytes(rows)
         splits = {name: [f"{name}.jsonl"] for name in ("train", "validation", "test")}
-        job = {
-            "model": "model",
-            "data": {"format": "jsonl", "splits": splits},
-            "recipe": {**TINY_RECIPE, "prepare": {"epochs": 0}, "distill": None},
-            "output": "out",
-            "threads": 1,
-        }
+        recipe = {**TINY_RECIPE, "prepare": {"epochs": 0}, "distill": None}
+        data = {"format": "jsonl", "splits": splits}
+        job = {"model": "model", "data": data, "recipe": recipe, "output": "out", "threads": 1}
         for _ in compress(Spec.model_validate(job), place):
             pass
     shipping.measure_artifact = measured
@@ -225,7 +220,6 @@ def serve(channel: socket.socket, level: str) -> list[str]:
 
 
 def die_with_parent() -> None:
-    """Be killed when the process that forked us ends."""
     from compression.system import process
 
     process.die_with_parent()

@@ -11,6 +11,7 @@ import pytest
 
 from app.core.settings import Settings, get_settings
 from app.store import db
+from app.store.storage import LocalStorage
 from tests.conftest import Database, Service
 from workers.engine import kill_group, start_child
 from workers.sandbox import STRONGEST_FIRST, Sandbox, find_obstacle
@@ -29,9 +30,13 @@ def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     db.get_engine.cache_clear()
 
 
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "store")
+
+
 @pytest.fixture(scope="module", params=STRONGEST_FIRST)
 def confined(request: pytest.FixtureRequest) -> Sandbox:
-    """A sandbox of each level that this machine can do."""
     if reason := find_obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
     return Sandbox(request.param)

@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,27 +21,12 @@ from workers.predictions import predict_next
 SAID = {"milliseconds": 1.5, "runs": 3, "runtime": "r", "bytes": 9, "label": "good", "scores": {"good": 1.0}}
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalStorage:
-    return LocalStorage(tmp_path / "store")
-
-
 def report() -> dict[str, Any]:
     ratios = dict.fromkeys(("speed_up", "latency_reduction", "retention", "retention_above_chance"))
-    return {
-        "task": "text-classification",
-        "labels": ["bad", "good"],
-        "rows": [],
-        "headline": "int8",
-        "ratios": {"parameter_reduction": 0.5, "size_reduction": 0.7, **ratios},
-        "targets": Targets().model_dump(mode="json"),
-        "verdicts": {},
-        "artifacts": [],
-        "recipe": Recipe().model_dump(mode="json"),
-        "splits": {},
-        "pruning": None,
-        "environment": {},
-    }
+    own = {"task": "text-classification", "labels": ["bad", "good"], "headline": "int8", "pruning": None}
+    own |= {"rows": [], "artifacts": [], "verdicts": {}, "splits": {}, "environment": {}}
+    own |= {"targets": Targets().model_dump(mode="json"), "recipe": Recipe().model_dump(mode="json")}
+    return {**own, "ratios": {"parameter_reduction": 0.5, "size_reduction": 0.7, **ratios}}
 
 
 def asked(storage: LocalStorage, question: Question) -> str:
@@ -50,10 +34,8 @@ def asked(storage: LocalStorage, question: Question) -> str:
         job = submitted(session, evaluate={"metric": ["accuracy_f1"]})
         dataset = session.get_one(Dataset, job.dataset_id)
         dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
-        counts = {"train": 1}
-        dataset.facts = {"labels": [], "rows": counts, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
+        dataset.facts = {"labels": [], "rows": {"train": 1}, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
         claim = jobs.claim(session, "w", 60)
-        assert claim is not None
         figures = {"position": 0, "fence": 1, "parameters": 1, "size_bytes": 1, "row": {"artifact": "fp32"}}
         session.add(Metric(job_id=job.id, stage="baseline", **figures))
         for name in ("fp32", "int8"):
@@ -132,8 +114,7 @@ def test_a_reason_of_the_child_is_told(answer: Answer) -> None:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_child_that_does_not_answer_fails_its_question_alone(answer: Answer, child: str, cause: str) -> None:
     found = answer(child, **({"seconds": 2} if "sleep" in child else {}))
-    assert (found.state, found.result) == ("failed", None)
-    assert found.error["code"] == "answer_failed"
+    assert (found.state, found.result, found.error["code"]) == ("failed", None, "answer_failed")
     assert cause in found.error["cause"]
 
 

@@ -49,8 +49,7 @@ def test_a_check_that_takes_too_long_is_not_done_again(check: Check) -> None:
 
 def test_an_upload_over_which_checkers_die_is_not_checked_for_ever(check: Check) -> None:
     found = check("", check_attempts=resources.MAX_CHECK_ATTEMPTS)
-    assert found.state == resources.REJECTED
-    assert found.reasons[0]["code"] == "check_failed"
+    assert (found.state, found.reasons[0]["code"]) == (resources.REJECTED, "check_failed")
     assert "3 workers were lost" in found.reasons[0]["cause"]
 
 
@@ -123,8 +122,7 @@ def test_a_tokenizer_that_asks_for_terabytes_is_refused_at_once(settings: Settin
     assert "smaller tokenizer" in found.reasons[0]["remedy"]
 
 
-def test_a_million_columns_are_refused_at_once(settings: Settings, tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path / "store")
+def test_a_million_columns_are_refused_at_once(settings: Settings, storage: LocalStorage) -> None:
     commas = "," * 999_998
     wide = f"{commas}text,label\n{commas}good,pos\n{commas}bad,neg\n".encode()
     columns = {"text": "text", "label": "label"}

@@ -48,19 +48,16 @@ def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http:
     write_tokenizer(saved(tiny("llama", "Model", pad_token_id=0), tmp_path / "model"))
     files = splits()
     objective = {"epochs": 2, "rate": 3e-3}
-    job = done(
-        http, tmp_path / "model", files, service, prepare=objective, prune=FFN, distill=objective, train={"max_length": 32}
-    )
+    recipe = {"prepare": objective, "prune": FFN, "distill": objective, "train": {"max_length": 32}}
+    job = done(http, tmp_path / "model", files, service, **recipe)
     assert [row["stage"] for row in job["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
     assert (job["rows"][0]["shape"]["ffn"], job["rows"][-1]["shape"]["ffn"]) == (64, 32)
     report = http.get(f"/v1/jobs/{job['id']}/report").json()
     artifacts = {one["name"]: one for one in http.get(f"/v1/jobs/{job['id']}/artifacts").json()["items"]}
     headline = download(http, artifacts[report["headline"]], tmp_path / "onnx")
     chosen = next(row for row in job["rows"] if row["artifact"] == report["headline"])
-    session, tokenizer = (
-        onnxruntime.InferenceSession(headline / "model.onnx"),
-        Tokenizer.from_file(str(headline / "tokenizer.json")),
-    )
+    session = onnxruntime.InferenceSession(headline / "model.onnx")
+    tokenizer = Tokenizer.from_file(str(headline / "tokenizer.json"))
     labels, right = json.loads((headline / "config.json").read_text())["id2label"], 0
     rows = [json.loads(line) for line in files["test.jsonl"].decode().splitlines()]
     for row in rows:
@@ -71,9 +68,7 @@ def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http:
 
 
 @ONCE
-def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
-    service: Service, http: httpx.Client, tmp_path: Path
-) -> None:
+def test_a_decoder_beyond_a_worker_s_memory_runs_file_to_file(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     service.settings["LATHE_ENGINE_MEMORY_BYTES"] = "2000000000"
     service.start_workers("jobs")
     model = model_into(tmp_path / "model", vocab_size=1 << 18, hidden_size=192, head_dim=48)
@@ -84,8 +79,7 @@ def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
     assert after["artifact"] == "pruned-onnx-int8"  # what was written piece by piece fits memory when it is opened
     assert after["size"]["bytes"] < 0.3 * before["size"]["bytes"]
     artifacts = http.get(f"/v1/jobs/{job['id']}/artifacts").json()["items"]
-    made = next(one for one in artifacts if one["name"] == "pruned-transformers-int8")
-    folder = download(http, made, tmp_path / "got")
+    folder = download(http, next(one for one in artifacts if one["name"] == "pruned-transformers-int8"), tmp_path / "got")
     opened = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         answer = opened(**AutoTokenizer.from_pretrained(folder)("the film was good", return_tensors="pt"))

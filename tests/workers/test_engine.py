@@ -22,9 +22,7 @@ def run(confined: sandbox.Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         program = (
             "import json, os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\npipe = os.fdopen(fd, 'w')\n" + code
         )
-        monkeypatch.setattr(
-            engines, "engine_command", lambda _verb, spec, *more: [sys.executable, "-c", program, str(spec), *more]
-        )
+        monkeypatch.setattr(engines, "engine_command", lambda _, spec, *more: [sys.executable, "-c", program, str(spec), *more])
         return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5), confined)
 
     return start

@@ -18,7 +18,6 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture
 def service(database: Database, valkey: str, tmp_path: Path) -> Iterator[Service]:
-    """The service with traces on."""
     settings = {"LATHE_TRACES": f"file:{tmp_path / 'spans.jsonl'}"}
     made = Service(tmp_path / "home", database, valkey.replace("/0", "/9"), settings=settings)
     made.start_api()
@@ -35,13 +34,9 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path: Path) -> None:
     with service.client() as http:
         model, data = send_model(http, tiny_model(tmp_path / "tiny")), send_data(http, tiny_splits())
-        body = {
-            "models": {"base": model["id"]},
-            "datasets": [data["id"]],
-            "recipe": {**TINY_RECIPE, "prune": None, "distill": None},
-        }
-        sent = {"X-Request-Id": "nightly-42", "traceparent": PARENT}
-        job = http.post("/v1/jobs", json=body, headers=sent).json()
+        recipe = {**TINY_RECIPE, "prune": None, "distill": None}
+        body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
+        job = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "nightly-42", "traceparent": PARENT}).json()
         assert job["request_id"] == "nightly-42"
         wait_for(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), PATIENCE, every=0.5)
         assert http.get(f"/v1/jobs/{job['id']}").json()["state"] == "succeeded", service.log("jobs")
@@ -54,8 +49,7 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
     worked = [line for line in lines(service.log("jobs")) if line.get("job") == job["id"]]
     assert {line["request_id"] for line in worked} == {"nightly-42"}
     happened = [line["event"] for line in worked]
-    assert happened[0] == "attempt"
-    assert happened[-1] == "succeeded"
+    assert (happened[0], happened[-1]) == ("attempt", "succeeded")
     assert happened.count("stage_started") == happened.count("stage_finished") == 2
     assert "engine_started" in happened, "what the engine says comes with the job's and the request's id too"
     trace = PARENT.split("-")[1]
@@ -72,16 +66,13 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
     assert attempt["parent_id"] == request["context"]["span_id"]
     assert {found[name]["parent_id"] for name in stages} == {attempt["context"]["span_id"]}
     assert attempt["attributes"]["lathe.request_id"] == "nightly-42"
-    assert [request["resource"]["attributes"]["service.name"], attempt["resource"]["attributes"]["service.name"]] == [
-        "lathe-api",
-        "lathe-worker-jobs",
-    ]
+    names = [span["resource"]["attributes"]["service.name"] for span in (request, attempt)]
+    assert names == ["lathe-api", "lathe-worker-jobs"]
 
 
 def test_a_library_s_line_is_json_too(tmp_path: Path) -> None:
     script = "import logging; from app.core import logs; logs.configure('test');"
-    done = run(script + "logging.getLogger('some.library').warning('%s is odd', 7)", tmp_path)
-    (line,) = lines(done.stderr)
+    (line,) = lines(run(script + "logging.getLogger('some.library').warning('%s is odd', 7)", tmp_path).stderr)
     assert {line[key] for key in ("event", "level", "logger")} == {"7 is odd", "warning", "some.library"}
     assert "trace_id" not in line
 

@@ -58,8 +58,7 @@ def waits(kind: type[Any], storage: LocalStorage) -> str:
     storage.put_file("uploads/x", io.BytesIO(b"four"))
     with writing() as session:
         file = File(path="config.json", size=4, sha256="0" * 64, key="uploads/x")
-        team = session.scalars(select(Team.id)).one()
-        model = Model(team_id=team, name="m", state=resources.VALIDATING, files=[file])
+        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, files=[file])
         session.add(model)
     return model.id
 
@@ -91,9 +90,7 @@ def test_a_lease_outlives_the_fetching_and_covers_the_child(
 
 
 @pytest.mark.parametrize("kind", [Model, Prediction])
-def test_what_another_has_taken_over_is_let_go_of(
-    kind: type[Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_others_took_is_left(kind: type[Any], settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     taken = list[bool]()
     storage = Slow(tmp_path / "store", kind, late=lambda: taken.append(claimed(kind)))
     row = waits(kind, storage)

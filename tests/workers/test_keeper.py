@@ -46,8 +46,7 @@ def test_rows_of_the_audit_log_go_when_their_time_is_over_and_not_before(setting
         assert [entry.id for entry in session.scalars(select(AuditEntry))] == ["kept"]
 
 
-def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path / "store")
+def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, storage: LocalStorage) -> None:
     with writing() as session:
         job = submitted(session)
         gone, _ = ready(session, team(session))
@@ -109,9 +108,7 @@ def test_jobs_are_taken_from_the_lost_while_storage_is_away(settings: Settings, 
         wait_for(lambda: state_of(job) == "queued")
 
 
-def test_it_waits_a_lease_after_the_database_was_away(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_waits_a_lease_after_a_lost_database(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patient = settings.model_copy(update={"lease_seconds": 2.0, "keeper_seconds": 0.05})
     away, failed = threading.Event(), [time.monotonic()]  # the start counts: nobody knows what was before
 
@@ -146,7 +143,6 @@ def state_of(job: Job) -> str:
 
 @contextmanager
 def running(keeper: Keeper) -> Iterator[None]:
-    """Let a keeper make its rounds meanwhile."""
     thread = threading.Thread(target=keeper.run)
     thread.start()
     try:

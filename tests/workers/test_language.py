@@ -18,25 +18,14 @@ TEXTS = {"train.txt": 40, "validation.txt": 8, "test.txt": 8}
 def gguf(folder: Path) -> Path:
     """A random Llama of two layers in the file that llama.cpp would have, its matrices in blocks of 8 bits."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(ggufs.tokens()),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 128, "vocab_size": len(ggufs.tokens())}
+    config = LlamaConfig(**sizes, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0)
     return ggufs.write(LlamaForCausalLM(config).eval(), folder / "tiny.Q8_0.gguf")
 
 
 @ONCE
-def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
-    service: Service, http: httpx.Client, tmp_path: Path
-) -> None:
+def test_a_gguf_is_cut_and_taught_and_then_goes_on_with_a_text(service: Service, http: httpx.Client, tmp_path: Path) -> None:
     service.settings["LATHE_LM_EVAL_DATA"] = str(mirror(tmp_path / "data"))
     service.start_workers("jobs")
     model = send(http, "models", {"name": "tiny"}, {"tiny.Q8_0.gguf": gguf(tmp_path).read_bytes()})
@@ -45,13 +34,8 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
     splits = {name.split(".")[0]: [name] for name in files}
     data = send(http, "datasets", {"name": "editorials", "format": "text", "task": "causal-lm", "splits": splits}, files)
     assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
-    recipe = {
-        "preset": "language",
-        "prepare": {"rate": 3e-3},
-        "prune": {"multiple": 32, "calibration_rows": 32},
-        "distill": {"epochs": 1, "rate": 3e-3},
-        "train": {"max_length": 64, "batch": 16},
-    }
+    recipe = {"preset": "language", "prepare": {"rate": 3e-3}, "prune": {"multiple": 32, "calibration_rows": 32}}
+    recipe |= {"distill": {"epochs": 1, "rate": 3e-3}, "train": {"max_length": 64, "batch": 16}}
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
     asked = {"tasks": ["arc_easy"], "limit": 3}
     body |= {"evaluate": {"length": 16, "tokens": 2048, "lm_eval": asked}, "targets": {"retention": 0.5}}
@@ -69,10 +53,8 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
         assert row["score"]["metric"] == "perplexity"
         assert 1 < row["score"]["value"] < len(ggufs.tokens())  # a byte is guessed better than by chance
         assert row["latency"]["generation"]["decode_per_second"] > 0
-        assert [(one["task"], one["metric"], one["rows"]) for one in row["lm_eval"]] == [
-            ("arc_easy", "acc", 3),
-            ("arc_easy", "acc_norm", 3),
-        ]
+        told = [("arc_easy", metric, 3) for metric in ("acc", "acc_norm")]
+        assert [(one["task"], one["metric"], one["rows"]) for one in row["lm_eval"]] == told
     assert last["shape"]["ffn"] == 64
 
     artifacts = http.get(f"/v1/jobs/{done['id']}/artifacts").json()["items"]
@@ -81,5 +63,4 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
     opened = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert (opened.config.intermediate_size, opened.dtype) == (64, torch.bfloat16)
     asked = AutoTokenizer.from_pretrained(folder)("The budget", return_tensors="pt", return_token_type_ids=False)
-    said = opened.generate(**asked, max_new_tokens=8, do_sample=False)
-    assert said.shape[1] == asked["input_ids"].shape[1] + 8
+    assert opened.generate(**asked, max_new_tokens=8, do_sample=False).shape[1] == asked["input_ids"].shape[1] + 8

@@ -38,22 +38,14 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     claim = claimed()
     asked = tmp_path / "asked"
     asked.mkdir()
-    lends = Settings(
-        home=settings.home,
-        database_url=settings.database_url,
-        wordnet=words,
-        helper_models=models,
-        lm_eval_data=asked,
-        emulate_seconds=7.0,
-        engine_memory_bytes=1 << 30,
-    )
+    own = {"home": settings.home, "database_url": settings.database_url, "engine_memory_bytes": 1 << 30}
+    lends = Settings(**own, wordnet=words, helper_models=models, lm_eval_data=asked, emulate_seconds=7.0)
     for used, expected in ((lends, (str(words), str(models), str(asked))), (settings, (None, None, None))):
         folder = tmp_path / f"attempt-{expected[0] is None}"
         folder.mkdir()
         spec = Spec.model_validate_json(write_inputs(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
-        assert spec.job == claim.job.id
-        assert spec.emulate_seconds == (7.0 if used is lends else None)
+        assert (spec.job, spec.emulate_seconds) == (claim.job.id, 7.0 if used is lends else None)
         assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):
@@ -68,8 +60,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
 def test_a_checkpoint_without_its_bytes_is_passed_over(settings: Settings, tmp_path: Path) -> None:
     storage = open_storage(settings)
     with writing() as session:
-        job = submitted(session)
-        dataset = session.get_one(Dataset, job.dataset_id)
+        dataset = session.get_one(Dataset, submitted(session).dataset_id)
         dataset.data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
         session.add(File(dataset_id=dataset.id, path="a.jsonl", size=3, sha256="0" * 64, key="uploads/a"))
     claim = claimed()

@@ -50,9 +50,7 @@ def test_a_lost_lease_ends_the_engine(claim: fencing.Claim, settings: Settings) 
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite has no connection that could break
-def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_lost(
-    claim: fencing.Claim, settings: Settings
-) -> None:
+def test_a_write_is_told_once_where_the_reply_to_its_commit_was_lost(claim: fencing.Claim, settings: Settings) -> None:
     lease = Lease(claim, settings.model_copy(update={"lease_seconds": 60}), on_lost=lambda: None)
     left = [2]
 

@@ -24,15 +24,9 @@ def run_where(refused: dict[str, int], *arguments: str, home: Path, **environmen
         "launcher.filter_calls(seccomp.build_filter(json.loads(sys.argv[1])))\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, json.dumps(refused), *arguments],
-        env={**os.environ, "LATHE_HOME": str(home), **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = [sys.executable, "-c", code, json.dumps(refused), *arguments]
+    env = {**os.environ, "LATHE_HOME": str(home), **environment}
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_the_level_is_in_the_workers_row(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,9 +43,7 @@ NO_LANDLOCK = {**NO_NAMESPACES, "landlock_create_ruleset": 38}
 
 
 @pytest.mark.parametrize(("refused", "environment"), [(NO_NAMESPACES, {}), ({}, {"PATH": "/nowhere"})])
-def test_without_namespaces_or_bubblewrap_landlock_is_used(
-    refused: dict[str, int], environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_landlock_is_used_where_nothing_else_is(refused: dict[str, int], environment: dict[str, str], tmp_path: Path) -> None:
     if reason := find_obstacle("landlock+seccomp"):
         pytest.skip(reason)
     assert run_where(refused, "-m", "workers.sandbox", home=tmp_path, **environment).stdout == "landlock+seccomp\n"

@@ -69,8 +69,7 @@ def test_jobs_are_timed_one_after_the_other(settings: Settings, confined: Sandbo
 
 
 def test_who_keeps_the_lock_loses_it_to_the_next_and_says_so(settings: Settings, confined: Sandbox) -> None:
-    hurried = settings.model_copy(update={"measure_hold_seconds": 1.0})
-    with timing(hurried, "first", confined) as first:
+    with timing(settings.model_copy(update={"measure_hold_seconds": 1.0}), "first", confined) as first:
         assert told(first, "in") == "True"
         with timing(settings, "second", confined) as second:
             assert told(second, "in") == "True"  # though the first one never lets go

@@ -58,21 +58,15 @@ print(locked)
 """
 
 
-def test_a_child_that_is_born_while_the_parent_writes_finds_the_database_free(
-    templates: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_child_born_while_the_parent_writes_finds_the_database_free(templates: dict[str, str], tmp_path: Path) -> None:
     with fresh_database("sqlite", "", templates, tmp_path) as database:
         env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path / "home")}
-        done = subprocess.run(
-            [sys.executable, "-c", FORKS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "0"
 
 
-def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forgotten_worker_is_known_again_and_can_be_told_to_stop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # put back at the end
     presence = Registration("jobs", settings, ChildActivity())
     presence.register()
@@ -86,9 +80,7 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
 
 
-def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_takes_by_its_engine_s_limit_not_its_machine_s(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")
     monkeypatch.setenv("LATHE_ENGINE_MEMORY_BYTES", str(1 << 30))
     get_settings.cache_clear()
@@ -121,11 +113,8 @@ def test_a_worker_tells_what_jobs_may_name(settings: Settings, tmp_path: Path, m
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     assert augmentation(settings) == {"wordnet": False, "helper_models": [], "apertium": ["eng-spa", "spa-eng"]}
     rich = settings.model_copy(update={"helper_models": tmp_path / "helpers", "wordnet": tmp_path})
-    assert augmentation(rich) == {
-        "wordnet": True,
-        "helper_models": ["masked", "opus-mt-en-es"],
-        "apertium": ["eng-spa", "spa-eng"],
-    }
+    helped = {"helper_models": ["masked", "opus-mt-en-es"], "apertium": ["eng-spa", "spa-eng"]}
+    assert augmentation(rich) == {"wordnet": True, **helped}
     assert lm_eval(settings) == {"version": version("lm_eval"), "data": False}
     assert lm_eval(settings.model_copy(update={"lm_eval_data": tmp_path}))["data"]
     program.unlink()

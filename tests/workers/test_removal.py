@@ -16,7 +16,6 @@ NOBODY = 65534
 
 
 def nest(root: Path, depth: int) -> None:
-    """Lay folder into folder, with a file in each."""
     at = os.open(root, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("d", dir_fd=at)
@@ -29,7 +28,6 @@ def nest(root: Path, depth: int) -> None:
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
-    """A process that may open little more than it has open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 256), before[1]))
     yield

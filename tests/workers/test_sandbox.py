@@ -18,9 +18,7 @@ import psutil
 import pytest
 
 from app.core.settings import Settings
-from compression.schema.events import Finished
-from compression.schema.job_spec import Data, ModelCheck, Spec
-from compression.schema.recipe.recipe import Recipe
+from compression.schema.job_spec import ModelCheck, Spec
 from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.validation import ModelFacts, parse_finding
 from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of, read, send
@@ -47,7 +45,6 @@ class House:
     neighbour: "subprocess.Popen[bytes]"
 
     def run(self, sandbox: Sandbox, code: str, *arguments: str) -> str:
-        """Run a program inside of the job's own folder; return its output."""
         out, command = self.own / "out", [sys.executable, "-P", "-c", code, *arguments]
         with out.open("wb") as stdout, started(command, self.own, sandbox, stdout=stdout) as child:
             assert child.wait(120) == 0, (self.own / "log").read_text()
@@ -170,14 +167,8 @@ def test_it_uses_its_own_folder_and_no_lock_of_the_host(house: House, confined: 
     (house.own / "input").write_text("mine")
     lock = house.settings.scratch / "measure.lock"
     lock.touch()
-    *own, written, read = house.attempt(
-        confined,
-        ["read", str(house.own / "input")],
-        ["create", str(house.own / "made")],
-        ["signal", 0],
-        ["open to write", str(lock)],
-        ["read", str(lock)],
-    )
+    tries = (["read", str(house.own / "input")], ["create", str(house.own / "made")], ["signal", 0])
+    *own, written, read = house.attempt(confined, *tries, ["open to write", str(lock)], ["read", str(lock)])
     assert [became for became in own if "refused" in became] == []
     assert (house.own / "made").exists()
     assert "refused" in written
@@ -207,8 +198,7 @@ def test_it_reads_what_the_operator_lends_and_changes_nothing_there(house: House
 
 @pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
 def test_a_translation_pair_of_the_system_runs_inside(house: House, confined: Sandbox) -> None:
-    pairs = subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split()
-    if "eng-spa" not in pairs:
+    if "eng-spa" not in subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split():
         pytest.skip("apertium-eng-spa is not installed")
     code = "from compression.modalities.text.augmentation import apertium; print(apertium.Apertium('eng-spa')(['A house.']))"
     assert "casa" in house.run(confined, code)
@@ -219,8 +209,7 @@ def test_under_bubblewrap_there_is_nobody_else_and_nothing_else_to_write_to(hous
         pytest.skip("Landlock hides no processes; it lets nobody touch them")
     processes, mounts = house.attempt(confined, ["processes"], ["mounts"])
     assert set(json_list(processes["done"])) <= {"1", "2"}
-    writable = {place for place in json_list(mounts["done"]) if not place.startswith("/dev/")}
-    assert writable == {str(house.own)}
+    assert {place for place in json_list(mounts["done"]) if not place.startswith("/dev/")} == {str(house.own)}
 
 
 ESCAPE = """
@@ -259,7 +248,6 @@ def lives(process: psutil.Process) -> bool:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes that carry a mark on their command line."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -289,8 +277,7 @@ def test_a_killed_worker_takes_a_child_that_hid_twice_with_it(house: House, conf
 
 def test_what_a_finished_child_left_behind_is_gone_before_its_status_is_told(house: House, confined: Sandbox) -> None:
     mark = f"600.{secrets.randbelow(10**9):09}"
-    arguments = [sys.executable, "-c", ESCAPE, mark, "0"]
-    with started(arguments, house.own, confined) as child:
+    with started([sys.executable, "-c", ESCAPE, mark, "0"], house.own, confined) as child:
         assert child.wait(120) == 0
         assert (house.own / "escaped").exists()
         wait_for(lambda: not marked(mark), 60)
@@ -318,20 +305,13 @@ def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) ->
     write_splits(house.own / "data")
     splits = {name: (f"data/{name}.jsonl",) for name in ("train", "validation", "test")}
     spec = house.own / "spec.json"
-    spec.write_text(
-        Spec(
-            task="text-classification",
-            model="model",
-            data=Data.model_validate({"format": "jsonl", "columns": {"text": "text", "label": "label"}, "splits": splits}),
-            recipe=Recipe.model_validate({**TINY_RECIPE, "prune": None, "distill": None}),
-            output="out",
-            threads=1,
-        ).model_dump_json()
-    )
+    data = {"format": "jsonl", "columns": {"text": "text", "label": "label"}, "splits": splits}
+    own = {"task": "text-classification", "model": "model", "output": "out", "threads": 1}
+    recipe = {**TINY_RECIPE, "prune": None, "distill": None}
+    spec.write_text(Spec.model_validate({**own, "data": data, "recipe": recipe}).model_dump_json())
     with Engine(spec, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()
-    assert isinstance(events[-1], Finished)
     for row in events[-1].report.rows:
         assert isinstance(row.latency, Latency)
         assert not isinstance(row.peak_memory_bytes, NotMeasured)
@@ -346,12 +326,10 @@ def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()
     last = events[-1]
-    assert isinstance(last, Finished)
     assert "stands between them now" in " ".join(last.report.rows[0].notes)
     assert read(sent, "a", "b") == ["a", "b"]
     for artifact in last.report.artifacts:
-        folder = house.own / "out" / "artifacts" / artifact.name
-        assert read(folder, "a", "b") == ["a", END, "b"]
+        assert read(house.own / "out" / "artifacts" / artifact.name, "a", "b") == ["a", END, "b"]
     assert not [each for each in (house.own / "out").rglob("*") if each.is_symlink()]  # which a worker would refuse
 
 

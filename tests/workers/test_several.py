@@ -32,8 +32,6 @@ LAYOUT = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
 
 
 class Telling:
-    """Stands in for an engine that tells some events and ends."""
-
     def __init__(self, *events: Event) -> None:
         self.told = events
 
@@ -74,13 +72,11 @@ def follow(claim: fencing.Claim, folder: Path, storage: Storage, settings: Setti
 
 
 def listen(claim: fencing.Claim, folder: Path, settings: Settings, *events: Event) -> None:
-    """Follow an engine that tells these and dies."""
     with pytest.raises(Crashed):
         follow(claim, folder, open_storage(settings), settings, Telling(*events))
 
 
 def file(folder: Path, path: str, data: bytes) -> File:
-    """Write what an engine would; `path` is from the folder of checkpoints or of the artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / path).parent.mkdir(exist_ok=True)
     (folder / path).write_bytes(data)
@@ -101,16 +97,9 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     claim = claimed(settings, first)
     kept = file(first / "out/checkpoints/baseline", "mood/state.json", b"of mood")
     model = file(first / "out/artifacts/baseline-onnx-float32-mood", "model.onnx", b"weights")
-    ready = Artifact(
-        name="baseline-onnx-float32-mood",
-        kind="onnx",
-        stage="baseline",
-        precision="float32",
-        files=(model,),
-        score=NotMeasured(not_measured="a test"),
-        opens_with="onnxruntime",
-        part="mood",
-    )
+    form = {"kind": "onnx", "stage": "baseline", "precision": "float32", "opens_with": "onnxruntime", "part": "mood"}
+    nothing = NotMeasured(not_measured="a test")
+    ready = Artifact(name="baseline-onnx-float32-mood", files=(model,), score=nothing, **form)
     listen(claim, first, settings, ArtifactReady(artifact=ready), part(0, "mood", kept))
     with reading() as session:
         assert [found.stage for found in stage_results.list_checkpoints(session, job.id)] == ["baseline.0"]
@@ -121,10 +110,9 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     spec = Spec.model_validate_json(write_inputs(claim, second, settings, open_storage(settings)).read_bytes())
     assert (spec.task, spec.data, spec.resume) == ("several", None, "resume")
     assert spec.evaluate.metric == ("accuracy_f1", "auto")
-    assert [(each.name, each.task, each.data.splits) for each in spec.parts] == [
-        ("mood", "text-classification", {"train": ("data/mood/a.jsonl",)}),
-        ("joy", "text-regression", {"train": ("data/joy/a.jsonl",)}),
-    ]
+    tasks = {"mood": "text-classification", "joy": "text-regression"}
+    parts = [(name, task, {"train": (f"data/{name}/a.jsonl",)}) for name, task in tasks.items()]
+    assert [(each.name, each.task, each.data.splits) for each in spec.parts] == parts
     assert (second / "resume/baseline/mood/state.json").read_bytes() == b"of mood"
     place = second / "out/checkpoints/baseline"
     mood, joy, whole = (file(place, path, b"x") for path in ("mood/state.json", "joy/state.json", "state.json"))
@@ -132,10 +120,8 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     listen(claim, second, settings, part(0, "mood", mood), part(1, "joy", joy), done)
     with reading() as session:
         (stage,) = stage_results.list_checkpoints(session, job.id)
-        assert (stage.stage, [each["path"] for each in stage.files]) == (
-            "baseline",
-            ["mood/state.json", "joy/state.json", "state.json"],
-        )
+        assert stage.stage == "baseline"
+        assert [each["path"] for each in stage.files] == ["mood/state.json", "joy/state.json", "state.json"]
         (stored,) = stage_results.list_results(session, job.id)[0]
         assert stored["parts"].keys() == {"mood", "joy"}
     storage = open_storage(settings)

@@ -1,7 +1,6 @@
 """What no row can come to name any more goes; what is named, or may still be, stays."""
 
 import io
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -18,11 +17,6 @@ from tests.support.rows import TASK, claimed, do, submitted, team
 from workers.sweeper import Sweeper
 
 CHECKPOINT = [{"path": "state.json", "size": 1, "sha256": "0" * 64}]
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalStorage:
-    return LocalStorage(tmp_path / "store")
 
 
 @pytest.fixture

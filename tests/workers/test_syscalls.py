@@ -88,8 +88,7 @@ def test_other_numberings_are_unknown() -> None:
 def test_no_file_gets_the_bits_that_change_who_runs_it(plain: Plain) -> None:
     column, architecture, program = plain
     creates, reads, temporary = 0o101, 0o2000000, 0o20200001  # O_CREAT | O_WRONLY, O_CLOEXEC, O_TMPFILE | O_WRONLY
-    places = {**seccomp.SETS_MODES, "open": 2, "openat": 3}
-    for name, place in places.items():
+    for name, place in {**seccomp.SETS_MODES, "open": 2, "openat": 3}.items():
         if (number := seccomp.NUMBERS[name][column]) is None:
             continue
         for mode, expected in ((0o755, ALLOW), (0o1777, ALLOW), (0o4755, ERRNO | errno.EPERM), (0o2755, ERRNO | errno.EPERM)):

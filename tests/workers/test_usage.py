@@ -47,9 +47,7 @@ def test_memory_that_no_process_shows_is_counted_once(code: str, run: Callable[[
         assert plain + 60 * MIB < ready(engine).memory_bytes < plain + 100 * MIB
 
 
-def test_without_the_privilege_to_look_a_mapped_object_counts_as_full(
-    run: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unprivileged_a_mapped_object_counts_as_full(run: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     looked, real = [], os.stat
 
     def stat(path: str) -> os.stat_result:
@@ -94,9 +92,7 @@ def test_nobody_hides_what_it_has_open_by_being_undumpable(run: Callable[[str], 
         assert status.st_uid == Path("/proc/self").stat().st_uid  # of an undumpable one, root's
 
 
-def test_a_process_that_hides_what_others_show_is_found_out(
-    run: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_hides_what_others_show_is_found(run: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     with run(READY) as engine:
         assert ready(engine).shows
 
@@ -141,7 +137,6 @@ class Greedy(Writing):
 def test_an_engine_of_too_many_processes_is_ended(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_relay, "MEMORY_SECONDS", -1.0)
     claim, engine = sent_and_claimed(settings, tmp_path / "1"), Greedy()
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(Failed, check=lambda error: error.error["code"] == "too_many_processes"):
         follow(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), settings, engine)
-    assert caught.value.error["code"] == "too_many_processes"
     assert engine.ended

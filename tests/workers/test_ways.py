@@ -42,7 +42,6 @@ class Working(Telling):
 
 
 def sent(settings: Settings, place: Path) -> Job:
-    """Submit a job on a tiny decoder, with its files in storage."""
     model = model_into(place / "model")
     for name, count in (("train", 40), ("test", 12)):
         write_rows(place / f"{name}.jsonl", sentences(count, seed=len(name)))
@@ -73,9 +72,7 @@ def attempted(place: Path, settings: Settings, storage: Storage, until: str | No
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("memory_first", [True, False], ids=["memory, then files", "files, then memory"])
-def test_an_attempt_that_goes_another_way_than_the_one_before_succeeds(
-    memory_first: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_way_succeeds(memory_first: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipping, "measure_artifact", briefly)
     job, storage = sent(settings, tmp_path / "sent"), open_storage(settings)
     with monkeypatch.context() as less, pytest.raises(Crashed):

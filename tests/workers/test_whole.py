@@ -18,17 +18,8 @@ from tokenizers import Tokenizer
 from app.core.settings import Settings
 from app.store.broker import JOBS, WakeUpSender
 from tests.conftest import Service, wait_for
-from tests.support.examples import (
-    TINY_RECIPE,
-    jsonl,
-    real_examples,
-    send,
-    send_data,
-    send_model,
-    tiny_model,
-    tiny_rows,
-    tiny_splits,
-)
+from tests.support import examples
+from tests.support.examples import TINY_RECIPE, jsonl, send, send_data, send_model, tiny_splits
 
 PATIENCE = 400.0
 ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -37,7 +28,7 @@ ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    return examples.tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 def submit(http: httpx.Client, tiny: Path, **recipe: Any) -> str:
@@ -95,18 +86,16 @@ def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
     ids=["tiny-sqlite", "real-postgresql"],
     indirect=["database"],
 )
-def test_a_job_travels_from_request_to_download(
-    real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path
-) -> None:
+def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path) -> None:
     service.cold = real
     service.start_workers("jobs")
     recipe, files = TINY_RECIPE, tiny_splits()
     if real:
         recipe = {"prepare": {"epochs": 1}, "distill": {"epochs": 1}, "train": {"max_length": 32}}
         limits = {"train.jsonl": 64, "validation.jsonl": 32, "test.jsonl": 32}  # what it learns is not asked here
-        data = real_examples() / "data"
+        data = examples.real_examples() / "data"
         files = {name: b"".join((data / name).read_bytes().splitlines(keepends=True)[:most]) for name, most in limits.items()}
-    model = send_model(http, real_examples() / "model" if real else tiny)
+    model = send_model(http, examples.real_examples() / "model" if real else tiny)
     dataset = send_data(http, files)
     assert (model["state"], dataset["state"]) == ("ready", "ready"), (model["reasons"], dataset["reasons"])
     # Short texts are timed within a second; long ones of the real model would be for eight, at each stage.
@@ -179,11 +168,8 @@ def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Cli
     told = events(http, job_id)
     assert "requeued" in [event["type"] for event in told]
     # No finished stage was done twice: each has one row, and the second attempt took the first two as they were.
-    assert [event["data"]["row"]["stage"] for event in told if event["type"] == "stage_finished"] == [
-        "baseline",
-        "pruned",
-        "distilled",
-    ]
+    stages = [event["data"]["row"]["stage"] for event in told if event["type"] == "stage_finished"]
+    assert stages == ["baseline", "pruned", "distilled"]
     assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
 
 
@@ -257,7 +243,7 @@ def test_bad_models_are_rejected_by_name(service: Service, http: httpx.Client, t
 
 @ONCE
 def test_bad_data_is_rejected_by_name(service: Service, http: httpx.Client) -> None:
-    rows = tiny_rows(64, 1)
+    rows = examples.tiny_rows(64, 1)
     random.Random(0).shuffle(rows)
     unseen = jsonl([{"text": "it was fine", "label": "mixed"}])
     cases: list[tuple[str, dict[str, bytes], dict[str, Any]]] = [

@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from compression.distillation.losses import (
-    attention_score_loss,
-    fit_projections,
-    hidden_state_loss,
-    relation_heads,
-    relation_loss,
-)
+from compression.distillation import losses as feature_losses
+from compression.distillation.losses import attention_score_loss, hidden_state_loss, relation_loss
 from compression.modalities import losses
 
 
@@ -34,10 +29,10 @@ def test_hidden_states_cost_nothing_when_they_map_and_one_when_silent() -> None:
 def test_projections_start_where_regression_puts_them() -> None:
     student, maps = torch.randn(2, 400, 8), torch.randn(2, 8, 12)
     teacher = student @ maps + 0.01 * torch.randn(2, 400, 12)
-    at_once = fit_projections([(student, teacher)])
+    at_once = feature_losses.fit_projections([(student, teacher)])
     assert torch.allclose(at_once, maps, atol=0.02)
     parts = zip(student.split(150, dim=1), teacher.split(150, dim=1), strict=True)
-    assert torch.allclose(fit_projections(parts), at_once, atol=1e-4)
+    assert torch.allclose(feature_losses.fit_projections(parts), at_once, atol=1e-4)
 
 
 def test_relations_compare_models_of_different_widths_and_ignore_padding() -> None:
@@ -56,8 +51,8 @@ def test_relations_compare_models_of_different_widths_and_ignore_padding() -> No
 
 
 def test_relation_heads_divide_both_widths() -> None:
-    assert relation_heads(256, 384, most=12) == 8
-    assert relation_heads(7, 12, most=12) == 1
+    assert feature_losses.relation_heads(256, 384, most=12) == 8
+    assert feature_losses.relation_heads(7, 12, most=12) == 1
 
 
 def test_attention_scores_are_compared_before_the_softmax_head_by_head_and_without_padding() -> None:

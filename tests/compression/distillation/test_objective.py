@@ -55,14 +55,10 @@ def learning_layers(state: StageContext) -> list[int]:
     ("layers", "mine", "theirs"),
     [("uniform", (1, 2), (2, 4)), ("last", (1, 2), (3, 4)), (((1, 3), (2, 1)), (1, 2), (3, 1)), (((1, 4),), (1,), (4,))],
 )
-def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
-    state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]
-) -> None:
+def test_states_are_of_paired_layers(state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]) -> None:
     taught, batch = objective(state, hidden=1.0, embedding=0.0, layers=layers)
-    given, wanted = (
-        request_features(model, batch, TASK, FeatureRequest(numbers)).hidden
-        for model, numbers in ((state.model, mine), (state.teacher, theirs))
-    )
+    sides = ((state.model, mine), (state.teacher, theirs))
+    given, wanted = (request_features(model, batch, TASK, FeatureRequest(places)).hidden for model, places in sides)
     found = taught(batch)
     assert found.item() == pytest.approx(hidden_state_loss(given, wanted, taught.projections[0]).item(), rel=2e-3)
     found.backward()
@@ -78,18 +74,15 @@ def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
         ("relations", ((1, 2),), 1, 2),
     ],
 )
-def test_attention_is_compared_as_the_recipe_says_also_where_heads_are_as_many(
-    state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any
-) -> None:
+def test_attention_is_compared_as_the_recipe_says(state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any) -> None:
     taught, batch = objective(state, attention=1.0, attention_by=by, layers=layers)
     kind = "relations" if by == "relations" else "scores"
-    given, wanted = (
-        getattr(request_features(model, batch, TASK, FeatureRequest(**{kind: place})), kind)
-        for model, place in ((state.model, mine), (state.teacher, theirs))
-    )
+    sides = ((state.model, mine), (state.teacher, theirs))
+    given, wanted = (request_features(one, batch, TASK, FeatureRequest(**{kind: at})) for one, at in sides)
     compared = relation_loss if by == "relations" else attention_score_loss
+    expected = compared(getattr(given, kind), getattr(wanted, kind), batch.mask, 4)
     found = taught(batch)
-    assert found.item() == pytest.approx(compared(given, wanted, batch.mask, 4).item(), rel=2e-3)
+    assert found.item() == pytest.approx(expected.item(), rel=2e-3)
     found.backward()
     # Values are part of relations and of no scores: those of the last layer that is compared learn in one case alone.
     last = encoder_of(state.model).layers(state.model)[mine - 1 if by == "relations" else mine[-1] - 1]

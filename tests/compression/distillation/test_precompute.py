@@ -26,7 +26,6 @@ BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell every step."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.0)
 
 

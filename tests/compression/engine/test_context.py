@@ -14,9 +14,7 @@ from tests.support.tiny_bert import state_of
 
 
 @pytest.mark.parametrize(("warmup", "decay"), [(0.5, 0.2), (0.25, 0.0)])
-def test_every_step_has_the_rate_and_every_matrix_the_l2_that_the_recipe_says(
-    model: BertForSequenceClassification, warmup: float, decay: float
-) -> None:
+def test_each_step_has_its_rate_each_matrix_its_l2(model: BertForSequenceClassification, warmup: float, decay: float) -> None:
     rates: list[float] = []
     decays: dict[int, float] = {}
 

@@ -25,8 +25,7 @@ WORDS = [END, UNKNOWN, *SIGNS, *(f"##{sign}" for sign in SIGNS), *GOOD, *BAD, *F
 
 
 def send(folder: Path, kind: str, **changes: Any) -> None:
-    model = tiny(kind, **{"vocab_size": len(WORDS), "initializer_range": 0.1, "eos_token_id": 0, **changes})
-    model.save_pretrained(folder)
+    tiny(kind, **{"vocab_size": len(WORDS), "initializer_range": 0.1, "eos_token_id": 0, **changes}).save_pretrained(folder)
     write_tokenizer(folder, WORDS)
 
 
@@ -70,9 +69,7 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
             assert opened(folder) == ["positive", "negative"]
 
 
-def test_experts_are_cut_and_it_is_said_what_stays_in_float(
-    tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_experts_are_cut_and_what_stays_float_is_named(tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each file is held against the engine, alone and padded, before it is shipped; to measure them is the other job's.
     nothing = NotMeasured(not_measured="It is not asked.")
     nobody = Measured(latency=nothing, score=nothing, peak_memory_bytes=nothing)
@@ -98,9 +95,7 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
 
 
 @pytest.mark.parametrize("rope", ["default", "dynamic"])
-def test_a_classifier_too_large_for_a_traced_file_has_a_written_one_or_else_checkpoints(
-    rope: str, tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_classifier_is_not_traced(rope: str, tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "fits_a_graph", lambda parameters: False)
     turned = {"rope_type": rope, "rope_theta": 1e4, **({"factor": 2.0} if rope == "dynamic" else {})}
     send(tmp_path / "model", "llama", rope_parameters=turned)

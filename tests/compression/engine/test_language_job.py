@@ -43,7 +43,6 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 def write(place: Path, family: str = "llama", *, bos: bool = True, **changes: Any) -> PreTrainedModel:
-    """Write a model, its tokenizer and texts; return the model."""
     made = model(family, **{"intermediate_size": 64, "initializer_range": 0.05, "tie_word_embeddings": True, **changes})
     made.save_pretrained(place / "model")
     tokenizer(bos=bos).save_pretrained(place / "model")
@@ -154,14 +153,9 @@ def perplexity(network: PreTrainedModel, place: Path, folder: Path) -> Figures:
 
 def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: Path) -> None:
     write(tmp_path, bos=False)
-    recipe = {
-        **RECIPE,
-        "quantize": None,
-        "prune": None,
-        "prepare": {"epochs": 1, "rate": 1e-2},
-        "distill": {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "attention": 0.1, "kept": 8, "temperature": 1.0},
-        "train": {**RECIPE["train"], "recompute": True},
-    }
+    distill = {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "attention": 0.1, "kept": 8, "temperature": 1.0}
+    recipe = {**RECIPE, "quantize": None, "prune": None, "prepare": {"epochs": 1, "rate": 1e-2}, "distill": distill}
+    recipe["train"] = {**RECIPE["train"], "recompute": True}
     spec = spec_of(recipe, save_seconds=0, evaluate={"length": 16, "window": 32, "tokens": 256})
     whole: list[Any] = []
     kept = tmp_path / "kept"
@@ -198,9 +192,7 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
         ({}, {"window": 65}, "evaluate.window"),
     ],
 )
-def test_what_a_language_model_cannot_be_asked_for_is_refused(
-    tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str
-) -> None:
+def test_impossible_wishes_are_refused(tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str) -> None:
     write(tmp_path)
     with pytest.raises(CompressionError, check=lambda error: error.param == param):
         run(tmp_path, {**RECIPE, **recipe}, evaluate={"length": 16, **evaluate_at})
@@ -233,8 +225,7 @@ def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:
 
 def test_a_cut_in_steps_is_taught_by_the_whole_model_after_each(tmp_path: Path) -> None:
     write(tmp_path)
-    recovery = {"epochs": 4, "rate": 5e-3, "by": "teacher"}
-    prune = {**RECIPE["prune"], "steps": 2, "recovery": recovery}
+    prune = {**RECIPE["prune"], "steps": 2, "recovery": {"epochs": 4, "rate": 5e-3, "by": "teacher"}}
     report, _ = run(tmp_path, {**RECIPE, "prune": prune, "distill": None, "quantize": None})
     notes = [note for note in report.rows[-1].notes if "taught by the baseline's answers" in note]
     assert len(notes) == 2

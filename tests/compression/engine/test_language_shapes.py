@@ -25,8 +25,7 @@ def test_tuned_rounded_cut_and_taught_it_opens_in_stock_code(family: str, settin
     whole = write(tmp_path, family, tie_word_embeddings=False, **settings)
     prune = {"ratio": CUT[family], "axes": list(CUT[family]), "multiple": 8, "calibration_rows": 16}
     report, _ = run(tmp_path, {**RECIPE, "prune": prune, "distill": {**RECIPE["distill"], "hidden": 0.0}})
-    found = scores(report)
-    baseline, quantized, cut, last = found.values()
+    baseline, quantized, cut, last = scores(report).values()
     assert baseline.value < baseline.chance / 1.5  # there is a score to keep
     assert quantized.worth > baseline.worth - 0.1
     assert last.value < cut.value
@@ -41,6 +40,5 @@ def test_tuned_rounded_cut_and_taught_it_opens_in_stock_code(family: str, settin
     assert (type(stock), stock.dtype) == (type(whole), torch.bfloat16)
     assert {key: getattr(stock.config, key) for key in LEFT[family]} == LEFT[family]
     assert sum(parameter.numel() for parameter in stock.parameters()) == after.parameters.total
-    again = perplexity(stock.float(), tmp_path, folder).perplexity.value
-    assert again == pytest.approx(half.score.value, rel=2e-2)
+    assert perplexity(stock.float(), tmp_path, folder).perplexity.value == pytest.approx(half.score.value, rel=2e-2)
     assert half.score.value == pytest.approx(last.value, rel=0.1)

@@ -12,14 +12,14 @@ from compression.engine import shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.pipeline import compress
 from compression.schema.errors import CompressionError, InvalidSpec, MissingFile, UnsupportedShape
-from compression.schema.events import ArtifactReady, Event, Finished, Log, Progress, StageFinished, StageStarted, Started
+from compression.schema.events import ArtifactReady, Event, Log, Progress, StageFinished, StageStarted, Started
 from compression.schema.job_spec import Spec
 from compression.schema.report.measurements import Score
 from compression.schema.report.report import File, Report
 from compression.system.interrupts import Pause
 from compression.system.sealed_folder import digest, unseal
 from tests.compression.engine.on_disk.test_backend import ONLY_QUANTIZE, model_into, spec_of
-from tests.support.engine_jobs import before_of, rows_in_download
+from tests.support.engine_jobs import before_of, report_of, rows_in_download
 from tests.support.measuring import briefly
 
 STAGES = ["baseline", "quantized", "pruned"]
@@ -30,8 +30,7 @@ BACKENDS: dict[str, dict[str, Any]] = {"memory": {}, "disk": {"split_batches": 2
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def how(request: pytest.FixtureRequest) -> dict[str, Any]:
-    settings: dict[str, Any] = BACKENDS[request.param]
-    return settings
+    return BACKENDS[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,6 @@ def job(place: Path, model: Path, how: dict[str, Any], **changes: Any) -> Spec:
 
 
 def holds(place: Path, files: tuple[File, ...]) -> bool:
-    """Return whether a folder has exactly these files, each as it was reported."""
     found = {path.relative_to(place).as_posix(): digest(path) for path in place.rglob("*") if path.is_file()}
     return found == {file.path: file.sha256 for file in files}
 
@@ -74,15 +72,8 @@ def watched(events: Iterator[Event], output: Path) -> Iterator[Event]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, model: Path, how: dict[str, Any]) -> tuple[list[Event], Path]:
-    """The events of a whole job, and its folder."""
     place = tmp_path_factory.mktemp("whole")
     return list(watched(compress(job(place, model, how), place), place / "out")), place
-
-
-def report_of(events: list[Event]) -> Report:
-    last = events[-1]
-    assert isinstance(last, Finished)
-    return last.report
 
 
 def started(events: list[Event]) -> list[tuple[str, bool]]:
@@ -127,10 +118,8 @@ def test_the_report_is_written_and_nothing_else_is_left(whole: tuple[list[Event]
     assert {path.name for path in (place / "out" / "checkpoints").iterdir()} == set(STAGES)
     assert report.headline in {row.artifact for row in report.rows}
     assert (report.task, report.labels) == ("text-classification", ("negative", "positive"))
-    assert report.uploaded is not None
     assert report.uploaded.dtype == "bfloat16"
     assert report.splits["validation"].carved_from_train
-    assert report.pruning is not None
     assert report.pruning["ffn"] == {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8}
 
 
@@ -140,8 +129,7 @@ def test_a_stage_s_checkpoint_has_what_a_new_attempt_reports(whole: tuple[list[E
     for count, stage in enumerate(STAGES, 1):
         facts = StageCheckpoint.model_validate_json(unseal(place / "out" / "checkpoints" / stage / "state.json"))
         assert (facts.stage, facts.task, facts.labels) == (stage, report.task, report.labels)
-        assert facts.rows == report.rows[:count]
-        assert list(facts.draws) == STAGES[:count]
+        assert (facts.rows, list(facts.draws)) == (report.rows[:count], STAGES[:count])
         assert facts.artifacts == tuple(one for one in report.artifacts if one.stage in STAGES[:count])[: len(facts.artifacts)]
     assert facts.pruning == report.pruning
 
@@ -206,9 +194,7 @@ def test_a_damaged_checkpoint_costs_time_and_a_warning(
     assert but_for_timing(report_of(again)) == but_for_timing(report_of(whole[0]))
 
 
-def test_a_checkpoint_of_the_other_backend_is_other_work(
-    whole: tuple[list[Event], Path], tmp_path: Path, model: Path, how: dict[str, Any]
-) -> None:
+def test_backends_share_no_progress(whole: tuple[list[Event], Path], tmp_path: Path, model: Path, how: dict[str, Any]) -> None:
     other = next(settings for settings in BACKENDS.values() if settings != how)
     spec = job(tmp_path, model, other, resume=str(whole[1] / "out" / "checkpoints"))
     seen = list(itertools.takewhile(lambda event: not isinstance(event, StageStarted | Progress), compress(spec, tmp_path)))

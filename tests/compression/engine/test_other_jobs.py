@@ -19,9 +19,7 @@ from tests.support.engine_jobs import RECIPE, events, report_of, start, write_sp
 from tests.support.measuring import briefly_apart
 
 
-def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_card(
-    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_epoch_proves_no_retention(tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
     report = report_of(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))
@@ -41,8 +39,6 @@ def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_car
 
 
 class FullTape(Exporter):
-    """An exporter that fails."""
-
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
         raise RuntimeError("the tape is full")
 
@@ -62,16 +58,12 @@ def test_a_job_without_stages_ships_the_tuned_model_and_leaves_out_an_installed_
     kept = tmp_path / "nothing"
     (kept / "baseline").mkdir(parents=True)
     seen = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe, resume=str(kept))))
-    last = seen[-1]
-    assert [row.stage for row in last.report.rows] == ["baseline"]
-    assert [artifact.precision for artifact in last.report.artifacts] == ["float32", "float32"]
+    report = seen[-1].report
+    assert [row.stage for row in report.rows] == ["baseline"]
+    assert [artifact.precision for artifact in report.artifacts] == ["float32", "float32"]
     assert [event for event in seen if isinstance(event, Log) and event.level == "warning" and "not used" in event.message]
-    assert "There is no tape artifact of baseline: the tape is full." in [
-        each.message for each in seen if isinstance(each, Log)
-    ]
-    assert {path.name for path in (tmp_path / "job" / "out" / "artifacts").iterdir()} == {
-        artifact.name for artifact in last.report.artifacts
-    }
+    assert "There is no tape artifact of baseline: the tape is full." in [log.message for log in seen if isinstance(log, Log)]
+    assert {path.name for path in (tmp_path / "job" / "out" / "artifacts").iterdir()} == {one.name for one in report.artifacts}
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,7 @@ def qwen(folder: Path, pattern: str) -> Path:
 
 def opening(folder: Path) -> str:
     """Return what the card says to do before the model is opened."""
-    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    return code.partition("model = ")[0]
+    return (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0].partition("model = ")[0]
 
 
 def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -66,8 +65,7 @@ def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monke
 def test_so_does_one_from_file_to_file(pattern: str, opener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
     monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 1 << 62)
-    model = qwen(tmp_path / "model", pattern)
-    report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
+    report = done(spec_of(tmp_path, qwen(tmp_path / "model", pattern), task="causal-lm", memory_bytes=8 << 30), tmp_path)
     checkpoints = [one for one in report.artifacts if one.kind == "transformers"]
     assert [one.stage for one in checkpoints] == ["baseline", "quantized"]
     for one in checkpoints:

@@ -18,13 +18,8 @@ from compression.system.sealed_folder import digest
 from compression.training.save import FOLDER
 from tests.support.engine_jobs import RECIPE, events, start, write_spec
 
-LONG: dict[str, Any] = {
-    **RECIPE,
-    "prepare": {"epochs": 2, "rate": 3e-3},
-    "quantize": None,
-    "prune": {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}},
-    "distill": None,
-}
+LONG: dict[str, Any] = {**RECIPE, "quantize": None, "distill": None, "prepare": {"epochs": 2, "rate": 3e-3}}
+LONG["prune"] = {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}}
 """Two trainings, the second long enough to be paused in its midst."""
 
 
@@ -38,7 +33,6 @@ class Attempt:
     kept: Path
 
     def ask_for_pause(self) -> None:
-        assert self.engine.stdin is not None
         self.engine.stdin.write("pause\n")
         self.engine.stdin.flush()
 
@@ -70,7 +64,6 @@ def attempt(place: Path, kept: Path, spec: Path) -> Iterator[Attempt]:
         with os.fdopen(reader, encoding="utf-8") as pipe:
             yield Attempt(engine, pipe, place / "out", kept)
     finally:
-        assert engine.stdin is not None
         engine.stdin.close()
         engine.kill()
         engine.wait()
@@ -79,9 +72,7 @@ def attempt(place: Path, kept: Path, spec: Path) -> Iterator[Attempt]:
 def weights(output: Path) -> dict[str, str]:
     """Digest the weights of all artifacts; cards tell latencies, which differ."""
     names = ("model.onnx", "model.safetensors")
-    return {
-        str(path.relative_to(output)): digest(path) for path in sorted((output / "artifacts").rglob("*")) if path.name in names
-    }
+    return {str(one.relative_to(output)): digest(one) for one in sorted((output / "artifacts").rglob("*")) if one.name in names}
 
 
 def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, reviews: Path) -> None:
@@ -91,7 +82,6 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, 
         return write_spec(tmp_path / name, encoder, reviews, recipe=LONG, **changes)
 
     whole = list(job(spec("whole")))
-    assert isinstance(whole[-1], Finished)
 
     with attempt(tmp_path / "first", kept, spec("first")) as first:
         first.ask_for_pause()  # before it trains at all: it stops after the first step
@@ -119,7 +109,6 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, 
     assert [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed] == ["baseline"]
     assert f"Training goes on from step {last.step} of {last.total}." in [e.message for e in seen if isinstance(e, Log)]
     done = seen[-1]
-    assert isinstance(done, Finished)
     assert [row.score for row in done.report.rows] == [row.score for row in whole[-1].report.rows]
     assert weights(tmp_path / "third" / "out") == weights(tmp_path / "whole" / "out")
     assert len(weights(tmp_path / "third" / "out")) == 3
@@ -128,15 +117,13 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, 
 def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     kept = tmp_path / "kept"
     recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None}
-    with attempt(
-        tmp_path / "first", kept, write_spec(tmp_path / "first", encoder, reviews, recipe=recipe, save_seconds=0)
-    ) as one:
+    spec = write_spec(tmp_path / "first", encoder, reviews, recipe=recipe, save_seconds=0)
+    with attempt(tmp_path / "first", kept, spec) as one:
         for event in one.events():
             if isinstance(event, Progress) and event.phase == "export and measure":
                 one.engine.kill()
                 break
-    again = write_spec(tmp_path / "second", encoder, reviews, recipe=recipe, resume=str(kept))
-    seen = list(job(again))
+    seen = list(job(write_spec(tmp_path / "second", encoder, reviews, recipe=recipe, resume=str(kept))))
     assert isinstance(seen[-1], Finished)
     assert [event.message for event in seen if isinstance(event, Log)] == ["Training had ended; its result is taken up."]
     assert not [event for event in seen if isinstance(event, Progress) and event.loss is not None]

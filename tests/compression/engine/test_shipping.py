@@ -14,8 +14,8 @@ from compression.engine.shipping import count_flops
 from compression.export.instruction_sets import hindrance
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate, Recipe
-from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import Latency, NotMeasured, Score
+from compression.schema.report.instruction_sets import NotCompared
+from compression.schema.report.measurements import Latency, NotMeasured
 from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
 
 
@@ -31,15 +31,12 @@ def run_card(folder: Path, elsewhere: Path, prelude: str, epilogue: str) -> str:
 @pytest.mark.parametrize("name", ["baseline", "int8"])
 def test_the_card_of_an_onnx_artifact_runs_without_torch_or_lathe(tiny_shipment: Shipment, tmp_path: Path, name: str) -> None:
     check = "assert not {'torch', 'transformers', 'compression'} & set(sys.modules), 'more than stock tools was loaded'"
-    folder = tiny_shipment.folder(getattr(tiny_shipment, name))
-    answers = run_card(folder, tmp_path, "", check).split()
+    answers = run_card(tiny_shipment.folder(getattr(tiny_shipment, name)), tmp_path, "", check).split()
     assert len(answers) == 2
     assert set(answers) <= set(LABELS)
 
 
-def test_the_checkpoint_opens_with_stock_transformers_and_answers_as_it_was_measured(
-    tiny_shipment: Shipment, tmp_path: Path
-) -> None:
+def test_the_checkpoint_opens_with_stock_code_and_answers_as_it_was_measured(tiny_shipment: Shipment, tmp_path: Path) -> None:
     texts = [text for text, _ in tiny_shipment.rows]
     epilogue = f"""
 assert "compression" not in sys.modules
@@ -51,16 +48,13 @@ print("ANSWERS", answers)
     printed = run_card(tiny_shipment.folder(tiny_shipment.checkpoint), tmp_path, "", epilogue)
     answers = json.loads(printed.split("ANSWERS ")[1])
     right = sum(LABELS[answer] == label for answer, (_, label) in zip(answers, tiny_shipment.rows, strict=True))
-    score = tiny_shipment.checkpoint.score
-    assert isinstance(score, Score)
-    assert right / len(answers) == pytest.approx(score.value)
+    assert right / len(answers) == pytest.approx(tiny_shipment.checkpoint.score.value)
 
 
 def test_the_int8_file_alone_is_compared_with_its_answers_on_another_processor(tiny_shipment: Shipment) -> None:
     compared = tiny_shipment.int8.artifact.compared_on
     card = (tiny_shipment.folder(tiny_shipment.int8) / "README.md").read_text()
     if (cause := hindrance()) is None:
-        assert isinstance(compared, ComparedAnswers)
         assert compared.rows == compared.answers == 16
         assert "answers to 16 sample rows under AVX2" in card
     else:
@@ -91,8 +85,7 @@ def test_the_tokenizer_cuts_texts_by_itself_and_pads_nothing(tiny_shipment: Ship
 
 def test_config_names_the_labels_and_the_length(tiny_shipment: Shipment) -> None:
     config = json.loads((tiny_shipment.folder(tiny_shipment.int8) / "config.json").read_text())
-    assert config["id2label"] == {"0": "negative", "1": "positive"}
-    assert config["max_length"] == MAX_LENGTH
+    assert (config["id2label"], config["max_length"]) == ({"0": "negative", "1": "positive"}, MAX_LENGTH)
     assert config["pad_token_id"] == 0
 
 
@@ -103,7 +96,6 @@ def test_figures_are_those_of_the_files(tiny_shipment: Shipment) -> None:
     assert small.size.bytes_at_16_bit == 2 * sum(parameter.numel() for parameter in tiny_shipment.model.parameters())
     for shipped in (small, large):
         assert isinstance(shipped.latency, Latency)
-        assert isinstance(shipped.score, Score)
         assert shipped.score.rows == len(tiny_shipment.rows)
         assert f"{shipped.score.value:.2%}" in (tiny_shipment.folder(shipped) / "README.md").read_text()
     assert isinstance(tiny_shipment.checkpoint.latency, NotMeasured)
@@ -118,12 +110,9 @@ def test_the_card_says_where_it_comes_from_and_what_makes_it_again(tiny_shipment
         assert (told["license"], told["base_model"], told["pipeline_tag"]) == ("mit", "org/tiny", "text-classification")
         assert told["library_name"] == shipped.artifact.kind
         assert tags <= set(told["tags"])
-        assert isinstance(shipped.score, Score)
         (result,) = told["model-index"][0]["results"]
-        assert {one["type"]: one["value"] for one in result["metrics"]} == {
-            "accuracy": shipped.score.value,
-            **shipped.score.metrics,
-        }
+        figures = {one["type"]: one["value"] for one in result["metrics"]}
+        assert figures == {"accuracy": shipped.score.value, **shipped.score.metrics}
         for name in ("f1", "matthews"):
             error = shipped.score.standard_errors[name]
             assert f"| {name} | {shipped.score.metrics[name]:.2%} ± {error:.2%} |" in body

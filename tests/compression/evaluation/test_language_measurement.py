@@ -44,9 +44,7 @@ def opened(kind: str, network: PreTrainedModel, folder: Path) -> Watched:
 
 
 @pytest.mark.parametrize(("kind", "family"), [("onnx", "llama"), ("transformers", "mistral")])
-def test_a_score_is_the_same_in_pieces_and_takes_no_more_than_it_may(
-    kind: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_score_the_same_within_limits(kind: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, scorer = opened(kind, model(family), tmp_path), LanguageScorer(48, 24)
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text * times}) + "\n" for times in (1, 3) for text in TEXTS))

@@ -36,7 +36,6 @@ def spec(shipment: Shipment, question: Question, **values: Any) -> AnswerSpec:
 
 
 def run(asked: AnswerSpec, folder: Path) -> Answered | Rejected:
-    """Start it as a worker does."""
     path = folder / "spec.json"
     path.write_text(asked.model_dump_json())
     done = subprocess.run([sys.executable, "-m", "compression", "predict", str(path)], capture_output=True, check=True)
@@ -131,11 +130,9 @@ def test_every_task_has_its_answers(task: Task, encoder: Path, tmp_path: Path, m
     given: dict[str, Any] = {"columns": {"text_pair": "text_pair"}} if task == "text-pair-classification" else {}
     stages: dict[str, Any] = {"quantize": None, "prune": None, "distill": None, "prepare": {"epochs": 8, "rate": 4e-3}}
     recipe = {**stages, "train": {"batch": 16, "max_length": LENGTH}}
-    spec = spec_of(encoder, task=task, data={**data.model_dump(), **given}, recipe=recipe)
-    report = report_of(compress(spec, tmp_path))
+    report = report_of(compress(spec_of(encoder, task=task, data={**data.model_dump(), **given}, recipe=recipe), tmp_path))
     folder = f"out/artifacts/{report.rows[0].artifact}"
-    card = (tmp_path / folder / "README.md").read_text()
-    assert ("Its second text." in card) is (task == "text-pair-classification")
+    assert ("Its second text." in (tmp_path / folder / "README.md").read_text()) is (task == "text-pair-classification")
     common: dict[str, Any] = {"task": task, "labels": report.labels, "memory_bytes": ROOM, "data": data}
     common |= {"original": folder, "compressed": folder}
     found = [predict(AnswerSpec(question=Question(row=number), **common), tmp_path) for number in range(10)]

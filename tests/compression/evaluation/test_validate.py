@@ -23,8 +23,7 @@ def ask(spec: str, folder: Path) -> bytes:
 
 
 def test_a_relative_path_is_taken_from_the_specs_folder(encoder: Path) -> None:
-    finding = parse_finding.validate_json(ask(ModelCheck(path=".").model_dump_json(), encoder))
-    assert isinstance(finding, ModelFacts)
+    assert isinstance(parse_finding.validate_json(ask(ModelCheck(path=".").model_dump_json(), encoder)), ModelFacts)
     (encoder / "spec.json").unlink()
 
 
@@ -50,8 +49,7 @@ assert not {{"torch", "transformers", "safetensors", "onnxruntime"}} & set(sys.m
 def test_a_flood_of_reasons_is_cut(tmp_path: Path) -> None:
     for number in range(3 * MOST_REASONS):
         (tmp_path / f"{number}.py").touch()
-    finding = validate(ModelCheck(path="."), tmp_path)
-    assert len(finding.reasons) == MOST_REASONS
+    assert len(validate(ModelCheck(path="."), tmp_path).reasons) == MOST_REASONS
 
 
 def test_a_tokenizer_that_unpacks_without_end_ends_the_check_and_not_the_machine(encoder: Path, tmp_path: Path) -> None:
@@ -71,7 +69,6 @@ def test_what_no_check_thought_of_is_told_with_a_documented_code(encoder: Path, 
     monkeypatch.setattr(
         "compression.models.validation.model.check", lambda folder: {}[folder.name]
     )  # breaks as a bug of a check would
-    finding = validate(ModelCheck(path="."), encoder)
-    (reason,) = finding.reasons
+    (reason,) = validate(ModelCheck(path="."), encoder).reasons
     assert reason["code"] in {kind.code for kind in ALL_ERRORS}
     assert "KeyError" in str(reason["cause"])

@@ -23,8 +23,6 @@ MAX_LENGTH = 16
 
 @dataclass(frozen=True)
 class Shipment:
-    """Folders and figures of the FP32 and INT8 ONNX artifacts and of the torchao checkpoint of one model."""
-
     model: BertForSequenceClassification
     rows: list[tuple[str, str]]
     output: Path
@@ -56,16 +54,10 @@ def tiny_shipment(
     rows = sentences(60, seed=5)
     judged = [{"text": text, "label": LABELS.index(label)} for text, label in rows]
     (output / "LICENSE").write_text("MIT License")
-    origin = Origin(
-        license="mit",
-        stated_in="LICENSE",
-        base="org/tiny",
-        licenses=(output / "LICENSE",),
-        recipe=PRESETS["quick"][0],
-        command="lathe submit --model MODEL --data DATA --recipe recipe.json --wait",
-        sent=(InputFile("model", "model.safetensors", "0" * 64),),
-        versions={"lathe": "0.1"},
-    )
+    own = {"license": "mit", "stated_in": "LICENSE", "base": "org/tiny", "licenses": (output / "LICENSE",)}
+    command = "lathe submit --model MODEL --data DATA --recipe recipe.json --wait"
+    sent = (InputFile("model", "model.safetensors", "0" * 64),)
+    origin = Origin(**own, recipe=PRESETS["quick"][0], command=command, sent=sent, versions={"lathe": "0.1"})
 
     def rows_to(shipped: ShippedArtifact) -> list[Row]:
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]

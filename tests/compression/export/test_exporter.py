@@ -110,6 +110,5 @@ def test_an_installed_format_is_written_verified_measured_and_described_by_its_o
     assert "```python\nimport toy\n```" in card
     assert "model.npz" in {file["path"] for file in found["artifact"]["files"]}
     # One that applies, one that is broken, and a model that the first cannot have.
-    assert found["applying"] == ["transformers", "tape"]
-    assert found["without"] == ["transformers"]
+    assert (found["applying"], found["without"]) == (["transformers", "tape"], ["transformers"])
     assert "the exporter of gone is left out: module 'toy_engine' has no attribute 'NOTHING'" in ran.stderr

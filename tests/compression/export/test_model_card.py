@@ -19,28 +19,28 @@ from tests.support.cards import NOTHING, card_of
 SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
 
 
+def origin_of(recipe: Recipe) -> Origin:
+    unknown = dict.fromkeys(("license", "stated_in", "base"))
+    return Origin(**unknown, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={})
+
+
 def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_converged() -> None:
-    origin = Origin(
-        license=None, stated_in=None, base=None, licenses=(), recipe=SENT, command="lathe submit", sent=(), versions={}
-    )
     for known in (True, False, None):
         rows = validated(is_converged=known).rows
         last = rows[-1]
-        figures = Figures(
-            size=last.size, latency=last.latency, score=last.score, validation=last.validation, peak_memory_bytes=NOTHING
-        )
-        text = card_of(name=last.artifact, stage="distilled", figures=figures, origin=origin, rows=rows).render()
+        own = {name: getattr(last, name) for name in ("size", "latency", "score", "validation")}
+        figures = Figures(**own, peak_memory_bytes=NOTHING)
+        text = card_of(name=last.artifact, stage="distilled", figures=figures, origin=origin_of(SENT), rows=rows).render()
         assert "| accuracy on 500 validation rows, by which the job chooses | 79.50% ± 1.00% |" in text
         assert "99.4% kept (95 % interval 97.1% to 101.5%)" in text
         assert ("**baseline_not_converged**" in text) == (known is False)
 
 
 def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192, **about: Any) -> str:
-    origin = Origin(
-        license=None, stated_in=None, base=None, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={}
-    )
     form: dict[str, Any] = {"kind": "transformers", "scheme": None, "inputs": (), **about}
-    return card_of(stage=stage, task=task, labels=(), max_length=512, positions=positions, origin=origin, **form).render()
+    return card_of(
+        stage=stage, task=task, labels=(), max_length=512, positions=positions, origin=origin_of(recipe), **form
+    ).render()
 
 
 @pytest.mark.parametrize(

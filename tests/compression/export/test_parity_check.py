@@ -40,20 +40,12 @@ def test_the_exported_model_agrees(tiny_shipment: Shipment, int8: bool) -> None:
 
 @pytest.mark.parametrize("lost", ["bert.encoder.layer.1.output.dense.bias", "classifier.bias", "bert.pooler.dense.bias"])
 def test_a_lost_bias_is_noticed_in_int8(tiny_shipment: Shipment, lost: str) -> None:
-    model = copy.deepcopy(tiny_shipment.model)
+    model, folder = copy.deepcopy(tiny_shipment.model), tiny_shipment.folder(tiny_shipment.int8)
     insert_fake_quantization(model)
     with torch.no_grad():
         model.get_parameter(lost).zero_()
     with pytest.raises(ExportMismatch, match="logits differ"):
-        verify(
-            model,
-            tiny_shipment.folder(tiny_shipment.int8),
-            kind="onnx",
-            int8=True,
-            sample=texts(tiny_shipment),
-            scorer=SCORER,
-            pad_id=0,
-        )
+        verify(model, folder, kind="onnx", int8=True, sample=texts(tiny_shipment), scorer=SCORER, pad_id=0)
 
 
 def test_a_wrong_scale_is_noticed(tiny_shipment: Shipment, tmp_path: Path) -> None:

@@ -38,7 +38,6 @@ def write(folder: Path, kind: str, **settings: object) -> Tokenizer:
 
 
 def write_qwen(folder: Path, pattern: str) -> Tokenizer:
-    """Write a Qwen2 whose tokenizer.json is built as Qwen's own is."""
     write(folder, "qwen2", tokenizer_class="Qwen2Tokenizer")
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     own.normalizer = normalizers.NFC()

@@ -83,15 +83,12 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
         parts = tuple(DatasetSpec(name=name, task=task, data=data) for name, task in tasks.items())
         changes |= {"task": "several", "data": None, "parts": parts, "teachers": ("model", "model")}
         changes["evaluate"] = JobEvaluate(threads=2, metric=("f1", "auto"), positive=("yes; rm -rf /", None))
-    made = Origin.of(spec(tmp_path, **changes), tmp_path)
-    words = shlex.split(made.command)
+    words = shlex.split(Origin.of(spec(tmp_path, **changes), tmp_path).command)
     assert words[:2] == ["lathe", "submit"]
-    submit = typer.main.get_command(app).commands["submit"]
-    asked = submit.make_context("submit", words[2:]).params
+    asked = typer.main.get_command(app).commands["submit"].make_context("submit", words[2:]).params
     assert asked["model"] == "MODEL"
     assert asked["wait"]
-    assert asked["recipe_"] == "recipe.json"
-    assert list(asked["target"]) == ["retention=0.5"]
+    assert (asked["recipe_"], list(asked["target"])) == ("recipe.json", ["retention=0.5"])
     told = {"metric": ["f1", "auto"], "positive": ["yes; rm -rf /", None]} if several else {"positive": "yes; rm -rf /"}
     assert values("--evaluate", list(asked["evaluate"])) == {**told, "threads": 2}
     assert list(asked["column"]) == ["text=the sentence"]

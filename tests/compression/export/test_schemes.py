@@ -52,7 +52,6 @@ def written(scheme: str, kind: Kind, folder: Path, ffn: int = 80) -> tuple[Path,
 
 
 def operators(path: Path, tmp_path: Path) -> Counter[str]:
-    """Count what ONNX Runtime makes of a file on this machine."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

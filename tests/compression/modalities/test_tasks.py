@@ -50,7 +50,6 @@ class Learned:
 
 @pytest.fixture(scope="module", params=TASKS)
 def learned(request: pytest.FixtureRequest, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    """A tiny model of each task, tuned on its toy."""
     task: Task = request.param
     dataset, _, state = opened(task, tmp_path_factory.mktemp("toy"), encoder, RECIPE)
     before = state.validate().score

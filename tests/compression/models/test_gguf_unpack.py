@@ -33,7 +33,6 @@ VOCABULARY = len(tokens())
 
 
 def unpacked_alike(folder: Path, model: PreTrainedModel, tokens: int = 37) -> PreTrainedModel:
-    """Unpack the file of a folder; return what stock code opens, which answers as a model does."""
     gguf_unpack.unpack(folder, folder / "stock")
     opened = AutoModelForCausalLM.from_pretrained(folder / "stock", dtype=torch.float32).eval()
     ids = torch.arange(3, 3 + tokens)[None] % VOCABULARY
@@ -239,8 +238,7 @@ def test_a_job_works_on_what_the_file_holds_and_says_what_was_sent(tmp_path: Pat
     file = write(model, tmp_path / "model" / "tiny.gguf", Kind.Q4_1)
     write_rows(tmp_path / "train.jsonl", sentences(30, seed=1))
     write_rows(tmp_path / "test.jsonl", sentences(10, seed=2))
-    recipe = {"train": {"max_length": 32}, "prune": None}
-    spec = spec_of(tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
+    spec = spec_of(tmp_path / "model", tmp_path, task="causal-lm", recipe={"train": {"max_length": 32}, "prune": None})
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():

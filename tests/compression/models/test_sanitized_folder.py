@@ -54,8 +54,7 @@ def naming_code(folder: Path, code: dict[str, str] = FAR) -> Path:
 def published(folder: Path, head: str = "ForCausalLM") -> Path:
     """Write a DeepSeek-V2 as its authors publish the small one: no rank of queries, no groups, and the names of their code."""
     labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}, "pad_token_id": 0}
-    model = tiny("deepseek_v2", head, q_lora_rank=None, n_group=1, topk_group=1, **labels).to(torch.bfloat16)
-    saved(model, folder)
+    saved(tiny("deepseek_v2", head, q_lora_rank=None, n_group=1, topk_group=1, **labels).to(torch.bfloat16), folder)
     said = json.loads((folder / "config.json").read_text())
     for key in ("rope_parameters", "dtype"):
         said.pop(key)
@@ -71,7 +70,6 @@ def spec_of(place: Path, model: Path, **changes: Any) -> Spec:
 
 
 def naming(folder: Path) -> list[str]:
-    """Return the JSON files that still name code."""
     found = [path for path in folder.rglob("*.json") if '"auto_map"' in path.read_text()]
     return [path.relative_to(folder).as_posix() for path in found]
 
@@ -167,17 +165,12 @@ def test_base_student_and_teacher_may_name_code_and_the_base_finds_words(tmp_pat
         models.tiny("bert", head, **labels).save_pretrained(tmp_path / name)
         models.write_tokenizer(tmp_path / name)
         naming_code(tmp_path / name)
-    recipe = {
-        "prepare": {"epochs": 1},
-        "quantize": None,
-        "prune": None,
-        "distill": {"epochs": 1, "teachers": {"seeds": 0}, "augment": {"copies": 1, "synonyms": {"source": "masked-lm"}}},
-        "train": {"batch": 16, "max_length": 32},
-    }
+    augment = {"copies": 1, "synonyms": {"source": "masked-lm"}}
+    recipe = {"prepare": {"epochs": 1}, "quantize": None, "prune": None, "train": {"batch": 16, "max_length": 32}}
+    recipe["distill"] = {"epochs": 1, "teachers": {"seeds": 0}, "augment": augment}
     spec = spec_of(tmp_path, tmp_path / "base", student="small", teachers=["wise"], recipe=recipe)
     part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     named = [note.split()[0] for note in part.state.notes if "code of its own" in note]
     assert named == ["models.base", "models.student", "models.teachers.0"]
-    report = engine_jobs.report_of(compress(spec, tmp_path))
-    assert report.rows[-1].stage == "distilled"
+    assert engine_jobs.report_of(compress(spec, tmp_path)).rows[-1].stage == "distilled"
     assert not naming(tmp_path / "out")

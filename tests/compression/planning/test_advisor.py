@@ -17,10 +17,8 @@ from tests.support.verdict_rows import BASELINE, QUANTIZED, RECIPE, TARGETS, dis
 
 
 def test_a_cut_that_brings_nothing_is_offered_to_be_left_out() -> None:
-    cut = row("pruned", 20_000_000, 20_000_000, 8.1, 0.7)
-    found = verdict(RECIPE, BASELINE, QUANTIZED, cut)
-    assert found.worse_than == "quantized"
-    assert found.remedies[0].key == "recipe.prune"
+    found = verdict(RECIPE, BASELINE, QUANTIZED, row("pruned", 20_000_000, 20_000_000, 8.1, 0.7))
+    assert (found.worse_than, found.remedies[0].key) == ("quantized", "recipe.prune")
     assert found.remedies[0].proposed is None
 
 
@@ -81,22 +79,17 @@ def test_a_fall_that_distillation_cannot_bring_back_asks_for_a_milder_ratio() ->
     assert remedy.now == 0.3
     assert remedy.proposed == 0.05  # 0.3 · √(0.0044 / 0.148)
     # The nearer it came, the less is taken back.
-    nearer = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.7), distilled(0.75))["recipe.prune.ratio"].proposed
-    assert 0.05 < nearer < 0.3
+    assert 0.05 < offered(RECIPE, BASELINE, QUANTIZED, pruned(0.7), distilled(0.75))["recipe.prune.ratio"].proposed < 0.3
 
 
 def test_a_stage_that_is_left_out_is_offered_where_it_would_help() -> None:
-    bare = Recipe(quantize=None, prune=None, distill=None, prepare=Prepare())
-    assert not verdict(bare, BASELINE).remedies
-    no_teacher = RECIPE.model_copy(update={"distill": None})
-    found = offered(no_teacher, BASELINE, QUANTIZED, pruned(0.6))
+    assert not verdict(Recipe(quantize=None, prune=None, distill=None, prepare=Prepare()), BASELINE).remedies
+    found = offered(RECIPE.model_copy(update={"distill": None}), BASELINE, QUANTIZED, pruned(0.6))
     assert list(found) == ["recipe.distill"]
     assert Distill.model_validate(found["recipe.distill"].proposed) == Distill()
-    uncut = Recipe(prune=None, distill=None)
-    found = offered(uncut, BASELINE, QUANTIZED)
+    found = offered(Recipe(prune=None, distill=None), BASELINE, QUANTIZED)
     assert Prune.model_validate(found["recipe.prune"].proposed).ratio == 0.22  # 0.305 of the parameters, by the power 1.5
-    in_floats = Recipe(quantize=None, distill=None)
-    found = offered(in_floats, BASELINE, row("pruned", 13_000_000, 52_000_000, 10.0, 0.8))
+    found = offered(Recipe(quantize=None, distill=None), BASELINE, row("pruned", 13_000_000, 52_000_000, 10.0, 0.8))
     assert found["recipe.quantize"].proposed == Quantize().model_dump(mode="json")
 
 
@@ -169,7 +162,6 @@ def test_ranges_that_outliers_break_ask_for_what_tames_them() -> None:
 
 
 def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
-    """Put into the recipe at its path, each proposal is a valid one."""
     cases = [
         (RECIPE, (BASELINE, row("quantized", 20_000_000, 20_000_000, 8.0, 0.77)), TARGETS),
         (RECIPE, (BASELINE, QUANTIZED, pruned(0.598), distilled(0.79)), Targets(speed_up=20)),

@@ -42,8 +42,7 @@ def judged_all(*rows: Row, recipe: Recipe = RECIPE, targets: Targets = TARGETS) 
 
 
 def test_what_is_kept_of_a_baseline_that_has_not_converged_is_unproven() -> None:
-    late = converged(BASELINE, False)
-    found = judged_all(late, quantized(0.8), pruned(0.6), distilled(0.992))
+    found = judged_all(converged(BASELINE, False), quantized(0.8), pruned(0.6), distilled(0.992))
     for each in found:
         assert each.ratios.baseline_not_converged
         assert each.verdict.unproven == ("retention",)
@@ -125,8 +124,7 @@ def test_a_result_that_is_surely_better_than_the_baseline_is_told_and_asks_for_m
     within = judged_all(BASELINE, quantized(0.81), recipe=BARE, targets=EASY)[-1]  # 1.25 % more, of an error of 1.8
     assert not exceeds_baseline(within, BASELINE)
     # By validation alone: what test says changes nothing.
-    by_test = row("quantized", 20_000_000, 20_000_000, 8.0, 0.99, validation=0.8)
-    assert not exceeds_baseline(by_test, BASELINE)
+    assert not exceeds_baseline(row("quantized", 20_000_000, 20_000_000, 8.0, 0.99, validation=0.8), BASELINE)
 
 
 @pytest.mark.parametrize(

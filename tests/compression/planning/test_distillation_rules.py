@@ -41,8 +41,7 @@ def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None
             preflight(MODEL, DATA, scores, Evaluate(), teachers=named)
     # Where named ones alone teach, only the worker sees who shows its insides: the model's own heads say nothing.
     alone = Distill(attention=1.0, attention_by="scores", teachers=Teachers(seeds=0))
-    narrow = MODEL.shape.model_copy(update={"heads": MODEL.shape.heads // 2})
-    pupil = MODEL.model_copy(update={"shape": narrow})
+    pupil = MODEL.model_copy(update={"shape": MODEL.shape.model_copy(update={"heads": MODEL.shape.heads // 2})})
     assert preflight(MODEL, DATA, Recipe(prune=None, distill=alone), Evaluate(), student=pupil, teachers=(TEACHER,))
 
 
@@ -104,8 +103,7 @@ def test_more_teachers_and_a_general_phase_show_in_the_forecast() -> None:
     plain, more, first = estimate(), estimate(teachers=Teachers(seeds=3)), estimate(general=General())
     assert all(one < other for one, other in zip(plain, more, strict=True))
     assert first[2] > plain[2]
-    unlabelled = DATA.model_copy(update={"rows": {**DATA.rows, "unlabelled": 8000}})
-    assert steps(ARTICLE, unlabelled) > steps(ARTICLE)
+    assert steps(ARTICLE, DATA.model_copy(update={"rows": {**DATA.rows, "unlabelled": 8000}})) > steps(ARTICLE)
     large = DATA.model_copy(update={"rows": {**DATA.rows, "train": 60_000}})
     kept, spilled = (
         preflight(MODEL, large, Recipe(distill=Distill(spill_gib=gib)), Evaluate()).estimate.disk_bytes for gib in (0, 100)

@@ -45,7 +45,6 @@ def of_task(task: str) -> DataFacts:
 
 
 def forecasts() -> Iterator[str]:
-    """Yield a line for each forecast."""
     presets = {name: recipe for name, (recipe, _) in PRESETS.items()}
     for name, model in MODELS.items():
         data = of_task("text-classification" if model is test_catalog.MODEL else "causal-lm")

@@ -27,7 +27,6 @@ def perplexity(value: float) -> Score:
 
 
 def table(*scores: float) -> list[Row]:
-    """Rows of a baseline, its integers and what a cut left of them, by their perplexities."""
     rows = [
         row("baseline", 20_000_000, 80_000_000, 16.0, 0.8),
         row("quantized", 20_000_000, 20_000_000, 8.0, 0.8),
@@ -38,8 +37,7 @@ def table(*scores: float) -> list[Row]:
 
 
 def test_a_stage_that_is_left_out_is_offered_as_the_preset_for_language_models_has_it() -> None:
-    untaught = LANGUAGE.model_copy(update={"distill": None})
-    found = offered(untaught, *table(20.0, 20.1, 30.0), task="causal-lm")
+    found = offered(LANGUAGE.model_copy(update={"distill": None}), *table(20.0, 20.1, 30.0), task="causal-lm")
     assert list(found) == ["recipe.distill"]
     assert Distill.model_validate(found["recipe.distill"].proposed) == LANGUAGE.distill
     uncut = LANGUAGE.model_copy(update={"prune": None, "distill": None})
@@ -77,8 +75,7 @@ def test_a_job_from_file_to_file_offers_a_cut_and_no_lesson(tmp_path: Path, monk
     monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 1 << 62)
     model = model_into(tmp_path / "model", "llama", "ForCausalLM")
     targets = {"parameter_reduction": 0.3, "size_reduction": 0.1, "speed_up": 1.2, "retention": 1.0}
-    report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30, targets=targets), tmp_path)
-    last = report.rows[-1]
+    last = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30, targets=targets), tmp_path).rows[-1]
     assert {"parameter_reduction"} <= {*last.verdict.missed}
     (remedy,) = last.verdict.remedies
     assert remedy.key == "recipe.prune"

@@ -20,8 +20,7 @@ def test_an_encoder_beyond_one_file_is_refused_and_a_decoder_has_its_weights_bes
     encoder = MODEL.model_copy(update={"shape": shape})
     with pytest.raises(UnsupportedShape, match="do not fit into an ONNX file"):
         preflight(encoder, DATA, Recipe(), Evaluate())
-    decoder = shape.model_copy(update={"groups": 24, "head_size": 64})
-    facts = decoder_facts("llama", decoder, 2, "ForSequenceClassification")
+    facts = decoder_facts("llama", shape.model_copy(update={"groups": 24, "head_size": 64}), 2, "ForSequenceClassification")
     assert preflight(facts, DATA, Recipe(), Evaluate()).baseline_parameters.total > LARGEST_GRAPH // 4
 
 

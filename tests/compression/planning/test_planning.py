@@ -23,23 +23,12 @@ from compression.schema.validation import DataFacts, ModelFacts
 from tests.support.facts import decoder_facts
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
-MODEL = ModelFacts(
-    family=BERT.name,
-    architecture="BertModel",
-    shape=SHAPE,
-    max_positions=512,
-    parameters=parameters_at(BERT, SHAPE, rows=514, outputs=None),
-    labels=None,
-    dtype="float32",
-    bytes=90_868_376,
-)
-DATA = DataFacts(
-    labels=("negative", "positive"),
-    rows={"train": 4000, "validation": 500, "test": 1000},
-    label_counts={"train": {"negative": 1500, "positive": 2500}},
-    mean_words=15.0,
-    longest_words=146,
-)
+OWN = {"family": BERT.name, "architecture": "BertModel", "shape": SHAPE, "max_positions": 512, "labels": None}
+PARAMETERS = parameters_at(BERT, SHAPE, rows=514, outputs=None)
+MODEL = ModelFacts(**OWN, parameters=PARAMETERS, dtype="float32", bytes=90_868_376)
+COUNTS = {"train": {"negative": 1500, "positive": 2500}}
+ROWS = {"train": 4000, "validation": 500, "test": 1000}
+DATA = DataFacts(labels=("negative", "positive"), rows=ROWS, label_counts=COUNTS, mean_words=15.0, longest_words=146)
 
 
 HEADED = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("positive", "negative")})
@@ -54,8 +43,7 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
     assert "measured on the worker" in said
     slower = preflight(MODEL, DATA, Recipe(prune=fast.model_copy(update={"target_latency": None})), Evaluate())
     assert plan.estimate.minutes > slower.estimate.minutes
-    words = Prune(axes=("ffn", "vocabulary"))
-    (said,) = preflight(MODEL, DATA, Recipe(prune=words), Evaluate()).warnings
+    (said,) = preflight(MODEL, DATA, Recipe(prune=Prune(axes=("ffn", "vocabulary"))), Evaluate()).warnings
     assert f"up to {30521 * 384:,} parameters" in said
     some = Prune(ratio={"ffn": 0.3, "vocabulary": 0.5})
     assert f"up to {15261 * 384:,} parameters" in preflight(MODEL, DATA, Recipe(prune=some), Evaluate()).warnings[0]
@@ -97,8 +85,7 @@ def test_a_recipe_of_ratios_comes_back_from_json_as_it_went() -> None:
 
 def test_without_pruning_the_shape_stays() -> None:
     plan = preflight(MODEL, DATA, Recipe(prune=None), Evaluate())
-    assert plan.shape == SHAPE
-    assert plan.parameters == plan.baseline_parameters
+    assert (plan.shape, plan.parameters) == (SHAPE, plan.baseline_parameters)
 
 
 @pytest.mark.parametrize(
@@ -182,14 +169,8 @@ def test_what_is_unlikely_to_be_meant_is_said() -> None:
     assert all(part in said for part in (*about_data, "no change", "not trained", "as it was drawn"))
 
 
-QUESTIONS = DataFacts(
-    task="question-answering",
-    labels=(),
-    rows={"train": 900},
-    label_counts={"train": {"answerable": 900}},
-    mean_words=150,
-    longest_words=700,
-)
+ANSWERABLE = {"task": "question-answering", "labels": (), "label_counts": {"train": {"answerable": 900}}}
+QUESTIONS = DataFacts(**ANSWERABLE, rows={"train": 900}, mean_words=150, longest_words=700)
 TAGS = DATA.model_copy(update={"task": "token-classification"})
 NUMBERS = DATA.model_copy(update={"task": "text-regression", "labels": (), "label_counts": {"train": {}}})
 

@@ -23,8 +23,7 @@ def test_a_cut_past_the_experts_is_warned_of_with_the_axes_that_are_large(kind: 
     named = said.partition("would take: ")[2]
     assert all(f"{axis} (5" in named for axis in ("experts", "expert_ffn", "hidden", "layers"))
     assert "rank" not in named
-    more = language.model_copy(update={"prune": Prune(ratio=AxisRatios(ffn=0.55, experts=0.3))})
-    assert little(model, more) == []
+    assert little(model, language.model_copy(update={"prune": Prune(ratio=AxisRatios(ffn=0.55, experts=0.3))})) == []
     assert little(decoder_facts("llama", SMOLLM2, SMOLLM2.vocabulary), language) == []
     # A target is reached or refused, whatever the ratio says.
     aimed = language.model_copy(update={"prune": Prune(ratio=AxisRatios(ffn=0.55), target_params=0.0005)})

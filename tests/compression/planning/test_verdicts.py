@@ -12,16 +12,14 @@ from tests.support.verdict_rows import BASELINE, QUANTIZED, RECIPE, TARGETS, dis
 
 
 def test_what_meets_all_targets_is_shipped_though_it_is_not_the_last() -> None:
-    rows = [BASELINE, QUANTIZED, pruned(0.797), distilled(0.78)]
-    chosen, why = choose(rows, TARGETS)
+    chosen, why = choose([BASELINE, QUANTIZED, pruned(0.797), distilled(0.78)], TARGETS)
     assert chosen.stage == "pruned"
     assert why == "pruned is shipped: it meets all targets at 7.0% of the baseline's bytes × latency, 99.6% of the score kept."
 
 
 def test_of_those_that_meet_all_the_cheapest_is_shipped() -> None:
     easy = Targets(parameter_reduction=0, size_reduction=0.5, speed_up=1.5, retention=0.9)
-    rows = [BASELINE, QUANTIZED, pruned(0.75), distilled(0.6)]
-    chosen, why = choose(rows, easy)
+    chosen, why = choose([BASELINE, QUANTIZED, pruned(0.75), distilled(0.6)], easy)
     assert chosen.stage == "pruned"
     assert "quantized also meet them all, at 12.5%" in why
 
@@ -48,8 +46,7 @@ def test_where_none_meets_all_the_most_targets_and_then_what_is_lacking_decide()
     assert choose(near, TARGETS)[0].stage == "distilled"
     assert [shortfall(it, TARGETS) for it in near[1:]] == pytest.approx([1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008])
     assert shortfall(distilled(), TARGETS) == 0
-    harder = Targets(speed_up=2.2)
-    assert choose(rows, harder)[0].stage == "distilled"
+    assert choose(rows, Targets(speed_up=2.2))[0].stage == "distilled"
 
 
 def test_the_baseline_is_shipped_only_where_it_meets_all_or_is_alone() -> None:
@@ -61,8 +58,7 @@ def test_the_baseline_is_shipped_only_where_it_meets_all_or_is_alone() -> None:
 
 
 def test_what_was_not_measured_meets_no_target() -> None:
-    why = NotMeasured(not_measured="busy")
-    last = distilled(0.8, latency=why)
+    last = distilled(0.8, latency=NotMeasured(not_measured="busy"))
     last = last.model_copy(update={"ratios": last.ratios.model_copy(update={"speed_up": None})})
     assert cost(last) == float("inf")
     assert "speed up not measured" in choose([BASELINE, last], TARGETS)[1]
@@ -71,10 +67,8 @@ def test_what_was_not_measured_meets_no_target() -> None:
 
 
 def test_a_stage_that_cost_score_and_brought_nothing_is_called_worse() -> None:
-    last = distilled(0.58)
-    found = judged(last, [BASELINE, QUANTIZED, pruned(0.6)], RECIPE, TARGETS)
-    assert found.verdict.worse_than == "pruned"
-    assert found.verdict.best_before == "quantized"
+    found = judged(distilled(0.58), [BASELINE, QUANTIZED, pruned(0.6)], RECIPE, TARGETS)
+    assert (found.verdict.worse_than, found.verdict.best_before) == ("pruned", "quantized")
     assert "pruned scores 0.6000 against 0.5800" in found.notes[-1]
     (remedy,) = [each for each in found.verdict.remedies if each.key == "recipe.distill.rate"]
     assert (remedy.now, remedy.proposed) == (2e-4, 1e-4)

@@ -29,7 +29,6 @@ def scored(model: PreTrainedModel, **settings: Any) -> ImportanceScores:
 
 
 def louder(linear: nn.Module, units: list[int]) -> None:
-    """Raise what a layer says at some outputs."""
     conv1d = hasattr(linear, "nf")
     with torch.no_grad():
         linear.weight[(slice(None), units) if conv1d else units] *= 300
@@ -47,12 +46,10 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
         to = decoder_shape(name, shape, together if name != "gpt2" else {**together, "hidden": together["heads"]}, multiple)
         kept = scores.choose(family, to)
         small = family.narrowed(model, kept)
-        found = family.shape_of(small.config)
-        assert found == to  # also in how many layers have experts
+        assert family.shape_of(small.config) == to  # also in how many layers have experts
         assert logits(small).isfinite().all()
         # What is left is chosen from without asking the model again; a save brings the scores back as they were.
-        left = ImportanceScores.of_tensors(scores.tensors()).after(kept)
-        again = left.choose(family, to)
+        again = ImportanceScores.of_tensors(scores.tensors()).after(kept).choose(family, to)
         assert logits(family.narrowed(small, replace(again, layers=None))).equal(logits(small))
 
 
@@ -66,11 +63,9 @@ def test_a_cut_has_the_parameters_that_were_foretold_whichever_layers_are_loud(k
     scores = scored(model)
     dense = torch.arange(shape.layers) < shape.experts.dense_layers
     for quiet in (dense, ~dense):  # either kind would go first by what it says
-        told = replace(scores, influence=torch.where(quiet, 0.0, 1.0))
-        small = family.narrowed(model, told.choose(family, to))
+        small = family.narrowed(model, replace(scores, influence=torch.where(quiet, 0.0, 1.0)).choose(family, to))
         untied = to.vocabulary * (not model.config.tie_word_embeddings)
-        biases = family.biases(model.config)
-        foretold = parameters_at(ARCHITECTURE_SPECS[name], to, rows=0, outputs=untied, biases=biases)
+        foretold = parameters_at(ARCHITECTURE_SPECS[name], to, rows=0, outputs=untied, biases=family.biases(model.config))
         assert foretold.total == sum(parameter.numel() for parameter in small.parameters())
 
 

@@ -133,8 +133,7 @@ def test_padding_is_not_observed_and_no_other_layer_runs() -> None:
 
 
 def test_no_more_tokens_are_taken_than_equations_need() -> None:
-    row = list(range(5, 15))
-    many = TokenizedDataset([row] * 4000, torch.zeros(4000, dtype=torch.long), PADDING, TASK)
+    many = TokenizedDataset([list(range(5, 15))] * 4000, torch.zeros(4000, dtype=torch.long), PADDING, TASK)
     assert len(first_tokens(many)) == MOST_TOKENS // 10
     assert len(first_tokens(many.at([0]))) == 1
 

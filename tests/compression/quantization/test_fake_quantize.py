@@ -44,8 +44,7 @@ def test_linear_answers_as_rounded_matrices_do_and_gradients_pass_straight_throu
 
 def test_an_answer_does_not_depend_on_who_shares_the_batch() -> None:
     _, fake, x = layers()
-    loud = torch.cat([x, 1000 * torch.randn(1, 5, 48)])
-    assert fake(x).equal(fake(loud)[:3])
+    assert fake(x).equal(fake(torch.cat([x, 1000 * torch.randn(1, 5, 48)]))[:3])
 
 
 def test_embeddings_round_only_to_what_is_stored() -> None:
@@ -61,8 +60,7 @@ def test_insert_and_remove_leave_parameters_and_keys_alone(model: BertForSequenc
     before = {name: value.clone() for name, value in model.state_dict().items()}
     ids = torch.arange(5, 15)[None]
     plain = model(ids).logits
-    names = insert_fake_quantization(model)
-    assert len(names) == 3 + 2 * 6 + 2
+    assert len(insert_fake_quantization(model)) == 3 + 2 * 6 + 2
     assert not model(ids).logits.equal(plain)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     remove_fake_quantization(model)

@@ -68,8 +68,7 @@ def recovered(
     checkpointer: TrainingCheckpointer | None = None,
     hear: Any = list,
 ) -> StageContext:
-    settings = Distill(teachers=Teachers(precision=precision))
-    recipe = Recipe(quantize=None, prune=PRUNE, distill=settings, train=TRAIN)
+    recipe = Recipe(quantize=None, prune=PRUNE, distill=Distill(teachers=Teachers(precision=precision)), train=TRAIN)
     state = state_of(recipe, model(kind), tied=False)
     state.teacher = model(kind).requires_grad_(False)
     state.scratch, state.checkpointer = place, checkpointer or state.checkpointer

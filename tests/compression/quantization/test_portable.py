@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, BertForSequenceClassification, PreTrainedModel
 
@@ -20,22 +19,9 @@ from compression.export.onnx.exporter import write_onnx
 from compression.export.transformers import sharded
 from compression.export.transformers.exporter import write_transformers
 from compression.models.linear_layers import is_linear
-from compression.quantization import calibration
-from compression.quantization.dynamic_int8 import (
-    LEVELS,
-    PORTABLE_LEVELS,
-    fake_quantize_rows,
-    integer_linear,
-    integer_rows,
-    levels_of,
-)
-from compression.quantization.fake_quantize import (
-    Simulation,
-    insert_fake_quantization,
-    quantizable,
-    remove_fake_quantization,
-    simulation_of,
-)
+from compression.quantization import calibration, dynamic_int8, fake_quantize
+from compression.quantization.dynamic_int8 import PORTABLE_LEVELS, fake_quantize_rows, integer_linear, integer_rows
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable, simulation_of
 from compression.quantization.moe_layers import SimulatedExperts
 from compression.quantization.smoothquant import rounding_error
 from compression.schema.recipe.presets import PRESETS
@@ -43,7 +29,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.schemes import Scheme
 from tests.compression.export.onnx.test_exporter import random_batch
-from tests.support.decoder_models import saved, tiny
+from tests.support.decoder_models import saved, tensors_in, tiny
 from tests.support.tiny_bert import encoded, sentences
 
 PORTABLE = Simulation(portable=True)
@@ -70,7 +56,7 @@ def simulated(model: PreTrainedModel, simulation: Simulation) -> PreTrainedModel
 def test_no_two_products_of_a_portable_weight_leave_16_bits() -> None:
     """The sum of two products of a uint8 and an int8 is what x86 without VNNI keeps in 16 bits."""
     assert 2 * 255 * PORTABLE_LEVELS <= 2**15 - 1
-    assert 2 * 255 * LEVELS > 2**15 - 1
+    assert 2 * 255 * dynamic_int8.LEVELS > 2**15 - 1
 
 
 def test_a_portable_layer_answers_as_matrices_of_seven_bits_do_and_a_search_for_smoothing_rounds_as_it_does() -> None:
@@ -78,8 +64,7 @@ def test_a_portable_layer_answers_as_matrices_of_seven_bits_do_and_a_search_for_
     x, weight, bias, push = torch.randn(3, 5, 48), torch.randn(40, 48), torch.randn(40), torch.randn(3, 5, 40)
     mine, other = (value.clone().requires_grad_() for value in (weight, weight))
     found = integer_linear(x, mine, bias, PORTABLE_LEVELS)
-    rounded = fake_quantize_rows(other, SEVEN_BITS)
-    wanted = functional.linear(fake_quantize_rows(x), rounded, bias)
+    wanted = functional.linear(fake_quantize_rows(x), fake_quantize_rows(other, SEVEN_BITS), bias)
     assert torch.allclose(found, wanted, atol=1e-4)
     assert not torch.allclose(found, integer_linear(x, weight, bias), atol=1e-3)
     found.backward(push)
@@ -100,8 +85,7 @@ def test_an_encoders_file_holds_the_levels_that_were_simulated(
     twin = simulated(model, Simulation.of(settings))
     path = write_onnx(twin, tmp_path, int8=True)
     largest = multiplied(path)
-    assert len(largest) == 14
-    assert set(largest.values()) == {SEVEN_BITS if portable else 127}
+    assert (len(largest), set(largest.values())) == (14, {SEVEN_BITS if portable else 127})
     table = numpy_helper.to_array(
         next(item for item in onnx.load(path).graph.initializer if item.name.endswith("word_embeddings.weight_int8"))
     )
@@ -121,8 +105,7 @@ def test_a_decoders_file_holds_the_levels_that_were_simulated(kind: str, tmp_pat
     """Tied tables, layers that lie transposed and experts included."""
     model = tiny(kind.removesuffix("-tied"), **({"tie_word_embeddings": True} if kind.endswith("-tied") else {}))
     twin = simulated(model, PORTABLE)
-    path = decoder.write(model, tmp_path, simulation=PORTABLE)[0]
-    largest = multiplied(path)
+    largest = multiplied(decoder.write(model, tmp_path, simulation=PORTABLE)[0])
     assert set(largest.values()) == {SEVEN_BITS}
     table = twin.get_input_embeddings()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -130,8 +113,7 @@ def test_a_decoders_file_holds_the_levels_that_were_simulated(kind: str, tmp_pat
     ids = np.random.default_rng(2).integers(1, 60, (2, 9))
     with torch.inference_mode():
         wanted = twin(input_ids=torch.from_numpy(ids)).logits.numpy()
-    found = open_folder(tmp_path, threads=1).step(ids)[0]
-    assert np.median(np.abs(found - wanted)) < 1e-5
+    assert np.median(np.abs(open_folder(tmp_path, threads=1).step(ids)[0] - wanted)) < 1e-5
 
 
 def test_experts_of_a_static_model_are_portable_dynamic_ones(tmp_path: Path) -> None:
@@ -156,10 +138,7 @@ def test_torchaos_checkpoint_holds_these_integers_and_the_file_to_file_way_write
     assert list(sharded.verifying(source, tmp_path / "made", scheme="dynamic-int8", portable=True, block=700))
     twin = simulated(model, PORTABLE)
     write_transformers(twin, tmp_path / "whole", int8=True)
-    made, whole = (
-        {name: value for path in (tmp_path / name).glob("*.safetensors") for name, value in load_file(path).items()}
-        for name in ("made", "whole")
-    )
+    made, whole = (tensors_in(tmp_path / name) for name in ("made", "whole"))
     assert made.keys() == whole.keys()
     assert all(made[name].equal(value) for name, value in whole.items())
     products = {name: int(value.abs().max()) for name, value in made.items() if value.dtype == torch.int8 and "qdata" in name}
@@ -176,8 +155,7 @@ def test_torchaos_checkpoint_holds_these_integers_and_the_file_to_file_way_write
 
 def test_it_is_kept_with_the_model_and_taken_out_it_leaves_nothing_behind(model: BertForSequenceClassification) -> None:
     twin = simulated(model, PORTABLE)
-    found = simulation_of(twin)
-    assert found == PORTABLE
+    assert simulation_of(twin) == PORTABLE
     again = simulated(model, Simulation.model_validate_json(PORTABLE.model_dump_json()))
     ids = torch.arange(5, 15)[None]
     assert again(ids).logits.equal(twin(ids).logits)
@@ -187,9 +165,9 @@ def test_it_is_kept_with_the_model_and_taken_out_it_leaves_nothing_behind(model:
     state = {"fingerprint": "1", "stage": "quantized", "labels": [], "rows": [], "artifacts": [], "pruning": None, "files": []}
     kept = StageCheckpoint.model_validate({**state, "simulation": {"scheme": "static-int8", "ranges": {"a": [0.0, 1.0]}}})
     assert not kept.simulation.portable
-    remove_fake_quantization(twin)
+    fake_quantize.remove_fake_quantization(twin)
     assert twin(ids).logits.equal(model(ids).logits)
-    assert {levels_of(layer) for _, layer in quantizable(twin)} == {127}
+    assert {dynamic_int8.levels_of(layer) for _, layer in quantizable(twin)} == {127}
     insert_fake_quantization(twin, simulation=Simulation())
     assert twin(ids).logits.equal(simulated(model, Simulation())(ids).logits)
 

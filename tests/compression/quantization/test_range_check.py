@@ -52,8 +52,7 @@ def test_the_layer_outliers_break_is_named_and_smoothing_tames_it(broken: BertFo
     plain = logits(broken, ROWS)
     rounded = simulated(broken, scheme)
     found = range_check.check_ranges(rounded, ROWS)
-    assert [layer.layer for layer in found if layer.broken] == [LAYER]
-    assert len(found) == 14
+    assert ([layer.layer for layer in found if layer.broken], len(found)) == ([LAYER], 14)
     worst = of(found)
     assert worst.ratio == pytest.approx(worst.largest / worst.percentile)
     assert worst.ratio > 20
@@ -99,8 +98,7 @@ def test_a_percentile_of_what_lies_beyond_brings_the_levels_back(broken: BertFor
 def test_the_factors_are_the_paper_s() -> None:
     s = smoothquant.factors(torch.tensor([16.0, 1.0, 0.0, 4.0]), torch.tensor([4.0, 1.0, 1.0, 0.0]), 0.5)
     assert s.tolist() == [2.0, 1.0, 1.0, 1.0]
-    strong = smoothquant.factors(torch.tensor([16.0]), torch.tensor([4.0]), 0.75)
-    assert strong.item() == pytest.approx(16**0.75 / 4**0.25)
+    assert smoothquant.factors(torch.tensor([16.0]), torch.tensor([4.0]), 0.75).item() == pytest.approx(16**0.75 / 4**0.25)
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "electra", "mpnet"])

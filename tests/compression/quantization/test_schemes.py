@@ -10,16 +10,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from compression.quantization import calibration
+from compression.quantization import calibration, fake_quantize
 from compression.quantization.dynamic_int8 import fake_quantize_rows
-from compression.quantization.fake_quantize import (
-    Simulation,
-    input_ranges,
-    insert_fake_quantization,
-    remove_fake_quantization,
-    set_input_ranges,
-    simulation_of,
-)
+from compression.quantization.fake_quantize import Simulation, input_ranges, insert_fake_quantization
 from compression.quantization.static_int8 import StaticLinear, affine
 from compression.quantization.weight_only import dequantized_weights, grouped_integers
 from compression.schema.recipe.quantize import Quantize
@@ -53,8 +46,7 @@ def test_no_gradient_comes_from_what_was_clipped() -> None:
     plain, fake, x = layer("static-int8")
     mine, other, push = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn(3, 5, 40)
     fake(mine).backward(push)
-    clipped = other.clamp(-1.5, 2.5)
-    functional.linear(clipped, fake_quantize_rows(plain.weight, 63), plain.bias).backward(push)
+    functional.linear(other.clamp(-1.5, 2.5), fake_quantize_rows(plain.weight, 63), plain.bias).backward(push)
     outside = (x < -1.51) | (x > 2.51)
     assert outside.any()
     assert not mine.grad[outside].any()
@@ -103,8 +95,7 @@ def test_the_gradient_of_a_rounded_weight_passes_straight_through(scheme: str) -
     plain, fake, x = layer(scheme)
     mine, push = x.clone().requires_grad_(), torch.randn(3, 5, 40)
     fake(mine).backward(push)
-    rounded = dequantized_weights(plain.weight, fake.group_size)
-    assert torch.allclose(mine.grad, push @ rounded, atol=1e-5)
+    assert torch.allclose(mine.grad, push @ dequantized_weights(plain.weight, fake.group_size), atol=1e-5)
     assert torch.allclose(fake.weight.grad, push.reshape(-1, 40).t() @ x.reshape(-1, 48), atol=1e-4)
 
 
@@ -118,16 +109,15 @@ def test_a_scheme_is_put_in_read_back_and_taken_out(model: BertForSequenceClassi
     insert_fake_quantization(model, simulation=Simulation.of(settings))
     rounded = model(ids).logits
     assert not rounded.equal(plain)
-    found = simulation_of(model)
-    assert found.scheme == scheme
-    assert len(found.ranges) == (14 if scheme == "static-int8" else 0)
+    found = fake_quantize.simulation_of(model)
+    assert (found.scheme, len(found.ranges)) == (scheme, 14 if scheme == "static-int8" else 0)
     assert found.portable == (scheme == "static-int8")
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert set(model.state_dict()) == set(before)
     twin = copy.deepcopy(model)
-    remove_fake_quantization(twin)
+    fake_quantize.remove_fake_quantization(twin)
     assert twin(ids).logits.equal(plain)
-    set_input_ranges(twin, dict.fromkeys(input_ranges(twin), (0.0, 0.0)))
+    fake_quantize.set_input_ranges(twin, dict.fromkeys(input_ranges(twin), (0.0, 0.0)))
     insert_fake_quantization(twin, simulation=Simulation.model_validate_json(found.model_dump_json()))
     assert twin(ids).logits.equal(rounded)
 

@@ -30,7 +30,6 @@ KIB = 1024
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 16 MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a disk")
     place = tmp_path / "disk"
@@ -167,8 +166,7 @@ def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path:
     command = [sys.executable, "-c", MEASURED, str(folder), str(tmp_path / "rows.jsonl")]
     first, last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert first == "out_of_memory evaluate"
-    told = json.loads(last)
-    assert "Failed to allocate memory" in told["latency"]["not_measured"]
+    assert "Failed to allocate memory" in json.loads(last)["latency"]["not_measured"]
 
 
 def raised(problem: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -202,5 +200,4 @@ def test_a_failure_is_known_by_what_it_is_or_was_raised_from(problem: Exception,
     found = failures.typed(raised(problem))
     assert type(found) is (kind or type(None))
     if not isinstance(problem, CompressionError):
-        wrapped = failures.typed(raised(ConfigMismatch("the weights do not fit"), problem))
-        assert type(wrapped) is type(found)
+        assert type(failures.typed(raised(ConfigMismatch("the weights do not fit"), problem))) is type(found)

@@ -50,16 +50,14 @@ def test_the_rate_falls_after_each_epoch_without_gain_and_best_weights_come_back
 def test_what_came_is_only_left_for_the_first_gain(model: BertForSequenceClassification) -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     judge, _ = scripted([0.9, 0.92, 0.92, 0.93], model)
-    plan = replace(OPEN, first_gain=0.05)
-    _, outcome = finish(train(model, plan, ROWS, judge, loss_of(model)))
+    _, outcome = finish(train(model, replace(OPEN, first_gain=0.05), ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, len(outcome.curve)) == (0, 3)
     assert all(one.equal(other) for one, other in zip(model.parameters(), before, strict=True))
 
 
 def test_stretches_of_several_epochs_wait_as_long(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.5, 0.6, 0.5], model)
-    plan = replace(OPEN, plateau_epochs=4, patience=12)
-    ticks, outcome = finish(train(model, plan, ROWS, judge, loss_of(model)))
+    ticks, outcome = finish(train(model, replace(OPEN, plateau_epochs=4, patience=12), ROWS, judge, loss_of(model)))
     assert (outcome.best_epoch, len(outcome.curve)) == (1, 13)
     rates = {tick.score: tick.rate for tick in ticks if isinstance(tick, Step)}
     assert min(rate for rate in rates.values() if rate) == pytest.approx(1e-3 / 8)

@@ -24,19 +24,8 @@ from compression.system.progress import Step
 from compression.training.config import TrainingConfig
 from compression.training.save import TrainingCheckpointer
 from compression.training.trainer import train
-from tests.compression.training.conftest import (
-    RECIPE,
-    STEPS_AN_EPOCH,
-    WORK,
-    Listener,
-    checkpointer,
-    done,
-    go_on,
-    resumed,
-    same,
-    state_before,
-    weights,
-)
+from tests.compression.training import conftest
+from tests.compression.training.conftest import Listener, checkpointer, done, go_on, resumed, same, state_before, weights
 from tests.support.stage_runs import distill, prepare
 from tests.support.tiny_bert import encoded, sentences
 
@@ -53,14 +42,13 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
         largest = max(file.size for save in listener.saves for file in save.files)
         held = SAVED_BYTES / 2 * sum(weight.numel() for weight in weights(saved))
         assert 0.75 * held < largest < held + RANDOM_STATE_AND_NAMES, "not as forecast"
-    assert last > 2 * STEPS_AN_EPOCH
+    assert last > 2 * conftest.STEPS_AN_EPOCH
     assert [save.step for save in listener.saves] == [*range(1, last), last - 1]
     # After the first step, in mid-epoch, at an epoch's last step, in the last epoch, and after the end.
-    for number in (1, 7, 2 * STEPS_AN_EPOCH, last - 2, last):
+    for number in (1, 7, 2 * conftest.STEPS_AN_EPOCH, last - 2, last):
         state, events = go_on(stage, resumed(tmp_path, listener, number), device)
         assert same(weights(state), weights(plain)), f"save {number} of {stage}"
-        assert state.notes == plain.notes
-        assert state.result.pruning == plain.result.pruning
+        assert (state.notes, state.result.pruning) == (plain.notes, plain.result.pruning)
         said = [event.message for event in events if isinstance(event, Log)]
         (log,) = [message for message in said if not message.startswith("Step ")]  # those are distillation's, epoch by epoch
         if number == last:
@@ -70,7 +58,7 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
             assert log == f"Training goes on from step {number} of {listener.saves[0].total}."
 
 
-@pytest.mark.parametrize("stage", WORK)
+@pytest.mark.parametrize("stage", conftest.WORK)
 def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, listener: Listener) -> None:
     check(stage, tmp_path, listener)
 
@@ -88,7 +76,7 @@ def test_the_random_numbers_of_a_device_go_on_too(tmp_path: Path, listener: List
 
 def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_path: Path, listener: Listener) -> None:
     static = Quantize(scheme="static-int8", calibration_rows=32, qat=Qat(full=0, ramp=2, quantized=1, rate=1e-3))
-    recipe = RECIPE.model_copy(update={"quantize": static})
+    recipe = conftest.RECIPE.model_copy(update={"quantize": static})
     saved = done("quantized", recipe=recipe, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     given = resumed(tmp_path, listener, 7)  # of 15: in the ramp, in mid-epoch
     again, _ = go_on("quantized", given, recipe=recipe)
@@ -107,7 +95,7 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
     plain = done("pruned", recipe=recipe)
     assert (plain.model.config.hidden_size, plain.model.config.num_attention_heads) == (16, 4)
     done("pruned", recipe=recipe, hear=listener.hear, checkpointer=checkpointer(tmp_path))
-    last = STEPS_AN_EPOCH + 1  # the end of a training is saved too
+    last = conftest.STEPS_AN_EPOCH + 1  # the end of a training is saved too
     assert [save.phase for save in listener.saves] == [f"recover, step {step} of 2" for step in (1, 2) for _ in range(last)]
     for number in (2, last, last + 2):
         state, events = go_on("pruned", resumed(tmp_path, listener, number), recipe=recipe)
@@ -119,7 +107,7 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
 
 def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
     """Batches of 16 in halves, three to a step: seven steps an epoch, and the budget ends it in the midst of the second."""
-    recipe = RECIPE.model_copy(update={"train": Train(batch=16, max_length=32, accumulate=3, max_steps=10)})
+    recipe = conftest.RECIPE.model_copy(update={"train": Train(batch=16, max_length=32, accumulate=3, max_steps=10)})
     plain = done("baseline", recipe=recipe, parts=2)
     assert "stopped at step 10 of 21" in plain.notes[-1]
     done("baseline", recipe=recipe, parts=2, hear=listener.hear, checkpointer=checkpointer(tmp_path))
@@ -127,12 +115,11 @@ def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, list
     for number in (1, 7, 9, 10, 11):
         state = done("baseline", recipe=recipe, parts=2, checkpointer=resumed(tmp_path, listener, number))
         assert same(weights(state), weights(plain)), f"save {number}"
-        assert state.notes == plain.notes
-        assert state.budget.spent.steps == 10
+        assert (state.notes, state.budget.spent.steps) == (plain.notes, 10)
 
 
 def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: Path, listener: Listener) -> None:
-    recipe = RECIPE.model_copy(update={"train": Train(batch=64, max_length=32, max_minutes=1.0)})
+    recipe = conftest.RECIPE.model_copy(update={"train": Train(batch=64, max_length=32, max_minutes=1.0)})
     state = state_before("baseline", recipe=recipe)
     state.checkpointer = checkpointer(tmp_path)
     state.budget.clock = iter(range(0, 10_000, 5)).__next__  # five seconds a step, and five for each validation
@@ -176,10 +163,10 @@ def test_the_last_term_weights_are_told_though_an_earlier_is_kept(weighting: Any
 def test_what_is_learned_beside_the_student_goes_on_too(tmp_path: Path, listener: Listener) -> None:
     """Projections, learned weights and the rounded teacher are those of the attempt before."""
     settings = Distill(epochs=2, rate=1e-3, weighting="uncertainty", teachers=Teachers(precision="int8"))
-    recipe = RECIPE.model_copy(update={"distill": settings})
+    recipe = conftest.RECIPE.model_copy(update={"distill": settings})
     whole = done("distilled", recipe=recipe, hear=listener.hear, checkpointer=checkpointer(tmp_path))
     assert any("8 bits" in note for note in whole.notes)
-    for number in (3, STEPS_AN_EPOCH + 2):
+    for number in (3, conftest.STEPS_AN_EPOCH + 2):
         again, _ = go_on("distilled", resumed(tmp_path, listener, number), recipe=recipe)
         assert same(weights(again), weights(whole)), f"save {number}"
         assert again.notes == whole.notes
@@ -203,8 +190,7 @@ def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Liste
 
     listener.hear(event for event in ticks(state.model, checkpointer(tmp_path), bad=8) if not isinstance(event, Step))
     expected = weights(state)
-    steps = [save.step for save in listener.saves]
-    assert steps == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15]
+    assert [save.step for save in listener.saves] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15]
     state = state_before("baseline")
     list(ticks(state.model, resumed(tmp_path, listener, 9), bad=0))
     assert same(weights(state), expected)

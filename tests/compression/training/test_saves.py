@@ -17,17 +17,8 @@ from compression.training import save
 from compression.training.config import TrainingConfig
 from compression.training.save import read_training
 from compression.training.trainer import train
-from tests.compression.training.conftest import (
-    STEPS_AN_EPOCH,
-    Listener,
-    checkpointer,
-    done,
-    go_on,
-    resumed,
-    same,
-    state_before,
-    weights,
-)
+from tests.compression.training import conftest
+from tests.compression.training.conftest import Listener, checkpointer, done, go_on, resumed, same, state_before, weights
 from tests.support.stage_runs import prepare, prune
 
 
@@ -39,15 +30,15 @@ def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> Non
         if isinstance(event, TrainingSaved):
             steps.append(event.step)
             assert [path.name for path in (tmp_path / "out").iterdir()] == [event.folder] == [f"training-{len(steps)}"]
-        if isinstance(event, Progress) and event.score is not None and event.step == 2 * STEPS_AN_EPOCH:
+        if isinstance(event, Progress) and event.score is not None and event.step == 2 * conftest.STEPS_AN_EPOCH:
             shutil.rmtree(tmp_path / "out" / "training-1")
         if len(steps) == 2:
             break
-    assert steps == [1, 2 * STEPS_AN_EPOCH + 1]
+    assert steps == [1, 2 * conftest.STEPS_AN_EPOCH + 1]
 
 
 def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
-    answers = iter([False] * (STEPS_AN_EPOCH + 6) + [True] * 99)  # while the teacher is asked, in batches as large, and then
+    answers = iter([False] * (conftest.STEPS_AN_EPOCH + 6) + [True] * 99)  # first, the teacher is asked in batches as large
     pausing = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
         done("distilled", hear=listener.hear, checkpointer=pausing)
@@ -107,8 +98,7 @@ def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm
     again = resumed(tmp_path, listener, 7)
     harm(tmp_path / "resume" / "training")
     again.found = None
-    problem = again.look()
-    assert says in problem
+    assert says in again.look()
     heard: list[Event] = []
     anew = done("baseline", hear=heard.extend, checkpointer=again)
     assert not [event for event in heard if isinstance(event, Log)]

@@ -210,8 +210,7 @@ def test_accumulation_takes_fewer_steps_and_repeats_itself(model: BertForSequenc
         ticks, _ = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model)))
         steps = [tick for tick in ticks if tick.score is None]
         assert [tick.step for tick in steps] == list(range(1, 15))  # 20 batches: seven steps an epoch, the last of two batches
-        assert {tick.total for tick in steps} == {14}
-        assert steps[-1].rate == 0
+        assert ({tick.total for tick in steps}, steps[-1].rate) == ({14}, 0)
         results.append(logits(model, VALIDATION))
     assert results[0].equal(results[1])
     assert not results[0].equal(results[2])
@@ -233,8 +232,7 @@ def test_the_warm_up_is_a_share_of_the_steps_and_l2_shrinks_weights(model: BertF
 
 def test_patience_ends_training_and_says_so(model: BertForSequenceClassification) -> None:
     plan = TrainingConfig("distill", 9, 1e-3, 320, 0, patience=2)
-    judge = scored(0.5, 0.6, 0.7, 0.7, 0.65)
-    ticks, said, outcome = heard(train(model, plan, TRAIN, judge, loss_of(model)))
+    ticks, said, outcome = heard(train(model, plan, TRAIN, scored(0.5, 0.6, 0.7, 0.7, 0.65), loss_of(model)))
     assert [tick.score for tick in ticks if tick.score is not None] == [0.6, 0.7, 0.7, 0.65]
     assert outcome.best_epoch == 2
     assert [log.message for log in said] == list(outcome.remarks)
@@ -243,8 +241,7 @@ def test_patience_ends_training_and_says_so(model: BertForSequenceClassification
 
 def test_patience_does_not_count_the_epochs_before_its_time(model: BertForSequenceClassification) -> None:
     plan = TrainingConfig("prune.recovery", 9, 1e-3, 320, 0, patience=1, patience_from=3)
-    judge = scored(0.5, 0.4, 0.4, 0.4, 0.6, 0.5)
-    ticks, outcome = finish(train(model, plan, TRAIN, judge, loss_of(model)))
+    ticks, outcome = finish(train(model, plan, TRAIN, scored(0.5, 0.4, 0.4, 0.4, 0.6, 0.5), loss_of(model)))
     assert len([tick for tick in ticks if tick.score is not None]) == 5
     assert outcome.best_epoch == 4
 

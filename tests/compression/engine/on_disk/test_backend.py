@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from compression.engine.job import Job
@@ -18,14 +17,13 @@ from compression.engine.pipeline import compress
 from compression.models.files.safetensors_header import read_header
 from compression.models.validation.model import check
 from compression.planning.preflight import preflight
-from compression.schema.events import Finished, parse_event
+from compression.schema.events import parse_event
 from compression.schema.job_spec import Spec
-from compression.schema.report.measurements import NotMeasured, Score
+from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
-from compression.schema.validation import ModelFacts
 from tests.compression.planning.test_planning import DATA
-from tests.support.decoder_models import saved, tiny, with_prediction
-from tests.support.engine_jobs import before_of, rows_in_download, write_spec
+from tests.support.decoder_models import saved, tensors_in, tiny, with_prediction
+from tests.support.engine_jobs import before_of, report_of, rows_in_download, write_spec
 from tests.support.gguf_files import tokens, write
 from tests.support.tiny_bert import sentences, write_rows, write_tokenizer
 
@@ -51,10 +49,9 @@ def spec_of(place: Path, model: Path, **changes: Any) -> Spec:
 
 
 def done(spec: Spec, place: Path) -> Report:
-    last = list(compress(spec, place))[-1]
-    assert isinstance(last, Finished)
-    assert json.loads((place / "out" / "report.json").read_text()) == last.report.model_dump(mode="json")
-    return last.report
+    report = report_of(compress(spec, place))
+    assert json.loads((place / "out" / "report.json").read_text()) == report.model_dump(mode="json")
+    return report
 
 
 def size_of(folder: Path) -> int:
@@ -68,7 +65,6 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
     assert [one.name for one in report.artifacts] == ["baseline-transformers-bfloat16", "quantized-transformers-int8"]
     baseline, quantized = report.rows
     made = tmp_path / "out" / "artifacts" / quantized.artifact
-    assert report.uploaded is not None
     assert (report.uploaded.bytes, report.uploaded.dtype) == (size_of(model), "bfloat16")
     assert (baseline.size.bytes, quantized.size.bytes) == (size_of(model), size_of(made))
     assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / size_of(model))
@@ -90,8 +86,7 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
         before = before_of(tmp_path / "out", one.name)
         assert before.rows == rows_in_download(report, count)
         assert (before.artifact, before.figures.size) == (one.name, report.rows[count - 1].size)
-    card = (made / "README.md").read_text()
-    assert f"| bytes of weights on disk | {size_of(model):,} | {size_of(made):,} |" in card
+    assert f"| bytes of weights on disk | {size_of(model):,} | {size_of(made):,} |" in (made / "README.md").read_text()
 
 
 def test_an_artifact_most_of_which_is_floating_point_is_not_called_int8(tmp_path: Path) -> None:
@@ -115,18 +110,15 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     monkeypatch.setattr(onnx_writer, "OPENED", {**onnx_writer.OPENED, None: 1e18})
     # As the preset for language models has it: no search where it could not be made, and a word on that.
     recipe = {**ONLY_QUANTIZE, "quantize": {"smoothing": "search"}}
-    spec = spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe)
-    report = done(spec, tmp_path)
+    report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe), tmp_path)
     baseline, quantized = report.rows
     assert any(note.startswith("Nothing was smoothed") for note in quantized.notes)
-    assert report.uploaded is not None
     assert (report.uploaded.bytes, report.uploaded.dtype) == (file.stat().st_size, "Q8_0")
     assert baseline.artifact == "baseline-transformers-float32"  # unpacked: stock code opens it so
     assert baseline.parameters.total == parameters
     made = tmp_path / "out" / "artifacts" / quantized.artifact
     assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / file.stat().st_size)
     assert isinstance(baseline.score, NotMeasured)
-    assert isinstance(quantized.score, Score)
     assert (quantized.score.metric, quantized.score.rows) == ("perplexity", 12)
     assert 1 < quantized.score.value < 10 * len(tokens())
     assert isinstance(quantized.peak_memory_bytes, int)
@@ -165,7 +157,6 @@ def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> Non
     assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned"]
     before, _, after = report.rows
     assert (after.shape.hidden, after.shape.heads, after.shape.ffn) == (16, 2, 32)
-    assert report.pruning is not None
     assert report.pruning["ffn"] == {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8}
     assert after.parameters.total < 0.7 * before.parameters.total
     assert after.artifact == "pruned-transformers-int8"
@@ -194,10 +185,7 @@ def test_what_was_sent_in_more_bits_is_cut_to_16_and_its_integers_are_of_all_of_
     report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
     made = {one.precision: tmp_path / "out" / "artifacts" / one.name for one in report.artifacts if one.stage == "pruned"}
     assert made.keys() == {"int8", "bfloat16"}
-    half, integers = (
-        {name: value for path in made[kind].glob("*.safetensors") for name, value in load_file(path).items()}
-        for kind in ("bfloat16", "int8")
-    )
+    half, integers = (tensors_in(made[kind]) for kind in ("bfloat16", "int8"))
     assert {value.dtype for value in half.values()} == {torch.bfloat16}
     assert json.loads((made["bfloat16"] / "config.json").read_text())["dtype"] == "bfloat16"
     assert size_of(made["bfloat16"]) < 0.6 * size_of(tmp_path / "out" / "artifacts" / report.rows[0].artifact)
@@ -216,16 +204,13 @@ def test_a_head_that_has_to_be_drawn_needs_the_model_in_memory_as_the_preflight_
         write(tiny("llama", vocab_size=len(tokens())), tmp_path / "model" / "tiny.gguf")
     spec = spec_of(tmp_path, tmp_path / "model")
     facts = check(tmp_path / "model")
-    assert isinstance(facts, ModelFacts)
     plan = preflight(facts, DATA, spec.recipe, spec.evaluate)
     assert plan.estimate.memory_bytes > SMALL
     assert any("its head stays as it was drawn" in warning for warning in plan.warnings)
     assert not any("from file to file" in warning for warning in plan.warnings)
     assert not backend.fits_on_disk_only(spec, tmp_path)
     assert not backend.fits_on_disk_only(spec.model_copy(update={"split_batches": 4}), tmp_path)
-    opened = Job.open(spec, tmp_path).part
-    assert opened is not None
-    assert opened.state.model.config.num_labels == 2
+    assert Job.open(spec, tmp_path).part.state.model.config.num_labels == 2
 
 
 @pytest.mark.parametrize(
@@ -287,10 +272,9 @@ def under_limit(model: Path, room: int, place: Path, recipe: dict[str, Any]) -> 
     child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "refused" in child.stderr, child.stderr[-2000:]
     assert child.returncode == 0, child.stderr[-2000:] + child.stdout[-2000:]
-    last = parse_event.validate_json(child.stdout.splitlines()[-1])
-    assert isinstance(last, Finished)
-    assert all(isinstance(row.score, NotMeasured) for row in last.report.rows)
-    return last.report
+    report = parse_event.validate_json(child.stdout.splitlines()[-1]).report
+    assert all(isinstance(row.score, NotMeasured) for row in report.rows)
+    return report
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")

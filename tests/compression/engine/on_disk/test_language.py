@@ -34,7 +34,6 @@ CUT = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
 
 @pytest.fixture(autouse=True)
 def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory holds a whole model."""
     monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
 
 
@@ -73,9 +72,7 @@ def onnx_files(folder: Path) -> dict[str, bytes]:
         ("deepseek_v3", "ForSequenceClassification", "dynamic-int8"),
     ],
 )
-def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory_and_rows_are_of_it(
-    kind: str, head: str, scheme: Scheme, tmp_path: Path
-) -> None:
+def test_an_onnx_file_is_as_of_memory_and_rows_are_of_it(kind: str, head: str, scheme: Scheme, tmp_path: Path) -> None:
     model, speaks = model_into(tmp_path / "model", kind, head), head == "ForCausalLM"
     quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
     asked = {"task": "causal-lm" if speaks else "text-classification", "memory_bytes": ROOMY}
@@ -149,8 +146,7 @@ def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: 
 
         return well(model, folder, read=near, **more)
 
-    alone = {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
-    made = tiny("deepseek_v3", **alone)
+    made = tiny("deepseek_v3", n_routed_experts=2, num_experts_per_tok=1, n_group=1, topk_group=1)
     asked = [number % made.config.vocab_size for number in range(1, SHORT + 1)]  # what is read where texts have no words
     gate, states = made.model.layers[1].mlp.gate, list[torch.Tensor]()
     with gate.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])), torch.no_grad():
@@ -197,8 +193,7 @@ def test_settings_of_generating_that_stock_code_cannot_read_are_refused_at_once(
 
 def test_settings_that_stock_code_only_warns_of_are_kept(tmp_path: Path) -> None:
     model = model_into(tmp_path / "model", head="ForCausalLM")
-    said = {"temperature": 0.9, "do_sample": False}
-    (model / "generation_config.json").write_text(json.dumps(said))
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "do_sample": False}))
     report = done(spec_of(tmp_path, model, task="causal-lm"), tmp_path)
     kept = json.loads((tmp_path / "out" / "artifacts" / report.rows[1].artifact / "generation_config.json").read_text())
     assert kept["temperature"] == 0.9

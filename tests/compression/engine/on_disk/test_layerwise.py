@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from compression.system.progress import Returning
 from tests.support.decoder_models import saved, tiny
 
 KINDS = ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"]
-Result = TypeVar("Result")
 
 
 def batches() -> list[Batch]:
@@ -32,8 +30,7 @@ def batches() -> list[Batch]:
     alone = [Batch(torch.randint(3, 90, (4, 12)), some, nothing, torch.arange(4)) for some in masks]
     ids = torch.randint(3, 90, (2, 12))
     places = torch.cat([torch.arange(5), torch.arange(7)]).expand(2, -1)  # two documents in a row, which do not see each other
-    packed = PackedBatch(ids=ids, mask=torch.ones_like(ids), positions=places, labels=ids, rows=torch.arange(2))
-    return [*alone, packed]
+    return [*alone, PackedBatch(ids=ids, mask=torch.ones_like(ids), positions=places, labels=ids, rows=torch.arange(2))]
 
 
 def heard(layers: LayerwiseRunner, times: int = 1) -> ImportanceScores:
@@ -52,8 +49,7 @@ def heard(layers: LayerwiseRunner, times: int = 1) -> ImportanceScores:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_the_whole_model(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    model = tiny(kind).to(dtype)
-    saved(model, tmp_path / "model")
+    saved(tiny(kind).to(dtype), tmp_path / "model")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     assert whole.dtype == dtype
     expected, found = score_activations(whole, batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model")).tensors()
@@ -68,8 +64,7 @@ def test_scores_are_those_of_the_whole_model(kind: str, dtype: torch.dtype, tmp_
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
-    model = tiny(kind, num_hidden_layers=3).to(torch.bfloat16)
-    saved(model, tmp_path / "whole")
+    saved(tiny(kind, num_hidden_layers=3).to(torch.bfloat16), tmp_path / "whole")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval()
     family, layers = decoder_of(whole), LayerwiseRunner(tmp_path / "whole")
     shape = family.shape_of(whole.config)

@@ -84,8 +84,7 @@ def test_made_rows_stand_behind_those_of_train_without_a_label(state: StageConte
 
 def test_a_batch_carries_who_is_labelled_through_parts(state: StageContext) -> None:
     rows, _ = more(state)
-    picked = [0, 400, 1, 500, 2, 600]
-    batch = rows.batch(picked)
+    batch = rows.batch([0, 400, 1, 500, 2, 600])
     assert batch.labelled.tolist() == [True, False] * 3
     parts = batch.split(3)
     assert [part.labelled.tolist() for part in parts if part.labelled is not None] == [[True, False]] * 3
@@ -157,15 +156,13 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     write_tokenizer(tmp_path / "helpers" / "bert")
     write_wordnet(tmp_path / "wordnet")
     masked = Augment(synonyms=Synonyms(source="masked-lm", model="bert"))
-    job = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path)
-    state = job.part.state
+    state = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path).part.state
     state.teacher = state.model
     state.begin("distilled")
     work = augment_rows(state, masked, state.augmenter)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]
-    found = Resources(tmp_path / "wordnet", None, encoder)
-    assert found.source(Synonyms()) == "wordnet"
+    assert Resources(tmp_path / "wordnet", None, encoder).source(Synonyms()) == "wordnet"
     assert Resources(None, None, encoder).source(Synonyms()) == "embeddings"
 
 

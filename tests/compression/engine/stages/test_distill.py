@@ -34,20 +34,10 @@ from compression.schema.report.measurements import Score
 from compression.system.interrupts import Pause
 from compression.system.progress import run_silently
 from compression.training.save import FOLDER, TrainingCheckpointer
+from tests.support import tiny_bert
 from tests.support.engine_jobs import asked_of, report_of, spec_of
 from tests.support.stage_runs import distill, prepare
-from tests.support.tiny_bert import (
-    BAD,
-    GOOD,
-    all_phases,
-    apart,
-    encoded,
-    sentences,
-    state_of,
-    tiny_config,
-    write_rows,
-    write_tokenizer,
-)
+from tests.support.tiny_bert import all_phases, apart, encoded, sentences, state_of, tiny_config, write_rows, write_tokenizer
 
 TRAIN = Train(batch=16, max_length=32)
 ALL_TERMS = {"soft": 1.0, "hard": 0.3, "hidden": 1.0, "attention": 1.0, "embedding": 1.0}
@@ -150,8 +140,7 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
 def test_numbers_are_averaged_and_places_are_fused_over_real_tokens() -> None:
     rows = encoded(sentences(4, 1))
     numbers = [torch.full((4, 1), 1.0), torch.full((4, 1), 3.0)]
-    mean = fused(numbers, [3.0, 1.0], rows_for(rows, "text-regression"), 3.0)
-    assert mean.flatten().tolist() == pytest.approx([1.5] * 4)
+    assert fused(numbers, [3.0, 1.0], rows_for(rows, "text-regression"), 3.0).flatten().tolist() == pytest.approx([1.5] * 4)
     longest = max(map(len, rows.tokens))
     places = [torch.randn(4, longest, 2) for _ in range(2)]
     found = fused(places, [1.0, 1.0], rows_for(rows, "question-answering"), 3.0)
@@ -208,9 +197,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
     facts = StageCheckpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
     checkpoints.write(tmp_path / "kept", whole.model, facts, whole.originals)
-    (kept,) = checkpoints.open_teachers(
-        tmp_path / "kept", checkpoints.read(tmp_path / "kept", "baseline", {"baseline": "work"})
-    )
+    [kept] = checkpoints.open_teachers(tmp_path / "kept", checkpoints.read(tmp_path / "kept", "baseline", {"baseline": "work"}))
     assert answers(whole, kept).equal(answers(whole, other))
 
 
@@ -230,7 +217,6 @@ def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder
     state = part.state
     state.tracker = all_phases()
     list(prepare(state))
-    assert state.models.student is not None
     enter(state, state.models.student)
     assert state.model.config.num_hidden_layers == 4
     assert is_simulated(state.model)
@@ -241,12 +227,10 @@ def test_named_models_take_their_parts_and_a_teacher_its_own_label_order(encoder
     assert part.reader("quantized").folder == encoder
     state.begin("distilled")
     outputs = run_silently(ensemble_outputs(state, recipe.distill, state.rows["train"], ()))
-    as_sent = answers(state, deep(("positive", "negative")))
-    assert torch.allclose(answers(state, outputs.guide), as_sent.flip(1), atol=1e-6)
+    assert torch.allclose(answers(state, outputs.guide), answers(state, deep(("positive", "negative"))).flip(1), atol=1e-6)
 
 
 def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp_path: Path) -> None:
-    """A whole job: a general phase, a named teacher beside the baseline, and a student that opens with stock tools."""
     torch.manual_seed(6)
     student = write_model(tmp_path / "student", BertModel(tiny_config(num_hidden_layers=1)))
     teacher = write_model(tmp_path / "teacher", deep())
@@ -275,7 +259,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     other = write_model(tmp_path / "other", deep().bert)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    first, second = GOOD[0], BAD[0]
+    first, second = tiny_bert.GOOD[0], tiny_bert.BAD[0]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     wrong = write_model(tmp_path / "wrong", deep(("yes", "no")))
@@ -292,8 +276,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(), student=str(other)).param == "recipe.distill.hidden"
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
-    part = open_part(encoder, reviews, tmp_path, recipe, student=str(other))
-    assert not part.state.models.base.aligned
+    assert not open_part(encoder, reviews, tmp_path, recipe, student=str(other)).state.models.base.aligned
 
 
 @pytest.mark.parametrize("who", ["base", "prepared"])
@@ -320,5 +303,4 @@ def test_unlabelled_texts_are_read_for_any_task_and_reach_the_student(encoder: P
     assert facts.unlabelled_words > 2
     recipe = Recipe(prune=None, distill=Distill(general=General()), train=TRAIN)
     part = open_part(encoder, reviews, tmp_path, recipe, data=data)
-    assert len(part.state.unlabelled) == 50
-    assert part.data.dataset.facts()["unlabelled"].rows == 50
+    assert (len(part.state.unlabelled), part.data.dataset.facts()["unlabelled"].rows) == (50, 50)

@@ -40,9 +40,8 @@ def test_texts_without_labels_teach_whatever_the_task(task: Task, encoder: Path,
     recipe = Recipe(prune=None, distill=Distill(epochs=1, general=General(epochs=2, rate=1e-3)), train=TRAIN)
     _, tokenizer, state = toys.opened(task, tmp_path, encoder, recipe)
     disturbed(state)
-    state.unlabelled = TextPreprocessor(tokenizer, toys.LENGTH, types=True).unlabelled(
-        [text for text, _ in sentences(64, 9)], state.task
-    )
+    texts = [text for text, _ in sentences(64, 9)]
+    state.unlabelled = TextPreprocessor(tokenizer, toys.LENGTH, types=True).unlabelled(texts, state.task)
     events = list(distill(state))
     (said,) = [note for note in state.notes if note.startswith("General phase on 64 unlabelled texts")]
     before, after = (float(word) for word in said.split("validation's texts ")[1].split(" (")[0].split(" → "))

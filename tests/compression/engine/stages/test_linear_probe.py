@@ -24,8 +24,7 @@ def test_features_are_means_over_real_tokens(model: BertForSequenceClassificatio
 def test_it_finds_what_lies_in_the_features_and_leaves_the_model_alone(model: BertForSequenceClassification) -> None:
     state = state_of(model, Recipe())
     before = [parameter.clone() for parameter in model.parameters()]
-    found = linear_probe(state)
-    assert found > state.task.chance(state.rows["validation"]) + 0.1
+    assert linear_probe(state) > state.task.chance(state.rows["validation"]) + 0.1
     assert all(one.equal(other) for one, other in zip(model.parameters(), before, strict=True))
 
 

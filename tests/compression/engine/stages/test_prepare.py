@@ -103,8 +103,7 @@ def test_epochs_with_a_rate_mean_exactly_that() -> None:
     assert max(list_of_rates) <= 3e-3
     assert found.converged is False
     assert "2 epochs are too few" in found.reason
-    alone = fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=1)}))
-    assert prepared(alone).rate == PREPARE_RATE
+    assert prepared(fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=1)}))).rate == PREPARE_RATE
 
 
 def test_what_is_taken_as_it_was_sent_is_not_judged() -> None:
@@ -178,7 +177,6 @@ def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 24) -> Report:
-    """Do a whole job on many classes."""
     for name, count in (("train", 40 * labels), ("validation", 10 * labels), ("test", 10 * labels)):
         rows = intents(count, labels, seed=len(name))
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -189,8 +187,7 @@ def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 24) -
 
 def test_of_many_classes_one_epoch_proves_nothing_and_open_training_does(tmp_path: Path, encoder: Path) -> None:
     short = job(tmp_path, encoder, {"epochs": 1, "rate": 3e-3})
-    first = short.rows[0].preparation
-    assert first.converged is False
+    assert short.rows[0].preparation.converged is False
     verdict, size = short.verdicts["retention"], short.verdicts["size_reduction"]
     assert (verdict.status, verdict.met, verdict.code) == ("unproven", False, "baseline_not_converged")
     assert (size.status, size.code) == ("missed", None), "size stays as measured"
@@ -243,8 +240,7 @@ def test_the_usual_rate_is_left_for_one_that_is_surely_better(
     list(search.steps())
     assert asked == rates
     assert not search.whole_head
-    assert search.rate == pytest.approx(chosen * preparation.long_run(10))
-    assert search.head_factor == 1
+    assert (search.rate, search.head_factor) == (pytest.approx(chosen * preparation.long_run(10)), 1)
 
 
 @pytest.mark.parametrize(("whole", "kept"), [(0.4, True), (0.5, False)])

@@ -74,8 +74,7 @@ def test_each_axis_has_its_own_ratio() -> None:
 
 @pytest.mark.parametrize("target", [0.3, 22_000])
 def test_the_mildest_cut_that_has_so_few_parameters_is_taken(target: float) -> None:
-    settings = Prune(axes=("ffn",), target_params=target, multiple=1)
-    state, _ = cut(settings)
+    state, _ = cut(Prune(axes=("ffn",), target_params=target, multiple=1))
     whole, left = (BERT.parameters_of(deep()).total, BERT.parameters_of(state.model).total)
     most = target if target > 1 else (1 - target) * whole
     assert left <= most
@@ -136,8 +135,7 @@ def test_scores_that_an_earlier_version_saved_in_part_are_not_gone_on_from() -> 
     progress = PruneProgress(_scores(state, settings), (0.25, 0.5, 0.75), {"classifier": (-1.5, 2.0)})
 
     def found(tensors: dict[str, torch.Tensor]) -> tuple[int, PruneProgress | None]:
-        at = SimpleNamespace(is_at=lambda phase: phase == "second", beside=lambda: tensors)
-        state.checkpointer = at
+        state.checkpointer = SimpleNamespace(is_at=lambda phase: phase == "second", beside=lambda: tensors)
         return _saved(state, ["first", "second"])
 
     step, again = found(progress.tensors())

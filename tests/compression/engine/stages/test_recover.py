@@ -83,8 +83,7 @@ def test_what_is_frozen_stays_to_the_bit_and_the_optimizer_knows_nothing_of_it()
     assert all(any(f"encoder.layer.{depth}." in name for name in moved[2 * depth]) for depth in range(3))
     assert "classifier.weight" in moved[-1]
     assert "bert.embeddings.word_embeddings.weight" in moved[-1]
-    trained = [event for event in events if isinstance(event, Progress) and event.score is not None]
-    assert len(trained) == 3
+    assert len([event for event in events if isinstance(event, Progress) and event.score is not None]) == 3
     assert "all of the model in epoch 3." in state.notes[-1]
 
 

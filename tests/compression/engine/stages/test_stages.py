@@ -63,7 +63,6 @@ def make_loud(model: BertForSequenceClassification, deep: int, times: float) -> 
 
 
 def spy_on_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[BertForSequenceClassification], None]) -> None:
-    """Look at the model each time that it goes through a batch in training."""
     forward = BertForSequenceClassification.forward
 
     def spy(self: BertForSequenceClassification, *args: object, **named: object) -> object:
@@ -75,7 +74,6 @@ def spy_on_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[BertForSequ
 
 
 def recovering(model: BertForSequenceClassification, recovery: Recovery) -> StageContext:
-    """A state that is about to be cut and to recover."""
     return prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF.model_copy(update={"recovery": recovery}), train=TRAIN))
 
 
@@ -113,8 +111,7 @@ def test_depths_are_quantized_in_their_order(model: BertForSequenceClassificatio
 def test_qat_quantizes_ever_more_depths_to_all(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
     make_loud(model, 0, 300)
     qat = Qat(full=1, ramp=3, quantized=1, rate=3e-3)
-    settings = Quantize(qat=qat, calibration_rows=32)
-    state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=settings, train=TRAIN))
+    state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=Quantize(qat=qat, calibration_rows=32), train=TRAIN))
     found = sensitivities(model, calibration_rows(state), DYNAMIC)
     order = sorted(found, key=found.__getitem__)
     assert order != depths(model)
@@ -145,8 +142,7 @@ def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSeq
     qat = Qat(full=0, ramp=3, quantized=0)
     state = state_of(model, Recipe(quantize=Quantize(qat=qat, calibration_rows=32)))
     order = ordered(state, qat)
-    assert sorted(order) == [0, 1, 2, 10_000]
-    assert order[-1] == deep + 1
+    assert (sorted(order), order[-1]) == ([0, 1, 2, 10_000], deep + 1)
     assert f"layer {deep + 1} " in state.notes[-1].rsplit(",", 1)[1]
     assert faked(model) == {0, 1, 2, 10_000}
     assert ordered(state, qat.model_copy(update={"order": "depth"})) == [0, 1, 2, 10_000]
@@ -220,8 +216,7 @@ def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequ
 def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
     model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, shallow_first: bool
 ) -> None:
-    recovery = Recovery(epochs=2, rate=1e-3, shallow_first=shallow_first)
-    state = recovering(model, recovery)
+    state = recovering(model, Recovery(epochs=2, rate=1e-3, shallow_first=shallow_first))
     learning: list[set[str]] = []
     spy_on_training(monkeypatch, lambda it: learning.append({name for name, p in it.named_parameters() if p.requires_grad}))
     list(prune(state))

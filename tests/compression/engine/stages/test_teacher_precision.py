@@ -21,7 +21,7 @@ from compression.quantization.frozen_int8 import freeze_int8
 from compression.quantization.moe_layers import fused_expert_modules
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.report.measurements import Parameters
 from compression.system import memory
 from compression.training import trainer
@@ -35,7 +35,6 @@ from tests.support.tiny_bert import state_of, tiny_config
 
 @cache
 def tuned() -> BertForSequenceClassification:
-    """A model of four layers that has learned the task."""
     state = state_of(deep(), Recipe(prepare=Prepare(epochs=3, rate=3e-3), train=TRAIN))
     list(prepare(state))
     assert state.validate().score > 0.95
@@ -120,14 +119,12 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
     said = model(input_ids=ids).logits
     assert torch.allclose(said, rounded(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
     assert 0 < (said - whole).abs().max() < 0.1 * whole.abs().max()
-    scales = before - _bytes(model) - 3 * count
-    assert -0.5 * count < scales <= 0  # four bytes became one, and a scale a row
+    assert -0.5 * count < before - _bytes(model) - 3 * count <= 0  # four bytes became one, and a scale a row
 
 
 def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "compression.distillation.teacher.TEACHER_BYTES", 0
-    )  # it is asked again in each epoch for what is compared
+    # It is asked again in each epoch for what is compared.
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     whole, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
     need = teacher_precision.needed(whole)
     monkeypatch.setattr(memory, "available", lambda: need + 1)
@@ -195,8 +192,7 @@ def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._of_group(tmp_path) is None
     assert memory._of_group(tmp_path / "none") is None
-    found = memory.available()
-    assert 0 < found < 1 << 50
+    assert 0 < memory.available() < 1 << 50
 
 
 def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> None:
@@ -245,9 +241,7 @@ def test_what_recovery_asks_of_the_teacher_is_forecast() -> None:
 
 def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:
     settings = Prune(ratio=0.5, steps=2, multiple=8, calibration_rows=32, recovery=Recovery(epochs=4, rate=3e-3, by="teacher"))
-    recipe = Recipe(
-        prepare=Prepare(epochs=0), quantize=None, prune=settings, distill=None, train=Train(batch=16, max_length=32)
-    )
+    recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=settings, distill=None, train=TRAIN)
     state = state_of(deepcopy(tuned()), recipe)
     state.rows["train"].labels[:] = 0  # labels that lie: nobody may look at them
     list(prepare(state))

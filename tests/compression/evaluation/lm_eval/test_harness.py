@@ -94,8 +94,7 @@ def test_both_kinds_of_tasks_with_their_standard_errors(shipped: Path, tmp_path:
     found = harness.evaluate(shipped, ["pick", "tell"], include=tmp_path / "own", batch=4, threads=1)
     by_task = {figure.task: figure for figure in found.figures}
     assert {name: figure.metric for name, figure in by_task.items()} == {"pick": "acc", "tell": "exact_match"}
-    assert by_task["pick"].value == pytest.approx(expected)
-    assert by_task["tell"].value == pytest.approx(6 / 9)
+    assert (by_task["pick"].value, by_task["tell"].value) == (pytest.approx(expected), pytest.approx(6 / 9))
     for figure in by_task.values():
         assert figure.rows == len(QUESTIONS)
         spread = math.sqrt(figure.value * (1 - figure.value) / (len(QUESTIONS) - 1))

@@ -85,8 +85,7 @@ def prompts(rows: int = 3, length: int = 11) -> tuple[Ids, Ids]:
 @torch.inference_mode()
 def answers(model: PreTrainedModel, ids: Ids, mask: Ids) -> Logits:
     places = torch.from_numpy(np.maximum(mask.cumsum(axis=1) - 1, 0))
-    out = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=places)
-    return out.logits.numpy()
+    return model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), position_ids=places).logits.numpy()
 
 
 def stepwise(runner: Decoder, ids: Ids, mask: Ids) -> Logits:
@@ -180,8 +179,7 @@ def test_weights_lie_beside_the_graph_each_at_a_page_of_its_own(tmp_path: Path) 
     assert len(outside) > 6
     assert {entry["location"] for entry in outside} == {data.name}
     assert all(int(entry["offset"]) % 4096 == 0 for entry in outside)
-    ends = sorted(int(entry["offset"]) + int(entry["length"]) for entry in outside)
-    assert ends[-1] == data.stat().st_size
+    assert max(int(entry["offset"]) + int(entry["length"]) for entry in outside) == data.stat().st_size
     assert graph.stat().st_size < data.stat().st_size
 
 

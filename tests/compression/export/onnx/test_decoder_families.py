@@ -131,16 +131,13 @@ class Bent(Wrapped):
 
 
 def bend(monkeypatch: pytest.MonkeyPatch, folder: Path, by: float) -> None:
-    """Have the parity check open a bent checkpoint."""
     bent = Bent(TransformersDecoder(folder, threads=1))
     bent.by = by
     monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda *_, **__: bent)
 
 
 @pytest.mark.parametrize("form", ["float32", "weight-only-int8", "bfloat16", "dynamic-int8"])
-def test_a_token_that_goes_to_other_experts_is_excused_only_where_numbers_were_rounded(
-    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_experts_are_excused_only_of_rounded_numbers(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, folder = decoders.tiny("deepseek_v3"), written_tokenizer(tmp_path)
     int8, half = form.endswith("int8"), form == "bfloat16"
     if int8:

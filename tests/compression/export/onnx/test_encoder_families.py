@@ -148,7 +148,6 @@ def test_tables_multiplied_out_once_answer_as_integers(kind: str, tmp_path: Path
 def test_a_checkpoint_keeps_the_padding_that_positions_are_counted_from(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     model = written(kind, "transformers", folder)
-    runner = TransformersRunner(folder, threads=1)
-    assert runner.model.config.pad_token_id == PADDING
+    assert TransformersRunner(folder, threads=1).model.config.pad_token_id == PADDING
     insert_fake_quantization(model)
     verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=TextClassScorer("accuracy", 2, 1), pad_id=PADDING)

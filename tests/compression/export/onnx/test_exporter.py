@@ -45,9 +45,7 @@ def rms(values: Logits) -> float:
     return float(np.sqrt(np.square(values).mean()))
 
 
-def test_float32_answers_as_the_model_does_and_int8_as_the_simulation(
-    files: dict[bool, Path], tiny_classifier: BertForSequenceClassification
-) -> None:
+def test_files_answer_as_model_and_simulation(files: dict[bool, Path], tiny_classifier: BertForSequenceClassification) -> None:
     batch = random_batch()
     found = OnnxRunner(files[False], threads=1).logits(batch)
     assert found == pytest.approx(answers(tiny_classifier, batch, simulated=False), abs=1e-5)
@@ -69,9 +67,7 @@ def test_an_answer_does_not_depend_on_who_shares_the_batch(files: dict[bool, Pat
         assert runner.logits(alone)[0] == pytest.approx(together[row], abs=1e-5)
 
 
-def test_every_layer_is_integers_of_its_own_weight_in_standard_operators(
-    files: dict[bool, Path], tiny_classifier: BertForSequenceClassification
-) -> None:
+def test_layers_are_standard_integer_operators(files: dict[bool, Path], tiny_classifier: BertForSequenceClassification) -> None:
     proto = onnx.load(files[True])
     assert {item.domain for item in proto.opset_import} == {""}
     held = {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
@@ -104,8 +100,7 @@ def test_zeros_and_equal_weights_are_no_exception(tiny_classifier: BertForSequen
 
 
 def test_the_model_stays_as_is(files: dict[bool, Path], tiny_classifier: BertForSequenceClassification, tmp_path: Path) -> None:
-    kinds = {type(module) for _, module in quantizable(tiny_classifier)}
-    assert kinds == {torch.nn.Linear, torch.nn.Embedding}
+    assert {type(module) for _, module in quantizable(tiny_classifier)} == {torch.nn.Linear, torch.nn.Embedding}
     assert tiny_classifier.config._attn_implementation == "sdpa"
 
 

@@ -71,7 +71,6 @@ def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) 
 
 @contextmanager
 def simulated(network: PreTrainedModel, simulation: Simulation | None) -> Iterator[None]:
-    """Simulate integers, if any, for a while."""
     if simulation is not None:
         insert_fake_quantization(network, simulation=simulation)
     yield
@@ -83,8 +82,7 @@ def test_the_score_is_the_files_and_agrees_with_the_engines(name: str, shipped: 
     score, scorer = shipped[name][1].score, scorer_of("causal-lm", EVALUATE, ())
     with simulated(network, DONE[name]):
         told = engine.document_losses(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
-    assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
-    assert score.rows == len(MANY)
+    assert (score.value, score.rows) == (pytest.approx(figures(told).perplexity.value, rel=1e-3), len(MANY))
 
 
 def test_windows_are_counted_as_they_are_answered(shipped: Shipped, tmp_path: Path) -> None:
@@ -216,17 +214,14 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(lost: bool, shipped: Shi
     scorer = LanguageScorer(length=64, stride=32)
     score = scorer.open_split(runner, scorer.reader(folder), read_rows(rows)).answer(lambda _: None).score
     assert "perplexity" not in score.standard_errors
-    assert score.standard_error == score.value
-    assert score.worth_error == 1
+    assert (score.standard_error, score.worth_error) == (score.value, 1)
     assert (score.value == pytest.approx(1e300)) == lost
 
 
 def test_a_shape_is_timed_without_being_shipped(shipped: Shipped, network: PreTrainedModel, tmp_path: Path) -> None:
     baseline, _ = shipped["baseline"]
-    request = ArtifactRequest(
-        kind="onnx", stage="pruned", precision="int8", tokenizer=baseline, max_length=16, baseline=baseline
-    )
-    found = measure_latency(network, request, settings(tmp_path, tmp_path / "test.jsonl", []))
+    asked = {"kind": "onnx", "stage": "pruned", "precision": "int8", "tokenizer": baseline, "baseline": baseline}
+    found = measure_latency(network, ArtifactRequest(**asked, max_length=16), settings(tmp_path, tmp_path / "test.jsonl", []))
     assert found.generation is not None
     assert found.median_ms != found.baseline_median_ms
     assert not [*tmp_path.iterdir()]
@@ -258,8 +253,7 @@ def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: Shipped) -> No
 
     sides = [Noted(open_artifact("onnx", shipped[name][0], threads=1)) for name in ("int8", "baseline")]
     sides[0].name, sides[1].name = "int8", "baseline"
-    prompt = np.array([[3, 4, 5, 6]], np.int64)
-    generation_latency.time_both(*sides, prompt, threads=1, seconds=0.01)
+    generation_latency.time_both(*sides, np.array([[3, 4, 5, 6]], np.int64), threads=1, seconds=0.01)
     last = asked[-2 * (generation_latency.TOKENS + 1) :]
     assert [ids for _, ids in last[:2]] == [[3, 4, 5, 6]] * 2
     assert all({last[at][0], last[at + 1][0]} == {"int8", "baseline"} for at in range(0, len(last), 2))

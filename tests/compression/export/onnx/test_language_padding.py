@@ -20,8 +20,7 @@ def test_padding_is_what_it_was(kind: Kind, padding: int | None, tmp_path: Path)
     assert write_config(network, tmp_path, (), 24, kind) == (padding or 0)
     assert AutoConfig.from_pretrained(tmp_path).pad_token_id == padding
     if kind == "transformers":  # what others train from it: token 0 is a word like any other
-        tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-        assert tuned.get_input_embeddings().padding_idx == padding
+        assert AutoModelForSequenceClassification.from_pretrained(tmp_path).get_input_embeddings().padding_idx == padding
 
 
 @pytest.mark.parametrize("padding", [None, 5])

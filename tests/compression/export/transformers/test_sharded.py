@@ -23,7 +23,7 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 from compression.quantization.weight_only import dequantized_weights
 from compression.schema.errors import ConfigMismatch, ExportMismatch, UnsupportedArchitecture
 from tests.compression.models.validation.conftest import edit_json
-from tests.support.decoder_models import saved, tiny
+from tests.support.decoder_models import saved, tensors_in, tiny
 
 ROOT = Path(__file__).parents[4]
 
@@ -37,10 +37,6 @@ def untied(model: PreTrainedModel) -> PreTrainedModel:
 
 def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(one.flatten().float(), other.flatten().float(), dim=0))
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
 @pytest.mark.parametrize(
@@ -67,15 +63,13 @@ def test_it_is_the_export_of_the_whole_model(kind: str, tied: bool, scheme: str,
         size = 32 if scheme == "weight-only-int4" else None
         insert_fake_quantization(whole, simulation=Simulation(scheme=scheme, group_size=size))
     write_transformers(whole, tmp_path / "whole", int8=True)
-    made, expected = tensors(tmp_path / "made"), tensors(tmp_path / "whole")
+    made, expected = tensors_in(tmp_path / "made"), tensors_in(tmp_path / "whole")
     assert made.keys() == expected.keys()
     for name, value in expected.items():
         assert made[name].dtype == value.dtype, name
         assert made[name].equal(value), name
-    with (
-        safe_open(next((tmp_path / "made").glob("*.safetensors")), "pt") as one,
-        safe_open(tmp_path / "whole" / "model.safetensors", "pt") as other,
-    ):
+    made, whole = next((tmp_path / "made").glob("*.safetensors")), tmp_path / "whole" / "model.safetensors"
+    with safe_open(made, "pt") as one, safe_open(whole, "pt") as other:
         assert one.metadata() == other.metadata()
     for file in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "made" / file).read_text()) == json.loads((tmp_path / "whole" / file).read_text())
@@ -125,8 +119,7 @@ def test_a_classifier_s_checkpoint_may_have_the_output_layer_that_it_was_made_of
 def test_kernels_that_this_machine_lacks_are_not_asked_for(key: str, tmp_path: Path) -> None:
     source = saved(tiny("llama"), tmp_path / "source", largest=10**9)
     edit_json(source / "config.json", lambda value: value.update({key: "flash_attention_2"}))
-    model = skeleton(source)
-    assert model.config._attn_implementation == "sdpa"
+    assert skeleton(source).config._attn_implementation == "sdpa"
     assert [*sharded.quantizing(source, tmp_path / "made")]
     write_config(skeleton(tmp_path / "made"), tmp_path / "made", (), 8, "transformers")
     assert "flash" not in (tmp_path / "made/config.json").read_text()
@@ -158,7 +151,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: str, tmp_path: Path) -> None:
     model = tiny(kind)
     source = saved(model.to(torch.bfloat16), tmp_path / "source")
-    assert any(".experts.3.gate_proj." in name for name in tensors(source))  # one by one, as their authors publish them
+    assert any(".experts.3.gate_proj." in name for name in tensors_in(source))  # one by one, as their authors publish them
     written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)
     assert list(sharded.verifying(source, tmp_path / "made", scheme=scheme, block=300))
     routers = [name for name, weight in model.named_parameters() if name.endswith("mlp.gate.weight")]
@@ -166,8 +159,7 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "made").eval()
     experts = opened.model.layers[1].mlp.experts
     assert type(experts.gate_up_proj).__name__ == type(experts.down_proj).__name__ == "Int8Tensor"
-    whole = model.model.layers[1].mlp.experts
-    wanted = whole.gate_up_proj.float()
+    wanted = model.model.layers[1].mlp.experts.gate_up_proj.float()
     if scheme == "weight-only-int4":  # each expert's 4-bit integers, those of a linear layer of its own
         assert torch.allclose(experts.gate_up_proj.dequantize(), torch.stack([dequantized_weights(one, 32) for one in wanted]))
     else:
@@ -182,7 +174,7 @@ def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path:
     source = saved(model, tmp_path / "source")
     written = sharded.quantize(source, tmp_path / "made")
     assert list(sharded.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
-    found = tensors(tmp_path / "made")
+    found = tensors_in(tmp_path / "made")
     layers = {name: value for name, value in model.state_dict().items() if name.startswith("transformer.h") and value.ndim > 1}
     assert len(layers) == 8
     assert all(found[name].equal(weight) for name, weight in layers.items())
@@ -236,8 +228,7 @@ def test_a_model_of_many_times_the_memory_is_quantized(tmp_path: Path) -> None:
     saved(tiny("llama"), tmp_path / "tiny")
     model = tiny("llama", vocab_size=1 << 19, hidden_size=64, head_dim=16, tie_word_embeddings=False).to(torch.bfloat16)
     source = saved(model, tmp_path / "source", largest=1 << 26)
-    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    assert size > 3 * room
+    assert sum(path.stat().st_size for path in source.glob("*.safetensors")) > 3 * room
     assert max(path.stat().st_size for path in source.glob("*.safetensors")) > room  # not even one shard fits
     command = [sys.executable, "-c", SMALL, str(source), str(tmp_path / "made"), str(room)]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -246,5 +237,4 @@ def test_a_model_of_many_times_the_memory_is_quantized(tmp_path: Path) -> None:
     made = SafetensorsReader(tmp_path / "made")
     rows = made.tensor("model.embed_tokens._weight_qdata")
     scale = made.tensor("model.embed_tokens._weight_scale")
-    weight = model.model.embed_tokens.weight.float()
-    assert (rows * scale - weight).abs().max() <= scale.max()
+    assert (rows * scale - model.model.embed_tokens.weight.float()).abs().max() <= scale.max()

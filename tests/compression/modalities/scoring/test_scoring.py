@@ -13,14 +13,8 @@ from tokenizers import Tokenizer
 from compression.modalities.scoring import metrics, standard_errors
 from compression.modalities.scoring.classification import ClassScorer
 from compression.modalities.scoring.regression import NumberScorer
-from compression.modalities.text.scoring.question_answering import (
-    QuestionScorer,
-    Reader,
-    Window,
-    answer,
-    longest_question,
-    overlap_of,
-)
+from compression.modalities.text.scoring import question_answering
+from compression.modalities.text.scoring.question_answering import QuestionScorer, Reader, Window, answer
 from compression.modalities.text.scoring.token_classification import TagScorer, first_tokens
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
@@ -199,12 +193,12 @@ def test_a_long_context_is_read_in_windows_that_hold_every_answer(encoder: Path)
     assert asked.owners == [0] * (len(asked.owners) - 1) + [1]
     windows = [Window.of(one) for one in asked.windows]
     assert max(len(one.ids) for one in asked.windows) <= 32
-    assert sum(part == 0 for part in asked.windows[0].sequence_ids) == longest_question(32)
+    assert sum(part == 0 for part in asked.windows[0].sequence_ids) == question_answering.longest_question(32)
     places = [window.offsets[window.context] for window in windows[:-1]]
     assert {int(start) for place in places for start in place[:, 0]} == {context.index(words[0])} | {
         number + 1 for number, sign in enumerate(context) if sign == " "
     }
-    assert places[0][-overlap_of(32)][0] == places[1][0][0]
+    assert places[0][-question_answering.overlap_of(32)][0] == places[1][0][0]
     start = context.index("good")
     ends = [window.place(start, start + 4) for window in windows[:-1]]
     holding = [(window, each) for window, each in zip(windows, ends, strict=False) if each != (0, 0)]
@@ -221,8 +215,7 @@ def test_the_best_span_is_answered_unless_nothing_is_likelier_everywhere(encoder
     logits[4, 0], logits[5, 1] = 3, 2
     logits[1] = 9  # the question is never the answer
     assert answer([window], [logits], context) == "good fine"
-    backwards = logits[:, ::-1].copy()
-    assert answer([window], [backwards], context) != "fine good"
+    assert answer([window], [logits[:, ::-1].copy()], context) != "fine good"
     nothing = logits.copy()
     nothing[0] = 3
     assert answer([window], [nothing], context) == ""

@@ -10,12 +10,10 @@ from compression.modalities.text.batches import TokenizedDataset
 def test_rows_of_like_length_share_a_batch_and_each_comes_once() -> None:
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 100, (500,), generator=draw).tolist()
-    task = task_of("text-classification")
-    rows = TokenizedDataset([[7] * length for length in lengths], torch.arange(500) % 2, 0, task)
+    rows = TokenizedDataset([[7] * length for length in lengths], torch.arange(500) % 2, 0, task_of("text-classification"))
     batches = list(rows.shuffled(16, seed=1))
     assert len(batches) == count_steps(500, 16)
-    order = [row for batch in batches for row in batch.rows.tolist()]
-    assert sorted(order) == list(range(500))
+    assert sorted([row for batch in batches for row in batch.rows.tolist()]) == list(range(500))
     assert all(batch.mask.sum(dim=1).tolist() == [lengths[row] for row in batch.rows.tolist()] for batch in batches)
     padded, real = sum(b.mask.numel() for b in batches), sum(int(b.mask.sum()) for b in batches)
     drawn = torch.randperm(500, generator=draw).tolist()

@@ -37,21 +37,16 @@ def test_good_data_is_known_by_its_facts(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
     write(tmp_path / "test.jsonl", GOOD[:3])
     facts = found(tmp_path, splits={"train": ("train.jsonl", "train.jsonl"), "test": ("test.jsonl",)})
-    assert facts == DataFacts(
-        labels=("x", "y"),
-        rows={"train": 40, "test": 3},
-        label_counts={"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}},
-        mean_words=2.5,
-        longest_words=4,
-    )
+    counts = {"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}}
+    rows = {"train": 40, "test": 3}
+    assert facts == DataFacts(labels=("x", "y"), rows=rows, label_counts=counts, mean_words=2.5, longest_words=4)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_other_formats_tell_the_same(tmp_path: Path, kind: str) -> None:
     table = arrow.table({"body": [text for text, _ in GOOD], "class": [label for _, label in GOOD]})
     if kind == "csv":
-        lines = ["body,class", *(f"{text},{label}" for text, label in GOOD)]
-        (tmp_path / "train").write_text("\n".join(lines))
+        (tmp_path / "train").write_text("\n".join(["body,class", *(f"{text},{label}" for text, label in GOOD)]))
     else:
         arrow.parquet.write_table(table, tmp_path / "train")
     facts = found(tmp_path, format=kind, columns=Columns(text="body", label="class"), splits={"train": ("train",)})
@@ -119,8 +114,7 @@ def test_a_few_kilobytes_that_stand_for_gigabytes_are_refused(tmp_path: Path) ->
 def refused(spec: str, folder: Path) -> tuple[dict[str, str | None], ...]:
     (folder / "spec.json").write_text(spec)
     command = [sys.executable, "-m", "compression", "validate", str(folder / "spec.json")]
-    found = parse_finding.validate_json(subprocess.run(command, capture_output=True, check=True).stdout)
-    return found.reasons
+    return parse_finding.validate_json(subprocess.run(command, capture_output=True, check=True).stdout).reasons
 
 
 def test_a_large_csv_is_streamed(tmp_path: Path) -> None:

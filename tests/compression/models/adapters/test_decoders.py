@@ -12,24 +12,8 @@ from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
 from compression.schema.errors import UnsupportedShape
-from tests.support import decoder_models
-from tests.support.decoder_families import (
-    EXPERTS,
-    IDS,
-    KINDS,
-    LAYERS,
-    PADDING,
-    WORDS,
-    axes_of,
-    cut_on,
-    error,
-    logits,
-    silenced,
-    some,
-    tiny,
-    tiny_classifier,
-    tiny_config,
-)
+from tests.support import decoder_families as families, decoder_models
+from tests.support.decoder_families import IDS, KINDS, WORDS, axes_of, cut_on, error, logits, silenced, tiny
 
 CUTS = [(kind, axes) for kind in KINDS for axes in axes_of(kind)]
 
@@ -75,7 +59,7 @@ def test_a_cut_model_generates_with_its_cache_what_it_says_without(kind: str, tm
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_classifier_reads_the_last_real_token_as_the_masked_model_does(kind: str, tmp_path: Path) -> None:
-    model = tiny_classifier(kind)
+    model = families.tiny_classifier(kind)
     family, axes = decoder_of(model), axes_of(kind)[-1]
     kept = cut_on(kind, model, *axes)
     opened = reopened(family.narrowed(model, kept), tmp_path, AutoModelForSequenceClassification)
@@ -84,7 +68,7 @@ def test_a_classifier_reads_the_last_real_token_as_the_masked_model_does(kind: s
     assert head.out is opened.score
     mask = torch.ones_like(IDS)
     mask[1, 7:] = 0
-    padded = IDS * mask + PADDING * (1 - mask)
+    padded = IDS * mask + families.PADDING * (1 - mask)
     answers = logits(opened, padded, mask)
     assert torch.allclose(answers[1], logits(opened, IDS[1:2, :7])[0], atol=1e-5)
     with silenced(model, kept) as masked:
@@ -125,15 +109,13 @@ def test_shapes_and_parts_are_said_as_they_are(kind: str, tmp_path: Path) -> Non
 def test_fewer_tokens_have_the_logits_that_they_had(kind: str, tmp_path: Path) -> None:
     model = tiny(kind)
     model.generation_config.eos_token_id = [5, WORDS - 1]
-    kept = sorted({PADDING, 5, *IDS.flatten().tolist()} - {1})
+    kept = sorted({families.PADDING, 5, *IDS.flatten().tolist()} - {1})
     kept = [kept[-1], *kept[:-1]]
-    small = decoder_of(model).with_vocabulary(model, kept)
-    opened = reopened(small, tmp_path)
+    opened = reopened(decoder_of(model).with_vocabulary(model, kept), tmp_path)
     new = torch.tensor([[kept.index(token) for token in row] for row in IDS.tolist()])
     assert torch.allclose(logits(opened, new), logits(model)[..., kept], atol=1e-5)
-    assert (opened.config.pad_token_id, opened.config.bos_token_id) == (kept.index(PADDING), None)
-    ends = [kept.index(token) for token in (5, WORDS - 1) if token in kept]
-    assert opened.generation_config.eos_token_id == ends
+    assert (opened.config.pad_token_id, opened.config.bos_token_id) == (kept.index(families.PADDING), None)
+    assert opened.generation_config.eos_token_id == [kept.index(token) for token in (5, WORDS - 1) if token in kept]
     with pytest.raises(ValueError, match="padding"):
         decoder_of(model).with_vocabulary(model, kept[:1])
 
@@ -151,7 +133,7 @@ def test_layers_keep_their_place_in_what_the_config_says_of_each(tmp_path: Path)
         opened = reopened(small, tmp_path / f"{kind}{keep}")
         with silenced(model, PruningPlan(layers=tuple(keep))) as masked:
             assert error(logits(opened), logits(masked)) < 1e-5
-    for wrong in ([], [LAYERS], [2, 0]):
+    for wrong in ([], [families.LAYERS], [2, 0]):
         with pytest.raises(ValueError, match="layers"):
             decoder_of(model).narrowed(model, PruningPlan(layers=tuple(wrong)))
 
@@ -184,9 +166,9 @@ def test_what_no_config_can_say_is_refused() -> None:
     for kind, count in (("llama", 21), ("gpt2", 24)):
         model = tiny(kind)
         with pytest.raises(UnsupportedShape, match="hidden"):
-            decoder_of(model).narrowed(model, PruningPlan({"hidden": some(count, 32, 0)}))
+            decoder_of(model).narrowed(model, PruningPlan({"hidden": families.some(count, 32, 0)}))
     free = tiny("qwen2")  # whose hidden size may be any
-    assert decoder_of(free).narrowed(free, PruningPlan({"hidden": some(21, 32, 0)})).config.hidden_size == 21
+    assert decoder_of(free).narrowed(free, PruningPlan({"hidden": families.some(21, 32, 0)})).config.hidden_size == 21
     uneven = {f"heads.{number}": torch.arange(count) for number, count in enumerate((1, 2, 1))}
     with pytest.raises(ValueError, match="as many heads"):
         decoder_of(free).narrowed(free, PruningPlan(uneven))
@@ -194,7 +176,7 @@ def test_what_no_config_can_say_is_refused() -> None:
         decoder_of(free).narrowed(free, PruningPlan({"ffn.1": torch.arange(8)}))
 
 
-@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("kind", families.EXPERTS)
 def test_routers_keep_something_to_choose_from(kind: str) -> None:
     model = tiny(kind)
     family = decoder_of(model)
@@ -213,4 +195,4 @@ def test_routers_keep_something_to_choose_from(kind: str) -> None:
 
 
 def test_every_kind_here_is_a_family() -> None:
-    assert {tiny_config(kind).model_type for kind in KINDS} == set(DECODER_ADAPTERS)
+    assert {families.tiny_config(kind).model_type for kind in KINDS} == set(DECODER_ADAPTERS)

@@ -76,7 +76,6 @@ ATTEND: dict[str, Attend] = {
 
 
 def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
-    """Return what the first layer's attention adds to the stream."""
     block = encoder_of(model).layers(model)[0].whole
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
@@ -115,8 +114,7 @@ def test_removing_heads_or_their_channels_equals_masking(kind: str, choice: Call
             rows = torch.zeros(HIDDEN, 1).index_fill(0, stay, 1.0)
             whole.weight *= rows
             whole.bias *= rows[:, 0]
-    given = attend(kind, small, stream[..., hidden])
-    assert torch.allclose(given, attend(kind, model, stream)[..., hidden], atol=1e-5)
+    assert torch.allclose(attend(kind, small, stream[..., hidden]), attend(kind, model, stream)[..., hidden], atol=1e-5)
 
 
 @pytest.mark.parametrize("head", ["Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
@@ -273,8 +271,7 @@ def test_a_teacher_of_any_family_says_what_distillation_compares_and_modules_are
     rows = TokenizedDataset(tokens, torch.zeros(4).long(), PADDING, task_of("text-classification"))
     with torch.no_grad():
         said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest(states=(0, 1, 2), relations=2))
-    assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
-    assert said.relations.shape == (3, 4, 8, HIDDEN)
+    assert (said.hidden.shape, said.relations.shape) == ((3, 5 + 6 + 7 + 8, HIDDEN), (3, 4, 8, HIDDEN))
     family, encoder = adapter_of(model), model.base_model_prefix
     depths = {name: family.quantization_group(name) for name, module in model.named_modules() if hasattr(module, "weight")}
     assert {depth for name, depth in depths.items() if ".layer." in name} == {1, 2}

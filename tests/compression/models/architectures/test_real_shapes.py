@@ -41,8 +41,7 @@ feed-forward units of what 30 % leaves."""
 def opened(kind: str) -> PreTrainedModel:
     torch.manual_seed(0)
     layers = {} if kind == "distilbert" else {"num_hidden_layers": 2}
-    model = AutoModelForSequenceClassification.from_config(CONFIG_MAPPING[kind](**PUBLISHED[kind][0], **layers))
-    return model.eval()
+    return AutoModelForSequenceClassification.from_config(CONFIG_MAPPING[kind](**PUBLISHED[kind][0], **layers)).eval()
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)

@@ -22,8 +22,7 @@ def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count()
     plan = preflight(MODEL, DATA, QUICK, Evaluate())
     assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
     assert plan.parameters == parameters_at(BERT, plan.shape, rows=514, outputs=2)
-    assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
-    assert plan.warnings == ()
+    assert (plan.baseline_parameters.total, plan.warnings) == (MODEL.parameters.total + 2 * 384 + 2, ())
 
 
 def test_each_axis_has_its_ratio_and_layers_are_counted() -> None:
@@ -113,7 +112,6 @@ def test_no_step_has_narrower_heads_or_fewer_of_them_than_a_later_one() -> None:
                 end = planned_shape(BERT, SHAPE, prune)
             except UnsupportedShape:
                 continue
-            shapes = [SHAPE, *steps_to(BERT, SHAPE, prune, prune.ratios, end)]
-            for before, after in pairwise(shapes):
+            for before, after in pairwise([SHAPE, *steps_to(BERT, SHAPE, prune, prune.ratios, end)]):
                 assert after.heads <= before.heads
                 assert after.hidden // after.heads <= before.hidden // before.heads

@@ -114,8 +114,7 @@ def test_files_that_are_none_of_the_model_s_are_refused_beside_one_file_as_besid
     assert "Leave out" in problem.remedy_text
     assert [tensor.file for tensor in tensors] == ["model.safetensors"]
     (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
-    index = {"weight_map": {"weight": "model-1.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": "model-1.safetensors"}}))
     (sharded,) = read_weights(tmp_path)[1]
     assert (sharded.code, sharded.param) == (problem.code, problem.param)
     for name in ("adapter_model.safetensors", "consolidated.safetensors"):

@@ -15,7 +15,6 @@ from compression.schema.validation import ModelFacts, Rejected
 
 @pytest.fixture
 def tiny_model(encoder: Path, tmp_path: Path) -> Path:
-    """A copy of the bare encoder that the test may damage."""
     folder = tmp_path / "model"
     shutil.copytree(encoder, folder)
     return folder
@@ -45,7 +44,6 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def split(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Take a safetensors file apart: header and data."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]), data[8 + length :]

@@ -53,8 +53,7 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     assert facts.biases == adapter_of(model).biases(model.config)
     assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
     assert facts.speaks == (head == "ForCausalLM" or model.config.tie_word_embeddings)
-    embedding = model.get_input_embeddings().weight.numel()
-    assert facts.parameters.embedding == embedding + (64 * 32 if kind == "gpt2" else 0)
+    assert facts.parameters.embedding == model.get_input_embeddings().weight.numel() + (64 * 32 if kind == "gpt2" else 0)
 
 
 def test_a_real_config_is_one_on_the_meta_device(tmp_path: Path) -> None:
@@ -140,8 +139,7 @@ def test_what_a_config_leaves_out_is_what_the_stock_config_has(kind: str, key: s
 
 def test_layers_that_predict_several_tokens_are_left_out_and_nothing_else_is(tmp_path: Path) -> None:
     model = upload(tmp_path, "deepseek_v3")
-    names = with_prediction(tmp_path)
-    assert {"model.layers.2.eh_proj.weight", "model.layers.2.mlp.experts.3.up_proj.weight"} < {*names}
+    assert {"model.layers.2.eh_proj.weight", "model.layers.2.mlp.experts.3.up_proj.weight"} < {*with_prediction(tmp_path)}
     facts = judged(tmp_path)
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.shape == adapter_of(model).shape_of(model.config)

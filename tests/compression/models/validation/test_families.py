@@ -44,13 +44,8 @@ def test_facts_are_those_of_the_file(kind: str, head: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_path: Path) -> None:
     facts = judged(upload(tmp_path, kind))
-    data = DataFacts(
-        labels=("a", "b", "c"),
-        rows={"train": 40},
-        label_counts={"train": {"a": 10, "b": 10, "c": 20}},
-        mean_words=3.0,
-        longest_words=8,
-    )
+    counts = {"train": {"a": 10, "b": 10, "c": 20}}
+    data = DataFacts(labels=("a", "b", "c"), rows={"train": 40}, label_counts=counts, mean_words=3.0, longest_words=8)
     recipe = QUICK.model_copy(update={"train": QUICK.train.model_copy(update={"max_length": 32})})
     plan = preflight(facts, data, recipe, Evaluate(length=32))
     first, again, other = (loading.load_model(tmp_path, data.labels, "text-classification", seed=seed) for seed in (1, 1, 2))

@@ -49,9 +49,7 @@ def article(
 
 
 @pytest.mark.usefixtures("no_apertium")
-def test_article_runs_where_the_worker_has_neither_and_says_what_it_left_out(
-    encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_article_names_what_it_left_out(encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row, log = article(encoder, reviews, tmp_path, monkeypatch)
     (note,) = [note for note in row.notes if note.startswith("Augmentation: ")]
     assert "with other words from embeddings)" in note
@@ -63,9 +61,7 @@ def test_article_runs_where_the_worker_has_neither_and_says_what_it_left_out(
 
 
 @needs_pair
-def test_article_takes_wordnet_and_back_translation_where_the_worker_has_them(
-    encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_article_takes_what_a_worker_has(encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wordnet(tmp_path / "wordnet")
     row, _ = article(encoder, reviews, tmp_path, monkeypatch, wordnet="wordnet")
     (note,) = [note for note in row.notes if note.startswith("Augmentation: ")]
@@ -97,8 +93,7 @@ def test_a_copy_goes_with_the_back_translation_that_is_left_out(tmp_path: Path) 
         settings, left_out = here.resolve(asked)
         assert (settings.rows, settings.back_translation) == (rows, None)
         assert left_out[-1] == "Back-translation was left out: apertium is not installed."
-    helpers = BackTranslation(models=("there", "back"), optional=True)
-    _, (said,) = here.resolve(Augment(back_translation=helpers))
+    _, (said,) = here.resolve(Augment(back_translation=BackTranslation(models=("there", "back"), optional=True)))
     assert said == "Back-translation was left out: this worker has no helper models, so no 'there'."
 
 

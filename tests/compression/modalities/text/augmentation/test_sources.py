@@ -102,8 +102,7 @@ def test_neighbours_are_whole_words_near_in_the_table(tmp_path: Path, model: Ber
         table[WORDS[name]] = 3 * table[WORDS["good"]] + near * table[WORDS["bad"]]
     table = torch.cat([table, table[WORDS["good"]][None]])  # of ##ly; x has no row at all
     source = Neighbours(Vocabulary(tokenizer), table, most=2)
-    text = "Good unheard good x"
-    assert source.candidates(word_spans(text)) == [["great", "fine"], [], ["great", "fine"], []]
+    assert source.candidates(word_spans("Good unheard good x")) == [["great", "fine"], [], ["great", "fine"], []]
 
 
 def test_words_of_several_pieces_have_the_neighbours_of_their_mean() -> None:

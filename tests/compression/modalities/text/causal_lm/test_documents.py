@@ -27,14 +27,12 @@ def test_an_affix_that_a_text_has_itself_is_not_put_there_again() -> None:
     assert chat == plain
     assert chat.count(reader.bos_token_id) == chat.count(reader.eos_token_id) == 1
     # Its own BOS is foretold by nothing; its own EOS is text, and scored with its bytes.
-    assert found.scored.tolist() == [6, 5]
-    assert found.bytes.tolist() == [len("hello" + EOS), len("hello")]
+    assert (found.scored.tolist(), found.bytes.tolist()) == ([6, 5], [len("hello" + EOS), len("hello")])
 
 
 def test_without_a_token_before_it_the_first_of_a_text_is_not_scored_and_its_bytes_do_not_count() -> None:
     found = read(["the cat", "Æther", "🦊 fox"], tokenizer())
-    assert found.lead == 1
-    assert found.scored.tolist() == [4, 3, 7]
+    assert (found.lead, found.scored.tolist()) == (1, [4, 3, 7])
     # "the" is one token; of a character that lies in several tokens no byte counts where one of them is not scored.
     assert found.bytes.tolist() == [4, 4, 4]
 
@@ -59,5 +57,4 @@ def test_many_texts_are_read_as_each_alone(count: int) -> None:
     texts = [f"{TEXTS[i % 4]} {i}" for i in range(count)]
     reader = tokenizer(bos=True)
     found, last = read(iter(texts), reader), read(texts[-1:], reader)
-    assert len(found) == count
-    assert found.ids[found.starts[-1] :].tolist() == last.ids.tolist()
+    assert (len(found), found.ids[found.starts[-1] :].tolist()) == (count, last.ids.tolist())

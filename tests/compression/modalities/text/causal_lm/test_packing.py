@@ -35,8 +35,7 @@ def test_what_is_asked_for_follows_what_is_read() -> None:
     found = documents(bos=False)
     pairs = set()
     for start, end in zip(found.starts.tolist(), found.ends.tolist(), strict=True):
-        ids = found.ids[start:end].tolist()
-        pairs |= set(pairwise(ids))
+        pairs |= set(pairwise(found.ids[start:end].tolist()))
     for batch in Packed(found, 12).in_order(2):
         assert set(zip(batch.ids[batch.asked].tolist(), batch.wanted.tolist(), strict=True)) <= pairs
 

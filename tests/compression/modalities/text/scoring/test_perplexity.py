@@ -108,13 +108,11 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     assert found.parameters.total == parameters_at(LLAMA, SHAPE.model_copy(update={"ffn": 704}), rows=0, outputs=0).total
     assert found.parameters.total / MODEL.parameters.total < 0.71
     untied = MODEL.model_copy(update={"parameters": parameters_at(LLAMA, SHAPE, rows=0, outputs=49152)})
-    more = preflight(untied, DATA, recipe, Evaluate())
-    assert more.parameters.total - found.parameters.total == 49152 * 576
+    assert preflight(untied, DATA, recipe, Evaluate()).parameters.total - found.parameters.total == 49152 * 576
     # 400,000 tokens: 781 rows of 512; twice as many texts of half the length are as many.
     other = DATA.model_copy(update={"rows": {**DATA.rows, "train": 800}, "mean_words": 350.0})
     assert preflight(MODEL, other, recipe, Evaluate()).estimate == found.estimate
-    fewer = preflight(MODEL, DATA, recipe, Evaluate(tokens=4096)).estimate
-    assert fewer.minutes < found.estimate.minutes
+    assert preflight(MODEL, DATA, recipe, Evaluate(tokens=4096)).estimate.minutes < found.estimate.minutes
     two = preflight(MODEL, DATA, recipe, Evaluate(threads=2)).estimate
     assert two.minutes < found.estimate.minutes - 10  # each score takes 7.7 on one thread
     less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})

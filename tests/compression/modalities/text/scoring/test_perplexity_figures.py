@@ -18,8 +18,7 @@ def told(texts: int, seed: int = 0) -> WindowLosses:
 
 
 def test_figures_are_ratios_of_sums() -> None:
-    one = WindowLosses(np.array([10, 30]), np.array([40, 110]), np.array([20.0, 90.0]), np.array([4, 10]))
-    found = figures(one)
+    found = figures(WindowLosses(np.array([10, 30]), np.array([40, 110]), np.array([20.0, 90.0]), np.array([4, 10])))
     assert found.loss.value == pytest.approx(110 / 40)
     assert found.perplexity.value == pytest.approx(math.exp(110 / 40))
     assert found.bits_per_byte.value == pytest.approx(110 / math.log(2) / 150)
