@@ -131,9 +131,8 @@ def valkey() -> Iterator[str]:
 def run_bootstrap(url: str, home: Path) -> str | None:
     """Migrate a database as a user does; return the first key."""
     env = {**os.environ, "LATHE_DATABASE_URL": url, "LATHE_HOME": str(home)}
-    done = subprocess.run(
-        [sys.executable, "-m", "app.bootstrap"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "app.bootstrap"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["key"]
 
 
@@ -225,16 +224,13 @@ class Service:
         self.home.mkdir(parents=True, exist_ok=True)
         env = self.env
         template = None if self.cold else warm.template_for(command[0], command[1:], env)
-        process: Process
         with (self.home / f"{name}.log").open("ab") as out:
             if template:
-                process = template.start(command[0], command[1:], env, out)
+                self.processes[name] = template.start(command[0], command[1:], env, out)
             else:
-                process = subprocess.Popen(
-                    [self.python, "-m", *command], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
-                )
-        self.processes[name] = process
-        return process
+                own = {"cwd": ROOT, "env": env, "stdout": out, "stderr": out, "start_new_session": True}
+                self.processes[name] = subprocess.Popen([self.python, "-m", *command], **own)
+        return self.processes[name]
 
     def start_api(self) -> None:
         self.start("api", "app.server", "--port", str(self.port))
@@ -267,21 +263,27 @@ class Service:
 
 
 @contextlib.contextmanager
+def started(made: Service) -> Iterator[Service]:
+    """Run a service's API, and end all its processes."""
+    try:
+        made.start_api()
+        yield made
+    finally:
+        made.stop()
+
+
+@contextlib.contextmanager
 def over_sqlite(templates: dict[str, str], valkey: str, folder: Path, **settings: str) -> Iterator[Service]:
     """Run the API over a fresh SQLite database in a folder."""
-    with fresh_database("sqlite", "", templates, folder) as database:
-        made = Service(folder / "home", database, valkey, settings=settings)
-        try:
-            made.start_api()
-            yield made
-        finally:
-            made.stop()
+    with (
+        fresh_database("sqlite", "", templates, folder) as database,
+        started(Service(folder / "home", database, valkey, settings=settings)) as made,
+    ):
+        yield made
 
 
 @pytest.fixture
 def service(database: Database, valkey: str, tmp_path: Path) -> Iterator[Service]:
     """The service over a fresh database of each kind, with the API running and no worker yet."""
-    made = Service(tmp_path / "home", database, valkey.replace("/0", f"/{secrets.randbelow(15) + 1}"))
-    made.start_api()
-    yield made
-    made.stop()
+    with started(Service(tmp_path / "home", database, valkey.replace("/0", f"/{secrets.randbelow(15) + 1}"))) as made:
+        yield made

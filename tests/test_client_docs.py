@@ -14,6 +14,7 @@ from client.errors import EXITS, ClientError, Problem
 from client.recipes import read
 from tests.conftest import ROOT, Service, wait_for
 from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
+from tests.support.saying import says
 
 TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", TEXT, re.DOTALL)
@@ -58,12 +59,10 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
     }
-    done = subprocess.run(
-        ["bash", "-c", as_printed(here)], cwd=here, env=env, capture_output=True, text=True, timeout=1800, check=False
-    )
+    command = ["bash", "-c", as_printed(here)]
+    done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + service.log("jobs")
     out = done.stdout
-
     assert read(here / "recipe.jsonc") == TINY
     assert "recipe.jsonc is right" in out
     assert (here / "report.md").read_text().startswith("| stage |")
@@ -71,15 +70,9 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
     assert "ended with 3" in out
     assert "compressed" in out.split("report.md is written.")[1].split("small/")[0]
     assert re.search(r"wkr_\w+ +jobs .* alive .*CPU \(", out)
-    sync, awaited, refused = (
-        out.split(f"--- example{number}.py")[1].split("---")[0]
-        for number, (language, _) in enumerate(BLOCKS)
-        if language == "python"
-    )
-    assert "minutes, or so" in sync
-    assert "running, pruned: " in sync
-    assert "bytes:" in sync
-    assert "manifest.json" in sync
+    numbers = [number for number, (language, _) in enumerate(BLOCKS) if language == "python"]
+    sync, awaited, refused = (out.split(f"--- example{number}.py")[1].split("---")[0] for number in numbers)
+    says(sync, "minutes, or so", "running, pruned: ", "bytes:", "manifest.json")
     for kind in ("queued", "claimed", "stage_finished", "succeeded"):
         assert awaited.count(f" {kind}\n") >= 2
     assert awaited.count("parameters\n") == 3

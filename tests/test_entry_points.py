@@ -13,11 +13,8 @@ from tests.conftest import ROOT
 
 RUN = re.compile(r'^if __name__ == "__main__":', re.MULTILINE)
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("*.py"))
-MODULES = sorted(
-    str(path.relative_to(ROOT))
-    for path in [*(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("__main__.py")]
-    if RUN.search(path.read_text(encoding="utf-8"))
-)
+PLACES = [*(ROOT / "bench").rglob("*.py"), *(ROOT / "tests").rglob("__main__.py")]
+MODULES = sorted(str(path.relative_to(ROOT)) for path in PLACES if RUN.search(path.read_text(encoding="utf-8")))
 COMMANDS = [[name] for name in (*SCRIPTS, *MODULES)] + [["bench/__main__.py", name] for name in benches()]
 
 

@@ -36,9 +36,8 @@ def test_the_readme_leads_to_a_download(service: Service, tmp_path: Path) -> Non
     recipe = json.dumps({**TINY_RECIPE, "prune": None, "distill": None}).replace('"', '\\"')
     script = "set -eo pipefail\n" + script.replace('\\"recipe\\":\\"quick\\"', f'\\"recipe\\":{recipe}')
     env = {**os.environ, "LATHE": service.url, "KEY": service.database.key}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
+    command = ["bash", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + service.log("jobs")
     small = tmp_path / "small"
     manifest = json.loads((small / "manifest.json").read_text())

@@ -16,6 +16,8 @@ WANTED = {"uvicorn": "0.54.0", "typing_extensions": "4.16.0"}
 CANARY = {"name": "django", "version": "1.8", "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.9"]}]}
 FINE = [{"name": "uvicorn", "version": "0.54.0", "vulns": []}, {"name": "typing-extensions", "version": "4.16.0", "vulns": []}]
 
+KNOWN = {**FINE[0], "vulns": [{"id": "GHSA-1", "fix_versions": []}]}
+
 
 @pytest.mark.parametrize(
     ("told", "code", "word"),
@@ -26,11 +28,7 @@ FINE = [{"name": "uvicorn", "version": "0.54.0", "vulns": []}, {"name": "typing-
         ([{**CANARY, "vulns": []}, *FINE], audit.NOT_CHECKED, "does not know"),
         ([CANARY, FINE[0]], audit.NOT_CHECKED, "not checked: typing_extensions"),
         ([CANARY, FINE[0], {"name": "typing-extensions", "skip_reason": "not found"}], audit.NOT_CHECKED, "typing_extensions"),
-        (
-            [CANARY, {**FINE[0], "vulns": [{"id": "GHSA-1", "fix_versions": []}]}, FINE[1]],
-            audit.FOUND,
-            "uvicorn==0.54.0: GHSA-1",
-        ),
+        ([CANARY, KNOWN, FINE[1]], audit.FOUND, "uvicorn==0.54.0: GHSA-1"),
     ],
 )
 def test_the_audit_is_green_only_where_all_was_asked_for(told: list[dict[str, Any]] | None, code: int, word: str) -> None:

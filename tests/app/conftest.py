@@ -26,6 +26,7 @@ pytest.register_assert_rewrite("tests.support.protocol_world")  # so that rows t
 WEED = str(Path(sys.executable).with_name("weed"))  # the wheel puts it beside python, which need not be on PATH
 ACCESS, SECRET = "lathe", "lathe-secret-for-tests"
 SessionMaker = Callable[[], AbstractContextManager[Session]]
+NewJob = Callable[..., Job]
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def transaction(engine: Engine) -> SessionMaker:
 
 
 @pytest.fixture
-def new_job(transaction: SessionMaker) -> Callable[..., Job]:
+def new_job(transaction: SessionMaker) -> NewJob:
     """Stores a waiting job of a named team, and what it needs."""
 
     def make(team_name: str = "default", **values: object) -> Job:
@@ -60,7 +61,7 @@ def new_job(transaction: SessionMaker) -> Callable[..., Job]:
 
 
 @pytest.fixture
-def held(transaction: SessionMaker, new_job: Callable[..., Job]) -> fencing.Claim:
+def held(transaction: SessionMaker, new_job: NewJob) -> fencing.Claim:
     new_job()
     with transaction() as session:
         claim = jobs.claim(session, "w", 30.0)
@@ -81,13 +82,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if process.poll() is not None:
                 continue
             master, filer = (f"127.0.0.1:{ports[at]}.{ports[4 + at]}" for at in (0, 2))
-            subprocess.run(
-                [WEED, "shell", f"-master={master}", f"-filer={filer}"],
-                input=b"s3.bucket.create -name lathe\n",
-                check=True,
-                capture_output=True,
-                timeout=60,
-            )
+            shell, made = [WEED, "shell", f"-master={master}", f"-filer={filer}"], b"s3.bucket.create -name lathe\n"
+            subprocess.run(shell, input=made, check=True, capture_output=True, timeout=60)
             yield endpoint
             return
         finally:
@@ -105,20 +101,11 @@ def s3_server(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
     identity = {"name": "lathe", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     parts = ("master", "volume", "filer", "s3")
-    command = [
-        WEED,
-        "server",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-s3",
-        f"-s3.config={folder / 's3.json'}",
-        *(f"-{part}.port={port}" for part, port in zip(parts, ports[:4], strict=True)),
-        *(f"-{part}.port.grpc={port}" for part, port in zip(parts, ports[4:], strict=True)),
-        "-master.volumeSizeLimitMB=64",
-        "-s3.port.iceberg=0",  # these two have fixed ports, on which a second run of the tests would end
-        "-s3.port.lance=0",
-        "-volume.max=20",
-    ]
+    command = [WEED, "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", f"-s3.config={folder / 's3.json'}"]
+    command += [f"-{part}.port={port}" for part, port in zip(parts, ports[:4], strict=True)]
+    command += [f"-{part}.port.grpc={port}" for part, port in zip(parts, ports[4:], strict=True)]
+    command += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ones, on which a second run of the tests would end
     with (folder / "log").open("wb") as out:
         return subprocess.Popen(command, stdout=out, stderr=out)
 
@@ -127,12 +114,6 @@ def s3_server(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "file":
         return open_storage(Settings(storage_url=f"file://{tmp_path}/store"))
-    return open_storage(
-        Settings(
-            storage_url=f"s3://lathe/{tmp_path.name}",
-            s3_endpoint=request.getfixturevalue("s3"),
-            s3_access_key_id=ACCESS,
-            s3_secret_access_key=SECRET,
-            s3_presign=True,
-        )
-    )
+    access = {"s3_access_key_id": ACCESS, "s3_secret_access_key": SECRET, "s3_presign": True}
+    endpoint = request.getfixturevalue("s3")
+    return open_storage(Settings(storage_url=f"s3://lathe/{tmp_path.name}", s3_endpoint=endpoint, **access))

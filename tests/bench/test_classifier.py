@@ -10,49 +10,41 @@ from bench import classifier, engine
 from bench.glue import compare, datasets as glue
 from bench.glue.statistics import METRICS
 from compression.modalities.scoring.classification import ClassScorer
-from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.shapes import parameters_at
 from compression.planning.preflight import preflight
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.recipe import Evaluate
-from compression.schema.validation import ModelFacts
-from tests.client.figures import report, row
-from tests.compression.models.architectures.test_decoder_shapes import SMOLLM2
+from tests.client.figures import changed, report, row
 from tests.compression.planning.test_planning import DATA
+from tests.support.facts import SMOLLM2, decoder_facts
 
 DATA_OF_A_JOB = Data.model_validate({"format": "jsonl", "splits": {"train": ["train.jsonl"]}})
 
 
 def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
-    parameters = parameters_at(ARCHITECTURE_SPECS["llama"], SMOLLM2, outputs=0)
-    model = ModelFacts(
-        family="llama",
-        architecture="LlamaForCausalLM",
-        shape=SMOLLM2,
-        max_positions=8192,
-        parameters=parameters,
-        labels=None,
-        dtype="bfloat16",
-        bytes=2 * parameters.total,
-    )
     recipe = classifier.recipe_of(tuned=2, distilled=3, seed=1)
-    plan = preflight(model, DATA, recipe, Evaluate(length=64))
+    plan = preflight(decoder_facts("llama", SMOLLM2), DATA, recipe, Evaluate(length=64))
     assert plan.parameters.total < 0.7 * plan.baseline_parameters.total
     assert (recipe.prepare.epochs, recipe.distill.epochs if recipe.distill else 0, recipe.train.seed) == (2, 3, 1)
 
 
-@pytest.mark.parametrize(("name", "metric", "positive"), [("mrpc", "accuracy_f1", "1"), ("sst2", "auto", None)])
-def test_a_set_is_judged_as_glue_and_the_article_judge_it(
-    name: str, metric: str, positive: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = list[Spec]()
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Spec]:
+    """What the engine is asked for; it ends at once."""
+    found = list[Spec]()
 
     def run(_folder: Path, spec: dict[str, Any]) -> None:
-        asked.append(Spec(**spec, output="out"))
+        found.append(Spec(**spec, output="out"))
         raise SystemExit
 
     monkeypatch.setattr(engine, "run", run)
     monkeypatch.setattr(glue, "prepare", lambda *_: (DATA_OF_A_JOB, "digest"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "metric", "positive"), [("mrpc", "accuracy_f1", "1"), ("sst2", "auto", None)])
+def test_a_set_is_judged_as_glue_and_the_article_judge_it(
+    name: str, metric: str, positive: str | None, tmp_path: Path, asked: list[Spec]
+) -> None:
     with pytest.raises(SystemExit):
         classifier.main(["--set", name, "--model", str(tmp_path), "--folder", str(tmp_path / "runs")])
     (evaluate,) = (spec.evaluate for spec in asked)
@@ -63,22 +55,14 @@ def test_a_set_is_judged_as_glue_and_the_article_judge_it(
     assert found == pytest.approx(METRICS[name](answers.astype(float), wanted.astype(float)))
 
 
-def test_another_model_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_model_is_another_run(tmp_path: Path, asked: list[Spec]) -> None:
     """Each is a GGUF file, which the engine unpacks anew; what is unpacked once beside the runs would be the first one's."""
-    asked = list[str]()
-
-    def run(_folder: Path, spec: dict[str, Any]) -> None:
-        asked.append(spec["model"])
-        raise SystemExit
-
-    monkeypatch.setattr(engine, "run", run)
-    monkeypatch.setattr(glue, "prepare", lambda *_: (DATA_OF_A_JOB, "digest"))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.gguf").touch()
         with pytest.raises(SystemExit):
             classifier.main(["--model", str(tmp_path / name), "--folder", str(tmp_path / "runs")])
-    assert asked == [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert [spec.model for spec in asked] == [str(tmp_path / "one"), str(tmp_path / "two")]
 
 
 def test_a_row_says_what_went_and_what_is_kept() -> None:
@@ -87,15 +71,12 @@ def test_a_row_says_what_went_and_what_is_kept() -> None:
 
 
 def test_a_row_of_which_nothing_can_be_kept_is_printed_all_the_same() -> None:
-    found = row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)
-    none = found.model_copy(update={"ratios": found.ratios.model_copy(update={"retention": None})})
+    none = changed(row("distilled", 13_000_000, 12_000_000, 4.0, 0.79), "ratios", retention=None)
     assert classifier.line(none).endswith("| – |")
 
 
 @pytest.mark.parametrize(("right", "said"), [(97, "short of 98% by 1.0%"), (100, "98% were asked")])
-def test_what_is_kept_is_told_with_its_interval_and_what_is_missing(
-    right: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_kept_is_told_with_its_interval(right: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = np.ones(200)
     after = np.where(np.arange(200) < 2 * right, 1.0, 0.0)
     monkeypatch.setattr(compare, "answers", lambda folder, _: (wanted if "baseline" in folder.name else after, wanted))

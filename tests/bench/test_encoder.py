@@ -17,12 +17,8 @@ def measured(**ratios: object) -> Row:
 
 
 def test_a_share_has_the_interval_of_its_split() -> None:
-    row = measured(
-        retention=0.98,
-        retention_interval=(0.961, 0.999),
-        retention_on_validation=0.99,
-        retention_on_validation_interval=(0.982, 1.003),
-    )
+    intervals = {"retention_interval": (0.961, 0.999), "retention_on_validation_interval": (0.982, 1.003)}
+    row = measured(retention=0.98, retention_on_validation=0.99, **intervals)
     assert "| 99.0% [98.2%, 100.3%] | 98.0% [96.1%, 99.9%] |" in line(row)
     assert "| – | 98.0% |" in line(measured(retention=0.98)), "a report of before intervals were kept"
 

@@ -10,26 +10,27 @@ import numpy as np
 import pytest
 
 from bench import engine
-from bench.glue import datasets as glue, records, unlabelled
+from bench.glue import datasets as glue, records, statistics, unlabelled
 from bench.glue.__main__ import OWN, _answers, _by_row, _changed, _mean, _score, _why_left_out
 from bench.glue.cells import ABLATION, ORIGINAL, Cell, recipe_named
 from bench.glue.records import Record
-from bench.glue.statistics import (
-    Answers,
-    accuracy_and_f1,
-    at_chance,
-    constant_score,
-    correlation,
-    differences,
-    kept,
-    mean_score,
-)
+from bench.glue.statistics import Answers
 from compression.schema.job_spec import Data
 from compression.schema.recipe.distill import General
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.report.report import Report
 from compression.schema.stages import STAGES
 from tests.support.unmeasured import unmeasured
+
+DATA = Data(format="jsonl", splits={"train": ("t",)})
+MEASURED: dict[str, Any] = {"baseline": unmeasured(), "shipped": unmeasured(), "seconds": 3.0, "environment": {}}
+
+
+def cell_in(folder: Path) -> Cell:
+    """A cell whose model has a folder."""
+    (folder / "model").mkdir()
+    pool = (folder / "pool", "p")
+    return Cell(glue.SETS["rte"], DATA, "abc", pool, 0, folder, folder / "kept", folder / "model", 32, None)
 
 
 def copies(folder: Path) -> Path:
@@ -69,10 +70,10 @@ def test_rows_are_read_and_held_out(name: str, tmp_path: Path) -> None:
 
 def test_glue_s_figures() -> None:
     said, wanted = np.array([1.0, 1, 0, 0]), np.array([1.0, 0, 1, 0])
-    assert accuracy_and_f1(said, wanted) == pytest.approx((0.5 + 0.5) / 2)
+    assert statistics.accuracy_and_f1(said, wanted) == pytest.approx((0.5 + 0.5) / 2)
     rising = np.array([1.0, 2, 3, 4])
-    assert correlation(rising, np.exp(rising)) == pytest.approx((np.corrcoef(rising, np.exp(rising))[0, 1] + 1) / 2)
-    assert correlation(np.ones(4), rising) == 0
+    assert statistics.correlation(rising, np.exp(rising)) == pytest.approx((np.corrcoef(rising, np.exp(rising))[0, 1] + 1) / 2)
+    assert statistics.correlation(np.ones(4), rising) == 0
 
 
 def test_a_share_kept_has_an_interval_that_knows_what_both_share() -> None:
@@ -82,11 +83,11 @@ def test_a_share_kept_has_an_interval_that_knows_what_both_share() -> None:
     worse = good.copy()
     worse[:20] = 1 - wanted[:20]
     found = {"sst2": Answers(wanted, {"a": good[None], "same": good[None], "worse": np.stack([worse, worse])})}
-    same = kept(found, "a", "same")
+    same = statistics.kept(found, "a", "same")
     assert (same.share, same.low, same.high) == (1, 1, 1)
-    less = kept(found, "a", "worse", draws=500)
+    less = statistics.kept(found, "a", "worse", draws=500)
     assert less.low < less.share < less.high < 1
-    gap, low, high = differences(found, "worse", "a", draws=500)
+    gap, low, high = statistics.differences(found, "worse", "a", draws=500)
     assert gap == pytest.approx(100 * (less.after - less.before))
     assert low < gap < high < 0
 
@@ -99,26 +100,14 @@ def test_each_change_changes_the_recipe_and_nothing_else_of_it(name: str) -> Non
 
 
 def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
+    cell, model = cell_in(tmp_path), tmp_path / "model"
     (model / "config.json").write_text("{}")
-    data = Data(format="jsonl", splits={"train": ("t",)})
-    cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path / "kept", model, 32, None)
     assert cell.record("quick", run=False) is None
     key = records.key("abc", 0, 32, model)
     path = records.path_of(tmp_path / "kept", "quick")
-    record = Record(
-        key=key,
-        asked=(cell.recipe("quick"),),
-        recipe=cell.recipe("quick"),
-        baseline=unmeasured(),
-        shipped=unmeasured(),
-        validation={"distilled": 0.5},
-        answers=(1.0, 0.0),
-        wanted=(1.0, 1.0),
-        seconds=3.0,
-        environment={},
-    )
+    quick = cell.recipe("quick")
+    found = {"validation": {"distilled": 0.5}, "answers": (1.0, 0.0), "wanted": (1.0, 1.0)}
+    record = Record(key=key, asked=(quick,), recipe=quick, **found, **MEASURED)
     records.keep(path, record)
     assert cell.record("quick", run=False) == record
     said = json.loads(path.read_text())
@@ -152,9 +141,7 @@ def test_a_recipe_is_held_against_the_originals_of_the_seeds_that_it_has(capsys:
             assert not run
             assert earlier == (name != ORIGINAL), "what is compressed must be the original that was recorded"
             answers = said.get((seed, name))
-            if not answers:
-                return None
-            return SimpleNamespace(answers=answers, wanted=wanted, own_int8=wanted, recipe=named(name))
+            return answers and SimpleNamespace(answers=answers, wanted=wanted, own_int8=wanted, recipe=named(name))
 
         def named(name: str) -> Any:
             return recipe_named("standard" if name == ORIGINAL else name, glue.SETS["rte"])
@@ -167,7 +154,8 @@ def test_a_recipe_is_held_against_the_originals_of_the_seeds_that_it_has(capsys:
     assert "article on rte with seed 0" in printed
     assert "earlier recipe" not in printed
     answers = {which: _answers(found) for which, found in rows.items()}
-    shares = {which: mean_score(each, which) / mean_score(each, ORIGINAL) for which, each in answers.items()}
+    mean = statistics.mean_score
+    shares = {which: mean(each, which) / mean(each, ORIGINAL) for which, each in answers.items()}
     assert shares == {ORIGINAL: 1.0, OWN: 1 / 0.75, "article": 0.5, "standard": 0.625 / 0.75}
     assert _score(answers["standard"]["rte"], "rte", "standard") == "62.50 (2: 75.0%, 100.0%)"
     assert _score(answers["article"]["rte"], "rte", "article") == "25.00 (1: 50.0%)"
@@ -178,8 +166,7 @@ def test_a_record_of_before_portable_integers_is_not_of_today_s_recipe(tmp_path:
     assert "portable" not in json.loads(place.read_text())["recipe"]["quantize"]
     record = Record.model_validate_json(place.read_text())
     assert not record.recipe.quantize.portable
-    data = Data(format="jsonl", splits={"train": ("t",)})
-    cell = Cell(glue.SETS["stsb"], data, "", (tmp_path, ""), 0, tmp_path, tmp_path, tmp_path, 32, None)
+    cell = Cell(glue.SETS["stsb"], DATA, "", (tmp_path, ""), 0, tmp_path, tmp_path, tmp_path, 32, None)
     assert _changed(cell, "standard", record) == ["quantize.portable"]
 
 
@@ -190,9 +177,9 @@ def test_a_set_whose_originals_are_at_chance_is_printed_and_leaves_the_mean() ->
         return Answers(np.array(found[0].wanted), {ORIGINAL: said, "half": np.where(np.arange(said.shape[1]) % 2, said, 0)})
 
     found = {name: originals(name, 3 if chosen.seeds else 1) for name, chosen in glue.SETS.items()}
-    assert constant_score("rte", found["rte"].wanted) == pytest.approx(146 / 277)
-    assert constant_score("stsb", found["stsb"].wanted) == pytest.approx(0, abs=1e-9)
-    assert at_chance(found, ORIGINAL) == ["rte"]
+    assert statistics.constant_score("rte", found["rte"].wanted) == pytest.approx(146 / 277)
+    assert statistics.constant_score("stsb", found["stsb"].wanted) == pytest.approx(0, abs=1e-9)
+    assert statistics.at_chance(found, ORIGINAL) == ["rte"]
     few = {name: each for name, each in found.items() if name != "rte"}
     assert _mean(found, "half", ["rte"]) == _mean(few, "half", []) != _mean(found, "half", [])
     assert _mean(found, "half", list(found)) == "none | none"
@@ -202,20 +189,13 @@ def test_a_set_whose_originals_are_at_chance_is_printed_and_leaves_the_mean() ->
     # One seed that learned something keeps the set in.
     said = found["rte"].by_model[ORIGINAL].copy()
     said[1, :180] = found["rte"].wanted[:180]
-    assert at_chance({"rte": Answers(found["rte"].wanted, {ORIGINAL: said})}, ORIGINAL) == []
+    assert statistics.at_chance({"rte": Answers(found["rte"].wanted, {ORIGINAL: said})}, ORIGINAL) == []
 
 
 def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split_holds(tmp_path: Path) -> None:
-    lines = [
-        " = A heading of some words = ",
-        " It is 1 @,@ 000 m high . The <unk> of it is far too short . Is It ?",
-        "a kept sentence from a wiki",
-    ]
-    assert list(unlabelled.sentences(lines)) == [
-        "It is 1,000 m high .",
-        "The of it is far too short .",
-        "a kept sentence from a wiki",
-    ]
+    kept, running = "a kept sentence from a wiki", " It is 1 @,@ 000 m high . The <unk> of it is far too short . Is It ?"
+    lines = [" = A heading of some words = ", running, kept]
+    assert list(unlabelled.sentences(lines)) == ["It is 1,000 m high .", "The of it is far too short .", kept]
     files = {"train": ["of train", "A kept  sentence from a wiki", "of both"], "test": ["OF BOTH", "it is 1,000 m high ."]}
     for split, found in files.items():
         rows = ({"text": text, "text_pair": "the second", "label": "0"} for text in found)
@@ -234,15 +214,9 @@ def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split
 
 
 def test_a_cell_gives_the_pool_to_recipes_with_a_general_phase_alone(tmp_path: Path) -> None:
-    data = Data(format="jsonl", splits={"train": ("t",)})
-    cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path, tmp_path, 32, None)
-    plain = PRESETS["quick"][0]
-    more = (
-        plain.model_copy(update={"distill": plain.distill.model_copy(update={"general": General()})})
-        if plain.distill
-        else plain
-    )
-    assert cell._spec(tmp_path, plain)["data"] == data
+    cell, plain = cell_in(tmp_path), PRESETS["quick"][0]
+    more = plain.model_copy(update={"distill": plain.distill.model_copy(update={"general": General()})})
+    assert cell._spec(tmp_path, plain)["data"] == DATA
     assert cell._spec(tmp_path, more)["data"].splits == {"train": ("t",), "unlabelled": (str(tmp_path / "pool"),)}
 
 
@@ -256,26 +230,12 @@ def test_an_original_on_record_is_tuned_again_at_its_own_rate_alone(tmp_path: Pa
         return engine.Run(folder, Report.model_construct(), {"baseline": score}, 1.0)
 
     monkeypatch.setattr(engine, "run", run)
-    model = tmp_path / "model"
-    model.mkdir()
-    data = Data(format="jsonl", splits={"train": ("t",)})
-    cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path / "kept", model, 32, None)
+    cell, model = cell_in(tmp_path), tmp_path / "model"
     assert cell.original().folder.name == "original-2e-05"
     assert tuned == ["original-2e-05", "original-5e-05", "original-0.0001"]
-
     asked = tuple(cell.original_recipes())
-    record = Record(
-        key=records.key("abc", 0, 32, model),
-        asked=asked,
-        recipe=asked[1],
-        baseline=unmeasured(),
-        shipped=unmeasured(),
-        validation={"baseline": 0.8},
-        answers=(1.0,),
-        wanted=(1.0,),
-        seconds=3.0,
-        environment={},
-    )
+    found = {"validation": {"baseline": 0.8}, "answers": (1.0,), "wanted": (1.0,)}
+    record = Record(key=records.key("abc", 0, 32, model), asked=asked, recipe=asked[1], **found, **MEASURED)
     records.keep(records.path_of(tmp_path / "kept", "original"), record)
     tuned.clear()
     assert cell.original().folder.name == "original-5e-05"

@@ -57,9 +57,8 @@ def test_units_that_say_nothing_go_first(llama: LlamaForCausalLM, rows: torch.Te
     with torch.no_grad():
         silent.model.layers[0].mlp.up_proj.weight[::3] = 0
     cut = minitron.cut(silent, minitron.importance(silent, rows), minitron.Widths(48, 3, 64))
-    assert torch.equal(
-        cut.model.layers[0].mlp.up_proj.weight, silent.model.layers[0].mlp.up_proj.weight[torch.arange(96) % 3 > 0]
-    )
+    kept = silent.model.layers[0].mlp.up_proj.weight[torch.arange(96) % 3 > 0]
+    assert torch.equal(cut.model.layers[0].mlp.up_proj.weight, kept)
 
 
 def test_a_student_comes_nearer_to_its_teacher(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
@@ -84,9 +83,7 @@ def test_the_rate_rises_and_falls_to_a_tenth() -> None:
     assert rates[-1] == pytest.approx(minitron.LAST, rel=0.01)
 
 
-def test_a_job_and_the_plain_script_are_told_of_the_same_shape_tokens_and_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_and_the_plain_script_are_told_of_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, model = tmp_path / "text", tmp_path / "model"
     source.write_text("".join(f" \n = Part {n} = \n \n" + " The cat sat on the mat .\n" * 8 for n in range(20)), "utf-8")
     tiny.model("llama", intermediate_size=256, max_position_embeddings=1024).save_pretrained(model)
@@ -94,9 +91,8 @@ def test_a_job_and_the_plain_script_are_told_of_the_same_shape_tokens_and_rows(
     asked = ["--model", str(model), "--text", str(source), "--folder", str(tmp_path / "out"), "--epochs", "1", "--threads", "1"]
     language.main(asked)
     said = capsys.readouterr().out
-    stages = [
-        line.split(" | ") for line in said.splitlines() if line.startswith(("| baseline", "| quantized", "| pruned", "| dis"))
-    ]
+    rows = ("| baseline", "| quantized", "| pruned", "| dis")
+    stages = [line.split(" | ") for line in said.splitlines() if line.startswith(rows)]
     assert [cells[0] for cells in stages] == ["| baseline", "| quantized", "| pruned", "| distilled"]
     assert stages[-1][3] != "–"
     assert "tokens/s" in stages[-1][4]
@@ -104,9 +100,7 @@ def test_a_job_and_the_plain_script_are_told_of_the_same_shape_tokens_and_rows(
     losses = [float(found) for found in re.findall(r"(\d+\.\d{4}) ±", whole + script + job)]
     shipped = float(job.split("as shipped ")[1].split()[0])
     assert shipped == pytest.approx(float(stages[-1][6].split()[0]), abs=1e-3), "the file's loss is the one in the report"
-    assert losses[0] == pytest.approx(float(stages[0][6].split()[0]), abs=1e-3), (
-        "stock code and the job's baseline are one model"
-    )
+    assert losses[0] == pytest.approx(float(stages[0][6].split()[0]), abs=1e-3), "stock code has the job's baseline"
     assert float(against.split(": ")[1].split()[0]) == pytest.approx(losses[3] - losses[2], abs=2e-4)
     assert float(integers.split()[2]) == pytest.approx(shipped - losses[3], abs=2e-4)
     assert float(integers.split("±")[1].split()[0]) < 0.01

@@ -16,7 +16,7 @@ def print_a_table(arguments: list[str]) -> None:
     sys.stdout.flush()
 
 
-def test_a_transcript_holds_what_was_printed_and_how_to_print_it_again(
+def test_a_transcript_holds_what_was_printed_and_its_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "records" / "it.json"

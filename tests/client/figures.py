@@ -3,102 +3,50 @@
 from typing import Any
 
 from compression.schema.recipe.recipe import Recipe, Targets
-from compression.schema.report.draws import Interval
-from compression.schema.report.measurements import (
-    Generation,
-    Latency,
-    NotMeasured,
-    Parameters,
-    Row,
-    Score,
-    Shape,
-    Size,
-    TaskFigure,
-)
+from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size, TaskFigure
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
-from compression.schema.report.report import Artifact, Report, SplitFacts, verdicts
+from compression.schema.report.report import Artifact, Report, SplitFacts, Uploaded, verdicts
 from compression.schema.stages import Stage
 
-MODEL_FACTS: dict[str, Any] = {
-    "kind": "model",
-    "family": "bert",
-    "architecture": "BertModel",
-    "shape": {"layers": 6, "hidden": 384, "heads": 12, "ffn": 1536, "vocabulary": 30522},
-    "max_positions": 512,
-    "parameters": {"total": 22713216, "embedding": 11917824, "other": 10795392},
-    "labels": None,
-    "dtype": "float32",
-    "bytes": 90868376,
-}
-LLAMA_FACTS = {
-    **MODEL_FACTS,
-    "family": "llama",
-    "architecture": "LlamaForCausalLM",
-    "shape": {"layers": 30, "hidden": 576, "heads": 9, "ffn": 1536, "vocabulary": 49152, "groups": 3, "head_size": 64},
-    "max_positions": 8192,
-    "parameters": {"total": 134515008, "embedding": 28311552, "other": 106203456},
-    "dtype": "bfloat16",
-    "bytes": 269060552,
-}
-DATA_FACTS: dict[str, Any] = {
-    "kind": "dataset",
-    "labels": ["negative", "positive"],
-    "rows": {"train": 100, "validation": 20, "test": 20},
-    "label_counts": {"train": {"negative": 50, "positive": 50}},
-    "mean_words": 12.0,
-    "longest_words": 40,
-}
+SHAPE = {"layers": 6, "hidden": 384, "heads": 12, "ffn": 1536, "vocabulary": 30522}
+MODEL_FACTS: dict[str, Any] = {"kind": "model", "family": "bert", "architecture": "BertModel", "shape": SHAPE, "labels": None}
+MODEL_FACTS |= {"parameters": {"total": 22713216, "embedding": 11917824, "other": 10795392}, "max_positions": 512}
+MODEL_FACTS |= {"dtype": "float32", "bytes": 90868376}
+SMOLLM2 = {"layers": 30, "hidden": 576, "heads": 9, "ffn": 1536, "vocabulary": 49152, "groups": 3, "head_size": 64}
+LLAMA_FACTS = {**MODEL_FACTS, "family": "llama", "architecture": "LlamaForCausalLM", "shape": SMOLLM2}
+LLAMA_FACTS |= {"parameters": {"total": 134515008, "embedding": 28311552, "other": 106203456}, "max_positions": 8192}
+LLAMA_FACTS |= {"dtype": "bfloat16", "bytes": 269060552}
+DATA_FACTS: dict[str, Any] = {"kind": "dataset", "labels": ["negative", "positive"], "mean_words": 12.0, "longest_words": 40}
+DATA_FACTS |= {"rows": {"train": 100, "validation": 20, "test": 20}}
+DATA_FACTS |= {"label_counts": {"train": {"negative": 50, "positive": 50}}}
 
 
 def row(
-    stage: Stage,
-    parameters: int,
-    size: int,
-    ms: float,
-    score: float,
-    validation: float | None = None,
-    interval: Interval | None = None,
-    **changes: Any,
+    stage: Stage, parameters: int, size: int, ms: float, score: float, validation: float | None = None, **changes: Any
 ) -> Row:
     """A row whose baseline is 20 M parameters, 80 MB, 16 ms, 80 %.
 
-    validation: of 500 rows, of which the baseline has 80 % right too; none in rows of before it was scored. interval: of
-    retention on validation, if there is one.
+    validation: of 500 rows, of which the baseline has 80 % right too; none in rows of before it was scored. interval (one of
+    the changes): of retention on validation, if there is one.
     """
-    latency = Latency(
-        median_ms=ms,
-        p95_ms=ms + 1,
-        spread_ms=0.5,
-        baseline_median_ms=16.0,
-        baseline_p95_ms=17.0,
-        runs=200,
-        batch=1,
-        length=128,
-        threads=1,
-        runtime="onnxruntime 1.32.0 CPUExecutionProvider",
-    )
+    timed = {"median_ms": ms, "p95_ms": ms + 1, "spread_ms": 0.5, "baseline_median_ms": 16.0, "baseline_p95_ms": 17.0}
+    runtime = "onnxruntime 1.32.0 CPUExecutionProvider"
+    latency = Latency(**timed, runs=200, batch=1, length=128, threads=1, runtime=runtime)
     found = score_of(score).model_copy(update={"rows_changed_by_batching": 3 if stage == "distilled" else 0})
     base = (Parameters(total=20_000_000, embedding=10_000_000, other=10_000_000), _size(80_000_000), score_of(0.8))
     own = (Parameters(total=parameters, embedding=parameters // 2, other=parameters - parameters // 2), _size(size), found)
     scored = None if validation is None else score_of(validation).model_copy(update={"rows": 500})
-    first = None if validation is None else score_of(0.8)
-    held = ratios(base, own, latency, validation=(first, scored))
-    values: dict[str, Any] = {
-        "stage": stage,
-        "artifact": f"{stage}-onnx-int8",
-        "shape": Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522),
-        "parameters": own[0],
-        "size": own[1],
-        "latency": latency,
-        "score": found,
-        "validation": scored,
-        "flops": 1,
-        "peak_memory_bytes": 1,
-        "ratios": held.model_copy(update={"retention_on_validation_interval": interval}),
-        "seconds": 1.0,
-    }
-    return Row(**{**values, **changes})
+    held = ratios(base, own, latency, validation=(scored and score_of(0.8), scored))
+    held = held.model_copy(update={"retention_on_validation_interval": changes.pop("interval", None)})
+    values = {"stage": stage, "artifact": f"{stage}-onnx-int8", "shape": SHAPE, "parameters": own[0], "size": own[1]}
+    values |= {"latency": latency, "score": found, "validation": scored, "flops": 1, "peak_memory_bytes": 1}
+    return Row(**{**values, "ratios": held, "seconds": 1.0, **changes})
+
+
+def changed(of: Row, part: str, **values: Any) -> Row:
+    """The row with other values in one of its parts, as its latency."""
+    return of.model_copy(update={part: getattr(of, part).model_copy(update=values)})
 
 
 def converged(row: Row, converged: bool | None, **changes: Any) -> Row:
@@ -108,15 +56,8 @@ def converged(row: Row, converged: bool | None, **changes: Any) -> Row:
 
 
 def score_of(value: float) -> Score:
-    return Score(
-        metric="accuracy",
-        value=value,
-        standard_error=0.01,
-        value_at_batch_32=value,
-        rows=1000,
-        rows_changed_by_batching=0,
-        chance=0.5,
-    )
+    known = {"standard_error": 0.01, "rows": 1000, "rows_changed_by_batching": 0, "chance": 0.5}
+    return Score(metric="accuracy", value=value, value_at_batch_32=value, **known)
 
 
 def _size(size: int) -> Size:
@@ -131,30 +72,13 @@ def report(**changes: Any) -> Report:
         row("pruned", 13_000_000, 14_000_000, 6.4, 0.6, flops=NotMeasured(not_measured="no counter here")),
         row("distilled", 13_000_000, 14_000_000, 6.4, 0.784),
     )
-    artifact = Artifact(
-        name="distilled-onnx-int8",
-        kind="onnx",
-        stage="distilled",
-        precision="int8",
-        files=(),
-        score=rows[-1].score,
-        opens_with="onnxruntime",
-    )
-    values: dict[str, Any] = {
-        "task": "text-classification",
-        "labels": ("negative", "positive"),
-        "rows": rows,
-        "headline": "distilled-onnx-int8",
-        "ratios": rows[-1].ratios,
-        "targets": Targets(),
-        "verdicts": verdicts(rows[-1].ratios, Targets()),
-        "artifacts": (artifact,),
-        "recipe": Recipe(),
-        "splits": {"test": SplitFacts(rows=1000, carved_from_train=False, labels={"negative": 500, "positive": 500})},
-        "pruning": None,
-        "environment": {"torch": "2.13"},
-        "notes": ("validation was carved from train | 10 %",),
-    }
+    last, name, labels = rows[-1], "distilled-onnx-int8", ("negative", "positive")
+    form = {"kind": "onnx", "stage": "distilled", "precision": "int8", "opens_with": "onnxruntime"}
+    splits = {"test": SplitFacts(rows=1000, carved_from_train=False, labels=dict.fromkeys(labels, 500))}
+    values: dict[str, Any] = {"task": "text-classification", "labels": labels, "rows": rows, "headline": name, "splits": splits}
+    values |= {"ratios": last.ratios, "targets": Targets(), "verdicts": verdicts(last.ratios, Targets()), "recipe": Recipe()}
+    values |= {"artifacts": (Artifact(name=name, files=(), score=last.score, **form),), "pruning": None}
+    values |= {"environment": {"torch": "2.13"}, "notes": ("validation was carved from train | 10 %",)}
     return Report(**{**values, **changes})
 
 
@@ -162,17 +86,23 @@ def validated(*, is_converged: bool | None = True) -> Report:
     """A job of today, of two rows: on validation 99.4 % is kept, on test 98 %, each with its interval."""
     first = converged(row("baseline", 20_000_000, 80_000_000, 16.0, 0.8, validation=0.8), is_converged)
     last = row("distilled", 13_000_000, 14_000_000, 6.4, 0.784, validation=0.795, interval=(0.971, 1.015))
-    flags = {"baseline_not_converged": is_converged is False, "retention_interval": (0.962, 0.999)}
-    last = last.model_copy(update={"ratios": last.ratios.model_copy(update=flags)})
-    first = first.model_copy(update={"ratios": first.ratios.model_copy(update={**flags, "retention_interval": None})})
+    flag = is_converged is False
+    last = changed(last, "ratios", baseline_not_converged=flag, retention_interval=(0.962, 0.999))
+    first = changed(first, "ratios", baseline_not_converged=flag)
     return report(rows=(first, last), ratios=last.ratios, verdicts=verdicts(last.ratios, Targets()))
+
+
+def from_file() -> Report:
+    """A job whose model was uploaded in a file that takes 20 MB."""
+    known = report()
+    ratios = known.ratios.model_copy(update={"size_reduction_from_file": 0.3})
+    return known.model_copy(update={"uploaded": Uploaded(bytes=20_000_000, dtype="Q8_0"), "ratios": ratios})
 
 
 def more_figures(of: Row) -> Row:
     """The row with another metric, of which the baseline has no error, and with three figures of lm-eval's tasks."""
     errors = {} if of.stage == "baseline" else {"bits_per_byte": 0.012}
     named = {"accuracy": of.score.value, "bits_per_byte": 0.75 + of.score.value}
-    score = of.score.model_copy(update={"metrics": named, "standard_errors": errors})
     tasks = [
         ("arc_easy", "acc", "none", of.score.value / 2, 0.025, True, 0),
         ("gsm8k", "exact_match", "strict-match", 0.02, None, True, 5),
@@ -180,19 +110,12 @@ def more_figures(of: Row) -> Row:
     tasks += [("wikitext", "word_perplexity", "none", None, None, False, 0)] if of.stage != "baseline" else []
     names = ("task", "metric", "filter", "value", "standard_error", "higher_is_better", "few_shot")
     figures = tuple(TaskFigure(**dict(zip(names, one, strict=True)), rows=1319, version="1") for one in tasks)
-    return of.model_copy(update={"score": score, "lm_eval": figures})
+    return changed(of, "score", metrics=named, standard_errors=errors).model_copy(update={"lm_eval": figures})
 
 
 def generates(of: Row) -> Row:
     """The row as one of a language model: what is timed is a token more, and how fast prompts are read stands beside it."""
-    generation = Generation(
-        prompt=128,
-        tokens=32,
-        prefill_per_second=6400.0,
-        decode_per_second=1000 / of.latency.median_ms,
-        first_token_ms=20.0,
-        baseline_prefill_per_second=3200.0,
-        baseline_decode_per_second=62.5,
-        baseline_first_token_ms=40.0,
-    )
-    return of.model_copy(update={"latency": of.latency.model_copy(update={"generation": generation})})
+    own = {"prefill_per_second": 6400.0, "decode_per_second": 1000 / of.latency.median_ms, "first_token_ms": 20.0}
+    base = {"prefill_per_second": 3200.0, "decode_per_second": 62.5, "first_token_ms": 40.0}
+    generation = Generation(prompt=128, tokens=32, **own, **{f"baseline_{name}": value for name, value in base.items()})
+    return changed(of, "latency", generation=generation)

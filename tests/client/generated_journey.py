@@ -13,24 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lathe_api import AuthenticatedClient
+from lathe_api import AuthenticatedClient, models as bodies
 from lathe_api.api.artifacts import artifacts_download
 from lathe_api.api.datasets import datasets_complete, datasets_create, datasets_show, datasets_upload
 from lathe_api.api.jobs import jobs_create, jobs_list, jobs_list_artifacts, jobs_list_events, jobs_report, jobs_show
 from lathe_api.api.keys import keys_list
 from lathe_api.api.models import models_complete, models_create, models_show, models_upload
-from lathe_api.models import (
-    DatasetCreate,
-    DatasetCreateFormat,
-    DatasetCreateSplits,
-    JobCreate,
-    JobCreateRecipeType1,
-    JobEvaluate,
-    JobModels,
-    ManifestEntry,
-    ModelCreate,
-    Problem,
-)
+from lathe_api.models import JobCreate, ManifestEntry, Problem
 from lathe_api.types import File
 
 MODELS = (models_upload, models_complete, models_show)
@@ -38,12 +27,8 @@ DATASETS = (datasets_upload, datasets_complete, datasets_show)
 
 
 def manifest(folder: Path) -> list[ManifestEntry]:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return [
-        ManifestEntry(path=path.name, size=path.stat().st_size, sha256=digest)
-        for path, digest in zip(files, hashes, strict=True)
-    ]
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    return [ManifestEntry(path=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in files.items()]
 
 
 def until_ready(client: AuthenticatedClient, made: Any, folder: Path, ways: Any) -> str:
@@ -61,19 +46,18 @@ def until_ready(client: AuthenticatedClient, made: Any, folder: Path, ways: Any)
 def main(url: str, key: str, model_folder: Path, data_folder: Path, recipe: Path, out: Path) -> dict[str, Any]:
     with AuthenticatedClient(base_url=url, token=key, timeout=70, raise_on_unexpected_status=True) as client:
         mine = [one.name for one in keys_list.sync(client=client).items if one.mine]
-        made = models_create.sync(client=client, body=ModelCreate(name="tiny", files=manifest(model_folder)))
+        made = models_create.sync(client=client, body=bodies.ModelCreate(name="tiny", files=manifest(model_folder)))
         model = until_ready(client, made, model_folder, MODELS)
-        splits = DatasetCreateSplits.from_dict({path.stem: [path.name] for path in data_folder.iterdir()})
-        body = DatasetCreate("reviews", DatasetCreateFormat.JSONL, splits, manifest(data_folder))
+        splits = bodies.DatasetCreateSplits.from_dict({path.stem: [path.name] for path in data_folder.iterdir()})
+        body = bodies.DatasetCreate("reviews", bodies.DatasetCreateFormat.JSONL, splits, manifest(data_folder))
         dataset = until_ready(client, datasets_create.sync(client=client, body=body), data_folder, DATASETS)
-
-        asked = {"models": JobModels(base=model), "datasets": [dataset], "evaluate": JobEvaluate(length=32)}
+        evaluate = bodies.JobEvaluate(length=32)
+        asked = {"models": bodies.JobModels(base=model), "datasets": [dataset], "evaluate": evaluate}
         refused = jobs_create.sync_detailed(client=client, body=JobCreate(**asked, recipe="no such preset"))
         assert isinstance(refused.parsed, Problem), refused
         unknown = jobs_show.sync("job_none", client=client)
         assert isinstance(unknown, Problem), unknown
-
-        wanted = JobCreate(**asked, recipe=JobCreateRecipeType1.from_dict(json.loads(recipe.read_text())))
+        wanted = JobCreate(**asked, recipe=bodies.JobCreateRecipeType1.from_dict(json.loads(recipe.read_text())))
         job = jobs_create.sync(client=client, body=wanted, idempotency_key="once")
         again = jobs_create.sync(client=client, body=wanted, idempotency_key="once")
         while job.state.value in ("queued", "running"):

@@ -24,6 +24,7 @@ from compression.schema.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import DATA_FACTS, LLAMA_FACTS, report
 from tests.conftest import ROOT, free_port
+from tests.support.saying import says
 
 FAILURE = {"code": "label_mismatch", "cause": "the head has 3 labels", "remedy": "Send two.", "param": "models.base"}
 
@@ -54,8 +55,7 @@ def test_wait_ends_with_0_and_the_table(live: Live, command: Command, job: str) 
     live.end(job, succeed)
     ran = command("wait", job)
     assert ran.code == 0
-    assert "13.00 M (−35.0 %)" in ran.out
-    assert f"lathe download {job}" in ran.out
+    says(ran.out, "13.00 M (−35.0 %)", f"lathe download {job}")
     assert "distilled done" in ran.err
     found = document(command("wait", job, "--json"))
     assert (found["state"], len(found["rows"])) == ("succeeded", 4)
@@ -65,8 +65,7 @@ def test_wait_ends_with_1_and_the_remedy_of_a_failed_job(live: Live, command: Co
     live.end(job, lambda session, claim: jobs.fail(session, claim, FAILURE))
     ran = command("wait", job)
     assert ran.code == 1
-    assert "the head has 3 labels (label_mismatch) (field models.base)" in ran.out
-    assert "next: Send two." in ran.out
+    says(ran.out, "the head has 3 labels (label_mismatch) (field models.base)", "next: Send two.")
     assert document(command("wait", job, "--json"))["error"] == FAILURE
 
 
@@ -112,26 +111,13 @@ def test_without_a_key_the_next_step_is_named(command: Command) -> None:
     assert "lathe up" in ran.err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("recipe", "ls"),
-        ("recipe", "show", "quick"),
-        ("queue",),
-        ("usage", "--days", "7"),
-        ("quotas",),
-        ("families",),
-        ("workers",),
-        ("keys", "ls"),
-        ("models", "ls"),
-        ("datasets", "ls"),
-        ("ls", "--state", "queued", "--label", "a=b"),
-    ],
-    ids=" ".join,
-)
-def test_every_list_is_one_document_or_something_to_read(live: Live, command: Command, arguments: tuple[str, ...]) -> None:
-    assert document(command(*arguments, "--json")) is not None
-    shown = command(*arguments)
+LISTS = ("recipe ls", "recipe show quick", "queue", "usage --days 7", "quotas", "families", "workers", "keys ls", "models ls")
+
+
+@pytest.mark.parametrize("words", [*LISTS, "datasets ls", "ls --state queued --label a=b"])
+def test_every_list_is_one_document_or_something_to_read(live: Live, command: Command, words: str) -> None:
+    assert document(command(*words.split(), "--json")) is not None
+    shown = command(*words.split())
     assert shown.code == 0
     assert shown.out.strip()
     assert "\x1b" not in shown.out
@@ -184,8 +170,7 @@ def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
     before = len(document(command("ls", "--json")))
     ran = command("submit", "--model", model, "--data", dataset, "--dry-run")
     assert ran.code == 0
-    assert "Nothing was submitted" in ran.out
-    assert "heads 6" in ran.out
+    says(ran.out, "Nothing was submitted", "heads 6")
     assert len(document(command("ls", "--json"))) == before
 
 
@@ -207,8 +192,7 @@ def test_logs_are_json_lines_in_order(live: Live, command: Command, job: str, fo
     live.end(job, lambda session, claim: jobs.fail(session, claim, FAILURE))
     ran = command("logs", job, *follow, "--json")
     events = [json.loads(line) for line in ran.out.splitlines()]
-    assert [event["type"] for event in events] == ["queued", "claimed", "failed"]
-    assert [event["seq"] for event in events] == [1, 2, 3]
+    assert [(event["seq"], event["type"]) for event in events] == [(1, "queued"), (2, "claimed"), (3, "failed")]
     rest = command("logs", job, *follow, "--json", "--after", "2").out.splitlines()
     assert [json.loads(line)["type"] for line in rest] == ["failed"]
     assert "failed code=label_mismatch cause=the head has 3 labels" in command("logs", job, *follow).out
@@ -254,9 +238,7 @@ def test_a_retry_takes_its_remedy_along(live: Live, command: Command, job: str) 
     shown = command("show", job)
     assert "to try: recipe.train.batch 32 → 16" in shown.out
     assert f"lathe retry {job} --remedy" in shown.err
-    ran = command("retry", job, "--remedy")
-    assert "recipe.train.batch: 32 → 16" in ran.out
-    assert "recipe.train.accumulate: 1 → 2" in ran.out
+    says(command("retry", job, "--remedy").out, "recipe.train.batch: 32 → 16", "recipe.train.accumulate: 1 → 2")
     again = document(command("retry", job, "--apply", "recipe.train.batch", "--json"))
     assert (again["recipe"]["train"]["batch"], again["recipe"]["train"]["accumulate"]) == (16, 1)
     assert "recipe.train.rate" in command("retry", job, "--apply", "recipe.train.rate").err
@@ -307,10 +289,9 @@ def test_jobs_are_found_by_any_of_their_states_and_a_part_of_their_name(live: Li
 def complete(home: Path, *words: str) -> list[str]:
     """What bash offers for the last word."""
     env = {**os.environ, "LATHE_HOME": str(home), "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    env["_LATHE_COMPLETE"] = "complete_bash"
     command = [str(Path(sys.executable).parent / "lathe")]
-    done = subprocess.run(
-        command, env={**env, "_LATHE_COMPLETE": "complete_bash"}, capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -342,9 +323,6 @@ def test_a_job_without_artifacts_has_nothing_to_download(live: Live, command: Co
 
 def test_dotted_keys_are_set_in_a_copy() -> None:
     recipe = {"prune": {"ratio": 0.3}, "distill": None}
-    assert override(recipe, {"prune.ratio": 0.4, "distill.epochs": 2, "quantize": None}) == {
-        "prune": {"ratio": 0.4},
-        "distill": {"epochs": 2},
-        "quantize": None,
-    }
+    expected = {"prune": {"ratio": 0.4}, "distill": {"epochs": 2}, "quantize": None}
+    assert override(recipe, {"prune.ratio": 0.4, "distill.epochs": 2, "quantize": None}) == expected
     assert recipe == {"prune": {"ratio": 0.3}, "distill": None}

@@ -15,6 +15,7 @@ from client.types import Job
 from tests.client.conftest import Command, Live
 from tests.client.figures import report
 from tests.client.test_cli import document, succeed
+from tests.support.saying import lacks, says
 
 
 @pytest.fixture
@@ -40,16 +41,11 @@ def test_jobs_are_compared(three: tuple[str, str, str], command: Command, tmp_pa
     ran = command("compare", one, two)
     assert ran.code == 0
     lines = {line.split("│")[1].strip(): line for line in ran.out.splitlines() if line.count("│") > 2}
-    assert "distilled" in lines["stage"]
-    assert "quantized" in lines["stage"]
-    assert "13.00 M (−35.0 %)" in lines["parameters"]
-    assert "20.00 M" in lines["parameters"]
+    says(lines["stage"], "distilled", "quantized")
+    says(lines["parameters"], "13.00 M (−35.0 %)", "20.00 M")
     assert "3 of 4" in lines["targets met"]
-    assert "0.3" in lines["recipe.prune.ratio"]
-    assert "0.4" in lines["recipe.prune.ratio"]
-    assert "models.base" not in ran.out
-    assert "not of the same thing" not in ran.out
-
+    says(lines["recipe.prune.ratio"], "0.3", "0.4")
+    lacks(ran.out, "models.base", "not of the same thing")
     found = document(command("compare", one, two, other, "--json"))
     first, second, third = found["jobs"]
     assert (first["parameters"], first["bytes"], first["latency_ms"], first["score"]) == (13_000_000, 14_000_000, 6.4, 0.784)
@@ -78,21 +74,12 @@ def test_a_comparison_can_be_taken_along(three: tuple[str, str, str], command: C
 
 def test_of_language_models_the_window_and_the_drawn_texts_must_be_alike() -> None:
     def said(*asked: tuple[dict[str, Any], dict[str, Any]], task: str = "causal-lm") -> str:
-        jobs = [
-            Compared(
-                Job(
-                    id=f"job_{number}",
-                    name="a",
-                    state="succeeded",
-                    task=task,
-                    recipe={"train": {"max_length": 128, "seed": 0, **train}},
-                    evaluate={"window": None, "tokens": 4096, **evaluate},
-                    created_at=dt.datetime.now(dt.UTC),
-                ),
-                None,
-            )
-            for number, (train, evaluate) in enumerate(asked)
-        ]
+        same = {"name": "a", "state": "succeeded", "task": task, "created_at": dt.datetime.now(dt.UTC)}
+        jobs = []
+        for number, (train, evaluate) in enumerate(asked):
+            recipe = {"train": {"max_length": 128, "seed": 0, **train}}
+            evaluate = {"window": None, "tokens": 4096, **evaluate}
+            jobs.append(Compared(Job(id=f"job_{number}", recipe=recipe, evaluate=evaluate, **same), None))
         return warning(jobs, differences(jobs)).rpartition(": ")[2]
 
     assert said(({}, {}), ({"max_length": 512}, {})) == "recipe.train.max_length."

@@ -26,39 +26,27 @@ def generated(tmp_path: Path) -> Path:
     folder.mkdir()
     command = [python.with_name("openapi-python-client"), "generate", "--path", document, "--meta", "none", "--fail-on-warning"]
     env = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}  # it formats what it makes by its own ruff
-    made = subprocess.run(
-        [*command, "--output-path", folder / "lathe_api"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    command += ["--output-path", folder / "lathe_api"]
+    made = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     assert "WARNING" not in made.stdout + made.stderr
     return folder
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_generated_client_signs_in_uploads_submits_waits_reads_an_error_and_downloads(
-    generated: Path, service: Service, tmp_path: Path
-) -> None:
+def test_a_generated_client_goes_from_sign_in_to_download(generated: Path, service: Service, tmp_path: Path) -> None:
     service.start_workers("jobs", "checks", "keeper")
     model, data = tiny_model(tmp_path / "tiny"), write_splits(tmp_path / "data", 64)
     recipe, out = tmp_path / "recipe.json", tmp_path / "out"
     recipe.write_text(json.dumps(SHORT))
-    ran = subprocess.run(
-        [venvs.python_of("contract"), JOURNEY, service.url, service.database.key, model, data, recipe, out],
-        env={**os.environ, "PYTHONPATH": str(generated)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = [venvs.python_of("contract"), JOURNEY, service.url, service.database.key, model, data, recipe, out]
+    env = {**os.environ, "PYTHONPATH": str(generated)}
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr + service.log("jobs")[-3000:]
     found = json.loads(ran.stdout)
-    assert found["mine"] == ["first"]
-    assert found["refused"] == [422, "invalid_recipe", "recipe"]
-    assert found["unknown"] == [404, "not_found"]
-    assert found["same"]
-    assert found["jobs"] == [found["job"]]
-    assert (found["state"], found["error"]) == ("succeeded", None)
-    assert found["stages"] == ["baseline"]
+    assert (found["refused"], found["unknown"]) == ([422, "invalid_recipe", "recipe"], [404, "not_found"])
+    assert (found["mine"], found["same"], found["jobs"]) == (["first"], True, [found["job"]])
+    assert (found["state"], found["error"], found["stages"]) == ("succeeded", None, ["baseline"])
     assert (found["events"][0], found["events"][-1]) == ("queued", "succeeded")
     assert {name.split("/")[0] for name in found["files"]} >= {found["headline"]}
     assert found["files"] == {name: (out / name).stat().st_size for name in found["files"]}

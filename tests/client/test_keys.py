@@ -59,18 +59,13 @@ def test_a_team_is_made_renamed_and_closed(live: Live, command: Command, monkeyp
     monkeypatch.delenv("LATHE_KEY")
 
 
-def test_the_team_s_links_are_listed(live: Live, command: Command, shared_job: str) -> None:
-    link = document(command("share", shared_job, "--json"))
+def test_the_team_s_links_are_listed(live: Live, command: Command, job: str) -> None:
+    live.end(job, succeed)
+    link = document(command("share", job, "--json"))
     (found,) = [one for one in document(command("shares", "--json")) if one["id"] == link["id"]]
-    assert (found["job"], found["url"]) == (shared_job, None)
+    assert (found["job"], found["url"]) == (job, None)
     assert found["key"] == live.service.database.key.split("_")[1]
     assert link["id"] in command("shares").out
-
-
-@pytest.fixture
-def shared_job(live: Live, job: str) -> str:
-    live.end(job, succeed)
-    return job
 
 
 def test_the_audit_log_is_read_as_a_table_json_and_csv(live: Live, command: Command) -> None:

@@ -11,6 +11,7 @@ from client.terminal import output, render
 from client.terminal.output import console, emit, say, show_error, table, write_json
 from client.terminal.text import lines, one_line
 from tests.client.figures import report
+from tests.support.saying import says
 
 TITLE = "\x1b]0;owned\x07"
 CLEAR = "\x1b[2J\x9b1A\x08\x7f"
@@ -25,9 +26,7 @@ def test_no_name_and_no_log_line_steers_the_terminal(capsys: pytest.CaptureFixtu
     shown = "".join(capsys.readouterr())
     assert "\x1b" not in shown
     assert not [sign for sign in shown if not sign.isprintable() and sign != "\n"]
-    assert "owned" in shown
-    assert "é" in shown
-    assert "[bold]text" in shown
+    says(shown, "owned", "é", "[bold]text")
 
 
 FORGED = "mine\njob_1  another  succeeded\r\u2028job_2\x85job_3\x0bjob_4"

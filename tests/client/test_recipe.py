@@ -11,6 +11,7 @@ from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Recipe
 from tests.client.conftest import Command, Live
 from tests.client.test_cli import document
+from tests.support.saying import says
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -31,8 +32,7 @@ def test_comments_say_what_may_stand_there(live: Live, command: Command, tmp_pat
     out = tmp_path / "mine.json"
     command("recipe", "init", "--out", str(out))
     text = " ".join(out.read_text().replace("//", " ").split())
-    assert "Rows that go through the model together. [1 or more, 4096 at most]" in text
-    assert '"auto" | "float32" | "bfloat16"' in text
+    says(text, "Rows that go through the model together. [1 or more, 4096 at most]", '"auto" | "float32" | "bfloat16"')
 
 
 def test_a_file_that_is_there_is_not_written_over(live: Live, command: Command, tmp_path: Path) -> None:
@@ -57,8 +57,7 @@ def test_a_recipe_is_changed_checked_and_sent(live: Live, command: Command, tmp_
     out.write_text(text.replace('"ratio": 0.3', '"ratio": 0.4', 1))
     ran = command("recipe", "check", str(out))
     assert ran.code == 0
-    assert "is right: quick, with these changes" in ran.out
-    assert "prune.ratio: 0.3 → 0.4" in ran.out
+    says(ran.out, "is right: quick, with these changes", "prune.ratio: 0.3 → 0.4")
     checked = document(command("recipe", "check", str(out), "--json"))
     assert (checked["nearest"], checked["changes"]) == ("quick", {"prune.ratio": [0.3, 0.4]})
     (tmp_path / "none.json").write_text('{"prune": null, "distill": {"epochs": 6}}')
@@ -77,8 +76,7 @@ def test_what_is_wrong_in_a_recipe_is_named(live: Live, command: Command, tmp_pa
     out.write_text('{\n  // more than there is\n  "prune": {"ratio": 1.5}\n}\n')
     ran = command("recipe", "check", str(out))
     assert ran.code == 6
-    assert "recipe.prune.ratio" in ran.err
-    assert "lathe recipe init" in ran.err
+    says(ran.err, "recipe.prune.ratio", "lathe recipe init")
     out.write_text('{\n  // a comma is missing\n  "version": 1\n  "prune": null\n}\n')
     ran = command("recipe", "check", str(out))
     assert ran.code == 2

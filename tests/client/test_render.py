@@ -8,9 +8,10 @@ from rich.console import Console
 from client.terminal import render
 from compression.planning.verdicts import choose, judged
 from compression.schema.report.averages import mean_row
-from compression.schema.report.measurements import NotMeasured, Ratios, Row, Uploaded
+from compression.schema.report.measurements import NotMeasured, Ratios, Row
 from compression.schema.report.report import verdicts
-from tests.client.figures import generates, more_figures, report, row, validated
+from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
+from tests.support.saying import says
 
 
 def shown(found: object) -> str:
@@ -20,27 +21,15 @@ def shown(found: object) -> str:
 
 
 def test_the_last_row_tells_every_figure_and_its_change() -> None:
-    assert render.cells(report().rows[-1]) == (
-        "distilled",
-        "13.00 M (−35.0 %)",
-        "14.00 MB int8 (−82.5 %)",
-        "6.40 ms (2.50×)",
-        "–",  # a row of before validation was scored
-        "78.40 ± 1.00 % (98.0 % kept)",
-        "78.40 %, 3 rows changed",
-    )
+    sizes = ("distilled", "13.00 M (−35.0 %)", "14.00 MB int8 (−82.5 %)", "6.40 ms (2.50×)")
+    validation = "–"  # a row of before it was scored
+    scores = (validation, "78.40 ± 1.00 % (98.0 % kept)", "78.40 %, 3 rows changed")
+    assert render.cells(report().rows[-1]) == (*sizes, *scores)
 
 
 def test_the_baseline_has_no_change() -> None:
-    assert render.cells(report().rows[0]) == (
-        "baseline",
-        "20.00 M",
-        "80.00 MB float32",
-        "16.00 ms",
-        "–",
-        "80.00 ± 1.00 %",
-        "80.00 %, 0 rows changed",
-    )
+    sizes, scores = ("baseline", "20.00 M", "80.00 MB float32", "16.00 ms"), ("–", "80.00 ± 1.00 %", "80.00 %, 0 rows changed")
+    assert render.cells(report().rows[0]) == (*sizes, *scores)
 
 
 def test_retention_has_its_interval_on_both_splits_and_the_verdict_names_its_own() -> None:
@@ -62,9 +51,7 @@ def test_a_baseline_that_has_not_converged_is_flagged_wherever_something_is_kept
     assert render.cells(found.rows[-1])[4].endswith("(99.4 % kept, 97.1 to 101.5 %, unproven)")
     assert render.ratios_text(found.ratios).endswith("kept, 97.1 to 101.5 %, unproven")
     for text in (shown(render.report_table(found)), render.report_markdown(found)):
-        assert "unproven: retention 99.4 % on validation" in text
-        assert "; baseline_not_converged)" in text
-        assert "what is kept of its" in text
+        says(text, "unproven: retention 99.4 % on validation", "; baseline_not_converged)", "what is kept of its")
         assert "met: speed up 2.50×" in text  # as measured
     as_sent = validated(is_converged=None)
     assert render.cells(as_sent.rows[0])[0] == "baseline, not tuned here"
@@ -72,16 +59,12 @@ def test_a_baseline_that_has_not_converged_is_flagged_wherever_something_is_kept
 
 
 def test_sizes_are_held_against_all_that_people_mean() -> None:
-    found = report()
-    assert render.sizes(found) == "Size: −65.0 % against 16 bit, −82.5 % against float32."
-    sent = Uploaded(bytes=20_000_000, dtype="Q8_0")
-    of_file = found.ratios.model_copy(update={"size_reduction_from_file": 0.3})
-    found = found.model_copy(update={"uploaded": sent, "ratios": of_file})
+    assert render.sizes(report()) == "Size: −65.0 % against 16 bit, −82.5 % against float32."
+    found = from_file()
     assert "−30.0 % against the file that was sent (20.00 MB Q8_0), −65.0 % against 16 bit" in render.sizes(found)
     assert render.sizes(found) in render.report_markdown(found)
-    plain = Ratios(
-        **{name: getattr(of_file, name) for name in Ratios.model_fields if not name.startswith("size_reduction_from")}
-    )
+    names = [name for name in Ratios.model_fields if not name.startswith("size_reduction_from")]
+    plain = Ratios(**{name: getattr(found.ratios, name) for name in names})
     assert render.sizes(found.model_copy(update={"ratios": plain})) == ""
 
 
@@ -89,12 +72,9 @@ def test_the_terminal_shows_rows_targets_and_notes() -> None:
     text = shown(render.report_table(report()))
     stages = [line.strip("│ ").split()[0] for line in text.splitlines() if line.startswith("│")]
     assert stages == ["baseline", "quantized", "pruned", "distilled"]
-    assert "met: parameter reduction 35.0 % (target 30.5 %)" in text
-    assert "met: speed up 2.50× (target 1.45×)" in text
-    assert "missed: retention 98.0 % on test (target 99.2 %)" in text
-    assert "pruned: flops not measured: no counter here" in text
-    assert "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0" in text
-    assert "accuracy on 1000 test rows" in text
+    says(text, "met: parameter reduction 35.0 % (target 30.5 %)", "met: speed up 2.50× (target 1.45×)")
+    says(text, "missed: retention 98.0 % on test (target 99.2 %)", "pruned: flops not measured: no counter here")
+    says(text, "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0", "accuracy on 1000 test rows")
 
 
 def test_of_several_datasets_the_mean_stands_above_its_parts() -> None:
@@ -119,8 +99,7 @@ def test_of_several_datasets_the_mean_stands_above_its_parts() -> None:
 
 def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
     why = NotMeasured(not_measured="the machine was too busy")
-    last = row("distilled", 13_000_000, 14_000_000, 6.4, 0.784, latency=why)
-    last = last.model_copy(update={"ratios": last.ratios.model_copy(update={"speed_up": None})})
+    last = changed(row("distilled", 13_000_000, 14_000_000, 6.4, 0.784, latency=why), "ratios", speed_up=None)
     found = report()
     found = found.model_copy(update={"rows": (*found.rows[:3], last), "verdicts": verdicts(last.ratios, found.targets)})
     assert render.cells(last)[3] == "–"
@@ -130,25 +109,22 @@ def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
 
 
 def test_of_a_language_model_the_time_is_a_tokens_and_generation_has_a_table_of_its_own() -> None:
-    rows = tuple(map(generates, report().rows))
-    found = report(rows=rows)
+    found = report(rows=tuple(map(generates, report().rows)))
     assert render.generation_lines(report().rows) == []
-    head, baseline, *_, last = render.generation_lines(rows)
+    head, baseline, *_, last = render.generation_lines(found.rows)
     assert head == ("generating", "prompt of 128, tokens/s", "32 tokens after it, tokens/s", "first token")
     assert baseline == ("baseline", "6,400", "62.5", "20.00 ms")
     assert last == ("distilled", "6,400 (baseline 3,200)", "156.2 (baseline 62.5)", "20.00 ms (baseline 40.00 ms)")
     told = "median of 200 runs, batch 1, one token more behind a prompt of 128 tokens, 1 thread, onnxruntime 1.32.0"
     for text in (" ".join(shown(render.report_table(found)).split()), render.report_markdown(found)):
-        assert told in text
-        assert "156.2 (baseline 62.5)" in text
+        says(text, told, "156.2 (baseline 62.5)")
         assert "× 128 tokens" not in text
 
 
 def test_what_stands_beside_the_score_has_a_table_of_its_own() -> None:
-    rows = tuple(map(more_figures, report().rows))
-    found = report(rows=rows)
+    found = report(rows=tuple(map(more_figures, report().rows)))
     assert render.beside_lines(report().rows) == []
-    head, bits, arc, gsm, wiki = render.beside_lines(rows)
+    head, bits, arc, gsm, wiki = render.beside_lines(found.rows)
     assert head == ("beside it", "baseline", "quantized", "pruned", "distilled")
     assert bits[:3] == ("bits per byte (1,000 test rows)", "1.55 bits a byte", "1.546 bits a byte ± 0.012")
     assert arc[:3] == ("arc_easy acc (lm-eval, 1,319 documents)", "0.4000 ± 0.0250", "0.3980 ± 0.0250")
@@ -157,7 +133,7 @@ def test_what_stands_beside_the_score_has_a_table_of_its_own() -> None:
     tables = render.report_markdown(found).split("\n\n")
     assert tables[1].splitlines()[2].startswith("| bits per byte (1,000 test rows) | 1.55 bits a byte |")
     assert "arc_easy acc (lm-eval, 1,319 documents)" in shown(render.report_table(found))
-    several = [mean_row({"news": each, "rte": row(each.stage, 1, 1, 1.0, 0.5)}, None) for each in rows]
+    several = [mean_row({"news": each, "rte": row(each.stage, 1, 1, 1.0, 0.5)}, None) for each in found.rows]
     assert [line[0].split(":")[0] for line in render.beside_lines(several)[1:]] == ["news"] * 4
 
 
@@ -166,8 +142,7 @@ def test_markdown_is_one_table_whose_cells_cannot_break_it() -> None:
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 6
     assert {line.count("|") for line in table} == {8}
-    assert "- validation was carved from train | 10 %" in text
-    assert "- missed: retention 98.0 %" in text
+    says(text, "- validation was carved from train | 10 %", "- missed: retention 98.0 %")
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,35 @@ def lathe(live: Live) -> Lathe:
     return Lathe(live.service.url, live.service.database.key)
 
 
-def test_only_what_a_model_is_made_of_is_sent(model: Path) -> None:
-    taken, left = model_files(model)
-    assert [path.name for path in taken] == ["config.json", "model.safetensors"]
-    assert [path.name for path in left] == ["onnx", "pytorch_model.bin"]
+def names(folder: Path, *files: str) -> tuple[list[str], list[str]]:
+    for name in files:
+        (folder / name).write_bytes(b"")
+    taken, left = model_files(folder)
+    return [path.name for path in taken], [path.name for path in left]
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        (["tiny.Q4_1.gguf"], ["pytorch_model.bin"]),
+        (["LICENSE", "NOTICE.txt", "README.md", "config.json", "model.safetensors"], ["notes.md"]),  # its licence goes along
+        (["config.json", "model.safetensors", "tokenizer.json"], ["tiny.gguf"]),
+    ],
+)
+def test_what_a_model_is_made_of_goes_and_the_rest_stays(tmp_path: Path, taken: list[str], left: list[str]) -> None:
+    assert names(tmp_path, *taken, *left) == (taken, left)
+
+
+def test_folders_and_hidden_files_stay(model: Path) -> None:
+    assert names(model) == (["config.json", "model.safetensors"], ["onnx", "pytorch_model.bin"])
+
+
+@pytest.mark.parametrize(
+    ("files", "cause"), [(["tiny.Q4_1.gguf", "tiny.Q8_0.gguf"], "2 GGUF files"), (["README.md"], "nothing of a model")]
+)
+def test_what_is_not_one_model_is_refused(tmp_path: Path, files: list[str], cause: str) -> None:
+    with pytest.raises(BadFolder, match=cause):
+        names(tmp_path, *files)
 
 
 def test_a_second_upload_of_the_same_sends_nothing(lathe: Lathe, model: Path) -> None:
@@ -128,11 +153,9 @@ def test_names_say_which_split_a_file_is_of(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     found, splits = data_files(tmp_path)
     assert found == "parquet"
-    assert {split: [path.name for path in paths] for split, paths in splits.items()} == {
-        "train": ["train-00000-of-2.parquet", "train_1.parquet"],
-        "validation": ["dev.parquet"],
-        "test": ["test.parquet"],
-    }
+    train = ["train-00000-of-2.parquet", "train_1.parquet"]
+    expected = {"train": train, "validation": ["dev.parquet"], "test": ["test.parquet"]}
+    assert {split: [path.name for path in paths] for split, paths in splits.items()} == expected
 
 
 def test_one_file_is_train(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -20,18 +22,16 @@ from tests.client.test_cli import succeed
 from tests.conftest import ROOT, wait_for
 
 
+def run(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    command, env = [sys.executable, "-m", "client", *arguments], {**os.environ, "LATHE_HOME": str(home)}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **{"env": env, **options})
+
+
 def watching(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    # As a terminal starts it: a suite in the background of a shell ignores SIGINT, and so would its children.
+    interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with (home / "out").open("wb") as out, (home / "err").open("wb") as err:
-        return subprocess.Popen(
-            [sys.executable, "-m", "client", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "LATHE_HOME": str(home)},
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-            # As a terminal starts it: a suite in the background of a shell ignores SIGINT, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        return run(home, *arguments, stdout=out, stderr=err, preexec_fn=interruptible)
 
 
 def said(home: Path, name: str = "err") -> str:
@@ -79,7 +79,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(live: Live, home:
 
 
 def test_a_program_gets_a_line_for_each_change(live: Live, command: Command, job: str) -> None:
-    live.end(job, lambda session, claim: jobs.mark_cancelled(session, claim))
+    live.end(job, jobs.mark_cancelled)
     ran = command("watch", job, "--json")
     assert ran.code == 3
     assert [json.loads(line)["state"] for line in ran.out.splitlines()] == ["cancelled"]
@@ -94,14 +94,8 @@ def on_a_terminal(home: Path, *arguments: str, **environment: str) -> tuple[int,
     """Run a command whose stdout and stderr are a terminal; return its exit code and what was drawn."""
     reader, writer = os.openpty()
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    command = subprocess.Popen(
-        [sys.executable, "-m", "client", *arguments],
-        cwd=ROOT,
-        env={**plain, "LATHE_HOME": str(home), "TERM": "xterm-256color", "COLUMNS": "150", **environment},
-        stdout=writer,
-        stderr=writer,
-        start_new_session=True,
-    )
+    env = {**plain, "LATHE_HOME": str(home), "TERM": "xterm-256color", "COLUMNS": "150", **environment}
+    command = run(home, *arguments, env=env, stdout=writer, stderr=writer)
     os.close(writer)
     drawn = b""
     try:
@@ -131,9 +125,7 @@ def test_bars_are_drawn_on_a_terminal_and_no_color_is_respected(live: Live, home
     assert not COLOUR.search(text)
 
 
-def test_ids_are_whole_however_narrow_the_terminal_and_rows_in_a_pipe_are_lines(
-    live: Live, home: Path, command: Command, job: str
-) -> None:
+def test_ids_are_whole_on_narrow_terminals_and_rows_in_pipes(live: Live, home: Path, command: Command, job: str) -> None:
     long = "the head has 3 labels and the data has 2: " + ", ".join(f"label {number}" for number in range(60))
     error = {"code": "label_mismatch", "cause": long, "remedy": "Send two.", "param": "models.base"}
     live.end(job, lambda session, claim: jobs.fail(session, claim, error))
@@ -145,15 +137,10 @@ def test_ids_are_whole_however_narrow_the_terminal_and_rows_in_a_pipe_are_lines(
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
-    [
-        (0.93125, "validation 93.1 %"),
-        (-0.04, f"validation {MINUS}4.0 %"),
-        (53.2289, "validation perplexity 53.23, lower is better"),
-    ],
+    ("score", "said"), [(0.93125, "93.1 %"), (-0.04, f"{MINUS}4.0 %"), (53.2289, "perplexity 53.23, lower is better")]
 )
 def test_a_perplexity_is_told_as_one(score: float, said: str) -> None:
-    assert validation(score) == said
+    assert validation(score) == f"validation {said}"
 
 
 def test_a_watch_ends_with_what_is_unproven(live: Live, command: Command, job: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from client.api import Lathe
 from client.errors import Unreachable
 from scripts import proxy as proxy_file
-from tests.app.api.conftest import SCRAPE, entry, new_team, problem, ready_dataset, ready_model
+from tests.app.api.conftest import SCRAPE, entry, job_body, new_team, problem
 from tests.conftest import Service, free_port, over_sqlite, wait_for
 from tests.deploy.proxies import INSTALLED, Proxy, running
 
@@ -32,12 +32,8 @@ HEADERS = ("strict-transport-security", "x-content-type-options", "x-request-id"
 @pytest.fixture(scope="module")
 def behind(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API that knows its public address, and trusts this machine's proxy as it does by default."""
-    settings = {
-        "LATHE_PUBLIC_URL": f"https://localhost:{free_port()}",
-        "LATHE_METRICS_TOKEN": SCRAPE,
-        "LATHE_RATE_WRONG": "3/hour",
-        "LATHE_QUOTA_BYTES_ARRIVING": str(16 * MIB),
-    }
+    settings = {"LATHE_PUBLIC_URL": f"https://localhost:{free_port()}", "LATHE_METRICS_TOKEN": SCRAPE}
+    settings |= {"LATHE_RATE_WRONG": "3/hour", "LATHE_QUOTA_BYTES_ARRIVING": str(16 * MIB)}
     with over_sqlite(templates, valkey, tmp_path_factory.mktemp("behind"), **settings) as made:
         yield made
 
@@ -57,8 +53,7 @@ def last_address(client: httpx.Client, name: str) -> str:
 
 def submitted(service: Service, client: httpx.Client) -> str:
     """A job that waits: no worker is here."""
-    models, data = {"base": ready_model(service, client)}, [ready_dataset(service, client)]
-    return str(client.post("/v1/jobs", json={"models": models, "datasets": data, "recipe": "quick"}).json()["id"])
+    return str(client.post("/v1/jobs", json=job_body(service, client)).json()["id"])
 
 
 def test_plain_http_leads_to_the_public_address_whatever_its_host_says(proxy: Proxy) -> None:
@@ -94,12 +89,9 @@ def test_an_address_is_the_callers_and_cannot_be_forged(proxy: Proxy, behind: Se
     key = new_team(behind)
     with proxy.client("127.0.0.2", key, **FORGED) as client:
         assert last_address(client, "through") == "127.0.0.2"
-    direct = httpx.Client(
-        base_url=behind.url,
-        headers={"Authorization": f"Bearer {key}", **FORGED},
-        transport=httpx.HTTPTransport(local_address="127.0.0.2"),
-    )
-    with direct:
+    forged = {"Authorization": f"Bearer {key}", **FORGED}
+    source = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(base_url=behind.url, headers=forged, transport=source) as direct:
         assert last_address(direct, "past the proxy") == "127.0.0.2"
     with proxy.client("127.0.0.4", WRONG) as guesser:
         found = [guesser.get("/v1/jobs", headers={"X-Forwarded-For": f"9.9.9.{n}"}).status_code for n in range(4)]
@@ -165,16 +157,8 @@ def test_the_command_writes_what_nginx_takes(tmp_path: Path) -> None:
     certificate, key = proxy_file.sign(tmp_path)
     (tmp_path / "live.pem").symlink_to(certificate)
     command = [sys.executable, proxy_file.__file__, str(tmp_path), "--public-url", "https://lathe.example.com/"]
-    command += [
-        "--certificate",
-        str(tmp_path / "live.pem"),
-        "--key",
-        str(key),
-        "--http",
-        "127.0.0.1:8080",
-        "--https",
-        "127.0.0.1:8443",
-    ]
+    command += ["--certificate", str(tmp_path / "live.pem"), "--key", str(key)]
+    command += ["--http", "127.0.0.1:8080", "--https", "127.0.0.1:8443"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert os.access(told.strip(), os.X_OK)
     subprocess.run(["nginx", "-e", "stderr", "-t", "-c", tmp_path / "nginx.conf"], check=True, capture_output=True)
@@ -254,11 +238,7 @@ def answers(url: str) -> int | None:
 
 
 @pytest.mark.parametrize("changed", [SHORT], ids=["impatient"], indirect=True)
-@pytest.mark.parametrize(
-    "begun",
-    [b"GET /v1/jo", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"],
-    ids=["headers", "body"],
-)
+@pytest.mark.parametrize("begun", [b"GET /v1/jo", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"])
 def test_what_stands_still_is_cut_off(changed: Proxy, begun: bytes) -> None:
     with (
         socket.create_connection(("127.0.0.1", changed.https), timeout=30) as raw,

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,20 @@ class Machine(RuleBasedStateMachine):
             with pytest.raises(fencing.StaleFence), self.session() as session:
                 act(session)
         assert self.everything() == before
+
+    def write_once(
+        self, claim: fencing.Claim, name: str, kind: str, act: Callable[..., object], then: Callable[[Told], object] = bool
+    ) -> None:
+        """Write with an origin, which makes an event: what is written again under the same one changes nothing."""
+        origin = f"{claim.fence}.{name}"
+
+        def both(job: Told) -> None:
+            job.events.append(kind)
+            job.origins.add(origin)
+            then(job)
+
+        made = origin in self.told[claim.job.id].origins
+        self.write(claim, partial(act, claim=claim, origin=origin), both, made=made)
 
     def refused(self, expected: type[Exception], act: Callable[[Session], object]) -> None:
         before = self.everything()

@@ -12,6 +12,7 @@ from app.store.models import Dataset, Job, Model, Team
 
 T = TypeVar("T")
 TASK = "text-classification"
+ASKED: dict[str, Any] = {"name": "j", "task": TASK, "recipe": {}, "evaluate": {}, "targets": {}}
 
 
 def team(session: Session, name: str = "default") -> Team:
@@ -36,8 +37,7 @@ def ready(session: Session, owner: Team) -> tuple[Model, Dataset]:
 def submitted(session: Session, team_name: str = "default", **values: Any) -> Job:
     owner = team(session, team_name)
     model, dataset = ready(session, owner)
-    asked: dict[str, Any] = {"name": "j", "task": TASK, "recipe": {}, "evaluate": {}, "targets": {}, **values}
-    return jobs.submit(session, Job(team_id=owner.id, model_id=model.id, dataset_id=dataset.id, **asked))
+    return jobs.submit(session, Job(team_id=owner.id, model_id=model.id, dataset_id=dataset.id, **{**ASKED, **values}))
 
 
 def do(act: Callable[..., T], *arguments: Any, **options: Any) -> T:

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, Executable, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -56,21 +56,14 @@ def test_the_oldest_write_key_in_force_of_each_team_becomes_its_admin(old: Engin
     migrate(old, "head")
     with Session(old) as session:
         scopes = {key.id: key.scope for key in session.scalars(select(ApiKey).where(ApiKey.team_id.in_(["two", "readers"])))}
-        assert scopes == {
-            "revoked": "write",
-            "eyes": "read",
-            "oldest": "admin",
-            "later": "write",
-            "a-twin": "write",
-            "only-eyes": "read",
-        }
+        assert scopes.pop("oldest") == "admin"
+        assert scopes == {**dict.fromkeys(("revoked", "later", "a-twin"), "write"), "eyes": "read", "only-eyes": "read"}
         assert [team.name for team in session.scalars(select(Team).where(Team.operator))] == ["default"]
         (first,) = session.scalars(select(ApiKey).join(Team, Team.id == ApiKey.team_id).where(Team.name == "default"))
         assert (first.scope, first.expires_at, first.made_by) == ("admin", None, None)
 
 
 def test_the_way_back_lets_nobody_do_more_or_for_longer(engine: Engine, transaction: SessionMaker) -> None:
-    job = None
     with transaction() as session:
         job = submitted(session)
         made = {
@@ -83,11 +76,8 @@ def test_the_way_back_lets_nobody_do_more_or_for_longer(engine: Engine, transact
     migrate(engine, BEFORE, down=True)
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT name, scope, revoked_at IS NULL FROM api_keys WHERE name <> 'first'")).all()
-        assert {name: (scope, bool(lives)) for name, scope, lives in rows} == {
-            "admin": ("write", True),
-            "device": ("device", False),
-            "brief": ("read", False),
-        }
+        expected = {("admin", "write", True), ("device", "device", False), ("brief", "read", False)}
+        assert {(name, scope, bool(lives)) for name, scope, lives in rows} == expected
         assert connection.execute(text("SELECT id FROM share_links")).scalars().all() == ["admin"]
     migrate(engine, "head")
     with transaction() as session:
@@ -105,7 +95,7 @@ def test_the_audit_log_only_grows_until_a_row_s_time_is_over(engine: Engine, tra
     with transaction() as session:
         session.execute(insert(AuditEntry).values(**young))
         session.execute(insert(AuditEntry).values(**old))
-    tries = [
+    tries: list[Executable] = [
         update(AuditEntry).values(outcome="ok then"),
         update(AuditEntry).where(AuditEntry.id == old["id"]).values(keep_until=now(10.0)),
         delete(AuditEntry).where(AuditEntry.id == young["id"]),
@@ -114,11 +104,10 @@ def test_the_audit_log_only_grows_until_a_row_s_time_is_over(engine: Engine, tra
     columns = "id, at, team_id, key_id, action, outcome, keep_until"
     values = f"'{young['id']}', '2026-01-01 00:00:00', 't', 'k', 'jobs.create', 'forged', '2020-01-01 00:00:00'"
     if engine.dialect.name == "sqlite":
-        tries.append(text(f"INSERT OR REPLACE INTO audit_log ({columns}) VALUES ({values})"))  # type: ignore[arg-type]
+        tries += [text(f"INSERT OR REPLACE INTO audit_log ({columns}) VALUES ({values})")]
     else:
         again = "ON CONFLICT (id) DO UPDATE SET outcome = 'forged'"
-        tries.append(text(f"INSERT INTO audit_log ({columns}) VALUES ({values}) {again}"))  # type: ignore[arg-type]
-        tries.append(text("TRUNCATE audit_log"))  # type: ignore[arg-type]
+        tries += [text(f"INSERT INTO audit_log ({columns}) VALUES ({values}) {again}"), text("TRUNCATE audit_log")]
     for statement in tries:
         with pytest.raises(DBAPIError, match="the audit log only grows"), transaction() as session:
             session.execute(statement)

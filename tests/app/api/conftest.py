@@ -6,6 +6,7 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,10 +15,11 @@ import pytest
 
 from app.core.ids import ALPHABET, new_id
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
-from tests.conftest import DATABASES, Service, fresh_database
+from tests.conftest import DATABASES, Service, fresh_database, over_sqlite, started
 
 Json = dict[str, Any]
 SCRAPE = "for-prometheus-alone"
+MOMENT = "2026-01-01 00:00:00.000000"
 
 
 def sha(data: bytes) -> str:
@@ -45,11 +47,11 @@ def insert(service: Service, table: str, **values: object) -> None:
 
 def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json) -> str:
     """Store an artifact of one file, as a worker does; return its id."""
-    artifact, moment = new_id("art"), "2026-01-01 00:00:00.000000"
+    artifact = new_id("art")
     kept = service.home / "storage" / "made" / artifact
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(data)
-    named = {"id": artifact, "job_id": job, "fence": 1, "name": "int8", "facts": json.dumps(facts), "created_at": moment}
+    named = {"id": artifact, "job_id": job, "fence": 1, "name": "int8", "facts": json.dumps(facts), "created_at": MOMENT}
     insert(service, "artifacts", **named)
     content = {"size": len(data), "sha256": sha(data), "key": f"made/{artifact}"}
     insert(service, "files", id=new_id("fil"), artifact_id=artifact, path=path, **content)
@@ -59,9 +61,8 @@ def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json
 def new_team(service: Service) -> str:
     """Make a team behind the API's back; return its admin key."""
     team, key_id, secret = new_id("team"), "".join(random.choices(ALPHABET, k=10)), "s" * 43
-    made = {"name": team, "created_at": "2026-01-01 00:00:00.000000"}
-    insert(service, "teams", id=team, **made)
-    made |= {"name": "first", "scope": "admin", "secret_sha256": sha(secret.encode())}
+    insert(service, "teams", id=team, name=team, created_at=MOMENT)
+    made = {"name": "first", "scope": "admin", "secret_sha256": sha(secret.encode()), "created_at": MOMENT}
     insert(service, "api_keys", id=key_id, team_id=team, **made)
     return f"lathe_{key_id}_{secret}"
 
@@ -76,11 +77,18 @@ def shared(
 ) -> Iterator[Service]:
     """One API for a file of tests over each database; each test has a team of its own in it."""
     folder = tmp_path_factory.mktemp("shared")
-    with fresh_database(request.param, postgres, templates, folder) as database:
-        made = Service(folder / "home", database, valkey, settings={"LATHE_METRICS_TOKEN": SCRAPE})
-        made.start_api()
+    with (
+        fresh_database(request.param, postgres, templates, folder) as database,
+        started(Service(folder / "home", database, valkey, settings={"LATHE_METRICS_TOKEN": SCRAPE})) as made,
+    ):
         yield made
-        made.stop()
+
+
+@pytest.fixture
+def alone(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
+    """An API over SQLite of one test's own."""
+    with over_sqlite(templates, valkey, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
@@ -109,9 +117,21 @@ def ready_dataset(service: Service, http: httpx.Client) -> str:
     return str(made)
 
 
+def job_body(service: Service, http: httpx.Client) -> Json:
+    return {"models": {"base": ready_model(service, http)}, "datasets": [ready_dataset(service, http)], "recipe": "quick"}
+
+
 @pytest.fixture
 def request_body(service: Service, http: httpx.Client) -> Json:
-    return {"models": {"base": ready_model(service, http)}, "datasets": [ready_dataset(service, http)], "recipe": "quick"}
+    return job_body(service, http)
+
+
+@pytest.fixture
+def browser(service: Service) -> Iterator[httpx.Client]:
+    """A browser that has signed in."""
+    with httpx.Client(base_url=service.url, timeout=70) as client:
+        assert client.post("/sign-in", data={"key": service.database.key}).status_code == 303
+        yield client
 
 
 def problem(answer: httpx.Response, status: int, code: str, param: str | None = None) -> Json:

@@ -8,17 +8,15 @@ from typing import Any
 import httpx
 
 from app.store.models import READ
-from tests.app.api.conftest import Json, add_artifact, entry, ready_dataset, ready_model
+from tests.app.api.conftest import Json, add_artifact, entry, job_body
 from tests.app.api.finished import done
 from tests.conftest import Service
 
 FILE, DATA = "config.json", b"{}"
-MOMENT = "2026-01-01 00:00:00.000000"
 
 
 def team_of(http: httpx.Client) -> str:
-    found = [team["id"] for team in http.get("/v1/teams").json()["items"] if team["mine"]]
-    return str(found[0])
+    return str(next(team["id"] for team in http.get("/v1/teams").json()["items"] if team["mine"]))
 
 
 @dataclass
@@ -32,8 +30,8 @@ class Owner:
     """Path parameter → id; `identifier` is a model's or a dataset's, by path."""
 
     def make(self) -> None:
-        body = {"models": {"base": ready_model(self.service, self.http)}, "datasets": [ready_dataset(self.service, self.http)]}
-        job = done(self.service, self.http, {**body, "recipe": "quick"})
+        body = job_body(self.service, self.http)
+        job = done(self.service, self.http, body)
         share = self.http.post(f"/v1/jobs/{job}/share", json={}).json()
         waiting = {noun: self._uploading(noun) for noun in ("models", "datasets")}
         self.objects = {
@@ -76,9 +74,8 @@ class Owner:
         with contextlib.closing(sqlite3.connect(self.service.database.url.removeprefix("sqlite:///"))) as database:
             tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             found: dict[str, list[Any]] = {}
-            for table in tables:
+            for table in (name for name in tables if not name.startswith("audit")):
                 columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[1] != "last_used_at"]
                 rows = database.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
-                if not table.startswith("audit"):
-                    found[table] = sorted(map(str, (row for row in rows if ids & {str(value) for value in row})))
+                found[table] = sorted(str(row) for row in rows if ids & set(map(str, row)))
         return found

@@ -12,45 +12,31 @@ import pytest
 from compression.schema.report.measurements import NotMeasured, Row
 from tests.app.api.conftest import Json, new_team, problem, ready_dataset, ready_model, sql
 from tests.app.api.finished import end_with
-from tests.client.figures import report, row
+from tests.client.figures import changed, report, row
 from tests.conftest import Service
+from tests.support.saying import says
 
 M = 1_000_000
+BOTH = ["bytes", "latency_ms"]
 
 
-def shipped(
-    size: int,
-    ms: float,
-    score: float,
-    *,
-    length: int = 128,
-    perplexities: tuple[bool, bool] | None = None,
-    validation: float | None = None,
-    is_converged: bool = True,
-) -> tuple[Row, ...]:
-    """Rows of a job that shipped a model of so many megabytes.
+def shipped(size: int, ms: float, score: float, *, length: int = 128, validation: float | None = None) -> tuple[Row, ...]:
+    """Rows of a job that shipped a model of so many megabytes, timed at so many tokens.
 
-    length: tokens that it was timed at; perplexities: scores are such, and whether the baseline has one, and what was shipped;
     validation: the score there, of which the baseline has 0.8; None as in jobs of before it was taken.
     """
-    rows = tuple(
-        one.model_copy(update={"latency": one.latency.model_copy(update={"length": length})})
-        for one in (
-            row("baseline", 20 * M, 80 * M, 16.0, 0.8, validation=None if validation is None else 0.8),
-            row("quantized", 20 * M, size * M, ms, score, validation=validation, interval=(0.9, 1.1) if validation else None),
-        )
+    first = row("baseline", 20 * M, 80 * M, 16.0, 0.8, validation=None if validation is None else 0.8)
+    last = row("quantized", 20 * M, size * M, ms, score, validation=validation, interval=(0.9, 1.1) if validation else None)
+    return changed(first, "latency", length=length), changed(last, "latency", length=length)
+
+
+def perplexities(value: float, *known: bool) -> tuple[Row, ...]:
+    """Rows of a language model. known: whether the baseline has a score, and what was shipped."""
+    unknown = {"score": NotMeasured(not_measured="too little memory")}
+    return tuple(
+        changed(one, "score", metric="perplexity", lower_is_better=True) if scored else one.model_copy(update=unknown)
+        for one, scored in zip(shipped(20, 9.0, value), known, strict=True)
     )
-    if not is_converged:
-        flag = {"baseline_not_converged": True}
-        rows = tuple(one.model_copy(update={"ratios": one.ratios.model_copy(update=flag)}) for one in rows)
-    if perplexities is not None:
-        perplexity = {"metric": "perplexity", "lower_is_better": True}
-        unknown = NotMeasured(not_measured="too little memory")
-        rows = tuple(
-            one.model_copy(update={"score": one.score.model_copy(update=perplexity) if scored else unknown})
-            for one, scored in zip(rows, perplexities, strict=True)
-        )
-    return rows
 
 
 Finish = Callable[..., str]
@@ -79,23 +65,20 @@ def compared(http: httpx.Client, **query: Any) -> Json:
     return answer.json()
 
 
-def test_jobs_of_a_model_are_held_against_each_other(
-    finish: Finish, service: Service, http: httpx.Client, request_body: Json
-) -> None:
+def best_by(http: httpx.Client, **query: Any) -> dict[str, list[str]]:
+    return {item["id"]: item["best_by"] for item in compared(http, **query)["items"]}
+
+
+def test_jobs_of_a_model_are_compared(finish: Finish, service: Service, http: httpx.Client, request_body: Json) -> None:
     small = finish(shipped(20, 9.0, 0.70), name="small", labels={"for": "phones"})
     good = finish(shipped(30, 8.0, 0.79), recipe="standard", name="good")
     beaten = finish(shipped(40, 9.5, 0.79), name="beaten")
     finish(shipped(1, 1.0, 0.99), models={"base": ready_model(service, http)}, name="elsewhere")
     http.post("/v1/jobs", json=request_body)  # waits, so it has nothing to compare
-
     found = compared(http, model=request_body["models"]["base"])
     assert [item["id"] for item in found["items"]] == [beaten, good, small]
     by_id = {item["id"]: item for item in found["items"]}
-    assert {job: item["best_by"] for job, item in by_id.items()} == {
-        small: ["bytes"],
-        good: ["bytes", "latency_ms"],
-        beaten: [],
-    }
+    assert [by_id[job]["best_by"] for job in (small, good, beaten)] == [["bytes"], BOTH, []]
     item = by_id[small]
     assert (item["name"], item["labels"], item["owner"], item["metric"]) == ("small", {"for": "phones"}, "first", "accuracy")
     assert (item["shipped"]["bytes"], item["shipped"]["latency_ms"], item["shipped"]["score"]) == (20 * M, 9.0, 0.70)
@@ -120,49 +103,36 @@ def test_who_beats_whom_is_read_on_validation_and_not_against_jobs_that_have_non
     lucky = finish(shipped(20, 9.0, 0.9, validation=0.7))
     old = finish(shipped(20, 9.0, 0.5))
     found = {item["id"]: item for item in compared(http)["items"]}
-    assert {job: item["best_by"] for job, item in found.items()} == {
-        good: ["bytes", "latency_ms"],
-        lucky: [],
-        old: ["bytes", "latency_ms"],
-    }
+    assert [found[job]["best_by"] for job in (good, lucky, old)] == [BOTH, [], BOTH]
     point = found[lucky]["shipped"]
     assert (point["score"], point["validation"], point["validation_error"]) == (0.9, 0.7, 0.01)
     assert found[lucky]["ratios"]["retention_on_validation_interval"] == [0.9, 1.1]
     assert (found[old]["shipped"]["validation"], found[old]["ratios"]["judged_on"]) == (None, "test")
 
 
-def test_a_baseline_that_has_not_converged_is_flagged_in_json_table_and_csv(
-    finish: Finish, service: Service, http: httpx.Client
-) -> None:
-    jobs = [finish(shipped(20, 9.0, 0.9, validation=0.88, is_converged=known)) for known in (True, False)]
+def test_a_baseline_that_has_not_converged_is_flagged(finish: Finish, http: httpx.Client, browser: httpx.Client) -> None:
+    rows = shipped(20, 9.0, 0.9, validation=0.88)
+    jobs = [finish(rows), finish(tuple(changed(one, "ratios", baseline_not_converged=True) for one in rows))]
     flags = {item["id"]: item["ratios"]["baseline_not_converged"] for item in compared(http)["items"]}
     assert flags == dict(zip(jobs, (False, True), strict=True))
     lines = list(csv.DictReader(io.StringIO(http.get("/v1/compare", params={"format": "csv"}).text)))
     told = {line["job"]: (line["baseline_not_converged"], line["retention_on_validation_interval.low"]) for line in lines}
     assert told == {jobs[0]: ("False", "0.9"), jobs[1]: ("True", "0.9")}
     assert [float(line["shipped.validation"]) for line in lines] == [0.88, 0.88]
-    with httpx.Client(base_url=service.url, timeout=70) as browser:
-        browser.post("/sign-in", data={"key": service.database.key})
-        text = browser.get("/compare", params={"job": jobs}).text
+    text = browser.get("/compare", params={"job": jobs}).text
     assert text.count("baseline_not_converged") == 2  # among all, and among those picked
-    assert "90.0 to 110.0 %" in text
-    assert 'data-score="0.88"' in text
+    says(text, "90.0 to 110.0 %", 'data-score="0.88"')
 
 
-def test_jobs_with_other_data_do_not_beat_each_other(
-    finish: Finish, service: Service, http: httpx.Client, request_body: Json
-) -> None:
+def test_jobs_of_other_data_are_unranked(finish: Finish, service: Service, http: httpx.Client, request_body: Json) -> None:
     other = ready_dataset(service, http)
     hard = finish(shipped(20, 9.0, 0.60))
     easy = finish(shipped(10, 8.0, 0.99), datasets=[other])
-    best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
-    assert best == {hard: ["bytes", "latency_ms"], easy: ["bytes", "latency_ms"]}
+    assert best_by(http, model=request_body["models"]["base"]) == {hard: BOTH, easy: BOTH}
     assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
 
 
-def test_means_over_other_metrics_do_not_beat_each_other(
-    finish: Finish, service: Service, http: httpx.Client, request_body: Json
-) -> None:
+def test_means_of_other_metrics_are_unranked(finish: Finish, service: Service, http: httpx.Client, request_body: Json) -> None:
     several = {"datasets": [*request_body["datasets"], ready_dataset(service, http)]}
     asked: list[Any] = ["auto", ["accuracy", "auto"], ["accuracy", "f1"], ["auto", "matthews"]]
     plain, same, other, third = (
@@ -170,7 +140,7 @@ def test_means_over_other_metrics_do_not_beat_each_other(
         for size, metric in zip((20, 19, 18, 17), asked, strict=True)
     )
     better = finish(shipped(10, 8.0, 0.99), **several, evaluate={"metric": ["accuracy", "accuracy"]})
-    best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
+    best = best_by(http, model=request_body["models"]["base"])
     assert [job for job, by in best.items() if by] == [better, third, other]
     assert best[plain] == best[same] == []
 
@@ -185,47 +155,36 @@ def test_means_over_other_metrics_do_not_beat_each_other(
         ({"max_length": 512}, {"window": 128}, True),
     ],
 )
-def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
+def test_other_windows_or_texts_are_unranked(
     finish: Finish, http: httpx.Client, train: Json, evaluate: Json, alike: bool
 ) -> None:
     window = {"max_length": 128}
     plain = finish(shipped(20, 9.0, 0.6), language=(window, {}))
     better = finish(shipped(10, 8.0, 0.7), language=({**window, **train}, evaluate))
-    best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
-    assert best == {plain: [] if alike else ["bytes", "latency_ms"], better: ["bytes", "latency_ms"]}
+    assert best_by(http) == {plain: [] if alike else BOTH, better: BOTH}
 
 
-def test_lower_perplexities_are_better_though_the_baseline_has_none(
-    finish: Finish, service: Service, http: httpx.Client
-) -> None:
-    good = finish(shipped(20, 9.0, 12.5, perplexities=(False, True)), language=({}, {}))
-    bad = finish(shipped(20, 9.0, 30.0, perplexities=(False, True)), language=({}, {}))
-    before = finish(shipped(20, 9.0, 12.5, perplexities=(True, False)), language=({}, {}))
-    none = finish(shipped(20, 9.0, 12.5, perplexities=(False, False)), language=({}, {}))
+def test_lower_perplexities_are_better_without_a_baseline(finish: Finish, http: httpx.Client, browser: httpx.Client) -> None:
+    asked = ((12.5, False, True), (30.0, False, True), (12.5, True, False), (12.5, False, False))
+    good, bad, before, none = (finish(perplexities(*each), language=({}, {})) for each in asked)
     found = {item["id"]: item for item in compared(http)["items"]}
     told = {job: (item["metric"], item["lower_is_better"]) for job, item in found.items()}
     assert told == {**dict.fromkeys((good, bad, before), ("perplexity", True)), none: (None, False)}
     assert [job for job, item in found.items() if item["best_by"]] == [good]
-    with httpx.Client(base_url=service.url, timeout=70) as browser:
-        browser.post("/sign-in", data={"key": service.database.key})
-        text = browser.get("/compare").text
-    assert "Size against Perplexity" in text  # though the newest has no score
-    assert 'data-percent=""' in text
-    assert (text.count('data-lower="1"'), "12.5" in text) == (3, True)
+    text = browser.get("/compare").text
+    says(text, "Size against Perplexity", 'data-percent=""', "12.5")  # though the newest has no score
+    assert text.count('data-lower="1"') == 3
 
 
 def test_what_was_timed_otherwise_is_not_the_faster(finish: Finish, http: httpx.Client) -> None:
     whole = finish(shipped(20, 9.0, 0.6))
     short = finish(shipped(10, 1.0, 0.7, length=16))
-    best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
-    assert best == {whole: ["latency_ms"], short: ["bytes", "latency_ms"]}
+    assert best_by(http) == {whole: ["latency_ms"], short: BOTH}
 
 
-def test_the_page_says_of_what_a_time_is(finish: Finish, service: Service, request_body: Json) -> None:
+def test_the_page_says_of_what_a_time_is(finish: Finish, browser: httpx.Client, request_body: Json) -> None:
     made = [finish(shipped(20, 9.0, 0.6), language=language) for language in (None, ({}, {}))]
-    with httpx.Client(base_url=service.url, timeout=70) as browser:
-        browser.post("/sign-in", data={"key": service.database.key})
-        text = browser.get("/compare", params={"model": request_body["models"]["base"], "job": made}).text
+    text = browser.get("/compare", params={"model": request_body["models"]["base"], "job": made}).text
     assert text.count("batch 1 of 128 tokens") == 1
     assert text.count("batch 1, per token after 128") == 1
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -10,28 +11,22 @@ from app.accounts.auth import sees_hosts
 from app.api import ranges
 from app.core.ids import new_id
 from app.core.redaction import redact_paths
-from tests.app.api.conftest import Json, add_artifact, entry, insert, new_team, problem, sql
+from tests.app.api.conftest import MOMENT, Json, add_artifact, entry, insert, new_team, problem, sql
 from tests.app.api.test_metrics import scraped, value
 from tests.conftest import Service, over_sqlite
 
-MOMENT = "2026-01-01 00:00:00.000000"
-
-
-def broken_model(service: Service, http: httpx.Client) -> str:
-    """A model whose row nobody can read: a bug of ours."""
-    made: str = http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"1")]}).json()["id"]
-    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps("no object"), made)
-    return made
+MODEL: Json = {"name": "m", "files": [entry("w.json", b"1")]}
 
 
 def test_a_bug_is_a_500_in_the_answer_the_log_and_the_figures(service: Service, http: httpx.Client) -> None:
     def counted(status: str) -> float:
-        return value(
-            scraped(service), "lathe_http_requests_total", method="GET", route="/v1/models/{identifier}", status=status
-        )
+        labels = {"method": "GET", "route": "/v1/models/{identifier}", "status": status}
+        return value(scraped(service), "lathe_http_requests_total", **labels)
 
     before, gone = counted("500"), counted("499")
-    answer = http.get(f"/v1/models/{broken_model(service, http)}")
+    made = http.post("/v1/models", json=MODEL).json()["id"]
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps("no object"), made)  # nobody can read it
+    answer = http.get(f"/v1/models/{made}")
     request_id = problem(answer, 500, "internal_error")["request_id"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
@@ -64,18 +59,14 @@ def test_numbers_are_numbers(http: httpx.Client, request_body: Json, size: objec
 
 
 def test_a_key_whose_object_was_deleted_says_so(http: httpx.Client, request_body: Json) -> None:
-    body = {"name": "m", "files": [entry("w.json", b"1")]}
-    headers = {"Idempotency-Key": "one"}
-    made = http.post("/v1/models", json=body, headers=headers).json()["id"]
-    assert http.post("/v1/models", json=body, headers=headers).json()["id"] == made
-    assert http.delete(f"/v1/models/{made}").status_code == 204
-    found = problem(http.post("/v1/models", json=body, headers=headers), 410, "deleted", "Idempotency-Key")
-    assert made in found["cause"]
-    job = http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}).json()["id"]
-    assert http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}).json()["id"] == job
-    http.post(f"/v1/jobs/{job}/cancel")
-    assert http.delete(f"/v1/jobs/{job}").status_code == 204
-    problem(http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}), 410, "deleted")
+    for noun, body in (("models", MODEL), ("jobs", request_body)):
+        headers = {"Idempotency-Key": noun}
+        made = http.post(f"/v1/{noun}", json=body, headers=headers).json()["id"]
+        assert http.post(f"/v1/{noun}", json=body, headers=headers).json()["id"] == made
+        http.post(f"/v1/{noun}/{made}/cancel")
+        assert http.delete(f"/v1/{noun}/{made}").status_code == 204
+        found = problem(http.post(f"/v1/{noun}", json=body, headers=headers), 410, "deleted", "Idempotency-Key")
+        assert made in found["cause"]
 
 
 def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client, request_body: Json) -> None:
@@ -92,9 +83,8 @@ def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client
     sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", json.dumps([reason]), model)
     assert http.get(f"/v1/models/{model}").json()["reasons"][0]["cause"] == seen
     assert "/var" not in problem(http.post("/v1/jobs", json=request_body), 409, "not_ready")["cause"]
-    assert redact_paths("a/b, 3/4, https://a.example/b/c, org/name, ./x/y") == (
-        "a/b, 3/4, https://a.example/b/c, org/name, ./x/y"
-    )
+    harmless = "a/b, 3/4, https://a.example/b/c, org/name, ./x/y"
+    assert redact_paths(harmless) == harmless
 
 
 def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
@@ -107,11 +97,7 @@ def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
         assert tenant.post("/sign-in", data={"key": tenant.headers["authorization"].split()[1]}).status_code == 303
         assert "vault-7" not in tenant.get("/fleet").text
     sql(service, "DELETE FROM workers WHERE id = %s", worker)
-
-    class Someone:
-        scope, operator = "admin", True
-
-    assert sees_hosts(Someone())
+    assert sees_hosts(SimpleNamespace(scope="admin", operator=True))
 
 
 def test_downloads_are_named_and_known_by_their_tags(service: Service, http: httpx.Client, request_body: Json) -> None:
@@ -126,14 +112,13 @@ def test_downloads_are_named_and_known_by_their_tags(service: Service, http: htt
         assert http.get(place, headers={"If-None-Match": known}).status_code == 304, known
     for unknown in ('"other"', tag.strip('"'), f'{tag[:-2]}"', ""):
         assert http.get(place, headers={"If-None-Match": unknown}).status_code == 200, unknown
-    assert ranges.content_disposition('a/b"\r\nX: ü.txt') == (
-        "attachment; filename=\"b___X___.txt\"; filename*=UTF-8''b%22%0D%0AX%3A%20%C3%BC.txt"
-    )
+    expected = "attachment; filename=\"b___X___.txt\"; filename*=UTF-8''b%22%0D%0AX%3A%20%C3%BC.txt"
+    assert ranges.content_disposition('a/b"\r\nX: ü.txt') == expected
 
 
 def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
-    http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"1")]})
+    http.post("/v1/models", json=MODEL)
     sql(service, "UPDATE jobs SET state = 'succeeded', report = '{}' WHERE id = %s", job)
 
     def told(host: str) -> tuple[str, str]:
@@ -159,8 +144,8 @@ def public(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.Temp
 def test_a_public_address_is_in_links_and_shuts_plain_http_out(public: Service) -> None:
     key = public.database.key
     with public.client() as http:
-        for number in range(2):
-            http.post("/v1/models", json={"name": f"m{number}", "files": [entry("w.json", b"1")]})
+        for _ in range(2):
+            http.post("/v1/models", json=MODEL)
         page = http.get("/v1/models?page_size=1", headers={"Host": "evil.example"})
         assert page.headers["link"].startswith("<https://lathe.example.com/v1/models?page_size=1&page_token=")
         assert page.headers["strict-transport-security"] == "max-age=31536000"
@@ -169,17 +154,14 @@ def test_a_public_address_is_in_links_and_shuts_plain_http_out(public: Service) 
         forged = browser.post("/sign-in", data={"key": key}, headers={"Origin": "https://evil.example"})
         assert forged.status_code == 403
         answer = browser.post("/sign-in", data={"key": key}, headers={"Origin": "https://lathe.example.com"})
-        cookie = answer.headers["set-cookie"]
-        assert cookie.startswith("__Host-lathe_session=")
-        assert "; Secure" in cookie
-        assert "; Path=/" in cookie
-        assert "domain" not in cookie.lower()
-        held = cookie.split(";")[0]
+        held, *attributes = answer.headers["set-cookie"].split("; ")
+        assert held.startswith("__Host-lathe_session=")
+        assert {"Secure", "Path=/"} <= set(attributes)
+        assert "domain" not in answer.headers["set-cookie"].lower()
         assert httpx.get(f"{public.url}/jobs", headers={"Cookie": held}).status_code == 200
         plain = held.removeprefix("__Host-")
         assert httpx.get(f"{public.url}/jobs", headers={"Cookie": plain}).status_code == 303  # set by a neighbour without TLS
 
 
 def test_without_tls_there_is_no_hsts(http: httpx.Client) -> None:
-    assert "strict-transport-security" not in http.get("/healthz/live").headers
-    assert "server" not in http.get("/healthz/live").headers
+    assert not {"strict-transport-security", "server"} & set(http.get("/healthz/live").headers)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.api.conftest import Json, entry, insert, new_team, problem, sql
+from tests.app.api.conftest import MOMENT, Json, entry, insert, new_team, problem, sql
 from tests.conftest import Service
 
 THEN, LATER = "2126-01-01 00:00:00.000000", "2126-01-01 00:10:00.000000"
@@ -32,10 +32,10 @@ def service(service: Service) -> Service:
     return service
 
 
-def test_workers_say_when_they_were_heard_of_and_whose_job_they_run(
+def test_workers_say_how_long_they_are_silent_and_what_they_run(
     service: Service, http: httpx.Client, request_body: Json
 ) -> None:
-    worker(service, "wkr_old", "2026-01-01 00:00:00.000000")
+    worker(service, "wkr_old", MOMENT)
     worker(service, "wkr_new", THEN, devices=["NVIDIA H100"])
     job = running(service, http, request_body, "wkr_new")
     new, old = http.get("/v1/workers").json()["items"]
@@ -67,12 +67,12 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
     assert before["free_bytes"] > 0
     job = running(service, http, request_body, "w")
     sql(service, "UPDATE jobs SET state = 'failed', finished_at = %s WHERE id = %s", LATER, job)
-    model = http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"12345"), entry("x.json", b"123")]}).json()[
-        "id"
-    ]
+    files = [entry("w.json", b"12345"), entry("x.json", b"123")]
+    model = http.post("/v1/models", json={"name": "m", "files": files}).json()["id"]
     http.put(f"/v1/models/{model}/files/w.json", content=b"12345")  # x has not come, and takes no room
     with service.client(new_team(service)) as stranger:
-        made = stranger.post("/v1/datasets", json=DATA).json()["id"]
+        data = {"name": "d", "format": "jsonl", "splits": {"train": ["t.csv"]}, "files": [entry("t.csv", b"1234567")]}
+        made = stranger.post("/v1/datasets", json=data).json()["id"]
         stranger.put(f"/v1/datasets/{made}/files/t.csv", content=b"1234567")
         theirs = stranger.get("/v1/usage").json()["items"]
     found = http.get("/v1/usage").json()["items"]
@@ -81,11 +81,7 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
     assert found[0]["worker_minutes"] == pytest.approx(10.0, abs=0.01)
     assert (found[0]["models_bytes"], found[0]["datasets_bytes"], found[0]["artifacts_bytes"]) == (5, 0, 0)
     assert (found[1]["models_bytes"], found[1]["datasets_bytes"], found[1]["worker_minutes"]) == (0, 7, 0.0)
-    assert [{**one, "team": "", "mine": None} for one in reversed(theirs)] == [
-        {**one, "team": "", "mine": None} for one in found
-    ]
+    ours, others = ([{**one, "team": "", "mine": None} for one in seen] for seen in (found, reversed(theirs)))
+    assert ours == others
     assert http.get("/v1/storage").json()["used_bytes"] == 12
     problem(http.get("/v1/usage?days=0"), 422, "invalid_request", "days")
-
-
-DATA = {"name": "d", "format": "jsonl", "splits": {"train": ["t.csv"]}, "files": [entry("t.csv", b"1234567")]}

@@ -2,19 +2,10 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import pytest
 
-from tests.conftest import Service, over_sqlite, wait_for
-
-
-@pytest.fixture
-def alone(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
-    with over_sqlite(templates, valkey, tmp_path) as made:
-        yield made
+from tests.conftest import Service, wait_for
 
 
 def test_readiness_names_the_part_that_takes_no_write(alone: Service) -> None:

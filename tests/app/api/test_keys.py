@@ -7,18 +7,16 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from fastapi.routing import APIRoute
 
 from app.accounts.auth import Requires, find_requirement
 from app.api.openapi import iterate_routes
 from app.main import app
 from app.store.models import ADMIN, DEVICE, READ, WRITE
-from tests.app.api.conftest import Json, new_team, problem, sql
+from tests.app.api.conftest import MOMENT as PAST, Json, new_team, problem, sql
 from tests.app.api.finished import done
 from tests.app.api.test_sessions import sign_in
 from tests.conftest import Service, wait_for
 
-PAST = "2026-01-01 00:00:00.000000"
 ASKING = {("POST", "/v1/recipes/check")}
 """Ways that change nothing, for all their method."""
 
@@ -31,16 +29,8 @@ def made(http: httpx.Client, scope: str, **body: Any) -> Json:
 
 def needs() -> dict[tuple[str, str], Requires | None]:
     """Whom each way under /v1 lets in."""
-    return {
-        (method, path): find_requirement(route.dependant)
-        for path, methods, route in ways()
-        for method in methods
-        if path.startswith("/v1")
-    }
-
-
-def ways() -> list[tuple[str, set[str], APIRoute]]:
-    return [(route.path, set(route.methods), route) for route in iterate_routes(app.routes)]
+    routes = [route for route in iterate_routes(app.routes) if route.path.startswith("/v1")]
+    return {(method, route.path): find_requirement(route.dependant) for route in routes for method in route.methods}
 
 
 def test_every_way_declares_its_scope_and_every_change_more_than_reading() -> None:
@@ -218,15 +208,12 @@ def test_no_request_waits_for_a_key_s_last_use(shared: Service, service: Service
 def test_keys_come_in_pages_oldest_first(http: httpx.Client) -> None:
     for number in range(4):
         http.post("/v1/keys", json={"name": f"k{number}"})
-    names, token = [], None
-    while True:
-        page = http.get("/v1/keys", params={"page_size": 2, **({"page_token": token} if token else {})}).json()
-        assert {key["key"] for key in page["items"]} == {None}, "a key is shown once"
-        names += [key["name"] for key in page["items"]]
-        token = page["next_page_token"]
-        if token is None:
-            break
-    assert names == ["first", "k0", "k1", "k2", "k3"]
+    keys, asked = [], {"page_size": 2}
+    while asked.get("page_token", "first"):
+        page = http.get("/v1/keys", params=asked).json()
+        keys += page["items"]
+        asked["page_token"] = page["next_page_token"]
+    assert [(key["name"], key["key"]) for key in keys] == [(name, None) for name in ("first", "k0", "k1", "k2", "k3")]
     unknown = base64.urlsafe_b64encode(b"nobody").decode()
     assert http.get("/v1/keys", params={"page_token": unknown}).json()["items"] == []
     problem(http.get("/v1/keys", params={"page_token": "?"}), 422, "invalid_request", "page_token")
@@ -245,5 +232,4 @@ def test_what_does_not_let_in_says_the_same_to_all(http: httpx.Client, service: 
     with service.client(text) as late:
         assert "unknown, revoked or expired" in problem(late.get("/v1/jobs"), 401, "unauthorized")["cause"]
     rows = wait_for(lambda: http.get("/v1/audit?action=sessions.refused").json()["items"])
-    expected = "wrong_secret" if ended == "wrong" else ended
-    assert [(row["key"], row["outcome"]) for row in rows] == [(key["id"], expected)]
+    assert [(row["key"], row["outcome"]) for row in rows] == [(key["id"], "wrong_secret" if ended == "wrong" else ended)]

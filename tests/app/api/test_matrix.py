@@ -19,16 +19,14 @@ from app.api.openapi import iterate_routes
 from app.main import app
 from app.pages.dashboard.views import get_visitor
 from app.store.models import ADMIN, DEVICE, READ, WRITE
-from tests.app.api.conftest import Json, new_team, sql
-from tests.app.api.owner import DATA, MOMENT, Owner, team_of
+from tests.app.api.conftest import MOMENT, Json, new_team, sql
+from tests.app.api.owner import DATA, Owner, team_of
 from tests.conftest import Service, over_sqlite
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 SCOPES = (READ, WRITE, ADMIN, DEVICE)
-OPEN = {"/", "/docs", "/docs/errors", "/sign-in", "/sign-out", "/static/{wanted}/{name:path}", "/share/{token}"} | {
-    "/healthz/live",
-    "/healthz/ready",
-}
+OPEN = {"/", "/docs", "/docs/errors", "/sign-in", "/sign-out", "/static/{wanted}/{name:path}", "/share/{token}"}
+OPEN |= {"/healthz/live", "/healthz/ready"}
 """What anybody may ask for: each answers the same whatever key it is shown."""
 FINER = {("DELETE", "/v1/keys/{key_id}"): Requires(ADMIN)}
 """Ways whose handler refuses more than their declaration does: only admins revoke the keys of others."""
@@ -77,11 +75,8 @@ def declared() -> dict[Way, APIRoute]:
 def taken(address: str) -> set[str]:
     """Return the methods that any route of an address takes."""
     scope = {"type": "http", "path": address, "root_path": "", "headers": []}
-    return {
-        method
-        for method in METHODS
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.router.routes)
-    }
+    routes = app.router.routes
+    return {one for one in METHODS if any(route.matches({**scope, "method": one})[0] is Match.FULL for route in routes)}
 
 
 def least(schema: Json) -> Any:
@@ -192,13 +187,8 @@ def matrix(served: Service) -> Iterator[Matrix]:
     with ours.client() as http, theirs.client() as other, served.client() as first:
         owner = Owner(ours, http, team_of(http))
         owner.make()
-        callers = [
-            *strangers(ours, http),
-            *keys_of(other, "another team's"),
-            *keys_of(first, "operator's", operator=True),
-            *keys_of(http, "own", own=True),
-        ]
-        yield Matrix(owner, callers)
+        others = [*keys_of(other, "another team's"), *keys_of(first, "operator's", operator=True)]
+        yield Matrix(owner, [*strangers(ours, http), *others, *keys_of(http, "own", own=True)])
 
 
 def needed_ways() -> dict[Way, Requires]:
@@ -210,9 +200,8 @@ def needed_ways() -> dict[Way, Requires]:
 
 def test_every_page_wants_a_sign_in_and_shows_no_other_team_s_objects(matrix: Matrix) -> None:
     owner, wrong = matrix.owner, []
-    ways = {
-        way: route for way, route in declared().items() if find_requirement(route.dependant) is None and way[1] != "/metrics"
-    }
+    known = declared().items()
+    ways = {way: route for way, route in known if find_requirement(route.dependant) is None and way[1] != "/metrics"}
     pages = {way for way, route in ways.items() if any(one.call is get_visitor for one in route.dependant.dependencies)}
     assert {path for _, path in set(ways) - pages} == OPEN
     assert len(pages) > 7

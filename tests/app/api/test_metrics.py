@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,11 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.ids import new_id
 from app.ops.metrics import STAGE_BUCKETS
-from tests.app.api.conftest import SCRAPE, Json, insert, problem, sql
-from tests.conftest import ROOT, Service, fresh_database, wait_for
+from tests.app.api.conftest import MOMENT, SCRAPE, Json, insert, problem, sql
+from tests.conftest import ROOT, Service, fresh_database, started, wait_for
 
 Found = dict[str, dict[tuple[tuple[str, str], ...], float]]
-MOMENT = "2026-01-01 00:00:00.000000"
 
 
 def parsed(text: str) -> Found:
@@ -29,14 +29,14 @@ def parsed(text: str) -> Found:
     return found
 
 
-def scraped(service: Service) -> Found:
-    return parsed(text_of(service))
-
-
 def text_of(service: Service) -> str:
     answer = httpx.get(f"{service.url}/metrics", headers={"Authorization": f"Bearer {SCRAPE}"})
     assert answer.status_code == 200, answer.text
     return answer.text
+
+
+def scraped(service: Service) -> Found:
+    return parsed(text_of(service))
 
 
 def value(found: Found, name: str, **labels: str) -> float:
@@ -81,14 +81,10 @@ def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(service: Service, ht
     assert timed() == before + 1
 
 
-def test_jobs_queues_stages_and_lost_workers_are_what_the_database_says(
-    service: Service, http: httpx.Client, request_body: Json
-) -> None:
-    def waiting(found: Found) -> float:
-        return value(found, "lathe_queue_depth", lane="jobs")
-
+def test_figures_are_what_the_database_says(service: Service, http: httpx.Client, request_body: Json) -> None:
     # The figures may be a few seconds old: only now are those of before what the database says.
-    wait_for(lambda: waiting(scraped(service)) == http.get("/v1/queue").json()["queued"])
+    depth = partial(value, name="lathe_queue_depth", lane="jobs")
+    wait_for(lambda: depth(scraped(service)) == http.get("/v1/queue").json()["queued"])
     before = scraped(service)
     jobs = [http.post("/v1/jobs", json=request_body).json()["id"] for _ in range(3)]
     row = {"position": 2, "fence": 1, "parameters": 1, "size_bytes": 1, "seconds": 45.0, "row": "{}", "created_at": MOMENT}
@@ -110,27 +106,20 @@ def test_jobs_queues_stages_and_lost_workers_are_what_the_database_says(
     assert grew("lathe_setbacks_total", 1, code="worker_lost")
     assert grew("lathe_lease_losses_total", 2), "one attempt that was made again, and one that was not"
     assert grew("lathe_stage_seconds_sum", 45.0, stage="pruned")
-    assert [
-        grew("lathe_stage_seconds_bucket", bound >= 45, stage="pruned", le=str(float(bound))) for bound in STAGE_BUCKETS
-    ] == [True] * len(STAGE_BUCKETS)
+    bucket = "lathe_stage_seconds_bucket"
+    assert all(grew(bucket, bound >= 45, stage="pruned", le=str(float(bound))) for bound in STAGE_BUCKETS)
     assert value(scraped(service), "lathe_queue_oldest_seconds", lane="jobs") > 0
 
 
 def test_a_worker_is_told_of_with_its_silence(service: Service) -> None:
-    worker, silent = new_id("wkr"), new_id("wkr")
+    worker, silent, labels = new_id("wkr"), new_id("wkr"), {"kind": "jobs", "host": "h"}
     for who, minutes in ((worker, 0), (silent, 5)):
         seen = f"now() - interval '{minutes} minutes'"
         if service.database.kind == "sqlite":
             seen = f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{minutes} minutes')"
-        sql(
-            service,
-            "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at) "
-            f"VALUES (%s, 'jobs', 'h', 1, %s, %s, {seen}, {seen})",
-            who,
-            json.dumps({"memory_bytes": 2**30, "confinement": "bubblewrap"}),
-            False,
-        )
-    labels = {"kind": "jobs", "host": "h"}
+        facts = json.dumps({"memory_bytes": 2**30, "confinement": "bubblewrap"})
+        insert(service, "workers", id=who, facts=facts, drain=False, started_at=MOMENT, seen_at=MOMENT, **labels, pid=1)
+        sql(service, f"UPDATE workers SET seen_at = {seen} WHERE id = %s", who)
 
     def told() -> Found | None:
         found = scraped(service)
@@ -147,9 +136,7 @@ def test_a_worker_is_told_of_with_its_silence(service: Service) -> None:
 
 def test_strangers_get_no_figures_wherever_they_seem_to_ask_from(shared: Service, service: Service, tmp_path: Path) -> None:
     keyed = {"Authorization": f"Bearer {service.database.key}"}
-    bare = Service(tmp_path / "home", shared.database, shared.broker)
-    bare.start_api()
-    try:
+    with started(Service(tmp_path / "home", shared.database, shared.broker)) as bare:
         for at in (shared, bare):
             # What nginx's plain `proxy_pass http://127.0.0.1:PORT` sends for a stranger: its own address, and no word of his.
             for headers in ({}, {"Host": f"127.0.0.1:{at.port}"}, {"Host": "localhost"}, {"Authorization": "Bearer"}, keyed):
@@ -163,8 +150,6 @@ def test_strangers_get_no_figures_wherever_they_seem_to_ask_from(shared: Service
         wrong = {"Authorization": f"Bearer {SCRAPE[:-1]}"}
         problem(httpx.get(f"{shared.url}/metrics", headers=wrong), 401, "unauthorized")
         assert "lathe_database_up 1.0" in text_of(shared)
-    finally:
-        bare.stop()
 
 
 def test_several_processes_count_together(postgres: str, templates: dict[str, str], valkey: str, tmp_path: Path) -> None:
@@ -183,11 +168,8 @@ def test_several_processes_count_together(postgres: str, templates: dict[str, st
 
             wait_for(both_have_answered, every=0.01)
             assert set(asked) == {401}
-            sums = [
-                value(scraped(several), "lathe_http_requests_total", method="GET", route="/v1/queue", status="401")
-                for _ in range(4)
-            ]
-            assert sums == [float(len(asked))] * 4
+            labels = {"method": "GET", "route": "/v1/queue", "status": "401"}
+            assert [value(scraped(several), "lathe_http_requests_total", **labels) for _ in range(4)] == [len(asked)] * 4
             assert "lathe_queue_depth" in scraped(several)
         finally:
             several.stop()
@@ -195,18 +177,13 @@ def test_several_processes_count_together(postgres: str, templates: dict[str, st
 
 def test_a_database_that_is_away_costs_its_figures_only(tmp_path: Path) -> None:
     script = "from app.core import logs; from app.ops import metrics; from prometheus_client import generate_latest as told;"
-    script += "logs.configure('test');"
-    script += "print(told(metrics.registry()).decode())"
+    script += "logs.configure('test'); print(told(metrics.registry()).decode())"
     env = {**os.environ, "LATHE_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none", "LATHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     found = parsed(done.stdout)
     assert value(found, "lathe_database_up") == 0.0
     assert "lathe_jobs" not in found
     assert found["process_resident_memory_bytes"]
-
-
-def metric_names(text: str) -> set[str]:
-    return set(re.findall(r"\b(?:lathe|process)_\w+", text))
 
 
 @pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/lathe.json"])
@@ -222,7 +199,7 @@ def test_what_deploy_asks_for_is_told(service: Service, http: httpx.Client, file
         asked = [rule["expr"] for rule in rules]
         assert len({rule["alert"] for rule in rules}) == len(rules) >= 8
         assert all({"summary", "remedy"} == set(rule["annotations"]) and rule["labels"]["severity"] for rule in rules)
-    names = set().union(*map(metric_names, asked))
+    names = set(re.findall(r"\b(?:lathe|process)_\w+", " ".join(asked)))
     told = set(re.findall(r"^# TYPE (\w+)", text_of(service), re.MULTILINE))
     told |= {f"{name}_{end}" for name in told for end in ("bucket", "sum", "count")}
     assert names - told == set()

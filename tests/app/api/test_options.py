@@ -1,5 +1,6 @@
 """Every key of a recipe can be sent over HTTP, comes back as it was sent, and the schema says what it is for."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,88 +9,37 @@ import httpx
 from tests.app.api.conftest import Json
 
 # Not all can stand together, so there are three; and no value is the default of its key.
-RECIPES: tuple[Json, ...] = (
-    {
-        "version": 1,
-        "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
-        "quantize": {
-            "scheme": "static-int8",
-            "portable": False,
-            "observer": "percentile",
-            "percentile": 99.5,
-            "calibration_rows": 64,
-            "smoothing": "search",
-            "qat": {"full": 2, "ramp": 3, "quantized": 4, "rate": 7e-5, "order": "depth"},
-        },
-        "prune": {
-            "ratio": {"hidden": 0.25, "heads": 0.25, "ffn": 0.45, "layers": 0.35, "vocabulary": 0.5},
-            "axes": ["hidden", "heads", "ffn", "layers", "vocabulary"],
-            "target_params": 0.4,
-            "steps": 2,
-            "importance": "taylor",
-            "multiple": 32,
-            "calibration_rows": 128,
-            "reconstruct": True,
-            "sensitivity": True,
-            "recovery": {"epochs": 6, "rate": 2e-5, "shallow_first": False, "adapt_l2": False, "patience": 3, "by": "teacher"},
-        },
-        "distill": {
-            "epochs": 9,
-            "rate": 9e-5,
-            "temperature": 4.0,
-            "soft": 0.7,
-            "hard": 0.2,
-            "hidden": 2.0,
-            "attention": 0.6,
-            "embedding": 0.4,
-            "attention_by": "relations",
-            "layers": [[1, 2], [2, 4]],
-            "weighting": "linear",
-            "to": {"soft": 1.5, "hard": 0.6, "hidden": 0.1, "attention": 0.3, "embedding": 0.05},
-            "patience": 5,
-            "teachers": {"seeds": 3, "fusion": "validation", "precision": "int8"},
-            "general": {
-                "epochs": 5,
-                "rate": 8e-5,
-                "teacher": "base",
-                "hidden": 0.9,
-                "attention": 0.8,
-                "embedding": 0.7,
-                "patience": 2,
-            },
-            "augment": {
-                "copies": 3,
-                "synonyms": {"source": "masked-lm", "share": 0.2, "candidates": 7, "model": "bert"},
-                "back_translation": {"models": ["there", "back"]},
-                "splices": 4,
-            },
-            "kept": 64,
-            "spill_gib": 1.5,
-        },
-        "train": {
-            "batch": 24,
-            "accumulate": 3,
-            "max_length": 96,
-            "seed": 5,
-            "warmup": 0.05,
-            "decay": 0.02,
-            "precision": "float32",
-            "recompute": True,
-            "max_steps": 4000,
-            "max_minutes": 30.5,
-        },
-    },
-    {
-        "quantize": {"scheme": "weight-only-int4", "group_size": 64},
-        "prune": {
-            "ratio": {"experts": 0.4, "expert_ffn": 0.2, "query_rank": 0.15, "kv_rank": 0.1},
-            "axes": ["experts", "expert_ffn", "query_rank", "kv_rank"],
-            "target_latency": {"speed_up": 3.5},
-        },
-        "distill": {"augment": {"synonyms": None, "back_translation": {"apertium": "eng-spa", "optional": True}}},
-    },
-    {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}},
-)
+RECIPES: list[Json] = json.loads("""
+[{"version": 1,
+  "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
+  "quantize": {
+    "scheme": "static-int8", "portable": false, "observer": "percentile", "percentile": 99.5, "calibration_rows": 64,
+    "smoothing": "search", "qat": {"full": 2, "ramp": 3, "quantized": 4, "rate": 7e-5, "order": "depth"}},
+  "prune": {
+    "ratio": {"hidden": 0.25, "heads": 0.25, "ffn": 0.45, "layers": 0.35, "vocabulary": 0.5}, "target_params": 0.4,
+    "axes": ["hidden", "heads", "ffn", "layers", "vocabulary"], "steps": 2, "importance": "taylor", "multiple": 32,
+    "calibration_rows": 128, "reconstruct": true, "sensitivity": true,
+    "recovery": {"epochs": 6, "rate": 2e-5, "shallow_first": false, "adapt_l2": false, "patience": 3, "by": "teacher"}},
+  "distill": {
+    "epochs": 9, "rate": 9e-5, "temperature": 4.0, "soft": 0.7, "hard": 0.2, "hidden": 2.0, "attention": 0.6, "embedding": 0.4,
+    "attention_by": "relations", "layers": [[1, 2], [2, 4]], "weighting": "linear", "patience": 5,
+    "to": {"soft": 1.5, "hard": 0.6, "hidden": 0.1, "attention": 0.3, "embedding": 0.05},
+    "teachers": {"seeds": 3, "fusion": "validation", "precision": "int8"}, "kept": 64, "spill_gib": 1.5,
+    "general": {
+      "epochs": 5, "rate": 8e-5, "teacher": "base", "hidden": 0.9, "attention": 0.8, "embedding": 0.7, "patience": 2},
+    "augment": {
+      "copies": 3, "synonyms": {"source": "masked-lm", "share": 0.2, "candidates": 7, "model": "bert"},
+      "back_translation": {"models": ["there", "back"]}, "splices": 4}},
+  "train": {
+    "batch": 24, "accumulate": 3, "max_length": 96, "seed": 5, "warmup": 0.05, "decay": 0.02, "precision": "float32",
+    "recompute": true, "max_steps": 4000, "max_minutes": 30.5}},
+ {"quantize": {"scheme": "weight-only-int4", "group_size": 64},
+  "prune": {
+    "ratio": {"experts": 0.4, "expert_ffn": 0.2, "query_rank": 0.15, "kv_rank": 0.1},
+    "axes": ["experts", "expert_ffn", "query_rank", "kv_rank"], "target_latency": {"speed_up": 3.5}},
+  "distill": {"augment": {"synonyms": null, "back_translation": {"apertium": "eng-spa", "optional": true}}}},
+ {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}}]
+""")
 
 
 def leaves(schema: Json, node: Json, path: str = "") -> Iterator[tuple[str, bool]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.app.api.conftest import Json, entry, problem, sql
+from tests.app.api.conftest import Json, entry, job_body, problem, sql
 from tests.conftest import ROOT, Service, wait_for
+from tests.support.saying import says
 
 
 def limit(service: Service, **own: int) -> None:
@@ -44,9 +45,7 @@ def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx
     refused(http.post(f"/v1/jobs/{made[0]}/retry"), 403, "quota_exceeded", "jobs_waiting", 2, 2)
 
 
-def test_a_limit_of_none_at_all_says_that_the_operator_alone_raises_it(
-    service: Service, http: httpx.Client, request_body: Json
-) -> None:
+def test_a_limit_of_none_is_the_operators_to_raise(service: Service, http: httpx.Client, request_body: Json) -> None:
     limit(service, jobs_waiting=0, worker_hours=1)
     found = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")
     assert found["quota"]["frees"] == "only the operator can raise the limit"
@@ -67,11 +66,8 @@ def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.
     today = dt.datetime.now(dt.UTC)
     begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = f"{begun - dt.timedelta(days=2):%Y-%m-%d %H:%M:%S}.000000"
-    ends = {
-        "an hour": (begun - dt.timedelta(minutes=30), begun + dt.timedelta(minutes=30)),
-        "none": (begun - dt.timedelta(days=9),) * 2,
-    }
-    for started, ended in ends.values():
+    half, long_ago = dt.timedelta(minutes=30), begun - dt.timedelta(days=9)
+    for started, ended in ((begun - half, begun + half), (long_ago, long_ago)):  # half an hour of this month
         job = http.post("/v1/jobs", json=request_body).json()["id"]
         values = [f"{moment:%Y-%m-%d %H:%M:%S}.000000" for moment in (started, ended)]
         sql(service, "UPDATE jobs SET state = 'failed', started_at = %s, finished_at = %s WHERE id = %s", *values, job)
@@ -134,13 +130,8 @@ def test_lists_carry_no_files(service: Service, http: httpx.Client) -> None:
     assert "files" not in http.get("/v1/models").json()["items"][0]
 
 
-def test_the_page_of_the_fleet_shows_the_limits(service: Service, http: httpx.Client, request_body: Json) -> None:
+def test_the_fleet_s_page_shows_the_limits(service: Service, http: httpx.Client, browser: httpx.Client) -> None:
     limit(service, jobs_waiting=7, bytes_stored=3_000_000)
-    http.post("/v1/jobs", json=request_body)
-    with httpx.Client(base_url=service.url) as browser:
-        browser.post("/sign-in", data={"key": service.database.key})
-        shown = browser.get("/fleet").text
-    assert "Jobs waiting" in shown
-    assert '<progress max="7" value="1' in shown
-    assert "3.00 MB" in shown
-    assert "delete models, datasets or jobs" in shown
+    http.post("/v1/jobs", json=job_body(service, http))
+    shown = browser.get("/fleet").text
+    says(shown, "Jobs waiting", '<progress max="7" value="1', "3.00 MB", "delete models, datasets or jobs")

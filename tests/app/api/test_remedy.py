@@ -14,6 +14,7 @@ from app.core.ids import new_id
 from app.jobs.remedies import apply_remedies
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.schema.report.measurements import Remedy, StageVerdict
+from compression.schema.stages import DISTILLED, PRUNED
 from tests.app.api.conftest import Json, problem, sql
 from tests.app.api.finished import add_row
 from tests.client.figures import row
@@ -50,30 +51,23 @@ def test_a_chosen_rate_that_diverged_is_replaced_by_a_given_one(fail: Fail, http
 @pytest.mark.parametrize(
     ("error", "place", "before", "after"),
     [
-        (OutOfMemory("no room"), ("train", "batch"), 32, 16),
-        (OutOfMemory("no room"), ("train", "accumulate"), 1, 2),
-        (TrainingDiverged("NaN", param="recipe.prepare.rate"), ("prepare", "rate"), 1e-4, pytest.approx(3e-5)),
-        (UnsupportedPrecision("no bfloat16"), ("train", "precision"), "bfloat16", "auto"),
+        (OutOfMemory("no room"), "train.batch", 32, 16),
+        (OutOfMemory("no room"), "train.accumulate", 1, 2),
+        (TrainingDiverged("NaN", param="recipe.prepare.rate"), "prepare.rate", 1e-4, pytest.approx(3e-5)),
+        (UnsupportedPrecision("no bfloat16"), "train.precision", "bfloat16", "auto"),
     ],
     ids=["half the batch", "twice as many", "a gentler rate", "any precision"],
 )
 def test_an_error_that_a_recipe_can_mend_is_mended(
-    fail: Fail,
-    http: httpx.Client,
-    request_body: Json,
-    error: CompressionError,
-    place: tuple[str, str],
-    before: object,
-    after: object,
+    fail: Fail, http: httpx.Client, request_body: Json, error: CompressionError, place: str, before: object, after: object
 ) -> None:
-    recipe = whole(http)
+    recipe, (part, key) = whole(http), place.split(".")
     recipe["train"] = {**recipe["train"], "precision": "bfloat16"}
     job = fail(error.as_dict(), recipe=recipe, labels={"of": "mine"})
     again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
     assert again["retry_of"] == job
     assert (again["labels"], again["models"]["base"]) == ({"of": "mine"}, request_body["models"]["base"])
-    assert recipe[place[0]][place[1]] == before
-    assert again["recipe"][place[0]][place[1]] == after
+    assert (recipe[part][key], again["recipe"][part][key]) == (before, after)
     plain = http.post(f"/v1/jobs/{job}/retry").json()
     assert plain["recipe"] == http.get(f"/v1/jobs/{job}").json()["recipe"]
 
@@ -100,13 +94,9 @@ def test_a_table_that_misses_its_targets_says_what_to_change(service: Service, h
     longer = Remedy(key="recipe.distill.epochs", now=8, proposed=14, why="0.74 is scored where 0.79 is needed")
     milder = Remedy(key="recipe.prune.ratio", now=0.3, proposed=0.2, why="the cut cost more than training brought back")
     done = Remedy(key="recipe.distill.rate", now=3e-5, proposed=1e-5, why="it was tried", applied=True)
-    verdicts = {
-        "pruned": StageVerdict(met=(), missed=("retention",), best_before=None, worse_than=None, remedies=(milder,)),
-        "distilled": StageVerdict(met=(), missed=("retention",), best_before=None, worse_than=None, remedies=(longer, done)),
-    }
-    for position, stage in enumerate(verdicts, start=2):
-        found = row(stage, 13_000_000, 14_000_000, 6.4, 0.6, verdict=verdicts[stage])  # type: ignore[arg-type]
-        add_row(service, job, position, found)
+    for position, stage, remedies in ((2, PRUNED, (milder,)), (3, DISTILLED, (longer, done))):
+        verdict = StageVerdict(met=(), missed=("retention",), best_before=None, worse_than=None, remedies=remedies)
+        add_row(service, job, position, row(stage, 13_000_000, 14_000_000, 6.4, 0.6, verdict=verdict))
     sql(service, "UPDATE jobs SET state = 'succeeded', started_at = created_at, finished_at = created_at WHERE id = %s", job)
     before = http.get(f"/v1/jobs/{job}").json()["recipe"]
     answer = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"})
@@ -139,9 +129,8 @@ def test_a_retry_with_its_remedy_happens_once_a_key(fail: Fail, http: httpx.Clie
 def test_a_recipe_is_checked_by_itself(http: httpx.Client) -> None:
     short = http.post("/v1/recipes/check", json={"prune": {"ratio": 0.4}, "distill": None})
     assert short.status_code == 200
-    assert short.json()["recipe"]["prune"]["ratio"] == 0.4
-    assert short.json()["recipe"]["distill"] is None
-    assert short.json()["recipe"]["train"]["batch"] == 32
+    recipe = short.json()["recipe"]
+    assert (recipe["prune"]["ratio"], recipe["distill"], recipe["train"]["batch"]) == (0.4, None, 32)
     problem(http.post("/v1/recipes/check", json={"prune": {"rato": 0.4}}), 422, "invalid_recipe", "recipe.prune.rato")
     problem(http.post("/v1/recipes/check", json={"prune": {"ratio": 1.4}}), 422, "invalid_recipe", "recipe.prune.ratio")
 
@@ -152,19 +141,11 @@ def change(key: str, proposed: JsonValue) -> Remedy:
 
 def test_a_stage_that_is_left_out_takes_the_changes_of_its_keys_with_it() -> None:
     recipe: Json = {"prune": {"ratio": 0.3, "axes": ["ffn"]}, "quantize": {"qat": {"quantized": 5}}}
-    chosen = [
-        change("recipe.prune.ratio", 0.1),
-        change("recipe.quantize.qat.quantized", 10),
-        change("recipe.prune", None),
-        change("recipe.quantize.smoothing", None),
-        change("recipe.train.batch", 8),
-    ]
+    values = {"prune.ratio": 0.1, "quantize.qat.quantized": 10, "prune": None, "quantize.smoothing": None, "train.batch": 8}
+    chosen = [change(f"recipe.{key}", value) for key, value in values.items()]
+    expected = {"prune": None, "quantize": {"qat": {"quantized": 10}, "smoothing": None}, "train": {"batch": 8}}
     for order in (chosen, chosen[::-1]):
-        assert apply_remedies(recipe, order) == {
-            "prune": None,
-            "quantize": {"qat": {"quantized": 10}, "smoothing": None},
-            "train": {"batch": 8},
-        }
+        assert apply_remedies(recipe, order) == expected
     assert recipe["prune"] == {"ratio": 0.3, "axes": ["ffn"]}
 
 
@@ -174,6 +155,5 @@ def test_a_whole_stage_is_exchanged_before_its_keys_are_changed() -> None:
 
 
 def test_a_remedy_that_an_engine_made_up_is_refused() -> None:
-    wild = Remedy(key="recipe.train.batch.size", now=None, proposed=1, why="said by an engine")
     with pytest.raises(InvalidRecipe):
-        apply_remedies({"train": {"batch": 8}}, [wild])
+        apply_remedies({"train": {"batch": 8}}, [change("recipe.train.batch.size", 1)])

@@ -7,6 +7,7 @@ import pytest
 
 from compression.schema.recipe.recipe import Recipe
 from tests.app.api.conftest import Json, problem, sql
+from tests.app.api.finished import end_well
 from tests.app.api.test_report_page import page_of
 from tests.client.figures import report
 from tests.conftest import Service
@@ -37,14 +38,8 @@ def test_values_that_asked_for_nothing_are_left_out(http: httpx.Client) -> None:
 
 def test_stored_ones_show_and_are_sent_again_without_them(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = str(http.post("/v1/jobs", json=request_body).json()["id"])
-    sql(
-        service,
-        "UPDATE jobs SET state = 'succeeded', recipe = %s, report = %s, started_at = created_at, finished_at = created_at "
-        "WHERE id = %s",
-        json.dumps(OLD),
-        report(recipe=Recipe.model_validate(OLD)).model_dump_json(),
-        job,
-    )
+    sql(service, "UPDATE jobs SET recipe = %s WHERE id = %s", json.dumps(OLD), job)
+    end_well(service, job, report(recipe=Recipe.model_validate(OLD)).model_dump_json())
     shown = http.get(f"/v1/jobs/{job}").json()
     assert shown["recipe"] == OLD
     told = http.get(f"/v1/jobs/{job}/report").json()["recipe"]

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict, Uploaded
+from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
-from tests.client.figures import generates, more_figures, report, row, validated
+from tests.client.figures import from_file, generates, more_figures, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import says
@@ -37,9 +37,7 @@ def shown(service: Service, http: httpx.Client, request_body: Json) -> Shown:
     return lambda found=None, **more: page_of(http, done(service, http, request_body, found, **more))
 
 
-def test_the_report_of_a_finished_job_is_one_page_that_fetches_nothing(
-    service: Service, http: httpx.Client, request_body: Json
-) -> None:
+def test_the_report_is_one_page_that_fetches_nothing(service: Service, http: httpx.Client, request_body: Json) -> None:
     job = done(service, http, request_body, name="Reviews, smaller")
     answer = http.get(f"/v1/jobs/{job}/report.html")
     page = Page(answer.text)
@@ -48,48 +46,30 @@ def test_the_report_of_a_finished_job_is_one_page_that_fetches_nothing(
     assert "✓ met: parameter reduction 35.0 %" in re.sub(r"\s+", " ", page.text)
     assert page.tags.count("svg") == 4
     assert not {"script", "link", "img", "iframe", "object", "form", "base"} & set(page.tags)
-    assert [
-        name for name, _ in page.attributes if name in {"src", "href", "style", "srcset", "xlink:href"} or name[:2] == "on"
-    ] == []
+    fetching = {"src", "href", "style", "srcset", "xlink:href"}
+    assert [name for name, _ in page.attributes if name in fetching or name[:2] == "on"] == []
 
 
 def test_both_splits_have_their_interval_and_what_is_unproven_says_why(shown: Shown) -> None:
     text = re.sub(r"\s+", " ", shown(validated()).text)
-    says(
-        text,
-        "79.50 % ± 1.00 %99.4 % kept (97.1 to 101.5 %)",
-        "78.40 % ± 1.00 %98.0 % kept (96.2 to 99.9 %)",
-        "✓ met: retention 99.4 % on validation (95 % interval 97.1 to 101.5 %), target 99.2 %",
-        "Choices and verdicts use validation (500 rows)",
-        "Score on validation: accuracy",
-    )
+    says(text, "79.50 % ± 1.00 %99.4 % kept (97.1 to 101.5 %)", "78.40 % ± 1.00 %98.0 % kept (96.2 to 99.9 %)")
+    says(text, "✓ met: retention 99.4 % on validation (95 % interval 97.1 to 101.5 %), target 99.2 %")
+    says(text, "Choices and verdicts use validation (500 rows)", "Score on validation: accuracy")
     assert "? unproven" not in text
     text = re.sub(r"\s+", " ", shown(validated(is_converged=False)).text)
-    says(
-        text,
-        "? unproven: retention 99.4 % on validation",
-        "target 99.2 %. baseline_not_converged: The baseline has not converged",
-        "Baselinenot converged",
-        "99.4 % kept (97.1 to 101.5 %), unproven",
-        "✓ met: speed up 2.50×",
-    )
+    says(text, "target 99.2 %. baseline_not_converged: The baseline has not converged", "Baselinenot converged")
+    says(text, "? unproven: retention 99.4 % on validation", "99.4 % kept (97.1 to 101.5 %), unproven", "✓ met: speed up 2.50×")
     assert "Baselinenot tuned here" in re.sub(r"\s+", " ", shown(validated(is_converged=None)).text)
 
 
 def test_sizes_are_held_against_all_that_people_mean(shown: Shown) -> None:
     plain = shown().text
     assert "−82.5 %; −65.0 % vs 16 bit; −82.5 % vs float32" in plain
-    found = report()
-    ratios = found.ratios.model_copy(update={"size_reduction_from_file": 0.3})
-    found = found.model_copy(update={"uploaded": Uploaded(bytes=20_000_000, dtype="Q8_0"), "ratios": ratios})
-    of_file = shown(found).text
     said = "−30.0 % vs the uploaded file (20.00 MB Q8_0); −65.0 % vs 16 bit; −82.5 % vs float32"
-    assert said in of_file
+    assert said in shown(from_file()).text
 
 
-def test_its_policy_allows_its_own_style_sheet_and_nothing_else(
-    service: Service, http: httpx.Client, request_body: Json
-) -> None:
+def test_its_policy_allows_its_own_style_sheet_alone(service: Service, http: httpx.Client, request_body: Json) -> None:
     answer = http.get(f"/v1/jobs/{done(service, http, request_body)}/report.html")
     style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
@@ -108,41 +88,31 @@ def test_names_notes_and_labels_of_a_job_stay_text(shown: Shown) -> None:
 
 def test_what_was_not_measured_says_why(shown: Shown) -> None:
     reason = NotMeasured(not_measured="it does not fit")
-    rows = tuple(
-        found.model_copy(update={"latency": reason, "score": reason, "peak_memory_bytes": reason}) for found in report().rows
-    )
-    none = rows[-1].ratios.model_copy(
-        update=dict.fromkeys(("speed_up", "latency_reduction", "retention", "retention_above_chance"))
-    )
+    unknown = dict.fromkeys(("latency", "score", "peak_memory_bytes"), reason)
+    rows = tuple(found.model_copy(update=unknown) for found in report().rows)
+    none = dict.fromkeys(("speed_up", "latency_reduction", "retention", "retention_above_chance"))
+    none = rows[-1].ratios.model_copy(update=none)
     page = shown(report(rows=rows, ratios=none))
     assert page.text.count("not measured: it does not fit") == 3 * len(rows)
     assert page.tags.count("svg") == 2
 
 
 def test_of_several_datasets_each_has_its_figures(shown: Shown) -> None:
-    parts = {
-        "reviews": row("distilled", 12_000_000, 13_000_000, 5.0, 0.9),
-        "news": row("distilled", 11_000_000, 12_000_000, 5.5, 0.7),
-    }
-    rows = report().rows
-    found = report(
-        rows=(*rows[:-1], rows[-1].model_copy(update={"parts": parts})),
-        headlines={"reviews": "reviews-int8", "news": "news-int8"},
-    )
-    text = shown(found).text
+    reviews, news = row("distilled", 12_000_000, 13_000_000, 5.0, 0.9), row("distilled", 11_000_000, 12_000_000, 5.5, 0.7)
+    *rows, last = report().rows
+    rows.append(last.model_copy(update={"parts": {"reviews": reviews, "news": news}}))
+    text = shown(report(rows=tuple(rows), headlines={"reviews": "reviews-int8", "news": "news-int8"})).text
     says(text, "· reviews", "· news", "reviews-int8", "news-int8", "90.00 % ± 1.00 %", "(news: accuracy, reviews: accuracy)")
 
 
 def test_what_stands_beside_the_score_is_shown(shown: Shown) -> None:
-    found = report(rows=tuple(map(more_figures, report().rows)))
-    text = shown(found).text
+    text = shown(report(rows=tuple(map(more_figures, report().rows)))).text
     says(text, "Other metrics", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot")
     assert "Other metrics" not in shown().text
 
 
 def test_of_a_language_model_the_time_is_a_tokens(shown: Shown) -> None:
-    found = report(rows=tuple(map(generates, report().rows)))
-    text = shown(found).text
+    text = shown(report(rows=tuple(map(generates, report().rows)))).text
     says(text, "batch 1, one token more behind a prompt of 128 tokens, 1 thread", "Latency per token, median", "156.2")
     assert "batch 1 × 128 tokens, 1 thread" in shown().text
 
@@ -167,31 +137,28 @@ def test_it_draws_how_training_went_where_that_was_told(service: Service, http: 
         add_progress(service, job, number, told)
     page = page_of(http, job)
     assert page.tags.count("svg") == 4 + 2, "one point is no curve"
-    assert "Loss: Baseline" in page.text
-    assert "Score on validation: Baseline" in page.text
+    says(page.text, "Loss: Baseline", "Score on validation: Baseline")
     assert "Loss: Distilled" not in page.text
     assert "b" not in page.tags
 
 
-def test_validation_by_a_perplexity_is_called_so(service: Service, http: httpx.Client, request_body: Json) -> None:
+def test_validation_by_a_perplexity_is_called_so(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
+) -> None:
     rows = of_perplexity("baseline", 12.0), of_perplexity("quantized", 14.0)
     job, plain = done(service, http, request_body, report(rows=rows)), done(service, http, request_body)
     for one, number, score in [(each, number, score) for each in (job, plain) for number, score in enumerate((14.0, 12.5))]:
         told = {"stage": "baseline", "phase": "tune", "step": number, "total": 2, "loss": None, "score": score, "part": ""}
         add_progress(service, one, number, told)
     for one, called in ((job, "perplexity, lower is better"), (plain, "accuracy")):
-        drawn = re.search(
-            'aria-label="Score on validation: Baseline.*?</svg>', http.get(f"/v1/jobs/{one}/report.html").text, re.DOTALL
-        )
+        text = http.get(f"/v1/jobs/{one}/report.html").text
+        drawn = re.search('aria-label="Score on validation: Baseline.*?</svg>', text, re.DOTALL)
         assert f">{called}</text>" in drawn[0]
     waits = http.post("/v1/jobs", json=request_body).json()["id"]
     sql(service, "UPDATE jobs SET task = 'causal-lm' WHERE id = %s", waits)
-    with httpx.Client(base_url=service.url, timeout=70) as browser:
-        browser.post("/sign-in", data={"key": service.database.key})
-        seen = [browser.get(f"/jobs/{one}").text for one in (waits, http.post("/v1/jobs", json=request_body).json()["id"])]
-    for text, called in zip(seen, ("perplexity, lower is better", "score"), strict=True):
-        assert f'data-judged="{called}"' in text
-        assert f"Validation {called}</th>" in text
+    other = http.post("/v1/jobs", json=request_body).json()["id"]
+    for one, called in ((waits, "perplexity, lower is better"), (other, "score")):
+        says(browser.get(f"/jobs/{one}").text, f'data-judged="{called}"', f"Validation {called}</th>")
 
 
 def test_it_is_there_once_a_job_has_ended_and_not_sent_twice(service: Service, http: httpx.Client, request_body: Json) -> None:
@@ -207,11 +174,10 @@ def test_it_is_there_once_a_job_has_ended_and_not_sent_twice(service: Service, h
 
 @pytest.mark.parametrize("missing", ["choice", "headlines", "parts", "sensitivity", "uploaded"])
 def test_a_report_of_before_a_field_was_kept_is_shown(
-    service: Service, http: httpx.Client, request_body: Json, missing: str
+    service: Service, http: httpx.Client, request_body: Json, shown: Shown, missing: str
 ) -> None:
     old = json.loads(report().model_dump_json())
     del old[missing]
-    job = done(service, http, request_body)
-    other = http.post("/v1/jobs", json=request_body).json()["id"]
-    end_well(service, other, json.dumps(old))
-    assert page_of(http, other).tags.count("svg") == page_of(http, job).tags.count("svg")
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    end_well(service, job, json.dumps(old))
+    assert page_of(http, job).tags.count("svg") == shown().tags.count("svg")

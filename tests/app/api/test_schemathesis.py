@@ -6,23 +6,14 @@ It runs in an environment of its own (scripts/venvs.py), without chance, against
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from scripts import venvs
 from tests.app.api.conftest import new_team
 from tests.app.api.owner import Owner, team_of
-from tests.conftest import Service, over_sqlite
+from tests.conftest import Service
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-
-
-@pytest.fixture
-def served(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
-    with over_sqlite(templates, valkey, tmp_path) as made:
-        yield made
 
 
 def objects(service: Service) -> dict[str, str]:
@@ -37,19 +28,13 @@ def objects(service: Service) -> dict[str, str]:
         return {**found, "GONE_TEAM_ID": team_of(http)}
 
 
-def test_schemathesis_finds_nothing(served: Service, tmp_path: Path) -> None:
+def test_schemathesis_finds_nothing(alone: Service, tmp_path: Path) -> None:
     tool = venvs.make("contract").with_name("schemathesis")
-    env = {**os.environ, **objects(served), "LATHE_URL": served.url, "LATHE_KEY": served.database.key}
+    env = {**os.environ, **objects(alone), "LATHE_URL": alone.url, "LATHE_KEY": alone.database.key}
     # Its warnings are about what it could not try: ids in bodies, and rules that no schema can tell.
-    command = [tool, "--config-file", CONFIG, "run", f"{served.url}/openapi.json", "--checks", "all", "--warnings", "off"]
-    ran = subprocess.run(
-        [*command, "--phases", "examples,coverage,fuzzing,stateful"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    command = [tool, "--config-file", CONFIG, "run", f"{alone.url}/openapi.json", "--checks", "all", "--warnings", "off"]
+    command += ["--phases", "examples,coverage,fuzzing,stateful"]
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-2000:]
     assert int(re.findall(r"(\d+) generated", ran.stdout)[0]) > 1000, ran.stdout[-2000:]
-    assert "internal_error" not in served.log("api")
+    assert "internal_error" not in alone.log("api")

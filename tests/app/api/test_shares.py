@@ -33,7 +33,6 @@ def test_who_has_the_link_sees_the_report_and_needs_no_key(service: Service, htt
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "set-cookie" not in answer.headers
     assert 'href="' not in answer.text  # it leads nowhere
-
     # It opens nothing but that page.
     token = link["url"].rpartition("/")[2]
     for way in ({"Authorization": f"Bearer {token}"}, {"Cookie": f"lathe_session={token}"}):

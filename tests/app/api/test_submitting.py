@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from app.core.ids import new_id
 from app.jobs.preflight import resolve_recipe
-from tests.app.api.conftest import Json, problem, ready_dataset, ready_model, sql
+from tests.app.api.conftest import Json, job_body, problem, ready_dataset, ready_model, sql
 from tests.client.figures import DATA_FACTS, LLAMA_FACTS, MODEL_FACTS
-from tests.conftest import Database, Service, wait_for
+from tests.conftest import Database, Service, started, wait_for
 
 
 def test_a_job_is_accepted_once_a_key(http: httpx.Client, request_body: Json) -> None:
@@ -21,9 +22,8 @@ def test_a_job_is_accepted_once_a_key(http: httpx.Client, request_body: Json) ->
     assert first.json()["queue_position"] >= 1
     assert again.json() == first.json()
     assert again.headers["idempotency-replayed"] == "true"
-    problem(
-        http.post("/v1/jobs", json={**request_body, "name": "x"}, headers=key), 422, "idempotency_key_reused", "Idempotency-Key"
-    )
+    other = http.post("/v1/jobs", json={**request_body, "name": "x"}, headers=key)
+    problem(other, 422, "idempotency_key_reused", "Idempotency-Key")
     assert len(http.get("/v1/jobs").json()["items"]) == 1
 
 
@@ -34,19 +34,10 @@ def test_a_failed_request_does_not_burn_its_key(http: httpx.Client, request_body
 
 
 def test_a_job_is_accepted_while_the_broker_is_down(database: Database, tmp_path: Path) -> None:
-    service = Service(tmp_path / "home", database, broker="redis://127.0.0.1:1/0")
-    service.start_api()
-    try:
+    with started(Service(tmp_path / "home", database, broker="redis://127.0.0.1:1/0")) as service:
         with service.client() as http:
-            body = {
-                "models": {"base": ready_model(service, http)},
-                "datasets": [ready_dataset(service, http)],
-                "recipe": "quick",
-            }
-            assert http.post("/v1/jobs", json=body).status_code == 202
+            assert http.post("/v1/jobs", json=job_body(service, http)).status_code == 202
         wait_for(lambda: "wake_up_lost" in service.log("api"))
-    finally:
-        service.stop()
 
 
 def test_preflight_stores_nothing(http: httpx.Client, request_body: Json) -> None:
@@ -153,13 +144,8 @@ def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Clie
     assert "it is a pickle" in problem(http.post("/v1/jobs", json=request_body), 409, "not_ready", "models.base")["cause"]
 
 
-NUMBERS = {
-    **DATA_FACTS,
-    "task": "text-regression",
-    "labels": [],
-    "label_counts": {"train": {}},
-    "values": {"train": {"least": 0, "most": 5, "mean": 2}},
-}
+REGRESSION = {"task": "text-regression", "values": {"train": {"least": 0, "most": 5, "mean": 2}}}
+NUMBERS = {**DATA_FACTS, **REGRESSION, "labels": [], "label_counts": {"train": {}}}
 
 
 def test_a_job_names_several_datasets(service: Service, http: httpx.Client, request_body: Json) -> None:
@@ -167,11 +153,11 @@ def test_a_job_names_several_datasets(service: Service, http: httpx.Client, requ
     sql(service, "UPDATE datasets SET facts = %s, task = 'text-regression' WHERE id = %s", json.dumps(NUMBERS), other)
     evaluate = {"metric": ["accuracy_f1", "auto"], "positive": ["positive", None]}
     body = {**request_body, "datasets": [one, other], "evaluate": evaluate}
-    single = [
-        http.post("/v1/jobs?validate_only=true", json={**request_body, "datasets": [data]}).json()["estimate"]
-        for data in (one, other)
-    ]
-    both = http.post("/v1/jobs?validate_only=true", json=body).json()["estimate"]
+
+    def estimate(**changes: Any) -> Json:
+        return http.post("/v1/jobs?validate_only=true", json={**request_body, **changes}).json()["estimate"]
+
+    single, both = [estimate(datasets=[data]) for data in (one, other)], estimate(**body)
     assert both["minutes"] == pytest.approx(sum(estimate["minutes"] for estimate in single), abs=0.11)
     assert both["disk_bytes"] == sum(estimate["disk_bytes"] for estimate in single)
     assert both["memory_bytes"] == max(estimate["memory_bytes"] for estimate in single)
@@ -207,12 +193,8 @@ def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: http
         said = problem(http.post("/v1/jobs", json={**several, "evaluate": evaluate}), 422, "invalid_spec", param)
         own = "a list of" not in said["cause"]  # one that is too short or too long is no dataset's own mistake
         assert said["cause"].startswith("datasets.1 (d-2): text-regression has one headline metric") is own
-    sql(
-        service,
-        "UPDATE datasets SET facts = %s, task = 'text-classification' WHERE id = %s",
-        json.dumps({**DATA_FACTS, "labels": ["x", "y"]}),
-        other,
-    )
+    labelled = json.dumps({**DATA_FACTS, "labels": ["x", "y"]})
+    sql(service, "UPDATE datasets SET facts = %s, task = 'text-classification' WHERE id = %s", labelled, other)
     headed = {**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["negative", "positive"]}
     sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(headed), request_body["models"]["base"])
     said = problem(http.post("/v1/jobs", json=several), 422, "label_mismatch", "datasets.1")

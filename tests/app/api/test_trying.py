@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.app.api.conftest import Json, problem, sql
-from tests.app.api.finished import done
+from tests.app.api.finished import MOMENT, done
 from tests.conftest import Service
 
 ANSWER = {"label": "positive", "scores": {"positive": 0.9}, "milliseconds": 1.0, "runs": 3, "runtime": "r", "bytes": 9}
@@ -19,12 +19,8 @@ def place(service: Service, http: httpx.Client, request_body: Json) -> str:
 
 def answer(service: Service, question: str) -> None:
     result = json.dumps({"asked": {"text": "good"}, "expected": None, "original": ANSWER, "compressed": ANSWER})
-    moment = "2026-02-03 04:05:06.000000"
-    sql(
-        service,
-        "UPDATE tries SET state = 'succeeded', result = %s, finished_at = %s WHERE id = %s",
-        *(result, moment, question),
-    )
+    statement = "UPDATE tries SET state = 'succeeded', result = %s, finished_at = %s WHERE id = %s"
+    sql(service, statement, result, MOMENT, question)
 
 
 def test_a_question_is_stored_and_its_answer_told(service: Service, http: httpx.Client, place: str) -> None:

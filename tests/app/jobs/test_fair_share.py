@@ -13,7 +13,7 @@ from app.jobs import fair_share, jobs, queue_forecast
 from app.store import quotas
 from app.store.clock import now
 from app.store.models import Job, Team
-from tests.app.conftest import SessionMaker
+from tests.app.conftest import NewJob, SessionMaker
 from tests.app.jobs.test_jobs import LEASE, must_take, take
 from tests.support.rows import submitted
 
@@ -27,7 +27,7 @@ def set_team(transaction: SessionMaker, name: str, **values: object) -> None:
         session.execute(update(Team).where(Team.name == name).values(**values))
 
 
-def test_priority_counts_within_a_team_only(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_priority_counts_within_a_team_only(transaction: SessionMaker, new_job: NewJob) -> None:
     mine = [new_job("modest") for _ in range(2)]
     theirs = [new_job("loud", priority=10) for _ in range(3)]
     urgent = new_job("modest", priority=1)
@@ -35,7 +35,7 @@ def test_priority_counts_within_a_team_only(transaction: SessionMaker, new_job: 
     assert order(transaction, 6) == [theirs[0].id, urgent.id, mine[0].id, theirs[1].id, mine[1].id, theirs[2].id]
 
 
-def test_a_team_of_twice_the_weight_has_twice_the_jobs_at_work(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_team_of_twice_the_weight_has_twice_the_jobs_at_work(transaction: SessionMaker, new_job: NewJob) -> None:
     for _ in range(9):
         new_job("one"), new_job("two")
     set_team(transaction, "two", weight=2.0)
@@ -45,7 +45,7 @@ def test_a_team_of_twice_the_weight_has_twice_the_jobs_at_work(transaction: Sess
     assert (taken.count("one"), taken.count("two")) == (3, 6)
 
 
-def test_a_team_that_had_the_worker_lately_goes_second(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_team_that_had_the_worker_lately_goes_second(transaction: SessionMaker, new_job: NewJob) -> None:
     new_job("had")
     claim = must_take(transaction)
     with transaction() as session:
@@ -55,7 +55,7 @@ def test_a_team_that_had_the_worker_lately_goes_second(transaction: SessionMaker
     assert order(transaction, 2) == [younger.id, older.id]
 
 
-def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_job: NewJob) -> None:
     first, second = new_job("small"), new_job("small")
     set_team(transaction, "small", quotas={"jobs_running": 1})
     claim = must_take(transaction)
@@ -69,16 +69,14 @@ def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_j
     assert must_take(transaction).job.id == second.id
 
 
-def test_all_of_one_teams_jobs_go_to_workers_that_ask_at_once(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_all_of_one_teams_jobs_go_to_workers_that_ask_at_once(transaction: SessionMaker, new_job: NewJob) -> None:
     wanted = {new_job("alone").id for _ in range(12)}
     with ThreadPoolExecutor(12) as pool:
         claims = list(pool.map(lambda n: take(transaction, f"w{n}"), range(12)))
     assert {claim.job.id for claim in claims if claim} == wanted
 
 
-def test_a_claim_waits_for_a_job_that_another_has_in_hand(
-    engine: Engine, transaction: SessionMaker, new_job: Callable[..., Job]
-) -> None:
+def test_a_claim_waits_for_a_job_in_hand(engine: Engine, transaction: SessionMaker, new_job: NewJob) -> None:
     if engine.dialect.name == "sqlite":
         pytest.skip("on SQLite one writes at a time")
     first, second = new_job("alone"), new_job("alone")
@@ -98,7 +96,7 @@ def counted(session: Session) -> list[tuple[str, int, int]]:
     return [(row.name, row.queued, row.running) for row in rows if row.name != "default"]
 
 
-def test_teams_count_their_jobs_however_rows_are_written(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_teams_count_their_jobs_however_rows_are_written(transaction: SessionMaker, new_job: NewJob) -> None:
     made = [new_job("a"), new_job("a"), new_job("b")]
     with transaction() as session:
         assert counted(session) == [("a", 2, 0), ("b", 1, 0)]
@@ -115,12 +113,10 @@ def test_teams_count_their_jobs_however_rows_are_written(transaction: SessionMak
         assert counted(session) == [("a", 0, 0), ("b", 0, 0)]
 
 
-def test_places_are_those_in_which_jobs_are_claimed(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_places_are_those_in_which_jobs_are_claimed(transaction: SessionMaker, new_job: NewJob) -> None:
     new_job("b"), new_job("b")
     take(transaction)  # b has one at work
-    made = [
-        new_job(team, priority=priority) for team, priority in zip("aabbcabbca", (0, 3, 0, 1, 0, 0, 0, 2, 0, 0), strict=True)
-    ]
+    made = [new_job(team, priority=int(priority)) for team, priority in zip("aabbcabbca", "0301000200", strict=True)]
     set_team(transaction, "c", weight=2.0)
     with transaction() as session:
         waiting = session.scalars(select(Job).where(Job.state == "queued").order_by(Job.id)).all()
@@ -156,37 +152,31 @@ def test_a_claim_and_a_place_look_at_no_whole_queue(engine: Engine, transaction:
     with transaction() as session:
         for team in range(20):
             job = submitted(session, f"t{team}")
-            session.execute(
-                text(
-                    "INSERT INTO jobs (id, team_id, name, labels, task, model_id, dataset_id, recipe, evaluate, targets,"
-                    " priority, state, version, event_seq, attempt, fence, failures, created_at)"
-                    " SELECT id || '_' || lpad(n::text, 4, '0'), team_id, name, labels, task, model_id, dataset_id, recipe,"
-                    " evaluate, targets, n % 3, state, 1, 0, 0, 0, 0, created_at"
-                    " FROM jobs, generate_series(1, 200) n WHERE id = :job"
-                ),
-                {"job": job.id},
+            same = "team_id, name, labels, task, model_id, dataset_id, recipe, evaluate, targets, state, created_at"
+            copies = (
+                f"INSERT INTO jobs (id, {same}, priority, version, event_seq, attempt, fence, failures)"
+                f" SELECT id || '_' || lpad(n::text, 4, '0'), {same}, n % 3, 1, 0, 0, 0, 0"
+                " FROM jobs, generate_series(1, 200) n WHERE id = :job"
             )
+            session.execute(text(copies), {"job": job.id})
     with transaction() as session:
         last = session.scalars(select(Job).where(Job.state == "queued").order_by(Job.id.desc())).first()
         assert last is not None
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-    looked = {
-        "claim": plan(
-            engine,
-            lambda session: session.scalar(fair_share.next_job().with_for_update(skip_locked=True, of=fair_share.ChosenJob)),
-        ),
-        "place": plan(engine, lambda session: queue_forecast.find_position(session, last)),
+    claim = fair_share.next_job().with_for_update(skip_locked=True, of=fair_share.ChosenJob)
+    asked: dict[str, Callable[[Session], object]] = {
+        "claim": lambda session: session.scalar(claim),
+        "place": lambda session: queue_forecast.find_position(session, last),
     }
-    for what, shown in looked.items():
+    for what, ask in asked.items():
+        shown = plan(engine, ask)
         rows = [int(float(found)) * int(loops) for found, loops in re.findall(r"rows=([\d.]+) loops=(\d+)", shown)]
         assert max(rows) < 1000, f"{what} looks at many of 4,020 waiting jobs:\n{shown}"
         assert "Seq Scan on jobs" not in shown, f"{what}:\n{shown}"
 
 
-def test_a_weight_and_limits_are_changed_by_who_owns_the_database(
-    transaction: SessionMaker, new_job: Callable[..., Job]
-) -> None:
+def test_the_owner_of_the_database_changes_weight_and_limits(transaction: SessionMaker, new_job: NewJob) -> None:
     new_job("a")
     with transaction() as session:
         found = quotas.change_quotas(session, "a", {"weight": 3, "jobs_waiting": 5})

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -11,16 +12,17 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.core.errors import NotFound, WrongState
+from app.core.errors import WrongState
 from app.core.failures import describe_failure
 from app.jobs import fencing, jobs, stage_results
 from app.store.clock import now
 from app.store.models import Job, Metric
-from tests.app.conftest import SessionMaker
+from tests.app.conftest import NewJob, SessionMaker
 from tests.support.unmeasured import unmeasured
 
 LEASE = 30.0
 T = TypeVar("T")
+CRASH = describe_failure("engine_crashed")
 
 
 def take(transaction: SessionMaker, worker: str = "w", lease: float = LEASE) -> fencing.Claim | None:
@@ -43,7 +45,7 @@ def do(transaction: SessionMaker, act: Callable[..., T], *arguments: Any, **opti
         return act(session, *arguments, **options)
 
 
-def test_a_job_is_claimed_once_however_many_ask(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_job_is_claimed_once_however_many_ask(transaction: SessionMaker, new_job: NewJob) -> None:
     wanted = {new_job().id for _ in range(12)}
 
     def work(number: int) -> list[str]:
@@ -58,7 +60,7 @@ def test_a_job_is_claimed_once_however_many_ask(transaction: SessionMaker, new_j
     assert sorted(got) == sorted(wanted)
 
 
-def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: NewJob) -> None:
     job = new_job()
     old = must_take(transaction, lease=-1)
     assert do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0) == [job.id]
@@ -76,13 +78,13 @@ def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callab
         lambda s: jobs.retry_or_fail(s, old, {}, max_failures=3, backoff_seconds=0),
     ]
     for write in writes:
-        with pytest.raises(fencing.StaleFence), transaction() as session:
-            write(session)
+        with pytest.raises(fencing.StaleFence):
+            do(transaction, write)
     after = look(transaction, job)
     assert (after.state, after.fence, after.metrics) == ("running", new.fence, [])
 
 
-def test_lost_workers_are_counted_and_capped(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_lost_workers_are_counted_and_capped(transaction: SessionMaker, new_job: NewJob) -> None:
     job = new_job()
     for _ in range(3):
         must_take(transaction, lease=-1)
@@ -92,7 +94,7 @@ def test_lost_workers_are_counted_and_capped(transaction: SessionMaker, new_job:
     assert take(transaction) is None
 
 
-def test_a_lease_that_holds_is_not_reaped(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_lease_that_holds_is_not_reaped(transaction: SessionMaker, new_job: NewJob) -> None:
     new_job()
     claim = must_take(transaction, lease=0.05)
     do(transaction, jobs.heartbeat, claim, LEASE)
@@ -100,27 +102,13 @@ def test_a_lease_that_holds_is_not_reaped(transaction: SessionMaker, new_job: Ca
     assert do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0) == []
 
 
-def test_back_off_delays_the_next_claim(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_back_off_delays_the_next_claim(transaction: SessionMaker, new_job: NewJob) -> None:
     job = new_job()
-    with transaction() as session:
-        jobs.retry_or_fail(
-            session, must_take(transaction), describe_failure("engine_crashed"), max_failures=3, backoff_seconds=60
-        )
+    do(transaction, jobs.retry_or_fail, must_take(transaction), CRASH, max_failures=3, backoff_seconds=60)
     assert take(transaction) is None
     with transaction() as session:
         session.execute(update(Job).where(Job.id == job.id).values(not_before=now(-1)))
     assert must_take(transaction).job.attempt == 2
-
-
-def test_draining_charges_no_failure(transaction: SessionMaker, held: fencing.Claim) -> None:
-    do(transaction, jobs.release, held)
-    assert (look(transaction, held.job).state, look(transaction, held.job).failures) == ("queued", 0)
-
-
-def test_cancel_of_a_waiting_job_is_immediate(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    assert do(transaction, jobs.cancel, job.team_id, job.id).state == "cancelled"
-    assert take(transaction) is None
 
 
 def test_cancel_of_a_running_job_comes_with_the_heartbeat(transaction: SessionMaker, held: fencing.Claim) -> None:
@@ -131,7 +119,7 @@ def test_cancel_of_a_running_job_comes_with_the_heartbeat(transaction: SessionMa
     assert do(transaction, jobs.cancel, held.job.team_id, held.job.id).state == "cancelled"  # asking again is harmless
 
 
-def test_cancel_after_the_end_is_refused(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_cancel_after_the_end_is_refused(transaction: SessionMaker, new_job: NewJob) -> None:
     job = new_job()
     do(transaction, jobs.finish, must_take(transaction), {"version": 1}, [])
     with pytest.raises(WrongState), transaction() as session:
@@ -140,25 +128,13 @@ def test_cancel_after_the_end_is_refused(transaction: SessionMaker, new_job: Cal
     assert (again.state, again.retry_of) == ("queued", job.id)
 
 
-def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    must_take(transaction, lease=-1)
-    do(transaction, jobs.cancel, job.team_id, job.id)
-    do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0)
-    assert look(transaction, job).state == "cancelled"
-
-
-WRITES: dict[str, Callable[[Session, fencing.Claim], None]] = {
-    "drained": jobs.release,
-    "set back": lambda session, claim: jobs.retry_or_fail(
-        session, claim, describe_failure("engine_crashed"), max_failures=3, backoff_seconds=0
-    ),
-}
+SET_BACK = partial(jobs.retry_or_fail, error=CRASH, max_failures=3, backoff_seconds=0)
+WRITES: dict[str, Callable[[Session, fencing.Claim], None]] = {"drained": jobs.release, "set back": SET_BACK}
 
 
 @pytest.mark.parametrize("cancel_first", [True, False], ids=["cancel first", "cancel second"])
 @pytest.mark.parametrize("write", WRITES)
-def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
+def test_a_cancel_ends_a_job_on_its_way_back(
     write: str, cancel_first: bool, transaction: SessionMaker, held: fencing.Claim
 ) -> None:
     acts: list[Callable[[Session], object]] = [
@@ -167,14 +143,10 @@ def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
     ]
     first, second = acts if cancel_first else reversed(acts)
 
-    def follow() -> None:
-        with transaction() as session:
-            second(session)
-
     with ThreadPoolExecutor(1) as pool:
         with transaction() as session:
             first(session)
-            waiting = pool.submit(follow)
+            waiting = pool.submit(do, transaction, second)
             with suppress(TimeoutError):
                 waiting.result(0.5)  # it has begun, and waits for us
         waiting.result(60)
@@ -184,32 +156,23 @@ def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
 TOLD = {"stage": "distilled", "phase": "export", "step": 0, "total": 1, "fraction": 0.93, "eta_seconds": 48.0}
 
 
-def tell(transaction: SessionMaker, claim: fencing.Claim) -> None:
-    do(transaction, jobs.heartbeat, claim, LEASE, progress=TOLD)
-
-
 def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, held: fencing.Claim) -> None:
-    tell(transaction, held)
+    do(transaction, jobs.heartbeat, held, LEASE, progress=TOLD)
     do(transaction, jobs.finish, held, {"version": 1}, [])
     assert look(transaction, held.job).progress == {**TOLD, "fraction": 1.0, "eta_seconds": 0.0}
 
 
 ENDS: dict[str, Callable[[Session, fencing.Claim], object]] = {
-    "failed": lambda session, claim: jobs.fail(session, claim, describe_failure("engine_crashed")),
+    "failed": partial(jobs.fail, error=CRASH),
     "cancelled": jobs.mark_cancelled,
-    "given up": lambda session, claim: jobs.retry_or_fail(
-        session, claim, describe_failure("engine_crashed"), max_failures=1, backoff_seconds=0
-    ),
+    "given up": partial(SET_BACK, max_failures=1),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_job_that_ends_before_its_work_has_nothing_left_to_wait_for(
-    end: str, transaction: SessionMaker, held: fencing.Claim
-) -> None:
-    tell(transaction, held)
-    with transaction() as session:
-        ENDS[end](session, held)
+def test_a_job_that_ends_early_has_nothing_left_to_wait_for(end: str, transaction: SessionMaker, held: fencing.Claim) -> None:
+    do(transaction, jobs.heartbeat, held, LEASE, progress=TOLD)
+    do(transaction, ENDS[end], held)
     ended = look(transaction, held.job)
     assert ended.state == ("cancelled" if end == "cancelled" else "failed")
     assert ended.finished_at is not None
@@ -220,12 +183,8 @@ def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, held
     with transaction() as session:
         stage_results.record_stage(session, held, unmeasured(), "p", [], [])
         jobs.finish(session, held, {"version": 1}, [])
-    for statement in (
-        "UPDATE jobs SET state = 'queued'",
-        "UPDATE jobs SET report = NULL",
-        "DELETE FROM metrics",
-        "UPDATE metrics SET parameters = 1",
-    ):
+    jobs_too = ("UPDATE jobs SET state = 'queued'", "UPDATE jobs SET report = NULL")
+    for statement in (*jobs_too, "DELETE FROM metrics", "UPDATE metrics SET parameters = 1"):
         with pytest.raises(DBAPIError, match="final"), transaction() as session:
             session.execute(text(statement))
     with transaction() as session:
@@ -234,17 +193,14 @@ def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, held
 
 
 @pytest.mark.parametrize("out_of", [True, False], ids=["out of it", "into it"])
-def test_metrics_are_not_moved_between_a_finished_job_and_another(
-    out_of: bool, transaction: SessionMaker, new_job: Callable[..., Job]
-) -> None:
+def test_metrics_are_not_moved_from_or_to_a_finished_job(out_of: bool, transaction: SessionMaker, new_job: NewJob) -> None:
     new_job(), new_job()
     over, running = must_take(transaction), must_take(transaction)
     with transaction() as session:
         stage_results.record_stage(session, over if out_of else running, unmeasured(), "p", [], [])
         jobs.finish(session, over, {}, [])
-    move = update(Metric).values(job_id=(running if out_of else over).job.id)
     with pytest.raises(DBAPIError, match="final"), transaction() as session:
-        session.execute(move)
+        session.execute(update(Metric).values(job_id=(running if out_of else over).job.id))
     third = new_job()
     with transaction() as session:  # between two that are not over it is nobody's matter
         session.execute(update(Metric).where(Metric.job_id == running.job.id).values(job_id=third.id))
@@ -258,18 +214,7 @@ def test_a_stage_that_is_done_again_replaces_its_row(transaction: SessionMaker, 
         assert [done.stage for done in stage_results.list_checkpoints(session, held.job.id)] == ["baseline"]
 
 
-def test_only_a_job_that_is_over_can_be_deleted(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    job = new_job()
-    with pytest.raises(WrongState), transaction() as session:
-        jobs.delete_job(session, job.team_id, job.id)
-    with transaction() as session:
-        jobs.cancel(session, job.team_id, job.id)
-        jobs.delete_job(session, job.team_id, job.id)
-    with pytest.raises(NotFound), transaction() as session:
-        jobs.get(session, job.team_id, job.id)
-
-
-def test_a_rollback_rings_nobody(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_rollback_rings_nobody(transaction: SessionMaker, new_job: NewJob) -> None:
     job = new_job()
     with pytest.raises(ZeroDivisionError), transaction() as session:
         jobs.cancel(session, job.team_id, job.id)

@@ -22,6 +22,7 @@ from app.store.models import Job
 from compression.schema.stages import STAGES
 from tests.conftest import Database
 from tests.support.protocol_world import CAP, TEAMS, Machine, Told, World
+from tests.support.rows import ASKED
 from tests.support.unmeasured import unmeasured
 
 LONG = 3600
@@ -50,20 +51,9 @@ class Protocol(Machine):
     @rule(target=known, team=st.sampled_from(TEAMS), priority=st.integers(0, 2), deadline=st.booleans())
     def submit(self, team: str, priority: int, deadline: bool) -> str:
         team_id, model, dataset = self.world.owners[team]
-        asked = Job(
-            team_id=team_id,
-            name="j",
-            task="text-classification",
-            model_id=model,
-            dataset_id=dataset,
-            recipe={},
-            evaluate={},
-            targets={},
-            priority=priority,
-            deadline_seconds=LONG if deadline else None,
-        )
+        asked = {**ASKED, "priority": priority, "deadline_seconds": LONG if deadline else None}
         with self.session() as session:
-            stored = jobs.submit(session, asked)
+            stored = jobs.submit(session, Job(team_id=team_id, model_id=model, dataset_id=dataset, **asked))
         self.told[stored.id] = Told(stored.id, team, priority, deadline)
         return stored.id
 
@@ -151,63 +141,33 @@ class Protocol(Machine):
 
     @rule(claim=claims, number=st.integers(1, 2))
     def record(self, claim: fencing.Claim, number: int) -> None:
-        origin = f"{claim.fence}.r{number}"
-        made = origin in self.told[claim.job.id].origins
-
-        def then(job: Told) -> None:
-            job.events.append("log")
-            job.origins.add(origin)
-
-        self.write(claim, lambda session: jobs.record_event(session, claim, "log", {}, origin=origin), then, made=made)
+        self.write_once(claim, f"r{number}", "log", partial(jobs.record_event, kind="log", data={}))
 
     @rule(claim=claims, number=st.integers(1, 2))
     def training_saved(self, claim: fencing.Claim, number: int) -> None:
-        origin = f"{claim.fence}.t{number}"
-        made = origin in self.told[claim.job.id].origins
-
-        def then(job: Told) -> None:
-            job.events.append("training_saved")
-            job.origins.add(origin)
-            job.saved.add("training")
-
-        self.write(
-            claim, lambda session: stage_results.record_training(session, claim, "p", FILES, {}, origin=origin), then, made=made
-        )
+        act = partial(stage_results.record_training, prefix="p", files=FILES, data={})
+        self.write_once(claim, f"t{number}", "training_saved", act, lambda job: job.saved.add("training"))
 
     @rule(claim=claims, stage=st.sampled_from(STAGES))
     def stage_finished(self, claim: fencing.Claim, stage: str) -> None:
-        origin = f"{claim.fence}.s{stage}"
-        made = origin in self.told[claim.job.id].origins
-
         def then(job: Told) -> None:
-            job.events.append("stage_finished")
-            job.origins.add(origin)
             job.stages.add(stage)
             job.saved = {*job.saved, stage} - {"training"}
 
-        self.write(
-            claim,
-            lambda session: stage_results.record_stage(session, claim, unmeasured(stage), "p", FILES, [], origin=origin),
-            then,
-            made=made,
-        )
+        act = partial(stage_results.record_stage, row=unmeasured(stage), prefix="p", checkpoint=FILES, artifacts=[])
+        self.write_once(claim, f"s{stage}", "stage_finished", act, then)
 
     @rule(claim=claims)
     def finish(self, claim: fencing.Claim) -> None:
         job = self.told[claim.job.id]
         made = (job.state, job.fence) == ("succeeded", claim.fence)
-        self.write(
-            claim,
-            lambda session: jobs.finish(session, claim, {"by": claim.fence}, []),
-            lambda job: job.end("succeeded"),
-            made=made,
-        )
+        act = partial(jobs.finish, claim=claim, report={"by": claim.fence}, artifacts=[])
+        self.write(claim, act, lambda job: job.end("succeeded"), made=made)
 
     @rule(claim=claims)
     def fail(self, claim: fencing.Claim) -> None:
-        self.write(
-            claim, lambda session: jobs.fail(session, claim, describe_failure("worker_error")), lambda job: job.end("failed")
-        )
+        act = partial(jobs.fail, claim=claim, error=describe_failure("worker_error"))
+        self.write(claim, act, lambda job: job.end("failed"))
 
     @rule(claim=claims)
     def cancelled(self, claim: fencing.Claim) -> None:
@@ -227,13 +187,9 @@ class Protocol(Machine):
 
     @rule(claim=claims, backoff=st.sampled_from([0, LONG]))
     def setback(self, claim: fencing.Claim, backoff: int) -> None:
-        self.write(
-            claim,
-            lambda session: jobs.retry_or_fail(
-                session, claim, describe_failure("engine_crashed"), max_failures=CAP, backoff_seconds=backoff
-            ),
-            lambda job: job.set_back(backoff=backoff),
-        )
+        again = {"error": describe_failure("engine_crashed"), "max_failures": CAP, "backoff_seconds": backoff}
+        act = partial(jobs.retry_or_fail, claim=claim, **again)
+        self.write(claim, act, lambda job: job.set_back(backoff=backoff))
 
     @rule(claim=consumes(claims))
     def forget(self, claim: fencing.Claim) -> None:

@@ -1,8 +1,5 @@
 """Writes that come twice, jobs that come too late, and what nobody holds any more."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import InternalError
@@ -15,21 +12,15 @@ from app.store.db import IDLE_SECONDS, make_engine
 from app.store.models import Checkpoint, Event, Job, Worker
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Artifact
-from tests.app.conftest import SessionMaker
+from tests.app.conftest import NewJob, SessionMaker
 from tests.app.jobs.test_jobs import LEASE, do, look, must_take, take
 from tests.conftest import Database, wait_for
 from tests.support.unmeasured import unmeasured
 
 
-def told(transaction: SessionMaker, job: Job) -> list[tuple[int, str]]:
-    with transaction() as session:
-        rows = session.execute(select(Event.seq, Event.type).where(Event.job_id == job.id).order_by(Event.seq)).all()
-        return [(found.seq, found.type) for found in rows]
-
-
 def test_a_write_that_comes_twice_is_told_once(transaction: SessionMaker, held: fencing.Claim) -> None:
     saved = [{"path": "x", "size": 1, "sha256": "0" * 64}]
-    writes: list[Callable[[Session], Any]] = [
+    writes = [
         lambda s: jobs.record_event(s, held, "log", {"message": "a"}, origin="1.1"),
         lambda s: stage_results.record_training(s, held, "p1", saved, {"step": 3}, origin="1.2"),
         lambda s: stage_results.record_stage(s, held, unmeasured(), "p2", saved, [], origin="1.3"),
@@ -37,17 +28,16 @@ def test_a_write_that_comes_twice_is_told_once(transaction: SessionMaker, held: 
     ]
     for write in writes:
         for _ in range(2):  # the first reply was lost
-            with transaction() as session:
-                write(session)
+            do(transaction, write)
     kinds = ["queued", "claimed", "log", "training_saved", "stage_finished", "succeeded"]
-    assert told(transaction, held.job) == list(enumerate(kinds, start=1))
+    with transaction() as session:
+        told = session.execute(select(Event.seq, Event.type).where(Event.job_id == held.job.id).order_by(Event.seq)).all()
+    assert told == list(enumerate(kinds, start=1))
     after = look(transaction, held.job)
     assert (after.state, len(after.metrics)) == ("succeeded", 1)
 
 
-def test_a_finish_of_an_older_fence_is_refused_though_the_job_succeeded(
-    transaction: SessionMaker, new_job: Callable[..., Job]
-) -> None:
+def test_a_finish_of_an_older_fence_is_refused_though_the_job_succeeded(transaction: SessionMaker, new_job: NewJob) -> None:
     job, old = new_job(), must_take(transaction, lease=-1)
     do(transaction, jobs.requeue_expired, max_failures=3, backoff_seconds=0)
     new = must_take(transaction)
@@ -58,9 +48,7 @@ def test_a_finish_of_an_older_fence_is_refused_though_the_job_succeeded(
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_a_job_is_taken_from_a_worker_that_fell_silent_within_a_transaction(
-    database: Database, transaction: SessionMaker, new_job: Callable[..., Job]
-) -> None:
+def test_silence_within_a_transaction_loses_a_job(database: Database, transaction: SessionMaker, new_job: NewJob) -> None:
     job, claim = new_job(), must_take(transaction, lease=-1)
 
     def reaped() -> list[str]:
@@ -89,13 +77,11 @@ def test_saved_training_is_replaced_and_goes_with_its_stage(transaction: Session
 
 
 def made(name: str, stage: str = "baseline", part: str | None = None) -> tuple[Artifact, dict[str, str]]:
-    nothing = NotMeasured(not_measured="a test")
     facts = {"name": name, "kind": "onnx", "stage": stage, "precision": "float32", "files": [], "opens_with": "x", "part": part}
-    return Artifact.model_validate({**facts, "score": nothing}), {}
+    return Artifact.model_validate({**facts, "score": NotMeasured(not_measured="a test")}), {}
 
 
 def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker, held: fencing.Claim) -> None:
-
     def names() -> set[str]:
         with transaction() as session:
             return stage_results.list_results(session, held.job.id)[1]
@@ -115,22 +101,7 @@ def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker,
     assert names() == {"b-mood", "c-mood", "a-joy", "q-mood"}
 
 
-def test_what_a_worker_about_to_claim_still_holds_is_taken_back(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    mine, theirs = new_job(), new_job()
-    lost, other = must_take(transaction), None
-    with transaction() as session:
-        other = jobs.claim(session, "other", LEASE)
-    assert do(transaction, jobs.requeue_orphans, "w", max_failures=3, backoff_seconds=0) == [lost.job.id]
-    states = {job.id: look(transaction, job) for job in (mine, theirs)}
-    assert (states[lost.job.id].state, states[lost.job.id].failures) == ("queued", 1)
-    assert states[other.job.id].state == "running"
-    with pytest.raises(fencing.StaleFence), transaction() as session:
-        jobs.finish(session, lost, {}, [])
-
-
-def test_a_waiting_job_whose_deadline_passed_fails_and_is_not_claimed(
-    transaction: SessionMaker, new_job: Callable[..., Job]
-) -> None:
+def test_a_waiting_job_whose_deadline_passed_fails_and_is_not_claimed(transaction: SessionMaker, new_job: NewJob) -> None:
     late, calm = new_job(deadline_seconds=3600), new_job(deadline_seconds=3600)
     with transaction() as session:
         session.execute(update(Job).where(Job.id == late.id).values(deadline_at=now(-1)))
@@ -143,7 +114,7 @@ def test_a_waiting_job_whose_deadline_passed_fails_and_is_not_claimed(
     assert (after.state, (after.error or {})["code"]) == ("failed", "deadline_exceeded")
 
 
-def test_a_running_jobs_worker_hears_of_the_deadline(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_running_jobs_worker_hears_of_the_deadline(transaction: SessionMaker, new_job: NewJob) -> None:
     job = new_job(deadline_seconds=3600)
     claim = must_take(transaction)
     with transaction() as session:
@@ -152,19 +123,18 @@ def test_a_running_jobs_worker_hears_of_the_deadline(transaction: SessionMaker, 
         assert jobs.heartbeat(session, claim, LEASE).overdue
 
 
-def test_a_retry_asks_for_the_same_and_its_deadline_counts_anew(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_retry_asks_for_the_same_and_its_deadline_counts_anew(transaction: SessionMaker, new_job: NewJob) -> None:
     old = new_job(deadline_seconds=3600, priority=3, memory_bytes=7, disk_bytes=8)
     with transaction() as session:
         session.execute(update(Job).where(Job.id == old.id).values(deadline_at=now(-1)))
     do(transaction, jobs.fail_overdue)
     with transaction() as session:
         new = jobs.retry(session, old.team_id, old.id)
-        asked = (new.deadline_seconds, new.priority, new.memory_bytes, new.disk_bytes)
-        assert asked == (3600, 3, 7, 8)
+        assert (new.deadline_seconds, new.priority, new.memory_bytes, new.disk_bytes) == (3600, 3, 7, 8)
         assert session.scalar(select(Job.deadline_at > now()).where(Job.id == new.id))
 
 
-def test_a_job_waits_for_a_worker_that_has_the_memory(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_a_job_waits_for_a_worker_that_has_the_memory(transaction: SessionMaker, new_job: NewJob) -> None:
     large, small = new_job(priority=5, memory_bytes=100), new_job(memory_bytes=10)
     with transaction() as session:
         claim = jobs.claim(session, "small", LEASE, memory_bytes=50)
@@ -174,7 +144,7 @@ def test_a_job_waits_for_a_worker_that_has_the_memory(transaction: SessionMaker,
         assert claim.job.id == large.id
 
 
-def test_smaller_batches_are_kept_for_the_next_attempt(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_smaller_batches_are_kept_for_the_next_attempt(transaction: SessionMaker, new_job: NewJob) -> None:
     new_job()
     with transaction() as session:
         claim = jobs.claim(session, "w", LEASE)
@@ -184,16 +154,14 @@ def test_smaller_batches_are_kept_for_the_next_attempt(transaction: SessionMaker
     assert must_take(transaction).job.split_batches == 4
 
 
-def test_the_queue_tells_place_start_and_what_is_missing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_the_queue_tells_place_start_and_what_is_missing(transaction: SessionMaker, new_job: NewJob) -> None:
     busy = [new_job("busy") for _ in range(3)]
     quiet, urgent = new_job("quiet"), new_job("busy", priority=1)
 
     def places() -> dict[str, queue_forecast.QueuePosition]:
         with transaction() as session:
-            found = {
-                job.id: queue_forecast.find_position(session, session.get_one(Job, job.id)) for job in (*busy, quiet, urgent)
-            }
-            return {key: place for key, place in found.items() if place is not None}
+            found = [session.get_one(Job, job.id) for job in (*busy, quiet, urgent)]
+            return {job.id: place for job in found if (place := queue_forecast.find_position(session, job)) is not None}
 
     order = sorted(places(), key=lambda key: places()[key].position)
     # As claims will go: of two teams with nothing at work the one whose first job is older; within busy, the urgent one first.

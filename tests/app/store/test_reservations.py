@@ -1,8 +1,9 @@
 """Room is promised once: uploads at the same time fit together, in several processes too. A full disk says so by its name."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,7 @@ from app.store.reservations import SPARE_BYTES, Reservation, reserved_bytes
 from app.store.storage import LocalStorage
 from tests.app.api.conftest import entry, problem
 from tests.app.conftest import SessionMaker
-from tests.conftest import Service, fresh_database, wait_for
+from tests.conftest import Service, fresh_database, started, wait_for
 from tests.faults.conftest import SMALL_DISK, small_disk
 from tests.faults.test_disk import fill
 from tests.support.rows import team
@@ -34,12 +35,6 @@ class Disk(LocalStorage):
 
     def free_bytes(self) -> int | None:
         return SPARE_BYTES + FREE
-
-
-@pytest.fixture
-def disk(tmp_path: Path, transaction: SessionMaker, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(upload_reservation, "writing", transaction)
-    return Disk(tmp_path / "store")
 
 
 @pytest.fixture
@@ -56,23 +51,29 @@ def tried(held: upload_reservation.UploadReservation) -> bool:
     return True
 
 
-def test_uploads_at_the_same_time_fit_together(disk: Disk, owner: str, transaction: SessionMaker) -> None:
-    rooms = [upload_reservation.UploadReservation(disk, owner, FREE // 3 + 1) for _ in range(6)]
+Reserve = Callable[[int], upload_reservation.UploadReservation]
+
+
+@pytest.fixture
+def room(tmp_path: Path, owner: str, transaction: SessionMaker, monkeypatch: pytest.MonkeyPatch) -> Reserve:
+    """An upload of so many bytes, for which nothing is reserved yet."""
+    monkeypatch.setattr(upload_reservation, "writing", transaction)
+    return partial(upload_reservation.UploadReservation, Disk(tmp_path / "store"), owner)
+
+
+def test_uploads_at_the_same_time_fit_together(room: Reserve, owner: str, transaction: SessionMaker) -> None:
+    rooms = [room(FREE // 3 + 1) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(tried, rooms))
     assert found.count(True) == 2
     with transaction() as session:
         assert reserved_bytes(session) == reserved_bytes(session, owner) == 2 * (FREE // 3 + 1)
-    first = rooms[found.index(True)]
-    first.release()
-    assert tried(upload_reservation.UploadReservation(disk, owner, FREE // 3 + 1))
+    rooms[found.index(True)].release()
+    assert tried(room(FREE // 3 + 1))
 
 
-def test_what_has_come_is_reserved_no_more(disk: Disk, owner: str) -> None:
-    upload, other = (
-        upload_reservation.UploadReservation(disk, owner, FREE),
-        upload_reservation.UploadReservation(disk, owner, FREE // 3),
-    )
+def test_what_has_come_is_reserved_no_more(room: Reserve) -> None:
+    upload, other = room(FREE), room(FREE // 3)
     assert tried(upload)
     assert not tried(other)
     upload.left = FREE // 2  # as `took` counts
@@ -80,11 +81,8 @@ def test_what_has_come_is_reserved_no_more(disk: Disk, owner: str) -> None:
     assert tried(other)
 
 
-def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, transaction: SessionMaker) -> None:
-    silent, other = (
-        upload_reservation.UploadReservation(disk, owner, FREE),
-        upload_reservation.UploadReservation(disk, owner, FREE),
-    )
+def test_an_upload_that_says_nothing_loses_its_room(room: Reserve, transaction: SessionMaker) -> None:
+    silent, other = room(FREE), room(FREE)
     assert tried(silent)
     with transaction() as session:
         session.execute(update(Reservation).values(expires_at=now(-1)))
@@ -100,12 +98,12 @@ def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, tran
         assert reserved_bytes(session) == FREE
 
 
-def test_a_team_does_not_reserve_all_there_is(disk: Disk, owner: str, transaction: SessionMaker) -> None:
+def test_a_team_does_not_reserve_all_there_is(room: Reserve, transaction: SessionMaker) -> None:
     with transaction() as session:
         session.execute(update(Team).values(quotas={"bytes_arriving": 500}))
-    assert tried(upload_reservation.UploadReservation(disk, owner, 300))
+    assert tried(room(300))
     with pytest.raises(BytesQuotaExceeded) as caught:
-        upload_reservation.UploadReservation(disk, owner, 300).reserve()
+        room(300).reserve()
     assert caught.value.facts["quota"]["used"] == 300
 
 
@@ -125,14 +123,15 @@ def test_a_database_whose_disk_is_full_is_told_from_one_that_is_away(tmp_path: P
 
 
 @pytest.fixture
-def full(templates: dict[str, str], postgres: str, valkey: str, tmp_path: Path) -> Iterator[Service]:
+def full(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
     """An API whose database and storage lie on one small disk."""
     home = tmp_path / "home"
-    with small_disk(home, "200m"), fresh_database("sqlite", postgres, templates, home) as database:
-        made = Service(home, database, valkey)
-        made.start_api()
+    with (
+        small_disk(home, "200m"),
+        fresh_database("sqlite", "", templates, home) as database,
+        started(Service(home, database, valkey)) as made,
+    ):
         yield made
-        made.stop()
 
 
 def ready(service: Service) -> tuple[int, str]:

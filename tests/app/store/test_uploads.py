@@ -56,7 +56,7 @@ def put(storage: Storage, place: uploads.UploadTarget) -> None:
     asyncio.run(uploads.receive_file(asked(DATA), storage, Settings(), place))
 
 
-def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
+def test_bytes_stay_though_a_commit_s_reply_is_lost(
     sending: Sending, transaction: SessionMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, place = LocalStorage(tmp_path / "store"), sending(DATA)
@@ -79,7 +79,7 @@ def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
     assert b"".join(storage.read(key, 0, len(DATA))) == DATA
 
 
-def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
+def test_a_long_part_is_kept_in_pieces(
     sending: Sending, transaction: SessionMaker, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytes(range(256)) * 400
