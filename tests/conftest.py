@@ -33,6 +33,7 @@ from tests.support import documented, warm
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads that spin take the cores from the tests beside, as in an engine
 DATABASES = ("sqlite", "postgresql")
 
 

@@ -43,6 +43,12 @@ class ChildOutOfMemory(ChildFailed):
     """A child ran out of memory: it reported so itself, or the kernel killed it."""
 
 
+def start(arguments: list[str], env: dict[str, str], errors: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Start `python -m compression arguments…` in a fresh interpreter, its output in a pipe."""
+    command = [sys.executable, "-m", "compression", *arguments]
+    return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+
+
 def child_lines(
     command: str, spec: Config, *, timeout: float, waiting: Callable[[], None] = lambda: None
 ) -> Generator[str, None, None]:
@@ -57,13 +63,7 @@ def child_lines(
         path, log = Path(folder) / "spec.json", Path(folder) / "log"
         path.write_text(spec.model_dump_json(), "utf-8")
         with log.open("wb") as errors:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "compression", command, "--die-with-parent", str(path)],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
+            child = start([command, "--die-with-parent", str(path)], _environment(), errors)
         try:
             assert child.stdout is not None  # noqa: S101
             with child.stdout as pipe:

@@ -10,12 +10,14 @@ from transformers import BertForSequenceClassification, BertModel
 
 from compression.engine import shipping
 from compression.export.onnx import trace
+from compression.system import process
 from tests.compression.export.conftest import tiny_classifier, tiny_shipment  # noqa: F401 (fixtures of engine/ and evaluation/ too)
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
+process.usable_cores = lambda: 1  # what a job takes that names no number of threads
 trace.MOST = 100
 """Shapes recur from test to test, and tracing one takes longer than most of a tiny job."""
 ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # a fifth of each tracing

@@ -141,10 +141,15 @@ def import_torch() -> None:
     importlib.import_module("compression.engine.commands.run")
     import torch
 
+    from compression.engine import shipping
+    from compression.system import child_process
+    from tests.support.measuring import briefly_apart
     from workers import engine, sandbox
 
     torch.set_num_threads(1)
     rehearse()
+    shipping.measure_artifact = briefly_apart
+    child_process.start = Child
     if sandbox.find_obstacle("landlock+seccomp") is None:
         sandbox.STRONGEST_FIRST = ("landlock+seccomp",)
         engine.start_child = started_by(engine.start_child)
@@ -213,6 +218,7 @@ def serve(channel: socket.socket, level: str) -> list[str]:
             command = [sys.executable, "-m", *message["start"]]
             nothing = os.open(os.devnull, os.O_RDONLY)
             become(command, message["env"], ROOT, (nothing, descriptors[0], descriptors[0]))
+            importlib.reload(sys.modules["app.core.crash_points"])  # it reads the environment when it is imported
             return list(message["start"])
         for descriptor in descriptors:
             os.close(descriptor)
@@ -244,8 +250,6 @@ def become(
     os.chdir(folder)
     random.seed()
     show(command, env)
-    if crash := sys.modules.get("app.core.crash_points"):
-        importlib.reload(crash)  # it reads the environment when it is imported
 
 
 def close_all_but(kept: Sequence[int]) -> None:
@@ -335,6 +339,40 @@ def run_engine(_program: str, command: list[str]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     leave(1)
+
+
+class Child:
+    """A measuring process, forked from its engine; by the part of subprocess.Popen's interface that child_process needs."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str], errors: IO[bytes]) -> None:
+        reader, writer = os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            run_measuring([sys.executable, "-P", "-m", "compression", *arguments], env, (writer, errors.fileno()))
+        os.close(writer)
+        self.stdout = os.fdopen(reader, "rb", buffering=0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of a process that has closed its output or was killed."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def run_measuring(command: list[str], env: Mapping[str, str], outputs: tuple[int, int]) -> NoReturn:
+    """Be the child that an engine measures with, without the engine's heartbeat."""
+    try:
+        sys.modules["torch"].nn.modules.module._global_forward_pre_hooks.clear()
+        become(command, env, Path.cwd(), (os.open(os.devnull, os.O_RDONLY), *outputs))
+    except BaseException:
+        traceback.print_exc()
+        leave(1)
+    run_engine(sys.executable, command)
 
 
 def leave(code: object) -> NoReturn:
