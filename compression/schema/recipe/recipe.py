@@ -134,8 +134,10 @@ class Recipe(Config):
 
 
 def _add_stage(key: str, settings: type[Config]) -> None:
-    """Add an installed package's stage settings to recipes; null, the default, leaves the stage out."""
-    kind: Any = Annotated[settings | None, Field(description=settings.__doc__)]
+    """Add an installed package's stage settings to recipes; null, the default, leaves the stage out. It is not stored, so that
+    jobs that do not use the package outlive it.
+    """
+    kind: Any = Annotated[settings | None, Field(description=settings.__doc__, exclude_if=lambda value: value is None)]
     Recipe.__annotations__[key] = kind
     Recipe.model_fields[key] = FieldInfo.from_annotated_attribute(kind, None)
     Recipe.model_rebuild(force=True)
