@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from compression.engine.context import StageContext
 from compression.evaluation.lm_eval.harness_job import PHASE as LM_EVAL
-from compression.schema.errors import InvalidSpec
+from compression.schema.errors import MissingResource
 from compression.schema.events import Event
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import LmEval, Recipe
@@ -57,14 +57,14 @@ class StageRunner:
 
 @cache
 def runner_of(stage: Stage) -> StageRunner:
-    """Import a stage's runner. Raises InvalidSpec if the package that has it cannot be loaded."""
+    """Import a stage's runner. Raises MissingResource if the package that has it cannot be loaded."""
     spec = STAGE_SPECS[stage]
     try:
         return cast(StageRunner, resolve_name(spec.engine))
     except Exception as problem:
         cause = f"the stage {stage} ({spec.engine}) cannot be loaded: {problem}"
         remedy = "Set the key to null, or ask who runs the worker to mend the package."
-        raise InvalidSpec(cause, param=f"recipe.{spec.recipe_key}", remedy=remedy) from problem
+        raise MissingResource(cause, param=f"recipe.{spec.recipe_key}", remedy=remedy) from problem
 
 
 def job_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]], asked: LmEval | None = None) -> ProgressTracker:
