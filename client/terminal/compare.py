@@ -17,6 +17,7 @@ from client.terminal.text import one_line
 from client.types import Job, Report
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, Row, Score
+from compression.schema.tasks import TASKS
 
 ALIKE = ("models.base", "datasets", "evaluate.")
 """If these differ, the figures are not comparable."""
@@ -120,7 +121,7 @@ def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:
 
 def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
     """Return a warning if the figures are not comparable, else an empty text. found: the differences of these jobs."""
-    texts = [one.job for one in jobs if one.job.task == "causal-lm"]
+    texts = [one.job for one in jobs if one.job.task in TASKS and TASKS[one.job.task].generates]
     windows = {job.evaluate.get("window") or job.recipe.get("train", {}).get("max_length") for job in texts}
 
     def matters(key: str) -> bool:

@@ -94,14 +94,20 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
         "student": folder_digests(base, spec.student),
     }
     found: dict[Stage, dict[str, Any]] = {}
+    earlier: dict[str, Any] = {}
     installed: dict[str, Any] = {}
+    inputs = labelled
     for stage in STAGES:
+        is_installed = STAGE_SPECS[stage].settings is not None
+        if is_installed and stage not in planned(spec.recipe):
+            continue  # a package that the job does not use cannot break it
         runner = runner_of(stage)
         own = runner.inputs(spec, base)
-        if STAGE_SPECS[stage].settings is not None and stage in planned(spec.recipe):
-            installed |= own  # what an installed package's stage reads counts in all that follow it
-        read = {"parts": parts if runner.reads_unlabelled else labelled} | installed | own
-        found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | read
+        earlier |= own
+        inputs = parts if runner.reads_unlabelled else inputs
+        if is_installed:
+            installed = dict(earlier)  # what a package's stage and those before it read counts in all that follow
+        found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | {"parts": inputs} | installed | own
     return found
 
 

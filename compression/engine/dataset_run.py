@@ -173,7 +173,7 @@ class DatasetRun:
             yield from self.state.tracker.relay(SHIP, again)
         if not self.state.recipe.has_teacher:
             self.state.teacher = None
-        if follows_cut(self.rows[-1].stage):
+        if follows_cut(self.rows[-1].stage, self.state.recipe):
             reduce_vocabulary(self.state, model=False)
 
     def _has_artifact(self, baseline: Row) -> bool:
@@ -221,7 +221,8 @@ class DatasetRun:
 
     def new_preprocessor(self, stage: Stage) -> Path | None:
         """Return the folder of the preprocessor that a stage's model needs instead of the job's own, or None."""
-        return self.state.input_pruner.folder if self.state.input_pruner is not None and follows_cut(stage) else None
+        pruner = self.state.input_pruner
+        return pruner.folder if pruner is not None and follows_cut(stage, self.state.recipe) else None
 
     def reader(self, stage: Stage) -> ModelSource:
         """Return the source whose preprocessor fits a stage's model: the base, or the student that replaced it."""

@@ -31,7 +31,7 @@ from compression.schema.report.averages import mean_row
 from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
 from compression.schema.report.measurements import Row, Uploaded
 from compression.schema.report.report import Artifact, File, Report
-from compression.schema.stages import BASELINE, STAGES, Stage
+from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files, process
 from compression.system.interrupts import Pause, never
 from compression.system.progress import ProgressTracker
@@ -73,7 +73,7 @@ class Job:
         # A backend never resumes from another's checkpoints: their contents differ.
         work = {stage: f"{found}{backend.suffix}" for stage, found in checkpoints.fingerprints(spec, base).items()}
         folder, earlier = base / spec.output / "checkpoints", base / spec.resume if spec.resume is not None else None
-        checkpointer = TrainingCheckpointer(folder, work[STAGES[-1]], spec.save_seconds, pause_asked, earlier)
+        checkpointer = TrainingCheckpointer(folder, [*work.values()][-1], spec.save_seconds, pause_asked, earlier)
         job = cls(spec, base, backend, work, checkpointer, tracker, about, None if spec.parts else part)
         if job.part is not None:
             job.part.begin(checkpointer, tracker, work)

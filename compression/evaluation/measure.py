@@ -33,7 +33,6 @@ from compression.system.host_lock import host_lock
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0  #: default duration of a latency measurement, approximately: between FEWEST_RUNS and MOST_RUNS of each model
-SECONDS_BETWEEN = 0.5  #: smallest interval between reported steps; the last step is always reported
 
 
 class MeasureSpec(Config):

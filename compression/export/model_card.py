@@ -55,7 +55,8 @@ class ModelCard:
         return self._render(f"{self.artifact.kind}/{TASKS[self.task].card.answer}.py.j2")
 
     def _render(self, template: str) -> str:
-        return _templates(exporter_of(self.artifact.kind).templates).get_template(template).render(self._context())
+        folder, package = exporter_of(self.artifact.kind).templates, TASKS[self.task].card.templates
+        return _templates(folder, package).get_template(template).render(self._context())
 
     def _context(self) -> dict[str, Any]:
         text = TASKS[self.task].card
@@ -116,10 +117,10 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
 
 
 @cache
-def _templates(folder: Path) -> Environment:
-    installed = sorted({task.card.templates for task in TASKS.values() if task.card.templates is not None})
+def _templates(folder: Path, package: str | None) -> Environment:
+    installed = [] if package is None else [PackageLoader(package)]
     found = Environment(  # noqa: S701, no HTML
-        loader=ChoiceLoader([FileSystemLoader([folder, Exporter.templates]), *map(PackageLoader, installed)]),
+        loader=ChoiceLoader([FileSystemLoader([folder, Exporter.templates]), *installed]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -30,7 +30,8 @@ def modality_of(task: Name) -> Modality:
     try:
         found: Modality = getattr(importlib.import_module(module), attribute)
     except Exception as problem:
-        raise UnsupportedTask(f"the modality {spec.name} ({spec.engine}) cannot be loaded: {problem}") from problem
+        cause = f"the modality {spec.name} ({spec.engine}) cannot be loaded: {problem}"
+        raise UnsupportedTask(cause, remedy="Ask who runs the worker to mend the package.") from problem
     return found
 
 

@@ -2,11 +2,13 @@
 installed beside Lathe adds a stage by an entry point of the group `lathe.stages` that names a `StageSpec`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
 
+from compression.schema.config import Config
 from compression.schema.plugins import add_plugins
 from compression.schema.specs import StageSpec
 
@@ -36,9 +38,27 @@ def _add(spec: StageSpec) -> None:
     STAGE_SPECS.update({one.name: one for one in order})
 
 
+OTHER_KEYS = ("version", "train", "remedy")
+"""Keys of a recipe that no stage has."""
+
+
+def _add_installed(spec: StageSpec) -> None:
+    """Add a package's stage. Raises ValueError if it could not be left out of a job, or if its names serve for something else.
+
+    A row's name is also that of a folder, of a part of artifacts' names, and with a number of a row in the database.
+    """
+    if spec.after is None or spec.settings is None:
+        raise ValueError("it has no `after` or no `settings`: every job would have it")
+    if not re.fullmatch(r"[a-z][a-z0-9]{0,15}", spec.name) or spec.name == "training":
+        raise ValueError(f"{spec.name!r} is not a name of 1 to 16 characters a-z and 0-9, or is taken")
+    if not spec.recipe_key.isidentifier() or spec.recipe_key in OTHER_KEYS or hasattr(Config, spec.recipe_key):
+        raise ValueError(f"a recipe cannot have the key {spec.recipe_key!r}")
+    _add(spec)
+
+
 for each in BUILT_IN:
     _add(each)
-add_plugins("lathe.stages", StageSpec, _add)
+add_plugins("lathe.stages", StageSpec, _add_installed)
 STAGES = tuple(STAGE_SPECS)
 
 

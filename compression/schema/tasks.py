@@ -100,7 +100,7 @@ MODALITIES = {TEXT.name: TEXT}
 
 def _add(spec: ModalitySpec) -> None:
     """Add a modality. Raises ValueError if one of its names is taken."""
-    known = {task.name for one in MODALITIES.values() for task in one.tasks}
+    known = {"several", *(task.name for one in MODALITIES.values() for task in one.tasks)}  # "several": of jobs, JobTask
     if spec.name in MODALITIES or (taken := sorted(known & {task.name for task in spec.tasks})):
         raise ValueError(f"there is already {spec.name if spec.name in MODALITIES else ', '.join(taken)}")
     MODALITIES[spec.name] = spec

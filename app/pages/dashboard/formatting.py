@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from compression.schema.report.measurements import Score, shown
+from compression.schema.stages import STAGE_SPECS
 
 NOTHING = "–"
 STEP = 1000
 TITLES = {
-    "baseline": "Baseline",
-    "quantized": "Quantized",
-    "pruned": "Pruned",
-    "distilled": "Distilled",
+    **{name: spec.title or name.capitalize() for name, spec in STAGE_SPECS.items()},
     "queued": "Queued",
     "running": "Running",
     "succeeded": "Succeeded",

@@ -27,6 +27,7 @@ from compression.schema.report.lm_eval_table import compare_lm_eval
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Report
 from compression.schema.stages import STAGES, wanted
+from compression.schema.tasks import TASKS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST_LAYERS = 24
@@ -41,7 +42,7 @@ SECTIONS = {
 }
 """The page's sections by id, in order."""
 
-JUDGED = {"causal-lm": "perplexity, lower is better"}
+JUDGED = {name: f"{spec.metrics[0]}, lower is better" for name, spec in TASKS.items() if spec.generates}
 """The metric of a task before a row names it, if lower is better."""
 
 

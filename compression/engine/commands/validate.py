@@ -33,6 +33,8 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
     except MemoryError:
         cause = f"the files take more than {MOST_MEMORY:,} bytes of memory to read"
         found = [OutOfMemory(cause, remedy="Send shorter rows, or a smaller tokenizer.")]
+    except CompressionError as problem:
+        found = [problem]
     except Exception as problem:
         found = [CompressionError(f"the files cannot be read: {type(problem).__name__}: {str(problem)[:500]}")]
     if isinstance(found, list):

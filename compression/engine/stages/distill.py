@@ -20,7 +20,7 @@ from compression.engine.stages.teacher_ensemble import ASK, ensemble_outputs
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
 from compression.modalities.base import Examples
 from compression.modalities.modality import Augmented, Augmenter
-from compression.modalities.text.augmentation.resources import Resources
+from compression.modalities.registry import modality_of
 from compression.models.tensors import Tensors
 from compression.planning.estimator import augment_seconds
 from compression.schema.events import Event, Log
@@ -83,10 +83,10 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:
     """Return the digests of the models and texts that only distillation reads."""
-    augment = spec.recipe.distill.augment if spec.recipe.distill else None
+    digests = (modality_of(part.task).digests(spec, base) for part in spec.asked)
     return {
         "teachers": [folder_digests(base, folder) for folder in spec.teachers],
-        "augment": Resources.of(spec, base).digests(augment) if augment else None,
+        "augment": next((found for found in digests if found is not None), None),
     }
 
 

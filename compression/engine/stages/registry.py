@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from compression.engine.context import StageContext
 from compression.evaluation.lm_eval.harness_job import PHASE as LM_EVAL
+from compression.schema.errors import MissingResource
 from compression.schema.events import Event
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import LmEval, Recipe
@@ -56,8 +57,14 @@ class StageRunner:
 
 @cache
 def runner_of(stage: Stage) -> StageRunner:
-    """Import a stage's runner."""
-    return cast(StageRunner, resolve_name(STAGE_SPECS[stage].engine))
+    """Import a stage's runner. Raises MissingResource if the package that has it cannot be loaded."""
+    spec = STAGE_SPECS[stage]
+    try:
+        return cast(StageRunner, resolve_name(spec.engine))
+    except Exception as problem:
+        cause = f"the stage {stage} ({spec.engine}) cannot be loaded: {problem}"
+        remedy = "Set the key to null, or ask who runs the worker to mend the package."
+        raise MissingResource(cause, param=f"recipe.{spec.recipe_key}", remedy=remedy) from problem
 
 
 def job_progress(recipe: Recipe, rows: Mapping[str, Mapping[str, int]], asked: LmEval | None = None) -> ProgressTracker:
@@ -95,6 +102,7 @@ def planned(recipe: Recipe) -> tuple[Stage, ...]:
     return wanted(dict(recipe))
 
 
-def follows_cut(stage: Stage) -> bool:
-    """Return whether a stage's model may have a cut vocabulary."""
-    return any(runner_of(one).cuts for one in STAGES[: STAGES.index(stage) + 1])
+def follows_cut(stage: Stage, recipe: Recipe) -> bool:
+    """Return whether a stage's model may have a vocabulary that the recipe cuts."""
+    stages = planned(recipe)
+    return any(runner_of(one).cuts for one in stages[: stages.index(stage) + 1])

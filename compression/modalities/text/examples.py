@@ -12,7 +12,6 @@ from compression.schema.recipe.base import Task
 
 LARGEST_ROW = 4 << 20
 """Maximum bytes of a row: files are read in pieces of this size, so one without line ends needs no more memory."""
-OUTSIDE = "O"  #: the tag of a word outside any entity
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 call `encoder_of` or `decoder_of`, because post-norm encoders and pre-norm decoders have different parts.
 """
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -17,6 +17,7 @@ from compression.models.adapters.qwen import Qwen3
 from compression.models.architectures.decoder_tensor_names import FAMILIES
 from compression.models.architectures.families import INSTALLED
 from compression.models.architectures.tensor_names import NAMES
+from compression.schema.errors import MissingResource
 
 ENCODER_ADAPTERS: dict[str, PostNormEncoder] = {kind: PostNormEncoder(kind) for kind in NAMES}
 OWN_ADAPTERS = {"qwen3": Qwen3, "gpt2": Gpt2, "deepseek_v2": Deepseek, "deepseek_v3": Deepseek}
@@ -25,10 +26,16 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTE
 
 
 def adapter_named(model_type: str) -> ArchitectureAdapter | None:
-    """Find the adapter of a family; None if there is none. That of an installed package is imported at its first use."""
+    """Find the adapter of a family; None if there is none. That of an installed package is imported at its first use. Raises
+    MissingResource if it cannot be.
+    """
     if model_type not in ADAPTERS and model_type in INSTALLED:
-        module, _, name = INSTALLED[model_type].engine.partition(":")
-        ADAPTERS[model_type] = getattr(import_module(module), name)
+        engine = INSTALLED[model_type].engine
+        try:
+            ADAPTERS[model_type] = resolve_name(engine)
+        except Exception as problem:
+            cause = f"the family {model_type} ({engine}) cannot be loaded: {problem}"
+            raise MissingResource(cause, remedy="Ask who runs the worker to mend the package.") from problem
     return ADAPTERS.get(model_type)
 
 

@@ -13,7 +13,7 @@ from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.stages import STAGE_SPECS
+from compression.schema.stages import STAGE_SPECS, STAGES
 
 MOST_ACCUMULATED = 1024
 MOST_MINUTES = 1e6
@@ -134,16 +134,18 @@ class Recipe(Config):
 
 
 def _add_stage(key: str, settings: type[Config]) -> None:
-    """Add an installed package's stage settings to recipes; null, the default, leaves the stage out."""
-    kind: Any = Annotated[settings | None, Field(description=settings.__doc__)]
+    """Add an installed package's stage settings to recipes; null, the default, leaves the stage out. It is not stored, so that
+    jobs that do not use the package outlive it.
+    """
+    kind: Any = Annotated[settings | None, Field(description=settings.__doc__, exclude_if=lambda value: value is None)]
     Recipe.__annotations__[key] = kind
     Recipe.model_fields[key] = FieldInfo.from_annotated_attribute(kind, None)
     Recipe.model_rebuild(force=True)
 
 
-for _spec in STAGE_SPECS.values():
-    if _spec.settings is not None:
-        _add_stage(_spec.recipe_key, _spec.settings)
+for _name in STAGES:  # made last: a package's module that imports this one too early is left out, by this name's absence
+    if (_settings := STAGE_SPECS[_name].settings) is not None:
+        _add_stage(STAGE_SPECS[_name].recipe_key, _settings)
 
 
 class Targets(Config):
