@@ -56,6 +56,7 @@ def started(arguments: Sequence[str], folder: Path, sandbox: Sandbox, **more: An
 
 @pytest.fixture
 def http(service: Service) -> Iterator[httpx.Client]:
+    service.settings["LATHE_KEEPER_SECONDS"] = "2"  # its rounds are seldom waited for here, and take time from jobs
     service.start_workers("checks", "keeper")
     with service.client() as client:
         yield client

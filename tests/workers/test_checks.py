@@ -20,6 +20,8 @@ from tests.support.examples import tiny_model
 from workers import checks, engine
 
 Check = Callable[..., Model]
+ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what a child does and its worker does about it; that what came of it can be stored is tested on both."""
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def checked_again(settings: Settings, tmp_path: Path, model: str) -> Model:
         return session.get_one(Model, model)
 
 
+@ONCE
 def test_a_check_that_takes_too_long_is_not_done_again(check: Check) -> None:
     found = check("import time; time.sleep(60)", changes={"validation_seconds": 2})
     assert (found.state, found.check_attempts) == (resources.REJECTED, 1)
@@ -61,16 +64,20 @@ def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(check: Check) -> None:
     assert found.reasons == [{**reason, "cause": "a\ufffd \\\ufffd \\u0000"}]
 
 
+ENDINGS = [
+    ("sys.stderr.write('memory allocation of 99999999999999 bytes failed'); os.abort()", "out_of_memory", "memory", 1),
+    ('sys.stderr.write("what():  std::bad_alloc"); os.abort()', "out_of_memory", "memory", 1),
+    ("os.kill(os.getpid(), 11)", "check_failed", "SIGSEGV", 1),
+    ("sys.exit(1)", "check_failed", "RuntimeError", 3),
+    ("os.abort()", "check_failed", "SIGABRT", 1),
+    ("os.kill(os.getpid(), 9)", "check_failed", "ChildDied", 3),  # perhaps by the system, for what others took
+]
+
+
 @pytest.mark.parametrize(
-    ("ending", "code", "cause", "attempts"),
-    [
-        ("sys.stderr.write('memory allocation of 99999999999999 bytes failed'); os.abort()", "out_of_memory", "memory", 1),
-        ('sys.stderr.write("what():  std::bad_alloc"); os.abort()', "out_of_memory", "memory", 1),
-        ("os.abort()", "check_failed", "SIGABRT", 1),
-        ("os.kill(os.getpid(), 11)", "check_failed", "SIGSEGV", 1),
-        ("os.kill(os.getpid(), 9)", "check_failed", "ChildDied", 3),  # perhaps by the system, for what others took
-        ("sys.exit(1)", "check_failed", "RuntimeError", 3),
-    ],
+    ("database", "ending", "code", "cause", "attempts"),
+    [*(("sqlite", *one) for one in ENDINGS), *(("postgresql", *one) for one in ENDINGS[-2:])],  # once at once, and after three
+    indirect=["database"],
 )
 def test_what_files_do_to_their_reader_is_not_done_again(
     check: Check, ending: str, code: str, cause: str, attempts: int, settings: Settings, tmp_path: Path
@@ -85,6 +92,7 @@ def test_what_files_do_to_their_reader_is_not_done_again(
     assert found.reasons[0]["remedy"]
 
 
+@ONCE
 @pytest.mark.parametrize(
     ("limit", "child", "code", "cause"),
     [
@@ -103,6 +111,7 @@ def sent(storage: LocalStorage, name: str, content: bytes) -> File:
     return File(path=name, size=len(content), sha256=hashlib.sha256(content).hexdigest(), key=f"uploads/x/{name}")
 
 
+@ONCE
 def test_a_tokenizer_that_asks_for_terabytes_is_refused_at_once(settings: Settings, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "store")
     tiny_model(tmp_path / "tiny")
@@ -122,6 +131,7 @@ def test_a_tokenizer_that_asks_for_terabytes_is_refused_at_once(settings: Settin
     assert "smaller tokenizer" in found.reasons[0]["remedy"]
 
 
+@ONCE
 def test_a_million_columns_are_refused_at_once(settings: Settings, storage: LocalStorage) -> None:
     commas = "," * 999_998
     wide = f"{commas}text,label\n{commas}good,pos\n{commas}bad,neg\n".encode()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Database, Service, wait_for
+from tests.conftest import ROOT, Database, Service
 from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
+from tests.workers.test_whole import finished
 
-PATIENCE = 600.0
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -38,8 +38,7 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
         body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
         job = http.post("/v1/jobs", json=body, headers={"X-Request-Id": "nightly-42", "traceparent": PARENT}).json()
         assert job["request_id"] == "nightly-42"
-        wait_for(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), PATIENCE, every=0.5)
-        assert http.get(f"/v1/jobs/{job['id']}").json()["state"] == "succeeded", service.log("jobs")
+        assert finished(http, job["id"])["state"] == "succeeded", service.log("jobs")
         again = http.post(f"/v1/jobs/{job['id']}/retry", headers={"X-Request-Id": "by-hand"}).json()
         assert again["request_id"] == "by-hand", "a retry is another request's"
         http.post(f"/v1/jobs/{again['id']}/cancel")

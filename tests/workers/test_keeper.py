@@ -109,7 +109,7 @@ def test_jobs_are_taken_from_the_lost_while_storage_is_away(settings: Settings, 
 
 
 def test_it_waits_a_lease_after_a_lost_database(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    patient = settings.model_copy(update={"lease_seconds": 2.0, "keeper_seconds": 0.05})
+    patient = settings.model_copy(update={"lease_seconds": 1.0, "keeper_seconds": 0.05})
     away, failed = threading.Event(), [time.monotonic()]  # the start counts: nobody knows what was before
 
     def asked(session: Session, holder: str, seconds: float) -> bool:

@@ -18,13 +18,13 @@ import psutil
 import pytest
 
 from app.core.settings import Settings
-from compression.schema.job_spec import ModelCheck, Spec
+from compression.schema.job_spec import ModelCheck
 from compression.schema.report.measurements import Latency, NotMeasured
 from compression.schema.validation import ModelFacts, parse_finding
 from tests.compression.modalities.text.test_pair_separator import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
 from tests.support.decoder_models import END
-from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
+from tests.support.examples import TINY_RECIPE, tiny_model
 from tests.workers.conftest import started
 from workers import landlock, sandbox
 from workers.engine import Engine, engine_command
@@ -300,32 +300,23 @@ def test_the_check_of_a_model_works_inside(house: House, confined: Sandbox) -> N
     assert isinstance(parse_finding.validate_json(answer.read_bytes()), ModelFacts)
 
 
-def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) -> None:
-    tiny_model(house.own / "model")
-    write_splits(house.own / "data")
-    splits = {name: (f"data/{name}.jsonl",) for name in ("train", "validation", "test")}
-    spec = house.own / "spec.json"
-    data = {"format": "jsonl", "columns": {"text": "text", "label": "label"}, "splits": splits}
-    own = {"task": "text-classification", "model": "model", "output": "out", "threads": 1}
-    recipe = {**TINY_RECIPE, "prune": None, "distill": None}
-    spec.write_text(Spec.model_validate({**own, "data": data, "recipe": recipe}).model_dump_json())
-    with Engine(spec, house.own, house.settings, confined) as engine:
-        events = list(engine.events(600))
-        assert engine.status() == 0, engine.last_output()
-    for row in events[-1].report.rows:
-        assert isinstance(row.latency, Latency)
-        assert not isinstance(row.peak_memory_bytes, NotMeasured)
+def test_the_engine_runs_and_measures_inside_and_a_decoder_reads_pairs(house: House, confined: Sandbox) -> None:
+    """The decoder's folder is one of links then, to files that came with the job: they are followed inside, and none leaves.
 
-
-def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
-    """Its folder is one of links then, to files that came with the job: they are followed inside, and none leaves."""
+    Engines of encoders run inside in test_whole.py.
+    """
     sent = send(house.own / "model")
     path = house.own / "spec.json"
-    path.write_text(job_of(house.own, recipe={**PLAIN, "distill": None}).model_dump_json())
+    recipe = {"prepare": TINY_RECIPE["prepare"], "prune": None, "distill": None, "train": PLAIN["train"]}
+    path.write_text(job_of(house.own, recipe=recipe).model_dump_json())
     with Engine(path, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_output()
     last = events[-1]
+    assert [row.stage for row in last.report.rows] == ["baseline", "quantized"]
+    for row in last.report.rows:
+        assert isinstance(row.latency, Latency)
+        assert not isinstance(row.peak_memory_bytes, NotMeasured)
     assert "stands between them now" in " ".join(last.report.rows[0].notes)
     assert read(sent, "a", "b") == ["a", "b"]
     for artifact in last.report.artifacts:

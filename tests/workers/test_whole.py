@@ -45,8 +45,13 @@ def job(http: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def finished(http: httpx.Client, job_id: str) -> dict[str, Any]:
-    wait_for(lambda: job(http, job_id)["state"] in {"succeeded", "failed", "cancelled"}, PATIENCE)
-    return job(http, job_id)
+    """Wait as a client does, by requests that are answered when something changed: asking costs what the job could have."""
+
+    def over() -> dict[str, Any] | None:
+        found: dict[str, Any] = http.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=20"}).json()
+        return found if found["state"] in {"succeeded", "failed", "cancelled"} else None
+
+    return wait_for(over, PATIENCE)
 
 
 def events(http: httpx.Client, job_id: str) -> list[dict[str, Any]]:
@@ -111,6 +116,7 @@ def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx
     # Of a tiny model the graph itself is most of the file; of a real one the weights are.
     assert after["size"]["bytes"] < (0.18 if real else 0.9) * before["size"]["bytes"]
     assert after["latency"]["runs"] > 1
+    assert all(row["peak_memory_bytes"] > 0 for row in done["rows"])
     for row in done["rows"][1:]:
         assert row["score"]["rows_changed_by_batching"] == 0
 
@@ -145,15 +151,17 @@ def test_a_job_runs_up_to_its_download(real: bool, service: Service, http: httpx
     # A second delivery finds nothing to do.
     seen = events(http, job_id)
     WakeUpSender(Settings(broker_url=service.broker)).send(JOBS)
-    again = submit(http, tiny, quantize=None, prune=None, distill=None)  # by when this one is over, the message was long taken
-    assert finished(http, again)["state"] == "succeeded"
+    # By when a later job is over, the message was long taken; that its worker lacks what it needs ends this one at once.
+    lacking = {**recipe, "distill": {"augment": {"synonyms": {"source": "wordnet"}}}}
+    again = finished(http, http.post("/v1/jobs", json={**body, "recipe": lacking}).json()["id"])
+    assert (again["state"], again["error"]["code"]) == ("failed", "missing_resource"), again["error"]
     assert events(http, job_id) == seen
 
 
 @ONCE  # tests/faults kills at each point on PostgreSQL; here the whole worker goes, and its engine with it
 def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Client, tiny: Path) -> None:
     service.start_workers("jobs")
-    job_id = submit(http, tiny, quantize=None, distill={"epochs": 30, "rate": 1e-3})
+    job_id = submit(http, tiny, quantize=None, distill={"epochs": 12, "rate": 1e-3})
     wait_for(lambda: job(http, job_id)["stage"] == "distilled", PATIENCE)
     engines = [p.pid for p in psutil.Process(service.processes["jobs"].pid).children(recursive=True)]
     last = Path(f"/proc/{engines[-1]}/status").read_text()

@@ -1,5 +1,6 @@
 """Runs lm-eval on a model: `python -m compression lm-eval-job SPEC.json`. Import this module only if lm-eval is installed."""
 
+import json
 import os
 import random
 import tempfile
@@ -16,6 +17,7 @@ import transformers
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Entry, Kind
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from compression.evaluation.lm_eval.harness import Found, figures, installed
@@ -26,7 +28,7 @@ from compression.planning.estimator import HARNESS_BYTES
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.errors import CompressionError, ConfigMismatch, InvalidSpec, MissingResource
 from compression.schema.validation import Rejected
-from compression.system import child_process, failures
+from compression.system import child_process, durable_files, failures
 from compression.system.child_process import Step
 
 SLICE = 8  #: batches between two progress reports
@@ -174,9 +176,33 @@ _all_tasks = cache(TaskManager)  # indexes the package's thousands of tasks, whi
 def _manager_of(spec: AskSpec) -> TaskManager:
     """Return the task index: of the user's folder alone if it has all requested tasks."""
     if spec.include is None:
-        return _all_tasks()
+        return _all_tasks() if spec.cache is None else _of_job(Path(spec.cache) / f"tasks-{installed()}.json")
     own = TaskManager(include_path=spec.include, include_defaults=False)
     return own if all(own.match_tasks([name]) for name in spec.tasks) else TaskManager(include_path=spec.include)
+
+
+def _of_job(kept: Path) -> TaskManager:
+    """Return the index that a job keeps in a file, or build it and keep it: each stage's process needs one. It names a task's
+    file, which lm-eval reads again when it builds the task.
+    """
+    if kept.is_file():
+        return _Indexed(json.loads(kept.read_text("utf-8")))
+    found = _all_tasks()
+    index = found.task_index.items()
+    told = [(name, one.kind.name, one.yaml_path and str(one.yaml_path), sorted(one.tags)) for name, one in index]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    durable_files.write_text(kept, json.dumps(told))
+    return found
+
+
+class _Indexed(TaskManager):  # type: ignore[misc]  # see above
+    """lm-eval's task index, from what was kept of it."""
+
+    def __init__(self, kept: list[tuple[str, str, str | None, list[str]]]) -> None:
+        super().__init__(include_defaults=False)
+        for name, kind, place, tags in kept:
+            self._index[name] = Entry(name, Kind[kind], Path(place) if place else None, tags=set(tags))
+        self._all_tasks = sorted(self._index)
 
 
 def main(path: Path) -> int:

@@ -185,6 +185,16 @@ def test_no_more_go_together_than_their_logits_have_room(tmp_path: Path, data: P
     assert most() == 1
 
 
+def test_a_job_builds_the_index_of_tasks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "cache" / "tasks.json"
+    built = harness_model._of_job(kept)
+    monkeypatch.setattr(harness_model, "_all_tasks", lambda: pytest.fail("it is built again"))
+    read = harness_model._of_job(kept)
+    told = [{name: (one.kind, one.yaml_path, one.tags) for name, one in each.task_index.items()} for each in (built, read)]
+    assert told[0] == told[1]
+    assert (read.all_tasks, read.match_tasks(["arc_*"])) == (built.all_tasks, built.match_tasks(["arc_*"]))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e80])
 def test_what_json_cannot_hold_is_no_number(value: float) -> None:
     (found,) = harness.figures({"results": {"t": {"word_perplexity,none": value, "word_perplexity_stderr,none": value}}})
