@@ -80,6 +80,9 @@ def a_checkpoints_path_leads_out(channel: Channel) -> None:
 
 
 def a_flood(channel: Channel) -> None:
+    """At first of what costs a worker nothing, so that its bound is near; then of what it stores, for as long as it reads."""
+    for _ in range(950):
+        channel.say(type="working")
     while True:
         channel.say(type="log", message="look at me")
 
@@ -162,7 +165,7 @@ def a_tower_of_folders(channel: Channel) -> None:
 def a_pipe_for_a_promise(channel: Channel) -> None:
     """What other workers would read to learn how much this job was promised."""
     os.mkfifo(".reserved")
-    time.sleep(5)
+    time.sleep(2)
     no_event_at_all(channel)
 
 

@@ -14,6 +14,8 @@ from tests.faults.conftest import LONG, SHORT, SMALL_DISK, SQLITE, Stand, small_
 
 pytestmark = [SQLITE, pytest.mark.skipif(not SMALL_DISK, reason="only root may mount the small disks that this fills")]
 ONCE = {"LATHE_MAX_FAILURES": "1"}
+A_WHILE = {**SHORT, "prepare": {"epochs": 10, "rate": 1e-3}}
+"""Trains until the disk is full, and then writes."""
 
 
 def fill(folder: Path) -> Path:
@@ -50,7 +52,7 @@ def start(stand: Stand, home: Path | None = None) -> str:
 
 def test_scratch_that_fills_up_while_the_engine_works(stand: Stand, scratch: Path) -> None:
     name = start(stand, scratch)
-    job_id = stand.job(LONG)
+    job_id = stand.job(A_WHILE)
     stand.reached(job_id, "started")
     filler = fill(scratch)
     assert stand.over(job_id, "failed")["error"]["code"] == "disk_full"

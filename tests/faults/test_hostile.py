@@ -52,8 +52,8 @@ def bystander(stand: Stand) -> Iterator[Path]:
 
 def start_hostile(stand: Stand, bystander: Path, tmp_path: Path, **settings: str) -> subprocess.Popen[bytes]:
     """Start a worker that runs from a copy of the code in which the engine is the enemy's."""
-    for package in ("app", "compression", "workers"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("app", "compression", "workers"):  # as compiled, or each engine would compile it
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(Path(__file__).parent / "hostile_engine.py", tmp_path / "compression/engine/commands/run.py")
     (tmp_path / "compression/engine/commands/forged.json").write_text(json.dumps(forged(stand, bystander)))
     with stand.with_settings(LATHE_MAX_FAILURES="1", **settings), (stand.service.home / "jobs-hostile.log").open("ab") as out:

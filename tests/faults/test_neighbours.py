@@ -10,7 +10,7 @@ from tests.faults.test_hostile import start_hostile
 NARROW = {
     "LATHE_ENGINE_MEMORY_BYTES": str(800 << 20),
     "LATHE_ENGINE_PROCESSES": "64",
-    "LATHE_MEASURE_HOLD_SECONDS": "2",
+    "LATHE_MEASURE_HOLD_SECONDS": "1",
     "LATHE_STALL_SECONDS": "600",
 }
 
