@@ -16,7 +16,7 @@ from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.instruction_sets import NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured
-from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
+from tests.support.tiny_shipment import LABELS, MAX_LENGTH, Shipment
 
 
 def run_card(folder: Path, elsewhere: Path, prelude: str, epilogue: str) -> str:

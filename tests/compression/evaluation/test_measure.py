@@ -30,7 +30,7 @@ from compression.schema.report.measurements import Latency, NotMeasured, Score
 from compression.system.child_process import ChildFailed, Step, child_lines
 from compression.system.host_lock import LOCK_VARIABLE, WAIT_VARIABLE, host_lock
 from compression.system.progress import Step as Tick, run_silently
-from tests.compression.export.conftest import LABELS, Shipment
+from tests.support.tiny_shipment import LABELS, Shipment
 
 pytestmark = pytest.mark.fresh
 

@@ -22,8 +22,8 @@ from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec, Ques
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.validation import Rejected
-from tests.compression.export.conftest import LABELS, Shipment
 from tests.support.engine_jobs import report_of, spec_of
+from tests.support.tiny_shipment import LABELS, Shipment
 from tests.support.toy_tasks import LENGTH, TASKS, row, write
 
 ROOM = 4 << 30
