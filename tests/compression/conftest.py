@@ -11,9 +11,9 @@ from transformers import BertForSequenceClassification, BertModel
 from compression.engine import shipping
 from compression.export.onnx import trace
 from compression.system import process
-from tests.compression.export.conftest import tiny_classifier, tiny_shipment  # noqa: F401 (fixtures of engine/ and evaluation/ too)
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
+from tests.support.tiny_shipment import tiny_classifier, tiny_shipment  # noqa: F401 (fixtures of three folders)
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)

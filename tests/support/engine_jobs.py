@@ -1,17 +1,23 @@
 """Jobs on the tiny model, by the command that the workers start."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from compression.__main__ import main
+from compression.engine import shipping
 from compression.schema.events import Event, parse_event
 from compression.schema.job_spec import Spec
 from compression.schema.report.before import Before
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Report
+from tests.support import warm
+from tests.support.measuring import briefly
 
 STAGES = ["baseline", "quantized", "pruned", "distilled"]
 RECIPE: dict[str, Any] = {
@@ -47,6 +53,34 @@ def report_of(events: Iterable[Event]) -> Report:
 def start(spec: Path, *options: str, **settings: Any) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "compression", "run", str(spec), *options]
     return subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL, **settings)
+
+
+def fork(
+    spec: Path, *options: str, stdout: int | None = None, kept: Sequence[int] = (), first: Callable[[], None] = lambda: None
+) -> warm.Forked:
+    """Start the same in a process that is forked from this one and has its libraries, whose import takes seconds.
+
+    It measures briefly, in itself. Its log is `errors` beside the specification. kept: descriptors that it has beside its
+    streams. first: what it does before all else.
+    """
+    reader, writer = os.pipe()
+    log = os.open(spec.parent / "errors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    pid = os.fork()
+    if pid == 0:
+        command = [sys.executable, "-m", "compression", "run", str(spec), *options]
+        try:
+            warm.become(command, dict(os.environ), Path.cwd(), (reader, log if stdout is None else stdout, log), kept)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+            shipping.measure_artifact = briefly
+            first()
+            warm.leave(main(command[3:]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    for descriptor in (reader, log):
+        os.close(descriptor)
+    return warm.Forked(pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.fdopen(writer, "wb", buffering=0))
 
 
 def events(lines: Iterator[str]) -> Iterator[Event]:

@@ -1,7 +1,5 @@
 """Work without steps of its own says that it goes on."""
 
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,17 +8,7 @@ import torch
 
 from compression.engine import heartbeat
 from compression.schema.events import Progress, Working, parse_event
-from tests.support.engine_jobs import RECIPE, write_spec
-
-EAGER = """
-import sys
-from pathlib import Path
-from compression.engine import heartbeat
-from compression.engine.commands import run
-heartbeat.SECONDS = 0.0
-sys.exit(run.main(Path(sys.argv[1]), 1))
-"""
-"""The engine with a sign of life at each call of a layer."""
+from tests.support.engine_jobs import RECIPE, fork, write_spec
 
 
 def test_a_sign_is_given_where_layers_are_called_and_not_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,12 +23,15 @@ def test_a_sign_is_given_where_layers_are_called_and_not_more_often_than_it_may(
     assert given == [110.0, 121.0]
 
 
-def test_a_cut_says_that_it_goes_on_while_it_looks_for_what_to_keep(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+def test_a_cut_says_that_it_goes_on_while_it_looks_for_what_to_keep(
+    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.0)  # a sign of life at each call of a layer
     recipe = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "distill": None}
     spec = write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)
-    done = subprocess.run([sys.executable, "-c", EAGER, str(spec)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    told = [parse_event.validate_json(line) for line in done.stdout.splitlines()]
+    with (tmp_path / "events").open("wb") as out:
+        assert fork(spec, stdout=out.fileno()).wait() == 0
+    told = [parse_event.validate_json(line) for line in (tmp_path / "events").read_text().splitlines()]
     steps = [number for number, one in enumerate(told) if isinstance(one, Progress) and one.phase == "cut"]
     first, last = next((a, b) for a, b in pairwise(steps))
     assert sum(isinstance(one, Working) for one in told[first:last]) > 10

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
-from compression.engine import shipping
 from compression.engine.commands.run import job
 from compression.export.exporter import Exporter
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, ArtifactPrecision
@@ -16,11 +15,9 @@ from compression.schema.events import Log
 from compression.schema.recipe.base import Task
 from compression.schema.specs import FormatSpec
 from tests.support.engine_jobs import RECIPE, events, report_of, start, write_spec
-from tests.support.measuring import briefly_apart
 
 
-def test_one_epoch_proves_no_retention(tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
+def test_one_epoch_proves_no_retention(tmp_path: Path, encoder: Path, reviews: Path) -> None:
     recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
     report = report_of(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))
     baseline, quantized = report.rows

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import subprocess
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from compression.schema.events import Event, Finished, Log, Paused, Progress, St
 from compression.system.process import PauseRequests
 from compression.system.sealed_folder import digest
 from compression.training.save import FOLDER
-from tests.support.engine_jobs import RECIPE, events, start, write_spec
+from tests.support.engine_jobs import RECIPE, events, fork, write_spec
+from tests.support.warm import Forked
 
 LONG: dict[str, Any] = {**RECIPE, "quantize": None, "distill": None, "prepare": {"epochs": 2, "rate": 3e-3}}
 LONG["prune"] = {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}}
@@ -27,14 +28,13 @@ LONG["prune"] = {**RECIPE["prune"], "recovery": {"epochs": 10, "rate": 1e-3}}
 class Attempt:
     """An engine as a supervisor runs it: events on a pipe of their own, requests on standard input."""
 
-    engine: "subprocess.Popen[str]"
+    engine: Forked
     lines: Iterator[str]
     output: Path
     kept: Path
 
     def ask_for_pause(self) -> None:
-        self.engine.stdin.write("pause\n")
-        self.engine.stdin.flush()
+        self.engine.stdin.write(b"pause\n")
 
     def events(self) -> Iterator[Event]:
         """Yield events; keep each checkpoint and save where the next attempt finds them."""
@@ -58,14 +58,14 @@ class Attempt:
 def attempt(place: Path, kept: Path, spec: Path) -> Iterator[Attempt]:
     kept.mkdir(exist_ok=True)
     reader, writer = os.pipe()
-    engine = start(spec, "--events-fd", str(writer), "--die-with-parent", pass_fds=[writer], stdin=subprocess.PIPE)
+    engine = fork(spec, "--events-fd", str(writer), "--die-with-parent", kept=[writer])
     os.close(writer)
     try:
         with os.fdopen(reader, encoding="utf-8") as pipe:
             yield Attempt(engine, pipe, place / "out", kept)
     finally:
         engine.stdin.close()
-        engine.kill()
+        engine.send_signal(signal.SIGKILL)
         engine.wait()
 
 
@@ -121,7 +121,7 @@ def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path
     with attempt(tmp_path / "first", kept, spec) as one:
         for event in one.events():
             if isinstance(event, Progress) and event.phase == "export and measure":
-                one.engine.kill()
+                one.engine.send_signal(signal.SIGKILL)
                 break
     seen = list(job(write_spec(tmp_path / "second", encoder, reviews, recipe=recipe, resume=str(kept))))
     assert isinstance(seen[-1], Finished)

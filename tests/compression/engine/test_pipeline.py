@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from compression.engine import checkpoints, shipping
+from compression.engine import checkpoints
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.commands.run import job
 from compression.engine.job import Job
@@ -21,8 +20,7 @@ from compression.schema.report.draws import retention_interval
 from compression.schema.report.report import Report
 from compression.schema.stages import Stage
 from compression.system.sealed_folder import digest, seal, unseal
-from tests.support.engine_jobs import RECIPE, STAGES, before_of, events, rows_in_download, start, write_spec
-from tests.support.measuring import briefly_apart
+from tests.support.engine_jobs import RECIPE, STAGES, before_of, events, fork, rows_in_download, write_spec
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +28,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path
     """One finished job, run as workers run it: events on a pipe of their own."""
     spec = write_spec(tmp_path_factory.mktemp("job"), encoder, reviews)
     reader, writer = os.pipe()
-    engine = start(spec, "--events-fd", str(writer), "--die-with-parent", pass_fds=[writer], stdout=subprocess.PIPE)
+    printed = spec.parent / "printed"
+    with printed.open("wb") as out:
+        engine = fork(spec, "--events-fd", str(writer), "--die-with-parent", stdout=out.fileno(), kept=[writer])
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8") as pipe:
         seen = list(events(pipe))
-    printed, _ = engine.communicate()
-    assert engine.returncode == 0
-    assert printed == ""
+    assert engine.wait() == 0
+    assert printed.read_text() == ""
     return seen, spec.parent / "out"
 
 
@@ -182,10 +181,9 @@ def but_for_timing(report: Report) -> list[Any]:
 
 
 def test_a_job_goes_on_from_a_baseline_of_before_validation_was_scored(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
 ) -> None:
     """It is judged by test to its end, as it was then; its old rows have no draws, so nothing is paired."""
-    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     kept = tmp_path / "kept"
     for stage in ("baseline", "quantized"):
         shutil.copytree(whole[1] / "checkpoints" / stage, kept / stage)
@@ -235,10 +233,9 @@ def test_a_wrong_checkpoint_is_not_used(whole: tuple[list[Event], Path], tmp_pat
 
 
 def test_another_recipe_goes_on_where_it_begins_to_differ(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
 ) -> None:
     """It comes to what it would have come to by itself."""
-    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     other = {**RECIPE, "distill": {**RECIPE["distill"], "epochs": 1, "hidden": 0.0}}
     kept = tmp_path / "kept"
     shutil.copytree(whole[1] / "checkpoints", kept)

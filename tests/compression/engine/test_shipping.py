@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tokenizers import Tokenizer
+from transformers import BertForSequenceClassification
 
 from compression.engine.shipping import count_flops
 from compression.export.instruction_sets import hindrance
@@ -16,7 +17,15 @@ from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.instruction_sets import NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured
-from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
+from tests.support.tiny_shipment import LABELS, MAX_LENGTH, Shipment, ship_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny_shipment(
+    tiny_classifier: BertForSequenceClassification, encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Shipment:
+    """The artifacts as elsewhere, of which the int8 file has been run on another processor: that takes longer than all else."""
+    return ship_tiny(tiny_classifier, encoder, tmp_path_factory.mktemp("output"), emulate_seconds=120.0)
 
 
 def run_card(folder: Path, elsewhere: Path, prelude: str, epilogue: str) -> str:

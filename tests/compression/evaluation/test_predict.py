@@ -22,8 +22,8 @@ from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec, Ques
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.validation import Rejected
-from tests.compression.export.conftest import LABELS, Shipment
 from tests.support.engine_jobs import report_of, spec_of
+from tests.support.tiny_shipment import LABELS, Shipment
 from tests.support.toy_tasks import LENGTH, TASKS, row, write
 
 ROOM = 4 << 30
@@ -71,17 +71,17 @@ def test_a_row_of_the_data_is_asked_by_its_number(tiny_shipment: Shipment, tmp_p
     texts = tiny_shipment.rows
     (tmp_path / "test.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in texts))
     data = Data(format="csv", splits={"train": ("test.csv",), "test": ("test.csv",)})
-    found = run(spec(tiny_shipment, Question(row=7), data=data), tmp_path)
+    found = predict(spec(tiny_shipment, Question(row=7), data=data), tmp_path)
     assert (found.asked, found.expected) == ({"text": texts[7][0]}, texts[7][1])
     beyond = run(spec(tiny_shipment, Question(row=len(texts)), data=data), tmp_path)
     assert (beyond.reasons[0]["code"], beyond.reasons[0]["param"]) == ("empty_split", "row")
 
 
 def test_of_a_long_row_the_beginning_is_shown(tiny_shipment: Shipment, tmp_path: Path) -> None:
-    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "good " * 300_000, "label": LABELS[0]}) + "\n")
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "good " * 30_000, "label": LABELS[0]}) + "\n")
     data = Data(format="jsonl", splits={"train": ("test.jsonl",), "test": ("test.jsonl",)})
-    found = run(spec(tiny_shipment, Question(row=0), data=data), tmp_path)
-    assert found.asked == {"text": ("good " * 300_000)[:LONGEST_TEXT]}
+    found = predict(spec(tiny_shipment, Question(row=0), data=data), tmp_path)
+    assert found.asked == {"text": ("good " * 30_000)[:LONGEST_TEXT]}
     assert found.original.label in LABELS
 
 

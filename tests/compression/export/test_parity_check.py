@@ -17,7 +17,7 @@ from compression.modalities.scoring.base import Row
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.errors import ExportMismatch
-from tests.compression.export.conftest import Shipment
+from tests.support.tiny_shipment import Shipment
 
 SCORER = TextClassScorer("accuracy", 2, 1)
 INPUTS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("tensor(int64)", [True, True]))

@@ -22,8 +22,8 @@ from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
 from compression.schema.artifact_formats import Kind
 from compression.schema.recipe.quantize import Quantize
-from tests.compression.export.conftest import LABELS, MAX_LENGTH
 from tests.support.tiny_bert import encoded, sentences, tiny_config, write_tokenizer
+from tests.support.tiny_shipment import LABELS, MAX_LENGTH
 
 BERT = ENCODER_ADAPTERS["bert"]
 

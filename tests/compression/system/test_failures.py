@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,20 @@ import torch
 from safetensors import SafetensorError
 from transformers import BertForSequenceClassification
 
+from compression.engine import shipping
 from compression.engine.commands.run import job
+from compression.evaluation.measure import MeasureSpec
 from compression.export.manifest import write_config
 from compression.export.onnx.exporter import write_onnx
 from compression.modalities.text.artifact_tokenizer import write_tokenizer
 from compression.schema.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
 from compression.schema.events import ArtifactReady, Event, StageFinished, StageStarted, Started, TrainingSaved, parse_event
+from compression.schema.recipe.recipe import Evaluate
 from compression.system import failures
+from compression.system.progress import run_silently
 from compression.system.sealed_folder import digest
-from tests.support.engine_jobs import RECIPE, write_spec
+from compression.training import save
+from tests.support.engine_jobs import RECIPE, fork, write_spec
 from tests.support.tiny_bert import tiny_config, write_tokenizer as tokenizer_into
 
 SHORT: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "quantize": None, "distill": None}
@@ -50,7 +56,10 @@ def fill(disk: Path) -> None:
 
 # In turn: not even the test rows; they, but no save; a save, but no artifact; the baseline, but not the next artifact.
 @pytest.mark.parametrize("event", [Started, StageStarted, TrainingSaved, StageFinished])
-def test_a_full_disk_fails_cleanly(small_disk: Path, tmp_path: Path, encoder: Path, reviews: Path, event: type[Event]) -> None:
+def test_a_full_disk_fails_cleanly(
+    small_disk: Path, tmp_path: Path, encoder: Path, reviews: Path, event: type[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(save, "PATIENCE", 0.0)  # nobody takes what is saved
     spec = write_spec(tmp_path / "job", encoder, reviews, recipe=SHORT, output=str(small_disk / "out"), save_seconds=0)
     seen: list[Event] = []
     with pytest.raises(DiskFull, match="full"):
@@ -76,25 +85,18 @@ def test_a_full_disk_fails_cleanly(small_disk: Path, tmp_path: Path, encoder: Pa
     assert {(path.parent.name, path.name) for path in output.glob("*/*")} <= whole.keys()
 
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import torch, transformers
-from compression.engine.commands import run
-torch.set_num_threads(1)
-status = Path("/proc/self/status").read_text()
-used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData")) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]),) * 2)
-sys.exit(run.main(Path(sys.argv[1]), 1))
-"""
-"""The engine with only so much more memory than its libraries take: an allocation beyond it really fails."""
-
-
 def limited(spec: Path, more: int) -> tuple[int, list[Event]]:
-    command = [sys.executable, "-c", LIMITED, str(spec), str(more)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 2), done.stderr[-2000:]
-    return done.returncode, [parse_event.validate_json(line) for line in done.stdout.splitlines()]
+    """Run the engine with only so much more memory than it has at its start: an allocation beyond it really fails."""
+
+    def limit() -> None:
+        status = Path("/proc/self/status").read_text()
+        used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData")) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + more,) * 2)
+
+    with (spec.parent / "events").open("wb") as out:
+        code = fork(spec, stdout=out.fileno(), first=limit).wait()
+    assert code in (0, 2), (spec.parent / "errors").read_text()[-2000:]
+    return code, [parse_event.validate_json(line) for line in (spec.parent / "events").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -129,29 +131,8 @@ def test_what_does_not_fit_memory_whole_fits_in_parts(tmp_path: Path, wide: tupl
     assert code == 0
 
 
-MEASURED = """
-import resource, sys
-from pathlib import Path
-from compression.schema.errors import OutOfMemory
-from compression.engine.shipping import measure_artifact
-from compression.evaluation.measure import MeasureSpec
-from compression.schema.recipe.recipe import Evaluate
-from compression.system.progress import run_silently
-folder, rows = Path(sys.argv[1]), Path(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_DATA, (600 << 20,) * 2)
-spec = MeasureSpec(kind="onnx", task="text-classification", labels=("a", "b"), folder=str(folder),
-                   test_rows=str(rows), evaluate=Evaluate(batch=16, length=1024))
-for last_try in (False, True):
-    try:
-        found = run_silently(measure_artifact(spec, last_try=last_try))
-    except OutOfMemory as problem:
-        print(problem.code, problem.param)
-    else:
-        print(found.model_dump_json())
-"""
-
-
-def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path: Path) -> None:
+@pytest.mark.fresh
+def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = tiny_config(num_labels=2, max_position_embeddings=1024, num_attention_heads=16)
     model = BertForSequenceClassification(config).eval()
@@ -163,10 +144,17 @@ def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path:
     write_config(model, folder, ("negative", "positive"), 1024, "onnx")
     (tmp_path / "rows.jsonl").write_text('{"text": "good", "label": 1}\n')
 
-    command = [sys.executable, "-c", MEASURED, str(folder), str(tmp_path / "rows.jsonl")]
-    first, last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert first == "out_of_memory evaluate"
-    assert "Failed to allocate memory" in json.loads(last)["latency"]["not_measured"]
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nulimit -d {600 * KIB}\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    evaluate, rows = Evaluate(batch=16, length=1024), str(tmp_path / "rows.jsonl")
+    own = {"kind": "onnx", "task": "text-classification", "labels": ("a", "b"), "evaluate": evaluate}
+    spec = MeasureSpec(**own, folder=str(folder), test_rows=rows)
+    with pytest.raises(OutOfMemory, check=lambda problem: (problem.code, problem.param) == ("out_of_memory", "evaluate")):
+        run_silently(shipping.measure_artifact(spec))
+    found = run_silently(shipping.measure_artifact(spec, last_try=True))
+    assert "Failed to allocate memory" in found.latency.not_measured
 
 
 def raised(problem: BaseException, cause: BaseException | None = None) -> BaseException:

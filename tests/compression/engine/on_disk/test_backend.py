@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,58 +244,79 @@ import torch, transformers
 from compression.engine.commands import run
 from compression.system.memory import resident
 torch.set_num_threads(1)
-warm, spec, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-events = os.dup(1)
-assert run.main(warm, 2) == 0  # what the libraries allocate once
-held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
-asked = json.loads(spec.read_text())
-spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
-code = run.main(spec, events)
-try:
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(asked["model"])
-except (RuntimeError, MemoryError, OSError) as problem:
-    print("refused", type(problem).__name__, file=sys.stderr)
-else:
-    print("opened", sum(weight.sum() for weight in model.parameters()), file=sys.stderr)
-sys.exit(code)
+
+def limited(place, room):
+    warm, spec = place / "warm" / "spec.json", place / "spec.json"
+    sys.stderr = (place / "errors").open("w", buffering=1)
+    assert run.main(warm, os.open(os.devnull, os.O_WRONLY)) == 0  # what the libraries allocate once
+    held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
+    asked = json.loads(spec.read_text())
+    spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
+    code = run.main(spec, os.open(place / "events", os.O_WRONLY | os.O_CREAT))
+    try:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(asked["model"])
+    except (RuntimeError, MemoryError, OSError) as problem:
+        print("refused", type(problem).__name__, file=sys.stderr)
+    else:
+        print("opened", sum(weight.sum() for weight in model.parameters()), file=sys.stderr)
+    return code
+
+for line in sys.stdin:
+    place, room = json.loads(line)
+    if (job := os.fork()) == 0:
+        os._exit(limited(Path(place), room))
+    sys.stdout.write(f"{os.waitpid(job, 0)[1]}\\n")
+    sys.stdout.flush()
 """
+"""Does each job in a process of its own, which has the libraries and no more memory than it is given."""
 
 
-def under_limit(model: Path, room: int, place: Path, recipe: dict[str, Any]) -> Report:
-    """Do a job in a process that the kernel gives `room` bytes beyond what its libraries took in a job on a tiny model."""
-    warm = place / "warm"
-    spec_of(warm, model_into(place / "tiny"), recipe=recipe)
-    spec_of(place, model, recipe=recipe)
-    command = [sys.executable, "-c", LIMITED, str(warm / "spec.json"), str(place / "spec.json"), str(room)]
+@pytest.fixture(scope="module")
+def limited() -> Iterator["subprocess.Popen[str]"]:
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert "refused" in child.stderr, child.stderr[-2000:]
-    assert child.returncode == 0, child.stderr[-2000:] + child.stdout[-2000:]
-    report = parse_event.validate_json(child.stdout.splitlines()[-1]).report
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", LIMITED], text=True, env=environment, **pipes) as child:
+        yield child
+        child.stdin.close()
+
+
+def under_limit(limited: "subprocess.Popen[str]", model: Path, room: int, place: Path, recipe: dict[str, Any]) -> Report:
+    """Do a job in a process that the kernel gives `room` bytes beyond what its libraries took in a job on a tiny model."""
+    spec_of(place / "warm", model_into(place / "tiny"), recipe=recipe)
+    spec_of(place, model, recipe=recipe)
+    limited.stdin.write(json.dumps([str(place), room]) + "\n")
+    limited.stdin.flush()
+    code, said = limited.stdout.readline(), (place / "errors").read_text()
+    assert "refused" in said, said[-2000:]
+    told = (place / "events").read_text().splitlines()
+    assert int(code) == 0, said[-2000:] + "".join(told)[-2000:]
+    report = parse_event.validate_json(told[-1]).report
     assert all(isinstance(row.score, NotMeasured) for row in report.rows)
     return report
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
-def test_a_model_three_times_the_memory_is_quantized_under_a_real_limit(tmp_path: Path) -> None:
+def test_a_model_three_times_the_memory_is_quantized_under_a_real_limit(
+    limited: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
     room = 40 << 20
     model = model_into(tmp_path / "model", vocab_size=1 << 20, hidden_size=64, head_dim=16)
     assert size_of(model) > 3 * room
-    report = under_limit(model, room, tmp_path, ONLY_QUANTIZE)
+    report = under_limit(limited, model, room, tmp_path, ONLY_QUANTIZE)
     assert size_of(tmp_path / "out" / "artifacts" / report.rows[1].artifact) < 0.6 * size_of(model)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
-def test_a_model_three_times_the_memory_is_cut_under_a_real_limit(tmp_path: Path) -> None:
+def test_a_model_three_times_the_memory_is_cut_under_a_real_limit(limited: "subprocess.Popen[str]", tmp_path: Path) -> None:
     # Two layers take half of it; how the allocator lays out what it has freed differs from run to run.
     room = 76 << 20
     widths = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
     model = model_into(tmp_path / "model", num_hidden_layers=32, **widths)
     assert size_of(model) > 3 * room
     prune = {"ratio": {"ffn": 0.5, "heads": 0.5}, "multiple": 8, "calibration_rows": 16}
-    report = under_limit(model, room, tmp_path, {**ONLY_QUANTIZE, "prune": prune})
+    report = under_limit(limited, model, room, tmp_path, {**ONLY_QUANTIZE, "prune": prune})
     assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned"]
     assert report.rows[2].shape.ffn == 1024
     cut = next(one for one in report.artifacts if one.stage == "pruned" and one.precision == "bfloat16")

@@ -1,5 +1,6 @@
 """Originals are tuned until validation stops gaining, at a rate that probes choose; what is known of it stands in the row."""
 
+import copy
 import dataclasses
 import json
 import random
@@ -48,9 +49,16 @@ def prepared(state: StageContext) -> Preparation:
     return state.result.preparation
 
 
-def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
+@pytest.fixture(scope="module")
+def tuned() -> tuple[StageContext, list[Event]]:
+    """A state that was prepared as the recipe leaves it open, and the events."""
     state = fresh()
-    found = prepared(state)
+    return state, list(prepare(state))
+
+
+def test_by_default_it_goes_on_until_validation_stops_gaining(tuned: tuple[StageContext, list[Event]]) -> None:
+    state = tuned[0]
+    found = state.result.preparation
     assert found.converged is True, found.reason
     assert found.epochs == found.best_epoch + 3 * preparation.stretch(10), "a patience of three stretches of 48 steps"
     assert found.epochs < preparation.bound(Prepare(), 10)
@@ -112,16 +120,19 @@ def test_what_is_taken_as_it_was_sent_is_not_judged() -> None:
     assert (found.epochs, found.curve, found.linear_probe) == (0, (), None)
 
 
-def test_a_trained_head_is_only_changed_for_more_than_a_standard_error() -> None:
-    tuned = fresh()
-    prepared(tuned)
-    again = readied(dataclasses.replace(tuned, new_head=False, result=StageResult()))
+def test_a_trained_head_is_only_changed_for_more_than_a_standard_error(
+    tuned: tuple[StageContext, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = OPEN.model_copy(update={"prepare": Prepare(rate=tuned[0].result.preparation.rate)})  # which nobody probes again
+    model = copy.deepcopy(tuned[0].model)
+    again = readied(dataclasses.replace(tuned[0], recipe=given, model=model, new_head=False, result=StageResult()))
     before = weights(again)
     found = prepared(again)
     assert found.best_epoch == 0
     assert found.converged is True
     assert same(before, weights(again))
-    worse = fresh(new_head=False)  # a head as it was drawn gains much more
+    monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 5)  # enough to see
+    worse = fresh(given, new_head=False)  # a head as it was drawn gains much more
     assert prepared(worse).best_epoch > 0
 
 
@@ -135,11 +146,12 @@ def test_a_job_of_few_steps_probes_nothing_and_has_not_converged() -> None:
 
 
 def test_stopped_anywhere_it_ends_with_the_same_weights_and_account(
+    tuned: tuple[StageContext, list[Event]],
     tmp_path: Path,
     listener: Listener,  # noqa: F811
 ) -> None:
-    plain = fresh()
-    wanted = prepared(plain)
+    plain = tuned[0]
+    wanted = plain.result.preparation
     saved = fresh()
     saved.checkpointer = checkpointer(tmp_path)
     listener.hear(prepare(saved))
@@ -158,9 +170,8 @@ def _probed(events: list[Event]) -> list[Event]:
     return [event for event in events if isinstance(event, Progress) and event.phase == "choose the rate"]
 
 
-def test_progress_never_falls() -> None:
-    state = fresh()
-    seen = [event for event in prepare(state) if isinstance(event, Progress)]
+def test_progress_never_falls(tuned: tuple[StageContext, list[Event]]) -> None:
+    seen = [event for event in tuned[1] if isinstance(event, Progress)]
     assert [event.fraction for event in seen] == sorted(event.fraction for event in seen)
     assert {event.phase for event in seen} == {"choose the rate", "tune"}
 
@@ -176,7 +187,7 @@ def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
         yield {"text": " ".join(text), "label": f"intent-{label:02d}"}
 
 
-def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 24) -> Report:
+def job(place: Path, encoder: Path, prepare: dict[str, Any], labels: int = 12) -> Report:
     for name, count in (("train", 40 * labels), ("validation", 10 * labels), ("test", 10 * labels)):
         rows = intents(count, labels, seed=len(name))
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,18 +1,21 @@
-"""The tiny classifier as three artifacts, shipped once for all tests of export and measuring."""
+"""The tiny classifier as three artifacts, shipped as a job ships them: fixtures, in tests/compression/conftest.py."""
 
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from compression.engine import shipping
 from compression.engine.shipping import ShippedArtifact
 from compression.export.provenance import InputFile, Origin
 from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.report.measurements import Row
+from tests.support.measuring import briefly
 from tests.support.shipments import shipped
 from tests.support.tiny_bert import sentences, tiny_config
 from tests.support.verdict_rows import BASELINE, QUANTIZED
@@ -50,7 +53,11 @@ def tiny_classifier() -> BertForSequenceClassification:
 def tiny_shipment(
     tiny_classifier: BertForSequenceClassification, encoder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Shipment:
-    output = tmp_path_factory.mktemp("output")
+    return ship_tiny(tiny_classifier, encoder, tmp_path_factory.mktemp("output"))
+
+
+def ship_tiny(classifier: BertForSequenceClassification, encoder: Path, output: Path, **settings: Any) -> Shipment:
+    """Ship the three, measured in this process: tests of measuring have a fresh one come to the same."""
     rows = sentences(60, seed=5)
     judged = [{"text": text, "label": LABELS.index(label)} for text, label in rows]
     (output / "LICENSE").write_text("MIT License")
@@ -63,10 +70,12 @@ def tiny_shipment(
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
 
     asked = {"task": "text-classification", "labels": LABELS, "tokenizer": encoder, "max_length": MAX_LENGTH}
-    common = {**asked, "origin": origin, "emulate_seconds": 120.0, "sample": [{"text": text} for text, _ in rows[:16]]}
-    model = copy.deepcopy(tiny_classifier)
-    made = [shipped(model, output, judged, rows_to, **common)]
-    insert_fake_quantization(model)
-    later = {**common, "stage": "quantized", "precision": "int8", "baseline": output / "artifacts" / made[0].artifact.name}
-    made += [shipped(model, output, judged, rows_to, kind=kind, **later) for kind in ("onnx", "transformers")]
-    return Shipment(tiny_classifier, rows, output, *made)
+    common = {**asked, "origin": origin, "sample": [{"text": text} for text, _ in rows[:16]], **settings}
+    model = copy.deepcopy(classifier)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shipping, "measure_artifact", briefly)
+        made = [shipped(model, output, judged, rows_to, **common)]
+        insert_fake_quantization(model)
+        later = {**common, "stage": "quantized", "precision": "int8", "baseline": output / "artifacts" / made[0].artifact.name}
+        made += [shipped(model, output, judged, rows_to, kind=kind, **later) for kind in ("onnx", "transformers")]
+    return Shipment(classifier, rows, output, *made)
