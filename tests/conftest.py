@@ -38,10 +38,11 @@ DATABASES = ("sqlite", "postgresql")
 
 LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "test_toy_package.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
+SHIPMENT = ("engine/test_shipping.py", "evaluation/test_measure.py", "evaluation/test_predict.py", "export/")
 TOGETHER = {
     "tests/faults/": "faults",
     "tests/pages/": "pages",
-    "tests/compression/export/": "export",
+    **{f"tests/compression/{place}": "shipment" for place in SHIPMENT},
     **dict.fromkeys(
         (
             *("tests/chaos/", "tests/client/test_generated.py", "tests/test_client_docs.py", "tests/test_readme.py"),
