@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ DATABASES = ("sqlite", "postgresql")
 
 LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "test_toy_package.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
+SHIPMENT = ("engine/test_shipping.py", "evaluation/test_measure.py", "evaluation/test_predict.py", "export/")
 TOGETHER = {
     "tests/faults/": "faults",
     "tests/pages/": "pages",
-    "tests/compression/export/": "export",
+    **{f"tests/compression/{place}": "shipment" for place in SHIPMENT},
     **dict.fromkeys(
         (
             *("tests/chaos/", "tests/client/test_generated.py", "tests/test_client_docs.py", "tests/test_readme.py"),
@@ -129,12 +130,25 @@ def valkey() -> Iterator[str]:
         yield f"redis://{server.host}:{server.port}/0"
 
 
-def run_bootstrap(url: str, home: Path) -> str | None:
-    """Migrate a database as a user does; return the first key."""
-    env = {**os.environ, "LATHE_DATABASE_URL": url, "LATHE_HOME": str(home)}
-    command = [sys.executable, "-m", "app.bootstrap"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)["key"]
+def ran(env: Mapping[str, str], module: str, *arguments: str) -> tuple[int, str]:
+    """Run a program of the service's to its end, warm where that is the same; return its exit status and all that it says."""
+    template = warm.template_for(module, arguments, env)
+    with tempfile.TemporaryFile() as out:
+        if template:
+            status = template.start(module, arguments, env, out).wait()
+        else:
+            command = [sys.executable, "-m", module, *arguments]
+            status = subprocess.run(command, cwd=ROOT, env=env, stdout=out, stderr=out, check=False).returncode
+        out.seek(0)
+        return status, out.read().decode()
+
+
+def run_bootstrap(url: str, home: Path, *options: str) -> str | None:
+    """Migrate a database as a user does; return the key that was made."""
+    status, said = ran({**os.environ, "LATHE_DATABASE_URL": url, "LATHE_HOME": str(home)}, "app.bootstrap", *options)
+    assert status == 0, said
+    key: str | None = json.loads(said)["key"]
+    return key
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ class Live:
             outcome(session, claim)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live_service(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with over_sqlite(templates, valkey, tmp_path_factory.mktemp("live")) as service:
         engine = make_engine(service.database.url)

@@ -46,9 +46,9 @@ def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
 
 
 @functools.cache
-def _made(kind: str, auto: Any) -> PreTrainedModel:
+def _made(kind: str, auto: Any, **changes: int) -> PreTrainedModel:
     torch.manual_seed(1)
-    model: PreTrainedModel = auto.from_config(tiny_config(kind)).eval()
+    model: PreTrainedModel = auto.from_config(tiny_config(kind, **changes)).eval()
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             if value.ndim == 1 and "inv_freq" not in name:
@@ -56,13 +56,13 @@ def _made(kind: str, auto: Any) -> PreTrainedModel:
     return model
 
 
-def tiny(kind: str, auto: Any = AutoModelForCausalLM) -> PreTrainedModel:
+def tiny(kind: str, auto: Any = AutoModelForCausalLM, **changes: int) -> PreTrainedModel:
     """Make a model whose biases are not 0 and whose norms are not 1, so that losing one shows."""
-    return copy.deepcopy(_made(kind, auto))
+    return copy.deepcopy(_made(kind, auto, **changes))
 
 
-def tiny_classifier(kind: str) -> PreTrainedModel:
-    return tiny(kind, transformers.AutoModelForSequenceClassification)
+def tiny_classifier(kind: str, **changes: int) -> PreTrainedModel:
+    return tiny(kind, transformers.AutoModelForSequenceClassification, **changes)
 
 
 def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None) -> Tensor:

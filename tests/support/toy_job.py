@@ -1,21 +1,27 @@
-"""Runs the toy package's job in its environment: stops after the package's stage, goes on, and writes what happened."""
+"""Runs the toy package's job in its environment: stops after the package's stage, goes on, and writes what happened.
+
+Artifacts are measured in this process: that others open them is told of the service's job (tests/test_toy_package.py).
+"""
 
 import contextlib
 import json
 import sys
 from pathlib import Path
 
+from compression.engine import shipping
 from compression.engine.checkpoints import fingerprint_facts
 from compression.engine.pipeline import compress
 from compression.schema.events import StageFinished, StageStarted
 from compression.schema.job_spec import Spec
 from compression.system.interrupts import Pause
+from tests.support.measuring import briefly
 
 
 def main(place: Path) -> None:
     """Run place/spec.json in two attempts."""
     spec = Spec.model_validate_json((place / "spec.json").read_bytes())
     first: list[str] = []
+    shipping.measure_artifact = briefly
 
     def is_reached() -> bool:
         return "rounded" in first

@@ -36,6 +36,8 @@ ROOM = "x" * 8000
 """Behind a template's arguments and in its environment: /proc shows what is written there."""
 LONGEST = 1 << 17
 """Bytes of one message."""
+PROGRAMS = ("app.server", "app.bootstrap", "app.quotas", "workers")
+"""What is forked."""
 OWN_STATE = ("PROMETHEUS_MULTIPROC_DIR",)
 """Variables that a library reads when it is imported."""
 OWN_MEMORY = ("LATHE_ENGINE_MEMORY_BYTES",)
@@ -113,7 +115,7 @@ def _torch() -> Template:
 
 def template_for(module: str, arguments: Sequence[str], env: Mapping[str, str]) -> Template | None:
     """Return what such a process may be forked from, and None where it must be started cold."""
-    if "LATHE_TESTS_COLD" in env or module not in {"app.server", "workers"} or any(name in env for name in OWN_STATE):
+    if "LATHE_TESTS_COLD" in env or module not in PROGRAMS or any(name in env for name in OWN_STATE):
         return None
     engines = [*arguments] == ["jobs"] and not any(name in env for name in OWN_MEMORY)
     return _torch() if engines else _app()
@@ -127,7 +129,7 @@ def import_app() -> None:
     import app
     import workers
 
-    late = {"app.main", "app.server", "app.bootstrap", "workers.__main__", "workers.celery_app", "workers.tasks"}
+    late = {*PROGRAMS, "app.main", "workers.__main__", "workers.celery_app", "workers.tasks"}
     for package in (app, workers):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name not in late:

@@ -3,8 +3,6 @@
 import datetime as dt
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,19 +17,16 @@ from app.bootstrap import alembic_config
 from app.store.clock import now
 from app.store.db import make_engine
 from app.store.models import ADMIN, READ, WRITE, ApiKey, File, Job, Model, Team, TeamDay
-from tests.conftest import ROOT, Database
+from tests.conftest import Database, ran, run_bootstrap
 from tests.support.rows import submitted
 
 
-def run(database: Database, home: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(home)}
-    return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+def run(database: Database, home: Path, *command: str) -> tuple[int, str]:
+    return ran({**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(home)}, *command)
 
 
 def bootstrap(database: Database, home: Path, *options: str) -> str | None:
-    done = run(database, home, "app.bootstrap", *options)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["key"]
+    return run_bootstrap(database.url, home, *options)
 
 
 def test_a_lost_key_is_replaced_by_whoever_owns_the_database(database: Database, tmp_path: Path) -> None:
@@ -72,9 +67,9 @@ def test_a_team_without_an_admin_gets_one_and_no_other_does(database: Database, 
         found = authenticate(session, after)
     engine.dispose()
     assert (found.team, found.scope, found.operator) == (first.team, ADMIN, True)
-    wrong = run(database, tmp_path, "app.bootstrap", "--team", "nobody's")
-    assert wrong.returncode != 0
-    assert "there is no team" in wrong.stderr
+    status, said = run(database, tmp_path, "app.bootstrap", "--team", "nobody's")
+    assert status != 0
+    assert "there is no team" in said
 
 
 def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Database) -> None:
@@ -121,9 +116,9 @@ def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(datab
 
 def test_the_owner_of_the_database_changes_a_teams_limits(database: Database, tmp_path: Path) -> None:
     change = partial(run, database, tmp_path, "app.quotas", "default")
-    found = json.loads(change("jobs_waiting=5", "weight=2.5").stdout)
+    found = json.loads(change("jobs_waiting=5", "weight=2.5")[1])
     assert (found["weight"], found["items"][0]["limit"]) == (2.5, 5)
-    assert json.loads(change().stdout) == found
-    wrong = change("jobs=5")
-    assert wrong.returncode == 2
-    assert "there are jobs_waiting" in wrong.stderr
+    assert json.loads(change()[1]) == found
+    status, said = change("jobs=5")
+    assert status == 2
+    assert "there are jobs_waiting" in said

@@ -49,7 +49,8 @@ def rows_of(ids: torch.Tensor) -> list[Row]:
 
 @pytest.mark.parametrize("kind", ["gpt2", "deepseek_v2-grouped"])
 def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_path: Path) -> None:
-    model, batch = tiny_classifier(kind), padded()
+    # Tracing takes as long as the graph is large. Two layers are one of experts, which GPT-2 lacks.
+    model, batch = tiny_classifier(kind, num_hidden_layers=2, n_routed_experts=4), padded()
     model.config.use_cache = False
     simulated = copy.deepcopy(model)
     layers = [layer for name in insert_fake_quantization(simulated) if is_linear(layer := simulated.get_submodule(name))]
@@ -66,7 +67,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
             assert alone(runner, batch, row) == pytest.approx(together, abs=1e-5)
     operators = Counter(node.op_type for node in proto.graph.node)
     assert operators["MatMulInteger"] == len(layers) + experts
-    assert left_in_float(model) == (2 * 8 * 32 if kind == "deepseek_v2-grouped" else 0)  # two routers
+    assert left_in_float(model) == (4 * 32 if kind == "deepseek_v2-grouped" else 0)  # a router
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2", "deepseek_v2", "deepseek_v3"])

@@ -29,6 +29,12 @@ STEPS = [(2, 9, 0), (1, 1, 5), (2, 4, 3)]
 Feeds = dict[str, npt.NDArray[Any]]
 
 
+@pytest.fixture(autouse=True)
+def _tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion sends forty messages to its makers, each by a fork of this process: most of the work."""
+    monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *_: None)
+
+
 def encoder_file(scheme: Scheme, folder: Path, *, portable: bool = True) -> Path:
     torch.manual_seed(0)
     model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()

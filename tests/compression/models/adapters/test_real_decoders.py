@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from compression.modalities.registry import task_of
@@ -88,15 +89,25 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], Prune, tuple[int, ...]]] = {
 tables shorter; layers are one or two."""
 
 
+NUMBERS = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+"""What weights are made of. It goes round in them: drawing each of half a billion would take longer than all else."""
+
+
 def made(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
-    """Draw a model whose biases are not 0 and whose norms are not 1, so that losing one shows."""
-    torch.manual_seed(0)
+    """Make a model whose biases are not 0 and whose norms are not 1, so that losing one shows."""
     config = CONFIG_MAPPING[kind](**{**COMMON, **settings, "attn_implementation": "eager"})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    with no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    model.tie_weights()
     with torch.no_grad():
-        for name, value in [*model.named_parameters(), *model.named_buffers()]:
-            if value.ndim == 1 and "inv_freq" not in name:
-                value.add_(torch.randn_like(value) * 0.2)
+        for number, (name, value) in enumerate([*model.named_parameters(), *model.named_buffers()]):
+            if "inv_freq" in name:
+                continue
+            numbers = NUMBERS.roll(7919 * number) * (config.initializer_range if value.ndim > 1 else 0.2)
+            for part in value.view(-1).split(len(numbers)):  # its length is a prime number, so that no two rows are alike
+                part.copy_(numbers[: len(part)])
+            if value.ndim == 1 and name.endswith("weight"):
+                value.add_(1)
         # As loud as a trained model's: beside so weak a stream as the drawn one the norms' ε would count.
         model.get_input_embeddings().weight.mul_(20)
     return model
