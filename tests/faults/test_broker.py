@@ -76,7 +76,7 @@ def test_a_worker_takes_new_work_after_the_broker_was_a_black_hole(stand: Stand)
 @SQLITE
 @pytest.mark.parametrize("deafness", ["its consumer is gone", "its child hangs"])
 def test_a_worker_that_hears_nothing_begins_anew(stand: Stand, deafness: str) -> None:
-    name = stand.start_worker(LATHE_RING_SECONDS="2")  # ten seconds of silence are as deaf as half a minute
+    name = stand.start_worker(LATHE_RING_SECONDS="1")  # five seconds of silence are as deaf as half a minute
     stand.taken(stand.job(LONG))
     process = stand.service.processes[name]
     if deafness == "its child hangs":
@@ -94,6 +94,7 @@ def test_a_worker_that_hears_nothing_begins_anew(stand: Stand, deafness: str) ->
     assert '"event": "deaf"' in stand.service.log(name)
 
 
+@SQLITE
 def test_a_ring_that_nobody_hears_holds_nobody_up(stand: Stand) -> None:
     stand.broker.swallow()
     bell = WakeUpSender(Settings(broker_url=stand.service.broker))

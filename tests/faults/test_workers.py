@@ -48,6 +48,7 @@ def test_an_engine_that_hangs_is_stopped_and_the_job_tried_again(stand: Stand) -
     stand.taken(job_id, attempt=2)
 
 
+@POSTGRES
 def test_a_cancel_at_the_last_moment_ends_in_one_of_two_ways(stand: Stand) -> None:
     stand.start_worker()
     job_id = stand.job(SHORT)
@@ -59,6 +60,7 @@ def test_a_cancel_at_the_last_moment_ends_in_one_of_two_ways(stand: Stand) -> No
     stand.bytes_are_those_of_rows()
 
 
+@SQLITE
 def test_a_drained_workers_training_goes_on_where_it_was(stand: Stand) -> None:
     leaving = stand.start_worker()
     job_id = stand.job(LONG)
