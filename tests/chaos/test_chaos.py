@@ -9,19 +9,24 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.chaos import rampage as running
 from tests.chaos.audit import CHECKS, Evidence, audit
 from tests.chaos.house import House, opened
 from tests.chaos.rampage import Result, rampage, table
 from tests.chaos.slow_clients import SOCKETS
 
-JOBS, KILLS, SEED = 6, 6, 1
-"""This seed draws jobs of each kind, one of them hasty and one sent twice, and mostly cheap ones."""
+JOBS, KILLS, SEED = 5, 7, 35276
+"""This seed draws jobs of each kind, mostly cheap ones, one of them hasty and one sent twice; and seven kinds of victims."""
 Run = tuple[House, Result, Evidence]
 
 
 @pytest.fixture(scope="module")
 def run(apart: Path) -> Iterator[Run]:
-    with opened(apart / "chaos", 2, random.Random(f"{SEED}-house"), keep=False) as house:
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        opened(apart / "chaos", 2, random.Random(f"{SEED}-house"), keep=False) as house,
+    ):
+        patched.setattr(running, "FIRST_GUESS", 15.0)  # forked engines take a quarter of an operator's
         yield house, *rampage(house, jobs=JOBS, kills=KILLS, seed=SEED, limit=1800)
 
 
