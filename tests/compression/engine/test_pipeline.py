@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from compression.engine import checkpoints
+from compression.engine import checkpoints, shipping
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.commands.run import job
 from compression.engine.job import Job
@@ -21,11 +21,26 @@ from compression.schema.report.report import Report
 from compression.schema.stages import Stage
 from compression.system.sealed_folder import digest, seal, unseal
 from tests.support.engine_jobs import RECIPE, STAGES, before_of, events, fork, rows_in_download, write_spec
+from tests.support.measuring import briefly
+
+OTHER = {**RECIPE, "distill": {**RECIPE["distill"], "epochs": 1, "hidden": 0.0}}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path) -> tuple[list[Event], Path]:
-    """One finished job, run as workers run it: events on a pipe of their own."""
+def alone(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path) -> list[Event]:
+    """A job that learns otherwise from its teacher, in this process."""
+    spec = write_spec(tmp_path_factory.mktemp("alone"), encoder, reviews, recipe=OTHER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shipping, "measure_artifact", briefly)
+        return list(job(spec))
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path, alone: list[Event]
+) -> tuple[list[Event], Path]:
+    """One finished job, run as workers run it: events on a pipe of their own. Its graphs were traced in this process before."""
+    assert alone
     spec = write_spec(tmp_path_factory.mktemp("job"), encoder, reviews)
     reader, writer = os.pipe()
     printed = spec.parent / "printed"
@@ -233,14 +248,12 @@ def test_a_wrong_checkpoint_is_not_used(whole: tuple[list[Event], Path], tmp_pat
 
 
 def test_another_recipe_goes_on_where_it_begins_to_differ(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
+    whole: tuple[list[Event], Path], alone: list[Event], tmp_path: Path, encoder: Path, reviews: Path
 ) -> None:
     """It comes to what it would have come to by itself."""
-    other = {**RECIPE, "distill": {**RECIPE["distill"], "epochs": 1, "hidden": 0.0}}
     kept = tmp_path / "kept"
     shutil.copytree(whole[1] / "checkpoints", kept)
-    seen = list(job(write_spec(tmp_path / "further", encoder, reviews, recipe=other, resume=str(kept))))
-    alone = list(job(write_spec(tmp_path / "alone", encoder, reviews, recipe=other)))
+    seen = list(job(write_spec(tmp_path / "further", encoder, reviews, recipe=OTHER, resume=str(kept))))
     assert [event.stage for event in seen if isinstance(event, StageStarted) and not event.resumed] == ["distilled"]
     assert [event.stage for event in alone if isinstance(event, StageStarted) and not event.resumed] == [*STAGES]
     assert but_for_timing(seen[-1].report) == but_for_timing(alone[-1].report)
