@@ -43,7 +43,7 @@ class Watchdog:
 
     def __init__(self, environment: Mapping[str, str], folder: Path, lock: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "client.embedded.watchdog"],
+            [sys.executable, "-P", watchdog.__file__],  # as a module, it would import all of the client
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -20,9 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import redis
 import typer
 
 from client import config
@@ -31,6 +30,9 @@ from client.config import Config
 from client.embedded.processes import Part, Watchdog
 from client.errors import CannotStart
 from client.terminal.output import as_json, emit, say, write_json
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 PATIENCE = 60.0
 """Seconds that a part may take to get ready."""
@@ -243,10 +245,12 @@ class Set:
         """Start all parts in order; return URL, home and key. Raises CannotStart."""
         broker = self.plan.broker
         if broker is None:
+            from redis import Redis  # a sixth of what all commands import, which only this needs
+
             part, broker = valkey(self.plan, self.logs)
             self.groups = [[part]]
             part.start(dog)
-            with redis.Redis.from_url(broker, socket_timeout=1.0) as client:
+            with Redis.from_url(broker, socket_timeout=1.0) as client:
                 self._until(part, lambda: _answers(client), "valkey")
         env = environment(self.plan, broker)
         if self.interrupts.count:
@@ -281,10 +285,12 @@ class Set:
                 part.stop(self.interrupts.hurry)
 
 
-def _answers(client: redis.Redis) -> bool:
+def _answers(client: "Redis") -> bool:
+    from redis import RedisError
+
     try:
         return bool(client.ping())
-    except redis.RedisError:
+    except RedisError:
         return False
 
 

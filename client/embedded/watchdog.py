@@ -1,4 +1,4 @@
-"""Cleans up after `lathe up` if that is killed: `python -m client.embedded.watchdog`, started by processes.py.
+"""Cleans up after `lathe up` if that is killed: `python watchdog.py`, started by processes.py.
 
 Standard input is a pipe whose other end only `lathe up` has; each line is the pid of a part that was started. The pipe ends
 when `lathe up` is gone. After SIGKILL nothing else could stop the parts, nor the engines below the workers.

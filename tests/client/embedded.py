@@ -25,14 +25,18 @@ class Up:
 
     def lathe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command against it, as a user in another terminal."""
-        environment = {**without_lathe(), "LATHE_HOME": str(self.home)}
+        env = {**environment(), "LATHE_HOME": str(self.home)}
         command = [sys.executable, "-m", "client", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-def without_lathe() -> dict[str, str]:
-    """The environment of somebody who has not heard of us."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
+LESS = {"LATHE_ENGINE_THREADS": "1", "LATHE_EMULATE_SECONDS": "0"}
+"""What an engine does without: a tiny model's threads only wait for each other, and an emulated processor is slow."""
+
+
+def environment() -> dict[str, str]:
+    """That of somebody who has not heard of us, but for LESS."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")} | LESS
 
 
 def family(home: Path) -> list[psutil.Process]:
@@ -48,12 +52,11 @@ def family(home: Path) -> list[psutil.Process]:
 
 def start(home: Path, *options: str, files: int | None = None) -> subprocess.Popen[str]:
     """Start it on a free port; each of its processes may open so many `files`."""
-    environment = without_lathe()
     command = [*COMMAND, "--home", str(home), "--port", "0", *options]
     if files:
         command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 

@@ -8,14 +8,17 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
+import pytest
 
 from client import config
 from client.api import Lathe
+from client.embedded import watchdog
 from client.embedded.processes import Part, Watchdog
 from client.embedded.up import locked
 from tests.client.embedded import COMMAND, Up, family, running, start
@@ -28,7 +31,14 @@ def part(home: Path, word: str) -> psutil.Process:
     return min(found, key=lambda process: process.create_time())
 
 
-def test_it_starts_mends_and_stops(up: Up) -> None:
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A set each process of which may open few files: connections are many at once. The last test that takes it kills it."""
+    with running(tmp_path_factory.mktemp("crowded") / "home", files=300) as ready:
+        yield ready
+
+
+def test_it_starts_mends_stops_and_starts_again(up: Up) -> None:
     stored = config.load_file(up.home)
     assert (stored.url, stored.key) == (up.facts["url"], up.facts["key"])
     assert stat.S_IMODE(up.home.stat().st_mode) == 0o700
@@ -54,10 +64,6 @@ def test_it_starts_mends_and_stops(up: Up) -> None:
     assert up.process.wait(60) == 0
     assert family(up.home) == []
 
-
-def test_a_second_start_finds_its_data_and_shows_no_key(up: Up) -> None:
-    up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(60) == 0
     again = start(up.home)
     facts = json.loads(again.stdout.readline())
     assert (facts["key"], facts["key_known"]) == (None, True)
@@ -65,23 +71,15 @@ def test_a_second_start_finds_its_data_and_shows_no_key(up: Up) -> None:
     assert (stored.url, stored.key) == (facts["url"], up.facts["key"])
     with Lathe(stored.url, stored.key) as lathe:
         assert list(lathe.keys())
-    again.send_signal(signal.SIGTERM)
+    again.send_signal(signal.SIGINT)
     assert again.wait(60) == 0
     assert family(up.home) == []
-
-
-def test_nothing_survives_it_when_it_is_killed(up: Up) -> None:
-    before = family(up.home)
-    assert len(before) >= 6  # itself, its watchdog, valkey, the API, two workers and the keeper
-    up.process.kill()
-    up.process.wait()
-    wait_for(lambda: not family(up.home), 60)
 
 
 def test_whoever_asks_twice_does_not_wait_for_a_part_that_hangs(up: Up) -> None:
     wait_for(lambda: len(family(up.home)) >= 8)  # the workers have forked too
     for process in family(up.home):
-        if process.pid != up.process.pid and "client.embedded.watchdog" not in process.cmdline():
+        if process.pid != up.process.pid and watchdog.__file__ not in process.cmdline():
             process.suspend()
 
     def asked_again() -> bool:
@@ -104,19 +102,23 @@ def test_a_port_that_is_taken_is_named_and_nothing_is_left(tmp_path: Path) -> No
     assert family(tmp_path / "home") == []
 
 
-def test_a_part_that_cannot_start_takes_the_others_with_it(tmp_path: Path) -> None:
-    process = start(tmp_path / "home", "--database", "postgresql://nobody@127.0.0.1:1/none")
+def test_a_part_that_cannot_start_takes_the_others_with_it_and_closes_the_home(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    process = start(home, "--database", "postgresql://nobody@127.0.0.1:1/none")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert json.loads(out)["error"]["code"] == "cannot_start"
-    assert family(tmp_path / "home") == []
+    assert family(home) == []
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
-def test_sockets_that_say_nothing_stop_no_answer_and_fill_no_log(tmp_path: Path) -> None:
-    with running(tmp_path / "home", files=300) as up, contextlib.ExitStack() as held:
-        log = up.home / "logs" / "api.log"
+def test_sockets_that_say_nothing_stop_no_answer_and_fill_no_log(crowded: Up) -> None:
+    with contextlib.ExitStack() as held:
+        log = crowded.home / "logs" / "api.log"
         before = log.stat().st_size
-        port = urlsplit(up.facts["url"]).port
+        port = urlsplit(crowded.facts["url"]).port
         for number in range(600):
             connection = held.enter_context(socket.socket())
             connection.bind(("127.0.0.2", 0))
@@ -124,19 +126,18 @@ def test_sockets_that_say_nothing_stop_no_answer_and_fill_no_log(tmp_path: Path)
             with contextlib.suppress(OSError):  # what is over the bound is closed at once
                 connection.sendall(b"GET / HT")
             if number % 100 == 99:
-                assert httpx.get(f"{up.facts['url']}/healthz/live").status_code == 200
+                assert httpx.get(f"{crowded.facts['url']}/healthz/live").status_code == 200
         assert log.stat().st_size - before < 1 << 20
         assert "out of system resource" not in log.read_text()
-        assert part(up.home, "app.server").num_fds() < 300
+        assert part(crowded.home, "app.server").num_fds() < 300
 
 
-def test_a_home_that_others_may_enter_is_closed_to_them(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    home.chmod(0o755)
-    process = start(home, "--database", "postgresql://nobody@127.0.0.1:1/none")  # it ends soon, and has done this before
-    process.communicate(timeout=120)
-    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+def test_nothing_survives_it_when_it_is_killed(crowded: Up) -> None:
+    before = family(crowded.home)
+    assert len(before) >= 6  # itself, its watchdog, valkey, the API, two workers and the keeper
+    crowded.process.kill()
+    crowded.process.wait()
+    wait_for(lambda: not family(crowded.home), 60)
 
 
 def test_a_log_that_grows_long_makes_room_while_its_part_writes_on(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def home(tmp_path: Path) -> Path:
                 f"UPDATE jobs SET {column} = json_set({column}, '{place}.distill.gate', json('{{\"steps\":50}}'), "
                 f"'{place}.remedy', 'apply') WHERE name = 'finished'"
             )
+        # Its hundred epochs begin anew, as what was saved of them is not there, and prove no more than three.
+        database.execute("UPDATE jobs SET recipe = json_set(recipe, '$.distill.epochs', 3) WHERE name = 'interrupted'")
         database.execute(final)
     return tmp_path / "home"
 

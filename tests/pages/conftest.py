@@ -1,4 +1,4 @@
-"""The pages in a real browser, against a real `lathe up` with a finished, a failed, a running and a waiting job.
+"""The pages in a real browser, against the service and its workers with a finished, a failed, a running and a waiting job.
 
 Chromium is Debian's (`make setup-system`), or Playwright's own download (`python -m playwright install chromium`). Where there
 is neither, these tests skip; in CI they fail.
@@ -18,8 +18,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
-from tests.client.embedded import Up, family, running
-from tests.conftest import ROOT, wait_for
+from tests.conftest import ROOT, Service, over_sqlite, wait_for
 from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 
 AXE = (ROOT / "tests/pages/vendor/axe-4.14.1.min.js").read_text(encoding="utf-8")
@@ -34,29 +33,45 @@ expect.set_options(timeout=PATIENCE)
 
 @dataclass
 class World:
-    up: Up
-    key: str
-    reader: str
+    service: Service
+    reader: str = ""
     jobs: dict[str, str] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        return self.up.facts["url"]
+        return self.service.url
 
-    def http(self, key: str | None = None) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=90)
+    @property
+    def key(self) -> str:
+        return self.service.database.key
 
-    def api(self) -> psutil.Process:
-        found = [process for process in family(self.up.home) if "app.server" in process.cmdline()]
-        return min(found, key=lambda process: process.create_time())
+    def http(self) -> httpx.Client:
+        return self.service.client()
 
     def restart_api(self) -> None:
-        """Kill the API as a crash would, and wait until `lathe up` has another."""
-        old = self.api()
-        old.kill()
-        wait_for(lambda: not old.is_running())
-        wait_for(lambda: httpx.get(f"{self.url}/healthz/ready").status_code == 200, 120)
+        """Kill the API as a crash would, and start another."""
+        self.service.kill("api")
+        self.service.start_api()
+
+    def engines(self) -> list[psutil.Process]:
+        """The engine of the job that runs, with what confines it."""
+        below = psutil.Process(self.service.processes["jobs"].pid).children(recursive=True)
+        return [process for process in below if {"compression", "run"} <= set(process.cmdline())]
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the running job's engine go on for so long. Else it stands still: it would compute as long as the tests run."""
+        for engine in self.engines():
+            engine.resume()
+        try:
+            yield
+        finally:
+            self.stand_still()
+
+    def stand_still(self) -> None:
+        for engine in self.engines():
+            engine.suspend()
 
     def state(self, job: str, *wanted: str) -> dict[str, Any]:
         with self.http() as http:
@@ -65,7 +80,7 @@ class World:
                 found: dict[str, Any] = http.get(f"/v1/jobs/{job}").json()
                 return found if found["state"] in wanted else None
 
-            return wait_for(there, 1800, every=0.5)
+            return wait_for(there, 1800, every=0.2)
 
     def submit(self, **asked: Any) -> str:
         with self.http() as http:
@@ -75,19 +90,20 @@ class World:
 
 
 @pytest.fixture(scope="package")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One service for all tests of pages, with what a team would see."""
     folder = tmp_path_factory.mktemp("pages")
-    with running(folder / "home") as up:
-        yield peopled(up, folder)
+    seldom = {"LATHE_HEARTBEAT_SECONDS": "1", "LATHE_LEASE_SECONDS": "60"}  # each heartbeat moves the open page
+    with over_sqlite(templates, valkey, folder, **seldom) as service:
+        service.start_workers("jobs", "checks", "keeper")
+        yield peopled(World(service), folder)
 
 
-def peopled(up: Up, folder: Path) -> World:
-    made = World(up, up.facts["key"], "")
+def peopled(made: World, folder: Path) -> World:
     with made.http() as http:
         made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
         model = send_model(http, tiny_model(folder / "tiny-encoder"))["id"]
-        data, many = send_data(http, tiny_splits())["id"], send_data(http, tiny_splits(20_000))["id"]
+        data, many = send_data(http, tiny_splits())["id"], send_data(http, tiny_splits(3000))["id"]
     made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}, "recipe": TINY_RECIPE}
     learns = {"prepare": {"epochs": 12, "rate": 3e-3}, "distill": {"epochs": 4, "rate": 3e-3}}
     recipe = {**TINY_RECIPE, **learns, "quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}}
@@ -95,23 +111,23 @@ def peopled(up: Up, folder: Path) -> World:
     labels = {"model": "tiny", "for": "<b>bold</b>"}
     forever = {**TINY_RECIPE, "quantize": None, "distill": {"epochs": 200, "rate": 1e-3}}
     made.jobs["succeeded"] = made.submit(name="reviews, small", recipe=recipe, labels=labels, targets=targets)
-    narrow = {**TINY_RECIPE, "prune": {"ratio": 0.6, "multiple": 8, "calibration_rows": 64}, "distill": None}
-    made.jobs["narrow"] = made.submit(name="reviews, narrow", recipe=narrow)
+    pruned = {"quantize": None, "prune": {"ratio": 0.6, "multiple": 8, "calibration_rows": 64}, "distill": None}
+    made.jobs["narrow"] = made.submit(name="reviews, narrow", recipe={**TINY_RECIPE, **pruned})
     made.jobs["failed"] = made.submit(name="needs synonyms", recipe={**TINY_RECIPE, **broken()})
     made.jobs["running"] = made.submit(name="long way", recipe=forever, datasets=[many])
     made.jobs["queued"] = made.submit(name="waits", recipe=recipe)
     for kind in ("succeeded", "narrow", "failed", "running"):
         found = made.state(made.jobs[kind], "succeeded", "failed", *(("running",) if kind == "running" else ()))
         assert found["state"] == kind.replace("narrow", "succeeded"), json.dumps(found)[:4000]
-    with made.http() as http:
-        # It must have begun: what goes last may wait for minutes to do so where much else is to be tested.
-        wait_for(lambda: http.get(f"/v1/jobs/{made.jobs['running']}").json()["progress"] is not None, 600)
-    # The job that runs trains for as long as the tests go on; what else they do, and what other processes test, goes first.
-    for process in family(up.home):
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if {"compression", "run"} <= set(process.cmdline()):
-                for thread in process.threads():  # each has a priority of its own
-                    os.setpriority(os.PRIO_PROCESS, thread.id, 19)
+
+    def is_learning() -> bool:
+        """Whether it is in its longest stage, foretells its end, and has artifacts of stages before."""
+        with made.http() as http:
+            told = http.get(f"/v1/jobs/{made.jobs['running']}").json()["progress"] or {}
+        return told.get("phase") == "distill" and told["eta_seconds"] is not None
+
+    wait_for(is_learning, 600)
+    made.stand_still()
     return made
 
 
@@ -167,7 +183,8 @@ class Window:
 
     def accessible(self) -> None:
         """Fail for what axe-core finds to be serious or worse, in the present theme and size."""
-        self.page.evaluate(AXE)
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE)
         found = self.page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
         grave = [
             (each["id"], each["impact"], [(node["target"], node["failureSummary"]) for node in each["nodes"][:5]])

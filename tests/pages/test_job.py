@@ -226,24 +226,25 @@ def test_a_running_job_is_live_and_no_event_is_lost(window: Window, world: World
     job = world.jobs["running"]
     page = window.go(f"/jobs/{job}")
     page.evaluate("window.stillHere = true")
-    bar = page.get_by_role("progressbar")
-    before = bar.get_attribute("value") or ""
-    expect(bar).not_to_have_attribute("value", before)
-    expect(page.locator(".way li.now")).to_have_attribute("aria-current", "step")
-    count = len(lines(page))
-    with window.without_network():
-        expect(page.locator("#offline")).to_be_visible()
-        expect(page.locator("#live")).to_have_attribute("data-is", "away")
-    expect(page.locator("#live")).to_have_attribute("data-is", "live")
-    expect(page.locator("#offline")).to_be_hidden()
-    page.wait_for_function("count => document.querySelectorAll('#log-lines > li').length > count", arg=count)
+    bar, more = page.get_by_role("progressbar"), "count => document.querySelectorAll('#log-lines > li').length > count"
+    before, count = bar.get_attribute("value") or "", len(lines(page))
+    with world.at_work():
+        expect(bar).not_to_have_attribute("value", before)
+        expect(page.locator(".way li.now")).to_have_attribute("aria-current", "step")
+        with window.without_network():
+            expect(page.locator("#offline")).to_be_visible()
+            expect(page.locator("#live")).to_have_attribute("data-is", "away")
+            count = len(lines(page))
+        expect(page.locator("#live")).to_have_attribute("data-is", "live")
+        expect(page.locator("#offline")).to_be_hidden()
+        page.wait_for_function(more, arg=count)
 
-    window.dropped = True
-    count = len(lines(page))
-    world.restart_api()
-    page.wait_for_function("count => document.querySelectorAll('#log-lines > li').length > count", arg=count)
-    expect(page.locator("#live")).to_have_attribute("data-is", "live")
-    window.dropped = False
+        window.dropped = True
+        count = len(lines(page))
+        world.restart_api()
+        page.wait_for_function(more, arg=count)
+        expect(page.locator("#live")).to_have_attribute("data-is", "live")
+        window.dropped = False
 
     seen = lines(page)
     assert seen == list(range(1, len(seen) + 1))
