@@ -96,7 +96,7 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     found: dict[Stage, dict[str, Any]] = {}
     earlier: dict[str, Any] = {}
     installed: dict[str, Any] = {}
-    inputs = labelled
+    unlabelled = False
     for stage in STAGES:
         is_installed = STAGE_SPECS[stage].settings is not None
         if is_installed and stage not in planned(spec.recipe):
@@ -104,10 +104,11 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
         runner = runner_of(stage)
         own = runner.inputs(spec, base)
         earlier |= own
-        inputs = parts if runner.reads_unlabelled else inputs
+        unlabelled |= runner.reads_unlabelled
         if is_installed:
             installed = dict(earlier)  # what a package's stage and those before it read counts in all that follow
-        found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | {"parts": inputs} | installed | own
+        inputs = {"parts": parts if unlabelled else labelled}
+        found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | inputs | installed | own
     return found
 
 

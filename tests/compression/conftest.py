@@ -1,16 +1,14 @@
 """Fixtures of the engine's tests: a tiny encoder, its data, and measuring that takes no time."""
 
-import functools
 from pathlib import Path
 
 import pytest
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 from transformers import BertForSequenceClassification, BertModel
 
 from compression.engine import shipping
-from compression.export.onnx import trace
 from compression.system import process
+from tests.support import tracing
 from tests.support.measuring import briefly
 from tests.support.tiny_bert import sentences, tiny_config, write_rows, write_tokenizer
 from tests.support.tiny_shipment import tiny_classifier, tiny_shipment  # noqa: F401 (fixtures of three folders)
@@ -18,9 +16,7 @@ from tests.support.tiny_shipment import tiny_classifier, tiny_shipment  # noqa: 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
 process.usable_cores = lambda: 1  # what a job takes that names no number of threads
-trace.MOST = 100
-"""Shapes recur from test to test, and tracing one takes longer than most of a tiny job."""
-ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # a fifth of each tracing
+tracing.keep()
 
 
 @pytest.fixture(autouse=True)
