@@ -31,6 +31,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.support import documented, warm
 
+gc.disable()  # until all is imported: searching what stays for garbage takes a fifth of torch's import
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads that spin take the cores from the tests beside, as in an engine
@@ -64,6 +65,7 @@ def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of each search for garbage: it stays, and was a tenth of all work."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 class ByFile(LoadFileScheduling):
