@@ -263,7 +263,7 @@ class DatasetRun:
             kind=kind,
             stage=stage,
             precision="bfloat16" if half else exporter_of(kind).precision_of(simulation.scheme if simulation else None, model),
-            tokenizer=self.new_preprocessor(stage) or self.reader(stage).folder,
+            preprocessor=self.new_preprocessor(stage) or self.reader(stage).folder,
             max_length=max_length,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
         )

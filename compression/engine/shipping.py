@@ -71,7 +71,7 @@ class ArtifactRequest:
     kind: Kind
     stage: Stage
     precision: ArtifactPrecision
-    tokenizer: Path  #: the folder that holds tokenizer.json
+    preprocessor: Path  #: the folder with the files of what reads the inputs
     max_length: int
     baseline: Path | None = None  #: folder of the FP32 artifact of the primary format
 
@@ -102,7 +102,7 @@ class RunSettings:
 
     def describe(self, model: PreTrainedModel, folder: Path, request: ArtifactRequest) -> int:
         """Write preprocessor and config beside the weights; return the id of the padding token."""
-        modality_of(self.task).write_preprocessor(request.tokenizer, folder, request.max_length, self.task, model)
+        modality_of(self.task).write_preprocessor(request.preprocessor, folder, request.max_length, self.task, model)
         return write_config(model, folder, self.labels, request.max_length, request.kind)
 
     def measure_spec(self, folder: Path, request: ArtifactRequest, *, seconds: float = SECONDS) -> MeasureSpec:

@@ -23,7 +23,7 @@ def shipped(model: PreTrainedModel, output: Path, rows: list[Row], to: Rows = la
     test_rows = output / "test.jsonl"
     test_rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
     form: dict[str, Any] = {"kind": "onnx", "stage": "baseline", "precision": "float32", "max_length": 24}
-    asked = {**form, "tokenizer": output / "tokenizer", "task": "causal-lm", "labels": (), "evaluate": Evaluate(length=16)}
+    asked = {**form, "preprocessor": output / "tokenizer", "task": "causal-lm", "labels": (), "evaluate": Evaluate(length=16)}
     given = {**asked, "output": output, "rows": {"test": test_rows}, "sample": rows, **changes}
     own = {field.name for field in fields(ArtifactRequest)}
     request = ArtifactRequest(**{name: value for name, value in given.items() if name in own})

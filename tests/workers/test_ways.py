@@ -72,7 +72,9 @@ def attempted(place: Path, settings: Settings, storage: Storage, until: str | No
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("memory_first", [True, False], ids=["memory, then files", "files, then memory"])
-def test_a_second_way_succeeds(memory_first: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_memory_failed_goes_on_the_other_way_and_succeeds(
+    memory_first: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shipping, "measure_artifact", briefly)
     job, storage = sent(settings, tmp_path / "sent"), open_storage(settings)
     with monkeypatch.context() as less, pytest.raises(Crashed):

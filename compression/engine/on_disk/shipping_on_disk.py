@@ -48,7 +48,7 @@ class OnDiskShipping:
     def request(self, stage: Stage, kind: Kind, precision: ArtifactPrecision, baseline: Path | None = None) -> ArtifactRequest:
         """Return the request for an artifact. baseline: folder of the ONNX file that latency is compared with."""
         return ArtifactRequest(
-            kind=kind, stage=stage, precision=precision, tokenizer=self.folder, max_length=self.max_length, baseline=baseline
+            kind=kind, stage=stage, precision=precision, preprocessor=self.folder, max_length=self.max_length, baseline=baseline
         )
 
     def begin(self, request: ArtifactRequest) -> Path:

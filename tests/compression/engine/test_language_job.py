@@ -192,7 +192,9 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
         ({}, {"window": 65}, "evaluate.window"),
     ],
 )
-def test_impossible_wishes_are_refused(tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str) -> None:
+def test_what_a_language_model_cannot_have_is_refused_by_its_key(
+    tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str
+) -> None:
     write(tmp_path)
     with pytest.raises(CompressionError, check=lambda error: error.param == param):
         run(tmp_path, {**RECIPE, **recipe}, evaluate={"length": 16, **evaluate_at})

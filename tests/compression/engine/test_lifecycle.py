@@ -194,7 +194,9 @@ def test_a_damaged_checkpoint_costs_time_and_a_warning(
     assert but_for_timing(report_of(again)) == but_for_timing(report_of(whole[0]))
 
 
-def test_backends_share_no_progress(whole: tuple[list[Event], Path], tmp_path: Path, model: Path, how: dict[str, Any]) -> None:
+def test_a_job_does_not_go_on_from_the_checkpoints_of_the_other_backend(
+    whole: tuple[list[Event], Path], tmp_path: Path, model: Path, how: dict[str, Any]
+) -> None:
     other = next(settings for settings in BACKENDS.values() if settings != how)
     spec = job(tmp_path, model, other, resume=str(whole[1] / "out" / "checkpoints"))
     seen = list(itertools.takewhile(lambda event: not isinstance(event, StageStarted | Progress), compress(spec, tmp_path)))

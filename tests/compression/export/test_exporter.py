@@ -76,7 +76,7 @@ run = RunSettings(
     task="text-classification", labels=("bad", "good"), evaluate=Evaluate(length=8), output=output,
     rows={"test": output / "test.jsonl"}, sample=rows,
 )
-asked = dict(kind="tape", stage="baseline", precision="float32", tokenizer=output / "tokenizer", max_length=8)
+asked = dict(kind="tape", stage="baseline", precision="float32", preprocessor=output / "tokenizer", max_length=8)
 shipped = run_silently(ship(model, ArtifactRequest(**asked), run))
 applying = list(further_exporters(model))
 model.config.num_labels = 1

@@ -220,7 +220,7 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(lost: bool, shipped: Shi
 
 def test_a_shape_is_timed_without_being_shipped(shipped: Shipped, network: PreTrainedModel, tmp_path: Path) -> None:
     baseline, _ = shipped["baseline"]
-    asked = {"kind": "onnx", "stage": "pruned", "precision": "int8", "tokenizer": baseline, "baseline": baseline}
+    asked = {"kind": "onnx", "stage": "pruned", "precision": "int8", "preprocessor": baseline, "baseline": baseline}
     found = measure_latency(network, ArtifactRequest(**asked, max_length=16), settings(tmp_path, tmp_path / "test.jsonl", []))
     assert found.generation is not None
     assert found.median_ms != found.baseline_median_ms

@@ -65,7 +65,9 @@ def test_each_task_has_its_rows(tmp_path: Path) -> None:
         ("question-answering", {**ASKED, "answers": ["the"]}, UnreadableData, "of type list"),
     ],
 )
-def test_bad_rows_are_named(tmp_path: Path, task: Task, row: dict[str, Any], error: type[Exception], cause: str) -> None:
+def test_a_row_that_does_not_fit_its_task_is_refused_by_its_number(
+    tmp_path: Path, task: Task, row: dict[str, Any], error: type[Exception], cause: str
+) -> None:
     good = {"text-regression": NUMBER, "token-classification": TAGGED, "question-answering": ASKED}.get(task, PAIR)
     with pytest.raises(error) as caught:
         load(task, tmp_path, [good, row])
