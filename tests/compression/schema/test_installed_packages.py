@@ -15,6 +15,11 @@ from compression.schema.specs import CLASSIFIER, CardText, FormatSpec, ModalityS
 TEXT = CardText("A toy", "other", "label")
 TWICE = ModalitySpec("twice", (TaskSpec("causal-lm", CLASSIFIER, ("jsonl",), ("accuracy",), TEXT),), "broken:X")
 LATE = StageSpec("late", "late", "broken:STAGE", after="never", settings=Config)
+EARLY = StageSpec("early", "early", "broken:STAGE", after="final", settings=Config)
+FINAL = StageSpec("final", "final", "broken:STAGE", after="distilled", settings=Config)
+ALWAYS = StageSpec("always", "always", "broken:STAGE", after="distilled")
+TRAIN = StageSpec("trains", "train", "broken:STAGE", after="distilled", settings=Config)
+LONG = StageSpec("a" * 17, "long", "broken:STAGE", after="distilled", settings=Config)
 FORMAT = {"engine": "broken:X", "runtime": "broken:open", "runs_in": "Toy", "weights": ("*.tape",)}
 AGAIN = FormatSpec("onnx", **FORMAT)
 FIRST = FormatSpec("first", **FORMAT, primary=True)
@@ -22,7 +27,7 @@ ODD = FormatSpec("Odd/one", **FORMAT)
 """
 POINTS = {
     "lathe.modalities": {"twice": "broken:TWICE", "absent": "broken_that_is_not_there:TOY", "wrong": "broken:CLASSIFIER"},
-    "lathe.stages": {"late": "broken:LATE"},
+    "lathe.stages": {name: f"broken:{name.upper()}" for name in ("always", "early", "final", "late", "long", "train")},
     "lathe.exporters": {"again": "broken:AGAIN", "first": "broken:FIRST", "odd": "broken:ODD", "gone": "broken:GONE"},
 }
 ASKED = """
@@ -48,6 +53,8 @@ found = {"tasks": TypeAdapter(Task).json_schema()["enum"], "asked": asked.task, 
 files = {"prepare": {"epochs": 0}, "prune": None, "distill": None}
 found["on_disk"] = [untrained(Recipe.model_validate(files | more)) for more in ({}, {"round_small": {}})]
 found["kinds"] = Artifact.model_json_schema()["properties"]["kind"]["enum"]
+both = Recipe.model_validate({"early": {}, "final": {}}).model_dump()
+found["in_order"], found["stored"] = wanted(both)[4:], sorted({"early", "final", "round_small"} & Recipe().model_dump().keys())
 print(json.dumps({**found, "torch": "torch" in sys.modules}))
 """
 
@@ -67,6 +74,8 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
     assert found["on_disk"] == [True, False]
     assert found["rows"] == ["baseline", "quantized", "pruned", "rounded", "distilled"]
     assert (found["without"], found["share"]) == (["baseline", "quantized", "pruned", "distilled"], 0.5)
+    assert found["in_order"] == ["final", "early"]  # though by its name early comes first
+    assert found["stored"] == []  # a job that does not use a package can be read without it
     for left_out in (
         "twice of lathe.modalities (broken:TWICE) is left out: there is already causal-lm",
         "absent of lathe.modalities (broken_that_is_not_there:TOY) is left out: No module named 'broken_that_is_not_there'",
@@ -76,5 +85,8 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
         "odd of lathe.exporters (broken:ODD) is left out: 'Odd/one' has other characters than a-z, 0-9 and single hyphens",
         "gone of lathe.exporters (broken:GONE) is left out: module 'broken' has no attribute 'GONE'",
         "late of lathe.stages (broken:LATE) is left out: it follows 'never', which is no stage",
+        "always of lathe.stages (broken:ALWAYS) is left out: it has no `after` or no `settings`: every job would have it",
+        "train of lathe.stages (broken:TRAIN) is left out: a recipe cannot have the key 'train'",
+        "long of lathe.stages (broken:LONG) is left out: 'aaaaaaaaaaaaaaaaa' is not a name of 1 to 16 characters a-z and 0-9",
     ):
         assert left_out in ran.stderr
