@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
 from bench.language import minitron, shaped, wikitext
+from bench.language.windows import document_losses
 from compression.evaluation.runtimes.runner import open_artifact
-from compression.modalities.text.causal_lm import documents, token_losses
+from compression.modalities.text.causal_lm import documents
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import batch_of, tokenizer_of
 from compression.modalities.text.scoring.perplexity import (
@@ -151,7 +152,7 @@ def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: in
     texts = documents.read(_texts(data / "test.jsonl"), AutoTokenizer.from_pretrained(tokenizer))
     if isinstance(place, Path):
         place = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
-    return token_losses.document_losses(place, texts, length=length, stride=length // 2)
+    return document_losses(place, texts, length=length, stride=length // 2)
 
 
 def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:

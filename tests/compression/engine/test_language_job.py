@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from bench.language.windows import document_losses
 from compression.engine.job import Job
 from compression.engine.pipeline import compress
-from compression.modalities.text.causal_lm import token_losses
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.scoring.perplexity import Figures, figures
 from compression.schema.errors import CompressionError
@@ -146,9 +146,7 @@ def opened(folder: Path) -> PreTrainedModel:
 def perplexity(network: PreTrainedModel, place: Path, folder: Path) -> Figures:
     """Score a job's test texts, read by a folder's tokenizer, with the engine's own losses."""
     texts = [json.loads(line)["text"] for line in (place / "test.jsonl").read_text().splitlines()]
-    return figures(
-        token_losses.document_losses(network, read(texts, AutoTokenizer.from_pretrained(folder)), length=48, stride=24)
-    )
+    return figures(document_losses(network, read(texts, AutoTokenizer.from_pretrained(folder)), length=48, stride=24))
 
 
 def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from bench.language.windows import document_losses
 from compression.evaluation.runtimes.transformers import TransformersDecoder
 from compression.export.exporter import exporter_of
 from compression.export.onnx.exporter import FILE, plain_model
@@ -22,7 +23,6 @@ from compression.export.parity_check import Agreement, compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Row
-from compression.modalities.text.causal_lm import token_losses as engine
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.inputs import Batch
 from compression.models.linear_layers import is_linear, is_transposed
@@ -109,7 +109,7 @@ def test_experts_of_a_model_in_memory_are_integers_that_answer_as_simulated(kind
     experts = stock.model.layers[1].mlp.experts
     assert type(experts.gate_up_proj).__name__ == type(experts.down_proj).__name__ == "Int8Tensor"
     texts = read([row["text"] for row in sample], AutoTokenizer.from_pretrained(folder))
-    told, same = (engine.document_losses(one, texts, length=16, stride=8).loss for one in (stock, model))
+    told, same = (document_losses(one, texts, length=16, stride=8).loss for one in (stock, model))
     assert told == pytest.approx(same, rel=0.05)
     with torch.no_grad():  # as above
         wanted, said = model(IDS).logits, stock(IDS).logits

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from bench.language.windows import document_losses
 from compression.engine.shipping import ArtifactRequest, RunSettings, ShippedArtifact, measure_latency
 from compression.evaluation import generation_latency
 from compression.evaluation.measure import read_rows
@@ -25,7 +26,6 @@ from compression.export.parity_check import compare, limit, verify
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits
-from compression.modalities.text.causal_lm import token_losses as engine
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.inputs import Batch, Ids
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures
@@ -81,7 +81,7 @@ def simulated(network: PreTrainedModel, simulation: Simulation | None) -> Iterat
 def test_the_score_is_the_files_and_agrees_with_the_engines(name: str, shipped: Shipped, network: PreTrainedModel) -> None:
     score, scorer = shipped[name][1].score, scorer_of("causal-lm", EVALUATE, ())
     with simulated(network, DONE[name]):
-        told = engine.document_losses(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
+        told = document_losses(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
     assert (score.value, score.rows) == (pytest.approx(figures(told).perplexity.value, rel=1e-3), len(MANY))
 
 

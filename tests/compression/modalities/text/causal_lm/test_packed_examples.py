@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from bench.language.windows import document_losses
 from compression.distillation import teacher
 from compression.distillation.teacher import FeatureRequest, StatesTeacher, Teacher
 from compression.engine.stages import quantize
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import label_loss
 from compression.modalities.registry import task_of
-from compression.modalities.text.causal_lm import hidden_states, token_losses as told_by
+from compression.modalities.text.causal_lm import hidden_states
 from compression.modalities.text.causal_lm.documents import read
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.modalities.text.scoring.perplexity import LanguageScorer, figures, score_window, summed
@@ -170,7 +171,7 @@ def test_windows_of_an_artifacts_scorer_are_those_of_the_engine() -> None:
     with torch.no_grad():
         scores = [score_window(one, network(torch.tensor([one.ids])).logits[0].numpy()) for one in windows]
     found = summed(windows, scores)
-    expected = told_by.document_losses(network, read(TEXTS, reader), length=16, stride=8)
+    expected = document_losses(network, read(TEXTS, reader), length=16, stride=8)
     assert (found.tokens.tolist(), found.bytes.tolist()) == (expected.tokens.tolist(), expected.bytes.tolist())
     assert found.right.tolist() == expected.right.tolist()
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)

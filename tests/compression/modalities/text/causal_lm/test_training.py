@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from bench.language.windows import document_losses
 from compression.evaluation.validate import Validation
-from compression.modalities.text.causal_lm import hidden_states, token_losses
+from compression.modalities.text.causal_lm import hidden_states
 from compression.modalities.text.causal_lm.batches import PackedBatch
 from compression.modalities.text.causal_lm.losses import FullTargets, next_token_terms
 from compression.modalities.text.causal_lm.packing import Packed
@@ -33,7 +34,7 @@ def test_a_student_learns_of_its_teacher_and_the_text() -> None:
     teacher, student = model(initializer_range=0.1), model(initializer_range=0.02, hidden_size=16)
 
     def validation() -> Validation:
-        loss = figures(token_losses.document_losses(student, FOUND, length=48, stride=24)).loss.value
+        loss = figures(document_losses(student, FOUND, length=48, stride=24)).loss.value
         return Validation(-loss, -loss)
 
     plan = TrainingConfig("distill", epochs=6, rate=1e-2, batch=3, seed=0, accumulate=2)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compression.modalities.text.causal_lm import token_losses
+from bench.language.windows import document_losses, in_batches, windows
 from compression.modalities.text.causal_lm.documents import TokenizedDocuments, read
-from compression.modalities.text.causal_lm.token_losses import in_batches, windows
 from compression.modalities.text.scoring.perplexity import added_loss, figures
 from compression.quantization.fake_quantize import insert_fake_quantization
 from tests.support.tiny_language import TEXTS, VOCABULARY, Largest, documents, model, tokenizer
@@ -56,18 +55,18 @@ def test_losses_are_those_of_the_stock_model_with_as_much_context_as_windows_all
     network, found = model(), documents(bos=bos)
     with torch.no_grad():
         for length, stride in ((64, 32), (10, 1)):
-            told = token_losses.document_losses(network, found, length=length, stride=stride, batch=3, size=5)
+            told = document_losses(network, found, length=length, stride=stride, batch=3, size=5)
             assert told.loss == pytest.approx(by_hand(network, found, length), rel=1e-4)
     assert told.tokens.tolist() == found.scored.tolist()
 
 
 def test_less_context_foretells_other_probabilities_and_who_knows_nothing_takes_the_logarithm_of_its_vocabulary() -> None:
     network, found = model(), documents()
-    few, many = (token_losses.document_losses(network, found, length=8, stride=stride) for stride in (8, 1))
+    few, many = (document_losses(network, found, length=8, stride=stride) for stride in (8, 1))
     assert np.abs(few.loss - many.loss).max() > 0.01
     assert few.loss[3] == pytest.approx(many.loss[3], rel=1e-5)  # "no" fits into one window
     torch.nn.init.zeros_(network.lm_head.weight)
-    told = figures(token_losses.document_losses(network, found, length=16, stride=8))
+    told = figures(document_losses(network, found, length=16, stride=8))
     assert told.loss.value == pytest.approx(math.log(VOCABULARY), rel=1e-5)
     assert told.perplexity.value == pytest.approx(VOCABULARY, rel=1e-4)
     assert told.bytes == sum(len(text.encode()) for text in TEXTS)
@@ -79,17 +78,16 @@ def test_what_is_likeliest_counts_as_right() -> None:
     with torch.no_grad():
         rows = in_batches(found, 16, 8, 1)
         right = [int((network(row.ids).logits.argmax(dim=-1) == row.labels).sum()) for row in rows]
-        told = token_losses.document_losses(network, found, length=16, stride=8, batch=1)
+        told = document_losses(network, found, length=16, stride=8, batch=1)
     assert sorted(told.right.tolist()) == sorted(right)
 
 
 def test_answers_of_a_simulated_model_do_not_depend_on_the_batch() -> None:
     network, found = model(), documents()
-    before = token_losses.document_losses(network, found, length=16, stride=8)
+    before = document_losses(network, found, length=16, stride=8)
     insert_fake_quantization(network)
     together, alone = (
-        token_losses.document_losses(network, found, length=16, stride=8, batch=batch, size=size)
-        for batch, size in ((8, 64), (1, 1))
+        document_losses(network, found, length=16, stride=8, batch=batch, size=size) for batch, size in ((8, 64), (1, 1))
     )
     assert together.loss == pytest.approx(alone.loss, rel=1e-4)
     assert abs(added_loss(before, together).value) > 1e-4
@@ -100,7 +98,7 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_is_made() -> None:
     network, found = model(vocab_size=3001), documents()
     tokens = int(found.scored.sum())
     with Largest() as seen:
-        token_losses.document_losses(network, found, length=64, stride=32, batch=8, size=40)
+        document_losses(network, found, length=64, stride=32, batch=8, size=40)
     assert seen.elements == 40 * 3001
     with Largest() as seen:
         network(next(in_batches(found, 64, 32, 8)).ids)
