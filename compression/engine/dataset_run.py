@@ -268,9 +268,11 @@ class DatasetRun:
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
         )
 
-    def further_forms(self) -> list[tuple[Kind, bool]]:
+    def further_forms(self) -> Generator[Event, None, list[tuple[Kind, bool]]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
-        exporters, generates = further_exporters(self.state.model), TASKS[self.data.task.name].generates
+        exporters, failed = further_exporters(self.state.model)
+        yield from (Log(level="warning", message=message) for message in failed)
+        generates = TASKS[self.data.task.name].generates
         whole = [(kind, False) for kind in exporters if kind != self.kind]
         return whole + [(kind, True) for kind, exporter in exporters.items() if generates and exporter.writes_half]
 
@@ -290,7 +292,7 @@ class DatasetRun:
         yield from tracker.emit_boundary(LAST, done=False)
         if TASKS[self.data.task.name].generates and rows[-1].parameters.total < rows[0].parameters.total:
             stages.append(rows[-1].stage)
-        forms, shipped = self.further_forms(), set[Stage]()
+        forms, shipped = (yield from self.further_forms()), set[Stage]()
         for wanted in stages:
             stage, model = yield from self.model_after(wanted, folder_of(wanted))
             if stage in shipped:  # it is also the headline, or the headline's checkpoint was damaged

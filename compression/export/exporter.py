@@ -1,7 +1,6 @@
 """The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
 # ruff: noqa: ARG002 (methods that a format overrides)
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -87,9 +86,9 @@ def exporter_of(kind: Kind) -> Exporter:
     return found
 
 
-def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
-    """Return the exporters of further formats that a model can have. A package's that fails is left out with a warning."""
-    found = {}
+def further_exporters(model: nn.Module) -> tuple[dict[Kind, Exporter], list[str]]:
+    """Return the exporters of further formats that a model can have, and which of packages fail and are left out."""
+    found, failed = {}, []
     for kind, spec in ARTIFACT_FORMATS.items():
         try:
             if not spec.primary and exporter_of(kind).hinders(model) is None:
@@ -97,5 +96,5 @@ def further_exporters(model: nn.Module) -> dict[Kind, Exporter]:
         except Exception as problem:
             if spec in BUILT_IN:
                 raise
-            logging.getLogger(__name__).warning("the exporter of %s is left out: %s", kind, problem)
-    return found
+            failed.append(f"The exporter of {kind} is left out: {problem}."[:4000])
+    return found, failed
