@@ -61,7 +61,8 @@ InvalidRecipe = _problem(422, "invalid_recipe", "InvalidRecipe",
     "Correct the named key; GET /v1/recipes shows every key with its range.")
 Unauthorized = _problem(401, "unauthorized", "Unauthorized",
     "The request has no key, or the key is unknown, revoked or expired.",
-    "Send `Authorization: Bearer lathe_<id>_<secret>`; `lathe keys create` creates a key.",
+    "Send `Authorization: Bearer lathe_<id>_<secret>`. `lathe up` keeps its key in client.json; `lathe keys create` creates "
+    "one by a key that works; without any, the operator runs `python -m app.bootstrap --key NAME` on the server.",
     {"WWW-Authenticate": "Bearer"})
 ReadOnlyKey = _problem(403, "read_only_key", "ReadOnlyKey",
     "The key is read-only.",
@@ -80,7 +81,8 @@ MethodNotAllowed = _problem(405, "method_not_allowed", "MethodNotAllowed",
     "Use one of the methods in the Allow header.")
 NotReady = _problem(409, "not_ready", "NotReady",
     "The model or dataset cannot be used as it is.",
-    "Upload every file, POST …/complete and wait for the state `ready`; a rejected one says why in `reasons`.")
+    "Upload every file, POST …/complete and wait for the state `ready`; a rejected one says why in `reasons`, "
+    "and is created anew.")
 IncompleteUpload = _problem(409, "incomplete_upload", "IncompleteUpload",
     "Some files of the manifest have no bytes yet.",
     "PUT the named files, then POST …/complete again.")
@@ -190,7 +192,8 @@ def field_path(location: tuple[int | str, ...]) -> str:
 
 def describe_errors(errors: list[ErrorDetails]) -> tuple[str, str]:
     """Return (cause that names every field, path of the first field) of pydantic's errors."""
-    causes = [f"{field_path(error['loc'])}: {error['msg']}" for error in errors]
+    said = {"extra_forbidden": "there is no such key"}
+    causes = [f"{field_path(error['loc'])}: {said.get(error['type'], error['msg'])}" for error in errors]
     return "; ".join(causes[:10]), field_path(errors[0]["loc"])
 
 

@@ -130,7 +130,10 @@ def conditions(rows: Sequence[Row]) -> str:
         if isinstance(row.latency, Latency):
             found = row.latency
             threads = "thread" if found.threads == 1 else "threads"
-            parts.append(f"Latency: median of {found.runs} runs, {found.of_what}, {found.threads} {threads}, {found.runtime}.")
+            parts.append(
+                f"Latency: median of {found.runs} runs, {found.of_what}, {found.threads} {threads}, {found.runtime}; "
+                f"{TIMES} is against the original, timed in turns with it."
+            )
             break
     for row in reversed(rows):
         if isinstance(row.score, Score):
