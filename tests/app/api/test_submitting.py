@@ -130,7 +130,8 @@ BAD: tuple[tuple[Json, str, str], ...] = (
 def test_bad_jobs_name_the_field(http: httpx.Client, request_body: Json) -> None:
     for change, code, param in BAD:
         answer = http.post("/v1/jobs", json={**request_body, **change})
-        problem(answer, 404 if code == "not_found" else 422, code, param)
+        found = problem(answer, 404 if code == "not_found" else 422, code, param)
+        assert ("there is no such key" in found["cause"]) == param.endswith(("ratoi", "deep", "surprise"))
     for target in ("speed_up", "retention"):
         body = json.dumps({**request_body, "targets": {target: 0}}).replace(f'"{target}": 0', f'"{target}": 1e999')
         answer = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
