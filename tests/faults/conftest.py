@@ -148,7 +148,7 @@ class Stand:
         return found
 
     def told(self, job_id: str) -> Told:
-        """How far a job is, by SQL: that costs a twentieth of a request, and is asked for again and again."""
+        """Return how far a job is, by SQL: waits ask again and again, and a request costs the service far more."""
         with contextlib.suppress(DBAPIError), self.engine.connect() as connection:
             state, attempt = connection.execute(text("SELECT state, attempt FROM jobs WHERE id = :id"), {"id": job_id}).one()
             types = connection.scalars(text("SELECT DISTINCT type FROM events WHERE job_id = :id"), {"id": job_id})

@@ -1,6 +1,6 @@
 """Runs the toy package's job in its environment: stops after the package's stage, goes on, and writes what happened.
 
-Artifacts are measured in this process: that others open them is told of the service's job (tests/test_toy_package.py).
+Artifacts are measured in this process. The service's job measures them in fresh ones (tests/test_toy_package.py).
 """
 
 import contextlib
