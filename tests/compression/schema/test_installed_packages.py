@@ -90,3 +90,36 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
         "long of lathe.stages (broken:LONG) is left out: 'aaaaaaaaaaaaaaaaa' is not a name of 1 to 16 characters a-z and 0-9",
     ):
         assert left_out in ran.stderr
+
+
+FINGERPRINTS = """
+import sys
+from pathlib import Path
+from compression.engine.checkpoints import fingerprint_facts
+from compression.schema.errors import MissingResource
+from compression.schema.job_spec import Spec
+
+base = Path(sys.argv[1])
+(base / "model").mkdir()
+(base / "rows.jsonl").write_text("{}")
+data = {"format": "jsonl", "splits": {"train": ["rows.jsonl"], "test": ["rows.jsonl"]}}
+job = {"model": "model", "data": data, "output": "out"}
+print(*fingerprint_facts(Spec.model_validate(job), base))
+try:
+    fingerprint_facts(Spec.model_validate({**job, "recipe": {"early": {}}}), base)
+except MissingResource as problem:
+    print(problem.cause)
+"""
+
+
+def test_a_stage_whose_engine_half_cannot_be_loaded_ends_only_the_jobs_that_use_it(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    toy.write_entry_points(tmp_path, "broken", {"lathe.stages": POINTS["lathe.stages"]})
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    command = [sys.executable, "-c", FINGERPRINTS, str(tmp_path)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    without, cause = ran.stdout.splitlines()
+    assert without == "baseline quantized pruned distilled"
+    assert "early" in cause
+    assert "cannot be loaded" in cause
