@@ -96,7 +96,12 @@ def world(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempP
     seldom = {"LATHE_HEARTBEAT_SECONDS": "1", "LATHE_LEASE_SECONDS": "60"}  # each heartbeat moves the open page
     with over_sqlite(templates, valkey, folder, **seldom) as service:
         service.start_workers("jobs", "checks", "keeper")
-        yield peopled(World(service), folder)
+        made = World(service)
+        try:
+            yield peopled(made, folder)
+        finally:
+            for engine in made.engines():
+                engine.resume()  # or its launcher, which stands still with it, would not end it with its worker
 
 
 def peopled(made: World, folder: Path) -> World:
