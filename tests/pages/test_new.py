@@ -154,6 +154,9 @@ def test_an_upload_goes_on_after_a_broken_line_and_after_a_closed_page(window: W
     large = tmp_path / "model.safetensors"
     large.write_bytes(os.urandom(40 << 20))
     page = window.go("/new")
+    # Slowly, or a fast machine has sent all of it before the line breaks.
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 4 << 20}
+    window.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
     page.locator("summary", has_text="Upload a model").click()
     page.locator("#files-models").set_input_files(large)
     page.locator("#name-models").fill("large")

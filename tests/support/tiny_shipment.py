@@ -69,7 +69,7 @@ def ship_tiny(classifier: BertForSequenceClassification, encoder: Path, output: 
     def rows_to(shipped: ShippedArtifact) -> list[Row]:
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
 
-    asked = {"task": "text-classification", "labels": LABELS, "tokenizer": encoder, "max_length": MAX_LENGTH}
+    asked = {"task": "text-classification", "labels": LABELS, "preprocessor": encoder, "max_length": MAX_LENGTH}
     common = {**asked, "origin": origin, "sample": [{"text": text} for text, _ in rows[:16]], **settings}
     model = copy.deepcopy(classifier)
     with pytest.MonkeyPatch.context() as patch:

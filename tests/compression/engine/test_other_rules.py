@@ -53,7 +53,7 @@ def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
 
 def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = qwen(tmp_path / "model", OTHER)
-    form = {"kind": "transformers", "tokenizer": model, "max_length": 16, "evaluate": Evaluate(window=16)}
+    form = {"kind": "transformers", "preprocessor": model, "max_length": 16, "evaluate": Evaluate(window=16)}
     done = shipped(AutoModelForCausalLM.from_pretrained(model), tmp_path, [{"text": TEXT}], **form)
     made = tmp_path / "artifacts" / done.artifact.name
     own = Tokenizer.from_file(str(made / "tokenizer.json")).encode(TEXT).ids
