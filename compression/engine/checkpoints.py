@@ -9,6 +9,7 @@ inside the stage's, whose own state.json, with the means, is written once all ar
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,9 +120,18 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
     return {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()}
 
 
+ADDED_KEYS: dict[str, Any] = {
+    "prune.ratio.channels": None,
+    "prune.target_flops": None,
+    "prune.refresh_statistics": True,
+    "prune.stock": False,
+}
+"""Keys of a recipe that were added later: a fingerprint has them only if they are not at these defaults."""
+
+
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """Return the part of a recipe that counts up to a stage. So that checkpoints stay valid, removed keys are kept, and keys of
-    installed packages' stages count only if they are used.
+    """Return the part of a recipe that counts up to a stage. So that checkpoints stay valid, removed keys are kept, and added
+    keys and those of installed packages' stages count only if they are used.
     """
     after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
     found = recipe.model_copy(update=after).model_dump(mode="json")
@@ -130,6 +140,11 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     found["remedy"] = recipe.remedy or "report"
     if found["distill"] is not None:
         found["distill"].setdefault("gate", None)
+    for key, default in ADDED_KEYS.items():
+        *path, last = key.split(".")
+        within = reduce(lambda each, name: each[name] if isinstance(each, dict) else None, path, found)
+        if isinstance(within, dict) and within.get(last) == default:
+            within.pop(last, None)
     return found
 
 

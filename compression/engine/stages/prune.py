@@ -180,7 +180,8 @@ def _solved(
     """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
     here = adapter_of(context.model).shape_of(context.model.config)
     if saved is not None:
-        ratios: shapes.Ratios = dict(zip(settings.ratios, saved.ratios, strict=True))
+        # A save of an earlier version lacks the ratios of axes that were added since, at the end.
+        ratios: shapes.Ratios = {**settings.ratios, **dict(zip(settings.ratios, saved.ratios, strict=False))}
         return ratios, shapes.shape_at(ARCHITECTURE_SPECS[context.model.config.model_type], here, settings, ratios)
     if settings.target_latency is not None:
         return (yield from ratio_for_latency(context, settings, settings.target_latency))

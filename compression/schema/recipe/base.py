@@ -23,9 +23,9 @@ MOST_TEACHERS = 8
 """The maximum number of teachers that a job may name."""
 DataSplit = Literal["train", "validation", "test", "unlabelled"]
 """The splits that files may be sent for: those with labels, and texts without."""
-Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary"]
+Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank", "channels", "vocabulary"]
 """heads: in decoders whole groups, a KV head with the query heads that read it. From experts on: only in decoders that have
-them."""
+them. channels: of convolutions, only in networks of images."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]

@@ -47,6 +47,8 @@ class AxisRatios(Config):
     """Share of the channels that queries are squeezed to (DeepSeek)."""
     kv_rank: Share | None = None
     """Share of the channels that keys and values are squeezed to (DeepSeek)."""
+    channels: Share | None = None
+    """Share of each convolution's channels, the residual stream (hidden) left out (networks of images)."""
     vocabulary: Annotated[float | None, Field(gt=0, le=1)] = None
     """Largest share of tokens to remove; tokens that the texts need stay. null: all others go."""
 
@@ -84,19 +86,29 @@ class Prune(Config):
     """Axes to shrink; by default those that ratio names, if it does."""
     target_params: Annotated[float | None, Field(gt=0)] = None
     """Target of the mildest cut: the most parameters to keep (1 and above), or the least share to remove (below 1)."""
+    target_flops: Annotated[float | None, Field(gt=0)] = None
+    """Target of the mildest cut of a network of images: the most multiply-adds of one image to keep (1 and above), or the least
+    share to remove (below 1)."""
     target_latency: TargetLatency | None = None
     """Target of the mildest cut: a latency. Shapes are measured on the worker."""
     steps: Annotated[int, Field(ge=1, le=20)] = 1
     """Number of cuts, each followed by its share of recovery; the size falls geometrically."""
-    importance: Literal["l1", "l1_weight", "l2", "taylor"] = "l1"
-    """l1, l2: norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights. taylor: first-order change
-    of the loss without it. Layers are always chosen by how much they change their input. Decoders: l1 or l2."""
+    importance: Literal["l1", "l1_weight", "l2", "l2_weight", "bn_scale", "taylor"] = "l1"
+    """l1, l2: norm of a unit's activations on calibration rows. l1_weight, l2_weight: L1 or L2 norm of its weights. bn_scale:
+    size of its batch normalization's factors, in networks that have them (Liu et al. 2017). taylor: first-order change of the
+    loss without it. Layers are always chosen by how much they change their input. Decoders: l1 or l2."""
     multiple: Annotated[int, Field(ge=1, le=256)] = 64
-    """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks."""
+    """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks. Channels of a
+    network of images are rounded to a multiple of 8, or of this if it is less."""
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
     reconstruct: bool = False
     """Fit the remaining linear layers to the whole model's outputs by least squares, one after another, on at most 16,384
     tokens of the calibration rows (He et al. 2017), before any training."""
+    refresh_statistics: bool = True
+    """Estimate the means and variances of batch normalization again on the calibration rows, after a cut."""
+    stock: bool = False
+    """Give all layers of a network's stage the same width, so that the stock config of its library can state them. false: each
+    layer has its own width."""
     sensitivity: bool = False
     """Score cuts of each axis alone, at several ratios and untrained, on validation, for the report."""
     recovery: Recovery | None = None
@@ -123,8 +135,8 @@ class Prune(Config):
                     raise ValueError(f"ratio names {axis}, and axes does not")
                 if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
                     raise ValueError(f"axes names {axis}, and ratio does not")
-        if self.target_params is not None and self.target_latency is not None:
-            raise ValueError("name either target_params or target_latency")
+        if sum(target is not None for target in (self.target_params, self.target_flops, self.target_latency)) > 1:
+            raise ValueError("name one of target_params, target_flops and target_latency")
         if self.has_target and set(self.axes) <= {"vocabulary"}:
             raise ValueError("a target needs an axis other than vocabulary, whose cut follows from the texts")
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
@@ -134,7 +146,7 @@ class Prune(Config):
     @property
     def has_target(self) -> bool:
         """Return whether the ratios follow from a target."""
-        return self.target_params is not None or self.target_latency is not None
+        return self.target_params is not None or self.target_flops is not None or self.target_latency is not None
 
     @property
     def ratios(self) -> dict[Axis, float]:

@@ -40,7 +40,11 @@ class Latent(Config):
 
 
 class Shape(Config):
-    """The widths of a model, as its stock config states them. From `groups` on: decoders only, else null."""
+    """The widths of a model, as its stock config states them. From `groups` to `latent`: decoders only, else null.
+
+    Of a network of images, `layers` are residual blocks, `hidden` are the inputs of its last linear layer, and ffn and
+    vocabulary are 0; heads are 0 where it has none.
+    """
 
     layers: int
     hidden: int
@@ -52,6 +56,9 @@ class Shape(Config):
     head_size: Annotated[int | None, Field(description="Channels of a head's query and key.")] = None
     experts: Experts | None = None
     latent: Latent | None = None
+    widths: dict[str, int] | None = None
+    """Of a network of images: units of each group of indices that shrink together, by axis and number (channels.3); else
+    null."""
 
     @property
     def attended(self) -> int:
