@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter
 from compression.schema.config import Config
 from compression.schema.recipe.base import Task
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
 from compression.schema.report.report import Values
 
 
@@ -25,6 +26,7 @@ class ModelFacts(Config):
     biases: tuple[Literal["attention", "mlp"], ...] = ()
     """Of a decoder: parts whose linear layers have biases."""
     speaks: Annotated[bool, Field(description="Of a decoder: whether it has an output layer, its own or its table.")] = True
+    network: Annotated[NetworkFacts | None, Field(description="Of a network of images: what any cut of it costs.")] = None
 
 
 class DataFacts(Config):

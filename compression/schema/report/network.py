@@ -75,6 +75,12 @@ class NetworkFacts(Config):
     layers: tuple[LayerFacts, ...]
     groups: tuple[GroupFacts, ...]
     blocks: tuple[BlockFacts, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
+    """Lists of groups that the stock config of its library gives one width, or widths in one proportion: keys. Empty where there
+    is no such config."""
+    inputs: Annotated[int, Field(description="Numbers of one row of its input: channels × height × width.")] = 0
+    values: Annotated[int, Field(description="Numbers of all values of one row: about what a backward pass needs.")] = 0
+    maps: Annotated[int, Field(description="Numbers of one row's maps that distillation compares: the last of each size.")] = 0
 
     @property
     def widths(self) -> dict[str, int]:
@@ -93,6 +99,11 @@ class NetworkFacts(Config):
         """Return the multiply-adds of convolutions, linear layers and products, for one row. Raises as `parameters`."""
         full = self._checked(widths)
         return sum(layer.multiply_adds(full) for layer in self._left(without))
+
+    def features(self, widths: Widths | None = None) -> int:
+        """Return the inputs of its last linear layer; 0 if it has none."""
+        full = self._checked(widths)
+        return next((layer.inputs.at(full) for layer in reversed(self.layers) if layer.kind == "linear"), 0)
 
     def statistics(self, widths: Widths | None = None, without: Collection[str] = ()) -> int:
         """Return the number of elements of all running statistics, which are stored but are no parameters."""
