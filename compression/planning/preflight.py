@@ -52,6 +52,11 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
                 cause = f"{task} has one headline metric, and {key} is for classification"
                 remedy = "Leave it out." if datasets == 1 else f"Leave it out, or send a list with {json.dumps(usual)} here."
                 raise InvalidSpec(cause, param=param[key], remedy=remedy)
+    elif own.metric not in ("auto", *TASKS[task].metrics):
+        cause = f"{task} has no metric {own.metric}; it has {listed(TASKS[task].metrics)}"
+        raise InvalidSpec(cause, param=param["metric"], remedy="Name one of these, or auto.")
+    elif own.positive is not None and "f1" not in TASKS[task].metrics:
+        raise InvalidSpec(f"{task} has no F1, which positive is for", param=param["positive"], remedy="Leave it out.")
     elif own.positive is not None and own.positive not in labels:
         cause = f"the data has no label {own.positive!r:.100}; it has {listed(labels)}"
         raise InvalidSpec(cause, param=param["positive"])
@@ -63,6 +68,9 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
         cause = f"texts of {task} cannot be augmented: its answers are places in the text, which would shift"
         raise InvalidSpec(cause, param="recipe.distill.augment", remedy="Leave distill.augment out.")
+    if recipe.train.views is not None and not TASKS[task].views:
+        cause = f"views vary images, and the data is for {task}"
+        raise InvalidSpec(cause, param="recipe.train.views", remedy="Leave it out.")
     if TASKS[task].generates:
         _check_language(recipe)
     else:

@@ -25,7 +25,7 @@ CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh",
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 """Windows treats these as devices, whatever follows a full stop."""
 MODEL_REMEDY = "Leave it out. A model has *.safetensors, *.gguf or *.onnx, *.json, *.txt, *.model, *.jinja, card and licence."
-DATA_REMEDY = "Leave it out, or name it by its format. A dataset has *.jsonl, *.csv, *.parquet or *.txt, a card and a licence."
+DATA_REMEDY = "Leave it out, or name it by its format: *.jsonl, *.csv, *.parquet, *.txt, *.npz or images, a card and a licence."
 
 
 def portable(path: str) -> str:

@@ -27,10 +27,13 @@ class Columns(Config):
     context: Column = "context"
     answers: Column = "answers"
     """Of the question: {text: […], answer_start: […]}, characters from 0; empty lists: no answer."""
+    image: Column = "image"
+    """Image classification: bytes of files, or {bytes, path}; of npz, uint8 arrays (images, height, width, channels)."""
 
 
 class Data(Config):
-    """Files of one format and their splits; `train` is required.
+    """Files of one format and their splits; `train` is required. A split of the format folder is folders, in each of which is a
+    folder of images for each class, or image files whose folders bear the names of their classes.
 
     A missing validation or test is carved from it. `unlabelled` are texts for the general phase of distillation: only the
     column `text` is read, for any task.

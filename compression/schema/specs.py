@@ -29,6 +29,7 @@ CLASSIFIER = Head("ForSequenceClassification", "AutoModelForSequenceClassificati
 TAGGER = Head("ForTokenClassification", "AutoModelForTokenClassification")
 READER = Head("ForQuestionAnswering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
 LANGUAGE = Head("ForCausalLM", "AutoModelForCausalLM")
+IMAGE_CLASSIFIER = Head("ForImageClassification", "AutoModelForImageClassification")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class TaskSpec:
     sequences: bool = True  #: whether a row is a sequence of positions, whose length recipes limit
     generates: bool = False  #: whether it predicts a distribution over a vocabulary for each token
     unlabelled: bool = False  #: whether unlabelled inputs may be sent too, for the general phase of distillation
+    views: bool = False  #: whether training can vary its rows each time that they are shown
     augmentable: bool = False  #: whether a row has one label for the whole text, so that its words may move
 
 

@@ -7,7 +7,18 @@ A package that an operator installs adds a modality by an entry point of the gro
 from dataclasses import replace
 
 from compression.schema.plugins import add_plugins
-from compression.schema.specs import CLASSIFIER, COLUMNS, LANGUAGE, PLAIN, READER, TAGGER, CardText, ModalitySpec, TaskSpec
+from compression.schema.specs import (
+    CLASSIFIER,
+    COLUMNS,
+    IMAGE_CLASSIFIER,
+    LANGUAGE,
+    PLAIN,
+    READER,
+    TAGGER,
+    CardText,
+    ModalitySpec,
+    TaskSpec,
+)
 
 GROUP = "lathe.modalities"
 """The group of entry points."""
@@ -95,7 +106,34 @@ TEXT = ModalitySpec(
 )
 
 
-MODALITIES = {TEXT.name: TEXT}
+IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Suffixes of image files."""
+IMAGE = ModalitySpec(
+    "image",
+    (
+        TaskSpec(
+            "image-classification",
+            IMAGE_CLASSIFIER,
+            ("folder", "parquet", "npz"),
+            ("accuracy", "balanced_accuracy"),
+            CardText(
+                "An image classifier for {count} labels ({names})",
+                "image-classification",
+                "image-label",
+                reader="PIL.Image.open('image.jpg')",
+            ),
+            asks=("image",),
+            columns=("image", "label"),
+            named_labels=True,
+            one_class=True,
+            sequences=False,
+            views=True,
+        ),
+    ),
+    "compression.modalities.image.modality:IMAGE",
+    data_files=(*IMAGE_FILES, ".npz"),  # an array of Python objects is refused by its header, before anything is unpickled
+)
+MODALITIES = {TEXT.name: TEXT, IMAGE.name: IMAGE}
 
 
 def _add(spec: ModalitySpec) -> None:
@@ -109,7 +147,8 @@ def _add(spec: ModalitySpec) -> None:
 add_plugins(GROUP, ModalitySpec, _add)
 TASKS = {task.name: task for one in MODALITIES.values() for task in one.tasks}
 FORMATS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.formats))
-"""Formats of data files. jsonl, csv and parquet have columns; text is plain UTF-8, in which a blank line ends a text."""
+"""Formats of data. jsonl, csv and parquet have columns; text is plain UTF-8, in which a blank line ends a text; folder has
+images in a folder for each class; npz is NumPy arrays."""
 
 
 def modality_spec(task: str) -> ModalitySpec:

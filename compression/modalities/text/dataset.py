@@ -7,7 +7,6 @@ stratified if each row has one label; `Dataset.facts` reports it.
 import contextlib
 import csv
 import json
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import pyarrow as arrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from compression.modalities.carving import carved_rows
 from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example
 from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
@@ -28,8 +28,6 @@ UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm
 UNLABELLED: Task = "causal-lm"  #: the task whose rows are like those of `unlabelled`, whatever the job's: a text alone
 FEWEST_TEXTS = 2  #: minimum texts of a causal-lm split: the error of a perplexity comes from the variation between texts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
-"""Shares to carve from train, each of train as the user submitted it."""
 MOST_COLUMNS = 10_000
 BATCH_ROWS = 512  #: rows of Parquet to read at a time: a few kilobytes of it can stand for any number of rows of any length
 
@@ -205,24 +203,9 @@ def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classific
     Rows without a class label (numbers, tags, answers) are one stratum. Raises EmptySplit if train is too small.
     """
     train = given["train"]
-    parts: dict[Split, list[int]] = {"train": [], **{name: [] for name in CARVED_SHARE if name not in given}}
-    draw = random.Random(seed)
-    fewest = FEWEST_TEXTS if task == "causal-lm" else 1
     strata = train.labels if task in ("text-classification", "text-pair-classification") else ("",) * len(train)
-    for label in sorted(set(strata)):
-        positions = [i for i, other in enumerate(strata) if other == label]
-        draw.shuffle(positions)
-        whole = len(positions)
-        for name in (name for name in CARVED_SHARE if name in parts):
-            count = min(max(round(whole * CARVED_SHARE[name]), fewest), len(positions) - 1)
-            parts[name] += positions[:count]
-            positions = positions[count:]
-        parts["train"] += positions
-    splits = {name: train.at(sorted(parts[name])) if name in parts else given[name] for name in SPLITS}
-    for name, rows in splits.items():
-        if name in parts and len(rows) < (1 if name == "train" else fewest):
-            raise EmptySplit(f"train has {len(train)} rows: too few to carve {name} from", param=f"data.splits.{name}")
-    return splits
+    parts = carved_rows(strata, given, seed, FEWEST_TEXTS if task == "causal-lm" else 1)
+    return {name: train.at(parts[name]) if name in parts else given[name] for name in SPLITS}
 
 
 def read_split(data: Data, name: Split, base: Path, task: Task = "text-classification") -> TextSplit:

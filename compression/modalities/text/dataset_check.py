@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compression.modalities.labels import MOST_LABELS
 from compression.modalities.text import dataset
 from compression.schema.errors import CompressionError, UnreadableData, UnseenLabel
 from compression.schema.job_spec import Data, check_data
@@ -14,7 +15,6 @@ from compression.schema.recipe.base import DataSplit, Split, Task
 from compression.schema.report.report import Values
 from compression.schema.validation import DataFacts
 
-MOST_LABELS = 1000
 MOST_ROWS, MOST_CHARACTERS = 10_000_000, 2**31
 """Limits of a split: the engine holds its rows in memory, and a few kilobytes of Parquet can stand for any number of rows."""
 ENOUGH_TO_CARVE = 20  #: rows of a label; more do not change whether splits can be carved from train

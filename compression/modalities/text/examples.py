@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compression.modalities.labels import encodable, kind_of, label
 from compression.schema.errors import UnfitLabel, UnreadableData
-from compression.schema.job_spec import LONGEST_LABEL, Columns
+from compression.schema.job_spec import Columns
 from compression.schema.recipe.base import Task
 
 LARGEST_ROW = 4 << 20
@@ -86,7 +87,7 @@ def _answered(values: Mapping[str, Any], where: str, param: str) -> RawExample:
     question, context = (text(values[name], where, param) for name in ("question", "context"))
     given = values["answers"]
     if not isinstance(given, Mapping) or not {"text", "answer_start"} <= set(given):
-        raise UnreadableData(f"{where}: answers is {_kind(given)}, not {{text: […], answer_start: […]}}", param=param)
+        raise UnreadableData(f"{where}: answers is {kind_of(given)}, not {{text: […], answer_start: […]}}", param=param)
     texts, starts = (_list(given[name], f"answers.{name}", where, param) for name in ("text", "answer_start"))
     if len(texts) != len(starts):
         raise UnfitLabel(f"{where} has {len(texts)} answers and {len(starts)} starts", param=param)
@@ -103,23 +104,10 @@ def _answered(values: Mapping[str, Any], where: str, param: str) -> RawExample:
 def text(value: Any, where: str, param: str) -> str:
     """Return a text after checking it. Raises UnreadableData."""
     if not isinstance(value, str):
-        raise UnreadableData(f"{where}: the text is {_kind(value)}, not a string", param=param)
+        raise UnreadableData(f"{where}: the text is {kind_of(value)}, not a string", param=param)
     if len(value) > LARGEST_ROW:
         raise UnreadableData(f"{where} is longer than {LARGEST_ROW:,} characters", param=param)
-    return _encodable(value, where, param)
-
-
-def label(value: Any, where: str, param: str) -> str:
-    """Convert the value of the label column to a label name. Raises UnreadableData."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UnreadableData(f"{where}: the label is {_kind(value)}, not a string, integer or boolean", param=param)
-    if len(value) > LONGEST_LABEL or "\0" in value:
-        raise UnreadableData(f"{where}: the label is longer than {LONGEST_LABEL} characters or holds a NUL", param=param)
-    return _encodable(value, where, param)
+    return encodable(value, where, param)
 
 
 def _number(value: Any, where: str, param: str) -> float:
@@ -135,21 +123,8 @@ def _number(value: Any, where: str, param: str) -> float:
 
 def _list(value: Any, name: str, where: str, param: str) -> list[Any]:
     if not isinstance(value, list):
-        raise UnreadableData(f"{where}: {name} is {_kind(value)}, not a list", param=param)
+        raise UnreadableData(f"{where}: {name} is {kind_of(value)}, not a list", param=param)
     return value
-
-
-def _encodable(value: str, where: str, param: str) -> str:
-    # JSON can contain half a surrogate pair, which no tokenizer and no report can process.
-    try:
-        value.encode()
-    except UnicodeEncodeError as problem:
-        raise UnreadableData(f"{where} is not valid Unicode: {problem}", param=param) from problem
-    return value
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None or value == "" else f"of type {type(value).__name__}"
 
 
 FORMS: dict[Task, Form] = {

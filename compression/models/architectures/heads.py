@@ -3,6 +3,7 @@
 from compression.schema.recipe.base import Task
 from compression.schema.specs import (
     CLASSIFIER as CLASSIFIER,
+    IMAGE_CLASSIFIER as IMAGE_CLASSIFIER,
     LANGUAGE as LANGUAGE,
     READER as READER,
     TAGGER as TAGGER,

@@ -13,6 +13,7 @@ from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Precision
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.views import Views
 from compression.schema.stages import STAGE_SPECS, STAGES
 
 MOST_ACCUMULATED = 1024
@@ -79,6 +80,7 @@ class Train(Config):
     has it, else float32. bfloat16: refused if the device lacks it."""
     recompute: bool = False
     """Gradient checkpointing (Chen et al. 2016): far less memory if rows are long, for about a third more time."""
+    views: Annotated[Views | None, Field(description="Of images: how training varies them; null: not at all.")] = None
     max_steps: Annotated[int | None, Field(ge=1)] = None
     """Optimizer steps of all training, shared equally by datasets. Training that reaches the limit keeps its best epoch."""
     max_minutes: Annotated[float | None, Field(gt=0, le=MOST_MINUTES)] = None
@@ -161,7 +163,7 @@ class Targets(Config):
     """after / before of the score on validation; before / after of a perplexity. Retention on test is reported, not judged."""
 
 
-Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews"]
+Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews", "balanced_accuracy"]
 Positive = str | None
 
 
@@ -203,7 +205,8 @@ class JobEvaluate(Config):
 
     metric: Annotated[Metric | tuple[Metric, ...], _by_kind(Metric)] = "auto"
     """The headline metric of classification, which also selects epochs; auto is accuracy, accuracy_f1 the mean of accuracy and
-    F1. Other tasks have only auto: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD, perplexity. A
+    F1; of images there are accuracy and balanced_accuracy, the mean over the labels of the share of their rows that is right.
+    Other tasks have only auto: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD, perplexity. A
     list has one name for each of the job's datasets, in their order; a single name is for all."""
     positive: Annotated[Positive | tuple[Positive, ...], _by_kind(Positive)] = None
     """The label whose F1 counts; null: the last of two labels, of more the mean over all (macro). A list has one label or null
