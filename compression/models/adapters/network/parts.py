@@ -101,7 +101,7 @@ def _made(node: Node) -> nn.Module:
         outputs, inputs = shapes["weight"]
         return nn.Linear(inputs, outputs, bias="bias" in shapes)
     if node.op == "batch_norm":
-        return BatchNorm(*shapes["weight"], attributes["epsilon"])
+        return BatchNorm(shapes["weight"][0], attributes["epsilon"])
     if node.op == "layer_norm":
         return nn.LayerNorm(shapes["weight"], attributes["epsilon"], bias="bias" in shapes)
     return Constant(shapes["value"]) if node.op == "constant" else SlopedRelu(shapes["slope"])
