@@ -19,13 +19,15 @@ def _given(trace: Trace, node: Node) -> Labels:
     return trace.labels[node.inputs[0]]
 
 
-def _ints(node: Node, name: str) -> tuple[int, ...]:
+def ints_of(node: Node, name: str) -> tuple[int, ...]:
+    """Return an attribute of whole numbers."""
     value = node.attributes[name]
     assert isinstance(value, tuple)  # noqa: S101 - the graph's own check
     return value
 
 
-def _int(node: Node, name: str) -> int:
+def int_of(node: Node, name: str) -> int:
+    """Return an attribute that is a whole number."""
     value = node.attributes[name]
     assert isinstance(value, int)  # noqa: S101 - the graph's own check
     return value
@@ -36,7 +38,7 @@ def _pass(trace: Trace, node: Node) -> Labels:
 
 
 def _conv(trace: Trace, node: Node) -> Labels:
-    read, groups, outputs = trace.channels(_given(trace, node), 1), _int(node, "groups"), node.tensors["weight"][0]
+    read, groups, outputs = trace.channels(_given(trace, node), 1), int_of(node, "groups"), node.tensors["weight"][0]
     if groups == 1:
         trace.add_tensor(node.tensor("weight"), 1, read)
         made = trace.made(node, outputs)
@@ -105,7 +107,7 @@ def _prelu(trace: Trace, node: Node) -> Labels:
 
 def _softmax(trace: Trace, node: Node) -> Labels:
     given = _given(trace, node)
-    return trace.without(given, [_int(node, "axis") % given.ndim])
+    return trace.without(given, [int_of(node, "axis") % given.ndim])
 
 
 def _pool(trace: Trace, node: Node) -> Labels:
@@ -114,14 +116,14 @@ def _pool(trace: Trace, node: Node) -> Labels:
 
 def _reduce(trace: Trace, node: Node) -> Labels:
     given = _given(trace, node)
-    axes = [axis % given.ndim for axis in _ints(node, "axes")]
+    axes = [axis % given.ndim for axis in ints_of(node, "axes")]
     found = trace.without(given, axes)
     return found if node.attributes["keep"] else found.squeeze(tuple(axes))
 
 
 def _concat(trace: Trace, node: Node) -> Labels:
     parts, shapes = [trace.labels[name] for name in node.inputs], [trace.shapes[name] for name in node.inputs]
-    axis = _int(node, "axis") % parts[0].ndim
+    axis = int_of(node, "axis") % parts[0].ndim
     if all(part.shape[axis] == 1 for part in parts):
         return trace.meet([(part, _replaced(shape, axis, 1)) for part, shape in zip(parts, shapes, strict=True)])
     across = np.broadcast_shapes(*(_replaced(part.shape, axis, 1) for part in parts))
@@ -134,35 +136,35 @@ def _replaced(shape: Shape, axis: int, size: int) -> Shape:
 
 
 def _slice(trace: Trace, node: Node) -> Labels:
-    given, axis = _given(trace, node), _int(node, "axis")
+    given, axis = _given(trace, node), int_of(node, "axis")
     axis %= given.ndim
     if given.shape[axis] == 1:
         return given
     if node.attributes["step"] != 1:
         trace.stay(given)
         return uncut(given.ndim)
-    return given.take(range(_int(node, "start"), _int(node, "end")), axis)
+    return given.take(range(int_of(node, "start"), int_of(node, "end")), axis)
 
 
 def _pad(trace: Trace, node: Node) -> Labels:
-    given, pads = _given(trace, node), _ints(node, "pads")
+    given, pads = _given(trace, node), ints_of(node, "pads")
     sides = [(0, 0), *((pads[2 * number], pads[2 * number + 1]) for number in range(given.ndim - 1))]
     return np.pad(given, [side if size > 1 else (0, 0) for side, size in zip(sides, given.shape, strict=True)])
 
 
 def _reshape(trace: Trace, node: Node) -> Labels:
-    return reshaped(_given(trace, node), trace.shapes[node.inputs[0]], _ints(node, "shape"))
+    return reshaped(_given(trace, node), trace.shapes[node.inputs[0]], ints_of(node, "shape"))
 
 
 def _transpose(trace: Trace, node: Node) -> Labels:
-    return _given(trace, node).transpose(_ints(node, "order"))
+    return _given(trace, node).transpose(ints_of(node, "order"))
 
 
 def _expand(trace: Trace, node: Node) -> Labels:
     if node.inputs[0] not in trace.constants:
         return _given(trace, node)
     shape = trace.shapes[node.inputs[0]]
-    axes = len(_ints(node, "shape"))
+    axes = len(ints_of(node, "shape"))
     made = trace.made(node, int(np.prod(shape))).reshape((1,) * (axes - len(shape)) + shape)
     trace.add_constant(node.inputs[0], made)
     return made

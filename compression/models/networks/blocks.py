@@ -1,0 +1,77 @@
+"""Residual blocks that can be taken out of a network: what reads a value and is added to it, and nothing else reads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compression.models.networks.graph import INPUT, Graph, Node
+from compression.models.networks.value_shapes import value_shapes
+
+_LAYERS = {"conv", "linear"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A sum x + f(x): without f, what reads the sum reads x."""
+
+    name: str  #: of the node whose value x stands for
+    input: str  #: x
+    nodes: tuple[str, ...]  #: that go, in the order of the graph; the named one is the last
+
+
+def residual_blocks(graph: Graph) -> tuple[Block, ...]:
+    """Return the blocks in the order in which they end; a block within a branch of another comes before it.
+
+    f has a layer with weights and reads x and constants alone. A ReLU directly behind the sum goes too if x is one's value: a
+    second changes nothing. Raises ValueError if the graph's nodes do not fit each other.
+    """
+    shapes, readers = value_shapes(graph), graph.readers()
+    places = {INPUT: -1} | {node.name: number for number, node in enumerate(graph.nodes)}
+    found = []
+    for node in graph.nodes:
+        if node.op != "add" or shapes[node.inputs[0]] != shapes[node.inputs[1]]:
+            continue
+        for value, branch in (node.inputs, node.inputs[::-1]):
+            inner = _branch(graph, places, value, branch)
+            inner = [each for each in inner if each.op != "constant" or _is_read_within(each, [*inner, node], readers)]
+            if _is_block(value, [*inner, node], readers):
+                found.append(_block(graph, places, value, [*inner, node], readers))
+                break
+    return tuple(found)
+
+
+def _branch(graph: Graph, places: Mapping[str, int], value: str, end: str) -> list[Node]:
+    """Return the nodes that compute `end` from a value and constants alone; none if it depends on something else."""
+    left, found = [end], dict[str, Node]()
+    while left:
+        name = left.pop()
+        if name == value or name in found:
+            continue
+        node = graph.nodes[places[name]]
+        if name == INPUT or (places[name] < places[value] and node.op != "constant"):
+            return []
+        found[name] = node
+        left += node.inputs
+    return sorted(found.values(), key=lambda node: places[node.name])
+
+
+def _is_read_within(node: Node, nodes: Sequence[Node], readers: Mapping[str, Sequence[Node]]) -> bool:
+    names = {each.name for each in nodes}
+    return all(reader.name in names for reader in readers.get(node.name, ()))
+
+
+def _is_block(value: str, nodes: Sequence[Node], readers: Mapping[str, Sequence[Node]]) -> bool:
+    *inner, _ = nodes
+    return (
+        any(node.op in _LAYERS for node in inner)
+        and any(value in node.inputs for node in inner)
+        and all(_is_read_within(node, nodes, readers) for node in inner)
+    )
+
+
+def _block(
+    graph: Graph, places: Mapping[str, int], value: str, nodes: Sequence[Node], readers: Mapping[str, Sequence[Node]]
+) -> Block:
+    after = readers.get(nodes[-1].name, ())
+    if value != INPUT and graph.nodes[places[value]].op == "relu" and [node.op for node in after] == ["relu"]:
+        nodes = [*nodes, *after]
+    return Block(nodes[-1].name, value, tuple(node.name for node in nodes))
