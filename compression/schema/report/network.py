@@ -29,11 +29,11 @@ class Count(Config):
 class LayerFacts(Config):
     """One operator that has tensors or multiplies: what its size and its work depend on.
 
-    Its weight has `outputs` × `inputs` × `area` elements, and each is used at `positions` places of a row.
+    matmul: a product of two values, `outputs` × `inputs` at each of `positions`, without a weight. Of the others the weight has `outputs` × `inputs` × `area` elements, and each is used at `positions` places of a row.
     """
 
     name: str
-    kind: Literal["conv", "linear", "matmul", "norm", "constant"]
+    kind: Literal["conv", "linear", "matmul", "norm", "slope", "constant"]
     outputs: Annotated[Count, Field(description="Channels that it makes.")]
     inputs: Annotated[Count, Field(description="Channels that each output reads: of its group, 1 if depthwise. A norm's: 0.")]
     area: Annotated[int, Field(description="Of a convolution: height × width of its kernel.")] = 1
@@ -45,6 +45,8 @@ class LayerFacts(Config):
         """Return the number of elements of its parameters."""
         outputs = self.outputs.at(widths)
         weight = 0 if self.kind == "matmul" else outputs * self.inputs.at(widths) * self.area
+        if self.kind == "constant" and weight == 1:
+            return 0  # a single number is a part of a formula
         return weight + self.vectors * outputs
 
     def multiply_adds(self, widths: Widths) -> int:
