@@ -36,9 +36,7 @@ class GraphBuilder:
         shape = (outputs, self.shapes[value][1] // groups, kernel, kernel)
         tensors = {"weight": shape} | ({"bias": (outputs,)} if bias else {})
         padding = (kernel // 2,) * 4
-        return self.op(
-            "conv", value, tensors=tensors, stride=(stride, stride), padding=padding, dilation=(1, 1), groups=groups
-        )
+        return self.op("conv", value, tensors=tensors, stride=(stride, stride), padding=padding, dilation=(1, 1), groups=groups)
 
     def norm(self, value: str) -> str:
         roles = ("weight", "bias", "running_mean", "running_var")
@@ -218,9 +216,7 @@ def _attention(net: GraphBuilder, value: str, heads: int, packed: bool) -> str:
         all_three = net.transpose(net.reshape(net.linear(value, 3 * width), 1, tokens, 3, heads, each), 0, 2, 3, 1, 4)
         parts = [net.reshape(net.part(all_three, 1, n, n + 1), 1, heads, tokens, each) for n in range(3)]
     else:
-        parts = [
-            net.transpose(net.reshape(net.linear(value, width), 1, tokens, heads, each), 0, 2, 1, 3) for _ in range(3)
-        ]
+        parts = [net.transpose(net.reshape(net.linear(value, width), 1, tokens, heads, each), 0, 2, 1, 3) for _ in range(3)]
     query, key, given = parts
     scores = net.op("matmul", net.layer_norm(query), net.transpose(key, 0, 1, 3, 2))
     scores = net.op("add", net.op("mul", scores, net.constant()), net.constant(heads, tokens, tokens))
