@@ -106,12 +106,15 @@ def _traced(graph: Graph) -> Trace:
 
 
 def _joined(trace: Trace) -> Labels:
-    """Return the component of each label. What is left of a value must be a box: one axis alone decides what is cut."""
+    """Return the component of each label. What is left of a value must be a box: one axis alone decides what is cut.
+
+    If several would (a channel shuffle), it is the last of them, so that a cut network has the groups of the whole one.
+    """
     found = components(np.arange(trace.count), trace.pairs)
     for labels in trace.labels.values():
         if len(cut_axes(labels)) > 1 and varying_axis(joined := found[labels]) is None:
-            longest = max(cut_axes(labels), key=lambda axis: labels.shape[axis])
-            found = components(found, [(np.broadcast_to(along(joined, longest), joined.shape), joined)])
+            last = cut_axes(labels)[-1]
+            found = components(found, [(np.broadcast_to(along(joined, last), joined.shape), joined)])
     return found
 
 

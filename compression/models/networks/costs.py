@@ -7,7 +7,8 @@ import numpy as np
 
 from compression.models.networks.blocks import residual_blocks
 from compression.models.networks.channels import Channels, Units, channels_of
-from compression.models.networks.graph import Graph, Node, Shape
+from compression.models.networks.graph import INPUT, Graph, Node, Shape
+from compression.models.networks.rounded_values import rounded_values
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.report.network import BlockFacts, Count, GroupFacts, LayerFacts, NetworkFacts
 
@@ -21,6 +22,7 @@ def network_facts(graph: Graph) -> NetworkFacts:
     counting = _Counting(channels, shapes)
     layers = tuple(_KINDS[node.op](counting, node) for node in graph.nodes if node.op in _KINDS)
     names = {layer.name for layer in layers}
+    maps = [shapes[name] for name in rounded_values(graph) if name != INPUT and len(shapes[name]) == 4]
     return NetworkFacts(
         layers=layers,
         groups=tuple(
@@ -33,6 +35,10 @@ def network_facts(graph: Graph) -> NetworkFacts:
             BlockFacts(name=block.name, layers=tuple(name for name in block.nodes if name in names))
             for block in residual_blocks(graph)
         ),
+        inputs=prod(graph.shape),
+        outputs=prod(shapes[graph.output]),
+        values=sum(prod(shapes[node.name]) for node in graph.nodes if node.op != "constant"),
+        maps=sum({shape[2:]: prod(shape) for shape in maps}.values()),
     )
 
 
@@ -66,9 +72,7 @@ class _Counting:
             return Count(fixed=size)
         indices = np.bincount(self._group[units], minlength=len(self._keys) + 1)
         found = {self._keys[group]: int(indices[group]) for group in np.flatnonzero(indices[:-1])}
-        return Count(
-            fixed=int(indices[-1]), units={key: each // len(self._channels.units[key]) for key, each in found.items()}
-        )
+        return Count(fixed=int(indices[-1]), units={key: each // len(self._channels.units[key]) for key, each in found.items()})
 
 
 def _conv(counting: _Counting, node: Node) -> LayerFacts:

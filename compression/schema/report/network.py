@@ -19,7 +19,7 @@ class Count(Config):
     """The size of a dimension: indices that always stay, and those of the groups' units."""
 
     fixed: int = 0
-    units: Annotated[dict[str, int], Field(default_factory=dict, description="Key of a group → indices of each of its units.")]
+    units: dict[str, int] = Field(default_factory=dict, description="Key of a group → indices of each of its units.")
 
     def at(self, widths: Widths) -> int:
         """Return the size at these widths, which must name all groups."""
@@ -29,7 +29,8 @@ class Count(Config):
 class LayerFacts(Config):
     """One operator that has tensors or multiplies: what its size and its work depend on.
 
-    matmul: a product of two values, `outputs` × `inputs` at each of `positions`, without a weight. Of the others the weight has `outputs` × `inputs` × `area` elements, and each is used at `positions` places of a row.
+    Its weight has `outputs` × `inputs` × `area` elements, and each is used at `positions` places of a row. A matmul has none:
+    it computes `outputs` numbers at each of its places, of `inputs` products each.
     """
 
     name: str
@@ -78,9 +79,10 @@ class NetworkFacts(Config):
     groups: tuple[GroupFacts, ...]
     blocks: tuple[BlockFacts, ...] = ()
     tied: tuple[tuple[str, ...], ...] = ()
-    """Lists of groups that the stock config of its library gives one width, or widths in one proportion: keys. Empty where there
-    is no such config."""
+    """Keys of groups that the stock config of its library gives one width, or widths in one proportion. Empty where there is no
+    such config."""
     inputs: Annotated[int, Field(description="Numbers of one row of its input: channels × height × width.")] = 0
+    outputs: Annotated[int, Field(description="Logits of a row.")] = 0
     values: Annotated[int, Field(description="Numbers of all values of one row: about what a backward pass needs.")] = 0
     maps: Annotated[int, Field(description="Numbers of one row's maps that distillation compares: the last of each size.")] = 0
 
