@@ -1,4 +1,5 @@
-"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input at real tokens.
+"""Calibration on train rows: distribution, range and channel maxima of each linear layer's input at real tokens, and of a
+network's values.
 
 It draws no number from torch's global generator, so it does not change any later result.
 """
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 
 from compression.modalities.base import Examples
 from compression.modalities.sampling import micro_batch_size
-from compression.models.linear_layers import is_linear
-from compression.quantization.fake_quantize import set_input_ranges
+from compression.quantization.fake_quantize import ranged_inputs, set_input_ranges
 from compression.quantization.observers import Spread, range_of
 from compression.schema.recipe.quantize import Quantize
 
@@ -30,8 +30,10 @@ def collect_inputs(
     real = torch.empty(0)
 
     def on_input(name: str, given: Tensor) -> None:
-        # A head may read one vector per row, without padding. DeepSeek's low-rank inputs have one more dimension.
-        observe(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
+        # A head may read one vector per row, without padding. DeepSeek's low-rank inputs have one more dimension. Where nothing
+        # is padded, values need not be tokens.
+        padded = given.ndim > 2 and not real.all()
+        observe(name, given.reshape(*real.shape, -1)[real] if padded else given.reshape(-1, given.shape[-1]))
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
@@ -43,14 +45,11 @@ def collect_inputs(
     model.train(training)
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every linear layer by name, in model order."""
-    return {name: module for name, module in model.named_modules() if is_linear(module)}
-
-
 def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int = 1) -> None:
-    """Set every linear layer's input range with the recipe's observer, on the model in its current state."""
-    layers = linear_layers(model)
+    """Set every range that the recipe's scheme has with its observer, on the model in its current state."""
+    layers = ranged_inputs(model, settings.scheme)
+    if not layers:
+        return
     spreads = {name: Spread() for name in layers}
     collect_inputs(model, layers, rows, lambda name, x: spreads[name].add(x), parts)
     ranges = {name: range_of(spread, settings.observer, settings.percentile) for name, spread in spreads.items()}

@@ -8,9 +8,11 @@ from pydantic import Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from compression.models.adapters.network.parts import PassedValue
 from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, SimulatedLinear
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, insert_experts, remove_experts
+from compression.quantization.rounded_network import RoundedValue, SimulatedConv, passed_values
 from compression.quantization.static_int8 import Range
 from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.config import Config
@@ -18,12 +20,15 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.schemes import SCHEMES, Scheme
 
 LINEAR: dict[Scheme, type[SimulatedLinear]] = {name: resolve_name(one.linear) for name, one in SCHEMES.items()}
+AFTER_ROUNDING = {name: resolve_name(one.after_rounding or one.linear) for name, one in SCHEMES.items()}
+"""The same in a network, which rounds values for all their readers."""
 TRANSPOSED = {one: type(f"{one.__name__}Conv1D", (one, Conv1D), {"__doc__": one.__doc__}) for one in set(LINEAR.values())}
 """The same with a transposed weight, as in GPT-2. Nothing else differs."""
 REAL: dict[type[nn.Module], type[nn.Module]] = {
     **dict.fromkeys(LINEAR.values(), nn.Linear),
     **dict.fromkeys(TRANSPOSED.values(), Conv1D),
     FakeQuantEmbedding: nn.Embedding,
+    SimulatedConv: nn.Conv2d,
 }
 
 
@@ -32,7 +37,7 @@ class Simulation(Config):
 
     scheme: Scheme = "dynamic-int8"
     group_size: Annotated[int | None, Field(description="Of weight-only-int4 alone.")] = None
-    ranges: dict[str, Range] = Field(default_factory=dict, description="Of static-int8: layer → lowest, highest.")
+    ranges: dict[str, Range] = Field(default_factory=dict, description="Layer, or a network's value → lowest, highest.")
     portable: Annotated[
         bool, Field(description="Weights that meet rounded activations stay within ±63. What was saved without it is ±127.")
     ] = False
@@ -66,14 +71,31 @@ DYNAMIC = Simulation()
 
 
 def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of all modules that schemes quantize, simulated or not, in model order."""
+    """Yield (name, module) of all modules whose weights schemes quantize, simulated or not, in model order: linear layers,
+    tables, and the convolutions of a network.
+    """
+    kinds = {nn.Linear, Conv1D, nn.Embedding, *REAL, *([nn.Conv2d] if any(passed_values(model)) else [])}
     for name, module in model.named_modules():
-        if type(module) in (nn.Linear, Conv1D, nn.Embedding) or type(module) in REAL:
+        if type(module) in kinds:
             yield name, module
 
 
+def ranged_inputs(model: nn.Module, scheme: Scheme) -> dict[str, nn.Module]:
+    """Return the modules whose inputs have calibrated ranges in a scheme, by name: linear layers, or values of a network.
+
+    Where linear layers round their own inputs, a network's convolutions have ranges all the same.
+    """
+    spec = SCHEMES[scheme]
+    if any(passed_values(model)):
+        among = {name: value for name, value in passed_values(model) if spec.calibrated or value.without_linear}
+        return dict(among) if spec.rounds_activations else {}
+    return {name: module for name, module in model.named_modules() if is_linear(module)} if spec.calibrated else {}
+
+
 def left_in_float(model: nn.Module, *, transposed: bool = False) -> int:
-    """Count the elements of matrices that are not quantized: the experts' routers; if `transposed`, GPT-2's layers too."""
+    """Count the elements of matrices that are not quantized: the experts' routers, position embeddings of networks; if
+    `transposed`, GPT-2's layers too.
+    """
     turned = {id(layer.weight) for _, layer in quantizable(model) if not (transposed and is_transposed(layer))}
     turned |= {id(getattr(module, key)) for _, module in fused_expert_modules(model) for key in WEIGHTS}
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
@@ -89,14 +111,23 @@ def insert_fake_quantization(
     """
     names = []
     multiplied = {id(module.weight) for module in model.modules() if is_linear(module)}
+    ranged = ranged_inputs(model, simulation.scheme)
+    for name, value in passed_values(model):
+        if only(name):
+            value.__class__ = RoundedValue if name in ranged else PassedValue
+            names += [name] * (name in ranged)
+    kinds = AFTER_ROUNDING if any(passed_values(model)) else LINEAR
     for name, module in quantizable(model):
         if not only(name):
             continue
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = SimulatedConv
+            module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
+        elif isinstance(module, nn.Embedding):
             module.__class__ = FakeQuantEmbedding
             module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
-            layer = LINEAR[simulation.scheme]
+            layer = kinds[simulation.scheme]
             module.__class__ = TRANSPOSED[layer] if isinstance(module, Conv1D) else layer
             module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
             if isinstance(module, WeightOnlyLinear):
@@ -114,15 +145,28 @@ def remove_fake_quantization(model: nn.Module) -> None:
     """Undo `insert_fake_quantization`; ranges stay, for the next insertion."""
     for _, module in quantizable(model):
         module.__class__ = REAL.get(type(module), type(module))
+    for _, value in passed_values(model):
+        value.__class__ = PassedValue
     for _, module in fused_expert_modules(model):
         remove_experts(module)
 
 
-def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear]]:
-    """Yield (name, layer) of every linear layer that computes with integers, in model order."""
+def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear | SimulatedConv]]:
+    """Yield (name, layer) of every linear layer and convolution with integer weights, in model order."""
     for name, module in model.named_modules():
-        if isinstance(module, SimulatedLinear):
+        if isinstance(module, SimulatedLinear | SimulatedConv):
             yield name, module
+
+
+def rounding_places(model: nn.Module) -> dict[str, RoundedValue | SimulatedLinear | SimulatedConv]:
+    """Return the modules that round their inputs, or whose inputs stay in floating point, of a simulated model in its order.
+
+    Left out are the layers of a network that read what its values have rounded.
+    """
+    found: dict[str, RoundedValue | SimulatedLinear | SimulatedConv] = dict(simulated_layers(model))
+    values = {name: value for name, value in passed_values(model) if isinstance(value, RoundedValue)}
+    own = {name: layer for name, layer in found.items() if isinstance(layer, LINEAR["dynamic-int8"])}
+    return {**values, **own} if values else found
 
 
 def is_simulated(model: nn.Module) -> bool:
@@ -136,21 +180,22 @@ def simulation_of(model: nn.Module) -> Simulation | None:
     if not layers:
         return None
     last = layers[-1]
+    ranged = ranged_inputs(model, last.scheme)
     return Simulation(
         scheme=last.scheme,
-        group_size=last.group_size if isinstance(last, WeightOnlyLinear) else None,
-        ranges=input_ranges(model) if SCHEMES[last.scheme].calibrated else {},
+        group_size=next((layer.group_size for layer in layers if isinstance(layer, WeightOnlyLinear)), None),
+        ranges={name: found for name, found in input_ranges(model).items() if name in ranged},
         portable=last.levels == PORTABLE_LEVELS,
     )
 
 
 def input_ranges(model: nn.Module) -> dict[str, Range]:
-    """Return the input ranges of all layers, also if they are not simulated. -> layer → (lowest, highest)"""
-    layers = ((name, module) for name, module in quantizable(model) if hasattr(module, "input_range"))
-    return {name: module.input_range for name, module in layers}  # type: ignore[misc]
+    """Return the input ranges of all layers and values, also if they are not simulated. -> module → (lowest, highest)"""
+    modules = ((name, module) for name, module in model.named_modules() if hasattr(module, "input_range"))
+    return {name: module.input_range for name, module in modules}
 
 
 def set_input_ranges(model: nn.Module, ranges: Mapping[str, Range]) -> None:
-    """Set the input ranges of layers by name; fake quantization uses them."""
+    """Set the input ranges of layers and values by name; fake quantization uses them."""
     for name, found in ranges.items():
         model.get_submodule(name).input_range = found  # type: ignore[assignment]

@@ -16,6 +16,8 @@ STEPS = 32  #: buckets per octave, so values have a resolution of 2.2 %
 LOWEST, HIGHEST = -30, 30
 """Exponents of two. Smaller values count as zero and larger ones as the largest bucket; min and max are stored separately."""
 SIDE = (HIGHEST - LOWEST) * STEPS
+MOST = 1 << 22
+"""Elements of a tensor that are counted: a batch of maps has many times as many, and no observer's range needs them."""
 CANDIDATES = 100  #: number of shares of each end of the range that the mse observer tries
 
 
@@ -28,9 +30,14 @@ class Spread:
     counts: Tensor = field(default_factory=lambda: torch.zeros(2 * SIDE + 1, dtype=torch.float64))
 
     def add(self, x: Tensor) -> None:
-        """Count the elements of x, of any shape, with at least one element."""
-        x = torch.nan_to_num(x.detach().float().flatten())
-        self.low, self.high = min(self.low, x.min().item()), max(self.high, x.max().item())
+        """Count the elements of x, of any shape, with at least one element (`drawn`)."""
+        x = x.detach().flatten()
+        ends = torch.stack(x.aminmax()).float()
+        if not ends.isfinite().all():
+            x = torch.nan_to_num(x.float())
+            ends = torch.stack(x.aminmax())
+        self.low, self.high = min(self.low, ends[0].item()), max(self.high, ends[1].item())
+        x = drawn(x).float()
         bucket = torch.floor((torch.log2(x.abs()) - LOWEST) * STEPS).clamp_(-1, SIDE - 1).long() + 1
         place = torch.where(x < 0, SIDE - bucket, SIDE + bucket)
         self.counts += torch.bincount(place, minlength=2 * SIDE + 1).double().cpu()
@@ -53,6 +60,15 @@ class Spread:
     def largest(self) -> float:
         """The largest absolute value."""
         return max(-self.low, self.high)
+
+
+def drawn(x: Tensor) -> Tensor:
+    """Return all elements of a tensor, or MOST of them if they are more. -> (elements,)"""
+    x = x.flatten()
+    if len(x) <= MOST:
+        return x
+    # At random: any fixed step would see some columns of a map alone.
+    return x[torch.randint(len(x), (MOST,), generator=torch.Generator().manual_seed(0)).to(x.device)]
 
 
 def range_of(spread: Spread, observer: Observer, percent: float) -> Range:

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from compression.modalities.base import Examples
 from compression.quantization import calibration, smoothquant
-from compression.quantization.fake_quantize import simulated_layers
-from compression.quantization.observers import Spread, levels_used, quantile
+from compression.quantization.fake_quantize import rounding_places
+from compression.quantization.observers import Spread, drawn, levels_used, quantile
+from compression.quantization.rounded_network import RoundedValue
 from compression.schema.report.layer_ranges import LayerRange
 
 PERCENT = 99
@@ -19,8 +20,10 @@ NAMED = 8  #: most layers that a note names; the report lists all
 
 
 def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[LayerRange, ...]:
-    """Check the input range of each simulated layer, in model order; empty if no layer is simulated."""
-    layers = dict(simulated_layers(model))
+    """Check the input range of each simulated layer, or each rounded value of a network, in model order; empty if no layer is
+    simulated.
+    """
+    layers = rounding_places(model)
     if not layers:
         return ()
     spreads = {name: Spread() for name in layers}
@@ -28,7 +31,7 @@ def check_ranges(model: nn.Module, rows: Examples, parts: int = 1) -> tuple[Laye
 
     def observe(name: str, x: Tensor) -> None:
         spreads[name].add(x)
-        whole = layers[name].activation_integers(x)
+        whole = layers[name].activation_integers(drawn(x) if isinstance(layers[name], RoundedValue) else x)
         if whole is not None:
             # int8 begins at −127 and uint8 at 0: signed values are shifted by 128.
             place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)

@@ -37,13 +37,16 @@ def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = 
     return values.view(len(weight), -1)[:, : weight.shape[1]]
 
 
-def fake_quantized_weights(weight: Tensor, group_size: int | None) -> Tensor:
+def fake_quantized_weights(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
     """Return `dequantized_weights` with a straight-through gradient."""
-    return straight_through(weight, dequantized_weights(weight, group_size))
+    return straight_through(weight, dequantized_weights(weight, group_size, levels))
 
 
 class WeightOnlyLinear(SimulatedLinear):
-    """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8."""
+    """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8.
+
+    It is also the layer of static-int8 whose inputs are rounded already (`rounded_network`).
+    """
 
     scheme = "weight-only-int8"
     group_size: int | None = None
@@ -53,4 +56,4 @@ class WeightOnlyLinear(SimulatedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """Compute the layer with dequantized weights. (..., in) -> (..., out)."""
-        return functional.linear(input, fake_quantized_weights(matrix(self), self.group_size), self.bias)
+        return functional.linear(input, fake_quantized_weights(matrix(self), self.group_size, self.levels), self.bias)

@@ -6,7 +6,6 @@ from compression.modalities.sampling import shuffled_rows
 from compression.quantization import fake_quantize, range_check, smoothquant
 from compression.quantization.calibration import calibrate
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.schemes import SCHEMES
 
 
 def smooth_model(context: StageContext) -> None:
@@ -26,8 +25,7 @@ def insert_quantization(context: StageContext) -> None:
     """Simulate the recipe's scheme in the whole floating-point model, with newly calibrated ranges."""
     settings = context.recipe.quantize
     assert settings is not None, "only a recipe with a scheme simulates one"  # noqa: S101
-    if SCHEMES[settings.scheme].calibrated:
-        calibrate(context.model, calibration_rows(context), settings, context.parts)
+    calibrate(context.model, calibration_rows(context), settings, context.parts)
     fake_quantize.insert_fake_quantization(context.model, simulation=fake_quantize.Simulation.of(settings))
 
 
@@ -35,8 +33,9 @@ def settle_ranges(context: StageContext) -> None:
     """Recalibrate static ranges and check all ranges, after a stage and before its model ships."""
     if not fake_quantize.is_simulated(context.model):
         return
-    if context.recipe.quantize is not None and SCHEMES[context.recipe.quantize.scheme].calibrated:
-        _refit(context, context.recipe.quantize)
+    settings = context.recipe.quantize
+    if settings is not None and fake_quantize.ranged_inputs(context.model, settings.scheme):
+        _refit(context, settings)
     context.result.ranges = range_check.check_ranges(context.model, calibration_rows(context), context.parts)
     if (broken := range_check.describe_broken(context.result.ranges)) is not None:
         context.notes.append(broken)

@@ -19,11 +19,13 @@ weight-only-int8.
 from pathlib import Path
 
 import onnx
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.export.onnx import decoder_layers
 from compression.export.onnx.classifier_head import Classifier
 from compression.export.onnx.decoder_graph import Body, Read
+from compression.export.onnx.graph_writer import GraphWriter
 from compression.models.architectures import heads
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import UnsupportedArchitecture
@@ -61,3 +63,18 @@ def write(
     path.write_bytes(proto.SerializeToString())
     onnx.checker.check_model(str(path))
     return path, folder / DATA
+
+
+class DecoderWriter(GraphWriter):
+    """Writes decoders; a classifier that it does not support is traced."""
+
+    def write(self, model: PreTrainedModel, folder: Path, *, simulation: Simulation | None = None) -> tuple[Path, ...]:
+        """Write model.onnx and its weights beside it."""
+        return write(model, folder, simulation=simulation)
+
+    def hindrance(self, model: nn.Module) -> str | None:
+        """Return what in the model's config the graph cannot express."""
+        return hindrance(model.config)
+
+
+WRITER = DecoderWriter()

@@ -2,8 +2,8 @@
 
 The file has only standard operators, of opset 20 (ONNX Runtime 1.17 and later), or in dynamic-int8 of opset 21 (1.20 and
 later), which ONNX Runtime fuses for each machine when it opens the file; the same file stays valid elsewhere. The one exception
-is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, except classifiers that `decoder` does
-not support.
+is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders and networks are not traced but written node by node
+(`graph_writer`), except classifiers that `decoder` does not support.
 """
 
 import copy
@@ -19,15 +19,14 @@ from transformers import PreTrainedModel
 from compression.evaluation.runtimes.onnx import FILE, OnnxDecoder, OnnxRunner
 from compression.export import instruction_sets
 from compression.export.exporter import Exporter
-from compression.export.onnx import decoder
 from compression.export.onnx.flatten_sequence import flatten_sequence
+from compression.export.onnx.graph_writer import writer_of
 from compression.export.onnx.quantize_graph import to_int8
 from compression.export.onnx.softmax import spelled_out
 from compression.export.onnx.trace import graph, outputs_of
 from compression.export.onnx.unfused_experts import unfuse_experts
 from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Inputs, Runner
-from compression.models.adapters.registry import is_decoder
 from compression.models.architectures import heads
 from compression.planning.on_disk import fits_a_graph
 from compression.quantization import fake_quantize
@@ -54,16 +53,16 @@ class OnnxExporter(Exporter):
         return f"onnxruntime.InferenceSession('{FILE}'){reads}{f' with {reader}' if reader else ''}"
 
     def hinders(self, model: nn.Module) -> str | None:
-        """Return why `decoder` does not write a decoder's ONNX file, if it is no classifier that traces to at most 2 GiB."""
-        if not is_decoder(model):
-            return None
+        """Return why its family's writer does not write a model's file, if it is no classifier that traces to at most 2 GiB."""
+        writer = writer_of(model)
         traced = not is_language_model(model) and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
-        return None if traced else decoder.hindrance(model.config)
+        return None if writer is None or traced else writer.hindrance(model)
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
         """Return the config with max_length, except for a language model: stock code would limit what it generates."""
         if not is_language_model(model):
-            return super().config(model, folder, max_length)
+            written = super().config(model, folder, max_length)
+            return written if (writer := writer_of(model)) is None else writer.config(written)
         # A checkpoint's generation config is written together with its weights.
         model.generation_config.save_pretrained(folder)
         # A stock config leaves out its family's default ids.
@@ -141,12 +140,13 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write `model`, which does not change, to folder/model.onnx and return that path. int8: write integers for every linear
-    layer and embedding, as simulated, or else in dynamic-int8. `decoder` writes decoders, with their weights in a second file.
+    layer and embedding, as simulated, or else in dynamic-int8. A family's own `graph_writer` may add files with weights.
     Raises RuntimeError if a layer is not found in the traced graph.
     """
-    if is_decoder(model) and (is_language_model(model) or decoder.hindrance(model.config) is None):
+    writer = writer_of(model)
+    if writer is not None and (is_language_model(model) or writer.hindrance(model) is None):
         simulation = (simulation_of(model) or fake_quantize.DYNAMIC) if int8 else None
-        return decoder.write(model, folder, simulation=simulation)[0]
+        return writer.write(model, folder, simulation=simulation)[0]
     twin = plain_model(model)
     experts = tuple(f"{name}." for name in unfuse_experts(twin))
     proto = flatten_sequence(graph(twin))

@@ -47,9 +47,14 @@ class Nodes:
         self.ranged: dict[tuple[str, float, int], str] = {}
 
     def constant(self, name: str, value: Array) -> str:
-        """Make `value` an initializer, once per name."""
+        """Make `value` an initializer, once per name; a number becomes a tensor of one."""
         if name not in self.initializers:
             self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def scalar(self, name: str, value: Array) -> str:
+        """Make a number an initializer without axes: in another form ONNX Runtime fuses no sum to QLinearAdd."""
+        self.initializers.setdefault(name, numpy_helper.from_array(value, name))
         return name
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
@@ -82,14 +87,14 @@ class Nodes:
         """Whether the graph needs the opset of BLOCKS."""
         return bool(self.quantized)
 
-    def dequantized(self, x: str, scale: float, zero: int) -> str:
+    def dequantized(self, x: str, scale: float, zero: int, output: str | None = None) -> str:
         """Quantize x to a static range and dequantize it, once for each tensor and range."""
         if (x, scale, zero) not in self.ranged:
             number = len(self.ranged)
-            units = self.constant(f"int8.range_{number}_scale", np.array(scale, np.float32))
-            zeros = self.constant(f"int8.range_{number}_zero_point", np.array(zero, np.uint8))
+            units = self.scalar(f"int8.range_{number}_scale", np.array(scale, np.float32))
+            zeros = self.scalar(f"int8.range_{number}_zero_point", np.array(zero, np.uint8))
             rounded = self.node("QuantizeLinear", x, units, zeros)
-            self.ranged[x, scale, zero] = self.node("DequantizeLinear", rounded, units, zeros)
+            self.ranged[x, scale, zero] = self.node("DequantizeLinear", rounded, units, zeros, output=output)
         return self.ranged[x, scale, zero]
 
     def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:

@@ -29,6 +29,7 @@ class ArchitectureAdapter(ABC):
     tables: tuple[str, ...] = ()  #: names of the token, position and type tables in the bare model, the token table first
     shallow: tuple[str, ...] = ()  #: names of modules before the first layer, or beside all layers
     shared_axes: frozenset[str] = frozenset()  #: layer axes of which all layers keep the same units
+    graph_writer: str | None = None  #: "module:NAME" of the `export.onnx.graph_writer.GraphWriter`; None: graphs are traced
 
     @abstractmethod
     def shape_of(self, config: PretrainedConfig) -> Shape:

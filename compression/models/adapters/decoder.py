@@ -31,6 +31,7 @@ class PreNormDecoder(ArchitectureAdapter):
     """One family of decoders by its model_type, with the names of Llama's config and modules."""
 
     owns_epsilon = True  #: whether the config's ε applies only to the norms over the stream
+    graph_writer = "compression.export.onnx.decoder:WRITER"
 
     def __init__(self, kind: str) -> None:
         self.kind, self.names = kind, FAMILIES[kind]

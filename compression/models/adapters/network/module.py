@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from compression.models.adapters.network.operators import compute
 from compression.models.adapters.network.parts import PassedValue, SlopedRelu, part_of
 from compression.models.networks.graph import INPUT, Graph, Shape
-from compression.models.networks.rounded_values import rounded_values
+from compression.models.networks.rounded_values import LAYERS, rounded_values, rounding
 from compression.models.networks.value_shapes import value_shapes
 
 MOST_ELEMENTS = 2**31
@@ -71,8 +71,10 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
         for node in graph.nodes:
             if node.tensors:
                 self.add_module(node.name, part_of(node))
+        rounded, without_linear = rounding(graph), rounding(graph, ("conv",))
         for name in rounded_values(graph):
-            self.values[name] = PassedValue()
+            self.values[name] = PassedValue(without_linear=name in without_linear.made | without_linear.read)
+        self._only_read = rounded.read
         self._steps = tuple(graph.used())
         last = {name: number for number, node in enumerate(self._steps) for name in node.inputs}
         self._freed = [[name for name in set(node.inputs) if last[name] == at] for at, node in enumerate(self._steps)]
@@ -85,20 +87,28 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False, **_: Any) -> NetworkOutput:
         """(rows, channels, height, width) -> logits, and the last map of each size if asked."""
-        values, maps = {INPUT: self._passed(INPUT, pixel_values)}, []
+        values, maps = {INPUT: pixel_values}, []
+        rounded = self._rounded(INPUT, values)
         for node, freed in zip(self._steps, self._freed, strict=True):
-            inputs = [values[name] for name in node.inputs]
-            made = compute(node, self._modules.get(node.name), inputs, len(pixel_values))
-            values[node.name] = made = self._passed(node.name, made)
+            inputs = [rounded.get(name, values[name]) if node.op in LAYERS else values[name] for name in node.inputs]
+            values[node.name] = compute(node, self._modules.get(node.name), inputs, len(pixel_values))
+            rounded |= self._rounded(node.name, values)
             if output_hidden_states and node.name in self._maps:
-                maps.append(made)
+                maps.append(values[node.name])
             for name in freed:
                 del values[name]
+                rounded.pop(name, None)
         return NetworkOutput(values[self._answer], tuple(maps) if output_hidden_states else None)
 
-    def _passed(self, name: str, value: Tensor) -> Tensor:
-        found: Tensor = self.values[name](value) if name in self.values else value
-        return found
+    def _rounded(self, name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pass a value on, in `values` or, if only layers read it rounded, in what is returned."""
+        if name not in self.values:
+            return {}
+        passed: Tensor = self.values[name](values[name])
+        if name in self._only_read:
+            return {name: passed}
+        values[name] = passed
+        return {}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -61,7 +61,14 @@ class SlopedRelu(nn.Module):
 
 
 class PassedValue(nn.Module):
-    """A value that integers round; an identity in a network without them. A calibrated one has an `input_range`."""
+    """A value that integers round; an identity in a network without them. A calibrated one has an `input_range`.
+
+    without_linear: whether it is also rounded if linear layers round their inputs themselves.
+    """
+
+    def __init__(self, *, without_linear: bool) -> None:
+        super().__init__()
+        self.without_linear = without_linear
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the value."""

@@ -75,7 +75,7 @@ def test_validation_is_the_loss_of_all_tokens_and_less_of_it_is_better(family: s
 def test_whoever_listens_hears_the_head_too_and_no_padding() -> None:
     network, found = model(), rows()
     heard: dict[str, int] = {}
-    layers = calibration.linear_layers(network)
+    layers = fake_quantize.ranged_inputs(network, "static-int8")
     calibration.collect_inputs(network, layers, found, lambda name, x: heard.__setitem__(name, heard.get(name, 0) + len(x)))
     assert set(heard) == set(layers)
     assert "lm_head" in heard

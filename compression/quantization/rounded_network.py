@@ -1,0 +1,82 @@
+"""A network's integers: values that are rounded once for all their readers, and convolutions with rounded weights.
+
+A value is uint8 in one calibrated range, as the input of a static-int8 layer (`static_int8`). Weights are int8, with one scale
+per output channel. The artifact folds a BatchNorm into the convolution before it, which multiplies each output channel by a
+number; as each channel has its own scale, the integers of the folded weights are those of the weights, of which some channels
+change the sign. So a convolution rounds its own weights and its BatchNorm stays as it is: it trains with the statistics of its
+batches and answers, once it is evaluated, as the folded convolution.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compression.models.adapters.network.parts import PassedValue
+from compression.quantization.dynamic_int8 import LEVELS
+from compression.quantization.static_int8 import TOP, Range, affine, codes
+from compression.quantization.weight_only import fake_quantized_weights
+from compression.schema.schemes import Scheme
+
+
+class _Rounded(torch.autograd.Function):
+    """x, scale, zero point -> x on the grid; straight-through gradients, none where x is clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, zero: int) -> Tensor:
+        whole = torch.round(x / scale).add_(zero)
+        if ctx.needs_input_grad[0]:
+            # Compare before saturating: values on the edge are not clipped.
+            ctx.save_for_backward((whole >= 0) & (whole <= TOP))
+        return whole.clamp_(0, TOP).sub_(zero).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None
+
+
+class RoundedValue(PassedValue):
+    """A value that is rounded to uint8. Its range is an attribute, so state dicts keep their keys."""
+
+    input_range: Range | None
+
+    def grid(self) -> tuple[float, int]:
+        """Return scale and zero point. Raises RuntimeError if the value was not calibrated."""
+        found: Range | None = getattr(self, "input_range", None)
+        if found is None:
+            raise RuntimeError("a value is rounded before it is calibrated")
+        return affine(*found)
+
+    def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is SimulatedLinear's)
+        """Quantize the value -> integers 0 to 255 of the same shape, float32."""
+        return codes(input, *self.grid())
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Round a value of any shape."""
+        rounded: Tensor = _Rounded.apply(value, *self.grid())  # type: ignore[no-untyped-call]
+        return rounded
+
+
+class SimulatedConv(nn.Conv2d):
+    """nn.Conv2d with the artifact's weights. Same state dict; `scheme` and `levels` as in `SimulatedLinear`."""
+
+    scheme: Scheme = "static-int8"
+    levels: float = LEVELS
+
+    def activation_integers(self, input: Tensor) -> None:  # noqa: A002
+        """Return None: the value that it reads is rounded, not its input."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Conv2d's)
+        """Compute the layer with dequantized weights. (rows, in, height, width) -> (rows, out, ...)."""
+        weight = fake_quantized_weights(self.weight.flatten(1), None, self.levels).view_as(self.weight)
+        out: Tensor = self._conv_forward(input, weight, self.bias)
+        return out
+
+
+def passed_values(model: nn.Module) -> Iterator[tuple[str, PassedValue]]:
+    """Yield (name, module) of a network's values that can be rounded, simulated or not, in model order."""
+    for name, module in model.named_modules():
+        if isinstance(module, PassedValue):
+            yield name, module
