@@ -13,7 +13,9 @@ from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
 from app.store.resources import R
+from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.multi_dataset import preflight_several
+from compression.planning.network_rules import fitted
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
@@ -104,6 +106,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     recipe = resolve_recipe(body.recipe, [one.task for one in facts])
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
+    recipe = fitted(recipe, ARCHITECTURE_SPECS[about.family], about.shape)
     beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
     student = next((known for role, known in beside if role == STUDENT), None)
     teachers = [known for role, known in beside if role == TEACHER]

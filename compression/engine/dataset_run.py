@@ -28,6 +28,8 @@ from compression.export.instruction_sets import difference_note
 from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
 from compression.models.architectures import heads
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.planning.network_rules import check_network, fitted
 from compression.planning.preflight import check_kept
 from compression.quantization.fake_quantize import Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, Kind
@@ -78,6 +80,9 @@ class DatasetRun:
         data = JobData.of(spec, base, asked, read, folder, model.config, labels)
         notes += data.modality.preprocessor_notes(folder)
         own = ModelSource.of("models.base", folder, data.reading, model)
+        recipe = fitted(recipe, ARCHITECTURE_SPECS[model.config.model_type], own.shape)
+        if own.shape.widths is not None:
+            check_network(recipe)
         pruner = _input_pruner(data, own)
         aim = aimed(model, recipe.prune, pruner) if recipe.prune is not None else own.shape
         if data.task.packed is not None:

@@ -17,7 +17,7 @@ from compression.planning import baseline
 from compression.planning.on_disk import untrained
 from compression.schema.recipe.base import MOST_EPOCHS, Task
 from compression.schema.recipe.distill import Distill
-from compression.schema.recipe.presets import LANGUAGE
+from compression.schema.recipe.presets import LANGUAGE, usual
 from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
@@ -180,7 +180,7 @@ def _undo(case: Case) -> Iterator[Remedy]:
 def _quantize(case: Case) -> Iterator[Remedy]:
     size = case.row.size
     why = f"The weights are {size.dtype}, {size.bytes:,} bytes: int8 takes about a quarter of float32's."
-    yield case.change("quantize", Quantize(), why)
+    yield case.change("quantize", usual(case.task).quantize or Quantize(), why)
 
 
 def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
@@ -262,7 +262,7 @@ def _train_longer(case: Case) -> Iterator[Remedy]:
 
 
 def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
-    suited = LANGUAGE.distill if case.generates else None
+    suited = LANGUAGE.distill if case.generates else usual(case.task).distill
     yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was used.")
 
 

@@ -57,8 +57,11 @@ def compares_states(distill: Distill) -> bool:
 
 
 def check_feature_terms(distill: Distill, student: Shape, teacher: Shape) -> None:
-    """Check that two shapes can be compared by the recipe's feature terms. Raises InvalidSpec."""
-    if compares_states(distill):
+    """Check that two shapes can be compared by the recipe's feature terms. Raises InvalidSpec.
+
+    Networks of images compare maps, whose sizes are the same whatever is cut.
+    """
+    if student.widths is None and teacher.widths is None and compares_states(distill):
         layer_pairs(distill.layers, student.layers, teacher.layers)
         if "attention" in distill.weights() or (distill.general is not None and distill.general.attention):
             attention_form(distill.attention_by, student, teacher)

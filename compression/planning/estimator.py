@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from compression.models.architectures.network_shapes import multiply_adds
 from compression.planning import preparation
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
@@ -18,6 +19,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGE_SPECS, wanted
 from compression.schema.tasks import TASKS
@@ -89,10 +91,20 @@ class Counted:
     parameters: Parameters
     tied: bool = False  #: whether its token table is also its output layer
     spoken: int = 0  #: elements of a language model's output layer that is not a table
+    network: NetworkFacts | None = None  #: of a network of images, uncut
+
+    @cached_property
+    def multiply_adds(self) -> int | None:
+        """Return the multiply-adds of one image; None if the model is no network of images."""
+        return None if self.network is None else multiply_adds(self.network, self.shape)
 
     @property
     def active(self) -> int:
-        """Count the parameters in a token's products: no lookup table, and of the experts only the chosen."""
+        """Count the parameters in a token's products: no lookup table, and of the experts only the chosen. Of a network of
+        images: the multiply-adds of a row, which is its one token.
+        """
+        if self.multiply_adds is not None:
+            return self.multiply_adds
         experts, found = self.shape.experts, self.parameters.other + self.parameters.embedding * self.tied
         if experts is None:
             return found
@@ -147,7 +159,8 @@ class PlannedJob:
     def objectives(self) -> TeacherCosts:
         """Return the trainings that need teacher outputs."""
         shapes = (each.shape for each in (self.model, self.guide, self.result))
-        return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language)
+        maps = None if self.guide.network is None else self.guide.network.maps
+        return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language, maps=maps)
 
     @property
     def originals(self) -> int:
@@ -194,7 +207,7 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     yield CostItem("process", memory=PROCESS_BYTES)
     yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
     saved = SAVED_BYTES * max(before.total, after.total)
-    yield CostItem("training", memory=step_bytes(model.shape, train, longest), disk=saved)
+    yield CostItem("training", memory=step_bytes(model.shape, train, longest, model.network), disk=saved)
     if job.is_language:
         yield CostItem("logits", memory=LOGITS_BYTES)
         if distill is not None and "attention" in distill.weights():
@@ -246,9 +259,10 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
         return
     teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
     yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
-    # Each teacher runs once; the one whose features are compared may run in each epoch.
-    outputs = teacher * job.originals + job.forward(*job.named)
-    outputs += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
+    # Each teacher runs once; the one whose features are compared may run in each epoch, and all do if rows vary.
+    outputs = (teacher * job.originals + job.forward(*job.named)) * (distill.epochs if recipe.train.varies else 1)
+    if objectives.task and not recipe.train.varies:
+        outputs += job.forward(job.guide) * (objectives.task.passes - 1)
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
     yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + outputs))
@@ -346,8 +360,12 @@ def may_hold(recipe: Recipe) -> bool:
     return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
 
 
-def step_bytes(shape: Shape, train: Train, longest: int) -> int:
-    """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row."""
+def step_bytes(shape: Shape, train: Train, longest: int, network: NetworkFacts | None = None) -> int:
+    """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row. network: of a network of
+    images, whose values are all kept.
+    """
+    if network is not None:
+        return 4 * network.values * train.batch
     experts = shape.experts  # of them the chosen and the shared ones
     units = shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units)

@@ -46,6 +46,8 @@ def preflight_several(
         shape=each[0].shape,
         parameters=_mean([one.parameters for one in each]),
         baseline_parameters=_mean([one.baseline_parameters for one in each]),
+        multiply_adds=each[0].multiply_adds,
+        baseline_multiply_adds=each[0].baseline_multiply_adds,
         estimate=Estimate(
             memory_bytes=max(one.memory_bytes for one in estimates),
             disk_bytes=sum(one.disk_bytes for one in estimates),

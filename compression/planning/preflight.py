@@ -1,7 +1,7 @@
 """The preflight: checks model, data and recipe against each other before a job is accepted."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -11,6 +11,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS, Archit
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
 from compression.planning.estimator import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES, Counted, Estimate, PlannedJob, estimate
+from compression.planning.network_rules import check_network, counted_parameters, fitted
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
 from compression.schema.config import Config
@@ -18,8 +19,9 @@ from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.prune import Prune
-from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe
+from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts, ModelFacts
 
@@ -33,6 +35,9 @@ class Preflight(Config):
     shape: Annotated[Shape, Field(description="Of the result; the model's own where nothing is pruned.")]
     parameters: Annotated[Parameters, Field(description="Of the result, its classification head included.")]
     baseline_parameters: Annotated[Parameters, Field(description="Of the baseline, its classification head included.")]
+    multiply_adds: int | None = None
+    """Of the result, for one image; null for models that are no networks of images."""
+    baseline_multiply_adds: Annotated[int | None, Field(description="Of the baseline, as `multiply_adds`.")] = None
     estimate: Estimate
     warnings: tuple[str, ...]
 
@@ -67,10 +72,14 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     """Check that a task has the recipe's settings. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
         cause = f"texts of {task} cannot be augmented: its answers are places in the text, which would shift"
+        if not TASKS[task].sequences:
+            cause = f"augmentation rewrites texts, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.augment", remedy="Leave distill.augment out.")
     if recipe.train.views is not None and not TASKS[task].views:
         cause = f"views vary images, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.train.views", remedy="Leave it out.")
+    if not TASKS[task].sequences:
+        _check_lengths(task, recipe, evaluate)
     if TASKS[task].generates:
         _check_language(recipe)
     else:
@@ -88,6 +97,16 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
         cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
         remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
         raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
+
+
+def _check_lengths(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
+    """Refuse lengths of rows that have none. Raises InvalidSpec."""
+    for given, usual, param in (
+        (recipe.train.max_length, Train.model_fields["max_length"].default, "recipe.train.max_length"),
+        (evaluate.length, Evaluate.model_fields["length"].default, "evaluate.length"),
+    ):
+        if given != usual:
+            raise InvalidSpec(f"rows of {task} have no length", param=param, remedy="Leave it out.")
 
 
 def _check_language(recipe: Recipe) -> None:
@@ -122,6 +141,11 @@ def has_head(model: ModelFacts, task: Task) -> bool:
     return heads.of_architecture(model.architecture) == heads.of_task(task)
 
 
+def has_labels(own: Collection[str], data: Collection[str], task: Task) -> bool:
+    """Return whether a head with its own labels serves data: they are the same, or the data have some of them."""
+    return set(data) <= set(own) if TASKS[task].some_labels else set(data) == set(own)
+
+
 def preflight(
     model: ModelFacts,
     data: DataFacts,
@@ -134,16 +158,20 @@ def preflight(
 
     Raises ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape and UnsupportedTask, each with its field.
     """
-    wanted, family = _checked(model, data, recipe, evaluate, student, teachers), ARCHITECTURE_SPECS[model.family]
+    family = ARCHITECTURE_SPECS[model.family]
+    recipe = fitted(recipe, family, model.shape)
+    wanted = _checked(model, data, recipe, evaluate, student, teachers)
 
     def count(each: Shape) -> int:
         return _parameters(model, each, data, wanted).total
 
-    shape = expected_shape(family, model.shape, recipe.prune, count) if recipe.prune else model.shape
+    shape = expected_shape(family, model.shape, recipe.prune, count, model.network) if recipe.prune else model.shape
     if student is not None:
         shape = student.shape
     elif recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general):
-        cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
+        cut = shape
+        if recipe.prune and recipe.prune.target_latency:
+            cut = deepest_shape(family, model.shape, recipe.prune, model.network)
         check_feature_terms(recipe.distill, cut, model.shape)  # the tokens of named teachers are compared when they are opened
     whole, *named = (_counted(each, each.shape, data, wanted) for each in (model, *teachers))
     job = PlannedJob(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
@@ -154,7 +182,13 @@ def preflight(
     found, more = _estimated(job, model)
     warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more)
     return Preflight(
-        shape=shape, parameters=job.result.parameters, baseline_parameters=before, estimate=found, warnings=warnings
+        shape=shape,
+        parameters=job.result.parameters,
+        baseline_parameters=before,
+        multiply_adds=job.result.multiply_adds,
+        baseline_multiply_adds=whole.multiply_adds,
+        estimate=found,
+        warnings=warnings,
     )
 
 
@@ -198,6 +232,8 @@ def _checked(
         check_one_teacher(recipe, len(teachers))
         check_kept(recipe, model.shape.vocabulary)
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
+    if model.network is not None:
+        check_network(recipe)
     wanted = _fitting(model, data, recipe, evaluate)
     if student is not None:
         check_served(ARCHITECTURE_SPECS[student.family], data.task, "models.student")
@@ -207,14 +243,18 @@ def _checked(
             param = "models.student" if (problem.param or "config.json").startswith("config.json") else problem.param
             raise type(problem)(f"the student: {problem.cause}", param=param, remedy=problem.remedy_text) from problem
     for number, teacher in enumerate(teachers):
-        check_teacher(teacher.labels, teacher.architecture, data.task, data.labels, f"models.teachers.{number}")
+        named = model.labels if TASKS[data.task].some_labels and has_head(model, data.task) else None
+        labels = named or data.labels  # of the student's outputs
+        check_teacher(teacher.labels, teacher.architecture, data.task, labels, f"models.teachers.{number}")
     return wanted
 
 
-def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Shape:
+def expected_shape(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, network: NetworkFacts | None = None
+) -> Shape:
     """Return the shape of the result with all tokens, or the deepest cut if a target needs fewer. Raises UnsupportedShape."""
     try:
-        return planned_shape(family, shape, prune, count=count)
+        return planned_shape(family, shape, prune, count=count, network=network)
     except UnsupportedShape:
         if prune.target_params is None or "vocabulary" not in prune.axes:
             raise
@@ -233,18 +273,26 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
         remedy = "Send the language model itself (...ForCausalLM)."
         raise ConfigMismatch(cause, param="config.json:architectures", remedy=remedy)
     wanted = heads.outputs(data.task, len(data.labels))
-    if model.labels is not None and has_head(model, data.task):
-        if not data.labels and len(model.labels) != wanted:
-            cause = f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}"
-            raise LabelMismatch(cause, param="config.json:id2label")
-        if data.labels and set(model.labels) != set(data.labels):
-            cause = f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}"
-            raise LabelMismatch(cause, param="config.json:id2label")
-    return wanted
+    if not has_head(model, data.task):
+        return wanted
+    if model.labels is None:
+        if model.network is not None and model.network.outputs != wanted:
+            cause = f"the model has {model.network.outputs} outputs without names, and the data {wanted} labels"
+            raise LabelMismatch(cause, param="config.json:id2label", remedy="Send config.json with id2label.")
+        return wanted
+    if not data.labels and len(model.labels) != wanted:
+        cause = f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}"
+        raise LabelMismatch(cause, param="config.json:id2label")
+    if data.labels and not has_labels(model.labels, data.labels, data.task):
+        cause = f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}"
+        raise LabelMismatch(cause, param="config.json:id2label")
+    return len(model.labels) if data.labels else wanted
 
 
 def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
     """Count a model's parameters at a shape, including its head for the data's task."""
+    if model.network is not None:
+        return counted_parameters(model.network, shape, None if has_head(model, data.task) else outputs)
     family, rows = ARCHITECTURE_SPECS[model.family], table_rows(model.parameters, model.shape)
     dense = heads.of_task(data.task) == heads.CLASSIFIER
     outputs = model.shape.vocabulary if _spoken(model, data) else outputs
@@ -254,7 +302,7 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
 def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:
     spoken = _spoken(model, data)
     tied = TASKS[data.task].generates and not spoken
-    return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken)
+    return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken, model.network)
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:

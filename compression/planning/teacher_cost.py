@@ -47,9 +47,21 @@ class TeacherCosts:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, tokens: Tokens, baseline: Shape, guide: Shape, student: Shape, *, language: bool
+        cls,
+        recipe: Recipe,
+        tokens: Tokens,
+        baseline: Shape,
+        guide: Shape,
+        student: Shape,
+        *,
+        language: bool,
+        maps: int | None = None,
     ) -> "TeacherCosts":
-        """Return the trainings of a recipe. guide: the teacher whose hidden states the task phase compares."""
+        """Return the trainings of a recipe. guide: the teacher whose hidden states the task phase compares. maps: numbers of a
+        row's maps that a guide compares, if it is a network of images.
+        """
+        if recipe.train.varies:
+            return cls._of_varied(recipe)
         distill, recovery, general, task = recipe.distill, None, None, None
         cache_file = distill.spill_gib * 2**30 if distill is not None else 0.0
         if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:
@@ -64,9 +76,19 @@ class TeacherCosts:
             terms = set(distill.weights())
             speaks = language and "soft" in terms and distill.kept is None
             found = _feature_bytes(distill, terms, tokens.taught, guide, student, last=speaks)
+            if maps is not None:
+                found = round(2 * tokens.taught * maps) if terms & {"hidden", "attention"} else 0
             # A few outputs per row, or the likeliest tokens, are computed once and kept, whatever else is compared.
             task = TeacherCost(found, cache_file, 1, distill.epochs + (not language or distill.kept is not None))
         return cls(recovery, general, task)
+
+    @classmethod
+    def _of_varied(cls, recipe: Recipe) -> "TeacherCosts":
+        """Return the trainings if each row looks different each time: nothing is kept, and all teachers run in each epoch."""
+        recovery, distill = recipe.prune.recovery if recipe.prune is not None else None, recipe.distill
+        asked = recovery.epochs if recovery is not None and recipe.recovers_by_teacher else None
+        found = [TeacherCost(0, 0.0, each, each) if each else None for each in (asked, distill.epochs if distill else None)]
+        return cls(found[0], None, found[1])
 
     @property
     def each(self) -> list[TeacherCost]:

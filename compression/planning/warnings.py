@@ -11,7 +11,6 @@ from compression.planning.pruning_reach import goes_past
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.report.measurements import Shape
 from compression.schema.tasks import TASKS
 from compression.schema.validation import ModelFacts
 
@@ -35,8 +34,8 @@ def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) ->
     if not job.recipe.prepare.trains and not job.is_language and not headed:
         yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
     if prune is not None:
-        yield from _unknown(family, model.shape, prune, count)
-        yield from goes_past(family, model.shape, prune, job.result.shape, count)
+        yield from _unknown(family, model, prune, count)
+        yield from goes_past(family, model.shape, prune, job.result.shape, count, model.network)
     yield from _repeated_teacher(job)
     seconds = scoring_seconds(job.model, job.data, job.recipe.train, job.evaluate)
     if seconds > MEASURE_SECONDS:
@@ -99,10 +98,11 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
     )
 
 
-def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Iterator[str]:
+def _unknown(family: ArchitectureSpec, model: ModelFacts, prune: Prune, count: Count) -> Iterator[str]:
     """Report what only the worker can determine, and its bounds."""
+    shape = model.shape
     if prune.target_latency is not None:
-        least = count(deepest_shape(family, shape, prune))
+        least = count(deepest_shape(family, shape, prune, model.network))
         yield (
             f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "
             "parameters. This forecast is without a cut."

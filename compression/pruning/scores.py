@@ -40,6 +40,8 @@ class ImportanceScores:
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
         """Choose the most important layers, then the most important units in them, for a model of shape `to`."""
+        if to.widths is not None:
+            return self._of_network(to)
         layers, count = self._layers(to), self._count
         kept: dict[str, Tensor] = {}
         for axis in family.shared_axes:
@@ -60,6 +62,13 @@ class ImportanceScores:
                 kept[key] = importance.strongest_of_each(scores, units, parts)
         return plan
 
+    def _of_network(self, to: Shape) -> PruningPlan:
+        """Choose the units of each group by its own width, and the residual blocks: numbered apart from the groups."""
+        kept = {key: importance.strongest(scores, units_at(to, *axis_and_layer(key))) for key, scores in self.units.items()}
+        if self.influence is None or to.layers == len(self.influence):
+            return PruningPlan(kept)
+        return PruningPlan(kept, tuple(importance.strongest(self.influence, to.layers).tolist()))
+
     @property
     def _count(self) -> int:
         return 1 + max(layer for _, layer in map(axis_and_layer, self.units) if layer is not None)
@@ -77,7 +86,9 @@ class ImportanceScores:
         return [kind[place] for kind, count in counts for place in importance.strongest(self.influence[kind], count).tolist()]
 
     def after(self, plan: PruningPlan) -> "ImportanceScores":
-        """Return the scores of the remaining units and layers; the next pruning step uses them."""
+        """Return the scores of the remaining units and layers, for the next step of pruning. A network of images that loses
+        residual blocks has no next one.
+        """
         layers = list(range(self._count) if plan.layers is None else plan.layers)
         left: dict[str, Tensor] = {}
         for key, scores in self.units.items():
@@ -91,7 +102,8 @@ class ImportanceScores:
             else:
                 remaining = _at(scores, kept)
             left[key_of(axis, None if layer is None else layers.index(layer))] = remaining
-        return ImportanceScores(left, None if self.influence is None else self.influence[layers])
+        influence = self.influence if plan.layers is None or self.influence is None else self.influence[layers]
+        return ImportanceScores(left, influence)
 
     def tensors(self) -> Tensors:
         """Return all scores as named tensors, for a checkpoint."""

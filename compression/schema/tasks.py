@@ -127,6 +127,8 @@ IMAGE = ModalitySpec(
             named_labels=True,
             one_class=True,
             sequences=False,
+            row="image",
+            some_labels=True,
             views=True,
         ),
     ),

@@ -12,7 +12,7 @@ from app.core.schemas import Out, Page
 from app.jobs.preflight import resolve_recipe
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.schema.errors import CompressionError
-from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.presets import OF_MODALITIES, PRESETS
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 
 router = APIRouter(prefix="/v1", tags=["reference"])
@@ -24,6 +24,7 @@ class Preset(Out):
     name: str
     summary: str
     recipe: Recipe
+    of_modalities: Annotated[dict[str, Recipe], Field(description="Of other data than texts: modality → its own recipe.")]
 
 
 class RecipesOut(Page[Preset]):
@@ -44,7 +45,15 @@ class RecipeOut(Out):
 def recipes(_caller: CallerDep) -> RecipesOut:
     """List the presets, each a complete recipe, and the JSON schemas of recipes, targets and evaluation."""
     return RecipesOut(
-        items=[Preset(name=name, summary=summary, recipe=recipe) for name, (recipe, summary) in PRESETS.items()],
+        items=[
+            Preset(
+                name=name,
+                summary=summary,
+                recipe=recipe,
+                of_modalities={kind: own[name] for kind, own in OF_MODALITIES.items() if name in own},
+            )
+            for name, (recipe, summary) in PRESETS.items()
+        ],
         recipe_schema=Recipe.model_json_schema(),
         targets_schema=Targets.model_json_schema(),
         evaluate_schema=JobEvaluate.model_json_schema(),

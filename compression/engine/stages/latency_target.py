@@ -23,7 +23,7 @@ def ratio_for_latency(
     """
     config = context.model.config
     whole = adapter_of(context.model).shape_of(config)
-    found = list(candidates(ARCHITECTURE_SPECS[config.model_type], whole, settings))
+    found = list(candidates(ARCHITECTURE_SPECS[config.model_type], whole, settings, adapter_of(context.model).network(config)))
     timed: dict[int, str] = {}
     low, high = 0, len(found)
     while low < high:
@@ -33,7 +33,7 @@ def ratio_for_latency(
         ms, times = _measured(context, shape)
         is_fast = times >= target.speed_up if target.speed_up is not None else ms <= (target.milliseconds or 0.0)
         low, high = (low, middle) if is_fast else (middle + 1, high)
-        timed[middle] = f"{shape.layers} layers of {shape.hidden}/{shape.heads}/{shape.ffn}: {ms:.2f} ms, {times:.2f} times"
+        timed[middle] = f"{shape.short}: {ms:.2f} ms, {times:.2f} times"
         yield Log(message=f"Timed for target_latency: {timed[middle]}.")
         yield from context.tracker.emit_boundary("cut", done=False)
     asked = f"{target.speed_up:g} times as fast" if target.speed_up is not None else f"{target.milliseconds:g} ms"

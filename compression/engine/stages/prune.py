@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.models.architectures import shapes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.models.architectures.pruning_groups import width_of
+from compression.models.architectures.network_shapes import network_parameters
+from compression.models.architectures.pruning_groups import axis_and_layer, width_of
 from compression.planning.estimator import PROBES
 from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import ImportanceScores, score_units
@@ -59,13 +61,15 @@ def prune(context: StageContext) -> Iterator[Event]:
     start = family.shape_of(context.model.config)
     ratios, after = yield from _solved(context, settings, before, saved)
     progress = PruneProgress(scores, tuple(ratios.values()))
-    targets = shapes.steps_to(kind, start, settings, ratios, after)
+    targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
     for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
         plan = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = context.validate()
         uncut = context.model
-        context.model, scores, context.result.smoothed = apply_cut(context, uncut, plan), scores.after(plan), {}
+        context.model, context.result.smoothed = apply_cut(context, uncut, plan), {}
+        if step < settings.steps:
+            scores = scores.after(plan)
         if step < going_on:
             continue  # the save already contains its training
         if step == going_on and saved is not None:
@@ -118,8 +122,8 @@ def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel,
 def aimed(model: PreTrainedModel, settings: Prune, pruner: InputPruner | None) -> Shape:
     """Return the shape after pruning, for a target latency the deepest, before the model changes. Raises UnsupportedShape."""
     shape = plan_shape(model, settings, vocabulary=len(pruner.kept) if pruner is not None else None)[1]
-    kind = ARCHITECTURE_SPECS[model.config.model_type]
-    return shapes.deepest_shape(kind, shape, settings) if settings.target_latency is not None else shape
+    kind, network = ARCHITECTURE_SPECS[model.config.model_type], adapter_of(model).network(model.config)
+    return shapes.deepest_shape(kind, shape, settings, network) if settings.target_latency is not None else shape
 
 
 def plan_shape(
@@ -128,13 +132,15 @@ def plan_shape(
     """Return the ratios and the shape that the recipe gives for a model. Raises UnsupportedShape. before: the shape to cut, if
     not the model's own. vocabulary: the number of tokens that stay, if known.
     """
-    shape = before or adapter_of(model).shape_of(model.config)
-    kind = ARCHITECTURE_SPECS[model.config.model_type]
-    return shapes.planned(kind, shape, settings, count=counter(model), vocabulary=vocabulary)
+    family, kind = adapter_of(model), ARCHITECTURE_SPECS[model.config.model_type]
+    shape, network = before or family.shape_of(model.config), family.network(model.config)
+    return shapes.planned(kind, shape, settings, count=counter(model), vocabulary=vocabulary, network=network)
 
 
 def counter(model: PreTrainedModel) -> shapes.Count:
     """Return a function that counts, by shape, the parameters of models like this one, head included."""
+    if (network := adapter_of(model).network(model.config)) is not None:
+        return partial(network_parameters, network)
     family, head = adapter_of(model), adapter_of(model).head(model)
     known, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
     rows = shapes.table_rows(family.parameters_of(model), known)
@@ -148,12 +154,19 @@ def counter(model: PreTrainedModel) -> shapes.Count:
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -> dict[str, Any]:
     """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
-    For the vocabulary `asked` is null if the texts alone decide.
+    For the vocabulary `asked` is null if the texts alone decide. An axis of a network of images has the same of each of its
+    groups.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:
         had, has = width_of(before, axis), width_of(after, axis)
-        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had}}
+        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had} | groups(axis)}
+
+    def groups(axis: str) -> dict[str, Any]:
+        own = {key: had for key, had in (before.widths or {}).items() if axis_and_layer(key)[0] == axis}
+        each = {key: (had, (after.widths or {})[key]) for key, had in own.items()}
+        found = {key: {"before": had, "after": has, "taken": (had - has) / had} for key, (had, has) in each.items()}
+        return {"groups": found} if found else {}
 
     found: dict[str, Any] = {}
     for axis, ratio in ratios.items():
@@ -178,11 +191,13 @@ def _solved(
     context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[shapes.Ratios, Shape]]:
     """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
-    here = adapter_of(context.model).shape_of(context.model.config)
+    config = context.model.config
+    here = adapter_of(context.model).shape_of(config)
     if saved is not None:
         # A save of an earlier version lacks the ratios of axes that were added since, at the end.
         ratios: shapes.Ratios = {**settings.ratios, **dict(zip(settings.ratios, saved.ratios, strict=False))}
-        return ratios, shapes.shape_at(ARCHITECTURE_SPECS[context.model.config.model_type], here, settings, ratios)
+        kind, network = ARCHITECTURE_SPECS[config.model_type], adapter_of(context.model).network(config)
+        return ratios, shapes.shape_at(kind, here, settings, ratios, network)
     if settings.target_latency is not None:
         return (yield from ratio_for_latency(context, settings, settings.target_latency))
     return plan_shape(context.model, settings, before, here.vocabulary)

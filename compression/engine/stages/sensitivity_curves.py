@@ -7,6 +7,7 @@ from compression.engine.stages.apply_cut import apply_cut
 from compression.evaluation.validate import validate
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.network_shapes import axes_of
 from compression.models.architectures.pruning_groups import width_of
 from compression.models.architectures.shapes import shape_at
 from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
@@ -34,11 +35,13 @@ def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> 
     some = rows.at(sorted(drawn.tolist()))
     model, family = context.model, adapter_of(context.model)
     shape, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
+    network = family.network(model.config)
     whole = Sensitivity(
         ratio=0.0, taken=0.0, parameters=family.parameters_of(model).total, score=validate(model, some, context.parts).value
     )
     out: dict[str, tuple[Sensitivity, ...]] = {}
-    for name, axes in CURVES.items():
+    alone_each = {axis: (axis,) for axis in kind.axes if axis in axes_of(shape)}  # a network's axes do not depend on each other
+    for name, axes in (CURVES if network is None else alone_each).items():
         if not set(axes) <= set(kind.axes):
             continue
         if name == "hidden" and "hidden" in settings.axes and "heads" not in settings.axes:
@@ -49,7 +52,7 @@ def curves(context: StageContext, scores: ImportanceScores, settings: Prune) -> 
             context.check_pause()
             alone = Prune.model_validate({"ratio": ratio, "axes": axes, "multiple": settings.multiple})
             try:
-                to = shape_at(kind, shape, alone, alone.ratios)
+                to = shape_at(kind, shape, alone, alone.ratios, network)
             except UnsupportedShape:
                 break
             if to not in points:

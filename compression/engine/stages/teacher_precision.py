@@ -72,9 +72,9 @@ def _place(context: StageContext) -> Path:
 def needed(context: StageContext) -> int:
     """Estimate the bytes of training the student: gradients, moments, two copies of its weights, a step's activations."""
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
-    shape = adapter_of(context.model).shape_of(context.model.config)
+    family, config = adapter_of(context.model), context.model.config
     longest = max(context.rows["train"].lengths)
-    step: int = step_bytes(shape, context.recipe.train, longest) // context.parts
+    step: int = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config)) // context.parts
     return (TRAINED_BYTES - HELD_BYTES) * trained + step
 
 

@@ -19,6 +19,7 @@ from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
 from compression.models.architectures.shapes import total_of
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
 
 
 class ArchitectureAdapter(ABC):
@@ -34,6 +35,10 @@ class ArchitectureAdapter(ABC):
     @abstractmethod
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
+
+    def network(self, config: PretrainedConfig) -> NetworkFacts | None:  # noqa: ARG002 (networks' own)
+        """Return what cuts of a network of images cost; None for other models."""
+        return None
 
     def max_positions(self, config: PretrainedConfig) -> int:  # noqa: ARG002 (some families\' own)
         """Return the maximum number of tokens in a text."""

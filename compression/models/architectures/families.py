@@ -1,4 +1,4 @@
-"""The model families that Lathe supports: text's, and those that installed packages add.
+"""The model families that Lathe supports: text's, networks of images, and those that installed packages add.
 
 A package names an `Architecture` under the entry point group `lathe.architectures`. Torch-free.
 """
@@ -16,9 +16,10 @@ from compression.schema.config import Config
 from compression.schema.errors import CompressionError, UnsupportedArchitecture, UnsupportedTask
 from compression.schema.plugins import add_plugins
 from compression.schema.recipe.base import Axis, Task
-from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.prune import USUAL_AXES, Prune
 from compression.schema.report.measurements import Parameters, Shape
-from compression.schema.tasks import TEXT
+from compression.schema.specs import IMAGE_CLASSIFIER
+from compression.schema.tasks import TASKS as ALL_TASKS, TEXT
 
 
 class ArchitectureSpec(Config):
@@ -35,6 +36,12 @@ class ArchitectureSpec(Config):
     coupled: Annotated[
         bool, Field(description="Whether hidden is heads times their size: heads shrink with hidden only, a decoder's as much.")
     ] = True
+    network: Annotated[
+        bool,
+        Field(description="Whether Lathe makes a graph of operators of it: each of its layers then has widths of its own."),
+    ] = False
+    usual_axes: tuple[Axis, ...] = USUAL_AXES
+    """Axes that are cut if a recipe names none; of a network those that it has."""
 
 
 EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary")
@@ -43,6 +50,8 @@ TASKS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in
 """Tasks of the encoder families."""
 OF_DECODERS: tuple[Task, ...] = tuple(task.name for task in TEXT.tasks if task.head in (heads.CLASSIFIER, heads.LANGUAGE))
 """Tasks of the decoder families: those of the two heads that all stock decoders have."""
+OF_NETWORKS: tuple[Axis, ...] = ("channels", "heads", "ffn", "hidden", "layers")
+TASKS_OF_NETWORKS: tuple[Task, ...] = tuple(name for name, task in ALL_TASKS.items() if task.head == IMAGE_CLASSIFIER)
 SAME_WIDTHS = "every layer has the same widths."
 COUPLED = f"hidden = heads × head size, so heads shrink only with hidden; {SAME_WIDTHS}"
 COUPLED_DECODER = f"hidden = heads × head size, so both shrink together, at one ratio; {SAME_WIDTHS}"
@@ -68,6 +77,12 @@ def _decoder(kind: str, limits: str, axes: tuple[Axis, ...] = EVERYWHERE, *, cou
     return _spec(kind, FAMILIES[kind].heads(), limits, axes=axes, tasks=OF_DECODERS, decodes=True, coupled=coupled)
 
 
+def network_spec(kind: str, architectures: Iterable[str], limits: str) -> ArchitectureSpec:
+    """Return a family of networks, by its model_type."""
+    settings: dict[str, Any] = {"axes": OF_NETWORKS, "tasks": TASKS_OF_NETWORKS, "coupled": False, "network": True}
+    return _spec(kind, architectures, limits, usual_axes=OF_NETWORKS[:3], **settings)
+
+
 BERT = _encoder("bert", ("ForMaskedLM", "ForPreTraining"))
 XLM_ROBERTA = _encoder("xlm-roberta")
 ELECTRA = _encoder(
@@ -77,6 +92,11 @@ ELECTRA = _encoder(
 )
 LLAMA = _decoder("llama", f"{GROUPED} The {DIVIDED}.")
 DEEPSEEK_V3 = _decoder("deepseek_v3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
+NETWORK = network_spec(
+    "network",
+    ("NetworkForImageClassification",),
+    "each layer has its own widths; hidden is the residual stream, cut only if it is named; layers are residual blocks.",
+)
 ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
     family.model_type: family
     for family in (
@@ -93,6 +113,7 @@ ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
         _decoder("gpt2", COUPLED_DECODER, coupled=True),
         _decoder("deepseek_v2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS),
         DEEPSEEK_V3,
+        NETWORK,
     )
 }
 

@@ -92,8 +92,13 @@ def groups_of(tensors: Mapping[str, Sequence[int]]) -> dict[str, PruningGroup]:
     }
 
 
-def units_at(shape: Shape, axis: str) -> int:
-    """Return the units that a group of an axis has in a model of this shape; 0 if it has no such group."""
+def units_at(shape: Shape, axis: str, layer: int | None = None) -> int:
+    """Return the units that a group of an axis has in a model of this shape; 0 if it has no such group.
+
+    layer: of the group; only in networks of images each layer has its own number.
+    """
+    if shape.widths is not None and axis != "layers":
+        return shape.widths.get(key_of(axis, layer), 0)
     experts, latent, size = shape.experts, shape.latent, shape.hidden // (shape.heads or 1)
     counts = {"heads": shape.groups or shape.heads, "pooled": shape.hidden, "compared": size, "values": size}
     if experts is not None:
@@ -121,5 +126,9 @@ def shape_with(shape: Shape, units: Mapping[str, int], layers: Sequence[int]) ->
 
 
 def width_of(shape: Shape, axis: str) -> int:
-    """Return the width of an axis for reports: the query heads for heads, else as `units_at`."""
+    """Return the width of an axis for reports: of a network the units of all its groups; the query heads for heads, else as
+    `units_at`.
+    """
+    if shape.widths is not None and axis != "layers":
+        return sum(units for key, units in shape.widths.items() if axis_and_layer(key)[0] == axis)
     return shape.heads if axis == "heads" else units_at(shape, axis)

@@ -1,58 +1,83 @@
 """Derive a shape from a ratio or a target, and count the parameters of a shape."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from math import prod
 
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
 from compression.models.architectures.decoder_tensor_names import CORRECTION, FAMILIES, decoder_tensors
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
+from compression.models.architectures.network_shapes import check_network_cut, mildest, multiply_adds, network_shape_at
 from compression.models.architectures.tensor_names import TABLES, encoder_tensors
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
 
 MOST_RATIO = 0.8
 """The largest ratio to which a target cuts an axis. Beyond it too little of a small encoder remains to recover by training."""
 Ratios = Mapping[Axis, float]
 """The share removed of each axis except the vocabulary."""
+OF_NETWORKS_ALONE = {"target_flops": None, "refresh_statistics": True, "stock": False}
+"""Keys of a cut that only networks of images have, and their defaults."""
 Count = Callable[[Shape], int]
 """Returns the number of parameters of a model of a shape."""
 
 
-def planned_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None) -> Shape:
+def planned_shape(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, network: NetworkFacts | None = None
+) -> Shape:
     """Return the shape that the recipe's ratio or target leads to; `planned` returns the ratios too."""
-    return planned(family, shape, prune, count=count)[1]
+    return planned(family, shape, prune, count=count, network=network)[1]
 
 
 def planned(
-    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
+    family: ArchitectureSpec,
+    shape: Shape,
+    prune: Prune,
+    *,
+    count: Count | None = None,
+    vocabulary: int | None = None,
+    network: NetworkFacts | None = None,
 ) -> tuple[Ratios, Shape]:
     """Return the recipe's ratios and the nearest shape that the stock config can express.
 
     Encoders' hidden = heads × head size: with one ratio whole heads go; if hidden loses more, each head becomes narrower, in
-    steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. count: for target_params. vocabulary: the
-    tokens that stay, if known. target_latency leaves the shape whole: only a measurement finds it. Raises UnsupportedShape if
-    an axis alone cannot be expressed, nothing is left, or the target cannot be reached, and InvalidSpec if units cannot be
-    scored as requested.
+    steps of an eighth of it; heads alone cannot go. Decoders: `decoder_configs`. Networks of images: `network_shapes`. count:
+    for target_params. vocabulary: the tokens that stay, if known. network: of a network of images, its costs. target_latency
+    leaves the shape whole: only a measurement finds it. Raises UnsupportedShape if an axis alone cannot be expressed, nothing
+    is left, or the target cannot be reached, and InvalidSpec if units cannot be scored as requested.
     """
-    check_axes(family, prune, shape)
+    check_axes(family, prune, shape, network)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
     if prune.target_latency is not None:
         return dict.fromkeys(prune.ratios, 0.0), whole
-    if prune.target_params is None:
-        return prune.ratios, shape_at(family, whole, prune, prune.ratios)
+    if not prune.has_target:
+        return prune.ratios, shape_at(family, whole, prune, prune.ratios, network)
+    if network is not None:
+        return _of_network(family, whole, prune, network, count)
     if count is None:
         raise ValueError("parameters cannot be aimed at without counting them")
     return _of_parameters(family, whole, prune, count, before=count(shape))
 
 
-def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
+def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape, network: NetworkFacts | None = None) -> None:
     """Refuse axes and scores that this model cannot have. Raises UnsupportedShape and InvalidSpec."""
     lacking = {"query_rank"} if shape.latent is not None and shape.latent.query is None else set[str]()
     unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
         raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
+    if network is not None:
+        check_network_cut(shape, prune, network)
+        return
+    for key, usual in OF_NETWORKS_ALONE.items():
+        if getattr(prune, key) != usual:
+            cause = f"{key} is of networks of images, and the family {family.name} is none"
+            raise InvalidSpec(cause, param=f"recipe.prune.{key}", remedy="Leave it out.")
+    if prune.importance == "bn_scale":
+        cause = f"models of the family {family.name} have no batch normalization"
+        raise InvalidSpec(cause, param="recipe.prune.importance", remedy="Choose l1 or l2.")
     if family.coupled:
         _check_coupled(family, prune)
     if family.decodes and prune.importance not in ("l1", "l2"):
@@ -74,8 +99,12 @@ def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
         raise UnsupportedShape(cause, param="recipe.prune.ratio", remedy="Give hidden at least the ratio of heads.")
 
 
-def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
+def shape_at(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios, network: NetworkFacts | None = None
+) -> Shape:
     """Return the shape nearest to these ratios, on the recipe's axes. Raises UnsupportedShape."""
+    if network is not None:
+        return network_shape_at(shape, prune, ratios, network)
     if family.name in INSTALLED:
         return INSTALLED[family.name].shape_at(shape, prune, ratios)
     if family.decodes:
@@ -113,7 +142,9 @@ def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
 
 
-def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
+def steps_to(
+    family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape, network: NetworkFacts | None = None
+) -> list[Shape]:
     """Return the shapes of a cut in steps; the last is `end`, and no axis grows from one to the next.
 
     If hidden must divide by the heads, a step's own size may be smaller than what a later step leaves: then hidden and heads
@@ -121,7 +152,10 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
     """
     found, here = [], start
     for step in range(1, prune.steps):
-        to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
+        to = shape_at(family, start, prune, stepped(ratios, step, prune.steps), network)
+        if network is not None:
+            found.append(to)
+            continue
         sizes = [each.hidden // (each.heads or 1) for each in (end, to, here)]
         narrower = family.decodes or sizes == sorted(sizes)
         if not (narrower and end.hidden <= to.hidden <= here.hidden):
@@ -131,13 +165,15 @@ def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratio
     return [*found, end]
 
 
-def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
+def candidates(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, network: NetworkFacts | None = None
+) -> Iterator[tuple[dict[Axis, float], Shape]]:
     """Yield each shape that a target may take once, with its ratios, the mildest first; none wider than a milder one."""
     last = None
     for percent in range(round(100 * MOST_RATIO) + 1):
-        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in prune.ratios.items()}
+        ratios = _scaled(prune, percent / 100)
         try:
-            found = shape_at(family, shape, prune, ratios)
+            found = shape_at(family, shape, prune, ratios, network)
         except UnsupportedShape:
             return
         if last is None or (found != last and found.hidden <= last.hidden):
@@ -145,25 +181,54 @@ def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator
             yield ratios, found
 
 
-def deepest_shape(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Shape:
+def _scaled(prune: Prune, deepest: float) -> dict[Axis, float]:
+    """Return the recipe's ratios, of which the largest becomes `deepest`."""
+    return {axis: ratio / prune.deepest * deepest for axis, ratio in prune.ratios.items()}
+
+
+def deepest_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, network: NetworkFacts | None = None) -> Shape:
     """Return the deepest cut that a target may take."""
-    *_, (_, found) = candidates(family, shape, prune)
+    *_, (_, found) = candidates(family, shape, prune, network)
     return found
 
 
+def _of_network(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, network: NetworkFacts, count: Count | None
+) -> tuple[Ratios, Shape]:
+    if count is None:
+        raise ValueError("parameters cannot be aimed at without counting them")
+    cost = count if prune.target_params is not None else partial(multiply_adds, network)
+    key, target, before = "target_params", prune.target_params, cost(shape)
+    if target is None:
+        key, target = "target_flops", prune.target_flops
+    most = _most(target or 0.0, before)
+
+    def shape_of(deepest: float) -> Shape:
+        return shape_at(family, shape, prune, _scaled(prune, deepest), network)
+
+    found = mildest(shape_of, most, cost, MOST_RATIO)
+    if found is None:
+        raise _out_of_reach(prune, key, most, cost(shape_of(MOST_RATIO)))
+    return _scaled(prune, found), shape_of(found)
+
+
+def _most(target: float, before: int) -> int:
+    return int(target) if target >= 1 else int(before * (1 - target))
+
+
+def _out_of_reach(prune: Prune, key: str, most: int, smallest: int) -> UnsupportedShape:
+    what = "parameters" if key == "target_params" else "multiply-adds"
+    cause = f"{key} asks for at most {most:,} {what}; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}"
+    return UnsupportedShape(cause, param=f"recipe.prune.{key}", remedy="Choose a milder target, or name more axes.")
+
+
 def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
-    target = prune.target_params or 0.0
-    most = int(target) if target >= 1 else int(before * (1 - target))
-    smallest = before
+    most, smallest = _most(prune.target_params or 0.0, before), before
     for ratios, found in candidates(family, shape, prune):
         smallest = count(found)
         if smallest <= most:
             return ratios, found
-    cause = (
-        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}"
-    )
-    remedy = "Choose a milder target, or name more axes."
-    raise UnsupportedShape(cause, param="recipe.prune.target_params", remedy=remedy)
+    raise _out_of_reach(prune, "target_params", most, smallest)
 
 
 def parameters_at(

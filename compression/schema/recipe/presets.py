@@ -8,7 +8,8 @@ from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
-from compression.schema.tasks import TASKS
+from compression.schema.recipe.views import Views
+from compression.schema.tasks import IMAGE, TASKS, modality_spec
 
 STANDARD = Recipe(
     prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
@@ -50,11 +51,53 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
     "language": (LANGUAGE, "For causal-lm: 55 % of the feed-forward units go, least squares, then the teacher's next tokens."),
 }
 """Name → (recipe, one line on when to choose it)."""
+_VIEWS = Views(crop=4, flip=True)
+_MAPS = Distill(epochs=12, rate=5e-4, temperature=4.0, hidden=1.0)
+OF_IMAGES = {
+    "standard": Recipe(
+        quantize=Quantize(scheme="static-int8"),
+        prune=Prune(ratio=0.3, importance="l1_weight", sensitivity=True),
+        distill=_MAPS,
+        train=Train(batch=64, views=_VIEWS),
+    ),
+    "article": Recipe(
+        quantize=Quantize(scheme="static-int8", qat=Qat()),
+        prune=Prune(ratio=0.3, importance="l1_weight", recovery=Recovery(patience=5), sensitivity=True),
+        distill=Distill(epochs=10, rate=1e-4, hidden=1.0, attention=1.0, weighting="uncertainty", teachers=Teachers(seeds=3)),
+        train=Train(views=_VIEWS),
+    ),
+    "smallest": Recipe(
+        quantize=Quantize(scheme="static-int8"),
+        prune=Prune(ratio=0.6, importance="l1_weight", sensitivity=True),
+        distill=_MAPS.model_copy(update={"epochs": 24}),
+        train=Train(batch=64, views=_VIEWS),
+    ),
+    "quick": Recipe(
+        prepare=Prepare(rate=5e-4, patience=2),
+        quantize=Quantize(scheme="static-int8"),
+        prune=Prune(ratio=0.3, importance="l1_weight"),
+        distill=_MAPS.model_copy(update={"epochs": 4}),
+        train=Train(batch=64, views=_VIEWS),
+    ),
+}
+OF_MODALITIES: dict[str, dict[str, Recipe]] = {IMAGE.name: OF_IMAGES}
+"""Modality → its own recipes by the names of presets; the others are as for texts."""
+
+
+def usual(task: str | None) -> Recipe:
+    """Return the recipe whose stages suit a task that leaves them out: its modality's standard, or the defaults."""
+    own = OF_MODALITIES.get(modality_spec(task).name, {}) if task in TASKS else {}
+    return own.get("standard", Recipe())
 
 
 def preset(name: str, task: str) -> Recipe:
-    """Return a preset adapted to a task, for example without augmentation if labels point into the text. Raises KeyError."""
+    """Return a preset adapted to a task: its modality's own, or for example without augmentation if labels point into the text.
+
+    Raises KeyError.
+    """
     recipe = PRESETS[name][0]
+    if task in TASKS and name in (own := OF_MODALITIES.get(modality_spec(task).name, {})):
+        return own[name]
     if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe
     plain: dict[str, Any] = {"augment": None}

@@ -66,6 +66,7 @@ class TargetLatency(Config):
         return self
 
 
+USUAL_AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn")
 SHRINKING: tuple[Axis, ...] = tuple(axis for axis in get_args(Axis) if axis != "vocabulary")
 """The axes that a ratio can be given for; the texts determine the cut of the vocabulary."""
 _share: TypeAdapter[float] = TypeAdapter(Share)
@@ -82,8 +83,9 @@ class Prune(Config):
     ratio: Annotated[Share | AxisRatios, WrapValidator(_by_kind)] = 0.3
     """Share of units to remove, for all axes or for each. The vocabulary keeps what the texts need, unless it has its own
     ratio. With a target the ratios only say how the axes compare to each other."""
-    axes: Annotated[tuple[Axis, ...], Field(min_length=1)] = ("hidden", "heads", "ffn")
-    """Axes to shrink; by default those that ratio names, if it does."""
+    axes: Annotated[tuple[Axis, ...], Field(min_length=1)] = USUAL_AXES
+    """Axes to shrink; by default those that ratio names, if it does; else, of a network of images, those of channels, heads and
+    ffn that it has."""
     target_params: Annotated[float | None, Field(gt=0)] = None
     """Target of the mildest cut: the most parameters to keep (1 and above), or the least share to remove (below 1)."""
     target_flops: Annotated[float | None, Field(gt=0)] = None
@@ -136,7 +138,7 @@ class Prune(Config):
                 if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
                     raise ValueError(f"axes names {axis}, and ratio does not")
         if sum(target is not None for target in (self.target_params, self.target_flops, self.target_latency)) > 1:
-            raise ValueError("name one of target_params, target_flops and target_latency")
+            raise ValueError("name either target_params, target_flops or target_latency")
         if self.has_target and set(self.axes) <= {"vocabulary"}:
             raise ValueError("a target needs an axis other than vocabulary, whose cut follows from the texts")
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):

@@ -87,6 +87,11 @@ class Train(Config):
     """Minutes of all training with its validation, without export and measuring; shared equally by datasets. Work that a dead
     attempt had not saved does not count. Results then depend on the machine's speed."""
 
+    @property
+    def varies(self) -> bool:
+        """Return whether a row looks different each time that it is shown."""
+        return self.views is not None and self.views.vary
+
 
 _REMOVED = {
     "distill.gate": "Leave it out. To learn whether hidden, attention and embedding help, send one job with them and one "

@@ -61,6 +61,17 @@ class Shape(Config):
     null."""
 
     @property
+    def short(self) -> str:
+        """Return the shape as text."""
+        if self.widths is None:
+            return f"{self.layers} layers of {self.hidden}/{self.heads}/{self.ffn}"
+        return f"{sum(self.widths.values()):,} units in {len(self.widths)} groups"
+
+    def __hash__(self) -> int:
+        """Return a hash by all widths."""
+        return hash(self.model_dump_json())
+
+    @property
     def attended(self) -> int:
         """Return the channels that attention is compared over: of all heads' queries, or values if those are more."""
         size = self.head_size or self.hidden // (self.heads or 1)

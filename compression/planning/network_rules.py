@@ -1,0 +1,74 @@
+"""What a recipe may say to a network of images, and what such a network has of its own in a forecast. Torch-free."""
+
+from collections.abc import Iterator
+
+from compression.models.architectures.families import ArchitectureSpec
+from compression.models.architectures.network_shapes import network_parameters, own_axes
+from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.network import NetworkFacts
+from compression.schema.schemes import SCHEMES
+
+Refusal = tuple[bool, str, str, str]
+"""Whether it applies, the key below `recipe`, the cause and the remedy."""
+
+
+def fitted(recipe: Recipe, family: ArchitectureSpec, shape: Shape) -> Recipe:
+    """Return the recipe with the axes that it cuts of a model of this shape. Raises UnsupportedShape if there is none."""
+    if shape.widths is None or recipe.prune is None:
+        return recipe
+    prune = own_axes(shape, recipe.prune, family.usual_axes)
+    return recipe if prune is recipe.prune else recipe.model_copy(update={"prune": prune})
+
+
+def check_network(recipe: Recipe) -> None:
+    """Refuse settings that mean nothing to a network of images. Raises InvalidSpec."""
+    refusals = [_of_training(recipe)]
+    if recipe.quantize is not None:
+        refusals.append(_of_integers(recipe.quantize))
+    if recipe.distill is not None:
+        refusals.append(_of_distillation(recipe.distill))
+    for applies, key, cause, remedy in (each for some in refusals for each in some):
+        if applies:
+            raise InvalidSpec(cause, param=f"recipe.{key}", remedy=remedy)
+
+
+def _of_training(recipe: Recipe) -> Iterator[Refusal]:
+    if recipe.distill is not None:
+        cause = "views show an image differently each time, so that nothing of a teacher is kept"
+        yield recipe.train.varies and recipe.distill.spill_gib > 0, "distill.spill_gib", cause, "Leave it out."
+    cause = "networks of images keep all values of a step: only layers of transformers of text are computed again"
+    yield recipe.train.recompute, "train.recompute", cause, "Choose a smaller batch, and train.accumulate."
+
+
+def _of_integers(quantize: Quantize) -> Iterator[Refusal]:
+    cause = "factors are moved between the layers of transformers of text alone"
+    yield quantize.smoothing is not None, "quantize.smoothing", cause, "Set it to null."
+    cause = f"convolutions have integers of weights and activations, and {quantize.scheme} leaves activations as they are"
+    grouped = not SCHEMES[quantize.scheme].rounds_activations
+    yield grouped, "quantize.scheme", cause, "Choose static-int8, or dynamic-int8."
+
+
+def _of_distillation(distill: Distill) -> Iterator[Refusal]:
+    ends = distill.to.embedding if distill.to is not None else None
+    cause = "a network of images has no token tables, whose output could be compared"
+    yield bool(distill.embedding or ends), "distill.embedding", cause, "Set it to null or 0."
+    cause = "attention of networks of images is compared as the energy of their maps"
+    yield distill.attention_by != "auto", "distill.attention_by", cause, "Choose auto."
+    cause = "the last maps of each size are compared, in their order"
+    yield distill.layers != "uniform", "distill.layers", cause, "Leave it out."
+    cause = "the general phase compares token states on texts without labels"
+    yield distill.general is not None, "distill.general", cause, "Set it to null."
+
+
+def counted_parameters(network: NetworkFacts, shape: Shape, outputs: int | None) -> Parameters:
+    """Count the parameters of a network at a shape. outputs: of a new last layer; None if the network keeps its own."""
+    total = network_parameters(network, shape)
+    if outputs is not None:
+        last = next((layer for layer in reversed(network.layers) if layer.kind == "linear"), None)
+        own = last.parameters({**network.widths, **(shape.widths or {})}) if last is not None else 0
+        total += outputs * (shape.hidden + 1) - own
+    return Parameters(total=total, embedding=0, other=total)
