@@ -1,9 +1,9 @@
 """Importance scores: one score per unit from activations, gradients or weights, and top-k selection. Pure functions.
 
-`l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` of the weights that produce and read it (Li
-et al. 2017), and `taylor` the first-order estimate of the change in loss without it (Molchanov et al. 2017, 2019). On encoders
-activations preserve far more of the model than weights (docs/method.md). Layers are scored by block influence (Men et al. 2024,
-ShortGPT).
+`l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` and `l2_weight` of its weights (Li et al.
+2017), `bn_scale` is the factor of its batch normalization (Liu et al. 2017), and `taylor` the first-order estimate of the
+change in loss without it (Molchanov et al. 2017, 2019). On encoders activations preserve far more of the model than weights
+(docs/method.md). Layers are scored by block influence (Men et al. 2024, ShortGPT).
 """
 
 from collections.abc import Callable
@@ -65,9 +65,10 @@ def grouped(scores: Tensor, groups: int) -> Tensor:
     return scores if len(scores) == groups else scores.view(groups, -1).sum(dim=1)
 
 
-def weight_norm(weight: Tensor, dim: int) -> Tensor:
-    """Return the L1 norm of each unit's weights along `dim`. weight: any shape -> (size of `dim`,)."""
-    return weight.abs().sum(dim=[other for other in range(weight.ndim) if other != dim])
+def weight_norm(weight: Tensor, dim: int, norm: Literal["l1", "l2"] = "l1") -> Tensor:
+    """Return the norm of each unit's weights along `dim`. weight: any shape -> (size of `dim`,)."""
+    others = [other for other in range(weight.ndim) if other != dim]
+    return weight.abs().sum(dim=others) if norm == "l1" else weight.square().sum(dim=others).sqrt()
 
 
 def strongest(scores: Tensor, count: int) -> Tensor:

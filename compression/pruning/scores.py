@@ -20,8 +20,8 @@ from compression.modalities.base import Batch, Examples, label_loss
 from compression.modalities.sampling import micro_batch_size, shuffled_rows
 from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.registry import adapter_of, is_decoder
-from compression.models.adapters.structure import DecoderLayer, PruningPlan, Tap
-from compression.models.architectures.pruning_groups import WITHIN, PruningGroup, axis_and_layer, key_of, units_at
+from compression.models.adapters.structure import DecoderLayer, PruningPlan, Tap, view_of
+from compression.models.architectures.pruning_groups import WITHIN, axis_and_layer, key_of, units_at
 from compression.models.tensors import Tensors
 from compression.pruning import importance
 from compression.schema.recipe.prune import Prune
@@ -129,7 +129,7 @@ def score_units(
         return score_activations(model, rows.by_length(size), settings.importance, layers=layers)
     if is_decoder(model):
         raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
-    units = _by_weights(model) if settings.importance == "l1_weight" else _by_loss(model, rows, size)
+    units = _by_loss(model, rows, size) if settings.importance == "taylor" else _by_weights(model, settings.importance)
     influence = score_activations(model, rows.by_length(size), layers=True).influence if layers else None
     return ImportanceScores(units, influence)
 
@@ -167,12 +167,18 @@ Observer = Callable[[str, int, Tensor], None]
 
 
 def observe_tap(hooks: ExitStack, tap: Tap, see: Callable[[Tensor], None]) -> None:
-    """Pass a module's first input, or its output, to `see` until `hooks` close."""
-    module, side = tap
-    if side == "in":
-        hooks.enter_context(module.register_forward_pre_hook(lambda _, inputs: see(inputs[0])))
+    """Pass a module's first input, or its output, to `see` until `hooks` close. What is observed is not arranged yet."""
+
+    def given(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        see(inputs[0] if inputs else named["hidden_states"])
+
+    def made(_: nn.Module, __: Any, output: Any) -> None:
+        see(output[0] if isinstance(output, tuple) else output)
+
+    if tap[1] == "in":
+        hooks.enter_context(tap[0].register_forward_pre_hook(given, with_kwargs=True))
     else:
-        hooks.enter_context(module.register_forward_hook(lambda _, __, output: see(output)))
+        hooks.enter_context(tap[0].register_forward_hook(made))
 
 
 class UnitObserver:
@@ -182,13 +188,13 @@ class UnitObserver:
         self.family = adapter_of(model)
         self.points = self.family.observed(model)
         shape = self.family.shape_of(model.config)
-        axes = {key: axis_and_layer(key)[0] for key in self.points}
-        self.counts = {key: units_at(shape, WITHIN.get(axis, axis)) for key, axis in axes.items()}
+        axes = {key: axis_and_layer(key) for key in self.points}
+        self.counts = {key: units_at(shape, WITHIN.get(axis, axis), layer) for key, (axis, layer) in axes.items()}
         self.mask = torch.empty(0)
         self.sums: dict[tuple[str, int], Tensor] = {}
 
     def observe(self, hooks: ExitStack, observer: Observer) -> None:
-        """Pass activations, (rows, tokens, units) or pooled (rows, units), to `observer` until `hooks` close."""
+        """Pass activations, as the model computes them, to `observer` until `hooks` close."""
         for key, points in self.points.items():
             for number, tap in enumerate(points):
                 observe_tap(hooks, tap, partial(observer, key, number))
@@ -198,19 +204,24 @@ class UnitObserver:
         known = self.sums.get((key, number))
         self.sums[key, number] = worth if known is None else known + worth
 
-    def masked(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """Return activations as (rows, tokens, units) with their mask; a pooled vector is one token per row."""
-        return (activations, self.mask) if activations.ndim == 3 else (activations[:, None], self.mask[:, :1])
+    def masked(self, tap: Tap, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is seen at a tap as (rows, positions, units), and the mask of real positions, (rows, positions).
+
+        All are real of positions that are no tokens, or of the one of a pooled vector.
+        """
+        positions = view_of(tap)(seen)
+        is_tokens = positions.shape[1] == self.mask.shape[1]
+        return positions, self.mask if is_tokens else self.mask[:, :1].expand(-1, positions.shape[1])
 
     def units(self) -> dict[str, Tensor]:
         """Return each group's scores: (units,), or (units of the outer group, units) for a nested group."""
         scores = {}
         for key, points in self.points.items():
-            seen = torch.stack([self.sums[key, number] for number in range(len(points))])
+            seen, units = [self.sums[key, number] for number in range(len(points))], self.counts[key]
             if axis_and_layer(key)[0] in WITHIN:
-                scores[key] = seen.prod(dim=0).view(self.counts[key], -1).cpu()
+                scores[key] = torch.stack(seen).prod(dim=0).view(units, -1).cpu()
             else:
-                scores[key] = importance.grouped(seen.sum(dim=0), self.counts[key]).cpu()
+                scores[key] = torch.stack([importance.grouped(each, units) for each in seen]).sum(dim=0).cpu()
         return scores
 
 
@@ -220,15 +231,17 @@ class ActivationCollector(UnitObserver):
     def __init__(self, model: PreTrainedModel, norm: Literal["l1", "l2"], *, layers: bool = True) -> None:
         super().__init__(model)
         self.measure = partial(importance.activation_scores, norm=norm)
-        self.layers, self.with_influence = self.family.layers(model), layers
+        self.model, self.streams = model, self.family.streams(model) if layers else ()
+        self.inputs: dict[int, Tensor] = {}  # of layers that have not run yet
         self.influence: dict[int, Tensor] = {}
 
     def attach(self, hooks: ExitStack) -> None:
         """Observe every observation point until `hooks` close."""
-        self.observe(hooks, lambda key, number, seen: self.add(key, number, self.measure(*self.masked(seen.float()))))
-        for number, layer in enumerate(self.layers):
-            if self.with_influence:
-                hooks.enter_context(layer.whole.register_forward_hook(partial(self._turn, number), with_kwargs=True))
+        self.observe(hooks, self._measured)
+        for number, (before, after) in enumerate(self.streams):
+            observe_tap(hooks, before, partial(self._before, number, before))
+            observe_tap(hooks, after, partial(self._turn, number, after))
+        for number, layer in enumerate(self.family.layers(self.model)):
             if isinstance(layer, DecoderLayer) and layer.experts is not None:
                 hooks.enter_context(layer.experts.register_forward_pre_hook(partial(self._routed, number)))
 
@@ -241,14 +254,23 @@ class ActivationCollector(UnitObserver):
     def scores(self) -> ImportanceScores:
         """Return the scores of all observed units and layers."""
         of_experts = {key: worth.cpu() for (key, _), worth in self.sums.items() if key not in self.points}
-        influence = [self.influence[number] for number in range(len(self.layers))] if self.influence else []
+        influence = [self.influence[number] for number in range(len(self.streams))] if self.influence else []
         return ImportanceScores({**self.units(), **of_experts}, torch.stack(influence).cpu() if influence else None)
 
-    def _turn(self, number: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        real = self.mask.bool()
-        before, after = given[0] if given else named["hidden_states"], output[0] if isinstance(output, tuple) else output
-        found = importance.block_influence(torch.stack([before[real], after[real]]).float())[0]
+    def _measured(self, key: str, number: int, seen: Tensor) -> None:
+        self.add(key, number, self.measure(*self.masked(self.points[key][number], seen.float())))
+
+    def _before(self, number: int, tap: Tap, seen: Tensor) -> None:
+        self.inputs[number] = self._real(tap, seen)
+
+    def _turn(self, number: int, tap: Tap, seen: Tensor) -> None:
+        states = torch.stack([self.inputs.pop(number), self._real(tap, seen)])
+        found = importance.block_influence(states.float())[0]
         self.influence[number] = self.influence[number] + found if number in self.influence else found
+
+    def _real(self, tap: Tap, seen: Tensor) -> Tensor:
+        positions, mask = self.masked(tap, seen)
+        return positions[mask.bool()]
 
     def _routed(self, number: int, module: Any, given: tuple[Tensor, ...]) -> None:
         inputs, chosen, weights = (each[self.mask.flatten().bool()] for each in given)
@@ -264,17 +286,18 @@ class ActivationCollector(UnitObserver):
 
 
 def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Tensor]:
-    """Score units by the first-order change in loss without them; the units of a head share a gate."""
+    """Score units by the first-order change in loss without them; all that is of a unit shares a gate."""
     model.eval()
     seen, loss = UnitObserver(model), label_loss(rows.task, model)
     device = next(model.parameters()).device
 
     def observe(key: str, number: int, activations: Tensor) -> None:
-        values, real = seen.masked(activations.detach())
-        together = seen.counts[key] if axis_and_layer(key)[0] == "heads" else None
+        tap = seen.points[key][number]
+        values, real = seen.masked(tap, activations.detach())
+        together = None if axis_and_layer(key)[0] in WITHIN else seen.counts[key]
 
         def learn(gradient: Tensor) -> None:
-            seen.add(key, number, importance.first_order(values, gradient.view(values.shape), real, together))
+            seen.add(key, number, importance.first_order(values, seen.masked(tap, gradient)[0], real, together))
 
         activations.register_hook(learn)  # type: ignore[no-untyped-call]
 
@@ -290,25 +313,22 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
 
 
 @torch.no_grad()
-def _by_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Score units by the L1 norm of the matrices that produce and read them, over each group's members."""
-    family = adapter_of(model)
-    groups = family.groups(model)
-    own = dict(model.named_parameters())
+def _by_weights(model: PreTrainedModel, kind: Literal["l1_weight", "l2_weight", "bn_scale"]) -> dict[str, Tensor]:
+    """Score units by the norm of their weights, or by the factors of the normalizations with running statistics."""
+    family, seen = adapter_of(model), UnitObserver(model)
+    norm: Literal["l1", "l2"] = "l2" if kind == "l2_weight" else "l1"
     scores = {}
-    for key in family.observed(model):
-        group = groups[key]
-        norms = [importance.weight_norm(own[name], dim) for name, dim in _members(model, group) if own[name].ndim > 1]
+    for key, units in seen.counts.items():
+        axis = axis_and_layer(key)[0]
+        if kind == "bn_scale":
+            norms = [scales.abs() for scales in family.scales(model, key)]
+        else:
+            norms = [importance.weight_norm(weight, dim, norm) for weight, dim in family.weights(model, key)]
+        if not norms:
+            raise ValueError(f"nothing of {key} can be scored by {kind}")
+        if axis not in WITHIN:
+            norms = [importance.grouped(each, units) for each in norms]
         # Queries and keys are compared by dot product, so their channels score by the product of norms, as in `observed`.
-        worth = torch.stack(norms).prod(dim=0) if group.axis == "compared" else torch.stack(norms).sum(dim=0)
-        scores[key] = (worth.view(-1, group.units) if group.axis in WITHIN else importance.grouped(worth, group.units)).cpu()
+        worth = torch.stack(norms).prod(dim=0) if axis == "compared" else torch.stack(norms).sum(dim=0)
+        scores[key] = (worth.view(units, -1) if axis in WITHIN else worth).cpu()
     return scores
-
-
-def _members(model: PreTrainedModel, group: PruningGroup) -> list[tuple[str, int]]:
-    """Return (tensor, dimension) of a group's members; those that produce its units come first."""
-
-    def reads(name: str, dim: int) -> bool:
-        return dim == 1 and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
-
-    return sorted(((each.tensor, each.dim) for each in group.members), key=lambda member: reads(*member))

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import insert_quantization
 from compression.modalities.base import Examples
-from compression.modalities.sampling import micro_batch_size
+from compression.modalities.sampling import micro_batch_size, shuffled_rows
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.pruning.reconstruction import reconstruct
@@ -20,10 +20,12 @@ def apply_cut(
     context: StageContext, model: PreTrainedModel, plan: PruningPlan, calibration: Examples | None = None
 ) -> PreTrainedModel:
     """Build the smaller model of a plan; given calibration rows, solve its weights on all of them. Raises Pause."""
-    device = next(model.parameters()).device
+    device, family = next(model.parameters()).device, adapter_of(model)
 
     def build(whole: PreTrainedModel) -> PreTrainedModel:
-        small = adapter_of(whole).narrowed(whole, plan)
+        small = family.narrowed(whole, plan)
+        if family.has_statistics(small):
+            _refresh(context, small.to(device))
         if calibration is not None:
             size = micro_batch_size(CALIBRATION_BATCH, context.parts)
             batches = [batch.to(device) for batch in calibration.by_length(size)]
@@ -31,6 +33,16 @@ def apply_cut(
         return small
 
     return remade(context, model, build)
+
+
+def _refresh(context: StageContext, model: PreTrainedModel) -> None:
+    """Estimate a cut model's running statistics anew on rows of train, if the recipe says so."""
+    settings = context.recipe.prune
+    if settings is not None and settings.refresh_statistics:
+        rows = shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed)
+        batches = rows.by_length(micro_batch_size(CALIBRATION_BATCH, context.parts))
+        device = next(model.parameters()).device
+        adapter_of(model).refresh(model, (batch.to(device).inputs for batch in batches))
 
 
 def remade(

@@ -86,7 +86,7 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
     found = sensitivities(model, calibration_rows(context), simulation, context.parts)
     insert_fake_quantization(model, simulation=simulation)
     order = sorted(found, key=lambda depth: (found[depth], depth))
-    layers = adapter_of(model).shape_of(model.config).layers
+    layers = len(adapter_of(model).layer_parameters(model))
     each = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
     context.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {each}.")
     return order
@@ -110,13 +110,13 @@ def _quantized_validation(context: StageContext, simulation: Simulation) -> Vali
 
 def depths(model: PreTrainedModel) -> list[int]:
     """Return the depths that a scheme quantizes, ascending: 0 for the embeddings, each layer, and one for what follows."""
-    depth = adapter_of(model).quantization_group
+    depth = adapter_of(model).depth_of(model)
     return sorted({depth(name) for name, _ in fake_quantize.quantizable(model)})
 
 
 def only(model: PreTrainedModel, chosen: set[int], simulation: Simulation) -> None:
     """Simulate quantization in the chosen depths only."""
-    depth = adapter_of(model).quantization_group
+    depth = adapter_of(model).depth_of(model)
     remove_fake_quantization(model)
     insert_fake_quantization(model, lambda name: depth(name) in chosen, simulation)
 
@@ -144,5 +144,5 @@ def _of_answers(model: PreTrainedModel, rows: Examples, parts: int) -> Callable[
 
 
 def named(depth: int, layers: int) -> str:
-    """Return a depth's readable name. layers: the encoder's number of layers."""
+    """Return a depth's readable name. layers: the model's number of layers."""
     return "embeddings" if depth == 0 else f"layer {depth}" if depth <= layers else "head"

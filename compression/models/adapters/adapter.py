@@ -6,7 +6,7 @@ An adapter defines what its family's config and modules mean (`shape_of`, `layer
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,43 @@ class ArchitectureAdapter(ABC):
     def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
         """Return where each group's units are observed. Scores of several taps add up; within another group they multiply."""
 
+    def streams(self, model: PreTrainedModel) -> Sequence[tuple[Tap, Tap]]:
+        """Return where the input and the output of each layer are observed, shallow first."""
+        return [((layer.whole, "in"), (layer.whole, "out")) for layer in self.layers(model)]
+
+    def feature_maps(self, model: PreTrainedModel) -> Sequence[Tap]:  # noqa: ARG002 (networks' own)
+        """Return where maps of (rows, channels, height, width) are observed that distillation compares, shallow first."""
+        return ()
+
+    def weights(self, model: PreTrainedModel, key: str) -> list[tuple[Tensor, int]]:
+        """Return the matrices by whose norm a group's units are scored, each with the dimension of the units, a unit's indices
+        side by side; those that make the units come first.
+        """
+        own = dict(model.named_parameters())
+
+        def reads(name: str, dim: int) -> bool:
+            return dim == 1 and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+
+        members = sorted(
+            ((each.tensor, each.dim) for each in self.groups(model)[key].members), key=lambda member: reads(*member)
+        )
+        return [(own[name], dim) for name, dim in members if own[name].ndim > 1]
+
+    def scales(self, model: PreTrainedModel, key: str) -> list[Tensor]:  # noqa: ARG002 (networks' own)
+        """Return the factors of a group's units in normalizations with running statistics, a unit's side by side."""
+        return []
+
+    def has_statistics(self, model: PreTrainedModel) -> bool:  # noqa: ARG002 (networks' own)
+        """Return whether the model has running statistics, which a cut makes wrong."""
+        return False
+
+    def refresh(self, model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> None:  # noqa: B027 (networks' own)
+        """Estimate the running statistics anew, in place. batches: arguments of the model."""
+
+    def notes(self, config: PretrainedConfig) -> list[str]:  # noqa: ARG002 (some families' own)
+        """Return what the report says of a model of this config."""
+        return []
+
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
         """Return the tensors of a model with their widths, perhaps more than it has. prefix: before the bare model's names."""
@@ -113,6 +150,10 @@ class ArchitectureAdapter(ABC):
         if stack in parts:
             return 1 + int(parts[parts.index(stack) + 1])
         return 0 if set(self.shallow) & set(parts) else 10_000
+
+    def depth_of(self, model: PreTrainedModel) -> Callable[[str], int]:  # noqa: ARG002 (networks' own)
+        """Return `quantization_group`, or what takes its place if depths follow from the model."""
+        return self.quantization_group
 
     def parameters_of(self, model: PreTrainedModel) -> Parameters:
         """Count the elements of unique parameters, those of the tables separately. A tied head counts as its table."""

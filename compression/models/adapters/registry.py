@@ -13,6 +13,7 @@ from compression.models.adapters.decoder import PreNormDecoder
 from compression.models.adapters.deepseek import Deepseek
 from compression.models.adapters.encoder import PostNormEncoder
 from compression.models.adapters.gpt2 import Gpt2
+from compression.models.adapters.network.adapter import NetworkAdapter
 from compression.models.adapters.qwen import Qwen3
 from compression.models.architectures.decoder_tensor_names import FAMILIES
 from compression.models.architectures.families import INSTALLED
@@ -22,7 +23,7 @@ from compression.schema.errors import MissingResource
 ENCODER_ADAPTERS: dict[str, PostNormEncoder] = {kind: PostNormEncoder(kind) for kind in NAMES}
 OWN_ADAPTERS = {"qwen3": Qwen3, "gpt2": Gpt2, "deepseek_v2": Deepseek, "deepseek_v3": Deepseek}
 DECODER_ADAPTERS: dict[str, PreNormDecoder] = {kind: OWN_ADAPTERS.get(kind, PreNormDecoder)(kind) for kind in FAMILIES}
-ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTERS}
+ADAPTERS: dict[str, ArchitectureAdapter] = {**ENCODER_ADAPTERS, **DECODER_ADAPTERS, "network": NetworkAdapter()}
 
 
 def adapter_named(model_type: str) -> ArchitectureAdapter | None:

@@ -10,8 +10,15 @@ from compression.models.architectures.pruning_groups import key_of
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 """Keys by which stock configs name a token."""
-Tap = tuple[nn.Module, Literal["in", "out"]]
-"""A place to observe: the first input of a module, or its output."""
+View = Callable[[Tensor], Tensor]
+"""Arranges what is observed as (rows, positions, units)."""
+Tap = tuple[nn.Module, Literal["in", "out"]] | tuple[nn.Module, Literal["in", "out"], View]
+"""A place to observe: the first input of a module, or its output, as it is or arranged."""
+
+
+def view_of(tap: Tap) -> View:
+    """Return what arranges the values at a tap; those of a pooled vector have one position."""
+    return tap[2] if len(tap) == 3 else lambda seen: seen[:, None] if seen.ndim == 2 else seen
 
 
 @dataclass(frozen=True)

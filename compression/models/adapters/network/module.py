@@ -4,7 +4,6 @@ Its state dict has a key for each tensor of the graph, "node.role", in the order
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -17,8 +16,9 @@ from transformers.utils import ModelOutput
 
 from compression.models.adapters.network.operators import compute
 from compression.models.adapters.network.parts import PassedValue, SlopedRelu, part_of
-from compression.models.networks.graph import INPUT, Graph, Shape
+from compression.models.networks.graph import INPUT, Graph
 from compression.models.networks.rounded_values import LAYERS, rounded_values, rounding
+from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
 
 MOST_ELEMENTS = 2**31
@@ -26,34 +26,44 @@ MOST_ELEMENTS = 2**31
 
 
 class NetworkConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has no types for mypy
-    """config.json of a network. graph: a `Graph` as JSON; source: the library and the config that it came from."""
+    """config.json of a network.
+
+    graph: a `Graph` as JSON; source: the library and the config that it came from. pinned: keys of the groups that are never
+    cut, because a cut was seen to change more than it says (`proof`).
+    """
 
     model_type = "network"
     graph: dict[str, Any] | None = None
     source: dict[str, Any] | None = None
+    pinned: tuple[str, ...] = ()
     initializer_range: float = 0.02
 
     @property
     def network(self) -> Graph:
         """Return the graph. Raises ValueError."""
-        return _parsed(json.dumps(self.graph))
+        return parsed(json.dumps(self.graph))
 
 
 @lru_cache(maxsize=8)
-def _parsed(graph: str) -> Graph:
+def parsed(graph: str) -> Graph:
+    """Return a graph from its JSON. Raises ValueError."""
     return Graph.model_validate_json(graph)
 
 
 @dataclass
 class NetworkOutput(ModelOutput):  # type: ignore[misc]  # transformers has no types for mypy
-    """logits: (rows, labels). hidden_states: the last map of each size, (rows, channels, height, width) each."""
+    """logits: (rows, labels). hidden_states: the maps of `stage_maps`, (rows, channels, height, width) each."""
 
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
 
 class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # transformers has no types for mypy
-    """Computes the nodes of a graph in their order. `values` has a `PassedValue` for each value that integers round."""
+    """Computes the nodes of a graph in their order.
+
+    `values` has a module for each value, which hands it on to its readers: a `PassedValue` where integers round it, else an
+    nn.Identity.
+    """
 
     config_class = NetworkConfig
     main_input_name = "pixel_values"
@@ -71,6 +81,8 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
         for node in graph.nodes:
             if node.tensors:
                 self.add_module(node.name, part_of(node))
+        for name in (INPUT, *(node.name for node in graph.used())):
+            self.values[name] = nn.Identity()
         rounded, without_linear = rounding(graph), rounding(graph, ("conv",))
         for name in rounded_values(graph):
             self.values[name] = PassedValue(without_linear=name in without_linear.made | without_linear.read)
@@ -79,14 +91,14 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
         last = {name: number for number, node in enumerate(self._steps) for name in node.inputs}
         self._freed = [[name for name in set(node.inputs) if last[name] == at] for at, node in enumerate(self._steps)]
         self._answer = graph.output
-        self._maps = set(last_maps(graph, shapes))
+        self._maps = set(stage_maps(graph, shapes))
         self.post_init()
 
     def get_input_embeddings(self) -> None:
         """Return None: the model has no tables. Stock code asks every model."""
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False, **_: Any) -> NetworkOutput:
-        """(rows, channels, height, width) -> logits, and the last map of each size if asked."""
+        """(rows, channels, height, width) -> logits, and the stages' maps if asked."""
         values, maps = {INPUT: pixel_values}, []
         rounded = self._rounded(INPUT, values)
         for node, freed in zip(self._steps, self._freed, strict=True):
@@ -94,7 +106,7 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
             values[node.name] = compute(node, self._modules.get(node.name), inputs, len(pixel_values))
             rounded |= self._rounded(node.name, values)
             if output_hidden_states and node.name in self._maps:
-                maps.append(values[node.name])
+                maps.append(as_map(values[node.name]))
             for name in freed:
                 del values[name]
                 rounded.pop(name, None)
@@ -102,8 +114,6 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
 
     def _rounded(self, name: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pass a value on, in `values` or, if only layers read it rounded, in what is returned."""
-        if name not in self.values:
-            return {}
         passed: Tensor = self.values[name](values[name])
         if name in self._only_read:
             return {name: passed}
@@ -130,21 +140,13 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
             super()._init_weights(module)
 
 
-def last_maps(graph: Graph, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
-    """Return the last map of each size that integers round, in order: what stages of a network hand on. A map has more than one
-    place. shapes: of `value_shapes`.
-    """
-    found: dict[Shape, str] = {}
-    for name in rounded_values(graph):
-        _, *sizes = shapes[name][1:] if len(shapes[name]) == 4 and name != INPUT else (0,)
-        if prod(sizes) > 1:
-            found.pop(tuple(sizes), None)
-            found[tuple(sizes)] = name
-    return tuple(found.values())
+def as_map(value: Tensor) -> Tensor:
+    """Return a stage's map: (rows, tokens, channels) as (rows, channels, tokens, 1); maps stay as they are."""
+    return value.transpose(1, 2)[..., None] if value.ndim == 3 else value
 
 
 TAKEN = frozenset({*dir(PreTrainedModel), *dir(nn.ModuleDict), *vars(nn.Module()), "config", "name_or_path", "kernel_config"})
-TAKEN |= {"values", "loss_type", "all_tied_weights_keys", "_steps", "_freed", "_answer", "_maps"}
+TAKEN |= {"values", "loss_type", "all_tied_weights_keys", "_steps", "_freed", "_answer", "_maps", "_only_read"}
 """Attributes of the model, whose names no node can bear."""
 AutoConfig.register("network", NetworkConfig)
 AutoModelForImageClassification.register(NetworkConfig, NetworkForImageClassification)

@@ -1,0 +1,173 @@
+"""The adapter of networks of images: everything follows from the graph."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compression.models.adapters.adapter import ArchitectureAdapter
+from compression.models.adapters.network.cut import narrower
+from compression.models.adapters.network.module import as_map
+from compression.models.adapters.network.statistics import reestimate_statistics, running_norms
+from compression.models.adapters.network.structure import Structure, structure_of
+from compression.models.adapters.structure import Head, PruningPlan, Tap
+from compression.models.architectures.pruning_groups import Tensors
+from compression.models.networks.graph import Graph, Node
+from compression.models.networks.network_shape import network_shape
+from compression.models.networks.stage_maps import stage_maps
+from compression.models.networks.value_shapes import value_shapes
+from compression.schema.report.measurements import Shape
+from compression.schema.report.network import NetworkFacts
+
+_PASSES_LOGITS = frozenset({"reduce_mean", "average_pool", "max_pool", "reshape", "relu", "softmax"})
+
+
+class NetworkAdapter(ArchitectureAdapter):
+    """Derives channels, blocks, depths and costs of any network."""
+
+    attention = "eager"
+
+    def shape_of(self, config: PretrainedConfig) -> Shape:
+        """Return the widths of all groups."""
+        return network_shape(self.network(config))
+
+    def network(self, config: PretrainedConfig) -> NetworkFacts:
+        """Return what any cut costs."""
+        return structure_of(config).facts
+
+    def notes(self, config: PretrainedConfig) -> list[str]:
+        """Return a note on the groups that are never cut."""
+        if not config.pinned:
+            return []
+        return [
+            f"These groups stay whole, because a trial cut changed more than the channels it took: {', '.join(config.pinned)}."
+        ]
+
+    def head(self, model: PreTrainedModel) -> Head:
+        """Return the linear layer or convolution whose outputs are the logits; none if anything mixes them afterwards."""
+        made = output_layer(model.config.network)
+        out: Any = None if made is None else model.get_submodule(made.name)
+        return Head(dense=None, out=out)
+
+    def observed(self, model: PreTrainedModel) -> Mapping[str, Sequence[Tap]]:
+        """Observe channels where layers with matrices read them, (rows, positions, channels), a unit's side by side."""
+        structure = structure_of(model.config)
+        return {
+            key: [(model.values[name], "out", _view(structure, key, name)) for name in structure.taps_of(key)]
+            for key in structure.groups
+        }
+
+    def streams(self, model: PreTrainedModel) -> Sequence[tuple[Tap, Tap]]:
+        """Return where the input and the output of each residual block are observed, (rows, positions, channels)."""
+        structure = structure_of(model.config)
+
+        def tap(name: str) -> Tap:
+            cut, axes = structure.channels.values.get(name), len(structure.shapes[name])
+            axis = cut.axis if cut is not None else 1 if axes == 4 else axes - 1
+            return model.values[name], "out", partial(_positions, axis=axis, factor=structure.shapes[name][0])
+
+        return [(tap(block.input), tap(block.name)) for block in structure.blocks]
+
+    def feature_maps(self, model: PreTrainedModel) -> Sequence[Tap]:
+        """Return the ends of the stages, (rows, channels, height, width), or (rows, channels, tokens, 1)."""
+        structure = structure_of(model.config)
+        return [(model.values[name], "out", as_map) for name in stage_maps(structure.graph, structure.shapes)]
+
+    def weights(self, model: PreTrainedModel, key: str) -> list[tuple[Tensor, int]]:
+        """Return the filters that make a group's channels, as published (Li et al. 2017), a unit's side by side."""
+        return [
+            (model.get_parameter(tensor).index_select(dim, places), dim)
+            for tensor, dim, places in self._members(model, key)
+            if dim == 0 and tensor.endswith(".weight") and model.get_parameter(tensor).ndim > 1
+        ]
+
+    def scales(self, model: PreTrainedModel, key: str) -> list[Tensor]:
+        """Return the factors of the batch normalizations of a group's channels, a unit's side by side."""
+        norms = {node.tensor("weight") for node in model.config.network.nodes if node.op == "batch_norm"}
+        return [
+            model.get_parameter(tensor).index_select(0, places)
+            for tensor, _, places in self._members(model, key)
+            if tensor in norms
+        ]
+
+    def _members(self, model: PreTrainedModel, key: str) -> list[tuple[str, int, Tensor]]:
+        structure, device = structure_of(model.config), next(model.parameters()).device
+        tensors = structure.channels.tensors
+        return [
+            (member.tensor, member.dim, structure.places_of(key, tensors[member.tensor, member.dim]).to(device))
+            for member in structure.groups[key].members
+        ]
+
+    def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:  # noqa: ARG002
+        """Return the tensors; what shrinks together is in the graph's groups."""
+        return structure_of(config).graph.tensors()
+
+    def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:  # noqa: ARG002
+        raise ValueError("a network's config has its graph, not its widths")
+
+    def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
+        """Return the parameters of each depth, shallow first."""
+        found: dict[int, list[nn.Parameter]] = {}
+        depth = self.depth_of(model)
+        for name, parameter in model.named_parameters():
+            found.setdefault(depth(name.rpartition(".")[0]), []).append(parameter)
+        return [found[number] for number in sorted(found)]
+
+    def depth_of(self, model: PreTrainedModel) -> Callable[[str], int]:
+        """Return a function of a module's name: the depth of its node; for a value, of the first node that reads it."""
+        structure = structure_of(model.config)
+        depths, readers = structure.depths, structure.graph.readers()
+
+        def depth(name: str) -> int:
+            value = name.removeprefix("values.")
+            node = readers[value][0].name if value != name and value in readers else value
+            return depths[node]
+
+        return depth
+
+    def narrowed(self, model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+        """Build the network that a plan leaves; the layers of a plan are residual blocks. Raises ValueError."""
+        structure = structure_of(model.config)
+        gone = [] if plan.layers is None else [at for at in range(len(structure.blocks)) if at not in plan.layers]
+        kept = {key: units.tolist() for key, units in plan.kept.items()}
+        return narrower(model, kept, [structure.blocks[at].name for at in gone])
+
+    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+        """Build a network like `model` at another shape, with any weights: latency does not depend on them."""
+        kept = {key: torch.arange(units) for key, units in (shape.widths or {}).items()}
+        return self.narrowed(model, PruningPlan(kept, tuple(range(shape.layers))))
+
+    def has_statistics(self, model: PreTrainedModel) -> bool:
+        """Return whether the network has batch normalizations."""
+        return bool(running_norms(model))
+
+    def refresh(self, model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Estimate the statistics of the batch normalizations anew."""
+        reestimate_statistics(model, batches)
+
+
+def output_layer(graph: Graph) -> Node | None:
+    """Return the layer whose outputs are the logits in their order; None if anything mixes them afterwards."""
+    nodes, node = {each.name: each for each in graph.nodes}, graph.named(graph.output)
+    while node.op in _PASSES_LOGITS and node.inputs[0] in nodes:
+        node = nodes[node.inputs[0]]
+    is_layer = node.op in ("conv", "linear") and node.tensors["weight"][0] == value_shapes(graph)[graph.output][-1]
+    return node if is_layer else None
+
+
+def _view(structure: Structure, key: str, name: str) -> Callable[[Tensor], Tensor]:
+    cut = structure.channels.values[name]
+    places = structure.places_of(key, cut.units)
+    return partial(_positions, axis=cut.axis, factor=structure.shapes[name][0], places=places)
+
+
+def _positions(value: Tensor, *, axis: int, factor: int, places: Tensor | None = None) -> Tensor:
+    """Arrange a value as (rows, positions, channels). factor: of the batch axis; places: the channels, in this order."""
+    rows = len(value) // factor
+    last = value.movedim(axis, -1)
+    if places is not None:
+        last = last.index_select(-1, places.to(value.device))
+    return last.reshape(rows, -1, last.shape[-1])

@@ -1,0 +1,31 @@
+"""The shape of a network of images, as reports and plans state it."""
+
+from collections.abc import Set as AbstractSet
+
+from compression.models.architectures.pruning_groups import axis_and_layer
+from compression.schema.report.measurements import Shape
+from compression.schema.report.network import Count, NetworkFacts
+
+
+def network_shape(facts: NetworkFacts) -> Shape:
+    """Return the shape of a network: heads are the most that one of its layers has."""
+    heads = [units for key, units in facts.widths.items() if axis_and_layer(key)[0] == "heads"]
+    return Shape(
+        layers=len(facts.blocks), hidden=facts.features(), heads=max(heads, default=0), ffn=0, vocabulary=0, widths=facts.widths
+    )
+
+
+def without_groups(facts: NetworkFacts, keys: AbstractSet[str]) -> NetworkFacts:
+    """Return the facts of a network of which some groups always stay whole."""
+    widths = facts.widths
+
+    def fixed(count: Count) -> Count:
+        more = sum(each * widths[key] for key, each in count.units.items() if key in keys)
+        return Count(fixed=count.fixed + more, units={key: each for key, each in count.units.items() if key not in keys})
+
+    layers = [
+        layer.model_copy(update={"outputs": fixed(layer.outputs), "inputs": fixed(layer.inputs)}) for layer in facts.layers
+    ]
+    groups = tuple(group for group in facts.groups if group.key not in keys)
+    tied = tuple(each for each in facts.tied if keys.isdisjoint(each))
+    return facts.model_copy(update={"layers": tuple(layers), "groups": groups, "tied": tied})
