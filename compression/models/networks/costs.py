@@ -7,8 +7,8 @@ import numpy as np
 
 from compression.models.networks.blocks import residual_blocks
 from compression.models.networks.channels import Channels, Units, channels_of
-from compression.models.networks.graph import INPUT, Graph, Node, Shape
-from compression.models.networks.rounded_values import rounded_values
+from compression.models.networks.graph import Graph, Node, Shape
+from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.report.network import BlockFacts, Count, GroupFacts, LayerFacts, NetworkFacts
 
@@ -22,7 +22,6 @@ def network_facts(graph: Graph) -> NetworkFacts:
     counting = _Counting(channels, shapes)
     layers = tuple(_KINDS[node.op](counting, node) for node in graph.nodes if node.op in _KINDS)
     names = {layer.name for layer in layers}
-    maps = [shapes[name] for name in rounded_values(graph) if name != INPUT and len(shapes[name]) == 4]
     return NetworkFacts(
         layers=layers,
         groups=tuple(
@@ -38,7 +37,7 @@ def network_facts(graph: Graph) -> NetworkFacts:
         inputs=prod(graph.shape),
         outputs=prod(shapes[graph.output]),
         values=sum(prod(shapes[node.name]) for node in graph.nodes if node.op != "constant"),
-        maps=sum({shape[2:]: prod(shape) for shape in maps}.values()),
+        maps=sum(prod(shapes[name]) for name in stage_maps(graph, shapes)),
     )
 
 

@@ -61,13 +61,10 @@ def network(graph: Graph | None = None, seed: int = 0) -> NetworkForImageClassif
 def test_tensors_and_values_bear_the_graphs_names() -> None:
     graph, model = small_graph(), network()
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == graph.tensors()
-<<<<<<< HEAD
-    assert [*model.values] == list(rounded_values(graph))
-    assert {*model.values} == {"input", "stem_relu", "wide_norm", "bent", "deep", "back", "pooled"}
-=======
+    rounded = [name for name, value in model.values.items() if isinstance(value, PassedValue)]
+    assert rounded == list(rounded_values(graph))
+    assert {*rounded} == {"input", "stem_relu", "wide_norm", "bent", "deep", "back", "pooled"}
     assert [*model.values] == [INPUT, *(node.name for node in graph.nodes)]
-    assert [name for name, value in model.values.items() if isinstance(value, PassedValue)] == list(rounded_values(graph))
->>>>>>> fa4e19bb (Derive what pruning needs of a network from its graph)
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
 
 
