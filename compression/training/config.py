@@ -22,7 +22,7 @@ class TrainingConfig:
     warmup: float = 0.1  #: share of all steps; on a plateau schedule, of `warm_epochs` epochs
     decay: float = 0.01
     adapt_decay: bool = False
-    dropout: bool = False
+    dropout: bool = False  #: running statistics follow training either way (`set_training_mode`)
     parts: int = 1  #: micro-batches per batch, whose gradients are accumulated (`_Run.gradients`): the same step in less memory
     accumulate: int = 1  #: batches whose gradients are accumulated before each step
     precision: Precision = "auto"

@@ -82,7 +82,7 @@ class Resumable(Protocol):
 
     @property
     def shapes(self) -> Shapes:
-        """Return the shapes of all trained parameters."""
+        """Return the shapes of all weights that it changes."""
 
     def tensors(self) -> Tensors:
         """Return all tensors that a checkpoint needs beside `where`."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import AnyBatch, Examples, TrainingRows, count_steps, grouped
+from compression.models.running_statistics import saved_buffers, set_training_mode
 from compression.models.tensors import Shapes, Tensors
 from compression.planning import preparation
 from compression.quantization.fake_quantize import input_ranges, is_simulated, set_input_ranges
@@ -94,7 +95,7 @@ def train(
     run.budget.begin()
     while not run.is_over():
         hooks.before_epoch(where.epoch)
-        model.train(plan.dropout)
+        set_training_mode(model, dropout=plan.dropout)
         healthy = yield from run.epoch(train_rows, loss, resumable, hooks.before_step)
         if not healthy:
             yield Log(level="warning", message=run.step_back())
@@ -113,13 +114,13 @@ def train(
     return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
-def _like(parameter: Tensor, values: Tensor) -> Tensor:
-    # In the parameter's own memory layout: the fused optimizer walks both tensors in memory order.
-    return torch.empty_like(parameter, requires_grad=False).copy_(values)
+def _like(weight: Tensor, values: Tensor) -> Tensor:
+    # In the weight's own memory layout: the fused optimizer walks both tensors in memory order.
+    return torch.empty_like(weight, requires_grad=False).copy_(values)
 
 
 class _Run:
-    """State of one call of `train`: scalars (`where`), parameters, optimizer, and weights to restore."""
+    """State of one call of `train`: scalars (`where`), weights (parameters, buffers), optimizer, and weights to restore."""
 
     where: TrainerState
 
@@ -135,12 +136,13 @@ class _Run:
         self.model, self.plan, self.budget = model, plan, budget
         self.steps_an_epoch = steps_an_epoch
         self.parameters = [*model.parameters(), *extra]
+        self.weights: list[Tensor] = [*self.parameters, *saved_buffers(model)]
         self.head = {id(parameter) for parameter in head} if plan.head_factor != 1 else set()
 
     @property
     def shapes(self) -> Shapes:
-        """Return the shapes of all trained parameters."""
-        return tuple(tuple(parameter.shape) for parameter in self.parameters)
+        """Return the shapes of all weights."""
+        return tuple(tuple(weight.shape) for weight in self.weights)
 
     def begin(self, before: Validation) -> None:
         """Start at the first step. before: validation of the model before training."""
@@ -152,7 +154,7 @@ class _Run:
 
     def tensors(self) -> Tensors:
         """Return all tensors that a checkpoint needs beside `where`; shared weights are listed once."""
-        found: Tensors = {f"weight.{i}": parameter for i, parameter in enumerate(self.parameters)}
+        found: Tensors = {f"weight.{i}": weight for i, weight in enumerate(self.weights)}
         if self.where.ended:
             return {**found, **random_state()}
         found |= {f"good.{i}": weight for i, weight in enumerate(self.good)}
@@ -166,13 +168,13 @@ class _Run:
         """Restore the saved loop, bit for bit."""
         self.where, self.budget.spent = where, where.spent
         set_input_ranges(self.model, where.ranges)
-        self.restore(self._like_parameters("weight", tensors))
+        self.restore(self._saved("weight", tensors))
         self.optimizer = self._optimizer()
         if where.ended:
             self.good = self.best_weights = self.snapshot()
         else:
-            self.good = self._like_parameters("good", tensors)
-            self.best_weights = self._like_parameters("best", tensors) if "best.0" in tensors else self.good
+            self.good = self._saved("good", tensors)
+            self.best_weights = self._saved("best", tensors) if "best.0" in tensors else self.good
             for i, parameter in enumerate(self.parameters):
                 if f"step.{i}" in tensors:  # a parameter that was always frozen has no state
                     step = tensors[f"step.{i}"].to(parameter.device, copy=True)
@@ -180,8 +182,8 @@ class _Run:
                     self.optimizer.state[parameter] = {"step": step, **moments}
         set_random_state(tensors)
 
-    def _like_parameters(self, name: str, tensors: Tensors) -> list[Tensor]:
-        return [_like(parameter, tensors[f"{name}.{i}"]) for i, parameter in enumerate(self.parameters)]
+    def _saved(self, name: str, tensors: Tensors) -> list[Tensor]:
+        return [_like(weight, tensors[f"{name}.{i}"]) for i, weight in enumerate(self.weights)]
 
     def _optimizer(self) -> torch.optim.AdamW:
         # No weight decay on biases, norms and tables: a table's row that no text uses must keep its pre-trained values.
@@ -335,13 +337,13 @@ class _Run:
 
     def snapshot(self) -> list[Tensor]:
         """Copy all weights."""
-        return [p.detach().clone() for p in self.parameters]
+        return [weight.detach().clone() for weight in self.weights]
 
     @torch.no_grad()
     def restore(self, weights: list[Tensor]) -> None:
         """Restore copied weights."""
-        for parameter, weight in zip(self.parameters, weights, strict=True):
-            parameter.copy_(weight)
+        for own, weight in zip(self.weights, weights, strict=True):
+            own.copy_(weight)
 
     def leave_best(self) -> None:
         """Leave the model with the weights of its best epoch, nothing frozen, in evaluation mode."""

@@ -13,6 +13,7 @@ from compression.evaluation.standard_error import group_losses, standard_error
 from compression.modalities.base import label_loss
 from compression.modalities.sampling import shuffled_rows
 from compression.models.adapters.registry import adapter_of
+from compression.models.running_statistics import saved_buffers
 from compression.planning import preparation as rules
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
@@ -131,13 +132,13 @@ class RateSearch:
         return best, found
 
     def _weights(self) -> list[torch.Tensor]:
-        return [parameter.detach().clone() for parameter in self.model.parameters()]
+        return [own.detach().clone() for own in (*self.model.parameters(), *saved_buffers(self.model))]
 
     @torch.no_grad()
     def _put_back(self, weights: list[torch.Tensor]) -> None:
-        for parameter, weight in zip(self.model.parameters(), weights, strict=True):
-            parameter.copy_(weight)
-            parameter.grad = None
+        for own, weight in zip((*self.model.parameters(), *saved_buffers(self.model)), weights, strict=True):
+            own.copy_(weight)
+            own.grad = None
 
     @property
     def _portions(self) -> int:
