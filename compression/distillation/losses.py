@@ -57,15 +57,34 @@ def relation_heads(narrow: int, wide: int, most: int) -> int:
     return max(heads for heads in range(1, most + 1) if narrow % heads == 0 and wide % heads == 0)
 
 
+class ProjectionFit:
+    """Ridge regression from student to teacher states, batch by batch; only their products are kept."""
+
+    def __init__(self) -> None:
+        self._gram: Tensor | None = None
+        self._across: Tensor | None = None
+
+    def add(self, student: Tensor, teacher: Tensor) -> None:
+        """Add the states of some tokens. student: (layers, tokens, narrow), teacher: (layers, tokens, wide)."""
+        gram, across = student.transpose(1, 2) @ student, student.transpose(1, 2) @ teacher
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._across = across if self._across is None else self._across + across
+
+    def solved(self, ridge: float = 1e-3) -> Tensor:
+        """Return the projections, (layers, narrow, wide). ridge: relative to the student's mean square."""
+        assert self._gram is not None, "states were added"  # noqa: S101
+        assert self._across is not None, "with the other"  # noqa: S101
+        strength = ridge * self._gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+        gram = self._gram + strength[:, None, None] * torch.eye(self._gram.shape[-1], device=self._gram.device)
+        return torch.cholesky_solve(self._across, torch.linalg.cholesky(gram))
+
+
 def fit_projections(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> Tensor:
     """Fit projections from student to teacher states by ridge regression -> (layers, narrow, wide).
 
     pairs: of states of some tokens, (layers, tokens, narrow) and (layers, tokens, wide); only their products are kept.
     """
-    products = ((student.transpose(1, 2) @ student, student.transpose(1, 2) @ teacher) for student, teacher in pairs)
-    gram, across = next(products)
-    for more, further in products:
-        gram, across = gram + more, across + further
-    strength = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-    gram = gram + strength[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
-    return torch.cholesky_solve(across, torch.linalg.cholesky(gram))
+    fit = ProjectionFit()
+    for student, teacher in pairs:
+        fit.add(student, teacher)
+    return fit.solved(ridge)

@@ -1,6 +1,6 @@
 """The distillation loss: logits against teachers and labels, features against one teacher."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,26 +8,31 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from compression.distillation.live_teacher import LiveTeacher
 from compression.distillation.loss_weights import LossWeights, loss_weights
 from compression.distillation.losses import (
+    ProjectionFit,
     attention_score_loss,
     fit_projections,
     hidden_state_loss,
     relation_heads,
     relation_loss,
 )
+from compression.distillation.map_losses import attention_transfer_loss, positions, projected_map_loss
 from compression.distillation.teacher import FeatureRequest, Teacher, TeacherOutputs, request_features
 from compression.modalities.base import Batch, Examples, Targets, TaskAdapter
 from compression.modalities.sampling import first_tokens, micro_batch_size
 from compression.models.adapters.registry import adapter_of
 from compression.planning.distillation_rules import attention_form, layer_pairs
 from compression.quantization.precision import gradient_dtype
+from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.distill import Distill
 
 FIT_ROWS, FIT_TOKENS = 256, 32_768
 """Limits of the train rows and tokens that the initial projections are fitted on: some thousand tokens for some hundred
 unknowns. Rows of language models are long, so fewer rows give as many tokens."""
 FIT_BATCH = 32
+AnyTeacher = Teacher | LiveTeacher
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,18 @@ class FeatureAlignment:
     student: FeatureRequest
     teacher: FeatureRequest
     apart: bool  #: whether the first state is the embedding layer's and has its own term
-    form: Literal["scores", "relations"] | None  #: how attention is compared
+    form: Literal["scores", "relations", "maps"] | None  #: how attention is compared
     heads: int  #: number of heads of that comparison
+    projected: bool = True  #: whether states or maps are compared through projections, if there are any
 
     @classmethod
     def of(
         cls, student: PreTrainedModel, teacher: PreTrainedModel, settings: Distill, terms: Collection[str], *, apart: bool
     ) -> "FeatureAlignment":
         """Return the features that `terms` need. Raises InvalidSpec if layers or heads do not match."""
+        mine, theirs = (len(adapter_of(model).feature_maps(model)) for model in (student, teacher))
+        if (mine or theirs) and not {"hidden", "attention", "embedding"}.isdisjoint(terms):
+            return cls._of_maps(mine, theirs, settings, terms)
         one, other = (adapter_of(model).shape_of(model.config) for model in (student, teacher))
         pairs = layer_pairs(settings.layers, one.layers, other.layers)
         states = list(pairs) if "hidden" in terms else []
@@ -54,7 +63,7 @@ class FeatureAlignment:
         heads = one.heads
         if form == "relations":
             heads = relation_heads(one.attended, other.attended, most=other.heads)
-        mine, theirs = (
+        own, wanted = (
             FeatureRequest(
                 states=tuple(pair[side] for pair in states),
                 scores=tuple(pair[side] for pair in pairs) if form == "scores" else (),
@@ -62,12 +71,29 @@ class FeatureAlignment:
             )
             for side in (0, 1)
         )
-        return cls(mine, theirs, apart and "embedding" in terms, form, heads)
+        return cls(own, wanted, apart and "embedding" in terms, form, heads)
+
+    @classmethod
+    def _of_maps(cls, student: int, teacher: int, settings: Distill, terms: Collection[str]) -> "FeatureAlignment":
+        """Return the comparison of feature maps by stage; a recipe's layers are stages here."""
+        if "embedding" in terms:
+            cause = "models that are compared by feature maps have no embedding layer"
+            raise InvalidSpec(cause, param="recipe.distill.embedding", remedy="Set embedding to 0, also of distill.general.")
+        if not student or not teacher:
+            cause = f"the {'teacher' if student else 'student'} has no feature maps, the other model has"
+            raise InvalidSpec(cause, param="recipe.distill.hidden", remedy="Set hidden and attention to 0.")
+        pairs = layer_pairs(settings.layers, student, teacher)
+        one, other = (FeatureRequest(maps=tuple(pair[side] for pair in pairs)) for side in (0, 1))
+        return cls(one, other, False, "maps" if "attention" in terms else None, 0, "hidden" in terms)
 
     def notes(self) -> list[str]:
         """Return notes on choices that the recipe does not determine."""
         notes = []
-        if self.form is not None:
+        if self.student.maps:
+            pairs = zip(self.student.maps, self.teacher.maps, strict=True)
+            compared = ", ".join(f"{one} ← {other}" for one, other in pairs)
+            notes.append(f"Stages whose last feature maps are compared, the student's and the teacher's: {compared}.")
+        elif self.form is not None:
             what = "scores before the softmax, layer by layer" if self.form == "scores" else "relations of the last layers"
             notes.append(f"Attention is compared by {what} ({self.heads} heads).")
         if self.student.states != self.teacher.states:
@@ -81,27 +107,34 @@ class FeatureLosses:
     """Losses on hidden states, attention and embeddings against one teacher, with learned projections."""
 
     def __init__(
-        self, student: PreTrainedModel, teacher: Teacher, comparison: FeatureAlignment, rows: Examples, parts: int
+        self, student: PreTrainedModel, teacher: AnyTeacher, comparison: FeatureAlignment, rows: Examples, parts: int
     ) -> None:
         self.student, self.teacher, self.comparison = student, teacher, comparison
-        self.projections: list[nn.Parameter] = []
-        if comparison.student.states:
-            self.projections.append(nn.Parameter(self._fitted(rows, micro_batch_size(FIT_BATCH, parts))))
+        look, self.projections = comparison.student, list[nn.Parameter]()
+        if comparison.projected and (look.states or look.maps):
+            self.projections = [nn.Parameter(one) for one in self._fitted(rows, micro_batch_size(FIT_BATCH, parts))]
 
     @torch.no_grad()
-    def _fitted(self, rows: Examples, size: int) -> Tensor:
+    def _fitted(self, rows: Examples, size: int) -> list[Tensor]:
         some = first_tokens(rows.at(list(range(min(len(rows), FIT_ROWS)))), FIT_TOKENS)
-        device, look = next(self.student.parameters()).device, FeatureRequest(states=self.comparison.student.states)
-
-        def states(batch: Batch) -> tuple[Tensor, Tensor]:
-            return request_features(self.student, batch, rows.task, look).hidden, self.teacher.outputs(batch).hidden
-
-        return fit_projections(states(batch.to(device)) for batch in some.by_length(size))
+        device, own = next(self.student.parameters()).device, self.comparison.student
+        look = FeatureRequest(states=own.states, maps=own.maps)
+        batches = (batch.to(device) for batch in some.by_length(size))
+        both = ((request_features(self.student, batch, rows.task, look), self.teacher.outputs(batch)) for batch in batches)
+        if not look.maps:
+            return [fit_projections((given.hidden, wanted.hidden) for given, wanted in both)]
+        fits = [ProjectionFit() for _ in look.maps]
+        for given, wanted in both:
+            for fit, one, other in zip(fits, given.maps, wanted.maps, strict=True):
+                fit.add(*positions(one, other))
+        return [fit.solved()[0] for fit in fits]
 
     def terms(self, given: TeacherOutputs, wanted: TeacherOutputs, batch: Batch) -> dict[str, Tensor]:
         """Return the loss terms of the comparison, each a scalar."""
         found: dict[str, Tensor] = {}
         comparison = self.comparison
+        if comparison.student.maps:
+            return self._map_terms(given.maps, wanted.maps)
         if self.projections:
             # The projections are discarded after training, so they may use the fastest precision.
             kind, maps, first = batch.mask.device.type, self.projections[0], int(comparison.apart)
@@ -120,6 +153,17 @@ class FeatureLosses:
                 found["attention"] = relation_loss(*both, batch.mask, comparison.heads)
         return found
 
+    def _map_terms(self, given: Sequence[Tensor], wanted: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the terms of feature maps, each the mean over the stages."""
+        found: dict[str, Tensor] = {}
+        if self.projections:
+            each = zip(given, wanted, self.projections, strict=True)
+            found["hidden"] = torch.stack([projected_map_loss(*one) for one in each]).mean()
+        if self.comparison.form == "maps":
+            pairs = zip(given, wanted, strict=True)
+            found["attention"] = torch.stack([attention_transfer_loss(*pair) for pair in pairs]).mean()
+        return found
+
 
 class DistillationObjective:
     """Weighted distillation loss; `parameters` are trained with it and discarded afterwards."""
@@ -127,7 +171,7 @@ class DistillationObjective:
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: Teacher,
+        teacher: AnyTeacher,
         comparison: FeatureAlignment,
         settings: Distill,
         rows: Examples,
@@ -148,7 +192,7 @@ class DistillationObjective:
 
     @property
     def projections(self) -> list[nn.Parameter]:
-        """Learned projections to the teacher's states, (states, narrow, wide); empty without states."""
+        """Learned projections to the teacher's states, (states, narrow, wide), or of each feature map, (narrow, wide)."""
         return self.feature_losses.projections
 
     @property

@@ -1,4 +1,7 @@
-"""Teacher outputs per row: computed once, cached in memory or on disk, and returned batch by batch."""
+"""Teacher outputs per row: computed once, cached in memory or on disk, and returned batch by batch.
+
+`live_teacher` has those that are computed for each batch anew.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -16,7 +19,7 @@ from compression.modalities.base import Batch, Examples, TaskAdapter
 from compression.modalities.logit_store import store_logits, stored_logits
 from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.models.adapters.registry import adapter_of
-from compression.models.adapters.structure import Attention
+from compression.models.adapters.structure import Attention, view_of
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.quantization.precision import gradient_dtype
 
@@ -30,9 +33,10 @@ class FeatureRequest:
     states: tuple[int, ...] = ()  #: layers whose outputs are compared
     scores: tuple[int, ...] = ()  #: layers whose queries and keys are compared
     relations: int | None = None  #: the layer whose queries, keys and values are compared
+    maps: tuple[int, ...] = ()  #: feature maps that are compared, by number from 1; there is then nothing else
 
     def __len__(self) -> int:
-        return len(self.states) + 2 * len(self.scores) + 3 * (self.relations is not None)
+        return len(self.states) + 2 * len(self.scores) + 3 * (self.relations is not None) + len(self.maps)
 
 
 LOGITS_ALONE = FeatureRequest()
@@ -46,6 +50,7 @@ class TeacherOutputs:
     hidden: Tensor  #: (states, tokens, width) of the real tokens only, row after row
     scores: Tensor | None = None  #: queries and keys, (layers, 2, rows, tokens, width), if requested
     relations: Tensor | None = None  #: queries, keys and values of one layer, (3, rows, tokens, width), if requested
+    maps: tuple[Tensor, ...] = ()  #: (rows, channels, height, width) each
 
 
 def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
@@ -59,8 +64,10 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
     layers = adapter_of(model).attentions(model) if look.scores or look.relations is not None else []
     scored = [layers[number - 1] for number in look.scores]
     related = [layers[look.relations - 1]] if look.relations is not None else []
+    maps = adapter_of(model).feature_maps(model) if look.maps else ()
+    mapped = [maps[number - 1] for number in look.maps]
     with ExitStack() as hooks:
-        for maker in {maker for layer in (*scored, *related) for maker in layer.makers}:
+        for maker in {maker for layer in (*scored, *related) for maker in layer.makers} | {tap[0] for tap in mapped}:
             hooks.callback(maker.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
         asked = {"output_hidden_states": bool(look.states)}
         if task.packed is not None:
@@ -68,6 +75,8 @@ def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, lo
         else:
             out = model(**batch.inputs, **asked)
             logits = task.logits(out)
+    if look.maps:
+        return TeacherOutputs(logits, torch.empty(0), maps=tuple(view_of(tap)(found[tap[0]]) for tap in mapped))
     real = batch.mask.bool()
     states = [out.hidden_states[number][real] for number in look.states]
 
@@ -126,6 +135,13 @@ class Teacher:
     def on_disk(self) -> bool:
         """Whether the features are cached in a file."""
         return isinstance(self.store, DiskFeatureStore)
+
+    @property
+    def note(self) -> str | None:
+        """Say where the features are, or None if they are in memory."""
+        if not self.keeps:
+            return f"The teacher's states would take {self.bytes / 2**30:.1f} GiB: it is asked again in each epoch."
+        return f"The teacher's states are kept on disk ({self.bytes / 2**30:.1f} GiB)." if self.on_disk else None
 
     @property
     def asks(self) -> int:

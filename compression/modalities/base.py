@@ -97,8 +97,15 @@ class Examples(Protocol):
     def references(self) -> Any | None:
         """Data that the task needs besides the labels to score predictions; None if it needs none."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether `shuffled` shows a row otherwise each time, or several rows mixed, so that no output for it can be kept."""
+
     def __len__(self) -> int:
         """Return the number of rows."""
+
+    def seen_in(self, batch: Batch) -> Batch:
+        """Return what a batch of another model's examples of the same rows shows, as this model reads it."""
 
     def cut_like(self, other: Any) -> bool:
         """Return whether another model's examples split the same rows into the same parts."""
@@ -117,6 +124,16 @@ class Examples(Protocol):
 
     def shuffled(self, size: int, seed: int) -> Iterator[Batch]:
         """Yield every row once, in batches, in an order that `seed` determines."""
+
+
+class FixedRows:
+    """Base class of examples whose rows never vary."""
+
+    varies = False
+
+    def seen_in(self: Examples, batch: Batch) -> Batch:
+        """Return a batch of the same rows."""
+        return self.batch(batch.rows.tolist())
 
 
 class TaskAdapter(Protocol):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from compression.distillation.objective import DistillationObjective
-from compression.distillation.teacher import Teacher
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource
@@ -36,7 +35,7 @@ LAST = "last"  #: the key under which a save stores the weights of the loss term
 
 def distill(context: StageContext) -> Iterator[Event]:
     """Train on the weighted sum of soft targets, labels, hidden states, attention and embeddings, after the general phase. The
-    student trains without dropout: the teachers' outputs were computed once, on the whole text.
+    student trains without dropout: the teachers' outputs are of the whole text.
     """
     settings = context.recipe.distill
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -52,11 +51,12 @@ def distill(context: StageContext) -> Iterator[Event]:
         rows, made = augmented.rows, augmented.made
     yield from context.tracker.emit_boundary(ASK, done=False)
     outputs = yield from ensemble_outputs(context, settings, rows, made)
-    guide = outputs.guide.to(context.device).requires_grad_(False)
+    guide = outputs.guide.to(context.device).eval().requires_grad_(False)
     # All outputs that can be precomputed are computed before the teacher may be quantized.
-    precompute = objective_for(context, settings, guide, rows, outputs.rows, outputs.logits)
+    precompute = objective_for(context, settings, outputs, rows)
     objective = yield from context.tracker.relay(ASK, portion_of(precompute, outputs.asked, outputs.asked + 1))
-    yield from _where_kept(objective.teacher)
+    if objective.teacher.note is not None:
+        yield Log(message=objective.teacher.note)
     try:
         is_held, reason = yield from quantize_teacher(context, settings, guide, before=HELD in (saved or {}))
         beside = {HELD: torch.tensor(True)} if is_held else {}
@@ -126,13 +126,6 @@ def augment_rows(context: StageContext, settings: Augment, augmenter: Augmenter)
     for message in (found.note, *found.examples):
         yield Log(message=message)
     return found
-
-
-def _where_kept(teacher: Teacher) -> Iterator[Event]:
-    if not teacher.keeps:
-        yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
-    elif teacher.on_disk:
-        yield Log(message=f"The teacher's states are kept on disk ({teacher.bytes / 2**30:.1f} GiB).")
 
 
 def _task_phase(

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
+from compression.distillation.live_teacher import LiveTeacher, Member
 from compression.distillation.loss_weights import ScheduledWeights
-from compression.distillation.objective import DistillationObjective, FeatureAlignment
+from compression.distillation.objective import AnyTeacher, DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher, request_features
 from compression.engine.context import StageContext
 from compression.engine.stages.objectives import log_terms
@@ -36,15 +39,8 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     model = model.to(context.device).requires_grad_(False)
     terms = {name: (weight, weight) for name in ("hidden", "attention", "embedding") if (weight := getattr(asked, name))}
     comparison = FeatureAlignment.of(context.model, model, settings, terms, apart=True)
-    teacher = Teacher(
-        model,
-        teacher_rows,
-        comparison.teacher,
-        parts=context.parts,
-        logits=torch.zeros((len(teacher_rows), 0)),
-        cache_file=context.cache_file("general"),
-    )
-    judge = Teacher(model, checked, comparison.teacher, parts=context.parts, logits=torch.zeros((len(checked), 0)))
+    teacher = _teacher(context, model, teacher_rows, comparison, context.cache_file("general"))
+    judge = _teacher(context, model, checked, comparison)
     asked_of = max(teacher.asks + judge.asks, 1)
     for tick in count_rows(context.check_pause, asked_of, teacher.precompute(), judge.precompute()):
         yield from context.tracker.emit(ASK, tick)
@@ -68,8 +64,21 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     context.notes.extend((*comparison.notes(), *outcome.remarks))
 
 
+def _teacher(
+    context: StageContext,
+    model: PreTrainedModel,
+    rows: Examples,
+    comparison: FeatureAlignment,
+    cache_file: tuple[Path, float] | None = None,
+) -> AnyTeacher:
+    if rows.varies or comparison.teacher.maps:
+        return LiveTeacher([Member(model, rows)], comparison.teacher)
+    nothing = torch.zeros((len(rows), 0))
+    return Teacher(model, rows, comparison.teacher, parts=context.parts, logits=nothing, cache_file=cache_file)
+
+
 @torch.no_grad()
-def _validate(context: StageContext, objective: DistillationObjective, judge: Teacher) -> Validation:
+def _validate(context: StageContext, objective: DistillationObjective, judge: AnyTeacher) -> Validation:
     """Return the phase's loss on validation's texts. judge: the teacher of these."""
     training = context.model.training
     context.model.eval()

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compression.distillation.teacher import FeatureRequest, request_features
 from compression.engine.context import StageContext
 from compression.modalities.base import Examples
 from compression.modalities.sampling import BATCH, micro_batch_size, shuffled_rows
+from compression.models.adapters.registry import adapter_of
 from compression.planning.preparation import FEATURE_ROWS
 
 
@@ -22,8 +24,8 @@ class LinearlyProbed(Protocol):
 
 
 def linear_probe(context: StageContext) -> float | None:
-    """Return the score on validation of a linear model of the mean of the last hidden states; None if not LinearlyProbed. It is
-    fitted to at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
+    """Return the score on validation of a linear model of a model's features; None if not LinearlyProbed. It is fitted
+    to at most FEATURE_ROWS rows of train, sampled with the job's seed. The model is not changed.
     """
     task = context.task
     if not isinstance(task, LinearlyProbed):
@@ -36,16 +38,23 @@ def linear_probe(context: StageContext) -> float | None:
 
 @torch.inference_mode()
 def features(model: PreTrainedModel, rows: Examples, parts: int = 1) -> Tensor:
-    """Return the mean of the last hidden states over real tokens: (rows, hidden), float32 on the CPU."""
-    training, body = model.training, model.base_model
+    """Return the mean of the last hidden states over real tokens, or of the last feature map over its positions.
+
+    -> (rows, width), float32 on the CPU
+    """
+    training, maps = model.training, len(adapter_of(model).feature_maps(model))
     model.eval()
     device = next(model.parameters()).device
     out: Tensor | None = None
     for batch in rows.by_length(micro_batch_size(BATCH, parts)):
         here = batch.to(device)
-        states = body(**here.inputs).last_hidden_state.float()
-        mask = here.mask[..., None].float()
-        means = ((states * mask).sum(dim=1) / mask.sum(dim=1)).cpu()
+        if maps:
+            (last,) = request_features(model, here, rows.task, FeatureRequest(maps=(maps,))).maps
+            means = last.float().mean(dim=(2, 3)).cpu()
+        else:
+            states = model.base_model(**here.inputs).last_hidden_state.float()
+            mask = here.mask[..., None].float()
+            means = ((states * mask).sum(dim=1) / mask.sum(dim=1)).cpu()
         out = torch.zeros((len(rows), means.shape[1])) if out is None else out
         out[batch.rows] = means
     model.train(training)

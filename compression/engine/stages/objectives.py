@@ -3,12 +3,12 @@
 from collections.abc import Callable, Generator
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from compression.distillation.objective import DistillationObjective, FeatureAlignment
+from compression.distillation.live_teacher import LiveTeacher, Member
+from compression.distillation.objective import AnyTeacher, DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import StatesTeacher, Teacher
 from compression.engine.context import StageContext
+from compression.engine.stages.teacher_ensemble import EnsembleOutputs
 from compression.modalities.base import Examples
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.distill import Distill
@@ -19,23 +19,21 @@ TARGETS = "teacher-tokens"  #: name of the file of a teacher's saved next-token 
 
 
 def objective_for(
-    context: StageContext,
-    settings: Distill,
-    guide: PreTrainedModel,
-    rows: Examples,
-    theirs: Examples,
-    logits: Tensor | None = None,
+    context: StageContext, settings: Distill, outputs: EnsembleOutputs, rows: Examples
 ) -> Generator[Step, None, DistillationObjective]:
-    """Compute a teacher's outputs on every row, yield progress, and return the objective built from them. Raises Pause. rows,
-    theirs: train as tokenized for the model and for the teacher. logits: the fused logits of several teachers.
+    """Compute the guide's outputs on every row, yield progress, and return the objective built from them. Raises Pause. rows:
+    train as the model reads it. If rows vary, or feature maps are compared, the teachers run on each batch instead.
     """
-    packed, terms = context.task.packed, settings.weights()
+    packed, terms, guide, theirs = context.task.packed, settings.weights(), outputs.guide, outputs.rows
     comparison = FeatureAlignment.of(context.model, guide, settings, terms, apart=settings.embedding is not None)
     parts, cache_file, targets = context.parts, context.cache_file("task"), None
-    if packed is not None and "soft" in terms and settings.kept is None:
-        teacher: Teacher = StatesTeacher(guide, theirs, comparison.teacher, parts=parts, cache_file=cache_file)
+    if rows.varies or comparison.teacher.maps:
+        members = (Member(guide, theirs, outputs.weight), *outputs.others)
+        teacher: AnyTeacher = LiveTeacher(members, comparison.teacher, settings.temperature, logits=outputs.logits)
+    elif packed is not None and "soft" in terms and settings.kept is None:
+        teacher = StatesTeacher(guide, theirs, comparison.teacher, parts=parts, cache_file=cache_file)
     else:
-        known = logits if packed is None else torch.zeros((len(theirs), 0))
+        known = outputs.logits if packed is None else torch.zeros((len(theirs), 0))
         teacher = Teacher(guide, theirs, comparison.teacher, parts=parts, logits=known, cache_file=cache_file)
     precomputed = [teacher.precompute()] if teacher.asks else []
     if packed is not None and "soft" in terms and settings.kept is not None:
@@ -52,7 +50,8 @@ def output_objective(context: StageContext, rows: Examples) -> Generator[Step, N
     """Build an objective from the baseline's outputs alone, softened at the temperature of the recipe's distillation."""
     asked = (context.recipe.distill or Distill()).answers_alone()
     alone = asked.model_copy(update={"soft": 1.0, "hard": 0.0, "weighting": "fixed", "to": None, "kept": None})
-    return (yield from objective_for(context, alone, context.prepared.to(context.device), rows, rows))
+    outputs = EnsembleOutputs(context.prepared.to(context.device), rows)
+    return (yield from objective_for(context, alone, outputs, rows))
 
 
 def log_terms(

@@ -77,14 +77,14 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
 
 def learning_layers(epoch: int, epochs: int, layers: int) -> int:
     """Return how many of the shallowest layers train in an epoch, from 1. They join at equal intervals, several if epochs are
-    few. In the last interval the whole model trains, including its embeddings and its head.
+    few. In the last interval the whole model trains, including what is in no layer, such as embeddings and the head.
     """
     return -(-epoch * layers // epochs)
 
 
 def epochs_alone(layers: int, epochs: int) -> int:
     """Return the number of epochs before the first in which the whole model trains."""
-    return epochs * (layers - 1) // layers
+    return epochs * (layers - 1) // layers if layers else 0
 
 
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:

@@ -1,7 +1,7 @@
-"""Fuses several teachers: each runs on every row once, and one of them provides the hidden states."""
+"""Fuses several teachers: each runs on every row once, or on each batch if rows vary. One of them provides the features."""
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compression.distillation.live_teacher import Member
 from compression.distillation.teacher import LOGITS_ALONE, Teacher
 from compression.engine.context import StageContext
 from compression.engine.job_models import ModelSource
@@ -35,13 +36,16 @@ class TeacherMember:
 @dataclass(frozen=True)
 class EnsembleOutputs:
     """The teachers' outputs. guide: the teacher that provides hidden states. rows: train as tokenized for the guide. logits:
-    fused, None of a single teacher. asked: how many teachers have run on all rows.
+    fused, None of a single teacher. asked: how many teachers have run on all rows. weight: the guide's, beside the `others`
+    that run with it on each batch, if rows vary.
     """
 
     guide: PreTrainedModel
     rows: Examples
     logits: Tensor | None = None
     asked: int = 0
+    weight: float = 1.0
+    others: tuple[Member, ...] = ()
 
 
 def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
@@ -67,38 +71,45 @@ def ensemble_outputs(
     context: StageContext, settings: Distill, rows: Examples, made: Sequence[Any]
 ) -> Generator[Event, None, EnsembleOutputs]:
     """Run every teacher on all rows and fuse the logits; a single teacher is left to the caller to run. Raises Pause. The guide
-    and the weights are chosen on validation; test is not read.
+    and the weights are chosen on validation; test is not read. If rows vary, no teacher is run on train.
     """
     found = members(context, settings)
     if len(found) == 1:
         return EnsembleOutputs(found[0].open(), rows_of(context, found[0].who, rows, made)[0])
     scores: list[float] = []
     answers: list[Tensor] = []
-    guide: tuple[float, str, PreTrainedModel, Examples] | None = None
+    live: list[Member] = []
+    guide: tuple[float, int, PreTrainedModel, Examples] | None = None
     for number, member in enumerate(found):
         model = member.open().to(context.device).eval().requires_grad_(False)
         own, validation = rows_of(context, member.who, rows, made)
         score = validate(model, validation, context.parts).score
         scores.append(score)
-        teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts)
-        precompute = count_rows(context.check_pause, len(own), teacher.precompute())
-        yield from context.tracker.relay(ASK, portion_of(precompute, number, len(found) + 1))
-        answers.append(teacher.logits)
+        if rows.varies:
+            live.append(Member(model, own))
+        else:
+            teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts)
+            precompute = count_rows(context.check_pause, len(own), teacher.precompute())
+            yield from context.tracker.relay(ASK, portion_of(precompute, number, len(found) + 1))
+            answers.append(teacher.logits)
         if guide is None or (member.who.aligned, score) > (guide[0] > float("-inf"), guide[0]):
-            guide = (score if member.who.aligned else float("-inf"), member.name, model, own)
-        elif model is not context.teacher:
+            guide = (score if member.who.aligned else float("-inf"), number, model, own)
+        elif model is not context.teacher and not rows.varies:
             model.cpu()
     weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]
-    logits = fused(answers, weights, rows, settings.temperature)
     assert guide is not None, "there is a teacher"  # noqa: S101
     each = zip(found, scores, weights, strict=True)
     parts = (f"{member.name} {score:.4f} × {weight / sum(weights):.3f}" for member, score, weight in each)
-    whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
+    whose = f"; hidden states and the like are those of {found[guide[1]].name}" if compares_states(settings) else ""
     note = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
     context.notes.append(note)
     yield Log(message=note[:4000])
-    context.originals.clear()  # all their outputs have been computed
-    return EnsembleOutputs(guide[2], guide[3], logits, len(found))
+    context.originals.clear()  # all their outputs have been computed, or `others` has them
+    if rows.varies:
+        weighted = [replace(member, weight=weight) for member, weight in zip(live, weights, strict=True)]
+        first = weighted.pop(guide[1])
+        return EnsembleOutputs(first.model, first.rows, None, 0, first.weight, tuple(weighted))
+    return EnsembleOutputs(guide[2], guide[3], fused(answers, weights, rows, settings.temperature), len(found))
 
 
 def fused(answers: Sequence[Tensor], weights: Sequence[float], rows: Examples, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from compression.modalities.base import TaskAdapter
+from compression.modalities.base import FixedRows, TaskAdapter
 
 POOL = 50  #: batches whose rows are sorted by length together: enough to avoid most padding, few enough to keep batches random
 
@@ -67,7 +67,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class TokenizedDataset:
+class TokenizedDataset(FixedRows):
     """A split, tokenized for a task."""
 
     tokens: Sequence[Sequence[int]]  #: each row's ids, unpadded

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compression.modalities.base import TaskAdapter
+from compression.modalities.base import FixedRows, TaskAdapter
 from compression.modalities.modality import IndependentReader
 from lathe_toy.modality import VectorDataset
 
@@ -45,7 +45,7 @@ class VectorBatch:
 
 
 @dataclass(frozen=True)
-class VectorExamples:
+class VectorExamples(FixedRows):
     """A split's vectors and labels."""
 
     features: Tensor
