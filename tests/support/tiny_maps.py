@@ -7,11 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from compression.modalities.base import TaskAdapter
+from compression.engine.context import StageContext
+from compression.modalities.base import TaskAdapter, label_loss
 from compression.modalities.registry import task_of
+from compression.schema.recipe.base import Split
+from compression.schema.recipe.recipe import Recipe
+from compression.system.progress import run_silently
+from compression.training.config import TrainingConfig
+from compression.training.trainer import train
+from tests.support.job_models import alone
+from tests.support.tiny_bert import all_phases
 
-CHANNELS, SIDE, LABELS = 3, 8, 2
+CHANNELS, SIDE = 3, 8
+LABELS = ("first", "second", "third", "fourth", "fifth")  #: all rows are of the first two
 
 
 @dataclass(frozen=True)
@@ -95,13 +105,25 @@ class MapRows:
 
 
 def maps(count: int, seed: int, *, varies: bool = False) -> MapRows:
-    """Draw rows whose label says which half is brighter, above or below."""
+    """Draw rows whose label says which channel is brighter, of the first two."""
     draw = torch.Generator().manual_seed(seed)
     pixels = torch.randn(count, CHANNELS, SIDE, SIDE, generator=draw) + 2
-    labels = torch.randint(LABELS, (count,), generator=draw)
-    halves = pixels.view(count, CHANNELS, 2, SIDE // 2, SIDE)
-    halves[torch.arange(count), :, labels] += 1
-    return MapRows(pixels, labels, task_of("text-classification", ("above", "below")), varies)
+    labels = torch.randint(2, (count,), generator=draw)
+    pixels[torch.arange(count), labels] += 1
+    return MapRows(pixels, labels, task_of("text-classification", LABELS), varies)
+
+
+def network_state(model: PreTrainedModel, recipe: Recipe, *, varies: bool = True) -> StageContext:
+    """Return the state of a job whose model reads maps; rows of train vary."""
+    rows: dict[Split, Any] = {"train": maps(64, 1, varies=varies), "validation": maps(48, 2), "test": maps(16, 3)}
+    return StageContext(recipe, rows, model, all_phases(), alone(model, rows))
+
+
+def trained(model: PreTrainedModel, epochs: int = 6, rate: float = 1e-2) -> PreTrainedModel:
+    """Train a network to tell the rows' labels."""
+    rows, plan = maps(64, 1), TrainingConfig("prepare", epochs, rate, 16, 0)
+    run_silently(train(model, plan, rows, maps(48, 2), label_loss(rows.task, model)))
+    return model
 
 
 class Normalized(nn.Module):
@@ -110,7 +132,7 @@ class Normalized(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(CHANNELS, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.drop, self.out = nn.Dropout(0.1), nn.Linear(6 * 4, LABELS)
+        self.drop, self.out = nn.Dropout(0.1), nn.Linear(6 * 4, len(LABELS))
 
     def forward(self, pixel_values: Tensor) -> Any:
         """(rows, channels, height, width) -> logits."""

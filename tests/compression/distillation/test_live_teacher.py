@@ -1,16 +1,20 @@
 """Teachers that run on each batch answer of what the student sees, alone as together."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification
 
 from compression.distillation.live_teacher import LiveTeacher, Member
-from compression.distillation.teacher import FeatureRequest, Teacher
+from compression.distillation.teacher import LOGITS_ALONE, FeatureRequest, Teacher
 from compression.modalities.losses import fuse_teachers
 from compression.quantization.precision import gradient_precision
+from tests.support.network_graphs import resnet
+from tests.support.network_models import drawn_network
 from tests.support.tiny_bert import encoded, sentences, tiny_config
+from tests.support.tiny_maps import maps
 
 ROWS = encoded(sentences(12, 1))
 LOOK = FeatureRequest(states=(0, 2), scores=(1,), relations=2)
@@ -52,6 +56,15 @@ def test_several_are_fused_by_their_weights_and_the_first_shows_its_features() -
     assert torch.allclose(found.logits, fuse_teachers(each, torch.tensor(weights), 2.0), atol=1e-6)
     assert torch.allclose(found.hidden[0], states[batch.mask.bool()], atol=1e-6)
     assert "each teacher runs" in live.note
+
+
+def test_each_teacher_reads_a_varied_batch_in_its_own_way() -> None:
+    """A view is drawn once: a teacher whose preprocessor scales otherwise sees the same view."""
+    model, rows = drawn_network(resnet()).requires_grad_(requires_grad=False), maps(8, 1, varies=True)
+    live = LiveTeacher([Member(model, replace(rows, scale=0.5))], LOGITS_ALONE)
+    batch = next(iter(rows.shuffled(4, 0)))
+    assert live.outputs(batch).logits.equal(model(0.5 * batch.pixels).logits)
+    assert "Rows look different" in live.note
 
 
 def test_answers_that_are_known_are_not_computed_again() -> None:
