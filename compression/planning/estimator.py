@@ -159,7 +159,7 @@ class PlannedJob:
     def objectives(self) -> TeacherCosts:
         """Return the trainings that need teacher outputs."""
         shapes = (each.shape for each in (self.model, self.guide, self.result))
-        maps = None if self.guide.network is None else self.guide.network.maps
+        maps = self.guide.network is not None
         return TeacherCosts.of(self.recipe, self.tokens, *shapes, language=self.is_language, maps=maps)
 
     @property

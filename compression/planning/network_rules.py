@@ -38,8 +38,8 @@ def check_network(recipe: Recipe) -> None:
 
 def _of_training(recipe: Recipe) -> Iterator[Refusal]:
     if recipe.distill is not None:
-        cause = "views show an image differently each time, so that nothing of a teacher is kept"
-        yield recipe.train.varies and recipe.distill.spill_gib > 0, "distill.spill_gib", cause, "Leave it out."
+        cause = "a teacher's maps are not kept: it runs on each batch that compares them"
+        yield recipe.distill.spill_gib > 0, "distill.spill_gib", cause, "Leave it out."
     cause = "networks of images keep all values of a step: only layers of transformers of text are computed again"
     yield recipe.train.recompute, "train.recompute", cause, "Choose a smaller batch, and train.accumulate."
 

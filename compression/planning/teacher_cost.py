@@ -6,7 +6,7 @@ from typing import Literal
 
 from compression.planning.distillation_rules import attention_form
 from compression.planning.token_estimates import Tokens
-from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.distill import INSIDES, Distill
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 
@@ -55,40 +55,31 @@ class TeacherCosts:
         student: Shape,
         *,
         language: bool,
-        maps: int | None = None,
+        maps: bool = False,
     ) -> "TeacherCosts":
-        """Return the trainings of a recipe. guide: the teacher whose hidden states the task phase compares. maps: numbers of a
-        row's maps that a guide compares, if it is a network of images.
+        """Return the trainings of a recipe. guide: the teacher whose features the task phase compares. maps: whether they are
+        feature maps, which are not kept. Nothing is kept where rows vary: all teachers run in each epoch.
         """
-        if recipe.train.varies:
-            return cls._of_varied(recipe)
         distill, recovery, general, task = recipe.distill, None, None, None
-        cache_file = distill.spill_gib * 2**30 if distill is not None else 0.0
+        varies, cache_file = recipe.train.varies, distill.spill_gib * 2**30 if distill is not None else 0.0
         if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:
             # Only outputs, after each cut: a language model's are computed from its last hidden states.
-            states = round(2 * tokens.train * baseline.hidden) if language else 0
-            recovery = TeacherCost(states, cache_file, recipe.prune.steps, recipe.prune.recovery.epochs)
+            states, epochs = round(2 * tokens.train * baseline.hidden) if language else 0, recipe.prune.recovery.epochs
+            recovery = TeacherCost(states, cache_file, epochs if varies else recipe.prune.steps, epochs)
         if distill is not None and distill.general is not None:
-            terms = {name for name in ("hidden", "attention", "embedding") if getattr(distill.general, name)}
-            found = _feature_bytes(distill, terms, tokens.plain, baseline, student)
-            general = TeacherCost(found, cache_file, 1, distill.general.epochs)
+            terms, epochs = {name for name in INSIDES if getattr(distill.general, name)}, distill.general.epochs
+            live = varies or maps
+            found = 0 if live else _feature_bytes(distill, terms, tokens.plain, baseline, student)
+            general = TeacherCost(found, cache_file, epochs if live else 1, epochs)
         if distill is not None:
             terms = set(distill.weights())
+            live = varies or (maps and not terms.isdisjoint(INSIDES))
             speaks = language and "soft" in terms and distill.kept is None
-            found = _feature_bytes(distill, terms, tokens.taught, guide, student, last=speaks)
-            if maps is not None:
-                found = round(2 * tokens.taught * maps) if terms & {"hidden", "attention"} else 0
+            found = 0 if live else _feature_bytes(distill, terms, tokens.taught, guide, student, last=speaks)
             # A few outputs per row, or the likeliest tokens, are computed once and kept, whatever else is compared.
-            task = TeacherCost(found, cache_file, 1, distill.epochs + (not language or distill.kept is not None))
+            again = distill.epochs + (not language or distill.kept is not None)
+            task = TeacherCost(found, cache_file, distill.epochs if live else 1, again)
         return cls(recovery, general, task)
-
-    @classmethod
-    def _of_varied(cls, recipe: Recipe) -> "TeacherCosts":
-        """Return the trainings if each row looks different each time: nothing is kept, and all teachers run in each epoch."""
-        recovery, distill = recipe.prune.recovery if recipe.prune is not None else None, recipe.distill
-        asked = recovery.epochs if recovery is not None and recipe.recovers_by_teacher else None
-        found = [TeacherCost(0, 0.0, each, each) if each else None for each in (asked, distill.epochs if distill else None)]
-        return cls(found[0], None, found[1])
 
     @property
     def each(self) -> list[TeacherCost]:

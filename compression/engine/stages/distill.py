@@ -77,8 +77,9 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     if settings.augment is not None:
         yield AUGMENT, augment_seconds(settings.augment, expected.rows["train"])
         train *= 1 + settings.augment.rows
-    yield ASK, expected.seeds * train / 3
-    yield PHASE, settings.epochs * train * 0.5
+    once, varies = expected.seeds * train / 3, expected.recipe.train.varies  # all teachers, on all rows
+    yield ASK, 0.0 if varies else once
+    yield PHASE, settings.epochs * (train * 0.5 + (once if varies else 0.0))
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:

@@ -92,10 +92,11 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
     yield "cut", 2.0 + measuring
+    taught, varies = expected.recipe.recovers_by_teacher, expected.recipe.train.varies
     for name, epochs in trainings_of(settings):
-        if expected.recipe.recovers_by_teacher and epochs:
-            yield precompute(name), expected.train / 3
-        yield name, epochs * expected.train * 0.7
+        if taught and epochs:
+            yield precompute(name), 0.0 if varies else expected.train / 3
+        yield name, epochs * expected.train * (0.7 + (1 / 3 if taught and varies else 0.0))
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001

@@ -8,7 +8,6 @@ import numpy as np
 from compression.models.networks.blocks import residual_blocks
 from compression.models.networks.channels import Channels, Units, channels_of
 from compression.models.networks.graph import Graph, Node, Shape
-from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.report.network import BlockFacts, Count, GroupFacts, LayerFacts, NetworkFacts
 
@@ -37,7 +36,6 @@ def network_facts(graph: Graph) -> NetworkFacts:
         inputs=prod(graph.shape),
         outputs=prod(shapes[graph.output]),
         values=sum(prod(shapes[node.name]) for node in graph.nodes if node.op != "constant"),
-        maps=sum(prod(shapes[name]) for name in stage_maps(graph, shapes)),
     )
 
 

@@ -84,7 +84,6 @@ class NetworkFacts(Config):
     inputs: Annotated[int, Field(description="Numbers of one row of its input: channels × height × width.")] = 0
     outputs: Annotated[int, Field(description="Logits of a row.")] = 0
     values: Annotated[int, Field(description="Numbers of all values of one row: about what a backward pass needs.")] = 0
-    maps: Annotated[int, Field(description="Numbers of one row's maps that distillation compares: the ends of stages.")] = 0
 
     @property
     def widths(self) -> dict[str, int]:

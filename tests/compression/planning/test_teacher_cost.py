@@ -4,10 +4,13 @@ import pytest
 
 from compression.planning.estimator import TRAINING_FLOPS
 from compression.planning.preflight import preflight
+from compression.planning.teacher_cost import TeacherCosts
+from compression.planning.token_estimates import Tokens
 from compression.schema.recipe.distill import Distill, General
 from compression.schema.recipe.presets import preset
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from compression.schema.recipe.views import Views
 from compression.schema.validation import DataFacts
 from tests.compression.modalities.text.scoring.test_perplexity import DATA, MODEL
 from tests.compression.planning.test_planning import DATA as CLASSES, MODEL as ENCODER
@@ -67,3 +70,20 @@ def test_what_is_asked_of_teachers_in_other_phases_may_be_asked_again_too() -> N
     few, many = (preflight(MODEL, of_characters(10**6 * n), recovered, Evaluate()).warnings for n in (7, 8))
     assert not any("runs again" in warning for warning in few)
     assert any("runs again" in warning and "distil too" in warning for warning in many)
+
+
+def test_teachers_of_rows_that_vary_and_of_feature_maps_run_in_each_epoch_and_nothing_is_kept() -> None:
+    shape, tokens = ENCODER.shape, Tokens(train=1000, taught=1000, plain=1000)
+    pruned = Prune(recovery=Recovery(epochs=6, by="teacher"), steps=2)
+    plain = Recipe(prune=pruned, distill=Distill(epochs=4, hidden=1.0, general=General(epochs=3)))
+    views = plain.model_copy(update={"train": Train(views=Views(flip=True))})
+    answers = plain.model_copy(update={"distill": Distill(epochs=4, hidden=0.0)})
+
+    def passes(recipe: Recipe, *, maps: bool) -> list[tuple[int, int]]:
+        costs = TeacherCosts.of(recipe, tokens, shape, shape, shape, language=False, maps=maps)
+        return [(each.passes, each.bytes) for each in costs.each]
+
+    assert [each for each, _ in passes(plain, maps=False)] == [2, 1, 1]
+    assert passes(plain, maps=True) == [(2, 0), (3, 0), (4, 0)]
+    assert passes(views, maps=False) == passes(views, maps=True) == [(6, 0), (3, 0), (4, 0)]
+    assert passes(answers, maps=True) == [(2, 0), (1, 0)]

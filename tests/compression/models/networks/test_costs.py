@@ -60,12 +60,11 @@ def test_a_whole_network_costs_what_its_graph_says_and_facts_survive_json(name: 
     assert (facts.inputs, facts.outputs) == (3 * 8 * 8, 5)
 
 
-def test_values_and_maps_are_counted_for_a_row() -> None:
+def test_values_are_counted_for_a_row() -> None:
     net = GraphBuilder((3, 4, 4))
     value = net.pool(net.op("relu", net.conv(INPUT, 2)))
     facts = network_facts(net.graph(net.linear(net.mean(value), 5)))
     assert facts.values == 2 * 16 + 2 * 16 + 2 * 4 + 2 + 5
-    assert facts.maps == 2 * 16 + 2 * 4  # what the pool reads, and what the mean reads
 
 
 def test_a_resnet_152_has_its_published_parameters() -> None:
