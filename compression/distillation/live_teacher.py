@@ -41,8 +41,8 @@ class LiveTeacher:
     @property
     def note(self) -> str:
         """Say when the teachers run."""
-        why = "rows look different each time" if self.guide.rows.varies else "feature maps are not kept"
-        return f"{why[0].upper()}{why[1:]}: {'each teacher' if self.others else 'the teacher'} runs on each batch."
+        who = "Each teacher" if self.others else "The teacher"
+        return f"{who} runs on each batch: of rows that vary, and of feature maps, nothing is kept."
 
     def precompute(self) -> Iterator[int]:
         """Yield nothing: nothing is computed before training."""

@@ -280,8 +280,9 @@ class _Run:
         """Compute the gradients of a step's batches in micro-batches; return whether the loss was finite.
 
         Micro-batches are weighted by the count that their loss averages over (rows, words, or tokens to predict), so the sum
-        equals the loss of the whole batch, up to rounding, dropout's other numbers, and losses of hidden states, relations and
-        a tagger's soft targets, which average over tokens: a row among short rows has a slightly larger weight in them.
+        equals the loss of the whole batch, up to rounding, dropout's other numbers, normalizations over rows, and losses of
+        hidden states, relations and a tagger's soft targets, which average over tokens: a row among short rows has a slightly
+        larger weight in them.
         """
         device = next(self.model.parameters()).device
         whole = sum(batch.weight for batch in batches)

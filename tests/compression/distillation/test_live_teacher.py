@@ -42,7 +42,7 @@ def test_it_answers_as_one_that_was_asked_before() -> None:
         assert torch.allclose(now.scores[:, :, real], before.scores[:, :, real], atol=2e-3)
         assert torch.allclose(now.relations[:, real], before.relations[:, real], atol=2e-3)
     assert not live.asks
-    assert "the teacher runs" in live.note
+    assert live.note.startswith("The teacher runs")
 
 
 def test_several_are_fused_by_their_weights_and_the_first_shows_its_features() -> None:
@@ -55,7 +55,7 @@ def test_several_are_fused_by_their_weights_and_the_first_shows_its_features() -
     found = live.outputs(batch)
     assert torch.allclose(found.logits, fuse_teachers(each, torch.tensor(weights), 2.0), atol=1e-6)
     assert torch.allclose(found.hidden[0], states[batch.mask.bool()], atol=1e-6)
-    assert "each teacher runs" in live.note
+    assert live.note.startswith("Each teacher runs")
 
 
 def test_each_teacher_reads_a_varied_batch_in_its_own_way() -> None:
@@ -64,7 +64,6 @@ def test_each_teacher_reads_a_varied_batch_in_its_own_way() -> None:
     live = LiveTeacher([Member(model, replace(rows, scale=0.5))], LOGITS_ALONE)
     batch = next(iter(rows.shuffled(4, 0)))
     assert live.outputs(batch).logits.equal(model(0.5 * batch.pixels).logits)
-    assert "Rows look different" in live.note
 
 
 def test_answers_that_are_known_are_not_computed_again() -> None:
