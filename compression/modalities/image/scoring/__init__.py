@@ -1,0 +1,1 @@
+"""Scores classifiers of images. Torch-free."""
