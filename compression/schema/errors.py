@@ -46,6 +46,13 @@ class UnsupportedArchitecture(CompressionError):
     remedy = "Send a model of a supported family; GET /v1/families lists them."
 
 
+class UnsupportedOperator(CompressionError):
+    """A network has an operator, or a form of one, that Lathe cannot take apart."""
+
+    code = "unsupported_operator"
+    remedy = "Export the network with the named part written in plain operators, or send a model of a supported family."
+
+
 class UnsupportedShape(CompressionError):
     """The family is known, but this recipe asks for a shape that its stock config cannot express."""
 

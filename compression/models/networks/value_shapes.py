@@ -3,7 +3,7 @@
 Only a `constant` has no batch axis. It may be read where it broadcasts (arithmetic, `matmul`) or gets such an axis (`expand`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 
 from compression.models.networks.graph import INPUT, Graph, Node, Shape
@@ -24,13 +24,10 @@ def value_shapes(graph: Graph) -> dict[str, Shape]:
     constants: set[str] = set()
     _check_size("the input", shapes[INPUT])
     for node in graph.nodes:
-        for role, shape in node.tensors.items():
-            _check_size(node.tensor(role), shape)
         try:
-            shapes[node.name] = _node_shape(node, shapes, constants)
+            shapes[node.name] = node_shape(node, shapes, constants)
         except ValueError as problem:
             raise ValueError(f"{node.name} ({node.op}): {problem}") from problem
-        _check_size(node.name, shapes[node.name])
         if node.op == "constant":
             constants.add(node.name)
     if graph.output in constants:
@@ -38,7 +35,19 @@ def value_shapes(graph: Graph) -> dict[str, Shape]:
     return shapes
 
 
-def _node_shape(node: Node, shapes: Mapping[str, Shape], constants: set[str]) -> Shape:
+def node_shape(node: Node, shapes: Mapping[str, Shape], constants: Collection[str]) -> Shape:
+    """Return the shape of one node's value by those of earlier values. constants: those without a batch axis.
+
+    Raises ValueError with what does not fit, or is too large.
+    """
+    for role, shape in node.tensors.items():
+        _check_size(f"its {role}", shape)
+    found = _shape(node, shapes, constants)
+    _check_size("its value", found)
+    return found
+
+
+def _shape(node: Node, shapes: Mapping[str, Shape], constants: Collection[str]) -> Shape:
     inputs = [shapes[name] for name in node.inputs]
     fixed = [name for name in node.inputs if name in constants]
     if not fixed:
