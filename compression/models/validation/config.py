@@ -67,13 +67,13 @@ def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Compre
     if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
         return None, ConfigMismatch(f"id2label does not name 1 to {MOST_LABELS} labels", param="config.json:id2label")
     ordered = [names.get(str(number)) for number in range(len(names))]
-    labels = tuple(label for label in ordered if isinstance(label, str) and _is_proper(label))
+    labels = tuple(label for label in ordered if isinstance(label, str) and is_proper(label))
     if len(set(labels)) != len(names):
         cause = f"id2label does not give each of 0 to {len(names) - 1} its own label of at most {LONGEST_LABEL} characters"
         return None, ConfigMismatch(cause, param="config.json:id2label")
     return labels, None
 
 
-def _is_proper(label: str) -> bool:
+def is_proper(label: str) -> bool:
     """Return whether a label can be stored and shown: limited length, no NUL, no lone surrogate."""
     return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)
