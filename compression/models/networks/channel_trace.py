@@ -112,7 +112,7 @@ class Trace:
             if len(self.readers[name]) == 1:
                 self.add_tensor(tensor, dim, labels, axis)
                 continue
-            found = self.channels(labels, axis)
+            found = None if labels.shape[axis] == 1 else self.channels(labels, axis)
             before = self.shared.setdefault((tensor, dim), found)
             self.add_tensor(tensor, dim, found)
             if before is not None and found is not None:
