@@ -27,6 +27,7 @@ from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import difference_note
 from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
+from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.network_rules import check_network, fitted
@@ -73,12 +74,13 @@ class DatasetRun:
         """Read model and data, and refuse an impossible job before any training."""
         recipe, output, read = spec.recipe, base / spec.output, read_dataset(spec, base, asked)
         notes = list(sanitized_folder.notes(spec, base))
-        source = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model")
+        source = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model", read[0].labels)
         folder = adapted_folder(source, read[0], output, "models.base", notes)
-        model = loading.load_model(folder, read[0].labels, asked.task, seed=recipe.train.seed)
+        some = TASKS[asked.task].some_labels
+        model = loading.load_model(folder, read[0].labels, asked.task, seed=recipe.train.seed, some=some)
         labels = loading.head_labels(model.config) if read[0].labels else ()
         data = JobData.of(spec, base, asked, read, folder, model.config, labels)
-        notes += data.modality.preprocessor_notes(folder)
+        notes += [*data.modality.preprocessor_notes(folder), *adapter_of(model).notes(model.config)]
         own = ModelSource.of("models.base", folder, data.reading, model)
         recipe = fitted(recipe, ARCHITECTURE_SPECS[model.config.model_type], own.shape)
         if own.shape.widths is not None:

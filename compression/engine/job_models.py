@@ -95,10 +95,12 @@ def open_job_models(data: JobData, own: ModelSource, planned: Shape, notes: list
     spec, models, unpacked = data.spec, JobModels(own, data.dataset, data.task), data.output / UNPACKED
     recipe, student = spec.recipe, None
     if spec.student is not None:
-        sent = sanitized_folder.sanitized_folder(data.base / spec.student, unpacked / "student")
+        sent = sanitized_folder.sanitized_folder(data.base / spec.student, unpacked / "student", data.dataset.labels)
         student = adapted_folder(sent, data.dataset, data.output, STUDENT, notes, like=own.folder)
-    named = enumerate(spec.teachers)
-    teachers = [sanitized_folder.sanitized_folder(data.base / one, unpacked / f"teacher-{number}") for number, one in named]
+    teachers = [
+        sanitized_folder.sanitized_folder(data.base / one, unpacked / f"teacher-{number}", data.dataset.labels)
+        for number, one in enumerate(spec.teachers)
+    ]
     rules.check_models(recipe, student=student is not None, teachers=len(teachers))
     if data.task.packed is not None:
         rules.check_one_teacher(recipe, len(teachers))

@@ -180,12 +180,12 @@ def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) 
     tokenizer.pad_token = named or tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
 
 
-def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) -> PreTrainedModel:
+def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int, some: bool = False) -> PreTrainedModel:
     """Load the model in float32 for a task, and for exactly these labels if the task has labels.
 
     A bare encoder or decoder, or a model with another task's head, gets a new head. Its weights are initialized with `seed`;
-    its outputs follow `labels`. A model with a head keeps its own order: read it with `head_labels`. Raises what `read_config`
-    raises, and LabelMismatch, ConfigMismatch, DamagedCheckpoint and UnsupportedTask.
+    its outputs follow `labels`. A model with a head keeps its own order: read it with `head_labels`. some: whether `labels` may
+    be some of a head's. Raises what `read_config` raises, LabelMismatch, ConfigMismatch, DamagedCheckpoint and UnsupportedTask.
     """
     config, head = read_config(folder), heads.of_task(task)
     check_served(architecture_of(config), task, param="config.json:model_type")
@@ -199,7 +199,7 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
         settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
     model, report = open_stock(folder, head, **settings)
     if headed:
-        labels = own_labels(model.config, labels, task)
+        labels = own_labels(model.config, labels, task, some=some)
     outer = adapter_of(model).head(model)
     parts = {name: part for name, part in model.named_modules() if part in (outer.dense, outer.out)}
     missing = {*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())}
@@ -240,8 +240,10 @@ def _read_last_token(config: PretrainedConfig, folder: Path) -> None:
     config.use_cache = False
 
 
-def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
-    """Return the labels of a model's own head in its order. Raises LabelMismatch if they do not match."""
+def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task, *, some: bool = False) -> tuple[str, ...]:
+    """Return the labels of a model's own head in its order. Raises LabelMismatch if they do not match. some: whether `labels`
+    may be some of them.
+    """
     if not labels:
         wanted = heads.outputs(task, 0)
         if config.num_labels != wanted:
@@ -250,6 +252,8 @@ def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) ->
             )
         return labels
     own = head_labels(config)
+    if some and set(labels) <= set(own):
+        return own
     if set(own) != set(labels) or len(own) != len(labels):
         raise LabelMismatch(f"the model's head has {listed(own)}, the data has {listed(labels)}", param="config.json:id2label")
     return own
@@ -259,12 +263,14 @@ def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) ->
 def in_order(model: PreTrainedModel, labels: tuple[str, ...]) -> PreTrainedModel:
     """Reorder the outputs of a model's head to the order of `labels`, in place, and return the model.
 
-    The outputs of heads that predict numbers or positions have no order.
+    The outputs of heads that predict numbers or positions have no order. Raises LabelMismatch if no layer makes the outputs.
     """
     own = head_labels(model.config) if labels else ()
     out = adapter_of(model).head(model).out
-    if own == labels or out is None:
+    if own == labels:
         return model
+    if out is None:
+        raise LabelMismatch(f"nothing can put the outputs {listed(own)} in another order", param="config.json:id2label")
     places = [own.index(label) for label in labels]
     for parameter in out.parameters():  # a decoder's head has no bias
         parameter.copy_(parameter[places])

@@ -1,4 +1,4 @@
-"""Turn an upload into a folder that stock code opens: unpack GGUF, remove references to code.
+"""Turn an upload into a folder that stock code opens: unpack files of other formats, remove references to code.
 
 A config.json may name its authors' code (`auto_map`). Lathe runs none of it, but a user who opens such a config with
 trust_remote_code would. So the key is removed before anything reads the folder, and exported models do not contain it.
@@ -6,11 +6,12 @@ trust_remote_code would. So the key is removed before anything reads the folder,
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.models import gguf_unpack
+from compression.models import gguf_unpack, onnx_unpack
 from compression.models.architectures.families import architecture_of
 from compression.models.files import gguf_model
 from compression.schema.errors import UnsupportedArchitecture
@@ -23,19 +24,37 @@ FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "spec
 """Settings files that stock code reads from a folder, or that artifacts contain."""
 
 
-def sanitized_folder(folder: Path, place: Path) -> Path:
-    """Return the folder that stock code opens a model from: `folder`, or `place` if GGUF is unpacked or a file names code."""
-    if gguf_model.is_one(folder):
-        if not place.exists():
-            gguf_unpack.unpack(without_code(folder, place.with_name(f"{place.name}-sent")), place)
-        return place
-    return without_code(folder, place)
+@dataclass(frozen=True)
+class Unpacker:
+    """A format that stock code does not open, and what turns it into one that it does."""
+
+    is_one: Callable[[Path], bool]  #: of a folder
+    unpack: Callable[[Path, Path, Sequence[str]], None]  #: a folder into another; the data's labels name outputs without names
+
+
+UNPACKERS = (
+    Unpacker(gguf_model.is_one, lambda folder, place, _: gguf_unpack.unpack(folder, place)),
+    Unpacker(onnx_unpack.is_one, onnx_unpack.unpack),
+)
+
+
+def sanitized_folder(folder: Path, place: Path, labels: Sequence[str] = ()) -> Path:
+    """Return the folder that stock code opens a model from: `folder`, or `place` if it is unpacked or a file names code.
+
+    labels: the data's; they name the outputs of a network that has no names for them.
+    """
+    found = _unpacker(folder)
+    if found is None:
+        return without_code(folder, place)
+    if not place.exists():
+        found.unpack(without_code(folder, place.with_name(f"{place.name}-sent")), place, labels)
+    return place
 
 
 def without_code(folder: Path, place: Path) -> Path:
     """Return a folder whose files name no code: `folder`, or `place`, made from it. Unsupported families stay to be refused."""
     contents = _naming_code(folder)
-    if not contents or not (gguf_model.is_one(folder) or _is_supported(folder)):
+    if not contents or (_unpacker(folder) is None and not _is_supported(folder)):
         return folder
     kept = {name: {key: value for key, value in content.items() if key != CODE} for name, content in contents.items()}
     linked(folder, place, {name: json.dumps(content, indent=2) + "\n" for name, content in kept.items()})
@@ -59,6 +78,10 @@ def linked(folder: Path, target: Path, own: Mapping[str, str]) -> None:
             (target / file.name).symlink_to(file.resolve())
     for name, text in own.items():
         durable_files.write_text(target / name, text)
+
+
+def _unpacker(folder: Path) -> Unpacker | None:
+    return next((unpacker for unpacker in UNPACKERS if unpacker.is_one(folder)), None)
 
 
 def _naming_code(folder: Path) -> dict[str, dict[str, Any]]:

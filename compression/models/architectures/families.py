@@ -94,7 +94,7 @@ LLAMA = _decoder("llama", f"{GROUPED} The {DIVIDED}.")
 DEEPSEEK_V3 = _decoder("deepseek_v3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
 NETWORK = network_spec(
     "network",
-    ("NetworkForImageClassification",),
+    ("NetworkForImageClassification", "NetworkModel"),
     "each layer has its own widths; hidden is the residual stream, cut only if it is named; layers are residual blocks.",
 )
 ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
@@ -170,7 +170,10 @@ add_plugins("lathe.architectures", Architecture, _add)  # type: ignore[type-abst
 
 def needed_files(model_type: str) -> tuple[str, ...]:
     """Return the files that a family's folder must have beside config.json and weights."""
-    return INSTALLED[model_type].files if model_type in INSTALLED else ("tokenizer.json",)
+    if model_type in INSTALLED:
+        return INSTALLED[model_type].files
+    spec = ARCHITECTURE_SPECS.get(model_type)
+    return ("preprocessor_config.json",) if spec is not None and spec.network else ("tokenizer.json",)
 
 
 NO_CODE = (

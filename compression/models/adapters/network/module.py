@@ -28,8 +28,8 @@ MOST_ELEMENTS = 2**31
 class NetworkConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has no types for mypy
     """config.json of a network.
 
-    graph: a `Graph` as JSON; source: the library and the config that it came from. pinned: keys of the groups that are never
-    cut, because a cut was seen to change more than it says (`proof`).
+    graph: a `Graph` as JSON. source: the library and the config that it came from, and names of tensors that no training
+    changes (`fixed`). pinned: keys of the groups that are never cut, because a trial cut changed more than it says.
     """
 
     model_type = "network"
@@ -78,9 +78,10 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
         for name in (INPUT, *(node.name for node in graph.nodes)):
             if name in TAKEN:
                 raise ValueError(f"a node cannot be called {name!r}")
+        fixed = set((config.source or {}).get("fixed", ()))
         for node in graph.nodes:
             if node.tensors:
-                self.add_module(node.name, part_of(node))
+                self.add_module(node.name, part_of(node, trained=fixed.isdisjoint(map(node.tensor, node.tensors))))
         for name in (INPUT, *(node.name for node in graph.used())):
             self.values[name] = nn.Identity()
         rounded, without_linear = rounding(graph), rounding(graph, ("conv",))

@@ -36,12 +36,12 @@ class Constant(nn.Module):
 
     value: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], *, trained: bool) -> None:
         super().__init__()
-        if prod(shape) == 1:
-            self.register_buffer("value", torch.zeros(shape))
-        else:
+        if trained and prod(shape) > 1:
             self.value = nn.Parameter(torch.zeros(shape))
+        else:
+            self.register_buffer("value", torch.zeros(shape))
 
     def forward(self) -> Tensor:
         """Return the tensor."""
@@ -75,11 +75,14 @@ class PassedValue(nn.Module):
         return value
 
 
-def part_of(node: Node) -> nn.Module:
-    """Make the module of a node that has tensors, with new weights. Raises ValueError if their shapes make none."""
+def part_of(node: Node, *, trained: bool = True) -> nn.Module:
+    """Make the module of a node that has tensors, with new weights. Raises ValueError if their shapes make none.
+
+    trained: whether training may change a constant.
+    """
     shapes = node.tensors
     try:
-        made = _made(node)
+        made = _made(node, trained=trained)
     except (TypeError, IndexError, RuntimeError) as problem:  # torch's, of negative or missing sizes
         raise ValueError(f"{node.name}: {str(problem)[:200]}") from problem
     found = {name: tuple(tensor.shape) for name, tensor in made.state_dict(keep_vars=True).items()}
@@ -88,7 +91,7 @@ def part_of(node: Node) -> nn.Module:
     return made
 
 
-def _made(node: Node) -> nn.Module:
+def _made(node: Node, *, trained: bool) -> nn.Module:
     shapes: dict[str, Any] = dict(node.tensors)  # `value_shapes` has checked them
     attributes: dict[str, Any] = dict(node.attributes)
     if node.op == "conv":
@@ -111,4 +114,4 @@ def _made(node: Node) -> nn.Module:
         return BatchNorm(shapes["weight"][0], attributes["epsilon"])
     if node.op == "layer_norm":
         return nn.LayerNorm(shapes["weight"], attributes["epsilon"], bias="bias" in shapes)
-    return Constant(shapes["value"]) if node.op == "constant" else SlopedRelu(shapes["slope"])
+    return Constant(shapes["value"], trained=trained) if node.op == "constant" else SlopedRelu(shapes["slope"])

@@ -12,10 +12,7 @@ from compression.models.networks.onnx_reading.call import Call, Read, together
 from compression.models.networks.onnx_reading.constants import ROWS, Known, axis_of
 from compression.models.networks.onnx_reading.layout import Size, Value, plain, reshaped, sizes_of, transposed, without
 
-WAYS = {
-    "asymmetric": "floor",
-    **dict.fromkeys(("half_pixel", "pytorch_half_pixel", "align_corners"), "round_prefer_floor"),
-}
+WAYS = {"asymmetric": "floor", **dict.fromkeys(("half_pixel", "pytorch_half_pixel", "align_corners"), "round_prefer_floor")}
 """Ways to find a pixel's place in the map that is resized → how a place is rounded to the nearest."""
 MOST_PARTS = 64
 """Parts that a Gather is read as at most."""

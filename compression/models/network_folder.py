@@ -1,0 +1,83 @@
+"""Write a network that was read from an upload as a folder that stock code opens, after a trial cut of its groups."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compression.models.adapters.network.cut import unproven
+from compression.models.adapters.network.module import TAKEN, NetworkConfig, NetworkForImageClassification
+from compression.models.networks.graph import INPUT, Graph
+from compression.models.networks.value_shapes import value_shapes
+from compression.system import durable_files
+
+Arrays = Mapping[str, NDArray[np.float32]]
+HEADED, BARE = "NetworkForImageClassification", "NetworkModel"
+"""Values of `architectures`: of a network that classifies, and of one whose head is new."""
+
+
+def network_of(
+    graph: Graph, tensors: Arrays, source: Mapping[str, Any], labels: Sequence[str] | None
+) -> NetworkForImageClassification:
+    """Build the model of a graph. labels: of its outputs; None if they have no names. tensors: a new head's may be missing.
+
+    Raises ValueError if there is no such model.
+    """
+    graph, names = renamed(graph)
+    outputs = value_shapes(graph)[graph.output][-1]
+    config = NetworkConfig(graph=graph.model_dump(mode="json"), source=dict(source), num_labels=outputs)
+    if labels is not None:
+        config.id2label, config.label2id = dict(enumerate(labels)), {name: number for number, name in enumerate(labels)}
+    model = NetworkForImageClassification(config).eval()
+    own = model.state_dict()
+    for name, values in tensors.items():
+        own[_renamed(name, names)].copy_(torch.tensor(values))
+    config.pinned = unproven(model)
+    return model
+
+
+def write_network(model: NetworkForImageClassification, place: Path, beside: Path, *, headed: bool = True) -> None:
+    """Write a network's folder, with the other files of `beside`. headed: whether it has its head, or gets a new one."""
+    with durable_files.folder(place) as folder:
+        state = {name: value for name, value in model.state_dict().items() if headed or not _is_of_head(model, name)}
+        model.save_pretrained(folder, state_dict=state)
+        if not headed:
+            config = NetworkConfig.from_pretrained(folder)
+            config.architectures = [BARE]
+            config.save_pretrained(folder)
+        for file in beside.iterdir():
+            if file.suffix == ".json" and file.is_file() and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _is_of_head(model: NetworkForImageClassification, name: str) -> bool:
+    return name.startswith(f"{model.config.network.output}.")
+
+
+def renamed(graph: Graph) -> tuple[Graph, dict[str, str]]:
+    """Return a graph whose nodes have names that a model can have, and the new name of each node that had none."""
+    known = {INPUT, *(node.name for node in graph.nodes)}
+    names: dict[str, str] = {}
+    for name in sorted(known & TAKEN):
+        found = f"{name}_node"
+        while found in known:
+            found += "_"
+        names[name] = found
+        known.add(found)
+    if not names:
+        return graph, names
+
+    def new(name: str) -> str:
+        return names.get(name, name)
+
+    nodes = [node.model_copy(update={"name": new(node.name), "inputs": tuple(map(new, node.inputs))}) for node in graph.nodes]
+    return Graph(shape=graph.shape, nodes=tuple(nodes), output=new(graph.output)), names
+
+
+def _renamed(tensor: str, names: Mapping[str, str]) -> str:
+    node, _, role = tensor.partition(".")
+    return f"{names.get(node, node)}.{role}"

@@ -1,0 +1,86 @@
+"""Turn an uploaded ONNX file into a network's folder, if Lathe computes what ONNX Runtime computes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from compression.models.adapters.network.module import NetworkForImageClassification
+from compression.models.files.json_file import BadJson, read_file
+from compression.models.network_folder import network_of, write_network
+from compression.models.networks.onnx_reader import read_onnx
+from compression.models.networks.value_shapes import value_shapes
+from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, UnsupportedArchitecture
+
+TOLERANCE = 1e-4
+"""Of the logits, relative to the largest."""
+ROWS = (1, 3)
+LARGEST_CONFIG = 1 << 20
+
+
+def is_one(folder: Path) -> bool:
+    """Return whether a folder's weights are an ONNX file."""
+    return any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors"))
+
+
+def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
+    """Write the folder's only ONNX file as the complete folder `place`.
+
+    Outputs without names in config.json have those of the data's `labels`, if there are as many. Raises what `read_onnx`
+    raises, ConfigMismatch, and UnsupportedArchitecture if ONNX Runtime computes something else.
+    """
+    path = next(iter(sorted(folder.glob("*.onnx"))))
+    graph, tensors = read_onnx(path)
+    outputs = value_shapes(graph)[graph.output][-1]
+    names = _labels(folder, outputs) or (tuple(labels) if len(labels) == outputs else None)
+    try:
+        model = network_of(graph, tensors, {"library": "onnx", "config": {}, "names": {}}, names)
+    except ValueError as problem:
+        raise UnsupportedArchitecture(f"{path.name}: {str(problem)[:500]}", param=path.name) from problem
+    check_answers(model, path)
+    write_network(model, place, folder)
+
+
+@torch.no_grad()
+def check_answers(model: NetworkForImageClassification, path: Path) -> None:
+    """Compare a network with ONNX Runtime on random images. Raises UnsupportedArchitecture and DamagedCheckpoint."""
+    draw = torch.Generator().manual_seed(0)
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        for rows in ROWS:
+            pixels = torch.randn(rows, *model.config.network.shape, generator=draw)
+            (wanted,) = session.run(None, {given.name: pixels.numpy()})
+            apart = float(np.abs(model(pixels).logits.numpy() - wanted).max())
+            if not apart <= TOLERANCE * float(np.abs(wanted).max()):
+                cause = f"{path.name}: ONNX Runtime's answers to {rows} random images differ from Lathe's by {apart:.3g}"
+                raise UnsupportedArchitecture(
+                    f"{cause}, of at most {float(np.abs(wanted).max()):.3g}",
+                    param=path.name,
+                    remedy="Export the network with a current exporter, in evaluation mode; else send us the file.",
+                )
+    except UnsupportedArchitecture:
+        raise
+    except Exception as problem:  # ONNX Runtime's exceptions have no common class
+        raise DamagedCheckpoint(f"ONNX Runtime cannot run {path.name}: {str(problem)[:300]}", param=path.name) from problem
+
+
+def _labels(folder: Path, outputs: int) -> tuple[str, ...] | None:
+    """Return the names of the outputs by config.json; None if it has none. Raises ConfigMismatch."""
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        found = read_file(folder / "config.json", LARGEST_CONFIG).get("id2label")
+    except BadJson as problem:
+        raise ConfigMismatch(f"config.json: {problem}", param="config.json") from problem
+    if found is None:
+        return None
+    names = [found.get(str(number)) for number in range(outputs)] if isinstance(found, dict) else []
+    if len(found) != outputs or not all(isinstance(name, str) for name in names):
+        cause = f"id2label does not name the {outputs} outputs of the network, from 0"
+        raise ConfigMismatch(cause, param="config.json:id2label")
+    return tuple(map(str, names))

@@ -1,0 +1,130 @@
+"""An uploaded ONNX file becomes a network's folder that the engine opens, prunes and saves, or is refused with the reason."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from compression.export.onnx.network_graph import float_graph
+from compression.models import loading, onnx_unpack
+from compression.models.adapters.registry import adapter_of
+from compression.models.network_folder import network_of, renamed, write_network
+from compression.models.networks.graph import Graph
+from compression.models.sanitized_folder import sanitized_folder
+from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsupportedArchitecture
+from tests.support.network_graphs import mobilenet_v2, resnet, vit
+from tests.support.network_models import drawn_network
+
+TASK = "image-classification"
+LABELS = ("ant", "bee", "cow", "dog", "elk")
+
+
+def uploaded(folder: Path, graph: Graph, names: tuple[str, ...] | None = None):
+    """Write a folder as it is uploaded; return the model whose answers it gives."""
+    model = drawn_network(graph)
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    folder.mkdir()
+    onnx.save(float_graph(graph, arrays), folder / "classifier.onnx")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 8, "width": 8}}))
+    if names is not None:
+        (folder / "config.json").write_text(json.dumps({"id2label": {str(at): name for at, name in enumerate(names)}}))
+    return model
+
+
+@pytest.mark.parametrize("graph", [resnet(), mobilenet_v2(), vit()], ids=["resnet", "mobilenet_v2", "vit"])
+@torch.no_grad()
+def test_a_file_becomes_a_folder_that_answers_alike(tmp_path: Path, graph: Graph) -> None:
+    model, pixels = uploaded(tmp_path / "sent", graph, LABELS[::-1]), torch.randn(3, 3, 8, 8)
+    folder = sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS)
+    assert sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS) == folder == tmp_path / "place"
+    found = loading.load_model(folder, LABELS, TASK, seed=0)
+    assert loading.head_labels(found.config) == LABELS[::-1]
+    assert torch.allclose(found(pixels).logits, model(pixels).logits, atol=1e-4)
+    assert not found.config.pinned
+    assert adapter_of(found).shape_of(found.config).widths
+    ordered = loading.in_order(found, LABELS)
+    assert torch.allclose(ordered(pixels).logits, model(pixels).logits.flip(1), atol=1e-4)
+    assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"height": 8, "width": 8}
+
+
+def test_outputs_without_names_have_those_of_the_data(tmp_path: Path) -> None:
+    uploaded(tmp_path / "sent", resnet((1,)))
+    named = loading.load_model(sanitized_folder(tmp_path / "sent", tmp_path / "a", LABELS), LABELS, TASK, seed=0)
+    assert loading.head_labels(named.config) == LABELS
+    few = sanitized_folder(tmp_path / "sent", tmp_path / "b", LABELS[:2])
+    with pytest.raises(LabelMismatch):
+        loading.load_model(few, LABELS[:2], TASK, seed=0, some=True)
+
+
+def test_data_may_have_some_of_the_labels(tmp_path: Path) -> None:
+    uploaded(tmp_path / "sent", resnet((1,)), LABELS)
+    folder = sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS[1:3])
+    assert loading.head_labels(loading.load_model(folder, LABELS[1:3], TASK, seed=0, some=True).config) == LABELS
+    with pytest.raises(LabelMismatch):
+        loading.load_model(folder, LABELS[1:3], TASK, seed=0)
+    with pytest.raises(LabelMismatch):
+        loading.load_model(folder, ("ant", "fox"), TASK, seed=0, some=True)
+
+
+def test_a_network_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    model = uploaded(tmp_path / "sent", resnet((1,)))
+    onnx_unpack.check_answers(model, tmp_path / "sent" / "classifier.onnx")
+    with torch.no_grad():
+        model.get_submodule(model.config.network.output).bias[2] += 0.1
+    with pytest.raises(UnsupportedArchitecture, match=r"differ from Lathe's by 0\.1"):
+        onnx_unpack.check_answers(model, tmp_path / "sent" / "classifier.onnx")
+    (tmp_path / "sent" / "classifier.onnx").write_bytes(b"\x08nothing")
+    with pytest.raises(DamagedCheckpoint):
+        sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS)
+    assert not (tmp_path / "place").exists()
+
+
+def test_labels_that_do_not_name_the_outputs_are_refused(tmp_path: Path) -> None:
+    uploaded(tmp_path / "sent", resnet((1,)), LABELS[:3])
+    with pytest.raises(ConfigMismatch, match="5 outputs"):
+        sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS)
+
+
+def test_a_network_needs_its_preprocessor(tmp_path: Path) -> None:
+    uploaded(tmp_path / "sent", resnet((1,)))
+    (tmp_path / "sent" / "preprocessor_config.json").unlink()
+    with pytest.raises(MissingFile, match="preprocessor_config"):
+        loading.load_model(sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS), LABELS, TASK, seed=0)
+
+
+@torch.no_grad()
+def test_a_bare_network_gets_a_new_head(tmp_path: Path) -> None:
+    model = drawn_network(resnet((1,)))
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "preprocessor_config.json").write_text("{}")
+    write_network(model, tmp_path / "place", tmp_path / "sent", headed=False)
+    first, again, other = (loading.load_model(tmp_path / "place", LABELS, TASK, seed=seed) for seed in (1, 1, 2))
+    head = model.config.network.output
+    assert not torch.equal(first.get_parameter(f"{head}.weight"), model.get_parameter(f"{head}.weight"))
+    assert torch.equal(first.get_parameter(f"{head}.weight"), again.get_parameter(f"{head}.weight"))
+    assert not torch.equal(first.get_parameter(f"{head}.weight"), other.get_parameter(f"{head}.weight"))
+    assert torch.equal(first.conv_0.weight, model.conv_0.weight)
+    assert loading.head_labels(first.config) == LABELS
+
+
+@torch.no_grad()
+def test_nodes_get_names_that_a_model_can_have() -> None:
+    graph = resnet((1,))
+    taken = {"conv_0": "forward", "batch_norm_1": "values", "linear_10": "train"}
+    nodes = [
+        node.model_copy(
+            update={"name": taken.get(node.name, node.name), "inputs": tuple(taken.get(name, name) for name in node.inputs)}
+        )
+        for node in graph.nodes
+    ]
+    hostile = Graph(shape=graph.shape, nodes=tuple(nodes), output=taken.get(graph.output, graph.output))
+    assert renamed(hostile)[1]["forward"] == "forward_node"
+    whole = drawn_network(graph)
+    tensors = {
+        f"{taken.get(name.split('.')[0], name.split('.')[0])}.{name.split('.')[1]}": tensor.numpy()
+        for name, tensor in whole.state_dict().items()
+    }
+    found, pixels = network_of(hostile, tensors, {}, LABELS), torch.randn(2, 3, 8, 8)
+    assert torch.equal(found(pixels).logits, whole(pixels).logits)
