@@ -1,6 +1,5 @@
 """Write a network that was read from an upload as a folder that stock code opens, after a trial cut of its groups."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,16 @@ from numpy.typing import NDArray
 
 from compression.models.adapters.network.cut import unproven
 from compression.models.adapters.network.module import TAKEN, NetworkConfig, NetworkForImageClassification
+from compression.models.files.preprocessor_config import FILE, ImagePreprocessing
 from compression.models.networks.graph import INPUT, Graph
 from compression.models.networks.value_shapes import value_shapes
+from compression.schema.errors import ConfigMismatch
 from compression.system import durable_files
 
 Arrays = Mapping[str, NDArray[np.float32]]
-HEADED, BARE = "NetworkForImageClassification", "NetworkModel"
-"""Values of `architectures`: of a network that classifies, and of one whose head is new."""
+BARE = "NetworkModel"
+"""The value of `architectures` of a network whose head is new."""
+LARGEST_CONFIG = 1 << 20
 
 
 def network_of(
@@ -40,8 +42,14 @@ def network_of(
     return model
 
 
-def write_network(model: NetworkForImageClassification, place: Path, beside: Path, *, headed: bool = True) -> None:
-    """Write a network's folder, with the other files of `beside`. headed: whether it has its head, or gets a new one."""
+def write_network(model: NetworkForImageClassification, place: Path, sent: Path, *, headed: bool = True) -> None:
+    """Write a network's folder. sent: the upload, which says what is done to images; headed: whether the network has its head,
+    or gets a new one. Raises MissingFile and ConfigMismatch.
+    """
+    preprocessing = ImagePreprocessing.read(sent)
+    if preprocessing.size != model.config.network.shape[1:]:
+        cause = f"{FILE} makes images of {preprocessing.size}, and the network takes {model.config.network.shape[1:]}"
+        raise ConfigMismatch(cause, param=FILE)
     with durable_files.folder(place) as folder:
         state = {name: value for name, value in model.state_dict().items() if headed or not _is_of_head(model, name)}
         model.save_pretrained(folder, state_dict=state)
@@ -49,9 +57,7 @@ def write_network(model: NetworkForImageClassification, place: Path, beside: Pat
             config = NetworkConfig.from_pretrained(folder)
             config.architectures = [BARE]
             config.save_pretrained(folder)
-        for file in beside.iterdir():
-            if file.suffix == ".json" and file.is_file() and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
+        preprocessing.write(folder)
 
 
 def _is_of_head(model: NetworkForImageClassification, name: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from compression.models.adapters.network.module import NetworkForImageClassification
 from compression.models.files.json_file import BadJson, read_file
-from compression.models.network_folder import network_of, write_network
+from compression.models.network_folder import LARGEST_CONFIG, network_of, write_network
 from compression.models.networks.onnx_reader import read_onnx
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, UnsupportedArchitecture
@@ -17,7 +17,6 @@ from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, Unsuppo
 TOLERANCE = 1e-4
 """Of the logits, relative to the largest."""
 ROWS = (1, 3)
-LARGEST_CONFIG = 1 << 20
 
 
 def is_one(folder: Path) -> bool:

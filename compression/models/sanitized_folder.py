@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.models import gguf_unpack, onnx_unpack
+from compression.models import gguf_unpack, onnx_unpack, stock_unpack
 from compression.models.architectures.families import architecture_of
 from compression.models.files import gguf_model
 from compression.schema.errors import UnsupportedArchitecture
@@ -35,6 +35,7 @@ class Unpacker:
 UNPACKERS = (
     Unpacker(gguf_model.is_one, lambda folder, place, _: gguf_unpack.unpack(folder, place)),
     Unpacker(onnx_unpack.is_one, onnx_unpack.unpack),
+    Unpacker(stock_unpack.is_one, stock_unpack.unpack),
 )
 
 

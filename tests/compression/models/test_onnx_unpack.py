@@ -10,6 +10,7 @@ import torch
 from compression.export.onnx.network_graph import float_graph
 from compression.models import loading, onnx_unpack
 from compression.models.adapters.registry import adapter_of
+from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.network_folder import network_of, renamed, write_network
 from compression.models.networks.graph import Graph
 from compression.models.sanitized_folder import sanitized_folder
@@ -27,7 +28,7 @@ def uploaded(folder: Path, graph: Graph, names: tuple[str, ...] | None = None):
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     folder.mkdir()
     onnx.save(float_graph(graph, arrays), folder / "classifier.onnx")
-    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 8, "width": 8}}))
+    ImagePreprocessing(size=(8, 8)).write(folder)
     if names is not None:
         (folder / "config.json").write_text(json.dumps({"id2label": {str(at): name for at, name in enumerate(names)}}))
     return model
@@ -46,7 +47,7 @@ def test_a_file_becomes_a_folder_that_answers_alike(tmp_path: Path, graph: Graph
     assert adapter_of(found).shape_of(found.config).widths
     ordered = loading.in_order(found, LABELS)
     assert torch.allclose(ordered(pixels).logits, model(pixels).logits.flip(1), atol=1e-4)
-    assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"height": 8, "width": 8}
+    assert ImagePreprocessing.read(folder) == ImagePreprocessing.read(tmp_path / "sent")
 
 
 def test_outputs_without_names_have_those_of_the_data(tmp_path: Path) -> None:
@@ -89,16 +90,19 @@ def test_labels_that_do_not_name_the_outputs_are_refused(tmp_path: Path) -> None
 
 def test_a_network_needs_its_preprocessor(tmp_path: Path) -> None:
     uploaded(tmp_path / "sent", resnet((1,)))
+    ImagePreprocessing(size=(9, 8)).write(tmp_path / "sent")
+    with pytest.raises(ConfigMismatch, match="makes images of"):
+        sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS)
     (tmp_path / "sent" / "preprocessor_config.json").unlink()
     with pytest.raises(MissingFile, match="preprocessor_config"):
-        loading.load_model(sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS), LABELS, TASK, seed=0)
+        sanitized_folder(tmp_path / "sent", tmp_path / "place", LABELS)
 
 
 @torch.no_grad()
 def test_a_bare_network_gets_a_new_head(tmp_path: Path) -> None:
     model = drawn_network(resnet((1,)))
     (tmp_path / "sent").mkdir()
-    (tmp_path / "sent" / "preprocessor_config.json").write_text("{}")
+    ImagePreprocessing(size=(8, 8)).write(tmp_path / "sent")
     write_network(model, tmp_path / "place", tmp_path / "sent", headed=False)
     first, again, other = (loading.load_model(tmp_path / "place", LABELS, TASK, seed=seed) for seed in (1, 1, 2))
     head = model.config.network.output
