@@ -142,3 +142,27 @@ def test_stages_hand_on_the_last_sum_of_each_size() -> None:
     assert [one.shape[:2] for one in tokens] == [(2, 12)]
     assert len(drawn_network(vgg())(torch.randn(2, 3, 8, 8), output_hidden_states=True).hidden_states) > 1
     assert len(drawn_network(mobilenet_v2())(torch.randn(2, 3, 8, 8), output_hidden_states=True).hidden_states) == 1
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@torch.no_grad()
+def test_a_cut_network_has_the_groups_and_the_order_of_the_whole_one(kind: str) -> None:
+    model = drawn_network(NETWORKS[kind]())
+    family, structure = adapter_of(model), structure_of(model.config)
+    tensors = model.state_dict()
+    for group in structure.groups.values():  # every filter is the number of its unit
+        for member in group.members:
+            filters = tensors[member.tensor]
+            if member.dim == 0 and filters.ndim > 1:
+                for place, number in zip(member.places, member.numbers, strict=True):
+                    filters[place] = float(number)
+    draw = torch.Generator().manual_seed(0)
+    kept = {
+        key: torch.randperm(group.units, generator=draw)[: max(group.units // 2, 2)].sort().values
+        for key, group in structure.groups.items()
+    }
+    small = family.narrowed(model, PruningPlan(kept))
+    assert family.shape_of(small.config).widths == {key: len(units) for key, units in kept.items()}
+    for key, units in kept.items():
+        for weight, _ in family.weights(small, key):
+            assert torch.equal(weight.reshape(len(units), -1).amax(dim=1), units.float())
