@@ -34,7 +34,8 @@ def network_of(
     config = NetworkConfig(graph=graph.model_dump(mode="json"), source=dict(source), num_labels=outputs)
     if labels is not None:
         config.id2label, config.label2id = dict(enumerate(labels)), {name: number for number, name in enumerate(labels)}
-    model = NetworkForImageClassification(config).eval()
+    model = NetworkForImageClassification(config)
+    model.eval()
     own = model.state_dict()
     for name, values in tensors.items():
         own[_renamed(name, names)].copy_(torch.tensor(values))

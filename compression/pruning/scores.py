@@ -247,7 +247,7 @@ class ActivationCollector(UnitObserver):
 
     def forget(self, module: nn.Module) -> None:
         """Discard the scores of the residual stream collected at a module so far."""
-        for number, (each, _) in enumerate(self.points["hidden"]):
+        for number, (each, *_) in enumerate(self.points["hidden"]):
             if each is module:
                 self.sums.pop(("hidden", number), None)
 
@@ -313,8 +313,10 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
 
 
 @torch.no_grad()
-def _by_weights(model: PreTrainedModel, kind: Literal["l1_weight", "l2_weight", "bn_scale"]) -> dict[str, Tensor]:
-    """Score units by the norm of their weights, or by the factors of the normalizations with running statistics."""
+def _by_weights(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
+    """Score units by the norm of their weights (l1_weight, l2_weight), or by the factors of the normalizations with running
+    statistics (bn_scale).
+    """
     family, seen = adapter_of(model), UnitObserver(model)
     norm: Literal["l1", "l2"] = "l2" if kind == "l2_weight" else "l1"
     scores = {}

@@ -29,13 +29,15 @@ def narrower(
     config = copy.deepcopy(model.config)
     config.graph = cut.graph.model_dump(mode="json")
     own = model.state_dict()
-    small = type(model)(config).to(next(model.parameters()).device)
+    small = NetworkForImageClassification(config)
+    small.to(next(model.parameters()).device)
     for name, target in small.state_dict(keep_vars=True).items():
         values = own[name]
         for dim, indices in cut.indices.get(name, {}).items():
             values = values.index_select(dim, torch.from_numpy(indices).to(values.device))
         target.data = values.clone()
-    return small.train(model.training)
+    small.train(model.training)
+    return small
 
 
 def unproven(model: NetworkForImageClassification) -> tuple[str, ...]:
