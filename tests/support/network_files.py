@@ -1,0 +1,96 @@
+"""Small networks with drawn weights, their simulated integers, and what ONNX Runtime makes of their files."""
+
+import copy
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from compression.export.onnx.network_integers import integer_graph
+from compression.models.adapters.network.module import NetworkConfig, NetworkForImageClassification
+from compression.models.networks.graph import Graph
+from compression.models.networks.value_shapes import value_shapes
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, ranged_inputs, simulation_of
+from compression.quantization.observers import Spread, range_of
+from compression.schema.recipe.base import Observer
+from compression.schema.schemes import SCHEMES
+
+
+@torch.no_grad()
+def network(graph: Graph, seed: int = 0) -> NetworkForImageClassification:
+    """Return a network in evaluation mode, with statistics of batches that differ from 0 and 1."""
+    torch.manual_seed(seed)
+    config = NetworkConfig(graph=graph.model_dump(mode="json"), num_labels=value_shapes(graph)[graph.output][-1])
+    model = NetworkForImageClassification(config).eval()
+    for name, value in model.state_dict().items():
+        if name.endswith(("running_var", "weight")) and value.ndim == 1:
+            value.uniform_(0.5, 1.5)
+        elif value.ndim == 1 or name.endswith("value"):
+            value.normal_(0, 0.3)
+        else:
+            value.normal_(0, value[0].numel() ** -0.5)
+    return model
+
+
+def pixels(model: NetworkForImageClassification, rows: int = 16, seed: int = 1) -> Tensor:
+    """Draw images. -> (rows, channels, height, width)"""
+    return torch.randn(rows, *model.config.network.shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def simulated(
+    model: NetworkForImageClassification, scheme: str, images: Tensor, *, portable: bool = True, observer: Observer = "min-max"
+) -> NetworkForImageClassification:
+    """Return a copy that simulates integers, with ranges of what the images show."""
+    twin = copy.deepcopy(model)
+    spreads = {name: Spread() for name in ranged_inputs(twin, scheme)}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: spreads[name].add(given[0]))
+        for name, module in ranged_inputs(twin, scheme).items()
+    ]
+    twin(images)
+    for hook in hooks:
+        hook.remove()
+    asked = Simulation(
+        scheme=scheme,
+        group_size=16 if SCHEMES[scheme].grouped else None,
+        ranges={name: range_of(spread, observer, 99.99) for name, spread in spreads.items()},
+        portable=portable and SCHEMES[scheme].rounds_activations,
+    )
+    insert_fake_quantization(twin, simulation=asked)
+    return twin
+
+
+def tensors_of(model: NetworkForImageClassification) -> dict[str, object]:
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def integer_file(model: NetworkForImageClassification) -> onnx.ModelProto:
+    """Return the ONNX graph of a simulated network."""
+    simulation = simulation_of(model)
+    assert simulation is not None
+    return integer_graph(model, tensors_of(model), simulation)
+
+
+def session(proto: onnx.ModelProto, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+    """Open a graph; write what ONNX Runtime makes of it to a file if one is named."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def answers(proto: onnx.ModelProto, images: Tensor) -> Tensor:
+    """Run a graph in ONNX Runtime. -> logits"""
+    return torch.from_numpy(session(proto).run(None, {"pixel_values": images.numpy()})[0])
+
+
+def fused(proto: onnx.ModelProto, place: Path) -> Counter[str]:
+    """Return how many operators of each kind ONNX Runtime runs."""
+    session(proto, place / "optimized.onnx")
+    return Counter(node.op_type for node in onnx.load(place / "optimized.onnx").graph.node)
