@@ -1,0 +1,175 @@
+"""A network's integers in training: the artifact's arithmetic forward, straight-through gradients, stock state dicts."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from compression.models.adapters.network.parts import PassedValue
+from compression.models.networks.graph import INPUT
+from compression.models.networks.rounded_values import rounded_values
+from compression.quantization.dynamic_int8 import FakeQuantLinear
+from compression.quantization.fake_quantize import (
+    Simulation,
+    input_ranges,
+    insert_fake_quantization,
+    is_simulated,
+    left_in_float,
+    quantizable,
+    ranged_inputs,
+    remove_fake_quantization,
+    rounding_places,
+    simulation_of,
+)
+from compression.quantization.rounded_network import RoundedValue, SimulatedConv
+from compression.quantization.static_int8 import StaticLinear, affine, static_weights
+from compression.quantization.weight_only import WeightOnlyLinear, dequantized_weights
+from compression.schema.schemes import SCHEMES
+from tests.support.network_graphs import GraphBuilder, resnet, vgg, vit
+from tests.support.network_models import network, pixels, simulated
+
+GRID = (-1.5, 2.5)
+
+
+def rounded_value() -> RoundedValue:
+    value = PassedValue(without_linear=True)
+    value.__class__ = RoundedValue
+    value.input_range = GRID
+    return value
+
+
+def test_a_value_is_rounded_on_its_grid_and_clipped_values_have_no_gradient() -> None:
+    x = torch.linspace(-3, 4, 1001, requires_grad=True)
+    scale, zero = affine(*GRID)
+    found = rounded_value()(x)
+    assert torch.equal(found, (torch.clamp(torch.round(x / scale) + zero, 0, 255) - zero) * scale)
+    assert torch.equal(rounded_value()(found), found), "what is rounded stays"
+    found.sum().backward()
+    inside = (x / scale + zero > -0.5) & (x / scale + zero < 255.5)
+    assert 0 < inside.sum() < len(x)
+    assert torch.equal(x.grad, inside.float())
+
+
+def test_a_value_that_was_not_calibrated_says_so() -> None:
+    model = network(resnet())
+    insert_fake_quantization(model, simulation=Simulation(scheme="static-int8"))
+    with pytest.raises(RuntimeError, match="calibrated"):
+        model(pixels(model))
+
+
+@pytest.mark.parametrize(("portable", "levels"), [(True, 63), (False, 127)])
+def test_a_convolution_answers_with_rounded_weights_and_trains_the_weights_themselves(portable: bool, levels: int) -> None:
+    net = GraphBuilder()
+    model = network(net.classified(net.conv_norm(INPUT, 6)))
+    twin = simulated(model, "static-int8", pixels(model), portable=portable)
+    conv = twin.conv_0
+    assert isinstance(conv, SimulatedConv)
+    x, push = pixels(model), torch.randn(16, 6, 8, 8)
+    weight = dequantized_weights(model.conv_0.weight.flatten(1), None, levels).view(6, 3, 3, 3).requires_grad_()
+    functional.conv2d(x, weight, padding=1).backward(push)
+    found = conv(x)
+    assert torch.allclose(found, functional.conv2d(x, weight, padding=1))
+    assert not torch.allclose(found, model.conv_0(x), atol=1e-4)
+    found.backward(push)
+    assert torch.allclose(conv.weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_rounding_before_a_norm_is_rounding_the_folded_convolution() -> None:
+    net = GraphBuilder()
+    model = network(net.classified(net.conv_norm(INPUT, 6, act="")))
+    conv, norm = model.conv_0, model.batch_norm_1
+    norm.weight[1] *= -1
+    images = pixels(model)
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    folded, bias = conv.weight * factor[:, None, None, None], norm.bias - factor * norm.running_mean
+    twin = simulated(model, "static-int8", images)
+    scale, _ = affine(*input_ranges(twin)["values.input"])
+    whole, scales, integers = static_weights(folded.flatten(1), bias, scale, 63)
+    weight = (whole.float() * scales[:, None]).view_as(folded)
+    x = twin.values[INPUT](images)
+    wanted = functional.conv2d(x, weight, integers * scale * scales, padding=1)
+    assert torch.allclose(twin.batch_norm_1(twin.conv_0(x)), wanted, atol=1e-4)
+
+
+def test_a_network_trains_with_the_statistics_of_its_batches() -> None:
+    model = network(resnet())
+    twin = simulated(model, "static-int8", pixels(model)).train()
+    before = {name: value.clone() for name, value in twin.state_dict().items()}
+    twin(pixels(model)).logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in twin.parameters())
+    moved = [name for name, value in twin.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved
+    assert all(name.endswith(("running_mean", "running_var")) for name in moved)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_simulation_is_read_back_and_undone(scheme: str) -> None:
+    model = network(vit())
+    twin = simulated(model, scheme, pixels(model))
+    found = simulation_of(twin)
+    assert found is not None
+    assert found.scheme == scheme
+    assert set(found.ranges) == set(ranged_inputs(model, scheme))
+    again = copy.deepcopy(model)
+    insert_fake_quantization(again, simulation=found)
+    images = pixels(model, 2, seed=7)
+    assert torch.equal(again(images).logits, twin(images).logits)
+    assert set(twin.state_dict()) == set(model.state_dict())
+    remove_fake_quantization(twin)
+    assert not is_simulated(twin)
+    assert {type(module) for _, module in quantizable(twin)} == {nn.Linear, nn.Conv2d}
+    assert torch.equal(twin(images).logits, model(images).logits)
+
+
+def test_what_a_scheme_makes_of_a_network() -> None:
+    model = network(vit())
+    kinds = {"static-int8": WeightOnlyLinear, "dynamic-int8": FakeQuantLinear, "weight-only-int4": WeightOnlyLinear}
+    for scheme, kind in kinds.items():
+        twin = simulated(model, scheme, pixels(model))
+        layers = dict(quantizable(twin))
+        assert {type(layer) for layer in layers.values()} == {kind, SimulatedConv}
+        assert not any(isinstance(layer, StaticLinear) for layer in layers.values())
+    values = {name: set(ranged_inputs(model, name)) for name in SCHEMES}
+    assert values["static-int8"] == {f"values.{name}" for name in rounded_values(model.config.network)}
+    assert values["dynamic-int8"] == {"values.input", f"values.{convolution_of(model)}"}
+    assert not values["weight-only-int8"] | values["weight-only-int4"]
+
+
+def convolution_of(model: nn.Module) -> str:
+    return next(node.name for node in model.config.network.nodes if node.op == "conv")
+
+
+def test_another_scheme_takes_the_values_of_the_first_back() -> None:
+    model = network(vgg())
+    twin = simulated(model, "static-int8", pixels(model))
+    insert_fake_quantization(twin, simulation=Simulation(scheme="weight-only-int8"))
+    assert not [name for name, module in twin.named_modules() if isinstance(module, RoundedValue)]
+
+
+def test_a_part_of_a_network_is_simulated_alone() -> None:
+    model = network(resnet())
+    first = model.config.network.nodes[0].name
+    names = insert_fake_quantization(model, lambda name: name in (first, "values.input"), Simulation(scheme="static-int8"))
+    assert names == ["values.input", first]
+
+
+def test_convolutions_of_other_models_stay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    assert [name for name, _ in quantizable(model)] == ["2"]
+    assert left_in_float(model) == 4 * 3 * 9
+
+
+def test_places_of_rounding_are_values_and_layers_that_round_their_own_inputs() -> None:
+    model = network(vgg())
+    static = rounding_places(simulated(model, "static-int8", pixels(model)))
+    assert set(static) == set(ranged_inputs(model, "static-int8"))
+    dynamic = rounding_places(simulated(model, "dynamic-int8", pixels(model)))
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert set(dynamic) == set(ranged_inputs(model, "dynamic-int8")) | linear
+    assert all(
+        isinstance(place, SimulatedConv | WeightOnlyLinear)
+        for place in rounding_places(simulated(model, "weight-only-int8", pixels(model))).values()
+    )
