@@ -28,7 +28,7 @@ from compression.quantization.static_int8 import StaticLinear, affine, static_we
 from compression.quantization.weight_only import WeightOnlyLinear, dequantized_weights
 from compression.schema.schemes import SCHEMES
 from tests.support.network_graphs import GraphBuilder, resnet, vgg, vit
-from tests.support.network_models import network, pixels, simulated
+from tests.support.network_files import network, pixels, simulated
 
 GRID = (-1.5, 2.5)
 
