@@ -138,6 +138,8 @@ class Preflight(Answer):
 
     shape: dict[str, Any] | None = None
     parameters: dict[str, Any] | None = None
+    multiply_adds: int | None = None
+    baseline_multiply_adds: int | None = None
     estimate: dict[str, Any] = {}
     warnings: tuple[Any, ...] = ()
 

@@ -61,7 +61,7 @@ def show(lathe: Lathe, job: JobId) -> None:
         models.append(f"teachers {', '.join(teachers)}")
     lines.append(f"{', '.join(models)}, data {', '.join(found.datasets)}, attempt {found.attempt}")
     lines += _failure(found)
-    rows = (render.row_table(found.rows),) if found.rows else ()
+    rows = (render.row_table(found.rows, found.task),) if found.rows else ()
     offered = [f"to try: {render.remedy_text(remedy)}" for remedy in found.remedies if found.ended]
     emit(found, *lines, *rows, *offered)
     if found.state == "succeeded":

@@ -93,7 +93,7 @@ class Compared:
     def texts(self) -> dict[str, str]:
         """The figures as text."""
         row, report = self.row, self.report
-        stage, *cells = render.cells(row) if row else ("–",) * len(render.HEADERS)
+        stage, *cells = render.cells(row, task=self.job.task) if row else ("–",) * len(render.HEADERS)
         met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
         unproven = [name for name, verdict in report.verdicts.items() if verdict.status == "unproven"] if report else []
         met += f"; unproven: {', '.join(unproven)}".replace("_", " ") if unproven else ""

@@ -84,7 +84,7 @@ class Lines(View):
     def show(self, job: Job) -> None:
         """See View."""
         for row in job.rows[self._rows :]:
-            stage, *figures = render.cells(row)
+            stage, *figures = render.cells(row, task=job.task)
             line = f"{row.stage} done: {', '.join([*stage.split(', ')[1:], *figures])}"
             self._out.print(Text(one_line(line)), soft_wrap=True)
         self._rows = len(job.rows)
@@ -131,7 +131,7 @@ class Bars(View):
         done = {row.stage: row for row in job.rows}
         for stage, task in self._tasks.items():
             if stage in done:
-                _, parameters, weight, latency, validated, tested, _ = render.cells(done[stage])
+                _, parameters, weight, latency, validated, tested, _ = render.cells(done[stage], task=job.task)
                 score = tested if done[stage].validation is None else validated
                 self._bars.update(task, completed=1.0, detail=f"{parameters} · {weight} · {latency} · {score}")
             elif job.progress and job.progress.stage == stage and job.state == "running":

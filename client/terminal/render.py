@@ -16,6 +16,7 @@ from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Report, Verdict
 from compression.schema.stages import Stage
+from compression.schema.tasks import row_of
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
 NOT_CONVERGED = (
@@ -94,14 +95,18 @@ def stage_text(row: Row) -> str:
     return f"{row.stage}, {row.convergence}" if row.convergence else row.stage
 
 
-def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
-    """Return one row of the table, with changes against the baseline. name: of a part, in place of the stage's."""
+def cells(row: Row, name: str | None = None, *, task: str | None = None) -> tuple[str, ...]:
+    """Return one row of the table, with changes against the baseline. name: of a part, in place of the stage's. task: of the
+    job, for the word for its rows.
+    """
     first = row.stage == "baseline"
     latency = batched = "–"
     if isinstance(row.latency, Latency):
         latency = f"{row.latency.median_ms:.2f} ms"
         if not first and row.ratios.speed_up is not None:
             latency += f" ({row.ratios.speed_up:.2f}{TIMES})"
+        if rate := row.latency.rate(row_of(task)):
+            latency += f", {rate}"
     found = row.ratios
     validation = _scored(row, row.validation, found.retention_on_validation, found.retention_on_validation_interval)
     tested = _scored(row, row.score, found.retention, found.retention_interval)
@@ -115,10 +120,10 @@ def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
     return (name or stage_text(row), parameters, weight, latency, validation, tested, batched)
 
 
-def lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+def lines(rows: Sequence[Row], task: str | None = None) -> Iterator[tuple[str, ...]]:
     """Yield each row of the table, and below a mean the rows of its parts."""
     for row in rows:
-        yield cells(row)
+        yield cells(row, task=task)
         for name, part in sorted(row.parts.items()):
             yield cells(part, f"· {name}")
 
@@ -140,7 +145,7 @@ def conditions(rows: Sequence[Row]) -> str:
             of = f" ({metrics})" if (metrics := metrics_of_parts(row)) else ""
             parts.append(
                 f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
-                f"knowing no text: {figure_text(row.score.metric, row.score.chance)}."
+                f"knowing no input: {figure_text(row.score.metric, row.score.chance)}."
             )
             break
     for row in reversed(rows):
@@ -219,9 +224,9 @@ def notes(report: Report) -> list[str]:
     return found + [f"{part.name}: {note}" for part in report.parts for note in part.notes]
 
 
-def row_table(rows: Sequence[Row]) -> Table:
+def row_table(rows: Sequence[Row], task: str | None = None) -> Table:
     """Return the table alone; it also serves a job whose rows are still coming in."""
-    return _table([HEADERS, *lines(rows)])
+    return _table([HEADERS, *lines(rows, task)])
 
 
 def beside_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -286,7 +291,7 @@ def _measured(report: Report) -> str:
 
 def report_table(report: Report) -> RenderableType:
     """Return the tables, the conditions, the targets and the notes, for a terminal."""
-    parts: list[RenderableType] = [row_table(report.rows), *map(_table, further_lines(report.rows))]
+    parts: list[RenderableType] = [row_table(report.rows, report.task), *map(_table, further_lines(report.rows))]
     parts.append(Text(one_line(_measured(report)), style="dim"))
     for title, found in _sections(report):
         parts += [Text(f"\n{one_line(title)}", style="bold")] if title and found else []
@@ -306,7 +311,7 @@ def _markdown_table(found: Sequence[Sequence[str]]) -> list[str]:
 
 def report_markdown(report: Report) -> str:
     """Return the same as Markdown, for a pull request or a page."""
-    text = _markdown_table([HEADERS, *lines(report.rows)])
+    text = _markdown_table([HEADERS, *lines(report.rows, report.task)])
     for further in further_lines(report.rows):
         text += ["", *_markdown_table(further)]
     text += ["", _measured(report)]
@@ -345,10 +350,13 @@ def forecast_lines(found: Preflight) -> list[str]:
     """Return the lines of a forecast: shape, parameters, cost and warnings."""
     parts = []
     if found.shape:
-        shape = {name: value for name, value in found.shape.items() if value is not None}
+        shape = {name: value for name, value in found.shape.items() if value is not None and name != "widths"}
         parts.append("Shape: " + ", ".join(f"{name} {value}" for name, value in shape.items()))
     if found.parameters and "total" in found.parameters:
         parts.append(f"Parameters: {count(int(found.parameters['total']))}")
+    if found.multiply_adds is not None and found.baseline_multiply_adds:
+        share = 1 - found.multiply_adds / found.baseline_multiply_adds
+        parts.append(f"Multiply-adds: {count(found.multiply_adds)} ({change(share)})")
     for name, value in found.estimate.items():
         if isinstance(value, int | float):
             text = size(int(value)) if name.endswith("bytes") else f"{value:g}"

@@ -13,8 +13,11 @@ UNKNOWN = "–"
 Cells = tuple[str, str, str, str]  #: A row of the table: figure, before, after, change
 
 
-def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
-    """Return the rows beside an artifact's figures. Retention has its 95 % interval if the stage's row is of this artifact."""
+def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind, row_word: str = "row") -> list[Cells]:
+    """Return the rows beside an artifact's figures. Retention has its 95 % interval if the stage's row is of this artifact.
+
+    row_word: what a row of the data is.
+    """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     ratios = own.ratios if own.artifact == name else None
     intervals = (ratios.retention_on_validation_interval, ratios.retention_interval) if ratios is not None else (None, None)
@@ -25,7 +28,7 @@ def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kin
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),
         *_scores("validation", baseline.validation, figures.validation, intervals[0]),
         *_scores("test", baseline.score, figures.score, intervals[1]),
-        *_speed(baseline.latency, figures.latency),
+        *_speed(baseline.latency, figures.latency, row_word),
         _counted("bytes of resident memory, only serving", baseline.peak_memory_bytes, figures.peak_memory_bytes, other),
     ]
 
@@ -65,7 +68,7 @@ def _change(before: Score, after: Score) -> str:
     return _signed(difference / before.value, ".1%") if before.lower_is_better else f"{_signed(100 * difference, '.2f')} points"
 
 
-def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
+def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured, row_word: str) -> Iterator[Cells]:
     """Yield one interleaved measurement, or of an artifact that was not timed the original's latency alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
@@ -80,6 +83,8 @@ def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Itera
         return
     faster = f"{after.baseline_median_ms / after.median_ms:.2f}× as fast"
     yield f"latency, median of {after.of_what}", f"{after.baseline_median_ms:.2f} ms", f"{after.median_ms:.2f} ms", faster
+    if not after.length:
+        yield f"{row_word}s a second", f"{after.baseline_rows_per_second:,.1f}", f"{after.rows_per_second:,.1f}", faster
 
 
 def _signed(value: float, form: str) -> str:

@@ -59,7 +59,7 @@ class ModelCard:
         return _templates(folder, package).get_template(template).render(self._context())
 
     def _context(self) -> dict[str, Any]:
-        text = TASKS[self.task].card
+        text, row = TASKS[self.task].card, TASKS[self.task].row
         rounds = self.scheme is not None and SCHEMES[self.scheme].rounds_activations
         artifact, rows = self.artifact, self.rows
         beside = rows if rows and artifact.name != rows[0].artifact else ()
@@ -71,11 +71,12 @@ class ModelCard:
             "answer": text.answer,
             "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
-            "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind) if beside else (),
+            "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind, row) if beside else (),
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
             "metadata": self._metadata(text, self.origin) if self.origin is not None else None,
             "most_files": MOST_FILES,
             "rounds": rounds,
+            "row": row,
             "saturates": rounds and not self.portable,
             "stride": overlap_of(self.max_length),
             "tokenizer": "AutoTokenizer" if self.as_filed else "PreTrainedTokenizerFast",

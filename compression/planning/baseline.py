@@ -68,7 +68,7 @@ def _reason(row: Row, baseline: Row) -> str | None:
     if isinstance(score, Score) and score.above_chance <= score.worth_error:
         return (
             f"The baseline itself scores {score.value:.4f}, no more than a standard error better than {score.chance:.4f}, "
-            "which knowing no text would: there is nothing yet to keep"
+            "which knowing no input would: there is nothing yet to keep"
         )
     late = [name for name, found in preparations(baseline).items() if found.converged is False]
     if late:

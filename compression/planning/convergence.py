@@ -25,7 +25,7 @@ def convergence(
     before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: of the kept
     weights, 0 is the model before; out_of_patience: no epoch was better for so long; is_open: the number of epochs was not
     given; error: one standard error of the worth; floor: the score of a linear model on the features before; chance: the score
-    without any text.
+    without any input.
     """
     epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
@@ -48,7 +48,7 @@ def _why_not(best: float, error: float, floor: float | None, chance: float | Non
     if chance is not None and best <= chance + error:
         return False, (
             f"Validation stopped gaining at {best:.4f}, no more than a standard error above {chance:.4f}, the score "
-            "without any text: as far as these rows tell, nothing was learned."
+            "without any input: as far as these rows tell, nothing was learned."
         )
     if floor is not None and best < floor - error:
         return False, (

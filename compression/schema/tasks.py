@@ -153,6 +153,11 @@ FORMATS = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.f
 images in a folder for each class; npz is NumPy arrays."""
 
 
+def row_of(task: str | None) -> str:
+    """Return what a row of a task is, for people; "row" if the task is unknown, or if there are several."""
+    return TASKS[task].row if task in TASKS else "row"
+
+
 def modality_spec(task: str) -> ModalitySpec:
     """Return the modality of a task. Raises KeyError."""
     return next(one for one in MODALITIES.values() if TASKS[task] in one.tasks)

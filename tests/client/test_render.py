@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from client.terminal import render
+from client.types import Preflight
 from compression.planning.verdicts import choose, judged
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
@@ -25,6 +26,22 @@ def test_the_last_row_tells_every_figure_and_its_change() -> None:
     validation = "–"  # a row of before it was scored
     scores = (validation, "78.40 ± 1.00 % (98.0 % kept)", "78.40 %, 3 rows changed")
     assert render.cells(report().rows[-1]) == (*sizes, *scores)
+
+
+def test_rows_of_one_size_have_a_rate_in_the_task_s_own_word() -> None:
+    last = changed(report().rows[-1], "latency", length=0, batch=4)  # 4 in 6.4 ms
+    assert render.cells(last, task="image-classification")[3] == "6.40 ms (2.50×), 625 images a second"
+    assert render.cells(last)[3].endswith(", 625 rows a second")
+    assert "batch 4, 1 thread" in render.conditions([last])
+    of_images = report().model_copy(update={"task": "image-classification", "rows": (last,)})
+    assert "625 images a second" in render.report_markdown(of_images)
+
+
+def test_a_forecast_tells_multiply_adds_and_no_list_of_widths() -> None:
+    shape = {"layers": 8, "hidden": 512, "groups": None, "widths": {"channels.0": 48}}
+    found = Preflight(shape=shape, multiply_adds=600, baseline_multiply_adds=1000)
+    assert render.forecast_lines(found) == ["Shape: layers 8, hidden 512", "Multiply-adds: 600 (−40.0 %)"]
+    assert render.forecast_lines(Preflight(shape={"layers": 6})) == ["Shape: layers 6"]
 
 
 def test_the_baseline_has_no_change() -> None:

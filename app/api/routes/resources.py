@@ -51,7 +51,7 @@ class ResourceListed(Out):
     state: Literal["uploading", "validating", "ready", "rejected"]
     file_count: int
     bytes: Annotated[int, Field(description="Of all its files, as its manifest declares them.")]
-    facts: dict[str, Any] | None
+    facts: Annotated[dict[str, Any] | None, Field(description="Of a network of images, without its layers in lists.")]
     reasons: Annotated[list[dict[str, Any]], AfterValidator(redact_paths)]
     created_at: dt.datetime
 
@@ -79,14 +79,17 @@ class DatasetOut(ResourceOut):
 def resource_listed(row: Model | Dataset) -> ResourceListed:
     """Return a model or a dataset as a list shows it."""
     kind = DatasetListed if isinstance(row, Dataset) else ResourceListed
-    return kind.model_validate(row)
+    found = kind.model_validate(row)
+    if found.facts and found.facts.get("network"):  # hundreds of layers
+        found.facts = {**found.facts, "network": None}
+    return found
 
 
 def resource_out(row: Model | Dataset) -> ResourceOut:
     """Return a model or a dataset with its files."""
     files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
     kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
-    return kind(**resource_listed(row).model_dump(), files=files)
+    return kind(**resource_listed(row).model_dump() | {"facts": row.facts}, files=files)
 
 
 def _new_model(team: str, body: ModelCreate) -> Model:

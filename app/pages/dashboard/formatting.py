@@ -5,8 +5,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from compression.schema.report.measurements import Score, shown
+from compression.schema.report.measurements import Score, Shape, shown
 from compression.schema.stages import STAGE_SPECS
+from compression.schema.tasks import row_of
 
 NOTHING = "–"
 STEP = 1000
@@ -116,6 +117,13 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def shape_text(shape: Shape) -> str:
+    """Return a model's shape: 6 layers, 384 wide, 12 heads; of a network of images its blocks and features."""
+    if shape.widths is not None:
+        return f"{shape.layers} residual blocks, {shape.hidden} features"
+    return f"{shape.layers} layers, {shape.hidden} wide, {shape.heads} heads"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "count": count,
     "bytes": size,
@@ -132,4 +140,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "score": score,
     "score_error": score_error,
     "metric_value": metric_value,
+    "row_word": row_of,
+    "shape_text": shape_text,
 }

@@ -18,6 +18,7 @@ from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.lm_eval_table import compare_lm_eval
 from compression.schema.report.measurements import Latency, Row, Score, Sensitivity
 from compression.schema.report.report import Report
+from compression.schema.tasks import row_of
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
@@ -49,7 +50,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     shared = ("count", "size", "milliseconds", "percent", "change", "duration", "score", "metric", "spoken")
-    made.filters.update({name: getattr(formatting, name) for name in shared})
+    made.filters.update({name: getattr(formatting, name) for name in shared} | {"row_word": row_of})
     made.globals.update(
         target=formatting.target, reached=formatting.reached, unmeasured=formatting.unmeasured, kept=formatting.kept
     )

@@ -85,7 +85,7 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
                 f"{score.value:.4f}{noise}."
             )
         if score.above_chance <= 0:
-            notes.append(f"The score is no better than chance ({score.chance:.4f}: what knowing no text would score).")
+            notes.append(f"The score is no better than chance ({score.chance:.4f}: what knowing no input would score).")
     if previous is not None and found.speed_up is not None and found.speed_up < 1:
         notes.append(f"It is slower than the baseline: {1 / found.speed_up:.2f} times its latency.")
     if previous is not None and found.size_reduction < 0:

@@ -121,8 +121,8 @@ class Generation(Config):
 class Latency(Config):
     """Latency of baseline and candidate, interleaved in one fresh process. Milliseconds.
 
-    Device, runtime and threads are the same. The time is of one batch of `length` tokens; for a language model, of one further
-    token per row, after a prompt of `length` tokens.
+    Device, runtime and threads are the same. The time is of one batch of `length` tokens, or of rows that have none (0); for a
+    language model, of one further token per row, after a prompt of `length` tokens.
     """
 
     median_ms: float
@@ -137,6 +137,20 @@ class Latency(Config):
     runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
     generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
     exclusive: Annotated[bool, Field(description="Whether no other job was timed on this host meanwhile.")] = True
+
+    @property
+    def rows_per_second(self) -> float:
+        """Return how many rows the candidate answers in a second."""
+        return 1000 * self.batch / self.median_ms
+
+    @property
+    def baseline_rows_per_second(self) -> float:
+        """Return how many rows the baseline answers in a second."""
+        return 1000 * self.batch / self.baseline_median_ms
+
+    def rate(self, row: str) -> str:
+        """Return as text how many rows of one size it answers in a second; "" if rows have a length. row: what a row is."""
+        return "" if self.length else f"{self.rows_per_second:,.0f} {row}s a second"
 
     @property
     def of_what(self) -> str:

@@ -109,8 +109,11 @@ def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body:
 def test_reference_lists(http: httpx.Client) -> None:
     recipes = http.get("/v1/recipes").json()
     assert [item["name"] for item in recipes["items"]] == ["standard", "article", "smallest", "quick", "language"]
+    of_images = {item["name"]: item["of_modalities"].get("image") for item in recipes["items"]}
+    assert of_images["standard"]["quantize"]["scheme"] == "static-int8"
+    assert of_images["language"] is None
     assert "Prune" in recipes["schema"]["$defs"]
-    names = "bert distilbert roberta xlm-roberta electra mpnet llama mistral qwen2 qwen3 gpt2 deepseek_v2 deepseek_v3"
+    names = "bert distilbert roberta xlm-roberta electra mpnet llama mistral qwen2 qwen3 gpt2 deepseek_v2 deepseek_v3 network"
     assert [item["name"] for item in http.get("/v1/families").json()["items"]] == names.split()
     assert {"queued", "running"} < set(http.get("/v1/queue").json())
     assert http.get("/v1/workers").json()["items"] == []

@@ -12,7 +12,7 @@ import pytest
 from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
-from tests.client.figures import from_file, generates, more_figures, report, row, validated
+from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import says
@@ -115,6 +115,16 @@ def test_of_a_language_model_the_time_is_a_tokens(shown: Shown) -> None:
     text = shown(report(rows=tuple(map(generates, report().rows)))).text
     says(text, "batch 1, one token more behind a prompt of 128 tokens, 1 thread", "Latency per token, median", "156.2")
     assert "batch 1 × 128 tokens, 1 thread" in shown().text
+
+
+def test_images_have_a_rate_and_each_layer_s_width(shown: Shown) -> None:
+    last = changed(report().rows[-1], "latency", length=0)
+    cut = {"before": 64, "after": 48, "asked": 0.3, "taken": 0.25}
+    channels = cut | {"groups": {"channels.0": {"before": 64, "after": 48, "taken": 0.25}}}
+    changes = {"task": "image-classification", "rows": (*report().rows[:-1], last), "pruning": {"channels": channels}}
+    page = shown(report().model_copy(update=changes))
+    says(page.text, "156 images a second", "channels of each layer", "channels.0: 64 → 48")
+    assert "a second" not in shown().text
 
 
 def test_of_a_perplexity_words_and_pictures_say_which_way_is_better(shown: Shown) -> None:

@@ -4,7 +4,7 @@ from compression.export.comparison_table import comparison
 from compression.schema.artifact_formats import Kind
 from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Generation, NotMeasured, Row
-from tests.client.figures import row, validated
+from tests.client.figures import changed, row, validated
 
 NOTHING = NotMeasured(not_measured="Memory does not suffice.")
 BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
@@ -25,6 +25,15 @@ def test_both_columns_and_the_change_are_those_of_the_rows() -> None:
     assert (score[0][:7], score[1][:7], score[2]) == ("80.00% ", "79.00% ", "−1.00 points; 98.8% kept")
     (latency,) = [values for name, values in found.items() if name.startswith("latency")]
     assert latency == ["16.00 ms", "4.00 ms", "4.00× as fast"]
+
+
+def test_rows_of_one_size_have_a_rate_and_those_of_tokens_none() -> None:
+    images = changed(DISTILLED, "latency", length=0)
+    facts = {"size": images.size, "latency": images.latency, "score": images.score, "peak_memory_bytes": 1}
+    found = comparison([BASELINE, images], Figures(**facts), "distilled", "distilled-onnx-int8", "onnx", "image")
+    assert ("images a second", "62.5", "250.0", "4.00× as fast") in found
+    assert ("latency, median of batch 1", "16.00 ms", "4.00 ms", "4.00× as fast") in found
+    assert not [figure for figure in table(BASELINE, DISTILLED) if "a second" in figure]
 
 
 def test_what_is_kept_of_both_splits_has_the_interval_of_the_row_s_own_artifact() -> None:

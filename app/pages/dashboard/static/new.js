@@ -88,8 +88,13 @@ async function forecast() {
       fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
       fact("Time, on two cores", minutes(estimate.minutes)),
       fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % fewer)`),
-      fact("Shape", `${shape.layers} layers, ${shape.hidden} hidden, ${shape.heads} heads, ${shape.ffn} feed-forward`),
+      fact("Shape", shape.widths ? `${shape.layers} residual blocks, ${shape.hidden} features`
+        : `${shape.layers} layers, ${shape.hidden} hidden, ${shape.heads} heads, ${shape.ffn} feed-forward`),
     );
+    if (found.multiply_adds !== null) {
+      const [was, is] = [found.baseline_multiply_adds, found.multiply_adds];
+      list.append(fact("Multiply-adds of an image", `${count(was)} → ${count(is)} (${(100 * (1 - is / was)).toFixed(1)} % fewer)`));
+    }
     place.replaceChildren(list);
     if (found.warnings.length) {
       const notes = made("ul");

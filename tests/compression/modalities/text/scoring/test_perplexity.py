@@ -75,7 +75,7 @@ def test_words_say_which_way_it_went() -> None:
     assert "12.05 ± 0.6 (99.6 % kept)" in cells(QUANTIZED)
     told = conditions([BASELINE, QUANTIZED])
     assert "Score: perplexity on 60 test rows" in told
-    assert "knowing no text: 800." in told
+    assert "knowing no input: 800." in told
 
 
 def offered(recipe: Recipe, *rows: Row) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_remedies_are_reckoned_in_nats() -> None:
 def test_a_model_that_has_learned_nothing_is_no_better_than_chance_and_not_above_it() -> None:
     rows = [row("baseline", 790.0), row("quantized", 795.0)]
     why = offered(Recipe(prune=None, distill=None), *rows)["recipe.prepare.epochs"].why
-    assert "scores 790.0000, no more than a standard error better than 800.0000, which knowing no text would" in why
+    assert "scores 790.0000, no more than a standard error better than 800.0000, which knowing no input would" in why
 
 
 def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> None:
