@@ -78,6 +78,7 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     parts, labelled = [], []
     for part in spec.asked:
         about = part.model_dump(mode="json", exclude={"data": {"splits"}})
+        _drop_defaults(about, ADDED_COLUMNS)
         data = {split: [known_digest(base / file) for file in files] for split, files in part.data.splits.items()}
         parts.append((about, data))
         labelled.append((about, {split: digests for split, digests in data.items() if split != "unlabelled"}))
@@ -128,6 +129,8 @@ ADDED_KEYS: dict[str, Any] = {
     "train.views": None,
 }
 """Keys of a recipe that were added later: a fingerprint has them only if they are not at these defaults."""
+ADDED_COLUMNS: dict[str, Any] = {"data.columns.image": "image"}
+"""The same of a dataset."""
 
 
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
@@ -141,12 +144,17 @@ def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     found["remedy"] = recipe.remedy or "report"
     if found["distill"] is not None:
         found["distill"].setdefault("gate", None)
-    for key, default in ADDED_KEYS.items():
+    _drop_defaults(found, ADDED_KEYS)
+    return found
+
+
+def _drop_defaults(facts: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Remove the values that are at their defaults. defaults: by path."""
+    for key, default in defaults.items():
         *path, last = key.split(".")
-        within = reduce(lambda each, name: each[name] if isinstance(each, dict) else None, path, found)
+        within = reduce(lambda each, name: each[name] if isinstance(each, dict) else None, path, facts)
         if isinstance(within, dict) and within.get(last) == default:
             within.pop(last, None)
-    return found
 
 
 def write(

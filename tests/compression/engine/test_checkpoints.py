@@ -1,0 +1,45 @@
+"""A fingerprint counts what a job asks for: keys that came later count once they are used, and leave older jobs' alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compression.engine.checkpoints import ADDED_KEYS, fingerprint_facts, fingerprints
+from compression.schema.job_spec import Spec
+
+
+def spec_of(folder: Path, recipe: dict[str, Any], **more: Any) -> Spec:
+    (folder / "model").mkdir(exist_ok=True)
+    for name in ("model/config.json", "train.jsonl"):
+        (folder / name).write_text("{}\n", encoding="utf-8")
+    data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}, **more}
+    return Spec.model_validate({"model": "model", "data": data, "recipe": recipe, "output": "out"})
+
+
+USED: dict[str, dict[str, Any]] = {
+    "prune.ratio.channels": {"prune": {"ratio": {"ffn": 0.3, "channels": 0.3}}},
+    "prune.target_flops": {"prune": {"ratio": {"ffn": 0.3}, "target_flops": 0.3}},
+    "prune.refresh_statistics": {"prune": {"ratio": {"ffn": 0.3}, "refresh_statistics": False}},
+    "prune.stock": {"prune": {"ratio": {"ffn": 0.3}, "stock": True}},
+    "train.views": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"views": {"flip": True}}},
+}
+
+
+@pytest.mark.parametrize("key", list(ADDED_KEYS))
+def test_a_key_that_came_later_counts_once_it_is_used(key: str, tmp_path: Path) -> None:
+    plain = spec_of(tmp_path, {"prune": {"ratio": {"ffn": 0.3}}})
+    kept: Any = fingerprint_facts(plain, tmp_path)["pruned"]["recipe"]
+    *path, last = key.split(".")
+    for name in path:
+        kept = kept[name]
+    assert last not in kept
+    assert fingerprints(plain, tmp_path)["pruned"] != fingerprints(spec_of(tmp_path, USED[key]), tmp_path)["pruned"]
+
+
+def test_a_column_of_images_counts_once_it_has_another_name(tmp_path: Path) -> None:
+    plain = spec_of(tmp_path, {})
+    ((about, _),) = fingerprint_facts(plain, tmp_path)["baseline"]["parts"]
+    assert "image" not in about["data"]["columns"]
+    other = spec_of(tmp_path, {}, columns={"image": "picture"})
+    assert fingerprints(plain, tmp_path)["baseline"] != fingerprints(other, tmp_path)["baseline"]
