@@ -45,7 +45,8 @@ class ConvNext(StockFamily[ConvNextSizes]):
         depths = settings.wholes("depths", (3, 3, 9, 3), MOST_BLOCKS)
         stages = settings.whole("num_stages", 4, MOST_BLOCKS)
         settings.same("num_hidden_layers", "num_stages", stages)
-        if not len(widths) == len(depths) == stages or sum(depths) > MOST_BLOCKS:
+        fits = len(widths) == len(depths) == stages and sum(depths) <= MOST_BLOCKS
+        if not settings.problems and not fits:
             cause = (
                 f"num_stages is {stages}, depths {depths}, hidden_sizes {widths}: as many each, of {MOST_BLOCKS} blocks at most"
             )

@@ -73,7 +73,8 @@ class MobileNetV2(StockFamily[MobileNetV2Sizes]):
             settings.flag("tf_padding", default=True),
             settings.number("layer_norm_eps", 0.001, 1.0),
         )
-        if (widest := max(found.last, found.expanded(found.width(WIDTHS[-2])))) > MOST_CHANNELS:
+        widest = max(found.last, found.expanded(found.width(WIDTHS[-2])))
+        if not settings.problems and widest > MOST_CHANNELS:
             settings.mismatched("depth_multiplier", f"it makes {widest:,} channels; {MOST_CHANNELS:,} are the most")
         return found
 

@@ -41,7 +41,7 @@ class ResNet(StockFamily[ResNetSizes]):
         """Read what the computation depends on."""
         widths = settings.wholes("hidden_sizes", (256, 512, 1024, 2048), MOST_CHANNELS)
         depths = settings.wholes("depths", (3, 4, 6, 3), MOST_BLOCKS)
-        if len(widths) != len(depths) or sum(depths) > MOST_BLOCKS:
+        if not settings.problems and (len(widths) != len(depths) or sum(depths) > MOST_BLOCKS):
             cause = f"depths is {depths}, hidden_sizes {widths}: as many stages each, of at most {MOST_BLOCKS} blocks"
             settings.mismatched("depths", cause)
         bottleneck = settings.choice("layer_type", "bottleneck", ("basic", "bottleneck")) == "bottleneck"

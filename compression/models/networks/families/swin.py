@@ -1,6 +1,6 @@
 """transformers' Swin: attention within windows, which are shifted in every second block."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -104,6 +104,8 @@ class Swin(StockFamily[SwinSizes]):
             settings.activation("hidden_act", "gelu"),
             settings.number("layer_norm_eps", 1e-5, 1.0),
         )
+        if settings.problems:
+            return found  # what does not fit would follow from the defaults
         if len(heads) != len(depths) or sum(depths) > MOST_BLOCKS:
             cause = f"depths is {depths}, num_heads {heads}: as many stages each, of at most {MOST_BLOCKS} blocks"
             settings.mismatched("depths", cause)
@@ -162,17 +164,18 @@ class Swin(StockFamily[SwinSizes]):
         return found
 
     def narrower(self, config: Mapping[str, Any], graph: Graph) -> dict[str, Any] | None:
-        """Return the embedding size, the heads and the blocks of each stage, and the ratio of the first block."""
+        """Return the embedding size, the heads and the blocks of each stage, and the feed-forward parts' ratio."""
         stages, hidden = by_stage(graph, r"stage(\d+)_block(\d+)_up"), outputs_of(graph, "patches")
         first = [f"stage{stage}_block{blocks[0]}" for stage, blocks in stages.items()]
         shapes = [graph.named(f"{name}_attention_query_heads").attributes["shape"] for name in first]
+        units = [(outputs_of(graph, f"{name}_up"), hidden << stage) for stage, name in enumerate(first)]
         heads = [shape[2] for shape in shapes if isinstance(shape, tuple)]
         found = {
             **config,
             "embed_dim": hidden,
             "num_heads": heads,
             "depths": [len(blocks) for blocks in stages.values()],
-            "mlp_ratio": outputs_of(graph, f"{first[0]}_up") / hidden,
+            "mlp_ratio": _ratio(units, config.get("mlp_ratio", 4.0)),
         }
         for key in ("num_attention_heads", "num_layers", "num_hidden_layers", "hidden_size"):
             found.pop(key, None)  # second names, and what stock code computes itself
@@ -260,6 +263,13 @@ class _Blocks:
                 f"stage{self.stage}_hidden_pairs", shape, lambda: _hiding(sides, window, shift)
             )
         return self._hiding
+
+
+def _ratio(widths: Sequence[tuple[int, int]], old: float) -> float:
+    """Return the ratio that makes the units of channels, rounded down: the old one if it does. widths: (units, channels)."""
+    low, high = max(units / width for units, width in widths), min((units + 1) / width for units, width in widths)
+    exact = (ratio for ratio in (old, low) if all(int(ratio * width) == units for units, width in widths))
+    return next(exact, (low + high) / 2)
 
 
 def _merged(made: Builder, name: str, value: str, stock: str, sides: Size, hidden: int) -> str:
