@@ -119,15 +119,21 @@ def _windows(node: Node, sizes: Shape, kernel: Shape, dilation: Shape) -> Shape:
         raise ValueError(f"its kernel is {kernel}, its dilation {dilation}")
     found = []
     for axis in (0, 1):
-        reach = dilation[axis] * (kernel[axis] - 1) + 1
-        room = sizes[axis] + padding[axis] + padding[axis + 2] - reach
-        if room < 0:
+        sides, reach = (padding[axis], padding[axis + 2]), dilation[axis] * (kernel[axis] - 1) + 1
+        if sizes[axis] + sum(sides) < reach:
             raise ValueError(f"a window of {reach} does not fit into {sizes[axis]} with the padding {padding}")
-        count = room // stride[axis] + 1
-        if node.attributes.get("ceil") and room % stride[axis] and count * stride[axis] < sizes[axis] + padding[axis]:
-            count += 1  # a last window that begins within the map or the padding before it
-        found.append(count)
+        found.append(window_count(sizes[axis], reach, stride[axis], sides, ceil=bool(node.attributes.get("ceil"))))
     return tuple(found)
+
+
+def window_count(size: int, reach: int, stride: int, padding: tuple[int, int], *, ceil: bool) -> int:
+    """Return how many windows fit along one axis, as ONNX Runtime and torch count. reach: what a window spans.
+
+    ceil: whether a last window that reaches beyond the padding counts, if it begins within the map or the padding before it.
+    """
+    room = size + sum(padding) - reach
+    count = room // stride + 1
+    return count + 1 if ceil and room % stride and count * stride < size + padding[0] else count
 
 
 def _conv(node: Node, inputs: Sequence[Shape]) -> Shape:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compression.models.networks.graph import Node
+from compression.models.networks.value_shapes import window_count
 
 Sides = tuple[int, int, int, int]
 """Top, left, bottom, right."""
@@ -40,21 +41,39 @@ def _padded(value: Tensor, padding: Sides, fill: float) -> Tensor:
     return functional.pad(value, (left, right, top, bottom), value=fill)
 
 
+def _pools_so(padding: Sides, kernel: Pair) -> bool:
+    """Return whether torch's pools have this padding: both sides alike, and half a window at most."""
+    return is_even(padding) and all(2 * side <= size for side, size in zip(padding, kernel, strict=False))
+
+
+def _whole_windows(value: Tensor, span: Pair, stride: Pair, padding: Sides, ceil: int) -> Sides:
+    """Return the padding with which exactly the windows that count fit: less than 0 cuts. span: of a window."""
+    ends = []
+    for axis in (0, 1):
+        size, before = value.shape[axis + 2], padding[axis]
+        count = window_count(size, span[axis], stride[axis], (before, padding[axis + 2]), ceil=bool(ceil))
+        ends.append((count - 1) * stride[axis] + span[axis] - size - before)
+    return (padding[0], padding[1], ends[0], ends[1])
+
+
 def _max_pool(value: Tensor, *, kernel: Pair, stride: Pair, padding: Sides, ceil: int, dilation: Pair) -> Tensor:
-    # torch pads both sides alike, and by half a window at most.
-    own = is_even(padding) and all(2 * side <= size for side, size in zip(padding, kernel, strict=False))
-    value = value if own else _padded(value, padding, -torch.inf)
-    return functional.max_pool2d(value, kernel, stride, padding[:2] if own else 0, dilation, bool(ceil))
+    if _pools_so(padding, kernel):
+        return functional.max_pool2d(value, kernel, stride, padding[:2], dilation, bool(ceil))
+    span = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+    padded = _padded(value, _whole_windows(value, span, stride, padding, ceil), -torch.inf)
+    return functional.max_pool2d(padded, kernel, stride, 0, dilation)
 
 
 def _average_pool(value: Tensor, *, kernel: Pair, stride: Pair, padding: Sides, ceil: int, count_padding: int) -> Tensor:
-    if is_even(padding) and all(2 * side <= size for side, size in zip(padding, kernel, strict=False)):
+    if _pools_so(padding, kernel):
         return functional.avg_pool2d(value, kernel, stride, padding[:2], bool(ceil), bool(count_padding))
-    counted = value.new_ones(1, 1, *value.shape[2:])
-    sums, counts = (
-        functional.avg_pool2d(_padded(each, padding, fill), kernel, stride, 0, bool(ceil), divisor_override=1)
-        for each, fill in ((value, 0.0), (counted, float(count_padding)))
-    )
+    sides = _whole_windows(value, kernel, stride, padding, ceil)
+    top, left, bottom, right = sides
+    # What a last window has beyond the padding never counts.
+    low, far = min(bottom, padding[2]), min(right, padding[3])
+    counted = _padded(value.new_ones(1, 1, *value.shape[2:]), (top, left, low, far), float(count_padding))
+    padded = _padded(value, sides, 0.0), _padded(counted, (0, 0, bottom - low, right - far), 0.0)
+    sums, counts = (functional.avg_pool2d(each, kernel, stride, divisor_override=1) for each in padded)
     return sums / counts
 
 
