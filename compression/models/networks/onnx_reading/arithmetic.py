@@ -47,7 +47,7 @@ def _beside(call: Call, value: Value, known: Known) -> tuple[Value, str]:
     value = settled(call.draft, replace(value, axes=((),) * (axes - len(value.axes)) + value.axes))
     if not value.is_plain:
         array = _laid_out(array.reshape((1,) * (axes - array.ndim) + array.shape), value)
-    return value, call.draft.constant(array, known.origin or f"{call.hint}_constant")
+    return value, call.fixed(array, known.origin or f"{call.hint}_constant")
 
 
 def _laid_out(array: Array, value: Value) -> Array:
@@ -69,7 +69,7 @@ def _laid_out(array: Array, value: Value) -> Array:
 
 def _mean(call: Call) -> Value:
     found = _arithmetic("add", call)
-    count = call.draft.constant(np.array(len(call.inputs), np.float32), f"{call.hint}_count")
+    count = call.fixed(np.array(len(call.inputs), np.float32), f"{call.hint}_count")
     return replace(call.emit("div", found, count), axes=found.axes)
 
 

@@ -83,6 +83,11 @@ class Call:
         hint = self.tensor_hint(place)
         return value_of(self.draft, self.draft.emit(op, [value.name], hint, tensors, **attributes))
 
+    def fixed(self, array: Array, hint: str) -> str:
+        """Add a constant and return its name."""
+        # Not one for all that read it: exporters store equal weights once, and what shares a constant would shrink together.
+        return self.draft.emit("constant", [], hint, {"value": array})
+
     def unary(self, op: str, value: Value | None = None, /, **attributes: Attribute) -> Value:
         """Apply an operator of single numbers, in whatever layout the value has."""
         found = settled(self.draft, self.value() if value is None else value)

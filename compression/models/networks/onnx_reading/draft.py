@@ -21,9 +21,7 @@ class Draft:
         self.tensors: dict[str, Array] = {}
         self.laid_out: dict[Hashable, str] = {}
         """Values in a plain layout that were made before, by what they were made of."""
-        self._constants: dict[str, Array] = {}
-        self._made: dict[int, str] = {}
-        self._kept: list[Array] = []  # arrays of `_made`: an id is another array's once its own is gone
+        self._constants: set[str] = set()
         self._names = {INPUT: 1}
         self._numbers = 0
 
@@ -39,17 +37,10 @@ class Draft:
         node = Node(name=self.unique(hint), op=op, inputs=tuple(inputs), attributes=attributes, tensors=shapes)
         self.shapes[node.name] = node_shape(node, self.shapes, self._constants)
         if op == "constant":
-            self._constants[node.name] = arrays["value"]
+            self._constants.add(node.name)
         self.nodes.append(node)
         self.tensors |= {node.tensor(role): array for role, array in arrays.items()}
         return node.name
-
-    def constant(self, array: Array, hint: str) -> str:
-        """Return the name of a constant with this content."""
-        if id(array) not in self._made:
-            self._made[id(array)] = self.emit("constant", [], hint, {"value": array})
-            self._kept.append(array)
-        return self._made[id(array)]
 
     def unique(self, hint: str) -> str:
         """Return a name of letters, digits and underscores that no node has yet."""

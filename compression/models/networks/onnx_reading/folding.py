@@ -176,6 +176,21 @@ def _tiled(given: Given) -> Any:
     return np.tile(given.values[0], repeats)
 
 
+def _scattered(given: Given) -> Any:
+    data, indices, updates = given.values
+    if given.attributes.get("reduction", "none") != "none":
+        raise ValueError("it combines numbers that meet")
+    found = data.copy()
+    found[tuple(np.moveaxis(indices, -1, 0))] = updates
+    return found
+
+
+def _clipped(given: Given) -> Any:
+    low, high = (given.attributes.get(name) for name in ("min", "max"))
+    _, low, high = (*given.values, low, high)[:3] if len(given.values) < 3 else given.values
+    return given.values[0] if low is None and high is None else np.clip(given.values[0], low, high)
+
+
 def _counted(given: Given) -> Any:
     start, end, step = (value.reshape(-1)[0] for value in given.values)
     room((max(math.ceil((end - start) / step), 0) if step else -1,))
@@ -205,6 +220,7 @@ FOLDED: dict[str, Fold] = {
     "Mul": _binary(np.multiply),
     "Div": _binary(_divided),
     "Pow": _binary(lambda one, other: np.power(one, other).astype(one.dtype)),
+    "Mod": _binary(lambda one, other: np.mod(one, np.where(other == 0, 1, other))),
     "Min": _binary(np.minimum),
     "Max": _binary(np.maximum),
     "Equal": _binary(np.equal),
@@ -221,6 +237,7 @@ FOLDED: dict[str, Fold] = {
     "Floor": _unary(np.floor),
     "Ceil": _unary(np.ceil),
     "Reciprocal": _unary(np.reciprocal),
+    "Clip": _clipped,
     "Relu": _unary(lambda value: np.maximum(value, 0)),
     "Sigmoid": _unary(lambda value: (1 / (1 + np.exp(-value))).astype(value.dtype)),
     "MatMul": _product,
@@ -242,6 +259,7 @@ FOLDED: dict[str, Fold] = {
     "Transpose": _transposed,
     "Expand": _expanded,
     "Tile": _tiled,
+    "ScatterND": _scattered,
     "Range": _counted,
     "Where": _chosen,
     "ReduceProd": _reduced(np.prod),

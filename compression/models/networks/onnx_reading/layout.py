@@ -116,8 +116,22 @@ def batch_first(draft: Draft, value: Value) -> Value | None:
 
 
 def settled(draft: Draft, value: Value) -> Value:
-    """Return the value in the most ordinary layout that it can have: plain, with the batch first, or as it is."""
-    return plain(draft, value) or batch_first(draft, value) or value
+    """Return the value in the most ordinary layout that it can have: plain, with the batch first, else merged."""
+    return plain(draft, value) or batch_first(draft, value) or _merged(draft, value)
+
+
+def _merged(draft: Draft, value: Value) -> Value:
+    """Return a value whose rows are not the outermost part of their axis with one axis for each other ONNX axis, in order."""
+    place = value.batch
+    inside = value.axes[place].index(0)
+    outer, inner = value.axes[place][:inside], value.axes[place][inside:]
+    groups = [inner, *value.axes[:place], outer, *value.axes[place + 1 :]]
+    found = plain(draft, replace(value, axes=tuple(groups)))
+    if found is None:
+        return value
+    axes: list[tuple[int, ...]] = [(axis + 1,) for axis in range(len(value.axes))]
+    axes[place] = (place + 1, 0)
+    return replace(found, axes=tuple(axes))
 
 
 def transposed(value: Value, order: Sequence[int], hint: str) -> Value:
@@ -144,6 +158,11 @@ def reshaped(draft: Draft, value: Value, wanted: Sequence[Size], hint: str) -> V
         name = draft.emit("reshape", [before.name], hint, {}, shape=tuple(size.factor for size in wanted))
         found = value_of(draft, name)
     return found
+
+
+def whole(sizes: Sequence[Size]) -> Size:
+    """Return the size of several axes together."""
+    return Size(math.prod(size.factor for size in sizes), any(size.batch for size in sizes))
 
 
 def shown(sizes: Sequence[Size]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from compression.models.networks.onnx_reading.arithmetic import ARITHMETIC
 from compression.models.networks.onnx_reading.call import Call, Read, together
 from compression.models.networks.onnx_reading.constants import Array, Known, axis_of
-from compression.models.networks.onnx_reading.layout import Value, settled
+from compression.models.networks.onnx_reading.layout import Size, Value, reshaped, settled, transposed, whole
 from compression.models.networks.onnx_reading.rearranging import REARRANGING
 
 
@@ -97,7 +97,7 @@ def _matmul(call: Call) -> Value:
         value, array = call.plain(place), call.constant(1 - place, "other input")
         if not 2 <= array.ndim <= len(value.sizes):
             raise ValueError(f"its constant has the shape {array.shape}")
-        name = call.draft.constant(array, f"{call.tensor_hint(1 - place)}_matrix")
+        name = call.fixed(array, f"{call.tensor_hint(1 - place)}_matrix")
         return call.emit("matmul", *((value, name) if place == 0 else (name, value)))
     if len(call.value(0).axes) != len(call.value(1).axes):
         raise ValueError("its inputs have not as many axes")
@@ -122,6 +122,38 @@ def _gemm(call: Call) -> Value:
             raise ValueError(f"its bias has the shape {bias.shape}, its matrix {weight.shape[0]} outputs")
         bias = np.broadcast_to(bias.reshape(-1) * np.float32(beta), (weight.shape[0],))
     return _linear(call, value, weight, bias, 1)
+
+
+def _einsum(call: Call) -> Value:
+    """A product of two inputs: letters of both and of the result are its rows, those of both alone are summed over."""
+    terms = str(call.attributes["equation"]).replace(" ", "").replace("->", ",").split(",")
+    if len(terms) != 3 or len(call.inputs) != 2 or not all(term.isalpha() and len(set(term)) == len(term) for term in terms):
+        raise ValueError(f"its equation is {call.attributes['equation']!r:.100}")
+    one, other, result = terms
+    rows = [letter for letter in result if letter in one and letter in other]
+    summed = [letter for letter in one if letter in other and letter not in result]
+    left, right = ([letter for letter in term if letter not in (*rows, *summed)] for term in (one, other))
+    if sorted(result) != sorted((*rows, *left, *right)):
+        raise ValueError(f"its equation is {call.attributes['equation']!r:.100}")
+    sizes: dict[str, Size] = {}
+    for place, term in enumerate((one, other)):
+        given = call.given(place)
+        shape = tuple(map(Size, given.constant.shape)) if isinstance(given, Known) else call.value(place).shape
+        sizes |= dict(zip(term, shape, strict=True))
+
+    def laid_out(place: int, term: str, *groups: list[str]) -> Value | Known:
+        order = [term.index(letter) for group in groups for letter in group]
+        shape = [*(sizes[letter] for letter in groups[0]), *(whole([sizes[each] for each in group]) for group in groups[1:])]
+        given = call.given(place)
+        if isinstance(given, Known):
+            array = given.constant.transpose(order).reshape([size.factor for size in shape])
+            return Known(array, array, given.origin)
+        return reshaped(call.draft, transposed(call.value(place), order, call.hint), shape, call.hint)
+
+    first, second = laid_out(0, one, rows, left, summed), laid_out(1, other, rows, summed, right)
+    product = _matmul(replace(call, inputs=(first, second)))
+    apart = reshaped(call.draft, product, [sizes[letter] for letter in (*rows, *left, *right)], call.hint)
+    return transposed(apart, [(*rows, *left, *right).index(letter) for letter in result], call.hint)
 
 
 def _batch_norm(call: Call) -> Value:
@@ -151,7 +183,7 @@ def _normalized(call: Call, value: Value, epsilon: float) -> Value:
     """Subtract the mean over the last axis and divide by the root of the variance and epsilon."""
     mean = partial(call.emit, "reduce_mean", axes=(len(value.sizes) - 1,), keep=1)
     centred = call.emit("sub", value, mean(value))
-    least = call.draft.constant(np.array(epsilon, np.float32), f"{call.hint}_epsilon")
+    least = call.fixed(np.array(epsilon, np.float32), f"{call.hint}_epsilon")
     return call.emit("div", centred, call.emit("sqrt", call.emit("add", mean(call.emit("mul", centred, centred)), least)))
 
 
@@ -175,14 +207,15 @@ def _scaled_groups(call: Call, value: Value, groups: int, scale: Array, bias: Ar
     grouped = call.emit("reshape", value, shape=(rows, groups, math.prod(value.sizes[1:]) // groups))
     found = call.emit("reshape", _normalized(call, grouped, float(call.attributes.get("epsilon", 1e-5))), shape=value.sizes)
     wide = (channels, *(1 for _ in sizes))
-    found = call.emit("mul", found, call.draft.constant(scale.reshape(wide), f"{call.tensor_hint(1)}_scale"))
-    return call.emit("add", found, call.draft.constant(bias.reshape(wide), f"{call.tensor_hint(1)}_shift"))
+    found = call.emit("mul", found, call.fixed(scale.reshape(wide), f"{call.tensor_hint(1)}_scale"))
+    return call.emit("add", found, call.fixed(bias.reshape(wide), f"{call.tensor_hint(1)}_shift"))
 
 
 OPERATORS: dict[str, Read] = {
     "Conv": _conv,
     "MatMul": _matmul,
     "Gemm": _gemm,
+    "Einsum": _einsum,
     "MaxPool": partial(_pool, "max_pool"),
     "AveragePool": partial(_pool, "average_pool"),
     "GlobalAveragePool": partial(_global_pool, "reduce_mean"),

@@ -52,7 +52,7 @@ class _Patterns:
                 kept.append(node)
         kept.reverse()
         names = [node.tensor(role) for node in kept for role in node.tensors]
-        return kept, {name: np.ascontiguousarray(self._tensors[name]) for name in names}, output
+        return kept, {name: np.asarray(self._tensors[name], order="C") for name in names}, output
 
     def _node(self, name: str, op: str) -> Node | None:
         found = self._nodes.get(name)

@@ -10,7 +10,7 @@ import onnx
 from compression.models.networks.onnx_reading import constants
 from compression.models.networks.onnx_reading.call import Call, Read, together
 from compression.models.networks.onnx_reading.constants import ROWS, Known, axis_of
-from compression.models.networks.onnx_reading.layout import Size, Value, plain, reshaped, sizes_of, transposed, without
+from compression.models.networks.onnx_reading.layout import Size, Value, plain, reshaped, sizes_of, transposed, whole, without
 
 WAYS = {"asymmetric": "floor", **dict.fromkeys(("half_pixel", "pytorch_half_pixel", "align_corners"), "round_prefer_floor")}
 """Ways to find a pixel's place in the map that is resized → how a place is rounded to the nearest."""
@@ -44,11 +44,7 @@ def _flatten(call: Call) -> Value:
     axis = axis + len(value.axes) if axis < 0 else axis
     if not 0 <= axis <= len(value.axes):
         raise ValueError(f"it has no axis {axis}")
-    return reshaped(call.draft, value, (_whole(value.shape[:axis]), _whole(value.shape[axis:])), call.hint)
-
-
-def _whole(sizes: Sequence[Size]) -> Size:
-    return Size(math.prod(size.factor for size in sizes), any(size.batch for size in sizes))
+    return reshaped(call.draft, value, (whole(value.shape[:axis]), whole(value.shape[axis:])), call.hint)
 
 
 def _squeeze(call: Call) -> Value:
