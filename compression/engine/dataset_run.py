@@ -14,7 +14,7 @@ from compression.engine.backend import Finish
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
-from compression.engine.job_models import ModelSource, adapted_folder, open_job_models
+from compression.engine.job_models import ModelSource, adapted_folder, open_job_models, with_views
 from compression.engine.reporting.dataset_facts import DatasetSummary
 from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
 from compression.engine.stage_result import StageResult
@@ -91,7 +91,7 @@ class DatasetRun:
             harness_job.check(spec, base, own.positions)
             check_kept(recipe, model.config.vocab_size)
         kind = _kind(model, recipe, notes)
-        rows = data.modality.encode(data.dataset, data.reading, data.task)
+        rows = with_views(data.modality.encode(data.dataset, data.reading, data.task), data.task, recipe)
         models = open_job_models(data, own, aim, notes)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)

@@ -1,6 +1,6 @@
 """Resolves a job's other models: the base, and the student and the teachers that the user names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ class JobModels:
         """Encode a split for a model, followed by the rows that augmentation made from it."""
         rows = who.reading.encode(self.dataset, split, self.task)
         return who.reading.with_made(rows, made, self.task) if made else rows
+
+
+def with_views(rows: Mapping[Split, Examples], task: TaskAdapter, recipe: Recipe) -> dict[Split, Examples]:
+    """Return the splits, of which train is shown differently each time if the recipe says so."""
+    views, seed = recipe.train.views, recipe.train.seed
+    return {**rows, "train": modality_of(task.name).train_rows(rows["train"], views, seed)}
 
 
 def adapted_folder(folder: Path, dataset: Dataset, output: Path, name: str, notes: list[str], like: Path | None = None) -> Path:

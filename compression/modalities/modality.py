@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compression.schema.prediction_request import AnswerSpec
     from compression.schema.recipe.augment import Augment
     from compression.schema.recipe.recipe import Evaluate
+    from compression.schema.recipe.views import Views
     from compression.schema.report.report import SplitFacts
     from compression.schema.validation import DataFacts
 
@@ -206,6 +207,10 @@ class IndependentRows:
         """Encode splits."""
         return {split: preprocessor.encode(dataset, split, task) for split in splits}
 
+    def train_rows(self, rows: Any, views: Views | None, seed: int) -> Any:  # noqa: ARG002
+        """Return the rows as they are."""
+        return rows
+
     def augmenter(self, *_: Any) -> None:
         """Return None: rows are not augmented."""
 
@@ -296,6 +301,9 @@ class Modality(Protocol):
         self, dataset: Any, preprocessor: Any, task: TaskAdapter, splits: Sequence[Split] = SPLITS
     ) -> dict[Split, Examples]:
         """Encode splits. Raises UnreadableData or EmptySplit if they have nothing to encode."""
+
+    def train_rows(self, rows: Any, views: Views | None, seed: int) -> Examples:
+        """Return the rows of train with the recipe's views, which their `shuffled` shows. rows: encoded; seed: of the views."""
 
     def augmenter(
         self, spec: Spec, base: Path, folder: Path, dataset: Any, preprocessor: Any, task: TaskAdapter

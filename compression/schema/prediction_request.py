@@ -13,12 +13,17 @@ from compression.schema.tasks import TASKS
 LONGEST_TEXT = 20_000
 """In characters. A model reads the first few hundred words; it reads all of a context, window by window."""
 LONGEST_WORD, MOST_WORDS = 200, 2000
+LARGEST_IMAGE = 4 << 20
+"""In bytes, of the file; base64 takes a third more."""
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
 Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^\x00\s]+$")]
 
 
+Base64 = Annotated[str, Field(min_length=4, max_length=4 * -(-LARGEST_IMAGE // 3), pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
+
+
 class Question(Config):
-    """The texts of one row, as the task reads them, or the number of a row of the data."""
+    """The texts or the image of one row, as the task reads them, or the number of a row of the data."""
 
     text: Annotated[Text | None, Field(description="Of classification and regression; of tags, its words are taken.")] = None
     text_pair: Annotated[Text | None, Field(description="The second text, where the task has one.")] = None
@@ -26,7 +31,8 @@ class Question(Config):
     """Words of token classification."""
     question: Text | None = None
     context: Text | None = None
-    row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of texts: a row of the data, from 0.")] = None
+    image: Annotated[Base64 | None, Field(description="The bytes of an image's file, in base64.")] = None
+    row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of these: a row of the data, from 0.")] = None
     split: Annotated[Split, Field(description="Where that row is.")] = "test"
 
 

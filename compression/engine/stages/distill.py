@@ -9,7 +9,7 @@ import torch
 from compression.distillation.objective import DistillationObjective
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
-from compression.engine.job_models import ModelSource
+from compression.engine.job_models import ModelSource, with_views
 from compression.engine.stages import general_distillation
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
@@ -98,7 +98,8 @@ def enter(context: StageContext, student: ModelSource) -> None:
     """Replace the model by the student that the user names, smoothed and fake-quantized if the recipe says so."""
     models, before = context.models, context.model
     context.model = models.opened(student, context.recipe.train.seed).to(context.device)
-    context.rows = {split: models.read(student, split) for split in context.rows}
+    rows = {split: models.read(student, split) for split in context.rows}
+    context.rows = with_views(rows, models.task, context.recipe)
     if context.recipe.quantize is not None:
         smooth_model(context)
         insert_quantization(context)

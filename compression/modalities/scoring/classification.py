@@ -8,7 +8,7 @@ import numpy as np
 
 from compression.modalities.scoring import metrics, standard_errors
 from compression.modalities.scoring.base import Asked, Figures, Floats, Row, RowScorer, softmax
-from compression.modalities.scoring.metrics import Ids
+from compression.modalities.scoring.metrics import Ids, Numbers
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.recipe import Evaluate
 
@@ -34,12 +34,15 @@ class ClassScorer(RowScorer):
 
     def worth(self, predicted: Ids, expected: Ids, times: Ids | None = None) -> dict[str, float]:
         """Return every metric, the headline metric first. All (rows,); times: how often each row counts."""
-        counts = metrics.label_counts(predicted, expected, self.labels, times)
+        every = self.every(metrics.label_counts(predicted, expected, self.labels, times))
+        return {self.metric: every[self.metric], **every}
+
+    def every(self, counts: Numbers) -> dict[str, float]:
+        """Return every metric. counts: of `metrics.label_counts`."""
         accuracy = metrics.accuracy(counts)
         f1 = metrics.macro_f1(counts) if self.positive is None else metrics.f1(counts, self.positive)
         # GLUE's score for MRPC and QQP is the mean of both (Wang et al. 2018).
-        every = {"accuracy": accuracy, "f1": f1, "accuracy_f1": (accuracy + f1) / 2, "matthews": metrics.matthews(counts)}
-        return {self.metric: every[self.metric], **every}
+        return {"accuracy": accuracy, "f1": f1, "accuracy_f1": (accuracy + f1) / 2, "matthews": metrics.matthews(counts)}
 
     def score(self, predicted: Ids, expected: Ids) -> float:
         """Return the headline metric."""

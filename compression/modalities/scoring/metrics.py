@@ -34,6 +34,12 @@ def accuracy(counts: Numbers) -> float:
     return float(counts[0].sum() / counts[2].sum())
 
 
+def balanced_accuracy(counts: Numbers) -> float:
+    """Return the mean over the true labels that occur of the share of their rows that is right. counts: of `label_counts`."""
+    right, _, expected = counts[:, counts[2] > 0]
+    return float((right / expected).mean())
+
+
 def f1(counts: Numbers, positive: int) -> float:
     """Return F1 of one label. counts: of `label_counts`."""
     right, predicted, expected = counts[:, positive].tolist()

@@ -1,4 +1,4 @@
-"""Classification of a text or of a pair: the model predicts one of the data's labels."""
+"""Classification: the model predicts one of the data's labels."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,15 @@ from compression.schema.recipe.base import Task as Name
 
 @dataclass(frozen=True)
 class Classification(SmallOutputTask):
-    """One label per row. Labels: (rows,) of ids; logits: (rows, labels)."""
+    """One label per row. Labels: (rows,) of ids, or of mixed rows (rows, labels) of shares; logits: (rows, labels)."""
 
     name: Name
     scorer: ClassScorer
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy."""
-        return functional.cross_entropy(logits, batch.labels)
+        labels = batch.labels
+        return functional.cross_entropy(logits if labels.ndim == 1 else logits.float(), labels)
 
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:  # noqa: ARG002
         """Return the KL divergence of the softened distributions over the labels."""

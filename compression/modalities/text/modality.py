@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
     from compression.schema.job_spec import Data, Spec
     from compression.schema.prediction_request import AnswerSpec
+    from compression.schema.recipe.views import Views
     from compression.schema.validation import DataFacts
 
 WINDOW = 512
@@ -200,6 +201,10 @@ class TextModality:
                 cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
                 raise UnreadableData(cause, param=f"data.{split}", remedy="Leave out rows whose text is empty.")
         return dict(rows)
+
+    def train_rows(self, rows: Examples, views: Views | None, seed: int) -> Examples:  # noqa: ARG002
+        """Return the rows as they are: texts have no views."""
+        return rows
 
     def augmenter(
         self, spec: Spec, base: Path, folder: Path, dataset: Dataset, preprocessor: TextPreprocessor, task: TaskAdapter

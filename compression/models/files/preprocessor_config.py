@@ -145,6 +145,11 @@ class ImagePreprocessing(Config):
             **({"do_flip_channel_order": True} if flips else {}),
         }
 
+    def geometry(self) -> "ImagePreprocessing":
+        """Return the steps up to the cut-out centre alone."""
+        kept = self.model_dump(include={"size", "exact", "shortest", "crop", "interpolation"})
+        return ImagePreprocessing(**kept)
+
     def write(self, folder: Path) -> None:
         """Write preprocessor_config.json."""
         (folder / FILE).write_text(json.dumps(self.to_transformers(), indent=2) + "\n", "utf-8")

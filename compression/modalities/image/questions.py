@@ -1,0 +1,34 @@
+"""Turns a prediction request into a row: its own image, or one of the data. Torch-free."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+from compression.modalities.image.decoding import decode
+from compression.modalities.image.sources import list_split
+from compression.modalities.scoring.base import Row
+from compression.schema.errors import EmptySplit, UnreadableData
+from compression.schema.prediction_request import AnswerSpec
+
+
+def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
+    """Return the scorer's row, the row for people, and the expected label. Raises UnreadableData, EmptySplit, and the errors
+    of reading the data.
+    """
+    request = spec.question
+    if spec.data is None or request.row is None:
+        given = request.image or ""
+        try:
+            image = decode(base64.b64decode(given, validate=True), "the image")
+        except binascii.Error as problem:
+            raise UnreadableData(
+                f"the image is not in base64: {problem}", param="image", remedy="Encode its file."
+            ) from problem
+        return {"data": given}, {"image": f"{image.width} × {image.height} pixels"}, None
+    listing = list_split(spec.data, request.split, base)
+    if request.row >= len(listing.places):
+        cause = f"{request.split} has no row {request.row}"
+        raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
+    place = listing.places[request.row]
+    return place.judged(0), {"image": place.name(base.absolute())}, listing.labels[request.row]

@@ -1,0 +1,75 @@
+"""Reads images for a runtime with an artifact's preprocessor_config.json. Torch-free."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from compression.modalities.image.decoding import decode
+from compression.modalities.image.locations import ImageOpener, Location
+from compression.modalities.image.preprocessing import Bytes, Floats, ImagePreprocessing, normalized, resized
+from compression.modalities.scoring.base import Asked, Row
+
+AT_ONCE = 64
+"""Rows that are decoded as soon as they are asked about; of more, each batch is decoded when its turn comes."""
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """A batch of images for a runtime."""
+
+    pixel_values: Floats  #: (rows, 3, height, width)
+
+    @property
+    def arrays(self) -> dict[str, Floats]:
+        """Return the array by its input's name."""
+        return {"pixel_values": self.pixel_values}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the number of rows, and 0: an image has no positions."""
+        return len(self.pixel_values), 0
+
+    def real(self, logits: Floats) -> Floats:
+        """Return all logits: nothing is padded."""
+        return logits
+
+
+class ImageReader:
+    """Decodes, resizes and normalizes images as an artifact's files say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.how = ImagePreprocessing.read(folder)
+        self._opener = ImageOpener(Path())
+
+    def example(self, rows: int, length: int) -> ImageInputs:  # noqa: ARG002
+        """Make a batch of noise, to measure latency on."""
+        noise = np.random.default_rng(0).integers(0, 256, (rows, *self.how.size, 3), np.uint8)
+        return ImageInputs(normalized(noise, self.how))
+
+    def ask(self, rows: Sequence[Row]) -> Asked:
+        """Take the rows as windows, decoded if there are few."""
+        windows: list[Any] = list(map(self._pixels, rows)) if len(rows) <= AT_ONCE else list(rows)
+        return Asked(windows, list(range(len(rows))))
+
+    def batches(self, windows: Sequence[Any], size: int) -> Iterator[ImageInputs]:
+        """Yield batches of `size` images, in order."""
+        for start in range(0, len(windows), size):
+            found = [one if isinstance(one, np.ndarray) else self._pixels(one) for one in windows[start : start + size]]
+            yield ImageInputs(normalized(np.stack(found), self.how))
+
+    def answered(self, window: Any, logits: Floats) -> Floats:  # noqa: ARG002
+        """Return the logits."""
+        return logits
+
+    def _pixels(self, row: Row) -> Bytes:
+        return resized(self._image(row), self.how, str(row.get("image", "the image")))
+
+    def _image(self, row: Row) -> Image.Image:
+        if "data" in row:
+            return decode(base64.b64decode(row["data"]), "the image")
+        return self._opener.open(Location.of(row))
