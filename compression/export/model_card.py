@@ -27,6 +27,8 @@ from compression.schema.specs import CardText
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, STAGES, Stage, wanted
 from compression.schema.tasks import TASKS
 
+MOST_NAMES = 20  #: labels that a card names
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -67,7 +69,7 @@ class ModelCard:
             **dict(artifact),
             **dict(self.figures),
             **vars(self),
-            "about": text.about.format(count=len(self.labels), names=", ".join(self.labels)),
+            "about": text.about.format(count=len(self.labels), names=_named(self.labels)),
             "answer": text.answer,
             "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
@@ -102,6 +104,12 @@ class ModelCard:
             }
             found |= {"metrics": list(metrics), "model-index": [{"name": self.artifact.name, "results": [result]}]}
         return {key: value for key, value in found.items() if value is not None}
+
+
+def _named(labels: Sequence[str]) -> str:
+    """Return the first labels, and how many more there are."""
+    more = len(labels) - MOST_NAMES
+    return ", ".join(labels[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def trained(recipe: Recipe, stage: Stage) -> bool:

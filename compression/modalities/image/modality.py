@@ -99,7 +99,7 @@ class ImageModality(IndependentRows):
 
         return {INPUT: torch.zeros(batch, *input_shape(model.config))}
 
-    def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:  # noqa: ARG002
+    def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
         """Refuse: the ONNX file of a network is written from its graph."""
         raise NotImplementedError
 
