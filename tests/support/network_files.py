@@ -1,4 +1,4 @@
-"""Small networks with drawn weights, their simulated integers, and what ONNX Runtime makes of their files."""
+"""The simulated integers of networks with drawn weights, and what ONNX Runtime makes of their files."""
 
 import copy
 from collections import Counter
@@ -10,29 +10,11 @@ import torch
 from torch import Tensor
 
 from compression.export.onnx.network_integers import integer_graph
-from compression.models.adapters.network.module import NetworkConfig, NetworkForImageClassification
-from compression.models.networks.graph import Graph
-from compression.models.networks.value_shapes import value_shapes
+from compression.models.adapters.network.module import NetworkForImageClassification
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, ranged_inputs, simulation_of
 from compression.quantization.observers import Spread, range_of
 from compression.schema.recipe.base import Observer
 from compression.schema.schemes import SCHEMES
-
-
-@torch.no_grad()
-def network(graph: Graph, seed: int = 0) -> NetworkForImageClassification:
-    """Return a network in evaluation mode, with statistics of batches that differ from 0 and 1."""
-    torch.manual_seed(seed)
-    config = NetworkConfig(graph=graph.model_dump(mode="json"), num_labels=value_shapes(graph)[graph.output][-1])
-    model = NetworkForImageClassification(config).eval()
-    for name, value in model.state_dict().items():
-        if name.endswith(("running_var", "weight")) and value.ndim == 1:
-            value.uniform_(0.5, 1.5)
-        elif value.ndim == 1 or name.endswith("value"):
-            value.normal_(0, 0.3)
-        else:
-            value.normal_(0, value[0].numel() ** -0.5)
-    return model
 
 
 def pixels(model: NetworkForImageClassification, rows: int = 16, seed: int = 1) -> Tensor:

@@ -27,8 +27,9 @@ from compression.quantization.rounded_network import RoundedValue, SimulatedConv
 from compression.quantization.static_int8 import StaticLinear, affine, static_weights
 from compression.quantization.weight_only import WeightOnlyLinear, dequantized_weights
 from compression.schema.schemes import SCHEMES
+from tests.support.network_files import pixels, simulated
 from tests.support.network_graphs import GraphBuilder, resnet, vgg, vit
-from tests.support.network_files import network, pixels, simulated
+from tests.support.network_models import drawn_network
 
 GRID = (-1.5, 2.5)
 
@@ -53,7 +54,7 @@ def test_a_value_is_rounded_on_its_grid_and_clipped_values_have_no_gradient() ->
 
 
 def test_a_value_that_was_not_calibrated_says_so() -> None:
-    model = network(resnet())
+    model = drawn_network(resnet())
     insert_fake_quantization(model, simulation=Simulation(scheme="static-int8"))
     with pytest.raises(RuntimeError, match="calibrated"):
         model(pixels(model))
@@ -62,7 +63,7 @@ def test_a_value_that_was_not_calibrated_says_so() -> None:
 @pytest.mark.parametrize(("portable", "levels"), [(True, 63), (False, 127)])
 def test_a_convolution_answers_with_rounded_weights_and_trains_the_weights_themselves(portable: bool, levels: int) -> None:
     net = GraphBuilder()
-    model = network(net.classified(net.conv_norm(INPUT, 6)))
+    model = drawn_network(net.classified(net.conv_norm(INPUT, 6)))
     twin = simulated(model, "static-int8", pixels(model), portable=portable)
     conv = twin.conv_0
     assert isinstance(conv, SimulatedConv)
@@ -79,7 +80,7 @@ def test_a_convolution_answers_with_rounded_weights_and_trains_the_weights_thems
 @torch.no_grad()
 def test_rounding_before_a_norm_is_rounding_the_folded_convolution() -> None:
     net = GraphBuilder()
-    model = network(net.classified(net.conv_norm(INPUT, 6, act="")))
+    model = drawn_network(net.classified(net.conv_norm(INPUT, 6, act="")))
     conv, norm = model.conv_0, model.batch_norm_1
     norm.weight[1] *= -1
     images = pixels(model)
@@ -95,7 +96,7 @@ def test_rounding_before_a_norm_is_rounding_the_folded_convolution() -> None:
 
 
 def test_a_network_trains_with_the_statistics_of_its_batches() -> None:
-    model = network(resnet())
+    model = drawn_network(resnet())
     twin = simulated(model, "static-int8", pixels(model)).train()
     before = {name: value.clone() for name, value in twin.state_dict().items()}
     twin(pixels(model)).logits.square().sum().backward()
@@ -107,7 +108,7 @@ def test_a_network_trains_with_the_statistics_of_its_batches() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_simulation_is_read_back_and_undone(scheme: str) -> None:
-    model = network(vit())
+    model = drawn_network(vit())
     twin = simulated(model, scheme, pixels(model))
     found = simulation_of(twin)
     assert found is not None
@@ -125,7 +126,7 @@ def test_a_simulation_is_read_back_and_undone(scheme: str) -> None:
 
 
 def test_what_a_scheme_makes_of_a_network() -> None:
-    model = network(vit())
+    model = drawn_network(vit())
     kinds = {"static-int8": WeightOnlyLinear, "dynamic-int8": FakeQuantLinear, "weight-only-int4": WeightOnlyLinear}
     for scheme, kind in kinds.items():
         twin = simulated(model, scheme, pixels(model))
@@ -143,14 +144,14 @@ def convolution_of(model: nn.Module) -> str:
 
 
 def test_another_scheme_takes_the_values_of_the_first_back() -> None:
-    model = network(vgg())
+    model = drawn_network(vgg())
     twin = simulated(model, "static-int8", pixels(model))
     insert_fake_quantization(twin, simulation=Simulation(scheme="weight-only-int8"))
     assert not [name for name, module in twin.named_modules() if isinstance(module, RoundedValue)]
 
 
 def test_a_part_of_a_network_is_simulated_alone() -> None:
-    model = network(resnet())
+    model = drawn_network(resnet())
     first = model.config.network.nodes[0].name
     names = insert_fake_quantization(model, lambda name: name in (first, "values.input"), Simulation(scheme="static-int8"))
     assert names == ["values.input", first]
@@ -163,7 +164,7 @@ def test_convolutions_of_other_models_stay() -> None:
 
 
 def test_places_of_rounding_are_values_and_layers_that_round_their_own_inputs() -> None:
-    model = network(vgg())
+    model = drawn_network(vgg())
     static = rounding_places(simulated(model, "static-int8", pixels(model)))
     assert set(static) == set(ranged_inputs(model, "static-int8"))
     dynamic = rounding_places(simulated(model, "dynamic-int8", pixels(model)))

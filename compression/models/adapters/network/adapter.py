@@ -29,6 +29,7 @@ class NetworkAdapter(ArchitectureAdapter):
     """Derives channels, blocks, depths and costs of any network."""
 
     attention = "eager"
+    graph_writer = "compression.export.onnx.network_writer:WRITER"
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Return the widths of all groups."""

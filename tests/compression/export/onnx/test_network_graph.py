@@ -13,8 +13,9 @@ from compression.export.onnx.network_operators import ONNX
 from compression.models.networks.graph import INPUT, Graph, Node
 from compression.models.networks.operators import OPERATORS
 from tests.compression.models.adapters.network.test_operators import CASES
+from tests.support.network_files import answers, fused, pixels, session, tensors_of
 from tests.support.network_graphs import NETWORKS, GraphBuilder, resnet
-from tests.support.network_files import answers, fused, network, pixels, session, tensors_of
+from tests.support.network_models import drawn_network
 
 TOLERANCE = 1e-5
 """Of the largest logit: two float32 runtimes differ by the order of sums, and folding a BatchNorm changes no more."""
@@ -35,7 +36,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def agrees(graph: Graph, images: Tensor) -> bool:
-    model = network(graph)
+    model = drawn_network(graph)
     proto = float_graph(graph, tensors_of(model))
     onnx.checker.check_model(proto, full_check=True)
     with torch.no_grad():
@@ -76,12 +77,12 @@ def test_a_constant_gets_the_rows_of_its_batch_and_a_value_keeps_its_own() -> No
 def test_a_network_answers_as_its_graph(name: str) -> None:
     graph = NETWORKS[name]()
     for rows in (1, 5):
-        assert agrees(graph, pixels(network(graph), rows))
+        assert agrees(graph, pixels(drawn_network(graph), rows))
 
 
 def test_the_files_interface_is_free_in_its_rows_alone() -> None:
     graph = resnet()
-    opened = session(float_graph(graph, tensors_of(network(graph))))
+    opened = session(float_graph(graph, tensors_of(drawn_network(graph))))
     (given,), (answer,) = opened.get_inputs(), opened.get_outputs()
     assert (given.name, given.type, given.shape) == ("pixel_values", "tensor(float)", ["batch", *graph.shape])
     assert (answer.name, answer.shape) == ("logits", ["batch", 5])
@@ -89,7 +90,7 @@ def test_the_files_interface_is_free_in_its_rows_alone() -> None:
 
 def test_no_norm_and_no_activation_is_left_beside_a_convolution(tmp_path: Path) -> None:
     graph = resnet()
-    found = fused(float_graph(graph, tensors_of(network(graph))), tmp_path)
+    found = fused(float_graph(graph, tensors_of(drawn_network(graph))), tmp_path)
     assert found["Conv"] + found["FusedConv"] == sum(node.op == "conv" for node in graph.nodes)
     assert not found["BatchNormalization"]
     assert not found["Relu"]

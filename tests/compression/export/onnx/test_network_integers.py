@@ -12,8 +12,9 @@ from compression.export.onnx.network_integers import integer_graph
 from compression.export.parity_check import compare, limit
 from compression.models.networks.graph import INPUT
 from compression.quantization.fake_quantize import simulation_of
+from tests.support.network_files import answers, fused, integer_file, pixels, simulated
 from tests.support.network_graphs import NETWORKS, GraphBuilder, mobilenet_v2, resnet, vgg, vit
-from tests.support.network_files import answers, fused, integer_file, network, pixels, simulated
+from tests.support.network_models import drawn_network
 
 NOISE = 2.0
 """`Exporter.rounding_noise`."""
@@ -23,7 +24,7 @@ NOISE = 2.0
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_a_file_answers_as_the_simulation(name: str, scheme: str) -> None:
-    model = network(NETWORKS[name]())
+    model = drawn_network(NETWORKS[name]())
     images = pixels(model, 32)
     twin = simulated(model, scheme, images)
     proto = integer_file(twin)
@@ -39,7 +40,7 @@ def test_a_file_answers_as_the_simulation(name: str, scheme: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_convolution_and_no_linear_layer_stays_in_floating_point(name: str, tmp_path: Path) -> None:
     graph = NETWORKS[name]()
-    model = network(graph)
+    model = drawn_network(graph)
     found = fused(integer_file(simulated(model, "static-int8", pixels(model))), tmp_path)
     counts = {op: sum(node.op == op for node in graph.nodes) for op in ("conv", "linear")}
     assert found["QLinearConv"] == counts["conv"]
@@ -50,7 +51,7 @@ def test_no_convolution_and_no_linear_layer_stays_in_floating_point(name: str, t
 
 
 def test_a_residual_network_is_integers_throughout(tmp_path: Path) -> None:
-    model = network(resnet())
+    model = drawn_network(resnet())
     found = fused(integer_file(simulated(model, "static-int8", pixels(model))), tmp_path)
     assert found["QLinearAdd"] == sum(node.op == "add" for node in model.config.network.nodes)
     assert found["QuantizeLinear"] == 1
@@ -60,7 +61,7 @@ def test_a_residual_network_is_integers_throughout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_value_is_rounded_twice(name: str) -> None:
-    model = network(NETWORKS[name]())
+    model = drawn_network(NETWORKS[name]())
     proto = integer_file(simulated(model, "static-int8", pixels(model)))
     made = {output: node for node in proto.graph.node for output in node.output}
     for node in proto.graph.node:
@@ -75,7 +76,7 @@ def test_no_value_is_rounded_twice(name: str) -> None:
 @pytest.mark.parametrize(("portable", "most"), [(True, 63), (False, 127)])
 def test_integers_are_those_of_the_folded_weights(portable: bool, most: int) -> None:
     net = GraphBuilder()
-    model = network(net.classified(net.conv_norm(INPUT, 6)))
+    model = drawn_network(net.classified(net.conv_norm(INPUT, 6)))
     with torch.no_grad():
         model.get_parameter("batch_norm_1.weight")[1] *= -1  # the folded channel changes its sign
     twin = simulated(model, "static-int8", pixels(model), portable=portable)
@@ -89,7 +90,7 @@ def test_integers_are_those_of_the_folded_weights(portable: bool, most: int) -> 
 
 def test_a_channel_without_weights_keeps_its_bias() -> None:
     net = GraphBuilder()
-    model = network(net.classified(net.conv_norm(INPUT, 4)))
+    model = drawn_network(net.classified(net.conv_norm(INPUT, 4)))
     with torch.no_grad():
         model.get_parameter("batch_norm_1.weight")[2] = 0
         model.get_parameter("batch_norm_1.bias")[2] = 2.0
@@ -100,7 +101,7 @@ def test_a_channel_without_weights_keeps_its_bias() -> None:
 
 
 def test_a_clip_is_the_range_only_if_it_ends_where_the_range_does() -> None:
-    model = network(mobilenet_v2())
+    model = drawn_network(mobilenet_v2())
     twin = simulated(model, "static-int8", pixels(model))
     clipped = next(node.name for node in model.config.network.nodes if node.op == "clip")
     twin.values[clipped].input_range = (0.0, 9.0)
@@ -108,13 +109,13 @@ def test_a_clip_is_the_range_only_if_it_ends_where_the_range_does() -> None:
 
 
 def test_linear_layers_round_their_rows_themselves_in_dynamic_int8(tmp_path: Path) -> None:
-    model = network(vgg())
+    model = drawn_network(vgg())
     found = fused(integer_file(simulated(model, "dynamic-int8", pixels(model))), tmp_path)
     assert (found["QLinearConv"], found["MatMulInteger"], found["QGemm"]) == (2, 2, 0)
 
 
 def test_weights_alone_are_multiplied_in_floating_point(tmp_path: Path) -> None:
-    model = network(vit())
+    model = drawn_network(vit())
     proto = integer_file(simulated(model, "weight-only-int4", pixels(model)))
     held = {item.name: item for item in proto.graph.initializer}
     assert held["conv_0.weight_int8"].data_type == TensorProto.INT8
@@ -124,7 +125,7 @@ def test_weights_alone_are_multiplied_in_floating_point(tmp_path: Path) -> None:
 
 
 def test_a_network_that_simulates_nothing_has_no_integers() -> None:
-    model = network(resnet())
+    model = drawn_network(resnet())
     twin = simulated(model, "static-int8", pixels(model))
     simulation = simulation_of(twin)
     assert simulation is not None
@@ -137,7 +138,7 @@ def test_a_network_that_simulates_nothing_has_no_integers() -> None:
 def test_openvino_answers_as_the_simulation(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openvino = pytest.importorskip("openvino")
     monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *_: None)
-    model = network(NETWORKS[name]())
+    model = drawn_network(NETWORKS[name]())
     images = pixels(model)
     twin = simulated(model, "static-int8", images)
     onnx.save(integer_file(twin), tmp_path / "model.onnx")

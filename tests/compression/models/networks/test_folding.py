@@ -6,8 +6,9 @@ import torch
 
 from compression.models.networks.folding import folded, folds
 from compression.models.networks.graph import INPUT, Graph
+from tests.support.network_files import pixels, tensors_of
 from tests.support.network_graphs import NETWORKS, GraphBuilder, densenet, resnet
-from tests.support.network_files import network, pixels, tensors_of
+from tests.support.network_models import drawn_network
 
 TOLERANCE = 1e-5
 """Of the largest logit: folding changes the order of operations in float32, nothing else."""
@@ -17,11 +18,11 @@ TOLERANCE = 1e-5
 @torch.no_grad()
 def test_a_network_without_its_norms_answers_as_before(name: str) -> None:
     graph = NETWORKS[name]()
-    model = network(graph)
+    model = drawn_network(graph)
     whole, values = folded(graph, tensors_of(model))
     assert {key: value.shape for key, value in values.items()} == whole.tensors()
     assert len(whole.nodes) == len(graph.nodes) - len(folds(graph))
-    other = network(whole)
+    other = drawn_network(whole)
     other.load_state_dict({key: torch.from_numpy(value) for key, value in values.items()})
     expected = model(images := pixels(model)).logits
     assert (other(images).logits - expected).abs().max() < TOLERANCE * expected.abs().max()
@@ -41,7 +42,7 @@ def test_a_norm_stays_if_something_else_reads_the_convolution() -> None:
     value = net.conv(INPUT, 4)
     graph = net.classified(net.op("add", net.norm(value), value))
     assert not folds(graph)
-    whole, values = folded(graph, tensors_of(network(graph)))
+    whole, values = folded(graph, tensors_of(drawn_network(graph)))
     assert whole == graph
     assert set(values) == set(graph.tensors())
 
@@ -55,7 +56,7 @@ def test_a_linear_layer_takes_the_norm_of_its_outputs_but_not_of_its_rows() -> N
     graph = after_linear((48,))
     assert folds(graph) == {"linear_1": "batch_norm_2"}
     assert not folds(graph, ("conv",))
-    whole, values = folded(graph, tensors_of(network(graph)))
+    whole, values = folded(graph, tensors_of(drawn_network(graph)))
     assert values["linear_1.bias"].shape == whole.tensors()["linear_1.bias"] == (6,)
     assert not folds(after_linear((12, 4)))
 
@@ -63,7 +64,7 @@ def test_a_linear_layer_takes_the_norm_of_its_outputs_but_not_of_its_rows() -> N
 def test_a_channel_whose_norm_multiplies_by_nothing_keeps_its_bias() -> None:
     net = GraphBuilder()
     graph = net.classified(net.conv_norm(INPUT, 4))
-    model = network(graph)
+    model = drawn_network(graph)
     with torch.no_grad():
         model.get_parameter("batch_norm_1.weight")[2] = 0
     values = folded(graph, tensors_of(model))[1]
