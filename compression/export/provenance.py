@@ -11,6 +11,7 @@ from typing import Any
 
 from compression.models.files import gguf_model
 from compression.schema.errors import CompressionError
+from compression.schema.file_names import WEIGHTS
 from compression.schema.job_spec import Columns, DatasetSpec, Spec
 from compression.schema.recipe.recipe import Evaluate, Recipe, Targets
 from compression.system.environment import environment
@@ -115,9 +116,7 @@ def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
 
 
 def _sent(spec: Spec, base: Path) -> list[InputFile]:
-    weights = sorted(
-        path for path in (base / spec.model).iterdir() if path.suffix in (".safetensors", ".gguf") or path.name == "config.json"
-    )
+    weights = sorted(path for path in (base / spec.model).iterdir() if path.suffix in WEIGHTS or path.name == "config.json")
     found = [InputFile("model", path.name, known_digest(path)) for path in weights]
     for part in spec.asked:
         for split, files in part.data.splits.items():

@@ -8,20 +8,15 @@ import onnxruntime
 import torch
 
 from compression.models.adapters.network.module import NetworkForImageClassification
-from compression.models.files.json_file import BadJson, read_file
-from compression.models.network_folder import LARGEST_CONFIG, network_of, write_network
+from compression.models.network_folder import network_of, write_network
 from compression.models.networks.onnx_reader import read_onnx
 from compression.models.networks.value_shapes import value_shapes
-from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, UnsupportedArchitecture
+from compression.models.validation.network import labels_of, onnx_file
+from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture
 
 TOLERANCE = 1e-4
 """Of the logits, relative to the largest."""
 ROWS = (1, 3)
-
-
-def is_one(folder: Path) -> bool:
-    """Return whether a folder's weights are an ONNX file."""
-    return any(folder.glob("*.onnx")) and not any(folder.glob("*.safetensors"))
 
 
 def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
@@ -30,10 +25,10 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
     Outputs without names in config.json have those of the data's `labels`, if there are as many. Raises what `read_onnx`
     raises, ConfigMismatch, and UnsupportedArchitecture if ONNX Runtime computes something else.
     """
-    path = next(iter(sorted(folder.glob("*.onnx"))))
+    path = onnx_file(folder)
     graph, tensors = read_onnx(path)
     outputs = value_shapes(graph)[graph.output][-1]
-    names = _labels(folder, outputs) or (tuple(labels) if len(labels) == outputs else None)
+    names = labels_of(folder, outputs) or (tuple(labels) if len(labels) == outputs else None)
     try:
         model = network_of(graph, tensors, {"library": "onnx", "config": {}, "names": {}}, names)
     except ValueError as problem:
@@ -66,20 +61,3 @@ def check_answers(model: NetworkForImageClassification, path: Path) -> None:
         raise
     except Exception as problem:  # ONNX Runtime's exceptions have no common class
         raise DamagedCheckpoint(f"ONNX Runtime cannot run {path.name}: {str(problem)[:300]}", param=path.name) from problem
-
-
-def _labels(folder: Path, outputs: int) -> tuple[str, ...] | None:
-    """Return the names of the outputs by config.json; None if it has none. Raises ConfigMismatch."""
-    if not (folder / "config.json").is_file():
-        return None
-    try:
-        found = read_file(folder / "config.json", LARGEST_CONFIG).get("id2label")
-    except BadJson as problem:
-        raise ConfigMismatch(f"config.json: {problem}", param="config.json") from problem
-    if found is None:
-        return None
-    names = [found.get(str(number)) for number in range(outputs)] if isinstance(found, dict) else []
-    if len(found) != outputs or not all(isinstance(name, str) for name in names):
-        cause = f"id2label does not name the {outputs} outputs of the network, from 0"
-        raise ConfigMismatch(cause, param="config.json:id2label")
-    return tuple(map(str, names))

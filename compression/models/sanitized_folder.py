@@ -14,6 +14,7 @@ from typing import Any
 from compression.models import gguf_unpack, onnx_unpack, stock_unpack
 from compression.models.architectures.families import architecture_of
 from compression.models.files import gguf_model
+from compression.models.validation.network import is_onnx
 from compression.schema.errors import UnsupportedArchitecture
 from compression.schema.job_spec import Spec
 from compression.system import durable_files
@@ -34,7 +35,7 @@ class Unpacker:
 
 UNPACKERS = (
     Unpacker(gguf_model.is_one, lambda folder, place, _: gguf_unpack.unpack(folder, place)),
-    Unpacker(onnx_unpack.is_one, onnx_unpack.unpack),
+    Unpacker(is_onnx, onnx_unpack.unpack),
     Unpacker(stock_unpack.is_one, stock_unpack.unpack),
 )
 

@@ -80,7 +80,7 @@ class MissingFile(CompressionError):
     code = "missing_file"
     remedy = (
         "Upload the named file with the others; a model needs config.json, *.safetensors and tokenizer.json, "
-        "or is one GGUF file."
+        "or is one GGUF file; one of images has preprocessor_config.json instead of a tokenizer, and may be one ONNX file."
     )
 
 

@@ -25,6 +25,9 @@ CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh",
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 """Windows treats these as devices, whatever follows a full stop."""
 MODEL_REMEDY = "Leave it out. A model has *.safetensors, *.gguf or *.onnx, *.json, *.txt, *.model, *.jinja, card and licence."
+ONE_ONNX_FILE = (
+    "Save the model as one file: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), new_path)."
+)
 DATA_REMEDY = "Leave it out, or name it by its format: *.jsonl, *.csv, *.parquet, *.txt, *.npz or images, a card and a licence."
 
 
@@ -64,6 +67,9 @@ def check_name(path: str, kind: Literal["model", "dataset"]) -> None:
     if suffix in taken or TERMS.fullmatch(name):
         return
     remedy = DATA_REMEDY if kind == "dataset" else MODEL_REMEDY
+    if kind == "model" and ".onnx" in name.lower():
+        cause = f"{path} holds weights outside of the ONNX file that names it"
+        raise UnexpectedFile(cause, param=path, remedy=ONE_ONNX_FILE)
     if suffix in PICKLES:
         more = {"remedy": remedy} if kind == "dataset" else {}
         raise UnsafeCheckpoint(f"{path} is a pickle, which can run code when it is opened", param=path, **more)

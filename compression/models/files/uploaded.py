@@ -3,16 +3,16 @@
 from collections import Counter
 from pathlib import Path
 
-from compression.models.files import gguf_model, safetensors_header
+from compression.models.files import safetensors_header
+from compression.models.validation.kinds import kind_of
 from compression.models.validation.model import FLOATS
 from compression.schema.report.measurements import Uploaded
 
 
 def uploaded(folder: Path) -> Uploaded:
     """Read the size and type of a model's weights. Raises the first reason why they cannot be read."""
-    if gguf_model.is_one(folder):
-        path, content = gguf_model.read_model(folder)
-        return Uploaded(bytes=path.stat().st_size, dtype=content.dtype)
+    if kind := kind_of(folder):
+        return kind.uploaded(folder)
     tensors, problems = safetensors_header.read_weights(folder)
     if problems:
         raise problems[0]

@@ -9,9 +9,10 @@ from tokenizers import Tokenizer
 from compression.models.architectures.decoder_tensor_names import FAMILIES as DECODERS
 from compression.models.architectures.families import ARCHITECTURE_SPECS, INSTALLED, architecture_of, needed_files
 from compression.models.architectures.tensor_names import ExpectedTensors
-from compression.models.files import gguf_model, safetensors_header
+from compression.models.files import safetensors_header
 from compression.models.files.json_file import BadJson, read_file
 from compression.models.validation import contents, decoder, encoder
+from compression.models.validation.kinds import kind_of
 from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile
 from compression.schema.validation import ModelFacts
 
@@ -27,8 +28,8 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 def check(folder: Path) -> ModelFacts | list[CompressionError]:
     """Return the facts of the model, or every reason to refuse it."""
     problems: list[CompressionError] = contents.check(folder)
-    if gguf_model.is_one(folder):
-        found = gguf_model.check(folder)
+    if kind := kind_of(folder):
+        found = kind.check(folder)
         return [*problems, *found] if isinstance(found, list) else problems or found
     config, more = _config(folder)
     problems += more

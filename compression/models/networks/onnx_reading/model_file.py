@@ -14,6 +14,7 @@ import onnx
 
 from compression.models.networks.graph import MOST_NODES
 from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture, listed
+from compression.schema.file_names import ONE_ONNX_FILE
 
 LARGEST_FILE = 2**31 - 1
 """Bytes: what a protocol buffer may have."""
@@ -25,7 +26,6 @@ OPSETS = range(9, 24)
 DOMAINS = ("", "ai.onnx")
 PLAIN = frozenset({"FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS"})
 """Kinds of attributes; the others hold graphs and types."""
-ONE_FILE = "Save the model as one file: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), new_path)."
 INLINE = "Write functions out before: onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), new_path)."
 AGAIN = "Export it for ONNX operator set 17 to 20: torch.onnx.export(..., opset_version=18)."
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -70,9 +70,9 @@ def _surplus(model: onnx.ModelProto) -> Iterator[tuple[str, str | None]]:
     tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))]
     outside = [tensor.name for tensor in tensors if tensor.external_data or tensor.data_location != onnx.TensorProto.DEFAULT]
     if outside:
-        yield f"has weights in other files: {listed(outside, 3)}", ONE_FILE
+        yield f"has weights in other files: {listed(outside, 3)}", ONE_ONNX_FILE
     if any(tensor.HasField("segment") for tensor in tensors):
-        yield "has tensors in parts", ONE_FILE
+        yield "has tensors in parts", ONE_ONNX_FILE
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
