@@ -93,6 +93,15 @@ def _product(given: Given) -> Any:
     return np.matmul(one, other)
 
 
+def _gemm(given: Given) -> Any:
+    one, other, *more = given.values
+    one = one.T if given.attributes.get("transA", 0) else one
+    other = other.T if given.attributes.get("transB", 0) else other
+    room((one.shape[0], other.shape[1]))
+    found = given.attributes.get("alpha", 1.0) * (one @ other)
+    return (found + given.attributes.get("beta", 1.0) * more[0] if more and more[0] is not None else found).astype(one.dtype)
+
+
 def _constant(given: Given) -> Any:
     (name, value), *more = given.attributes.items()
     kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
@@ -241,6 +250,7 @@ FOLDED: dict[str, Fold] = {
     "Relu": _unary(lambda value: np.maximum(value, 0)),
     "Sigmoid": _unary(lambda value: (1 / (1 + np.exp(-value))).astype(value.dtype)),
     "MatMul": _product,
+    "Gemm": _gemm,
     "Identity": _unary(lambda value: value),
     "Dropout": _unary(lambda value: value),
     "Shape": _shape,
