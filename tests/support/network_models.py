@@ -1,15 +1,7 @@
-"""Networks in torch with drawn weights and statistics, and rows of random pixels for them."""
-
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+"""Networks in torch with drawn weights and statistics."""
 
 import torch
-from torch import Tensor
 
-from compression.modalities.base import TaskAdapter
-from compression.modalities.scoring.classification import ClassScorer
-from compression.modalities.tasks.classification import Classification
 from compression.models.adapters.network.module import NetworkConfig, NetworkForImageClassification
 from compression.models.networks.graph import Graph
 from compression.models.networks.value_shapes import value_shapes
@@ -27,50 +19,3 @@ def drawn_network(graph: Graph, seed: int = 0) -> NetworkForImageClassification:
         elif name.endswith("value"):
             value.copy_(torch.randn_like(value))
     return model
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """Rows of pixels with labels: a split and its batches."""
-
-    values: Tensor  #: (rows, channels, height, width)
-    labels: Tensor
-    task: TaskAdapter
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        return {"pixel_values": self.values}
-
-    @property
-    def mask(self) -> Tensor:
-        return torch.ones(len(self.values), 1, dtype=torch.long)
-
-    @property
-    def weight(self) -> int:
-        return len(self.values)
-
-    @property
-    def lengths(self) -> list[int]:
-        return [1] * len(self.values)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def to(self, _: Any) -> "Pixels":
-        return self
-
-    def at(self, rows: list[int]) -> "Pixels":
-        return replace(self, values=self.values[rows], labels=self.labels[rows])
-
-    def by_length(self, size: int) -> Iterator["Pixels"]:
-        for start in range(0, len(self), size):
-            yield self.at(list(range(start, min(start + size, len(self)))))
-
-
-def some_pixels(model: NetworkForImageClassification, rows: int = 8, seed: int = 0) -> Pixels:
-    """Draw rows for a network."""
-    draw = torch.Generator().manual_seed(seed)
-    labels = tuple(f"label {number}" for number in range(model.config.num_labels))
-    task = Classification("text-classification", ClassScorer("accuracy", len(labels), None))
-    values = torch.randn(rows, *model.config.network.shape, generator=draw)
-    return Pixels(values, torch.randint(len(labels), (rows,), generator=draw), task)

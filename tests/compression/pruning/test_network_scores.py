@@ -9,7 +9,8 @@ from compression.models.adapters.registry import adapter_of
 from compression.pruning.scores import score_activations, score_units
 from compression.schema.recipe.prune import Prune
 from tests.support.network_graphs import NETWORKS, resnet, squeeze_excite, vgg
-from tests.support.network_models import drawn_network, some_pixels
+from tests.support.network_models import drawn_network
+from tests.support.tiny_maps import maps
 
 KINDS = ("l1", "l2", "taylor", "l1_weight", "l2_weight")
 
@@ -19,7 +20,7 @@ KINDS = ("l1", "l2", "taylor", "l1_weight", "l2_weight")
 def test_every_unit_of_every_network_is_scored(kind: str, importance: str) -> None:
     model = drawn_network(NETWORKS[kind]())
     shape = adapter_of(model).shape_of(model.config)
-    found = score_units(model, Prune(importance=importance), some_pixels(model), 0, layers=True)
+    found = score_units(model, Prune(importance=importance), maps(8, 0), 0, layers=True)
     assert {key: len(scores) for key, scores in found.units.items()} == shape.widths
     assert all(scores.isfinite().all() and scores.max() > 0 for scores in found.units.values())
     assert (0 if found.influence is None else len(found.influence)) == shape.layers
@@ -27,19 +28,19 @@ def test_every_unit_of_every_network_is_scored(kind: str, importance: str) -> No
 
 def test_activations_count_where_the_next_layer_reads_them() -> None:
     model = drawn_network(vgg())
-    rows = some_pixels(model, 4)
+    rows = maps(4, 0)
     found = score_activations(model, rows.by_length(3), layers=False)
     second = [module for module in model.modules() if isinstance(module, nn.Conv2d)][1]
     read: list[torch.Tensor] = []
     second.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     with torch.no_grad():
-        model(rows.values)
+        model(rows.pixels)
     assert torch.allclose(found.units["channels.0"], read[0].abs().sum(dim=(0, 2, 3)), rtol=1e-4)
 
 
 def test_taylor_is_the_derivative_of_a_gate_on_a_channel() -> None:
     model = drawn_network(vgg())
-    rows = some_pixels(model, 3)
+    rows = maps(3, 0)
     found = score_units(model, Prune(importance="taylor"), rows, 0).units["channels.0"]
     second = [module for module in model.modules() if isinstance(module, nn.Conv2d)][1]
     total = torch.zeros_like(found)
@@ -47,7 +48,7 @@ def test_taylor_is_the_derivative_of_a_gate_on_a_channel() -> None:
         gate = torch.ones(1, len(found), 1, 1, requires_grad=True)
         hook = second.register_forward_pre_hook(lambda _, given, gate=gate: (given[0] * gate,))
         row = rows.at([number])
-        nn.functional.cross_entropy(model(row.values).logits, row.labels).backward()
+        nn.functional.cross_entropy(model(row.pixels).logits, row.labels).backward()
         hook.remove()
         total += gate.grad.flatten().abs()
     assert torch.allclose(found, total, rtol=1e-3, atol=1e-6)
@@ -56,14 +57,14 @@ def test_taylor_is_the_derivative_of_a_gate_on_a_channel() -> None:
 def test_norms_score_the_channels_that_they_scale() -> None:
     model = drawn_network(resnet((1,)))
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    found = score_units(model, Prune(importance="bn_scale"), some_pixels(model), 0).units
+    found = score_units(model, Prune(importance="bn_scale"), maps(8, 0), 0).units
     stem, inner, last = norms.values()
     assert torch.allclose(found["channels.0"], inner.weight.abs())
     assert torch.allclose(found["hidden.0"], stem.weight.abs() + last.weight.abs())
     plain = drawn_network(squeeze_excite())
     if any(key.startswith("channels") for key in structure_of(plain.config).groups):
         with pytest.raises(ValueError, match="bn_scale"):
-            score_units(plain, Prune(importance="bn_scale"), some_pixels(plain), 0)
+            score_units(plain, Prune(importance="bn_scale"), maps(8, 0), 0)
 
 
 def test_a_block_that_adds_little_has_the_least_influence() -> None:
@@ -74,5 +75,5 @@ def test_a_block_that_adds_little_has_the_least_influence() -> None:
             if name.startswith("batch_norm"):
                 model.get_submodule(name).weight.mul_(0.01)
                 model.get_submodule(name).bias.mul_(0.01)
-    found = score_activations(model, some_pixels(model).by_length(8))
+    found = score_activations(model, maps(8, 0).by_length(8))
     assert int(found.influence.argmin()) == 1

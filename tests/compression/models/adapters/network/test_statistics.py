@@ -5,16 +5,17 @@ import torch
 from compression.models.adapters.network.statistics import reestimate_statistics
 from compression.models.adapters.registry import adapter_of
 from tests.support.network_graphs import resnet, vit
-from tests.support.network_models import drawn_network, some_pixels
+from tests.support.network_models import drawn_network
+from tests.support.tiny_maps import maps
 
 
 def test_statistics_become_the_mean_over_the_rows() -> None:
     model = drawn_network(resnet())
-    rows = some_pixels(model, 7)
+    rows = maps(7, 0)
     conv, norm = model.conv_0, model.batch_norm_1
     reestimate_statistics(model, (batch.inputs for batch in rows.by_length(4)))
     with torch.no_grad():
-        made = conv(rows.values)
+        made = conv(rows.pixels)
     assert torch.allclose(norm.running_mean, made.mean(dim=(0, 2, 3)), atol=1e-5)
     each = [made[:4].var(dim=(0, 2, 3)), made[4:].var(dim=(0, 2, 3))]
     assert torch.allclose(norm.running_var, (4 * each[0] + 3 * each[1]) / 7, atol=1e-5)
