@@ -29,3 +29,9 @@ def without_groups(facts: NetworkFacts, keys: AbstractSet[str]) -> NetworkFacts:
     groups = tuple(group for group in facts.groups if group.key not in keys)
     tied = tuple(each for each in facts.tied if keys.isdisjoint(each))
     return facts.model_copy(update={"layers": tuple(layers), "groups": groups, "tied": tied})
+
+
+def without_fixed(facts: NetworkFacts, tensors: AbstractSet[str]) -> NetworkFacts:
+    """Return the facts of a network of which no training changes some constants, "node.value": they are no parameters."""
+    layers = tuple(layer for layer in facts.layers if layer.kind != "constant" or f"{layer.name}.value" not in tensors)
+    return facts.model_copy(update={"layers": layers})

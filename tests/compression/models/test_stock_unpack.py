@@ -8,6 +8,7 @@ import transformers
 from transformers import PretrainedConfig
 
 from compression.models import loading
+from compression.models.adapters.registry import adapter_of
 from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.sanitized_folder import sanitized_folder
 from compression.schema.errors import ConfigMismatch
@@ -43,8 +44,10 @@ def test_a_stock_classifier_answers_alike(tmp_path: Path, kind: str) -> None:
     assert torch.allclose(found(pixels).logits, model(pixels).logits, atol=1e-5)
     assert not found.config.pinned
     assert found.config.source["config"]["model_type"] == kind
-    fixed = found.config.source["fixed"]
-    assert set(fixed) <= {name for name, _ in found.named_buffers()}
+    assert found.config.fixed <= {name for name, _ in found.named_buffers()}
+    assert any(own.numel() > 1 for name, own in found.named_buffers() if name in found.config.fixed) == (kind == "swin")
+    family = adapter_of(found)
+    assert family.network(found.config).parameters() == family.parameters_of(found).total
 
 
 def test_a_bare_stock_model_gets_a_head_for_the_datas_labels(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ class NetworkConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has
         """Return the graph. Raises ValueError."""
         return parsed(json.dumps(self.graph))
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Return the names of tensors that no training changes."""
+        return frozenset((self.source or {}).get("fixed", ()))
+
 
 @lru_cache(maxsize=8)
 def parsed(graph: str) -> Graph:
@@ -78,10 +83,9 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
         for name in (INPUT, *(node.name for node in graph.nodes)):
             if name in TAKEN:
                 raise ValueError(f"a node cannot be called {name!r}")
-        fixed = set((config.source or {}).get("fixed", ()))
         for node in graph.nodes:
             if node.tensors:
-                self.add_module(node.name, part_of(node, trained=fixed.isdisjoint(map(node.tensor, node.tensors))))
+                self.add_module(node.name, part_of(node, trained=config.fixed.isdisjoint(map(node.tensor, node.tensors))))
         for name in (INPUT, *(node.name for node in graph.used())):
             self.values[name] = nn.Identity()
         rounded, without_linear = rounding(graph), rounding(graph, ("conv",))

@@ -14,7 +14,7 @@ from compression.models.networks.blocks import Block, residual_blocks
 from compression.models.networks.channels import ChannelGroup, Channels, Units, channels_of
 from compression.models.networks.costs import network_facts
 from compression.models.networks.graph import Graph, Shape
-from compression.models.networks.network_shape import without_groups
+from compression.models.networks.network_shape import without_fixed, without_groups
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.report.network import NetworkFacts
 
@@ -24,10 +24,11 @@ LAYERS = frozenset({"conv", "linear"})
 
 @dataclass(frozen=True)
 class Structure:
-    """What follows from a graph. pinned: keys of groups that are never cut."""
+    """What follows from a graph. pinned: keys of groups that are never cut; fixed: tensors that no training changes."""
 
     graph: Graph
     pinned: frozenset[str]
+    fixed: frozenset[str]
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -52,7 +53,7 @@ class Structure:
     @cached_property
     def facts(self) -> NetworkFacts:
         """Return what any cut costs."""
-        return without_groups(network_facts(self.graph), self.pinned)
+        return without_fixed(without_groups(network_facts(self.graph), self.pinned), self.fixed)
 
     @cached_property
     def depths(self) -> dict[str, int]:
@@ -89,9 +90,9 @@ class Structure:
 
 def structure_of(config: NetworkConfig) -> Structure:
     """Return what follows from a network's config. Raises ValueError if its graph is none."""
-    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()))
+    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed)
 
 
 @lru_cache(maxsize=8)
-def _derived(graph: str, pinned: frozenset[str]) -> Structure:
-    return Structure(parsed(graph), pinned)
+def _derived(graph: str, pinned: frozenset[str], fixed: frozenset[str]) -> Structure:
+    return Structure(parsed(graph), pinned, fixed)
