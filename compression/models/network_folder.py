@@ -19,7 +19,6 @@ from compression.system import durable_files
 Arrays = Mapping[str, NDArray[np.float32]]
 BARE = "NetworkModel"
 """The value of `architectures` of a network whose head is new."""
-LARGEST_CONFIG = 1 << 20
 
 
 def network_of(
@@ -27,11 +26,16 @@ def network_of(
 ) -> NetworkForImageClassification:
     """Build the model of a graph. labels: of its outputs; None if they have no names. tensors: a new head's may be missing.
 
-    Raises ValueError if there is no such model.
+    source: `library`, `config`, and by "node.role" the `names` of stock tensors and those that are `fixed`. Raises ValueError
+    if there is no such model.
     """
     graph, names = renamed(graph)
     outputs = value_shapes(graph)[graph.output][-1]
-    config = NetworkConfig(graph=graph.model_dump(mode="json"), source=dict(source), num_labels=outputs)
+    own_names = {_renamed(name, names): stock for name, stock in source.get("names", {}).items()}
+    own_fixed = [_renamed(name, names) for name in source.get("fixed", ())]
+    config = NetworkConfig(
+        graph=graph.model_dump(mode="json"), source={**source, "names": own_names, "fixed": own_fixed}, num_labels=outputs
+    )
     if labels is not None:
         config.id2label, config.label2id = dict(enumerate(labels)), {name: number for number, name in enumerate(labels)}
     model = NetworkForImageClassification(config)

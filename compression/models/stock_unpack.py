@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from compression.models.files.json_file import BadJson, read_file
 from compression.models.files.preprocessor_config import ImagePreprocessing
-from compression.models.network_folder import LARGEST_CONFIG, network_of, write_network
+from compression.models.network_folder import network_of, write_network
 from compression.models.networks.families.registry import FAMILIES
 from compression.models.networks.families.stock_checkpoint import network_tensors
 from compression.models.sharded_checkpoint import SafetensorsReader
+from compression.models.validation.network import LARGEST_CONFIG
 from compression.schema.errors import ConfigMismatch
 
 

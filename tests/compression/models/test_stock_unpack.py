@@ -47,7 +47,10 @@ def test_a_stock_classifier_answers_alike(tmp_path: Path, kind: str) -> None:
     assert found.config.fixed <= {name for name, _ in found.named_buffers()}
     assert any(own.numel() > 1 for name, own in found.named_buffers() if name in found.config.fixed) == (kind == "swin")
     family = adapter_of(found)
-    assert family.network(found.config).parameters() == family.parameters_of(found).total
+    facts = family.network(found.config)
+    assert facts.parameters() == family.parameters_of(found).total
+    assert facts.tied
+    assert all(key in facts.widths for keys in facts.tied for key in keys)
 
 
 def test_a_bare_stock_model_gets_a_head_for_the_datas_labels(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from compression.models.adapters.network.module import as_map
 from compression.models.adapters.network.statistics import reestimate_statistics, running_norms
 from compression.models.adapters.network.structure import Structure, structure_of
 from compression.models.adapters.structure import Head, PruningPlan, Tap
+from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
 from compression.models.networks.graph import Graph, Node
-from compression.models.networks.network_shape import network_shape
 from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.report.measurements import Shape
@@ -33,7 +33,7 @@ class NetworkAdapter(ArchitectureAdapter):
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Return the widths of all groups."""
-        return network_shape(self.network(config))
+        return whole_shape(self.network(config))
 
     def network(self, config: PretrainedConfig) -> NetworkFacts:
         """Return what any cut costs."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from compression.models.adapters.network.module import NetworkConfig, parsed
 from compression.models.networks.blocks import Block, residual_blocks
 from compression.models.networks.channels import ChannelGroup, Channels, Units, channels_of
 from compression.models.networks.costs import network_facts
+from compression.models.networks.families.stock_checkpoint import tied
+from compression.models.networks.fixed_parts import without_fixed, without_groups
 from compression.models.networks.graph import Graph, Shape
-from compression.models.networks.network_shape import without_fixed, without_groups
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.report.network import NetworkFacts
 
@@ -24,11 +26,12 @@ LAYERS = frozenset({"conv", "linear"})
 
 @dataclass(frozen=True)
 class Structure:
-    """What follows from a graph. pinned: keys of groups that are never cut; fixed: tensors that no training changes."""
+    """What follows from a graph."""
 
     graph: Graph
-    pinned: frozenset[str]
-    fixed: frozenset[str]
+    pinned: frozenset[str]  #: keys of groups that are never cut
+    fixed: frozenset[str]  #: tensors that no training changes
+    stock: Mapping[str, Any] | None  #: the stock config.json that it came from
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -53,7 +56,10 @@ class Structure:
     @cached_property
     def facts(self) -> NetworkFacts:
         """Return what any cut costs."""
-        return without_fixed(without_groups(network_facts(self.graph), self.pinned), self.fixed)
+        facts = network_facts(self.graph)
+        if self.stock is not None:
+            facts = facts.model_copy(update={"tied": tied(self.stock, self.graph)})
+        return without_fixed(without_groups(facts, self.pinned), self.fixed)
 
     @cached_property
     def depths(self) -> dict[str, int]:
@@ -90,9 +96,11 @@ class Structure:
 
 def structure_of(config: NetworkConfig) -> Structure:
     """Return what follows from a network's config. Raises ValueError if its graph is none."""
-    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed)
+    source = config.source or {}
+    stock = json.dumps(source["config"]) if source.get("library") == "transformers" else ""
+    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed, stock)
 
 
 @lru_cache(maxsize=8)
-def _derived(graph: str, pinned: frozenset[str], fixed: frozenset[str]) -> Structure:
-    return Structure(parsed(graph), pinned, fixed)
+def _derived(graph: str, pinned: frozenset[str], fixed: frozenset[str], stock: str) -> Structure:
+    return Structure(parsed(graph), pinned, fixed, json.loads(stock) if stock else None)

@@ -1,18 +1,8 @@
-"""The shape of a network of images, as reports and plans state it."""
+"""What a network costs some of whose parts stay as they are: groups that are never cut, constants that are never trained."""
 
 from collections.abc import Set as AbstractSet
 
-from compression.models.architectures.pruning_groups import axis_and_layer
-from compression.schema.report.measurements import Shape
 from compression.schema.report.network import Count, NetworkFacts
-
-
-def network_shape(facts: NetworkFacts) -> Shape:
-    """Return the shape of a network: heads are the most that one of its layers has."""
-    heads = [units for key, units in facts.widths.items() if axis_and_layer(key)[0] == "heads"]
-    return Shape(
-        layers=len(facts.blocks), hidden=facts.features(), heads=max(heads, default=0), ffn=0, vocabulary=0, widths=facts.widths
-    )
 
 
 def without_groups(facts: NetworkFacts, keys: AbstractSet[str]) -> NetworkFacts:
