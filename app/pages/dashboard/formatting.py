@@ -7,7 +7,7 @@ from typing import Any
 
 from compression.schema.report.measurements import Score, Shape, shown
 from compression.schema.stages import STAGE_SPECS
-from compression.schema.tasks import row_of
+from compression.schema.tasks import modality_spec, row_of
 
 NOTHING = "–"
 STEP = 1000
@@ -141,5 +141,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "score_error": score_error,
     "metric_value": metric_value,
     "row_word": row_of,
+    "modality_of": lambda task: modality_spec(task).name,
     "shape_text": shape_text,
 }

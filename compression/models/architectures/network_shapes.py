@@ -10,7 +10,7 @@ from math import gcd
 from compression.models.architectures.pruning_groups import axis_and_layer
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
-from compression.schema.recipe.prune import AxisRatios, Prune
+from compression.schema.recipe.prune import USUAL_AXES, AxisRatios, Prune
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import BlockFacts, GroupFacts, NetworkFacts
 
@@ -38,11 +38,14 @@ def axes_of(shape: Shape) -> set[str]:
 def own_axes(shape: Shape, prune: Prune, usual: Sequence[Axis]) -> Prune:
     """Return the settings with the axes of a network: those named; if none is, the usual ones that it has.
 
-    Each axis of a ratio by axis stands for itself: hidden does not follow heads. Raises UnsupportedShape if no axis is left.
+    Each axis of a ratio by axis stands for itself: hidden does not follow heads. A recipe that was read and sent back names the
+    default axes: they count as named only if the network has them and no channels. Raises UnsupportedShape if no axis is left.
     """
     axes: Sequence[Axis] = prune.axes
-    if "axes" not in prune.model_fields_set:
-        axes = [axis for axis in usual if axis in axes_of(shape)]
+    own = axes_of(shape)
+    sent_back = axes == USUAL_AXES and ("channels" in own or not {*axes} <= own)
+    if "axes" not in prune.model_fields_set or (sent_back and not isinstance(prune.ratio, AxisRatios)):
+        axes = [axis for axis in usual if axis in own]
         if not axes:
             cause = f"the network has nothing to cut on any of the axes {', '.join(usual)}"
             raise UnsupportedShape(cause, param="recipe.prune", remedy="Name others in prune.axes, or set prune to null.")

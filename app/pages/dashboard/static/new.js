@@ -30,6 +30,12 @@ function changed(byHand = true) {
   ask();
 }
 
+// The chosen preset, as it is for the chosen data.
+function preset() {
+  const found = presets[get("preset").value];
+  return found.of_modalities[get("data").selectedOptions[0]?.dataset.modality] ?? found.recipe;
+}
+
 function summary() {
   get("preset-summary").textContent = get("preset").selectedOptions[0].dataset.summary ?? "Custom recipe: all values are sent.";
 }
@@ -133,7 +139,7 @@ async function send() {
 
 async function start() {
   const [found, workers] = await Promise.all([api("GET", "/v1/recipes"), api("GET", "/v1/workers")]);
-  presets = Object.fromEntries(found.items.map((item) => [item.name, item.recipe]));
+  presets = Object.fromEntries(found.items.map((item) => [item.name, item]));
   recipe = form(found.schema, "recipe", () => changed());
   targets = form(found.targets_schema, "targets", () => changed(false));
   evaluate = form(found.evaluate_schema, "evaluate", () => changed(false));
@@ -145,12 +151,14 @@ async function start() {
   const sizes = workers.items.filter((worker) => worker.alive && worker.kind === "jobs").map((worker) => worker.facts.memory_bytes ?? 0);
   memory = sizes.length ? Math.max(...sizes) : null;
   get("preset").value = found.items[0].name;
-  recipe.set(presets[get("preset").value]);
-  get("preset").addEventListener("change", () => {
-    if (get("preset").value) recipe.set(presets[get("preset").value]);
-    changed(false);
-  });
-  for (const id of ["model", "data"]) get(id).addEventListener("change", ask);
+  recipe.set(preset());
+  for (const id of ["preset", "data"]) {
+    get(id).addEventListener("change", () => {
+      if (get("preset").value) recipe.set(preset());
+      changed(false);
+    });
+  }
+  get("model").addEventListener("change", ask);
   for (const id of ["name", "labels", "priority"]) get(id).addEventListener("input", ask);
   get("send").addEventListener("click", send);
   summary();
