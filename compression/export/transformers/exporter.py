@@ -31,6 +31,7 @@ from compression.export.exporter import Exporter
 from compression.export.transformers import sharded
 from compression.export.transformers.torchao_tensors import fused_experts, int8_rows, torchao_config, writer_of
 from compression.models import loading
+from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
 from compression.models.linear_layers import is_transposed
 from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
@@ -53,9 +54,21 @@ class TransformersExporter(Exporter):
     quantizes_transposed = False
     packs_integers = False
 
+    def hinders(self, model: nn.Module) -> str | None:
+        """Return why transformers has no such model, or not with its integers."""
+        if not isinstance(model, PreTrainedModel):
+            return None
+        found = adapter_of(model).stock(model)
+        if isinstance(found, str):
+            return found
+        return None if found is model or simulation_of(model) is None else "It has no form of a network's integers."
+
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write config.json and model.safetensors."""
-        write_transformers(model, folder, int8=precision in INTEGERS, half=precision == "bfloat16")
+        """Write config.json and model.safetensors. Raises TypeError for a model that `hinders` names a reason for."""
+        stock = adapter_of(model).stock(model)
+        if isinstance(stock, str):
+            raise TypeError(stock)
+        write_transformers(stock, folder, int8=precision in INTEGERS, half=precision == "bfloat16")
 
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
         """Return the call of transformers."""

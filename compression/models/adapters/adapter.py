@@ -117,6 +117,10 @@ class ArchitectureAdapter(ABC):
         """Return what the report says of a model of this config."""
         return []
 
+    def stock(self, model: PreTrainedModel) -> PreTrainedModel | str:
+        """Return the model as one of transformers' own classes, or why there is none; itself if it is of one."""
+        return model
+
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
         """Return the tensors of a model with their widths, perhaps more than it has. prefix: before the bare model's names."""

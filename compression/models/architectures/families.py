@@ -11,6 +11,7 @@ from pydantic import Field
 
 from compression.models.architectures import heads
 from compression.models.architectures.decoder_tensor_names import FAMILIES
+from compression.models.architectures.stock_networks import STOCK_NETWORKS
 from compression.models.architectures.tensor_names import NAMES, ExpectedTensors
 from compression.schema.config import Config
 from compression.schema.errors import CompressionError, UnsupportedArchitecture, UnsupportedTask
@@ -61,6 +62,9 @@ EXPERTS = (
     "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
     "shrink with the units of the others."
 )
+EACH_ITS_OWN = (
+    "each layer has its own widths; hidden is the residual stream, cut only if it is named; layers are residual blocks."
+)
 
 
 def _spec(kind: str, architectures: Iterable[str], limits: str, **settings: Any) -> ArchitectureSpec:
@@ -92,11 +96,7 @@ ELECTRA = _encoder(
 )
 LLAMA = _decoder("llama", f"{GROUPED} The {DIVIDED}.")
 DEEPSEEK_V3 = _decoder("deepseek_v3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
-NETWORK = network_spec(
-    "network",
-    ("NetworkForImageClassification", "NetworkModel"),
-    "each layer has its own widths; hidden is the residual stream, cut only if it is named; layers are residual blocks.",
-)
+NETWORK = network_spec("network", ("NetworkForImageClassification", "NetworkModel"), EACH_ITS_OWN)
 ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
     family.model_type: family
     for family in (
@@ -114,6 +114,7 @@ ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
         _decoder("deepseek_v2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS),
         DEEPSEEK_V3,
         NETWORK,
+        *(network_spec(kind, stock.architectures, f"{EACH_ITS_OWN} {stock.limits}") for kind, stock in STOCK_NETWORKS.items()),
     )
 }
 

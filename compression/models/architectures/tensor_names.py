@@ -1,6 +1,6 @@
 """Names of each encoder family: the keys of its config.json, and the tensors of its checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class ExpectedTensors:
     head: Tensors
     head_beside: Tensors
     behind: Mapping[str, Tensors] = field(default_factory=dict)  #: may be held only if the tensor that is the key is
+    called: Callable[[str], str] = str  #: what a file's tensor is called here, if files have several names for it
 
 
 TABLES = tuple(f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))

@@ -8,10 +8,11 @@ from tokenizers import Tokenizer
 
 from compression.models.architectures.decoder_tensor_names import FAMILIES as DECODERS
 from compression.models.architectures.families import ARCHITECTURE_SPECS, INSTALLED, architecture_of, needed_files
+from compression.models.architectures.stock_networks import STOCK_NETWORKS
 from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files import safetensors_header
 from compression.models.files.json_file import BadJson, read_file
-from compression.models.validation import contents, decoder, encoder
+from compression.models.validation import contents, decoder, encoder, stock_network
 from compression.models.validation.kinds import kind_of
 from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile
 from compression.schema.validation import ModelFacts
@@ -19,9 +20,9 @@ from compression.schema.validation import ModelFacts
 TOKENIZER = "tokenizer.json"
 LARGEST_CONFIG = 1 << 20
 LARGEST_TOKENIZER = 64 << 20
-Described = encoder.EncoderDescription | decoder.DecoderDescription
-NO_FLOATS = ("position_ids", ".attn.bias")
-"""Buffers that older versions saved; they hold counts and masks, not floats."""
+Described = encoder.EncoderDescription | decoder.DecoderDescription | stock_network.StockDescription
+NO_FLOATS = ("position_ids", ".attn.bias", "relative_position_index", "num_batches_tracked")
+"""Buffers that hold counts and masks, not floats; all but the last are of older versions."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -40,13 +41,13 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         except CompressionError as problem:
             problems.append(problem)
         else:
-            described, more = _kind(config["model_type"]).describe(config)
+            described, more = _kind(config["model_type"], folder).describe(config)
             problems += more
     tensors, more = safetensors_header.read_weights(folder)
     problems += more
     if tensors and not more:
         if described is not None:
-            problems += _held_against(_kind(described.kind).expected(described), tensors)
+            problems += _held_against(_kind(described.kind, folder).expected(described), tensors)
             if isinstance(described, decoder.DecoderDescription):
                 problems += decoder.head_apart(described, folder, tensors)
         problems += safetensors_header.not_finite(folder, tensors)
@@ -60,20 +61,23 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         architecture=described.architecture,
         shape=described.shape,
         max_positions=described.max_positions,
-        parameters=_kind(described.kind).parameters(described),
+        parameters=_kind(described.kind, folder).parameters(described),
         labels=described.labels,
         dtype=kinds.most_common(1)[0][0],
         bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
         biases=described.biases,
+        network=getattr(described, "network", None),
         speaks=not isinstance(described, decoder.DecoderDescription)
         or decoder.speaks(described, [tensor.name for tensor in tensors]),
     )
 
 
-def _kind(model_type: str) -> Any:
-    """Return what describes models of this model_type: a module, or an installed package's `Architecture`."""
+def _kind(model_type: str, folder: Path) -> Any:
+    """Return what describes models of this model_type: a module, or an object with the functions of one."""
     if model_type in INSTALLED:
         return INSTALLED[model_type]
+    if model_type in STOCK_NETWORKS:
+        return stock_network.StockFolder(folder)
     return decoder if model_type in DECODERS else encoder
 
 
@@ -91,7 +95,7 @@ def _held_against(expected: ExpectedTensors, tensors: list[safetensors_header.Te
     prefix = expected.prefix if any(tensor.name.startswith(expected.prefix) for tensor in tensors) else ""
     needed = {prefix + name: shape for name, shape in expected.needed.items()} | expected.head
     allowed = {prefix + name: shape for name, shape in expected.beside.items()} | expected.head_beside | needed
-    found = {_modern(tensor.name): tensor for tensor in tensors}
+    found = {_modern(expected.called(tensor.name)): tensor for tensor in tensors}
     for mark, group in expected.behind.items():
         if prefix + mark in found:
             allowed |= {prefix + name: shape for name, shape in group.items()}

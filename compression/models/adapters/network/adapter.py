@@ -12,10 +12,12 @@ from compression.models.adapters.adapter import ArchitectureAdapter
 from compression.models.adapters.network.cut import narrower
 from compression.models.adapters.network.module import as_map
 from compression.models.adapters.network.statistics import reestimate_statistics, running_norms
-from compression.models.adapters.network.structure import Structure, structure_of
+from compression.models.adapters.network.stock_model import stock_model
+from compression.models.adapters.network.structure import Structure, stock_config, structure_of
 from compression.models.adapters.structure import Head, PruningPlan, Tap
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
+from compression.models.networks.families.stock_checkpoint import stock_form
 from compression.models.networks.graph import Graph, Node
 from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
@@ -140,6 +142,16 @@ class NetworkAdapter(ArchitectureAdapter):
         """Build a network like `model` at another shape, with any weights: latency does not depend on them."""
         kept = {key: torch.arange(units) for key, units in (shape.widths or {}).items()}
         return self.narrowed(model, PruningPlan(kept, tuple(range(shape.layers))))
+
+    def stock(self, model: PreTrainedModel) -> PreTrainedModel | str:
+        """Return the network in the class of transformers that it came from, or why this class has no such model."""
+        config = stock_config(model.config)
+        if config is None:
+            return "It is no model of transformers."
+        tensors = {name: value.float().cpu().numpy() for name, value in model.state_dict().items()}
+        labels = tuple(model.config.id2label[number] for number in sorted(model.config.id2label))
+        found = stock_form(config, model.config.network, tensors, labels)
+        return found if isinstance(found, str) else stock_model(found)
 
     def has_statistics(self, model: PreTrainedModel) -> bool:
         """Return whether the network has batch normalizations."""

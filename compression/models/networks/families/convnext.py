@@ -34,10 +34,9 @@ class ConvNextSizes:
 class ConvNext(StockFamily[ConvNextSizes]):
     """ConvNextForImageClassification."""
 
-    kind, stem, prefix = "convnext", "ConvNext", "convnext."
+    kind = "convnext"
     responds: ClassVar[bool] = False
     """Whether a block has a global response normalization in place of scales."""
-    limits = "A stock config has one width for each stage, and an inner width of all its blocks that is four times as wide."
 
     def read(self, settings: Settings, size: Size | None) -> ConvNextSizes:
         """Read what the computation depends on."""
@@ -118,7 +117,7 @@ class ConvNext(StockFamily[ConvNextSizes]):
 class ConvNextV2(ConvNext):
     """ConvNextV2ForImageClassification."""
 
-    kind, stem, prefix = "convnextv2", "ConvNextV2", "convnextv2."
+    kind = "convnextv2"
     responds = True
 
 

@@ -5,13 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
+from compression.models.architectures.stock_networks import HEADED, STOCK_NETWORKS, StockClasses
 from compression.models.networks.families.builder import Builder, StockNetwork
-from compression.models.networks.families.settings import MOST_PIXELS, Settings
+from compression.models.networks.families.settings import FRACTIONS, MOST_PIXELS, Settings
 from compression.models.networks.graph import Graph, Shape
 from compression.models.networks.value_shapes import value_shapes
 from compression.schema.errors import CompressionError, ConfigMismatch
 
-BARE, HEADED = "Model", "ForImageClassification"
 Size = tuple[int, int]
 """Height and width of the images in pixels."""
 Sizes = TypeVar("Sizes")
@@ -22,11 +22,18 @@ class StockFamily(ABC, Generic[Sizes]):
     """A model_type of transformers. `registry.FAMILIES` has one of each."""
 
     kind: ClassVar[str]  #: the model_type
-    stem: ClassVar[str]  #: of the names of the stock classes
-    prefix: ClassVar[str]  #: of the bare model's tensors in the model with a head
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Parts of tensor names in checkpoints, and what stock code calls them once they are loaded, in the order of renaming."""
-    limits: ClassVar[str]  #: which widths its stock config can express
+
+    @property
+    def stock(self) -> StockClasses:
+        """Return the stock classes, and what their config can express."""
+        return STOCK_NETWORKS[self.kind]
+
+    @property
+    def prefix(self) -> str:
+        """Return the prefix of the bare model's tensors in a model with its head."""
+        return f"{self.kind}."
 
     @abstractmethod
     def read(self, settings: Settings, size: Size | None) -> Sizes:
@@ -79,15 +86,29 @@ class StockFamily(ABC, Generic[Sizes]):
         """Return the tensors that a checkpoint of this valid config.json may hold beside those of the network."""
         return {self.prefix + name: shape for name, shape in self.spare(self.read(Settings(config), None)).items()}
 
+    def known(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a valid config.json says of the computation and its training, without keys that stock code ignores."""
+        settings = Settings(config)
+        self.read(settings, None)
+        found = {key: value for key, value in config.items() if key in {"model_type", *settings.read, *FRACTIONS}}
+        # Stock code takes no whole number where it declares a float.
+        return {key: float(value) if key in settings.floats else value for key, value in found.items()}
+
     def loaded(self, name: str) -> str:
         """Return what stock code calls a checkpoint's tensor once it is loaded."""
         for old, new in self.renamed:
             name = name.replace(old, new)
         return name
 
+    def filed(self, name: str) -> str:
+        """Return what checkpoints call a tensor that may have its name of a loaded model."""
+        for old, new in reversed(self.renamed):
+            name = name.replace(new, old)
+        return name
+
     def _architecture(self, config: Mapping[str, Any], settings: Settings) -> str:
-        names = config.get("architectures") or [f"{self.stem}{BARE}"]
-        known = (f"{self.stem}{HEADED}", f"{self.stem}{BARE}")
+        known = self.stock.architectures
+        names = config.get("architectures") or known[1:]
         found = next((name for name in known if name in names), None)
         if found is None:
             settings.unsupported("architectures", f"architectures names none of: {', '.join(known)}")

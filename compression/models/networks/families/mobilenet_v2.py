@@ -54,8 +54,7 @@ class MobileNetV2Sizes:
 class MobileNetV2(StockFamily[MobileNetV2Sizes]):
     """MobileNetV2ForImageClassification."""
 
-    kind, stem, prefix = "mobilenet_v2", "MobileNetV2", "mobilenet_v2."
-    limits = "A stock config has one multiplier of all widths and a fixed number of blocks, so it expresses few cut networks."
+    kind = "mobilenet_v2"
 
     def read(self, settings: Settings, size: Size | None) -> MobileNetV2Sizes:
         """Read what the computation depends on."""

@@ -31,11 +31,7 @@ class ResNetSizes:
 class ResNet(StockFamily[ResNetSizes]):
     """ResNetForImageClassification."""
 
-    kind, stem, prefix = "resnet", "ResNet", "resnet."
-    limits = (
-        "A stock config has one width for each stage, an inner width of its bottleneck blocks that is a quarter of it (that of "
-        "basic blocks is equal to it), and any number of blocks from the first of each stage on."
-    )
+    kind = "resnet"
 
     def read(self, settings: Settings, size: Size | None) -> ResNetSizes:
         """Read what the computation depends on."""

@@ -38,16 +38,23 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, float | str]]] = {
 
 
 class Settings:
-    """A config.json that is being read. A wrong value adds to `problems`, and the default stands in for it."""
+    """A config.json that is being read. A wrong value adds to `problems`, and the default stands in for it.
+
+    `read` has the keys that were read: what the computation depends on; `floats` those of numbers that need not be whole.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = config
+        self.config, self.read, self.floats = config, set[str](), set(FRACTIONS)
         self.problems: list[CompressionError] = list(refused(config, "", {}, FRACTIONS))
         if config.get("per_layer_config"):
             self.unsupported("per_layer_config", "per_layer_config is set: stock code of images has no settings by layer")
         kind = config.get("problem_type")
         if kind not in (None, "single_label_classification"):
             self.unsupported("problem_type", f"problem_type is {kind!r:.60}: an image must have one class")
+
+    def _value(self, key: str, default: object) -> Any:
+        self.read.add(key)
+        return self.config.get(key, default)
 
     def unsupported(self, key: str, cause: str) -> None:
         """Add that a setting is none that Lathe can compute with."""
@@ -59,7 +66,7 @@ class Settings:
 
     def whole(self, key: str, default: int, most: int, *, default_too: tuple[object, ...] = ()) -> int:
         """Return a whole number from 1. default_too: values that mean the default."""
-        value, found = self.config.get(key, default), dict[str, int]()
+        value, found = self._value(key, default), dict[str, int]()
         if any(value is each for each in default_too):
             return default
         self.problems += take_number(found, key, key, value, most=most)
@@ -67,7 +74,7 @@ class Settings:
 
     def wholes(self, key: str, default: tuple[int, ...], most: int, *, longest: int = MOST_STAGES) -> tuple[int, ...]:
         """Return a list of whole numbers from 1."""
-        value = self.config.get(key, default)
+        value = self._value(key, default)
         proper = isinstance(value, list | tuple) and 1 <= len(value) <= longest
         if proper and all(type(number) is int and 1 <= number <= most for number in value):
             return tuple(value)
@@ -76,7 +83,7 @@ class Settings:
 
     def sides(self, key: str, default: int, most: int) -> tuple[int, int]:
         """Return a height and a width, which may be one number for both."""
-        value = self.config.get(key, default)
+        value = self._value(key, default)
         found = tuple(value) if isinstance(value, list | tuple) else (value, value)
         if len(found) == 2 and all(type(number) is int and 1 <= number <= most for number in found):
             return found[0], found[1]
@@ -85,7 +92,7 @@ class Settings:
 
     def flag(self, key: str, *, default: bool) -> bool:
         """Return a switch."""
-        value = self.config.get(key, default)
+        value = self._value(key, default)
         if type(value) is bool:
             return value
         self.mismatched(key, f"{key} is {value!r:.60} and not true or false")
@@ -93,7 +100,8 @@ class Settings:
 
     def number(self, key: str, default: float, most: float, least: float = 0.0) -> float:
         """Return a number."""
-        value = self.config.get(key, default)
+        self.floats.add(key)
+        value = self._value(key, default)
         if type(value) in (int, float) and least <= value <= most:
             return float(value)
         self.mismatched(key, f"{key} is {value!r:.60} and not {least:g} to {most:g}")
@@ -101,7 +109,7 @@ class Settings:
 
     def choice(self, key: str, default: str, known: Collection[str]) -> str:
         """Return one of several names."""
-        value = self.config.get(key, default)
+        value = self._value(key, default)
         if isinstance(value, str) and value in known:
             return value
         self.unsupported(key, f"{key} is {value!r:.60} and not one of: {', '.join(known)}")
@@ -113,7 +121,7 @@ class Settings:
 
     def same(self, key: str, as_key: str, value: object) -> None:
         """Check that a second name of a setting, if it is there, does not set something else."""
-        found = self.config.get(key, value)
+        found = self._value(key, value)
         if (tuple(found) if isinstance(found, list) else found) != value:
             self.mismatched(key, f"{key} is {found!r:.60}, {as_key} is {value!r:.60}, and stock code takes both for one")
 

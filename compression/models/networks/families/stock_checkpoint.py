@@ -15,8 +15,6 @@ from compression.models.networks.graph import INPUT, Graph
 from compression.schema.errors import CompressionError, ConfigMismatch
 
 Array = NDArray[Any]
-LEFT_OUT = ("num_labels", "out_features", "out_indices", "stage_names", "transformers_version", "torch_dtype", "dtype")
-"""Keys of a config.json that its narrower one does not take over: of backbones, of labels, and of the file."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,10 @@ def stock_form(
     config: the config.json that the network came from, perhaps wider; graph, tensors: of the network, float32.
     """
     family = FAMILIES[config["model_type"]]
-    name = f"transformers' {family.stem}ForImageClassification"
+    name = f"transformers' {family.stock.architectures[0]}"
     found = _stock_network(config, graph, labels)
     if found is None:
-        return f"{name} has no model of these widths and blocks. {family.limits}"
+        return f"{name} has no model of these widths and blocks. {family.stock.limits}"
     stock, own = found.network, found.own
     for fixed, values in stock.fixed.items():
         if not np.array_equal(tensors[own[fixed]], values()):
@@ -113,11 +111,11 @@ class _Found:
 def _stock_network(config: Mapping[str, Any], graph: Graph, labels: tuple[str, ...]) -> _Found | None:
     family = FAMILIES[config["model_type"]]
     try:
-        found = family.narrower({key: value for key, value in config.items() if key not in LEFT_OUT}, graph)
+        found = family.narrower(family.known(config), graph)
         if found is None:
             return None
         found |= {
-            "architectures": [f"{family.stem}ForImageClassification"],
+            "architectures": [family.stock.architectures[0]],
             "id2label": {str(number): label for number, label in enumerate(labels)},
             "label2id": {label: number for number, label in enumerate(labels)},
         }

@@ -69,7 +69,7 @@ class SwinSizes:
 class Swin(StockFamily[SwinSizes]):
     """SwinForImageClassification."""
 
-    kind, stem, prefix = "swin", "Swin", "swin."
+    kind = "swin"
     renamed = (
         ("attention.self.relative_position_bias_table", "attention.relative_position_bias.relative_position_bias_table"),
         ("attention.self.query", "attention.q_proj"),
@@ -78,10 +78,6 @@ class Swin(StockFamily[SwinSizes]):
         ("attention.output.dense", "attention.o_proj"),
         ("intermediate.dense", "mlp.fc1"),
         ("output.dense", "mlp.fc2"),
-    )
-    limits = (
-        "A stock config has one embedding size, which doubles from stage to stage; heads share it, all feed-forward parts have "
-        "one ratio to it, and windows are shifted in every second block of a stage."
     )
 
     def read(self, settings: Settings, size: Size | None) -> SwinSizes:
@@ -177,8 +173,7 @@ class Swin(StockFamily[SwinSizes]):
             "depths": [len(blocks) for blocks in stages.values()],
             "mlp_ratio": _ratio(units, config.get("mlp_ratio", 4.0)),
         }
-        for key in ("num_attention_heads", "num_layers", "num_hidden_layers", "hidden_size"):
-            found.pop(key, None)  # second names, and what stock code computes itself
+        found.pop("num_attention_heads", None)  # a second name
         return found
 
     def ties(self, graph: Graph) -> list[list[str]]:

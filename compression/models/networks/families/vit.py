@@ -41,7 +41,7 @@ class VitSizes:
 class Vit(StockFamily[VitSizes]):
     """ViTForImageClassification."""
 
-    kind, stem, prefix = "vit", "ViT", "vit."
+    kind = "vit"
     tokens: ClassVar[tuple[str, ...]] = ("cls_token",)
     """The tokens before the patches."""
     renamed = (
@@ -53,7 +53,6 @@ class Vit(StockFamily[VitSizes]):
         ("intermediate.dense", "mlp.fc1"),
         ("output.dense", "mlp.fc2"),
     )
-    limits = "A stock config has one hidden size, one number of heads and one feed-forward width for all layers."
 
     def read(self, settings: Settings, size: Size | None) -> VitSizes:
         """Read what the computation depends on."""
@@ -154,7 +153,7 @@ class Vit(StockFamily[VitSizes]):
 class Deit(Vit):
     """DeiTForImageClassification: a ViT with one token more, at which a classifier does not read."""
 
-    kind, stem, prefix = "deit", "DeiT", "deit."
+    kind = "deit"
     tokens = ("cls_token", "distillation_token")
 
 

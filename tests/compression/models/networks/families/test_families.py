@@ -48,7 +48,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
 
 
 def config_of(kind: str, **settings: Any) -> dict[str, Any]:
-    return {"model_type": kind, "architectures": [f"{FAMILIES[kind].stem}ForImageClassification"], **settings}
+    return {"model_type": kind, "architectures": [FAMILIES[kind].stock.architectures[0]], **settings}
 
 
 @pytest.mark.parametrize(("kind", "settings", "error", "key"), REFUSED)
@@ -72,7 +72,7 @@ def test_all_wrong_settings_are_named_at_once() -> None:
 def test_the_settings_of_stock_code_are_valid(kind: str) -> None:
     network = FAMILIES[kind].graph_of({"model_type": kind})
     assert network.labels is None
-    assert network.architecture == f"{FAMILIES[kind].stem}Model"
+    assert network.architecture == FAMILIES[kind].stock.architectures[1]
     assert value_shapes(network.graph)[network.graph.output] == (1, 2)
     assert set(network.names) | set(network.fixed) == set(network.graph.tensors())
 

@@ -95,7 +95,7 @@ def test_widths_out_of_proportion_are_no_stock_model(name: str, tmp_path: Path) 
     inner = [group for group in channel_groups(network.graph) if group.axis in ("channels", "ffn")][1]
     cut = cut_graph(network.graph, {inner.key: range(inner.units - 1)})
     reason = stock_form(config, cut.graph, {key: cut.cut(key, tensors[key]) for key in cut.graph.tensors()}, LABELS)
-    called, limits = f"{CLASSIFIERS[name][0]}ForImageClassification", FAMILIES[config["model_type"]].limits
+    called, limits = f"{CLASSIFIERS[name][0]}ForImageClassification", FAMILIES[config["model_type"]].stock.limits
     assert reason == f"transformers' {called} has no model of these widths and blocks. {limits}"
 
 

@@ -1,0 +1,78 @@
+"""A network that came from transformers goes back to it as far as the class that it came from has such a model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from compression.evaluation.runtimes.transformers import open_folder
+from compression.export.transformers.exporter import EXPORTER
+from compression.modalities.scoring.base import Inputs
+from compression.models import loading
+from compression.models.adapters.registry import adapter_of
+from compression.models.adapters.structure import PruningPlan
+from compression.models.files.preprocessor_config import ImagePreprocessing
+from compression.models.sanitized_folder import sanitized_folder
+from tests.support.network_models import drawn_network
+from tests.support.stock_classifiers import LABELS, saved_classifier
+
+
+class Pixels:
+    """Images as a runtime is given them."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.arrays = {"pixel_values": np.random.default_rng(0).standard_normal((2, *shape), np.float32)}
+
+
+def opened(name: str, folder: Path) -> PreTrainedModel:
+    """Return a stock classifier as the network that a job opens."""
+    _, size = saved_classifier(name, folder / "sent")
+    ImagePreprocessing(size=size).write(folder / "sent")
+    place = sanitized_folder(folder / "sent", folder / "unpacked", LABELS)
+    return loading.load_model(place, LABELS, "image-classification", seed=0)
+
+
+def tied(model: PreTrainedModel) -> tuple[tuple[str, ...], ...]:
+    facts = adapter_of(model).network(model.config)
+    assert facts is not None
+    assert facts.tied
+    return facts.tied
+
+
+def halved(model: PreTrainedModel, keys: set[str]) -> PreTrainedModel:
+    widths = adapter_of(model).shape_of(model.config).widths or {}
+    return adapter_of(model).narrowed(model, PruningPlan({key: torch.arange(0, widths[key], 2) for key in keys}, None))
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit-heads", "swin"])
+def test_a_cut_network_is_a_stock_checkpoint_with_its_answers(name: str, tmp_path: Path) -> None:
+    model = opened(name, tmp_path)
+    small = halved(model, {key for keys in tied(model) for key in keys})
+    assert EXPORTER.hinders(small) is None
+    EXPORTER.write(small, tmp_path / "made", "float32")
+    config = json.loads((tmp_path / "made" / "config.json").read_text())
+    assert config["architectures"] == [model.config.source["config"]["architectures"][0]]
+    asked: Inputs = Pixels(small.config.network.shape)  # type: ignore[assignment]
+    found = open_folder(tmp_path / "made", threads=1).logits(asked)  # type: ignore[arg-type]
+    with torch.no_grad():
+        wanted = small(torch.from_numpy(asked.arrays["pixel_values"])).logits
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_of_other_widths_says_why_it_is_none(tmp_path: Path) -> None:
+    model = opened("resnet", tmp_path)
+    (first, *_), *_ = tied(model)
+    reason = EXPORTER.hinders(halved(model, {first}))
+    assert reason is not None
+    assert "ResNetForImageClassification has no model of these widths" in reason
+    with pytest.raises(TypeError, match="has no model of these widths"):
+        EXPORTER.write(halved(model, {first}), tmp_path / "made", "float32")
+
+
+def test_a_network_from_elsewhere_says_why_it_is_none(tmp_path: Path) -> None:
+    model = opened("vit", tmp_path)
+    elsewhere = drawn_network(model.config.network)
+    assert EXPORTER.hinders(elsewhere) == "It is no model of transformers."
