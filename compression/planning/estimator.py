@@ -9,6 +9,7 @@ from pydantic import Field
 
 from compression.models.architectures.network_shapes import multiply_adds
 from compression.planning import preparation
+from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, ONNX, TRANSFORMERS
@@ -100,9 +101,7 @@ class Counted:
 
     @property
     def active(self) -> int:
-        """Count the parameters in a token's products: no lookup table, and of the experts only the chosen. Of a network of
-        images: the multiply-adds of a row, which is its one token.
-        """
+        """Count the parameters in a token's products: no table, and of experts only the chosen; a network's multiply-adds."""
         if self.multiply_adds is not None:
             return self.multiply_adds
         experts, found = self.shape.experts, self.parameters.other + self.parameters.embedding * self.tied
@@ -208,6 +207,9 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
     yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
     saved = SAVED_BYTES * max(before.total, after.total)
     yield CostItem("training", memory=step_bytes(model.shape, train, longest, model.network), disk=saved)
+    if model.network is not None:
+        kept, written = pixel_bytes(model.network, job.data.rows)
+        yield CostItem("pixels", memory=kept, disk=written)
     if job.is_language:
         yield CostItem("logits", memory=LOGITS_BYTES)
         if distill is not None and "attention" in distill.weights():
@@ -361,9 +363,7 @@ def may_hold(recipe: Recipe) -> bool:
 
 
 def step_bytes(shape: Shape, train: Train, longest: int, network: NetworkFacts | None = None) -> int:
-    """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row. network: of a network of
-    images, whose values are all kept.
-    """
+    """Return the bytes that a step keeps for its backward pass: a network's values. longest: tokens of the longest row."""
     if network is not None:
         return 4 * network.values * train.batch
     experts = shape.experts  # of them the chosen and the shared ones

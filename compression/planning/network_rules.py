@@ -1,6 +1,6 @@
 """What a recipe may say to a network of images, and what such a network has of its own in a forecast. Torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from compression.models.architectures.families import ArchitectureSpec
 from compression.models.architectures.network_shapes import network_parameters, own_axes
@@ -12,6 +12,8 @@ from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
 from compression.schema.schemes import SCHEMES
 
+IN_MEMORY = 1 << 30
+"""Bytes of a split's pixels that are kept in memory; more are in a file (compression/modalities/image/pixel_store.py)."""
 Refusal = tuple[bool, str, str, str]
 """Whether it applies, the key below `recipe`, the cause and the remedy."""
 
@@ -62,6 +64,12 @@ def _of_distillation(distill: Distill) -> Iterator[Refusal]:
     yield distill.layers != "uniform", "distill.layers", cause, "Leave it out."
     cause = "the general phase compares token states on texts without labels"
     yield distill.general is not None, "distill.general", cause, "Set it to null."
+
+
+def pixel_bytes(network: NetworkFacts, rows: Mapping[str, int]) -> tuple[int, int]:
+    """Return the bytes of all splits' pixels, one byte each, in memory and on disk. rows: of each split."""
+    each = [count * network.inputs for count in rows.values()]
+    return sum(size for size in each if size <= IN_MEMORY), sum(size for size in each if size > IN_MEMORY)
 
 
 def counted_parameters(network: NetworkFacts, shape: Shape, outputs: int | None) -> Parameters:

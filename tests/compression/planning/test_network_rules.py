@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from compression.models.architectures.families import NETWORK
-from compression.models.architectures.network_shapes import whole_shape
 from compression.models.networks.costs import network_facts
+from compression.models.networks.network_shape import network_shape
 from compression.planning.estimator import HELD_BYTES, TRAINING_FLOPS, Counted, PlannedJob, artifact_bytes, step_bytes
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.errors import CompressionError
@@ -31,7 +31,7 @@ def model_of(name: str = "resnet", **changes: Any) -> ModelFacts:
     facts: dict[str, Any] = {
         "family": NETWORK.name,
         "architecture": NETWORK.architectures[0],
-        "shape": whole_shape(network),
+        "shape": network_shape(network),
         "max_positions": 0,
         "parameters": Parameters(total=total, embedding=0, other=total),
         "labels": LABELS,
@@ -83,21 +83,33 @@ def test_minutes_and_memory_follow_from_multiply_adds_rows_and_values() -> None:
     assert step_bytes(model_of().shape, Recipe().train, 1, FACTS) == 4 * FACTS.values * 32
 
 
-def test_a_teacher_runs_in_each_epoch_where_rows_vary_and_else_its_maps_are_kept() -> None:
+def test_pixels_of_a_small_split_are_in_memory_and_those_of_a_large_one_on_disk() -> None:
+    recipe, row = {"prune": None, "distill": None}, 3 * 16 * 16
+    few, more, many = (plan(recipe, data=data_of(rows)).estimate for rows in (1000, 1_001_000, 2_001_000))
+    assert more.memory_bytes - few.memory_bytes == pytest.approx(1.1 * 10**6 * row, rel=1e-6)
+    assert more.disk_bytes == few.disk_bytes
+    assert few.memory_bytes - many.memory_bytes == pytest.approx(1.1 * 1000 * row, rel=1e-6)
+    assert many.disk_bytes - few.disk_bytes == 2_001_000 * row
+
+
+def test_a_teacher_runs_in_each_epoch_if_rows_vary_or_maps_are_compared() -> None:
     def job(recipe: dict[str, Any]) -> PlannedJob:
         model = Counted(model_of().shape, model_of().parameters, network=FACTS)
         return PlannedJob(model, model, data_of(), Recipe.model_validate(recipe), JobEvaluate())
 
     base = {"prune": {"recovery": {"by": "teacher", "epochs": 3}}, "distill": {"epochs": 7, "hidden": 1.0}}
-    kept = job(base).objectives
-    assert (kept.task.bytes, kept.task.passes, kept.recovery.passes) == (2 * 5000 * FACTS.maps, 1, 1)
-    varied = job(base | {"train": {"views": {"flip": True}}}).objectives
-    assert (varied.task.bytes, varied.task.passes, varied.recovery.passes, varied.unkept) == (0, 7, 3, None)
-    still = job(base | {"train": {"views": {}}}).objectives
-    assert still.task == kept.task
-    assert job({"distill": {"hidden": 0, "attention": 0}}).objectives.task.bytes == 0
-    flops = [sum(item.flops for item in job(one).items) for one in (base, base | {"train": {"views": {"flip": True}}})]
-    assert flops[1] - flops[0] == pytest.approx((7 - 1 + 3 - 1) * 2 * FACTS.multiply_adds() * 5000)
+    varied = base | {"train": {"views": {"flip": True}}}
+    plain = base | {"distill": {"epochs": 7, "hidden": 0}}
+    passes = {}
+    for name, recipe in (("maps", base), ("varied", varied), ("outputs", plain), ("still", base | {"train": {"views": {}}})):
+        found = job(recipe).objectives
+        assert (found.bytes_in("memory"), found.unkept) == (0, None)
+        passes[name] = found.task.passes, found.recovery.passes
+    assert passes == {"maps": (7, 1), "varied": (7, 3), "outputs": (1, 1), "still": (7, 1)}
+    once = 2 * FACTS.multiply_adds() * 5000
+    maps, all_rows, outputs = (sum(item.flops for item in job(one).items) for one in (base, varied, plain))
+    assert maps - outputs == pytest.approx(6 * once)
+    assert all_rows - outputs == pytest.approx((7 - 1 + 3 - 1) * once)
 
 
 def test_a_bare_model_gets_a_head_of_the_data_s_labels() -> None:
@@ -133,7 +145,7 @@ def test_data_may_have_some_of_a_head_s_labels_and_no_others() -> None:
         ({"distill": {"layers": "last"}}, "recipe.distill.layers"),
         ({"distill": {"general": {}}}, "recipe.distill.general"),
         ({"distill": {"augment": {"splices": 1}}}, "recipe.distill.augment"),
-        ({"distill": {"spill_gib": 1}, "train": {"views": {"flip": True}}}, "recipe.distill.spill_gib"),
+        ({"distill": {"spill_gib": 1}}, "recipe.distill.spill_gib"),
         ({"prune": {"axes": ["vocabulary"]}}, "recipe.prune.axes"),
         ({"prune": {"axes": ["heads"]}}, "recipe.prune.axes"),
         ({"prune": {"target_flops": 10}}, "recipe.prune.target_flops"),
