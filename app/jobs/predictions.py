@@ -24,6 +24,8 @@ from compression.schema.validation import DataFacts
 MOST_WAITING, MOST_A_MINUTE = 4, 30
 """Predictions of a team that may wait, and that it may request per minute: the same workers check others' uploads."""
 MAX_ATTEMPTS = 2
+INPUTS = ("text", "text_pair", "tokens", "question", "context", "image")
+"""Keys of a question that hold what a model reads."""
 
 
 def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Prediction:
@@ -65,10 +67,10 @@ def _check(session: Session, team: str, dataset: Dataset, question: Question) ->
     if not wanted:
         whom = "language models" if TASKS[task].generates else task
         raise NothingToTry(f"predictions are not available for {whom}")
-    given = {name for name in ("text", "text_pair", "tokens", "question", "context") if getattr(question, name) is not None}
+    given = {name for name in INPUTS if getattr(question, name) is not None}
     if question.row is not None:
         if given:
-            raise InvalidRequest("give either a row of the data or texts", param="row")
+            raise InvalidRequest("give either a row of the data or its inputs", param="row")
         resources.get(session, Dataset, team, dataset.id, param="row")
         rows = DataFacts.model_validate(dataset.facts).rows
         if question.row >= rows.get(question.split, 0):

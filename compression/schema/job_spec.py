@@ -27,7 +27,7 @@ class Columns(Config):
     context: Column = "context"
     answers: Column = "answers"
     """Of the question: {text: […], answer_start: […]}, characters from 0; empty lists: no answer."""
-    image: Column = "image"
+    image: Annotated[Column, Field(exclude_if=lambda value: value == "image")] = "image"
     """Image classification: bytes of files, or {bytes, path}; of npz, uint8 arrays (images, height, width, channels)."""
 
 

@@ -22,6 +22,7 @@ FIELDS = {
     "tokens": "Words, separated by spaces",
     "question": "Question",
     "context": "Context",
+    "image": "Image, in base64",
 }
 LONG = ("text", "text_pair", "context")
 

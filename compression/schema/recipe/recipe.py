@@ -80,7 +80,8 @@ class Train(Config):
     has it, else float32. bfloat16: refused if the device lacks it."""
     recompute: bool = False
     """Gradient checkpointing (Chen et al. 2016): far less memory if rows are long, for about a third more time."""
-    views: Annotated[Views | None, Field(description="Of images: how training varies them; null: not at all.")] = None
+    views: Annotated[Views | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of images: how training varies them. null: not at all."""
     max_steps: Annotated[int | None, Field(ge=1)] = None
     """Optimizer steps of all training, shared equally by datasets. Training that reaches the limit keeps its best epoch."""
     max_minutes: Annotated[float | None, Field(gt=0, le=MOST_MINUTES)] = None
