@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from compression.modalities.base import TaskAdapter
 from compression.modalities.image.dataset import ImageDataset
 from compression.modalities.image.pixel_store import PixelStore, stored_pixels
-from compression.modalities.image.preprocessing import ImagePreprocessing, normalized
+from compression.modalities.image.preprocessing import ImagePreprocessing, normalized, renormalized
 from compression.modalities.image.random_views import mixed, varied
 from compression.modalities.modality import IndependentReader
 from compression.schema.recipe.base import Split
@@ -26,6 +27,7 @@ class ImageBatch:
     pixel_values: Tensor  #: (rows, 3, height, width)
     labels: Tensor  #: (rows,) of ids; where rows are mixed (rows, labels), of shares
     rows: Tensor  #: (rows,), indices in the split, on the CPU
+    how: ImagePreprocessing
     labelled: Tensor | None = None
 
     @property
@@ -50,7 +52,7 @@ class ImageBatch:
     def at(self, where: slice | Tensor) -> "ImageBatch":
         """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
         here = where.to(self.rows.device) if isinstance(where, Tensor) else where
-        return ImageBatch(self.pixel_values[where], self.labels[where], self.rows[here])
+        return replace(self, pixel_values=self.pixel_values[where], labels=self.labels[where], rows=self.rows[here])
 
     def split(self, parts: int) -> "list[ImageBatch]":
         """Split into at most `parts` batches with about as many rows each."""
@@ -85,6 +87,15 @@ class ImageExamples:
         """Return whether `shuffled` shows a row differently each time."""
         return self.views.vary
 
+    def seen_in(self, batch: ImageBatch) -> ImageBatch:
+        """Return the same views of the same rows; for a model of another size they are interpolated."""
+        if batch.how == self.how:
+            return batch
+        values = torch.from_numpy(renormalized(batch.pixel_values.cpu().numpy(), batch.how, self.how))
+        if batch.how.size != self.how.size:
+            values = interpolate(values, self.how.size, mode="bilinear", antialias=True)
+        return replace(batch, pixel_values=values.to(batch.pixel_values.device), how=self.how)
+
     def cut_like(self, other: "ImageExamples") -> bool:
         """Return whether another model's inputs are the same numbers."""
         return self.how == other.how
@@ -96,7 +107,7 @@ class ImageExamples:
     def batch(self, rows: list[int]) -> ImageBatch:
         """Return a batch of the rows with these indices, as they are."""
         pixels = self.store.get([self.places[row] for row in rows])
-        return ImageBatch(torch.from_numpy(normalized(pixels, self.how)), self.labels[rows], torch.tensor(rows))
+        return ImageBatch(torch.from_numpy(normalized(pixels, self.how)), self.labels[rows], torch.tensor(rows), self.how)
 
     def by_length(self, size: int) -> Iterator[ImageBatch]:
         """Yield every row once, in batches, in order and as they are."""
@@ -116,7 +127,7 @@ class ImageExamples:
         if self.views.mixup:
             inputs, shares = mixed(inputs, labels.numpy(), self.classes, self.views.mixup, draw)
             labels = torch.from_numpy(shares)
-        return ImageBatch(torch.from_numpy(inputs), labels, torch.tensor(rows))
+        return ImageBatch(torch.from_numpy(inputs), labels, torch.tensor(rows), self.how)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.networks.costs import network_facts
 from compression.models.networks.families.builder import StockNetwork
 from compression.models.networks.families.registry import FAMILIES
 from compression.models.networks.families.stock_checkpoint import tied
-from compression.models.networks.network_shape import network_shape, without_fixed
+from compression.models.networks.fixed_parts import without_fixed
 from compression.schema.errors import CompressionError
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
@@ -59,7 +60,7 @@ class StockFolder:
             return None, [*problems, *more]
         facts = network_facts(stock.graph).model_copy(update={"tied": tied(config, stock.graph)})
         facts = without_fixed(facts, frozenset(stock.fixed))
-        shape = network_shape(facts)
+        shape = whole_shape(facts)
         return StockDescription(family.kind, stock, facts, shape, family.beside(config)), []
 
     def expected(self, described: StockDescription) -> ExpectedTensors:

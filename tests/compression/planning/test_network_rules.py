@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+from compression.models.networks.network_shape import network_shape
 
 from compression.models.architectures.families import NETWORK
 from compression.models.networks.costs import network_facts
-from compression.models.networks.network_shape import network_shape
 from compression.planning.estimator import HELD_BYTES, TRAINING_FLOPS, Counted, PlannedJob, artifact_bytes, step_bytes
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.errors import CompressionError

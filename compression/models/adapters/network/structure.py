@@ -26,12 +26,14 @@ LAYERS = frozenset({"conv", "linear"})
 
 @dataclass(frozen=True)
 class Structure:
-    """What follows from a graph."""
+    """What follows from a graph. pinned: keys of groups that are never cut; fixed: tensors that no training changes; stock: the
+    stock config that it came from, as JSON.
+    """
 
     graph: Graph
-    pinned: frozenset[str]  #: keys of groups that are never cut
-    fixed: frozenset[str]  #: tensors that no training changes
-    stock: Mapping[str, Any] | None  #: the stock config.json that it came from
+    pinned: frozenset[str]
+    fixed: frozenset[str]
+    stock: str | None = None
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -56,10 +58,10 @@ class Structure:
     @cached_property
     def facts(self) -> NetworkFacts:
         """Return what any cut costs."""
-        facts = network_facts(self.graph)
+        found = network_facts(self.graph)
         if self.stock is not None:
-            facts = facts.model_copy(update={"tied": tied(self.stock, self.graph)})
-        return without_fixed(without_groups(facts, self.pinned), self.fixed)
+            found = found.model_copy(update={"tied": tied(json.loads(self.stock), self.graph)})
+        return without_fixed(without_groups(found, self.pinned), self.fixed)
 
     @cached_property
     def depths(self) -> dict[str, int]:
@@ -96,11 +98,17 @@ class Structure:
 
 def structure_of(config: NetworkConfig) -> Structure:
     """Return what follows from a network's config. Raises ValueError if its graph is none."""
-    source = config.source or {}
-    stock = json.dumps(source["config"]) if source.get("library") == "transformers" else ""
-    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed, stock)
+    stock = stock_config(config)
+    stock_json = None if stock is None else json.dumps(stock)
+    return _derived(json.dumps(config.graph), frozenset(config.pinned or ()), config.fixed, stock_json)
 
 
 @lru_cache(maxsize=8)
-def _derived(graph: str, pinned: frozenset[str], fixed: frozenset[str], stock: str) -> Structure:
-    return Structure(parsed(graph), pinned, fixed, json.loads(stock) if stock else None)
+def _derived(graph: str, pinned: frozenset[str], fixed: frozenset[str], stock: str | None) -> Structure:
+    return Structure(parsed(graph), pinned, fixed, stock)
+
+
+def stock_config(config: NetworkConfig) -> dict[str, Any] | None:
+    """Return the config.json of the transformers model that a network came from; None if it came from elsewhere."""
+    source = config.source or {}
+    return source["config"] if source.get("library") == "transformers" else None

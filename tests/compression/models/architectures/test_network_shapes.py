@@ -84,7 +84,7 @@ def test_axes_that_are_not_named_are_those_that_the_network_has() -> None:
         assert own_axes(whole, stored, NETWORK.usual_axes).axes == usual
     # A recipe that was read whole and sent back names the default axes, of which a network of convolutions has one.
     read = Prune.model_validate(Prune().model_dump(mode="json"))
-    assert own_axes(network_shape(network_facts(RESNET)), read, NETWORK.usual_axes).axes == ("channels",)
+    assert own_axes(whole_shape(network_facts(RESNET)), read, NETWORK.usual_axes).axes == ("channels",)
     assert own_axes(whole, read, NETWORK.usual_axes).axes == ("hidden", "heads", "ffn")
     heads = own_axes(whole, Prune.model_validate({"ratio": {"heads": 0.25}}), NETWORK.usual_axes)
     assert heads.axes == ("heads",)  # hidden does not follow
