@@ -152,7 +152,7 @@ def test_the_last_term_weights_are_told_though_an_earlier_is_kept(weighting: Any
     after = dict(re.findall(r"(\w+) \S+ × ([^,\s]*[0-9])", logged))
     assert dict(re.findall(r"(\w+) \S+ → ([^,\s]*[0-9])", weights_told)) == after
     assert len(after) == 3
-    assert 1.01 < float(after["hidden"]) < 4
+    assert 1.001 < float(after["hidden"]) < 4  # how far it goes depends on the processor
     assert [save.step for save in listener.saves] == [1, 2, 3, 4, 5, 5]
     for number in (3, 5, 6):
         state, _ = go_on("distilled", resumed(tmp_path, listener, number), recipe=recipe)
