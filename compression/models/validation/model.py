@@ -7,14 +7,14 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compression.models.architectures.decoder_tensor_names import FAMILIES as DECODERS
-from compression.models.architectures.families import ARCHITECTURE_SPECS, INSTALLED, architecture_of, needed_files
+from compression.models.architectures.families import ARCHITECTURE_SPECS, INSTALLED, NETWORK, architecture_of, needed_files
 from compression.models.architectures.stock_networks import STOCK_NETWORKS
 from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files import safetensors_header
 from compression.models.files.json_file import BadJson, read_file
 from compression.models.validation import contents, decoder, encoder, stock_network
 from compression.models.validation.kinds import kind_of
-from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile
+from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsupportedArchitecture
 from compression.schema.validation import ModelFacts
 
 TOKENIZER = "tokenizer.json"
@@ -37,7 +37,9 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
     described: Described | None = None
     if config is not None:
         try:
-            architecture_of(config)
+            if architecture_of(config) == NETWORK:
+                cause = f"model_type {NETWORK.model_type!r} is how the engine keeps networks of images between stages"
+                raise UnsupportedArchitecture(cause, param="config.json:model_type", remedy="Send the network's ONNX file.")
         except CompressionError as problem:
             problems.append(problem)
         else:

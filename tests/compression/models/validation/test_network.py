@@ -10,7 +10,10 @@ import pytest
 from onnx import helper
 
 from compression.models.files.uploaded import uploaded
+from compression.models.validation import model
 from tests.compression.models.validation.conftest import judged, reasons
+from tests.support.network_graphs import resnet
+from tests.support.network_models import drawn_network
 from tests.support.onnx_files import Arrays, proto, save
 
 DRAW = np.random.default_rng(3)
@@ -111,3 +114,11 @@ def test_one_output_is_no_classification(upload: Path) -> None:
     (upload / "config.json").unlink()
     save(network(head=np.ones((1, 6), np.float32), bias=np.ones(1, np.float32)), upload)
     assert "one output" in reasons(upload)["unsupported_architecture"]
+
+
+def test_the_engines_own_form_is_refused(tmp_path: Path) -> None:
+    drawn_network(resnet((1,))).save_pretrained(tmp_path)
+    problems = model.check(tmp_path)
+    assert isinstance(problems, list)
+    assert problems[0].code == "unsupported_architecture"
+    assert "ONNX" in problems[0].remedy_text
