@@ -37,6 +37,9 @@ def narrower(
             values = values.index_select(dim, torch.from_numpy(indices).to(values.device))
         target.data = values.clone()
     small.train(model.training)
+    if config.pinned and without:  # groups may have other numbers now
+        config.pinned = ()
+        config.pinned = unproven(small)
     return small
 
 

@@ -43,6 +43,16 @@ def test_a_group_whose_cut_changes_more_is_found_and_stays_whole(monkeypatch: py
     assert wrong in family.notes(model.config)[0]
 
 
+def test_what_stays_whole_follows_the_groups_of_a_cut_network() -> None:
+    model = drawn_network(resnet((3, 2)))
+    family = adapter_of(model)
+    model.config.pinned = ("channels.0",)
+    narrow = family.narrowed(model, PruningPlan({"channels.1": torch.arange(4)}))
+    assert tuple(narrow.config.pinned) == ("channels.0",)
+    # Without the first block its group is another one, and that one passes the trial.
+    assert family.narrowed(model, PruningPlan(layers=(1, 2, 3))).config.pinned == ()
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_plan_leaves_the_network_that_the_costs_foretell(kind: str) -> None:
     model = drawn_network(NETWORKS[kind]())
