@@ -54,7 +54,7 @@ class ConvNext(StockFamily[ConvNextSizes]):
         return ConvNextSizes(
             image_size(settings, size, fixed=False),
             settings.sides("patch_size", 4, 1_024),
-            settings.whole("num_channels", 3, 16),
+            settings.channels(),
             widths,
             depths,
             settings.activation("hidden_act", "gelu"),

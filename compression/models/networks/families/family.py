@@ -64,6 +64,8 @@ class StockFamily(ABC, Generic[Sizes]):
         """
         settings = Settings(config)
         sizes, labels, architecture = self.read(settings, size), settings.labels(), self._architecture(config, settings)
+        if len(labels) < 2:
+            settings.unsupported("id2label", "the model has one output, and not one for each of at least two labels")
         if settings.problems:
             return None, settings.problems
         headed = architecture.endswith(HEADED)

@@ -60,7 +60,7 @@ class MobileNetV2(StockFamily[MobileNetV2Sizes]):
         """Read what the computation depends on."""
         found = MobileNetV2Sizes(
             image_size(settings, size, fixed=False),
-            settings.whole("num_channels", 3, 16),
+            settings.channels(),
             settings.number("depth_multiplier", 1.0, 8.0, 0.01),
             settings.whole("depth_divisible_by", 8, 1_024),
             settings.whole("min_depth", 8, 1_024),

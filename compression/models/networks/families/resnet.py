@@ -45,7 +45,7 @@ class ResNet(StockFamily[ResNetSizes]):
             settings.mismatched("hidden_sizes", f"hidden_sizes is {widths}, and a bottleneck has a quarter of the channels")
         return ResNetSizes(
             image_size(settings, size, fixed=False),
-            settings.whole("num_channels", 3, 16),
+            settings.channels(),
             settings.whole("embedding_size", 64, MOST_CHANNELS),
             widths,
             depths,

@@ -11,6 +11,7 @@ MOST_LABELS = 22_000
 """ImageNet-21k has 21,841 classes."""
 MOST_PIXELS = 2_048
 """Of a side of an image."""
+CHANNELS = 3
 MOST_CHANNELS = 16_384
 MOST_BLOCKS = 256
 """Of all stages together."""
@@ -115,6 +116,13 @@ class Settings:
         self.unsupported(key, f"{key} is {value!r:.60} and not one of: {', '.join(known)}")
         return default
 
+    def channels(self) -> int:
+        """Return the channels of an image."""
+        found = self.whole("num_channels", CHANNELS, 64)
+        if found != CHANNELS:
+            self.unsupported("num_channels", f"num_channels is {found}: images are read with red, green and blue")
+        return CHANNELS
+
     def activation(self, key: str, default: str) -> str:
         """Return the name of an activation."""
         return self.choice(key, default, ACTIVATIONS)
@@ -135,12 +143,12 @@ class Settings:
             return tuple(f"LABEL_{number}" for number in range(self.whole("num_labels", 2, MOST_LABELS)))
         if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
             self.mismatched("id2label", f"id2label does not name 1 to {MOST_LABELS:,} labels")
-            return ("LABEL_0",)
+            return ("LABEL_0", "LABEL_1")
         ordered = [names.get(str(number)) for number in range(len(names))]
         if not all(isinstance(label, str) and is_proper(label) for label in ordered):
             cause = f"id2label does not give each of 0 to {len(names) - 1} a label of at most {LONGEST_LABEL} characters"
             self.mismatched("id2label", cause)
-            return ("LABEL_0",)
+            return ("LABEL_0", "LABEL_1")
         found = tuple(_told_apart(ordered))
         if len(set(found)) != len(found):
             self.mismatched("id2label", "id2label gives several outputs one label")

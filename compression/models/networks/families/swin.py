@@ -89,7 +89,7 @@ class Swin(StockFamily[SwinSizes]):
         found = SwinSizes(
             image_size(settings, size, fixed=positions),
             settings.sides("patch_size", 4, 1_024),
-            settings.whole("num_channels", 3, 16),
+            settings.channels(),
             settings.whole("embed_dim", 96, MOST_CHANNELS),
             depths,
             heads,

@@ -63,7 +63,7 @@ class Vit(StockFamily[VitSizes]):
         found = VitSizes(
             image_size(settings, size, fixed=True),
             settings.sides("patch_size", 16, 1_024),
-            settings.whole("num_channels", 3, 16),
+            settings.channels(),
             hidden,
             settings.whole("num_hidden_layers", 12, MOST_BLOCKS),
             heads,
