@@ -12,7 +12,7 @@ from compression.models.adapters.network.parts import PassedValue
 from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, SimulatedLinear
 from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, insert_experts, remove_experts
-from compression.quantization.rounded_network import RoundedValue, SimulatedConv, passed_values
+from compression.quantization.rounded_network import RoundedValue, SimulatedConv, connect, passed_values
 from compression.quantization.static_int8 import Range
 from compression.quantization.weight_only import WeightOnlyLinear
 from compression.schema.config import Config
@@ -20,8 +20,6 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.schemes import SCHEMES, Scheme
 
 LINEAR: dict[Scheme, type[SimulatedLinear]] = {name: resolve_name(one.linear) for name, one in SCHEMES.items()}
-AFTER_ROUNDING = {name: resolve_name(one.after_rounding or one.linear) for name, one in SCHEMES.items()}
-"""The same in a network, which rounds values for all their readers."""
 TRANSPOSED = {one: type(f"{one.__name__}Conv1D", (one, Conv1D), {"__doc__": one.__doc__}) for one in set(LINEAR.values())}
 """The same with a transposed weight, as in GPT-2. Nothing else differs."""
 REAL: dict[type[nn.Module], type[nn.Module]] = {
@@ -101,6 +99,19 @@ def left_in_float(model: nn.Module, *, transposed: bool = False) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
 
 
+def remarks(model: nn.Module, scheme: Scheme, parameters: int) -> list[str]:
+    """Return what a report says of the parts that a scheme treats otherwise than its name tells. parameters: of the model."""
+    found, network = [], any(passed_values(model))
+    if left := left_in_float(model):
+        those = "constants such as position embeddings" if network else "those of the experts' routers"
+        found.append(f"{left:,} of {parameters:,} parameters, {those}, are neither simulated nor shipped as integers.")
+    if network and scheme == "dynamic-int8":
+        found.append("Convolutions have calibrated ranges, as in static-int8; linear layers round each row by itself.")
+    if network and SCHEMES[scheme].grouped:
+        found.append("Convolutions have 8-bit weights with one scale per output channel; only linear layers have 4-bit ones.")
+    return found
+
+
 def insert_fake_quantization(
     model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC
 ) -> list[str]:
@@ -116,7 +127,8 @@ def insert_fake_quantization(
         if only(name):
             value.__class__ = RoundedValue if name in ranged else PassedValue
             names += [name] * (name in ranged)
-    kinds = AFTER_ROUNDING if any(passed_values(model)) else LINEAR
+    if ranged:
+        connect(model)
     for name, module in quantizable(model):
         if not only(name):
             continue
@@ -127,7 +139,7 @@ def insert_fake_quantization(
             module.__class__ = FakeQuantEmbedding
             module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
-            layer = kinds[simulation.scheme]
+            layer = LINEAR[simulation.scheme]
             module.__class__ = TRANSPOSED[layer] if isinstance(module, Conv1D) else layer
             module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
             if isinstance(module, WeightOnlyLinear):

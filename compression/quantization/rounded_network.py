@@ -4,7 +4,7 @@ A value is uint8 in one calibrated range, as the input of a static-int8 layer (`
 per output channel. The artifact folds a BatchNorm into the convolution before it, which multiplies each output channel by a
 number; as each channel has its own scale, the integers of the folded weights are those of the weights, of which some channels
 change the sign. So a convolution rounds its own weights and its BatchNorm stays as it is: it trains with the statistics of its
-batches and answers, once it is evaluated, as the folded convolution.
+batches and answers, once it is evaluated, as the folded convolution. Then it also adds what rounding does to the folded bias.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from compression.models.adapters.network.parts import PassedValue
+from compression.models.networks.folding import folds
+from compression.models.networks.graph import Graph
+from compression.models.networks.rounded_values import LAYERS, rounding
 from compression.quantization.dynamic_int8 import LEVELS
-from compression.quantization.static_int8 import TOP, Range, affine, codes
+from compression.quantization.static_int8 import TOP, Range, affine, codes, static_scales
 from compression.quantization.weight_only import fake_quantized_weights
 from compression.schema.schemes import Scheme
 
@@ -64,6 +67,8 @@ class SimulatedConv(nn.Conv2d):
 
     scheme: Scheme = "static-int8"
     levels: float = LEVELS
+    source: tuple[nn.Module, ...] = ()  #: the value that it reads; tuples, so that neither becomes a part of this module
+    norm: tuple[nn.BatchNorm2d, ...] = ()  #: the BatchNorm that the artifact folds into it, if there is one
 
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002
         """Return None: the value that it reads is rounded, not its input."""
@@ -71,8 +76,36 @@ class SimulatedConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Conv2d's)
         """Compute the layer with dequantized weights. (rows, in, height, width) -> (rows, out, ...)."""
         weight = fake_quantized_weights(self.weight.flatten(1), None, self.levels).view_as(self.weight)
-        out: Tensor = self._conv_forward(input, weight, self.bias)
+        out: Tensor = self._conv_forward(input, weight, self.bias if self.training else self.rounded_bias())
         return out
+
+    @torch.no_grad()
+    def rounded_bias(self) -> Tensor | None:
+        """Return a bias for which the folded one is what the artifact stores in units of both scales. -> (out,), or None"""
+        if not self.source or not isinstance(value := self.source[0], RoundedValue) or (self.bias is None and not self.norm):
+            return self.bias
+        own = torch.zeros(len(self.weight), device=self.weight.device) if self.bias is None else self.bias
+        factor, folded = torch.ones_like(own), own
+        for norm in self.norm:
+            assert norm.running_mean is not None  # noqa: S101 (a network's have statistics)
+            assert norm.running_var is not None  # noqa: S101
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+            folded = norm.bias + factor * (own - norm.running_mean)
+        scale, _ = value.grid()
+        units = scale * static_scales(self.weight.flatten(1) * factor[:, None], folded, scale, self.levels)
+        moved = torch.round(folded / units) * units - folded
+        return own + torch.where(factor == 0, 0.0, moved / factor)
+
+
+def connect(model: nn.Module) -> None:
+    """Name the value that each layer of a network reads, and the BatchNorm that is folded into each convolution."""
+    graph: Graph = model.config.network  # type: ignore[union-attr, assignment]
+    ranges, norms, values = rounding(graph).ranges, folds(graph, ("conv",)), dict(passed_values(model))
+    for node in graph.used():
+        if node.op in LAYERS:
+            layer = model.get_submodule(node.name)
+            layer.source = (values[f"values.{ranges[node.inputs[0]]}"],)  # type: ignore[assignment]
+            layer.norm = (model.get_submodule(norms[node.name]),) if node.name in norms else ()  # type: ignore[assignment]
 
 
 def passed_values(model: nn.Module) -> Iterator[tuple[str, PassedValue]]:

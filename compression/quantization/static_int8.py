@@ -8,7 +8,7 @@ units of the product of both scales: otherwise ONNX Runtime does not fuse the la
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compression.models.linear_layers import matrix
 from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear
@@ -40,12 +40,17 @@ def static_weights(
     scale is as large as its bias needs, so that the integer bias does not exceed 2**30.
     """
     weight = weight.detach()
-    scales = weight.abs().amax(dim=1) / levels
-    if bias is not None:
-        scales = torch.maximum(scales, bias.detach().abs() / (scale * MOST_BIAS))
-    scales = scales.clamp_min(SMALLEST_SCALE)
+    scales = static_scales(weight, bias, scale, levels)
     whole = torch.round(weight / scales[:, None]).clamp(-levels, levels).to(torch.int8)
     return whole, scales, None if bias is None else torch.round(bias.detach() / (scale * scales)).to(torch.int32)
+
+
+def static_scales(weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS) -> Tensor:
+    """Return the scale of each output channel, as `static_weights`. weight: (out, in), bias: (out,) -> (out,)"""
+    scales = weight.detach().abs().amax(dim=1) / levels
+    if bias is not None:
+        scales = torch.maximum(scales, bias.detach().abs() / (scale * MOST_BIAS))
+    return scales.clamp_min(SMALLEST_SCALE)
 
 
 def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
@@ -92,17 +97,24 @@ class _StaticLinear(torch.autograd.Function):
 
 
 class StaticLinear(SimulatedLinear):
-    """nn.Linear that computes as the static int8 artifact does. Its range is an attribute, so state dicts keep their keys."""
+    """nn.Linear that computes as the static int8 artifact does. Its range is an attribute, so state dicts keep their keys; in a
+    network it is that of the value which it reads (`rounded_network.connect`).
+    """
 
     scheme = "static-int8"
     input_range: Range | None
+    source: tuple[nn.Module, ...] = ()
+
+    def ends(self) -> Range:
+        """Return the range. Raises RuntimeError if the layer was not calibrated."""
+        found: Range | None = getattr(self.source[0] if self.source else self, "input_range", None)
+        if found is None:
+            raise RuntimeError("a static layer runs before it is calibrated")
+        return found
 
     def grid(self) -> tuple[float, int]:
         """Return scale and zero point. Raises RuntimeError if the layer was not calibrated."""
-        found: Range | None = getattr(self, "input_range", None)
-        if found is None:
-            raise RuntimeError("a static layer runs before it is calibrated")
-        return affine(*found)
+        return affine(*self.ends())
 
     def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002
         """Quantize the input. (..., in) -> integers 0 to 255 of the same shape, float32."""
@@ -110,7 +122,5 @@ class StaticLinear(SimulatedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """Compute the layer with integers. (..., in) -> (..., out)."""
-        self.grid()
-        ends = self.input_range
-        out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, self.levels, *ends)  # type: ignore[no-untyped-call, misc]
+        out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, self.levels, *self.ends())  # type: ignore[no-untyped-call]
         return out

@@ -43,10 +43,7 @@ def fake_quantized_weights(weight: Tensor, group_size: int | None, levels: float
 
 
 class WeightOnlyLinear(SimulatedLinear):
-    """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8.
-
-    It is also the layer of static-int8 whose inputs are rounded already (`rounded_network`).
-    """
+    """nn.Linear with the artifact's weights. `group_size`: inputs that share a scale in int4, None for int8."""
 
     scheme = "weight-only-int8"
     group_size: int | None = None

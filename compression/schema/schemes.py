@@ -21,7 +21,6 @@ class SchemeSpec:
     shares_table: bool = False  #: whether a tied output layer multiplies the embedding's own integers
     grouped: bool = False  #: whether `group_size` inputs of an output channel share a scale
     uncalibrated: str | None = None  #: if activations have calibrated ranges: the scheme of layers that have none
-    after_rounding: str | None = None  #: the layer that reads what a network rounded for all its readers; None: `linear`
     note: str | None = None  #: how its checkpoint differs from its ONNX artifact
 
     @property
@@ -48,7 +47,6 @@ SCHEMES = {
             f"{TORCHAO}:DYNAMIC",
             rounds_activations=True,
             uncalibrated="dynamic-int8",
-            after_rounding=f"{LAYERS}.weight_only:WeightOnlyLinear",
             note="torchao's static form is not opened by stock from_pretrained: the transformers checkpoint rounds activations "
             "by their own range, token by token, and has a score of its own.",
         ),

@@ -35,11 +35,7 @@ def quantize(context: StageContext) -> Iterator[Event]:
     after = context.validate()
     bits = SCHEMES[settings.scheme].precision
     context.notes.append(f"Rounding to {bits} alone: validation {context.task.metric} {before} → {after}.")
-    if left := fake_quantize.left_in_float(model):
-        whole = adapter_of(model).parameters_of(model).total
-        context.notes.append(
-            f"{left:,} of {whole:,} parameters, those of the experts' routers, are neither simulated nor shipped as integers."
-        )
+    context.notes.extend(fake_quantize.remarks(model, settings.scheme, adapter_of(model).parameters_of(model).total))
     qat = settings.qat
     if qat is None or qat.epochs == 0:
         return

@@ -44,10 +44,7 @@ def integer_graph(model: PreTrainedModel, tensors: Mapping[str, Array], simulati
     Raises RuntimeError if the model simulates none.
     """
     graph: Graph = model.config.network
-    # Linear layers that round their own inputs are written as modules, so nothing is folded into them.
-    layers = ("conv", "linear") if SCHEMES[simulation.scheme].calibrated else ("conv",)
-    norms = folds(graph, layers)
-    to = IntegerNodes(*folded(graph, tensors, layers), model, norms)
+    to = IntegerNodes(*folded(graph, tensors, ("conv",)), model, folds(graph, ("conv",)))
     proto = written(to)
     return spelled_out(proto) if simulation.portable else proto
 

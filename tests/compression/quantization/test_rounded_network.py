@@ -70,9 +70,10 @@ def test_a_convolution_answers_with_rounded_weights_and_trains_the_weights_thems
     x, push = pixels(model), torch.randn(16, 6, 8, 8)
     weight = dequantized_weights(model.conv_0.weight.flatten(1), None, levels).view(6, 3, 3, 3).requires_grad_()
     functional.conv2d(x, weight, padding=1).backward(push)
-    found = conv(x)
+    found = conv.train()(x)
     assert torch.allclose(found, functional.conv2d(x, weight, padding=1))
     assert not torch.allclose(found, model.conv_0(x), atol=1e-4)
+    assert not torch.equal(conv.eval()(x), found), "the folded bias is an integer too"
     found.backward(push)
     assert torch.allclose(conv.weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
 
@@ -92,7 +93,22 @@ def test_rounding_before_a_norm_is_rounding_the_folded_convolution() -> None:
     weight = (whole.float() * scales[:, None]).view_as(folded)
     x = twin.values[INPUT](images)
     wanted = functional.conv2d(x, weight, integers * scale * scales, padding=1)
-    assert torch.allclose(twin.batch_norm_1(twin.conv_0(x)), wanted, atol=1e-4)
+    assert torch.allclose(twin.batch_norm_1(twin.conv_0(x)), wanted, atol=1e-6)
+    apart = copy.deepcopy(twin)
+    assert apart.conv_0.source[0] is apart.values[INPUT]
+    assert apart.conv_0.norm[0] is apart.batch_norm_1
+
+
+@torch.no_grad()
+def test_a_linear_layer_has_the_range_of_the_value_that_it_reads() -> None:
+    model = drawn_network(vgg())
+    twin = simulated(model, "static-int8", pixels(model))
+    for node in model.config.network.nodes:
+        if node.op == "linear":
+            layer = twin.get_submodule(node.name)
+            assert isinstance(layer, StaticLinear)
+            assert layer.ends() in input_ranges(twin).values()
+            assert not hasattr(layer, "input_range")
 
 
 def test_a_network_trains_with_the_statistics_of_its_batches() -> None:
@@ -127,12 +143,11 @@ def test_a_simulation_is_read_back_and_undone(scheme: str) -> None:
 
 def test_what_a_scheme_makes_of_a_network() -> None:
     model = drawn_network(vit())
-    kinds = {"static-int8": WeightOnlyLinear, "dynamic-int8": FakeQuantLinear, "weight-only-int4": WeightOnlyLinear}
+    kinds = {"static-int8": StaticLinear, "dynamic-int8": FakeQuantLinear, "weight-only-int4": WeightOnlyLinear}
     for scheme, kind in kinds.items():
         twin = simulated(model, scheme, pixels(model))
         layers = dict(quantizable(twin))
         assert {type(layer) for layer in layers.values()} == {kind, SimulatedConv}
-        assert not any(isinstance(layer, StaticLinear) for layer in layers.values())
     values = {name: set(ranged_inputs(model, name)) for name in SCHEMES}
     assert values["static-int8"] == {f"values.{name}" for name in rounded_values(model.config.network)}
     assert values["dynamic-int8"] == {"values.input", f"values.{convolution_of(model)}"}

@@ -18,6 +18,7 @@ from compression.models.adapters.structure import Head, PruningPlan, Tap
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
 from compression.models.networks.families.stock_checkpoint import stock_form
+from compression.models.networks.folding import folds
 from compression.models.networks.graph import Graph, Node
 from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
@@ -42,12 +43,15 @@ class NetworkAdapter(ArchitectureAdapter):
         return structure_of(config).facts
 
     def notes(self, config: PretrainedConfig) -> list[str]:
-        """Return a note on the groups that are never cut."""
-        if not config.pinned:
-            return []
-        return [
-            f"These groups stay whole, because a trial cut changed more than the channels it took: {', '.join(config.pinned)}."
-        ]
+        """Return notes on the groups that are never cut, and on the norms that artifacts do without."""
+        found, norms = [], sum(node.op == "batch_norm" for node in config.network.nodes)
+        if config.pinned:
+            whole = ", ".join(config.pinned)
+            found.append(f"These groups stay whole, because a trial cut changed more than the channels it took: {whole}.")
+        if norms:
+            gone = len(folds(config.network, ("conv",)))
+            found.append(f"In ONNX files {gone} of {norms} batch normalizations are folded into the convolution before them.")
+        return found
 
     def head(self, model: PreTrainedModel) -> Head:
         """Return the linear layer or convolution whose outputs are the logits; none if anything mixes them afterwards."""
