@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from compression.models.networks.graph import INPUT, Graph, Node
 from compression.models.networks.value_shapes import value_shapes
 
+MOST_NODES = 1_000
+"""Of a block: what is larger is no block."""
 _LAYERS = {"conv", "linear"}
 
 
@@ -32,40 +34,33 @@ def residual_blocks(graph: Graph) -> tuple[Block, ...]:
             continue
         for value, branch in (node.inputs, node.inputs[::-1]):
             inner = _branch(graph, places, value, branch)
-            inner = [each for each in inner if each.op != "constant" or _is_read_within(each, [*inner, node], readers)]
-            if _is_block(value, [*inner, node], readers):
+            names = {node.name, *(each.name for each in inner)}
+            read_elsewhere = {each.name for each in inner if any(one.name not in names for one in readers.get(each.name, ()))}
+            inner = [each for each in inner if each.op != "constant" or each.name not in read_elsewhere]
+            read_elsewhere.add(graph.output)
+            if _is_block(value, inner) and read_elsewhere.isdisjoint(each.name for each in inner):
                 found.append(_block(graph, places, value, [*inner, node], readers))
                 break
     return tuple(found)
 
 
 def _branch(graph: Graph, places: Mapping[str, int], value: str, end: str) -> list[Node]:
-    """Return the nodes that compute `end` from a value and constants alone; none if it depends on something else."""
+    """Return the nodes that compute `end` from a value and constants alone; none if there are others or too many."""
     left, found = [end], dict[str, Node]()
     while left:
         name = left.pop()
         if name == value or name in found:
             continue
         node = graph.nodes[places[name]]
-        if name == INPUT or (places[name] < places[value] and node.op != "constant"):
+        if name == INPUT or len(found) == MOST_NODES or (places[name] < places[value] and node.op != "constant"):
             return []
         found[name] = node
         left += node.inputs
     return sorted(found.values(), key=lambda node: places[node.name])
 
 
-def _is_read_within(node: Node, nodes: Sequence[Node], readers: Mapping[str, Sequence[Node]]) -> bool:
-    names = {each.name for each in nodes}
-    return all(reader.name in names for reader in readers.get(node.name, ()))
-
-
-def _is_block(value: str, nodes: Sequence[Node], readers: Mapping[str, Sequence[Node]]) -> bool:
-    *inner, _ = nodes
-    return (
-        any(node.op in _LAYERS for node in inner)
-        and any(value in node.inputs for node in inner)
-        and all(_is_read_within(node, nodes, readers) for node in inner)
-    )
+def _is_block(value: str, inner: Sequence[Node]) -> bool:
+    return any(node.op in _LAYERS for node in inner) and any(value in node.inputs for node in inner)
 
 
 def _block(

@@ -39,8 +39,8 @@ def on_axis(labels: Labels, axis: int, axes: int) -> Labels:
     return labels.reshape([-1 if number == axis else 1 for number in range(axes)])
 
 
-def reshaped(labels: Labels, old: Shape, new: Shape) -> Labels:
-    """Return the labels of a value that had the shape `old` and gets the shape `new`."""
+def reshaping(labels: Labels, old: Shape, new: Shape) -> tuple[Shape, Shape]:
+    """Return the shape that labels are repeated to, and the one that they get then, where a value's shape is changed."""
     full, target = [*labels.shape], []
     for before, after in _chunks(old, new):
         if any(full[axis] > 1 for axis in before):
@@ -49,7 +49,7 @@ def reshaped(labels: Labels, old: Shape, new: Shape) -> Labels:
             target += [new[axis] for axis in after]
         else:
             target += [1] * len(after)
-    return compressed(np.broadcast_to(labels, full).reshape(target))
+    return tuple(full), tuple(target)
 
 
 def _chunks(old: Shape, new: Shape) -> Iterator[tuple[list[int], list[int]]]:

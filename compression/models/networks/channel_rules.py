@@ -4,11 +4,12 @@ A rule returns the labels of a node's value. It joins labels that have to go tog
 know how to cut.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from compression.models.networks.channel_labels import Labels, Shape, cut_axes, on_axis, reshaped, uncut
+from compression.models.networks.channel_labels import Labels, Shape, compressed, cut_axes, on_axis, reshaping, uncut
 from compression.models.networks.channel_trace import Trace
 from compression.models.networks.graph import Node
 
@@ -128,6 +129,7 @@ def _concat(trace: Trace, node: Node) -> Labels:
         return trace.meet([(part, _replaced(shape, axis, 1)) for part, shape in zip(parts, shapes, strict=True)])
     across = np.broadcast_shapes(*(_replaced(part.shape, axis, 1) for part in parts))
     full = [np.broadcast_to(part, _replaced(across, axis, shape[axis])) for part, shape in zip(parts, shapes, strict=True)]
+    trace.spend(sum(part.size for part in full))
     return np.concatenate(full, axis)
 
 
@@ -149,11 +151,15 @@ def _slice(trace: Trace, node: Node) -> Labels:
 def _pad(trace: Trace, node: Node) -> Labels:
     given, pads = _given(trace, node), ints_of(node, "pads")
     sides = [(0, 0), *((pads[2 * number], pads[2 * number + 1]) for number in range(given.ndim - 1))]
-    return np.pad(given, [side if size > 1 else (0, 0) for side, size in zip(sides, given.shape, strict=True)])
+    sides = [side if size > 1 else (0, 0) for side, size in zip(sides, given.shape, strict=True)]
+    trace.spend(math.prod(size + sum(side) for side, size in zip(sides, given.shape, strict=True)))
+    return np.pad(given, sides)
 
 
 def _reshape(trace: Trace, node: Node) -> Labels:
-    return reshaped(_given(trace, node), trace.shapes[node.inputs[0]], ints_of(node, "shape"))
+    full, target = reshaping(given := _given(trace, node), trace.shapes[node.inputs[0]], ints_of(node, "shape"))
+    trace.spend(math.prod(full))
+    return compressed(np.broadcast_to(given, full).reshape(target))
 
 
 def _transpose(trace: Trace, node: Node) -> Labels:
@@ -165,7 +171,7 @@ def _expand(trace: Trace, node: Node) -> Labels:
         return _given(trace, node)
     shape = trace.shapes[node.inputs[0]]
     axes = len(ints_of(node, "shape"))
-    made = trace.made(node, int(np.prod(shape))).reshape((1,) * (axes - len(shape)) + shape)
+    made = trace.made(node, math.prod(shape)).reshape((1,) * (axes - len(shape)) + shape)
     trace.add_constant(node.inputs[0], made)
     return made
 

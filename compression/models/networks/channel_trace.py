@@ -8,6 +8,9 @@ import numpy as np
 from compression.models.networks.channel_labels import STAYS, Labels, Shape, cut_axes, uncut
 from compression.models.networks.graph import Node
 
+MOST_LABELS = 1 << 24
+"""Elements of all arrays of labels of a network: 128 MiB. A DenseNet-201 has about a million."""
+
 
 @dataclass(frozen=True)
 class TensorAxis:
@@ -35,9 +38,17 @@ class Trace:
     heads: list[Labels] = field(default_factory=list)  #: of values with a matrix for each head
     normalized: list[tuple[Labels, int]] = field(default_factory=list)  #: of what layer_norms read, and their axis
     count: int = STAYS + 1  #: of labels
+    left: int = MOST_LABELS  #: further elements of arrays
+
+    def spend(self, elements: int) -> None:
+        """Count elements of an array before or after it is made. Raises ValueError if they become too many."""
+        if elements > self.left:
+            raise ValueError(f"its channels are followed through more than {MOST_LABELS:,} indices")
+        self.left -= elements
 
     def made(self, node: Node, size: int) -> Labels:
         """Return labels (size,) of channels that a node makes."""
+        self.spend(size)
         found = np.arange(self.count, self.count + size)
         self.count += size
         self.makers.append((node.op, found))
@@ -47,12 +58,13 @@ class Trace:
         """Have the labels of two arrays, which broadcast, go together."""
         if one is not other:
             first, second = np.broadcast_arrays(one, other)
+            self.spend(first.size)
             self.pairs.append((first, second))
 
     def stay(self, labels: Labels) -> None:
         """Have labels stay."""
         if cut_axes(labels) or labels.any():
-            self.pairs.append((labels, np.full_like(labels, STAYS)))
+            self.join(labels, np.broadcast_to(np.int64(STAYS), labels.shape))
 
     def held(self, labels: Labels) -> Labels:
         """Have labels stay. Returns those of the value, of which a cut takes nothing then."""

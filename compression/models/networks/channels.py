@@ -6,6 +6,7 @@ both stay. Channels that stay or go together are one unit; units that the same t
 (the idea of dependency graphs, Fang et al. 2023, without running the network).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -82,12 +83,15 @@ class Channels:
 
 
 def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
-    """Return the groups of a graph, by axis and number. Raises ValueError if its nodes do not fit each other."""
+    """Return the groups of a graph in its order. Raises ValueError as `channels_of`."""
     return channels_of(graph).groups
 
 
 def channels_of(graph: Graph) -> Channels:
-    """Return the channels of a graph. Raises ValueError if its nodes do not fit each other."""
+    """Return the channels of a graph.
+
+    Raises ValueError if its nodes do not fit each other, or if its channels have too many indices to follow.
+    """
     trace = _traced(graph)
     found = _joined(trace)
     return _Grouping(trace, found).channels()
@@ -100,6 +104,8 @@ def _traced(graph: Graph) -> Trace:
         labels = RULES[node.op](trace, node)
         if labels.size == 1 and labels.any():  # a single index, or equal ones: no cut leaves something of it
             labels = trace.held(labels)
+        if all(labels is not trace.labels[name] for name in node.inputs):
+            trace.spend(labels.size)
         trace.labels[node.name] = labels
     trace.stay(trace.labels[graph.output])
     return trace
@@ -113,6 +119,7 @@ def _joined(trace: Trace) -> Labels:
     found = components(np.arange(trace.count), trace.pairs)
     for labels in trace.labels.values():
         if len(cut_axes(labels)) > 1 and varying_axis(joined := found[labels]) is None:
+            trace.spend(trace.count)
             last = cut_axes(labels)[-1]
             found = components(found, [(np.broadcast_to(along(joined, last), joined.shape), joined)])
     return found
@@ -130,18 +137,20 @@ class _Grouping:
         self._group = self._grouped()
         self._unit = np.where(self._group[self._unit] >= 0, self._unit, -1)
         self._cuts.clear()
+        order = np.argsort(self._group[:-1], kind="stable")  # -1, of units that stay, comes first
+        runs = np.split(order, np.flatnonzero(np.diff(self._group[order])) + 1)
+        self._own = [run for run in runs if len(run) and self._group[run[0]] >= 0]  # units of each group
 
     def channels(self) -> Channels:
         """Return the channels, groups in the order of their first units."""
         members, normalized, axes = self._members(), self._normalized(), self._axes()
         groups: list[ChannelGroup] = []
-        units = {}
-        for group in range(self._group.max(initial=-1) + 1):
-            own = np.flatnonzero(self._group[:-1] == group)
+        numbers: Counter[str] = Counter()
+        for own, found in zip(self._own, members, strict=True):
             axis = next((axis for axis, flags in axes if flags[own].any()), "ffn")
-            number = sum(other.axis == axis for other in groups)
-            groups.append(ChannelGroup(axis, number, len(own), tuple(members[group]), bool(normalized[own].any())))
-            units[groups[-1].key] = own
+            groups.append(ChannelGroup(axis, numbers[axis], len(own), tuple(found), bool(normalized[own].any())))
+            numbers[axis] += 1
+        units = {group.key: own for group, own in zip(groups, self._own, strict=True)}
         values = {name: cut for name, labels in self._trace.labels.items() if (cut := self._cut(labels)) is not None}
         return Channels(tuple(groups), units, values, dict(self._tensors()), self._count)
 
@@ -176,10 +185,9 @@ class _Grouping:
                 yield key, cut.units
 
     def _members(self) -> list[list[Member]]:
-        found: list[list[Member]] = [[] for _ in range(self._group.max(initial=-1) + 1)]
+        found: list[list[Member]] = [[] for _ in self._own]
         number = np.zeros(self._count + 1, np.int64)  # of a unit in its group
-        for group in range(len(found)):
-            own = np.flatnonzero(self._group[:-1] == group)
+        for own in self._own:
             number[own] = np.arange(len(own))
         parts: dict[int, list[tuple[int, Units, Units]]] = {}
         for (tensor, dim), units in self._tensors():

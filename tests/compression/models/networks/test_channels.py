@@ -186,3 +186,11 @@ def test_a_graph_whose_shapes_do_not_fit_is_refused() -> None:
     wrong = graph.model_copy(update={"shape": (4, 8, 8)})
     with pytest.raises(ValueError, match="conv_0"):
         channel_groups(wrong)
+
+
+def test_a_graph_made_to_have_too_many_indices_is_refused_before_they_are_held() -> None:
+    net = GraphBuilder((3, 256, 256))
+    value = net.conv(INPUT, 512)
+    graph = net.graph(net.linear(net.flat(value), 2))
+    with pytest.raises(ValueError, match="more than 16,777,216 indices"):
+        channel_groups(graph)

@@ -79,7 +79,7 @@ def masked_logits(graph: Graph, kept: Kept, without: Collection[str], tensors: M
 
 
 @given(name=strategies.sampled_from(sorted(GRAPHS)), data=strategies.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_cut_network_computes_what_the_masked_one_does(name: str, data: strategies.DataObject) -> None:
     """A layer norm of the masked one takes its statistics over what stays: a cut changes them, and nothing else."""
     graph, groups = GRAPHS[name], GROUPS[name]
@@ -105,7 +105,7 @@ def test_what_goes_matters_to_the_logits(name: str) -> None:
 
 
 @given(name=strategies.sampled_from(sorted(GRAPHS)), data=strategies.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_cut_network_has_the_groups_of_the_whole_one(name: str, data: strategies.DataObject) -> None:
     widths = {group.key: data.draw(strategies.integers(2, group.units), group.key) for group in GROUPS[name]}
     left = cut_graph(GRAPHS[name], {key: range(units) for key, units in widths.items()}).graph
