@@ -106,7 +106,7 @@ def repeated(draft: Draft, known: Known, hint: str) -> Value:
     first, second = known.first, known.second
     places = [axis for axis, (one, other) in enumerate(zip(first.shape, second.shape, strict=False)) if one != other]
     if first.ndim != second.ndim or len(places) != 1 or (first.shape[places[0]], second.shape[places[0]]) != ROWS:
-        raise ValueError("one of its inputs is a constant that is not repeated for each row")
+        raise ValueError("one of its inputs is a constant, of as many rows whatever the batch")
     place = places[0]
     row, *others = np.moveaxis(first, place, 0)
     if any(not np.array_equal(row, other) for other in (*others, *np.moveaxis(second, place, 0))):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compression.models.networks.onnx_reading.constants import (
-    MOST_NUMBERS,
+    MOST_COMPUTED,
     TYPES,
     Array,
     Known,
@@ -44,7 +44,7 @@ class Folding:
     """Compute operators of arrays. The numbers of all results together are bounded."""
 
     def __init__(self) -> None:
-        self._left = 4 * MOST_NUMBERS
+        self._left = 2 * MOST_COMPUTED
 
     def fold(self, op: str, inputs: Sequence[Known | None], attributes: Mapping[str, Any], outputs: int) -> list[Known]:
         """Return an operator's results. Raises ValueError, or what numpy raises, where they cannot be computed."""
@@ -57,7 +57,7 @@ class Folding:
             with np.errstate(all="ignore"):
                 found = FOLDED[op](Given(arrays, attributes, outputs))
             each.append([np.asarray(one) for one in (found if isinstance(found, list) else [found])])
-            self._left -= sum(one.size for one in each[-1])
+            self._left -= sum(one.size for one in each[-1] if one.base is None)  # others are parts of arrays that are there
             if self._left < 0:
                 raise ValueError("the constants of this graph take too much memory")
         origin = inputs[0].origin if op in SAME_TENSOR and inputs[0] is not None else ""
@@ -258,6 +258,7 @@ FOLDED: dict[str, Fold] = {
     "Constant": _constant,
     "ConstantOfShape": _filled,
     "Cast": _cast,
+    "CastLike": lambda given: given.values[0].astype(given.values[1].dtype),
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Unsqueeze": _unsqueezed,

@@ -20,7 +20,7 @@ LARGEST_FILE = 2**31 - 1
 """Bytes: what a protocol buffer may have."""
 LARGEST_TEXT = 64 << 20
 """Bytes of names, documentation and of numbers in packed lists, beside the tensors."""
-MOST_FIELDS = 1_000_000
+MOST_FIELDS = 600_000
 DEEPEST = 12
 OPSETS = range(9, 24)
 DOMAINS = ("", "ai.onnx")

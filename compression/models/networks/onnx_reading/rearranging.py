@@ -278,6 +278,15 @@ def _cast(call: Call) -> Value:
     return call.value()
 
 
+def _cast_like(call: Call) -> Value | Known:
+    one, like = call.given(0), call.given(1)
+    if isinstance(one, Known):
+        return Known(one.first.astype(np.float32), one.second.astype(np.float32), one.origin)
+    if isinstance(like, Known) and like.first.dtype != np.float32:
+        raise ValueError(f"it turns the network's numbers into {like.first.dtype}; export a network of float32")
+    return call.value()
+
+
 def _size(call: Call) -> Known:
     first, second = (np.array(math.prod(shape), np.int64) for shape in _shapes(call.value()))
     return Known(first, second)
@@ -311,4 +320,5 @@ REARRANGING: dict[str, Read] = {
     "Identity": _same,
     "Dropout": _same,
     "Cast": _cast,
+    "CastLike": _cast_like,
 }
