@@ -58,15 +58,15 @@ class CifarResNet(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         for number, channels in enumerate((16, 32, 64), 1):
             stage = [Block(before if at == 0 else channels, channels, 2 if at == 0 < number - 1 else 1) for at in range(blocks)]
-            setattr(self, f"layer{number}", nn.Sequential(*stage))
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
             before = channels
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
         x = functional.relu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = stage(x)
+        for number in (1, 2, 3):
+            x = self.get_submodule(f"layer{number}")(x)
         out: Tensor = self.linear(x.mean(dim=(2, 3)))
         return out
 

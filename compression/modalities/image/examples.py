@@ -1,6 +1,6 @@
 """Images as tensors: a network's inputs with labels. Pixels stay in 8 bits until a batch is made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn import functional
 
 from compression.modalities.base import TaskAdapter
 from compression.modalities.image.dataset import ImageDataset
 from compression.modalities.image.pixel_store import PixelStore, stored_pixels
-from compression.modalities.image.preprocessing import ImagePreprocessing, normalized, renormalized
+from compression.modalities.image.preprocessing import ImagePreprocessing, normalized
 from compression.modalities.image.random_views import mixed, varied
 from compression.modalities.modality import IndependentReader
 from compression.schema.recipe.base import Split
@@ -27,8 +27,8 @@ class ImageBatch:
     pixel_values: Tensor  #: (rows, 3, height, width)
     labels: Tensor  #: (rows,) of ids; where rows are mixed (rows, labels), of shares
     rows: Tensor  #: (rows,), indices in the split, on the CPU
-    how: ImagePreprocessing
     labelled: Tensor | None = None
+    how: ImagePreprocessing | None = None  #: how the images were read
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class ImageBatch:
     def at(self, where: slice | Tensor) -> "ImageBatch":
         """Return some of the rows. where: a slice, or a boolean mask (rows,)."""
         here = where.to(self.rows.device) if isinstance(where, Tensor) else where
-        return replace(self, pixel_values=self.pixel_values[where], labels=self.labels[where], rows=self.rows[here])
+        return ImageBatch(self.pixel_values[where], self.labels[where], self.rows[here], how=self.how)
 
     def split(self, parts: int) -> "list[ImageBatch]":
         """Split into at most `parts` batches with about as many rows each."""
@@ -87,15 +87,6 @@ class ImageExamples:
         """Return whether `shuffled` shows a row differently each time."""
         return self.views.vary
 
-    def seen_in(self, batch: ImageBatch) -> ImageBatch:
-        """Return the same views of the same rows; for a model of another size they are interpolated."""
-        if batch.how == self.how:
-            return batch
-        values = torch.from_numpy(renormalized(batch.pixel_values.cpu().numpy(), batch.how, self.how))
-        if batch.how.size != self.how.size:
-            values = interpolate(values, self.how.size, mode="bilinear", antialias=True)
-        return replace(batch, pixel_values=values.to(batch.pixel_values.device), how=self.how)
-
     def cut_like(self, other: "ImageExamples") -> bool:
         """Return whether another model's inputs are the same numbers."""
         return self.how == other.how
@@ -107,7 +98,8 @@ class ImageExamples:
     def batch(self, rows: list[int]) -> ImageBatch:
         """Return a batch of the rows with these indices, as they are."""
         pixels = self.store.get([self.places[row] for row in rows])
-        return ImageBatch(torch.from_numpy(normalized(pixels, self.how)), self.labels[rows], torch.tensor(rows), self.how)
+        inputs = torch.from_numpy(normalized(pixels, self.how))
+        return ImageBatch(inputs, self.labels[rows], torch.tensor(rows), how=self.how)
 
     def by_length(self, size: int) -> Iterator[ImageBatch]:
         """Yield every row once, in batches, in order and as they are."""
@@ -127,7 +119,31 @@ class ImageExamples:
         if self.views.mixup:
             inputs, shares = mixed(inputs, labels.numpy(), self.classes, self.views.mixup, draw)
             labels = torch.from_numpy(shares)
-        return ImageBatch(torch.from_numpy(inputs), labels, torch.tensor(rows), self.how)
+        return ImageBatch(torch.from_numpy(inputs), labels, torch.tensor(rows), how=self.how)
+
+    def seen_in(self, batch: Any) -> ImageBatch:
+        """Return what a batch of another model's examples of the same images shows, as this model reads it.
+
+        Its view is kept; if the model's inputs have another size, it is resized as a whole.
+        """
+        found: ImageBatch = batch
+        if found.how is None or found.how == self.how:
+            return found
+        return replace(found, pixel_values=reread(found.pixel_values, found.how, self.how), how=self.how)
+
+
+def reread(inputs: Tensor, before: ImagePreprocessing, after: ImagePreprocessing) -> Tensor:
+    """Turn inputs that were read in one way into those of another. (rows, 3, height, width) each."""
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=inputs.dtype, device=inputs.device)[:, None, None]
+
+    pixels = (inputs * column(before.std) + column(before.mean)) / before.scale
+    if before.channels != after.channels:
+        pixels = pixels.flip(1)
+    if before.size != after.size:
+        pixels = functional.interpolate(pixels, after.size, mode="bilinear", antialias=True, align_corners=False)
+    return (pixels * after.scale - column(after.mean)) / column(after.std)
 
 
 @dataclass(frozen=True)

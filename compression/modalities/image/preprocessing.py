@@ -56,22 +56,6 @@ def normalized(pixels: Bytes, how: ImagePreprocessing) -> Floats:
     return found
 
 
-def renormalized(inputs: Floats, before: ImagePreprocessing, after: ImagePreprocessing) -> Floats:
-    """Compute the input that another preprocessing makes of the pixels behind an input of the same size, mixed ones too.
-
-    inputs: (rows, 3, height, width) -> the same shape.
-    """
-    if before.channels != after.channels:
-        inputs = inputs[:, ::-1].copy()
-    old, new = _table(before), _table(after)
-    if before.channels != after.channels:
-        old = old[::-1].copy()
-    # Both are affine in the pixel, so one is affine in the other.
-    factor = (new[:, 255] - new[:, 0]) / (old[:, 255] - old[:, 0])
-    shift = new[:, 0] - factor * old[:, 0]
-    return np.asarray(inputs * factor[:, None, None] + shift[:, None, None], np.float32)
-
-
 @cache
 def _table(how: ImagePreprocessing) -> Floats:
     """Return the input for each value of each channel, (3, 256)."""
