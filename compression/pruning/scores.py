@@ -129,7 +129,7 @@ def score_units(
         return score_activations(model, rows.by_length(size), settings.importance, layers=layers)
     if is_decoder(model):
         raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
-    units = _by_loss(model, rows, size) if settings.importance == "taylor" else _by_weights(model, settings.importance)
+    units = _by_loss(model, rows, size) if settings.importance == "taylor" else _by_weights(model, settings)
     influence = score_activations(model, rows.by_length(size), layers=True).influence if layers else None
     return ImportanceScores(units, influence)
 
@@ -313,11 +313,11 @@ def _by_loss(model: PreTrainedModel, rows: Examples, size: int) -> dict[str, Ten
 
 
 @torch.no_grad()
-def _by_weights(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
+def _by_weights(model: PreTrainedModel, settings: Prune) -> dict[str, Tensor]:
     """Score units by the norm of their weights (l1_weight, l2_weight), or by the factors of the normalizations with running
-    statistics (bn_scale).
+    statistics (bn_scale). Raises ValueError if units of the recipe's axes have no such factors; others then count alike.
     """
-    family, seen = adapter_of(model), UnitObserver(model)
+    family, seen, kind = adapter_of(model), UnitObserver(model), settings.importance
     norm: Literal["l1", "l2"] = "l2" if kind == "l2_weight" else "l1"
     scores = {}
     for key, units in seen.counts.items():
@@ -327,7 +327,9 @@ def _by_weights(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
         else:
             norms = [importance.weight_norm(weight, dim, norm) for weight, dim in family.weights(model, key)]
         if not norms:
-            raise ValueError(f"nothing of {key} can be scored by {kind}")
+            if axis in settings.axes:
+                raise ValueError(f"nothing of {key} can be scored by {kind}")
+            norms = [torch.ones(units)]
         if axis not in WITHIN:
             norms = [importance.grouped(each, units) for each in norms]
         # Queries and keys are compared by dot product, so their channels score by the product of norms, as in `observed`.

@@ -8,7 +8,7 @@ from compression.models.adapters.network.structure import structure_of
 from compression.models.adapters.registry import adapter_of
 from compression.pruning.scores import score_activations, score_units
 from compression.schema.recipe.prune import Prune
-from tests.support.network_graphs import NETWORKS, resnet, squeeze_excite, vgg
+from tests.support.network_graphs import NETWORKS, resnet, vgg
 from tests.support.network_models import drawn_network
 from tests.support.tiny_maps import maps
 
@@ -61,10 +61,15 @@ def test_norms_score_the_channels_that_they_scale() -> None:
     stem, inner, last = norms.values()
     assert torch.allclose(found["channels.0"], inner.weight.abs())
     assert torch.allclose(found["hidden.0"], stem.weight.abs() + last.weight.abs())
-    plain = drawn_network(squeeze_excite())
-    if any(key.startswith("channels") for key in structure_of(plain.config).groups):
-        with pytest.raises(ValueError, match="bn_scale"):
-            score_units(plain, Prune(importance="bn_scale"), maps(8, 0), 0)
+
+
+def test_units_without_norms_count_alike_unless_they_are_cut() -> None:
+    model = drawn_network(vgg())
+    found = score_units(model, Prune(importance="bn_scale", axes=("hidden",)), maps(8, 0), 0).units
+    assert found.keys() == structure_of(model.config).groups.keys()
+    assert all((scores == 1).all() for scores in found.values())
+    with pytest.raises(ValueError, match="bn_scale"):
+        score_units(model, Prune(importance="bn_scale", axes=("channels",)), maps(8, 0), 0)
 
 
 def test_a_block_that_adds_little_has_the_least_influence() -> None:
