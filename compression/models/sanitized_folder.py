@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.models import gguf_unpack, onnx_unpack, stock_unpack
+from compression.models import gguf_unpack, onnx_unpack, stock_unpack, timm_unpack
 from compression.models.architectures.families import architecture_of
 from compression.models.files import gguf_model
+from compression.models.files.timm_config import is_timm
 from compression.models.validation.network import is_onnx
 from compression.schema.errors import UnsupportedArchitecture
 from compression.schema.job_spec import Spec
@@ -37,6 +38,7 @@ UNPACKERS = (
     Unpacker(gguf_model.is_one, lambda folder, place, _: gguf_unpack.unpack(folder, place)),
     Unpacker(is_onnx, onnx_unpack.unpack),
     Unpacker(stock_unpack.is_one, stock_unpack.unpack),
+    Unpacker(is_timm, timm_unpack.unpack),
 )
 
 

@@ -99,8 +99,13 @@ class ImagePreprocessing(Config):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a model's folder: preprocessor_config.json, and config.json for its kind. Raises MissingFile, ConfigMismatch."""
+        """Read a model's folder: preprocessor_config.json, and config.json for its kind; of timm's models config.json alone.
+
+        Raises MissingFile and ConfigMismatch.
+        """
         if not (folder / FILE).is_file():
+            if (own := _of_timm(folder)) is not None:
+                return cls.of_timm(own)
             remedy = "Add it: AutoImageProcessor.from_pretrained(MODEL).save_pretrained(FOLDER) writes it."
             raise MissingFile(f"the model has no {FILE}", param=FILE, remedy=remedy)
         try:
@@ -153,6 +158,15 @@ class ImagePreprocessing(Config):
     def write(self, folder: Path) -> None:
         """Write preprocessor_config.json."""
         (folder / FILE).write_text(json.dumps(self.to_transformers(), indent=2) + "\n", "utf-8")
+
+
+def _of_timm(folder: Path) -> dict[str, Any] | None:
+    """Return a timm model's pretrained_cfg; None if config.json has none."""
+    try:
+        found = read_file(folder / "config.json", MOST_BYTES).get("pretrained_cfg")
+    except (BadJson, OSError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 HEIGHT_WIDTH = ("height", "width")

@@ -5,6 +5,7 @@ data_offsets}; the data, which the tensors must fill without gap or overlap.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from compression.models.files.json_file import BadJson, read_file, read_object
 from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
+from compression.schema.report.measurements import Uploaded
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -30,6 +32,8 @@ WIDTHS = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 """Bytes per element."""
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""torch's names of the floating-point types."""
 EXPONENTS: dict[str, tuple[str, int]] = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
@@ -244,3 +248,15 @@ def listed(names: list[str], most: int = 5) -> str:
 def short(name: str) -> str:
     """Quote an untrusted string for a message: printable, and not long."""
     return ascii(name if len(name) <= 100 else f"{name[:100]}…")
+
+
+def stored(folder: Path) -> Uploaded:
+    """Return the bytes of a checkpoint's files and the type of most. Raises the first reason why they cannot be read."""
+    tensors, problems = read_weights(folder)
+    if problems:
+        raise problems[0]
+    kinds: Counter[str] = Counter()
+    for tensor in tensors:
+        kinds[FLOATS.get(tensor.dtype, tensor.dtype.lower())] += tensor.end - tensor.start
+    files = {tensor.file for tensor in tensors}
+    return Uploaded(bytes=sum((folder / file).stat().st_size for file in files), dtype=kinds.most_common(1)[0][0])

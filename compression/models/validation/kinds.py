@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from compression.models.files import gguf_model
-from compression.models.validation import network
+from compression.models.files import gguf_model, safetensors_header
+from compression.models.files.timm_config import is_timm
+from compression.models.validation import network, timm_network
 from compression.schema.errors import CompressionError
 from compression.schema.report.measurements import Uploaded
 from compression.schema.validation import ModelFacts
@@ -33,4 +34,5 @@ def _uploaded_gguf(folder: Path) -> Uploaded:
 KINDS = (
     FolderKind(gguf_model.is_one, gguf_model.check, _uploaded_gguf),
     FolderKind(network.is_onnx, network.check_onnx, network.uploaded_onnx),
+    FolderKind(is_timm, timm_network.check_timm, safetensors_header.stored),
 )

@@ -12,6 +12,7 @@ from compression.models.architectures.stock_networks import STOCK_NETWORKS
 from compression.models.architectures.tensor_names import ExpectedTensors
 from compression.models.files import safetensors_header
 from compression.models.files.json_file import BadJson, read_file
+from compression.models.files.safetensors_header import FLOATS
 from compression.models.validation import contents, decoder, encoder, stock_network
 from compression.models.validation.kinds import kind_of
 from compression.schema.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsupportedArchitecture
@@ -23,7 +24,6 @@ LARGEST_TOKENIZER = 64 << 20
 Described = encoder.EncoderDescription | decoder.DecoderDescription | stock_network.StockDescription
 NO_FLOATS = ("position_ids", ".attn.bias", "relative_position_index", "num_batches_tracked")
 """Buffers that hold counts and masks, not floats; all but the last are of older versions."""
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def check(folder: Path) -> ModelFacts | list[CompressionError]:

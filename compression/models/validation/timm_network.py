@@ -1,0 +1,44 @@
+"""Check a timm model: its files as they are, and its network as timm's own code makes it, which only workers with timm can.
+
+This module loads no torch; the process of a check does, once the files are found to be in order.
+"""
+
+import tempfile
+from pathlib import Path
+from pkgutil import resolve_name
+
+from compression.models.files import safetensors_header
+from compression.models.files.preprocessor_config import ImagePreprocessing
+from compression.models.files.timm_config import FILE, read_timm
+from compression.models.networks.onnx_reader import read_onnx
+from compression.models.validation.network import facts_of
+from compression.schema.errors import CompressionError, ConfigMismatch
+from compression.schema.validation import ModelFacts
+
+TRACER = "compression.models.timm_unpack:write_trace"
+"""What writes the trace of a folder's model as an ONNX file."""
+
+
+def check_timm(folder: Path) -> ModelFacts | list[CompressionError]:
+    """Return the facts of a folder's timm model, or every reason to refuse it."""
+    tensors, problems = safetensors_header.read_weights(folder)
+    problems += safetensors_header.not_finite(folder, tensors) if tensors and not problems else []
+    for read in (read_timm, ImagePreprocessing.read):
+        try:
+            read(folder)
+        except CompressionError as problem:
+            problems.append(problem)
+    if problems:
+        return problems
+    found = read_timm(folder)
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            path: Path = resolve_name(TRACER)(folder, Path(place) / "network.onnx")
+            graph, _ = read_onnx(path)
+        facts = facts_of(graph, found.architecture, found.labels, 0)
+    except CompressionError as problem:
+        return [problem]
+    if facts.network is not None and facts.network.outputs != found.classes:
+        return [ConfigMismatch(f"num_classes is {found.classes}, and the network has {facts.network.outputs}", param=FILE)]
+    sent = safetensors_header.stored(folder)
+    return facts.model_copy(update={"bytes": sent.bytes, "dtype": sent.dtype})

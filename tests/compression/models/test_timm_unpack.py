@@ -1,0 +1,104 @@
+"""A timm model becomes a network with timm's answers; what only looks like one, or is asked to fetch something, is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compression.models import loading
+from compression.models.files.timm_config import is_timm, read_timm
+from compression.models.sanitized_folder import sanitized_folder
+from compression.models.validation.model import check
+from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
+from compression.schema.validation import ModelFacts
+
+LABELS = ("ant", "bee", "cow")
+CONFIG = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"input_size": [3, 160, 160]}}
+
+
+def sent(folder: Path, architecture: str, **more: Any) -> torch.nn.Module:
+    """Save a timm model of random weights as hubs have it."""
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    model: torch.nn.Module = timm.create_model(architecture, num_classes=3).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+    save_for_hf(model, folder, model_config=more, safe_serialization=True)
+    return model
+
+
+def written(folder: Path, **settings: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG | settings))
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_efficientnet", "test_vit"])
+@torch.no_grad()
+def test_a_timm_model_answers_alike(architecture: str, tmp_path: Path) -> None:
+    model = sent(tmp_path / "sent", architecture, label_names=list(LABELS))
+    facts = check(tmp_path / "sent")
+    assert isinstance(facts, ModelFacts), facts
+    assert facts.labels == LABELS
+    folder = sanitized_folder(tmp_path / "sent", tmp_path / "place")
+    found = loading.load_model(folder, LABELS, "image-classification", seed=0)
+    pixels = torch.randn(2, *found.config.network.shape)
+    assert torch.allclose(found(pixels).logits, model(pixels), rtol=1e-4, atol=1e-4)
+    assert found.config.source["library"] == "timm"
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert sum(node.op == "batch_norm" for node in found.config.network.nodes) == norms
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    sent(tmp_path, "test_resnet")
+    file = load_file(tmp_path / "model.safetensors")
+    save_file({name: value for name, value in file.items() if "fc" not in name}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigMismatch, match="the weights are not those of timm's test_resnet"):
+        sanitized_folder(tmp_path, tmp_path / "place", LABELS)
+
+
+def test_an_architecture_that_timm_does_not_have_is_refused(tmp_path: Path) -> None:
+    sent(tmp_path, "test_resnet")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": "resnet_of_ours"}))
+    found = check(tmp_path)
+    assert isinstance(found, list)
+    assert [problem.param for problem in found] == ["config.json:architecture"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "key"),
+    [
+        ({"architecture": "hf-hub:someone/model"}, UnsupportedArchitecture, "architecture"),
+        ({"architecture": "local-dir:/etc"}, UnsupportedArchitecture, "architecture"),
+        ({"model_args": {"checkpoint_path": "weights.pth"}}, UnsupportedArchitecture, "model_args"),
+        ({"model_args": {"pretrained": True}}, UnsupportedArchitecture, "model_args"),
+        ({"model_args": {"img_size": {"a": 1}}}, UnsupportedArchitecture, "model_args"),
+        ({"model_args": {"in_chans": 1}}, UnsupportedArchitecture, "model_args"),
+        ({"num_classes": 1}, ConfigMismatch, "num_classes"),
+        ({"num_classes": 10**9}, ConfigMismatch, "num_classes"),
+    ],
+)
+def test_settings_that_are_not_plain_are_refused(
+    settings: dict[str, Any], error: type[CompressionError], key: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error) as refused:
+        read_timm(written(tmp_path, **settings))
+    assert refused.value.param == f"config.json:{key}"
+
+
+def test_a_config_of_timm_is_known_by_its_architecture(tmp_path: Path) -> None:
+    assert is_timm(written(tmp_path))
+    assert read_timm(tmp_path).labels is None
+    assert read_timm(written(tmp_path, label_names=list(LABELS))).labels == LABELS
+    assert read_timm(written(tmp_path, label_names=["ant", "ant", "cow"])).labels is None
+    assert not is_timm(written(tmp_path, model_type="resnet"))
+    assert not is_timm(tmp_path / "nowhere")
