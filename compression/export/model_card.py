@@ -77,6 +77,7 @@ class ModelCard:
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
             "metadata": self._metadata(text, self.origin) if self.origin is not None else None,
             "most_files": MOST_FILES,
+            "network": heads.of_task(self.task) is heads.IMAGE_CLASSIFIER,
             "rounds": rounds,
             "row": row,
             "saturates": rounds and not self.portable,

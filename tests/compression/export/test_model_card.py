@@ -12,6 +12,7 @@ from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe
 from compression.schema.report.before import Figures
+from compression.schema.schemes import SCHEMES
 from compression.schema.stages import Stage
 from tests.client.figures import validated
 from tests.support.cards import NOTHING, card_of
@@ -88,6 +89,15 @@ def test_files_that_round_no_activations_need_no_option(about: dict[str, Any]) -
     text = said(SENT, "quantized", kind="onnx", **{"inputs": ("input_ids", "attention_mask"), **about})
     assert "±" not in text
     assert "x64quantprecision" not in text
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_networks_card_tells_the_integers_of_convolutions(scheme: str) -> None:
+    form = {"kind": "onnx", "scheme": scheme, "inputs": ("pixel_values",), "positions": None}
+    text = said(SENT, "quantized", "image-classification", **form)
+    assert "onvolutions" in text
+    assert ("uint8" in text) == SCHEMES[scheme].rounds_activations
+    assert "embeddings" not in text
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
