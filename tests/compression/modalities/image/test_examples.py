@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from compression.engine.job_models import with_views
 from compression.modalities.image import pixel_store
 from compression.modalities.image.dataset import load_dataset
 from compression.modalities.image.examples import ImageBatch, ImageExamples, ImagePreprocessor
@@ -13,6 +14,9 @@ from compression.modalities.image.modality import IMAGE
 from compression.modalities.image.preprocessing import ImagePreprocessing
 from compression.modalities.image.scoring.reader import ImageReader
 from compression.modalities.registry import task_of
+from compression.planning.preflight import check_task
+from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.recipe import Evaluate, Recipe, Train
 from compression.schema.recipe.views import Views
 from tests.support.images import CLASSES, folder_data
 
@@ -104,6 +108,19 @@ def test_views_change_with_the_epoch_and_are_the_same_for_a_seed(rows: ImageExam
     assert torch.equal(pixel_values(list(varied.by_length(6))), plain)
     assert torch.equal(varied.batch([3]).pixel_values[0], plain[3])
     assert varied.at([1, 2]).varies
+
+
+def test_a_recipe_s_views_are_those_of_train_alone(rows: ImageExamples) -> None:
+    views = Views(flip=True)
+    recipe = Recipe(train=Train(views=views, seed=5))
+    found = with_views({"train": rows, "test": rows}, TASK, recipe)
+    assert (found["train"].views, found["train"].seed) == (views, 5)
+    assert found["test"] is rows
+    assert with_views({"train": rows}, TASK, Recipe())["train"] is rows
+    with pytest.raises(InvalidSpec, match="views vary images") as problem:
+        check_task("text-classification", recipe, Evaluate())
+    assert problem.value.param == "recipe.train.views"
+    check_task("image-classification", recipe, Evaluate())
 
 
 def test_mixed_rows_have_mixed_labels_and_their_loss_is_that_of_both(rows: ImageExamples) -> None:
