@@ -114,6 +114,7 @@ def test_reference_lists(http: httpx.Client) -> None:
     assert of_images["language"] is None
     assert "Prune" in recipes["schema"]["$defs"]
     names = "bert distilbert roberta xlm-roberta electra mpnet llama mistral qwen2 qwen3 gpt2 deepseek_v2 deepseek_v3 network"
+    names += " resnet mobilenet_v2 convnext convnextv2 vit deit swin"
     assert [item["name"] for item in http.get("/v1/families").json()["items"]] == names.split()
     assert {"queued", "running"} < set(http.get("/v1/queue").json())
     assert http.get("/v1/workers").json()["items"] == []
