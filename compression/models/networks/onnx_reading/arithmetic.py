@@ -12,7 +12,8 @@ from compression.models.networks.onnx_reading.constants import Array, Known, axi
 from compression.models.networks.onnx_reading.layout import Value, settled
 
 
-def _arithmetic(op: str, call: Call) -> Value:
+def arithmetic(op: str, call: Call) -> Value:
+    """Combine inputs one after another, of which one at least depends on the pixels. Raises ValueError."""
     found = call.given(0)
     for place in range(1, len(call.inputs)):
         found = _pair(op, call, found, call.given(place))
@@ -68,7 +69,7 @@ def _laid_out(array: Array, value: Value) -> Array:
 
 
 def _mean(call: Call) -> Value:
-    found = _arithmetic("add", call)
+    found = arithmetic("add", call)
     count = call.fixed(np.array(len(call.inputs), np.float32), f"{call.hint}_count")
     return replace(call.emit("div", found, count), axes=found.axes)
 
@@ -89,7 +90,8 @@ def _prelu(call: Call) -> Value:
     return call.weighted("prelu", value, 1, {"slope": slope})
 
 
-def _softmax(call: Call) -> Value:
+def softmax(call: Call) -> Value:
+    """Normalize one axis. Raises ValueError."""
     value = call.value()
     axis = axis_of(call.attributes.get("axis", -1 if call.opset >= 13 else 1), len(value.axes))
     if call.opset < 13 and math.prod(size.factor for size in value.shape[axis + 1 :]) > 1:
@@ -152,18 +154,18 @@ def _swish(call: Call) -> Value:
 
 
 ARITHMETIC: dict[str, Read] = {
-    "Add": partial(_arithmetic, "add"),
-    "Sum": partial(_arithmetic, "add"),
-    "Sub": partial(_arithmetic, "sub"),
-    "Mul": partial(_arithmetic, "mul"),
-    "Div": partial(_arithmetic, "div"),
-    "Pow": partial(_arithmetic, "pow"),
-    "Min": partial(_arithmetic, "minimum"),
-    "Max": partial(_arithmetic, "maximum"),
+    "Add": partial(arithmetic, "add"),
+    "Sum": partial(arithmetic, "add"),
+    "Sub": partial(arithmetic, "sub"),
+    "Mul": partial(arithmetic, "mul"),
+    "Div": partial(arithmetic, "div"),
+    "Pow": partial(arithmetic, "pow"),
+    "Min": partial(arithmetic, "minimum"),
+    "Max": partial(arithmetic, "maximum"),
     "Mean": _mean,
     "Clip": _clip,
     "PRelu": _prelu,
-    "Softmax": _softmax,
+    "Softmax": softmax,
     "ReduceMean": partial(_reduce, "reduce_mean"),
     "ReduceSum": partial(_reduce, "reduce_sum"),
     "ReduceMax": partial(_reduce, "reduce_max"),

@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from compression.models.networks.onnx_reading.arithmetic import ARITHMETIC
+from compression.models.networks.onnx_reading.arithmetic import ARITHMETIC, arithmetic, softmax
 from compression.models.networks.onnx_reading.call import Call, Read, together
-from compression.models.networks.onnx_reading.constants import Array, Known, axis_of
+from compression.models.networks.onnx_reading.constants import Array, Known, axis_of, known
 from compression.models.networks.onnx_reading.layout import Size, Value, reshaped, settled, transposed, whole
 from compression.models.networks.onnx_reading.rearranging import REARRANGING
 
@@ -156,6 +156,24 @@ def _einsum(call: Call) -> Value:
     return transposed(apart, [(*rows, *left, *right).index(letter) for letter in result], call.hint)
 
 
+def _attention(call: Call) -> Value:
+    """Softmax of scaled products of queries and keys, (rows, heads, tokens, width) each, times values."""
+    query, key, value = (call.value(place) for place in range(3))
+    unusual = {"is_causal", "softcap", "q_num_heads", "kv_num_heads"} & {
+        name for name, given in call.attributes.items() if given
+    }
+    if unusual or call.outputs > 1 or len(call.inputs) > 4 or any(len(each.axes) != 4 for each in (query, key, value)):
+        raise ValueError(f"it has more than queries, keys, values of four axes and a mask: {sorted(unusual)}")
+    scale = call.attributes.get("scale", query.shape[3].factor ** -0.5)
+    turned = transposed(key, (0, 1, 3, 2), call.hint)
+    scores = _matmul(replace(call, inputs=(query, turned)))
+    scores = arithmetic("mul", replace(call, inputs=(scores, known(np.array(scale, np.float32)))))
+    if call.given(3) is not None:
+        scores = arithmetic("add", replace(call, inputs=(scores, call.given(3))))
+    shares = softmax(replace(call, inputs=(scores,), attributes={"axis": -1}))
+    return _matmul(replace(call, inputs=(shares, value)))
+
+
 def _batch_norm(call: Call) -> Value:
     if call.attributes.get("training_mode", 0):
         raise ValueError("it is in training mode; call model.eval() before the export")
@@ -216,6 +234,7 @@ OPERATORS: dict[str, Read] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,
+    "Attention": _attention,
     "MaxPool": partial(_pool, "max_pool"),
     "AveragePool": partial(_pool, "average_pool"),
     "GlobalAveragePool": partial(_global_pool, "reduce_mean"),

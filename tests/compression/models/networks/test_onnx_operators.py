@@ -235,6 +235,15 @@ CASES = [
         weights={**SHAPES, "w": floats(5, 12)},
         gives="linear",
     ),
+    case(
+        "attention with a mask",
+        op("Reshape", "image heads", "t"),
+        op("Neg", "t", "k"),
+        op("Attention", "t k t m"),
+        weights={"heads": whole(0, 3, 16, 4), "m": floats(1, 1, 16, 16)},
+        opset=23,
+        gives="softmax matmul",
+    ),
     case("dropout and casts", op("Dropout", "image", "d mask"), op("Cast", "d", to=1)),
     case(
         "channel shuffle",
