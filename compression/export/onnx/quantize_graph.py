@@ -20,20 +20,26 @@ class _Surgeon(Nodes):
         self.graph = proto.graph
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         # By content: the exporter renames and transposes weights, but does not change them.
-        self.names = {_fingerprint(matrix(layer).detach().numpy()): (name, layer) for name, layer in modules.items()}
+        self.names: dict[tuple[tuple[int, ...], bytes], list[tuple[str, nn.Module]]] = {}
+        for name, layer in modules.items():
+            self.names.setdefault(_fingerprint(matrix(layer).detach().numpy()), []).append((name, layer))
         self.done: set[str] = set()
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
-    def module_of(self, initializer: str) -> tuple[str, nn.Module] | None:
-        """Find the layer whose weight an initializer holds, as it is or transposed."""
+    def module_of(self, initializer: str, *, looked_up: bool) -> tuple[str, nn.Module] | None:
+        """Find the layer whose weight an initializer holds, as it is or transposed; of equal ones each in its turn."""
         tensor = self.initializers.get(initializer)
         if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
             return None
         value = numpy_helper.to_array(tensor)
-        return self.names.get(_fingerprint(value)) or self.names.get(_fingerprint(value.T))
+        equal = self.names.get(_fingerprint(value)) or self.names.get(_fingerprint(value.T))
+        if equal is None:
+            return None
+        suited = [one for one in equal if isinstance(one[1], nn.Embedding) == looked_up] or equal
+        return next((one for one in suited if one[0] not in self.done), suited[-1])
 
     def operate(self) -> None:
         """Replace all layers. Raises RuntimeError if a layer is not found."""
@@ -41,7 +47,9 @@ class _Surgeon(Nodes):
         for node in self.graph.node:
             if node.output[0] in skipped:
                 continue
-            found = self.module_of(node.input[0 if node.op_type == "Gather" else 1]) if len(node.input) > 1 else None
+            looked_up = node.op_type == "Gather"
+            weight = node.input[0 if looked_up else 1] if len(node.input) > 1 else None
+            found = self.module_of(weight, looked_up=looked_up) if weight is not None else None
             if found is None or node.op_type not in ("MatMul", "Gemm", "Gather"):
                 self.nodes.append(node)
                 continue
@@ -55,7 +63,7 @@ class _Surgeon(Nodes):
                 self.linear(node.input[0], name, module, bias, output)
                 skipped.add(output)
             self.done.add(name)
-        missed = {name for name, _ in self.names.values()} - self.done
+        missed = {name for equal in self.names.values() for name, _ in equal} - self.done
         if missed:
             raise RuntimeError(f"not found in the traced graph: {', '.join(sorted(missed))}")
 

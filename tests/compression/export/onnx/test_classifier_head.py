@@ -57,7 +57,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, scheme
         insert_fake_quantization(twin, simulation=simulation)
     runner = opened(tmp_path)
     # A value on the edge of two integers may fall either way, in one of the runtimes or in one of the batches.
-    near = 1e-5 if scheme != "dynamic-int8" else 1e-2
+    near = 1e-5 if scheme != "dynamic-int8" else 3e-2
     for side in ("right", "left"):
         batch = padded(side)
         found = runner.logits(batch)
