@@ -18,9 +18,9 @@ Moved = Callable[[str, int], None]
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 """Files that from_pretrained reads at the top of a folder; other formats, samples and caches are not sent."""
-GGUF = ".gguf"
-"""A file that is a whole model. Beside safetensors, which take precedence, it is not sent either."""
-DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+WHOLE = {".gguf": "GGUF", ".onnx": "ONNX"}
+"""Files that are a whole model. Beside safetensors, which take precedence, they are not sent either."""
+DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".txt": "text"}
 SPLITS = {name: name for name in ("train", "validation", "test", "unlabelled")} | {
     **dict.fromkeys(("valid", "val", "dev"), "validation"),
     "unlabeled": "unlabelled",
@@ -66,21 +66,24 @@ def local_dataset(
 
 def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return (files that are sent, files that are left out) of a model's folder. Raises BadFolder."""
-    remedy = "Name the folder that save_pretrained() wrote, or one with a GGUF file."
+    remedy = "Name the folder that save_pretrained() wrote, or one with a GGUF or ONNX file."
     if not folder.is_dir():
         raise BadFolder(f"{folder} is not a folder", remedy=remedy)
     here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     taken = [path for path in here if path.is_file() and path.suffix in MODEL_SUFFIXES]
-    whole = [path for path in here if path.is_file() and path.suffix == GGUF]
+    whole = [path for path in here if path.is_file() and path.suffix in WHOLE]
     if whole and not any(path.suffix == ".safetensors" for path in taken):
         if len(whole) > 1:
+            kinds = " and ".join(sorted({WHOLE[path.suffix] for path in whole}))
             raise BadFolder(
-                f"{folder} has {len(whole)} GGUF files, and a model is one",
+                f"{folder} has {len(whole)} {kinds} files, and a model is one",
                 remedy="Put the one that is meant into a folder of its own; llama-gguf-split --merge joins parts.",
             )
         taken += whole
     if not taken:
-        raise BadFolder(f"{folder} holds nothing of a model (no config.json, no *.safetensors, no *.gguf)", remedy=remedy)
+        raise BadFolder(
+            f"{folder} holds nothing of a model (no config.json, no *.safetensors, no *.gguf, no *.onnx)", remedy=remedy
+        )
     taken = sorted({*taken, *(path for path in here if path.is_file() and TERMS.fullmatch(path.name))})
     return taken, [path for path in here if path not in taken]
 
@@ -105,11 +108,11 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
     if "train" not in splits:
         raise BadFolder(
             f"{place} has no train split",
-            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (or .csv, .parquet, .txt).",
+            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (.csv, .npz, .parquet, .txt).",
         )
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(
-            f"{place}: data must be of one format, jsonl, csv, parquet or text, but is {', '.join(sorted(formats))}",
+            f"{place}: data must be of one format, jsonl, csv, parquet, npz or text, but is {', '.join(sorted(formats))}",
             remedy="Convert the files, or name a folder that holds one format alone.",
         )
     return formats.pop(), splits

@@ -45,6 +45,7 @@ def names(folder: Path, *files: str) -> tuple[list[str], list[str]]:
     ("taken", "left"),
     [
         (["tiny.Q4_1.gguf"], ["pytorch_model.bin"]),
+        (["config.json", "model.onnx", "preprocessor_config.json"], ["model.pt"]),
         (["LICENSE", "NOTICE.txt", "README.md", "config.json", "model.safetensors"], ["notes.md"]),  # its licence goes along
         (["config.json", "model.safetensors", "tokenizer.json"], ["tiny.gguf"]),
     ],
@@ -58,7 +59,12 @@ def test_folders_and_hidden_files_stay(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "cause"), [(["tiny.Q4_1.gguf", "tiny.Q8_0.gguf"], "2 GGUF files"), (["README.md"], "nothing of a model")]
+    ("files", "cause"),
+    [
+        (["tiny.Q4_1.gguf", "tiny.Q8_0.gguf"], "2 GGUF files"),
+        (["tiny.Q8_0.gguf", "model.onnx"], "2 GGUF and ONNX files"),
+        (["README.md"], "nothing of a model"),
+    ],
 )
 def test_what_is_not_one_model_is_refused(tmp_path: Path, files: list[str], cause: str) -> None:
     with pytest.raises(BadFolder, match=cause):
