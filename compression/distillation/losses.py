@@ -8,13 +8,19 @@ from torch import Tensor
 from compression.modalities.losses import summed_relation_loss
 
 
+LEAST_SQUARE = 1e-12
+"""Least mean square that errors are relative to: states that vanish, as of a deep network that was never trained, would give
+gradients without bound."""
+
+
 def hidden_state_loss(student: Tensor, teacher: Tensor, projections: Tensor) -> Tensor:
     """Return the relative squared error of hidden states through learned projections (TinyBERT, Jiao et al. 2020).
 
     student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the mean
     squared error over the teacher's mean square; 1 is as bad as predicting 0.
     """
-    error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
+    size = teacher.square().mean().clamp_min(LEAST_SQUARE)
+    error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / size
     return error
 
 
@@ -74,7 +80,7 @@ class ProjectionFit:
         """Return the projections, (layers, narrow, wide). ridge: relative to the student's mean square."""
         assert self._gram is not None, "states were added"  # noqa: S101
         assert self._across is not None, "with the other"  # noqa: S101
-        strength = ridge * self._gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+        strength = (ridge * self._gram.diagonal(dim1=1, dim2=2).mean(dim=1)).clamp_min(torch.finfo(torch.float32).tiny)
         gram = self._gram + strength[:, None, None] * torch.eye(self._gram.shape[-1], device=self._gram.device)
         return torch.cholesky_solve(self._across, torch.linalg.cholesky(gram))
 
