@@ -7,7 +7,6 @@ from torch import Tensor
 
 from compression.modalities.losses import summed_relation_loss
 
-
 LEAST_SQUARE = 1e-12
 """Least mean square that errors are relative to: states that vanish, as of a deep network that was never trained, would give
 gradients without bound."""
