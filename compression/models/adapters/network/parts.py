@@ -44,8 +44,8 @@ class Constant(nn.Module):
             self.register_buffer("value", torch.zeros(shape))
 
     def forward(self) -> Tensor:
-        """Return the tensor."""
-        return self.value
+        """Return the tensor, without its gradient where none are computed: torch's counter would ask for it."""
+        return self.value if torch.is_grad_enabled() else self.value.detach()
 
 
 class SlopedRelu(nn.Module):
