@@ -98,9 +98,13 @@ class SimulatedConv(nn.Conv2d):
 
 
 def connect(model: nn.Module) -> None:
-    """Name the value that each layer of a network reads, and the BatchNorm that is folded into each convolution."""
+    """Name the value that each layer of a network reads, and the BatchNorm that is folded into each convolution. Layers of
+    other models have the range of their own input.
+    """
+    if not (values := dict(passed_values(model))):
+        return
     graph: Graph = model.config.network  # type: ignore[union-attr, assignment]
-    ranges, norms, values = rounding(graph).ranges, folds(graph, ("conv",)), dict(passed_values(model))
+    ranges, norms = rounding(graph).ranges, folds(graph, ("conv",))
     for node in graph.used():
         if node.op in LAYERS:
             layer = model.get_submodule(node.name)

@@ -63,7 +63,8 @@ class _Surgeon(Nodes):
                 self.linear(node.input[0], name, module, bias, output)
                 skipped.add(output)
             self.done.add(name)
-        missed = {name for equal in self.names.values() for name, _ in equal} - self.done
+        # Of equal layers that read one tensor the exporter makes one.
+        missed = [equal[0][0] for equal in self.names.values() if not self.done & {name for name, _ in equal}]
         if missed:
             raise RuntimeError(f"not found in the traced graph: {', '.join(sorted(missed))}")
 

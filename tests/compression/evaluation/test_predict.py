@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from compression.engine.pipeline import compress
 from compression.evaluation import predict as command
 from compression.evaluation.predict import predict
+from compression.evaluation.runtimes.onnx import EXACT_PRODUCTS, has_vnni
 from compression.modalities.text.questions import row_of as given
 from compression.schema.job_spec import Data
 from compression.schema.prediction import Answer, Answered, parse_answered
@@ -43,7 +44,10 @@ def run(asked: AnswerSpec, folder: Path) -> Answered | Rejected:
 
 
 def stock(folder: Path, text: str) -> np.ndarray[Any, Any]:
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    if not has_vnni():
+        options.add_session_config_entry(*EXACT_PRODUCTS)  # as docs/numerics.md tells of files that are not portable
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options)
     encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text)
     feed = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
     return session.run(None, {name: np.array([value]) for name, value in feed.items()})[0][0]

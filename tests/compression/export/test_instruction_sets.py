@@ -8,6 +8,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.runtimes import standalone
+from compression.evaluation.runtimes.onnx import has_vnni
 from compression.export import instruction_sets
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import write_onnx
@@ -59,7 +60,8 @@ def test_a_portable_file_answers_alike_under_avx2_and_one_of_full_range_does_not
         found[portable] = compared
     assert found[True].equal
     assert found[True].largest_difference == 0.0
-    assert found[False].largest_difference > 1e-4
+    # A processor without VNNI is told to multiply exactly (evaluation/runtimes/onnx.py), as the emulated one is.
+    assert found[False].largest_difference > 1e-4 or not has_vnni()
 
 
 @pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from compression.models.networks.network_shape import network_shape
 
 from compression.models.architectures.families import NETWORK
+from compression.models.architectures.network_shapes import whole_shape
 from compression.models.networks.costs import network_facts
 from compression.planning.estimator import HELD_BYTES, TRAINING_FLOPS, Counted, PlannedJob, artifact_bytes, step_bytes
 from compression.planning.preflight import Preflight, preflight
@@ -31,7 +31,7 @@ def model_of(name: str = "resnet", **changes: Any) -> ModelFacts:
     facts: dict[str, Any] = {
         "family": NETWORK.name,
         "architecture": NETWORK.architectures[0],
-        "shape": network_shape(network),
+        "shape": whole_shape(network),
         "max_positions": 0,
         "parameters": Parameters(total=total, embedding=0, other=total),
         "labels": LABELS,

@@ -30,7 +30,8 @@ from compression.schema.recipe.quantize import Quantize
 from tests.support.images import encoded, pixels as colors
 from tests.support.network_files import pixels, simulated
 from tests.support.network_graphs import NETWORKS, resnet
-from tests.support.network_models import drawn_network, some_pixels
+from tests.support.network_models import drawn_network
+from tests.support.tiny_maps import maps
 
 SCORER = ImageClassScorer("accuracy", 5, None)
 SIDE = 8
@@ -102,7 +103,7 @@ def test_answers_are_compared_under_another_instruction_set(tmp_path: Path) -> N
 def test_ranges_are_calibrated_on_rows_and_found_in_the_file(observer: str, tmp_path: Path) -> None:
     model = drawn_network(NETWORKS["mobilenet_v2"]())
     settings = Quantize(scheme="static-int8", observer=observer, **({"percentile": 99.0} if observer == "percentile" else {}))
-    calibration.calibrate(model, some_pixels(model, 40), settings)
+    calibration.calibrate(model, maps(40, 0), settings)
     found = input_ranges(model)
     assert set(found) == set(ranged_inputs(model, "static-int8"))
     assert all(low <= 0 < high for low, high in found.values())
@@ -115,8 +116,8 @@ def test_ranges_are_calibrated_on_rows_and_found_in_the_file(observer: str, tmp_
 
 def test_the_check_of_ranges_names_values_of_a_network() -> None:
     model = drawn_network(resnet())
-    given = some_pixels(model, 24)
-    given.values[0, 0, 0, 0] = 1000.0
+    given = maps(24, 0)
+    given.pixels[0, 0, 0, 0] = 1000.0
     settings = Quantize(scheme="static-int8", observer="min-max")
     calibration.calibrate(model, given, settings)
     insert_fake_quantization(model, simulation=Simulation.of(settings))
