@@ -18,6 +18,11 @@ def recipe_of(window: Window) -> object:
     return json.loads(window.page.locator("#request").text_content() or "")["recipe"]
 
 
+def said(recipe: Any) -> Any:
+    """Return a recipe without the keys that are null: the form sends them, and the API leaves some of them out."""
+    return {key: said(value) for key, value in recipe.items() if value is not None} if isinstance(recipe, dict) else recipe
+
+
 def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -> None:
     window.dropped = True  # a forecast that is refused is an answer; the browser itself writes that it was one
     page = window.go(f"/new?model={world.request['models']['base']}&data={world.request['datasets'][0]}")
@@ -31,7 +36,7 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
         page.get_by_label("Preset").select_option("")
         page.evaluate("document.getElementById('name').dispatchEvent(new Event('input'))")
         expect(page.locator("#request")).to_contain_text('"recipe": {')
-        assert recipe_of(window) == presets[name], name
+        assert said(recipe_of(window)) == said(presets[name]), name
 
     page.get_by_label("Preset").select_option("quick")
     ratio = page.locator("[data-path='recipe.prune.ratio']")

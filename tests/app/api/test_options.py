@@ -8,7 +8,7 @@ import httpx
 
 from tests.app.api.conftest import Json
 
-# Not all can stand together, so there are three; and no value is the default of its key.
+# Not all can stand together, so there are four; and no value is the default of its key.
 RECIPES: list[Json] = json.loads("""
 [{"version": 1,
   "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
@@ -38,7 +38,10 @@ RECIPES: list[Json] = json.loads("""
     "ratio": {"experts": 0.4, "expert_ffn": 0.2, "query_rank": 0.15, "kv_rank": 0.1},
     "axes": ["experts", "expert_ffn", "query_rank", "kv_rank"], "target_latency": {"speed_up": 3.5}},
   "distill": {"augment": {"synonyms": null, "back_translation": {"apertium": "eng-spa", "optional": true}}}},
- {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}}]
+ {"prune": {
+    "ratio": {"channels": 0.3}, "axes": ["channels"], "refresh_statistics": false, "stock": true, "target_flops": 0.4},
+  "train": {"views": {"crop": 4, "flip": true, "rand_augment": 5, "mixup": 0.3}}},
+ {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}, "train": {"views": {"area": 0.3}}}]
 """)
 
 

@@ -143,11 +143,12 @@ export function form(root, path, onChange) {
     } else element = body;
     byPath.set(where, { input: use ?? body.querySelector("input, select"), wrong });
     let fresh = true;
+    const whole = defaults(inner);
     const set = (found) => {
       if (use) { use.checked = found !== null; use.turn(); }
       if (found === null) { fresh = true; return; }
       fresh = false;
-      for (const [key, each] of fields) if (key in found) each.set(found[key]);
+      for (const [key, each] of fields) each.set(key in found ? found[key] : whole[key]);  // the API leaves out some defaults
     };
     const value = () => {
       if (use && !use.checked) return null;
