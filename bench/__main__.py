@@ -9,6 +9,7 @@ The other benches; each has a --help of its own:
   python -m bench classifier   a language model as a classifier of a GLUE task
   python -m bench augmented    the recipe `article` with WordNet and Apertium
   python -m bench preparation  the originals that jobs prepare, against a grid search
+  python -m bench vision       image classifiers, beside what others make of them
   python -m bench api          the API: response times, memory, events, queues
 Each takes --transcript FILE, which keeps what it printed as a record.
 
@@ -30,6 +31,7 @@ from bench.api import __main__ as api
 from bench.glue import __main__ as glue
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
+from bench.vision import __main__ as vision
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.report.draws import Interval
@@ -100,6 +102,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "classifier": classifier.main,
         "augmented": augmented.main,
         "preparation": preparation.main,
+        "vision": vision.main,
         "api": api.main,
     }
 

@@ -84,7 +84,10 @@ def write_model(network: nn.Module, folder: Path, size: int = 32, classes: tuple
     folder.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(2, 3, size, size)
     shapes = ({0: torch.export.Dim("batch", min=1)},)
-    torch.onnx.export(network, (example,), folder / "model.onnx", dynamo=True, dynamic_shapes=shapes, external_data=False)
+    # Not optimized: that would fold batch normalization, whose statistics the training after a cut estimates again.
+    torch.onnx.export(
+        network, (example,), folder / "model.onnx", dynamo=True, dynamic_shapes=shapes, external_data=False, optimize=False
+    )
     own = PREPROCESSOR | {"size": {"height": size, "width": size}}
     (folder / "preprocessor_config.json").write_text(json.dumps(own, indent=1), encoding="utf-8")
     labels = {"id2label": {str(number): name for number, name in enumerate(classes)}}
