@@ -45,7 +45,7 @@ def ort_static(original: Path, data: Path, file: Path) -> Path:
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         ready, partial = file.with_suffix(".ready"), file.with_suffix(".part")
-        quant_pre_process(str(original), str(ready))
+        quant_pre_process(str(original), str(ready), skip_symbolic_shape=True)
         name = ort.quant_utils.load_model_with_shape_infer(ready).graph.input[0].name
         ort.quantize_static(str(ready), str(partial), _Images(name, data), quant_format=ort.QuantFormat.QDQ, per_channel=True)
         ready.unlink()
