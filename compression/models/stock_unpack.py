@@ -38,7 +38,13 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
         return found
 
     tensors = dict(network_tensors(network, family, checkpoint.names(), read))
-    source = {"library": "transformers", "config": config, "names": dict(network.names), "fixed": [*network.fixed]}
+    source = {
+        "library": "transformers",
+        "config": config,
+        "names": dict(network.names),
+        "fixed": [*network.fixed],
+        "windows": {name: entries.window for name, entries in network.entries.items()},
+    }
     try:
         model = network_of(network.graph, tensors, source, network.labels)
     except ValueError as problem:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, Pretrained
 from transformers.utils import ModelOutput
 
 from compression.models.adapters.network.operators import compute
-from compression.models.adapters.network.parts import PassedValue, SlopedRelu, part_of
+from compression.models.adapters.network.parts import Constant, PassedValue, SlopedRelu, part_of
 from compression.models.networks.graph import INPUT, Graph
 from compression.models.networks.rounded_values import LAYERS, rounded_values, rounding
 from compression.models.networks.stage_maps import stage_maps
@@ -28,8 +28,9 @@ MOST_ELEMENTS = 2**31
 class NetworkConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has no types for mypy
     """config.json of a network.
 
-    graph: a `Graph` as JSON. source: the library and the config that it came from, and names of tensors that no training
-    changes (`fixed`). pinned: keys of the groups that are never cut, because a trial cut changed more than it says.
+    graph: a `Graph` as JSON. source: the library and the config that it came from, names of tensors that no training changes
+    (`fixed`), and of those that have one number for all pairs of a window's places that lie equally far apart, with the
+    window's height (`windows`). pinned: keys of the groups that are never cut, because a trial cut changed more than it says.
     """
 
     model_type = "network"
@@ -47,6 +48,11 @@ class NetworkConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has
     def fixed(self) -> frozenset[str]:
         """Return the names of tensors that no training changes."""
         return frozenset((self.source or {}).get("fixed", ()))
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """Return the height of the window of each tensor whose numbers are shared by distance."""
+        return dict((self.source or {}).get("windows", {}))
 
 
 @lru_cache(maxsize=8)
@@ -85,7 +91,10 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
                 raise ValueError(f"a node cannot be called {name!r}")
         for node in graph.nodes:
             if node.tensors:
-                self.add_module(node.name, part_of(node, trained=config.fixed.isdisjoint(map(node.tensor, node.tensors))))
+                part = part_of(node, trained=config.fixed.isdisjoint(map(node.tensor, node.tensors)))
+                if isinstance(part, Constant) and (window := config.windows.get(node.tensor("value"))) is not None:
+                    part.share(window)
+                self.add_module(node.name, part)
         for name in (INPUT, *(node.name for node in graph.used())):
             self.values[name] = nn.Identity()
         rounded, without_linear = rounding(graph), rounding(graph, ("conv",))

@@ -1,5 +1,6 @@
 """The modules that hold a network's tensors, and those that stand for values that integers round."""
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from compression.models.adapters.network.operators import is_even
 from compression.models.networks.graph import Node
+from compression.models.networks.window_distances import distances
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -38,14 +40,39 @@ class Constant(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], *, trained: bool) -> None:
         super().__init__()
+        self.window: int | None = None
         if trained and prod(shape) > 1:
             self.value = nn.Parameter(torch.zeros(shape))
         else:
             self.register_buffer("value", torch.zeros(shape))
 
+    def share(self, window: int) -> None:
+        """Train a value (heads, places, places) as one number of each head for all pairs of places that lie equally far apart.
+
+        Raises ValueError if the value is none of a window of this height.
+        """
+        places = window**2
+        if self.value.shape[1:] != (places, places):
+            raise ValueError(f"a value {tuple(self.value.shape)} has not the places of windows of {window}")
+        self.window = window
+
     def forward(self) -> Tensor:
-        """Return the tensor, without its gradient where none are computed: torch's counter would ask for it."""
-        return self.value if torch.is_grad_enabled() else self.value.detach()
+        """Return the tensor, without its gradient where none are computed: torch's counter would ask for it.
+
+        In training shared numbers are their mean, so their gradients are equal, and so they stay.
+        """
+        value = self.value if torch.is_grad_enabled() else self.value.detach()
+        if self.window is None or not self.training:
+            return value
+        places, flat = _places(self.window).to(value.device), value.flatten(1)
+        sums = flat.new_zeros(len(flat), int(places.max()) + 1).index_add(1, places, flat)
+        return (sums / places.bincount()).index_select(1, places).view_as(value)
+
+
+@lru_cache(maxsize=8)
+def _places(window: int) -> Tensor:
+    """Return the number of the distance between each two places of a window, one after another."""
+    return torch.from_numpy(distances(window)).flatten()
 
 
 class SlopedRelu(nn.Module):

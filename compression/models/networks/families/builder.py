@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from compression.models.networks.families.settings import ACTIVATIONS
 from compression.models.networks.graph import Graph, Node, Shape
 from compression.models.networks.operators import Attribute
+from compression.models.networks.window_distances import distances
 
 Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 LAYER_NORM = ("weight", "bias")
 COUNTER = "num_batches_tracked"
@@ -20,20 +20,22 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Entries:
-    """Says that a tensor is made of entries of a stock table: (entries, columns) -> (columns, height, width)."""
+    """Says that a tensor has a stock table's entry of each pair of a window's places, by their distance.
+
+    table: (entries, columns); the tensor: (columns, places, places).
+    """
 
     table: Shape
-    rows: Callable[[], Indices]  #: the entry at each place, (height, width)
+    window: int  #: height and width
 
     def spread(self, table: Floats) -> Floats:
         """Return the tensor that a table makes."""
-        return np.ascontiguousarray(np.moveaxis(table[self.rows()], -1, 0))
+        return np.ascontiguousarray(np.moveaxis(table[distances(self.window)], -1, 0))
 
     def gathered(self, tensor: Floats) -> Floats | None:
-        """Return the table that makes a tensor; None if places of one entry have different numbers."""
-        rows = self.rows()
+        """Return the table that makes a tensor; None if pairs of one distance have different numbers."""
         table = np.zeros((self.table[0], len(tensor)), tensor.dtype)
-        table[rows] = np.moveaxis(tensor, 0, -1)
+        table[distances(self.window)] = np.moveaxis(tensor, 0, -1)
         return table if np.array_equal(self.spread(table), tensor) else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compression.models.networks.families.attention import Attention, add_attention
-from compression.models.networks.families.builder import Builder, Entries, Floats, Indices
+from compression.models.networks.families.builder import Builder, Entries, Floats
 from compression.models.networks.families.family import Size, StockFamily, by_stage, image_size, outputs_of
 from compression.models.networks.families.settings import MOST_BLOCKS, MOST_CHANNELS, Settings
 from compression.models.networks.graph import INPUT, Graph, Shape
@@ -221,7 +221,7 @@ class _Blocks:
         value = made.add(f"{name}_apart", "reshape", value, shape=(count, window**2, hidden))
         table = f"{stock}.attention.self.relative_position_bias_table"
         heads = self.sizes.heads[self.stage]
-        entries = Entries(((2 * window - 1) ** 2, heads), lambda: _distances(window))
+        entries = Entries(((2 * window - 1) ** 2, heads), window)
         by_head = made.constant(f"{name}_distances", table, (heads, window**2, window**2), entries)
         parts = {part: f"{stock}.attention.{called}" for part, called in PARTS.items()}
         like = Attention(window**2, hidden, heads, hidden // heads, self.sizes.bias, parts, count)
@@ -283,14 +283,6 @@ def _merged(made: Builder, name: str, value: str, stock: str, sides: Size, hidde
     value = made.add(f"{name}_flat", "reshape", value, shape=(1, tall // 2 * (wide // 2), 4 * hidden))
     value = made.layer_norm(f"{name}_norm", value, f"{stock}.norm", 4 * hidden, EPSILON)
     return made.linear(f"{name}_down", value, f"{stock}.reduction", (2 * hidden, 4 * hidden), bias=False)
-
-
-def _distances(window: int) -> Indices:
-    """Return the entry of the table that belongs to each pair of a window's places. -> (places, places)"""
-    places = np.indices((window, window)).reshape(2, -1)
-    apart = places[:, :, None] - places[:, None, :] + window - 1
-    found: Indices = apart[0] * (2 * window - 1) + apart[1]
-    return found
 
 
 def _hiding(sides: Size, window: int, shift: int) -> Floats:

@@ -76,3 +76,18 @@ def test_a_network_from_elsewhere_says_why_it_is_none(tmp_path: Path) -> None:
     model = opened("vit", tmp_path)
     elsewhere = drawn_network(model.config.network)
     assert EXPORTER.hinders(elsewhere) == "It is no model of transformers."
+
+
+def test_a_trained_swin_is_still_a_stock_model(tmp_path: Path) -> None:
+    """Its tables by distance stay tables, though a network has a number for each pair of places."""
+    model = opened("swin", tmp_path).train()
+    before = model.get_parameter("stage0_block0_distances.value").detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    pixels = torch.randn(4, *model.config.network.shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(pixels).logits, torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+    model.eval()
+    assert not torch.equal(model.get_parameter("stage0_block0_distances.value"), before)
+    assert EXPORTER.hinders(model) is None
