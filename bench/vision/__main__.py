@@ -169,8 +169,8 @@ def _times(cells: list[Cell], asked: argparse.Namespace, place: Path) -> None:
         first.setdefault(cell.name, cell)
     groups: list[tuple[str, int, dict[str, Path]]] = []
     for name, cell in first.items():
-        files = {stage: cell.artifact(stage) for stage in ("baseline", "quantized", "pruned", "distilled")}
-        here = {stage: file for stage, file in files.items() if file is not None}
+        found = {stage: cell.artifact(stage) for stage in ("baseline", "quantized", "pruned", "distilled")}
+        here = {stage: file for stage, file in found.items() if file is not None}
         own = place / f"others/resnet{KINDS[name].depth}-ort.onnx"
         groups.append((name, 32, here | ({"ort": own} if own.is_file() else {})))
     groups += [(name, shapes.SIZE, shapes.files(name, place, asked.threads)) for name in asked.shapes]

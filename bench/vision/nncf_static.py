@@ -8,9 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-import nncf
+import nncf  # type: ignore[import-not-found]  # of the environment of its own
 import numpy as np
-import openvino
+import openvino  # type: ignore[import-untyped]
 
 
 def main(model: str, calibration: str, images: str, file: str) -> None:

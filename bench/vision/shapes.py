@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from bench import engine
 from bench.vision.cifar_resnet import PREPROCESSOR
@@ -40,7 +46,7 @@ def write_model(name: str, folder: Path) -> Path:
     """Write a stock checkpoint with random weights, as a user would upload it."""
     labels = {number: f"class {number}" for number in range(CLASSES)}
     torch.manual_seed(0)
-    network: torch.nn.Module
+    network: PreTrainedModel
     if name == "resnet18":
         network = ResNetForImageClassification(ResNetConfig(**RESNET18, id2label=labels))
     else:

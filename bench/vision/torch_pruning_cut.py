@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch_pruning
+import torch_pruning  # type: ignore[import-not-found]  # of the environment of its own
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,13 +42,14 @@ def distilled(student: nn.Module, teacher: nn.Module, images: Tensor, seed: int)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     student.train()
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(images), generator=draw).split(BATCH)[: len(images) // BATCH]:
-            batch = varied(images[rows], draw)
+        order = torch.randperm(len(images), generator=draw)
+        for at in range(0, BATCH * (len(images) // BATCH), BATCH):
+            batch = varied(images[order[at : at + BATCH]], draw)
             with torch.no_grad():
                 wanted = (teacher(batch) / TEMPERATURE).softmax(-1)
             loss = functional.kl_div((student(batch) / TEMPERATURE).log_softmax(-1), wanted, reduction="batchmean")
             optimizer.zero_grad()
-            (loss * TEMPERATURE**2).backward()
+            torch.autograd.backward(loss * TEMPERATURE**2)
             optimizer.step()
             schedule.step()
     student.eval()
