@@ -45,9 +45,10 @@ RUN apt-get update \
 ENV LATHE_WORDNET=/usr/share/wordnet
 
 FROM confined AS worker
-# The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.
+# The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA. A release of torchvision needs one of torch.
 RUN pip install --require-hashes --no-deps --requirement requirements/worker.txt \
-    && pip install --index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt 'torch>=2.13,<3' \
+    && pip install --index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt \
+        'torch>=2.13,<3' 'torchvision>=0.28,<1' \
     && pip install --no-deps --no-build-isolation .
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
@@ -56,7 +57,7 @@ CMD ["jobs"]
 FROM confined AS worker-cuda
 # PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit.
 RUN pip install --require-hashes --no-deps --requirement requirements/worker.txt \
-    && pip install --constraint constraints.txt 'torch>=2.13,<3' \
+    && pip install --constraint constraints.txt 'torch>=2.13,<3' 'torchvision>=0.28,<1' \
     && pip install --no-deps --no-build-isolation .
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]

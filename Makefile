@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-# All but torch is installed by hash: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md, 0035).
+# All but torch is installed by hash: a machine's own build is used, and the torchvision that fits it
+# (docs/decisions/0002-torch-is-a-range.md, 0035).
 HASHED := requirements/dev.txt
-TORCH := torch>=2.13,<3
+TORCH := 'torch>=2.13,<3' 'torchvision>=0.28,<1'
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ setup: $(VENV)/.installed ## Make the virtual environment (.venv) and install La
 $(VENV)/.installed: pyproject.toml $(HASHED)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --require-hashes --no-deps --requirement $(HASHED)
-	$(RUN) pip install --quiet --constraint constraints.txt '$(TORCH)'
+	$(RUN) pip install --quiet --constraint constraints.txt $(TORCH)
 	$(RUN) pip install --quiet --no-deps --no-build-isolation --editable .
 	$(RUN) pip check
 	@touch $@

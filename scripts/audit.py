@@ -1,4 +1,4 @@
-"""Ask OSV for known vulnerabilities of all locked packages, and of the installed torch.
+"""Ask OSV for known vulnerabilities of all locked packages, and of the installed torch and torchvision.
 
     python scripts/audit.py [--url https://api.osv.dev/v1/query]
 
@@ -27,10 +27,11 @@ Pins = dict[str, str]
 
 
 def pins() -> Pins:
-    """Return the locked versions, and the version of the installed torch without its build."""
+    """Return the locked versions, and those of the installed torch and torchvision without their builds."""
     found = dict(PIN.findall((venvs.ROOT / "constraints.txt").read_text(encoding="utf-8")))
-    for installed in importlib.metadata.distributions(name="torch"):
-        found["torch"] = installed.version.split("+")[0]
+    for name in ("torch", "torchvision"):
+        for installed in importlib.metadata.distributions(name=name):
+            found[name] = installed.version.split("+")[0]
     return found
 
 

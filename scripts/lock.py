@@ -1,11 +1,11 @@
-"""Resolve Lathe's dependencies with pip on this machine and pin them, except torch and its own dependencies.
+"""Resolve Lathe's dependencies with pip on this machine and pin them, except torch, torchvision and what torch needs.
 
     python scripts/lock.py [--hashes]
 
 Writes constraints.txt, and for each way to install Lathe a list of what it takes with the hashes of all files of each release
 (requirements/). --hashes: only those lists, from constraints.txt as it is. Runs in a fresh virtual environment, so that what
-happens to be installed has no say. Torch stays a range: which build is right depends on the machine
-(docs/decisions/0002-torch-is-a-range.md).
+happens to be installed has no say. Torch stays a range: which build is right depends on the machine. So does torchvision, each
+release of which needs one release of torch (docs/decisions/0002-torch-is-a-range.md).
 """
 
 import argparse
@@ -19,13 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-LEFT_OPEN = re.compile(r"torch|triton|lathe|(nvidia|cuda)-.*")
+LEFT_OPEN = re.compile(r"torch|torchvision|triton|lathe|(nvidia|cuda)-.*")
 HEADER = "# Made by `make lock` on Python 3.11. Pins everything but torch (docs/decisions/0002-torch-is-a-range.md).\n"
 HASHED = (
     "# Made by `make lock` for Python 3.11 to 3.13: all but torch, with what builds Lathe itself. It is installed by\n"
     "#   pip install --require-hashes --no-deps -r requirements/{name}.txt\n"
 )
-WAYS = {"api": (), "worker": ("worker", "lm-eval"), "dev": ("worker", "embedded", "dev")}
+WAYS = {"api": (), "worker": ("worker", "vision", "lm-eval"), "dev": ("worker", "vision", "embedded", "dev")}
 """The extras of each way to install Lathe."""
 BUILD = "hatchling>=1.27\neditables\n"
 """Build requirements: [build-system] of pyproject.toml, and what hatchling needs for an editable install."""
@@ -34,7 +34,7 @@ BUILD = "hatchling>=1.27\neditables\n"
 def constrain(python: str, folder: Path) -> None:
     """Write constraints.txt."""
     report = folder / "report.json"
-    wanted = f"{ROOT}[worker,embedded,dev]"
+    wanted = f"{ROOT}[worker,vision,embedded,dev]"
     pip = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--report", str(report), wanted]
     subprocess.run(pip, check=True)
     found = json.loads(report.read_text(encoding="utf-8"))["install"]

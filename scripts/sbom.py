@@ -13,7 +13,7 @@ import venvs
 
 
 def installed() -> set[tuple[str, str]]:
-    """Return name and version of what is installed and locked, and of torch."""
+    """Return name and version of what is installed and locked, and of torch and torchvision."""
     pinned = {audit.plain_name(name) for name in audit.pins()}
     found = {(audit.plain_name(each.name), each.version) for each in importlib.metadata.distributions()}
     return {(name, version) for name, version in found if name in pinned}

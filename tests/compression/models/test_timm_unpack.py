@@ -1,18 +1,21 @@
 """A timm model becomes a network with timm's answers; what only looks like one, or is asked to fetch something, is refused."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 
 from compression.models import loading
 from compression.models.files.timm_config import is_timm, read_timm
 from compression.models.sanitized_folder import sanitized_folder
 from compression.models.validation.model import check
-from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
+from compression.schema.errors import CompressionError, ConfigMismatch, MissingResource, UnsupportedArchitecture
 from compression.schema.validation import ModelFacts
 
 LABELS = ("ant", "bee", "cow")
@@ -21,9 +24,6 @@ CONFIG = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"i
 
 def sent(folder: Path, architecture: str, **more: Any) -> torch.nn.Module:
     """Save a timm model of random weights as hubs have it."""
-    timm = pytest.importorskip("timm")
-    from timm.models import save_for_hf
-
     torch.manual_seed(0)
     model: torch.nn.Module = timm.create_model(architecture, num_classes=3).eval()
     with torch.no_grad():
@@ -63,6 +63,15 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file({name: value for name, value in file.items() if "fc" not in name}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigMismatch, match="the weights are not those of timm's test_resnet"):
         sanitized_folder(tmp_path, tmp_path / "place", LABELS)
+
+
+def test_a_worker_without_timm_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent(tmp_path, "test_resnet")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    (problem,) = check(tmp_path)
+    assert isinstance(problem, MissingResource)
+    assert "the extra vision" in problem.remedy_text
+    assert "Export the model as ONNX" in problem.remedy_text
 
 
 def test_an_architecture_that_timm_does_not_have_is_refused(tmp_path: Path) -> None:
