@@ -211,6 +211,12 @@ class IndependentRows:
         """Return the rows as they are."""
         return rows
 
+    def traced(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> nn.Module:
+        """Return the module to trace: the model with these inputs by their names."""
+        from compression.modalities.traced_model import TracedModel
+
+        return TracedModel(model, inputs, outputs)
+
     def augmenter(self, *_: Any) -> None:
         """Return None: rows are not augmented."""
 
@@ -279,10 +285,10 @@ class Modality(Protocol):
         On the CPU.
         """
 
-    def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
+    def traced(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> nn.Module:
         """Return the module to trace for an ONNX file.
 
-        It wraps `model`, takes the inputs of `example_inputs` and returns a tuple of these outputs.
+        It wraps `model`, takes these inputs, those of `example_inputs`, and returns a tuple of these outputs.
         """
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:

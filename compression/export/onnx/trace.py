@@ -45,7 +45,7 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     """Trace a stock classifier to FP32 ONNX; batch and sequence stay free. model: in evaluation mode, on the CPU and in
     float32. An earlier graph of the same class, config and shapes is reused; `verify` checks each written file.
     """
-    wrapped = modality_for(model).traced(model, outputs_of(model))
+    wrapped = modality_for(model).traced(model, inputs_of(model), outputs_of(model))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}
     key = _key(model, tensors)
     kept = _kept.pop(key, None)
@@ -85,7 +85,7 @@ def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
     modality = modality_for(model)
     example, free = modality.example_inputs(model, 2, 8), modality.free_dimensions(model)
     sizes = {name: torch.export.Dim(name, max=most) for dimensions in free.values() for name, most in dimensions.values()}
-    shapes = {each: {place: sizes[name] for place, (name, _) in free[each].items()} for each in example}
+    shapes = tuple({place: sizes[name] for place, (name, _) in free[each].items()} for each in example)
     with _quiet(), real_rotation(model):
         program = torch.onnx.export(
             wrapped,
@@ -94,7 +94,7 @@ def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
             opset_version=OPSET,
             input_names=list(example),
             output_names=list(outputs_of(model)),
-            dynamic_shapes=shapes,
+            dynamic_shapes=(shapes,),  # the wrapped model takes its inputs as one tuple
             verbose=False,
             optimize=False,
         )

@@ -99,10 +99,6 @@ class ImageModality(IndependentRows):
 
         return {INPUT: torch.zeros(batch, *input_shape(model.config))}
 
-    def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
-        """Refuse: the ONNX file of a network is written from its graph."""
-        raise NotImplementedError
-
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:  # noqa: ARG002
         """Return the dynamic dimension of the input: the rows."""
         return {INPUT: {0: ("batch", None)}}

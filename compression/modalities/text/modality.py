@@ -151,13 +151,15 @@ class TextModality:
         mask[1:, 5:] = 0
         return {"input_ids": ids, "attention_mask": mask, **({"token_type_ids": torch.zeros_like(ids)} if types > 1 else {})}
 
-    def traced(self, model: nn.Module, outputs: tuple[str, ...]) -> nn.Module:
+    def traced(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> nn.Module:
         """Return the module to trace for a model that reads tokens."""
         from compression.modalities.text.traced_model import TracedTextModel
+        from compression.modalities.traced_model import TracedModel
         from compression.models.adapters.registry import adapter_of
 
         own = cast("PreTrainedModel", model)
-        return TracedTextModel(own, outputs, adapter_of(own).types(own.config))
+        kind = TracedTextModel if adapter_of(own).types(own.config) == 1 else TracedModel
+        return kind(own, inputs, outputs)
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:
         """Return the dynamic dimensions, rows and tokens, of each input."""

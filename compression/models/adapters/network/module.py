@@ -117,7 +117,7 @@ class NetworkForImageClassification(PreTrainedModel):  # type: ignore[misc]  # t
         rounded = self._rounded(INPUT, values)
         for node, freed in zip(self._steps, self._freed, strict=True):
             inputs = [rounded.get(name, values[name]) if node.op in LAYERS else values[name] for name in node.inputs]
-            values[node.name] = compute(node, self._modules.get(node.name), inputs, len(pixel_values))
+            values[node.name] = compute(node, self._modules.get(node.name), inputs, pixel_values.shape[0])
             rounded |= self._rounded(node.name, values)
             if output_hidden_states and node.name in self._maps:
                 maps.append(as_map(values[node.name]))

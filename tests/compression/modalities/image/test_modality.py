@@ -18,6 +18,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.export.onnx import trace
 from compression.modalities.image.modality import IMAGE
 from compression.modalities.image.preprocessing import ImagePreprocessing
 from compression.modalities.registry import modality_of
@@ -27,6 +28,9 @@ from compression.schema.prediction_request import AnswerSpec, Question
 from compression.schema.recipe.recipe import Evaluate
 from tests.support.cards import card_of
 from tests.support.images import CLASSES, encoded, folder_data, npz_data, pixels
+from tests.support.network_files import answers
+from tests.support.network_graphs import mobilenet_v2
+from tests.support.network_models import drawn_network
 
 TASK = "image-classification"
 WAYS: dict[str, dict[str, Any]] = {
@@ -180,3 +184,10 @@ scorer_of("image-classification", Evaluate(), ("a", "b"))
 assert not {"torch", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@torch.no_grad()
+def test_a_network_without_a_writer_of_its_own_would_be_traced_with_its_answers() -> None:
+    network = drawn_network(mobilenet_v2())
+    images = torch.randn(3, *network.config.network.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(answers(trace.graph(network), images), network(images).logits, rtol=1e-4, atol=1e-4)

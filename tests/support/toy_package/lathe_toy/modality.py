@@ -149,11 +149,6 @@ class VectorModality(IndependentRows):
 
         return {"features": torch.ones(batch, model.config.features)}
 
-    def traced(self, model: Any, outputs: tuple[str, ...]) -> Any:
-        from lathe_toy.model import Traced
-
-        return Traced(model)
-
     def free_dimensions(self, model: Any) -> dict[str, dict[int, tuple[str, int | None]]]:
         """Return the dimensions of the ONNX file's inputs that are free: the rows."""
         return {"features": {0: ("batch", None)}}

@@ -73,18 +73,6 @@ class ToyMlpForSequenceClassification(PreTrainedModel):
         return Output(self.classifier(states[-1]), hidden[-1], hidden if output_hidden_states else None)
 
 
-class Traced(nn.Module):
-    """The model as its ONNX file has it: features in, logits out."""
-
-    def __init__(self, model: ToyMlpForSequenceClassification) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor) -> tuple[Tensor]:
-        """(rows, features) -> logits."""
-        return (self.model(features).logits,)
-
-
 class ToyMlpAdapter(ArchitectureAdapter):
     """Which module is which."""
 
