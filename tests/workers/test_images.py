@@ -1,23 +1,27 @@
-"""Networks of images over HTTP: from the upload through a whole job to a download that ONNX Runtime and Pillow open."""
+"""Networks of images over HTTP: from the upload through a whole job to a download that stock tools open, alone."""
 
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import save_for_hf
 from transformers import AutoModelForImageClassification, MobileNetV2Config, PretrainedConfig, ResNetConfig, ViTConfig
 
 from compression.export.onnx.exporter import write_onnx
 from compression.models.networks.graph import Graph
 from tests.conftest import Service
+from tests.support.clean_environment import image_answers
 from tests.support.examples import send_data, send_model
 from tests.support.images import CLASSES, pixels
 from tests.support.network_graphs import GraphBuilder, densenet, mobilenet_v2
@@ -25,6 +29,9 @@ from tests.support.network_models import drawn_network
 from tests.workers.test_whole import download, finished
 
 SIDE = 8
+ROWS, TEST = 32, 2000
+"""Images of the test split, and the seed of the first."""
+NOT_FOR_ONNX = ("torch", "transformers", "timm", "tokenizers")
 RECIPE: dict[str, Any] = {
     "prepare": {"epochs": 4, "rate": 5e-3},
     "quantize": {"scheme": "static-int8", "calibration_rows": 32},
@@ -98,19 +105,52 @@ def arrays(rows: int, seed: int) -> bytes:
     return stream.getvalue()
 
 
-def stock_answers(folder: Path, shown: npt.NDArray[np.uint8]) -> list[str]:
-    """Answer with ONNX Runtime and Pillow alone, as the file beside the weights says."""
-    how = json.loads((folder / "preprocessor_config.json").read_text())
-    height, width = (how["size"][side] for side in ("height", "width"))
-    mean, deviation = (np.array(how[key], np.float32) for key in ("image_mean", "image_std"))
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    labels = json.loads((folder / "config.json").read_text())["id2label"]
-    found = []
-    for image in shown:
-        resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
-        (logits,) = session.run(None, {"pixel_values": ((resized - mean) / deviation).transpose(2, 0, 1)[None]})
-        found.append(labels[str(int(logits[0].argmax()))])
-    return found
+def images_of_test(place: Path) -> list[Path]:
+    """Write the images of the test split as files."""
+    place.mkdir()
+    paths = [place / f"{number}.png" for number in range(ROWS)]
+    for path, shown in zip(paths, images(ROWS, TEST)[0], strict=True):
+        Image.fromarray(shown).save(path)
+    return paths
+
+
+def accuracy(answers: list[str]) -> float:
+    """Return the share of the test split's rows that have their label."""
+    return sum(answer == label for answer, label in zip(answers, images(ROWS, TEST)[1], strict=True)) / ROWS
+
+
+@dataclass(frozen=True)
+class Job:
+    """What came of a job: its report's rows by stage, its artifacts by name."""
+
+    rows: dict[str, Any]
+    made: dict[str, Any]
+
+
+def compressed(service: Service, http: httpx.Client, folder: Path, recipe: dict[str, Any]) -> Job:
+    """Run a job on the model of a folder; hold its rows against its stages and its forecast."""
+    service.start_workers("jobs")
+    model = send_model(http, folder)
+    files = {"train.npz": arrays(96, 0), "validation.npz": arrays(32, 1000), "test.npz": arrays(ROWS, TEST)}
+    data = send_data(http, files, task="image-classification", format="npz")
+    assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
+    body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
+    planned = http.post("/v1/jobs?validate_only=true", json=body).json()
+    done = finished(http, http.post("/v1/jobs", json=body).json()["id"])
+    assert done["state"] == "succeeded", done
+    rows = {row["stage"]: row for row in http.get(f"/v1/jobs/{done['id']}/report").json()["rows"]}
+    assert list(rows) == ["baseline", *(["quantized"] if recipe["quantize"] else []), "pruned", "distilled"]
+    assert rows["pruned"]["parameters"]["total"] < rows["baseline"]["parameters"]["total"]
+    assert rows["distilled"]["shape"] == planned["shape"]
+    assert rows["distilled"]["parameters"]["total"] == planned["parameters"]["total"]
+    assert set(rows["distilled"]["score"]["metrics"]) == {"accuracy", "balanced_accuracy"}
+    items = http.get(f"/v1/jobs/{done['id']}/artifacts").json()["items"]
+    return Job(rows, {one["name"]: one for one in items})
+
+
+def recipe_of(kind: str, **prune: Any) -> dict[str, Any]:
+    axes = ["heads", "ffn"] if kind == "vit" else ["channels"]
+    return {**RECIPE, "prune": {**RECIPE["prune"], "axes": axes, **prune}}
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -118,29 +158,73 @@ def stock_answers(folder: Path, shown: npt.NDArray[np.uint8]) -> list[str]:
 def test_a_network_of_images_goes_through_a_job_and_opens_with_stock_tools(
     kind: str, service: Service, http: httpx.Client, tmp_path: Path
 ) -> None:
-    service.start_workers("jobs")
-    model = send_model(http, FOLDERS[kind](tmp_path / "network"))
-    files = {"train.npz": arrays(96, 0), "validation.npz": arrays(32, 1000), "test.npz": arrays(32, 2000)}
-    data = send_data(http, files, task="image-classification", format="npz")
-    assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
-    axes = ["heads", "ffn"] if kind == "vit" else ["channels"]
-    recipe = {**RECIPE, "prune": {**RECIPE["prune"], "axes": axes}}
-    body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
-    planned = http.post("/v1/jobs?validate_only=true", json=body).json()
-    done = finished(http, http.post("/v1/jobs", json=body).json()["id"])
-    assert done["state"] == "succeeded", done
-    report = http.get(f"/v1/jobs/{done['id']}/report").json()
-    rows = {row["stage"]: row for row in report["rows"]}
-    assert list(rows) == ["baseline", "quantized", "pruned", "distilled"]
-    assert rows["pruned"]["parameters"]["total"] < rows["baseline"]["parameters"]["total"]
-    assert rows["distilled"]["shape"] == planned["shape"]
-    assert rows["distilled"]["parameters"]["total"] == planned["parameters"]["total"]
-    assert set(rows["distilled"]["score"]["metrics"]) == {"accuracy", "balanced_accuracy"}
-    made = {one["name"]: one for one in http.get(f"/v1/jobs/{done['id']}/artifacts").json()["items"]}
-    folder = download(http, made[rows["distilled"]["artifact"]], tmp_path / "download")
-    shown, labels = images(32, 2000)
-    right = sum(answer == label for answer, label in zip(stock_answers(folder, shown), labels, strict=True))
-    assert right / len(labels) == rows["distilled"]["score"]["value"]
+    job = compressed(service, http, FOLDERS[kind](tmp_path / "network"), recipe_of(kind))
+    last = job.rows["distilled"]
+    folder = download(http, job.made[last["artifact"]], tmp_path / "download")
+    answers = image_answers(folder, images_of_test(tmp_path / "images"), tmp_path / "packages", NOT_FOR_ONNX)
+    assert accuracy(answers) == last["score"]["value"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_cut_that_its_config_can_state_comes_back_as_a_checkpoint_of_transformers(
+    kind: str, service: Service, http: httpx.Client, tmp_path: Path
+) -> None:
+    sent = stock_folder(kind, tmp_path / "network")
+    job = compressed(service, http, sent, {**recipe_of(kind, stock=True), "quantize": None})
+    (checkpoint,) = [one for one in job.made.values() if one["kind"] == "transformers"]
+    assert checkpoint["stage"] in ("pruned", "distilled")
+    folder = download(http, checkpoint, tmp_path / "download")
+    before, after = (json.loads((place / "config.json").read_text()) for place in (sent, folder))
+    assert after["architectures"] == before["architectures"]
+    width = "intermediate_size" if kind == "vit" else "hidden_sizes"
+    assert after[width] < before[width]
+    answers = image_answers(folder, images_of_test(tmp_path / "images"), tmp_path / "packages", ["onnxruntime", "torchvision"])
+    assert accuracy(answers) == checkpoint["score"]["value"] == job.rows[checkpoint["stage"]]["score"]["value"]
+
+
+def timm_answers(folder: Path, paths: list[Path]) -> list[str]:
+    """Return what timm answers with a folder of its own."""
+    model, shown = opened_in_timm(folder, paths)
+    with torch.no_grad():
+        return [CLASSES[int(row.argmax())] for row in model(shown)]
+
+
+def opened_in_timm(folder: Path, paths: list[Path]) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Open a folder with timm, and images as timm evaluates them."""
+    model: torch.nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    return model, torch.stack([transform(Image.open(path)) for path in paths])
+
+
+def timm_folder(place: Path, paths: list[Path]) -> Path:
+    """Write a model of timm, as save_for_hf does, that gives each class to half of the images."""
+    torch.manual_seed(0)
+    model: torch.nn.Module = timm.create_model("test_efficientnet", num_classes=len(CLASSES)).eval()
+    about = {"model_config": {"label_names": list(CLASSES)}, "data_config": {"input_size": (3, 32, 32), "crop_pct": 0.875}}
+    save_for_hf(model, place, safe_serialization=True, **about)
+    own, shown = opened_in_timm(place, paths)
+    with torch.no_grad():
+        leanings = own(shown).diff(dim=1).flatten().sort().values
+        model.classifier.bias[1] -= leanings[ROWS // 2 - 1 : ROWS // 2 + 1].mean()
+    save_for_hf(model, place, safe_serialization=True, **about)
+    return place
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_model_of_timm_answers_as_in_timm_and_goes_through_a_job(
+    service: Service, http: httpx.Client, tmp_path: Path
+) -> None:
+    paths = images_of_test(tmp_path / "images")
+    sent = timm_folder(tmp_path / "network", paths)
+    job = compressed(service, http, sent, {**recipe_of("timm"), "prepare": {"epochs": 0}})
+    answers = {}
+    for stage in ("baseline", "distilled"):
+        folder = download(http, job.made[job.rows[stage]["artifact"]], tmp_path / stage)
+        answers[stage] = image_answers(folder, paths, tmp_path / f"packages-{stage}", NOT_FOR_ONNX)
+        assert accuracy(answers[stage]) == job.rows[stage]["score"]["value"]
+    assert answers["baseline"] == timm_answers(sent, paths)
+    assert set(answers["baseline"]) == set(CLASSES)
 
 
 def test_what_no_network_may_have_is_refused_by_name(service: Service, http: httpx.Client, tmp_path: Path) -> None:
