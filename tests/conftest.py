@@ -47,7 +47,8 @@ TOGETHER = {
     **{f"tests/compression/{place}": "shipment" for place in SHIPMENT},
     **dict.fromkeys(
         (
-            *("tests/chaos/", "tests/client/test_generated.py", "tests/test_client_docs.py", "tests/test_readme.py"),
+            *("tests/chaos/", "tests/client/test_generated.py"),
+            *(f"tests/test_{name}.py" for name in ("client_docs", "readme", "vision_docs")),
             *(f"tests/workers/test_{name}.py" for name in ("decoder_classifiers", "followed", "language", "whole")),
         ),
         "jobs",

@@ -14,23 +14,12 @@ from client.errors import EXITS, ClientError, Problem
 from client.recipes import read
 from tests.conftest import ROOT, Service, wait_for
 from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
+from tests.support.printed import as_script, blocks_of
 from tests.support.saying import says
 
 TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = blocks_of(TEXT)
 TINY = {**TINY_RECIPE, "quantize": None, "distill": None}
-
-
-def as_printed(folder: Path) -> str:
-    """Write the Python examples to files; return one script of all examples, so that variables go from block to block."""
-    script = ["set -eo pipefail"]
-    for number, (language, block) in enumerate(BLOCKS):
-        if language == "python":
-            (folder / f"example{number}.py").write_text(block, encoding="utf-8")
-            script.append(f"echo '--- example{number}.py'\n{sys.executable} example{number}.py")
-        else:
-            script.append(block)
-    return "\n".join(script)
 
 
 def editor(folder: Path) -> Path:
@@ -59,7 +48,7 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
     }
-    command = ["bash", "-c", as_printed(here)]
+    command = ["bash", "-c", as_script(BLOCKS, here)]
     done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + service.log("jobs")
     out = done.stdout

@@ -102,8 +102,7 @@ def _run_check(row: Model | Dataset, folder: Path, settings: Settings, storage: 
     if isinstance(row, Model):
         asked: ModelCheck | DataCheck = ModelCheck(path=str(root))
     else:
-        splits = {name: tuple(str(root / path) for path in paths) for name, paths in row.data["splits"].items()}
-        asked = DataCheck(task=row.task, data=Data.model_validate({**row.data, "splits": splits}))
+        asked = DataCheck(path=str(root), task=row.task, data=Data.model_validate(row.data))
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
     hold.renew()
     found = engine.run_query("validate", spec, folder, settings, settings.validation_seconds)

@@ -78,7 +78,6 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     parts, labelled = [], []
     for part in spec.asked:
         about = part.model_dump(mode="json", exclude={"data": {"splits"}})
-        _drop_defaults(about, ADDED_COLUMNS)
         data = {split: [known_digest(base / file) for file in files] for split, files in part.data.splits.items()}
         parts.append((about, data))
         labelled.append((about, {split: digests for split, digests in data.items() if split != "unlabelled"}))
@@ -129,8 +128,6 @@ ADDED_KEYS: dict[str, Any] = {
     "train.views": None,
 }
 """Keys of a recipe that were added later: a fingerprint has them only if they are not at these defaults."""
-ADDED_COLUMNS: dict[str, Any] = {"data.columns.image": "image"}
-"""The same of a dataset."""
 
 
 def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:

@@ -284,9 +284,18 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
         cause = f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}"
         raise LabelMismatch(cause, param="config.json:id2label")
     if data.labels and not has_labels(model.labels, data.labels, data.task):
-        cause = f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}"
-        raise LabelMismatch(cause, param="config.json:id2label")
+        raise _mismatch(model.labels, data)
     return len(model.labels) if data.labels else wanted
+
+
+def _mismatch(own: Sequence[str], data: DataFacts) -> LabelMismatch:
+    """Return the error of a head with other labels than the data's."""
+    cause, remedy = f"the model's head has the labels {listed(own)}, the data {listed(data.labels)}", None
+    if TASKS[data.task].some_labels:
+        lacking = [label for label in data.labels if label not in own]
+        cause = f"the model's head lacks labels of the data: {listed(lacking)}; it has {listed(own)}"
+        remedy = "Name the data's classes as the model's config.json does (id2label), or leave those out that it lacks."
+    return LabelMismatch(cause, param="config.json:id2label", remedy=remedy)
 
 
 def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:

@@ -138,6 +138,7 @@ class DataCheck(Config):
     """The input of `python -m compression validate` for a dataset: do its files match its manifest?"""
 
     kind: Literal["dataset"] = "dataset"
+    path: Annotated[str, Field(description="Folder that the files of `data` are named from.")] = "."
     task: Task = "text-classification"
     data: Data
 

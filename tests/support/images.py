@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +54,34 @@ def parquet_data(place: Path, rows: int = 12, group: int = 5) -> Data:
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     arrow.parquet.write_table(table, place / "train.parquet", row_group_size=group)
     return Data(format="parquet", splits={"train": ("train.parquet",)})
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of some bytes that says that it is so large."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def of_every_kind(place: Path) -> list[Path]:
+    """Write a photo in each form that is no RGB of 8 bits as it is: these are converted."""
+    place.mkdir()
+    photo, turned = Image.fromarray(pixels(1, 7, 24)[:17]), Image.Exif()
+    turned[0x0112] = 6  # a quarter turn clockwise
+    deep = Image.fromarray(np.arange(24 * 17, dtype=np.uint16).reshape(17, 24) * 160)
+    photo.convert("CMYK").save(place / "cmyk.jpg")
+    photo.convert("CMYK").save(place / "cmyk.tif")
+    photo.convert("P").save(place / "palette.gif")
+    photo.convert("P").save(place / "transparent_palette.png", transparency=3)
+    photo.convert("LA").save(place / "transparent_gray.png")
+    Image.merge("RGBA", (*photo.split(), photo.getchannel("R"))).save(place / "transparent.png")
+    photo.convert("L").save(place / "gray.jpg")
+    photo.save(place / "turned.jpg", exif=turned)
+    deep.save(place / "gray_of_16_bits.png")
+    deep.save(place / "gray_of_16_bits_turned.png", exif=turned)
+    deep.save(place / "gray_of_16_bits.tif")
+    Image.fromarray(np.asarray(deep).astype(">u2")).save(place / "gray_of_16_bits_big_endian.tif")
+    return sorted(place.iterdir())

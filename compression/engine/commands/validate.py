@@ -25,7 +25,7 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
     found: ModelFacts | DataFacts | list[CompressionError]
     try:
         if isinstance(check, DataCheck):
-            found = modality_of(check.task).check(check.data, base, check.task)
+            found = modality_of(check.task).check(check.data, base / check.path, check.task)
         elif (folder := base / check.path).is_dir():
             found = model.check(folder)
         else:

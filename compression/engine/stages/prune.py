@@ -155,8 +155,8 @@ def counter(model: PreTrainedModel) -> shapes.Count:
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -> dict[str, Any]:
     """Return each axis's width before and after, the ratio that was asked (for a target, found) and the one that was removed.
-    For the vocabulary `asked` is null if the texts alone decide. An axis of a network of images has the same of each of its
-    groups.
+    For the vocabulary `asked` is null if the texts alone decide. If each group has a width of its own, an axis has the same of
+    each of its groups.
     """
 
     def one(axis: str, asked: float | None) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def own_axes(shape: Shape, prune: Prune, usual: Sequence[Axis]) -> Prune:
         axes = [axis for axis in usual if axis in own]
         if not axes:
             cause = f"the network has nothing to cut on any of the axes {', '.join(usual)}"
-            raise UnsupportedShape(cause, param="recipe.prune", remedy="Name others in prune.axes, or set prune to null.")
+            others = f"Name others in prune.axes (it has {', '.join(sorted(own))}), or set" if own else "Set"
+            raise UnsupportedShape(cause, param="recipe.prune", remedy=f"{others} prune to null.")
     elif isinstance(prune.ratio, AxisRatios):
         ratio = prune.ratio
         axes = [axis for axis in axes if getattr(ratio, axis) is not None]
@@ -59,7 +60,8 @@ def check_network_cut(shape: Shape, prune: Prune, network: NetworkFacts) -> None
     """Refuse a cut that this network cannot have. Raises UnsupportedShape and InvalidSpec."""
     if lacking := [axis for axis in prune.axes if axis not in axes_of(shape)]:
         cause = f"the network has nothing to cut on the axis {lacking[0]}"
-        raise UnsupportedShape(cause, param="recipe.prune.axes", remedy=f"It has {', '.join(sorted(axes_of(shape)))}.")
+        has = ", ".join(sorted(axes_of(shape)))
+        raise UnsupportedShape(cause, param="recipe.prune.axes", remedy=f"It has {has}." if has else "Set prune to null.")
     if prune.reconstruct:
         cause = "least squares after a cut fit the linear layers of transformers of text"
         raise InvalidSpec(cause, param="recipe.prune.reconstruct", remedy="Leave it out.")

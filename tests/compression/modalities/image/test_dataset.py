@@ -105,7 +105,7 @@ def test_every_undecodable_image_is_found_before_training(tmp_path: Path) -> Non
 def test_folders_that_say_no_class_are_refused(tmp_path: Path) -> None:
     data = folder_data(tmp_path)
     (tmp_path / "train/empty").mkdir()
-    refused(data, tmp_path, "empty_split", "train/empty has no images")
+    assert "leave the folder out" in refused(data, tmp_path, "empty_split", "train/empty has no images").remedy_text
     (tmp_path / "train/empty").rmdir()
     write(tmp_path, "train/loose.png")
     refused(data, tmp_path, "unreadable_data", "train/loose.png is in no class's folder")

@@ -1,8 +1,6 @@
 """Images of every kind become RGB of 8 bits; what is damaged or too large is refused by name."""
 
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from PIL import Image
 from compression.modalities.image import decoding
 from compression.modalities.image.decoding import decode
 from compression.schema.errors import UnreadableData
+from tests.support.images import claiming
 
 RAMP = np.linspace(0, 255, 24 * 16 * 3).astype(np.uint8).reshape(16, 24, 3)
 
@@ -84,16 +83,6 @@ def test_a_truncated_file_is_refused_by_its_name(kind: str) -> None:
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(UnreadableData, match="x cannot be decoded"):
         decode(data, "x")
-
-
-def claiming(width: int, height: int) -> bytes:
-    """A PNG of some bytes that says that it is so large."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("side", [8_000, 11_000, 60_000])

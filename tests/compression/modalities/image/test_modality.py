@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.export.onnx import trace
+from compression.modalities.image.decoding import decode
 from compression.modalities.image.modality import IMAGE
 from compression.modalities.image.preprocessing import ImagePreprocessing
 from compression.modalities.registry import modality_of
@@ -27,7 +29,7 @@ from compression.schema.job_spec import Data
 from compression.schema.prediction_request import AnswerSpec, Question
 from compression.schema.recipe.recipe import Evaluate
 from tests.support.cards import card_of
-from tests.support.images import CLASSES, encoded, folder_data, npz_data, pixels
+from tests.support.images import CLASSES, encoded, folder_data, npz_data, of_every_kind, pixels
 from tests.support.network_files import answers
 from tests.support.network_graphs import mobilenet_v2
 from tests.support.network_models import drawn_network
@@ -82,6 +84,17 @@ def run_card(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **about: 
     return found
 
 
+def opens_as_scored(opened: Callable[[Path], Image.Image], place: Path) -> None:
+    """Hold what the code on a card opens against what the engine decodes, of images in every form."""
+    for path in of_every_kind(place):
+        wanted, found = decode(path, path.name), opened(path)
+        assert (
+            (found.mode, found.size) == (wanted.mode, wanted.size) == ("RGB", (17, 24) if "turned" in path.name else (24, 17))
+        )
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted), path.name)
+        assert np.ptp(np.asarray(found)) > (200 if "16_bits" in path.name else 40), f"{path.name}: its range is kept"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_card_s_code_gives_the_scored_pixels_and_answers(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -99,6 +112,7 @@ def test_the_card_s_code_gives_the_scored_pixels_and_answers(
     logits = OnnxRunner(folder / "model.onnx", threads=1).logits(batch)
     np.testing.assert_array_equal(found["logits"], logits)
     assert capsys.readouterr().out.strip() == ("cool" if way == "bgr" else "warm")
+    opens_as_scored(found["opened"], tmp_path / "kinds")
 
 
 def test_the_checkpoint_s_card_gives_the_scored_pixels(
@@ -116,6 +130,7 @@ def test_the_checkpoint_s_card_gives_the_scored_pixels(
         expected = found["model"](torch.from_numpy(batch.arrays["pixel_values"])).logits
     torch.testing.assert_close(found["logits"], expected)
     assert capsys.readouterr().out.strip() in CLASSES
+    opens_as_scored(found["opened"], tmp_path / "kinds")
 
 
 def asked(folder: Path, question: Question, data: Data | None = None) -> AnswerSpec:
