@@ -3,19 +3,38 @@
 import random
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from tests.support.image_uploads import NETWORK_RECIPE
+
 TERMINAL = ("succeeded", "failed", "cancelled")
 CHEAP: dict[str, Any] = {"prepare": {"epochs": 1, "rate": 1e-3}, "train": {"max_length": 32}}
-KINDS: dict[str, tuple[int, dict[str, Any]]] = {
-    "baseline": (8, {"quantize": None, "prune": None, "distill": None}),
-    "quantized": (7, {"prune": None, "distill": None}),
-    "all": (5, {"prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 32}, "distill": {"epochs": 8, "rate": 1e-3}}),
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job. What costs is starting processes and exporting, so most jobs have few stages."""
+
+    weight: int
+    """How often it is drawn."""
+    recipe: dict[str, Any]
+    data: str = "texts"
+    """Which of a sender's models and datasets it takes."""
+    evaluate: dict[str, Any] = field(default_factory=lambda: {"length": 8})
+
+
+KINDS = {
+    "baseline": Kind(8, {**CHEAP, "quantize": None, "prune": None, "distill": None}),
+    "quantized": Kind(7, {**CHEAP, "prune": None, "distill": None}),
+    "all": Kind(
+        5, {**CHEAP, "prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 32}, "distill": {"epochs": 8, "rate": 1e-3}}
+    ),
+    "images": Kind(4, {**NETWORK_RECIPE, "distill": None}, "images", {}),
 }
-"""Kind of job → (how often, recipe). What costs is starting processes and exporting, so most jobs have few stages."""
 
 
 @dataclass
@@ -45,24 +64,26 @@ class Order:
 @dataclass(frozen=True)
 class Sender:
     key: str
-    model: str
-    dataset: str
+    uploads: Mapping[str, tuple[str, str]]
+    """By what the data are, the ids of a model and of a dataset."""
 
 
 def plan(number: int, senders: list[Sender], chance: random.Random, name: str) -> list[Order]:
     """Draw the orders of a run; the teams send them in turn."""
     made = []
     for index in range(number):
-        kind = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
-        recipe = {**CHEAP, **KINDS[kind][1], "train": {**CHEAP["train"], "seed": index}}
+        drawn = chance.choices(list(KINDS), [each.weight for each in KINDS.values()])[0]
+        kind = KINDS[drawn]
+        recipe = {**kind.recipe, "train": {**kind.recipe["train"], "seed": index}}
         cancelled, hasty = chance.random() < 0.1, chance.random() < 0.05
         sender = senders[index % len(senders)]
-        body = {"models": {"base": sender.model}, "datasets": [sender.dataset], "recipe": recipe, "evaluate": {"length": 8}}
+        model, dataset = sender.uploads[kind.data]
+        body = {"models": {"base": model}, "datasets": [dataset], "recipe": recipe, "evaluate": kind.evaluate}
         body |= {"priority": chance.randint(-2, 2), "labels": {"order": str(index)}}
         body["deadline_seconds"] = chance.randint(1, 40) if hasty else None
         after = chance.uniform(0, 60) if cancelled else None
         twice = chance.random() < 0.2
-        made.append(Order(f"{name}-{index}", kind, body, after, sender.key, hasty=hasty, twice=twice))
+        made.append(Order(f"{name}-{index}", drawn, body, after, sender.key, hasty=hasty, twice=twice))
     return made
 
 

@@ -17,6 +17,7 @@ from tests.chaos.slow_clients import SlowClients
 from tests.chaos.strikes import strike
 from tests.chaos.tenants import Filler, Peaks, Tenant
 from tests.support.examples import send_data, send_model, tiny_model, tiny_splits
+from tests.support.image_uploads import OF_IMAGES, image_splits, tiny_network
 
 TICK = 0.1
 FIRST_GUESS = 60.0
@@ -90,12 +91,19 @@ def rampage(
 
 def _client(house: House, senders: list[Tenant], jobs: int, seed: int) -> Client:
     """Send each team's model and data, while nothing is hit yet, and draw the orders."""
-    folder, splits, sent = tiny_model(house.root / "model"), tiny_splits(64), []
+    files: dict[str, tuple[Path, dict[str, bytes], dict[str, str]]] = {
+        "texts": (tiny_model(house.root / "model"), tiny_splits(64), {}),
+        "images": (tiny_network(house.root / "network"), image_splits(64), OF_IMAGES),
+    }
+    sent = []
     for tenant in senders:
+        uploads = {}
         with house.service.client(tenant.key) as http:
-            model, data = send_model(http, folder), send_data(http, splits)
-        assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
-        sent.append(Sender(tenant.key, model["id"], data["id"]))
+            for name, (folder, splits, about) in files.items():
+                model, data = send_model(http, folder), send_data(http, splits, **about)
+                assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
+                uploads[name] = model["id"], data["id"]
+        sent.append(Sender(tenant.key, uploads))
     orders = plan(jobs, sent, random.Random(f"{seed}-orders"), f"chaos-{seed}")
     return Client(house.service.url, orders, width=3 * len(house.workers))
 
