@@ -125,6 +125,7 @@ ADDED_KEYS: dict[str, Any] = {
     "prune.target_flops": None,
     "prune.refresh_statistics": True,
     "prune.stock": False,
+    "quantize.symmetric": False,
     "train.views": None,
 }
 """Keys of a recipe that were added later: a fingerprint has them only if they are not at these defaults."""

@@ -30,7 +30,7 @@ from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS
-from compression.planning.network_rules import check_network, fitted
+from compression.planning.network_rules import check_network, check_without_network, fitted
 from compression.planning.preflight import check_kept
 from compression.quantization.fake_quantize import Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, Kind
@@ -85,6 +85,8 @@ class DatasetRun:
         recipe = fitted(recipe, ARCHITECTURE_SPECS[model.config.model_type], own.shape)
         if own.shape.widths is not None:
             check_network(recipe)
+        else:
+            check_without_network(recipe)
         pruner = _input_pruner(data, own)
         aim = aimed(model, recipe.prune, pruner) if recipe.prune is not None else own.shape
         if data.task.packed is not None:

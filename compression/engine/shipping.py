@@ -18,6 +18,7 @@ from compression.export.onnx.exporter import plain_model
 from compression.export.onnx.trace import inputs_of
 from compression.export.parity_check import asked_of, verify
 from compression.export.provenance import Origin
+from compression.modalities.modality import RawInput
 from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Row
 from compression.models.adapters.registry import adapter_of
@@ -105,6 +106,16 @@ class RunSettings:
         modality_of(self.task).write_preprocessor(request.preprocessor, folder, request.max_length, self.task, model)
         return write_config(model, folder, self.labels, request.max_length, request.kind)
 
+    def write(self, model: PreTrainedModel, folder: Path, request: ArtifactRequest) -> tuple[int, RawInput | None]:
+        """Write an artifact's files but card and manifest; return the id of the padding token, and the file's `RawInput`."""
+        exporter = exporter_of(request.kind)
+        exporter.write(model, folder, request.precision)
+        for path in weights_of(folder, request.kind):
+            path.chmod(0o644)  # safetensors writes files that only the owner can read
+        pad_id = self.describe(model, folder, request)
+        raw = modality_of(self.task).raw_input(folder) if self.evaluate.raw_inputs else None
+        return pad_id, raw if raw is not None and exporter.take_raw_input(folder, raw) else None
+
     def measure_spec(self, folder: Path, request: ArtifactRequest, *, seconds: float = SECONDS) -> MeasureSpec:
         """Return the input of the process that measures an artifact."""
         rows = {split: str(path.resolve()) for split, path in self.rows.items()}
@@ -134,6 +145,7 @@ class WrittenArtifact:
     flops: int | NotMeasured
     compared: ComparedAnswers | NotCompared | None = None
     unmeasured: str | None = None  #: why it cannot be measured
+    raw: RawInput | None = None  #: the input that its file has in place of the model's
 
 
 @dataclass(frozen=True)
@@ -179,10 +191,7 @@ def ship(
     # If nothing is simulated, weights are quantized as dynamic-int8.
     simulation = (simulation_of(model) or DYNAMIC) if precision in INTEGERS else None
     with durable_files.folder(run.place_of(request)) as folder:
-        exporter.write(model, folder, precision)
-        for path in weights_of(folder, request.kind):
-            path.chmod(0o644)  # safetensors writes files that only the owner can read
-        pad_id = run.describe(model, folder, request)
+        pad_id, raw = run.write(model, folder, request)
         scorer, sample = scorer_of(run.task, run.evaluate, run.labels), list(run.sample)
         int8, half = simulation is not None, precision == "bfloat16"
         verify(model, folder, kind=request.kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -198,6 +207,7 @@ def ship(
             simulation=simulation,
             flops=count_flops(model, run.evaluate, run.task),
             compared=compared,
+            raw=raw,
         )
         measured = yield from measure_written(written, run)
         return measured.complete(rows(measured.shipped))
@@ -237,7 +247,9 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         task=run.task,
         labels=run.labels,
         max_length=request.max_length,
-        inputs=inputs_of(model),
+        inputs=inputs_of(model) if written.raw is None else (written.raw.name,),
+        raw=written.raw is not None,
+        symmetric=written.simulation is not None and written.simulation.symmetric,
         pairs=any("pair" in row for row in run.sample),
         positions=adapter_of(model).max_positions(model.config) if TASKS[run.task].generates else None,
         as_filed=exporter.reads_as_filed(folder),
@@ -290,8 +302,7 @@ def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSe
     """Export a model, measure its latency against the baseline's, and remove the files. Raises OutOfMemory."""
     with tempfile.TemporaryDirectory(dir=run.rows["test"].parent, prefix="timed-") as name:
         folder = Path(name)
-        exporter_of(request.kind).write(model, folder, request.precision)
-        run.describe(model, folder, request)
+        run.write(model, folder, request)
         spec = replace(run, rows={}).measure_spec(folder, request, seconds=TIMED_SECONDS)
         return run_silently(measure_artifact(spec, last_try=run.last_try)).latency
 

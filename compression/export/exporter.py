@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
+from compression.modalities.modality import RawInput
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
 from compression.quantization.fake_quantize import Simulation, left_in_float
@@ -47,8 +48,15 @@ class Exporter(ABC):
         """Return the format's own config.json. folder: has the weights."""
         return {**model.config.to_diff_dict(), **({"max_length": max_length} if max_length else {})}
 
-    def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:  # noqa: B027
-        """Check that a reopened artifact's inputs and outputs are those of its card. Raises ExportMismatch."""
+    def take_raw_input(self, folder: Path, raw: RawInput) -> bool:
+        """Let the written files in a folder have another input, and return whether they have it now."""
+        return False
+
+    def check_interface(self, runner: Runner[Any], model: nn.Module, folder: Path | None = None) -> None:  # noqa: B027
+        """Check that a reopened artifact's inputs and outputs are those of its card. Raises ExportMismatch.
+
+        folder: of the artifact, if its file may have a `RawInput`.
+        """
 
     def compare_processors(
         self, folder: Path, asked: Sequence[Inputs], simulation: Simulation, seconds: float | None

@@ -89,7 +89,7 @@ def verify(
     allowed; else only tokens without a firm choice in the engine's own model are excluded (`on_the_edge`).
     """
     exporter, runner = exporter_of(kind), open_artifact(kind, folder, threads=torch.get_num_threads())
-    exporter.check_interface(runner, model)
+    exporter.check_interface(runner, model, folder)
     asked = asked_of(scorer, folder, sample, model, pad_id)
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if half:

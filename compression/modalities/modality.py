@@ -177,6 +177,19 @@ class Summary:
     """Notes for the reader on how the rows are encoded and scored."""
 
 
+@dataclass(frozen=True)
+class RawInput:
+    """An input of 8 bits from which a file makes the model's, in float32: (value / divisor − mean) / deviation."""
+
+    name: str  #: in the file
+    replaces: str  #: the model's input, (rows, channels, ...)
+    order: tuple[int, ...]  #: axes of the raw input in the model's order
+    channels: tuple[int, ...]  #: channels of the raw input in the model's order
+    divisor: float
+    mean: tuple[float, ...]  #: of each channel, in the model's order
+    deviation: tuple[float, ...]  #: the same
+
+
 class IndependentRows:
     """Base class of modalities whose models read each row as it is: they have none of the optional capabilities."""
 
@@ -192,6 +205,10 @@ class IndependentRows:
         self, source: Path, folder: Path, length: int, task: Name, model: PreTrainedModel | None = None
     ) -> None:
         """Write nothing: an artifact's config.json is enough to read its rows."""
+
+    def raw_input(self, folder: Path) -> RawInput | None:  # noqa: ARG002
+        """Return None: files read what the model reads."""
+        return None
 
     def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:  # noqa: ARG002
         """Return the settings as they are."""
@@ -295,6 +312,12 @@ class Modality(Protocol):
         """Return the names and maximum sizes of each input's dynamic dimensions in an ONNX file.
 
         None is any size.
+        """
+
+    def raw_input(self, folder: Path) -> RawInput | None:
+        """Return the input that an artifact's ONNX file can have in place of the model's; None if its tasks have none.
+
+        folder: with the preprocessor's files.
         """
 
     def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:

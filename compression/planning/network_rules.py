@@ -38,6 +38,13 @@ def check_network(recipe: Recipe) -> None:
             raise InvalidSpec(cause, param=f"recipe.{key}", remedy=remedy)
 
 
+def check_without_network(recipe: Recipe) -> None:
+    """Refuse settings that only networks of images have. Raises InvalidSpec."""
+    if recipe.quantize is not None and recipe.quantize.symmetric:
+        cause = "symmetric ranges are of networks of images, and the model is none"
+        raise InvalidSpec(cause, param="recipe.quantize.symmetric", remedy="Leave it out.")
+
+
 def _of_training(recipe: Recipe) -> Iterator[Refusal]:
     if recipe.distill is not None:
         cause = "a teacher's maps are not kept: it runs on each batch that compares them"

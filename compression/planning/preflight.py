@@ -11,7 +11,7 @@ from compression.models.architectures.families import ARCHITECTURE_SPECS, Archit
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
 from compression.planning.estimator import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES, Counted, Estimate, PlannedJob, estimate
-from compression.planning.network_rules import check_network, counted_parameters, fitted
+from compression.planning.network_rules import check_network, check_without_network, counted_parameters, fitted
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
 from compression.schema.config import Config
@@ -78,6 +78,9 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
     if recipe.train.views is not None and not TASKS[task].views:
         cause = f"views vary images, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.train.views", remedy="Leave it out.")
+    if evaluate.raw_inputs and not TASKS[task].raw_inputs:
+        cause = f"raw inputs are images of 8 bits, and the data is for {task}"
+        raise InvalidSpec(cause, param="evaluate.raw_inputs", remedy="Leave it out.")
     if not TASKS[task].sequences:
         _check_lengths(task, recipe, evaluate)
     if TASKS[task].generates:
@@ -234,6 +237,8 @@ def _checked(
     check_served(ARCHITECTURE_SPECS[model.family], data.task)
     if model.network is not None:
         check_network(recipe)
+    else:
+        check_without_network(recipe)
     wanted = _fitting(model, data, recipe, evaluate)
     if student is not None:
         check_served(ARCHITECTURE_SPECS[student.family], data.task, "models.student")

@@ -52,8 +52,11 @@ def calibrate(model: nn.Module, rows: Examples, settings: Quantize, parts: int =
         return
     spreads = {name: Spread() for name in layers}
     collect_inputs(model, layers, rows, lambda name, x: spreads[name].add(x), parts)
-    ranges = {name: range_of(spread, settings.observer, settings.percentile) for name, spread in spreads.items()}
-    set_input_ranges(model, ranges)
+    found = {
+        name: range_of(spread, settings.observer, settings.percentile, around_zero=settings.symmetric)
+        for name, spread in spreads.items()
+    }
+    set_input_ranges(model, found)
 
 
 def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Examples, parts: int = 1) -> dict[str, Tensor]:

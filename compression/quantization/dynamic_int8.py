@@ -110,6 +110,7 @@ class SimulatedLinear(nn.Linear):
 
     scheme: Scheme = "dynamic-int8"
     levels: float = LEVELS
+    symmetric: bool = False  #: whether calibrated ranges lie around 0 (`static_int8`)
 
     def activation_integers(self, input: Tensor) -> Tensor | None:  # noqa: A002 (the name is nn.Linear's)
         """Return the input quantized to integers, in its shape; None if activations stay in floating point."""

@@ -39,6 +39,7 @@ class Simulation(Config):
     portable: Annotated[
         bool, Field(description="Weights that meet rounded activations stay within ±63. What was saved without it is ±127.")
     ] = False
+    symmetric: Annotated[bool, Field(description="Ranges lie around 0; biases are stored as float32.")] = False
 
     @classmethod
     def of(cls, recipe: Quantize) -> "Simulation":
@@ -47,6 +48,7 @@ class Simulation(Config):
             scheme=recipe.scheme,
             group_size=recipe.group_size if SCHEMES[recipe.scheme].grouped else None,
             portable=recipe.portable and SCHEMES[recipe.scheme].rounds_activations,
+            symmetric=recipe.symmetric,
         )
 
     @property
@@ -134,14 +136,14 @@ def insert_fake_quantization(
             continue
         if isinstance(module, nn.Conv2d):
             module.__class__ = SimulatedConv
-            module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
+            _set(module, simulation)
         elif isinstance(module, nn.Embedding):
             module.__class__ = FakeQuantEmbedding
             module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
             layer = LINEAR[simulation.scheme]
             module.__class__ = TRANSPOSED[layer] if isinstance(module, Conv1D) else layer
-            module.scheme, module.levels = simulation.scheme, simulation.levels  # type: ignore[assignment]
+            _set(module, simulation)
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size
         names.append(name)
@@ -151,6 +153,12 @@ def insert_fake_quantization(
             names.append(name)
     set_input_ranges(model, {name: found for name, found in simulation.ranges.items() if name in names})
     return names
+
+
+def _set(layer: nn.Module, simulation: Simulation) -> None:
+    """Give a simulated layer the settings that all layers of a model share."""
+    for name in ("scheme", "levels", "symmetric"):
+        setattr(layer, name, getattr(simulation, name))
 
 
 def remove_fake_quantization(model: nn.Module) -> None:
@@ -198,6 +206,7 @@ def simulation_of(model: nn.Module) -> Simulation | None:
         group_size=next((layer.group_size for layer in layers if isinstance(layer, WeightOnlyLinear)), None),
         ranges={name: found for name, found in input_ranges(model).items() if name in ranged},
         portable=last.levels == PORTABLE_LEVELS,
+        symmetric=last.symmetric,
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from compression.quantization.static_int8 import TOP, Range
+from compression.quantization.dynamic_int8 import LEVELS
+from compression.quantization.static_int8 import SIGNED, TOP, Range, symmetric
 from compression.schema.recipe.base import Observer
 
 STEPS = 32  #: buckets per octave, so values have a resolution of 2.2 %
@@ -71,14 +72,26 @@ def drawn(x: Tensor) -> Tensor:
     return x[torch.randint(len(x), (MOST,), generator=torch.Generator().manual_seed(0)).to(x.device)]
 
 
-def range_of(spread: Spread, observer: Observer, percent: float) -> Range:
-    """Compute a range from a histogram. percent: for the percentile observer."""
+def range_of(spread: Spread, observer: Observer, percent: float, *, around_zero: bool = False) -> Range:
+    """Compute a range from a histogram. percent: for the percentile observer; around_zero: find a symmetric range."""
+    if around_zero:
+        return symmetric(_largest(spread, observer, percent))
     if observer == "min-max":
         return spread.low, spread.high
     values, counts = spread.values()
     if observer == "percentile":
         return percentile_range(values, counts, percent)
     return least_error_range(values, counts, spread.low, spread.high)
+
+
+def _largest(spread: Spread, observer: Observer, percent: float) -> float:
+    """Return the largest absolute value of a symmetric range."""
+    if observer == "min-max":
+        return spread.largest
+    if observer == "percentile":
+        return quantile(*spread.magnitudes(), percent / 100)
+    ends = spread.largest * torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
+    return ends[squared_errors(*spread.values(), -ends * SIGNED / LEVELS, ends).argmin()].item()
 
 
 def quantile(values: Tensor, counts: Tensor, share: float) -> float:

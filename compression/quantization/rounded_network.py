@@ -68,6 +68,7 @@ class SimulatedConv(nn.Conv2d):
     scheme: Scheme = "static-int8"
     levels: float = LEVELS
     source: tuple[nn.Module, ...] = ()  #: the value that it reads; tuples, so that neither becomes a part of this module
+    symmetric: bool = False  #: as in `SimulatedLinear`
     norm: tuple[nn.BatchNorm2d, ...] = ()  #: the BatchNorm that the artifact folds into it, if there is one
 
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002

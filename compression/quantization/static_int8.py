@@ -3,6 +3,8 @@
 A range [low, high] that includes 0 becomes scale = (high − low) / 255 and a zero point that represents 0 exactly (Jacob et al.
 2018). Values outside are clipped and have no gradient; inside, gradients are straight-through. The bias is an integer too, in
 units of the product of both scales: otherwise ONNX Runtime does not fuse the layer to its integer kernel.
+
+A symmetric range has the zero point 128: its integers are those of int8 with zero point 0, −128 to 127, plus 128.
 """
 
 from typing import Any
@@ -17,6 +19,7 @@ from compression.quantization.precision import gradient_dtype
 Range = tuple[float, float]  #: the lowest and the highest value of a layer's input; 0 lies between
 TOP = 255
 MOST_BIAS = 2.0**30  #: largest integer bias: leaves the same room again in int32 for the sum of products
+SIGNED = 128  #: integers from 0 to 255 are those of int8 plus this, the zero point of symmetric ranges
 
 
 def affine(low: float, high: float) -> tuple[float, int]:
@@ -24,6 +27,12 @@ def affine(low: float, high: float) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = torch.tensor(max((high - low) / TOP, SMALLEST_SCALE), dtype=torch.float32).item()
     return scale, min(max(round(-low / scale), 0), TOP)
+
+
+def symmetric(largest: float) -> Range:
+    """Return the range with 255 steps of largest / 127 and the zero point SIGNED. largest: absolute value."""
+    largest = max(largest, SMALLEST_SCALE * LEVELS)
+    return -largest * SIGNED / LEVELS, largest
 
 
 def codes(x: Tensor, scale: float, zero: int) -> Tensor:

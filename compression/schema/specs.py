@@ -64,6 +64,7 @@ class TaskSpec:
     generates: bool = False  #: whether it predicts a distribution over a vocabulary for each token
     unlabelled: bool = False  #: whether unlabelled inputs may be sent too, for the general phase of distillation
     views: bool = False  #: whether training can vary its rows each time that they are shown
+    raw_inputs: bool = False  #: whether its ONNX files can read rows of 8 bits and do the arithmetic before the model
     row: str = "row"  #: what a row is, for people: its plural has an s
     some_labels: bool = False  #: whether data may lack some of the labels of a model's head
     augmentable: bool = False  #: whether a row has one label for the whole text, so that its words may move

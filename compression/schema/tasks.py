@@ -130,6 +130,7 @@ IMAGE = ModalitySpec(
             row="image",
             some_labels=True,
             views=True,
+            raw_inputs=True,
         ),
     ),
     "compression.modalities.image.modality:IMAGE",

@@ -19,8 +19,10 @@ def recipe_of(window: Window) -> object:
 
 
 def said(recipe: Any) -> Any:
-    """Return a recipe without the keys that are null: the form sends them, and the API leaves some of them out."""
-    return {key: said(value) for key, value in recipe.items() if value is not None} if isinstance(recipe, dict) else recipe
+    """Return a recipe without the keys that are null or false: the form sends them, and the API leaves some of them out."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {key: said(value) for key, value in recipe.items() if value is not None and value is not False}
 
 
 def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -> None:

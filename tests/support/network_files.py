@@ -24,7 +24,13 @@ def pixels(model: NetworkForImageClassification, rows: int = 16, seed: int = 1) 
 
 @torch.no_grad()
 def simulated(
-    model: NetworkForImageClassification, scheme: str, images: Tensor, *, portable: bool = True, observer: Observer = "min-max"
+    model: NetworkForImageClassification,
+    scheme: str,
+    images: Tensor,
+    *,
+    portable: bool = True,
+    observer: Observer = "min-max",
+    symmetric: bool = False,
 ) -> NetworkForImageClassification:
     """Return a copy that simulates integers, with ranges of what the images show."""
     twin = copy.deepcopy(model)
@@ -39,8 +45,9 @@ def simulated(
     asked = Simulation(
         scheme=scheme,
         group_size=16 if SCHEMES[scheme].grouped else None,
-        ranges={name: range_of(spread, observer, 99.99) for name, spread in spreads.items()},
+        ranges={name: range_of(spread, observer, 99.99, around_zero=symmetric) for name, spread in spreads.items()},
         portable=portable and SCHEMES[scheme].rounds_activations,
+        symmetric=symmetric,
     )
     insert_fake_quantization(twin, simulation=asked)
     return twin

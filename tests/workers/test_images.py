@@ -127,7 +127,7 @@ class Job:
     made: dict[str, Any]
 
 
-def compressed(service: Service, http: httpx.Client, folder: Path, recipe: dict[str, Any]) -> Job:
+def compressed(service: Service, http: httpx.Client, folder: Path, recipe: dict[str, Any], *, raw: bool = False) -> Job:
     """Run a job on the model of a folder; hold its rows against its stages and its forecast."""
     service.start_workers("jobs")
     model = send_model(http, folder)
@@ -135,10 +135,13 @@ def compressed(service: Service, http: httpx.Client, folder: Path, recipe: dict[
     data = send_data(http, files, task="image-classification", format="npz")
     assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
+    body["evaluate"] = {"raw_inputs": raw}
     planned = http.post("/v1/jobs?validate_only=true", json=body).json()
     done = finished(http, http.post("/v1/jobs", json=body).json()["id"])
     assert done["state"] == "succeeded", done
-    rows = {row["stage"]: row for row in http.get(f"/v1/jobs/{done['id']}/report").json()["rows"]}
+    report = http.get(f"/v1/jobs/{done['id']}/report").json()
+    assert not any("torchao" in note for note in report["notes"])
+    rows = {row["stage"]: row for row in report["rows"]}
     assert list(rows) == ["baseline", *(["quantized"] if recipe["quantize"] else []), "pruned", "distilled"]
     assert rows["pruned"]["parameters"]["total"] < rows["baseline"]["parameters"]["total"]
     assert rows["distilled"]["shape"] == planned["shape"]
@@ -150,7 +153,8 @@ def compressed(service: Service, http: httpx.Client, folder: Path, recipe: dict[
 
 def recipe_of(kind: str, **prune: Any) -> dict[str, Any]:
     axes = ["heads", "ffn"] if kind == "vit" else ["channels"]
-    return {**RECIPE, "prune": {**RECIPE["prune"], "axes": axes, **prune}}
+    quantize = RECIPE["quantize"] | ({"symmetric": True} if kind == "onnx-depthwise" else {})
+    return {**RECIPE, "quantize": quantize, "prune": {**RECIPE["prune"], "axes": axes, **prune}}
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -158,7 +162,8 @@ def recipe_of(kind: str, **prune: Any) -> dict[str, Any]:
 def test_a_network_of_images_goes_through_a_job_and_opens_with_stock_tools(
     kind: str, service: Service, http: httpx.Client, tmp_path: Path
 ) -> None:
-    job = compressed(service, http, FOLDERS[kind](tmp_path / "network"), recipe_of(kind))
+    job = compressed(service, http, FOLDERS[kind](tmp_path / "network"), recipe_of(kind), raw=kind == "resnet")
+    assert ("folding" in job.rows["quantized"]) == (kind != "vit")
     last = job.rows["distilled"]
     folder = download(http, job.made[last["artifact"]], tmp_path / "download")
     answers = image_answers(folder, images_of_test(tmp_path / "images"), tmp_path / "packages", NOT_FOR_ONNX)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compression.planning.verdicts import choose
+from compression.schema.artifact_formats import INTEGERS, TRANSFORMERS
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Task
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
 from compression.schema.schemes import SCHEMES
@@ -39,8 +41,7 @@ def job_report(
 ) -> Report:
     """Build the report of a finished job. about: dataset name → summary. If a job has only one dataset, its name is empty."""
     chosen, choice = choose(rows, spec.targets)
-    alone, quantize = about.get(""), spec.recipe.quantize
-    scheme_note = SCHEMES[quantize.scheme].note if quantize is not None else None
+    alone, scheme_note = about.get(""), _scheme_note(spec.recipe.quantize, artifacts)
     parts = [
         PartReport(
             name=name,
@@ -77,6 +78,12 @@ def job_report(
             *([scheme_note] if scheme_note is not None else ()),
         ),
     )
+
+
+def _scheme_note(quantize: Quantize | None, artifacts: Sequence[Artifact]) -> str | None:
+    """Return how checkpoints with a scheme's integers differ from ONNX files; None if the job ships none."""
+    ships = any(one.kind == TRANSFORMERS.name and one.precision in INTEGERS for one in artifacts)
+    return SCHEMES[quantize.scheme].note if quantize is not None and ships else None
 
 
 def data_notes(first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: str | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from compression.engine.shipping import ShippedArtifact
 from compression.engine.stage_result import StageResult
 from compression.models.adapters.registry import adapter_of
+from compression.schema.artifact_formats import ONNX
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, Ratios, Row, Score, Uploaded
 from compression.schema.report.ratios import ratios
@@ -56,6 +57,7 @@ def stage_row(
         seconds=seconds,
         ranges=result.ranges,
         notes=tuple(result.notes),
+        folding=family.folding(model.config) if shipped.artifact.kind == ONNX.name else None,
         lm_eval=result.figures,
     )
     return with_notes(row, rows[-1] if rows else None)

@@ -22,9 +22,11 @@ from compression.export.exporter import Exporter
 from compression.export.onnx.flatten_sequence import flatten_sequence
 from compression.export.onnx.graph_writer import writer_of
 from compression.export.onnx.quantize_graph import to_int8
+from compression.export.onnx.raw_input import with_raw_input
 from compression.export.onnx.softmax import spelled_out
 from compression.export.onnx.trace import graph, outputs_of
 from compression.export.onnx.unfused_experts import unfuse_experts
+from compression.modalities.modality import RawInput
 from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.architectures import heads
@@ -69,7 +71,14 @@ class OnnxExporter(Exporter):
         ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id")}
         return {**model.config.to_diff_dict(), **ids}
 
-    def check_interface(self, runner: Runner[Any], model: nn.Module) -> None:
+    def take_raw_input(self, folder: Path, raw: RawInput) -> bool:
+        """Put the arithmetic before the model into model.onnx."""
+        proto = with_raw_input(onnx.load(folder / FILE), raw)
+        onnx.checker.check_model(proto)
+        (folder / FILE).write_bytes(proto.SerializeToString())
+        return True
+
+    def check_interface(self, runner: Runner[Any], model: nn.Module, folder: Path | None = None) -> None:
         """Check the names, types and dimensions of inputs and outputs. Raises ExportMismatch."""
         if isinstance(runner, OnnxDecoder):
             check_cache(runner, model)
@@ -81,6 +90,10 @@ class OnnxExporter(Exporter):
                 name: (types[value.dtype], [place in free[name] for place in range(value.ndim)])
                 for name, value in modality.example_inputs(model, 1, 1).items()
             }
+            raw = modality.raw_input(folder) if folder is not None else None
+            if raw is not None and raw.name in runner.inputs:
+                _, free_axes = inputs.pop(raw.replaces)
+                inputs[raw.name] = ("tensor(uint8)", [free_axes[raw.order.index(axis)] for axis in range(len(free_axes))])
             compare_interface(runner, labels, inputs, outputs_of(model))
 
     def compare_processors(

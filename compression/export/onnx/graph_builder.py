@@ -87,12 +87,16 @@ class Nodes:
         """Whether the graph needs the opset of BLOCKS."""
         return bool(self.quantized)
 
-    def dequantized(self, x: str, scale: float, zero: int, output: str | None = None) -> str:
-        """Quantize x to a static range and dequantize it, once for each tensor and range."""
+    def dequantized(self, x: str, scale: float, zero: int, output: str | None = None, *, signed: bool = False) -> str:
+        """Quantize x to a static range and dequantize it, once for each tensor and range.
+
+        signed: store int8, of which the zero point is 128 less.
+        """
         if (x, scale, zero) not in self.ranged:
             number = len(self.ranged)
             units = self.scalar(f"int8.range_{number}_scale", np.array(scale, np.float32))
-            zeros = self.scalar(f"int8.range_{number}_zero_point", np.array(zero, np.uint8))
+            point = np.array(zero - ZERO_POINT, np.int8) if signed else np.array(zero, np.uint8)
+            zeros = self.scalar(f"int8.range_{number}_zero_point", point)
             rounded = self.node("QuantizeLinear", x, units, zeros)
             self.ranged[x, scale, zero] = self.node("DequantizeLinear", rounded, units, zeros, output=output)
         return self.ranged[x, scale, zero]

@@ -11,6 +11,10 @@ and concatenations their QLinear forms, and maximum pools and reshapes pass uint
 
 A ReLU or a clip before a pair is left out if the range's ends do the same. Linear layers of the other schemes are written as
 everywhere (`quantized_linear`); convolutions without rounded inputs read Cast(W_int8) · s_w.
+
+A symmetric simulation has pairs of int8 with zero point 0, and biases b_int32 · s_x · s_w in float32: TensorRT dequantizes no
+int32, and ONNX Runtime finds the same integers again. A ReLU then stays before its pair, and ONNX Runtime computes such a
+convolution in floating point.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,17 +48,22 @@ def integer_graph(model: PreTrainedModel, tensors: Mapping[str, Array], simulati
     Raises RuntimeError if the model simulates none.
     """
     graph: Graph = model.config.network
-    to = IntegerNodes(*folded(graph, tensors, ("conv",)), model, folds(graph, ("conv",)))
+    to = IntegerNodes(*folded(graph, tensors, ("conv",)), model, folds(graph, ("conv",)), symmetric=simulation.symmetric)
     proto = written(to)
     return spelled_out(proto) if simulation.portable else proto
 
 
 class IntegerNodes(NetworkNodes):
-    """Nodes that compute with integers. norms: layer → BatchNorm that was folded into it, whose value the layer's is now."""
+    """Nodes that compute with integers. norms: layer → BatchNorm that was folded into it, whose value the layer's is now.
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Array], model: nn.Module, norms: Mapping[str, str]) -> None:
+    symmetric: write int8 with zero point 0, and rounded biases in float32.
+    """
+
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, Array], model: nn.Module, norms: Mapping[str, str], *, symmetric: bool
+    ) -> None:
         super().__init__(graph, tensors)
-        self.model, self.plan, self.readers = model, rounding(graph), graph.readers()
+        self.model, self.plan, self.readers, self.symmetric = model, rounding(graph), graph.readers(), symmetric
         values: Mapping[str, nn.Module] = model.values  # type: ignore[assignment]
         self.grids: dict[str, Grid] = {}
         for name in (INPUT, *(node.name for node in graph.nodes)):
@@ -100,7 +109,7 @@ class IntegerNodes(NetworkNodes):
             return
         everywhere = value not in self.plan.read
         output = LOGITS if everywhere and value == self.graph.output else None
-        self.integers[value] = self.dequantized(self.names[value], *grid, output=output)
+        self.integers[value] = self.dequantized(self.names[value], *grid, output=output, signed=self.symmetric)
         if everywhere:
             self.names[value] = self.integers[value]
 
@@ -147,8 +156,10 @@ class IntegerNodes(NetworkNodes):
                 axis=0,
             )
         ]
-        if integers is not None:
-            units = self.constant(f"{name}.bias_scale", (grid[0] * scales).numpy())
+        units = grid[0] * scales
+        if integers is not None and self.symmetric:
+            made.append(self.constant(f"{name}.bias", (integers * units).numpy()))
+        elif integers is not None:
             stored = self.constant(f"{name}.bias_int32", integers.numpy())
-            made.append(self.node("DequantizeLinear", stored, units, axis=0))
+            made.append(self.node("DequantizeLinear", stored, self.constant(f"{name}.bias_scale", units.numpy()), axis=0))
         return made

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compression.modalities.image.scoring.classes import ImageClassScorer
-from compression.modalities.modality import IndependentRows, Modality
+from compression.modalities.image.scoring.reader import RAW
+from compression.modalities.modality import IndependentRows, Modality, RawInput
 from compression.modalities.scoring.base import Row
 from compression.schema.errors import CompressionError, ConfigMismatch
 from compression.schema.recipe.base import Task
@@ -92,6 +93,13 @@ class ImageModality(IndependentRows):
         from dataclasses import replace
 
         return rows if views is None else replace(rows, views=views, seed=seed)
+
+    def raw_input(self, folder: Path) -> RawInput:
+        """Return the input of decoded and resized images: uint8 (batch, height, width, 3), red, green, blue."""
+        from compression.modalities.image.preprocessing import ORDERS, ImagePreprocessing
+
+        how = ImagePreprocessing.read(folder)
+        return RawInput(RAW, INPUT, (0, 3, 1, 2), ORDERS[how.channels], 1 / how.scale, how.mean, how.std)
 
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return images of zeros, (batch, channels, height, width)."""

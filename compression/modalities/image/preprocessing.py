@@ -12,6 +12,8 @@ from compression.schema.errors import UnreadableData
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+ORDERS = {"rgb": (0, 1, 2), "bgr": (2, 1, 0)}
+"""Channels of an RGB image in the order of a network's input."""
 
 
 def resized(image: Image.Image, how: ImagePreprocessing, name: str) -> Bytes:
@@ -49,9 +51,8 @@ def normalized(pixels: Bytes, how: ImagePreprocessing) -> Floats:
 
     A table of the 256 values of each channel: as exact as stock code, which multiplies in float64, and faster.
     """
-    order = (0, 1, 2) if how.channels == "rgb" else (2, 1, 0)
     found = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
-    for place, channel in enumerate(order):
+    for place, channel in enumerate(ORDERS[how.channels]):
         np.take(_table(how)[place], pixels[..., channel], out=found[:, place])
     return found
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from compression.modalities.modality import SPLITS, Modality, Summary
+from compression.modalities.modality import SPLITS, Modality, RawInput, Summary
 from compression.modalities.scoring.base import Row, Scorer
 from compression.modalities.text.scoring.perplexity import LanguageScorer
 from compression.modalities.text.scoring.question_answering import QuestionScorer
@@ -167,6 +167,10 @@ class TextModality:
 
         most = adapter_of(own := cast("PreTrainedModel", model)).max_positions(own.config)
         return {name: {0: ("batch", None), 1: ("sequence", most)} for name in self.example_inputs(model, 1, 1)}
+
+    def raw_input(self, folder: Path) -> RawInput | None:  # noqa: ARG002
+        """Return None: files read what the model reads."""
+        return None
 
     def evaluation(self, evaluate: Evaluate, task: Task, length: int, positions: int) -> Evaluate:
         """Set a language model's missing evaluation window to the length of a row. Raises InvalidSpec."""

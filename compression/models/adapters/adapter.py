@@ -18,6 +18,7 @@ from compression.models.adapters.structure import Attention, Feed, Head, Layer, 
 from compression.models.architectures.decoder_configs import Biases
 from compression.models.architectures.pruning_groups import PruningGroup, Tensors, axis_and_layer, groups_of, shape_with
 from compression.models.architectures.shapes import total_of
+from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
 
@@ -116,6 +117,10 @@ class ArchitectureAdapter(ABC):
     def notes(self, config: PretrainedConfig) -> list[str]:  # noqa: ARG002 (some families' own)
         """Return what the report says of a model of this config."""
         return []
+
+    def folding(self, config: PretrainedConfig) -> Folding | None:  # noqa: ARG002 (networks' own)
+        """Return what an ONNX file of a model of this config does without; None if nothing."""
+        return None
 
     def stock(self, model: PreTrainedModel) -> PreTrainedModel | str:
         """Return the model as one of transformers' own classes, or why there is none; itself if it is of one."""

@@ -9,17 +9,21 @@ something else reads the layer's output too, or if none of these layers is direc
 """
 
 from collections.abc import Collection, Mapping
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from compression.models.networks.graph import Graph, Node
 from compression.models.networks.value_shapes import value_shapes
+from compression.schema.report.folding import Folding
 
 Array = npt.NDArray[np.generic]
 
 
 LAYERS = ("conv", "linear")
+ACTIVATIONS = ("relu", "clip")
+"""Operators that runtimes compute together with the convolution before them."""
 
 
 def folds(graph: Graph, layers: Collection[str] = LAYERS) -> dict[str, str]:
@@ -67,3 +71,20 @@ def _folded(layer: Node, norm: Node, tensors: Mapping[str, Array]) -> tuple[Arra
     bias = tensors[layer.tensor("bias")].astype(np.float64) if "bias" in layer.tensors else 0.0
     wide = weight.astype(np.float64) * factor.reshape(-1, *(1,) * (weight.ndim - 1))
     return wide.astype(weight.dtype), (beta + factor * (bias - mean)).astype(weight.dtype)
+
+
+def folding_of(graph: Graph) -> Folding | None:
+    """Count what every ONNX file of a network does without; None if it has no batch normalization.
+
+    A file of integers folds into convolutions alone, so that is what counts.
+    """
+    norms = sum(node.op == "batch_norm" for node in graph.nodes)
+    pairs, readers = folds(graph, ("conv",)), graph.readers()
+    elements = activations = 0
+    for node in (each for each in graph.nodes if each.op == "conv"):
+        if node.name in pairs:
+            elements += sum(prod(shape) for shape in graph.named(pairs[node.name]).tensors.values())
+            elements -= 0 if "bias" in node.tensors else node.tensors["weight"][0]
+        behind = readers.get(pairs.get(node.name, node.name), ())
+        activations += len(behind) == 1 and behind[0].op in ACTIVATIONS
+    return Folding(norms=norms, folded=len(pairs), elements=elements, activations=activations) if norms else None

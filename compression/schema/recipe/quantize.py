@@ -53,6 +53,9 @@ class Quantize(Config):
     """For dynamic-int8 and static-int8: weights that are multiplied with activations stay within ±63, so that products are
     exact on every processor. false: ±127, exact on x86 without VNNI only with ONNX Runtime's session.x64quantprecision.
     Weight-only files are portable anyway."""
+    symmetric: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """For static-int8 on networks of images: ranges around 0 (int8 with zero point 0) and biases in float32, as TensorRT asks
+    of QDQ files; not tried in TensorRT. Values that are never negative have half as many steps."""
     observer: Observer = "mse"
     """For static-int8: a layer's range. min-max: of all observed values. percentile: of the middle `percentile` percent of
     them. mse: with the least squared error of clipping and rounding together."""
@@ -69,7 +72,7 @@ class Quantize(Config):
     @model_validator(mode="after")
     def _nothing_is_set_that_has_no_effect(self) -> "Quantize":
         defaults = {name: field.default for name, field in Quantize.model_fields.items()}
-        owners = {"group_size": "weight-only-int4", "observer": "static-int8", "percentile": "static-int8"}
+        owners = {"group_size": "weight-only-int4"} | dict.fromkeys(("observer", "percentile", "symmetric"), "static-int8")
         for name, scheme in owners.items():
             if getattr(self, name) != defaults[name] and self.scheme != scheme:
                 raise ValueError(f"only {scheme} has {name}, and the scheme is {self.scheme}")

@@ -227,6 +227,9 @@ class JobEvaluate(Config):
     """For causal-lm: about the most tokens of validation, and of test, that are scored: whole texts sampled with train.seed."""
     lm_eval: LmEval | None = None
     """For causal-lm: lm-eval tasks to run on each stage, beside perplexity."""
+    raw_inputs: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Of images: the job's ONNX files read them decoded and resized, as uint8 (batch, height, width, 3), and rescale, normalize
+    and transpose them; latency includes that. false: float32 (batch, 3, height, width), normalized."""
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""

@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue
 
 from compression.schema.config import Config
 from compression.schema.report.draws import Interval
+from compression.schema.report.folding import Folding
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.preparation import Preparation
 from compression.schema.stages import Stage
@@ -336,6 +337,8 @@ class Row(Config):
     notes: tuple[str, ...] = ()
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
     ranges: Annotated[tuple[LayerRange, ...], Field(description="Of each simulated layer's input, in model order.")] = ()
+    folding: Annotated[Folding | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a network's ONNX file; null of other models, and of networks without batch normalizations."""
     lm_eval: Annotated[tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks, with simulated integers.")] = ()
     # Not within Annotated: mypy's plugin overlooks the factory there if a class refers to itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")

@@ -13,8 +13,9 @@ RECIPES: list[Json] = json.loads("""
 [{"version": 1,
   "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
   "quantize": {
-    "scheme": "static-int8", "portable": false, "observer": "percentile", "percentile": 99.5, "calibration_rows": 64,
-    "smoothing": "search", "qat": {"full": 2, "ramp": 3, "quantized": 4, "rate": 7e-5, "order": "depth"}},
+    "scheme": "static-int8", "portable": false, "symmetric": true, "observer": "percentile", "percentile": 99.5,
+    "calibration_rows": 64, "smoothing": "search",
+    "qat": {"full": 2, "ramp": 3, "quantized": 4, "rate": 7e-5, "order": "depth"}},
   "prune": {
     "ratio": {"hidden": 0.25, "heads": 0.25, "ffn": 0.45, "layers": 0.35, "vocabulary": 0.5}, "target_params": 0.4,
     "axes": ["hidden", "heads", "ffn", "layers", "vocabulary"], "steps": 2, "importance": "taylor", "multiple": 32,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
@@ -125,6 +126,11 @@ def test_images_have_a_rate_and_each_layer_s_width(shown: Shown) -> None:
     page = shown(report().model_copy(update=changes))
     says(page.text, "156 images a second", "channels of each layer", "channels.0: 64 → 48")
     assert "a second" not in shown().text
+    assert "batch normalizations" not in page.text
+    folding = Folding(norms=20, folded=19, elements=4800, activations=17)
+    folded = last.model_copy(update={"folding": folding})
+    page = shown(report().model_copy(update=changes | {"rows": (*report().rows[:-1], folded)}))
+    says(page.text, "19 of 20 batch normalizations folded (4,800 elements fewer)")
 
 
 def test_of_a_perplexity_words_and_pictures_say_which_way_is_better(shown: Shown) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from compression.engine.checkpoints import ADDED_KEYS, fingerprint_facts, fingerprints
 from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import JobEvaluate
 
 
 def spec_of(folder: Path, recipe: dict[str, Any], **more: Any) -> Spec:
@@ -22,6 +23,7 @@ USED: dict[str, dict[str, Any]] = {
     "prune.target_flops": {"prune": {"ratio": {"ffn": 0.3}, "target_flops": 0.3}},
     "prune.refresh_statistics": {"prune": {"ratio": {"ffn": 0.3}, "refresh_statistics": False}},
     "prune.stock": {"prune": {"ratio": {"ffn": 0.3}, "stock": True}},
+    "quantize.symmetric": {"quantize": {"scheme": "static-int8", "symmetric": True}, "prune": {"ratio": {"ffn": 0.3}}},
     "train.views": {"prune": {"ratio": {"ffn": 0.3}}, "train": {"views": {"flip": True}}},
 }
 
@@ -43,3 +45,10 @@ def test_a_column_of_images_counts_once_it_has_another_name(tmp_path: Path) -> N
     assert "image" not in about["data"]["columns"]
     other = spec_of(tmp_path, {}, columns={"image": "picture"})
     assert fingerprints(plain, tmp_path)["baseline"] != fingerprints(other, tmp_path)["baseline"]
+
+
+def test_raw_inputs_count_once_they_are_asked_for(tmp_path: Path) -> None:
+    plain = spec_of(tmp_path, {})
+    assert "raw_inputs" not in fingerprint_facts(plain, tmp_path)["baseline"]["evaluate"]
+    asked = plain.model_copy(update={"evaluate": JobEvaluate(raw_inputs=True)})
+    assert fingerprints(plain, tmp_path)["baseline"] != fingerprints(asked, tmp_path)["baseline"]

@@ -12,10 +12,12 @@ from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe
 from compression.schema.report.before import Figures
+from compression.schema.report.folding import Folding
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import Stage
 from tests.client.figures import validated
 from tests.support.cards import NOTHING, card_of
+from tests.support.verdict_rows import BASELINE, QUANTIZED
 
 SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
 
@@ -98,6 +100,23 @@ def test_a_networks_card_tells_the_integers_of_convolutions(scheme: str) -> None
     assert "onvolutions" in text
     assert ("uint8" in text) == SCHEMES[scheme].rounds_activations
     assert "embeddings" not in text
+
+
+def test_a_card_tells_symmetric_values_and_what_was_not_tried() -> None:
+    form = {"kind": "onnx", "scheme": "static-int8", "inputs": ("pixel_values",), "positions": None, "symmetric": True}
+    text = said(SENT, "quantized", "image-classification", **form)
+    assert "int8, each with a scale that was calibrated for it and zero point 0" in text
+    assert "not tried in TensorRT" in text
+    assert "uint8" not in text
+
+
+def test_a_card_tells_what_a_network_s_file_does_without() -> None:
+    folding = Folding(norms=20, folded=19, elements=4800, activations=17)
+    form = {"kind": "onnx", "scheme": "static-int8", "inputs": ("pixel_values",), "positions": None}
+    rows = (BASELINE, QUANTIZED.model_copy(update={"folding": folding}))
+    text = card_of(task="image-classification", stage="quantized", rows=rows, **form).render()
+    assert "| 19 of 20 batch normalizations folded (4,800 elements fewer), 17 activations behind convolutions |" in text
+    assert "operators joined" not in card_of(task="image-classification", stage="baseline", rows=(BASELINE,), **form).render()
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.networks.costs import network_facts
 from compression.planning.estimator import HELD_BYTES, TRAINING_FLOPS, Counted, PlannedJob, artifact_bytes, step_bytes
 from compression.planning.preflight import Preflight, preflight
-from compression.schema.errors import CompressionError
+from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import OF_IMAGES, PRESETS, preset, usual
 from compression.schema.recipe.quantize import Quantize
@@ -17,6 +18,7 @@ from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.report.measurements import Parameters
 from compression.schema.validation import DataFacts, ModelFacts
 from tests.client.figures import row
+from tests.compression.planning.test_planning import DATA, MODEL
 from tests.support.network_graphs import resnet, vit
 from tests.support.verdict_rows import offered
 
@@ -156,6 +158,25 @@ def test_settings_that_mean_nothing_to_a_network_are_refused(recipe: dict[str, A
         plan(recipe)
     assert refused.value.param == param
     assert "texts of" not in refused.value.cause
+
+
+def test_settings_of_networks_are_refused_to_models_of_text() -> None:
+    symmetric = Recipe(quantize=Quantize(scheme="static-int8", symmetric=True), prune=None, distill=None)
+    assert preflight(model_of(), data_of(), symmetric, JobEvaluate(raw_inputs=True))
+    for recipe, evaluate, param in (
+        (symmetric, JobEvaluate(), "recipe.quantize.symmetric"),
+        (Recipe(), JobEvaluate(raw_inputs=True), "evaluate.raw_inputs"),
+    ):
+        with pytest.raises(InvalidSpec) as refused:
+            preflight(MODEL, DATA, recipe, evaluate)
+        assert (refused.value.code, refused.value.param) == ("invalid_spec", param)
+        assert refused.value.remedy_text == "Leave it out."
+
+
+def test_symmetric_ranges_are_of_calibrated_schemes() -> None:
+    with pytest.raises(ValidationError, match="only static-int8 has symmetric"):
+        Quantize(symmetric=True)
+    assert "symmetric" not in Quantize().model_dump()
 
 
 def test_a_length_to_time_is_refused_where_rows_have_none() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from compression.quantization import observers
-from compression.quantization.static_int8 import affine, codes
+from compression.quantization.static_int8 import affine, codes, symmetric
 
 
 def bell(count: int = 20_000, seed: int = 0) -> torch.Tensor:
@@ -92,3 +92,26 @@ def test_each_observer_treats_an_outlier_in_its_own_way() -> None:
 def test_levels_in_effect() -> None:
     assert observers.levels_used(torch.tensor([5.0, 5.0, 0.0, 5.0, 5.0])) == pytest.approx(4.0)
     assert observers.levels_used(torch.tensor([0.0, 9.0, 0.0])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-30, 1e-9, 0.3, 2.0, 127.0, 4e5])
+def test_a_symmetric_range_is_a_grid_of_signed_integers(largest: float) -> None:
+    scale, zero = affine(*symmetric(largest))
+    assert zero == 128
+    assert scale == pytest.approx(max(largest / 127, 1e-12), rel=1e-6)
+    x = scale * torch.tensor([-400.0, -128.0, -127.4, -1.0, 0.0, 0.4, 126.6, 127.0, 400.0])
+    assert (codes(x, scale, zero) - 128).tolist() == [-128, -128, -127, -1, 0, 0, 127, 127, 127]
+
+
+def test_each_observer_finds_a_symmetric_range() -> None:
+    spread = observers.Spread()
+    spread.add(x := torch.cat([bell(20_000).abs(), torch.tensor([-30.0])]))
+    for observer, wanted in (("min-max", 30.0), ("percentile", float(np.percentile(x.abs().numpy(), 99)))):
+        low, high = observers.range_of(spread, observer, 99.0, around_zero=True)
+        assert high == pytest.approx(wanted, rel=0.03)
+        assert low == pytest.approx(-high * 128 / 127)
+    values = x.double().numpy()
+    best = min(error(values, -end * 128 / 127, end) for end in 30 * np.arange(1, 101) / 100)
+    found = observers.range_of(spread, "mse", 99.0, around_zero=True)
+    assert error(values, *found) <= 1.02 * best
+    assert found[1] < 30.0

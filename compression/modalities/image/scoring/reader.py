@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from compression.modalities.image.decoding import decode
@@ -14,6 +15,7 @@ from compression.modalities.image.locations import ImageOpener, Location
 from compression.modalities.image.preprocessing import Bytes, Floats, ImagePreprocessing, normalized, resized
 from compression.modalities.scoring.base import Asked, Row
 
+RAW = "images"  #: name of the input of files that normalize images themselves
 AT_ONCE = 64
 """Rows that are decoded as soon as they are asked about; of more, each batch is decoded when its turn comes."""
 
@@ -23,11 +25,12 @@ class ImageInputs:
     """A batch of images for a runtime."""
 
     pixel_values: Floats  #: (rows, 3, height, width)
+    images: Bytes | None = None  #: the same before they are normalized, (rows, height, width, 3)
 
     @property
-    def arrays(self) -> dict[str, Floats]:
-        """Return the array by its input's name."""
-        return {"pixel_values": self.pixel_values}
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays by their inputs' names: a file has one of them."""
+        return {"pixel_values": self.pixel_values, **({} if self.images is None else {RAW: self.images})}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,7 +52,7 @@ class ImageReader:
     def example(self, rows: int, length: int) -> ImageInputs:  # noqa: ARG002
         """Make a batch of noise, to measure latency on."""
         noise = np.random.default_rng(0).integers(0, 256, (rows, *self.how.size, 3), np.uint8)
-        return ImageInputs(normalized(noise, self.how))
+        return ImageInputs(normalized(noise, self.how), noise)
 
     def ask(self, rows: Sequence[Row]) -> Asked:
         """Take the rows as windows, decoded if there are few."""
@@ -60,7 +63,8 @@ class ImageReader:
         """Yield batches of `size` images, in order."""
         for start in range(0, len(windows), size):
             found = [one if isinstance(one, np.ndarray) else self._pixels(one) for one in windows[start : start + size]]
-            yield ImageInputs(normalized(np.stack(found), self.how))
+            images = np.stack(found)
+            yield ImageInputs(normalized(images, self.how), images)
 
     def answered(self, window: Any, logits: Floats) -> Floats:  # noqa: ARG002
         """Return the logits."""

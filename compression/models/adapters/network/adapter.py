@@ -18,10 +18,11 @@ from compression.models.adapters.structure import Head, PruningPlan, Tap
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
 from compression.models.networks.families.stock_checkpoint import stock_form
-from compression.models.networks.folding import folds
+from compression.models.networks.folding import folding_of
 from compression.models.networks.graph import Graph, Node
 from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
+from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
 
@@ -44,14 +45,18 @@ class NetworkAdapter(ArchitectureAdapter):
 
     def notes(self, config: PretrainedConfig) -> list[str]:
         """Return notes on the groups that are never cut, and on the norms that artifacts do without."""
-        found, norms = [], sum(node.op == "batch_norm" for node in config.network.nodes)
+        found = []
         if config.pinned:
             whole = ", ".join(config.pinned)
             found.append(f"These groups stay whole, because a trial cut changed more than the channels it took: {whole}.")
-        if norms:
-            gone = len(folds(config.network, ("conv",)))
-            found.append(f"In ONNX files {gone} of {norms} batch normalizations are folded into the convolution before them.")
+        if (gone := self.folding(config)) is not None:
+            what = f"{gone.folded} of {gone.norms} batch normalizations are folded into the convolution before them"
+            found.append(f"In ONNX files {what}.")
         return found
+
+    def folding(self, config: PretrainedConfig) -> Folding | None:
+        """Return what ONNX files do without; None if the network has no batch normalization."""
+        return folding_of(config.network)
 
     def head(self, model: PreTrainedModel) -> Head:
         """Return the linear layer or convolution whose outputs are the logits; none if anything mixes them afterwards."""

@@ -14,6 +14,7 @@ from compression.export.onnx.exporter import write_onnx
 from compression.modalities.image.scoring.reader import ImageInputs
 from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import input_ranges, quantizable, ranged_inputs, simulation_of
+from compression.quantization.static_int8 import affine
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
@@ -65,6 +66,18 @@ def test_a_network_is_calibrated_trained_with_integers_and_answers_as_its_file(
     assert ("Convolutions have calibrated ranges" in notes) == (scheme == "dynamic-int8")
     before, after = taught.state_dict(), state.model.state_dict()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+    assert answers_alike(state, tmp_path)
+
+
+def test_symmetric_ranges_are_trained_with_and_found_in_the_file(taught: Any, tmp_path: Path) -> None:
+    qat = Qat(full=1, ramp=1, quantized=1, rate=1e-3)
+    state = state_of(taught, Quantize(scheme="static-int8", symmetric=True, qat=qat, calibration_rows=32))
+    run_silently(quantize(state))
+    settle_ranges(state)
+    found = simulation_of(state.model)
+    assert found is not None
+    assert found.symmetric
+    assert {affine(*ends)[1] for ends in found.ranges.values()} == {128}
     assert answers_alike(state, tmp_path)
 
 

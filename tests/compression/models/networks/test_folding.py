@@ -1,10 +1,12 @@
 """A folded BatchNorm changes no answer, and one that cannot be folded stays."""
 
+from math import prod
+
 import numpy as np
 import pytest
 import torch
 
-from compression.models.networks.folding import folded, folds
+from compression.models.networks.folding import folded, folding_of, folds
 from compression.models.networks.graph import INPUT, Graph
 from tests.support.network_files import pixels, tensors_of
 from tests.support.network_graphs import NETWORKS, GraphBuilder, densenet, resnet
@@ -70,3 +72,25 @@ def test_a_channel_whose_norm_multiplies_by_nothing_keeps_its_bias() -> None:
     values = folded(graph, tensors_of(model))[1]
     assert not values["conv_0.weight"][2].any()
     assert np.isclose(values["conv_0.bias"][2], tensors_of(model)["batch_norm_1.bias"][2])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_every_file_does_without_is_counted(name: str) -> None:
+    graph = NETWORKS[name]()
+    found, norms = folding_of(graph), [node for node in graph.nodes if node.op == "batch_norm"]
+    if not norms:
+        assert found is None
+        return
+    whole, _ = folded(graph, tensors_of(drawn_network(graph)), ("conv",))
+    sizes = [sum(prod(shape) for shape in each.tensors().values()) for each in (graph, whole)]
+    assert found is not None
+    assert (found.norms, found.folded) == (len(norms), len(graph.nodes) - len(whole.nodes))
+    assert found.elements == sizes[0] - sizes[1]
+    assert found.short.startswith(f"{found.folded} of {len(norms)} batch normalizations folded")
+
+
+def test_activations_directly_behind_convolutions_are_counted() -> None:
+    net = GraphBuilder()
+    value = net.conv_norm(net.conv_norm(INPUT, 4), 4, act="")
+    value = net.op("relu", net.conv(net.op("relu", net.op("add", value, value)), 4))
+    assert folding_of(net.classified(value)).activations == 2
