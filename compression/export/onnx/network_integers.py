@@ -156,10 +156,10 @@ class IntegerNodes(NetworkNodes):
                 axis=0,
             )
         ]
-        units = grid[0] * scales
+        steps = grid[0] * scales
         if integers is not None and self.symmetric:
-            made.append(self.constant(f"{name}.bias", (integers * units).numpy()))
+            made.append(self.constant(f"{name}.bias", (integers * steps).numpy()))
         elif integers is not None:
             stored = self.constant(f"{name}.bias_int32", integers.numpy())
-            made.append(self.node("DequantizeLinear", stored, self.constant(f"{name}.bias_scale", units.numpy()), axis=0))
+            made.append(self.node("DequantizeLinear", stored, self.constant(f"{name}.bias_scale", steps.numpy()), axis=0))
         return made
