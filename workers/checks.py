@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from app.core.failures import describe_failure
 from app.core.settings import Settings
 from app.store import resources
-from app.store.db import writing
+from app.store.db import reading, writing
 from app.store.models import Dataset, Model
 from app.store.storage import Storage
 from compression.schema.errors import OutOfMemory
@@ -19,6 +19,7 @@ from compression.schema.job_spec import Data, DataCheck, ModelCheck
 from compression.schema.validation import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
+from workers.job_inputs import fetch_files
 from workers.task_lease import TakenOver, TaskLease
 
 log = structlog.get_logger()
@@ -92,12 +93,9 @@ def _blame_files(error: Exception) -> dict[str, Any] | None:
 def _run_check(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: TaskLease) -> Any:
     """Fetch the files, run the child, and return its finding. Raises TakenOver."""
     root = folder / "files"
-    for file in row.files:
-        place = root / file.path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if file.key is None:
-            raise FileNotFoundError(file.path)
-        storage.get_file(file.key, place, file.size, hold.renew_if_due)
+    with reading() as session:
+        files = resources.stored_files(session, row)
+    fetch_files(storage, files, root, hold.renew_if_due)
     spec = folder / "spec.json"
     if isinstance(row, Model):
         asked: ModelCheck | DataCheck = ModelCheck(path=str(root))

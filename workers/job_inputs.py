@@ -1,7 +1,7 @@
 """The inputs in an attempt's folder before the engine starts: model, data, results of earlier attempts, and the spec."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from app.core.settings import Settings
 from app.jobs import fencing, stage_results
 from app.store.db import reading
 from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
+from app.store.resources import StoredFile, stored_files
 from app.store.storage import Storage
 from compression.schema.job_spec import Data, DatasetSpec, Spec
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
@@ -29,17 +30,13 @@ def needed_bytes(job: Job) -> int:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Folder → the row whose files go there, and the checkpoints of earlier attempts. datasets: in order."""
+    """Folder → the row whose files go there, and its files; the checkpoints of earlier attempts. datasets: in order."""
 
     models: dict[str, Model]
     datasets: dict[str, Dataset]
+    files: dict[str, list[StoredFile]]
     names: tuple[str, ...]
     done: tuple[Checkpoint, ...]
-
-    @property
-    def uploads(self) -> dict[str, Model | Dataset]:
-        """Models and datasets together."""
-        return {**self.models, **self.datasets}
 
     @property
     def student(self) -> str | None:
@@ -58,9 +55,13 @@ def _inputs(job: Job) -> _Inputs:
         models |= {f"teachers/{number}": teacher for number, teacher in enumerate(job.teachers)}
         several = session.scalars(select(JobDataset).where(JobDataset.job_id == job.id).order_by(JobDataset.position)).all()
         datasets = {f"data/{part.name}": part.dataset_id for part in several} or {"data": job.dataset_id}
+        own = {place: session.get_one(Model, one) for place, one in models.items()}
+        data = {place: session.get_one(Dataset, one) for place, one in datasets.items()}
+        rows: dict[str, Model | Dataset] = {**own, **data}
         return _Inputs(
-            {place: session.get_one(Model, one) for place, one in models.items()},
-            {place: session.get_one(Dataset, one) for place, one in datasets.items()},
+            own,
+            data,
+            {place: stored_files(session, one) for place, one in rows.items()},
             tuple(part.name for part in several),
             tuple(stage_results.list_checkpoints(session, job.id)),
         )
@@ -69,7 +70,7 @@ def _inputs(job: Job) -> _Inputs:
 def input_bytes(job: Job) -> int:
     """Return the bytes that `write_inputs` will copy."""
     inputs = _inputs(job)
-    files = sum(file.size for one in inputs.uploads.values() for file in one.files)
+    files = sum(file.size for some in inputs.files.values() for file in some)
     return files + sum(int(file["size"]) for checkpoint in inputs.done for file in checkpoint.files)
 
 
@@ -81,8 +82,8 @@ def write_inputs(
     That may take long: `check_stop` is called throughout, and what it raises ends it.
     """
     job, inputs = claim.job, _inputs(claim.job)
-    for name, one in inputs.uploads.items():
-        fetch_files(storage, one.files, folder / name, check_stop)
+    for name, some in inputs.files.items():
+        fetch_files(storage, some, folder / name, check_stop)
     for checkpoint in inputs.done:
         # Parts of an unfinished stage (`<stage>.<number>`) go where they would be in the finished one.
         place = folder / "resume" / checkpoint.stage.partition(".")[0]
@@ -128,7 +129,9 @@ def _data(dataset: Dataset, place: str) -> Data:
     return Data.model_validate({**dataset.data, "splits": splits})
 
 
-def fetch_files(storage: Storage, files: list[File], target: Path, check_stop: Callable[[], None] = lambda: None) -> None:
+def fetch_files(
+    storage: Storage, files: Iterable[File | StoredFile], target: Path, check_stop: Callable[[], None] = lambda: None
+) -> None:
     """Copy files into a folder. Raises FileNotFoundError if one has no bytes."""
     for file in files:
         if file.key is None:

@@ -1,6 +1,7 @@
 """Predictions by a finished job's models: a child process opens both artifacts, never the API or this process."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from app.core.settings import Settings
 from app.jobs import predictions
 from app.store.db import reading, writing
 from app.store.models import Dataset, File, Job, Prediction
+from app.store.resources import StoredFile, stored_files
 from app.store.storage import Storage
+from compression.schema.file_names import folders_of
 from compression.schema.job_spec import Data
 from compression.schema.prediction import Answered, parse_answered
 from compression.schema.prediction_request import AnswerSpec, Question
@@ -72,11 +75,13 @@ def _predict(row: Prediction, folder: Path, settings: Settings, storage: Storage
         original, compressed = predictions.artifacts(session, row)
         dataset = session.get_one(Dataset, predictions.find_dataset(job, row.part))
         facts = DataFacts.model_validate(dataset.facts)
-    files: dict[str, list[File]] = {"original": original.files, "compressed": compressed.files}
+        uploaded = stored_files(session, dataset) if question.row is not None else []
+    files: dict[str, Sequence[File | StoredFile]] = {"original": original.files, "compressed": compressed.files}
     data = None
     if question.row is not None:
         paths = dataset.data["splits"][question.split]
-        files["data"] = [file for file in dataset.files if file.path in paths]
+        wanted = set(paths)  # files, or folders of files
+        files["data"] = [file for file in uploaded if not wanted.isdisjoint((file.path, *folders_of(file.path)))]
         splits = {"train": tuple(f"data/{path}" for path in paths), question.split: tuple(f"data/{path}" for path in paths)}
         data = Data.model_validate({**dataset.data, "splits": splits})
     for name, some in files.items():

@@ -61,9 +61,9 @@ class Sweeper:
             with writing() as session:
                 if kind is not Job:
                     owner = File.model_id if kind is Model else File.dataset_id
-                    session.execute(update(File).where(owner == identifier).values(key=None))
                     files = select(File.id).where(owner == identifier)
                     session.execute(delete(UploadPart).where(UploadPart.file_id.in_(files)))
+                    session.execute(delete(File).where(owner == identifier))
                 session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
 
     def _spent(self) -> None:

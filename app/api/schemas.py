@@ -10,6 +10,7 @@ from app.core.redaction import redact_paths
 from app.core.schemas import TEXT, Body, FilePath, Name, Out, Sha256
 from app.jobs.queue_forecast import QueuePosition
 from app.store import models
+from app.store.resources import MOST_FILES
 from compression.schema.job_spec import Columns
 from compression.schema.recipe.base import DataFormat, DataSplit, Task
 from compression.schema.report.measurements import Ratios, Remedy
@@ -24,6 +25,20 @@ class ManifestEntry(Body):
 
 
 Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=1000)]
+REST = "If the manifest has more files than these: those that `POST …/files` will add, in pages."
+
+
+class ManifestRest(Body):
+    """What later pages add to a manifest: so many files, and their bytes together."""
+
+    files: Annotated[int, Field(ge=1, lt=MOST_FILES)]
+    bytes: Annotated[int, Field(ge=0, le=2**53)]
+
+
+class ManifestPage(Body):
+    """More files of a manifest."""
+
+    files: Manifest
 
 
 class ModelCreate(Body):
@@ -31,10 +46,11 @@ class ModelCreate(Body):
 
     name: Name
     files: Manifest
+    rest: Annotated[ManifestRest | None, Field(description=REST)] = None
 
 
 class DatasetCreate(Body):
-    """A dataset: its files, the split of each, and the meaning of its columns."""
+    """A dataset: its files, the split of each, and the meaning of its columns. Splits of the format folder may name folders."""
 
     name: Name
     task: Task = "text-classification"
@@ -42,6 +58,7 @@ class DatasetCreate(Body):
     columns: Columns = Columns()
     splits: dict[DataSplit, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
     files: Manifest
+    rest: Annotated[ManifestRest | None, Field(description=REST)] = None
 
 
 class JobRetry(Body):

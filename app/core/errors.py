@@ -84,7 +84,7 @@ NotReady = _problem(409, "not_ready", "NotReady",
     "Upload every file, POST …/complete and wait for the state `ready`; a rejected one says why in `reasons`, "
     "and is created anew.")
 IncompleteUpload = _problem(409, "incomplete_upload", "IncompleteUpload",
-    "Some files of the manifest have no bytes yet.",
+    "Some files of the manifest have no bytes yet, or some of its pages were not sent.",
     "PUT the named files, then POST …/complete again.")
 AlreadySealed = _problem(409, "already_complete", "AlreadySealed",
     "The upload is complete; its files cannot change any more.",

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
 Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(file_names.portable)
+    str, Field(min_length=1, max_length=200, pattern=r'^[^\x00-\x1f\x7f\\<>:"|?*]+$'), AfterValidator(file_names.portable)
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]

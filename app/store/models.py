@@ -45,7 +45,10 @@ class TeamDay(Base):
 
 
 class Resource:
-    """Columns of models and datasets: uploaded, checked in a separate process, then ready or rejected."""
+    """Columns of models and datasets: uploaded, checked in a separate process, then ready or rejected.
+
+    Their `files` may be 100,000: queries (resources.py) read those that are needed, and no request loads them all.
+    """
 
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
@@ -58,9 +61,9 @@ class Resource:
     purged_at: Mapped[dt.datetime | None]
     check_lease_until: Mapped[dt.datetime | None]
     check_attempts: Mapped[int] = mapped_column(default=0)
+    # As the manifest declares them, so that lists and sums need not read files.
     file_count: Mapped[int] = mapped_column(default=0, server_default="0")
     bytes: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Bytes that the manifest declares, so that lists and sums need not read files."""
 
 
 class Model(Resource, Base):
@@ -68,7 +71,7 @@ class Model(Resource, Base):
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("mdl"))
-    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+    files: Mapped[list["File"]] = relationship(order_by="File.path", cascade="all, delete-orphan")
 
 
 class Dataset(Resource, Base):
@@ -78,7 +81,7 @@ class Dataset(Resource, Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("dat"))
     task: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]]
-    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+    files: Mapped[list["File"]] = relationship(order_by="File.path", cascade="all, delete-orphan")
 
 
 class JobDataset(Base):

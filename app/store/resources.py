@@ -4,47 +4,161 @@ uploading → validating → ready | rejected. A worker runs the check (`python 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, delete as delete_rows, exists, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete as delete_rows, exists, func, insert, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
 from app.store import quotas
 from app.store.broker import CHECKS, wake_after_commit
 from app.store.clock import now
+from app.store.keyset import decode_token, encode_token
 from app.store.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model, UploadPart
 from compression.schema import file_names
+from compression.schema.specs import FOLDER
 
 R = TypeVar("R", Model, Dataset)
 Hold = Literal["share", "update"] | None
 UPLOADING, VALIDATING, READY, REJECTED = "uploading", "validating", "ready", "rejected"
 MAX_CHECK_ATTEMPTS = 3
+MOST_FILES = 100_000
+"""Files of a manifest."""
+AGAIN = "Delete it, and create it again with the right manifest."
 
 
-def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
-    """Store the row of a model or dataset with the files that its manifest declares.
+class StoredFile(NamedTuple):
+    """A file as workers fetch it; `key` is None until its bytes are stored."""
+
+    path: str
+    size: int
+    key: str | None
+
+
+class Listed(NamedTuple):
+    """What a manifest lists so far: a number of files, and their bytes together."""
+
+    files: int
+    size: int
+
+
+def _owner(kind: type[Model] | type[Dataset]) -> InstrumentedAttribute[str | None]:
+    return File.model_id if kind is Model else File.dataset_id
+
+
+def create(session: Session, row: R, manifest: Sequence[Any], rest: Any = None) -> R:
+    """Store the row of a model or dataset with the files that its manifest lists. `rest`: the files and bytes of later pages.
 
     Raises InvalidRequest, CompressionError, BytesQuotaExceeded.
     """
-    paths = [entry.path for entry in manifest]
-    for path in paths:
-        file_names.check_name(path, "dataset" if isinstance(row, Dataset) else "model")
-    if clash := file_names.collision(paths):
-        raise InvalidRequest(f"files names {clash}", param="files")
-    if isinstance(row, Dataset):
-        if "train" not in row.data["splits"]:
-            raise InvalidRequest("splits has no train", param="splits")
-        named = {path for files in row.data["splits"].values() for path in files}
-        if missing := sorted(named - set(paths)):
-            raise InvalidRequest(f"splits names {missing[0]!r}, which is not among files", param="splits")
+    if isinstance(row, Dataset) and "train" not in row.data["splits"]:
+        raise InvalidRequest("splits has no train", param="splits")
     row.file_count, row.bytes = len(manifest), sum(entry.size for entry in manifest)
+    if rest is not None:
+        row.file_count, row.bytes = row.file_count + rest.files, row.bytes + rest.bytes
+    if row.file_count > MOST_FILES:
+        raise InvalidRequest(f"the manifest has {row.file_count} files; {MOST_FILES} are the most", param="rest.files")
+    paths = [entry.path for entry in manifest]
+    _check_page(row, paths)
+    if rest is None:
+        _check_splits(row, paths)
     quotas.admit_bytes(session, row.team_id, row.bytes)
-    row.files = [File(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest]
     session.add(row)
     session.flush()
+    _insert(session, row, manifest)
     session.refresh(row)
     return row
+
+
+def _check_page(row: Model | Dataset, paths: Sequence[str]) -> None:
+    for path in paths:
+        file_names.check_name(path, "dataset" if isinstance(row, Dataset) else "model")
+    _check_distinct(paths)
+
+
+def _check_distinct(paths: Sequence[str]) -> None:
+    if clash := file_names.collision(paths):
+        raise InvalidRequest(f"files names {clash}", param="files")
+
+
+def _check_splits(row: Model | Dataset, paths: Sequence[str]) -> None:
+    """Check that splits name files of the whole manifest, or its folders where rows are files. Raises InvalidRequest."""
+    if not isinstance(row, Dataset):
+        return
+    known = set(paths)
+    if row.data["format"] == FOLDER:
+        known.update(folder for path in paths for folder in file_names.folders_of(path))
+    named = {path for files in row.data["splits"].values() for path in files}
+    if missing := sorted(named - known):
+        raise InvalidRequest(f"splits names {missing[0]!r}, which is not among files", param="splits")
+
+
+def _insert(session: Session, row: Model | Dataset, manifest: Sequence[Any]) -> None:
+    owner = _owner(type(row)).key
+    files = [{owner: row.id, "path": entry.path, "size": entry.size, "sha256": entry.sha256} for entry in manifest]
+    session.execute(insert(File), files)
+
+
+def _listed(session: Session, row: Model | Dataset) -> Listed:
+    total = select(func.count(), func.coalesce(func.sum(File.size), 0)).where(_owner(type(row)) == row.id)
+    files, size = session.execute(total).one()
+    return Listed(int(files), int(size))
+
+
+def add_files(session: Session, kind: type[R], team: str, identifier: str, manifest: Sequence[Any]) -> tuple[R, Listed]:
+    """Add a page to a manifest; one that is sent again adds nothing. Return the row, and what the manifest lists now.
+
+    The last page is where the whole manifest is checked. Raises NotFound, AlreadySealed, InvalidRequest, CompressionError.
+    """
+    row = get(session, kind, team, identifier, hold="update")  # so that pages are counted one after the other
+    if row.state != UPLOADING:
+        raise AlreadySealed(f"{identifier} is {row.state}")
+    _check_page(row, [entry.path for entry in manifest])
+    added = _unlisted(session, row, manifest)
+    listed = _listed(session, row)
+    if not added:
+        return row, listed
+    listed = Listed(listed.files + len(added), listed.size + sum(entry.size for entry in added))
+    whole = listed.files == row.file_count
+    if listed.files > row.file_count or listed.size > row.bytes or (whole and listed.size != row.bytes):
+        cause = f"with this page the manifest lists {listed.files} files of {listed.size} bytes"
+        raise InvalidRequest(f"{cause}, and {row.file_count} of {row.bytes} were declared", param="files", remedy=AGAIN)
+    _insert(session, row, added)
+    if whole:
+        paths = session.scalars(select(File.path).where(_owner(kind) == row.id)).all()
+        try:
+            _check_distinct(paths)
+            _check_splits(row, paths)
+        except InvalidRequest as problem:  # the other page is stored already, and no page can be taken back
+            raise InvalidRequest(problem.cause, param=problem.param, remedy=AGAIN) from problem
+    return row, listed
+
+
+def _unlisted(session: Session, row: Model | Dataset, manifest: Sequence[Any]) -> list[Any]:
+    """Return the entries that the manifest does not list yet. Raises InvalidRequest if it lists another file of a path."""
+    mine = select(File.path, File.size, File.sha256).where(_owner(type(row)) == row.id)
+    rows = session.execute(mine.where(File.path.in_([entry.path for entry in manifest])))
+    known = {path: (size, sha256) for path, size, sha256 in rows}
+    for entry in manifest:
+        if known.get(entry.path, (entry.size, entry.sha256)) != (entry.size, entry.sha256):
+            raise InvalidRequest(f"the manifest lists another file {entry.path!r} already", param="files")
+    return [entry for entry in manifest if entry.path not in known]
+
+
+def list_files(session: Session, row: Model | Dataset, size: int, token: str | None = None) -> tuple[list[File], str | None]:
+    """Return a page of a manifest's files by path, and the next page's token. Raises InvalidRequest for an invalid one."""
+    query = select(File).where(_owner(type(row)) == row.id)
+    if token:
+        last = select(File.path).where(File.id == decode_token(token)).scalar_subquery()
+        query = query.where(File.path > last)
+    files = list(session.scalars(query.order_by(File.path).limit(size + 1)))
+    return files[:size], encode_token(files[size - 1].id) if len(files) > size else None
+
+
+def stored_files(session: Session, row: Model | Dataset) -> list[StoredFile]:
+    """Return all files of a model or dataset as workers fetch them."""
+    mine = select(File.path, File.size, File.key).where(_owner(type(row)) == row.id)
+    return [StoredFile(*found) for found in session.execute(mine.order_by(File.path))]
 
 
 def get(session: Session, kind: type[R], team: str, identifier: str, *, param: str | None = None, hold: Hold = None) -> R:
@@ -64,7 +178,7 @@ def find_file(session: Session, kind: type[R], team: str, identifier: str, path:
     row = get(session, kind, team, identifier)
     if to_send and row.state != UPLOADING:
         raise AlreadySealed(f"{identifier} is {row.state}")
-    found = next((file for file in row.files if file.path == path), None)
+    found = session.scalar(select(File).where(_owner(kind) == identifier, File.path == path))
     if found is None:
         raise NotFound(f"the manifest of {identifier} has no file {path!r}", param="path")
     return found
@@ -92,8 +206,8 @@ def record_file(session: Session, file_id: str, key: str) -> bool:
 
 def _goes_on(session: Session, file_id: str) -> None:
     """Record that bytes arrived for a file's owner."""
-    for kind, owner in ((Model, File.model_id), (Dataset, File.dataset_id)):
-        its = kind.id == select(owner).where(File.id == file_id).scalar_subquery()
+    for kind in (Model, Dataset):
+        its = kind.id == select(_owner(kind)).where(File.id == file_id).scalar_subquery()
         session.execute(update(kind).where(its).values(arrived_at=now()).execution_options(synchronize_session=False))
 
 
@@ -126,8 +240,13 @@ def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:
     """Seal an upload and request its check; sealing it twice has no effect. Raises IncompleteUpload."""
     row = get(session, kind, team, identifier)
     if row.state == UPLOADING:
-        if missing := [file.path for file in row.files if file.key is None]:
-            raise IncompleteUpload(f"no bytes yet for: {', '.join(missing[:20])}", param="files")
+        listed = _listed(session, row).files
+        if listed < row.file_count:
+            remedy = "POST the others to …/files and send their bytes, then POST …/complete again."
+            raise IncompleteUpload(f"the manifest lists {listed} of its {row.file_count} files", param="files", remedy=remedy)
+        lacking = select(File.path).where(_owner(kind) == row.id, File.key.is_(None)).order_by(File.path).limit(20)
+        if missing := session.scalars(lacking).all():
+            raise IncompleteUpload(f"no bytes yet for: {', '.join(missing)}", param="files")
         sealed = update(kind).where(kind.id == row.id, kind.state == UPLOADING).values(state=VALIDATING)
         session.execute(sealed.execution_options(synchronize_session=False))
         wake_after_commit(session, CHECKS)

@@ -5,7 +5,8 @@ an upload, and uploaded files are passed on to machines and people who trust the
 """
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from compression.schema.errors import UnexpectedFile, UnsafeCheckpoint
@@ -24,6 +25,12 @@ PICKLES = frozenset(
 CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".cmd", ".ps1", ".js", ".jar", ".cu"})
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 """Windows treats these as devices, whatever follows a full stop."""
+UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of characters that no reader of a list sees: controls, directions, halves of pairs, ends of lines."""
+FORBIDDEN = '<>:"|?*'
+"""Characters that Windows has no file names with."""
+LONGEST_NAME = 240
+"""Bytes of a file's or folder's name in UTF-8. Systems take 255; a copy in the making has a suffix."""
 MODEL_REMEDY = "Leave it out. A model has *.safetensors, *.gguf or *.onnx, *.json, *.txt, *.model, *.jinja, card and licence."
 ONE_ONNX_FILE = (
     "Save the model as one file: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), new_path)."
@@ -36,26 +43,49 @@ def portable(path: str) -> str:
     parts = path.split("/")
     if "\\" in path or any(part.startswith(".") or not part for part in parts):
         raise ValueError("must be a relative path with forward slashes, without hidden, empty, '.' or '..' parts")
+    if any(character in FORBIDDEN or unicodedata.category(character) in UNSEEN for character in path):
+        raise ValueError(f"must have no invisible characters and none of {FORBIDDEN}, which Windows does not take")
     if any(part.startswith("-") for part in parts):
         raise ValueError("no part may begin with '-', which commands take for an option")
-    if any(part.endswith(".") for part in parts):
-        raise ValueError("no part may end with '.', which Windows leaves out")
+    if any(part.endswith((".", " ")) for part in parts):
+        raise ValueError("no part may end with '.' or a space, which Windows leaves out")
+    if any(len(part.encode()) > LONGEST_NAME for part in parts):
+        raise ValueError(f"no part may have more than {LONGEST_NAME} bytes in UTF-8")
     if device := next((part for part in parts if DEVICES.fullmatch(part)), None):
         raise ValueError(f"{device!r} names a device of Windows")
     return path
 
 
+def folders_of(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in, the outermost first."""
+    parts = path.split("/")
+    for depth in range(1, len(parts)):
+        yield "/".join(parts[:depth])
+
+
 def collision(paths: Iterable[str]) -> str | None:
-    """Describe two paths of a manifest that collide on a system that ignores case; None if none do."""
+    """Describe two paths that are one file on some system; None if none are.
+
+    Some systems ignore case, and some spell é with one character or with two as they like.
+    """
     seen: dict[str, str] = {}
-    folders: dict[str, str] = {}
+    folders: set[str] = set()
     for path in paths:
-        if (other := seen.setdefault(path.casefold(), path)) is not path:
-            return f"{path!r} twice" if other == path else f"{other!r} and {path!r}, which differ in case only"
-        parts = path.split("/")
-        folders |= {"/".join(parts[:depth]).casefold(): "/".join(parts[:depth]) for depth in range(1, len(parts))}
+        name = _folded(path)
+        if (other := seen.get(name)) is not None:
+            return f"{path!r} twice" if other == path else f"{other!r} and {path!r}, which differ in {_difference(other, path)}"
+        seen[name] = path
+        folders.update(folders_of(name))
     both = next((path for name, path in sorted(seen.items()) if name in folders), None)
     return f"{both!r} as a file and as a folder" if both else None
+
+
+def _folded(path: str) -> str:
+    return path.casefold() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+
+
+def _difference(one: str, other: str) -> str:
+    return "case only" if one.casefold() == other.casefold() else "the spelling of characters with accents only"
 
 
 def check_name(path: str, kind: Literal["model", "dataset"]) -> None:

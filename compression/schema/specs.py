@@ -11,6 +11,8 @@ COLUMNS = ("jsonl", "csv", "parquet")
 """Formats whose rows have columns."""
 PLAIN = "text"
 """Plain UTF-8, in which a blank line ends a text: for tasks whose rows are texts only."""
+FOLDER = "folder"
+"""Rows are files, each in a folder that bears the name of its class."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from compression.schema.plugins import add_plugins
 from compression.schema.specs import (
     CLASSIFIER,
     COLUMNS,
+    FOLDER,
     IMAGE_CLASSIFIER,
     LANGUAGE,
     PLAIN,
@@ -114,7 +115,7 @@ IMAGE = ModalitySpec(
         TaskSpec(
             "image-classification",
             IMAGE_CLASSIFIER,
-            ("folder", "parquet", "npz"),
+            (FOLDER, "parquet", "npz"),
             ("accuracy", "balanced_accuracy"),
             CardText(
                 "An image classifier for {count} labels ({names})",

@@ -29,11 +29,11 @@ def report() -> dict[str, Any]:
     return {**own, "ratios": {"parameter_reduction": 0.5, "size_reduction": 0.7, **ratios}}
 
 
-def asked(storage: LocalStorage, question: Question) -> str:
+def asked(storage: LocalStorage, question: Question, path: str = "train.jsonl", named: str = "train.jsonl") -> str:
     with writing() as session:
         job = submitted(session, evaluate={"metric": ["accuracy_f1"]})
         dataset = session.get_one(Dataset, job.dataset_id)
-        dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
+        dataset.data = {"format": "jsonl" if path == named else "folder", "splits": {"train": [named]}}
         dataset.facts = {"labels": [], "rows": {"train": 1}, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
         claim = jobs.claim(session, "w", 60)
         figures = {"position": 0, "fence": 1, "parameters": 1, "size_bytes": 1, "row": {"artifact": "fp32"}}
@@ -44,7 +44,8 @@ def asked(storage: LocalStorage, question: Question) -> str:
             file = File(path="model.onnx", size=4, sha256="0" * 64, key=key)
             session.add(Artifact(job_id=job.id, fence=1, name=name, facts={}, files=[file]))
         storage.put_file("uploads/rows", io.BytesIO(b"row"))
-        session.add(File(dataset_id=dataset.id, path="train.jsonl", size=3, sha256="0" * 64, key="uploads/rows"))
+        for name in (path, "other/train.jsonl"):
+            session.add(File(dataset_id=dataset.id, path=name, size=3, sha256="0" * 64, key="uploads/rows"))
         jobs.finish(session, claim, report(), [])
     with writing() as session:
         return predictions.create(session, job.team_id, job.id, "", question).id
@@ -57,8 +58,15 @@ Answer = Callable[..., Prediction]
 def answer(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> Answer:
     """Answers a question with a child that does as it likes, within some seconds."""
 
-    def answered(child: str, *, seconds: float = settings.answer_seconds, **more: Any) -> Prediction:
-        question = asked(storage, Question(**(more or {"text": "good"})))
+    def answered(
+        child: str,
+        *,
+        seconds: float = settings.answer_seconds,
+        path: str = "train.jsonl",
+        named: str = "train.jsonl",
+        **more: Any,
+    ) -> Prediction:
+        question = asked(storage, Question(**(more or {"text": "good"})), path, named)
         monkeypatch.setattr(engine, "engine_command", lambda _verb, spec, *_: [sys.executable, "-c", child, str(spec)])
         patience = settings.model_copy(update={"answer_seconds": seconds})
         assert predict_next(patience, storage)
@@ -85,6 +93,20 @@ print(json.dumps({{"asked": asked, "expected": "good", "original": {SAID!r}, "co
     assert (found.state, found.error) == ("succeeded", None)
     assert found.result["asked"] == {"text": "fp32 int8 row bad good 0"}
     assert found.result["compressed"]["label"] == "good"
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_split_that_is_a_folder_comes_with_its_files_alone(answer: Answer) -> None:
+    child = f"""
+import json
+from pathlib import Path
+found = sorted(path.as_posix() for path in Path("data").rglob("*") if path.is_file())
+said = {{"asked": {{"text": " ".join(found)}}, "expected": "good", "original": {SAID!r}, "compressed": {SAID!r}}}
+print(json.dumps(said))
+"""
+    found = answer(child, path="rows/train/a good one/1.jpg", named="rows/train", row=0, split="train")
+    assert (found.state, found.error) == ("succeeded", None)
+    assert found.result["asked"] == {"text": "data/rows/train/a good one/1.jpg"}
 
 
 def test_a_reason_of_the_child_is_told(answer: Answer) -> None:

@@ -23,7 +23,7 @@ from compression.models.networks.graph import Graph
 from tests.conftest import Service
 from tests.support.clean_environment import image_answers
 from tests.support.examples import send_data, send_model
-from tests.support.images import CLASSES, pixels
+from tests.support.images import CLASSES, encoded, pixels
 from tests.support.network_graphs import GraphBuilder, densenet, mobilenet_v2
 from tests.support.network_models import drawn_network
 from tests.workers.test_whole import download, finished
@@ -243,3 +243,15 @@ def test_what_no_network_may_have_is_refused_by_name(service: Service, http: htt
     assert data["state"] == "rejected"
     assert data["reasons"][0]["code"] == "unreadable_data"
     assert data["reasons"][0]["remedy"]
+
+
+def test_a_folder_of_images_by_class_is_checked_as_it_was_sent(service: Service, http: httpx.Client) -> None:
+    files = {
+        f"my photos/{CLASSES[number % 2]} ones/Bild {number}.png": encoded(pixels(number % 2, number)) for number in range(20)
+    }
+    sent = {"task": "image-classification", "format": "folder", "splits": {"train": ["my photos"]}}
+    data = send_data(http, files, **sent)
+    assert (data["state"], data["reasons"]) == ("ready", [])
+    assert data["facts"]["label_counts"] == {"train": {"cool ones": 10, "warm ones": 10}}
+    data = send_data(http, {**files, "my photos/warm ones/cut.png": encoded(pixels(1, 1))[:-50]}, **sent)
+    assert [reason["param"] for reason in data["reasons"]] == ["files/my photos/warm ones/cut.png"]

@@ -91,6 +91,7 @@ def test_parts_of_a_deleted_upload_go_with_it(settings: Settings, storage: Local
     assert keys(storage) == []
     with writing() as session:
         assert session.scalars(select(UploadPart)).all() == []
+        assert session.scalars(select(File)).all() == []
 
 
 def test_an_upload_that_was_given_up_goes_and_one_that_goes_on_stays(settings: Settings, storage: LocalStorage) -> None:

@@ -4,16 +4,16 @@ import asyncio
 import datetime as dt
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AfterValidator, Field
 from sqlalchemy import select
-from sqlalchemy.orm import raiseload
+from sqlalchemy.orm import Session
 
 from app.api.dependencies import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import RAW_BODY, RAW_PART, headers, problems
 from app.api.paging import PageSize, PageToken, answer_page
-from app.api.schemas import DatasetCreate, ModelCreate
+from app.api.schemas import DatasetCreate, ManifestPage, ModelCreate
 from app.core.errors import (
     AlreadySealed,
     BytesQuotaExceeded,
@@ -29,7 +29,7 @@ from app.core.schemas import Out, Page
 from app.store import resources
 from app.store.db import reading
 from app.store.keyset import newest_page
-from app.store.models import Dataset, Model
+from app.store.models import Dataset, File, Model
 from app.store.uploads import UploadTarget, append_part, find_progress, receive_file
 from compression.schema.errors import CompressionError
 
@@ -41,6 +41,13 @@ class FileOut(Out):
     size: int
     sha256: str
     uploaded: bool
+
+
+class ManifestOut(Out):
+    """How much of a manifest is listed."""
+
+    file_count: Annotated[int, Field(description="Files of the whole manifest.")]
+    listed: Annotated[int, Field(description="Those that it lists so far.")]
 
 
 class ResourceListed(Out):
@@ -66,7 +73,7 @@ class DatasetListed(ResourceListed):
 class ResourceOut(ResourceListed):
     """A model or a dataset."""
 
-    files: list[FileOut]
+    files: Annotated[list[FileOut], Field(description="The first 1,000 by path; `GET …/files` lists all.")]
 
 
 class DatasetOut(ResourceOut):
@@ -85,9 +92,14 @@ def resource_listed(row: Model | Dataset) -> ResourceListed:
     return found
 
 
-def resource_out(row: Model | Dataset) -> ResourceOut:
-    """Return a model or a dataset with its files."""
-    files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
+def file_out(file: File) -> FileOut:
+    """Return a file of a manifest."""
+    return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=file.key is not None)
+
+
+def resource_out(session: Session, row: Model | Dataset) -> ResourceOut:
+    """Return a model or a dataset with its first files."""
+    files = [file_out(file) for file in resources.list_files(session, row, MOST_SHOWN)[0]]
     kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
     return kind(**resource_listed(row).model_dump() | {"facts": row.facts}, files=files)
 
@@ -104,7 +116,38 @@ def _new_dataset(team: str, body: DatasetCreate) -> Dataset:
 CREATING = problems(BytesQuotaExceeded, CompressionError)
 SENDING = problems(AlreadySealed, SizeMismatch, ChecksumMismatch, BytesQuotaExceeded)
 EXTENDING = problems(AlreadySealed, OffsetMismatch, SizeMismatch, ChecksumMismatch, TooManyParts, BytesQuotaExceeded)
+LISTING = problems(AlreadySealed, CompressionError)
+MOST_SHOWN = 1000
+"""Files of one answer."""
 PROGRESS = ("Upload-Offset", "Upload-Complete", "Cache-Control")
+
+
+def _add_manifest(router: APIRouter, kind: type[Any]) -> None:
+    """Add the routes of long manifests: what they list, page by page."""
+
+    @router.get("/{identifier}/files", response_model=Page[FileOut], summary="List the files of a manifest, by path")
+    def list_files(
+        identifier: str,
+        request: Request,
+        response: Response,
+        session: ReadDep,
+        caller: CallerDep,
+        page_size: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 200,
+        page_token: PageToken = None,
+    ) -> Page[FileOut]:
+        row = resources.get(session, kind, caller.team, identifier)
+        files, token = resources.list_files(session, row, page_size, page_token)
+        return answer_page([file_out(file) for file in files], token, request, response)
+
+    @router.post(
+        "/{identifier}/files",
+        response_model=ManifestOut,
+        responses=LISTING,
+        summary="Add a page to a manifest; the same page again adds nothing",
+    )
+    def add_files(identifier: str, body: ManifestPage, session: SessionDep, caller: WriterDep) -> ManifestOut:
+        row, listed = resources.add_files(session, kind, caller.team, identifier, body.files)
+        return ManifestOut(file_count=row.file_count, listed=listed.files)
 
 
 def _add_files(router: APIRouter, kind: type[Any]) -> None:
@@ -161,9 +204,10 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
 
     @router.post("", status_code=201, response_model=out, responses=CREATING, summary=f"Create a {noun} from its manifest")
     def create(body: body_type, session: SessionDep, caller: WriterDep, once: OnceDep) -> Response:
-        return once(
-            session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
-        )
+        def make() -> ResourceOut:
+            return resource_out(session, resources.create(session, new(caller.team, body), body.files, body.rest))
+
+        return once(session, caller, body, 201, make)
 
     @router.get("", response_model=Page[listed], summary=f"List {noun}s, newest first, without their files")
     def list_(
@@ -175,13 +219,12 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         page_token: PageToken = None,
     ) -> Page[Any]:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
-        # A manifest may have a thousand files; only the detail view lists them.
-        rows, token = newest_page(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        rows, token = newest_page(session, query, kind.id, page_size, page_token)
         return answer_page([resource_listed(row) for row in rows], token, request, response)
 
     def read(team: str, identifier: str) -> ResourceOut:
         with reading() as session:
-            return resource_out(resources.get(session, kind, team, identifier))
+            return resource_out(session, resources.get(session, kind, team, identifier))
 
     @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
     async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
@@ -200,7 +243,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         summary="Complete an upload, and check its files",
     )
     def complete(identifier: str, session: SessionDep, caller: WriterDep) -> ResourceOut:
-        return resource_out(resources.complete(session, kind, caller.team, identifier))
+        return resource_out(session, resources.complete(session, kind, caller.team, identifier))
 
     @router.delete(
         "/{identifier}",
@@ -212,6 +255,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
     def delete(identifier: str, session: SessionDep, caller: WriterDep) -> None:
         resources.delete(session, kind, caller.team, identifier)
 
+    _add_manifest(router, kind)
     _add_files(router, kind)
     return router
 

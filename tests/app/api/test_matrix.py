@@ -34,7 +34,9 @@ EVERY_TEAM = {"/v1/teams", "/v1/teams/{team_id}", "/keys"}
 """Where admins of the team that runs the service see other teams."""
 OWN_WORDS = {"/v1/audit"}
 """Lists that repeat what the team itself named in its requests, though it was refused."""
+PAGE = {"files": [{"path": "later.json", "size": 0, "sha256": "0" * 64}]}
 BODIES: dict[tuple[str, str], Any] = {
+    **{("POST", f"/v1/{noun}/{{identifier}}/files"): PAGE for noun in ("models", "datasets")},
     ("POST", "/v1/jobs/{job_id}/try"): {"text": "good"},
     ("POST", "/v1/jobs"): {"models": {"base": "{base}"}, "datasets": ["{data}"], "recipe": "quick"},
 }

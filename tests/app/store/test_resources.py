@@ -21,7 +21,9 @@ def stored(transaction: SessionMaker, *paths: str) -> Model:
     with transaction() as session:
         team = session.scalars(select(Team)).one()
         manifest = [ManifestEntry(path=path, size=0, sha256=NOTHING) for path in paths]
-        return resources.create(session, Model(team_id=team.id, name="m"), manifest)
+        model = resources.create(session, Model(team_id=team.id, name="m"), manifest)
+        assert [file.path for file in model.files] == sorted(paths)  # which loads them
+        return model
 
 
 def test_a_file_cannot_be_a_folder_too(transaction: SessionMaker) -> None:
