@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -10,7 +11,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from client.core.drivers import Awaiting, Operation
 from client.core.endpoints import Endpoints, Service
 from client.transfers.download import download
-from client.transfers.folders import Local, Moved, local_dataset, local_model, manifest
+from client.transfers.folders import Local, Moved, local_model, manifest
+from client.transfers.packing import dataset_to_send
 from client.transfers.upload import add, until_ready
 from client.types import Artifact, Dataset, Job, Model
 
@@ -80,10 +82,11 @@ class _Files(Endpoints):
     ) -> Dataset:
         """Upload a file (train) or a folder of train.*, validation.*, test.*, unlabelled.*; return it once it is checked.
 
+        For image-classification also a folder of images by class, or one of splits with such folders: it is packed first.
         columns: what the data calls `text`, `label` and the task's other columns. Raises as add_model does.
         """
-        local = local_dataset(Path(place), name, task=task, columns=columns)
-        return cast(Dataset, self._add(local, moved, timeout))
+        with dataset_to_send(Path(place), lambda *_: nullcontext(), name, task=task, columns=columns) as local:
+            return cast(Dataset, self._add(local, moved, timeout))
 
     def _chosen(self: Any, job_id: str) -> list[Artifact]:
         """Return what the report says to take: one artifact, or one for each of several datasets."""

@@ -58,7 +58,7 @@ class Upload(Answer):
     file_count: int = 0
     bytes: int = 0
     files: tuple[File, ...] = ()
-    """Empty in a list; GET the upload itself to see them."""
+    """Empty in a list; GET the upload itself to see the first 1,000. `Lathe.files` returns all."""
     reasons: tuple[Reason, ...] = ()
     created_at: datetime
 

@@ -14,8 +14,10 @@ from client.errors import EXITS, ClientError, Problem
 from client.recipes import read
 from tests.conftest import ROOT, Service, wait_for
 from tests.support.examples import TINY_RECIPE, tiny_model, write_splits
+from tests.support.images import folder_data
 from tests.support.printed import as_script, blocks_of
 from tests.support.saying import says
+from tests.workers.test_images import stock_folder
 
 TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")
 BLOCKS = blocks_of(TEXT)
@@ -39,6 +41,8 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
     here.mkdir()
     tiny_model(here / "model")
     write_splits(here / "data")
+    stock_folder("resnet", here / "vision")
+    folder_data(here / "photos", train=20)
     env = {
         **os.environ,
         "LATHE_URL": service.url,
@@ -57,6 +61,7 @@ def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None
     assert (here / "report.md").read_text().startswith("| stage |")
     assert (here / "both.csv").read_text().count("\n") == 3
     assert "ended with 3" in out
+    assert "Nothing was submitted" in out
     assert "compressed" in out.split("report.md is written.")[1].split("small/")[0]
     assert re.search(r"wkr_\w+ +jobs .* alive .*CPU \(", out)
     numbers = [number for number, (language, _) in enumerate(BLOCKS) if language == "python"]

@@ -12,7 +12,8 @@ from client.core.fields import Kind
 from client.errors import BadFolder
 from client.terminal import render
 from client.terminal.output import emit, moving, say, table
-from client.transfers.folders import Local, local_dataset, local_model, manifest
+from client.transfers.folders import Local, local_model, manifest
+from client.transfers.packing import dataset_to_send
 from client.transfers.upload import add, until_ready
 from client.types import Dataset, Model
 from compression.schema.recipe.base import Task as TaskName
@@ -20,6 +21,10 @@ from compression.schema.recipe.base import Task as TaskName
 models = Commands(help="Checkpoints to compress.", no_args_is_help=True)
 datasets = Commands(help="Data to train and test on.", no_args_is_help=True)
 
+PLACE_HELP = (
+    "A file (train), or a folder with train.*, validation.*, test.*, unlabelled.*; for image-classification also a folder with "
+    "a folder of images for each class, or with such folders in train, validation and test."
+)
 HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """The name of a repository on a hub, from which the service fetches nothing."""
 Name = Annotated[str | None, typer.Option(help="Its name; by default the folder's.")]
@@ -39,6 +44,8 @@ ColumnNames = Annotated[
 def send(lathe: Lathe, local: Local) -> Model | Dataset:
     """Hash, upload and wait until it is checked; show the progress."""
     name = local.body["name"]
+    if local.left_out:
+        say(f"left out of {name}: {', '.join(path.name for path in local.left_out)}")
     with moving(f"hashing {name}", local.bytes) as moved:
         promised = manifest(local.files, moved)
     with moving(f"uploading {name}", local.bytes) as moved:
@@ -50,10 +57,15 @@ def send(lathe: Lathe, local: Local) -> Model | Dataset:
 
 def add_model(lathe: Lathe, folder: Path, name: str | None = None) -> Model | Dataset:
     """Upload a model's folder and wait until it is ready."""
-    local = local_model(folder, name)
-    if local.left_out:
-        say(f"left out of {folder}: {', '.join(path.name for path in local.left_out)}")
-    return send(lathe, local)
+    return send(lathe, local_model(folder, name))
+
+
+def add_dataset(
+    lathe: Lathe, place: Path, name: str | None = None, *, task: str, columns: dict[str, str] | None
+) -> Model | Dataset:
+    """Upload data, images packed on the way, and wait until they are ready."""
+    with dataset_to_send(place, moving, name, task=task, columns=columns) as local:
+        return send(lathe, local)
 
 
 def pairs(option: str, given: list[str]) -> dict[str, str]:
@@ -87,7 +99,8 @@ def _show(kind: Kind, found: Model | Dataset) -> None:
         lines += [f"rejected: {reason.cause} ({reason.code})", f"  next: {reason.remedy}"]
     rows = [(file.path, render.size(file.size), file.sha256[:16], "yes" if file.uploaded else "no") for file in found.files]
     files = table(("file", "size", "sha256", "uploaded"), rows, empty="No files.")
-    emit(found, *(line for line in lines if line), files)
+    more = f"… and {found.file_count - len(rows):,} files more." if found.file_count > len(rows) else ""
+    emit(found, *(line for line in lines if line), files, *([more] if more else []))
     if found.state == "uploading":
         say(f"Not complete yet. Resume it with: lathe {kind} add FOLDER")
 
@@ -125,16 +138,16 @@ def models_add(lathe: Lathe, folder: Path, name: Name = None) -> None:
 @datasets.command("add")
 def datasets_add(
     lathe: Lathe,
-    place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*, unlabelled.*")],
+    place: Annotated[Path, typer.Argument(help=PLACE_HELP)],
     name: Name = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     task: Task = "text-classification",
     column: ColumnNames = None,
 ) -> None:
-    """Upload data (jsonl, csv, parquet; for causal-lm plain text, .txt, too), and wait until it is checked."""
+    """Upload data (jsonl, csv, parquet; causal-lm: txt too; image-classification: images, npz, parquet) until it is checked."""
     columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
-    found = send(lathe, local_dataset(place, name, task=task, columns=columns))
+    found = add_dataset(lathe, place, name, task=task, columns=columns)
     emit(found, f"{found.id} is ready: {_facts(found)}", f"Next: lathe submit --model FOLDER --data {found.id}")
 
 
@@ -150,7 +163,7 @@ def resolve(
     if place.exists():
         if kind == "models":
             return add_model(lathe, place).id
-        return send(lathe, local_dataset(place, task=task, columns=columns)).id
+        return add_dataset(lathe, place, task=task, columns=columns).id
     prefix = "mdl_" if kind == "models" else "dat_"
     if given.startswith(prefix):
         return given

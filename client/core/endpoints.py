@@ -18,6 +18,8 @@ T = TypeVar("T", bound=BaseModel)
 UPLOADS: dict[Kind, type[types.Model] | type[types.Dataset]] = {"models": types.Model, "datasets": types.Dataset}
 JOINING = 900.0
 """Seconds that the service may take to put a large file together."""
+MANIFEST_PAGE = 1000
+"""Files of a manifest in one request."""
 
 
 def _request(method: str, path: str, kind: type[T], body: Any = None, **options: Any) -> Request[T]:
@@ -38,6 +40,10 @@ def _held(seconds: float) -> dict[str, Any]:
 
 def _job(job_id: str, wait: float = 0, seen: int | None = None, **options: Any) -> Request[types.Job]:
     return _request("GET", f"jobs/{job_id}", types.Job, params={"version": seen} if wait else {}, **_held(wait), **options)
+
+
+def _entries(files: Sequence[types.Manifest]) -> list[dict[str, Any]]:
+    return [file.model_dump(include={"path", "size", "sha256"}) for file in files]
 
 
 def _ignore(_response: httpx.Response) -> None:
@@ -77,10 +83,28 @@ class Endpoints(Peer):
     # Models and datasets
 
     @call
-    def create_upload(self, kind: Kind, body: Mapping[str, Any], files: Sequence[types.Manifest]) -> Request[Uploaded]:
-        """Promise the files of a new model or dataset."""
-        manifest = [file.model_dump(include={"path", "size", "sha256"}) for file in files]
-        return _request("POST", kind, UPLOADS[kind], {**body, "files": manifest})
+    def create_upload(self, kind: Kind, body: Mapping[str, Any], files: Sequence[types.Manifest]) -> Steps[Uploaded]:
+        """Promise the files of a new model or dataset, in as many pages as they take."""
+        first, rest = files[:MANIFEST_PAGE], files[MANIFEST_PAGE:]
+        later = {"rest": {"files": len(rest), "bytes": sum(file.size for file in rest)}} if rest else {}
+        made = yield from _request("POST", kind, UPLOADS[kind], {**body, "files": _entries(first), **later}).steps(self)
+        yield from self._add_files(kind, made.id, rest)
+        return made
+
+    @call
+    def add_files(self, kind: Kind, upload_id: str, files: Sequence[types.Manifest]) -> Steps[None]:
+        """Promise further files of a manifest that was created with less than all; what is promised already does no harm."""
+        yield from self._add_files(kind, upload_id, files)
+
+    def _add_files(self, kind: Kind, upload_id: str, files: Sequence[types.Manifest]) -> Steps[None]:
+        for start in range(0, len(files), MANIFEST_PAGE):
+            body = {"files": _entries(files[start : start + MANIFEST_PAGE])}
+            yield from Request("POST", f"/v1/{kind}/{upload_id}/files", _ignore, body=body).steps(self)
+
+    @listed
+    def files(self, kind: Kind, upload_id: str) -> Listing[types.File]:
+        """Return all files of a model or dataset: `upload` has the first 1,000."""
+        return _listing(f"{kind}/{upload_id}/files", types.File, page_size=MANIFEST_PAGE)
 
     @call
     def put_file(self, kind: Kind, upload_id: str, file: types.Manifest, content: Content) -> Request[None]:

@@ -11,6 +11,7 @@ from client.core.fields import Kind
 from client.errors import BadFolder
 from client.types import Manifest
 from compression.schema.file_names import TERMS
+from compression.schema.tasks import IMAGE_FILES
 
 PARALLEL = 4
 Moved = Callable[[str, int], None]
@@ -25,6 +26,7 @@ SPLITS = {name: name for name in ("train", "validation", "test", "unlabelled")} 
     **dict.fromkeys(("valid", "val", "dev"), "validation"),
     "unlabeled": "unlabelled",
 }
+OF_IMAGES = "If these are images in a folder for each class, say so: --task image-classification."
 TEXT_COLUMNS = {"text": "text", "label": "label"}
 
 
@@ -106,10 +108,11 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
         splits = {name: rows for name, paths in splits.items() if (rows := [path for path in paths if path.suffix != ".txt"])}
         formats -= {"text"}
     if "train" not in splits:
-        raise BadFolder(
-            f"{place} has no train split",
-            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (.csv, .npz, .parquet, .txt).",
+        images = place.is_dir() and any(
+            path.suffix.lower() in IMAGE_FILES for deep in ("*/*", "*/*/*") for path in place.glob(deep)
         )
+        remedy = "Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (.csv, .npz, .parquet, .txt)."
+        raise BadFolder(f"{place} has no train split", remedy=OF_IMAGES if images else remedy)
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(
             f"{place}: data must be of one format, jsonl, csv, parquet, npz or text, but is {', '.join(sorted(formats))}",

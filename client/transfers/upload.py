@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from client.core.protocol import RETRIED_STATUSES, pause
 from client.errors import NotReady, Problem, Unreachable
 from client.transfers.folders import PARALLEL, Moved
 from client.transfers.parallel import run_all
-from client.types import Dataset, Manifest
+from client.types import Dataset, File, Manifest
 from compression.schema.job_spec import Columns
 
 Files = Mapping[str, tuple[Manifest, Path]]
@@ -82,16 +82,25 @@ class _Transfer:
         return self.lathe.append(self.kind, self.upload_id, self.promise, start, lambda: self.content(start, stop))
 
 
-def send(lathe: Service, kind: Kind, target: Uploaded, local: Files, moved: Moved | None = None) -> None:
-    """Send the files that the service lacks, several at a time. The first failure stops the others."""
-    missing = [local[file.path] for file in target.files if not file.uploaded]
+def send(
+    lathe: Service, kind: Kind, target: Uploaded, local: Files, there: Collection[str], moved: Moved | None = None
+) -> None:
+    """Send the files that are not `there`, several at a time. The first failure stops the others."""
+    missing = [each for name, each in local.items() if name not in there]
     stop = threading.Event()
     transfers = [_Transfer(lathe, kind, target.id, *each, moved) for each in missing]
     run_all((partial(transfer.run, stop) for transfer in transfers), PARALLEL, stop.set)
 
 
-def _same(lathe: Service, kind: Kind, known: Uploaded, body: Mapping[str, Any], local: Files) -> Uploaded | None:
-    """Return an upload with its files if it has exactly these, or some of them."""
+def _all_files(lathe: Service, kind: Kind, known: Uploaded) -> Sequence[File]:
+    """Return the files that an upload's manifest lists; a long one has them in pages."""
+    return lathe.files(kind, known.id) if known.file_count > len(known.files) else known.files
+
+
+def _same(
+    lathe: Service, kind: Kind, known: Uploaded, body: Mapping[str, Any], local: Files
+) -> tuple[Uploaded, Sequence[File]] | None:
+    """Return an upload and its files if it has exactly these, or some of them."""
     promises = {name: promise for name, (promise, _) in local.items()}
     size = sum(promise.size for promise in promises.values())
     # A list has only the number of files and their size; the files are asked for if these are the same.
@@ -104,18 +113,24 @@ def _same(lathe: Service, kind: Kind, known: Uploaded, body: Mapping[str, Any], 
         if known.task != body["task"] or known.data != wanted:
             return None
     whole = lathe.upload(kind, known.id)
-    alike = {file.path: file.sha256 for file in whole.files} == {name: promise.sha256 for name, promise in promises.items()}
-    return whole if alike else None
+    files = _all_files(lathe, kind, whole)
+    alike = all(file.path in promises and file.sha256 == promises[file.path].sha256 for file in files)
+    return (whole, files) if alike else None
 
 
 def add(lathe: Service, kind: Kind, body: Mapping[str, Any], local: Files, *, moved: Moved | None = None) -> Uploaded:
     """Resume an upload that is there already, or create it; send what is missing; return once it is complete."""
+    promises = [promise for promise, _ in local.values()]
     alike = (_same(lathe, kind, found, body, local) for found in lathe.uploads(kind))
-    known = next((found for found in alike if found is not None), None)
-    target = known or lathe.create_upload(kind, body, [promise for promise, _ in local.values()])
-    if target.state != "uploading":
-        return target
-    send(lathe, kind, target, local, moved)
+    if known := next((found for found in alike if found is not None), None):
+        target, files = known
+        if target.state != "uploading":
+            return target
+        listed = {file.path for file in files}
+        lathe.add_files(kind, target.id, [promise for promise in promises if promise.path not in listed])
+    else:
+        target, files = lathe.create_upload(kind, body, promises), ()
+    send(lathe, kind, target, local, {file.path for file in files if file.uploaded}, moved)
     return lathe.complete(kind, target.id)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from compression.schema.errors import UnreadableData
+from compression.system.image_folders import MOST_BYTES
 
-MOST_BYTES = 32 << 20  #: of a file
 MOST_PIXELS = 50_000_000
 """Of an image. Decoded, each takes 4 bytes; a file of some kilobytes can stand for any number."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")

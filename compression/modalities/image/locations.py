@@ -10,6 +10,7 @@ from compression.modalities.image.decoding import as_rgb, decode
 from compression.modalities.image.parquet import ParquetImages
 
 ZIP = b"PK"
+LONGEST_PATH = 200  #: in messages
 
 
 class Location(NamedTuple):
@@ -50,9 +51,12 @@ class ImageOpener:
         name = where.name(self._base)
         if where.number is None:
             return decode(Path(where.file), name)
-        found = self._rows(where).at(where.number)
-        if isinstance(found, bytes):
-            return decode(found, name)
+        rows = self._rows(where)
+        if isinstance(rows, ParquetImages):
+            data = rows.at(where.number)
+            path = rows.stored_path(where.number)[:LONGEST_PATH]
+            return decode(data, f"{path} ({name})" if path else name)
+        found = rows.at(where.number)
         return as_rgb(Image.fromarray(found[..., 0] if found.ndim == 3 and found.shape[2] == 1 else found), name)
 
     def _rows(self, where: Location) -> ParquetImages | ArrayImages:

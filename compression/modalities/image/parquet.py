@@ -117,6 +117,12 @@ class ParquetImages:
             raise UnreadableData(f"{where} has no bytes of an image", param=param, remedy=remedy)
         return bytes(data)
 
+    def stored_path(self, number: int) -> str:
+        """Return the path that the image of the row that was read last had as a file; "" if the column does not say."""
+        if not arrow.types.is_struct(self._column.type) or self._column.type.get_field_index("path") < 0:
+            return ""
+        return str(self._column.field("path")[number - self._first].as_py() or "")
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -1,7 +1,7 @@
 """Lists the images of a split with their labels, from folders, Parquet and .npz; no image is decoded. Torch-free."""
 
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,13 @@ from typing import Any
 from compression.modalities.image import arrays, parquet
 from compression.modalities.image.locations import Location
 from compression.modalities.labels import MOST_LABELS, label
-from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, UnfitLabel, UnreadableData, listed
-from compression.schema.file_names import TERMS
+from compression.schema.errors import MissingColumn, MissingFile, UnfitLabel, UnreadableData, listed
 from compression.schema.job_spec import Data
 from compression.schema.recipe.base import Split
-from compression.schema.tasks import IMAGE_FILES
+from compression.schema.specs import FOLDER
+from compression.system.image_folders import class_folders
 
 MOST_ROWS = 5_000_000
-BESIDE = frozenset({"thumbs.db", "desktop.ini"})
-"""Files that systems put into folders of images."""
 SPLIT_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 """The names of splits in the names of arrays, where one file has them all."""
 
@@ -52,7 +50,7 @@ def list_split(data: Data, split: Split, base: Path) -> Listing:
     listing = Listing()
     for number, entry in enumerate(data.splits[split]):
         param, path = f"data.splits.{split}[{number}]", (base / entry).absolute()
-        if not (path.exists() if data.format == "folder" else path.is_file()):
+        if not (path.exists() if data.format == FOLDER else path.is_file()):
             raise MissingFile(f"{entry} is not there", param=param)
         LISTERS[data.format](path, data, split, listing)
     if len(set(listing.labels)) > MOST_LABELS:
@@ -66,38 +64,15 @@ def _folder(path: Path, data: Data, split: Split, listing: Listing) -> None:  # 
     if path.is_file():
         listing.add(Location(str(path)), _class_of(path.parent), split)
         return
-    beside = [one for one in sorted(path.iterdir()) if not one.is_dir() and not _is_beside(one)]
-    if beside:
-        remedy = "Put each image into a folder that bears the name of its class."
-        raise UnreadableData(f"{path.name}/{beside[0].name} is in no class's folder", param=beside[0].name, remedy=remedy)
-    for folder in sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")):
-        name, count = _class_of(folder), 0
-        for image in _images(folder):
+    for folder, images in class_folders(path):
+        name = _class_of(folder)
+        for image in images:
             listing.add(Location(str(image)), name, split)
-            count += 1
-        if not count:
-            cause, remedy = f"{path.name}/{folder.name} has no images", "Put images into it, or leave the folder out."
-            raise EmptySplit(cause, param=f"data.splits.{split}", remedy=remedy)
 
 
 def _class_of(folder: Path) -> str:
     # Some systems spell é with one character and others with two: the same class must have the same name in each split.
     return label(unicodedata.normalize("NFC", folder.name), f"the folder {folder.name!r}", folder.name)
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() or _is_beside(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        if path.suffix.lower() not in IMAGE_FILES:
-            cause = f"{folder.name}/{path.relative_to(folder)} is no image that is read here"
-            remedy = f"Leave it out, or save it in another format. Images end in {', '.join(IMAGE_FILES)}."
-            raise UnreadableData(cause, param=path.name, remedy=remedy)
-        yield path
-
-
-def _is_beside(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in BESIDE or TERMS.fullmatch(path.name) is not None
 
 
 def _parquet(path: Path, data: Data, split: Split, listing: Listing) -> None:
@@ -133,4 +108,4 @@ def _array(path: Path, names: tuple[str, ...], key: str, asked: str, split: Spli
     return found
 
 
-LISTERS: dict[str, Callable[[Path, Data, Split, Listing], Any]] = {"folder": _folder, "parquet": _parquet, "npz": _npz}
+LISTERS: dict[str, Callable[[Path, Data, Split, Listing], Any]] = {FOLDER: _folder, "parquet": _parquet, "npz": _npz}
