@@ -119,6 +119,7 @@ def test_a_class_whose_name_is_not_unicode_is_refused(tmp_path: Path) -> None:
     data = folder_data(tmp_path)
     folder = os.fsencode(tmp_path / "train") + b"/caf\xe9"
     os.mkdir(folder)  # noqa: PTH102 (a name that Path cannot spell)
+    Path(os.fsdecode(folder), "x.png").write_bytes(encoded(pixels(0, 0)))
     refused(data, tmp_path, "unreadable_data", "not valid Unicode")
 
 
