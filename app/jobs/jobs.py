@@ -41,6 +41,7 @@ from app.store.models import (
 )
 from compression.schema.recipe.recipe import check_removed
 from compression.schema.report.report import Artifact as ArtifactFacts
+from compression.schema.report.samples import split_samples, with_samples
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def get(session: Session, team: str, job_id: str) -> Job:
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job
+
+
+def whole_report(job: Job) -> dict[str, Any] | None:
+    """Return a job's report with the rows of the data that it shows; None if it has none yet."""
+    return None if job.report is None else with_samples(job.report, job.samples)
 
 
 def cancel(session: Session, team: str, job_id: str) -> Job:
@@ -149,7 +155,7 @@ def delete_job(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
     for kind in (Prediction, ShareLink):
         session.execute(delete(kind).where(kind.job_id == job_id))
-    update_job(session, job_id, deleted_at=now())
+    update_job(session, job_id, deleted_at=now(), samples=None)
 
 
 # For workers.
@@ -219,7 +225,9 @@ def finish(
     session.flush()
     # The last progress was reported before the last step ended.
     progress = {**found.progress, "fraction": 1.0, "eta_seconds": 0.0} if found.progress else None
-    ended = {"state": "succeeded", "report": report, "progress": progress, "finished_at": now(), "lease_until": None}
+    report, samples = split_samples(report)
+    ended = {"state": "succeeded", "report": report, "samples": samples, "progress": progress}
+    ended |= {"finished_at": now(), "lease_until": None}
     update_fenced(session, claim, events=[("succeeded", {})], **ended)
 
 

@@ -111,7 +111,8 @@ class Job(Base):
     """An accepted request: it reaches exactly one outcome.
 
     `dataset_id` is the first dataset; `parts` has all of them if there are several, and is empty if there is one.
-    `model_id` is the base model; `others` are the other models that the request names.
+    `model_id` is the base model; `others` are the other models that the request names. `samples` are the rows of the data that
+    `report` shows: they go with their dataset.
     """
 
     __tablename__ = "jobs"
@@ -140,6 +141,7 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     report: Mapped[dict[str, Any] | None]
+    samples: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     version: Mapped[int] = mapped_column(default=1)
     event_seq: Mapped[int] = mapped_column(default=0)
 

@@ -255,13 +255,18 @@ def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:
 
 
 def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
-    """Hide the row and let the keeper free its bytes. Raises InUse while an unfinished job needs it."""
+    """Hide the row and let the keeper free its bytes; reports of jobs forget its rows.
+
+    Raises InUse while an unfinished job needs it.
+    """
     # Locked before looking for jobs that need it: submitting a job takes the same lock.
     row = get(session, kind, team, identifier, hold="update")
     users = session.scalars(select(Job.id).where(jobs_using(kind, identifier), Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
     if users:
         raise InUse(f"{identifier} is needed by {', '.join(users)}")
     session.execute(update(kind).where(kind.id == row.id).values(deleted_at=now()))
+    if kind is Dataset:
+        session.execute(update(Job).where(jobs_using(Dataset, identifier), Job.samples.is_not(None)).values(samples=None))
 
 
 def delete_abandoned(session: Session, seconds: float) -> list[str]:

@@ -152,6 +152,7 @@ class DatasetRun:
             rows=about.sizes | {"unlabelled": len(data.dataset.unlabelled)},
             cut=about.cut,
             remarks=about.notes,
+            samples=tuple(data.samples.values()),
         )
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:

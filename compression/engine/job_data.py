@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import PretrainedConfig
 
 from compression.engine.shipping import RunSettings
@@ -16,8 +17,10 @@ from compression.modalities.scoring.base import Row
 from compression.models.adapters.registry import adapter_of
 from compression.planning.preflight import check_task, evaluation_settings
 from compression.schema.job_spec import DatasetSpec, Spec
-from compression.schema.recipe.base import Split
+from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.samples import MOST_SAMPLES, Sample
+from compression.schema.tasks import TASKS
 from compression.system import durable_files
 
 SCORED: tuple[Split, ...] = ("validation", "test")
@@ -34,6 +37,19 @@ def read_dataset(spec: Spec, base: Path, asked: DatasetSpec) -> tuple[Dataset, E
     return dataset, evaluate
 
 
+def draw_samples(modality: Modality, task: Task, rows: Sequence[Row], labels: tuple[str, ...]) -> dict[int, Sample]:
+    """Draw rows of test at random -> by number, what people see of them. All artifacts of a job answer the same ones.
+
+    Empty if the task predicts no single rows, or if the modality shows none.
+    """
+    if not TASKS[task].asks:
+        return {}
+    numbers = np.random.default_rng(0).choice(len(rows), min(MOST_SAMPLES, len(rows)), replace=False)
+    drawn = sorted(int(number) for number in numbers)
+    shown = modality.samples([rows[number] for number in drawn], labels)
+    return dict(zip(drawn, shown, strict=True)) if shown else {}
+
+
 @dataclass(frozen=True)
 class JobData:
     """A dataset, the preprocessor of the model that reads it, and how the model is scored on it."""
@@ -48,6 +64,7 @@ class JobData:
     task: TaskAdapter
     scored: Mapping[Split, list[int]]  #: by split, the rows that are scored, if not all of them are
     files: Mapping[Split, Path]  #: from which the measuring process reads the rows that it scores
+    samples: Mapping[int, Sample]  #: by number among the rows of test in `files`, those that the report shows
 
     @classmethod
     def of(
@@ -71,14 +88,16 @@ class JobData:
         evaluate = modality.evaluation(evaluate, asked.task, settings.max_length, positions)
         scored = modality.scored(dataset, reading, evaluate, asked.task, settings.seed)
         files: dict[Split, Path] = {}
+        rows: dict[Split, list[Row]] = {}
         for split in SCORED:
             files[split] = base / spec.output / "scratch" / f"{f'{split}-{asked.name}'.rstrip('-')}.jsonl"
             files[split].parent.mkdir(parents=True, exist_ok=True)
-            rows = dataset.judged(split)
-            rows = [rows[number] for number in scored[split]] if split in scored else rows
-            durable_files.write_text(files[split], "".join(json.dumps(row) + "\n" for row in rows))
+            every = dataset.judged(split)
+            rows[split] = [every[number] for number in scored[split]] if split in scored else every
+            durable_files.write_text(files[split], "".join(json.dumps(row) + "\n" for row in rows[split]))
         task = modality.task(asked.task, evaluate, dataset.labels)
-        return cls(spec, base, asked.name, modality, dataset, evaluate, reading, task, scored, files)
+        samples = draw_samples(modality, asked.task, rows["test"], dataset.labels)
+        return cls(spec, base, asked.name, modality, dataset, evaluate, reading, task, scored, files, samples)
 
     @property
     def output(self) -> Path:
@@ -99,6 +118,7 @@ class JobData:
             output=self.output,
             rows=self.files,
             sample=sample,
+            samples=list(self.samples),
             origin=Origin.of(self.spec, self.base),
             part=self.name or None,
             seed=[one.name for one in self.spec.asked].index(self.name),  # so that the datasets' draws are independent

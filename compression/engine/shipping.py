@@ -87,6 +87,7 @@ class RunSettings:
     output: Path  #: the job's; artifacts go to output/artifacts/NAME
     rows: Mapping[Split, Path]  #: by split, JSONL of the rows that are scored, in the format of `scoring`
     sample: Sequence[Row]  #: a few rows on which a reopened artifact is verified
+    samples: Sequence[int] = ()  #: numbers of the test rows in `rows` whose answers the report shows
     origin: Origin | None = None  #: for model cards and before.json; None if no job made it
     part: str | None = None  #: the dataset's name, if there are several
     seed: int = 0  #: of the rows' resamples
@@ -127,6 +128,7 @@ class RunSettings:
             labels=self.labels,
             test_rows=rows.get("test"),
             validation_rows=rows.get("validation"),
+            samples=tuple(self.samples),
             seed=self.seed,
             evaluate=self.evaluate,
             seconds=seconds,
@@ -232,13 +234,15 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         opens_with=exporter.opens_with(request.precision, run.task, split=len(weights) > 1),
         part=run.part,
         compared_on=written.compared,
+        answers=found.answers,
     )
     size = Size(
         bytes=sum(path.stat().st_size for path in weights),
         dtype=written.stored,
         bytes_at_16_bit=2 * sum(parameter.numel() for parameter in model.parameters()),
     )
-    shipped = ShippedArtifact(artifact=artifact, size=size, flops=written.flops, **dict(found))
+    figures = {name: value for name, value in found if name != "answers"}
+    shipped = ShippedArtifact(artifact=artifact, size=size, flops=written.flops, **figures)
     card = ModelCard(
         artifact=artifact,
         figures=shipped.figures,

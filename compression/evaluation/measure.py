@@ -7,16 +7,16 @@ and a host lock prevents two jobs from measuring latency at once (host_lock.py).
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
 from compression.evaluation.runtimes.runner import config_of, open_artifact
 from compression.modalities.registry import scorer_of
-from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, Runner, Scorer, SplitScoring
+from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer
 from compression.modalities.text.decoding import Decoder
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.config import Config
@@ -25,6 +25,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score
+from compression.schema.report.samples import SampleAnswer
 from compression.schema.tasks import TASKS
 from compression.system import failures
 from compression.system.child_process import OUT_OF_MEMORY, Step, telling
@@ -46,6 +47,7 @@ class MeasureSpec(Config):
     labels: Annotated[tuple[str, ...], Field(description="In the order of the outputs; none where the task has none.")]
     test_rows: Annotated[str | None, Field(description="JSONL of rows as `scoring` reads them; null takes no score.")] = None
     validation_rows: Annotated[str | None, Field(description="The same of validation, which is scored first.")] = None
+    samples: Annotated[tuple[int, ...], Field(description="Numbers of the test rows whose answers are shown to people.")] = ()
     seed: Annotated[int, Field(ge=0, description="Of the samples of the rows: each dataset of a job has its own.")] = 0
     evaluate: Evaluate = Evaluate()
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
@@ -59,6 +61,7 @@ class Measured(Config):
     peak_memory_bytes: int | NotMeasured
     validation: Score | NotMeasured | None = None
     draws: SplitDraws = NO_DRAWS
+    answers: Annotated[tuple[SampleAnswer, ...], Field(description="To the samples, in their order.")] = ()
 
 
 FIGURE_OF = {"validation": "validation", "test": "score"}  #: split → the field of its score in `Measured`
@@ -100,9 +103,10 @@ def scored(
     known = timed.model_copy(update={FIGURE_OF[split]: reason for split, reason in unknown.items()})
     if paths:
         tell(known)
-    asked: dict[str, SplitScoring] = {}
-    for split, path in paths.items():
-        asked[split] = scorer.open_split(runner, reader, read_rows(path), spec.seed)
+    rows = {split: read_rows(path) for split, path in paths.items()}
+    asked = {split: scorer.open_split(runner, reader, some, spec.seed) for split, some in rows.items()}
+    if spec.samples and "test" in rows:
+        known = known.model_copy(update={"answers": sample_answers(spec, runner, reader, scorer, rows["test"])})
     total, done = sum(one.windows for one in asked.values()), 0
 
     def more(windows: int) -> None:
@@ -117,6 +121,15 @@ def scored(
         draws = known.draws.model_copy(update={split: found.draws})
         known = known.model_copy(update={FIGURE_OF[split]: found.score, "draws": draws})
     return known
+
+
+def sample_answers(
+    spec: MeasureSpec, runner: Runner[Any], reader: ArtifactReader, scorer: Scorer, rows: Sequence[Row]
+) -> tuple[SampleAnswer, ...]:
+    """Return the artifact's answers to the samples. rows: of test. The task predicts single rows."""
+    asked = [rows[number] for number in spec.samples]
+    found = cast(RowScorer, scorer).predictions(runner, reader, asked, spec.labels)
+    return tuple(map(SampleAnswer.of, found))
 
 
 def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> Latency | NotMeasured:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from compression.schema.recipe.recipe import Evaluate
     from compression.schema.recipe.views import Views
     from compression.schema.report.report import SplitFacts
+    from compression.schema.report.samples import Sample
     from compression.schema.validation import DataFacts
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -193,6 +194,10 @@ class RawInput:
 class IndependentRows:
     """Base class of modalities whose models read each row as it is: they have none of the optional capabilities."""
 
+    def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:  # noqa: ARG002
+        """Return nothing: reports show no rows."""
+        return ()
+
     def adapted(self, folder: Path, *_: Any, like: Path | None = None) -> tuple[Path, None]:  # noqa: ARG002
         """Return the folder as it is."""
         return folder, None
@@ -262,7 +267,16 @@ class Modality(Protocol):
         """Return the facts about an upload, or every reason to reject it."""
 
     def question(self, spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
-        """Return a prediction request's row for the scorer, the row for people, and the expected output."""
+        """Return a prediction request's row for the scorer, the row for people, and the expected output.
+
+        The row for people: strings and lists of words by name; `picture`, if it has one, is a small picture as a data: URI.
+        """
+
+    def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:
+        """Return what a report shows of rows of test, each of them; empty if the modality shows none.
+
+        rows: a few; labels: the model's. Raises the errors of reading rows.
+        """
 
     def scorer(self, task: Name, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
         """Return the scorer of a task. labels: the model's, in the order of its outputs."""

@@ -7,6 +7,7 @@ from compression.schema.report.measurements import Generation, Latency, NotMeasu
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, Report, SplitFacts, Uploaded, verdicts
+from compression.schema.report.samples import Sample, SampleAnswer
 from compression.schema.stages import Stage
 
 SHAPE = {"layers": 6, "hidden": 384, "heads": 12, "ffn": 1536, "vocabulary": 30522}
@@ -119,3 +120,19 @@ def generates(of: Row) -> Row:
     base = {"prefill_per_second": 3200.0, "decode_per_second": 62.5, "first_token_ms": 40.0}
     generation = Generation(prompt=128, tokens=32, **own, **{f"baseline_{name}": value for name, value in base.items()})
     return changed(of, "latency", generation=generation)
+
+
+def sampled() -> Report:
+    """A report that shows two rows of test, of which the recommended artifact has one wrong."""
+    first, last = "baseline-onnx-int8", "distilled-onnx-int8"
+    answers = {first: ("positive", "negative"), last: ("negative", "negative")}
+    form = {"kind": "onnx", "precision": "int8", "opens_with": "onnxruntime", "score": score_of(0.8), "files": ()}
+    artifacts = tuple(
+        Artifact(
+            name=name, stage=stage, **form, answers=tuple(SampleAnswer(text=text, probability=0.75) for text in answers[name])
+        )
+        for name, stage in ((first, "baseline"), (last, "distilled"))
+    )
+    picture = "data:image/png;base64,iVBORw0KGgo="
+    samples = (Sample(texts=("a lovely film",), expected="positive"), Sample(picture=picture, expected="negative"))
+    return report(artifacts=artifacts, samples=samples)

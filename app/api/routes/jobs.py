@@ -166,6 +166,7 @@ def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[Art
 def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
     """Show the before/after table and everything that belongs to it."""
     job = jobs.get(session, caller.team, job_id)
-    if job.report is None:
+    found = jobs.whole_report(job)
+    if found is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
-    return JSONResponse(job.report)
+    return JSONResponse(found)

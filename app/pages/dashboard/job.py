@@ -26,6 +26,7 @@ from compression.schema.report.averages import judged_each
 from compression.schema.report.lm_eval_table import compare_lm_eval
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Report
+from compression.schema.report.sample_table import sample_tables
 from compression.schema.stages import STAGES, wanted
 from compression.schema.tasks import TASKS
 
@@ -122,7 +123,7 @@ def artifacts_of(session: Session, job: Job, shipped: Sequence[str]) -> list[Art
 
 def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[str, Any]:
     """Return what the sections Results, Stages and Layers show."""
-    report = Report.model_validate(job.report) if job.report else None
+    report = Report.model_validate(jobs.whole_report(job)) if job.report else None
     shipped = [report.headline, *report.headlines.values()] if report else []
     best = next((each for each in rows if report and each.artifact == report.headline), None)
     layers = sorted(best.ranges if best else (), key=lambda layer: -layer.ratio)
@@ -136,6 +137,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "report": report,
         "best": best,
         "outcome": figures.outcome(report) if report else None,
+        "samples": sample_tables(report) if report else [],
         "figures": figures.figures(report, rows[0], best) if report and best else [],
         "cuts": figures.cuts(report) if report else [],
         "ranges": layers[:MOST_LAYERS],

@@ -18,6 +18,7 @@ from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.lm_eval_table import compare_lm_eval
 from compression.schema.report.measurements import Latency, Row, Score, Sensitivity
 from compression.schema.report.report import Report
+from compression.schema.report.sample_table import sample_tables
 from compression.schema.tasks import row_of
 
 FOLDER = Path(__file__).parent
@@ -36,12 +37,12 @@ class About:
 
 
 def policy(*, header: bool = True) -> str:
-    """Return the page's Content-Security-Policy: its own style sheet, by its hash, and nothing else.
+    """Return the page's Content-Security-Policy: its own style sheet, by its hash, pictures that it holds, and nothing else.
 
     header: with the directives that only a header can carry; the file itself carries the others.
     """
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    rules = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    rules = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     return f"{rules}; frame-ancestors 'none'; sandbox" if header else rules
 
 
@@ -70,6 +71,7 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
         pictures=pictures(report.rows, shipped(report)),
         conditions=conditions(report.rows),
         beside=compare_lm_eval(report.rows),
+        samples=sample_tables(report),
         training=training(progress, judged_each(report.rows)),
         judged=judged(report.rows),
         sensitivity={

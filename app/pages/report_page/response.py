@@ -10,6 +10,7 @@ from sqlalchemy.orm import object_session
 
 from app.api import ranges
 from app.api.openapi import headers
+from app.jobs import jobs
 from app.pages.report_page.page import About, policy, render
 from app.store.models import Event, Job
 from compression.schema.report.report import Report
@@ -23,10 +24,14 @@ MOST_POINTS = 2000
 """Limit for all training curves together; later points are left out."""
 
 
-def report_answer(job: Job, request: Request, *, download: bool = False) -> Response:
-    """Return a job's report as a page or as a download; 304 if the caller has it. The job must have a report."""
+def report_answer(job: Job, request: Request, *, download: bool = False, samples: bool = True) -> Response:
+    """Return a job's report as a page or as a download; 304 if the caller has it. The job must have a report.
+
+    samples: whether it shows rows of the data.
+    """
     about = About(job.id, job.name, job.labels, submitted=job.created_at, finished=job.finished_at)
-    page = render(Report.model_validate(job.report), about, _progress(job))
+    found = jobs.whole_report(job) if samples else job.report
+    page = render(Report.model_validate(found), about, _progress(job))
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'
     headers = {
         "ETag": etag,

@@ -34,7 +34,7 @@ def report_page(
 
 @shared.get("/share/{token}", response_class=HTMLResponse, responses=REPORT_PAGE)
 def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
-    """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
-    answer = report_answer(shares.find_shared_job(session, token), request)
+    """The report that a link shows, as one page without rows of the data. Nobody signs in for it, and it leads nowhere else."""
+    answer = report_answer(shares.find_shared_job(session, token), request, samples=False)
     answer.headers.update(shares.LINK_HEADERS)
     return answer

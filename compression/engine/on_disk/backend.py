@@ -148,8 +148,8 @@ class OnDiskRun:
 
     def summary(self) -> DatasetSummary:
         """Return the report's facts about the dataset."""
-        dataset = self.data.dataset
-        return DatasetSummary(task=dataset.task, labels=dataset.labels, splits=dataset.facts(), rows={}, cut=None)
+        dataset, samples = self.data.dataset, tuple(self.data.samples.values())
+        return DatasetSummary(dataset.task, dataset.labels, dataset.facts(), rows={}, cut=None, samples=samples)
 
     def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:  # noqa: ARG002
         """Restore the rows of a finished stage. Every stage begins at the checkpoint as it was sent."""

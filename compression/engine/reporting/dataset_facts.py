@@ -11,6 +11,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Row, Score, Sensitivity, Uploaded
 from compression.schema.report.report import Artifact, PartReport, Report, SplitFacts, verdicts
+from compression.schema.report.samples import Sample
 from compression.schema.schemes import SCHEMES
 from compression.schema.tasks import TASKS
 from compression.system.environment import environment
@@ -30,6 +31,7 @@ class DatasetSummary:
     pruning: dict[str, Any] | None = field(default=None)
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
         """Return notes on what the dataset's figures rest on. first: its baseline row; last: the headline stage's row."""
@@ -51,6 +53,7 @@ def job_report(
             pruning=facts.pruning,
             sensitivity=facts.sensitivity,
             notes=facts.notes(rows[0].parts[name], chosen.parts[name]),
+            samples=facts.samples,
         )
         for name, facts in about.items()
         if name
@@ -73,6 +76,7 @@ def job_report(
         pruning=alone.pruning if alone else None,
         sensitivity=alone.sensitivity if alone else {},
         environment=environment(),
+        samples=alone.samples if alone else (),
         notes=(
             *(alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts))),
             *([scheme_note] if scheme_note is not None else ()),

@@ -5,6 +5,7 @@ Functions import what they need: processes that measure or validate call some of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from compression.schema.job_spec import Data
     from compression.schema.prediction_request import AnswerSpec
     from compression.schema.recipe.views import Views
+    from compression.schema.report.samples import Sample
     from compression.schema.validation import DataFacts
 
 INPUT = "pixel_values"
@@ -51,6 +53,12 @@ class ImageModality(IndependentRows):
         from compression.modalities.image.questions import row_of
 
         return row_of(spec, base)
+
+    def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:
+        """Return small copies of the images, with their labels."""
+        from compression.modalities.image.thumbnails import samples
+
+        return samples(rows, labels)
 
     def scorer(self, task: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> ImageClassScorer:  # noqa: ARG002
         """Return the scorer."""

@@ -145,6 +145,15 @@ class RowScorer:
         """Return a prediction as keys of `schema.prediction.Answer`. logits: of its first window."""
         raise NotImplementedError
 
+    def predictions(
+        self, runner: Runner[Any], reader: ArtifactReader, rows: Sequence[Row], labels: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        """Predict some rows, each alone -> for each what `shown` returns."""
+        asked = reader.ask(rows)
+        logits = answered(runner, reader, asked.windows, 1)
+        answers = self.answers(asked, logits, rows)
+        return [self.shown(answer, logits[asked.owners.index(row)], labels) for row, answer in enumerate(answers)]
+
     def open_split(self, runner: Runner[Any], reader: ArtifactReader, rows: Sequence[Row], seed: int = 0) -> SplitScoring:
         """Encode a split, to score it at batch 1 and padded at batch 32."""
         asked = reader.ask(rows)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from compression.schema.job_spec import Data, Spec
     from compression.schema.prediction_request import AnswerSpec
     from compression.schema.recipe.views import Views
+    from compression.schema.report.samples import Sample
     from compression.schema.validation import DataFacts
 
 WINDOW = 512
@@ -61,6 +62,12 @@ class TextModality:
         from compression.modalities.text.questions import row_of
 
         return row_of(spec, base)
+
+    def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:
+        """Return the rows' texts, cut if long, with their labels."""
+        from compression.modalities.text.questions import sample_of
+
+        return tuple(sample_of(row, labels) for row in rows)
 
     def scorer(self, task: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> Scorer:
         """Return the scorer of a task."""

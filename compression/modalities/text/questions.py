@@ -1,4 +1,4 @@
-"""Turns a prediction request into a row: its own text, or a row of the data. Torch-free."""
+"""Turns a prediction request into a row: its own text, or a row of the data; and shows rows. Torch-free."""
 
 from itertools import islice
 from pathlib import Path
@@ -11,6 +11,7 @@ from compression.modalities.text.inputs import cut_words
 from compression.schema.errors import EmptySplit
 from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec
 from compression.schema.recipe.base import Task
+from compression.schema.report.samples import NO_ANSWER, Sample, cut
 
 
 def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
@@ -43,3 +44,15 @@ def _expected(task: Task, label: Any) -> Any:
     if label is not None and task == "question-answering":
         return cut_words([answer.text for answer in label])
     return cut_words(label) if label is not None and task == "token-classification" else label
+
+
+def sample_of(row: Row, labels: tuple[str, ...]) -> Sample:
+    """Return what a report shows of a row of the measuring process. labels: names by id; none where labels are no ids."""
+    if "words" in row:
+        return Sample(texts=(cut(" ".join(row["words"])),), expected=cut(" ".join(row["label"])))
+    if "question" in row:
+        expected = " or ".join(row["answers"]) or NO_ANSWER
+        return Sample(texts=(cut(row["question"]), cut(row["context"])), expected=cut(expected))
+    expected = labels[row["label"]] if labels else f"{row['label']:.4g}"
+    texts = (row["text"], *([row["pair"]] if "pair" in row else []))
+    return Sample(texts=tuple(map(cut, texts)), expected=cut(expected))

@@ -12,6 +12,7 @@ from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
+from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
 from compression.schema.stages import Stage
 
 
@@ -44,6 +45,8 @@ class Artifact(Config):
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
     compared_on: ComparedAnswers | NotCompared | None = None
     """Comparison of an ONNX file with 8-bit products on processors without VNNI; null for others, and in older reports."""
+    answers: Annotated[tuple[SampleAnswer, ...], Field(max_length=MOST_SAMPLES)] = ()
+    """To the report's `samples` of its dataset, in their order; none in older reports."""
 
 
 class Values(Config):
@@ -117,6 +120,7 @@ class PartReport(Config):
     pruning: Annotated[dict[str, Any] | None, Field(description="As the report's own.")]
     sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict, description="As the report's own.")]
     notes: tuple[str, ...] = ()
+    samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES, description="As the report's own.")] = ()
 
 
 class Report(Config):
@@ -144,6 +148,8 @@ class Report(Config):
     """By axis: hidden with its heads, ffn, layers; empty unless requested."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
+    samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES)] = ()
+    """Some rows of test, drawn at random; `answers` of each artifact are to them. None in older reports."""
 
 
 def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:

@@ -11,9 +11,11 @@ import pytest
 
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
+from compression.schema.report.report import Report
+from compression.schema.report.samples import split_samples
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
-from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
+from tests.client.figures import changed, from_file, generates, more_figures, report, row, sampled, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import says
@@ -197,3 +199,24 @@ def test_a_report_of_before_a_field_was_kept_is_shown(
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     end_well(service, job, json.dumps(old))
     assert page_of(http, job).tags.count("svg") == shown().tags.count("svg")
+
+
+def test_samples_are_shown_to_the_team_until_their_dataset_is_deleted(
+    service: Service, http: httpx.Client, request_body: Json
+) -> None:
+    whole, apart = split_samples(sampled().model_dump(mode="json"))
+    job = done(service, http, request_body, Report.model_validate(whole))
+    assert "img" not in page_of(http, job).tags
+    sql(service, "UPDATE jobs SET samples = %s WHERE id = %s", json.dumps(apart), job)
+    page = page_of(http, job)
+    says(page.text, "a lovely film", "positive75.0 %", "negative75.0 %✗ wrong")
+    assert [value for name, value in page.attributes if name == "src"] == ["data:image/png;base64,iVBORw0KGgo="]
+    link = http.post(f"/v1/jobs/{job}/share", json={"expires_in": 600}).json()["url"]
+    shared = Page(httpx.get(link).text)
+    assert "img" not in shared.tags
+    assert "a lovely film" not in shared.text
+    assert http.get(f"/v1/jobs/{job}/report").json() == sampled().model_dump(mode="json")
+    assert http.delete(f"/v1/datasets/{request_body['datasets'][0]}").status_code == 204
+    left = http.get(f"/v1/jobs/{job}/report").json()
+    assert left == whole
+    assert "img" not in page_of(http, job).tags

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from app.core.errors import WrongState
 from app.core.failures import describe_failure
 from app.jobs import fencing, jobs, stage_results
+from app.store import resources
 from app.store.clock import now
-from app.store.models import Job, Metric
+from app.store.models import Dataset, Job, Metric
 from tests.app.conftest import NewJob, SessionMaker
 from tests.support.unmeasured import unmeasured
 
@@ -223,3 +224,24 @@ def test_a_rollback_rings_nobody(transaction: SessionMaker, new_job: NewJob) -> 
         raise ZeroDivisionError
     assert "wake" not in session.info
     assert look(transaction, job).state == "queued"
+
+
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda session, job: resources.delete(session, Dataset, job.team_id, job.dataset_id),
+        lambda session, job: jobs.delete_job(session, job.team_id, job.id),
+    ],
+)
+def test_the_rows_that_a_report_shows_go_with_their_dataset_or_with_the_job(
+    transaction: SessionMaker, held: fencing.Claim, delete: Callable[[Session, Job], None]
+) -> None:
+    shown, kept = [{"texts": ["a lovely film"], "expected": "positive"}], {"headline": "int8", "samples": []}
+    do(transaction, jobs.finish, held, {**kept, "samples": shown}, [])
+    with transaction() as session:
+        job = jobs.get(session, held.job.team_id, held.job.id)
+        assert (job.report, jobs.whole_report(job)) == (kept, {**kept, "samples": shown})
+        delete(session, job)
+        session.flush()
+        session.refresh(job, ["report", "samples"])
+        assert (job.report, job.samples) == (kept, None)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from compression.engine.pipeline import compress
 from compression.schema.report.measurements import Score
+from compression.schema.report.samples import MOST_SAMPLES
 from tests.support.engine_jobs import RECIPE, report_of, spec_of
 from tests.support.toy_tasks import LENGTH, write
 
@@ -24,3 +25,8 @@ def test_a_job_answers_questions(encoder: Path, tmp_path: Path) -> None:
     assert {"exact_match", "f1_answerable", "f1_unanswerable"} < set(baseline.metrics)
     opens = {artifact.kind: artifact.opens_with for artifact in report.artifacts}
     assert "AutoModelForQuestionAnswering" in opens["transformers"]
+    for artifact in report.artifacts:
+        assert len(artifact.answers) == len(report.samples) == MOST_SAMPLES
+    assert all(len(sample.texts) == 2 and sample.expected for sample in report.samples)
+    right = [answer.text in sample.expected for sample, answer in zip(report.samples, report.artifacts[0].answers, strict=True)]
+    assert sum(right) >= MOST_SAMPLES - 2, "they are to these rows, of which it knows 90 %"

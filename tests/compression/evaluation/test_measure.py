@@ -18,12 +18,14 @@ import pytest
 from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
 from compression.evaluation.measure import Measured, MeasureSpec, measure, peak_memory, read_rows, time_both
+from compression.evaluation.predict import predict
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Runner
 from compression.modalities.text.inputs import Batch, full_batch
 from compression.modalities.text.scoring.whole_texts import TextClassScorer
 from compression.schema.artifact_formats import Kind
+from compression.schema.prediction_request import AnswerSpec, Question
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Latency, NotMeasured, Score
@@ -77,6 +79,21 @@ def test_a_fresh_child_tells_both_sides_of_the_latency(fresh: tuple[Measured, in
     assert "onnxruntime" in latency.runtime
     assert isinstance(score, Score)
     assert score == tiny_shipment.int8.score
+
+
+def test_samples_are_answered_as_the_score_s_rows_are(tiny_shipment: Shipment) -> None:
+    found = measure(spec(tiny_shipment, samples=(7, 2), seconds=0.1))
+    for number, said in zip((7, 2), found.answers, strict=True):
+        asked = AnswerSpec(
+            task="text-classification",
+            labels=LABELS,
+            memory_bytes=1 << 40,
+            original=str(tiny_shipment.folder(tiny_shipment.int8)),
+            compressed=str(tiny_shipment.folder(tiny_shipment.int8)),
+            question=Question(text=tiny_shipment.rows[number][0]),
+        )
+        other = predict(asked, tiny_shipment.output).compressed
+        assert (said.text, said.probability) == (other.label, pytest.approx(other.scores[said.text], abs=1e-4))
 
 
 def test_measuring_onnx_loads_no_torch(tiny_shipment: Shipment, tmp_path: Path) -> None:
