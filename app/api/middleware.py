@@ -16,10 +16,12 @@ from app.core import traces
 from app.core.errors import InvalidRequest, TooLarge, problem_response
 from app.core.ids import new_id
 from app.ops.metrics import count_response
+from compression.schema.prediction_request import LARGEST_QUESTION
 
 log = structlog.get_logger()
 HSTS_SECONDS = 365 * 24 * 3600
 _FILES = re.compile(r"/v1/(models|datasets)/[^/]+/files/")
+_TRIES = re.compile(r"/v1/jobs/[^/]+/try")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -135,7 +137,10 @@ class NulFilter:
 
 
 class BodyLimit:
-    """Rejects bodies over a limit, declared or not. File uploads are exempt: their manifest limits them."""
+    """Rejects bodies over a limit, declared or not.
+
+    File uploads are exempt: their manifest limits them. A question to a job's models may hold an image.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -145,9 +150,10 @@ class BodyLimit:
         if scope["type"] != "http" or (scope["method"] in {"PUT", "PATCH"} and _FILES.match(scope["path"])):
             await self.app(scope, receive, send)
             return
+        limit = max(self.limit, LARGEST_QUESTION) if _TRIES.fullmatch(scope["path"]) else self.limit
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self.limit:
-            problem = TooLarge(f"the body has {declared} bytes; the limit is {self.limit}")
+        if declared.isdigit() and int(declared) > limit:
+            problem = TooLarge(f"the body has {declared} bytes; the limit is {limit}")
             await problem_response(problem, Request(scope))(scope, receive, send)
             return
         seen = 0
@@ -156,9 +162,9 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self.limit:
+            if seen > limit:
                 # The only kind of exception that FastAPI lets through while it reads a body; exception_handlers.py maps it.
-                raise HTTPException(TooLarge.status, f"the body is longer than the limit of {self.limit} bytes")
+                raise HTTPException(TooLarge.status, f"the body is longer than the limit of {limit} bytes")
             return message
 
         await self.app(scope, bounded, send)

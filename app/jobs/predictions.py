@@ -16,7 +16,7 @@ from app.store import resources
 from app.store.broker import CHECKS, wake_after_commit
 from app.store.clock import now
 from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Prediction, Team
-from compression.schema.prediction_request import Question, asked_for
+from compression.schema.prediction_request import FILES, INPUTS, Question, asked_for
 from compression.schema.recipe.base import Task
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
@@ -24,8 +24,6 @@ from compression.schema.validation import DataFacts
 MOST_WAITING, MOST_A_MINUTE = 4, 30
 """Predictions of a team that may wait, and that it may request per minute: the same workers check others' uploads."""
 MAX_ATTEMPTS = 2
-INPUTS = ("text", "text_pair", "tokens", "question", "context", "image")
-"""Keys of a question that hold what a model reads."""
 
 
 def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Prediction:
@@ -156,11 +154,16 @@ def renew(session: Session, row: Prediction, lease_seconds: float) -> bool:
 def finish(
     session: Session, row: Prediction, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
 ) -> bool:
-    """Write the result or the error; return False if another attempt has taken over, or the row is gone."""
+    """Write the result or the error; return False if another attempt has taken over, or the row is gone.
+
+    The row forgets the files that were asked about.
+    """
+    asked = {name: value for name, value in row.asked.items() if name not in FILES}
+    state = "failed" if error else "succeeded"
     done = session.execute(
         update(Prediction)
         .where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)
-        .values(state="failed" if error else "succeeded", result=result, error=error, finished_at=now(), lease_until=None)
+        .values(state=state, asked=asked, result=result, error=error, finished_at=now(), lease_until=None)
         .returning(Prediction.id)
         .execution_options(synchronize_session=False)
     )

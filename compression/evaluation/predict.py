@@ -62,6 +62,7 @@ class _Model:
 def predict(spec: AnswerSpec, base: Path) -> Answered:
     """Predict with both models. Raises CompressionError if the row does not exist or cannot be read."""
     row, asked, expected = modality_of(spec.task).question(spec, base)
+    picture = asked.pop("picture", None)
     with host_lock() as alone:
         sides = [_Model(base / place, spec, row) for place in (spec.original, spec.compressed)]
         for side in sides:
@@ -73,7 +74,8 @@ def predict(spec: AnswerSpec, base: Path) -> Answered:
             if time.perf_counter() > end:
                 break
         original, compressed = (side.answer() for side in sides)
-    return Answered(asked=asked, expected=expected, original=original, compressed=compressed, exclusive=alone.exclusive)
+    both = {"original": original, "compressed": compressed}
+    return Answered(asked=asked, picture=picture, expected=expected, exclusive=alone.exclusive, **both)
 
 
 def main(path: Path) -> int:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from compression.schema.config import Config
+from compression.schema.report.samples import Picture
 from compression.schema.validation import Rejected
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
@@ -28,9 +29,10 @@ class Answer(Config):
 
 
 class Answered(Config):
-    """The predictions of both models for the same texts."""
+    """The predictions of both models for the same row."""
 
-    asked: Annotated[dict[str, LongText | Words], Field(max_length=4, description="The texts, as they were read.")]
+    asked: Annotated[dict[str, LongText | Words], Field(max_length=4, description="As it was read; an image's name or size.")]
+    picture: Annotated[Picture | None, Field(description="A small copy of an image that was asked about.")] = None
     expected: LongText | Finite | Annotated[tuple[LongText, ...], Field(max_length=100_000)] | None = None
     """The row's label in the data: a class, a number, tags, or the answers; else null."""
     original: Answer

@@ -1,5 +1,6 @@
 """The request to try a job's models, and the input of the engine's command `predict`."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -15,6 +16,8 @@ LONGEST_TEXT = 20_000
 LONGEST_WORD, MOST_WORDS = 200, 2000
 LARGEST_IMAGE = 4 << 20
 """In bytes, of the file; base64 takes a third more."""
+LARGEST_QUESTION = 4 * -(-LARGEST_IMAGE // 3) + (1 << 16)
+"""In bytes, of a request's body."""
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
 Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^\x00\s]+$")]
 
@@ -34,6 +37,26 @@ class Question(Config):
     image: Annotated[Base64 | None, Field(description="The bytes of an image's file, in base64.")] = None
     row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of these: a row of the data, from 0.")] = None
     split: Annotated[Split, Field(description="Where that row is.")] = "test"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A key of a question that holds what a model reads, as a form asks for it."""
+
+    title: str
+    kind: Literal["line", "text", "words", "image"] = "text"  #: text: several lines; image: a file, in base64
+
+
+INPUTS = {
+    "text": Input("Text"),
+    "text_pair": Input("Second text"),
+    "tokens": Input("Words, separated by spaces", "words"),
+    "question": Input("Question", "line"),
+    "context": Input("Context"),
+    "image": Input("Image", "image"),
+}
+FILES = frozenset(name for name, one in INPUTS.items() if one.kind == "image")
+"""Keys whose values are files: nothing repeats them."""
 
 
 def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:

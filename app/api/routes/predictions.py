@@ -22,7 +22,7 @@ from app.jobs import predictions
 from app.store.db import reading, writing
 from app.store.models import TERMINAL, Prediction
 from compression.schema.prediction import Answered
-from compression.schema.prediction_request import Question
+from compression.schema.prediction_request import FILES, Question
 from compression.schema.recipe.base import PartName
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/try", tags=["try"])
@@ -55,9 +55,10 @@ class TryOut(Out):
 
 
 def _out(row: Prediction) -> TryOut:
-    """Return a prediction's public fields."""
-    same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
-    return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
+    """Return a prediction's public fields; files that were asked about are left out."""
+    asked = {name: value for name, value in row.asked.items() if name not in FILES}
+    same = ("id", "part", "state", "result", "error", "created_at", "finished_at")
+    return TryOut(job=row.job_id, asked=asked, **{name: getattr(row, name) for name in same})
 
 
 def _read(team: str, job_id: str, try_id: str) -> TryOut:

@@ -11,20 +11,11 @@ from app.jobs import jobs
 from app.jobs.predictions import find_dataset
 from app.pages.dashboard.views import PageRoute, VisitorDep, render
 from app.store.models import Dataset, Job
-from compression.schema.prediction_request import asked_for
+from compression.schema.prediction_request import INPUTS, LARGEST_IMAGE, asked_for
 from compression.schema.tasks import TASKS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 100
-FIELDS = {
-    "text": "Text",
-    "text_pair": "Second text",
-    "tokens": "Words, separated by spaces",
-    "question": "Question",
-    "context": "Context",
-    "image": "Image, in base64",
-}
-LONG = ("text", "text_pair", "context")
 
 
 def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
@@ -34,7 +25,7 @@ def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
         dataset = session.get_one(Dataset, find_dataset(job, name))
         task: Any = dataset.task
         paired = bool((dataset.data.get("columns") or {}).get("text_pair"))
-        fields = [{"name": one, "title": FIELDS[one], "long": one in LONG} for one in asked_for(task, paired=paired)]
+        fields = [(one, INPUTS[one]) for one in asked_for(task, paired=paired)]
         rows = {} if dataset.deleted_at else (dataset.facts or {}).get("rows", {})
         there = {split: rows[split] for split in ("test", "validation", "train") if rows.get(split)}
         found.append({"name": name, "task": task, "fields": fields, "rows": there})
@@ -55,5 +46,5 @@ def try_page(request: Request, session: ReadDep, visitor: VisitorDep, job: str =
     taken = next((one for one in parts if one["name"] == part), parts[0] if parts else None)
     others = [one for one in rows if chosen is None or one.id != chosen.id]
     listed = [(one.id, one.name) for one in ([chosen] if chosen is not None else []) + others]
-    context: dict[str, Any] = {"here": "try", "jobs": listed, "job": chosen, "parts": parts, "part": taken}
-    return render(request, "try.html", visitor, **context)
+    context: dict[str, Any] = {"jobs": listed, "job": chosen, "parts": parts, "part": taken, "most": LARGEST_IMAGE}
+    return render(request, "try.html", visitor, here="try", **context)

@@ -2,11 +2,14 @@
 
 import base64
 import binascii
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from compression.modalities.image.decoding import decode
+from compression.modalities.image.locations import ImageOpener
 from compression.modalities.image.sources import list_split
+from compression.modalities.image.thumbnails import thumbnail
 from compression.modalities.scoring.base import Row
 from compression.schema.errors import EmptySplit, UnreadableData
 from compression.schema.prediction_request import AnswerSpec
@@ -25,10 +28,13 @@ def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
             raise UnreadableData(
                 f"the image is not in base64: {problem}", param="image", remedy="Encode its file."
             ) from problem
-        return {"data": given}, {"image": f"{image.width} × {image.height} pixels"}, None
+        about = {"image": f"{image.width} × {image.height} pixels", "picture": thumbnail(image)}
+        return {"data": given}, about, None
     listing = list_split(spec.data, request.split, base)
     if request.row >= len(listing.places):
         cause = f"{request.split} has no row {request.row}"
         raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
     place = listing.places[request.row]
-    return place.judged(0), {"image": place.name(base.absolute())}, listing.labels[request.row]
+    with closing(ImageOpener(base.absolute())) as opener:
+        about = {"image": place.name(base.absolute()), "picture": thumbnail(opener.open(place))}
+    return place.judged(0), about, listing.labels[request.row]

@@ -5,6 +5,7 @@ import json
 import httpx
 import pytest
 
+from compression.schema.prediction_request import LARGEST_IMAGE
 from tests.app.api.conftest import Json, problem, sql
 from tests.app.api.finished import MOMENT, done
 from tests.conftest import Service
@@ -63,3 +64,16 @@ def test_what_cannot_be_asked_is_refused(http: httpx.Client, place: str) -> None
     late = http.post(place, json={"text": "good"})
     problem(late, 429, "too_many_tries")
     assert late.headers["retry-after"] == "10"
+
+
+def test_an_image_may_be_larger_than_other_bodies_and_is_not_repeated(
+    service: Service, http: httpx.Client, place: str, request_body: Json
+) -> None:
+    sql(service, "UPDATE datasets SET task = 'image-classification' WHERE id = %s", request_body["datasets"][0])
+    image = "A" * (4 * LARGEST_IMAGE // 3 - 4)
+    asked = http.post(place, json={"image": image})
+    assert asked.status_code == 202, asked.text[:500]
+    assert asked.json()["asked"] == {"split": "test"}
+    problem(http.post(place, json={"image": image + "A" * 8}), 422, "invalid_request", "image")
+    problem(http.post(place, json={"image": image * 2}), 413, "too_large")
+    problem(http.post(place, json={"image": "no base64!"}), 422, "invalid_request", "image")

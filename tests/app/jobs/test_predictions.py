@@ -166,3 +166,14 @@ def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: Sess
         assert given_up.state == "failed"
         assert given_up.error["code"] == "answer_failed"
         assert not predictions.has_waiting_prediction(session)
+
+
+def test_a_file_that_was_asked_about_is_forgotten_with_the_answer(transaction: SessionMaker) -> None:
+    with transaction() as session:
+        job = finished(session, "image-classification")
+        row = predictions.create(session, job.team_id, job.id, "", Question(image="AAAA"))
+        assert row.asked["image"] == "AAAA"
+        claimed = predictions.claim(session, 60)
+        assert predictions.finish(session, claimed, result=ANSWERS)
+        session.refresh(row)
+        assert row.asked == {"split": "test"}

@@ -7,7 +7,7 @@ const answers = document.getElementById("answers");
 const ask = document.getElementById("ask");
 const byRow = document.getElementById("ask-row");
 const OVER = ["succeeded", "failed"];
-const TITLES = { text: "Text", text_pair: "Second text", tokens: "Words", question: "Question", context: "Context" };
+const TITLES = { text: "Text", text_pair: "Second text", tokens: "Words", question: "Question", context: "Context", image: "Image" };
 
 const made = (tag, text, name) => {
   const element = document.createElement(tag);
@@ -62,7 +62,7 @@ function tagged(words, tags, others) {
   return place;
 }
 
-function show({ asked, expected, original, compressed, exclusive = true }) {
+function show({ asked, picture = null, expected, original, compressed, exclusive = true }) {
   const facts = document.getElementById("asked");
   facts.replaceChildren(...Object.entries(asked).flatMap(([name, value]) => {
     const group = made("div");
@@ -74,6 +74,12 @@ function show({ asked, expected, original, compressed, exclusive = true }) {
     const text = Array.isArray(expected) ? expected.join(asked.tokens ? " " : " or ") || "no answer in the context" : String(expected);
     group.append(made("dt", "Expected"), made("dd", text));
     facts.append(group);
+  }
+  if (picture) {
+    const shown = made("img", undefined, "thumb");
+    shown.src = picture;
+    shown.alt = "The image, small";
+    facts.querySelector("dd").append(shown);
   }
   const rows = [];
   if (asked.tokens) rows.push(line("Prediction", tagged(asked.tokens, original.tags, compressed.tags), tagged(asked.tokens, compressed.tags, original.tags)));
@@ -120,12 +126,61 @@ async function put(question) {
   }
 }
 
-if (page) {
-  ask.addEventListener("submit", (event) => {
+// A field's value as the API takes it: words in a list, a file in base64.
+async function valueOf(field) {
+  if (field.dataset.kind === "words") return field.value.trim().split(/\s+/);
+  if (field.type !== "file") return field.value;
+  const address = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.addEventListener("error", () => reject(reader.error));
+    reader.readAsDataURL(field.files[0]);
+  });
+  return address.slice(address.indexOf(",") + 1);
+}
+
+// Why a file cannot be sent; empty if it can.
+function hindrance(file, most) {
+  return file && file.size > most ? `${file.name} has ${bytes(file.size)}; the most is ${bytes(most)}. Save it with fewer pixels: networks read a few hundred on each side.` : "";
+}
+
+// A place for one image: dropped or chosen, with a preview.
+function dropZone(zone) {
+  const input = zone.querySelector("input"), preview = zone.querySelector("img"), wrong = zone.querySelector(".wrong");
+  const chosen = () => {
+    const [file] = input.files;
+    const reason = hindrance(file, Number(zone.dataset.most));
+    input.setCustomValidity(reason);
+    input.setAttribute("aria-invalid", String(Boolean(reason)));
+    wrong.textContent = reason;
+    wrong.hidden = !reason;
+    URL.revokeObjectURL(preview.src);
+    preview.hidden = true;
+    preview.removeAttribute("src");
+    if (file && !reason) preview.src = URL.createObjectURL(file);
+  };
+  // A file that the browser cannot show may still be one that the service reads.
+  preview.addEventListener("load", () => { preview.hidden = false; });
+  input.addEventListener("change", chosen);
+  for (const name of ["dragenter", "dragover"]) zone.addEventListener(name, (event) => { event.preventDefault(); zone.classList.add("over"); });
+  for (const name of ["dragleave", "drop"]) zone.addEventListener(name, () => zone.classList.remove("over"));
+  zone.addEventListener("drop", (event) => {
     event.preventDefault();
-    const texts = Object.fromEntries(new FormData(ask));
-    if (texts.tokens !== undefined) texts.tokens = texts.tokens.trim().split(/\s+/);
-    put(texts);
+    if (!event.dataTransfer.files.length) return;
+    const one = new DataTransfer();
+    one.items.add(event.dataTransfer.files[0]);
+    input.files = one.files;
+    chosen();
+  });
+}
+
+if (page) {
+  document.querySelectorAll("[data-drop]").forEach(dropZone);
+  ask.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const fields = [...ask.elements].filter((each) => each.name);
+    const values = await Promise.all(fields.map(async (field) => [field.name, await valueOf(field)]));
+    put(Object.fromEntries(values));
   });
   byRow?.addEventListener("submit", (event) => {
     event.preventDefault();

@@ -146,6 +146,7 @@ def test_an_uploaded_image_and_a_row_of_the_data_are_answered(tmp_path: Path) ->
     found = predict(asked(tmp_path, Question(image=image)), tmp_path)
     assert (found.original.label, found.compressed.label) == ("warm", "warm")
     assert found.asked == {"image": "30 × 30 pixels"}
+    assert found.picture.startswith("data:image/")
     assert found.expected is None
     data = folder_data(tmp_path)
     found = predict(asked(tmp_path, Question(row=1), data), tmp_path)
@@ -162,6 +163,14 @@ def test_an_uploaded_image_and_a_row_of_the_data_are_answered(tmp_path: Path) ->
 def test_what_is_no_image_is_refused_with_the_reason(image: str, cause: str, tmp_path: Path) -> None:
     with pytest.raises(UnreadableData, match=cause):
         predict(asked(tmp_path, Question(image=image)), tmp_path)
+
+
+def test_a_report_shows_pictures_of_rows_with_their_labels(tmp_path: Path) -> None:
+    for data in (folder_data(tmp_path), npz_data(tmp_path)):
+        dataset = IMAGE.read(data, tmp_path, TASK, 0)
+        shown = IMAGE.samples(dataset.judged("test")[:2], ("no", "yes"))
+        assert [one.expected for one in shown] == [("no", "yes")[row["label"]] for row in dataset.judged("test")[:2]]
+        assert all(one.picture.startswith("data:image/png") and not one.texts for one in shown)
 
 
 def test_a_preprocessor_must_fit_its_network(tmp_path: Path) -> None:
