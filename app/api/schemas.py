@@ -24,7 +24,9 @@ class ManifestEntry(Body):
     sha256: Sha256
 
 
-Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=1000)]
+FILES_A_REQUEST = 1000
+"""Of a manifest: more come in pages."""
+Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=FILES_A_REQUEST)]
 REST = "If the manifest has more files than these: those that `POST …/files` will add, in pages."
 
 
@@ -56,7 +58,7 @@ class DatasetCreate(Body):
     task: Task = "text-classification"
     format: DataFormat
     columns: Columns = Columns()
-    splits: dict[DataSplit, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
+    splits: dict[DataSplit, Annotated[list[FilePath], Field(min_length=1, max_length=FILES_A_REQUEST)]]
     files: Manifest
     rest: Annotated[ManifestRest | None, Field(description=REST)] = None
 

@@ -20,6 +20,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, P
 
 from tests.conftest import ROOT, Service, over_sqlite, wait_for
 from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
+from tests.support.image_jobs import SIDE, arrays, onnx_folder
+from tests.support.network_graphs import GraphBuilder
 
 AXE = (ROOT / "tests/pages/vendor/axe-4.14.1.min.js").read_text(encoding="utf-8")
 OPTIONS = (
@@ -107,9 +109,11 @@ def world(templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempP
 def peopled(made: World, folder: Path) -> World:
     with made.http() as http:
         made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
+        images = of_images(http, folder)
         model = send_model(http, tiny_model(folder / "tiny-encoder"))["id"]
         data, many = send_data(http, tiny_splits())["id"], send_data(http, tiny_splits(3000))["id"]
     made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}, "recipe": TINY_RECIPE}
+    made.jobs["images"] = made.submit(**images)  # the oldest: no page begins with it
     learns = {"prepare": {"epochs": 12, "rate": 3e-3}, "distill": {"epochs": 4, "rate": 3e-3}}
     recipe = {**TINY_RECIPE, **learns, "quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}}
     targets = {"size_reduction": 0.99}  # missed, so that a remedy is offered
@@ -121,9 +125,9 @@ def peopled(made: World, folder: Path) -> World:
     made.jobs["failed"] = made.submit(name="needs synonyms", recipe={**TINY_RECIPE, **broken()})
     made.jobs["running"] = made.submit(name="long way", recipe=forever, datasets=[many])
     made.jobs["queued"] = made.submit(name="waits", recipe=recipe)
-    for kind in ("succeeded", "narrow", "failed", "running"):
+    for kind in ("images", "succeeded", "narrow", "failed", "running"):
         found = made.state(made.jobs[kind], "succeeded", "failed", *(("running",) if kind == "running" else ()))
-        assert found["state"] == kind.replace("narrow", "succeeded"), json.dumps(found)[:4000]
+        assert found["state"] == ("succeeded" if kind in ("images", "narrow") else kind), json.dumps(found)[:4000]
 
     def is_learning() -> bool:
         """Whether it is in its longest stage, foretells its end, and has artifacts of stages before."""
@@ -134,6 +138,22 @@ def peopled(made: World, folder: Path) -> World:
     wait_for(is_learning, 600)
     made.stand_still()
     return made
+
+
+def of_images(http: httpx.Client, folder: Path) -> dict[str, Any]:
+    """A job whose network is rounded and not trained, on images."""
+    net = GraphBuilder((3, SIDE, SIDE))
+    model = send_model(http, onnx_folder(net.classified(net.conv_norm("input", 8)), folder / "tiny-network"))
+    files = {"train.npz": arrays(32, 0), "validation.npz": arrays(16, 1000), "test.npz": arrays(16, 2000)}
+    data = send_data(http, files, task="image-classification", format="npz")
+    recipe = {
+        "prepare": {"epochs": 0},
+        "quantize": {"scheme": "static-int8", "calibration_rows": 16},
+        "prune": None,
+        "distill": None,
+    }
+    made = {"models": {"base": model["id"]}, "datasets": [data["id"]], "evaluate": {}, "recipe": recipe}
+    return {**made, "name": "pictures, small"}
 
 
 def broken() -> dict[str, Any]:

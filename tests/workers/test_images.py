@@ -1,6 +1,5 @@
 """Networks of images over HTTP: from the upload through a whole job to a download that stock tools open, alone."""
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import numpy.typing as npt
 import pytest
 import timm
 import torch
@@ -18,17 +15,14 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 from transformers import AutoModelForImageClassification, MobileNetV2Config, PretrainedConfig, ResNetConfig, ViTConfig
 
-from compression.export.onnx.exporter import write_onnx
-from compression.models.networks.graph import Graph
 from tests.conftest import Service
 from tests.support.clean_environment import image_answers
 from tests.support.examples import send_data, send_model
-from tests.support.images import CLASSES, encoded, pixels
+from tests.support.image_jobs import SIDE, arrays, images, onnx_folder, with_preprocessor
+from tests.support.images import CLASSES
 from tests.support.network_graphs import GraphBuilder, densenet, mobilenet_v2
-from tests.support.network_models import drawn_network
 from tests.workers.test_whole import download, finished
 
-SIDE = 8
 ROWS, TEST = 32, 2000
 """Images of the test split, and the seed of the first."""
 NOT_FOR_ONNX = ("torch", "transformers", "timm", "tokenizers")
@@ -39,28 +33,6 @@ RECIPE: dict[str, Any] = {
     "distill": {"epochs": 2, "rate": 5e-3},
     "train": {"batch": 16, "views": {"crop": 1, "flip": True}},
 }
-
-
-def two_classes(graph: Graph) -> Graph:
-    """Return a network's graph with as many outputs as the images have classes."""
-    *body, last = graph.nodes
-    shapes = {role: (len(CLASSES), *shape[1:]) for role, shape in last.tensors.items()}
-    return Graph(shape=graph.shape, nodes=(*body, last.model_copy(update={"tensors": shapes})), output=graph.output)
-
-
-def with_preprocessor(place: Path, side: int) -> Path:
-    """Write what is done to a model's images."""
-    how = {"size": {"height": side, "width": side}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
-    (place / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ViTImageProcessor", **how}))
-    return place
-
-
-def onnx_folder(graph: Graph, place: Path) -> Path:
-    """Write a network as a user would send it: model.onnx, and the names of its outputs."""
-    place.mkdir()
-    write_onnx(drawn_network(two_classes(graph)), place, int8=False)
-    (place / "config.json").write_text(json.dumps({"id2label": dict(enumerate(CLASSES))}))
-    return with_preprocessor(place, SIDE)
 
 
 def stock_folder(kind: str, place: Path) -> Path:
@@ -91,18 +63,6 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "mobilenet_v2": lambda place: stock_folder("mobilenet_v2", place),
     "vit": lambda place: stock_folder("vit", place),
 }
-
-
-def images(rows: int, seed: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    labels = [number % 2 for number in range(rows)]
-    return np.stack([pixels(label, seed + number) for number, label in enumerate(labels)]), [CLASSES[label] for label in labels]
-
-
-def arrays(rows: int, seed: int) -> bytes:
-    stream = io.BytesIO()
-    shown, labels = images(rows, seed)
-    np.savez(stream, image=shown, label=np.array(labels))
-    return stream.getvalue()
 
 
 def images_of_test(place: Path) -> list[Path]:

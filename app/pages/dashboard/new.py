@@ -7,12 +7,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.dependencies import ReadDep
+from app.api.schemas import FILES_A_REQUEST
 from app.pages.dashboard.views import PageRoute, VisitorDep, render
 from app.store.models import Dataset, Model
 from app.store.resources import READY
 from compression.schema.job_spec import Columns
 from compression.schema.recipe.presets import PRESETS
-from compression.schema.tasks import TASKS
+from compression.schema.specs import FOLDER
+from compression.schema.tasks import FORMATS, MODALITIES, suffixes_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 200
@@ -36,6 +38,9 @@ def new(request: Request, session: ReadDep, visitor: VisitorDep, model: str = ""
         datasets=ready(session, Dataset, visitor.team),
         wanted={"model": model, "data": data},
         presets={name: summary for name, (_, summary) in PRESETS.items()},
-        tasks={task.name: task.columns for task in TASKS.values()},
-        columns=Columns().model_dump(),
+        tasks=[(modality.name, task) for modality in MODALITIES.values() for task in modality.tasks],
+        columns={name: field.default for name, field in Columns.model_fields.items()},
+        suffixes={name: suffixes_of(name) for name in FORMATS},
+        by_class=FOLDER,
+        most_files=FILES_A_REQUEST,
     )

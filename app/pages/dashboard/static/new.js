@@ -167,10 +167,15 @@ async function start() {
 
 // Uploads
 
-const MODEL = [".json", ".safetensors", ".txt", ".model", ".jinja", ".gguf"];
+const MODEL = [".json", ".safetensors", ".txt", ".model", ".jinja", ".gguf", ".onnx"];
 // Licence files and READMEs are uploaded too; the names are those of TERMS in client/upload.py.
 const TERMS = /^(readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?)$/i;
-const FORMATS = { jsonl: "jsonl", csv: "csv", parquet: "parquet", txt: "text" };
+const MOST = Number(get("new").dataset.most);
+const FEW = 30;  // files that are listed without a scroll bar
+// The format of a data file by its suffix, and the format whose files lie in a folder of their class, as the service's registry has them.
+const { suffixes = "{}", byClass } = get("task")?.dataset ?? {};
+const FORMATS = Object.fromEntries(Object.entries(JSON.parse(suffixes)).flatMap(([format, ends]) => ends.map((end) => [end, format])));
+const formatOf = (name) => FORMATS[name.slice(name.lastIndexOf(".")).toLowerCase()];
 const SPLITS = { train: "train", validation: "validation", valid: "validation", val: "validation", dev: "validation", test: "test", unlabelled: "unlabelled", unlabeled: "unlabelled" };
 const chosen = { models: [], datasets: [] };
 const running = { models: null, datasets: null };
@@ -180,16 +185,48 @@ function splitOf(name, alone) {
   return SPLITS[word] ?? (alone ? "train" : null);
 }
 
+// What is sent of a model's file; null: nothing.
+function ofModel({ file }) {
+  return MODEL.some((end) => file.name.endsWith(end)) ? { path: file.name, file, split: null } : null;
+}
+
+// What is sent of a data file, and its split: the name of the file gives it or, where files lie in folders of their classes, a folder's.
+function ofData({ file, path }, alone) {
+  const format = formatOf(file.name), steps = path.split("/");
+  if (format === undefined) return null;
+  if (format !== byClass) return steps.length < 3 ? { path: file.name, file, split: splitOf(file.name, alone) } : null;
+  const at = steps.slice(0, -2).findIndex((step) => SPLITS[step.toLowerCase()]);
+  const [name, ...rest] = at < 0 ? steps.slice(-2) : steps.slice(at + 1);
+  if (!rest.length) return null;
+  const split = at < 0 ? "train" : SPLITS[steps[at].toLowerCase()];
+  return { path: `${split}/${name}/${rest.join("_").replace(/[^A-Za-z0-9._@+=-]/g, "_")}`, file, split };
+}
+
+// Choose a task that reads these formats, if the chosen one does not.
+function suit(formats) {
+  const reads = (option) => formats.every((format) => option.dataset.formats.split(" ").includes(format));
+  const other = reads(get("task").selectedOptions[0]) ? null : [...get("task").options].find(reads);
+  if (other) { other.selected = true; columns(); }
+}
+
+// files: [{ file, path }], the path as it was dropped or chosen, with the names of folders.
 function take(kind, files) {
-  const fine = [...files].filter((file) => !file.name.startsWith(".") && file.size >= 0);
-  const own = fine.filter((file) => (kind === "models" ? MODEL.some((end) => file.name.endsWith(end)) : FORMATS[file.name.split(".").at(-1)]));
-  const terms = kind === "models" && own.length ? fine.filter((file) => TERMS.test(file.name) && !own.includes(file)) : [];
-  const kept = [...own, ...terms];
-  const left = fine.length - kept.length;
-  chosen[kind] = kept.map((file) => ({ path: file.name, file, split: splitOf(file.name, kept.length === 1) }));
-  if (kept.length && !get(`name-${kind}`).value) get(`name-${kind}`).value = (kept[0].webkitRelativePath?.split("/")[0] || kept[0].name.replace(/\.[^.]*$/, "")).slice(0, 200);
+  const shown = files.filter(({ path }) => !path.split("/").some((step) => step.startsWith(".")));
+  const fine = kind === "models" ? shown.filter(({ path }) => path.split("/").length < 3) : shown;
+  const alone = fine.filter(({ file }) => formatOf(file.name)).length === 1;
+  const own = fine.map((each) => (kind === "models" ? ofModel(each) : ofData(each, alone))).filter(Boolean);
+  const taken = new Set(own.map(({ file }) => file));
+  const terms = kind === "models" && own.length ? fine.filter(({ file }) => TERMS.test(file.name) && !taken.has(file)) : [];
+  const kept = [...own, ...terms.map(({ file }) => ({ path: file.name, file, split: null }))];
+  const many = kept.length > MOST;
+  chosen[kind] = many ? [] : kept;
+  if (kept.length && !get(`name-${kind}`).value) get(`name-${kind}`).value = fine.find(({ file }) => file === kept[0].file).path.split("/")[0].replace(/\.[^.]*$/, "").slice(0, 200);
+  if (kind === "datasets" && kept.length) suit([...new Set(kept.map(({ file }) => formatOf(file.name)))]);
   show(kind);
-  get(`said-${kind}`).textContent = left ? `${left} file${left === 1 ? "" : "s"} of other types ignored.` : "";
+  const left = fine.length - kept.length, loose = kind === "datasets" && fine.some((each) => formatOf(each.file.name) === byClass && !taken.has(each.file));
+  get(`said-${kind}`).textContent = many ? `More than ${MOST} files: send many images as .parquet or .npz.`
+    : loose ? "Images that lie in no folder with the name of their class are ignored."
+      : left ? `${left} file${left === 1 ? "" : "s"} of other types ignored.` : "";
 }
 
 function show(kind) {
@@ -213,6 +250,7 @@ function show(kind) {
     item.append(meter, state);
     return item;
   }));
+  get(`list-${kind}`).classList.toggle("many", kind === "datasets" && chosen[kind].length > FEW);
   document.querySelector(`[data-send="${kind}"]`).disabled = !chosen[kind].length;
 }
 
@@ -228,7 +266,7 @@ function bodyOf(kind) {
   const name = get(`name-${kind}`).value.trim() || "unnamed";
   if (kind === "models") return { name };
   const files = chosen.datasets.filter((one) => one.split);
-  const formats = [...new Set(files.map((one) => FORMATS[one.path.split(".").at(-1)]))];
+  const formats = [...new Set(files.map((one) => formatOf(one.path)))];
   if (formats.length !== 1) throw new Problem(0, { cause: "All files of a dataset must have one format.", remedy: "Leave out files of other formats." });
   const splits = {};
   for (const one of files) (splits[one.split] ??= []).push(one.path);
@@ -258,10 +296,14 @@ async function sendFiles(kind) {
       said("Ready, and selected above.");
       const select = get(kind === "models" ? "model" : "data");
       let option = [...select.options].find((each) => each.value === found.id);
-      if (!option) { option = new Option(found.name, found.id); select.insertBefore(option, kind === "models" ? select.options[1] : select.options[0]); }
+      if (!option) {
+        option = new Option(found.name, found.id);
+        if (kind === "datasets") option.dataset.modality = get("task").selectedOptions[0].dataset.modality;
+        select.insertBefore(option, kind === "models" ? select.options[1] : select.options[0]);
+      }
       if (kind === "datasets") for (const each of select.options) each.selected = false;
       option.selected = true;
-      ask();
+      select.dispatchEvent(new Event("change"));
     }
   } catch (error) {
     button.disabled = false;
@@ -282,11 +324,12 @@ function uploads() {
     const zone = document.querySelector(`[data-drop="${kind}"]`);
     for (const name of ["dragenter", "dragover"]) zone.addEventListener(name, (event) => { event.preventDefault(); zone.classList.add("over"); });
     for (const name of ["dragleave", "drop"]) zone.addEventListener(name, () => zone.classList.remove("over"));
-    zone.addEventListener("drop", async (event) => { event.preventDefault(); take(kind, await dropped(event.dataTransfer)); });
-    get(`files-${kind}`).addEventListener("change", (event) => take(kind, event.target.files));
-    get(`folder-${kind}`)?.addEventListener("change", (event) => take(kind, [...event.target.files].filter((file) => file.webkitRelativePath.split("/").length === 2)));
+    zone.addEventListener("drop", async (event) => { event.preventDefault(); take(kind, await dropped(event.dataTransfer, kind === "datasets")); });
+    for (const place of ["files", "folder"]) {
+      get(`${place}-${kind}`).addEventListener("change", (event) => take(kind, [...event.target.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }))));
+    }
     document.querySelector(`[data-choose="${kind}"]`).addEventListener("click", () => get(`files-${kind}`).click());
-    document.querySelector(`[data-choose-folder="${kind}"]`)?.addEventListener("click", () => get(`folder-${kind}`).click());
+    document.querySelector(`[data-choose-folder="${kind}"]`).addEventListener("click", () => get(`folder-${kind}`).click());
     document.querySelector(`[data-send="${kind}"]`).addEventListener("click", () => sendFiles(kind));
     document.querySelector(`[data-pause="${kind}"]`).addEventListener("click", () => running[kind]?.abort());
   }
@@ -294,23 +337,22 @@ function uploads() {
   columns();
 }
 
-// A dropped folder stands for its top-level files.
-async function dropped(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+// What was dropped, as [{ file, path }]. A folder stands for its files or, if `deep`, for all files below it.
+async function dropped(transfer, deep) {
   const found = [];
-  const fileOf = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));
-  for (const entry of entries) {
-    if (entry.isFile) found.push(await fileOf(entry));
-    else {
-      const reader = entry.createReader();
-      for (;;) {
-        const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-        if (!some.length) break;
-        for (const each of some) if (each.isFile) found.push(await fileOf(each));
-      }
+  async function add(entry, path, depth) {
+    if (entry.isFile) { found.push({ file: await new Promise((resolve, reject) => entry.file(resolve, reject)), path }); return; }
+    if (depth && !deep) return;
+    const reader = entry.createReader();
+    while (found.length <= MOST) {
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) return;
+      for (const each of some) await add(each, `${path}/${each.name}`, depth + 1);
     }
   }
-  return found.length ? found : [...transfer.files];
+  // All at once, for the list is empty as soon as anything was waited for.
+  for (const entry of [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean)) await add(entry, entry.name, 0);
+  return found.length ? found : [...transfer.files].map((file) => ({ file, path: file.name }));
 }
 
 if (may) uploads();

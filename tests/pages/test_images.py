@@ -1,0 +1,133 @@
+"""Pages of classifiers of images: an image is tried, samples stand beside both answers, data are dropped by class."""
+
+import base64
+import re
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.pages.conftest import PATIENCE, Window, World
+from tests.support.image_jobs import arrays
+from tests.support.images import CLASSES, encoded, folder_data, pixels
+
+LARGE = 4 << 20
+DROP = """([zone, name, data]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([Uint8Array.from(atob(data), (one) => one.charCodeAt(0))], name));
+    const fallen = { dataTransfer: transfer, bubbles: true, cancelable: true };
+    document.querySelector(zone).dispatchEvent(new DragEvent('drop', fallen));
+}"""
+
+
+def drop(window: Window, zone: str, name: str, data: bytes) -> None:
+    """Let a file fall onto a place of the page, as a hand does."""
+    window.page.evaluate(DROP, [zone, name, base64.b64encode(data).decode()])
+
+
+def test_both_models_answer_an_image_that_was_dropped(window: Window, world: World) -> None:
+    page = window.go(f"/try?job={world.jobs['images']}")
+    field = page.get_by_label("Image", exact=True)
+    expect(field).to_have_attribute("type", "file")
+    window.accessible_everywhere()
+    drop(window, "#ask [data-drop]", "a warm one.png", encoded(pixels(1, 7, 40)))
+    expect(page.get_by_role("img", name="Chosen image")).to_be_visible()
+    page.get_by_role("button", name="Run both models").click()
+    answers = page.get_by_role("region", name="Predictions").first
+    expect(answers.get_by_role("row").filter(has_text="Prediction")).to_contain_text(re.compile("warm|cool"), timeout=PATIENCE)
+    shares = answers.get_by_role("row").filter(has_text="Probabilities")
+    for name in CLASSES:
+        expect(shares.get_by_role("progressbar", name=name)).to_have_count(2)
+    expect(page.locator("#asked")).to_contain_text("40 × 40 pixels")
+    expect(page.get_by_role("img", name="The image, small")).to_be_visible()
+    expect(page.locator("#verdict")).to_contain_text("the compressed model is")
+    window.accessible_everywhere()
+
+
+def test_what_is_no_image_is_refused_with_the_reason_and_what_is_too_large_before_it_is_sent(
+    window: Window, world: World
+) -> None:
+    page = window.go(f"/try?job={world.jobs['images']}")
+    field, button = page.get_by_label("Image", exact=True), page.get_by_role("button", name="Run both models")
+    field.set_input_files({"name": "notes.png", "mimeType": "image/png", "buffer": b"words that are no image"})
+    button.click()
+    expect(page.locator("#waiting")).to_contain_text("the image cannot be decoded", timeout=PATIENCE)
+    expect(page.locator("#waiting")).to_contain_text("Images are JPEG, PNG")
+    expect(page.locator("#answers")).to_be_hidden()
+    field.set_input_files({"name": "poster.png", "mimeType": "image/png", "buffer": bytes(LARGE + 1)})
+    expect(page.locator("#ask .wrong")).to_contain_text("poster.png has 4.2 MB")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    window.accessible()
+    field.set_input_files({"name": "small.png", "mimeType": "image/png", "buffer": encoded(pixels(0, 1))})
+    expect(page.locator("#ask .wrong")).to_be_hidden()
+    expect(page.get_by_role("img", name="Chosen image")).to_be_visible()
+
+
+def test_a_row_of_the_data_is_asked_and_shown(window: Window, world: World) -> None:
+    page = window.go(f"/try?job={world.jobs['images']}")
+    page.get_by_label("Row number").fill("3")
+    page.get_by_role("button", name="Run this row").click()
+    expect(page.locator("#asked")).to_contain_text(re.compile(r"row 4 of \S*test\.npz"), timeout=PATIENCE)
+    expect(page.locator("#asked")).to_contain_text(re.compile("warm|cool"))
+    expect(page.get_by_role("img", name="The image, small")).to_be_visible()
+
+
+def test_samples_stand_beside_both_answers_on_the_page_and_in_the_report(window: Window, world: World) -> None:
+    page = window.go(f"/jobs/{world.jobs['images']}")
+    lines = page.get_by_role("region", name="Samples").locator("tbody tr")
+    with world.http() as http:
+        report = http.get(f"/v1/jobs/{world.jobs['images']}/report").json()
+        html = http.get(f"/v1/jobs/{world.jobs['images']}/report.html").text
+    answers = {artifact["name"]: artifact["answers"] for artifact in report["artifacts"]}
+    before, after = answers[report["rows"][0]["artifact"]], answers[report["headline"]]
+    expect(lines).to_have_count(len(report["samples"]))
+    assert len(report["samples"]) == len(before) == len(after) > 1
+    for number, sample in enumerate(report["samples"]):
+        cells = lines.nth(number).locator("td")
+        image = cells.nth(0).get_by_role("img", name=f"Sample {number + 1}")
+        assert image.evaluate("(image) => image.decode().then(() => [image.naturalWidth, image.naturalHeight])") == [12, 12]
+        for place, text in ((1, sample["expected"]), (2, before[number]["text"]), (3, after[number]["text"])):
+            assert text in CLASSES
+            expect(cells.nth(place)).to_contain_text(text)
+    window.accessible_everywhere()
+    window.page = window.context.new_page()  # the policy of the first one allows no page to be set
+    window.page.set_content(html)
+    samples = window.page.get_by_role("region", name="Samples")
+    expect(samples.get_by_role("img")).to_have_count(len(report["samples"]))
+    assert samples.get_by_role("img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 12
+    window.accessible()
+
+
+def test_a_job_on_texts_shows_samples_too(window: Window, world: World) -> None:
+    page = window.go(f"/jobs/{world.jobs['narrow']}")
+    with world.http() as http:
+        report = http.get(f"/v1/jobs/{world.jobs['narrow']}/report").json()
+    lines = page.get_by_role("region", name="Samples").locator("tbody tr")
+    expect(lines).to_have_count(len(report["samples"]))
+    expect(lines.first).to_contain_text(report["samples"][0]["texts"][0])
+
+
+def test_images_are_dropped_by_class_and_as_arrays(window: Window, world: World, tmp_path: Path) -> None:
+    window.dropped = True  # the forecast of a model that was not chosen is an answer
+    page = window.go("/new")
+    page.locator("summary", has_text="Upload data").click()
+    drop(window, "[data-drop=datasets]", "train.npz", arrays(20, 3))
+    expect(page.get_by_label("Task", exact=True)).to_have_value("image-classification")  # nothing else reads such a file
+    expect(page.get_by_label("Split of train.npz")).to_have_value("train")
+    place = tmp_path / "my pets"
+    folder_data(place)
+    (place / "train" / "warm" / "1.png").rename(place / "train" / "warm" / "one (1).png")
+    page.locator("#folder-datasets").set_input_files(place)
+    expect(page.locator("#list-datasets li")).to_have_count(18)
+    expect(page.get_by_label("Split of test/cool/2.png")).to_have_value("test")
+    page.locator("#name-datasets").fill("pets")
+    page.locator("[data-send=datasets]").click()
+    expect(page.locator("#said-datasets")).to_have_text("Ready, and selected above.", timeout=PATIENCE)
+    page.get_by_label("Preset").select_option("standard")
+    expect(page.locator("[data-path='recipe.quantize.scheme']")).to_have_value('"static-int8"')  # as it is for images
+    with world.http() as http:
+        sent = next(one for one in http.get("/v1/datasets").json()["items"] if one["name"] == "pets")
+    assert sent["data"]["format"] == "folder"
+    assert "train/warm/one__1_.png" in sent["data"]["splits"]["train"]
+    assert sent["facts"]["labels"] == [*CLASSES]
+    assert sent["facts"]["rows"] == {"train": 12, "test": 6}
+    window.accessible()
