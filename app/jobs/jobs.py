@@ -226,7 +226,7 @@ def finish(
     # The last progress was reported before the last step ended.
     progress = {**found.progress, "fraction": 1.0, "eta_seconds": 0.0} if found.progress else None
     report, samples = split_samples(report)
-    ended = {"state": "succeeded", "report": report, "samples": samples, "progress": progress}
+    ended: dict[str, Any] = {"state": "succeeded", "report": report, "samples": samples, "progress": progress}
     ended |= {"finished_at": now(), "lease_until": None}
     update_fenced(session, claim, events=[("succeeded", {})], **ended)
 

@@ -121,7 +121,8 @@ class ParquetImages:
         """Return the path that the image of the row that was read last had as a file; "" if the column does not say."""
         if not arrow.types.is_struct(self._column.type) or self._column.type.get_field_index("path") < 0:
             return ""
-        return str(self._column.field("path")[number - self._first].as_py() or "")
+        column: Any = self._column  # the stubs know no struct's fields
+        return str(column.field("path")[number - self._first].as_py() or "")
 
     def close(self) -> None:
         """Close the file."""
