@@ -21,7 +21,8 @@ def write_config(model: PreTrainedModel, folder: Path, labels: tuple[str, ...], 
     if labels:
         config["id2label"] = {str(number): label for number, label in enumerate(labels)}
         config["label2id"] = {label: number for number, label in enumerate(labels)}
-    config["architectures"] = [type(model).__name__]
+    if config.get("model_type") == model.config.model_type:  # a stock form of it names its own class
+        config["architectures"] = [type(model).__name__]
     for name in ("attn_implementation", "_attn_implementation"):
         config.pop(name, None)  # the uploader's attention kernel, which other machines may lack
     # Always written, because a stock config leaves out its family's default. A language model without padding keeps none:

@@ -97,7 +97,9 @@ def compressed(service: Service, http: httpx.Client, folder: Path, recipe: dict[
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
     body["evaluate"] = {"raw_inputs": raw}
     planned = http.post("/v1/jobs?validate_only=true", json=body).json()
-    done = finished(http, http.post("/v1/jobs", json=body).json()["id"])
+    answer = http.post("/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    done = finished(http, answer.json()["id"])
     assert done["state"] == "succeeded", done
     report = http.get(f"/v1/jobs/{done['id']}/report").json()
     assert not any("torchao" in note for note in report["notes"])
@@ -131,12 +133,12 @@ def test_a_network_of_images_goes_through_a_job_and_opens_with_stock_tools(
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize(("kind", "axes"), [("resnet", ["hidden", "channels"]), ("vit", ["heads", "ffn"])])
 def test_a_cut_that_its_config_can_state_comes_back_as_a_checkpoint_of_transformers(
-    kind: str, service: Service, http: httpx.Client, tmp_path: Path
+    kind: str, axes: list[str], service: Service, http: httpx.Client, tmp_path: Path
 ) -> None:
     sent = stock_folder(kind, tmp_path / "network")
-    job = compressed(service, http, sent, {**recipe_of(kind, stock=True), "quantize": None})
+    job = compressed(service, http, sent, {**recipe_of(kind, stock=True, axes=axes, multiple=2), "quantize": None})
     (checkpoint,) = [one for one in job.made.values() if one["kind"] == "transformers"]
     assert checkpoint["stage"] in ("pruned", "distilled")
     folder = download(http, checkpoint, tmp_path / "download")
