@@ -1,29 +1,36 @@
-"""`nncf_static.py MODEL.onnx CALIBRATION.npy IMAGES.npy FILE.xml`: NNCF's static int8 in OpenVINO.
+"""NNCF's static int8 of an ONNX file in OpenVINO; prints the answers to images, one at a time.
 
-It runs in an environment of its own, and prints the answers to the images, one at a time. CALIBRATION, IMAGES: float32 (rows,
-3, height, width).
+It runs in an environment of its own, which has nncf.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
-import nncf  # type: ignore[import-not-found]  # of the environment of its own
 import numpy as np
-import openvino  # type: ignore[import-untyped]
 
 
-def main(model: str, calibration: str, images: str, file: str) -> None:
+def main() -> None:
     """Quantize where the file is not there yet; answer."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="the float32 ONNX file")
+    parser.add_argument("calibration", help="npy of float32 (rows, 3, height, width)")
+    parser.add_argument("images", help="npy of as such rows, to answer")
+    parser.add_argument("file", type=Path, help="the .xml file to write")
+    asked = parser.parse_args()
+    import nncf  # type: ignore[import-not-found]  # not where the parser's help is asked for
+    import openvino  # type: ignore[import-untyped]
+
     core = openvino.Core()
-    if not Path(file).is_file():
-        rows = nncf.Dataset([row[None] for row in np.load(calibration)])
-        openvino.save_model(nncf.quantize(core.read_model(model), rows, subset_size=len(np.load(calibration))), file)
-    compiled = core.compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": 1})
-    answers = [int(next(iter(compiled(row[None]).values())).argmax()) for row in np.load(images)]
-    size = sum(Path(file).with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin"))
+    if not asked.file.is_file():
+        rows = np.load(asked.calibration)
+        found = nncf.quantize(core.read_model(asked.model), nncf.Dataset([row[None] for row in rows]), subset_size=len(rows))
+        openvino.save_model(found, asked.file)
+    compiled = core.compile_model(asked.file, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    answers = [int(next(iter(compiled(row[None]).values())).argmax()) for row in np.load(asked.images)]
+    size = sum(asked.file.with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin"))
     print(json.dumps({"answers": answers, "bytes": size}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

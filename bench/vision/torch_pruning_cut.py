@@ -1,23 +1,23 @@
-"""`torch_pruning_cut.py DEPTH WEIGHTS DATA SHARE SEED FILE`: torch-pruning's L1 cut and a plain script's distillation.
+"""torch-pruning's L1 cut of a ResNet of CIFAR-10, and a plain script's distillation; prints what the cut costs.
 
 As one would write it by hand: the inner channels of all blocks cut alike to SHARE of the multiply-adds, rounded to 4 (it cannot
 follow the residual streams through shortcuts of strides and zeros); then 12 epochs of soft targets at τ = 4 with the original
 as the teacher on the same view (crops of 4 pixels, flips), SGD with momentum 0.9 at 0.01 on a cosine, the last weights.
-Writes FILE (ONNX, float32); prints its costs.
+It runs in an environment of its own, which has torch-pruning.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch_pruning  # type: ignore[import-not-found]  # of the environment of its own
 from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from bench.vision.cifar_resnet import Block, trained
+from bench.vision.cifar_resnet import WEIGHTS, Block, trained
 from bench.vision.compare import normalized
 
 EPOCHS, RATE, BATCH, TEMPERATURE = 12, 0.01, 64, 4.0
@@ -55,11 +55,21 @@ def distilled(student: nn.Module, teacher: nn.Module, images: Tensor, seed: int)
     student.eval()
 
 
-def main(depth: str, weights: str, data: str, share: str, seed: str, file: str) -> None:
+def main() -> None:
     """Cut, distill and write."""
-    torch.manual_seed(int(seed))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("depth", type=int, choices=sorted(WEIGHTS))
+    parser.add_argument("weights", type=Path, help="folder of the trained weights")
+    parser.add_argument("data", type=Path, help="folder of train.npz")
+    parser.add_argument("share", type=float, help="of the multiply-adds, what stays")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("file", help="the ONNX file to write, float32")
+    asked = parser.parse_args()
+    import torch_pruning  # type: ignore[import-not-found]  # not where the parser's help is asked for
+
+    torch.manual_seed(asked.seed)
     example = torch.zeros(1, 3, 32, 32)
-    teacher, student = trained(int(depth), Path(weights)), trained(int(depth), Path(weights))
+    teacher, student = trained(asked.depth, asked.weights), trained(asked.depth, asked.weights)
     streams = [student.conv1, *(block.conv2 for block in student.modules() if isinstance(block, Block))]
     before, _ = torch_pruning.utils.count_ops_and_params(student, example)
     pruner = torch_pruning.pruner.MagnitudePruner(
@@ -73,17 +83,17 @@ def main(depth: str, weights: str, data: str, share: str, seed: str, file: str) 
     )
     for _ in range(60):
         now, _ = torch_pruning.utils.count_ops_and_params(student, example)
-        if now <= float(share) * before:
+        if now <= asked.share * before:
             break
         pruner.step()
     now, parameters = torch_pruning.utils.count_ops_and_params(student, example)
-    images = torch.from_numpy(normalized(np.load(Path(data) / "train.npz", allow_pickle=False)["image"]))
-    distilled(student, teacher, images, int(seed))
+    images = torch.from_numpy(normalized(np.load(asked.data / "train.npz", allow_pickle=False)["image"]))
+    distilled(student, teacher, images, asked.seed)
     shapes = ({0: torch.export.Dim("batch", min=1)},)
     example = example.expand(2, -1, -1, -1).contiguous()
-    torch.onnx.export(student, (example,), file, dynamo=True, dynamic_shapes=shapes, external_data=False)
+    torch.onnx.export(student, (example,), asked.file, dynamo=True, dynamic_shapes=shapes, external_data=False)
     print(json.dumps({"multiply_adds": int(now), "whole": int(before), "parameters": int(parameters)}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
