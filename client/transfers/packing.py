@@ -15,7 +15,7 @@ from typing import NamedTuple
 from client.errors import BadFolder
 from client.transfers.folders import DATA_SUFFIXES, SPLITS, TEXT_COLUMNS, Local, Moved, local_dataset
 from client.transfers.image_files import fault
-from client.transfers.image_parquet import ImageParquet
+from client.transfers.image_parquet import ImageParquet, check_writer
 from compression.schema.errors import CompressionError
 from compression.schema.specs import FOLDER
 from compression.schema.tasks import TASKS
@@ -45,11 +45,12 @@ def dataset_to_send(
 ) -> Iterator[Local]:
     """Give a dataset's files: those of `local_dataset`, or a folder of images by class, packed while this is open.
 
-    Raises BadFolder, which names the file or folder that is to blame.
+    Raises BadFolder, which names the file or folder that is to blame, or what is not installed.
     """
     if not _is_of_images(place, task):
         yield local_dataset(place, name, task=task, columns=columns)
         return
+    check_writer(place)
     images, left_out = _images(place)
     named = {**TEXT_COLUMNS, **(columns or {})}
     size = sum(image.path.stat().st_size for some in images.values() for image in some)

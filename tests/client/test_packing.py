@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_images_without_their_task_are_told_from_rows(tmp_path: Path) -> None:
     with pytest.raises(BadFolder) as error:
         data_files(tmp_path)
     assert "--task image-classification" in error.value.remedy_text
+
+
+def test_a_folder_is_not_packed_without_the_package_that_writes_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_data(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    error = refused(tmp_path)
+    assert "pyarrow is not installed" in error.cause
+    assert "lathe[images]" in error.remedy_text
 
 
 def test_parquet_and_arrays_are_sent_as_they_are(tmp_path: Path) -> None:
