@@ -218,4 +218,4 @@ def test_a_folder_of_images_by_class_is_checked_as_it_was_sent(service: Service,
     assert (data["state"], data["reasons"]) == ("ready", [])
     assert data["facts"]["label_counts"] == {"train": {"cool ones": 10, "warm ones": 10}}
     data = send_data(http, {**files, "my photos/warm ones/cut.png": encoded(pixels(1, 1))[:-50]}, **sent)
-    assert [reason["param"] for reason in data["reasons"]] == ["files/my photos/warm ones/cut.png"]
+    assert [reason["param"] for reason in data["reasons"]] == ["my photos/warm ones/cut.png"]
