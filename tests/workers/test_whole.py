@@ -21,7 +21,7 @@ from tests.conftest import Service, wait_for
 from tests.support import examples
 from tests.support.examples import TINY_RECIPE, jsonl, send, send_data, send_model, tiny_splits
 
-PATIENCE = 400.0
+PATIENCE = 900.0
 ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """For what does not depend on the database, such as what a file holds."""
 
