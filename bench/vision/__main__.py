@@ -105,7 +105,7 @@ def _line(network: str, stage: str, first: Record, found: list[Answered]) -> Non
 def _other(kind: str, ours: Record, cell: Cell, asked: argparse.Namespace, data: Path) -> Record | None:
     """Return what another makes of the same network, from its record or by a run."""
     depth = KINDS[cell.name].depth
-    path = asked.records.resolve() / (f"{cell.name}-{kind}.json" if kind == "torch-pruning" else f"resnet{depth}-{kind}.json")
+    path = asked.records.resolve() / f"resnet{depth}-{kind}.json"
     key = records.digest(cell.model, cell.data)
     found = records.find(path, key, None)
     original = cell.artifact("baseline")
@@ -123,7 +123,7 @@ def _other(kind: str, ours: Record, cell: Cell, asked: argparse.Namespace, data:
     else:
         python = others.environment_for(asked.folder.resolve() / "environment")
         for seed in asked.seeds:
-            file = place / f"{cell.name}-torch-pruning-{seed}.onnx"
+            file = place / f"resnet{depth}-torch-pruning-{seed}.onnx"
             costs = others.in_own_environment(
                 python, "torch_pruning_cut.py", depth, asked.data.resolve(), data, SHARES[depth], seed, file
             )

@@ -111,4 +111,4 @@ def image_splits(train: int = 96) -> dict[str, bytes]:
 
 
 OF_IMAGES: dict[str, str] = {"task": "image-classification", "format": "npz"}
-"""What the service is told of these files."""
+"""The fields of the request that creates a dataset of these files."""
