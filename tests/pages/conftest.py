@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, P
 
 from tests.conftest import ROOT, Service, over_sqlite, wait_for
 from tests.support.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
-from tests.support.image_jobs import SIDE, arrays, onnx_folder
+from tests.support.image_jobs import SIDE, onnx_folder
+from tests.support.image_uploads import arrays
 from tests.support.network_graphs import GraphBuilder
 
 AXE = (ROOT / "tests/pages/vendor/axe-4.14.1.min.js").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.pages.conftest import PATIENCE, Window, World
-from tests.support.image_jobs import arrays
+from tests.support.image_uploads import arrays
 from tests.support.images import CLASSES, encoded, folder_data, pixels
 
 LARGE = 4 << 20

@@ -1,6 +1,5 @@
 """Tiny networks and arrays of images, as users upload them."""
 
-import io
 import json
 from pathlib import Path
 
@@ -40,10 +39,3 @@ def onnx_folder(graph: Graph, place: Path) -> Path:
 def images(rows: int, seed: int) -> tuple[npt.NDArray[np.uint8], list[str]]:
     labels = [number % 2 for number in range(rows)]
     return np.stack([pixels(label, seed + number) for number, label in enumerate(labels)]), [CLASSES[label] for label in labels]
-
-
-def arrays(rows: int, seed: int) -> bytes:
-    stream = io.BytesIO()
-    shown, labels = images(rows, seed)
-    np.savez(stream, image=shown, label=np.array(labels))
-    return stream.getvalue()

@@ -18,7 +18,8 @@ from transformers import AutoModelForImageClassification, MobileNetV2Config, Pre
 from tests.conftest import Service
 from tests.support.clean_environment import image_answers
 from tests.support.examples import send_data, send_model
-from tests.support.image_jobs import SIDE, arrays, images, onnx_folder, with_preprocessor
+from tests.support.image_jobs import SIDE, images, onnx_folder, with_preprocessor
+from tests.support.image_uploads import arrays
 from tests.support.images import CLASSES, encoded, pixels
 from tests.support.network_graphs import GraphBuilder, densenet, mobilenet_v2
 from tests.workers.test_whole import download, finished
