@@ -3,9 +3,8 @@
 Weights are int8, symmetric, one scale per output channel; activations 8-bit, symmetric, one scale per token (row), computed
 dynamically; embeddings int8, one scale per row. All scales are max|·| / 127; in the portable form, weights that multiply 8-bit
 activations have max|·| / 63. Rounding is half to even (torch.round, ONNX Round). Gradients use the straight-through estimator
-(Bengio et al. 2013). Nothing has state, so if pruning slices the weights, the scales follow. On a CPU a linear layer multiplies
-real integers (exact in int32, as the artifact does, and several times faster than float32), and computes its gradients in
-bfloat16 if the processor supports it.
+(Bengio et al. 2013). Nothing has state, so if pruning slices the weights, the scales follow. A linear layer's products are the
+artifact's MatMulInteger's, to the last integer; its gradients are computed in bfloat16 if the processor supports it.
 """
 
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.models.linear_layers import matrix
+from compression.quantization.integer_products import exact_product
 from compression.quantization.precision import gradient_dtype
 from compression.schema.schemes import Scheme
 
@@ -61,14 +61,6 @@ def fake_quantize_rows(x: Tensor, levels: float = LEVELS) -> Tensor:
     return straight_through(x, torch.round(x.detach() / scale).clamp_(-levels, levels) * scale)
 
 
-def integer_product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply int8 matrices as the artifact's MatMulInteger does. left: (m, k), right: (n, k) -> float32 (m, n)."""
-    if left.device.type == "cpu":
-        return torch._int_mm(left, right.t()).float()
-    # Integer kernels of other devices reject small or odd shapes; float32 represents these sums to one part in 2**24.
-    return left.float() @ right.float().t()
-
-
 class _IntegerLinear(torch.autograd.Function):
     """x, weight, bias, levels -> the artifact's output; gradients are straight-through at rounded values."""
 
@@ -78,7 +70,7 @@ class _IntegerLinear(torch.autograd.Function):
         columns, column_scale = integer_rows(weight, levels)
         ctx.save_for_backward(rows, row_scale, columns, column_scale)
         ctx.dtype = gradient_dtype(x.device)  # set here, since a device's backward pass runs in its own thread
-        out = integer_product(rows, columns).mul_(row_scale).mul_(column_scale.t())
+        out = exact_product(rows, columns).float().mul_(row_scale).mul_(column_scale.t())
         if bias is not None:
             out.add_(bias)
         return out.view(*x.shape[:-1], weight.shape[0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compression.models.linear_layers import matrix
 from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear
+from compression.quantization.integer_products import exact_product
 from compression.quantization.precision import gradient_dtype
 
 Range = tuple[float, float]  #: the lowest and the highest value of a layer's input; 0 lies between
@@ -64,11 +65,8 @@ def static_scales(weight: Tensor, bias: Tensor | None, scale: float, levels: flo
 
 def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
     """Multiply (left − zero) by rightᵀ exactly. left: 0 to 255 (m, k), right: int8 (n, k) -> int32 (m, n)."""
-    if left.device.type != "cpu":
-        # As in `dynamic_int8.integer_product`: integer kernels of other devices reject small or odd shapes.
-        return ((left - zero) @ right.float().t()).round().to(torch.int32)
-    # torch multiplies signed × signed: left and zero are shifted by 128, and the row sums of `right` correct for zero.
-    products = torch._int_mm((left - 128).to(torch.int8), right.t())
+    # The product is of signed × signed: left and zero are shifted by 128, and the row sums of `right` correct for zero.
+    products = exact_product((left - 128).to(torch.int8), right)
     return products.sub_((zero - 128) * right.sum(dim=1, dtype=torch.int32))
 
 
