@@ -1,6 +1,6 @@
 """Holds the state that stages share: the current model, its teacher, the rows and the job's progress."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,11 @@ COMMON = ("batch", "seed", "warmup", "decay", "accumulate", "precision", "recomp
 UNMEASURED = NotMeasured(not_measured="there is no baseline artifact")
 
 
+def unmeasured(_: PreTrainedModel, others: Iterable[PreTrainedModel]) -> Iterator[NotMeasured]:
+    """Yield for each model that there is no figure."""
+    return (UNMEASURED for _ in others)
+
+
 @dataclass
 class StageContext:
     """The state of a running job. A stage changes `model` in place or replaces it, and fills `result`.
@@ -39,8 +44,8 @@ class StageContext:
     CPU, until their outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
     together. `augmenter` generates new rows, if the recipe has augmentation. `unlabelled` holds the inputs of the general
     phase, if any. `models` holds the job's models by folder. `scratch` is a folder for files that may be lost. `input_pruner`
-    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency. `memory` is the engine's
-    limit in bytes.
+    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency, `timed_beside` that of
+    each of several, against a given model's. `memory` is the engine's limit in bytes.
     """
 
     recipe: Recipe
@@ -59,6 +64,7 @@ class StageContext:
     scratch: Path | None = None
     input_pruner: InputPruner | None = None
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] = lambda _: UNMEASURED
+    timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Latency | NotMeasured]] = unmeasured
     memory: int | None = None
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 

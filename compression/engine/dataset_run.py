@@ -1,6 +1,6 @@
 """Runs a job on one dataset with its model in memory: the stages, shipping, and resuming from checkpoints."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,15 @@ from compression.engine.context import StageContext
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.job_models import ModelSource, adapted_folder, open_job_models, with_views
 from compression.engine.reporting.dataset_facts import DatasetSummary
-from compression.engine.shipping import ArtifactRequest, Rows, RunSettings, ShippedArtifact, measure_latency, ship
+from compression.engine.shipping import (
+    ArtifactRequest,
+    Rows,
+    RunSettings,
+    ShippedArtifact,
+    measure_beside,
+    measure_latency,
+    ship,
+)
 from compression.engine.stage_result import StageResult
 from compression.engine.stages.insert_quantization import settle_ranges
 from compression.engine.stages.prune import aimed
@@ -114,7 +122,7 @@ class DatasetRun:
             new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
         )
         part = cls(data, state, kind)
-        state.timed = part.timed
+        state.timed, state.timed_beside = part.timed, part.timed_beside
         return part
 
     @staticmethod
@@ -290,6 +298,11 @@ class DatasetRun:
         """Export a model in the form of the pruned artifact and measure only its latency, against the baseline's."""
         process.release_memory()
         return measure_latency(model, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
+
+    def timed_beside(self, model: PreTrainedModel, others: Iterable[PreTrainedModel]) -> Iterator[Latency | NotMeasured]:
+        """Export a model, then each of others, in the form of the pruned artifact; measure their latencies against its own."""
+        process.release_memory()
+        return measure_beside(model, others, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
 
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:
         """Ship the headline's model in the further formats: as a checkpoint of its own library, and those of packages.

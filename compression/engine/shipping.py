@@ -1,7 +1,7 @@
 """Ships a model: exports it, reopens and verifies the files, and measures the downloadable artifact."""
 
 import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -309,6 +309,16 @@ def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSe
         run.write(model, folder, request)
         spec = replace(run, rows={}).measure_spec(folder, request, seconds=TIMED_SECONDS)
         return run_silently(measure_artifact(spec, last_try=run.last_try)).latency
+
+
+def measure_beside(
+    model: PreTrainedModel, others: Iterable[PreTrainedModel], request: ArtifactRequest, run: RunSettings
+) -> Iterator[Latency | NotMeasured]:
+    """Export a model, and measure the latency of each of others against its own. The files are removed. Raises OutOfMemory."""
+    with tempfile.TemporaryDirectory(dir=run.rows["test"].parent, prefix="timed-") as name:
+        run.write(model, Path(name), request)
+        for other in others:
+            yield measure_latency(other, replace(request, baseline=Path(name)), run)
 
 
 @torch.inference_mode()

@@ -3,7 +3,8 @@
 `l1` and `l2` are the norm of a unit's activations on calibration rows, `l1_weight` and `l2_weight` of its weights (Li et al.
 2017), `bn_scale` is the factor of its batch normalization (Liu et al. 2017), and `taylor` the first-order estimate of the
 change in loss without it (Molchanov et al. 2017, 2019). On encoders activations preserve far more of the model than weights
-(docs/method.md). Layers are scored by block influence (Men et al. 2024, ShortGPT).
+(docs/method.md). Layers are scored by block influence (Men et al. 2024, ShortGPT), and where they take different times, by
+the influence lost for each millisecond saved.
 """
 
 from collections.abc import Callable
@@ -39,6 +40,11 @@ def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: in
 def block_influence(states: Tensor) -> Tensor:
     """Return Σ over tokens of 1 − cosine of each layer's input and output. (layers + 1, tokens, width) -> (layers,)."""
     return (1 - functional.cosine_similarity(states[:-1], states[1:], dim=-1)).sum(dim=1)
+
+
+def influence_per_time(influence: Tensor, milliseconds: Tensor) -> Tensor:
+    """Return the influence that is lost for each millisecond saved. Both (layers,) -> (layers,); all times are above 0."""
+    return influence / milliseconds
 
 
 def expert_scores(

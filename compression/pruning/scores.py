@@ -28,7 +28,7 @@ from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
 CALIBRATION_BATCH = 32
-INFLUENCE = "layers"  #: name of the layers' scores in a checkpoint
+INFLUENCE, MILLISECONDS = "layers", "milliseconds"  #: names of the layers' scores and times in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ImportanceScores:
 
     units: Mapping[str, Tensor]  #: by group: (units,), or (units of the outer group, units) within another (`WITHIN`)
     influence: Tensor | None = None  #: (layers,), the block influence of each layer, if requested
+    milliseconds: Tensor | None = None  #: (layers,), what the model is faster without each layer; None: all count alike
 
     def choose(self, family: ArchitectureAdapter, to: Shape) -> PruningPlan:
         """Choose the most important layers, then the most important units in them, for a model of shape `to`."""
@@ -67,7 +68,13 @@ class ImportanceScores:
         kept = {key: importance.strongest(scores, units_at(to, *axis_and_layer(key))) for key, scores in self.units.items()}
         if self.influence is None or to.layers == len(self.influence):
             return PruningPlan(kept)
-        return PruningPlan(kept, tuple(importance.strongest(self.influence, to.layers).tolist()))
+        return PruningPlan(kept, tuple(importance.strongest(self._of_layers(), to.layers).tolist()))
+
+    def _of_layers(self) -> Tensor:
+        """Return the score of each layer. Raises ValueError if none was computed."""
+        if self.influence is None:
+            raise ValueError("no layer can be chosen: their influence was not scored")
+        return self.influence if self.milliseconds is None else importance.influence_per_time(self.influence, self.milliseconds)
 
     @property
     def _count(self) -> int:
@@ -77,13 +84,12 @@ class ImportanceScores:
         """Choose the layers with the largest block influence, with as many dense ones (without experts) as in `to`."""
         if to.layers == self._count:
             return list(range(to.layers))
-        if self.influence is None:
-            raise ValueError("no layer can be chosen: their influence was not scored")
+        scores = self._of_layers()
         routed = [number for number in range(self._count) if key_of("experts", number) in self.units]
         dense = [number for number in range(self._count) if number not in routed]
         wanted = to.experts.dense_layers if to.experts is not None and routed else to.layers
         counts = ((dense, wanted), (routed, to.layers - wanted))
-        return [kind[place] for kind, count in counts for place in importance.strongest(self.influence[kind], count).tolist()]
+        return [kind[place] for kind, count in counts for place in importance.strongest(scores[kind], count).tolist()]
 
     def after(self, plan: PruningPlan) -> "ImportanceScores":
         """Return the scores of the remaining units and layers, for the next step of pruning. A network of images that loses
@@ -102,17 +108,19 @@ class ImportanceScores:
             else:
                 remaining = _at(scores, kept)
             left[key_of(axis, None if layer is None else layers.index(layer))] = remaining
-        influence = self.influence if plan.layers is None or self.influence is None else self.influence[layers]
-        return ImportanceScores(left, influence)
+        of_layers = [one if plan.layers is None or one is None else one[layers] for one in (self.influence, self.milliseconds)]
+        return ImportanceScores(left, *of_layers)
 
     def tensors(self) -> Tensors:
         """Return all scores as named tensors, for a checkpoint."""
-        return {**self.units, **({} if self.influence is None else {INFLUENCE: self.influence})}
+        of_layers = {INFLUENCE: self.influence, MILLISECONDS: self.milliseconds}
+        return {**self.units, **{name: found for name, found in of_layers.items() if found is not None}}
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "ImportanceScores":
         """Rebuild from the output of `tensors`."""
-        return cls({name: scores for name, scores in tensors.items() if name != INFLUENCE}, tensors.get(INFLUENCE))
+        units = {name: scores for name, scores in tensors.items() if name not in (INFLUENCE, MILLISECONDS)}
+        return cls(units, tensors.get(INFLUENCE), tensors.get(MILLISECONDS))
 
 
 def _at(scores: Tensor, kept: Tensor | None) -> Tensor:
@@ -233,7 +241,8 @@ class ActivationCollector(UnitObserver):
         self.measure = partial(importance.activation_scores, norm=norm)
         self.model, self.streams = model, self.family.streams(model) if layers else ()
         self.inputs: dict[int, Tensor] = {}  # of layers that have not run yet
-        self.influence: dict[int, Tensor] = {}
+        self.influence: dict[int, Tensor] = {}  # sums over positions
+        self.positions: dict[int, int] = {}
 
     def attach(self, hooks: ExitStack) -> None:
         """Observe every observation point until `hooks` close."""
@@ -254,7 +263,8 @@ class ActivationCollector(UnitObserver):
     def scores(self) -> ImportanceScores:
         """Return the scores of all observed units and layers."""
         of_experts = {key: worth.cpu() for (key, _), worth in self.sums.items() if key not in self.points}
-        influence = [self.influence[number] for number in range(len(self.streams))] if self.influence else []
+        # Means, not sums: layers of one model may have different numbers of positions.
+        influence = [found / self.positions[number] for number, found in sorted(self.influence.items())]
         return ImportanceScores({**self.units(), **of_experts}, torch.stack(influence).cpu() if influence else None)
 
     def _measured(self, key: str, number: int, seen: Tensor) -> None:
@@ -267,6 +277,7 @@ class ActivationCollector(UnitObserver):
         states = torch.stack([self.inputs.pop(number), self._real(tap, seen)])
         found = importance.block_influence(states.float())[0]
         self.influence[number] = self.influence[number] + found if number in self.influence else found
+        self.positions[number] = self.positions.get(number, 0) + states.shape[1]
 
     def _real(self, tap: Tap, seen: Tensor) -> Tensor:
         positions, mask = self.masked(tap, seen)

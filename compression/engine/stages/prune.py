@@ -1,6 +1,6 @@
 """Prunes tokens, layers, channels, heads and feed-forward units, in one or more steps with recovery."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut
 from compression.engine.stages.latency_target import ratio_for_latency
+from compression.engine.stages.layer_times import layer_times
 from compression.engine.stages.recover import phases as trainings_of, precompute, recover
 from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
@@ -49,17 +50,17 @@ def prune(context: StageContext) -> Iterator[Event]:
     settings = context.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     family, kind = adapter_of(context.model), ARCHITECTURE_SPECS[context.model.config.model_type]
-    before = family.shape_of(context.model.config)
+    before, names = family.shape_of(context.model.config), family.layer_kinds(context.model.config)
     yield from context.tracker.emit_boundary("cut", done=False)
     whole = context.validate()
     trainings = trainings_of(settings)
     going_on, saved = _saved(context, [phase for phase, _ in trainings])
-    scores = saved.scores if saved is not None else _scores(context, settings)
+    scores = saved.scores if saved is not None else (yield from _scored(context, settings))
     if settings.sensitivity:
         context.result.sensitivity = curves(context, scores, settings)
     reduce_vocabulary(context)
     start = family.shape_of(context.model.config)
-    ratios, after = yield from _solved(context, settings, before, saved)
+    ratios, after = yield from _solved(context, settings, before, scores, saved)
     progress = PruneProgress(scores, tuple(ratios.values()))
     targets = shapes.steps_to(kind, start, settings, ratios, after, family.network(context.model.config))
     for step, ((phase, epochs), to) in enumerate(zip(trainings, targets, strict=True), 1):
@@ -84,6 +85,8 @@ def prune(context: StageContext) -> Iterator[Event]:
             beside = replace(progress, ranges=input_ranges(context.model)).tensors()
             yield from recover(context, settings.recovery, step, phase, epochs, beside)
     context.result.pruning = taken(before, after, settings, ratios)
+    if "layers" in settings.axes and names:
+        context.result.pruning["layers"]["each"] = each_layer(names, progress.scores, plan)
 
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
@@ -180,6 +183,17 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: shapes.Ratios) -
     return found
 
 
+def each_layer(names: Iterable[str], scores: ImportanceScores, plan: PruningPlan) -> dict[str, Any]:
+    """Return of each layer its influence, its time in milliseconds (None if it was not timed) and whether it was removed."""
+    assert scores.influence is not None, "they are scored if the recipe cuts them"  # noqa: S101
+    influence, times = scores.influence.tolist(), scores.milliseconds
+    milliseconds = [None] * len(influence) if times is None else times.tolist()
+    return {
+        name: {"influence": lost, "milliseconds": spent, "removed": plan.layers is not None and number not in plan.layers}
+        for number, (name, lost, spent) in enumerate(zip(names, influence, milliseconds, strict=True))
+    }
+
+
 def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = context.rows["train"], context.recipe.train.seed
@@ -188,8 +202,16 @@ def _scores(context: StageContext, settings: Prune) -> ImportanceScores:
         return score_units(context.model, settings, rows, seed, context.parts, layers=layers)
 
 
+def _scored(context: StageContext, settings: Prune) -> Generator[Event, None, ImportanceScores]:
+    """Return the scores, with the times of the layers if the recipe takes out some that take different times."""
+    scores = _scores(context, settings)
+    if "layers" not in settings.axes or scores.influence is None:
+        return scores
+    return replace(scores, milliseconds=(yield from layer_times(context)))
+
+
 def _solved(
-    context: StageContext, settings: Prune, before: Shape, saved: PruneProgress | None
+    context: StageContext, settings: Prune, before: Shape, scores: ImportanceScores, saved: PruneProgress | None
 ) -> Generator[Event, None, tuple[shapes.Ratios, Shape]]:
     """Return the recipe's ratios and shape, with its target solved. before: the shape with the whole vocabulary."""
     config = context.model.config
@@ -200,7 +222,7 @@ def _solved(
         kind, network = ARCHITECTURE_SPECS[config.model_type], adapter_of(context.model).network(config)
         return ratios, shapes.shape_at(kind, here, settings, ratios, network)
     if settings.target_latency is not None:
-        return (yield from ratio_for_latency(context, settings, settings.target_latency))
+        return (yield from ratio_for_latency(context, settings, settings.target_latency, scores))
     return plan_shape(context.model, settings, before, here.vocabulary)
 
 

@@ -122,6 +122,12 @@ class ArchitectureAdapter(ABC):
         """Return what an ONNX file of a model of this config does without; None if nothing."""
         return None
 
+    def layer_kinds(self, config: PretrainedConfig) -> Mapping[str, int]:  # noqa: ARG002 (networks' own)
+        """Return by name, in order, the kind of each layer that may go: those of one kind take the same time. Empty if all
+        layers do.
+        """
+        return {}
+
     def stock(self, model: PreTrainedModel) -> PreTrainedModel | str:
         """Return the model as one of transformers' own classes, or why there is none; itself if it is of one."""
         return model
@@ -199,9 +205,11 @@ class ArchitectureAdapter(ABC):
         """Build the stock model that a plan leaves, with the weights of `model`. Raises what `cut` raises."""
         return built(model, self.cut(model, plan))
 
-    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
-        """Build a stock model like `model` at another shape, with new weights. Raises UnsupportedShape or ValueError."""
-        config = self.config_at(model.config, shape, range(shape.layers))
+    def drawn(self, model: PreTrainedModel, shape: Shape, layers: Sequence[int] | None = None) -> PreTrainedModel:
+        """Build a stock model like `model` at another shape, with new weights. layers: the number in `model` of each layer;
+        None is the first ones. Raises UnsupportedShape or ValueError.
+        """
+        config = self.config_at(model.config, shape, range(shape.layers) if layers is None else layers)
         return type(model)(config).to(next(model.parameters()).dtype).train(model.training)
 
     def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """Residual blocks that can be taken out of a network: what reads a value and is added to it, and nothing else reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from compression.models.networks.graph import INPUT, Graph, Node
@@ -42,6 +42,30 @@ def residual_blocks(graph: Graph) -> tuple[Block, ...]:
                 found.append(_block(graph, places, value, [*inner, node], readers))
                 break
     return tuple(found)
+
+
+def block_kinds(graph: Graph, blocks: Sequence[Block]) -> tuple[int, ...]:
+    """Return a number for each block: blocks have the same if they have the same operators on values of the same sizes.
+
+    Numbers are from 0, in order of appearance. Raises ValueError if the graph's nodes do not fit each other.
+    """
+    shapes, nodes = value_shapes(graph), {node.name: node for node in graph.nodes}
+    kinds: dict[Hashable, int] = {}
+
+    def described(block: Block) -> Hashable:
+        places = {name: number for number, name in enumerate(block.nodes)}  # a value from elsewhere counts by its size alone
+        own = (nodes[name] for name in block.nodes)
+        return tuple(
+            (
+                node.op,
+                tuple(sorted(node.attributes.items())),
+                tuple(sorted(node.tensors.items())),
+                tuple((places.get(name, -1), shapes[name]) for name in node.inputs),
+            )
+            for node in own
+        )
+
+    return tuple(kinds.setdefault(described(block), len(kinds)) for block in blocks)
 
 
 def _branch(graph: Graph, places: Mapping[str, int], value: str, end: str) -> list[Node]:

@@ -1,11 +1,14 @@
 """The scores of a network's units and residual blocks: by activations, weights, norms and the loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from compression.models.adapters.network.structure import structure_of
 from compression.models.adapters.registry import adapter_of
+from compression.pruning.prune_progress import PruneProgress
 from compression.pruning.scores import score_activations, score_units
 from compression.schema.recipe.prune import Prune
 from tests.support.network_graphs import NETWORKS, resnet, vgg
@@ -82,3 +85,34 @@ def test_a_block_that_adds_little_has_the_least_influence() -> None:
                 model.get_submodule(name).bias.mul_(0.01)
     found = score_activations(model, maps(8, 0).by_length(8))
     assert int(found.influence.argmin()) == 1
+
+
+def test_influence_is_a_mean_over_positions_so_stages_of_any_size_compare() -> None:
+    model = drawn_network(resnet((2, 2)))
+    rows = maps(8, 0)
+    found = score_activations(model, rows.by_length(3))
+    for (before, after), influence in zip(adapter_of(model).streams(model), found.influence, strict=True):
+        seen: list[torch.Tensor] = []
+        hooks = [tap[0].register_forward_hook(lambda _, __, value, seen=seen: seen.append(value)) for tap in (before, after)]
+        with torch.no_grad():
+            model(rows.pixels)
+        for hook in hooks:
+            hook.remove()
+        assert torch.allclose(influence, (1 - nn.functional.cosine_similarity(*seen, dim=1)).mean(), rtol=1e-3)
+
+
+def test_the_blocks_that_lose_least_for_each_millisecond_go_and_are_saved_with_their_times() -> None:
+    model = drawn_network(resnet((3, 2)))
+    family = adapter_of(model)
+    shape = family.shape_of(model.config)
+    assert shape.layers == 4
+    scores = replace(score_activations(model, maps(8, 0).by_length(8)), influence=torch.tensor([1.0, 0.5, 0.8, 0.6]))
+    to = shape.model_copy(update={"layers": 2})
+    assert scores.choose(family, to).layers == (0, 2)
+    timed = replace(scores, milliseconds=torch.tensor([4.0, 1.0, 1.0, 4.0], dtype=torch.float64))
+    assert timed.choose(family, to).layers == (1, 2)  # 0.25 and 0.15 a millisecond are less than 0.5 and 0.8
+    assert timed.choose(family, shape).layers is None
+    again = PruneProgress.of_tensors(PruneProgress(timed, (0.5,)).tensors())
+    assert again.scores.units.keys() == scores.units.keys()
+    assert again.scores.choose(family, to).layers == (1, 2)
+    assert PruneProgress.of_tensors(PruneProgress(scores, (0.5,)).tensors()).scores.milliseconds is None

@@ -83,6 +83,10 @@ class NetworkAdapter(ArchitectureAdapter):
 
         return [(tap(block.input), tap(block.name)) for block in structure.blocks]
 
+    def layer_kinds(self, config: PretrainedConfig) -> Mapping[str, int]:
+        """Return the kinds of the residual blocks."""
+        return structure_of(config).block_kinds
+
     def feature_maps(self, model: PreTrainedModel) -> Sequence[Tap]:
         """Return the ends of the stages, (rows, channels, height, width), or (rows, channels, tokens, 1)."""
         structure = structure_of(model.config)
@@ -147,10 +151,10 @@ class NetworkAdapter(ArchitectureAdapter):
         kept = {key: units.tolist() for key, units in plan.kept.items()}
         return narrower(model, kept, [structure.blocks[at].name for at in gone])
 
-    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+    def drawn(self, model: PreTrainedModel, shape: Shape, layers: Sequence[int] | None = None) -> PreTrainedModel:
         """Build a network like `model` at another shape, with any weights: latency does not depend on them."""
         kept = {key: torch.arange(units) for key, units in (shape.widths or {}).items()}
-        return self.narrowed(model, PruningPlan(kept, tuple(range(shape.layers))))
+        return self.narrowed(model, PruningPlan(kept, tuple(range(shape.layers) if layers is None else layers)))
 
     def stock(self, model: PreTrainedModel) -> PreTrainedModel | str:
         """Return the network in the class of transformers that it came from, or why this class has no such model."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compression.models.adapters.network.module import NetworkConfig, parsed
-from compression.models.networks.blocks import Block, residual_blocks
+from compression.models.networks.blocks import Block, block_kinds, residual_blocks
 from compression.models.networks.channels import ChannelGroup, Channels, Units, channels_of
 from compression.models.networks.costs import network_facts
 from compression.models.networks.families.stock_checkpoint import tied
@@ -54,6 +54,12 @@ class Structure:
     def blocks(self) -> tuple[Block, ...]:
         """Return the residual blocks that may go, in order."""
         return residual_blocks(self.graph)
+
+    @cached_property
+    def block_kinds(self) -> dict[str, int]:
+        """Return the kind of each residual block by its name, in order."""
+        kinds = block_kinds(self.graph, self.blocks)
+        return {block.name: kind for block, kind in zip(self.blocks, kinds, strict=True)}
 
     @cached_property
     def facts(self) -> NetworkFacts:

@@ -1,6 +1,6 @@
 """Residual blocks: what is computed from a value, added to it and read by nothing else can be taken out."""
 
-from compression.models.networks.blocks import residual_blocks
+from compression.models.networks.blocks import block_kinds, residual_blocks
 from compression.models.networks.graph import INPUT
 from tests.support.network_graphs import GraphBuilder, densenet, mobilenet_v2, resnet, vit
 
@@ -36,6 +36,25 @@ def test_attention_and_feed_forward_are_blocks_of_their_own_with_their_constants
         "mul",
         "add",
     ]
+
+
+def test_blocks_are_of_a_kind_if_they_compute_the_same_on_values_of_the_same_sizes() -> None:
+    graph = resnet((3, 2, 2), 8)
+    assert block_kinds(graph, residual_blocks(graph)) == (0, 0, 0, 1, 2)
+    graph = vit(blocks=3)
+    assert block_kinds(graph, residual_blocks(graph)) == (0, 1) * 3
+    graph = vit(blocks=0)
+    assert block_kinds(graph, residual_blocks(graph)) == ()
+
+
+def test_another_stride_kernel_or_order_is_another_kind() -> None:
+    net = GraphBuilder()
+    value = net.conv(INPUT, 4)
+    for kernel, groups in ((3, 1), (1, 1), (3, 1), (3, 4)):
+        value = net.op("add", value, net.conv(value, 4, kernel, groups=groups))
+    value = net.op("add", net.conv(value, 4), value)
+    graph = net.classified(value)
+    assert block_kinds(graph, residual_blocks(graph)) == (0, 1, 0, 2, 3)
 
 
 def test_a_block_within_a_branch_comes_before_the_one_around_it() -> None:
