@@ -287,6 +287,9 @@ def _exported(job: PlannedJob) -> Iterator[CostItem]:
     yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), minutes=minutes)
     if prune is not None and prune.target_latency is not None:
         yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
+    if prune is not None and "layers" in prune.axes and job.model.network is not None:
+        # Each kind of residual block is timed.
+        yield CostItem("export", minutes=job.model.network.block_kinds * SHIP_MINUTES)
 
 
 def _installed(job: PlannedJob) -> Iterator[CostItem]:

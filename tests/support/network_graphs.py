@@ -224,13 +224,22 @@ def _attention(net: GraphBuilder, value: str, heads: int, packed: bool) -> str:
     return net.linear(net.reshape(net.transpose(mixed, 0, 2, 1, 3), 1, tokens, width), width)
 
 
-def convnext() -> Graph:
-    """A block whose depthwise convolution is normalized over channels last, and its downsampling (Liu et al. 2022)."""
+def convnext(*, responds: bool = False) -> Graph:
+    """A block whose depthwise convolution is normalized over channels last, and its downsampling (Liu et al. 2022).
+
+    responds: with a global response normalization (Woo et al. 2023).
+    """
     net = GraphBuilder()
     value = net.conv(INPUT, 8, 4, 4)
     value = net.transpose(net.layer_norm(net.transpose(value, 0, 2, 3, 1)), 0, 3, 1, 2)
     branch = net.transpose(net.conv(value, 8, 7, groups=8), 0, 2, 3, 1)
     branch = net.op("gelu", net.linear(net.layer_norm(branch), 16), approximate="none")
+    if responds:
+        norms = net.op("sqrt", net.op("reduce_sum", net.op("mul", branch, branch), axes=(1, 2), keep=1))
+        mean = net.op("mul", net.op("reduce_sum", norms, axes=(3,), keep=1), net.constant(1))
+        response = net.op("mul", branch, net.op("div", norms, net.op("add", mean, net.constant(1))))
+        response = net.op("add", net.op("mul", response, net.constant(1, 1, 1, 16)), net.constant(1, 1, 1, 16))
+        branch = net.op("add", response, branch)
     branch = net.op("mul", net.linear(branch, 8), net.constant(8))
     value = net.op("add", value, net.transpose(branch, 0, 3, 1, 2))
     return net.graph(net.linear(net.layer_norm(net.mean(value)), 5))
@@ -270,6 +279,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "vit": vit,
     "packed_vit": lambda: vit(packed=True),
     "convnext": convnext,
+    "convnext_v2": lambda: convnext(responds=True),
     "swin": swin,
 }
 """Name → a small network of each kind."""

@@ -122,6 +122,15 @@ def _reduce(trace: Trace, node: Node) -> Labels:
     return found if node.attributes["keep"] else found.squeeze(tuple(axes))
 
 
+def _sum(trace: Trace, node: Node) -> Labels:
+    """Sum channels one by one, as a layer does: what goes is none of the sum."""
+    given, axes = _given(trace, node), [axis % _given(trace, node).ndim for axis in ints_of(node, "axes")]
+    cut = set(cut_axes(given))
+    if not cut or not cut <= set(axes):
+        return _reduce(trace, node)
+    return uncut(given.ndim if node.attributes["keep"] else given.ndim - len(axes))
+
+
 def _concat(trace: Trace, node: Node) -> Labels:
     parts, shapes = [trace.labels[name] for name in node.inputs], [trace.shapes[name] for name in node.inputs]
     axis = int_of(node, "axis") % parts[0].ndim
@@ -205,7 +214,8 @@ _OWN: dict[str, Rule] = {
     "prelu": _prelu,
     "softmax": _softmax,
     **dict.fromkeys(("max_pool", "average_pool", "resize"), _pool),
-    **dict.fromkeys(("reduce_mean", "reduce_sum", "reduce_max"), _reduce),
+    **dict.fromkeys(("reduce_mean", "reduce_max"), _reduce),
+    "reduce_sum": _sum,
     "concat": _concat,
     "slice": _slice,
     "pad": _pad,

@@ -9,6 +9,7 @@ import onnx
 
 from compression.models.networks.graph import INPUT, Graph, Shape
 from compression.models.networks.onnx_reading.call import Call
+from compression.models.networks.onnx_reading.channel_means import without_channel_means
 from compression.models.networks.onnx_reading.constants import Array, Known, known, tensor_array, type_name
 from compression.models.networks.onnx_reading.draft import Draft, node_hint
 from compression.models.networks.onnx_reading.folding import FOLDED, Folding
@@ -16,7 +17,7 @@ from compression.models.networks.onnx_reading.layout import Size, Value, plain, 
 from compression.models.networks.onnx_reading.model_file import DOMAINS, attributes, open_model
 from compression.models.networks.onnx_reading.operators import OPERATORS
 from compression.models.networks.onnx_reading.patterns import simplified
-from compression.models.networks.value_shapes import MOST_ELEMENTS, value_shapes
+from compression.models.networks.value_shapes import MOST_ELEMENTS
 from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture, UnsupportedOperator, listed
 
 FREE_BATCH = (
@@ -163,7 +164,6 @@ def _finished(draft: Draft, output: str, file: str) -> tuple[Graph, dict[str, Ar
         raise UnsupportedArchitecture(cause, param=file, remedy="Export the network without its last activation.")
     try:
         found = Graph(shape=draft.shapes[INPUT][1:], nodes=tuple(nodes), output=output)
-        value_shapes(found)
+        return without_channel_means(found, tensors, draft.unique)
     except ValueError as problem:
         raise UnsupportedArchitecture(f"{file}: {str(problem)[:500]}", param=file, remedy=IMAGES) from problem
-    return found, tensors

@@ -90,6 +90,16 @@ class NetworkFacts(Config):
         """Return the units of each group."""
         return {group.key: group.units for group in self.groups}
 
+    @property
+    def block_kinds(self) -> int:
+        """Return how many kinds of residual blocks it has, blocks of a kind having the same costs."""
+        whole, layers = self.widths, {layer.name: layer for layer in self.layers}
+        costs = (
+            tuple((layers[name].parameters(whole), layers[name].multiply_adds(whole)) for name in block.layers)
+            for block in self.blocks
+        )
+        return len(set(costs))
+
     def parameters(self, widths: Widths | None = None, without: Collection[str] = ()) -> int:
         """Return the number of elements of all parameters at these widths, of the network without some blocks.
 

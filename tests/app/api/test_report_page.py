@@ -125,8 +125,14 @@ def test_images_have_a_rate_and_each_layer_s_width(shown: Shown) -> None:
     cut = {"before": 64, "after": 48, "asked": 0.3, "taken": 0.25}
     channels = cut | {"groups": {"channels.0": {"before": 64, "after": 48, "taken": 0.25}}}
     changes = {"task": "image-classification", "rows": (*report().rows[:-1], last), "pruning": {"channels": channels}}
+    blocks = {
+        "relu_9": {"influence": 0.25, "milliseconds": 1.5, "removed": True},
+        "relu_16": {"influence": 0.5, "milliseconds": None, "removed": False},
+    }
+    changes["pruning"] = {"channels": channels, "layers": {"before": 2, "after": 1, "asked": 0.5, "taken": 0.5, "each": blocks}}
     page = shown(report().model_copy(update=changes))
     says(page.text, "156 images a second", "channels of each layer", "channels.0: 64 → 48")
+    says(re.sub(r"\s+", " ", page.text), "relu_9 0.25 1.5 removed", "relu_16 0.5 not timed kept")
     assert "a second" not in shown().text
     assert "batch normalizations" not in page.text
     folding = Folding(norms=20, folded=19, elements=4800, activations=17)

@@ -8,7 +8,15 @@ from pydantic import ValidationError
 from compression.models.architectures.families import NETWORK
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.networks.costs import network_facts
-from compression.planning.estimator import HELD_BYTES, TRAINING_FLOPS, Counted, PlannedJob, artifact_bytes, step_bytes
+from compression.planning.estimator import (
+    HELD_BYTES,
+    SHIP_MINUTES,
+    TRAINING_FLOPS,
+    Counted,
+    PlannedJob,
+    artifact_bytes,
+    step_bytes,
+)
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.recipe.distill import Distill
@@ -183,6 +191,16 @@ def test_a_length_to_time_is_refused_where_rows_have_none() -> None:
     with pytest.raises(CompressionError, match="have no length") as refused:
         preflight(model_of(), data_of(), Recipe(), JobEvaluate(length=64))
     assert refused.value.param == "evaluate.length"
+
+
+def test_each_kind_of_residual_block_that_may_go_is_timed_once() -> None:
+    assert network_facts(resnet((4, 3))).block_kinds == 2
+    assert (NETWORKS["vit"].block_kinds, len(NETWORKS["vit"].blocks)) == (2, 4)
+    times = [
+        plan({"prepare": {"epochs": 0}, "quantize": None, "prune": prune, "distill": None}).estimate.minutes
+        for prune in ({"ratio": {"channels": 0.01, "layers": 0.3}}, {"ratio": {"channels": 0.01}})
+    ]
+    assert times[0] - times[1] > 0.9 * 2 * SHIP_MINUTES
 
 
 def test_a_target_latency_is_said_with_its_bounds() -> None:

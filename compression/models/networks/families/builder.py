@@ -50,6 +50,7 @@ class StockNetwork:
     head: tuple[str, ...]  #: stock names of the head's tensors
     entries: Mapping[str, Entries]  #: tensors that are made of a stock table
     fixed: Mapping[str, Callable[[], Floats]]  #: tensors that config.json implies, and that no training changes
+    takers: Mapping[str, str]  #: of these → the tensor that is multiplied by what a cut network's lacks of the implied one
     counters: tuple[str, ...]  #: stock names of counters of batches: whole numbers, of no axis
 
 
@@ -62,6 +63,7 @@ class Builder:
     names: dict[str, str] = field(default_factory=dict)
     entries: dict[str, Entries] = field(default_factory=dict)
     fixed: dict[str, Callable[[], Floats]] = field(default_factory=dict)
+    takers: dict[str, str] = field(default_factory=dict)
     counters: list[str] = field(default_factory=list)
 
     def add(self, name: str, op: str, *inputs: str, **attributes: Attribute) -> str:
@@ -111,8 +113,10 @@ class Builder:
         self.fixed[f"{name}.value"] = values
         return self._add(Node(name=name, op="constant", tensors={"value": shape}))
 
-    def number(self, name: str, value: float) -> str:
-        """Add one number that config.json implies."""
+    def number(self, name: str, value: float, taken_by: str | None = None) -> str:
+        """Add one number that config.json implies. taken_by: the constant that makes up for another number in its place."""
+        if taken_by is not None:
+            self.takers[f"{name}.value"] = f"{taken_by}.value"
         return self.fixed_values(name, (1,), lambda: np.full(1, value, np.float32))
 
     def activation(self, name: str, value: str, called: str) -> str:
@@ -128,4 +132,5 @@ class Builder:
     def network(self, architecture: str, labels: tuple[str, ...] | None, head: tuple[str, ...]) -> StockNetwork:
         """Return the network, whose last node is its output."""
         graph = Graph(shape=self.shape, nodes=tuple(self.nodes), output=self.nodes[-1].name)
-        return StockNetwork(architecture, graph, self.names, labels, head, self.entries, self.fixed, tuple(self.counters))
+        fixed = self.fixed, self.takers
+        return StockNetwork(architecture, graph, self.names, labels, head, self.entries, *fixed, tuple(self.counters))

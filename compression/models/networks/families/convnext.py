@@ -129,11 +129,18 @@ def _norm(made: Builder, name: str, value: str, stock: str, width: int) -> str:
 
 
 def _response(made: Builder, name: str, value: str, stock: str, width: int) -> str:
-    """Add a global response normalization (Woo et al. 2023, algorithm 1) of (rows, height, width, channels)."""
+    """Add a global response normalization (Woo et al. 2023, algorithm 1) of (rows, height, width, channels).
+
+    With n_c the norm of a channel over its positions: weight · x · n_c / (Σ n_c / channels + ε) + bias + x. A cut network keeps
+    dividing by the whole one's number of channels, so it computes what the whole one does with zeros in place of the others.
+    Stock code divides by its own number: then the weight takes the ratio of both (ε aside).
+    """
     squares = made.add(f"{name}_squares", "mul", value, value)
     squares = made.add(f"{name}_total", "reduce_sum", squares, axes=(1, 2), keep=1)
     norms = made.add(f"{name}_norms", "sqrt", squares)
-    mean = made.add(f"{name}_mean", "reduce_mean", norms, axes=(3,), keep=1)
+    # Not a mean: its number would be another one in a cut network, and the response of what is left with it.
+    total = made.add(f"{name}_sum", "reduce_sum", norms, axes=(3,), keep=1)
+    mean = made.add(f"{name}_mean", "mul", total, made.number(f"{name}_part", 1 / width, taken_by=f"{name}_weight"))
     mean = made.add(f"{name}_above_zero", "add", mean, made.number(f"{name}_epsilon", 1e-6))
     share = made.add(f"{name}_share", "div", norms, mean)
     scaled = made.add(f"{name}_scaled", "mul", value, share)

@@ -78,12 +78,17 @@ def stock_form(
     if found is None:
         return f"{name} has no model of these widths and blocks. {family.stock.limits}"
     stock, own = found.network, found.own
+    factors: dict[str, Array] = {}
     for fixed, values in stock.fixed.items():
-        if not np.array_equal(tensors[own[fixed]], values()):
+        if fixed in stock.takers:
+            factors[stock.takers[fixed]] = values() / tensors[own[fixed]]
+        elif not np.array_equal(tensors[own[fixed]], values()):
             return f"{name} computes {own[fixed]} from its config, and training has changed it."
     written: dict[str, Array] = {}
     for stock_tensor, stock_name in stock.names.items():
         value, entries = tensors[own[stock_tensor]], stock.entries.get(stock_tensor)
+        if stock_tensor in factors:
+            value = value * factors[stock_tensor]
         table = value if entries is None else entries.gathered(value)
         if table is None:
             return f"{name} has one number for several places of {own[stock_tensor]}, and training has told them apart."

@@ -10,6 +10,7 @@ from compression.models.networks.operators import OPERATORS
 from tests.support.network_graphs import (
     NETWORKS,
     GraphBuilder,
+    convnext,
     cross_stage_partial,
     densenet,
     padded_resnet,
@@ -146,6 +147,20 @@ def test_channels_stay_that_a_mean_or_a_softmax_over_them_reads() -> None:
     value = net.conv(net.op("mul", value, weighed), 7)
     value = net.conv(net.op("softmax", value, axis=1), 8)
     assert [group.units for group in channel_groups(net.classified(value))] == [8]
+
+
+def test_a_sum_over_channels_lacks_those_that_go() -> None:
+    inner = groups_of(convnext(responds=True))["ffn.0"]
+    assert (inner.units, inner.normalized) == (16, False)
+    assert [member.tensor.split("_")[0] for member in inner.members if member.units.tolist() == [*range(16)]] == [
+        *["linear"] * 2,  # the weight and bias that make it
+        *["constant"] * 2,
+        "linear",
+    ]
+    net = GraphBuilder()
+    value = net.conv(INPUT, 6)
+    value = net.op("div", value, net.op("reduce_sum", value, axes=(1, 2, 3), keep=1))
+    assert [group.units for group in channel_groups(net.classified(value))] == [6]
 
 
 def test_channels_stay_that_are_added_to_the_input() -> None:

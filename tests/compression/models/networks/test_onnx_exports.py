@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compression.models.networks.channels import channel_groups
+from compression.models.networks.cutting import cut_graph
 from compression.models.networks.graph import Graph
 from compression.models.networks.onnx_reader import read_onnx
 from tests.support.onnx_files import answers, runtime_answers
@@ -98,6 +99,27 @@ class Windows(nn.Module):
         return logits
 
 
+class Respond(nn.Module):
+    """A global response normalization, as timm's ConvNeXt V2 writes it out, with the channels last or not."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.last, shape = last, (8,) if last else (8, 1, 1)
+        self.stem, self.after = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 6, 1)
+        self.weight, self.bias = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(shape))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        maps = maps.permute(0, 2, 3, 1) if self.last else maps
+        norms = maps.norm(p=2, dim=(1, 2) if self.last else (2, 3), keepdim=True)
+        share = norms / (norms.mean(dim=-1 if self.last else 1, keepdim=True) + 1e-6)
+        maps = maps + torch.addcmul(self.bias, self.weight, maps * share)
+        maps = maps.permute(0, 3, 1, 2) if self.last else maps
+        logits: Tensor = self.head(self.after(maps).mean((2, 3)))
+        return logits
+
+
 def made(model: nn.Module) -> nn.Module:
     """Return a network whose weights are no defaults, so that each counts."""
     draw = torch.Generator().manual_seed(1)
@@ -163,6 +185,39 @@ def test_windows_and_a_written_out_norm_are_followed(tmp_path: Path) -> None:
     found = operators(graph)
     assert (found["layer_norm"], found["gelu"], found["linear"]) == (1, 1, 2)
     assert not {"sub", "sqrt", "div"} & found.keys()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_channels_that_are_compared_with_their_mean_can_be_cut_and_others_are_zero_then(last: bool, tmp_path: Path) -> None:
+    path = older(made(Respond(last=last)), tmp_path / "model.onnx", 17)
+    graph, (_, tensors) = read(path), read_onnx(path)
+    found = operators(graph)
+    assert (found["reduce_sum"], found["reduce_mean"]) == (2, 1)  # over positions and channels; the pool
+    first, _ = channel_groups(graph)
+    assert first.units == 8
+    kept = [0, 2, 3, 5, 7]
+    cut = cut_graph(graph, {first.key: kept})
+    zeros = {name: value.copy() for name, value in tensors.items()}
+    for member in first.members:
+        if member.dim == 0 or graph.named(member.tensor.partition(".")[0]).op == "constant":
+            np.moveaxis(zeros[member.tensor], member.dim, 0)[[1, 4, 6]] = 0.0
+    images = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    small = {name: cut.cut(name, tensors[name]) for name in cut.graph.tensors()}
+    np.testing.assert_allclose(answers(cut.graph, small, images), answers(graph, zeros, images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mean_over_positions_stays_one(tmp_path: Path) -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.stem(images).flatten(2).mean(-1))
+            return logits
+
+    found = operators(read(older(made(Sequence()), tmp_path / "model.onnx", 17)))
+    assert (found["reduce_sum"], found["reduce_mean"]) == (0, 1)
 
 
 def test_todays_exporter_is_read_before_and_after_its_own_optimization(tmp_path: Path) -> None:

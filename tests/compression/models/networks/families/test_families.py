@@ -110,6 +110,14 @@ def test_a_bottleneck_and_its_block_keep_their_proportion() -> None:
 
 
 def test_no_width_is_tied_where_a_part_of_it_never_goes() -> None:
-    """A ConvNeXt V2's inner channels are compared with their mean, so they stay, and so the stream would have to."""
-    config = config_of("convnextv2", hidden_sizes=[4, 8], depths=[1, 1], num_stages=2)
+    """A stream of one channel stays, and so the inner channels would have to."""
+    config = config_of("convnextv2", hidden_sizes=[4, 1], depths=[1, 1], num_stages=2)
     assert tied(config, FAMILIES["convnextv2"].graph_of(config, (32, 32)).graph) == ()
+
+
+def test_inner_channels_that_are_compared_with_their_mean_are_tied_to_their_stage() -> None:
+    config = config_of("convnextv2", hidden_sizes=[4, 8], depths=[1, 2], num_stages=2)
+    graph = FAMILIES["convnextv2"].graph_of(config, (32, 32)).graph
+    groups = {group.key: group for group in channel_groups(graph)}
+    assert [[groups[key].units for key in keys] for keys in tied(config, graph)] == [[4, 16], [8, 32, 32]]
+    assert sorted(group.axis for group in groups.values()) == ["ffn"] * 3 + ["hidden"] * 2

@@ -19,7 +19,7 @@ from compression.models.networks.families.stock_checkpoint import network_tensor
 from compression.models.networks.graph import Graph
 from tests.support.stock_classifiers import CLASSIFIERS, LABELS, saved_classifier
 
-TIED = ("resnet", "resnet-basic", "convnext", "vit", "vit-heads", "swin", "swin-padded")
+TIED = ("resnet", "resnet-basic", "convnext", "convnextv2", "convnextv2-relu", "vit", "vit-heads", "swin", "swin-padded")
 
 
 def read(folder: Path, size: tuple[int, int]) -> tuple[dict[str, Any], StockNetwork, dict[str, Any]]:
@@ -129,3 +129,20 @@ def test_files_of_bare_models_and_of_loaded_ones_have_other_names(tmp_path: Path
         found = dict(network_tensors(network, family, set(file), file.__getitem__))
         assert set(found) == set(tensors)
         assert all(np.array_equal(found[name], value) for name, value in tensors.items())
+
+
+def test_inner_channels_behind_a_response_of_all_are_cut_as_if_they_were_zero(tmp_path: Path) -> None:
+    _, size = saved_classifier("convnextv2", tmp_path)
+    _, network, tensors = read(tmp_path, size)
+    inner = [group for group in channel_groups(network.graph) if group.axis == "ffn"]
+    assert [group.units for group in inner] == [16, 16, 32]
+    cut = cut_graph(network.graph, {group.key: range(0, group.units, 3) for group in inner})
+    zeros = {name: value.copy() for name, value in tensors.items()}
+    for group in inner:
+        for member in group.members:
+            if member.dim == 0 or member.tensor.endswith("value"):
+                np.moveaxis(zeros[member.tensor], member.dim, 0)[np.arange(group.units) % 3 != 0] = 0.0
+    wanted = answers(as_model(network.graph, zeros), 2, network.graph.shape)
+    narrow = {key: cut.cut(key, tensors[key]) for key in cut.graph.tensors()}
+    assert torch.allclose(answers(as_model(cut.graph, narrow), 2, network.graph.shape), wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(answers(as_model(network.graph, tensors), 2, network.graph.shape), wanted, atol=1e-3)
