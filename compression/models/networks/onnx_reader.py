@@ -113,7 +113,7 @@ class _Reading:
 def _check_operators(graph: onnx.GraphProto, file: str) -> None:
     """Refuse a graph with operators that are on no list, all of them at once."""
     foreign = {f"{node.domain}.{node.op_type}" for node in graph.node if node.domain not in DOMAINS}
-    own = {node.op_type for node in graph.node if node.domain in DOMAINS} - OPERATORS.keys() - FOLDED.keys()
+    own = {str(node.op_type) for node in graph.node if node.domain in DOMAINS} - OPERATORS.keys() - FOLDED.keys()
     if unknown := sorted(foreign | own):
         remedy = FLOAT32 if any("Linear" in name or "Integer" in name for name in unknown) else None
         cause = f"{file} has operators that are not supported: {listed([name[:100] for name in unknown])}"

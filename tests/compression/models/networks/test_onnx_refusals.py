@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from onnx import TensorProto, helper
 
 from compression.models.networks.onnx_reader import read_onnx
@@ -192,6 +192,7 @@ WHOLE = plain(op("Relu", "image", "y"), last="y").SerializeToString()
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255), cut=st.booleans())
+@example(place=WHOLE.index(b"Relu"), byte=0x80, cut=False)  # an operator's name that is no UTF-8 is bytes
 def test_any_damage_is_refused_or_harmless(place: int, byte: int, cut: bool, tmp_path: Path) -> None:
     path = tmp_path / "damaged.onnx"
     path.write_bytes(WHOLE[:place] if cut else WHOLE[:place] + bytes([byte]) + WHOLE[place + 1 :])
