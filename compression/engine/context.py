@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from compression.engine.job_models import JobModels
 from compression.engine.stage_result import StageResult
+from compression.evaluation.measure import Saving
 from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.modality import Augmenter, InputPruner
@@ -44,8 +45,8 @@ class StageContext:
     CPU, until their outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
     together. `augmenter` generates new rows, if the recipe has augmentation. `unlabelled` holds the inputs of the general
     phase, if any. `models` holds the job's models by folder. `scratch` is a folder for files that may be lost. `input_pruner`
-    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency, `timed_beside` that of
-    each of several, against a given model's. `memory` is the engine's limit in bytes.
+    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency, `timed_beside` what
+    each of several saves of a given model's time. `memory` is the engine's limit in bytes.
     """
 
     recipe: Recipe
@@ -64,7 +65,7 @@ class StageContext:
     scratch: Path | None = None
     input_pruner: InputPruner | None = None
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] = lambda _: UNMEASURED
-    timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Latency | NotMeasured]] = unmeasured
+    timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Saving | NotMeasured]] = unmeasured
     memory: int | None = None
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none
 

@@ -31,6 +31,7 @@ from compression.engine.stages.prune import aimed
 from compression.engine.stages.registry import LAST, SHIP, follows_cut, job_progress, planned, run_stage, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness, harness_job
+from compression.evaluation.measure import Saving
 from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import difference_note
 from compression.modalities.modality import InputPruner
@@ -299,8 +300,8 @@ class DatasetRun:
         process.release_memory()
         return measure_latency(model, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
 
-    def timed_beside(self, model: PreTrainedModel, others: Iterable[PreTrainedModel]) -> Iterator[Latency | NotMeasured]:
-        """Export a model, then each of others, in the form of the pruned artifact; measure their latencies against its own."""
+    def timed_beside(self, model: PreTrainedModel, others: Iterable[PreTrainedModel]) -> Iterator[Saving | NotMeasured]:
+        """Export a model, then each of others, in the form of the pruned artifact; measure what each saves of its time."""
         process.release_memory()
         return measure_beside(model, others, self.request(model, PRUNED, self.kind, self.data.evaluate.length), self.settings)
 

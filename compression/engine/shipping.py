@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, parse_line
+from compression.evaluation.measure import FIGURE_OF, SECONDS, Measured, MeasureSpec, Saving, parse_line
 from compression.export.exporter import exporter_of
 from compression.export.manifest import as_json, write_config, write_manifest, write_origin
 from compression.export.model_card import ModelCard
@@ -241,7 +241,7 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         dtype=written.stored,
         bytes_at_16_bit=2 * sum(parameter.numel() for parameter in model.parameters()),
     )
-    figures = {name: value for name, value in found if name != "answers"}
+    figures = {name: value for name, value in found if name not in ("answers", "saved")}
     shipped = ShippedArtifact(artifact=artifact, size=size, flops=written.flops, **figures)
     card = ModelCard(
         artifact=artifact,
@@ -304,21 +304,27 @@ def unmeasured(cause: str) -> Measured:
 
 def measure_latency(model: PreTrainedModel, request: ArtifactRequest, run: RunSettings) -> Latency | NotMeasured:
     """Export a model, measure its latency against the baseline's, and remove the files. Raises OutOfMemory."""
+    return _timed(model, request, run).latency
+
+
+def _timed(model: PreTrainedModel, request: ArtifactRequest, run: RunSettings) -> Measured:
     with tempfile.TemporaryDirectory(dir=run.rows["test"].parent, prefix="timed-") as name:
         folder = Path(name)
         run.write(model, folder, request)
         spec = replace(run, rows={}).measure_spec(folder, request, seconds=TIMED_SECONDS)
-        return run_silently(measure_artifact(spec, last_try=run.last_try)).latency
+        return run_silently(measure_artifact(spec, last_try=run.last_try))
 
 
 def measure_beside(
     model: PreTrainedModel, others: Iterable[PreTrainedModel], request: ArtifactRequest, run: RunSettings
-) -> Iterator[Latency | NotMeasured]:
-    """Export a model, and measure the latency of each of others against its own. The files are removed. Raises OutOfMemory."""
+) -> Iterator[Saving | NotMeasured]:
+    """Export a model, and measure what each of others saves of its time. The files are removed. Raises OutOfMemory."""
     with tempfile.TemporaryDirectory(dir=run.rows["test"].parent, prefix="timed-") as name:
         run.write(model, Path(name), request)
         for other in others:
-            yield measure_latency(other, replace(request, baseline=Path(name)), run)
+            found = _timed(other, replace(request, baseline=Path(name)), run)
+            timed = found.latency
+            yield Saving(found.saved, timed.baseline_median_ms) if isinstance(timed, Latency) else timed
 
 
 @torch.inference_mode()

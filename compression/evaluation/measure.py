@@ -5,9 +5,11 @@ and a host lock prevents two jobs from measuring latency at once (host_lock.py).
 """
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -60,8 +62,17 @@ class Measured(Config):
     score: Score | NotMeasured
     peak_memory_bytes: int | NotMeasured
     validation: Score | NotMeasured | None = None
+    saved: Annotated[float, Field(description="Share of the baseline's time that is saved; 0 without a latency.")] = 0.0
     draws: SplitDraws = NO_DRAWS
     answers: Annotated[tuple[SampleAnswer, ...], Field(description="To the samples, in their order.")] = ()
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What an artifact saves of another one's time, measured in turns."""
+
+    share: float  #: of its time, see `time_both`
+    whole_ms: float  #: its latency
 
 
 FIGURE_OF = {"validation": "validation", "test": "score"}  #: split → the field of its score in `Measured`
@@ -84,10 +95,11 @@ def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
         generation_latency.warm_up(runner, example.arrays["input_ids"])
     # Read before anything else is opened here, so that it is the memory of serving alone.
     memory = peak_memory()
-    latency = time_artifact(spec, runner, example)
+    latency, saved = time_artifact(spec, runner, example)
     if unfold := getattr(runner, "unfold_tables", None):
         unfold()
-    timed = Measured(latency=latency, score=NotMeasured(not_measured="No test rows were given."), peak_memory_bytes=memory)
+    unscored = NotMeasured(not_measured="No test rows were given.")
+    timed = Measured(latency=latency, saved=saved, score=unscored, peak_memory_bytes=memory)
     return scored(spec, runner, reader, scorer, timed, tell)
 
 
@@ -132,8 +144,10 @@ def sample_answers(
     return tuple(map(SampleAnswer.of, found))
 
 
-def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> Latency | NotMeasured:
-    """Time an artifact of the primary format and its baseline in turns; of other formats return why they are not timed."""
+def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> tuple[Latency | NotMeasured, float]:
+    """Time an artifact of the primary format and its baseline in turns. Returns the latency and the share of the baseline's
+    time that is saved; of other formats why they are not timed.
+    """
     form, threads = ARTIFACT_FORMATS[spec.kind], spec.evaluate.threads
     if not form.primary:
         timed = next(one for one in ARTIFACT_FORMATS.values() if one.primary)
@@ -143,23 +157,26 @@ def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> La
             cause += ": their ratio would compare runtimes."
         else:
             cause = f"Models are timed in {timed.runs_in} alone, and this is a checkpoint of {form.runs_in}."
-        return NotMeasured(not_measured=cause)
+        return NotMeasured(not_measured=cause), 0.0
     against = open_artifact(spec.kind, Path(spec.baseline), threads=threads) if spec.baseline else None
     with host_lock() as turn:
         if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
             ids = example.arrays["input_ids"]
             latency = generation_latency.time_both(runner, against, ids, threads=threads, seconds=spec.seconds)
+            saved = 1 - latency.median_ms / latency.baseline_median_ms
         else:
-            latency = time_both(runner, against, example, threads=threads, seconds=spec.seconds)
-    return latency.model_copy(update={"exclusive": turn.exclusive})
+            latency, saved = time_both(runner, against, example, threads=threads, seconds=spec.seconds)
+    return latency.model_copy(update={"exclusive": turn.exclusive}), saved
 
 
 def time_both(
     candidate: Runner[Any], baseline: Runner[Any] | None, example: Inputs, *, threads: int, seconds: float = SECONDS
-) -> Latency:
+) -> tuple[Latency, float]:
     """Run baseline and candidate in turns of alternating order, so that load on the machine affects both. Without a baseline
-    the candidate is its own. Times are wall-clock milliseconds.
+    the candidate is its own. Returns the latency, in wall-clock milliseconds, and the share of the baseline's time that is
+    saved: the median over turns, of one thread in processor time, so that other load on the machine hardly changes it.
     """
+    clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
     sides = [candidate] if baseline is None else [candidate, baseline]
     started = time.perf_counter()
     for _ in range(WARM_UP_RUNS):
@@ -168,13 +185,16 @@ def time_both(
     one_turn = (time.perf_counter() - started) / WARM_UP_RUNS
     turns = min(max(int(seconds / one_turn), FEWEST_RUNS), MOST_RUNS)
     times: list[list[float]] = [[] for _ in sides]
+    worked: list[list[int]] = [[] for _ in sides]
     for turn in range(turns):
         order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
         for index in order:
-            start = time.perf_counter_ns()
+            start, before = time.perf_counter_ns(), clock()
             sides[index].logits(example)
             times[index].append((time.perf_counter_ns() - start) / 1e6)
-    return generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
+            worked[index].append(clock() - before)
+    latency = generation_latency.latency_of(times[0], times[-1], example.shape, threads, candidate.name)
+    return latency, 1 - statistics.median(own / reference for own, reference in zip(worked[0], worked[-1], strict=True))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -12,18 +12,17 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
 from compression.quantization.fake_quantize import insert_fake_quantization, ranged_inputs, simulation_of
 from compression.schema.events import Event, Log
-from compression.schema.report.measurements import Latency, NotMeasured
+from compression.schema.report.measurements import NotMeasured
 
-STEPS = 200
-"""Steps of a model's latency that a saving is rounded to: medians of one model differ by less. One at least counts as saved."""
+STEPS = 100
+"""Steps of a model's time that a saving is rounded to: less is noise. One at least counts as saved."""
 
 
 def layer_times(context: StageContext) -> Generator[Event, None, Tensor | None]:
     """Return the milliseconds that each layer takes, (layers,); None if all take the same, or if nothing can be timed.
 
-    The model without all layers of a kind is exported and timed in turns with the whole one; the difference is divided among
-    them. Each difference is a share of the whole model's latency in the same turns, so load on the machine cancels out. Raises
-    Pause and OutOfMemory.
+    The model without all layers of a kind is exported and timed in turns with the whole one; what it saves is divided among
+    them, as a share of the whole model's latency. Raises Pause and OutOfMemory.
     """
     kinds = adapter_of(context.model).layer_kinds(context.model.config)
     if not kinds:
@@ -34,17 +33,16 @@ def layer_times(context: StageContext) -> Generator[Event, None, Tensor | None]:
         if isinstance(found, NotMeasured):
             context.notes.append(f"Layers go by influence alone, because they were not timed: {found.not_measured}")
             return None
-        shares[own] = saved_share(found) / len(own)
-        whole.append(found.baseline_median_ms)
-        yield Log(message=f"Timed without {len(own)} layers of a kind: {_told(found)}.")
+        shares[own] = rounded(found.share) / len(own)
+        whole.append(found.whole_ms)
+        yield Log(message=f"Timed without {len(own)} layers of a kind: {found.share:.1%} of {found.whole_ms:.2f} ms is saved.")
         yield from context.tracker.emit_boundary("cut", done=False)
     return shares * median(whole)
 
 
-def saved_share(found: Latency) -> float:
-    """Return the share of the whole model's latency (the baseline) that a measured one saves, rounded; above 0."""
-    saved = 1 - found.median_ms / found.baseline_median_ms
-    return max(round(STEPS * saved), 1) / STEPS
+def rounded(share: float) -> float:
+    """Return a saved share in whole steps, above 0."""
+    return max(round(STEPS * share), 1) / STEPS
 
 
 def _without(context: StageContext, numbers: Mapping[int, list[int]]) -> Iterator[PreTrainedModel]:
@@ -59,7 +57,3 @@ def _without(context: StageContext, numbers: Mapping[int, list[int]]) -> Iterato
             ranges = {name: simulation.ranges.get(name, (-1.0, 1.0)) for name in ranged_inputs(small, simulation.scheme)}
             insert_fake_quantization(small, simulation=simulation.model_copy(update={"ranges": ranges}))
         yield small.eval()
-
-
-def _told(found: Latency) -> str:
-    return f"{found.median_ms:.2f} ms, with them {found.baseline_median_ms:.2f} ms"

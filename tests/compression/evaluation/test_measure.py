@@ -113,7 +113,8 @@ def test_the_two_sides_run_by_turns_on_the_same_batch(tiny_shipment: Shipment) -
     example = full_batch(2, 8, 40)
     folders = {"after": tiny_shipment.folder(tiny_shipment.int8), "before": tiny_shipment.folder(tiny_shipment.baseline)}
     sides = [Noted(open_artifact("onnx", folder, threads=1), order, label) for label, folder in folders.items()]
-    latency = time_both(sides[0], sides[1], example, threads=1)
+    latency, saved = time_both(sides[0], sides[1], example, threads=1)
+    assert saved < 1
     assert order.count("after") == order.count("before") >= latency.runs
     timed = order[-2 * latency.runs :]
     assert timed[:4] == ["after", "before", "before", "after"]
@@ -123,8 +124,9 @@ def test_the_two_sides_run_by_turns_on_the_same_batch(tiny_shipment: Shipment) -
 
 def test_without_a_baseline_an_artifact_is_its_own(tiny_shipment: Shipment) -> None:
     runner = open_artifact("onnx", tiny_shipment.folder(tiny_shipment.int8), threads=1)
-    latency = time_both(runner, None, full_batch(1, 8, 40), threads=1)
+    latency, saved = time_both(runner, None, full_batch(1, 8, 40), threads=1)
     assert latency.median_ms == latency.baseline_median_ms
+    assert saved == 0
 
 
 class Contrary:

@@ -12,8 +12,8 @@ import pytest
 from compression.engine import shipping
 from compression.engine.context import StageContext, unmeasured
 from compression.engine.shipping import ArtifactRequest, RunSettings, measure_beside
-from compression.engine.stages.layer_times import saved_share
-from compression.evaluation.measure import Measured, MeasureSpec
+from compression.engine.stages.layer_times import rounded
+from compression.evaluation.measure import Measured, MeasureSpec, Saving
 from compression.models.adapters.registry import adapter_of
 from compression.quantization.fake_quantize import is_simulated
 from compression.schema.recipe.prune import Prune, Recovery, TargetLatency
@@ -47,13 +47,13 @@ def costs(model: Any) -> float:
     return 1 + sum(MILLISECONDS[width > 8] for width in widths)
 
 
-def timed_beside(seen: list[Any]) -> Callable[..., Iterator[Latency | NotMeasured]]:
+def timed_beside(seen: list[Any]) -> Callable[..., Iterator[Saving]]:
     """Return what takes the place of timing, on a machine whose load grows with each model."""
 
-    def timed(whole: Any, others: Iterable[Any]) -> Iterator[Latency]:
+    def timed(whole: Any, others: Iterable[Any]) -> Iterator[Saving]:
         for load, other in enumerate(others, 1):
             seen.append(other)
-            yield latency(load * costs(other), load * costs(whole))
+            yield Saving(1 - costs(other) / costs(whole), load * costs(whole))
 
     return timed
 
@@ -82,7 +82,7 @@ def test_each_kind_is_timed_once_and_the_report_says_of_each_block_what_it_takes
     each = state.result.pruning["layers"]["each"]
     assert list(each) == names
     spent = [found["milliseconds"] for found in each.values()]
-    step = 1.5 * WHOLE / 200  # the median of both wholes is of one and a half times the load
+    step = 1.5 * WHOLE / 100  # the median of both wholes is of one and a half times the load
     assert spent == pytest.approx([1.5 * MILLISECONDS[0]] * 3 + [1.5 * MILLISECONDS[1]] * 2, abs=step)
     order = sorted(range(5), key=lambda number: each[names[number]]["influence"] / spent[number])
     assert removed(state) == sorted(order[:2])
@@ -149,9 +149,9 @@ def test_a_latency_target_times_the_network_without_the_blocks_that_go() -> None
     assert list(adapter_of(state.model).layer_kinds(state.model.config)) in shapes
 
 
-@pytest.mark.parametrize(("median", "share"), [(8.0, 0.2), (9.97, 0.005), (10.3, 0.005), (9.91, 0.01)])
-def test_savings_are_rounded_and_none_is_nothing(median: float, share: float) -> None:
-    assert saved_share(latency(median, 10.0)) == pytest.approx(share)
+@pytest.mark.parametrize(("share", "step"), [(0.2, 0.2), (0.004, 0.01), (-0.03, 0.01), (0.016, 0.02)])
+def test_savings_are_rounded_and_none_is_nothing(share: float, step: float) -> None:
+    assert rounded(share) == pytest.approx(step)
 
 
 def test_each_model_is_measured_against_the_given_one_from_files_that_are_gone_afterwards(
@@ -173,7 +173,7 @@ def test_each_model_is_measured_against_the_given_one_from_files_that_are_gone_a
         ]
         seen.append((*convolutions, spec.test_rows))
         reason = NotMeasured(not_measured="not here")
-        return of(Measured(latency=latency(1.0, 2.0), score=reason, peak_memory_bytes=1))
+        return of(Measured(latency=latency(1.0, 2.0), saved=0.4, score=reason, peak_memory_bytes=1))
 
     monkeypatch.setattr(shipping, "measure_artifact", measured)
     run = RunSettings(
@@ -183,6 +183,6 @@ def test_each_model_is_measured_against_the_given_one_from_files_that_are_gone_a
         kind="onnx", stage="pruned", precision="float32", preprocessor=tmp_path / "preprocessor", max_length=0
     )
     found = list(measure_beside(whole, [small, whole], request, run))
-    assert [one.median_ms for one in found] == [1.0, 1.0]
+    assert found == [Saving(0.4, 2.0)] * 2
     assert seen == [(6, 14, None), (14, 14, None)]
     assert list((tmp_path / "scratch").iterdir()) == [rows]
