@@ -211,13 +211,16 @@ def remedies(report: Report) -> list[str]:
 
 
 def notes(report: Report) -> list[str]:
-    """Return the notes on the figures, those on what was not measured first."""
-    found = []
+    """Return the notes on the figures, those on what was not measured first; on what is folded where it changes."""
+    found, folding = [], None
     for row in report.rows:
         for figure in ("latency", "validation", "score", "flops", "peak_memory_bytes"):
             value = getattr(row, figure)
             if isinstance(value, NotMeasured):
                 found.append(f"{row.stage}: {figure.replace('_', ' ')} not measured: {value.not_measured}")
+        if row.folding is not None and row.folding != folding:
+            found.append(f"{row.stage}: {row.folding.short}")
+        folding = row.folding
         found += [f"{row.stage}: {note}" for note in row.notes]
         found += [f"{row.stage}, {name}: {note}" for name, part in sorted(row.parts.items()) for note in part.notes]
     found += report.notes

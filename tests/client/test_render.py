@@ -9,6 +9,7 @@ from client.terminal import render
 from client.types import Preflight
 from compression.planning.verdicts import choose, judged
 from compression.schema.report.averages import mean_row
+from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
 from compression.schema.report.report import verdicts
 from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
@@ -92,6 +93,18 @@ def test_the_terminal_shows_rows_targets_and_notes() -> None:
     says(text, "met: parameter reduction 35.0 % (target 30.5 %)", "met: speed up 2.50× (target 1.45×)")
     says(text, "missed: retention 98.0 % on test (target 99.2 %)", "pruned: flops not measured: no counter here")
     says(text, "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0", "accuracy on 1000 test rows")
+
+
+def test_what_is_folded_is_said_where_it_changes() -> None:
+    whole, cut = (Folding(norms=5, folded=5, elements=count, activations=4) for count in (1200, 300))
+    foldings = {"baseline": whole, "quantized": whole, "pruned": cut, "distilled": cut}
+    rows = tuple(row.model_copy(update={"folding": foldings[row.stage]}) for row in report().rows)
+    said = [note for note in render.notes(report().model_copy(update={"rows": rows})) if "folded" in note]
+    assert said == [
+        "baseline: 5 of 5 batch normalizations folded (1,200 elements fewer), 4 activations behind convolutions",
+        "pruned: 5 of 5 batch normalizations folded (300 elements fewer), 4 activations behind convolutions",
+    ]
+    assert not any("folded" in note for note in render.notes(report()))
 
 
 def test_of_several_datasets_the_mean_stands_above_its_parts() -> None:
