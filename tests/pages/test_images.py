@@ -3,8 +3,9 @@
 import base64
 import re
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.pages.conftest import PATIENCE, Window, World
 from tests.support.image_uploads import arrays
@@ -126,8 +127,45 @@ def test_images_are_dropped_by_class_and_as_arrays(window: Window, world: World,
     expect(page.locator("[data-path='recipe.quantize.scheme']")).to_have_value('"static-int8"')  # as it is for images
     with world.http() as http:
         sent = next(one for one in http.get("/v1/datasets").json()["items"] if one["name"] == "pets")
+        files = {file["path"] for file in http.get(f"/v1/datasets/{sent['id']}").json()["files"]}
     assert sent["data"]["format"] == "folder"
-    assert "train/warm/one__1_.png" in sent["data"]["splits"]["train"]
+    assert "train/warm/one__1_.png" in files
+    assert sent["data"]["splits"] == {"train": ["train"], "test": ["test"]}
     assert sent["facts"]["labels"] == [*CLASSES]
     assert sent["facts"]["rows"] == {"train": 12, "test": 6}
     window.accessible()
+
+
+def test_more_images_than_a_request_takes_go_in_pages(window: Window, world: World, tmp_path: Path) -> None:
+    window.dropped = True  # the forecast of a model that was not chosen is an answer
+    folder_data(tmp_path / "many pets", train=1020, test=20)
+
+    def chosen() -> Locator:
+        page = window.go("/new")
+        page.locator("summary", has_text="Upload data").click()
+        page.locator("#folder-datasets").set_input_files(tmp_path / "many pets")
+        return page.locator("#list-datasets li")
+
+    def sent() -> list[Any]:
+        window.page.locator("[data-send=datasets]").click()
+        expect(window.page.locator("#said-datasets")).to_have_text("Ready, and selected above.", timeout=PATIENCE)
+        with world.http() as http:
+            return [one for one in http.get("/v1/datasets").json()["items"] if one["name"] == "many pets"]
+
+    shown = chosen()
+    expect(shown).to_have_count(4)  # a line a folder
+    expect(shown.filter(has_text="train/warm")).to_contain_text("510 files")
+    window.page.get_by_label("Split of test/cool").select_option("")
+    (found,) = sent()
+    expect(shown.filter(has_text="train/warm")).to_contain_text("uploaded")
+    assert (found["file_count"], found["facts"]["rows"]) == (1030, {"train": 1020, "test": 10})
+    assert found["data"]["splits"] == {"train": ["train"], "test": ["test"]}
+    chosen()
+    window.page.get_by_label("Split of test/cool").select_option("")
+    assert [one["id"] for one in sent()] == [found["id"]]  # known by all pages of its manifest
+    window.accessible()
+
+    window.page.evaluate("document.getElementById('new').dataset.most = 1030")
+    window.page.locator("#folder-datasets").set_input_files(tmp_path / "many pets")
+    expect(window.page.locator("#said-datasets")).to_contain_text("The manifest has 1040 files; 1030 are the most.")
+    expect(window.page.locator("[data-send=datasets]")).to_be_disabled()

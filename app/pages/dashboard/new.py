@@ -7,10 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.dependencies import ReadDep
-from app.api.schemas import FILES_A_REQUEST
 from app.pages.dashboard.views import PageRoute, VisitorDep, render
 from app.store.models import Dataset, Model
-from app.store.resources import READY
+from app.store.resources import MOST_FILES, READY
 from compression.schema.job_spec import Columns
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.specs import FOLDER
@@ -42,5 +41,5 @@ def new(request: Request, session: ReadDep, visitor: VisitorDep, model: str = ""
         columns={name: field.default for name, field in Columns.model_fields.items()},
         suffixes={name: suffixes_of(name) for name in FORMATS},
         by_class=FOLDER,
-        most_files=FILES_A_REQUEST,
+        most_files=MOST_FILES,
     )

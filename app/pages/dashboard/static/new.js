@@ -1,7 +1,7 @@
 // The form of a new job: the recipe from its schema, the forecast from the API's preflight, uploads in parts.
 import { api, complain, Problem, say } from "./api.js";
 import { form } from "./schema.js";
-import { Paused, upload } from "./upload.js";
+import { PAGE, Paused, upload } from "./upload.js";
 
 const get = (id) => document.getElementById(id);
 const may = get("new").dataset.may === "yes";
@@ -170,7 +170,7 @@ async function start() {
 const MODEL = [".json", ".safetensors", ".txt", ".model", ".jinja", ".gguf", ".onnx"];
 // Licence files and READMEs are uploaded too; the names are those of TERMS in client/upload.py.
 const TERMS = /^(readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?)$/i;
-const MOST = Number(get("new").dataset.most);
+const most = () => Number(get("new").dataset.most);
 const FEW = 30;  // files that are listed without a scroll bar
 // The format of a data file by its suffix, and the format whose files lie in a folder of their class, as the service's registry has them.
 const { suffixes = "{}", byClass } = get("task")?.dataset ?? {};
@@ -179,6 +179,7 @@ const formatOf = (name) => FORMATS[name.slice(name.lastIndexOf(".")).toLowerCase
 const SPLITS = { train: "train", validation: "validation", valid: "validation", val: "validation", dev: "validation", test: "test", unlabelled: "unlabelled", unlabeled: "unlabelled" };
 const chosen = { models: [], datasets: [] };
 const running = { models: null, datasets: null };
+const lines = { models: new Map(), datasets: new Map() };  // path of a file → its line in the list
 
 function splitOf(name, alone) {
   const word = name.replace(/\.[^.]*$/, "").replace(/[_.]/g, "-").split("-")[0].toLowerCase();
@@ -218,48 +219,73 @@ function take(kind, files) {
   const taken = new Set(own.map(({ file }) => file));
   const terms = kind === "models" && own.length ? fine.filter(({ file }) => TERMS.test(file.name) && !taken.has(file)) : [];
   const kept = [...own, ...terms.map(({ file }) => ({ path: file.name, file, split: null }))];
-  const many = kept.length > MOST;
+  const many = kept.length > most();
   chosen[kind] = many ? [] : kept;
   if (kept.length && !get(`name-${kind}`).value) get(`name-${kind}`).value = fine.find(({ file }) => file === kept[0].file).path.split("/")[0].replace(/\.[^.]*$/, "").slice(0, 200);
   if (kind === "datasets" && kept.length) suit([...new Set(kept.map(({ file }) => formatOf(file.name)))]);
   show(kind);
   const left = fine.length - kept.length, loose = kind === "datasets" && fine.some((each) => formatOf(each.file.name) === byClass && !taken.has(each.file));
-  get(`said-${kind}`).textContent = many ? `More than ${MOST} files: send many images as .parquet or .npz.`
+  get(`said-${kind}`).textContent = many ? `The manifest has ${kept.length} files; ${most()} are the most. Send many images as .parquet or .npz.`
     : loose ? "Images that lie in no folder with the name of their class are ignored."
       : left ? `${left} file${left === 1 ? "" : "s"} of other types ignored.` : "";
 }
 
+// Files by the line that shows them: each has its own or, of more than a page, each folder has.
+function lined(files) {
+  const found = new Map();
+  for (const one of files) {
+    const name = files.length > PAGE && one.path.includes("/") ? one.path.slice(0, one.path.lastIndexOf("/")) : one.path;
+    if (!found.has(name)) found.set(name, []);
+    found.get(name).push(one);
+  }
+  return found;
+}
+
 function show(kind) {
-  get(`list-${kind}`).replaceChildren(...chosen[kind].map((one) => {
-    const item = made("li");
-    const meter = made("progress");
-    meter.max = one.file.size || 1;
+  const found = lined(chosen[kind]);
+  lines[kind].clear();
+  get(`list-${kind}`).replaceChildren(...[...found].map(([name, own]) => {
+    const item = made("li"), meter = made("progress"), state = made("span", "", "small");
+    const bytes = own.reduce((sum, { file }) => sum + file.size, 0), several = own.length > 1;
+    const line = { meter, state, files: own.length, sent: 0 };
+    for (const { path } of own) lines[kind].set(path, line);
+    meter.max = several ? own.length : bytes || 1;
     meter.value = 0;
-    meter.setAttribute("aria-label", `Progress of ${one.path}`);
-    item.dataset.path = one.path;
-    item.append(made("span", one.path, "mono"), made("span", size(one.file.size), "small number"));
+    meter.setAttribute("aria-label", `Progress of ${name}`);
+    item.append(made("span", name, "mono"), made("span", several ? `${own.length} files, ${size(bytes)}` : size(bytes), "small number"));
     if (kind === "datasets") {
       const which = document.createElement("select");
-      which.setAttribute("aria-label", `Split of ${one.path}`);
-      for (const split of ["train", "validation", "test", "unlabelled", ""]) which.append(new Option(split || "leave out", split, false, split === (one.split ?? "")));
-      which.addEventListener("change", () => { one.split = which.value || null; });
+      which.setAttribute("aria-label", `Split of ${name}`);
+      for (const split of ["train", "validation", "test", "unlabelled", ""]) which.append(new Option(split || "leave out", split, false, split === (own[0].split ?? "")));
+      which.addEventListener("change", () => { for (const one of own) one.split = which.value || null; });
       item.append(which);
     }
-    const state = made("span", "", "small");
     state.dataset.state = "";
     item.append(meter, state);
     return item;
   }));
-  get(`list-${kind}`).classList.toggle("many", kind === "datasets" && chosen[kind].length > FEW);
-  document.querySelector(`[data-send="${kind}"]`).disabled = !chosen[kind].length;
+  get(`list-${kind}`).classList.toggle("many", kind === "datasets" && found.size > FEW);
+  document.querySelector(`[data-send="${kind}"]`).disabled = !found.size;
 }
 
 function told(kind) {
+  for (const line of lines[kind].values()) line.sent = 0;
   return (path, bytes, how) => {
-    const item = get(`list-${kind}`).querySelector(`[data-path="${CSS.escape(path)}"]`);
-    item.querySelector("progress").value = bytes;
-    item.querySelector("[data-state]").textContent = { hashing: "hashing", sending: `${size(bytes)} sent`, sent: "uploaded" }[how];
+    const line = lines[kind].get(path);
+    if (how === "sent") line.sent += 1;
+    line.meter.value = line.files > 1 ? line.sent : bytes;
+    const part = line.files > 1 ? `${line.sent} of ${line.files} sent` : `${size(bytes)} sent`;
+    line.state.textContent = { hashing: "hashing", sending: part, sent: line.sent < line.files ? part : "uploaded" }[how];
   };
+}
+
+// The files of each split; of images by class the folders that hold nothing else, for a request names at most a page of paths.
+function splitsOf(files, format) {
+  const holds = new Map(), found = {};
+  const top = (path) => path.split("/")[0];
+  for (const { path, split } of files) holds.set(top(path), (holds.get(top(path)) ?? new Set()).add(split));
+  for (const { path, split } of files) (found[split] ??= new Set()).add(format === byClass && holds.get(top(path)).size === 1 ? top(path) : path);
+  return Object.fromEntries(Object.entries(found).map(([split, names]) => [split, [...names]]));
 }
 
 function bodyOf(kind) {
@@ -268,15 +294,13 @@ function bodyOf(kind) {
   const files = chosen.datasets.filter((one) => one.split);
   const formats = [...new Set(files.map((one) => formatOf(one.path)))];
   if (formats.length !== 1) throw new Problem(0, { cause: "All files of a dataset must have one format.", remedy: "Leave out files of other formats." });
-  const splits = {};
-  for (const one of files) (splits[one.split] ??= []).push(one.path);
   // All columns, as the service lists them; unused or empty ones keep their defaults.
   const columns = {};
   for (const field of document.querySelectorAll("[data-column]")) {
     const input = field.querySelector("input");
     columns[field.dataset.column] = (!field.hidden && input.value.trim()) || input.defaultValue || null;
   }
-  return { name, task: get("task").value, format: formats[0], splits, columns };
+  return { name, task: get("task").value, format: formats[0], splits: splitsOf(files, formats[0]), columns };
 }
 
 async function sendFiles(kind) {
@@ -344,7 +368,7 @@ async function dropped(transfer, deep) {
     if (entry.isFile) { found.push({ file: await new Promise((resolve, reject) => entry.file(resolve, reject)), path }); return; }
     if (depth && !deep) return;
     const reader = entry.createReader();
-    while (found.length <= MOST) {
+    while (found.length <= most()) {
       const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
       if (!some.length) return;
       for (const each of some) await add(each, `${path}/${each.name}`, depth + 1);

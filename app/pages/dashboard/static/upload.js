@@ -2,7 +2,10 @@
 import { api, csrf, offline, Problem } from "./api.js";
 import { hash } from "./sha256.js";
 
+export const PAGE = 1000;  // files of a manifest in one request
 const PART = 8 << 20;
+const SMALL = 1 << 20;
+const AT_ONCE = 6;
 const LONGEST = 15000;
 const rest = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
@@ -61,35 +64,96 @@ async function sendFile(place, file, signal, told) {
   }
 }
 
-// Upload files as a model or a dataset, resuming a partial upload. Returns the resource once it is ready or rejected.
-// files: [{ path, file }]; told: (path, bytes, "hashing" | "sending" | "sent"); said: (a line about the whole).
-export async function upload(kind, body, files, signal, told, said) {
-  said("Hashing …");
-  const manifest = [];
-  for (const { path, file } of files) {
+// Send a small file whole; returns whether it arrived. Asking for its offset would take as long as sending it.
+async function sendWhole(place, file, signal) {
+  const headers = { "X-CSRF-Token": csrf(), "Content-Type": "application/octet-stream" };
+  let answer;
+  try {
+    answer = await fetch(place, { method: "PUT", credentials: "same-origin", headers, body: file, signal });
+  } catch {
     if (signal.aborted) throw new Paused();
-    manifest.push({ path, size: file.size, sha256: await hash(file, (bytes) => told(path, bytes, "hashing")) });
+    return false;
   }
-  const wanted = JSON.stringify(manifest.map(({ path, sha256 }) => [path, sha256]).sort());
+  if (answer.status >= 400 && answer.status < 500) throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  return answer.ok;
+}
+
+// Call a function for each of some files, several at a time. The first failure starts no more of them.
+async function several(files, call) {
+  let next = 0, failed = false;
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    while (!failed && next < files.length) {
+      try { await call(files[next++]); } catch (error) { failed = true; throw error; }
+    }
+  }));
+}
+
+// All files that a manifest lists: the resource itself has the first page of them.
+async function listed(place, resource) {
+  if (resource.file_count <= resource.files.length) return resource.files;
+  const found = [];
+  for (let token = ""; token !== null;) {
+    const page = await api("GET", `${place}/files?page_size=${PAGE}${token && `&page_token=${encodeURIComponent(token)}`}`);
+    found.push(...page.items);
+    token = page.next_page_token;
+  }
+  return found;
+}
+
+// An upload that lists these files, or some of them and none else, and what it lists; null if there is none.
+async function find(kind, body, manifest) {
+  const digests = new Map(manifest.map(({ path, sha256 }) => [path, sha256]));
   const alike = (known) => known.task === body.task && JSON.stringify(known.data.splits) === JSON.stringify(body.splits)
     && Object.entries(known.data.columns).every(([name, column]) => body.columns[name] === column);
   const size = manifest.reduce((sum, file) => sum + file.size, 0);
   // The list has file counts and sizes; only candidates that match are fetched.
   const perhaps = (known) => known.state !== "rejected" && known.file_count === manifest.length && known.bytes === size
     && (kind === "models" || alike(known));
-  let known;
   for (const each of (await api("GET", `/v1/${kind}?page_size=200`)).items.filter(perhaps)) {
-    const whole = await api("GET", `/v1/${kind}/${each.id}`);
-    if (JSON.stringify(whole.files.map(({ path, sha256 }) => [path, sha256]).sort()) === wanted) { known = whole; break; }
+    const place = `/v1/${kind}/${each.id}`, target = await api("GET", place), files = await listed(place, target);
+    if (files.every(({ path, sha256 }) => digests.get(path) === sha256)) return { target, files };
   }
-  const target = known ?? await api("POST", `/v1/${kind}`, { ...body, files: manifest });
+  return null;
+}
+
+// Promise the files of a new upload, as many as one request takes; the rest follows.
+async function create(kind, body, manifest) {
+  const files = manifest.slice(0, PAGE), later = manifest.slice(PAGE);
+  const rest = later.length ? { rest: { files: later.length, bytes: later.reduce((sum, file) => sum + file.size, 0) } } : {};
+  return { target: await api("POST", `/v1/${kind}`, { ...body, files, ...rest }), files };
+}
+
+// Upload files as a model or a dataset, resuming a partial upload. Returns the resource once it is ready or rejected.
+// files: [{ path, file }]; told: (path, bytes, "hashing" | "sending" | "sent"); said: (a line about the whole).
+export async function upload(kind, body, files, signal, told, said) {
+  const go = () => { if (signal.aborted) throw new Paused(); };
+  said("Hashing …");
+  const manifest = [];
+  for (const { path, file } of files) {
+    go();
+    manifest.push({ path, size: file.size, sha256: await hash(file, (bytes) => told(path, bytes, "hashing")) });
+  }
+  const known = await find(kind, body, manifest);
+  const { target, files: there } = known ?? await create(kind, body, manifest);
   const place = `/v1/${kind}/${target.id}`;
   if (target.state === "uploading") {
     said(known ? "Resuming the upload …" : "Uploading …");
-    for (const { path, file } of files) {
-      await sendFile(`${place}/files/${path.split("/").map(encodeURIComponent).join("/")}`, file, signal, (bytes) => told(path, bytes, "sending"));
-      told(path, file.size, "sent");
+    const paths = new Set(there.map(({ path }) => path)), missing = manifest.filter(({ path }) => !paths.has(path));
+    for (let at = 0; at < missing.length; at += PAGE) {
+      go();
+      await api("POST", `${place}/files`, { files: missing.slice(at, at + PAGE) });
     }
+    const arrived = new Set(there.filter((file) => file.uploaded).map(({ path }) => path));
+    for (const { path, file } of files) if (arrived.has(path)) told(path, file.size, "sent");
+    const send = async ({ path, file }) => {
+      go();
+      const own = `${place}/files/${path.split("/").map(encodeURIComponent).join("/")}`;
+      if (file.size > SMALL || !(await sendWhole(own, file, signal))) await sendFile(own, file, signal, (bytes) => told(path, bytes, "sending"));
+      told(path, file.size, "sent");
+    };
+    const left = files.filter(({ path }) => !arrived.has(path));
+    await several(left.filter(({ file }) => file.size <= SMALL), send);
+    for (const one of left.filter(({ file }) => file.size > SMALL)) await send(one);
     await api("POST", `${place}/complete`);
   } else for (const { path, file } of files) told(path, file.size, "sent");
   said("Uploaded; the service is checking the files …");
