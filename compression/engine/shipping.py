@@ -258,6 +258,7 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         positions=adapter_of(model).max_positions(model.config) if TASKS[run.task].generates else None,
         as_filed=exporter.reads_as_filed(folder),
         origin=run.origin,
+        lacks_form=adapter_of(model).lacks_form(model.config),
     )
     return MeasuredArtifact(shipped, folder, card)
 

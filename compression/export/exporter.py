@@ -48,6 +48,11 @@ class Exporter(ABC):
         """Return the format's own config.json. folder: has the weights."""
         return {**model.config.to_diff_dict(), **({"max_length": max_length} if max_length else {})}
 
+    def labelled(self, config: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+        """Return a config with the names of the outputs."""
+        named = {str(number): label for number, label in enumerate(labels)}
+        return {**config, "id2label": named, "label2id": {label: number for number, label in enumerate(labels)}}
+
     def take_raw_input(self, folder: Path, raw: RawInput) -> bool:
         """Let the written files in a folder have another input, and return whether they have it now."""
         return False

@@ -17,10 +17,10 @@ from compression.system.sealed_folder import file_in, list_files
 
 def write_config(model: PreTrainedModel, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
     """Write a format's config.json with the labels; return the id of the padding token."""
-    config = exporter_of(kind).config(model, folder, max_length)
+    exporter = exporter_of(kind)
+    config = exporter.config(model, folder, max_length)
     if labels:
-        config["id2label"] = {str(number): label for number, label in enumerate(labels)}
-        config["label2id"] = {label: number for number, label in enumerate(labels)}
+        config = exporter.labelled(config, labels)
     if config.get("model_type") == model.config.model_type:  # a stock form of it names its own class
         config["architectures"] = [type(model).__name__]
     for name in ("attn_implementation", "_attn_implementation"):

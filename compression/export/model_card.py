@@ -48,6 +48,7 @@ class ModelCard:
     rows: Sequence[Row] = ()  #: the job's rows, from the baseline to the artifact's stage; empty: nothing to compare
     portable: bool = False  #: whether weights that multiply rounded activations are within ±63
     symmetric: bool = False  #: whether rounded values are int8 with zero point 0
+    lacks_form: str | None = None  #: why the library that the model was sent from has no model of its shape
     raw: bool = False  #: whether an ONNX file reads rows of 8 bits and does the arithmetic before the model
 
     def render(self) -> str:

@@ -84,15 +84,15 @@ def verify(
     """Compare logits at batch size 1 and in one padded batch. Raises ExportMismatch.
 
     model: the engine's model, with simulated integers if `int8`; sample: at least one row, in the form that `scorer` reads.
-    half: the artifact is in bfloat16, exported without the model's integers. If only weights are integers, no value is rounded
-    that the order of sums could change, so the FP32 bound applies. Rounding may change a token's choice of experts, which is
-    allowed; else only tokens without a firm choice in the engine's own model are excluded (`on_the_edge`).
+    half: the artifact is in bfloat16. Without `int8` it has none of the model's integers. If only weights are integers, no
+    value is rounded that the order of sums could change, so the FP32 bound applies. Rounding may change a token's choice of
+    experts, which is allowed; else only tokens without a firm choice in the engine's own model are excluded (`on_the_edge`).
     """
     exporter, runner = exporter_of(kind), open_artifact(kind, folder, threads=torch.get_num_threads())
     exporter.check_interface(runner, model, folder)
     asked = asked_of(scorer, folder, sample, model, pad_id)
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    if half:
+    if not int8:
         remove_fake_quantization(twin)
     simulation = simulation_of(twin)
     exact = not int8 or (simulation is not None and not SCHEMES[simulation.scheme].rounds_activations)

@@ -4,29 +4,25 @@ timm comes with the extra `vision`. Only its own architectures are made, by name
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnxscript.optimizer
 import torch
+from onnxscript import ir
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from compression.models.adapters.network.module import NetworkForImageClassification
 from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.files.safetensors_header import SINGLE
 from compression.models.files.timm_config import TimmModel, read_timm
 from compression.models.network_folder import network_of, write_network
 from compression.models.networks.onnx_reader import read_onnx
-from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, MissingFile, MissingResource, UnsupportedArchitecture
-
-TOLERANCE = 1e-4
-"""Of the logits, relative to the largest."""
-ROWS = (1, 3)
-AS_ONNX = "Export the model as ONNX (torch.onnx.export), and send that file."
-TRACE = "network.onnx"
+from compression.models.timm_form import AS_ONNX, Array, created, differences, marked, origin_of, stored
+from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, MissingFile, UnsupportedArchitecture
 
 
 def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
@@ -38,39 +34,31 @@ def unpack(folder: Path, place: Path, labels: Sequence[str] = ()) -> None:
     found, size = read_timm(folder), ImagePreprocessing.read(folder).size
     model = opened(folder, found)
     with tempfile.TemporaryDirectory() as passage:
-        graph, tensors = read_onnx(traced(model, size, Path(passage) / TRACE))
+        trace, marks, file = traced(model, size), marked(model), Path(passage) / "network.onnx"
+        origin = origin_of(marks, read_onnx(written(trace.clone(), file, marks, marks))[1])
+        graph, tensors = read_onnx(written(trace, file, stored(model)))
     names = found.labels or (tuple(labels) if len(labels) == found.classes else None)
+    source = {"library": "timm", "config": dict(found.config), "names": origin.views, "lost": origin.lost}
     try:
-        network = network_of(graph, tensors, {"library": "timm", "config": dict(found.config), "names": {}}, names)
+        network = network_of(graph, tensors, source, names)
     except ValueError as problem:
         raise _unsupported(found, str(problem)) from problem
-    _compare(network, model, found)
+    if (apart := next(differences(network, model), None)) is not None:
+        raise _unsupported(found, f"Lathe's answers to random images differ by {apart:.3g}")
     write_network(network, place, folder)
 
 
 def write_trace(folder: Path, path: Path) -> Path:
     """Write a timm model's folder as an ONNX file, for a check that opens no model. Raises what `unpack` raises."""
-    size = ImagePreprocessing.read(folder).size
-    return traced(opened(folder, read_timm(folder)), size, path)
+    model = opened(folder, read_timm(folder))
+    return written(traced(model, ImagePreprocessing.read(folder).size), path, stored(model))
 
 
 def opened(folder: Path, found: TimmModel) -> nn.Module:
     """Return the model of a folder, float32, in evaluation mode."""
-    try:
-        import timm
-    except ImportError as problem:
-        cause = f"timm, which has the architecture {found.architecture}, cannot be imported: {problem}"
-        raise MissingResource(cause, remedy=f"Ask who runs the workers to install the extra vision. {AS_ONNX}") from problem
-    if not timm.is_model(found.architecture):
-        cause = f"timm {timm.__version__} has no architecture {found.architecture!r}"
-        raise UnsupportedArchitecture(cause, param="config.json:architecture", remedy=AS_ONNX)
+    model = created(found)
     if not (folder / SINGLE).is_file():
         raise MissingFile(f"the model has no {SINGLE}", param=SINGLE)
-    try:
-        model: nn.Module = timm.create_model(found.architecture, pretrained=False, num_classes=found.classes, **found.settings)
-    except Exception as problem:  # of any of timm's factories
-        cause = f"timm makes no {found.architecture} of these settings: {str(problem)[:300]}"
-        raise ConfigMismatch(cause, param="config.json:model_args") from problem
     try:
         model.load_state_dict(load_file(folder / SINGLE))
     except SafetensorError as problem:
@@ -78,13 +66,24 @@ def opened(folder: Path, found: TimmModel) -> nn.Module:
     except RuntimeError as problem:
         cause = f"the weights are not those of timm's {found.architecture}: {str(problem)[:500]}"
         raise ConfigMismatch(cause, param=SINGLE) from problem
-    return model.float().eval()
+    return model
+
+
+class _Mean(nn.AdaptiveAvgPool2d):
+    """The mean of a map. torch's own, of a map with channels last, is traced with strides, which become no operator."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(rows, channels, height, width) -> (rows, channels, 1, 1)"""
+        return maps.mean((-2, -1), keepdim=True)
 
 
 @torch.no_grad()
-def traced(model: nn.Module, size: tuple[int, int], path: Path) -> Path:
-    """Write a model's trace as an ONNX file whose rows are free. Its batch normalizations stay: training needs them."""
+def traced(model: nn.Module, size: tuple[int, int]) -> ir.Model:
+    """Return a model's trace, whose rows are free. Its batch normalizations stay: training needs them."""
     rows = torch.zeros(2, 3, *size)
+    means = [each for each in model.modules() if type(each) is nn.AdaptiveAvgPool2d and each.output_size in (1, (1, 1))]
+    for each in means:
+        each.__class__ = _Mean
     try:
         program: Any = torch.onnx.export(
             model,
@@ -101,23 +100,27 @@ def traced(model: nn.Module, size: tuple[int, int], path: Path) -> Path:
     except Exception as problem:  # the exporter's, and any of the model's own code
         cause = f"the model cannot be traced for images of {size[0]} × {size[1]}: {str(problem)[:300]}"
         raise UnsupportedArchitecture(cause, param="config.json:architecture", remedy=AS_ONNX) from problem
-    onnxscript.optimizer.inline(program.model)
-    onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
-    onnxscript.optimizer.remove_unused_nodes(program.model)
-    program.save(path)
+    finally:
+        for each in means:
+            each.__class__ = nn.AdaptiveAvgPool2d
+    trace: ir.Model = program.model
+    return trace
+
+
+def written(trace: ir.Model, path: Path, own: Collection[str], marks: Mapping[str, Array] = MappingProxyType({})) -> Path:
+    """Write a trace as an ONNX file; it is changed. own: names of the model's tensors; marks: other numbers for them."""
+    for name, numbers in marks.items():
+        if name in trace.graph.initializers:
+            trace.graph.initializers[name].const_value = ir.Tensor(numbers, name=name)
+    onnxscript.optimizer.inline(trace)
+    onnxscript.optimizer.fold_constants(trace, onnx_shape_inference=True)
+    for node in trace.graph:
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
+        if bias is not None and bias.name not in own and bias.const_value is not None and not bias.const_value.numpy().any():
+            node.replace_input_with(2, None)  # the exporter's, where a convolution has none
+    onnxscript.optimizer.remove_unused_nodes(trace)
+    ir.save(trace, path)
     return path
-
-
-@torch.no_grad()
-def _compare(network: NetworkForImageClassification, model: nn.Module, found: TimmModel) -> None:
-    """Compare a network's answers to random images with timm's own. Raises UnsupportedArchitecture."""
-    draw = torch.Generator().manual_seed(0)
-    for rows in ROWS:
-        pixels = torch.randn(rows, *network.config.network.shape, generator=draw)
-        wanted = model(pixels)
-        apart = float((network(pixels).logits - wanted).abs().max())
-        if not apart <= TOLERANCE * float(wanted.abs().max()):
-            raise _unsupported(found, f"Lathe's answers to {rows} random images differ by {apart:.3g}")
 
 
 def _unsupported(found: TimmModel, why: str) -> UnsupportedArchitecture:

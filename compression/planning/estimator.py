@@ -12,7 +12,7 @@ from compression.planning import preparation
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, ONNX, TRANSFORMERS
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN
 from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.base import Split
@@ -316,7 +316,7 @@ def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
     cut = (recipe.prune is not None) + (recipe.distill is not None) + 2 * (language and smaller)
     return [model] * whole + [result] * (
-        cut + len(added_stages(recipe)) + len(ARTIFACT_FORMATS.keys() - {ONNX.name, TRANSFORMERS.name})
+        cut + len(added_stages(recipe)) + sum(spec not in BUILT_IN for spec in ARTIFACT_FORMATS.values())
     )
 
 

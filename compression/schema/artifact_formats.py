@@ -26,7 +26,14 @@ TRANSFORMERS = FormatSpec(
     runs_in="PyTorch",
     weights=("*.safetensors",),
 )
-BUILT_IN = (ONNX, TRANSFORMERS)
+TIMM = FormatSpec(
+    "timm",
+    engine="compression.export.timm.exporter:EXPORTER",
+    runtime="compression.evaluation.runtimes.timm:open_folder",
+    runs_in="timm",
+    weights=("*.safetensors",),
+)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

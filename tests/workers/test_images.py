@@ -12,7 +12,6 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
-from timm.models import save_for_hf
 from transformers import AutoModelForImageClassification, MobileNetV2Config, PretrainedConfig, ResNetConfig, ViTConfig
 
 from tests.conftest import Service
@@ -22,6 +21,7 @@ from tests.support.image_jobs import SIDE, images, onnx_folder, with_preprocesso
 from tests.support.image_uploads import arrays
 from tests.support.images import CLASSES, encoded, pixels
 from tests.support.network_graphs import GraphBuilder, densenet, mobilenet_v2
+from tests.support.timm_models import save_timm
 from tests.workers.test_whole import download, finished
 
 ROWS, TEST = 32, 2000
@@ -171,14 +171,12 @@ def timm_folder(place: Path, paths: list[Path]) -> Path:
     """Write a model of timm, as save_for_hf does, that gives each class to half of the images."""
     torch.manual_seed(0)
     model: torch.nn.Module = timm.create_model("test_efficientnet", num_classes=len(CLASSES)).eval()
-    about = {"model_config": {"label_names": list(CLASSES)}, "data_config": {"input_size": (3, 32, 32), "crop_pct": 0.875}}
-    save_for_hf(model, place, safe_serialization=True, **about)
+    save_timm(model, place, side=32, label_names=list(CLASSES))
     own, shown = opened_in_timm(place, paths)
     with torch.no_grad():
         leanings = own(shown).diff(dim=1).flatten().sort().values
         model.classifier.bias[1] -= leanings[ROWS // 2 - 1 : ROWS // 2 + 1].mean()
-    save_for_hf(model, place, safe_serialization=True, **about)
-    return place
+    return save_timm(model, place, side=32, label_names=list(CLASSES))
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -194,6 +192,10 @@ def test_a_model_of_timm_answers_as_in_timm_and_goes_through_a_job(
         answers[stage] = image_answers(folder, paths, tmp_path / f"packages-{stage}", NOT_FOR_ONNX)
         assert accuracy(answers[stage]) == job.rows[stage]["score"]["value"]
     assert answers["baseline"] == timm_answers(sent, paths)
+    assert {one["kind"] for one in job.made.values()} == {"onnx"}
+    why = "There is no checkpoint beside this file: timm's test_efficientnet has no model of these widths and blocks."
+    assert why in (tmp_path / "distilled" / "README.md").read_text()
+    assert why not in (tmp_path / "baseline" / "README.md").read_text()
     assert set(answers["baseline"]) == set(CLASSES)
 
 

@@ -132,6 +132,10 @@ class ArchitectureAdapter(ABC):
         """Return the model as one of transformers' own classes, or why there is none; itself if it is of one."""
         return model
 
+    def lacks_form(self, config: PretrainedConfig) -> str | None:  # noqa: ARG002 (networks' own)
+        """Return why the library that a model was sent from has no model of its shape; None if it has one."""
+        return None
+
     @abstractmethod
     def declared(self, config: PretrainedConfig, architecture: str, prefix: str) -> Tensors:
         """Return the tensors of a model with their widths, perhaps more than it has. prefix: before the bare model's names."""

@@ -49,11 +49,16 @@ def read_timm(folder: Path) -> TimmModel:
         config = read_file(folder / FILE, LARGEST)
     except BadJson as problem:
         raise ConfigMismatch(f"{FILE}: {problem}", param=FILE) from problem
+    return timm_model(config)
+
+
+def timm_model(config: Mapping[str, Any]) -> TimmModel:
+    """Read the contents of a config.json. Raises ConfigMismatch and UnsupportedArchitecture."""
     architecture, given = config.get("architecture"), config.get("model_args") or {}
     if not isinstance(architecture, str) or not re.fullmatch(r"[a-z0-9_]{1,100}", architecture):
         # Other names of timm's are addresses, which it fetches.
         raise UnsupportedArchitecture(f"architecture {architecture!r:.120} is no name of timm's", param=f"{FILE}:architecture")
-    classes = config.get("num_classes", (config.get("pretrained_cfg") or {}).get("num_classes"))
+    classes = config.get("num_classes", pretrained(config).get("num_classes"))
     if type(classes) is not int or not 2 <= classes <= MOST_LABELS:
         cause = f"num_classes is {classes!r:.60} and not 2 to {MOST_LABELS:,}"
         raise ConfigMismatch(cause, param=f"{FILE}:num_classes")
@@ -69,6 +74,12 @@ def read_timm(folder: Path) -> TimmModel:
     return TimmModel(architecture, classes, settings, _labels(config, classes), config)
 
 
+def pretrained(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a config.json says of the weights and of images; empty if it is no JSON object."""
+    found = config.get("pretrained_cfg")
+    return found if isinstance(found, dict) else {}
+
+
 def _is_plain(value: object) -> bool:
     each = value if isinstance(value, list) and len(value) <= 2 else [value]
     return all(type(one) in (int, float, str) for one in each)
@@ -76,7 +87,7 @@ def _is_plain(value: object) -> bool:
 
 def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
     """Return the names of the outputs, if each has its own."""
-    names: Any = config.get("label_names") or (config.get("pretrained_cfg") or {}).get("label_names")
+    names: Any = config.get("label_names") or pretrained(config).get("label_names")
     if not isinstance(names, Sequence) or len(names) != classes or not all(isinstance(name, str) for name in names):
         return None
     proper = all(name and len(name) <= LONGEST_LABEL and name.isprintable() for name in names)

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import save_for_hf
 
 from compression.models import loading
+from compression.models.adapters.registry import adapter_of
 from compression.models.files.timm_config import is_timm, read_timm
 from compression.models.sanitized_folder import sanitized_folder
 from compression.models.validation.model import check
 from compression.schema.errors import CompressionError, ConfigMismatch, MissingResource, UnsupportedArchitecture
 from compression.schema.validation import ModelFacts
+from tests.support.timm_models import drawn, save_timm
 
 LABELS = ("ant", "bee", "cow")
 CONFIG = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"input_size": [3, 160, 160]}}
@@ -24,15 +24,8 @@ CONFIG = {"architecture": "test_resnet", "num_classes": 3, "pretrained_cfg": {"i
 
 def sent(folder: Path, architecture: str, **more: Any) -> torch.nn.Module:
     """Save a timm model of random weights as hubs have it."""
-    torch.manual_seed(0)
-    model: torch.nn.Module = timm.create_model(architecture, num_classes=3).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 2)
-    save_for_hf(model, folder, model_config=more, safe_serialization=True)
+    model = drawn(architecture, len(LABELS))
+    save_timm(model, folder, **more)
     return model
 
 
@@ -41,7 +34,7 @@ def written(folder: Path, **settings: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("architecture", ["test_resnet", "test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"])
 @torch.no_grad()
 def test_a_timm_model_answers_alike(architecture: str, tmp_path: Path) -> None:
     model = sent(tmp_path / "sent", architecture, label_names=list(LABELS))
@@ -55,6 +48,9 @@ def test_a_timm_model_answers_alike(architecture: str, tmp_path: Path) -> None:
     assert found.config.source["library"] == "timm"
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     assert sum(node.op == "batch_norm" for node in found.config.network.nodes) == norms
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in found.parameters()) == facts.parameters.total == numbers, "no zero biases"
+    assert adapter_of(found).lacks_form(found.config) is None
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -93,6 +89,7 @@ def test_an_architecture_that_timm_does_not_have_is_refused(tmp_path: Path) -> N
         ({"model_args": {"img_size": {"a": 1}}}, UnsupportedArchitecture, "model_args"),
         ({"model_args": {"in_chans": 1}}, UnsupportedArchitecture, "model_args"),
         ({"num_classes": 1}, ConfigMismatch, "num_classes"),
+        ({"num_classes": None, "pretrained_cfg": ["num_classes"]}, ConfigMismatch, "num_classes"),
         ({"num_classes": 10**9}, ConfigMismatch, "num_classes"),
     ],
 )

@@ -17,11 +17,12 @@ from compression.models.adapters.network.structure import Structure, stock_confi
 from compression.models.adapters.structure import Head, PruningPlan, Tap
 from compression.models.architectures.network_shapes import whole_shape
 from compression.models.architectures.pruning_groups import Tensors
-from compression.models.networks.families.stock_checkpoint import stock_form
+from compression.models.networks.families.stock_checkpoint import lacks_stock_form, stock_form
 from compression.models.networks.folding import folding_of
 from compression.models.networks.graph import Graph, Node
 from compression.models.networks.stage_maps import stage_maps
 from compression.models.networks.value_shapes import value_shapes
+from compression.models.timm_form import lacks_timm_form
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import NetworkFacts
@@ -165,6 +166,16 @@ class NetworkAdapter(ArchitectureAdapter):
         labels = tuple(model.config.id2label[number] for number in sorted(model.config.id2label))
         found = stock_form(config, model.config.network, tensors, labels)
         return found if isinstance(found, str) else stock_model(found)
+
+    def lacks_form(self, config: PretrainedConfig) -> str | None:
+        """Return why transformers or timm has no model of a network's shape; None if it has one, or did not make it."""
+        source = config.source or {}
+        if source.get("library") == "timm":
+            return lacks_timm_form(config)
+        if source.get("library") != "transformers":
+            return None
+        labels = tuple(config.id2label[number] for number in sorted(config.id2label))
+        return lacks_stock_form(source["config"], config.network, labels)
 
     def has_statistics(self, model: PreTrainedModel) -> bool:
         """Return whether the network has batch normalizations."""

@@ -28,9 +28,10 @@ MOST_ELEMENTS = 2**31
 class NetworkConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has no types for mypy
     """config.json of a network.
 
-    graph: a `Graph` as JSON. source: the library and the config that it came from, names of tensors that no training changes
-    (`fixed`), and of those that have one number for all pairs of a window's places that lie equally far apart, with the
-    window's height (`windows`). pinned: keys of the groups that are never cut, because a trial cut changed more than it says.
+    graph: a `Graph` as JSON. source: the library and the config that it came from, the library's `names` of tensors (timm's as
+    views: `models.timm_form.Origin`), names of tensors that no training changes (`fixed`), and of those that have one number
+    for all pairs of a window's places that lie equally far apart, with the window's height (`windows`). pinned: keys of the
+    groups that are never cut, because a trial cut changed more than it says.
     """
 
     model_type = "network"

@@ -76,7 +76,7 @@ def stock_form(
     name = f"transformers' {family.stock.architectures[0]}"
     found = _stock_network(config, graph, labels)
     if found is None:
-        return f"{name} has no model of these widths and blocks. {family.stock.limits}"
+        return _no_such_model(family)
     stock, own = found.network, found.own
     factors: dict[str, Array] = {}
     for fixed, values in stock.fixed.items():
@@ -98,10 +98,19 @@ def stock_form(
     return StockCheckpoint(found.config, written | counters)
 
 
+def lacks_stock_form(config: Mapping[str, Any], graph: Graph, labels: tuple[str, ...]) -> str | None:
+    """Return why the stock class of `config` has no network that was cut so; None if it has one."""
+    return None if config_at(config, graph, labels) is not None else _no_such_model(FAMILIES[config["model_type"]])
+
+
 def config_at(config: Mapping[str, Any], graph: Graph, labels: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the stock config.json of a network that was cut from the one of `config`; None if there is none."""
     found = _stock_network(config, graph, labels)
     return None if found is None else found.config
+
+
+def _no_such_model(family: StockFamily[Any]) -> str:
+    return f"transformers' {family.stock.architectures[0]} has no model of these widths and blocks. {family.stock.limits}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Writes folders that timm opens as models of its own."""
