@@ -11,13 +11,12 @@ from typing import cast
 
 import numpy as np
 
-from bench.vision import cifar_resnet, compare, others, records, shapes
+from bench.vision import cifar_resnet, compare, lite0, others, records, shapes
 from bench.vision.records import Answered, Record
-from bench.vision.rows import KINDS, Cell
+from bench.vision.rows import KINDS, Cell, Network
 from compression.system.environment import environment
 
 ROOT = Path(__file__).parent.parent.parent
-DEPTHS = (20, 56)
 OTHERS = ("ort", "nncf", "torch-pruning")
 SHARES = {56: 1 / 2.1, 20: 0.6}
 """Of a network's multiply-adds, what torch-pruning leaves: as much as ours."""
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-vision", help="where runs are kept")
     parser.add_argument("--records", type=Path, default=records.ROOT, help="where finished runs' records lie and are put")
-    parser.add_argument("--rows", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--rows", nargs="*", default=list(KINDS), choices=list(KINDS), help="rows to run and print")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--others", nargs="*", default=list(OTHERS), choices=OTHERS)
     parser.add_argument("--shapes", nargs="*", default=list(shapes.CUTS), choices=list(shapes.CUTS))
@@ -39,17 +38,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--table-only", action="store_true", help="print what is there; run nothing")
     asked = parser.parse_args(arguments)
     place: Path = asked.folder.resolve()
-    data = place / "cifar"
-    if not (data / "test.npz").is_file():
-        cifar_resnet.write_data(asked.data, data)
-    models = {depth: place / f"models/resnet{depth}" for depth in DEPTHS}
-    for depth, folder in models.items():
-        if not (folder / "config.json").is_file():
-            cifar_resnet.write_model(cifar_resnet.trained(depth, asked.data), folder)
+    networks = {KINDS[name].network.name: KINDS[name].network for name in asked.rows}
+    given = {name: _prepared(network, place, asked) for name, network in networks.items()}
+    kept: Path = asked.records.resolve()
     cells = [
-        Cell(name, seed, models[KINDS[name].depth], data, place / f"runs/{name}-{seed}", asked.records.resolve())
-        for seed in asked.seeds
+        Cell(name, seed, *given[KINDS[name].network.name], place / f"runs/{name}-{seed}", kept)
+        for at, seed in enumerate(asked.seeds)
         for name in asked.rows
+        if at < KINDS[name].seeds
     ]
     for cell in [] if asked.table_only else cells:
         started = time.monotonic()
@@ -58,17 +54,37 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{cell.name} seed {cell.seed}: {record.seconds / 60:.1f} min ({time.monotonic() - started:.0f} s now)", flush=True
         )
-    _table(cells, asked, data)
+    _table(cells, asked)
     if not asked.table_only:
         _times(cells, asked, place)
 
 
-def _table(cells: list[Cell], asked: argparse.Namespace, data: Path) -> None:
+def _prepared(network: Network, place: Path, asked: argparse.Namespace) -> tuple[Path, Path]:
+    """Return the folders of a network and of its data; write what is missing, unless only the table is asked for."""
+    model = place / "models" / network.name
+    data = place / ("cifar" if network.depth else f"data/{network.name}")
+    if asked.table_only:
+        return model, data
+    if not (model / "config.json").is_file():
+        if network.depth:
+            cifar_resnet.write_model(cifar_resnet.trained(network.depth, asked.data), model)
+        else:
+            lite0.write_model(model, place / f"environment-{network.name}")
+    if not (data / "test.npz").is_file():
+        if network.depth:
+            cifar_resnet.write_data(asked.data, data)
+        else:
+            lite0.write_data(asked.data, model, data, asked.threads)
+    return model, data
+
+
+def _table(cells: list[Cell], asked: argparse.Namespace) -> None:
     print(f"\n{json.dumps(environment())}\n")
     print(
         "| network | model | parameters | multiply-adds | bytes | test, mean of seeds | against the original, points | 95 % |"
     )
     print("|" + " --- |" * 8)
+    verdicts: list[str] = []
     for name in asked.rows:
         found = [record for cell in cells if cell.name == name and (record := cell.record(run=False)) is not None]
         if not found:
@@ -76,10 +92,14 @@ def _table(cells: list[Cell], asked: argparse.Namespace, data: Path) -> None:
             continue
         for stage in found[0].stages:
             _line(f"{name} ({KINDS[name].about})", stage, found[0], [record.stages[stage] for record in found])
+        if KINDS[name].network.depth is None:
+            verdicts += [f"{name}: {lite0.verdict(record)}" for record in found]
+            continue
         for kind in asked.others:
-            record = _other(kind, found[0], next(cell for cell in cells if cell.name == name), asked, data)
+            record = _other(kind, found[0], next(cell for cell in cells if cell.name == name), asked)
             if record is not None:
                 _line(name, kind, found[0], list(record.stages.values()))
+    print("", *verdicts, sep="\n", flush=True)
 
 
 def _line(network: str, stage: str, first: Record, found: list[Answered]) -> None:
@@ -102,12 +122,12 @@ def _line(network: str, stage: str, first: Record, found: list[Answered]) -> Non
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def _other(kind: str, ours: Record, cell: Cell, asked: argparse.Namespace, data: Path) -> Record | None:
-    """Return what another makes of the same network, from its record or by a run."""
-    depth = KINDS[cell.name].depth
+def _other(kind: str, ours: Record, cell: Cell, asked: argparse.Namespace) -> Record | None:
+    """Return what another makes of the same ResNet, from its record or by a run."""
+    depth, data = cell.kind.network.depth, cell.data
+    assert depth is not None
     path = asked.records.resolve() / f"resnet{depth}-{kind}.json"
-    key = records.digest(cell.model, cell.data)
-    found = records.find(path, key, None)
+    found = records.find(path, cell.key, None)
     original = cell.artifact("baseline")
     if found is not None or asked.table_only or original is None:
         return found
@@ -137,7 +157,7 @@ def _other(kind: str, ours: Record, cell: Cell, asked: argparse.Namespace, data:
     return records.keep(
         path,
         Record(
-            key=key,
+            key=records.digest(cell.model, data),
             wanted=ours.wanted,
             stages=stages,
             validation={},
@@ -171,8 +191,8 @@ def _times(cells: list[Cell], asked: argparse.Namespace, place: Path) -> None:
     for name, cell in first.items():
         found = {stage: cell.artifact(stage) for stage in ("baseline", "quantized", "pruned", "distilled")}
         here = {stage: file for stage, file in found.items() if file is not None}
-        own = place / f"others/resnet{KINDS[name].depth}-ort.onnx"
-        groups.append((name, 32, here | ({"ort": own} if own.is_file() else {})))
+        own = place / f"others/{cell.kind.network.name}-ort.onnx"
+        groups.append((name, cell.kind.network.size, here | ({"ort": own} if own.is_file() else {})))
     groups += [(name, shapes.SIZE, shapes.files(name, place, asked.threads)) for name in asked.shapes]
     print("\n| network | file | batch 1, ms | faster | batch 32, ms | faster | images a second, batch 32 |\n|" + " --- |" * 7)
     for name, size, files in groups:

@@ -5,6 +5,7 @@ every second pixel, and zeros for the channels that are new.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,14 @@ def trained(depth: int, data: Path) -> CifarResNet:
     return network.eval()
 
 
-def write_model(network: nn.Module, folder: Path, size: int = 32, classes: tuple[str, ...] = CLASSES) -> Path:
-    """Write model.onnx, its preprocessing and the names of its classes into a folder."""
+def write_model(
+    network: nn.Module,
+    folder: Path,
+    size: int = 32,
+    classes: tuple[str, ...] = CLASSES,
+    preprocessor: Mapping[str, object] = PREPROCESSOR,
+) -> Path:
+    """Write model.onnx, its preprocessing and the names of its classes into a folder. preprocessor: without its size."""
     folder.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(2, 3, size, size)
     shapes = ({0: torch.export.Dim("batch", min=1)},)
@@ -88,7 +95,7 @@ def write_model(network: nn.Module, folder: Path, size: int = 32, classes: tuple
     torch.onnx.export(
         network, (example,), folder / "model.onnx", dynamo=True, dynamic_shapes=shapes, external_data=False, optimize=False
     )
-    own = PREPROCESSOR | {"size": {"height": size, "width": size}}
+    own = {**preprocessor, "size": {"height": size, "width": size}}
     (folder / "preprocessor_config.json").write_text(json.dumps(own, indent=1), encoding="utf-8")
     labels = {"id2label": {str(number): name for number, name in enumerate(classes)}}
     (folder / "config.json").write_text(json.dumps(labels, indent=1), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bench.vision.cifar_resnet import DEVIATION, MEAN
 
 WARM_UP, RUNS = 20, 200
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 DRAWS = 2000
 """Resamples, so that the 2.5th percentile rests on fifty of them."""
 
@@ -26,17 +27,17 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def normalized(images: Pixels) -> npt.NDArray[np.float32]:
+def normalized(images: Pixels) -> Floats:
     """(rows, height, width, 3) -> (rows, 3, height, width), as the networks of CIFAR-10 were trained."""
     scaled = (images / 255 - np.array(MEAN)) / np.array(DEVIATION)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def answers(file: Path, images: Pixels, threads: int = 2) -> list[int]:
-    """Return the number of the best output of each image, one image at a time."""
+def answers(file: Path, images: Pixels, threads: int = 2, inputs: Callable[[Pixels], Floats] = normalized) -> list[int]:
+    """Return the number of the best output of each image, one image at a time. inputs: makes a network's input of images."""
     opened = session(file, threads)
     name = opened.get_inputs()[0].name
-    return [int(opened.run(None, {name: normalized(image[None])})[0][0].argmax()) for image in images]
+    return [int(opened.run(None, {name: inputs(image[None])})[0][0].argmax()) for image in images]
 
 
 def rows_of(file: Path, classes: Sequence[str]) -> tuple[Pixels, list[int]]:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,8 @@ def ort_static(original: Path, data: Path, file: Path) -> Path:
     return file
 
 
-def environment_for(place: Path) -> Path:
-    """Make an environment with the others' packages over this one's, or find it; return its Python.
+def environment_for(place: Path, needed: Sequence[str] = NEEDED) -> Path:
+    """Make an environment with packages that Lathe does not have over this one's, or find it; return its Python.
 
     Raises subprocess.CalledProcessError where they cannot be installed.
     """
@@ -63,7 +63,7 @@ def environment_for(place: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
         own = next(place.glob("lib/python*/site-packages"))
         (own / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *NEEDED], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *needed], check=True)
         (place / "ready").touch()
     return python
 

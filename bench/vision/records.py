@@ -35,6 +35,7 @@ class Record(Config):
     seconds: float
     environment: dict[str, str]
     revision: str = ""
+    data: Annotated[str, Field(description="What the rows are, where that follows from the network.")] = ""
 
 
 def digest(*places: Path) -> str:
@@ -45,13 +46,16 @@ def digest(*places: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def find(path: Path, key: str, recipe: Recipe | None) -> Record | None:
-    """Return the record of exactly this work, or None; an unreadable one counts as none."""
+def find(path: Path, key: str | None, recipe: Recipe | None) -> Record | None:
+    """Return the record of exactly this work, or None; an unreadable one counts as none.
+
+    key: None where the model and the data are not on this machine: then the recipe alone is compared.
+    """
     try:
         record = Record.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValidationError):
         return None
-    return record if record.key == key and record.recipe == recipe else None
+    return record if key in (None, record.key) and record.recipe == recipe else None
 
 
 def keep(path: Path, record: Record) -> Record:
