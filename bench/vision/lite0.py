@@ -53,12 +53,12 @@ def parted(answers: Sequence[int], train: int) -> tuple[list[int], list[int]]:
 
     Labels of validation then all occur in train. Raises SystemExit where train has fewer rows than there are answers.
     """
-    first = list({answer: row for row, answer in reversed(list(enumerate(answers)))}.values())
+    first = {answers.index(answer) for answer in answers}
     if len(first) > train:
         raise SystemExit(f"{len(first)} different answers do not fit into {train} rows of train")
-    rest = [row for row in range(len(answers)) if row not in set(first)]
-    chosen = {*first, *rest[: train - len(first)]}
-    return sorted(chosen), [row for row in rest if row not in chosen]
+    rest = [row for row in range(len(answers)) if row not in first]
+    more = train - len(first)
+    return sorted([*first, *rest[:more]]), rest[more:]
 
 
 def write_data(data: Path, model: Path, folder: Path, threads: int | None, rows: dict[str, int] = ROWS) -> None:
