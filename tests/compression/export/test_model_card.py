@@ -119,8 +119,12 @@ def test_a_card_tells_what_a_network_s_file_does_without() -> None:
     assert "operators joined" not in card_of(task="image-classification", stage="baseline", rows=(BASELINE,), **form).render()
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-@pytest.mark.parametrize("task", get_args(Task))
+SHIPPED = [
+    (task, kind) for task in get_args(Task) for kind in get_args(Kind) if kind != "timm" or task == "image-classification"
+]
+
+
+@pytest.mark.parametrize(("task", "kind"), SHIPPED)
 def test_every_task_has_code_for_every_kind_and_a_card_shows_it(task: Task, kind: Kind) -> None:
     card = card_of(kind=kind, task=task, pairs=task == "text-pair-classification", positions=None)
     compile(card.usage(), "card", "exec")
