@@ -65,7 +65,7 @@ KINDS = {
         LITE0,
         _changed(
             "standard",
-            quantize={"calibration_rows": 256},
+            quantize={"calibration_rows": 128},
             prune={"ratio": {"channels": 0.3}, "calibration_rows": 256, "sensitivity": False},
             distill={"epochs": 4, "hard": 0.0},
             # A shift by as much of the image as of the ResNets' rows.
