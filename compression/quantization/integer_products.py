@@ -24,14 +24,15 @@ def exact_product(left: Tensor, right: Tensor) -> Tensor:
 
 def product_by_integers(left: Tensor, right: Tensor) -> Tensor:
     """Multiply as `exact_product`, on a CPU."""
-    return torch._int_mm(left, right.t())
+    product: Tensor = torch._int_mm(left, right.t())
+    return product
 
 
 def product_by_floats(left: Tensor, right: Tensor) -> Tensor:
     """Multiply as `exact_product`, on any device: parts that float32 holds, which are added as integers."""
-    parts = zip(left.split(EXACT_TERMS, dim=1), right.split(EXACT_TERMS, dim=1), strict=True)
+    parts = zip(torch.split(left, EXACT_TERMS, 1), torch.split(right, EXACT_TERMS, 1), strict=True)
     products = ((some.float() @ others.float().t()).to(torch.int32) for some, others in parts)
-    total = next(products)
+    total: Tensor = next(products)
     for product in products:
         total += product
     return total
