@@ -170,7 +170,7 @@ def opened_in_timm(folder: Path, paths: list[Path]) -> tuple[torch.nn.Module, to
 def timm_folder(place: Path, paths: list[Path]) -> Path:
     """Write a model of timm, as save_for_hf does, that gives each class to half of the images."""
     torch.manual_seed(0)
-    model: torch.nn.Module = timm.create_model("test_efficientnet", num_classes=len(CLASSES)).eval()
+    model: Any = timm.create_model("test_efficientnet", num_classes=len(CLASSES)).eval()
     save_timm(model, place, side=32, label_names=list(CLASSES))
     own, shown = opened_in_timm(place, paths)
     with torch.no_grad():

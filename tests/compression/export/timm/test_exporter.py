@@ -36,11 +36,12 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> NetworkForImageClassifi
     config["pretrained_cfg"] |= about
     (place / "sent" / "config.json").write_text(json.dumps(config))
     folder = sanitized_folder(place / "sent", place / "unpacked", CLASSES)
-    model = loading.load_model(folder, CLASSES, "image-classification", seed=0)
+    model: NetworkForImageClassification = loading.load_model(folder, CLASSES, "image-classification", seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+    model.eval()
+    return model
 
 
 @pytest.mark.parametrize("simulated", [False, True])
