@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.vision.cifar_resnet import DEVIATION, MEAN
+from compression.evaluation.runtimes.onnx import EXACT_PRODUCTS
 
 WARM_UP, RUNS = 20, 200
 Pixels = npt.NDArray[np.uint8]
@@ -24,6 +25,8 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without it weights beyond ±63 overflow on x86 without VNNI.
+    options.add_session_config_entry(*EXACT_PRODUCTS)
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

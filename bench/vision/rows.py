@@ -65,9 +65,10 @@ KINDS = {
         LITE0,
         _changed(
             "standard",
-            quantize={"calibration_rows": 128},
+            # The file is for x86 alone: within ±63 its integers agree on 69 % of test, within ±127 on 82 % of 300 images.
+            quantize={"calibration_rows": 128, "portable": False},
             prune={"ratio": {"channels": 0.3}, "calibration_rows": 256, "sensitivity": False},
-            distill={"epochs": 4, "hard": 0.0},
+            distill={"epochs": 3, "hard": 0.0},
             # A shift by as much of the image as of the ResNets' rows.
             train={"batch": 32, "views": {"crop": 28}},
         ),
