@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bench.vision.cifar_resnet import DEVIATION, MEAN
-from compression.evaluation.runtimes.onnx import EXACT_PRODUCTS
+from compression.evaluation.runtimes.onnx import EXACT_PRODUCTS, has_vnni
 
 WARM_UP, RUNS = 20, 200
 Pixels = npt.NDArray[np.uint8]
@@ -25,8 +25,9 @@ def session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without it weights beyond ±63 overflow on x86 without VNNI.
-    options.add_session_config_entry(*EXACT_PRODUCTS)
+    if not has_vnni():
+        # As a job measures: without it products of weights beyond ±63 overflow.
+        options.add_session_config_entry(*EXACT_PRODUCTS)
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

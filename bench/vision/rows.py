@@ -65,7 +65,7 @@ KINDS = {
         LITE0,
         _changed(
             "standard",
-            # The file is for x86 alone: within ±63 its integers agree on 69 % of test, within ±127 on 82 % of 300 images.
+            # Within ±63, the default, its int8 weights agree on 69 % of test, within ±127 on 82 % of 300 images of it.
             quantize={"calibration_rows": 128, "portable": False},
             prune={"ratio": {"channels": 0.3}, "calibration_rows": 256, "sensitivity": False},
             distill={"epochs": 3, "hard": 0.0},
