@@ -9,7 +9,7 @@ from tests.faults.test_hostile import start_hostile
 
 NARROW = {
     "LATHE_ENGINE_MEMORY_BYTES": str(800 << 20),
-    "LATHE_ENGINE_PROCESSES": "64",
+    "LATHE_ENGINE_PROCESSES": "16",  # so few that a crowd has no time to take the memory first
     "LATHE_MEASURE_HOLD_SECONDS": "1",
     "LATHE_STALL_SECONDS": "600",
 }

@@ -1,7 +1,7 @@
 """How often one may ask: by key, by address, and for what is tried in vain; alike with counts in the process and in Valkey."""
 
 import datetime as dt
-import secrets
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +13,15 @@ from tests.app.api.conftest import problem
 from tests.conftest import Service, over_sqlite
 
 RATES = {"LATHE_RATE_PER_KEY": "5/hour", "LATHE_RATE_PER_ADDRESS": "1000/hour", "LATHE_RATE_WRONG": "3/hour"}
+DATABASES = itertools.cycle(range(1, 16))
+"""Valkey's, one after the other: a test does not meet the counts of the one before."""
 WRONG = f"lathe_0123456789_{'s' * 43}"
 
 
 @pytest.fixture(params=["memory", "valkey", "away"])
 def strict(request: pytest.FixtureRequest, templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
     """An API with low bounds, over each place for counts; `away`: one that does not answer."""
-    place = {"memory": "", "valkey": valkey.replace("/0", f"/{secrets.randbelow(15) + 1}"), "away": "redis://127.0.0.1:1/0"}
+    place = {"memory": "", "valkey": valkey.replace("/0", f"/{next(DATABASES)}"), "away": "redis://127.0.0.1:1/0"}
     settings = {**RATES, "LATHE_RATE_STORAGE_URL": place[request.param], "FORWARDED_ALLOW_IPS": "127.0.0.1"}
     with over_sqlite(templates, valkey, tmp_path, **settings) as made:
         yield made
