@@ -59,7 +59,7 @@ class Simulation(Config):
 
     @property
     def levels(self) -> float:
-        """Largest integer of the weights of linear layers and experts, except 4-bit weights."""
+        """Largest integer of the weights of linear layers, experts and convolutions, except 4-bit and depthwise ones."""
         return PORTABLE_LEVELS if self.portable and SCHEMES[self.scheme].rounds_activations else LEVELS
 
     def table_levels(self, *, tied: bool) -> float:
@@ -156,9 +156,11 @@ def insert_fake_quantization(
 
 
 def _set(layer: nn.Module, simulation: Simulation) -> None:
-    """Give a simulated layer the settings that all layers of a model share."""
+    """Give a simulated layer the settings that all layers of a model share; a depthwise convolution keeps ±127."""
     for name in ("scheme", "levels", "symmetric"):
         setattr(layer, name, getattr(simulation, name))
+    if isinstance(layer, SimulatedConv) and layer.is_depthwise:
+        layer.levels = LEVELS
 
 
 def remove_fake_quantization(model: nn.Module) -> None:
@@ -205,7 +207,7 @@ def simulation_of(model: nn.Module) -> Simulation | None:
         scheme=last.scheme,
         group_size=next((layer.group_size for layer in layers if isinstance(layer, WeightOnlyLinear)), None),
         ranges={name: found for name, found in input_ranges(model).items() if name in ranged},
-        portable=last.levels == PORTABLE_LEVELS,
+        portable=any(layer.levels == PORTABLE_LEVELS for layer in layers),
         symmetric=last.symmetric,
     )
 

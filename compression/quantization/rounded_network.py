@@ -71,6 +71,13 @@ class SimulatedConv(nn.Conv2d):
     symmetric: bool = False  #: as in `SimulatedLinear`
     norm: tuple[nn.BatchNorm2d, ...] = ()  #: the BatchNorm that the artifact folds into it, if there is one
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Return whether each output channel reads one input channel of its own: such products are added in 32 bits on every
+        processor, so weights within ±127 are portable (docs/decisions/0046).
+        """
+        return self.groups == self.in_channels == self.out_channels
+
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002
         """Return None: the value that it reads is rounded, not its input."""
 

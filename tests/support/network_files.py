@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compression.export.onnx.network_integers import integer_graph
 from compression.models.adapters.network.module import NetworkForImageClassification
@@ -51,6 +51,11 @@ def simulated(
     )
     insert_fake_quantization(twin, simulation=asked)
     return twin
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Return whether each output channel reads one input channel of its own."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
 
 
 def tensors_of(model: NetworkForImageClassification) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import BertForSequenceClassification
@@ -21,6 +22,9 @@ from compression.schema.report.instruction_sets import ComparedAnswers, NotCompa
 from compression.schema.report.report import Artifact
 from tests.support import decoder_models as decoders
 from tests.support.cards import ARTIFACT, card_of
+from tests.support.network_files import integer_file, is_depthwise, pixels, simulated
+from tests.support.network_graphs import mobilenet_v2
+from tests.support.network_models import drawn_network
 from tests.support.tiny_bert import WORDS, encoded, sentences, tiny_config
 
 WITHOUT = instruction_sets.hindrance()
@@ -79,6 +83,20 @@ def test_portable_files_of_other_kinds_come_to_the_same_bits_under_avx2(kind: st
         ids = np.random.default_rng(0).integers(1, decoders.VOCABULARY, (2, 30))
         places = np.tile(np.arange(30), (2, 1))
         feeds = [{"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": places}]
+    there = instruction_sets.emulated(path, feeds, SECONDS)
+    assert instruction_sets.differences(standalone.answer(str(path), feeds), there)[2] == 0.0
+
+
+@pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))
+def test_depthwise_weights_of_the_full_range_come_to_the_same_bits_under_avx2(tmp_path: Path) -> None:
+    model = drawn_network(mobilenet_v2())
+    with torch.no_grad():
+        for layer in filter(is_depthwise, model.modules()):
+            layer.weight.fill_(0.1)
+    images = pixels(model, 6)
+    path = tmp_path / "model.onnx"
+    onnx.save(integer_file(simulated(model, "static-int8", images)), path)
+    feeds = [{"pixel_values": images.numpy()}]
     there = instruction_sets.emulated(path, feeds, SECONDS)
     assert instruction_sets.differences(standalone.answer(str(path), feeds), there)[2] == 0.0
 

@@ -88,6 +88,28 @@ def test_integers_are_those_of_the_folded_weights(portable: bool, most: int) -> 
     assert held["conv_0.bias_int32"].dtype == np.int32
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@torch.no_grad()
+def test_depthwise_weights_of_the_full_range_do_not_saturate(symmetric: bool) -> None:
+    """On x86 without VNNI sums of two products do; the second network has the same products in a convolution that mixes."""
+    found = {}
+    for groups in (24, 1):
+        net = GraphBuilder()
+        inner = net.conv(net.op("relu", net.conv(INPUT, 24, kernel=1)), 24, kernel=3, groups=groups)
+        model = drawn_network(net.classified(inner))
+        layer = model.get_submodule(inner)
+        layer.weight.fill_(0.1)
+        images = pixels(model, 32).abs()
+        twin = simulated(model, "static-int8", images, symmetric=symmetric)
+        proto = integer_file(twin)
+        held = {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
+        found[groups] = int(held[f"{inner}.weight_int8"].max())
+        expected = twin(images).logits
+        # A value may fall to the neighbouring integer; a sum that saturates is off by half of itself.
+        assert torch.allclose(answers(proto, images), expected, atol=0.02 * float(expected.abs().max()))
+    assert found == {24: 127, 1: 63}
+
+
 def test_a_channel_without_weights_keeps_its_bias() -> None:
     net = GraphBuilder()
     model = drawn_network(net.classified(net.conv_norm(INPUT, 4)))
