@@ -96,8 +96,8 @@ def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
     # Read before anything else is opened here, so that it is the memory of serving alone.
     memory = peak_memory()
     latency, saved = time_artifact(spec, runner, example)
-    if unfold := getattr(runner, "unfold_tables", None):
-        unfold()
+    if hasten := getattr(runner, "hasten", None):
+        hasten()
     unscored = NotMeasured(not_measured="No test rows were given.")
     timed = Measured(latency=latency, saved=saved, score=unscored, peak_memory_bytes=memory)
     return scored(spec, runner, reader, scorer, timed, tell)

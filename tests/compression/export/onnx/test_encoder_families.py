@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 from torchao.utils import TorchAOBaseTensor
 from transformers import PreTrainedModel
@@ -141,6 +142,21 @@ def test_tables_multiplied_out_once_answer_as_integers(kind: str, tmp_path: Path
     monkeypatch.undo()
     runner.unfold_tables()
     assert folded() == {False}
+    assert np.array_equal(runner.logits(batch), before)
+
+
+def test_products_by_another_way_answer_as_torchaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, batch = tmp_path / "artifact", padded()
+    written("bert", "transformers", folder)
+    runner, stock = TransformersRunner(folder, threads=1), torch._int_mm
+    before = runner.logits(batch)
+    monkeypatch.setattr(torch, "_int_mm", stock)  # what is exchanged here comes back
+    monkeypatch.setattr(transformers_runtime, "integers_are_faster", lambda: True)
+    runner.hasten()
+    assert torch._int_mm is stock
+    monkeypatch.setattr(transformers_runtime, "integers_are_faster", lambda: False)
+    runner.hasten()
+    assert torch._int_mm is not stock
     assert np.array_equal(runner.logits(batch), before)
 
 
