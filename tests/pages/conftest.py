@@ -142,15 +142,18 @@ def peopled(made: World, folder: Path) -> World:
 
 
 def of_images(http: httpx.Client, folder: Path) -> dict[str, Any]:
-    """A job whose network is rounded and not trained, on images."""
+    """A job whose network is rounded, loses a block and channels, and is not trained, on images."""
     net = GraphBuilder((3, SIDE, SIDE))
-    model = send_model(http, onnx_folder(net.classified(net.conv_norm("input", 8)), folder / "tiny-network"))
+    value = net.conv_norm("input", 8)
+    for _ in range(2):
+        value = net.op("relu", net.op("add", value, net.conv_norm(net.conv_norm(value, 8), 8, act="")))
+    model = send_model(http, onnx_folder(net.classified(value), folder / "tiny-network"))
     files = {"train.npz": arrays(32, 0), "validation.npz": arrays(16, 1000), "test.npz": arrays(16, 2000)}
     data = send_data(http, files, task="image-classification", format="npz")
     recipe = {
         "prepare": {"epochs": 0},
         "quantize": {"scheme": "static-int8", "calibration_rows": 16},
-        "prune": None,
+        "prune": {"ratio": {"layers": 0.5, "channels": 0.25}, "calibration_rows": 16},
         "distill": None,
     }
     made = {"models": {"base": model["id"]}, "datasets": [data["id"]], "evaluate": {}, "recipe": recipe}

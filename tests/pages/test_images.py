@@ -98,6 +98,24 @@ def test_samples_stand_beside_both_answers_on_the_page_and_in_the_report(window:
     window.accessible()
 
 
+def test_the_width_of_each_layer_and_the_blocks_that_went_are_shown(window: Window, world: World) -> None:
+    page = window.go(f"/jobs/{world.jobs['images']}")
+    with world.http() as http:
+        pruning = http.get(f"/v1/jobs/{world.jobs['images']}/report").json()["pruning"]
+    page.locator("summary", has_text="Each of the layers").click()
+    lines = page.get_by_role("region", name="Each of the layers").locator("tbody tr")
+    expect(lines).to_have_count(2)
+    for number, (name, layer) in enumerate(pruning["layers"]["each"].items()):
+        expect(lines.nth(number)).to_contain_text(name)
+        expect(lines.nth(number)).to_contain_text("yes" if layer["removed"] else "no")
+    assert sorted(layer["removed"] for layer in pruning["layers"]["each"].values()) == [False, True]
+    page.locator("summary", has_text="channels of each layer").click()
+    widths = page.get_by_role("region", name="channels of each layer").locator("tbody tr")
+    expect(widths).to_have_count(len(pruning["channels"]["groups"]))
+    expect(widths.first).to_contain_text(re.compile(r"8\s*6"))
+    window.accessible_everywhere()
+
+
 def test_a_job_on_texts_shows_samples_too(window: Window, world: World) -> None:
     page = window.go(f"/jobs/{world.jobs['narrow']}")
     with world.http() as http:

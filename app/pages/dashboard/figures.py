@@ -1,6 +1,8 @@
 """A job's report as its page shows it: the verdict, four figures of the result, bars for each stage, and pruned dimensions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from app.pages.dashboard import formatting
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
@@ -48,13 +50,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cut:
-    """The units that pruning removed on one axis; shares are None if the report has none."""
+    """The units that pruning removed on one axis; shares are None if the report has none.
+
+    groups: widths by layer, where they differ. each: influence and time by layer, and whether it went.
+    """
 
     axis: str
     before: int
     after: int
     asked: float | None
     taken: float | None
+    groups: Mapping[str, Any]
+    each: Mapping[str, Any]
 
 
 def outcome(report: Report) -> Outcome:
@@ -155,7 +162,15 @@ def cuts(report: Report) -> list[Cut]:
     """List the pruned dimensions, of one dataset or of each of several."""
     found = [("", report.pruning or {}), *((f"{part.name}: ", part.pruning or {}) for part in report.parts)]
     return [
-        Cut(prefix + axis, facts["before"], facts["after"], facts.get("asked"), facts.get("taken"))
+        Cut(
+            prefix + axis,
+            facts["before"],
+            facts["after"],
+            facts.get("asked"),
+            facts.get("taken"),
+            facts.get("groups", {}),
+            facts.get("each", {}),
+        )
         for prefix, axes in found
         for axis, facts in axes.items()
         if isinstance(facts, dict) and "before" in facts and "after" in facts
