@@ -162,17 +162,45 @@ def _spared(network: NetworkFacts, shape: Shape, cost: Callable[..., int]) -> li
     return [block.name for block in sorted(network.blocks, key=saved)[:gone]]
 
 
-def mildest(shape_of: Callable[[float], Shape], most: int, cost: Callable[[Shape], int], deepest: float) -> float | None:
-    """Return the lowest of the ratios up to `deepest` whose shape costs at most `most`; None if even the deepest costs more.
+def mildest(
+    shape_of: Callable[[float], Shape], most: int, cost: Callable[[Shape], int], deepest: float
+) -> tuple[float, float] | None:
+    """Return the lowest of the ratios up to `deepest` whose shape costs at most `most`, behind one that is barely too mild;
+    None if even the deepest costs more.
 
     shape_of: a deeper ratio's shape costs no more.
     """
     if cost(shape_of(0.0)) <= most:
-        return 0.0
+        return 0.0, 0.0
     if cost(shape_of(deepest)) > most:
         return None
     low, high = 0.0, deepest
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if cost(shape_of(middle)) <= most else (middle, high)
-    return high
+    return low, high
+
+
+def filled(shape: Shape, milder: Shape, most: int, cost: Callable[[Shape], int], network: NetworkFacts) -> Shape:
+    """Return a shape that costs at most `most`, with as much as that allows of one that costs more.
+
+    Widths are rounded, so all groups of one size lose a step at the same ratio. Blocks come back first, then one group's width
+    after another, in the network's order.
+    """
+    for layers in range(milder.layers, shape.layers, -1):
+        if cost(more := shape.model_copy(update={"layers": layers})) <= most:
+            shape = more
+            break
+    for group in network.groups:
+        widths = {**(shape.widths or {}), group.key: (milder.widths or {}).get(group.key, group.units)}
+        more = shape.model_copy(update={"widths": widths, "hidden": network.features(widths), "heads": _heads(widths)})
+        if group.key in (shape.widths or {}) and cost(more) <= most:
+            shape = more
+    return shape
+
+
+def at_least(shape: Shape, end: Shape, network: NetworkFacts) -> Shape:
+    """Return a shape on the way to `end`, no group of which is narrower than there."""
+    ends = end.widths or {}
+    widths = {key: max(width, ends.get(key, 0)) for key, width in (shape.widths or {}).items()}
+    return shape.model_copy(update={"widths": widths, "hidden": network.features(widths), "heads": _heads(widths)})

@@ -7,7 +7,14 @@ from math import prod
 from compression.models.architectures.decoder_configs import Biases, decoder_shape
 from compression.models.architectures.decoder_tensor_names import CORRECTION, FAMILIES, decoder_tensors
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
-from compression.models.architectures.network_shapes import check_network_cut, mildest, multiply_adds, network_shape_at
+from compression.models.architectures.network_shapes import (
+    at_least,
+    check_network_cut,
+    filled,
+    mildest,
+    multiply_adds,
+    network_shape_at,
+)
 from compression.models.architectures.tensor_names import TABLES, encoder_tensors
 from compression.schema.errors import InvalidSpec, UnsupportedShape
 from compression.schema.recipe.base import Axis
@@ -154,7 +161,7 @@ def steps_to(
     for step in range(1, prune.steps):
         to = shape_at(family, start, prune, stepped(ratios, step, prune.steps), network)
         if network is not None:
-            found.append(to)
+            found.append(at_least(to, end, network))
             continue
         sizes = [each.hidden // (each.heads or 1) for each in (end, to, here)]
         narrower = family.decodes or sizes == sorted(sizes)
@@ -209,7 +216,9 @@ def _of_network(
     found = mildest(shape_of, most, cost, MOST_RATIO)
     if found is None:
         raise _out_of_reach(prune, key, most, cost(shape_of(MOST_RATIO)))
-    return _scaled(prune, found), shape_of(found)
+    milder, deep = map(shape_of, found)
+    # Widths of a stage that go together have no other proportion.
+    return _scaled(prune, found[1]), deep if prune.stock else filled(deep, milder, most, cost, network)
 
 
 def _most(target: float, before: int) -> int:

@@ -1,5 +1,6 @@
 """A network's cut has the widths of a ratio or a target, its costs are those of the narrower graph, and no other is planned."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from compression.models.networks.costs import network_facts
 from compression.models.networks.cutting import cut_graph
 from compression.models.networks.graph import Graph
 from compression.schema.errors import CompressionError, UnsupportedShape
-from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import GroupFacts, NetworkFacts
 from tests.support.network_graphs import NETWORKS, resnet, vit
@@ -112,6 +113,24 @@ def test_a_target_is_reached_by_the_mildest_cut(key: str) -> None:
     assert shape_and_ratios(RESNET, **{key: 10**12})[1] == whole
     uneven = shape_and_ratios(RESNET, ratio={"channels": 0.6, "hidden": 0.3}, **{key: 0.4})[2]
     assert uneven["channels"] == pytest.approx(2 * uneven["hidden"])
+
+
+def test_what_rounding_of_widths_takes_beyond_a_target_is_given_back() -> None:
+    """All groups of 16 channels lose a step at one ratio: from −37 to −50 % of the multiply-adds."""
+    graph = resnet((3, 3), 16, size=16)
+    network, shape, ratios = shape_and_ratios(graph, axes=("channels",), target_flops=0.4)
+    whole, most = whole_shape(network), 0.6 * multiply_adds(network, whole_shape(network))
+    at_ratio = shape_and_ratios(graph, ratio=ratios["channels"], axes=("channels",))[1]
+    assert multiply_adds(network, at_ratio) < 0.9 * most
+    assert 0.95 * most < multiply_adds(network, shape) <= most
+    assert len({units / network.widths[key] for key, units in shape.widths.items() if key.startswith("channels")}) == 2
+    for key, units in shape.widths.items():
+        step = {**shape.widths, key: min(units + units // 4, network.widths[key])}
+        assert units >= at_ratio.widths[key]
+        assert not key.startswith("channels") or network.multiply_adds(step) > most
+    steps = Prune(axes=("channels",), target_flops=0.4, steps=4, recovery=Recovery())
+    for here, to in pairwise([whole, *steps_to(NETWORK, whole, steps, ratios, shape, network)]):
+        assert all(to.widths[key] <= here.widths[key] for key in to.widths)
 
 
 def test_blocks_count_as_if_those_went_that_save_least() -> None:
