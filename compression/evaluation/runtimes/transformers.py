@@ -36,7 +36,7 @@ class _Opened:
         """
         self.unfold_tables()
         if not integers_are_faster():
-            torch._int_mm = _by_floats
+            torch._int_mm = _by_floats  # type: ignore[assignment]  # torchao gives no out
 
     def unfold_tables(self) -> None:
         """Dequantize embedding tables to float32.
