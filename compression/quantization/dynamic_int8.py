@@ -24,15 +24,16 @@ PORTABLE_LEVELS = 63.0
 SMALLEST_SCALE = 1e-12  #: prevents a division by zero in an all-zero row; the exporters use the same constant
 
 
-def row_scales(x: Tensor, levels: float = LEVELS) -> Tensor:
-    """Return one scale per row. x: (..., features); levels: the largest integer -> (..., 1)."""
+def row_scales(x: Tensor, levels: float | Tensor = LEVELS) -> Tensor:
+    """Return one scale per row. x: (..., features); levels: the largest integer, or that of each row, (..., 1) -> (..., 1)."""
     return (x.detach().abs().amax(dim=-1, keepdim=True) / levels).clamp_min(SMALLEST_SCALE)
 
 
-def integer_rows(x: Tensor, levels: float = LEVELS) -> tuple[Tensor, Tensor]:
+def integer_rows(x: Tensor, levels: float | Tensor = LEVELS) -> tuple[Tensor, Tensor]:
     """Quantize each row to −levels … levels. x: (..., features) -> (int8 of x's shape, float32 scales (..., 1))."""
     scale = row_scales(x, levels)
-    return torch.round(x.detach() / scale).clamp(-levels, levels).to(torch.int8), scale
+    whole = torch.round(x.detach() / scale).clamp(-levels, levels)  # type: ignore[arg-type]  # numbers or tensors
+    return whole.to(torch.int8), scale
 
 
 class _StraightThrough(torch.autograd.Function):

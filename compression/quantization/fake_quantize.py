@@ -59,7 +59,9 @@ class Simulation(Config):
 
     @property
     def levels(self) -> float:
-        """Largest integer of the weights of linear layers, experts and convolutions, except 4-bit and depthwise ones."""
+        """Largest integer of the weights of linear layers and experts, except 4-bit weights; of convolutions the least that
+        a portable channel's may be (`SimulatedConv.row_levels`).
+        """
         return PORTABLE_LEVELS if self.portable and SCHEMES[self.scheme].rounds_activations else LEVELS
 
     def table_levels(self, *, tied: bool) -> float:
@@ -156,7 +158,7 @@ def insert_fake_quantization(
 
 
 def _set(layer: nn.Module, simulation: Simulation) -> None:
-    """Give a simulated layer the settings that all layers of a model share; a depthwise convolution keeps ±127."""
+    """Give a simulated layer the settings that all layers of a model share; depthwise convolutions are portable with ±127."""
     for name in ("scheme", "levels", "symmetric"):
         setattr(layer, name, getattr(simulation, name))
     if isinstance(layer, SimulatedConv) and layer.is_depthwise:

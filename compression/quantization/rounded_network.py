@@ -17,7 +17,8 @@ from compression.models.adapters.network.parts import PassedValue
 from compression.models.networks.folding import folds
 from compression.models.networks.graph import Graph
 from compression.models.networks.rounded_values import LAYERS, rounding
-from compression.quantization.dynamic_int8 import LEVELS
+from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS
+from compression.quantization.pair_levels import pair_levels
 from compression.quantization.static_int8 import TOP, Range, affine, codes, static_scales
 from compression.quantization.weight_only import fake_quantized_weights
 from compression.schema.schemes import Scheme
@@ -82,12 +83,16 @@ class SimulatedConv(nn.Conv2d):
         """
         return self.groups == self.in_channels == self.out_channels
 
+    def row_levels(self) -> float | Tensor:
+        """Return the largest integer, of all output channels or of each, (out, 1). Folding a BatchNorm does not change it."""
+        return pair_levels(self.weight) if self.levels == PORTABLE_LEVELS else self.levels
+
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002
         """Return None: the value that it reads is rounded, not its input."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Conv2d's)
         """Compute the layer with dequantized weights. (rows, in, height, width) -> (rows, out, ...)."""
-        weight = fake_quantized_weights(self.weight.flatten(1), None, self.levels).view_as(self.weight)
+        weight = fake_quantized_weights(self.weight.flatten(1), None, self.row_levels()).view_as(self.weight)
         out: Tensor = self._conv_forward(input, weight, self.bias if self.training else self.rounded_bias())
         return out
 
@@ -104,7 +109,7 @@ class SimulatedConv(nn.Conv2d):
             factor = norm.weight / (norm.running_var + norm.eps).sqrt()
             folded = norm.bias + factor * (own - norm.running_mean)
         scale, _ = value.grid()
-        units = scale * static_scales(self.weight.flatten(1) * factor[:, None], folded, scale, self.levels)
+        units = scale * static_scales(self.weight.flatten(1) * factor[:, None], folded, scale, self.row_levels())
         moved = torch.round(folded / units) * units - folded
         return own + torch.where(factor == 0, 0.0, moved / factor)
 

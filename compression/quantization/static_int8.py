@@ -42,22 +42,22 @@ def codes(x: Tensor, scale: float, zero: int) -> Tensor:
 
 
 def static_weights(
-    weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS
+    weight: Tensor, bias: Tensor | None, scale: float, levels: float | Tensor = LEVELS
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Quantize the weights and bias of a layer whose inputs have `scale` -> int8 (out, in), float32 (out,), int32 (out,).
 
-    weight: (out, in), bias: (out,); levels: the largest integer of the weight. If a channel's weights are close to zero, its
-    scale is as large as its bias needs, so that the integer bias does not exceed 2**30.
+    weight: (out, in), bias: (out,); levels: the largest integer of the weight, or of each row, (out, 1). If a channel's weights
+    are close to zero, its scale is as large as its bias needs, so that the integer bias does not exceed 2**30.
     """
     weight = weight.detach()
     scales = static_scales(weight, bias, scale, levels)
-    whole = torch.round(weight / scales[:, None]).clamp(-levels, levels).to(torch.int8)
-    return whole, scales, None if bias is None else torch.round(bias.detach() / (scale * scales)).to(torch.int32)
+    whole = torch.round(weight / scales[:, None]).clamp(-levels, levels)  # type: ignore[arg-type]  # numbers or tensors
+    return whole.to(torch.int8), scales, None if bias is None else torch.round(bias.detach() / (scale * scales)).to(torch.int32)
 
 
-def static_scales(weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS) -> Tensor:
+def static_scales(weight: Tensor, bias: Tensor | None, scale: float, levels: float | Tensor = LEVELS) -> Tensor:
     """Return the scale of each output channel, as `static_weights`. weight: (out, in), bias: (out,) -> (out,)"""
-    scales = weight.detach().abs().amax(dim=1) / levels
+    scales = (weight.detach().abs().amax(dim=1, keepdim=True) / levels).squeeze(1)
     if bias is not None:
         scales = torch.maximum(scales, bias.detach().abs() / (scale * MOST_BIAS))
     return scales.clamp_min(SMALLEST_SCALE)

@@ -27,7 +27,7 @@ def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     return whole.view(len(weight), -1), scales
 
 
-def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
+def dequantized_weights(weight: Tensor, group_size: int | None, levels: float | Tensor = LEVELS) -> Tensor:
     """Quantize and dequantize as the artifact does, to int8 without a `group_size`. (out, in) -> same, float32."""
     if group_size is None:
         whole, scale = integer_rows(weight, levels)
@@ -37,7 +37,7 @@ def dequantized_weights(weight: Tensor, group_size: int | None, levels: float = 
     return values.view(len(weight), -1)[:, : weight.shape[1]]
 
 
-def fake_quantized_weights(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
+def fake_quantized_weights(weight: Tensor, group_size: int | None, levels: float | Tensor = LEVELS) -> Tensor:
     """Return `dequantized_weights` with a straight-through gradient."""
     return straight_through(weight, dequantized_weights(weight, group_size, levels))
 

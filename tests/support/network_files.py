@@ -4,11 +4,13 @@ import copy
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from compression.export.onnx.graph_builder import Array
 from compression.export.onnx.network_integers import integer_graph
 from compression.models.adapters.network.module import NetworkForImageClassification
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, ranged_inputs, simulation_of
@@ -56,6 +58,19 @@ def simulated(
 def is_depthwise(layer: nn.Module) -> bool:
     """Return whether each output channel reads one input channel of its own."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
+
+
+def largest_pair(channel: Array) -> int:
+    """Return the largest sum of two neighbours of one sign among a channel's integers, (in, height, width).
+
+    Pairs are of input channels at one place, and those of all places in a row.
+    """
+    places = np.moveaxis(channel, 0, -1)
+    found = 0
+    for rows in (places.reshape(-1, places.shape[-1]), places.reshape(1, -1)):
+        pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(-1, 2)
+        found = max(found, int(np.maximum(pairs, 0).sum(axis=1).max()), int(np.maximum(-pairs, 0).sum(axis=1).max()))
+    return found
 
 
 def tensors_of(model: NetworkForImageClassification) -> dict[str, object]:

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compression.export.onnx.graph_builder import Array
@@ -126,7 +126,7 @@ class IntegerNodes(NetworkNodes):
         if not isinstance(layer, SimulatedConv):
             raise RuntimeError(f"{node.name} does not simulate integers, whose ranges would be the file's")
         more = {"group": node.attributes["groups"], **window(node)}
-        self.node("Conv", x, *self._weights(node, layer.levels), output=output, **more)
+        self.node("Conv", x, *self._weights(node, layer.row_levels()), output=output, **more)
 
     def _linear(self, node: Node, x: str, output: str) -> None:
         layer = self.model.get_submodule(node.name)
@@ -137,7 +137,7 @@ class IntegerNodes(NetworkNodes):
         bias = self.tensor(node, "bias") if "bias" in node.tensors else None
         as_rows(self, node, x, output, lambda rows, made: self.linear(rows, node.name, layer, bias, made))
 
-    def _weights(self, node: Node, levels: float) -> Sequence[str]:
+    def _weights(self, node: Node, levels: float | Tensor) -> Sequence[str]:
         """Write a layer's weight and bias, with one scale per output channel; return their names."""
         name, weight = node.name, torch.from_numpy(self.tensors[node.tensor("weight")])
         rows, bias = weight.flatten(1), self.tensors.get(node.tensor("bias"))

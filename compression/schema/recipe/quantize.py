@@ -50,9 +50,9 @@ class Quantize(Config):
     group_size: Literal[16, 32, 64, 128, 256] = 32
     """For weight-only-int4: inputs of an output channel that share one scale."""
     portable: bool = True
-    """For dynamic-int8 and static-int8: weights that are multiplied with activations stay within ±63, so that products are
-    exact on every processor (depthwise convolutions' are within ±127 too). false: ±127, exact on x86 without VNNI only with
-    ONNX Runtime's session.x64quantprecision. Weight-only files are portable anyway."""
+    """For dynamic-int8 and static-int8: weights that are multiplied with activations stay within ±63 (of convolutions: as far
+    within ±127 as their sums allow), so that products are exact on every processor. false: ±127, exact on x86 without VNNI only
+    with ONNX Runtime's session.x64quantprecision. Weight-only files are portable anyway."""
     symmetric: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """For static-int8 on networks of images: ranges around 0 (int8 with zero point 0) and biases in float32, as TensorRT asks
     of QDQ files; not tried in TensorRT. Values that are never negative have half as many steps."""

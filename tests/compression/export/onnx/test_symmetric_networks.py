@@ -7,11 +7,12 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from torch import nn
 
 from compression.export.parity_check import compare, limit
 from compression.models.networks.folding import folding_of
 from compression.quantization.fake_quantize import simulation_of
-from tests.support.network_files import answers, fused, integer_file, is_depthwise, pixels, simulated
+from tests.support.network_files import answers, fused, integer_file, is_depthwise, largest_pair, pixels, simulated
 from tests.support.network_graphs import NETWORKS, resnet
 from tests.support.network_models import drawn_network
 
@@ -49,7 +50,13 @@ def test_all_integers_are_int8_with_zero_point_0(name: str, portable: bool, most
     found = {node.input[0]: numpy_helper.to_array(held[node.input[0]]) for node in pairs if node.input[0] in held}
     largest = {name.removesuffix(".weight_int8"): int(np.abs(whole.astype(int)).max()) for name, whole in found.items()}
     layers = {node.name: model.get_submodule(node.name) for node in model.config.network.nodes if node.op in ("conv", "linear")}
-    assert largest == {name: 127 if is_depthwise(layer) else most for name, layer in layers.items()}
+    assert {*largest} == {*layers}
+    for name, layer in layers.items():
+        if not portable or isinstance(layer, nn.Linear) or is_depthwise(layer):
+            assert largest[name] == (127 if is_depthwise(layer) else most)
+        else:
+            assert 63 <= largest[name] <= 127
+            assert max(map(largest_pair, found[f"{name}.weight_int8"].astype(int))) <= 128
     biases = [node.input[2] for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2]
     assert {held[name].data_type for name in biases} == {TensorProto.FLOAT}
 
