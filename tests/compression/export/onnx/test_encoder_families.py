@@ -148,9 +148,9 @@ def test_tables_multiplied_out_once_answer_as_integers(kind: str, tmp_path: Path
 def test_products_by_another_way_answer_as_torchaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, batch = tmp_path / "artifact", padded()
     written("bert", "transformers", folder)
-    runner, stock = TransformersRunner(folder, threads=1), torch._int_mm
+    runner, stock = TransformersRunner(folder, threads=1), torch.ops.aten._int_mm
+    monkeypatch.setattr(torch, "_int_mm", stock)  # what is exchanged here comes back, and was perhaps by tests before
     before = runner.logits(batch)
-    monkeypatch.setattr(torch, "_int_mm", stock)  # what is exchanged here comes back
     monkeypatch.setattr(transformers_runtime, "integers_are_faster", lambda: True)
     runner.hasten()
     assert torch._int_mm is stock
