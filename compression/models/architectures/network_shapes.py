@@ -106,8 +106,12 @@ def network_shape_at(shape: Shape, prune: Prune, ratios: Mapping[Axis, float], n
     if shape.layers and not layers:
         cause = f"the ratio {taken['layers']:g} leaves none of {shape.layers} residual blocks"
         raise UnsupportedShape(cause, param="recipe.prune.ratio")
-    found = {"widths": widths, "layers": layers, "hidden": network.features(widths), "heads": _heads(widths)}
-    return shape.model_copy(update=found)
+    return _with_widths(shape.model_copy(update={"layers": layers}), widths, network)
+
+
+def _with_widths(shape: Shape, widths: Mapping[str, int], network: NetworkFacts) -> Shape:
+    """Return a shape with these widths, and with the features and heads that follow from them."""
+    return shape.model_copy(update={"widths": widths, "hidden": network.features(widths), "heads": _heads(widths)})
 
 
 def _heads(widths: Mapping[str, int]) -> int:
@@ -191,10 +195,8 @@ def filled(shape: Shape, milder: Shape, most: int, cost: Callable[[Shape], int],
         if cost(more := shape.model_copy(update={"layers": layers})) <= most:
             shape = more
             break
-    for group in network.groups:
-        widths = {**(shape.widths or {}), group.key: (milder.widths or {}).get(group.key, group.units)}
-        more = shape.model_copy(update={"widths": widths, "hidden": network.features(widths), "heads": _heads(widths)})
-        if group.key in (shape.widths or {}) and cost(more) <= most:
+    for key, width in (milder.widths or {}).items():
+        if cost(more := _with_widths(shape, {**(shape.widths or {}), key: width}, network)) <= most:
             shape = more
     return shape
 
@@ -203,4 +205,4 @@ def at_least(shape: Shape, end: Shape, network: NetworkFacts) -> Shape:
     """Return a shape on the way to `end`, no group of which is narrower than there."""
     ends = end.widths or {}
     widths = {key: max(width, ends.get(key, 0)) for key, width in (shape.widths or {}).items()}
-    return shape.model_copy(update={"widths": widths, "hidden": network.features(widths), "heads": _heads(widths)})
+    return _with_widths(shape, widths, network)
