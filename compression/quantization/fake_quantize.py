@@ -158,11 +158,9 @@ def insert_fake_quantization(
 
 
 def _set(layer: nn.Module, simulation: Simulation) -> None:
-    """Give a simulated layer the settings that all layers of a model share; depthwise convolutions are portable with ±127."""
+    """Give a simulated layer the settings that all layers of a model share."""
     for name in ("scheme", "levels", "symmetric"):
         setattr(layer, name, getattr(simulation, name))
-    if isinstance(layer, SimulatedConv) and layer.is_depthwise:
-        layer.levels = LEVELS
 
 
 def remove_fake_quantization(model: nn.Module) -> None:
@@ -209,7 +207,7 @@ def simulation_of(model: nn.Module) -> Simulation | None:
         scheme=last.scheme,
         group_size=next((layer.group_size for layer in layers if isinstance(layer, WeightOnlyLinear)), None),
         ranges={name: found for name, found in input_ranges(model).items() if name in ranged},
-        portable=any(layer.levels == PORTABLE_LEVELS for layer in layers),
+        portable=last.levels == PORTABLE_LEVELS,
         symmetric=last.symmetric,
     )
 

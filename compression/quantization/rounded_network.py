@@ -30,7 +30,7 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, zero: int) -> Tensor:
         if ctx.needs_input_grad[0]:
-            # What a ReLU made is kept for it anyway; a mask would take a byte more, and a tenth of a step's time on a CPU.
+            # Comparisons are slow on a CPU. What a ReLU made is kept anyway; of others this keeps four bytes, a mask one.
             ctx.save_for_backward(x)
             # A value on the edge is not clipped: rounding takes it back.
             ctx.ends = (-zero - 0.5) * scale, (TOP - zero + 0.5) * scale
@@ -85,7 +85,9 @@ class SimulatedConv(nn.Conv2d):
 
     def row_levels(self) -> float | Tensor:
         """Return the largest integer, of all output channels or of each, (out, 1). Folding a BatchNorm does not change it."""
-        return pair_levels(self.weight) if self.levels == PORTABLE_LEVELS else self.levels
+        if self.levels != PORTABLE_LEVELS:
+            return self.levels
+        return LEVELS if self.is_depthwise else pair_levels(self.weight)
 
     def activation_integers(self, input: Tensor) -> None:  # noqa: A002
         """Return None: the value that it reads is rounded, not its input."""
