@@ -51,7 +51,9 @@ class Kind:
 
 KINDS = {
     "resnet20-less": Kind(
-        RESNET20, _changed("standard", prune={"ratio": {"channels": 0.3}, "target_flops": 0.4}), "40 % fewer multiply-adds"
+        RESNET20,
+        _changed("standard", prune={"ratio": {"layers": 0.3, "channels": 0.3}, "target_flops": 0.4}),
+        "40 % fewer multiply-adds",
     ),
     "resnet56-half": Kind(
         RESNET56,
