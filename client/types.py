@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 from pydantic import BaseModel, ConfigDict, Field
 
 from compression.schema.prediction import Answered
-from compression.schema.report.measurements import NotMeasured, Ratios, Remedy, Row, Score
+from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Remedy, Row, Score
 from compression.schema.report.report import Report as Report
 from compression.schema.validation import DataFacts, ModelFacts
 
@@ -165,6 +165,8 @@ class Artifact(Answer):
     bytes: int = 0
     score: Score | NotMeasured | None = None
     validation: Score | NotMeasured | None = None
+    latency: Latency | NotMeasured | None = None
+    trained_as_shipped: bool | None = None
     opens_with: str = ""
     part: str | None = None
 

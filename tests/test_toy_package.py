@@ -100,6 +100,7 @@ def test_an_exporter_ships_one_more_artifact_with_its_own_figures(job: tuple[Pat
     (found,) = [artifact for artifact in report["artifacts"] if artifact["kind"] == "numpy"]
     assert (found["name"], found["stage"]) == ("distilled-numpy-int8", "distilled")
     assert found["score"]["rows"] == 64
+    assert found["trained_as_shipped"]
     assert found["score"]["value"] == pytest.approx(report["rows"][-1]["score"]["value"], abs=0.05)
     folder = place / "again" / "artifacts" / found["name"]
     assert np.load(folder / "model.npz")["classifier.weight"].dtype == np.int8

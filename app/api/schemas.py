@@ -175,6 +175,12 @@ class ArtifactOut(Out):
     validation: Annotated[
         dict[str, Any] | None, Field(description="On validation, which decisions use; null in jobs from before it was scored.")
     ] = None
+    latency: Annotated[
+        dict[str, Any] | None, Field(description="In its own runtime, beside the original's ONNX file; null in older jobs.")
+    ] = None
+    trained_as_shipped: Annotated[
+        bool | None, Field(description="Whether training computed with its very numbers; null in older jobs.")
+    ] = None
     bytes: int
     files: list[ArtifactFile]
     created_at: dt.datetime
@@ -238,6 +244,6 @@ def artifact_out(row: models.Artifact) -> ArtifactOut:
         bytes=sum(file.size for file in row.files),
         files=[ArtifactFile.model_validate(file) for file in row.files],
         part=row.facts.get("part"),
-        validation=row.facts.get("validation"),
+        **{name: row.facts.get(name) for name in ("validation", "latency", "trained_as_shipped")},
         **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
     )

@@ -9,12 +9,13 @@ from rich.text import Text
 
 from client.terminal.text import one_line
 from client.types import Preflight
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.prediction import Answer, Answered
 from compression.schema.report.averages import metrics_of_parts
 from compression.schema.report.draws import Interval
 from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm_eval
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
-from compression.schema.report.report import Report, Verdict
+from compression.schema.report.report import Artifact, Report, Verdict
 from compression.schema.stages import Stage
 from compression.schema.tasks import row_of
 
@@ -264,9 +265,26 @@ def _generation_line(stage: Stage, found: Generation) -> tuple[str, ...]:
     return (stage, *(f"{value} (baseline {other})" for value, other in zip(own, others, strict=True)))
 
 
-def further_lines(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
+def further_lines(report: Report) -> list[list[tuple[str, ...]]]:
     """Return the tables below the first."""
-    return [found for found in (generation_lines(rows), beside_lines(rows)) if found]
+    return [found for found in (generation_lines(report.rows), beside_lines(report.rows), format_lines(report)) if found]
+
+
+def format_lines(report: Report) -> list[tuple[str, ...]]:
+    """Return a header, and a row for each artifact beside those of the stages; nothing of reports that do not tell of them."""
+    header = ("format", "runs in", "download", "latency", "on validation", "on test", "its numbers")
+    further = [one for one in report.artifacts if one.trained_as_shipped is not None and not ARTIFACT_FORMATS[one.kind].primary]
+    return [header, *map(_format_line, further)] if further else []
+
+
+def _format_line(artifact: Artifact) -> tuple[str, ...]:
+    latency, found = "–", artifact.latency
+    if isinstance(found, Latency):
+        latency = f"{found.median_ms:.2f} ms ({found.baseline_median_ms / found.median_ms:.2f}{TIMES})"
+    scores = (score_text(each) for each in (artifact.validation, artifact.score))
+    numbers = "as trained" if artifact.trained_as_shipped else "made afterwards"
+    download = size(sum(file.size for file in artifact.files))
+    return artifact.name, ARTIFACT_FORMATS[artifact.kind].runs_in, download, latency, *scores, numbers
 
 
 def _table(found: Sequence[Sequence[str]]) -> Table:
@@ -294,7 +312,7 @@ def _measured(report: Report) -> str:
 
 def report_table(report: Report) -> RenderableType:
     """Return the tables, the conditions, the targets and the notes, for a terminal."""
-    parts: list[RenderableType] = [row_table(report.rows, report.task), *map(_table, further_lines(report.rows))]
+    parts: list[RenderableType] = [row_table(report.rows, report.task), *map(_table, further_lines(report))]
     parts.append(Text(one_line(_measured(report)), style="dim"))
     for title, found in _sections(report):
         parts += [Text(f"\n{one_line(title)}", style="bold")] if title and found else []
@@ -315,7 +333,7 @@ def _markdown_table(found: Sequence[Sequence[str]]) -> list[str]:
 def report_markdown(report: Report) -> str:
     """Return the same as Markdown, for a pull request or a page."""
     text = _markdown_table([HEADERS, *lines(report.rows, report.task)])
-    for further in further_lines(report.rows):
+    for further in further_lines(report):
         text += ["", *_markdown_table(further)]
     text += ["", _measured(report)]
     for title, found in _sections(report, "`"):

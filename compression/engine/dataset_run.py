@@ -289,8 +289,8 @@ class DatasetRun:
 
     def further_forms(self) -> Generator[Event, None, list[tuple[Kind, bool]]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
-        exporters, failed = further_exporters(self.state.model)
-        yield from (Log(level="warning", message=message) for message in failed)
+        exporters, left_out = further_exporters(self.state.model, self.data.spec.recipe.artifacts)
+        yield from (Log(level="warning", message=message) for message in left_out)
         generates = TASKS[self.data.task.name].generates
         whole = [(kind, False) for kind in exporters if kind != self.kind]
         return whole + [(kind, True) for kind, exporter in exporters.items() if generates and exporter.writes_half]

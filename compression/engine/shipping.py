@@ -234,6 +234,8 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         opens_with=exporter.opens_with(request.precision, run.task, split=len(weights) > 1),
         part=run.part,
         compared_on=written.compared,
+        latency=found.latency,
+        trained_as_shipped=exporter.trained_as_shipped(request.precision, written.simulation),
         answers=found.answers,
     )
     size = Size(

@@ -145,20 +145,21 @@ def sample_answers(
 
 
 def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> tuple[Latency | NotMeasured, float]:
-    """Time an artifact of the primary format and its baseline in turns. Returns the latency and the share of the baseline's
-    time that is saved; of other formats why they are not timed.
+    """Time an artifact of the primary format, or of one that serves, and its baseline of the primary format in turns.
+
+    Returns the latency and the share of the baseline's time that is saved; of other formats why they are not timed.
     """
     form, threads = ARTIFACT_FORMATS[spec.kind], spec.evaluate.threads
-    if not form.primary:
-        timed = next(one for one in ARTIFACT_FORMATS.values() if one.primary)
-        beside = spec.baseline is not None and any(any(Path(spec.baseline).glob(pattern)) for pattern in timed.weights)
+    timed = next(one for one in ARTIFACT_FORMATS.values() if one.primary)
+    beside = spec.baseline is not None and any(any(Path(spec.baseline).glob(pattern)) for pattern in timed.weights)
+    if not form.primary and not (form.timed and beside):
         if beside and not TASKS[spec.task].generates:
             cause = f"The baseline runs in {timed.runs_in} and this checkpoint in {form.runs_in}"
             cause += ": their ratio would compare runtimes."
         else:
             cause = f"Models are timed in {timed.runs_in} alone, and this is a checkpoint of {form.runs_in}."
         return NotMeasured(not_measured=cause), 0.0
-    against = open_artifact(spec.kind, Path(spec.baseline), threads=threads) if spec.baseline else None
+    against = open_artifact(timed.name, Path(spec.baseline), threads=threads) if spec.baseline else None
     with host_lock() as turn:
         if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
             ids = example.arrays["input_ids"]

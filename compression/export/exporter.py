@@ -15,7 +15,7 @@ from compression.modalities.modality import RawInput
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
 from compression.quantization.fake_quantize import Simulation, left_in_float
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind, further_formats
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.schemes import SCHEMES, Scheme
@@ -31,6 +31,7 @@ class Exporter(ABC):
     writes_half: ClassVar[bool] = False  #: whether a language model also ships in it in 16 bits
     quantizes_transposed: ClassVar[bool] = True  #: whether it quantizes layers with weights of (inputs, outputs), as in GPT-2
     packs_integers: ClassVar[bool] = True  #: whether integers of less than 8 bits take less than a byte
+    is_simulated: ClassVar[bool] = True  #: whether its integers are those that training simulates, up to the runtime's rounding
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
@@ -81,6 +82,10 @@ class Exporter(ABC):
             return "mixed"
         return SCHEMES[scheme].precision
 
+    def trained_as_shipped(self, precision: ArtifactPrecision, simulation: Simulation | None) -> bool:
+        """Return whether training computed with an artifact's numbers: its integers, or float32 where none are simulated."""
+        return self.is_simulated and precision in INTEGERS if simulation is not None else precision == "float32"
+
     def stored_as(self, model: nn.Module, precision: ArtifactPrecision) -> str:
         """Return the precision of an artifact's weights, and how many parameters stayed in floating point."""
         if precision not in INTEGERS:
@@ -99,15 +104,22 @@ def exporter_of(kind: Kind) -> Exporter:
     return found
 
 
-def further_exporters(model: nn.Module) -> tuple[dict[Kind, Exporter], list[str]]:
-    """Return the exporters of further formats that a model can have, and which of packages fail and are left out."""
-    found, failed = {}, []
-    for kind, spec in ARTIFACT_FORMATS.items():
+def further_exporters(model: nn.Module, asked: Sequence[str] | None) -> tuple[dict[Kind, Exporter], list[str]]:
+    """Return the exporters of further formats that a model can have, and which are left out and why: those of packages that
+    fail, and those that are asked for by name and cannot state it. asked: the recipe's `artifacts`.
+    """
+    found, left_out = {}, []
+    for kind, spec in further_formats(asked).items():
         try:
-            if not spec.primary and exporter_of(kind).hinders(model) is None:
-                found[kind] = exporter_of(kind)
+            exporter = exporter_of(kind)
+            why = exporter.hinders(model)
         except Exception as problem:
             if spec in BUILT_IN:
                 raise
-            failed.append(f"The exporter of {kind} is left out: {problem}."[:4000])
-    return found, failed
+            left_out.append(f"The exporter of {kind} is left out: {problem}."[:4000])
+            continue
+        if why is None:
+            found[kind] = exporter
+        elif asked is not None:
+            left_out.append(f"There is no {kind} artifact: {why.rstrip('.')}."[:4000])
+    return found, left_out

@@ -12,7 +12,7 @@ from compression.planning import preparation
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN
+from compression.schema.artifact_formats import BUILT_IN, further_formats
 from compression.schema.config import Config
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.base import Split
@@ -308,16 +308,17 @@ def added_stages(recipe: Recipe) -> list[str]:
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
-    """Return the models of a job's artifacts, at most: one per row, and the headline again in the form of its own library.
+    """Return the models of a job's artifacts, at most: one per row, and the headline again in each further format.
 
-    A language model's headline has two such forms; so has the pruned model, if an earlier stage is the headline.
+    A language model's headline has two forms of its own library; so has the pruned model, if an earlier stage is the headline.
     """
-    smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
-    whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
-    cut = (recipe.prune is not None) + (recipe.distill is not None) + 2 * (language and smaller)
-    return [model] * whole + [result] * (
-        cut + len(added_stages(recipe)) + sum(spec not in BUILT_IN for spec in ARTIFACT_FORMATS.values())
-    )
+    further = further_formats(recipe.artifacts).values()
+    libraries = sum(one in BUILT_IN and one.by_default for one in further)
+    own = (libraries > 0) * (2 if language else 1)  # a model came from one library
+    smaller = language and (recipe.prune is not None or result.parameters.total < model.parameters.total)
+    rows = (recipe.prune is not None) + (recipe.distill is not None) + len(added_stages(recipe))
+    others = len(further) - libraries
+    return [model] * (1 + (recipe.quantize is not None) + own) + [result] * (rows + smaller * own + (1 + smaller) * others)
 
 
 def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:

@@ -1,10 +1,12 @@
 """The formats of artifacts. Torch-free.
 
 A package that is installed beside Lathe adds a format by an entry point of the group `lathe.exporters` that names a
-`FormatSpec`. A job ships it once, at its end: the headline's model in that format, with figures of its own.
+`FormatSpec`. A job ships it once, at its end: the headline's model in that format, with figures of its own. Which formats
+those are is said by the recipe's `artifacts`; if it says nothing, by `by_default`.
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from compression.schema.plugins import add_plugins
@@ -50,6 +52,17 @@ def _add(spec: FormatSpec) -> None:
 
 
 add_plugins("lathe.exporters", FormatSpec, _add)
+
+
+def further_formats(asked: Sequence[str] | None) -> dict[str, FormatSpec]:
+    """Return the formats that a job's result is also shipped in. asked: the recipe's `artifacts`; None: those by default."""
+    return {
+        name: spec
+        for name, spec in ARTIFACT_FORMATS.items()
+        if not spec.primary and (spec.by_default if asked is None else name in asked)
+    }
+
+
 if TYPE_CHECKING:  # the names are known only after the packages beside this one are loaded
     Kind: TypeAlias = str
 else:

@@ -104,4 +104,8 @@ class FormatSpec:
     runs_in: str  #: the name of that runtime for people
     weights: tuple[str, ...]  #: patterns of the files that hold its weights
     tags: tuple[str, ...] = ()  #: of its model card, beside the name of its library
-    primary: bool = False  #: whether a stage ships its model in it if it can; models are timed and predict in it alone
+    primary: bool = False  #: whether a stage ships its model in it if it can; rows are timed and predict in it alone
+    by_default: bool = True  #: whether a job ships it whose recipe names no artifacts
+    timed: bool = False  #: of a further format: whether it is timed beside the baseline's primary artifact, because it serves
+    generates: bool | None = None  #: whether it is for language models alone (True), or for all other tasks (False)
+    families: tuple[str, ...] = ()  #: the families of models that it can state; empty: any

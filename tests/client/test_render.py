@@ -11,7 +11,7 @@ from compression.planning.verdicts import choose, judged
 from compression.schema.report.averages import mean_row
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
-from compression.schema.report.report import verdicts
+from compression.schema.report.report import File, verdicts
 from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
 from tests.support.saying import says
 
@@ -43,6 +43,21 @@ def test_a_forecast_tells_multiply_adds_and_no_list_of_widths() -> None:
     found = Preflight(shape=shape, multiply_adds=600, baseline_multiply_adds=1000)
     assert render.forecast_lines(found) == ["Shape: layers 8, hidden 512", "Multiply-adds: 600 (−40.0 %)"]
     assert render.forecast_lines(Preflight(shape={"layers": 6})) == ["Shape: layers 6"]
+
+
+def test_formats_beside_the_stages_have_a_table_with_figures_of_their_own() -> None:
+    known = report()
+    (own,), latency = known.artifacts, known.rows[-1].latency
+    weights = File(path="model.safetensors", size=14_100_000, sha256="0" * 64)
+    more = {"name": "distilled-transformers-int8", "kind": "transformers", "files": (weights,), "validation": own.score}
+    found = own.model_copy(update=more | {"latency": latency, "trained_as_shipped": False})
+    text = render.report_markdown(report(artifacts=(own.model_copy(update={"trained_as_shipped": True}), found)))
+    score = "78.40 ± 1.00 %"
+    line = f"| distilled-transformers-int8 | PyTorch | 14.10 MB | 6.40 ms (2.50×) | {score} | {score} | made afterwards |"
+    assert [each for each in text.splitlines() if "PyTorch" in each] == [line]
+    assert "its numbers" not in render.report_markdown(known)  # of before it was known
+    untimed = found.model_copy(update={"latency": NotMeasured(not_measured="another runtime"), "trained_as_shipped": True})
+    assert render.format_lines(report(artifacts=(untimed,)))[1][3:] == ("–", "78.40 ± 1.00 %", "78.40 ± 1.00 %", "as trained")
 
 
 def test_the_baseline_has_no_change() -> None:

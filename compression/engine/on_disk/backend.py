@@ -38,8 +38,8 @@ from compression.planning.distillation_rules import check_models
 from compression.planning.on_disk import may_be_whole, untrained, whole_bytes
 from compression.pruning.scores import CALIBRATION_BATCH
 from compression.quantization.fake_quantize import Simulation
-from compression.schema.artifact_formats import TRANSFORMERS, ArtifactPrecision
-from compression.schema.events import Event
+from compression.schema.artifact_formats import ONNX, TRANSFORMERS, ArtifactPrecision
+from compression.schema.events import Event, Log
 from compression.schema.job_spec import DatasetSpec, Spec
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
@@ -183,8 +183,11 @@ class OnDiskRun:
         return checkpoints.write_whole(folder, facts)
 
     def ship_more(self, chosen: Stage, rows: Sequence[Row], folder_of: Callable[[Stage], Path]) -> Iterator[Event]:  # noqa: ARG002
-        """Ship nothing more: each stage has shipped all forms that fit."""
-        return iter(())
+        """Ship nothing more: each stage has shipped all forms that fit. The log names those that are asked for and left out."""
+        for kind in self.data.spec.recipe.artifacts or ():
+            if kind not in (ONNX.name, TRANSFORMERS.name):
+                why = "a model that goes from file to file has ONNX files and checkpoints of transformers alone"
+                yield Log(level="warning", message=f"There is no {kind} artifact: {why}.")
 
     def as_sent(self) -> Generator[Event, None, Made]:
         """Ship the uploaded checkpoint unchanged, as the baseline."""

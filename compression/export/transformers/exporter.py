@@ -35,7 +35,7 @@ from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
 from compression.models.linear_layers import is_transposed
 from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
-from compression.quantization.fake_quantize import DYNAMIC, quantizable, remove_fake_quantization, simulation_of
+from compression.quantization.fake_quantize import DYNAMIC, Simulation, quantizable, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
 from compression.schema.recipe.base import Task
 from compression.schema.schemes import SCHEMES
@@ -78,6 +78,14 @@ class TransformersExporter(Exporter):
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the config that lies beside the weights. tokenizer_config.json has max_length."""
         return cast(dict[str, Any], json.loads((folder / "config.json").read_text("utf-8")))
+
+    def trained_as_shipped(self, precision: ArtifactPrecision, simulation: Simulation | None) -> bool:
+        """Return whether the checkpoint has the integers of training: torchao's own differ, and so do its ranges."""
+        if simulation is not None:
+            scheme = SCHEMES[simulation.scheme]
+            if scheme.calibrated or (scheme.rounds_activations and not simulation.portable):
+                return False
+        return super().trained_as_shipped(precision, simulation)
 
     def reads_as_filed(self, folder: Path) -> bool:
         """Return whether stock AutoTokenizer tokenizes texts as tokenizer.json does."""

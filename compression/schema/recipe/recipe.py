@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, JsonValue, TypeAdapter, WrapValidat
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
+from compression.schema.artifact_formats import Kind
 from compression.schema.config import Config
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Precision
@@ -123,6 +124,9 @@ class Recipe(Config):
     prune: Prune | None = Prune()
     distill: Distill | None = Distill()
     train: Train = Train()
+    artifacts: Annotated[tuple[Kind, ...] | None, Field(max_length=32, exclude_if=lambda value: value is None)] = None
+    """Formats in which the result is shipped beside the ONNX files of the stages. null: the checkpoint of the library that the
+    model came from, and those of installed packages. []: none."""
     remedy: Annotated[
         SkipJsonSchema[JsonValue],
         BeforeValidator(lambda value: None if value == "report" else value),

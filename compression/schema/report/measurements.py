@@ -122,8 +122,9 @@ class Generation(Config):
 class Latency(Config):
     """Latency of baseline and candidate, interleaved in one fresh process. Milliseconds.
 
-    Device, runtime and threads are the same. The time is of one batch of `length` tokens, or of rows that have none (0); for a
-    language model, of one further token per row, after a prompt of `length` tokens.
+    Device and threads are the same, and the runtime, unless an artifact of a further format has its own. The time is of one
+    batch of `length` tokens, or of rows that have none (0); for a language model, of one further token per row, after a prompt
+    of `length` tokens.
     """
 
     median_ms: float

@@ -11,7 +11,7 @@ from compression.schema.recipe.base import JobTask, Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
+from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
 from compression.schema.stages import Stage
 
@@ -45,6 +45,11 @@ class Artifact(Config):
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
     compared_on: ComparedAnswers | NotCompared | None = None
     """Comparison of an ONNX file with 8-bit products on processors without VNNI; null for others, and in older reports."""
+    latency: Latency | NotMeasured | None = None
+    """In its own runtime, in turns with the original's ONNX file in ONNX Runtime; null in older reports."""
+    trained_as_shipped: bool | None = None
+    """Whether training computed with its very numbers; false: they were made of the trained weights afterwards. null in older
+    reports."""
     answers: Annotated[tuple[SampleAnswer, ...], Field(max_length=MOST_SAMPLES)] = ()
     """To the report's `samples` of its dataset, in their order; none in older reports."""
 

@@ -33,7 +33,8 @@ RECIPES: list[Json] = json.loads("""
       "back_translation": {"models": ["there", "back"]}, "splices": 4}},
   "train": {
     "batch": 24, "accumulate": 3, "max_length": 96, "seed": 5, "warmup": 0.05, "decay": 0.02, "precision": "float32",
-    "recompute": true, "max_steps": 4000, "max_minutes": 30.5}},
+    "recompute": true, "max_steps": 4000, "max_minutes": 30.5},
+  "artifacts": ["onnx"]},
  {"quantize": {"scheme": "weight-only-int4", "group_size": 64},
   "prune": {
     "ratio": {"experts": 0.4, "expert_ffn": 0.2, "query_rank": 0.15, "kv_rank": 0.1},

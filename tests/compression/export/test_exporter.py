@@ -78,10 +78,11 @@ run = RunSettings(
 )
 asked = dict(kind="tape", stage="baseline", precision="float32", preprocessor=output / "tokenizer", max_length=8)
 shipped = run_silently(ship(model, ArtifactRequest(**asked), run))
-(applying, failed), model.config.num_labels = further_exporters(model), 1
+(applying, failed), model.config.num_labels = further_exporters(model, None), 1
 print(json.dumps({"artifact": shipped.artifact.model_dump(mode="json"), "bytes": shipped.size.bytes,
     "latency": shipped.latency.not_measured, "applying": [*applying], "failed": failed,
-    "without": [*further_exporters(model)[0]]}))
+    "without": [*further_exporters(model, None)[0]], "none": further_exporters(model, ()),
+    "asked": further_exporters(model, ("tape", "timm"))[1]}))
 """
 
 
@@ -112,3 +113,8 @@ def test_an_installed_format_is_written_verified_measured_and_described_by_its_o
     # One that applies, one that is broken, and a model that the first cannot have.
     assert (found["applying"], found["without"]) == (["transformers", "tape"], ["transformers"])
     assert found["failed"] == ["The exporter of gone is left out: module 'toy_engine' has no attribute 'NOTHING'."]
+    assert found["none"] == [{}, []]
+    assert found["asked"] == [  # nothing is said of those that nobody asks for
+        "There is no timm artifact: It is no model of timm.",
+        "There is no tape artifact: it has no classes.",
+    ]

@@ -99,7 +99,8 @@ export function form(root, path, onChange) {
     return { element: field, value: () => input.checked, set: (value) => { input.checked = value; } };
   }
 
-  function several(name, schema, where, options) {
+  // With nothing checked an optional list is null.
+  function several(name, schema, where, options, optional) {
     const box = made("fieldset", { class: "choices" }, made("legend", {}, words(name)));
     const inputs = options.map((option) => {
       const input = made("input", { type: "checkbox", value: option });
@@ -112,10 +113,11 @@ export function form(root, path, onChange) {
     const wrong = made("span", { class: "wrong" });
     box.append(wrong);
     byPath.set(where, { input: inputs[0], wrong });
+    const checked = () => inputs.filter((input) => input.checked).map((input) => input.value);
     return {
       element: box,
-      value: () => inputs.filter((input) => input.checked).map((input) => input.value),
-      set: (value) => inputs.forEach((input) => { input.checked = value.includes(input.value); }),
+      value: () => (optional && !checked().length ? null : checked()),
+      set: (value) => inputs.forEach((input) => { input.checked = value?.includes(input.value) ?? false; }),
     };
   }
 
@@ -175,7 +177,7 @@ export function form(root, path, onChange) {
     if (one.enum) return choice(name, schema, where, optional ? [null, ...one.enum] : one.enum);
     if (one.type === "boolean") return switched(name, schema, where);
     if (one.type === "integer" || one.type === "number") return numeric(name, schema, where, optional);
-    if (one.type === "array" && followed(one.items ?? {}).enum) return several(name, schema, where, followed(one.items).enum);
+    if (one.type === "array" && followed(one.items ?? {}).enum) return several(name, schema, where, followed(one.items).enum, optional);
     return written(name, schema, where, one.type === "string");
   }
 

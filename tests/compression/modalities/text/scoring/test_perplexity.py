@@ -144,6 +144,7 @@ def test_a_preflight_says_where_a_score_will_hardly_be_had() -> None:
         ({}, (4, 4), (3, 2)),  # the headline may be the model of integers: two forms of it, and two of what it was cut to
         ({"prune": None}, (4, 1), (3, 1)),
         ({"prune": None, "distill": None}, (4, 0), (3, 0)),
+        ({"artifacts": ()}, (2, 2), (2, 2)),
     ],
 )
 def test_checkpoints_are_scored_too(changes: dict[str, Any], language: tuple[int, int], others: tuple[int, int]) -> None:
