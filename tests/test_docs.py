@@ -5,6 +5,7 @@ import re
 from app.core.errors import ALL_PROBLEMS
 from app.core.failures import FAILURES
 from app.core.settings import Settings
+from compression.schema.artifact_formats import BUILT_IN
 from compression.schema.errors import ALL_ERRORS
 from scripts import schema
 from tests.conftest import ROOT
@@ -20,6 +21,13 @@ def test_every_code_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
 def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert [name for name in Settings.model_fields if f"LATHE_{name.upper()}`" not in text] == []
+
+
+def test_every_format_has_its_row() -> None:
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    usual = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (always|yes|no) \|", text, re.MULTILINE))
+    expected = {spec.name: "always" if spec.primary else "yes" if spec.by_default else "no" for spec in BUILT_IN}
+    assert usual == expected
 
 
 def test_the_schema_of_before_json_is_that_of_the_code() -> None:
