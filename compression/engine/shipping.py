@@ -39,6 +39,7 @@ from compression.system import durable_files
 from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
 from compression.system.progress import Step, run_silently
 
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TIMED_SECONDS = 3.0  #: timing of a candidate shape and its baseline together: enough to tell neighbouring shapes' medians apart
 
 
@@ -148,6 +149,7 @@ class WrittenArtifact:
     compared: ComparedAnswers | NotCompared | None = None
     unmeasured: str | None = None  #: why it cannot be measured
     raw: RawInput | None = None  #: the input that its file has in place of the model's
+    trained_as_shipped: bool | None = None  #: whether training computed with its numbers; None where nothing trains
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def ship(
     with durable_files.folder(run.place_of(request)) as folder:
         pad_id, raw = run.write(model, folder, request)
         scorer, sample = scorer_of(run.task, run.evaluate, run.labels), list(run.sample)
-        int8, half = simulation is not None, precision == "bfloat16"
+        int8, half = simulation is not None, HALVES.get(precision)
         verify(model, folder, kind=request.kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
         compared = None
         if simulation is not None:
@@ -210,6 +212,7 @@ def ship(
             flops=count_flops(model, run.evaluate, run.task),
             compared=compared,
             raw=raw,
+            trained_as_shipped=exporter.trained_as_shipped(precision, simulation_of(model)),
         )
         measured = yield from measure_written(written, run)
         return measured.complete(rows(measured.shipped))
@@ -235,7 +238,7 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         part=run.part,
         compared_on=written.compared,
         latency=found.latency,
-        trained_as_shipped=exporter.trained_as_shipped(request.precision, written.simulation),
+        trained_as_shipped=written.trained_as_shipped,
         answers=found.answers,
     )
     size = Size(

@@ -76,7 +76,7 @@ def verify(
     *,
     kind: Kind,
     int8: bool,
-    half: bool = False,
+    half: torch.dtype | None = None,
     sample: list[Row],
     scorer: Scorer,
     pad_id: int,
@@ -84,9 +84,10 @@ def verify(
     """Compare logits at batch size 1 and in one padded batch. Raises ExportMismatch.
 
     model: the engine's model, with simulated integers if `int8`; sample: at least one row, in the form that `scorer` reads.
-    half: the artifact is in bfloat16. Without `int8` it has none of the model's integers. If only weights are integers, no
-    value is rounded that the order of sums could change, so the FP32 bound applies. Rounding may change a token's choice of
-    experts, which is allowed; else only tokens without a firm choice in the engine's own model are excluded (`on_the_edge`).
+    half: the 16 bits of an artifact that has them. Without `int8` it has none of the model's integers. If only weights are
+    integers, no value is rounded that the order of sums could change, so the FP32 bound applies. Rounding may change a token's
+    choice of experts, which is allowed; else only tokens without a firm choice in the engine's own model are excluded
+    (`on_the_edge`).
     """
     exporter, runner = exporter_of(kind), open_artifact(kind, folder, threads=torch.get_num_threads())
     exporter.check_interface(runner, model, folder)
@@ -98,8 +99,8 @@ def verify(
     exact = not int8 or (simulation is not None and not SCHEMES[simulation.scheme].rounds_activations)
     expected = answers(twin, asked)
     remove_fake_quantization(twin)
-    if half:
-        allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
+    if half is not None:
+        allowed = limit(expected, answers(twin.to(half), asked), noise=HALF_NOISE)
     else:
         allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else exporter.rounding_noise)
     del twin
@@ -108,7 +109,7 @@ def verify(
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
         return lambda read: answers(again, read), again.get_input_embeddings()  # type: ignore[operator]
 
-    return compare_runner(runner, model, scorer, asked, expected, allowed, rounded=half or not exact, engine=engine)
+    return compare_runner(runner, model, scorer, asked, expected, allowed, rounded=half is not None or not exact, engine=engine)
 
 
 def compare_runner(
@@ -232,9 +233,10 @@ def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
 @torch.inference_mode()
 def answers(model: nn.Module, asked: Sequence[Inputs]) -> Logits:
     """Run the engine's model on the CPU. -> (rows of all batches, labels), or (real tokens of all batches, …)."""
-    out, names, outputs = [], inputs_of(model), outputs_of(model)
+    out, names, outputs, dtype = [], inputs_of(model), outputs_of(model), next(model.parameters()).dtype
     for batch in asked:
-        inputs = {name: torch.from_numpy(batch.arrays[name]) for name in names}
+        given = ((name, torch.from_numpy(batch.arrays[name])) for name in names)
+        inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in given}
         answer = model(**inputs)
         found = [answer[name].float().numpy() for name in outputs]
         out.append(batch.real(found[0] if len(found) == 1 else np.stack(found, axis=-1)))

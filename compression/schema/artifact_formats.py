@@ -7,6 +7,7 @@ those are is said by the recipe's `artifacts`; if it says nothing, by `by_defaul
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from compression.schema.plugins import add_plugins
@@ -35,7 +36,23 @@ TIMM = FormatSpec(
     runs_in="timm",
     weights=("*.safetensors",),
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM)
+BFLOAT16 = replace(
+    TRANSFORMERS,
+    name="transformers-bf16",
+    engine="compression.export.transformers.exporter:HALF",
+    by_default=False,
+    generates=False,  # a language model's checkpoint ships in both forms
+)
+FLOAT16 = replace(
+    ONNX,
+    name="onnx-f16",
+    engine="compression.export.onnx.half:EXPORTER",
+    primary=False,
+    by_default=False,
+    timed=True,
+    generates=False,
+)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

@@ -67,7 +67,9 @@ class TransformersRunner(_Opened):
 
     def logits(self, batch: Inputs) -> Logits:
         """Return the logits of a batch; start and end logits are stacked if the model has both."""
-        given = {name: torch.from_numpy(value) for name, value in batch.arrays.items()}
+        arrays = ((name, torch.from_numpy(value)) for name, value in batch.arrays.items())
+        dtype: torch.dtype = self.model.dtype  # type: ignore[assignment]  # of every PreTrainedModel
+        given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arrays}
         if not self.types:
             given.pop("token_type_ids", None)
         with torch.no_grad():  # in inference mode torchao's tensors cannot be indexed, as experts need

@@ -38,7 +38,7 @@ from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
 from compression.quantization.fake_quantize import DYNAMIC, Simulation, quantizable, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import INTEGERS, ArtifactPrecision
 from compression.schema.recipe.base import Task
-from compression.schema.schemes import SCHEMES
+from compression.schema.schemes import SCHEMES, Scheme
 
 FILE = "model.safetensors"
 ONE_SHARD = 64 * 10**9  #: bytes; all weights go to one file, so its size is the artifact's size
@@ -92,7 +92,34 @@ class TransformersExporter(Exporter):
         return not (folder / "tokenizer.json").is_file() or loading.reads_as_filed(folder)
 
 
-EXPORTER = TransformersExporter()
+class HalfExporter(TransformersExporter):
+    """Checkpoints in bfloat16 of the float32 weights, for tools and devices that have no use for our integers."""
+
+    card = "transformers"
+    writes_half = False
+
+    def hinders(self, model: nn.Module) -> str | None:
+        """Return why transformers has no such model."""
+        found = adapter_of(model).stock(_in_float(model)) if isinstance(model, PreTrainedModel) else None
+        return found if isinstance(found, str) else None
+
+    def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
+        """Write config.json and model.safetensors. Raises TypeError for a model that `hinders` names a reason for."""
+        super().write(_in_float(model), folder, precision)
+
+    def precision_of(self, scheme: Scheme | None, model: nn.Module) -> ArtifactPrecision:  # noqa: ARG002
+        """Return bfloat16."""
+        return "bfloat16"
+
+
+EXPORTER, HALF = TransformersExporter(), HalfExporter()
+
+
+def _in_float(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy without simulated integers."""
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    remove_fake_quantization(twin)
+    return twin
 
 
 def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:

@@ -48,8 +48,8 @@ class Artifact(Config):
     latency: Latency | NotMeasured | None = None
     """In its own runtime, in turns with the original's ONNX file in ONNX Runtime; null in older reports."""
     trained_as_shipped: bool | None = None
-    """Whether training computed with its very numbers; false: they were made of the trained weights afterwards. null in older
-    reports."""
+    """Whether training computed with its very numbers; false: they were made of the trained weights afterwards. null where a
+    model goes from file to file, which trains nothing, and in older reports."""
     answers: Annotated[tuple[SampleAnswer, ...], Field(max_length=MOST_SAMPLES)] = ()
     """To the report's `samples` of its dataset, in their order; none in older reports."""
 
