@@ -40,7 +40,6 @@ GROUP_SIZES = (128, 64, 32)  #: inputs that share a scale of 4-bit weights, as v
 class CompressedTensorsExporter(TransformersExporter):
     """What the formats have in common."""
 
-    templates: ClassVar[Path] = TransformersExporter.templates
     card = "compressed_tensors"
     library = "transformers"
     computes_in_half = True
@@ -65,20 +64,26 @@ class CompressedTensorsExporter(TransformersExporter):
         return values
 
     def hinders(self, model: nn.Module) -> str | None:
-        """Return why compressed-tensors has no form of the model, or why its files cannot be reopened here."""
+        """Return why there is no such form of the model, or why its files cannot be reopened here."""
+        if (reason := self.lacks(model)) is not None:
+            return reason
+        if not is_compressed_tensors_available():
+            return "The worker lacks the package compressed-tensors, with which transformers reopens the files."
+        return super().hinders(model)
+
+    def lacks(self, model: nn.Module) -> str | None:
+        """Return why compressed-tensors has no form of the model."""
         if not isinstance(model, PreTrainedModel) or not hasattr(adapter_of(model), "block"):
-            return "compressed-tensors has a form of decoders and encoders of text alone."
+            return "compressed-tensors has forms of decoders and encoders of text alone."
         if any(True for _ in fused_expert_modules(model)):
             return "Its experts' weights are in one tensor a layer, of which compressed-tensors has no form."
         if any(map(is_transposed, model.modules())):
             return "Its linear layers are of transformers' class Conv1D, which compressed-tensors leaves in floating point."
-        if not is_compressed_tensors_available():
-            return "The worker lacks the package compressed-tensors, which reopens the files to check them."
-        return super().hinders(model)
+        return None
 
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:  # noqa: ARG002
-        """Write config.json and model.safetensors. Raises TypeError for a model that `hinders` names a reason for."""
-        if (reason := self.hinders(model)) is not None:
+        """Write config.json and model.safetensors. Raises TypeError for a model that `lacks` names a reason for."""
+        if (reason := self.lacks(model)) is not None:
             raise TypeError(reason)
         twin = copy.deepcopy(model).to("cpu", torch.bfloat16).eval()
         remove_fake_quantization(twin)
@@ -167,9 +172,9 @@ class Int4Exporter(CompressedTensorsExporter):
     format = "pack-quantized"
     precision = "int4"
 
-    def hinders(self, model: nn.Module) -> str | None:
-        """Return why compressed-tensors has no form of the model: also if no groups divide the layers' inputs."""
-        if (reason := super().hinders(model)) is not None:
+    def lacks(self, model: nn.Module) -> str | None:
+        """Return why compressed-tensors has no form of the model: also if no groups divide a layer's inputs."""
+        if (reason := super().lacks(model)) is not None:
             return reason
         odd = [(name, layer) for name, layer in quantized(model) if layer.in_features % GROUP_SIZES[-1]]
         return f"The {odd[0][1].in_features} inputs of {odd[0][0]} are no whole groups of {GROUP_SIZES[-1]}." if odd else None
