@@ -195,7 +195,7 @@ def test_reopened_it_answers_as_the_engine_does(kind: str, family: str, tmp_path
     tensors = written(model, kind, tmp_path)
     agreement = reopened(model, kind, tmp_path)
     assert 0 < agreement.difference < agreement.allowed.rms
-    # A single layer's scales, a third too large, are noticed: the bound is no formality.
+    # A single layer's scales, four times too large, are noticed: the bound is no formality.
     name = next(name for name in tensors if name.endswith("v_proj.weight_scale"))
     save_file({**tensors, name: tensors[name] * 4}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ExportMismatch):
