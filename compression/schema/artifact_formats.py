@@ -45,7 +45,7 @@ COMPRESSED_TENSORS = tuple(
     for name in ("w8a8", "w4a16", "fp8")
 )
 """Checkpoints that transformers and vLLM open."""
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, *COMPRESSED_TENSORS)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

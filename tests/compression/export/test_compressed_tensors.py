@@ -27,7 +27,7 @@ from compression.models.adapters.structure import PruningPlan
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.quantization.weight_only import dequantized_weights, grouped_integers
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, COMPRESSED_TENSORS
+from compression.schema.artifact_formats import COMPRESSED_TENSORS
 from compression.schema.errors import ExportMismatch
 from compression.schema.recipe.recipe import Evaluate
 from tests.support import tiny_bert
@@ -50,12 +50,6 @@ SAMPLE = [{"text": text} for text in TEXTS]
 reopens = pytest.mark.skipif(
     importlib.util.find_spec("compressed_tensors") is None, reason="compressed-tensors is not installed"
 )
-
-
-@pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for one in COMPRESSED_TENSORS:
-        monkeypatch.setitem(ARTIFACT_FORMATS, one.name, one)
 
 
 def cut(family: str, simulation: Simulation | None, **changes: Any) -> PreTrainedModel:
