@@ -1,6 +1,7 @@
 """The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
 # ruff: noqa: ARG002 (methods that a format overrides)
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -8,13 +9,14 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from compression.modalities.modality import RawInput
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
-from compression.quantization.fake_quantize import Simulation, left_in_float
+from compression.quantization.fake_quantize import Simulation, left_in_float, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind, further_formats
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
@@ -26,13 +28,17 @@ class Exporter(ABC):
 
     templates: ClassVar[Path] = Path(__file__).parent / "templates"
     """Folder of the model card's templates: FORMAT.md.j2, and FORMAT/ANSWER.py.j2 with code that opens the artifact."""
-    card: ClassVar[str | None] = None  #: the format whose templates it shares; None: its own name
     rounding_noise: ClassVar[float] = 2.0
     """Tolerance for an artifact of integers, in units of the change that the simulation causes (`parity_check.limit`)."""
     writes_half: ClassVar[bool] = False  #: whether a language model also ships in it in 16 bits
     quantizes_transposed: ClassVar[bool] = True  #: whether it quantizes layers with weights of (inputs, outputs), as in GPT-2
     packs_integers: ClassVar[bool] = True  #: whether integers of less than 8 bits take less than a byte
     is_simulated: ClassVar[bool] = True  #: whether its integers are those that training simulates, up to the runtime's rounding
+    computes_in: ClassVar[torch.dtype | None] = None  #: the 16 bits that readers compute in, whatever the weights are
+    card: ClassVar[str | None] = None  #: the name of its card's template; None: the library's
+    needs: ClassVar[str] = ""  #: packages that its library needs beside itself, for the card's code
+    library: ClassVar[str | None] = None
+    """The library that opens it, as hubs name it, and the folder of the templates with its code; None: the format's name."""
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
@@ -71,6 +77,17 @@ class Exporter(ABC):
         """Compare predictions on other processors with this one's; None if they cannot differ. seconds: the time limit."""
         return None
 
+    def reference(self, model: nn.Module, *, int8: bool) -> nn.Module:
+        """Return a float32 copy on the CPU that computes as the artifact does. int8: with its integers."""
+        if int8:
+            return copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return plain(model)
+
+    def rounds_activations(self, model: nn.Module, *, int8: bool) -> bool:
+        """Return whether the artifact rounds activations. int8: it has the model's integers, or else dynamic-int8's."""
+        simulation = simulation_of(model)
+        return int8 and (simulation is None or SCHEMES[simulation.scheme].rounds_activations)
+
     def reads_as_filed(self, folder: Path) -> bool:
         """Return whether the code on the card tokenizes texts as tokenizer.json does."""
         return True
@@ -94,6 +111,13 @@ class Exporter(ABC):
         stored = precision if self.packs_integers else "int8"
         left = left_in_float(model, transposed=not self.quantizes_transposed)
         return f"{stored}, {left:,} parameters float32" if left else stored
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Return a float32 copy of a model on the CPU, without simulated integers."""
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    remove_fake_quantization(twin)
+    return twin
 
 
 @cache

@@ -53,7 +53,7 @@ class ModelCard:
 
     def render(self) -> str:
         """Return the card in Markdown."""
-        return self._render(f"{self._library}.md.j2")
+        return self._render(f"{exporter_of(self.artifact.kind).card or self._library}.md.j2")
 
     def usage(self) -> str:
         """Return the code that opens the artifact and predicts with it."""
@@ -61,8 +61,8 @@ class ModelCard:
 
     @property
     def _library(self) -> str:
-        """The format whose templates and tools are the artifact's."""
-        return exporter_of(self.artifact.kind).card or self.artifact.kind
+        """The library that opens the artifact."""
+        return exporter_of(self.artifact.kind).library or self.artifact.kind
 
     def _render(self, template: str) -> str:
         folder, package = exporter_of(self.artifact.kind).templates, TASKS[self.task].card.templates
@@ -86,6 +86,7 @@ class ModelCard:
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
             "metadata": self._metadata(text, self.origin) if self.origin is not None else None,
             "most_files": MOST_FILES,
+            "needs": exporter_of(artifact.kind).needs,
             "network": heads.of_task(self.task) is heads.IMAGE_CLASSIFIER,
             "rounds": rounds,
             "row": row,

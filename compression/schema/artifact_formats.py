@@ -52,7 +52,20 @@ FLOAT16 = replace(
     timed=True,
     generates=False,
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16)
+COMPRESSED_TENSORS = tuple(
+    FormatSpec(
+        f"ct-{name}",
+        engine=f"compression.export.compressed_tensors.exporter:{name.upper()}",
+        runtime="compression.evaluation.runtimes.compressed_tensors:open_folder",
+        runs_in="PyTorch, with compressed-tensors",
+        weights=("*.safetensors",),
+        tags=("compressed-tensors",),
+        by_default=False,
+    )
+    for name in ("w8a8", "w4a16", "fp8")
+)
+"""Checkpoints that transformers and vLLM open."""
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, *COMPRESSED_TENSORS)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 
@@ -84,5 +97,5 @@ if TYPE_CHECKING:  # the names are known only after the packages beside this one
     Kind: TypeAlias = str
 else:
     Kind = Literal[tuple(ARTIFACT_FORMATS)]
-ArtifactPrecision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
+ArtifactPrecision = Literal["float32", "bfloat16", "float16", "float64", "float8", "int8", "int4", "mixed"]
 INTEGERS = ("int8", "int4", "mixed")

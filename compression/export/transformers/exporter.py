@@ -50,6 +50,7 @@ class TransformersExporter(Exporter):
     rounding_noise = 4.0
     """torchao computes different integers: it divides by 127.5, so each row's largest element is half a step off. In narrow
     layers this weighs more than all other rounding. Its distance is that of two different quantizations."""
+    needs = "torchao"
     writes_half = True
     quantizes_transposed = False
     packs_integers = False
@@ -95,7 +96,7 @@ class TransformersExporter(Exporter):
 class HalfExporter(TransformersExporter):
     """Checkpoints in bfloat16 of the float32 weights, for tools and devices that have no use for our integers."""
 
-    card = "transformers"
+    library, needs = "transformers", ""
     writes_half = False
 
     def hinders(self, model: nn.Module) -> str | None:
