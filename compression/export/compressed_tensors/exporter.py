@@ -1,9 +1,9 @@
 """Writes a text model in a format of compressed-tensors, which transformers and vLLM open.
 
-The linear layers of its blocks become integers or 8-bit floats; tables, norms, biases, pooler and head stay in bfloat16 and
-are named under `ignore`. Weights are rounded by the largest one of each row or group, as the schemes do: where a model
-simulates such integers, the file has the same ones with the same scales. 4-bit integers whose groups readers lack are rounded
-anew.
+The linear layers of its blocks become integers or 8-bit floats. All else stays in bfloat16: tables, norms, biases, and the
+linear layers outside the blocks, which config.json names under `ignore`. Weights are rounded by the largest one of each row or
+group, as the schemes do: where a model simulates such integers, the file has the same ones with the same scales. 4-bit integers
+whose groups readers lack are rounded anew.
 """
 
 import copy

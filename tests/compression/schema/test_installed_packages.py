@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from compression.schema.artifact_formats import BUILT_IN
 from compression.schema.tasks import TASKS
 from tests.support import toy
 
@@ -71,7 +72,7 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
     assert (found["asked"], found["tasks"][-1], len(found["tasks"])) == (*["vector-classification"] * 2, len(TASKS) + 1)
     assert found["refused"] == "text-classification is not read from ndjson"
     assert not found["torch"]
-    assert found["kinds"] == ["onnx", "transformers", "timm", "numpy"]
+    assert found["kinds"] == [*(one.name for one in BUILT_IN), "numpy"]
     assert found["on_disk"] == [True, False]
     assert found["rows"] == ["baseline", "quantized", "pruned", "rounded", "distilled"]
     assert (found["without"], found["share"]) == (["baseline", "quantized", "pruned", "distilled"], 0.5)
