@@ -167,7 +167,7 @@ def test_a_checkpoint_of_16_bits_is_the_model_without_its_integers(network: PreT
     tokenizer(bos=True).save_pretrained(tmp_path)
     with simulated(network, Simulation()):
         write_transformers(network, tmp_path, int8=False, half=True)
-        found = verify(network, tmp_path, kind="transformers", half=True, **ASKED)
+        found = verify(network, tmp_path, kind="transformers", half=torch.bfloat16, **ASKED)
         assert 0 < found.difference < found.allowed.rms
         with pytest.raises(ExportMismatch):  # held against float32 it is another model
             verify(network, tmp_path, kind="transformers", **ASKED)
