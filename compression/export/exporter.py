@@ -1,6 +1,7 @@
 """The engine's half of a format of artifacts (`schema.artifact_formats`): writes a model's files and describes them."""
 # ruff: noqa: ARG002 (methods that a format overrides)
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
@@ -8,13 +9,14 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from compression.modalities.modality import RawInput
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
-from compression.quantization.fake_quantize import Simulation, left_in_float
+from compression.quantization.fake_quantize import Simulation, left_in_float, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind
 from compression.schema.recipe.base import Task
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
@@ -31,10 +33,17 @@ class Exporter(ABC):
     writes_half: ClassVar[bool] = False  #: whether a language model also ships in it in 16 bits
     quantizes_transposed: ClassVar[bool] = True  #: whether it quantizes layers with weights of (inputs, outputs), as in GPT-2
     packs_integers: ClassVar[bool] = True  #: whether integers of less than 8 bits take less than a byte
+    computes_in_half: ClassVar[bool] = False  #: whether readers compute in bfloat16, whatever the weights are
+    card: ClassVar[str | None] = None  #: the name of its card's template; None: the format's
+    library: ClassVar[str | None] = None
+    """The library that opens it, as hubs name it, and the folder of the templates with its code; None: the format's name."""
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8)."""
+        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8).
+
+        folder: has the preprocessor's files.
+        """
 
     @abstractmethod
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
@@ -42,6 +51,10 @@ class Exporter(ABC):
 
     def hinders(self, model: nn.Module) -> str | None:
         """Return why a model cannot have this format, or None if it can."""
+        return None
+
+    def cannot_read(self, model: nn.Module, folder: Path) -> str | None:
+        """Return why the format cannot have the preprocessor's files in a folder. model: one that nothing `hinders`."""
         return None
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
@@ -69,6 +82,21 @@ class Exporter(ABC):
         """Compare predictions on other processors with this one's; None if they cannot differ. seconds: the time limit."""
         return None
 
+    def reference(self, model: nn.Module, *, int8: bool) -> nn.Module:
+        """Return a float32 copy on the CPU that computes as the artifact does. int8: with its integers."""
+        if int8:
+            return copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return plain(model)
+
+    def unit_of_noise(self, model: nn.Module) -> nn.Module | None:
+        """Return a float32 copy whose distance from the model in floating point `rounding_noise` counts; None: `reference`."""
+        return None
+
+    def rounds_activations(self, model: nn.Module, *, int8: bool) -> bool:
+        """Return whether the artifact rounds activations. int8: it has the model's integers, or else dynamic-int8's."""
+        simulation = simulation_of(model)
+        return int8 and (simulation is None or SCHEMES[simulation.scheme].rounds_activations)
+
     def reads_as_filed(self, folder: Path) -> bool:
         """Return whether the code on the card tokenizes texts as tokenizer.json does."""
         return True
@@ -90,6 +118,13 @@ class Exporter(ABC):
         return f"{stored}, {left:,} parameters float32" if left else stored
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """Return a float32 copy of a model on the CPU, without simulated integers."""
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    remove_fake_quantization(twin)
+    return twin
+
+
 @cache
 def exporter_of(kind: Kind) -> Exporter:
     """Import the engine's half of a format. Raises TypeError if it is none."""
@@ -99,12 +134,17 @@ def exporter_of(kind: Kind) -> Exporter:
     return found
 
 
-def further_exporters(model: nn.Module) -> tuple[dict[Kind, Exporter], list[str]]:
-    """Return the exporters of further formats that a model can have, and which of packages fail and are left out."""
+def further_exporters(model: nn.Module, preprocessor: Path | None = None) -> tuple[dict[Kind, Exporter], list[str]]:
+    """Return the exporters of further formats that a model can have, and which of packages fail and are left out.
+
+    preprocessor: the folder with the files of what reads the inputs; a format may have to know them too.
+    """
     found, failed = {}, []
     for kind, spec in ARTIFACT_FORMATS.items():
         try:
-            if not spec.primary and exporter_of(kind).hinders(model) is None:
+            if spec.primary or exporter_of(kind).hinders(model) is not None:
+                continue
+            if preprocessor is None or exporter_of(kind).cannot_read(model, preprocessor) is None:
                 found[kind] = exporter_of(kind)
         except Exception as problem:
             if spec in BUILT_IN:

@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 from compression.evaluation.runtimes.runner import open_artifact
-from compression.export.exporter import exporter_of
+from compression.export.exporter import exporter_of, plain
 from compression.export.onnx.trace import inputs_of, outputs_of
 from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, Runner, Scorer
 from compression.modalities.text.decoding import Decoder
 from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of
-from compression.quantization.fake_quantize import remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import Kind
 from compression.schema.errors import ExportMismatch
-from compression.schema.schemes import SCHEMES
 
 RELATIVE = 1e-3
 """Tolerance for the order of floating-point sums, relative to the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
@@ -55,6 +53,11 @@ class Bound:
     def largest(self) -> float:
         """Largest bound of any row."""
         return float(self.rows.max())
+
+    def widened(self, float32: Logits, half: Logits) -> "Bound":
+        """Return the bound of an artifact that is in bfloat16, by what this changes of the same model's logits."""
+        off = half - float32
+        return Bound(self.rms + HALF_NOISE * _rms(off), self.beyond + HALF_NOISE * _each(off))
 
     def of(self, chosen: Rows) -> "Bound":
         """Return the bound of the chosen rows."""
@@ -91,18 +94,15 @@ def verify(
     exporter, runner = exporter_of(kind), open_artifact(kind, folder, threads=torch.get_num_threads())
     exporter.check_interface(runner, model, folder)
     asked = asked_of(scorer, folder, sample, model, pad_id)
-    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    if not int8:
-        remove_fake_quantization(twin)
-    simulation = simulation_of(twin)
-    exact = not int8 or (simulation is not None and not SCHEMES[simulation.scheme].rounds_activations)
-    expected = answers(twin, asked)
-    remove_fake_quantization(twin)
+    exact = not exporter.rounds_activations(model, int8=int8)
+    expected = answers(exporter.reference(model, int8=int8), asked)
+    floats, unit = plain(model), exporter.unit_of_noise(model)
+    rounded = expected if unit is None else answers(unit, asked)
+    allowed = limit(rounded, in_float32 := answers(floats, asked), noise=0.0 if exact else exporter.rounding_noise)
+    half = half or exporter.computes_in_half
     if half:
-        allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
-    else:
-        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else exporter.rounding_noise)
-    del twin
+        allowed = allowed.widened(in_float32, answers(floats.to(torch.bfloat16), asked))
+    del floats
 
     def engine() -> Engine:
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
