@@ -25,7 +25,7 @@ HASHED = (
     "# Made by `make lock` for Python 3.11 to 3.13: all but torch, with what builds Lathe itself. It is installed by\n"
     "#   pip install --require-hashes --no-deps -r requirements/{name}.txt\n"
 )
-WAYS = {"api": (), "worker": ("worker", "vision", "lm-eval"), "dev": ("worker", "vision", "embedded", "dev")}
+WAYS = {"api": (), "worker": ("worker", "vision", "gguf", "lm-eval"), "dev": ("worker", "vision", "embedded", "dev")}
 """The extras of each way to install Lathe."""
 BUILD = "hatchling>=1.27\neditables\n"
 """Build requirements: [build-system] of pyproject.toml, and what hatchling needs for an editable install."""
