@@ -33,7 +33,18 @@ TIMM = FormatSpec(
     runs_in="timm",
     weights=("*.safetensors",),
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM)
+GGUF_Q8_0, GGUF_Q4_0, GGUF_BF16 = (
+    FormatSpec(
+        f"gguf-{form.lower().replace('_', '-')}",
+        engine=f"compression.export.gguf.exporter:{form}",
+        runtime="compression.evaluation.runtimes.gguf:open_folder",
+        runs_in="llama.cpp",
+        weights=("*.gguf",),
+        tags=("gguf",),
+    )
+    for form in ("Q8_0", "Q4_0", "BF16")
+)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, GGUF_Q8_0, GGUF_Q4_0, GGUF_BF16)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 
