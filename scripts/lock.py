@@ -27,7 +27,7 @@ HASHED = (
 )
 WAYS = {
     "api": (),
-    "worker": ("worker", "vision", "lm-eval", "compressed-tensors"),
+    "worker": ("worker", "vision", "gguf", "lm-eval", "compressed-tensors"),
     "dev": ("worker", "vision", "embedded", "dev"),
 }
 """The extras of each way to install Lathe."""

@@ -248,6 +248,10 @@ class DatasetRun:
         models = self.state.models
         return models.student if stage == DISTILLED and models.student is not None else models.base
 
+    def _reads_with(self, stage: Stage) -> Path:
+        """Return the folder of the preprocessor that a stage's model reads with."""
+        return self.new_preprocessor(stage) or self.reader(stage).folder
+
     def artifact_folder(self, name: str) -> Path:
         """Return the folder of an artifact's files."""
         return self.data.output / "artifacts" / name
@@ -282,14 +286,15 @@ class DatasetRun:
             kind=kind,
             stage=stage,
             precision="bfloat16" if half else exporter_of(kind).precision_of(simulation.scheme if simulation else None, model),
-            preprocessor=self.new_preprocessor(stage) or self.reader(stage).folder,
+            preprocessor=self._reads_with(stage),
             max_length=max_length,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
         )
 
     def further_forms(self) -> Generator[Event, None, list[tuple[Kind, bool]]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""
-        exporters, left_out = further_exporters(self.state.model, self.data.spec.recipe.artifacts)
+        reads_with = self._reads_with(self.rows[-1].stage)
+        exporters, left_out = further_exporters(self.state.model, self.data.spec.recipe.artifacts, reads_with)
         yield from (Log(level="warning", message=message) for message in left_out)
         generates = TASKS[self.data.task.name].generates
         whole = [(kind, False) for kind in exporters if kind != self.kind]

@@ -105,16 +105,20 @@ class RunSettings:
 
     def describe(self, model: PreTrainedModel, folder: Path, request: ArtifactRequest) -> int:
         """Write preprocessor and config beside the weights; return the id of the padding token."""
-        modality_of(self.task).write_preprocessor(request.preprocessor, folder, request.max_length, self.task, model)
+        self._write_preprocessor(model, folder, request)
         return write_config(model, folder, self.labels, request.max_length, request.kind)
+
+    def _write_preprocessor(self, model: PreTrainedModel, folder: Path, request: ArtifactRequest) -> None:
+        modality_of(self.task).write_preprocessor(request.preprocessor, folder, request.max_length, self.task, model)
 
     def write(self, model: PreTrainedModel, folder: Path, request: ArtifactRequest) -> tuple[int, RawInput | None]:
         """Write an artifact's files but card and manifest; return the id of the padding token, and the file's `RawInput`."""
         exporter = exporter_of(request.kind)
+        self._write_preprocessor(model, folder, request)  # before the weights: some formats have the vocabulary in their file
         exporter.write(model, folder, request.precision)
         for path in weights_of(folder, request.kind):
             path.chmod(0o644)  # safetensors writes files that only the owner can read
-        pad_id = self.describe(model, folder, request)
+        pad_id = write_config(model, folder, self.labels, request.max_length, request.kind)
         raw = modality_of(self.task).raw_input(folder) if self.evaluate.raw_inputs else None
         return pad_id, raw if raw is not None and exporter.take_raw_input(folder, raw) else None
 

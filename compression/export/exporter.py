@@ -42,7 +42,10 @@ class Exporter(ABC):
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8)."""
+        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8).
+
+        folder: has the preprocessor's files.
+        """
 
     @abstractmethod
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:
@@ -50,6 +53,10 @@ class Exporter(ABC):
 
     def hinders(self, model: nn.Module) -> str | None:
         """Return why a model cannot have this format, or None if it can."""
+        return None
+
+    def cannot_read(self, model: nn.Module, folder: Path) -> str | None:
+        """Return why the format cannot have the preprocessor's files in a folder. model: one that nothing `hinders`."""
         return None
 
     def config(self, model: PreTrainedModel, folder: Path, max_length: int) -> dict[str, Any]:
@@ -82,6 +89,10 @@ class Exporter(ABC):
         if int8:
             return copy.deepcopy(model).to("cpu", torch.float32).eval()
         return plain(model)
+
+    def unit_of_noise(self, model: nn.Module) -> nn.Module | None:
+        """Return a float32 copy whose distance from the model in floating point `rounding_noise` counts; None: `reference`."""
+        return None
 
     def rounds_activations(self, model: nn.Module, *, int8: bool) -> bool:
         """Return whether the artifact rounds activations. int8: it has the model's integers, or else dynamic-int8's."""
@@ -129,15 +140,21 @@ def exporter_of(kind: Kind) -> Exporter:
     return found
 
 
-def further_exporters(model: nn.Module, asked: Sequence[str] | None) -> tuple[dict[Kind, Exporter], list[str]]:
+def further_exporters(
+    model: nn.Module, asked: Sequence[str] | None, preprocessor: Path | None = None
+) -> tuple[dict[Kind, Exporter], list[str]]:
     """Return the exporters of further formats that a model can have, and which are left out and why: those of packages that
-    fail, and those that are asked for by name and cannot state it. asked: the recipe's `artifacts`.
+    fail, and those that are asked for by name and cannot state it.
+
+    asked: the recipe's `artifacts`; preprocessor: the folder with the files of what reads the inputs, which some formats hold.
     """
     found, left_out = {}, []
     for kind, spec in further_formats(asked).items():
         try:
             exporter = exporter_of(kind)
             why = exporter.hinders(model)
+            if why is None and preprocessor is not None:
+                why = exporter.cannot_read(model, preprocessor)
         except Exception as problem:
             if spec in BUILT_IN:
                 raise

@@ -97,8 +97,9 @@ def verify(
     asked = asked_of(scorer, folder, sample, model, pad_id)
     exact = not exporter.rounds_activations(model, int8=int8)
     expected = answers(exporter.reference(model, int8=int8), asked)
-    floats = plain(model)
-    allowed = limit(expected, in_float32 := answers(floats, asked), noise=0.0 if exact else exporter.rounding_noise)
+    floats, unit = plain(model), exporter.unit_of_noise(model)
+    rounded = expected if unit is None else answers(unit, asked)
+    allowed = limit(rounded, in_float32 := answers(floats, asked), noise=0.0 if exact else exporter.rounding_noise)
     half = half or exporter.computes_in
     if half is not None:
         allowed = allowed.widened(in_float32, answers(floats.to(half), asked))

@@ -65,7 +65,21 @@ COMPRESSED_TENSORS = tuple(
     for name in ("w8a8", "w4a16", "fp8")
 )
 """Checkpoints that transformers and vLLM open."""
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, *COMPRESSED_TENSORS)
+GGUF = tuple(
+    FormatSpec(
+        f"gguf-{form.lower().replace('_', '-')}",
+        engine=f"compression.export.gguf.exporter:{form}",
+        runtime="compression.evaluation.runtimes.gguf:open_folder",
+        runs_in="llama.cpp",
+        weights=("*.gguf",),
+        tags=("gguf",),
+        by_default=False,
+        generates=True,
+        families=("gpt2", "llama", "mistral", "qwen2", "qwen3"),
+    )
+    for form in ("Q8_0", "Q4_0", "BF16")
+)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, *COMPRESSED_TENSORS, *GGUF)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

@@ -1,0 +1,1 @@
+"""Writes decoders as single GGUF files, which llama.cpp opens."""
