@@ -26,6 +26,7 @@ class Exporter(ABC):
 
     templates: ClassVar[Path] = Path(__file__).parent / "templates"
     """Folder of the model card's templates: FORMAT.md.j2, and FORMAT/ANSWER.py.j2 with code that opens the artifact."""
+    form: ClassVar[str | None] = None  #: FORMAT in those names and the library on cards, if several formats share them
     rounding_noise: ClassVar[float] = 2.0
     """Tolerance for an artifact of integers, in units of the change that the simulation causes (`parity_check.limit`)."""
     writes_half: ClassVar[bool] = False  #: whether a language model also ships in it in 16 bits

@@ -53,11 +53,15 @@ class ModelCard:
 
     def render(self) -> str:
         """Return the card in Markdown."""
-        return self._render(f"{self.artifact.kind}.md.j2")
+        return self._render(f"{self._form}.md.j2")
 
     def usage(self) -> str:
         """Return the code that opens the artifact and predicts with it."""
-        return self._render(f"{self.artifact.kind}/{TASKS[self.task].card.answer}.py.j2")
+        return self._render(f"{self._form}/{TASKS[self.task].card.answer}.py.j2")
+
+    @property
+    def _form(self) -> str:
+        return exporter_of(self.artifact.kind).form or self.artifact.kind
 
     def _render(self, template: str) -> str:
         folder, package = exporter_of(self.artifact.kind).templates, TASKS[self.task].card.templates
@@ -76,6 +80,7 @@ class ModelCard:
             "answer": text.answer,
             "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
+            "form": self._form,
             "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind, row) if beside else (),
             "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
             "metadata": self._metadata(text, self.origin) if self.origin is not None else None,
@@ -94,7 +99,7 @@ class ModelCard:
         found: dict[str, Any] = {
             "license": origin.license,
             "base_model": origin.base,
-            "library_name": self.artifact.kind,
+            "library_name": self._form,
             "pipeline_tag": text.pipeline,
             "tags": [*tags, "quantized", self.scheme] if self.scheme else tags,
         }
