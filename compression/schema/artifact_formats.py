@@ -33,7 +33,18 @@ TIMM = FormatSpec(
     runs_in="timm",
     weights=("*.safetensors",),
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM)
+OPENVINO_INT8, OPENVINO_F16 = (
+    FormatSpec(
+        name,
+        engine=f"compression.export.openvino.exporter:{exporter}",
+        runtime="compression.evaluation.runtimes.openvino:open_folder",
+        runs_in="OpenVINO",
+        weights=("openvino_model.*",),
+        tags=("openvino",),
+    )
+    for name, exporter in (("openvino-int8", "INT8"), ("openvino-f16", "F16"))
+)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, OPENVINO_INT8, OPENVINO_F16)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

@@ -25,12 +25,14 @@ from compression.modalities.text.inputs import Batch
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
 from compression.quantization.static_int8 import static_weights
 from compression.schema.errors import ExportMismatch
+from compression.schema.recipe.recipe import Evaluate
 from compression.schema.schemes import SCHEMES, Scheme
 from tests.support import decoder_models
 from tests.support.network_files import pixels, simulated
 from tests.support.network_graphs import mobilenet_v2, resnet, vit
 from tests.support.network_models import drawn_network
-from tests.support.tiny_bert import WORDS, tiny_config
+from tests.support.shipments import shipped
+from tests.support.tiny_bert import WORDS, sentences, tiny_config
 
 SHAPES = [(1, 1), (3, 31), (5, 8)]
 NORMALIZED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -39,7 +41,7 @@ NEAR, HALF_NEAR = 1e-5, 2e-3
 
 
 @cache
-def encoder(scheme: Scheme | None, head: Any = BertForSequenceClassification, *, portable: bool = True) -> PreTrainedModel:
+def bert(scheme: Scheme | None, head: Any = BertForSequenceClassification, *, portable: bool = True) -> PreTrainedModel:
     torch.manual_seed(1)
     model = head(tiny_config(num_labels=2)).eval()
     with torch.no_grad():
@@ -89,7 +91,7 @@ def assert_near(found: Logits, wanted: Logits, near: float) -> None:
 @pytest.mark.parametrize("head", [BertForSequenceClassification, BertForQuestionAnswering])
 @pytest.mark.parametrize(("form", "near"), [(INT8, NEAR), (F16, HALF_NEAR)])
 def test_an_encoder_answers_as_the_engine_at_any_length(form: OpenVinoExporter, near: float, head: Any, tmp_path: Path) -> None:
-    model = encoder("static-int8" if form.int8 else None, head)
+    model = bert("static-int8" if form.int8 else None, head)
     assert form.hinders(model) is None
     runner = written(form, model, tmp_path)
     for shape in SHAPES:
@@ -99,7 +101,7 @@ def test_an_encoder_answers_as_the_engine_at_any_length(form: OpenVinoExporter, 
 
 
 def test_the_integers_are_those_of_training(tmp_path: Path) -> None:
-    model = encoder("static-int8")
+    model = bert("static-int8")
     INT8.write(model, tmp_path, "int8")
     constants = {one.get_friendly_name(): one for one in imported().Core().read_model(tmp_path / FILE).get_ordered_ops()}
     for name, layer in quantizable(model):
@@ -111,11 +113,11 @@ def test_the_integers_are_those_of_training(tmp_path: Path) -> None:
 
 
 def test_weights_take_two_bytes_each_and_are_those_before_rounding(tmp_path: Path) -> None:
-    trained = encoder("static-int8")
+    trained = bert("static-int8")
     F16.write(trained, tmp_path, "float16")
     stored = (tmp_path / "openvino_model.bin").stat().st_size
     assert stored < 2.3 * sum(parameter.numel() for parameter in trained.parameters())
-    assert_near(open_folder(tmp_path, threads=1).logits(texts(3, 9)), of_engine(encoder(None), texts(3, 9)), HALF_NEAR)
+    assert_near(open_folder(tmp_path, threads=1).logits(texts(3, 9)), of_engine(bert(None), texts(3, 9)), HALF_NEAR)
     assert F16.precision_of("static-int8", trained) == F16.precision_of(None, trained) == "float16"
     assert INT8.precision_of("static-int8", trained) == "int8"
 
@@ -124,7 +126,7 @@ def test_a_file_s_bytes_do_not_depend_on_what_was_written_before(tmp_path: Path)
     made = []
     for name in ("first", "again"):
         (tmp_path / name).mkdir()
-        INT8.write(encoder("static-int8"), tmp_path / name, "int8")
+        INT8.write(bert("static-int8"), tmp_path / name, "int8")
         made.append([path.read_bytes() for path in sorted((tmp_path / name).iterdir())])
     assert made[0] == made[1]
 
@@ -162,20 +164,20 @@ def test_a_network_answers_as_the_engine_of_normalized_and_of_raw_images(
 
 
 def test_a_model_without_such_a_form_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert INT8.hinders(encoder(None)) == "The model simulates no integers."
+    assert INT8.hinders(bert(None)) == "The model simulates no integers."
     for scheme in ("dynamic-int8", "weight-only-int8", "weight-only-int4"):
-        assert scheme in str(INT8.hinders(encoder(scheme)))
-        assert F16.hinders(encoder(scheme)) is None
+        assert scheme in str(INT8.hinders(bert(scheme)))
+        assert F16.hinders(bert(scheme)) is None
     with pytest.raises(TypeError, match="calibrated ranges"):
-        INT8.write(encoder("dynamic-int8"), tmp_path, "int8")
+        INT8.write(bert("dynamic-int8"), tmp_path, "int8")
     assert "cache" in str(F16.hinders(decoder_models.tiny("llama")))
-    full = encoder("static-int8", portable=False)
+    full = bert("static-int8", portable=False)
     monkeypatch.setattr(openvino_exporter, "has_vnni", lambda: True)
     assert INT8.hinders(full) is None
     monkeypatch.setattr(openvino_exporter, "has_vnni", lambda: False)
     assert "beyond ±63" in str(INT8.hinders(full))
     monkeypatch.setitem(sys.modules, "openvino", None)
-    for form, model in ((INT8, encoder("static-int8")), (F16, encoder(None))):
+    for form, model in ((INT8, bert("static-int8")), (F16, bert(None))):
         assert form.hinders(model) == "This machine lacks the package openvino."
 
 
@@ -191,3 +193,30 @@ print(*(name for name, one in sys.modules.items() if one and name.split(".")[0] 
     said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
     assert said.split()[0] == "openvino"
     assert said.splitlines()[1] == ""
+
+
+@pytest.mark.parametrize("kind", ["openvino-int8", "openvino-f16"])
+def test_an_artifact_is_verified_scored_and_opened_by_its_card(
+    kind: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": text, "label": int(label == "positive")} for text, label in sentences(20, 5)]
+    form = {"kind": kind, "stage": "quantized", "precision": "int8" if kind == "openvino-int8" else "float16", "max_length": 16}
+    about = {
+        "task": "text-classification",
+        "labels": ("negative", "positive"),
+        "preprocessor": encoder,
+        "evaluate": Evaluate(length=16),
+    }
+    made = shipped(bert("static-int8"), tmp_path, rows, **form, **about)
+    assert made.score.rows == len(rows)
+    assert made.artifact.opens_with.startswith(f"openvino.Core().compile_model('{FILE}', 'CPU') with tokenizers")
+    folder = tmp_path / "artifacts" / made.artifact.name
+    assert made.size.bytes == sum(path.stat().st_size for path in folder.glob("openvino_model.*"))
+    card = (folder / "README.md").read_text()
+    assert "INFERENCE_PRECISION_HINT" in card
+    assert ("calibrated" in card) == (kind == "openvino-int8")
+    monkeypatch.chdir(folder)
+    found: dict[str, Any] = {}
+    exec(compile(card.split("```python\n")[1].split("```")[0], "card", "exec"), found)
+    batch = Batch(*(np.array([getattr(row, name) for row in found["rows"]]) for name in ("ids", "attention_mask", "type_ids")))
+    np.testing.assert_array_equal(found["logits"], open_folder(folder, threads=1).logits(batch))

@@ -71,7 +71,7 @@ def test_an_installed_package_adds_to_the_registries_and_a_broken_one_is_left_ou
     assert (found["asked"], found["tasks"][-1], len(found["tasks"])) == (*["vector-classification"] * 2, len(TASKS) + 1)
     assert found["refused"] == "text-classification is not read from ndjson"
     assert not found["torch"]
-    assert found["kinds"] == ["onnx", "transformers", "timm", "numpy"]
+    assert found["kinds"] == ["onnx", "transformers", "timm", "openvino-int8", "openvino-f16", "numpy"]
     assert found["on_disk"] == [True, False]
     assert found["rows"] == ["baseline", "quantized", "pruned", "rounded", "distilled"]
     assert (found["without"], found["share"]) == (["baseline", "quantized", "pruned", "distilled"], 0.5)
