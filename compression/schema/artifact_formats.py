@@ -79,7 +79,21 @@ GGUF = tuple(
     )
     for form in ("Q8_0", "Q4_0", "BF16")
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, *COMPRESSED_TENSORS, *GGUF)
+OPENVINO = tuple(
+    FormatSpec(
+        name,
+        engine=f"compression.export.openvino.exporter:{exporter}",
+        runtime="compression.evaluation.runtimes.openvino:open_folder",
+        runs_in="OpenVINO",
+        weights=("openvino_model.*",),
+        tags=("openvino",),
+        by_default=False,
+        timed=True,
+        generates=False,
+    )
+    for name, exporter in (("openvino-int8", "INT8"), ("openvino-f16", "F16"))
+)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, *OPENVINO, *COMPRESSED_TENSORS, *GGUF)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from compression.export.provenance import Origin
-from compression.schema.artifact_formats import Kind
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
@@ -15,6 +15,7 @@ from compression.schema.report.before import Figures
 from compression.schema.report.folding import Folding
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import Stage
+from compression.schema.tasks import TASKS
 from tests.client.figures import validated
 from tests.support.cards import NOTHING, card_of
 from tests.support.verdict_rows import BASELINE, QUANTIZED
@@ -119,8 +120,12 @@ def test_a_card_tells_what_a_network_s_file_does_without() -> None:
     assert "operators joined" not in card_of(task="image-classification", stage="baseline", rows=(BASELINE,), **form).render()
 
 
-ONLY = {"timm": "image-classification", **dict.fromkeys(("gguf-q8-0", "gguf-q4-0", "gguf-bf16"), "causal-lm")}
-SHIPPED = [(task, kind) for task in get_args(Task) for kind in get_args(Kind) if ONLY.get(kind, task) == task]
+SHIPPED = [
+    (task, kind)
+    for task in get_args(Task)
+    for kind, spec in ARTIFACT_FORMATS.items()
+    if (kind != "timm" or task == "image-classification") and spec.generates in (None, TASKS[task].generates)
+]
 
 
 @pytest.mark.parametrize(("task", "kind"), SHIPPED)

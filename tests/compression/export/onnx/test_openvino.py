@@ -11,6 +11,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.evaluation.runtimes.onnx import has_vnni
+from compression.evaluation.runtimes.openvino import imported
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import write_onnx
 from compression.quantization import calibration
@@ -20,7 +21,7 @@ from compression.schema.schemes import Scheme
 from tests.support.decoder_models import VOCABULARY, tiny
 from tests.support.tiny_bert import WORDS, encoded, sentences, tiny_config
 
-openvino = pytest.importorskip("openvino")
+openvino = imported()
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 """Left alone, OpenVINO multiplies in bfloat16 where the processor has it."""
@@ -28,12 +29,6 @@ SHAPES = [(1, 1), (1, 16), (3, 31), (5, 8)]
 STEPS = [(2, 9, 0), (1, 1, 5), (2, 4, 3)]
 """Rows, tokens, and tokens that are cached."""
 Feeds = dict[str, npt.NDArray[Any]]
-
-
-@pytest.fixture(autouse=True)
-def _tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conversion sends forty messages to its makers, each by a fork of this process: most of the work."""
-    monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *_: None)
 
 
 def encoder_file(scheme: Scheme, folder: Path, *, portable: bool = True) -> Path:

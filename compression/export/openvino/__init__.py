@@ -1,0 +1,1 @@
+"""Writes OpenVINO's files, from the ONNX graphs of `export.onnx`."""
