@@ -46,6 +46,7 @@ class GgufExporter(Exporter):
     """One GGUF file, with the vocabulary in it, and beside it the tokenizer's files."""
 
     card = library = "gguf"
+    is_simulated = False  # scales are rounded to float16, tables in blocks of their own
     rounding_noise = 4.0
     """llama.cpp also keeps keys and values in 16 bits. On tiny models its distance was 0.7 to 1.0 times what the rounding of
     the weights to 8 bits changes, and activations have values that stand out more than weights do."""
