@@ -68,7 +68,8 @@ def agrees(model: PreTrainedModel, folder: Path, exporter: GgufExporter) -> floa
     """Hold the file against the engine as a job does, and return the distance in units of what is allowed."""
     precision = exporter.precision_of(None, model)
     scorer = scorer_of("causal-lm", Evaluate(length=32), ())
-    how: dict[str, Any] = {"int8": precision != "bfloat16", "half": precision == "bfloat16", "sample": ROWS, "scorer": scorer}
+    half = torch.bfloat16 if precision == "bfloat16" else None
+    how: dict[str, Any] = {"int8": half is None, "half": half, "sample": ROWS, "scorer": scorer}
     found = verify(model, folder, kind=kind_of(exporter), pad_id=0, **how)
     return found.difference / found.allowed.rms
 

@@ -140,10 +140,10 @@ def bend(monkeypatch: pytest.MonkeyPatch, folder: Path, by: float) -> None:
 @pytest.mark.parametrize("form", ["float32", "weight-only-int8", "bfloat16", "dynamic-int8"])
 def test_other_experts_are_excused_only_of_rounded_numbers(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, folder = decoders.tiny("deepseek_v3"), written_tokenizer(tmp_path)
-    int8, half = form.endswith("int8"), form == "bfloat16"
+    int8, half = form.endswith("int8"), torch.bfloat16 if form == "bfloat16" else None
     if int8:
         insert_fake_quantization(model, simulation=Simulation(scheme=form))
-    write_transformers(model, folder, int8=int8, half=half)
+    write_transformers(model, folder, int8=int8, half=half is not None)
     sample, scorer = rows_of(IDS.repeat(4, 1)), scorer_of("causal-lm", Evaluate(window=16), ())
 
     def held() -> Agreement:
