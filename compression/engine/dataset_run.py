@@ -331,8 +331,9 @@ class DatasetRun:
                 try:
                     made = yield from tracker.relay(LAST, portion_of(shipping, number, len(stages) * len(forms)))
                 except Exception as problem:
-                    if ARTIFACT_FORMATS[kind] in BUILT_IN or isinstance(problem, Pause | OutOfMemory):
-                        raise
+                    usual = ARTIFACT_FORMATS[kind] in BUILT_IN and ARTIFACT_FORMATS[kind].by_default
+                    if usual or isinstance(problem, Pause | OutOfMemory):
+                        raise  # what other runtimes make of a model costs that form alone, not the job
                     yield Log(level="warning", message=f"There is no {kind} artifact of {stage}: {problem}."[:4000])
                     continue
                 yield ArtifactReady(artifact=made.artifact)

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import openvino
 import pytest
+from PIL import Image
 
 from tests.conftest import Service
 from tests.support.examples import real_examples, send, send_data, send_model
@@ -54,8 +55,8 @@ def test_a_network_ships_in_the_formats_that_are_asked_for(service: Service, htt
     folder = download(http, found["openvino-int8"], tmp_path / "download")
     opened = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     shown, labels = images(ROWS, TEST)
-    pixels = ((shown.astype(np.float32) / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2)
-    assert pixels.shape[2:] == (SIDE, SIDE)
+    resized = [np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for each in shown]
+    pixels = ((np.stack(resized).astype(np.float32) / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2)
     answers = opened(np.ascontiguousarray(pixels))["logits"].argmax(axis=1)
     names = sorted(set(labels))
     right = sum(names[answer] == label for answer, label in zip(answers, labels, strict=True))
