@@ -96,14 +96,16 @@ def verify(
     exporter.check_interface(runner, model, folder)
     asked = asked_of(scorer, folder, sample, model, pad_id)
     exact = not exporter.rounds_activations(model, int8=int8)
-    expected = answers(exporter.reference(model, int8=int8), asked)
+    reference = exporter.reference(model, int8=int8)
+    expected = answers(reference, asked)
     floats, unit = plain(model), exporter.unit_of_noise(model)
     rounded = expected if unit is None else answers(unit, asked)
     allowed = limit(rounded, in_float32 := answers(floats, asked), noise=0.0 if exact else exporter.rounding_noise)
     half = half or exporter.computes_in
     if half is not None:
-        allowed = allowed.widened(in_float32, answers(floats.to(half), asked))
-    del floats
+        halved, whole = (reference, expected) if exact else (floats, in_float32)
+        allowed = allowed.widened(whole, answers(halved.to(half), asked))
+    del floats, reference
 
     def engine() -> Engine:
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
