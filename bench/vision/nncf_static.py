@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the .xml file to write")
     asked = parser.parse_args()
     import nncf  # type: ignore[import-not-found]  # not where the parser's help is asked for
-    import openvino  # type: ignore[import-untyped]
+    import openvino
 
     core = openvino.Core()
     if not asked.file.is_file():
