@@ -156,7 +156,7 @@ def further_exporters(
             if why is None and preprocessor is not None:
                 why = exporter.cannot_read(model, preprocessor)
         except Exception as problem:
-            if spec in BUILT_IN:
+            if spec in BUILT_IN and spec.by_default:
                 raise
             left_out.append(f"The exporter of {kind} is left out: {problem}."[:4000])
             continue

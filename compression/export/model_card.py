@@ -98,12 +98,13 @@ class ModelCard:
     def _metadata(self, text: CardText, origin: Origin) -> dict[str, Any]:
         """Return the metadata that hubs read at the top of a card."""
         tags = ["lathe", self.artifact.stage, *ARTIFACT_FORMATS[self.artifact.kind].tags]
+        simulated = exporter_of(self.artifact.kind).is_simulated  # else its integers are of another scheme
         found: dict[str, Any] = {
             "license": origin.license,
             "base_model": origin.base,
             "library_name": self._library,
             "pipeline_tag": text.pipeline,
-            "tags": [*tags, "quantized", self.scheme] if self.scheme else tags,
+            "tags": [*tags, "quantized", *([self.scheme] if simulated else [])] if self.scheme else tags,
         }
         score = self.figures.score
         if isinstance(score, Score):

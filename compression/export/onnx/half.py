@@ -25,7 +25,7 @@ STAYS = {"LayerNormalization", "ReduceMean", "Softmax"}
 class HalfExporter(OnnxExporter):
     """ONNX files in float16."""
 
-    library = "onnx"
+    card, library = "onnx_half", "onnx"
 
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:  # noqa: ARG002
         """Write model.onnx."""
