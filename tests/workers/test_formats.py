@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-import openvino
 import pytest
 from PIL import Image
 
+from compression.evaluation.runtimes.openvino import imported
 from tests.conftest import Service
 from tests.support.examples import real_examples, send, send_data, send_model
 from tests.support.image_jobs import SIDE, images, onnx_folder
@@ -53,7 +53,7 @@ def test_a_network_ships_in_the_formats_that_are_asked_for(service: Service, htt
         assert one["latency"]["median_ms"] > 0
         assert one["latency"]["baseline_median_ms"] > 0
     folder = download(http, found["openvino-int8"], tmp_path / "download")
-    opened = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    opened = imported().Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     shown, labels = images(ROWS, TEST)
     resized = [np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for each in shown]
     pixels = ((np.stack(resized).astype(np.float32) / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2)
