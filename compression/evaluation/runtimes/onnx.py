@@ -1,14 +1,19 @@
 """ONNX files in stock ONNX Runtime on the CPU. Torch-free."""
 
+import json
+import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from compression.modalities.scoring.base import Floats as Logits, Inputs
+from compression.modalities.scoring.base import Floats as Logits, Inputs, Runner
 from compression.modalities.text.inputs import Batch, Ids
+from compression.schema.report.operators import Operators
 
 FILE = "model.onnx"
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
@@ -19,9 +24,9 @@ PAST = "past_key_values."  #: prefix of the names of the cache's inputs
 
 
 class OnnxRunner:
-    """An inference session with fixed threads."""
+    """An inference session with fixed threads. profile: the beginning of the path of ONNX Runtime's own profile, if asked."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int, profile: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -31,6 +36,8 @@ class OnnxRunner:
         if not has_vnni():
             options.add_session_config_entry(*EXACT_PRODUCTS)
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
@@ -96,5 +103,24 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
 
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
-    runner = OnnxRunner(folder / FILE, threads=threads)
+    return _as_decoder(OnnxRunner(folder / FILE, threads=threads))
+
+
+def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:
     return OnnxDecoder(runner.session) if any(name.startswith(PAST) for name in runner.inputs) else runner
+
+
+def operators(folder: Path, example: Inputs) -> Operators:
+    """Count the operators of folder/model.onnx, and those that a pass over an example executes. Raises onnxruntime's errors."""
+    import onnx  # which processes that only serve a file do without
+
+    nodes = onnx.load(folder / FILE, load_external_data=False).graph.node
+    before = Counter(node.op_type for node in nodes if node.op_type != "Constant")
+    del nodes  # with the weights of the file
+    with tempfile.TemporaryDirectory() as place:
+        runner = OnnxRunner(folder / FILE, threads=1, profile=Path(place) / "pass")
+        opened: Runner[Any] = _as_decoder(runner)
+        opened.logits(example)
+        events = json.loads(Path(runner.session.end_profiling()).read_bytes())
+    executed = (one["args"]["op_name"] for one in events if one["cat"] == "Node" and one["name"].endswith("_kernel_time"))
+    return Operators(before=before, after=Counter(executed))
