@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from compression.modalities.scoring.base import Floats as Logits, Inputs
+from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch, Ids
 
 FILE = "model.onnx"
@@ -16,6 +16,11 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 more, measured with 1.32), and for portable files it changes nothing."""
 CPU = Path("/proc/cpuinfo")
 PAST = "past_key_values."  #: prefix of the names of the cache's inputs
+DTYPES = {
+    **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "int32", "int64", "bool", "float16")},
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+}
 
 
 class OnnxRunner:
@@ -35,6 +40,10 @@ class OnnxRunner:
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = name_of(self.session)
+
+    def declared(self) -> tuple[list[Declared], list[Declared]]:
+        """Return the file's inputs and outputs."""
+        return declared_by(self.session)
 
     def logits(self, batch: Inputs) -> Logits:
         """Return the logits of a batch; start and end logits are stacked if the file has both."""
@@ -60,6 +69,10 @@ class OnnxDecoder:
         self.name = name_of(opened)
         self._past = [item for item in opened.get_inputs() if item.name.startswith(PAST)]
         self._outputs = [item.name for item in self.session.get_outputs()]
+
+    def declared(self) -> tuple[list[Declared], list[Declared]]:
+        """Return the file's inputs and outputs."""
+        return declared_by(self.session)
 
     def step(self, ids: Ids, cache: OnnxCache | None = None, mask: Ids | None = None) -> tuple[Logits, OnnxCache]:
         """Process more tokens; see `modalities.text.decoding.Decoder`."""
@@ -87,6 +100,15 @@ class OnnxDecoder:
 def has_vnni() -> bool:
     """Return whether the processor is known to accumulate 8-bit products in 32 bits (VNNI)."""
     return CPU.is_file() and any(flag in CPU.read_text("ascii", "replace") for flag in ("avx512_vnni", "avx_vnni"))
+
+
+def declared_by(opened: onnxruntime.InferenceSession) -> tuple[list[Declared], list[Declared]]:
+    """Return the inputs and the outputs that a session's file declares."""
+    inputs, outputs = (
+        [Declared(one.name, DTYPES.get(one.type, one.type), tuple(one.shape)) for one in found]
+        for found in (opened.get_inputs(), opened.get_outputs())
+    )
+    return inputs, outputs
 
 
 def name_of(opened: onnxruntime.InferenceSession) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from compression.modalities.scoring.base import Floats as Logits, Inputs
+from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
 
 FILE = "openvino_model.xml"  #: the graph, under the name that others' tools look for; its constants are beside it in .bin
 
@@ -38,6 +38,21 @@ class OpenVinoRunner:
         self.inputs = [item.any_name for item in self.compiled.inputs]
         self.outputs = [item.any_name for item in self.compiled.outputs]
         self.name = f"openvino {openvino.__version__.partition('-')[0]} CPU"
+
+    def declared(self) -> tuple[list[Declared], list[Declared]]:
+        """Return the file's inputs and outputs. Sizes that are free have no names."""
+        inputs, outputs = (
+            [
+                Declared(
+                    one.any_name,
+                    str(one.element_type.to_dtype()),
+                    tuple(None if size.is_dynamic else size.get_length() for size in one.partial_shape),
+                )
+                for one in found
+            ]
+            for found in (self.compiled.inputs, self.compiled.outputs)
+        )
+        return inputs, outputs
 
     def logits(self, batch: Inputs) -> Logits:
         """Return the logits of a batch; start and end logits are stacked if the file has both."""
