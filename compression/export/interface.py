@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from compression.modalities.made_inputs import made_inputs, pass_over
 from compression.modalities.modality import InputFacts
 from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Declared, Inputs, Runner
-from compression.modalities.scoring.made_inputs import made_inputs
 from compression.schema.errors import ExportMismatch
 from compression.schema.manifest import BATCH, LENGTH, InputTensor, Interface, Tensor
 
@@ -98,7 +98,7 @@ def _tried(runner: Runner[Any], described: Interface, shape: tuple[int, int], lo
     smallest, largest = dict.fromkeys(typical, 1), {BATCH: 1, **most}
     for sizes in (smallest, largest):
         try:
-            logits = runner.logits(made_inputs(described, sizes))
+            logits = pass_over(runner, made_inputs(described, sizes))
         except Exception as problem:
             raise ExportMismatch(f"the reopened artifact takes no inputs of {sizes}: {problem}") from problem
         if len(logits) != sizes[BATCH] or not np.isfinite(logits).all():

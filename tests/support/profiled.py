@@ -1,4 +1,4 @@
-"""Artifacts to profile, written without torch: a tiny classifier of texts as a file of ONNX or of OpenVINO, with its manifest."""
+"""Artifacts to profile, written without torch: a tiny classifier of texts as a file of ONNX or OpenVINO, with its manifest."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ BRIEF = ProfileRequest(length=8, seconds=0.2)
 
 
 def classifier(**changes: Any) -> onnx.ModelProto:
-    """Return a graph that looks up tokens, takes their mean over the mask, and applies a linear layer and an operator `last`."""
+    """Return a graph that looks up tokens, takes their mean, and applies a linear layer and an operator, `last`."""
     opset, ir, last = changes.get("opset", 20), changes.get("ir", 9), changes.get("last", "Relu")
     draw = np.random.default_rng(0)
     constants = {
@@ -36,12 +36,11 @@ def classifier(**changes: Any) -> onnx.ModelProto:
         helper.make_node(last, ["product"], ["logits"], "last"),
     ]
     constants["one"] = np.array([2], np.int64)
-    ids, mask = (
-        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask")
-    )
+    sizes = ["batch", "sequence"]
+    given = [helper.make_tensor_value_info(name, TensorProto.INT64, sizes) for name in ("input_ids", "attention_mask")]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
     stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "classifier", [ids, mask], [logits], stored)
+    graph = helper.make_graph(nodes, "classifier", given, [logits], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
 
 

@@ -4,8 +4,8 @@ Torch-free, unless the artifact is a checkpoint.
 """
 
 import time
-from collections.abc import Callable
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +15,8 @@ from compression.evaluation.generation_latency import TOKENS
 from compression.evaluation.profiling import window
 from compression.evaluation.profiling.refusals import refusal_of
 from compression.evaluation.runtimes.runner import open_artifact
+from compression.modalities.made_inputs import MadeInputs, made_inputs, pass_over
 from compression.modalities.scoring.base import Runner
-from compression.modalities.scoring.made_inputs import MadeInputs, made_inputs
 from compression.modalities.text.decoding import Decoder, chosen
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, Kind
 from compression.schema.config import Config
@@ -26,7 +26,7 @@ from compression.schema.report.measurements import NotMeasured
 from compression.system.child_process import telling
 from compression.system.sensors import Sensor, find_sensor
 
-LAYER_PASSES = 10  #: passes of which each layer's mean is taken
+LAYER_PASSES = 10  #: passes at most of which each layer's mean is taken; no more than the window held
 
 
 class PartSpec(Config):
@@ -67,8 +67,7 @@ def opened(spec: PartSpec, sensor: Sensor | NotMeasured | None = None) -> Opened
     inputs = made_inputs(spec.interface, spec.sizes)
     started = time.perf_counter()
     runner = open_artifact(spec.kind, Path(spec.folder), threads=spec.threads)
-    run = _one_pass(runner, inputs)
-    run()
+    pass_over(runner, inputs)
     load = 1000 * (time.perf_counter() - started)
     measured = None
     if spec.seconds is not None:
@@ -78,17 +77,10 @@ def opened(spec: PartSpec, sensor: Sensor | NotMeasured | None = None) -> Opened
     return Opened(load_ms=load, runtime=runner.name, measured=measured)
 
 
-def _one_pass(runner: Runner[Any], inputs: MadeInputs) -> Callable[[], object]:
-    """Return what a pass is: all rows, and of a language model the prompts."""
-    if isinstance(runner, Decoder):
-        return lambda: runner.step(inputs.input_ids)
-    return lambda: runner.logits(inputs)
-
-
 def _measured(
     spec: PartSpec, runner: Runner[Any], inputs: MadeInputs, seconds: float, sensor: Sensor | NotMeasured
 ) -> Measured:
-    run, idle = _one_pass(runner, inputs), None
+    run, idle = partial(pass_over, runner, inputs), None
     reader = None if isinstance(sensor, NotMeasured) else sensor
     with window.sampled_memory() as range_so_far:
         window.warm_up(run, seconds)
@@ -106,7 +98,7 @@ def _measured(
         decoding=_decoding(spec, runner, inputs, seconds) if isinstance(runner, Decoder) else None,
         rows_per_second=rate,
         memory=memory,
-        layers=_layers(spec, runner, inputs),
+        layers=_layers(spec, runner, inputs, min(LAYER_PASSES, len(timed.times_ms))),
         energy=energy,
     )
 
@@ -126,11 +118,11 @@ def _decoding(spec: PartSpec, decoder: Decoder, inputs: MadeInputs, seconds: flo
     return window.latency_of(times) if times else None
 
 
-def _layers(spec: PartSpec, runner: Runner[Any], inputs: MadeInputs) -> list[LayerTime] | NotMeasured:
+def _layers(spec: PartSpec, runner: Runner[Any], inputs: MadeInputs, passes: int) -> list[LayerTime] | NotMeasured:
     layers = getattr(runner, "layers", None)  # of runtimes that time their graph's layers
     if layers is None:
         return NotMeasured(not_measured=f"{ARTIFACT_FORMATS[spec.kind].runs_in} does not tell the times of layers here.")
-    found: list[LayerTime] = layers(inputs, LAYER_PASSES)
+    found: list[LayerTime] = layers(inputs, passes)
     return found[:MOST_LAYERS]
 
 

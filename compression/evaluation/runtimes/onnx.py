@@ -1,5 +1,6 @@
 """ONNX files in stock ONNX Runtime on the CPU. Torch-free."""
 
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from compression.evaluation.runtimes.onnx_times import node_times
 from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch, Ids
+from compression.schema.profile import LayerTime
 
 FILE = "model.onnx"
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
@@ -24,9 +27,13 @@ DTYPES = {
 
 
 class OnnxRunner:
-    """An inference session with fixed threads."""
+    """An inference session with fixed threads.
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    times: the beginning of the path of a file that gets the time of each node, which slows the session.
+    """
+
+    def __init__(self, path: Path, *, threads: int, times: Path | None = None) -> None:
+        self.path, self.threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -36,6 +43,8 @@ class OnnxRunner:
         if not has_vnni():
             options.add_session_config_entry(*EXACT_PRODUCTS)
         options.log_severity_level = 3
+        if times is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(times)
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
@@ -52,6 +61,14 @@ class OnnxRunner:
         found: list[Logits] = self.session.run(self.outputs, {name: arrays[name] for name in self.inputs})
         return found[0] if len(found) == 1 else np.stack(found, axis=-1)
 
+    def layers(self, batch: Inputs, passes: int) -> list[LayerTime]:
+        """Return the mean time of each node in a pass over a batch, from a session of its own."""
+        with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+            twin = OnnxRunner(self.path, threads=self.threads, times=Path(place) / "nodes")
+            for _ in range(passes + 1):
+                twin.logits(batch)
+            return node_times(Path(twin.session.end_profiling()), passes)
+
 
 @dataclass(frozen=True)
 class OnnxCache:
@@ -64,10 +81,10 @@ class OnnxCache:
 class OnnxDecoder:
     """A language model's session. Keys and values stay in ONNX Runtime's memory; steps do not copy them."""
 
-    def __init__(self, opened: onnxruntime.InferenceSession) -> None:
-        self.session = opened
-        self.name = name_of(opened)
-        self._past = [item for item in opened.get_inputs() if item.name.startswith(PAST)]
+    def __init__(self, opened: OnnxRunner) -> None:
+        self.session, self.name = opened.session, opened.name
+        self.path, self.threads = opened.path, opened.threads
+        self._past = [item for item in self.session.get_inputs() if item.name.startswith(PAST)]
         self._outputs = [item.name for item in self.session.get_outputs()]
 
     def declared(self) -> tuple[list[Declared], list[Declared]]:
@@ -90,6 +107,14 @@ class OnnxDecoder:
     def logits(self, batch: Batch) -> Logits:
         """Return the logits of a batch, padded on any side."""
         return self.step(batch.input_ids, None, batch.attention_mask)[0]
+
+    def layers(self, prompts: Batch, passes: int) -> list[LayerTime]:
+        """Return the mean time of each node in a pass over prompts, from a session of its own."""
+        with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+            twin = OnnxDecoder(OnnxRunner(self.path, threads=self.threads, times=Path(place) / "nodes"))
+            for _ in range(passes + 1):
+                twin.step(prompts.input_ids)
+            return node_times(Path(twin.session.end_profiling()), passes)
 
     def _empty(self, rows: int) -> list[onnxruntime.OrtValue]:
         shapes = ((rows, item.shape[1], 0, item.shape[3]) for item in self._past)
@@ -119,4 +144,4 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
     runner = OnnxRunner(folder / FILE, threads=threads)
-    return OnnxDecoder(runner.session) if any(name.startswith(PAST) for name in runner.inputs) else runner
+    return OnnxDecoder(runner) if any(name.startswith(PAST) for name in runner.inputs) else runner

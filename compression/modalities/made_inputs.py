@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compression.modalities.scoring.base import Floats
+from compression.modalities.scoring.base import Floats, Runner
+from compression.modalities.text.decoding import Decoder
 from compression.schema.manifest import BATCH, LENGTH, InputTensor, Interface
 
 
@@ -36,6 +37,13 @@ def made_inputs(interface: Interface, sizes: Mapping[str, int], *, seed: int = 0
     ]
     arrays = {one.name: _values(one, sizes, draw) for one in known}
     return MadeInputs(arrays, (sizes[BATCH], sizes.get(LENGTH, 0)))
+
+
+def pass_over(runner: Runner[Any], inputs: MadeInputs) -> Floats:
+    """Return the logits of one pass over rows, which a language model takes as prompts."""
+    if isinstance(runner, Decoder):
+        return runner.step(inputs.input_ids)[0]
+    return runner.logits(inputs)
 
 
 def _values(wanted: InputTensor, sizes: Mapping[str, int], draw: np.random.Generator) -> npt.NDArray[Any]:
