@@ -41,7 +41,7 @@ def profile(spec: ProfileSpec, base: Path) -> Profile:
     with host_lock() as turn:
         if not turn.exclusive:
             raise refused("failed", "Another process measured on this device all the time.", BUSY)
-        _drop_from_cache(folder)
+        drop_from_cache(folder)
         first = _run(part).load_ms
         warm = [_run(part) for _ in range(OPENINGS - 1)]
         last = _run(part.model_copy(update={"seconds": request.seconds}))
@@ -72,7 +72,7 @@ def _checked(folder: Path) -> Manifest:
     return manifest
 
 
-def _drop_from_cache(folder: Path) -> None:
+def drop_from_cache(folder: Path) -> None:
     """Ask the system to forget the files' bytes, so that the first opening reads them from the disk; elsewhere than on Linux it
     cannot be asked.
     """
