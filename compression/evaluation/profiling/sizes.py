@@ -29,7 +29,7 @@ def chosen_sizes(interface: Interface, request: ProfileRequest) -> tuple[dict[st
             cause = f"The artifact takes a {axis} of at most {most}, and {size} is asked for."
             raise refused("unsupported", cause, f"Ask for a {_asked_as(axis)} of at most {most}.")
         sizes[axis] = size
-    square = sizes.get(HEIGHT) if sizes.get(HEIGHT) == sizes.get(WIDTH) else None
+    square = sizes.get(HEIGHT) if LENGTH not in sizes and sizes.get(HEIGHT) == sizes.get(WIDTH) else None
     return sizes, request.model_copy(update={"length": sizes.get(LENGTH), "resolution": square})
 
 

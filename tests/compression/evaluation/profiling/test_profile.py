@@ -14,16 +14,19 @@ from onnx import TensorProto
 from compression.evaluation.profiling import command
 from compression.evaluation.profiling.part import Opened, PartSpec, opened, parse_output
 from compression.evaluation.profiling.refusals import Refused, refusal_of
+from compression.evaluation.profiling.sizes import chosen_sizes
 from compression.evaluation.runtimes import onnx as onnx_runtime
 from compression.export.interface import interface_of
 from compression.export.onnx import decoder
 from compression.modalities.text.inputs import batch_of
-from compression.schema.profile import Profile, ProfileFailure
+from compression.schema.manifest import Manifest
+from compression.schema.profile import Profile, ProfileFailure, ProfileRequest
 from compression.schema.report.measurements import NotMeasured
 from compression.system.sensors import find_sensor
 from tests.compression.system.test_sensors import zone
 from tests.support.profiled import artifact, classifier, described, spec_of, with_manifest
 from tests.support.tiny_language import model
+from tests.support.tiny_shipment import Shipment
 
 SENSELESS = NotMeasured(not_measured="This machine has no sensor.")
 
@@ -99,6 +102,24 @@ def test_the_runtimes_tell_the_times_of_their_layers(kind: str, product: str, tm
     assert sum(layer.ms for layer in layers.values()) > 0
     assert found.measured.energy == SENSELESS
     assert {path.name for path in folder.iterdir()} == before  # nothing is left there
+
+
+@pytest.mark.parametrize("form", ["baseline", "int8", "checkpoint"])
+def test_what_a_job_ships_is_measured_as_its_manifest_says(form: str, tiny_shipment: Shipment) -> None:
+    folder = tiny_shipment.folder(getattr(tiny_shipment, form))
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    assert manifest.kind is not None
+    assert manifest.interface is not None
+    sizes, request = chosen_sizes(manifest.interface, ProfileRequest(batch=2))
+    spec = part_of(folder, manifest.kind, interface=manifest.interface, sizes=sizes, seconds=0.01)
+    found = opened(spec, SENSELESS).measured
+    assert found is not None
+    assert request.length == manifest.interface.tested[1]["sequence"]
+    assert found.decoding is None
+    if form == "checkpoint":
+        assert found.layers == NotMeasured(not_measured="PyTorch does not tell the times of layers here.")
+    else:
+        assert any(layer.type in ("MatMul", "Gemm", "DynamicQuantizeMatMul", "MatMulInteger") for layer in found.layers)
 
 
 def test_energy_is_read_from_the_machines_sensor(tmp_path: Path) -> None:
