@@ -1,4 +1,4 @@
-"""The engine's command: `python -m compression run|validate|measure|predict|lm-eval-job SPEC.json`.
+"""The engine's command: `python -m compression run|validate|measure|predict|profile|lm-eval-job SPEC.json`.
 
 `python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint.
 
@@ -21,6 +21,8 @@ MODULES = {
     "validate": "compression.engine.commands.validate",
     "measure": "compression.evaluation.measure",
     "predict": "compression.evaluation.predict",
+    "profile": "compression.evaluation.profiling.command",
+    "profile-part": "compression.evaluation.profiling.part",
     "lm-eval-job": "compression.evaluation.lm_eval.harness_model",
 }
 """Subcommand → the module whose `main` runs it."""
@@ -35,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         ("validate", "check the files of a model or a dataset"),
         ("measure", "measure an artifact in this fresh process"),
         ("predict", "let a job's model before and after answer one row"),
+        ("profile", "measure what an artifact costs on this machine"),
+        ("profile-part", "open an artifact in this fresh process for its profile"),
         ("lm-eval-job", "ask a job's model what tasks of lm-eval ask"),
     ):
         command = commands.add_parser(name, help=what)

@@ -26,6 +26,7 @@ from compression.planning.estimator import MEASURE_SECONDS
 from compression.quantization.fake_quantize import DYNAMIC, Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
 from compression.schema.errors import OutOfMemory
+from compression.schema.manifest import Interface
 from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.before import Before, Figures
@@ -154,6 +155,7 @@ class WrittenArtifact:
     unmeasured: str | None = None  #: why it cannot be measured
     raw: RawInput | None = None  #: the input that its file has in place of the model's
     trained_as_shipped: bool | None = None  #: whether training computed with its numbers; None where nothing trains
+    interface: Interface | None = None  #: what it reads and answers; None if it was not opened
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class MeasuredArtifact:
     shipped: ShippedArtifact
     folder: Path
     card: ModelCard
+    interface: Interface | None = None  #: what it reads and answers; None if it was not opened
 
     def complete(self, rows: Sequence[Figured]) -> ShippedArtifact:
         """Add card, before.json, recipe, licence and manifest; return the artifact with its list of files. rows: those from the
@@ -185,7 +188,8 @@ class MeasuredArtifact:
             )
             (self.folder / "before.json").write_text(as_json(before.model_dump(mode="json")), "utf-8")
         (self.folder / "README.md").write_text(replace(self.card, rows=rows).render(), "utf-8")
-        return replace(self.shipped, artifact=artifact.model_copy(update={"files": write_manifest(self.folder)}))
+        files = write_manifest(self.folder, artifact.kind, self.interface)
+        return replace(self.shipped, artifact=artifact.model_copy(update={"files": files}))
 
 
 def ship(
@@ -202,7 +206,7 @@ def ship(
         pad_id, raw = run.write(model, folder, request)
         scorer, sample = scorer_of(run.task, run.evaluate, run.labels), list(run.sample)
         int8, half = simulation is not None, HALVES.get(precision)
-        verify(model, folder, kind=request.kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
+        agreement = verify(model, folder, kind=request.kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
         compared = None
         if simulation is not None:
             asked = asked_of(scorer, folder, sample, model, pad_id)
@@ -217,6 +221,7 @@ def ship(
             compared=compared,
             raw=raw,
             trained_as_shipped=exporter.trained_as_shipped(precision, simulation_of(model)),
+            interface=agreement.interface,
         )
         measured = yield from measure_written(written, run)
         return measured.complete(rows(measured.shipped))
@@ -270,7 +275,7 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         origin=run.origin,
         lacks_form=adapter_of(model).lacks_form(model.config),
     )
-    return MeasuredArtifact(shipped, folder, card)
+    return MeasuredArtifact(shipped, folder, card, written.interface)
 
 
 def weights_of(folder: Path, kind: Kind) -> list[Path]:

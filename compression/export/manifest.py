@@ -11,6 +11,7 @@ from compression.export.provenance import Origin
 from compression.models.architectures import heads
 from compression.models.architectures.families import needed_files
 from compression.schema.artifact_formats import Kind
+from compression.schema.manifest import MANIFEST, Interface, Manifest
 from compression.schema.report.report import File
 from compression.system.sealed_folder import file_in, list_files
 
@@ -43,10 +44,12 @@ def write_origin(origin: Origin, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def write_manifest(folder: Path) -> tuple[File, ...]:
-    """List every file with its size and sha256 in manifest.json; return the list, the manifest included."""
-    files, manifest = list_files(folder), folder / "manifest.json"
-    manifest.write_text(as_json({"files": [file.model_dump() for file in files]}), "utf-8")
+def write_manifest(folder: Path, kind: Kind, interface: Interface | None) -> tuple[File, ...]:
+    """Write manifest.json: every file with its size and sha256, and what is read and answered; return the list of files,
+    the manifest included.
+    """
+    files, manifest = list_files(folder), folder / MANIFEST
+    manifest.write_text(as_json(Manifest(kind=kind, files=files, interface=interface).model_dump(mode="json")), "utf-8")
     return (*files, file_in(folder, manifest))
 
 

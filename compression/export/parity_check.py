@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export.exporter import exporter_of, plain
+from compression.export.interface import interface_of
 from compression.export.onnx.trace import inputs_of, outputs_of
 from compression.modalities.scoring.base import Floats as Logits, Inputs, Row, Runner, Scorer
 from compression.modalities.text.decoding import Decoder
@@ -20,6 +21,7 @@ from compression.modalities.text.inputs import Ids, batch_of
 from compression.models.adapters.registry import adapter_of
 from compression.schema.artifact_formats import Kind
 from compression.schema.errors import ExportMismatch
+from compression.schema.manifest import Interface
 
 RELATIVE = 1e-3
 """Tolerance for the order of floating-point sums, relative to the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
@@ -66,11 +68,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Result of a comparison: root mean square and largest difference of logits, and the allowed bound."""
+    """Result of a comparison: root mean square and largest difference of logits, and the allowed bound.
+
+    interface: what the reopened artifact reads and answers, if it was described.
+    """
 
     difference: float
     largest: float
     allowed: Bound
+    interface: Interface | None = None
 
 
 def verify(
@@ -111,7 +117,9 @@ def verify(
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
         return lambda read: answers(again, read), again.get_input_embeddings()  # type: ignore[operator]
 
-    return compare_runner(runner, model, scorer, asked, expected, allowed, rounded=half is not None or not exact, engine=engine)
+    rounded_off = half is not None or not exact
+    found = compare_runner(runner, model, scorer, asked, expected, allowed, rounded=rounded_off, engine=engine)
+    return replace(found, interface=interface_of(runner, model, folder, asked))
 
 
 def compare_runner(

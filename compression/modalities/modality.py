@@ -191,6 +191,16 @@ class RawInput:
     deviation: tuple[float, ...]  #: the same
 
 
+@dataclass(frozen=True)
+class InputFacts:
+    """What an artifact's manifest says of an input beside its type and sizes."""
+
+    axes: tuple[str, ...]  #: names of its dimensions
+    low: float  #: smallest value
+    high: float  #: largest value
+    usual: float | None = None  #: value of all elements in rows without padding
+
+
 class IndependentRows:
     """Base class of modalities whose models read each row as it is: they have none of the optional capabilities."""
 
@@ -214,6 +224,10 @@ class IndependentRows:
     def raw_input(self, folder: Path) -> RawInput | None:  # noqa: ARG002
         """Return None: files read what the model reads."""
         return None
+
+    def input_facts(self, model: nn.Module, folder: Path) -> dict[str, InputFacts]:  # noqa: ARG002
+        """Return nothing: axes have no names, and values no limits that are known."""
+        return {}
 
     def evaluation(self, evaluate: Evaluate, task: Name, length: int, positions: int) -> Evaluate:  # noqa: ARG002
         """Return the settings as they are."""
@@ -330,6 +344,12 @@ class Modality(Protocol):
 
     def raw_input(self, folder: Path) -> RawInput | None:
         """Return the input that an artifact's ONNX file can have in place of the model's; None if its tasks have none.
+
+        folder: with the preprocessor's files.
+        """
+
+    def input_facts(self, model: nn.Module, folder: Path) -> dict[str, InputFacts]:
+        """Return the axes and values of inputs by name: of the model's, of a `raw_input`, and of others that files may have.
 
         folder: with the preprocessor's files.
         """

@@ -35,6 +35,15 @@ class ProfileRequest(Config):
         return self
 
 
+class ProfileSpec(Config):
+    """The input of `python -m compression profile`. A relative folder starts at the spec's own."""
+
+    version: Literal[1] = 1
+    folder: Annotated[str, Field(description="Of the artifact as it was downloaded, with its manifest.json.")]
+    kind: Annotated[str | None, Field(description="The artifact's format; null: what its manifest says.")] = None
+    request: ProfileRequest = ProfileRequest()
+
+
 class DeviceFacts(Config):
     """What a device's process found out about its machine."""
 
@@ -51,13 +60,14 @@ class ProfiledLatency(Config):
 
     median_ms: Positive
     p95_ms: Positive
-    samples_ms: Annotated[list[Positive], Field(min_length=1, max_length=MOST_SAMPLES, description="In order of measurement.")]
+    samples_ms: Annotated[list[Positive], Field(min_length=1, max_length=MOST_SAMPLES)]
+    """In order of measurement; of more passes than fit, evenly spaced ones. Median and percentile are of all."""
 
 
 class Load(Config):
-    """Time until the artifact answers. Milliseconds."""
+    """Time from importing the runtime to the first answer, each in a fresh process. Milliseconds."""
 
-    first_ms: Annotated[Positive, Field(description="Of the first opening in a fresh process.")]
+    first_ms: Annotated[Positive, Field(description="Of the first opening, with no file in the cache if the system allows.")]
     warm_ms: Annotated[Positive, Field(description="Median of later openings, with the files in the system's cache.")]
 
 
@@ -97,6 +107,7 @@ class Profile(Config):
     latency: ProfiledLatency
     rows_per_second: Annotated[Positive, Field(description="Rows, images (frames) or prompts a second, over the whole window.")]
     memory: MemoryRange | NotMeasured
+    decoding: Annotated[ProfiledLatency | None, Field(description="Of a further token of each row; else null.")] = None
     layers: Annotated[list[LayerTime], Field(max_length=MOST_LAYERS)] | NotMeasured
     energy: Energy | NotMeasured
 

@@ -19,6 +19,7 @@ from compression.engine.shipping import MeasuredArtifact, ShippedArtifact
 from compression.evaluation.runtimes.runner import open_artifact
 from compression.export import instruction_sets, parity_check
 from compression.export.exporter import exporter_of
+from compression.export.interface import interface_of
 from compression.export.onnx import decoder
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import Floats as Logits, Inputs
@@ -29,6 +30,7 @@ from compression.models.skeleton import generation_of
 from compression.planning.on_disk import may_be_whole
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.artifact_formats import ONNX
+from compression.schema.manifest import Interface
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency, Score
 from compression.schema.schemes import SCHEMES, Scheme
@@ -132,13 +134,16 @@ class Graphs:
         decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
         yield Step(1, STEPS)
         self.shipping.describe(layers.model, place, request)
-        asked = yield from self._check(place, source, simulation)
+        asked, interface = yield from self._check(place, source, simulation)
         seconds = self.shipping.run.emulate_seconds
         compared = None if simulation is None else self.exporter.compare_processors(place, asked, simulation, seconds)
-        return (yield from self.shipping.measure(layers.model, place, request, simulation, compared=compared))
+        measured = self.shipping.measure(layers.model, place, request, simulation, compared=compared, interface=interface)
+        return (yield from measured)
 
-    def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, Sequence[Inputs]]:
-        """Compare the file with the model. Returns the inputs of the comparison."""
+    def _check(
+        self, place: Path, source: Path, simulation: Simulation | None
+    ) -> Generator[Step, None, tuple[Sequence[Inputs], Interface]]:
+        """Compare the file with the model. Returns the inputs of the comparison, and what the file reads and answers."""
         layers = self._opened(source)
         run = self.shipping.run
         scorer = scorer_of(run.task, run.evaluate, run.labels)
@@ -159,8 +164,9 @@ class Graphs:
             return lambda read: self._answers(layers, read), layers.model.get_input_embeddings()
 
         parity_check.compare_runner(runner, layers.model, scorer, asked, expected, allowed, rounded=not exact, engine=engine)
+        interface = interface_of(runner, layers.model, place, asked, longest=0)  # memory is short here
         yield Step(4, STEPS)
-        return asked
+        return asked, interface
 
     def _opened(self, source: Path) -> LayerwiseRunner:
         layers = LayerwiseRunner(source, torch.float32)

@@ -20,6 +20,7 @@ from compression.models.sharded_checkpoint import BLOCK
 from compression.planning.on_disk import opened_bytes
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, ArtifactPrecision, Kind
+from compression.schema.manifest import Interface
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.stages import Stage
@@ -70,9 +71,11 @@ class OnDiskShipping:
         *,
         stored: str | None = None,
         compared: ComparedAnswers | NotCompared | None = None,
+        interface: Interface | None = None,
     ) -> Generator[Step, None, MeasuredArtifact]:
         """Write config and tokenizer beside the weights in `folder`, and measure. Yields the score's progress steps. model:
         without weights. stored: the storage type of the size, if not the precision. compared: with other processors' outputs.
+        interface: what the files read and answer.
         """
         self.describe(model, folder, request)
         process.release_memory()
@@ -84,6 +87,7 @@ class OnDiskShipping:
             simulation=simulation,
             flops=NotMeasured(not_measured="The model was never in memory."),
             compared=compared,
+            interface=interface,
             # An artifact of the primary format was just opened here.
             unmeasured=None if ARTIFACT_FORMATS[request.kind].primary else self.too_large(model, folder, request.kind),
         )

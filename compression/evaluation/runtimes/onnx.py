@@ -1,6 +1,5 @@
 """ONNX files in stock ONNX Runtime on the CPU. Torch-free."""
 
-import json
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from compression.modalities.scoring.base import Floats as Logits, Inputs, Runner
+from compression.evaluation.runtimes.onnx_times import node_times
+from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch, Ids
+from compression.schema.profile import LayerTime
 from compression.schema.report.operators import Operators
 
 FILE = "model.onnx"
@@ -21,12 +22,21 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 more, measured with 1.32), and for portable files it changes nothing."""
 CPU = Path("/proc/cpuinfo")
 PAST = "past_key_values."  #: prefix of the names of the cache's inputs
+DTYPES = {
+    **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "int32", "int64", "bool", "float16")},
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+}
 
 
 class OnnxRunner:
-    """An inference session with fixed threads. profile: the beginning of the path of ONNX Runtime's own profile, if asked."""
+    """An inference session with fixed threads.
 
-    def __init__(self, path: Path, *, threads: int, profile: Path | None = None) -> None:
+    times: the beginning of the path of a file that gets the time of each node, which slows the session.
+    """
+
+    def __init__(self, path: Path, *, threads: int, times: Path | None = None) -> None:
+        self.path, self.threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -36,12 +46,16 @@ class OnnxRunner:
         if not has_vnni():
             options.add_session_config_entry(*EXACT_PRODUCTS)
         options.log_severity_level = 3
-        if profile is not None:
-            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        if times is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(times)
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = name_of(self.session)
+
+    def declared(self) -> tuple[list[Declared], list[Declared]]:
+        """Return the file's inputs and outputs."""
+        return declared_by(self.session)
 
     def logits(self, batch: Inputs) -> Logits:
         """Return the logits of a batch; start and end logits are stacked if the file has both."""
@@ -49,6 +63,14 @@ class OnnxRunner:
         arrays = batch.arrays
         found: list[Logits] = self.session.run(self.outputs, {name: arrays[name] for name in self.inputs})
         return found[0] if len(found) == 1 else np.stack(found, axis=-1)
+
+    def layers(self, batch: Inputs, passes: int) -> list[LayerTime]:
+        """Return the mean time of each node in a pass over a batch, from a session of its own."""
+        with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+            twin = OnnxRunner(self.path, threads=self.threads, times=Path(place) / "nodes")
+            for _ in range(passes + 1):
+                twin.logits(batch)
+            return node_times(Path(twin.session.end_profiling()), passes)
 
 
 @dataclass(frozen=True)
@@ -62,11 +84,15 @@ class OnnxCache:
 class OnnxDecoder:
     """A language model's session. Keys and values stay in ONNX Runtime's memory; steps do not copy them."""
 
-    def __init__(self, opened: onnxruntime.InferenceSession) -> None:
-        self.session = opened
-        self.name = name_of(opened)
-        self._past = [item for item in opened.get_inputs() if item.name.startswith(PAST)]
+    def __init__(self, opened: OnnxRunner) -> None:
+        self.session, self.name = opened.session, opened.name
+        self.path, self.threads = opened.path, opened.threads
+        self._past = [item for item in self.session.get_inputs() if item.name.startswith(PAST)]
         self._outputs = [item.name for item in self.session.get_outputs()]
+
+    def declared(self) -> tuple[list[Declared], list[Declared]]:
+        """Return the file's inputs and outputs."""
+        return declared_by(self.session)
 
     def step(self, ids: Ids, cache: OnnxCache | None = None, mask: Ids | None = None) -> tuple[Logits, OnnxCache]:
         """Process more tokens; see `modalities.text.decoding.Decoder`."""
@@ -85,6 +111,14 @@ class OnnxDecoder:
         """Return the logits of a batch, padded on any side."""
         return self.step(batch.input_ids, None, batch.attention_mask)[0]
 
+    def layers(self, prompts: Batch, passes: int) -> list[LayerTime]:
+        """Return the mean time of each node in a pass over prompts, from a session of its own."""
+        with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+            twin = OnnxDecoder(OnnxRunner(self.path, threads=self.threads, times=Path(place) / "nodes"))
+            for _ in range(passes + 1):
+                twin.step(prompts.input_ids)
+            return node_times(Path(twin.session.end_profiling()), passes)
+
     def _empty(self, rows: int) -> list[onnxruntime.OrtValue]:
         shapes = ((rows, item.shape[1], 0, item.shape[3]) for item in self._past)
         return [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for shape in shapes]
@@ -96,6 +130,15 @@ def has_vnni() -> bool:
     return CPU.is_file() and any(flag in CPU.read_text("ascii", "replace") for flag in ("avx512_vnni", "avx_vnni"))
 
 
+def declared_by(opened: onnxruntime.InferenceSession) -> tuple[list[Declared], list[Declared]]:
+    """Return the inputs and the outputs that a session's file declares."""
+    inputs, outputs = (
+        [Declared(one.name, DTYPES.get(one.type, one.type), tuple(one.shape)) for one in found]
+        for found in (opened.get_inputs(), opened.get_outputs())
+    )
+    return inputs, outputs
+
+
 def name_of(opened: onnxruntime.InferenceSession) -> str:
     """Return the runtime, version and device as text."""
     return f"onnxruntime {onnxruntime.__version__} {opened.get_providers()[0]}"
@@ -103,11 +146,8 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
 
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
-    return _as_decoder(OnnxRunner(folder / FILE, threads=threads))
-
-
-def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:
-    return OnnxDecoder(runner.session) if any(name.startswith(PAST) for name in runner.inputs) else runner
+    runner = OnnxRunner(folder / FILE, threads=threads)
+    return OnnxDecoder(runner) if any(name.startswith(PAST) for name in runner.inputs) else runner
 
 
 def operators(folder: Path, example: Inputs) -> Operators:
@@ -117,10 +157,5 @@ def operators(folder: Path, example: Inputs) -> Operators:
     nodes = onnx.load(folder / FILE, load_external_data=False).graph.node
     before = Counter(node.op_type for node in nodes if node.op_type != "Constant")
     del nodes  # with the weights of the file
-    with tempfile.TemporaryDirectory() as place:
-        runner = OnnxRunner(folder / FILE, threads=1, profile=Path(place) / "pass")
-        opened: Runner[Any] = _as_decoder(runner)
-        opened.logits(example)
-        events = json.loads(Path(runner.session.end_profiling()).read_bytes())
-    executed = (one["args"]["op_name"] for one in events if one["cat"] == "Node" and one["name"].endswith("_kernel_time"))
-    return Operators(before=before, after=Counter(executed))
+    opened: Any = open_folder(folder, threads=1)
+    return Operators(before=before, after=Counter(one.type for one in opened.layers(example, passes=1)))

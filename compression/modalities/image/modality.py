@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from compression.modalities.image.scoring.classes import ImageClassScorer
 from compression.modalities.image.scoring.reader import RAW
-from compression.modalities.modality import IndependentRows, Modality, RawInput
+from compression.modalities.modality import IndependentRows, InputFacts, Modality, RawInput
 from compression.modalities.scoring.base import Row
 from compression.schema.errors import CompressionError, ConfigMismatch
+from compression.schema.manifest import BATCH, HEIGHT, WIDTH
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 
@@ -109,6 +110,18 @@ class ImageModality(IndependentRows):
         how = ImagePreprocessing.read(folder)
         return RawInput(RAW, INPUT, (0, 3, 1, 2), ORDERS[how.channels], 1 / how.scale, how.mean, how.std)
 
+    def input_facts(self, model: nn.Module, folder: Path) -> dict[str, InputFacts]:  # noqa: ARG002
+        """Return the axes of an image and the range of its values, before and after they are normalized."""
+        from compression.modalities.image.preprocessing import ImagePreprocessing
+
+        how = ImagePreprocessing.read(folder)
+        channels = list(zip(how.mean, how.std, strict=True))
+        low, high = (
+            pick((value - mean) / std for mean, std in channels) for pick, value in ((min, 0.0), (max, 255 * how.scale))
+        )
+        whole = InputFacts((BATCH, "channels", HEIGHT, WIDTH), low, high)
+        return {INPUT: whole, RAW: InputFacts((BATCH, HEIGHT, WIDTH, "channels"), 0.0, 255.0)}
+
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return images of zeros, (batch, channels, height, width)."""
         import torch
@@ -117,7 +130,7 @@ class ImageModality(IndependentRows):
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:  # noqa: ARG002
         """Return the dynamic dimension of the input: the rows."""
-        return {INPUT: {0: ("batch", None)}}
+        return {INPUT: {0: (BATCH, None)}}
 
 
 def input_shape(config: Any) -> tuple[int, ...]:

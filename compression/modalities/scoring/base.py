@@ -34,6 +34,15 @@ class Inputs(Protocol):
 AnyInputs = TypeVar("AnyInputs", contravariant=True, bound=Inputs)
 
 
+@dataclass(frozen=True)
+class Declared:
+    """An input or output as a file declares it."""
+
+    name: str
+    dtype: str  #: as NumPy names it
+    sizes: tuple[int | str | None, ...]  #: of its dimensions; of one that takes any size its name, or None without a name
+
+
 class Runner(Protocol[AnyInputs]):
     """An artifact, opened by its own runtime."""
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from compression.modalities.modality import SPLITS, Modality, RawInput, Summary
+from compression.modalities.modality import SPLITS, InputFacts, Modality, RawInput, Summary
 from compression.modalities.scoring.base import Row, Scorer
 from compression.modalities.text.scoring.perplexity import LanguageScorer
 from compression.modalities.text.scoring.question_answering import QuestionScorer
 from compression.modalities.text.scoring.token_classification import TagScorer
 from compression.modalities.text.scoring.whole_texts import TextClassScorer, TextNumberScorer
 from compression.schema.errors import CompressionError, InvalidSpec, UnreadableData
+from compression.schema.manifest import BATCH, LENGTH
 from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.tasks import TASKS
@@ -173,11 +174,24 @@ class TextModality:
         from compression.models.adapters.registry import adapter_of
 
         most = adapter_of(own := cast("PreTrainedModel", model)).max_positions(own.config)
-        return {name: {0: ("batch", None), 1: ("sequence", most)} for name in self.example_inputs(model, 1, 1)}
+        return {name: {0: (BATCH, None), 1: (LENGTH, most)} for name in self.example_inputs(model, 1, 1)}
 
     def raw_input(self, folder: Path) -> RawInput | None:  # noqa: ARG002
         """Return None: files read what the model reads."""
         return None
+
+    def input_facts(self, model: nn.Module, folder: Path) -> dict[str, InputFacts]:  # noqa: ARG002
+        """Return the ranges of token ids, mask, token types and positions."""
+        from compression.models.adapters.registry import adapter_of
+
+        config = cast("PreTrainedModel", model).config
+        family = adapter_of(config)
+        counts = {"input_ids": config.vocab_size, "attention_mask": 2, "position_ids": family.max_positions(config)}
+        usual = {"attention_mask": 1.0, "token_type_ids": 0.0}
+        counts["token_type_ids"] = family.types(config)
+        return {
+            name: InputFacts((BATCH, LENGTH), 0.0, float(max(count, 1) - 1), usual.get(name)) for name, count in counts.items()
+        }
 
     def evaluation(self, evaluate: Evaluate, task: Task, length: int, positions: int) -> Evaluate:
         """Set a language model's missing evaluation window to the length of a row. Raises InvalidSpec."""

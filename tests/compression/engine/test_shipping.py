@@ -13,6 +13,7 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.shipping import count_flops
 from compression.export.instruction_sets import hindrance
+from compression.schema.manifest import Manifest
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate, Recipe
 from compression.schema.report.instruction_sets import NotCompared
@@ -84,6 +85,28 @@ def test_the_manifest_lists_every_file_but_itself_with_its_digest(tiny_shipment:
         for path, entry in listed.items():
             data = (folder / path).read_bytes()
             assert (entry["size"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_the_manifest_says_what_is_read_and_answered_and_at_which_sizes_it_was_tried(tiny_shipment: Shipment) -> None:
+    for shipped in (tiny_shipment.baseline, tiny_shipment.int8, tiny_shipment.checkpoint):
+        manifest = Manifest.model_validate_json((tiny_shipment.folder(shipped) / "manifest.json").read_bytes())
+        config = tiny_shipment.model.config
+        assert manifest.kind == shipped.artifact.kind
+        ids, mask, types = manifest.interface.inputs
+        assert (ids.name, ids.dtype, ids.axes, ids.shape) == ("input_ids", "int64", ("batch", "sequence"), (None, None))
+        assert (ids.low, ids.high, ids.usual) == (0, config.vocab_size - 1, None)
+        assert [(one.name, one.high, one.usual) for one in (mask, types)] == [
+            ("attention_mask", 1, 1),
+            ("token_type_ids", 1, 0),
+        ]
+        assert manifest.interface.largest == {"sequence": config.max_position_embeddings}
+        outputs = [(one.name, one.dtype, one.axes[0], one.shape) for one in manifest.interface.outputs]
+        assert outputs == ([] if shipped is tiny_shipment.checkpoint else [("logits", "float32", "batch", (None, 2))])
+        smallest, typical, largest = manifest.interface.tested
+        serves = shipped is not tiny_shipment.checkpoint
+        longest = config.max_position_embeddings if serves else typical["sequence"]
+        assert (smallest, largest) == ({"batch": 1, "sequence": 1}, {"batch": 1, "sequence": longest})
+        assert typical["batch"] == 16
 
 
 def test_the_tokenizer_cuts_texts_by_itself_and_pads_nothing(tiny_shipment: Shipment) -> None:

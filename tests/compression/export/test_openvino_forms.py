@@ -25,6 +25,7 @@ from compression.modalities.text.inputs import Batch
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
 from compression.quantization.static_int8 import static_weights
 from compression.schema.errors import ExportMismatch
+from compression.schema.manifest import Manifest
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.schemes import SCHEMES, Scheme
 from tests.support import decoder_models
@@ -217,6 +218,13 @@ def test_an_artifact_is_verified_scored_and_opened_by_its_card(
     assert made.artifact.operators.after["FullyConnected"] == linear
     folder = tmp_path / "artifacts" / made.artifact.name
     assert made.size.bytes == sum(path.stat().st_size for path in folder.glob("openvino_model.*"))
+    interface = Manifest.model_validate_json((folder / "manifest.json").read_bytes()).interface
+    assert [(one.name, one.dtype, one.axes, one.shape) for one in interface.inputs] == [
+        (name, "int64", ("batch", "sequence"), (None, None)) for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    assert [(one.name, one.dtype, one.axes[0], one.shape) for one in interface.outputs] == [
+        ("logits", "float32", "batch", (None, 2))
+    ]
     card = (folder / "README.md").read_text()
     assert "INFERENCE_PRECISION_HINT" in card
     assert ("calibrated" in card) == (kind == "openvino-int8")

@@ -63,6 +63,10 @@ def test_an_artifact_is_held_against_the_engines_model_on_images(scheme: str | N
     folder, asked = artifact(model, tmp_path / "made", int8=scheme is not None), rows(tmp_path)
     found = verify(model, folder, kind="onnx", int8=scheme is not None, sample=asked, scorer=SCORER, pad_id=0)
     assert found.difference <= found.allowed.rms
+    (read,) = found.interface.inputs
+    assert (read.axes, read.shape) == (("batch", "channels", "height", "width"), (None, 3, SIDE, SIDE))
+    assert (read.low, read.high) == (-2, 2)  # of pixels from 0 to 1, less 0.5, over 0.25
+    assert [sizes["batch"] for sizes in found.interface.tested] == [1, len(asked), 1]
 
 
 @pytest.mark.parametrize("lost", ["linear_{}.bias", "batch_norm_1.bias"])

@@ -1,0 +1,114 @@
+"""Profiles an artifact: `python -m compression profile SPEC.json`. Prints a `Profile` or a `ProfileFailure`. Torch-free."""
+
+import contextlib
+import os
+import statistics
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from compression.evaluation.profiling.part import Opened, PartSpec, parse_output
+from compression.evaluation.profiling.refusals import AGAIN, REPORT, SMALLER, Refused, refused
+from compression.evaluation.profiling.sizes import chosen_sizes
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
+from compression.schema.manifest import MANIFEST, Manifest
+from compression.schema.profile import Load, Profile, ProfileFailure, ProfileSpec
+from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines, telling
+from compression.system.device_facts import device_facts
+from compression.system.host_lock import host_lock
+from compression.system.sealed_folder import digest
+
+OPENINGS = 3  #: with the files in the system's cache; the last of them measures
+OPEN_SECONDS = 600.0  #: that opening may take
+WINDOWS = 6  #: idle, timed, tokens, warm-up, and as much again for layers on a busy machine
+BUSY = "Let nothing else measure on this device meanwhile, and profile again."
+
+
+def profile(spec: ProfileSpec, base: Path) -> Profile:
+    """Profile the artifact. base: what a relative folder starts at. Raises Refused."""
+    folder = (base / spec.folder).resolve()
+    manifest = _checked(folder)
+    kind, interface = spec.kind or manifest.kind, manifest.interface
+    if kind not in ARTIFACT_FORMATS:
+        known = ", ".join(ARTIFACT_FORMATS)
+        cause = f"The artifact's format {kind!r} is not known here. Known: {known}."
+        raise refused("unsupported", cause, "Update lathe on the device, or install the package that has the format.")
+    if interface is None:
+        cause = f"The artifact's {MANIFEST} does not say what it reads."
+        raise refused("unsupported", cause, "Run the job again with this version, or profile its onnx artifact.")
+    sizes, request = chosen_sizes(interface, spec.request)
+    part = PartSpec(kind=kind, folder=str(folder), interface=interface, sizes=sizes, threads=request.threads)
+    with host_lock() as turn:
+        if not turn.exclusive:
+            raise refused("failed", "Another process measured on this device all the time.", BUSY)
+        drop_from_cache(folder)
+        first = _run(part).load_ms
+        warm = [_run(part) for _ in range(OPENINGS - 1)]
+        last = _run(part.model_copy(update={"seconds": request.seconds}))
+    assert last.measured is not None  # noqa: S101 (its seconds were given)
+    return Profile(
+        request=request,
+        runtime=last.runtime,
+        device=device_facts(),
+        load=Load(first_ms=first, warm_ms=statistics.median(one.load_ms for one in (*warm, last))),
+        **dict(last.measured),
+    )
+
+
+def _checked(folder: Path) -> Manifest:
+    """Read the manifest, and compare each file with its hash. Raises Refused if one is missing or differs."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError as problem:
+        raise refused("bad_artifact", f"There is no {MANIFEST} in the artifact's folder.", AGAIN) from problem
+    except (OSError, ValidationError) as problem:
+        raise refused("bad_artifact", f"The {MANIFEST} cannot be read: {problem}", AGAIN) from problem
+    for file in manifest.files:
+        path = folder / file.path
+        if not path.is_file():
+            raise refused("bad_artifact", f"The artifact's file {file.path} is missing.", AGAIN)
+        if digest(path) != file.sha256:
+            raise refused("bad_artifact", f"The artifact's file {file.path} is not what was written.", AGAIN)
+    return manifest
+
+
+def drop_from_cache(folder: Path) -> None:
+    """Ask the system to forget the files' bytes, so that the first opening reads them from the disk; elsewhere than on Linux it
+    cannot be asked.
+    """
+    for path in folder.rglob("*") if hasattr(os, "posix_fadvise") else ():
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                with contextlib.suppress(OSError):  # a file system without it keeps its cache
+                    os.fsync(descriptor)
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def _run(part: PartSpec) -> Opened:
+    """Run a fresh process. Raises Refused with its failure, or with what ended it."""
+    limit = OPEN_SECONDS + WINDOWS * (part.seconds or 0)
+    try:
+        found = [parse_output.validate_json(line) for line in child_lines("profile-part", part, timeout=limit)][-1]
+    except ChildOutOfMemory as problem:
+        raise refused("out_of_memory", str(problem), SMALLER) from problem
+    except ChildLate as problem:
+        raise refused("failed", str(problem), SMALLER) from problem
+    except ChildFailed as problem:
+        raise refused("failed", str(problem), REPORT) from problem
+    if isinstance(found, ProfileFailure):
+        raise Refused(found)
+    return found
+
+
+def main(path: Path) -> int:
+    """Profile the spec at `path`; print the answer as one line of JSON. Return the exit code."""
+    tell = telling()
+    spec = ProfileSpec.model_validate_json(path.read_bytes())
+    try:
+        tell(profile(spec, path.parent))
+    except Refused as problem:
+        tell(problem.failure)
+    return 0
