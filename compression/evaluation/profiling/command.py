@@ -12,7 +12,8 @@ from compression.evaluation.profiling.refusals import AGAIN, REPORT, SMALLER, Re
 from compression.evaluation.profiling.sizes import chosen_sizes
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.manifest import MANIFEST, Manifest
-from compression.schema.profile import Load, Profile, ProfileFailure, ProfileSpec
+from compression.schema.profile import LayerTime, Load, Profile, ProfileFailure, ProfileSpec
+from compression.schema.report.measurements import NotMeasured
 from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines, telling
 from compression.system.device_facts import device_facts
 from compression.system.host_lock import host_lock
@@ -20,7 +21,8 @@ from compression.system.sealed_folder import digest
 
 OPENINGS = 3  #: with the files in the system's cache; the last of them measures
 OPEN_SECONDS = 600.0  #: that opening may take
-WINDOWS = 6  #: idle, timed, tokens, warm-up, and as much again for layers on a busy machine
+WINDOWS = 6  #: that measuring may take: idle, timed, tokens, and as much again on a busy machine
+LAYER_PASSES = 10  #: passes at most of which each layer's mean time is taken; no more than the window held
 BUSY = "Let nothing else measure on this device meanwhile, and profile again."
 
 
@@ -45,12 +47,14 @@ def profile(spec: ProfileSpec, base: Path) -> Profile:
         first = _run(part).load_ms
         warm = [_run(part) for _ in range(OPENINGS - 1)]
         last = _run(part.model_copy(update={"seconds": request.seconds}))
-    assert last.measured is not None  # noqa: S101 (its seconds were given)
+        assert last.measured is not None  # noqa: S101 (its seconds were given)
+        layers = layer_times(part, min(LAYER_PASSES, len(last.measured.latency.samples_ms)))
     return Profile(
         request=request,
         runtime=last.runtime,
         device=device_facts(),
         load=Load(first_ms=first, warm_ms=statistics.median(one.load_ms for one in (*warm, last))),
+        layers=layers,
         **dict(last.measured),
     )
 
@@ -85,6 +89,16 @@ def drop_from_cache(folder: Path) -> None:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+def layer_times(part: PartSpec, passes: int) -> list[LayerTime] | NotMeasured:
+    """Time the layers in a process of its own: it opens the artifact twice, which memory may not suffice for."""
+    try:
+        found = _run(part.model_copy(update={"layer_passes": passes})).layers
+    except Refused as problem:
+        return NotMeasured(not_measured=f"The times of layers could not be taken: {problem}")
+    assert found is not None  # noqa: S101 (its passes were given)
+    return found
 
 
 def _run(part: PartSpec) -> Opened:

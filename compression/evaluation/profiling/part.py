@@ -26,8 +26,6 @@ from compression.schema.report.measurements import NotMeasured
 from compression.system.child_process import telling
 from compression.system.sensors import Sensor, find_sensor
 
-LAYER_PASSES = 10  #: passes at most of which each layer's mean is taken; no more than the window held
-
 
 class PartSpec(Config):
     """Input. The folder is absolute."""
@@ -37,7 +35,8 @@ class PartSpec(Config):
     interface: Interface
     sizes: dict[str, int]  #: of each axis
     threads: int
-    seconds: float | None = None  #: length of the windows; None: only open it
+    seconds: float | None = None  #: length of the windows; None times nothing
+    layer_passes: int = 0  #: passes of which each layer's mean time is taken; 0 takes none
 
 
 class Measured(Config):
@@ -47,7 +46,6 @@ class Measured(Config):
     decoding: ProfiledLatency | None
     rows_per_second: float
     memory: MemoryRange
-    layers: list[LayerTime] | NotMeasured
     energy: Energy | NotMeasured
 
 
@@ -57,13 +55,14 @@ class Opened(Config):
     load_ms: float
     runtime: str
     measured: Measured | None = None
+    layers: list[LayerTime] | NotMeasured | None = None
 
 
 parse_output: TypeAdapter[Opened | ProfileFailure] = TypeAdapter(Opened | ProfileFailure)
 
 
 def opened(spec: PartSpec, sensor: Sensor | NotMeasured | None = None) -> Opened:
-    """Open the artifact, let it answer once, and measure it if the spec says so. sensor: None finds the machine's."""
+    """Open the artifact, let it answer once, and measure what the spec says. sensor: None finds the machine's."""
     inputs = made_inputs(spec.interface, spec.sizes)
     started = time.perf_counter()
     runner = open_artifact(spec.kind, Path(spec.folder), threads=spec.threads)
@@ -74,7 +73,8 @@ def opened(spec: PartSpec, sensor: Sensor | NotMeasured | None = None) -> Opened
         found = find_sensor() if sensor is None else sensor
         with nullcontext() if isinstance(found, NotMeasured) else closing(found):
             measured = _measured(spec, runner, inputs, spec.seconds, found)
-    return Opened(load_ms=load, runtime=runner.name, measured=measured)
+    layers = _layers(spec, runner, inputs) if spec.layer_passes else None
+    return Opened(load_ms=load, runtime=runner.name, measured=measured, layers=layers)
 
 
 def _measured(
@@ -98,7 +98,6 @@ def _measured(
         decoding=_decoding(spec, runner, inputs, seconds) if isinstance(runner, Decoder) else None,
         rows_per_second=rate,
         memory=memory,
-        layers=_layers(spec, runner, inputs, min(LAYER_PASSES, len(timed.times_ms))),
         energy=energy,
     )
 
@@ -118,11 +117,11 @@ def _decoding(spec: PartSpec, decoder: Decoder, inputs: MadeInputs, seconds: flo
     return window.latency_of(times) if times else None
 
 
-def _layers(spec: PartSpec, runner: Runner[Any], inputs: MadeInputs, passes: int) -> list[LayerTime] | NotMeasured:
+def _layers(spec: PartSpec, runner: Runner[Any], inputs: MadeInputs) -> list[LayerTime] | NotMeasured:
     layers = getattr(runner, "layers", None)  # of runtimes that time their graph's layers
     if layers is None:
         return NotMeasured(not_measured=f"{ARTIFACT_FORMATS[spec.kind].runs_in} does not tell the times of layers here.")
-    found: list[LayerTime] = layers(inputs, passes)
+    found: list[LayerTime] = layers(inputs, spec.layer_passes)
     return found[:MOST_LAYERS]
 
 

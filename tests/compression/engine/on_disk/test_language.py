@@ -19,6 +19,7 @@ from compression.modalities.text.scoring.perplexity import SHORT
 from compression.quantization.fake_quantize import Simulation
 from compression.schema.errors import ConfigMismatch, ExportMismatch
 from compression.schema.events import StageFinished
+from compression.schema.manifest import Manifest
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.measurements import Latency
 from compression.schema.schemes import Scheme
@@ -90,6 +91,9 @@ def test_an_onnx_file_is_as_of_memory_and_rows_are_of_it(kind: str, head: str, s
         (tmp_path / name).mkdir()
         decoder.write(auto.from_pretrained(place, dtype=torch.float32), tmp_path / name, simulation=simulated)
         assert onnx_files(tmp_path / "out" / "artifacts" / name) == onnx_files(tmp_path / name)
+        manifest = Manifest.model_validate_json((tmp_path / "out" / "artifacts" / name / "manifest.json").read_bytes())
+        assert {"input_ids", "attention_mask"} <= {each.name for each in manifest.interface.inputs}
+        assert [sizes["batch"] for sizes in manifest.interface.tested][::2] == [1, 1]
     assert "model.onnx_data" in next(each for each in report.artifacts if each.name == names[0]).opens_with
 
 
