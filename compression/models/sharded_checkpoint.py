@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from compression.models.files import safetensors_header
+from compression.models.files import safetensors_header, safetensors_layout
 from compression.schema.errors import DamagedCheckpoint
 from compression.system import durable_files
 
@@ -162,19 +162,17 @@ class ShardWriter:
     def _begin(self, file: str, tensors: Sequence[PlannedTensor], header: dict[str, object]) -> None:
         """Write a file's header and make room for its data."""
         end = 0
-        # The wider types come first, so that each tensor begins at a multiple of its width, as readers that map files need.
-        for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
+        for tensor in sorted(tensors, key=lambda one: safetensors_layout.place(one.bytes, one.dtype.itemsize, one.name)):
             start, end = end, end + tensor.bytes
             header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
             self._next[tensor.name], self._end[tensor.name] = start, end
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)
+        raw = safetensors_layout.encoded(header)
         for tensor in tensors:
-            self._next[tensor.name] += 8 + len(raw)
-            self._end[tensor.name] += 8 + len(raw)
+            self._next[tensor.name] += len(raw)
+            self._end[tensor.name] += len(raw)
         self._left[file] = end
-        self._write(file, len(raw).to_bytes(8, "little") + raw, 0)
-        self._streams[file].truncate(8 + len(raw) + end)
+        self._write(file, raw, 0)
+        self._streams[file].truncate(len(raw) + end)
         self._end_if_full(file)
 
     def _end_if_full(self, file: str) -> None:

@@ -26,6 +26,7 @@ from compression.export.transformers.exporter import ONE_SHARD, TransformersExpo
 from compression.models.adapters.adapter import prefix
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
+from compression.models.files import safetensors_layout
 from compression.models.linear_layers import is_linear, is_transposed
 from compression.quantization.dynamic_int8 import fake_quantize_rows, levels_of
 from compression.quantization.fake_quantize import remove_fake_quantization, simulation_of
@@ -94,6 +95,7 @@ class CompressedTensorsExporter(TransformersExporter):
             tensors |= {f"{name}.{end}": part for end, part in self.stored(layer, model).parts.items()}
         transformers.utils.logging.disable_progress_bar()
         twin.save_pretrained(folder, state_dict=tensors, max_shard_size=ONE_SHARD)
+        safetensors_layout.align(folder)
         path = folder / "config.json"
         config = json.loads(path.read_text("utf-8"))
         path.write_text(json.dumps({**config, "quantization_config": self.arguments(model)}), "utf-8")

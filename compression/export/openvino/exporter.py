@@ -22,6 +22,7 @@ from compression.evaluation.runtimes.onnx import has_vnni
 from compression.evaluation.runtimes.openvino import FILE, OpenVinoRunner, imported
 from compression.export.onnx.exporter import OnnxExporter, is_language_model, write_onnx
 from compression.export.onnx.trace import outputs_of
+from compression.export.openvino.alignment import align_constants
 from compression.modalities.modality import RawInput
 from compression.modalities.registry import modality_for
 from compression.modalities.scoring.base import Inputs, Runner
@@ -66,6 +67,7 @@ class OpenVinoExporter(OnnxExporter):
             made = openvino.Core().read_model(write_onnx(model, Path(place), int8=self.int8))
             _name_by_place(made)
             openvino.save_model(made, folder / FILE, compress_to_fp16=not self.int8)
+        align_constants(folder / FILE)
 
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
         """Return the call of OpenVINO."""
@@ -85,6 +87,7 @@ class OpenVinoExporter(OnnxExporter):
         _put_before(model, raw)
         _name_by_place(model)
         openvino.save_model(model, folder / FILE, compress_to_fp16=False)  # what is in float16 stays so
+        align_constants(folder / FILE)
         return True
 
     def check_interface(self, runner: Runner[Any], model: nn.Module, folder: Path | None = None) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from compression.export.exporter import Exporter
 from compression.models.adapters.network.module import NetworkForImageClassification
+from compression.models.files import safetensors_layout
 from compression.models.files.preprocessor_config import ImagePreprocessing
 from compression.models.files.timm_config import pretrained
 from compression.models.timm_form import timm_form
@@ -45,6 +46,7 @@ class TimmExporter(Exporter):
         sent = _of_images(pretrained(model.config.source["config"]))
         found.pretrained_cfg = {key: value for key, value in found.pretrained_cfg.items() if key in OF_MODELS} | sent
         save_for_hf(found, folder, data_config={"input_size": model.config.network.shape}, safe_serialization=True)
+        safetensors_layout.align(folder)
 
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
         """Return the call of timm."""

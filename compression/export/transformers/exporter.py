@@ -33,6 +33,7 @@ from compression.export.transformers.torchao_tensors import fused_experts, int8_
 from compression.models import loading
 from compression.models.adapters.registry import adapter_of
 from compression.models.architectures import heads
+from compression.models.files import safetensors_layout
 from compression.models.linear_layers import is_transposed
 from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
 from compression.quantization.fake_quantize import DYNAMIC, Simulation, quantizable, remove_fake_quantization, simulation_of
@@ -70,6 +71,7 @@ class TransformersExporter(Exporter):
         if isinstance(stock, str):
             raise TypeError(stock)
         write_transformers(stock, folder, int8=precision in INTEGERS, half=precision == "bfloat16")
+        safetensors_layout.align(folder)
 
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
         """Return the call of transformers."""

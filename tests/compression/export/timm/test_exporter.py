@@ -14,6 +14,7 @@ from compression.models import loading
 from compression.models.adapters.network.module import NetworkForImageClassification
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import PruningPlan
+from compression.models.files.safetensors_header import read_header
 from compression.models.files.timm_config import is_timm, read_timm
 from compression.models.sanitized_folder import sanitized_folder
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
@@ -56,6 +57,7 @@ def test_timm_opens_it_with_the_network_s_answers(
     assert EXPORTER.hinders(model) is None
     assert EXPORTER.precision_of("static-int8", model) == "float32"
     EXPORTER.write(model, tmp_path / "made", "float32")
+    assert min(tensor.start for tensor in read_header(tmp_path / "made" / "model.safetensors")) % 64 == 0
     config = EXPORTER.labelled(EXPORTER.config(model, tmp_path / "made", 0), CLASSES)
     (tmp_path / "made" / "config.json").write_text(json.dumps(config))
     found = timm.create_model(f"local-dir:{tmp_path / 'made'}", pretrained=True).eval()
