@@ -167,6 +167,7 @@ class Artifact(Answer):
     validation: Score | NotMeasured | None = None
     latency: Latency | NotMeasured | None = None
     trained_as_shipped: bool | None = None
+    operators: dict[str, dict[str, int]] | None = None
     opens_with: str = ""
     part: str | None = None
 

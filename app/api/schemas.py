@@ -181,6 +181,10 @@ class ArtifactOut(Out):
     trained_as_shipped: Annotated[
         bool | None, Field(description="Whether training computed with its very numbers; null in older jobs.")
     ] = None
+    operators: Annotated[
+        dict[str, dict[str, int]] | None,
+        Field(description="By type, before and after its runtime joined some; null if it does not tell, and in older jobs."),
+    ] = None
     bytes: int
     files: list[ArtifactFile]
     created_at: dt.datetime
@@ -244,6 +248,6 @@ def artifact_out(row: models.Artifact) -> ArtifactOut:
         bytes=sum(file.size for file in row.files),
         files=[ArtifactFile.model_validate(file) for file in row.files],
         part=row.facts.get("part"),
-        **{name: row.facts.get(name) for name in ("validation", "latency", "trained_as_shipped")},
+        **{name: row.facts.get(name) for name in ("validation", "latency", "trained_as_shipped", "operators")},
         **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
     )

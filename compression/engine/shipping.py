@@ -249,13 +249,14 @@ def measure_written(written: WrittenArtifact, run: RunSettings) -> Generator[Ste
         latency=found.latency,
         trained_as_shipped=written.trained_as_shipped,
         answers=found.answers,
+        operators=found.operators,
     )
     size = Size(
         bytes=sum(path.stat().st_size for path in weights),
         dtype=written.stored,
         bytes_at_16_bit=2 * sum(parameter.numel() for parameter in model.parameters()),
     )
-    figures = {name: value for name, value in found if name not in ("answers", "saved")}
+    figures = {name: value for name, value in found if name not in ("answers", "operators", "saved")}
     shipped = ShippedArtifact(artifact=artifact, size=size, flops=written.flops, **figures)
     card = ModelCard(
         artifact=artifact,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, TypeAdapter
 
 from compression.evaluation import generation_latency
-from compression.evaluation.runtimes.runner import config_of, open_artifact
+from compression.evaluation.runtimes.runner import config_of, open_artifact, operators_of
 from compression.modalities.registry import scorer_of
 from compression.modalities.scoring.base import ArtifactReader, Inputs, Row, RowScorer, Runner, Scorer
 from compression.modalities.text.decoding import Decoder
@@ -27,6 +27,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score
+from compression.schema.report.operators import Operators
 from compression.schema.report.samples import SampleAnswer
 from compression.schema.tasks import TASKS
 from compression.system import failures
@@ -65,6 +66,8 @@ class Measured(Config):
     saved: Annotated[float, Field(description="Share of the baseline's time that is saved; 0 without a latency.")] = 0.0
     draws: SplitDraws = NO_DRAWS
     answers: Annotated[tuple[SampleAnswer, ...], Field(description="To the samples, in their order.")] = ()
+    operators: Operators | None = None
+    """null if the runtime does not tell, and of an artifact that is timed alone."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,12 @@ def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
         hasten()
     unscored = NotMeasured(not_measured="No test rows were given.")
     timed = Measured(latency=latency, saved=saved, score=unscored, peak_memory_bytes=memory)
-    return scored(spec, runner, reader, scorer, timed, tell)
+    found = scored(spec, runner, reader, scorer, timed, tell)
+    if spec.test_rows is None:
+        return found
+    tell(found)
+    del runner, hasten  # before the artifact is opened again
+    return found.model_copy(update={"operators": operators_of(spec.kind, folder, example)})
 
 
 def scored(

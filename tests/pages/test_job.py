@@ -159,6 +159,7 @@ def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
 def test_what_is_downloaded_has_the_hash_that_the_page_names(window: Window, world: World) -> None:
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
     page.locator(".artifact summary").first.click()
+    expect(page.locator(".artifact").first).to_contain_text(re.compile(r"\d+ operators in the file, \d+ executed"))
     row = page.locator(".artifact").first.get_by_role("row").filter(has=page.get_by_role("link", name="model.onnx"))
     with page.expect_download() as coming:
         row.get_by_role("link").click()

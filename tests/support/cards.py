@@ -18,7 +18,7 @@ ARTIFACT = Artifact(
 
 def card_of(**changes: Any) -> ModelCard:
     """The card of a classifier in int8, or with such changes of it or of its artifact."""
-    of_artifact = {key: changes.pop(key) for key in ("name", "kind", "stage", "compared_on") if key in changes}
+    of_artifact = {key: changes.pop(key) for key in ("name", "kind", "stage", "compared_on", "operators") if key in changes}
     about = {"artifact": ARTIFACT.model_copy(update=of_artifact), "figures": UNMEASURED, "scheme": "dynamic-int8"}
     asked = {"task": "text-classification", "labels": ("a", "b"), "max_length": 16, "inputs": ("input_ids", "attention_mask")}
     return ModelCard(**{**about, **asked, **changes})

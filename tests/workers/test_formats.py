@@ -52,6 +52,7 @@ def test_a_network_ships_in_the_formats_that_are_asked_for(service: Service, htt
         assert one["validation"]["rows"] == 32
         assert one["latency"]["median_ms"] > 0
         assert one["latency"]["baseline_median_ms"] > 0
+        assert sum(one["operators"]["after"].values()) < sum(one["operators"]["before"].values())
     folder = download(http, found["openvino-int8"], tmp_path / "download")
     opened = imported().Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     shown, labels = images(ROWS, TEST)

@@ -1,17 +1,20 @@
 """ONNX files in stock ONNX Runtime on the CPU. Torch-free."""
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from compression.evaluation.runtimes.onnx_times import node_times
-from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
+from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs, Runner
 from compression.modalities.text.inputs import Batch, Ids
 from compression.schema.profile import LayerTime
+from compression.schema.report.operators import Operators
 
 FILE = "model.onnx"
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
@@ -143,5 +146,24 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
 
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
-    runner = OnnxRunner(folder / FILE, threads=threads)
+    return _as_decoder(OnnxRunner(folder / FILE, threads=threads))
+
+
+def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:
     return OnnxDecoder(runner) if any(name.startswith(PAST) for name in runner.inputs) else runner
+
+
+def operators(folder: Path, example: Inputs) -> Operators:
+    """Count the operators of folder/model.onnx, and those that a pass over an example executes. Raises onnxruntime's errors."""
+    import onnx  # which processes that only serve a file do without
+
+    nodes = onnx.load(folder / FILE, load_external_data=False).graph.node
+    before = Counter(node.op_type for node in nodes if node.op_type != "Constant")
+    del nodes  # with the weights of the file
+    with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+        runner = OnnxRunner(folder / FILE, threads=1, times=Path(place) / "nodes")
+        opened: Runner[Any] = _as_decoder(runner)
+        for _ in range(2):  # `node_times` leaves the first pass out
+            opened.logits(example)
+        executed = node_times(Path(runner.session.end_profiling()), 1)
+    return Operators(before=before, after=Counter(one.type for one in executed))

@@ -1,6 +1,7 @@
 """OpenVINO's files on the CPU. Torch-free."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,8 +10,11 @@ import numpy as np
 
 from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
 from compression.schema.profile import LayerTime
+from compression.schema.report.operators import Operators
 
 FILE = "openvino_model.xml"  #: the graph, under the name that others' tools look for; its constants are beside it in .bin
+NO_WORK = {"Parameter", "Result", "Constant", "Input", "Output", "Const"}
+"""Types of what is no operator, in files and in executed graphs."""
 
 
 def imported() -> ModuleType:
@@ -80,3 +84,12 @@ class OpenVinoRunner:
 def open_folder(folder: Path, *, threads: int) -> OpenVinoRunner:
     """Open the model in `folder`. Raises RuntimeError if OpenVINO cannot."""
     return OpenVinoRunner(folder / FILE, threads=threads)
+
+
+def operators(folder: Path, example: Inputs) -> Operators:  # noqa: ARG001 (the graph is known before it runs)
+    """Count the operators of the file in a folder, and those that OpenVINO made of them. Raises RuntimeError if it cannot."""
+    stored = imported().Core().read_model(folder / FILE).get_ordered_ops()
+    compiled = OpenVinoRunner(folder / FILE, threads=1).compiled.get_runtime_model().get_ordered_ops()
+    kinds = [one.get_type_name() for one in stored], [one.get_rt_info()["layerType"].astype(str) for one in compiled]
+    before, after = (Counter(kind for kind in found if kind not in NO_WORK) for found in kinds)
+    return Operators(before=before, after=after)

@@ -12,6 +12,7 @@ from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
+from compression.schema.report.operators import Operators
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
 from compression.schema.stages import Stage
 
@@ -52,6 +53,8 @@ class Artifact(Config):
     model goes from file to file, which trains nothing, and in older reports."""
     answers: Annotated[tuple[SampleAnswer, ...], Field(max_length=MOST_SAMPLES)] = ()
     """To the report's `samples` of its dataset, in their order; none in older reports."""
+    operators: Operators | None = None
+    """Of its graph, in the file and as executed; null if its runtime does not tell, and in older reports."""
 
 
 class Values(Config):

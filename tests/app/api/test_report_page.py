@@ -11,6 +11,7 @@ import pytest
 
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
+from compression.schema.report.operators import Operators
 from compression.schema.report.report import Report
 from compression.schema.report.samples import split_samples
 from tests.app.api.conftest import Json, insert, problem, sql
@@ -70,6 +71,14 @@ def test_sizes_are_held_against_all_that_people_mean(shown: Shown) -> None:
     assert "−82.5 %; −65.0 % vs 16 bit; −82.5 % vs float32" in plain
     said = "−30.0 % vs the uploaded file (20.00 MB Q8_0); −65.0 % vs 16 bit; −82.5 % vs float32"
     assert said in shown(from_file()).text
+
+
+def test_operators_are_counted_where_the_runtime_tells_them(shown: Shown) -> None:
+    (own,) = (found := report()).artifacts
+    joined = Operators(before={"Conv": 21, "Relu": 17}, after={"Conv": 4, "FusedConv": 17})
+    assert "Operators:" not in shown(found).text
+    text = shown(report(artifacts=(own.model_copy(update={"operators": joined}),))).text
+    assert "Operators: 38 in the file, 21 executed; 17 FusedConv are the runtime's own." in text
 
 
 def test_its_policy_allows_its_own_style_sheet_alone(service: Service, http: httpx.Client, request_body: Json) -> None:

@@ -268,7 +268,9 @@ def test_validation_outlives_a_late_test(tiny_shipment: Shipment, tmp_path: Path
     steps = [one for one in told if isinstance(one, Step)]
     assert {one.total for one in steps} == {2 * (7 + len(tiny_shipment.rows))}
     assert [one.done for one in steps] == list(range(1, 8)) + [one.done for one in steps[7:]]
-    between = [one for one in told if isinstance(one, Measured)][-1]
+    between, scored = [one for one in told if isinstance(one, Measured)][-2:]
+    assert scored == found.model_copy(update={"operators": None}), "what counting operators costs cannot lose a score"
+    assert found.operators is not None
     assert between.validation == alone.score
     assert isinstance(between.score, NotMeasured)
     # The process is ended after it has told of validation.

@@ -13,6 +13,7 @@ from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe
 from compression.schema.report.before import Figures
 from compression.schema.report.folding import Folding
+from compression.schema.report.operators import Operators
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import Stage
 from compression.schema.tasks import TASKS
@@ -117,7 +118,14 @@ def test_a_card_tells_what_a_network_s_file_does_without() -> None:
     rows = (BASELINE, QUANTIZED.model_copy(update={"folding": folding}))
     text = card_of(task="image-classification", stage="quantized", rows=rows, **form).render()
     assert "| 19 of 20 batch normalizations folded (4,800 elements fewer), 17 activations behind convolutions |" in text
-    assert "operators joined" not in card_of(task="image-classification", stage="baseline", rows=(BASELINE,), **form).render()
+    assert "joined in the file" not in card_of(task="image-classification", stage="baseline", rows=(BASELINE,), **form).render()
+
+
+def test_a_card_counts_operators_before_and_after_the_runtime_joins_them() -> None:
+    joined = Operators(before={"Conv": 21, "Relu": 17}, after={"Conv": 4, "FusedConv": 17, "Reorder": 2})
+    assert joined.short == "38 in the file, 23 executed; 17 FusedConv, 2 Reorder are the runtime's own"
+    assert Operators(before={"Gemm": 2, "Cast": 1}, after={"Gemm": 2}).short == "3 in the file, 2 executed"
+    assert f"| operators | {joined.short} |" in card_of(operators=joined).render()
 
 
 SHIPPED = [

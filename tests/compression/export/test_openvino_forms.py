@@ -32,6 +32,7 @@ from tests.support import decoder_models
 from tests.support.network_files import pixels, simulated
 from tests.support.network_graphs import mobilenet_v2, resnet, vit
 from tests.support.network_models import drawn_network
+from tests.support.openvino_files import openvino_constants
 from tests.support.shipments import shipped
 from tests.support.tiny_bert import WORDS, sentences, tiny_config
 
@@ -73,6 +74,7 @@ def of_engine(model: nn.Module, batch: Inputs) -> Logits:
 def written(form: OpenVinoExporter, model: PreTrainedModel, folder: Path) -> OpenVinoRunner:
     form.write(model, folder, "int8" if form.int8 else "float16")
     assert sorted(path.name for path in folder.iterdir()) == ["openvino_model.bin", FILE]
+    assert not any(offset % 64 for offset, _ in openvino_constants(folder / FILE))
     runner = open_folder(folder, threads=1)
     form.check_interface(runner, model)
     return runner
@@ -153,6 +155,7 @@ def test_a_network_answers_as_the_engine_of_normalized_and_of_raw_images(
     how.write(tmp_path)
     raw = IMAGE.raw_input(tmp_path)
     assert form.take_raw_input(tmp_path, raw)
+    assert not any(offset % 64 for offset, _ in openvino_constants(tmp_path / FILE))
     again = open_folder(tmp_path, threads=1)
     form.check_interface(again, model, tmp_path)
     with pytest.raises(ExportMismatch, match="inputs"):
@@ -211,6 +214,8 @@ def test_an_artifact_is_verified_scored_and_opened_by_its_card(
     made = shipped(bert("static-int8"), tmp_path, rows, **form, **about)
     assert made.score.rows == len(rows)
     assert made.artifact.opens_with.startswith(f"openvino.Core().compile_model('{FILE}', 'CPU') with tokenizers")
+    linear = sum(isinstance(layer, nn.Linear) for layer in bert(None).modules())
+    assert made.artifact.operators.after["FullyConnected"] == linear
     folder = tmp_path / "artifacts" / made.artifact.name
     assert made.size.bytes == sum(path.stat().st_size for path in folder.glob("openvino_model.*"))
     interface = Manifest.model_validate_json((folder / "manifest.json").read_bytes()).interface
