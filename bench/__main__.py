@@ -10,6 +10,7 @@ The other benches; each has a --help of its own:
   python -m bench augmented    the recipe `article` with WordNet and Apertium
   python -m bench preparation  the originals that jobs prepare, against a grid search
   python -m bench vision       image classifiers, beside what others make of them
+  python -m bench alignment    odd widths, unaligned weights and joined operators
   python -m bench api          the API: response times, memory, events, queues
 Each takes --transcript FILE, which keeps what it printed as a record.
 
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import augmented, classifier, decoding, memory, training, transcript
+from bench.alignment import __main__ as alignment
 from bench.api import __main__ as api
 from bench.glue import __main__ as glue
 from bench.language import __main__ as language
@@ -103,6 +105,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "augmented": augmented.main,
         "preparation": preparation.main,
         "vision": vision.main,
+        "alignment": alignment.main,
         "api": api.main,
     }
 
