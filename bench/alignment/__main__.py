@@ -32,7 +32,12 @@ from compression.system.environment import processor
 
 RECORDS = Path(__file__).parent / "records"
 MULTIPLES = (8, 16, 32, 64)
-PARTS = ("widths", "storage", "joining")
+HEADS = {
+    "widths": ("layer, runtime, form, width", "time", *(f"against multiples of {each}" for each in MULTIPLES)),
+    "storage": ("weights, and where they begin", "to open", "a pass", "a pass against pages"),
+    "joining": ("an encoder of one layer", "operators of the file", "executed", "time", "time without joining against it"),
+}
+"""Parts, with the heads of their tables."""
 Record = dict[str, Any]
 
 
@@ -70,18 +75,18 @@ def joining(form: str, threads: int, turns: int) -> Record:
     return {"before": counts[0], "after": counts[1], "ms": round(statistics.median(taken[True]), 4), "gain": gain}
 
 
-def work(asked: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Record]]]:
-    """Yield the name of each record and what makes it."""
+def work(asked: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], Record]]]:
+    """Yield the part and the name of each record, and what makes it."""
     how = asked.threads, asked.turns
     for layer in asked.layers if "widths" in asked.parts else ():
         _, usual, forms = LAYERS[layer]
         for runtime, form, width in product(READS, forms, asked.widths or usual):
             if form in READS[runtime]:
-                yield f"{layer}-{runtime}-{form}-{width}", partial(widths, layer, form, runtime, width, *how)
+                yield "widths", f"{layer}-{runtime}-{form}-{width}", partial(widths, layer, form, runtime, width, *how)
     if "storage" in asked.parts:
-        yield "storage", partial(storage.compare, asked.turns)
+        yield "storage", "storage", partial(storage.compare, asked.turns)
     for form in FORMS if "joining" in asked.parts else ():
-        yield f"joining-{form}", partial(joining, form, *how)
+        yield "joining", f"joining-{form}", partial(joining, form, *how)
 
 
 def machine(threads: int) -> Record:
@@ -105,16 +110,16 @@ def keep(path: Path, record: Record) -> Record:
     return record
 
 
-def lines(name: str, record: Record) -> Iterator[str]:
+def lines(part: str, name: str, record: Record) -> Iterator[str]:
     """Yield a record's rows in Markdown."""
-    if name == "storage":
+    if part == "storage":
         for packs, places in record["storage"].items():
             for place, one in places.items():
-                cells = f"{one['open_ms']:.2f} ms to open", f"{one['ms']:.3f} ms a pass", _spread(one["against_page"])
-                yield f"| weights {packs}, at {place} | {' | '.join(cells)} |"
-    elif name.startswith("joining"):
+                cells = f"{one['open_ms']:.2f} ms", f"{one['ms']:.3f} ms", _spread(one["against_page"])
+                yield f"| {packs}, {place} | {' | '.join(cells)} |"
+    elif part == "joining":
         before, after = (sum(record[side].values()) for side in ("before", "after"))
-        yield f"| {name} | {before} operators, {after} joined | {record['ms']:.2f} ms | {_spread(record['gain'])} |"
+        yield f"| {name} | {before} | {after} | {record['ms']:.2f} ms | {_spread(record['gain'])} |"
     else:
         odd = name.rpartition("-")[2]
         found = [f"{record['ms'][odd]:.3f} ms", *map(_spread, record["against"].values())]
@@ -131,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench alignment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=list(HEADS), choices=list(HEADS))
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--widths", nargs="+", type=int, help="odd widths in place of each layer's own")
     parser.add_argument("--threads", type=int, default=1)
@@ -142,15 +147,19 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     here = machine(asked.threads)
-    print(f"{here}\n\n| what | time | {' | '.join(f'against multiples of {each}' for each in MULTIPLES)} |")
-    print(f"|{' --- |' * (2 + len(MULTIPLES))}")
-    for name, run in work(asked):
+    print(here)
+    shown = ""
+    for part, name, run in work(asked):
         path = asked.records / f"{name}.json"
         record = None if asked.again else kept(path, here)
         if record is None and not asked.table_only:
             record = keep(path, {"machine": here, "turns": asked.turns, **run()})
-        for line in lines(name, record) if record is not None else ():
-            print(line, flush=True)
+        if record is None:
+            continue
+        if part != shown:
+            shown = part
+            print(f"\n| {' | '.join(HEADS[part])} |\n|{' --- |' * len(HEADS[part])}")
+        print("\n".join(lines(part, name, record)), flush=True)
 
 
 if __name__ == "__main__":
