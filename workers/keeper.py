@@ -1,4 +1,7 @@
-"""The keeper: takes jobs from lost workers, wakes workers, and frees what was deleted. One keeper leads; others stand by."""
+"""The keeper: takes jobs from lost workers and profiles from silent devices, wakes workers, and frees what was deleted.
+
+One keeper leads; others stand by.
+"""
 
 import os
 import secrets
@@ -16,7 +19,7 @@ from sqlalchemy.orm import Session
 from app.accounts import audit
 from app.core import crash_points, logs
 from app.core.settings import Settings, get_settings
-from app.jobs import jobs, predictions
+from app.jobs import jobs, predictions, profiles
 from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import reading, writing
@@ -84,11 +87,15 @@ class Keeper:
                 )
             with writing() as session:
                 late = jobs.fail_overdue(session)
+            with writing() as session:
+                silent = profiles.requeue_expired(session)
             for job_id in reaped:
                 log.warning("reaped", job=job_id)
                 crash_points.reach("keeper_after_reap")
             for job_id in late:
                 log.warning("deadline_exceeded", job=job_id)
+            for profile_id in silent:
+                log.warning("device_silent", profile=profile_id)
         self._wake()
         self.sweeper.round()
         with writing() as session:

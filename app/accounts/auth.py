@@ -39,6 +39,8 @@ class Caller:
     """The hash of a browser's cookie; None for callers with a key."""
     operator: bool = False
     """Whether the team operates the service."""
+    device: str | None = None
+    """The registered device that the key is of."""
 
 
 def _known(session: Session, token: str) -> tuple[Caller, str | None] | None:
@@ -53,7 +55,7 @@ def _known(session: Session, token: str) -> tuple[Caller, str | None] | None:
         return None
     key, operator, lives = found
     refused = "wrong_secret" if not matches else None if lives else "revoked" if key.revoked_at else "expired"
-    return Caller(key.team_id, key.id, key.scope, operator=operator), refused
+    return Caller(key.team_id, key.id, key.scope, operator=operator, device=key.device_id), refused
 
 
 def authenticate(session: Session, token: str) -> Caller | None:
@@ -192,6 +194,14 @@ class Submits(Requires):
         return self.forecast.allow(request, caller)
 
 
+class Measures(Requires):
+    """Requirement of a device's own work: no other key does it, whatever it may do besides."""
+
+    def admits(self, scope: str, *, operator: bool = False) -> bool:  # noqa: ARG002 (as above)
+        """Return whether a key is a device's."""
+        return scope == DEVICE
+
+
 class Asks(Requires):
     """Requirement of a POST that changes nothing."""
 
@@ -221,6 +231,7 @@ def _dep(needed: Requires) -> Any:
 CallerDep = Annotated[Caller, _dep(Requires(READ))]
 """Callers who may read. The other names state what more a route requires."""
 DeviceDep = Annotated[Caller, _dep(Requires(READ, device=True))]
+MeasurerDep = Annotated[Caller, _dep(Measures(DEVICE))]
 AskerDep = Annotated[Caller, _dep(Asks(READ))]
 WriterDep = Annotated[Caller, _dep(Requires(WRITE))]
 SubmitterDep = Annotated[Caller, _dep(Submits(WRITE))]

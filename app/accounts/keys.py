@@ -37,12 +37,13 @@ def create_key(
     expires_in: float | None = None,
     made_by: str | None = None,
     replaces: str | None = None,
+    device: str | None = None,
 ) -> tuple[ApiKey, str]:
     """Create a key; return its row and its text, which is shown only this once."""
     key_id = "".join(secrets.choice(ALPHABET) for _ in range(10))
     secret = secrets.token_urlsafe(32)
     row = ApiKey(id=key_id, team_id=team_id, name=name, secret_sha256=hash_secret(secret), scope=scope)
-    row.made_by, row.replaces = made_by, replaces
+    row.made_by, row.replaces, row.device_id = made_by, replaces, device
     if expires_in is not None:
         row.expires_at = session.scalars(select(now(expires_in))).one()
     session.add(row)
@@ -114,7 +115,8 @@ def rotate_key(
         expires_in = (old.expires_at - old.created_at).total_seconds()
     end: dt.datetime = session.scalars(select(now(overlap))).one()
     old.expires_at = min(end, old.expires_at or end)
-    return create_key(session, team_id, old.name, old.scope, expires_in=expires_in, made_by=made_by, replaces=old.id)
+    kept = {"made_by": made_by, "replaces": old.id, "device": old.device_id}
+    return create_key(session, team_id, old.name, old.scope, expires_in=expires_in, **kept)
 
 
 def record_use(key_id: str) -> None:

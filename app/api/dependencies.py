@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from app.accounts import audit
-from app.accounts.auth import AdminDep, AskerDep, CallerDep, DeviceDep, OperatorDep, SubmitterDep, WriterDep
+from app.accounts.auth import AdminDep, AskerDep, CallerDep, DeviceDep, MeasurerDep, OperatorDep, SubmitterDep, WriterDep
 from app.api.idempotency import OnceDep
 from app.core.settings import Settings, get_settings
 from app.store.db import get_read_session, get_session
@@ -33,6 +33,7 @@ __all__ = [
     "AskerDep",
     "CallerDep",
     "DeviceDep",
+    "MeasurerDep",
     "OnceDep",
     "OperatorDep",
     "ReadDep",

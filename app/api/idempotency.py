@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from app.accounts import audit
 from app.accounts.auth import Caller
 from app.core.errors import Deleted, IdempotencyConflict, InvalidRequest
-from app.store.models import Dataset, IdempotencyKey, Job, Model, Prediction
+from app.store.models import Dataset, IdempotencyKey, Job, Model, Prediction, Profile
 
 
 def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
@@ -28,7 +28,7 @@ def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(IdempotencyKey) if sqlite_here else postgresql.insert(IdempotencyKey)
 
 
-KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Prediction}
+KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Prediction, "prf": Profile}
 
 
 def _check_there(session: Session, answer: object) -> None:
@@ -38,7 +38,7 @@ def _check_there(session: Session, answer: object) -> None:
     if kind is None:
         return
     row = session.get(kind, identifier)
-    owner = session.get(Job, row.job_id) if isinstance(row, Prediction) else row
+    owner = session.get(Job, row.job_id) if isinstance(row, Prediction | Profile) else row
     if owner is None or owner.deleted_at is not None:
         raise Deleted(f"this key made {identifier}, which has been deleted", param="Idempotency-Key")
 

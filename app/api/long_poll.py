@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from app.store.db import reading
-from app.store.models import Dataset, Job, Model, Prediction
+from app.store.models import QUEUED, Dataset, Device, Job, Model, Prediction, Profile
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
@@ -21,11 +21,14 @@ log = structlog.get_logger()
 
 def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
     """Return the version of each watched row, from the database, in a thread."""
+    waiting = select(func.max(Profile.id)).where(Profile.device_id == Device.id, Profile.state == QUEUED)
     columns: dict[str, tuple[Any, Any]] = {
         "job": (Job.id, Job.version),
         "model": (Model.id, Model.state),
         "dataset": (Dataset.id, Dataset.state),
         "try": (Prediction.id, Prediction.state),
+        "profile": (Profile.id, Profile.state),
+        "device": (Device.id, waiting.scalar_subquery()),
     }
     found: dict[str, Any] = {}
     with reading() as session:

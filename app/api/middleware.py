@@ -22,6 +22,11 @@ log = structlog.get_logger()
 HSTS_SECONDS = 365 * 24 * 3600
 _FILES = re.compile(r"/v1/(models|datasets)/[^/]+/files/")
 _TRIES = re.compile(r"/v1/jobs/[^/]+/try")
+_RESULTS = re.compile(r"/v1/profiles/[^/]+/result")
+LARGEST_RESULT = 8 * 2**20
+"""Bytes of a profile with all its layers and samples."""
+LARGER = ((_TRIES, LARGEST_QUESTION), (_RESULTS, LARGEST_RESULT))
+"""Paths whose bodies may be larger than others."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -139,7 +144,7 @@ class NulFilter:
 class BodyLimit:
     """Rejects bodies over a limit, declared or not.
 
-    File uploads are exempt: their manifest limits them. A question to a job's models may hold an image.
+    File uploads are exempt: their manifest limits them. Questions to a job's models may hold an image, profiles many layers.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -150,7 +155,7 @@ class BodyLimit:
         if scope["type"] != "http" or (scope["method"] in {"PUT", "PATCH"} and _FILES.match(scope["path"])):
             await self.app(scope, receive, send)
             return
-        limit = max(self.limit, LARGEST_QUESTION) if _TRIES.fullmatch(scope["path"]) else self.limit
+        limit = max(self.limit, next((most for path, most in LARGER if path.fullmatch(scope["path"])), 0))
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             problem = TooLarge(f"the body has {declared} bytes; the limit is {limit}")

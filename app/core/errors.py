@@ -98,6 +98,9 @@ InUse = _problem(409, "in_use", "InUse",
 WrongState = _problem(409, "wrong_state", "WrongState",
     "The job's state does not allow this.",
     "GET the job to see its state.")
+LeaseLost = _problem(409, "lease_lost", "LeaseLost",
+    "The profile is no longer with this claim of the device: the device was silent too long, or it has ended.",
+    "Stop measuring, and claim the next one.")
 NoRemedy = _problem(409, "no_remedy", "NoRemedy",
     "No change of the recipe is known to fix this job.",
     "Read the job's error, or the notes of its report; change what they name, and submit it as a new job.")
@@ -105,8 +108,8 @@ AlreadyRotated = _problem(409, "already_rotated", "AlreadyRotated",
     "The key has already been replaced by another.",
     "Rotate the new key, or revoke this one.")
 NameTaken = _problem(409, "name_taken", "NameTaken",
-    "Another team has this name.",
-    "Choose another name; `lathe teams ls` lists the existing ones.")
+    "Another team, or another device of the team, has this name.",
+    "Choose another name; `lathe teams ls` and `lathe device ls` list the existing ones.")
 OwnTeam = _problem(409, "own_team", "OwnTeam",
     "A team cannot close itself: nobody could undo it.",
     "Revoke the keys that nobody needs instead.")

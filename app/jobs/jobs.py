@@ -36,6 +36,7 @@ from app.store.models import (
     JobModel,
     Model,
     Prediction,
+    Profile,
     ShareLink,
     Worker,
 )
@@ -153,7 +154,7 @@ def delete_job(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
-    for kind in (Prediction, ShareLink):
+    for kind in (Prediction, Profile, ShareLink):
         session.execute(delete(kind).where(kind.job_id == job_id))
     update_job(session, job_id, deleted_at=now(), samples=None)
 

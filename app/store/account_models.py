@@ -30,6 +30,8 @@ class ApiKey(Base):
     """The key that created this one; None if it was created at the database, or before this was recorded."""
     replaces: Mapped[str | None] = mapped_column(String(40))
     """The key whose rotation created this one."""
+    device_id: Mapped[str | None] = mapped_column(String(40))
+    """Of a DEVICE key that was made for a registered device: it does that device's tasks, and reads what they need."""
 
 
 class SignIn(Base):

@@ -10,8 +10,22 @@ from app.core.ids import new_id
 from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
 from app.store.base import Base, Json
 from app.store.clock import now
+from app.store.device_models import Device, Profile
 
-__all__ = ["ADMIN", "DEVICE", "READ", "WRITE", "ApiKey", "AuditEntry", "Base", "Json", "ShareLink", "SignIn"]
+__all__ = [
+    "ADMIN",
+    "DEVICE",
+    "READ",
+    "WRITE",
+    "ApiKey",
+    "AuditEntry",
+    "Base",
+    "Device",
+    "Json",
+    "Profile",
+    "ShareLink",
+    "SignIn",
+]
 
 QUEUED, RUNNING = "queued", "running"
 TERMINAL = ("succeeded", "failed", "cancelled")

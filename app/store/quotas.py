@@ -15,10 +15,10 @@ from app.core.event_streams import count_streams
 from app.core.settings import get_settings
 from app.store.clock import UtcTime, now, seconds_between
 from app.store.db import reading
-from app.store.models import RUNNING, Artifact, Dataset, File, Job, Model, Team, TeamDay
+from app.store.models import QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Profile, Team, TeamDay
 from app.store.reservations import reserved_bytes
 
-Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams"]
+Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams", "profiles_waiting"]
 NAMES: tuple[Name, ...] = get_args(Name)
 WEIGHT = "weight"
 
@@ -47,6 +47,7 @@ FREES: dict[Name, str] = {
     "bytes_stored": "delete models, datasets or jobs",
     "bytes_arriving": "uploads free theirs when they end or receive nothing for a minute",
     "streams": "close a stream",
+    "profiles_waiting": "a place becomes free when a device begins one; removing a device fails those that wait for it",
 }
 
 
@@ -109,6 +110,19 @@ def admit_job(session: Session, team_id: str) -> None:
         raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
 
 
+def _profiles(session: Session, team: str) -> int:
+    query = select(func.count()).select_from(Profile).where(Profile.team_id == team, Profile.state == QUEUED)
+    return session.scalar(query) or 0
+
+
+def admit_profile(session: Session, team_id: str) -> None:
+    """Admit one more profile of a team. Raises QuotaExceeded."""
+    team = _row(session, team_id)[0]
+    waiting, most = _profiles(session, team_id), _limit(team, "profiles_waiting")
+    if waiting >= most:
+        raise _refusal(QuotaExceeded, f"{waiting} profiles of the team wait", "profiles_waiting", most, waiting)
+
+
 def admit_bytes(session: Session, team_id: str, promised: int) -> None:
     """Admit so many more declared bytes of a team. Raises BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
@@ -151,6 +165,7 @@ def list_quotas(session: Session, team_id: str) -> QuotasOut:
         "bytes_stored": _stored(session, team_id),
         "bytes_arriving": reserved_bytes(session, team_id),
         "streams": count_streams(team_id),
+        "profiles_waiting": _profiles(session, team_id),
     }
     frees = {"worker_hours": following}
     items = [Quota(name=n, limit=_limit(team, n), used=used[n], frees=FREES[n], frees_at=frees.get(n)) for n in NAMES]

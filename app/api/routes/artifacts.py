@@ -4,30 +4,22 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
-from sqlalchemy import select
 
 from app.api import ranges
 from app.api.dependencies import DeviceDep, ReadDep, StorageDep
 from app.api.openapi import BINARY, headers, problems
 from app.api.schemas import ArtifactOut, artifact_out
 from app.core.errors import NotFound, RangeNotSatisfiable
-from app.store.models import Artifact, File, Job
+from app.jobs.profiles import get_artifact
+from app.store.models import File
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
-
-
-def _get(session: ReadDep, team: str, artifact_id: str) -> Artifact:
-    mine = (Artifact.id == artifact_id, Job.team_id == team, Job.deleted_at.is_(None))
-    found = session.scalar(select(Artifact).join(Job, Job.id == Artifact.job_id).where(*mine))
-    if found is None:
-        raise NotFound(f"no artifact {artifact_id}")
-    return found
 
 
 @router.get("/{artifact_id}", response_model=ArtifactOut)
 def show(artifact_id: str, session: ReadDep, caller: DeviceDep) -> ArtifactOut:
     """Show an artifact and its files."""
-    return artifact_out(_get(session, caller.team, artifact_id))
+    return artifact_out(get_artifact(session, caller.team, artifact_id, caller.device))
 
 
 NAMED = ("ETag", "Repr-Digest", "Accept-Ranges", "Cache-Control", "Content-Disposition")
@@ -46,7 +38,7 @@ def download(
     artifact_id: str, path: str, request: Request, session: ReadDep, caller: DeviceDep, storage: StorageDep
 ) -> Response:
     """Send a file: Range and If-Range resume, ETag and Repr-Digest are its SHA-256."""
-    files: list[File] = _get(session, caller.team, artifact_id).files
+    files: list[File] = get_artifact(session, caller.team, artifact_id, caller.device).files
     file = next((file for file in files if file.path == path), None)
     if file is None or file.key is None:
         raise NotFound(f"artifact {artifact_id} has no file {path!r}", param="path")

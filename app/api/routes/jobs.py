@@ -31,6 +31,7 @@ from app.core.schemas import Page
 from app.core.settings import get_settings
 from app.jobs import jobs, remedies
 from app.jobs.preflight import plan
+from app.jobs.profiles import given_to
 from app.jobs.request import JobCreate
 from app.store.db import reading
 from app.store.keyset import decode_token
@@ -158,7 +159,8 @@ async def list_events(
 def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[ArtifactOut]:
     """List what can be downloaded, in the order of creation."""
     job = jobs.get(session, caller.team, job_id)
-    rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.id))
+    readable = (Artifact.job_id == job.id, *given_to(caller.device))
+    rows = session.scalars(select(Artifact).where(*readable).order_by(Artifact.id))
     return Page(items=[artifact_out(row) for row in rows])
 
 

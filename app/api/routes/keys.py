@@ -28,7 +28,8 @@ class KeyCreate(Body):
         KeyScope,
         Field(
             description="`read` sees everything of the team and changes nothing; `write` changes all but keys; `admin` makes "
-            "and revokes keys, and reads the audit log; `device`, of a machine that only measures, reads artifacts alone."
+            "and revokes keys, and reads the audit log; `device`, of a machine that only measures, reads artifacts alone. "
+            "The key of a registered device (POST /v1/devices) does that device's work, and reads what it measures."
         ),
     ] = "write"
     expires_in: Lifetime = None

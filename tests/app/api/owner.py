@@ -34,21 +34,25 @@ class Owner:
         job = done(self.service, self.http, body)
         share = self.http.post(f"/v1/jobs/{job}/share", json={}).json()
         waiting = {noun: self._uploading(noun) for noun in ("models", "datasets")}
+        artifact = self._artifact(job)
         self.objects = {
             **waiting,
             "base": body["models"]["base"],
             "data": body["datasets"][0],
             "job_id": job,
-            "artifact_id": self._artifact(job),
+            "artifact_id": artifact,
             "path": FILE,
             "try_id": self.http.post(f"/v1/jobs/{job}/try", json={"text": "good"}).json()["id"],
             "share_id": share["id"],
             "token": share["url"].rsplit("/", 1)[1],
             "key_id": self.http.post("/v1/keys", json={"name": "victim", "scope": READ}).json()["id"],
             "team_id": self.team,
+            "device_id": self.http.post("/v1/devices", json={"name": "d"}).json()["id"],
             "wanted": "0",
             "name": "none.js",
         }
+        asked = self.http.post(f"/v1/artifacts/{artifact}/profiles", json={"device": "d"})
+        self.objects["profile_id"] = asked.json()["id"]
 
     def _uploading(self, noun: str) -> str:
         body: Json = {"name": "n", "files": [entry(FILE if noun == "models" else "t.jsonl", DATA)]}

@@ -79,9 +79,14 @@ def test_a_device_reads_artifacts_and_no_more(http: httpx.Client, service: Servi
         ("GET", "/v1/artifacts/{artifact_id}/files/{path:path}"),
         ("HEAD", "/v1/artifacts/{artifact_id}/files/{path:path}"),
         ("GET", "/v1/jobs/{job_id}/artifacts"),
+        ("GET", "/v1/devices"),
+        ("POST", "/v1/devices/{device_id}/claim"),
+        *(("POST", f"/v1/profiles/{{profile_id}}/{verb}") for verb in ("heartbeat", "release", "result")),
     }
     with service.client(device) as machine:
         assert machine.get(f"/v1/jobs/{job}/artifacts").status_code == 200
+        assert machine.get("/v1/devices").json()["items"] == []
+        problem(machine.post("/v1/devices/dev_0/claim"), 404, "not_found")
         problem(machine.post("/v1/jobs?validate_only=true", json=request_body), 403, "insufficient_scope")
         assert sign_in(machine, device).status_code == 403
 

@@ -1,0 +1,28 @@
+"""The figures of a profile that lists show: what is left without raw samples and layers. Torch-free."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from compression.schema.config import Config
+from compression.schema.profile import Energy, Load, MemoryRange, Positive, Profile, ProfileRequest
+from compression.schema.report.measurements import NotMeasured
+
+
+class ProfileFigures(Config):
+    """A profile in short."""
+
+    request: Annotated[ProfileRequest, Field(description="What was asked, with its length or resolution filled in.")]
+    runtime: str
+    load: Load
+    median_ms: Annotated[Positive, Field(description="Of one pass over the batch.")]
+    p95_ms: Positive
+    rows_per_second: Positive
+    memory: MemoryRange | NotMeasured
+    energy: Energy | NotMeasured
+
+    @classmethod
+    def of(cls, profile: Profile) -> "ProfileFigures":
+        """Return a profile's figures."""
+        same = {name: getattr(profile, name) for name in ("request", "runtime", "load", "rows_per_second", "memory", "energy")}
+        return cls(median_ms=profile.latency.median_ms, p95_ms=profile.latency.p95_ms, **same)
