@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from client.commands import audit, data, jobs, keys, recipe, results, service, submit, teams
+from client.commands import audit, data, device, jobs, keys, profiles, recipe, results, service, submit, teams
 from client.commands.registry import Commands
 from client.embedded.up import up
 from client.errors import EXITS, INTERRUPTED, ClientError
@@ -25,6 +25,7 @@ app = Commands(
 app.command()(up)
 app.add_typer(keys.app, name="keys")
 app.add_typer(teams.app, name="teams")
+app.add_typer(device.app, name="device")
 app.add_typer(data.models, name="models")
 app.add_typer(data.datasets, name="datasets")
 app.add_typer(recipe.app, name="recipe")
@@ -41,6 +42,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     results.share,
     results.shares,
     results.download,
+    profiles.profile,
+    profiles.profiles,
     jobs.cancel,
     jobs.retry,
     jobs.rm,

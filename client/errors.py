@@ -109,6 +109,14 @@ class NoKey(ClientError):
     )
 
 
+class NoDevice(ClientError):
+    """The key is not a registered device's."""
+
+    code = "no_device"
+    exit_code = USAGE
+    remedy = "Set LATHE_KEY to the key that `lathe device register NAME` showed."
+
+
 class BadConfig(ClientError):
     """The client's config file cannot be used."""
 

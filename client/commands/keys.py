@@ -32,7 +32,8 @@ def create(
         Scope,
         typer.Option(
             help="read: sees everything and changes nothing; write: changes all but keys; admin: also makes and revokes keys, "
-            "and reads the audit log; device: for a machine that only measures, reads artifacts alone."
+            "and reads the audit log; device: for a machine that only measures, reads artifacts alone (a registered "
+            "device has a key of its own: lathe device register)."
         ),
     ] = "write",
     read_only: Annotated[bool, typer.Option("--read-only", help="The same as --scope read.")] = False,

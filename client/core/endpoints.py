@@ -1,41 +1,25 @@
 """The methods that both clients have: which path, which body, what comes back. The one place that knows paths."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
 
 from client import types
+from client.core.device_endpoints import DeviceEndpoints
 from client.core.drivers import Blocking, call, iterated, listed
 from client.core.events import EventReader, LongPoll
 from client.core.fields import AuditFilter, JobFields, JobFilter, Kind, Question, Remedies, Scope, Uploaded, job_body
-from client.core.protocol import PATIENT, Content, Item, Listing, Peer, Request, Send, Steps, Stream, read, read_json
+from client.core.protocol import PATIENT, Content, Item, Listing, Request, Send, Steps, Stream, read_json
+from client.core.requests import held as _held, ignored as _ignore, listing as _listing, request as _request
 from client.errors import BadAnswer
 
-T = TypeVar("T", bound=BaseModel)
 UPLOADS: dict[Kind, type[types.Model] | type[types.Dataset]] = {"models": types.Model, "datasets": types.Dataset}
 JOINING = 900.0
 """Seconds that the service may take to put a large file together."""
 MANIFEST_PAGE = 1000
 """Files of a manifest in one request."""
-
-
-def _request(method: str, path: str, kind: type[T], body: Any = None, **options: Any) -> Request[T]:
-    """Return a request whose answer is a typed object."""
-    return Request(method, f"/v1/{path}", lambda response: read(kind, response), body=body, **options)
-
-
-def _listing(path: str, kind: type[T], **params: Any) -> Listing[T]:
-    return Listing(f"/v1/{path}", lambda item: types.parse(kind, item), params)
-
-
-def _held(seconds: float) -> dict[str, Any]:
-    """Return the options of a GET that the service may hold back; the connection waits a little longer than the service."""
-    if seconds <= 0:
-        return {}
-    return {"headers": {"Prefer": f"wait={max(1, round(seconds))}"}, "timeout": seconds + 30.0, "attempts": PATIENT}
 
 
 def _job(job_id: str, wait: float = 0, seen: int | None = None, **options: Any) -> Request[types.Job]:
@@ -46,11 +30,7 @@ def _entries(files: Sequence[types.Manifest]) -> list[dict[str, Any]]:
     return [file.model_dump(include={"path", "size", "sha256"}) for file in files]
 
 
-def _ignore(_response: httpx.Response) -> None:
-    """Read nothing of an answer: that it came is enough."""
-
-
-class Endpoints(Peer):
+class Endpoints(DeviceEndpoints):
     """The service's interface. Raises Problem if the service refuses and Unreachable if it does not answer.
 
     What may be sent again is sent again with back-off: reads, uploads and deletes because they change nothing twice,

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from client.core.protocol import RETRIED_STATUSES, EventStream, Pause, Peer, pause
+from client.device_types import Profile
 from client.errors import BadAnswer, Problem, WaitedTooLong
 from client.types import Event, Job, Try, parse
 
@@ -81,7 +82,7 @@ class LongPoll:
     def _left(self) -> float:
         return ASK if self._deadline is None else self._deadline - time.monotonic()
 
-    def ask(self, what: Job | Try) -> float:
+    def ask(self, what: Job | Try | Profile) -> float:
         """Return for how many seconds the service may hold the next answer back. Raises WaitedTooLong."""
         if self._left() <= 0:
             raise WaitedTooLong(f"{what.id} is still {what.state} after {self.timeout:g} s")

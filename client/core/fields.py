@@ -57,6 +57,18 @@ class AuditFilter(TypedDict, total=False):
     """`ok`, or the code of a problem."""
 
 
+class ProfileFields(TypedDict, total=False):
+    """What to measure; what is left out is the service's default."""
+
+    batch: int | None
+    length: int | None
+    """Tokens of a row of text."""
+    resolution: int | None
+    """Side of a square image."""
+    seconds: float | None
+    threads: int | None
+
+
 class Question(TypedDict, total=False):
     """The texts of one row, in the task's fields, or the number of a row of the data."""
 

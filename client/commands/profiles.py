@@ -1,0 +1,90 @@
+"""lathe profile, profiles: what artifacts cost on devices."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+
+from client.api import Lathe
+from client.device_types import Profile
+from client.errors import FAILED
+from client.terminal import render
+from client.terminal.output import emit, table
+from compression.schema.profile import Energy, MemoryRange
+
+
+def _size(profile: Profile) -> str:
+    asked = profile.figures.request if profile.figures else profile.request
+    length = f" × {asked.length} tokens" if asked.length else ""
+    side = f" × {asked.resolution} px" if asked.resolution else ""
+    return f"{asked.batch}{length}{side}"
+
+
+def figures(profile: Profile) -> tuple[str | None, ...]:
+    """Return the cells of a profile: pass, rows a second, load, memory, energy a row, runtime."""
+    found = profile.figures
+    if found is None:
+        return (None,) * 6
+    memory = render.size(found.memory.max_bytes) if isinstance(found.memory, MemoryRange) else None
+    energy = f"{1000 * found.energy.joules_per_row:.3g} mJ" if isinstance(found.energy, Energy) else None
+    passed = f"{found.median_ms:.3g} ms (p95 {found.p95_ms:.3g})"
+    return passed, f"{found.rows_per_second:.4g}", f"{found.load.first_ms:.4g} ms", memory, energy, found.runtime
+
+
+def shown(profiles: list[Profile]) -> RenderableType:
+    """Return profiles as a table, with the reason of those that failed."""
+    columns = ("id", "artifact", "device", "batch", "state", "pass", "rows/s", "load", "memory", "energy/row", "runtime")
+    rows = []
+    for one in profiles:
+        state = f"{one.state}: {one.error.code}" if one.error else one.state
+        rows.append((one.id, one.artifact, one.device_name, _size(one), state, *figures(one)))
+    return table(columns, rows, empty="No profiles. Request one: lathe profile JOB --device NAME")
+
+
+def _headline(lathe: Lathe, job: str) -> list[str]:
+    """Return the ids of the artifacts that a job's report says to take: one, or one of each dataset."""
+    report = lathe.report(job)
+    names = set(report.headlines.values()) or {report.headline}
+    return [artifact.id for artifact in lathe.artifacts(job) if artifact.name in names]
+
+
+def profile(  # noqa: PLR0913 (Typer makes an option of each)
+    lathe: Lathe,
+    what: Annotated[str, typer.Argument(metavar="ARTIFACT|JOB", help="An artifact's id, or a job's: what its report takes.")],
+    device: Annotated[str, typer.Option(help="Name or id of the device (lathe device ls).")],
+    batch: Annotated[int | None, typer.Option(min=1, help="Rows of one pass; by default 1.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens of a row of text; by default the artifact's own.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=1, help="Side of an image; by default the artifact's own.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(max=600, help="Time that passes are timed for; for energy take 60. By default 10.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; by default 1.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Request it, and do not wait for it.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.")] = None,
+) -> None:
+    """Measure an artifact on a device: load, latency, rows a second, memory, layers, energy. Waits until it is done."""
+    wanted = _headline(lathe, what) if what.startswith("job_") else [what]
+    sizes = {"batch": batch, "length": length, "resolution": resolution}
+    asked = [lathe.request_profile(one, device, seconds=seconds, threads=threads, **sizes) for one in wanted]
+    if detach:
+        emit(asked, *(f"{one.id} waits for {one.device_name}." for one in asked))
+        return
+    done = [lathe.wait_for_profile(one.id, timeout=timeout) for one in asked]
+    failures = [one for one in done if one.error]
+    lines = [f"{one.error.detail}\nnext: {one.error.remedy}" for one in failures if one.error]
+    emit(done, shown(done), *lines)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def profiles(
+    lathe: Lathe,
+    job: Annotated[str | None, typer.Option(help="Id of a job.")] = None,
+    device: Annotated[str | None, typer.Option(help="Name or id of a device.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+) -> None:
+    """List profiles."""
+    named = device and next((one.id for one in lathe.devices() if device in (one.id, one.name)), device)
+    found = list(islice(lathe.profiles(job=job, device=named), limit))
+    emit(found, shown(found))

@@ -1,0 +1,37 @@
+"""Keeps a claimed profile ours while it is measured."""
+
+import threading
+from typing import Self
+
+from client.api import Lathe
+from client.device_types import Claim
+from client.errors import ClientError, Problem
+
+BEATS = 4
+"""Heartbeats within a lease."""
+
+
+class Lease:
+    """Sends heartbeats from a thread. `lost` is set once the service no longer takes them for this claim."""
+
+    def __init__(self, lathe: Lathe, claim: Claim) -> None:
+        self.lathe, self.claim = lathe, claim
+        self.lost, self.over = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+
+    def _beat(self) -> None:
+        while not self.over.wait(self.claim.lease_seconds / BEATS):
+            try:
+                self.lathe.renew_profile(self.claim)
+            except Problem:
+                self.lost.set()
+                return
+            except ClientError:
+                continue  # the service is away: what is measured meanwhile may still be taken
