@@ -19,7 +19,7 @@ from app.core.schemas import TEXT, Body, Out, Page
 from app.core.settings import Settings
 from app.jobs import profiles
 from app.store.db import writing
-from app.store.models import Device
+from app.store.models import DEVICE, Device
 from compression.schema.profile import DeviceFacts, ProfileRequest
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
@@ -80,7 +80,7 @@ def list_(
     page_token: PageToken = None,
 ) -> Page[DeviceOut]:
     """List the team's devices, newest first; to a device's key, that device alone."""
-    only = (caller.device or "") if caller.scope == "device" else None
+    only = (caller.device or "") if caller.scope == DEVICE else None
     rows, token = profiles.list_devices(session, caller.team, page_size, page_token, only)
     waiting = profiles.count_waiting(session, [row.id for row in rows])
     return answer_page([_out(row, caller, waiting.get(row.id, 0)) for row in rows], token, request, response)

@@ -1,8 +1,7 @@
 """/v1/artifacts/{id}/profiles and /v1/profiles: what artifacts cost on devices; and what devices send about it."""
 
 import asyncio
-import datetime as dt
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field, model_validator
@@ -13,13 +12,13 @@ from app.api.dependencies import CallerDep, MeasurerDep, OnceDep, ReadDep, Sessi
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
+from app.api.profile_items import ProfileItem, profile_items
 from app.core.errors import LeaseLost, QuotaExceeded
-from app.core.schemas import TEXT, Body, Id, Out, Page
+from app.core.schemas import TEXT, Body, Id, Page
 from app.jobs import profiles
 from app.store import models
 from app.store.db import reading
 from compression.schema.profile import Profile, ProfileFailure, ProfileRequest
-from compression.schema.profile_figures import ProfileFigures
 
 router = APIRouter(prefix="/v1", tags=["profiles"])
 
@@ -33,23 +32,6 @@ class ProfileCreate(ProfileRequest):
     def request(self) -> ProfileRequest:
         """The request without the device."""
         return ProfileRequest(**self.model_dump(exclude={"device"}))
-
-
-class ProfileItem(Out):
-    """A profile in lists: its state, and its figures once it is done."""
-
-    id: str
-    job: str
-    artifact: str
-    device: str
-    device_name: str
-    request: ProfileRequest
-    state: Literal["queued", "running", "done", "failed"]
-    attempt: Annotated[int, Field(description="Claims by the device; the second that it does not end is the last.")]
-    figures: ProfileFigures | None
-    error: ProfileFailure | None
-    created_at: dt.datetime
-    finished_at: dt.datetime | None
 
 
 class ProfileOut(ProfileItem):
@@ -77,23 +59,8 @@ class ProfileResult(Fence):
         return self
 
 
-def _items(session: Session, rows: list[models.Profile]) -> list[ProfileItem]:
-    names = profiles.device_names(session, {row.device_id for row in rows})
-    same = ("id", "request", "state", "attempt", "figures", "error", "created_at", "finished_at")
-    return [
-        ProfileItem(
-            job=row.job_id,
-            artifact=row.artifact_id,
-            device=row.device_id,
-            device_name=names[row.device_id],
-            **{name: getattr(row, name) for name in same},
-        )
-        for row in rows
-    ]
-
-
 def _out(session: Session, row: models.Profile) -> ProfileOut:
-    return ProfileOut(**dict(_items(session, [row])[0]), result=row.result)
+    return ProfileOut(**dict(profile_items(session, [row])[0]), result=row.result)
 
 
 @router.post("/artifacts/{artifact_id}/profiles", status_code=202, response_model=ProfileOut, responses=problems(QuotaExceeded))
@@ -120,7 +87,7 @@ def list_of_artifact(
     """List an artifact's profiles, newest first."""
     profiles.get_artifact(session, caller.team, artifact_id)
     rows, token = profiles.list_profiles(session, caller.team, page_size, page_token, artifact_id=artifact_id)
-    return answer_page(_items(session, rows), token, request, response)
+    return answer_page(profile_items(session, rows), token, request, response)
 
 
 @router.get("/profiles", response_model=Page[ProfileItem])
@@ -137,7 +104,7 @@ def list_(
     """List the team's profiles, newest first."""
     wanted = {"job_id": job, "device_id": device}
     rows, token = profiles.list_profiles(session, caller.team, page_size, page_token, **wanted)
-    return answer_page(_items(session, rows), token, request, response)
+    return answer_page(profile_items(session, rows), token, request, response)
 
 
 def _read(team: str, profile_id: str) -> ProfileOut:

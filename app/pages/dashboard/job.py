@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from app.api import ranges
 from app.api.dependencies import ReadDep, StorageDep
 from app.api.job_list import show_jobs
+from app.api.profile_items import ProfileItem, profile_items
 from app.api.schemas import ArtifactOut, JobOut, artifact_out
 from app.core.errors import NotFound
 from app.core.public_url import public_origin
-from app.jobs import jobs
+from app.jobs import jobs, profiles
 from app.pages.dashboard import figures, formatting
 from app.pages.dashboard.archive import Entry, zipped
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
@@ -33,6 +34,8 @@ from compression.schema.tasks import TASKS
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST_LAYERS = 24
 """Layers whose range the page shows, the worst first; the report has all."""
+MOST_PROFILES = 100
+"""Profiles that the page shows, the newest of the job."""
 SECTIONS = {
     "results": "Results",
     "stages": "Stages",
@@ -121,6 +124,14 @@ def artifacts_of(session: Session, job: Job, shipped: Sequence[str]) -> list[Art
     return sorted(map(artifact_out, rows), key=lambda artifact: artifact.name not in shipped)
 
 
+def profiles_of(session: Session, job: Job) -> dict[str, list[ProfileItem]]:
+    """Return the newest profiles of each artifact of a job."""
+    found: dict[str, list[ProfileItem]] = {}
+    for item in profile_items(session, profiles.list_profiles(session, job.team_id, MOST_PROFILES, None, job_id=job.id)[0]):
+        found.setdefault(item.artifact, []).append(item)
+    return found
+
+
 def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[str, Any]:
     """Return what the sections Results, Stages and Layers show."""
     report = Report.model_validate(jobs.whole_report(job)) if job.report else None
@@ -143,6 +154,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "ranges": layers[:MOST_LAYERS],
         "more_ranges": max(0, len(layers) - MOST_LAYERS),
         "artifacts": artifacts,
+        "profiles": profiles_of(session, job),
         "shipped": [artifact for artifact in artifacts if artifact.name in shipped],
     }
     filled = {

@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from tests.app.api.conftest import Json, add_artifact, new_team, problem, sql
-from tests.app.api.finished import done
+from tests.app.api.finished import HOSTILE, Page, done
 from tests.app.api.test_quotas import limit, refused
 from tests.conftest import Service, wait_for
 from tests.support.profiles import measured
+from tests.support.saying import says
 
 FACTS = dict.fromkeys(("name", "kind", "stage", "precision", "opens_with"), "x") | {"score": {}}
 FAILURE = {"code": "out_of_memory", "detail": "the process was killed", "remedy": "Ask for a smaller batch."}
@@ -246,3 +247,17 @@ def test_a_key_that_is_no_device_s_lists_and_claims_none(service: Service, http:
     sql(service, "UPDATE api_keys SET revoked_at = created_at WHERE id = %s", registered["key"].split("_")[1])
     with service.client(registered["key"]) as machine:
         problem(machine.post(f"/v1/devices/{registered['id']}/claim"), 401, "unauthorized")
+
+
+def test_the_job_s_page_has_its_profiles(
+    http: httpx.Client, artifact: str, registered: Json, device: httpx.Client, browser: httpx.Client
+) -> None:
+    asked = [ask(http, artifact, batch=batch, length=64) for batch in (1, 2, 3)]
+    for number, request in enumerate(asked[:2]):
+        given = claim(device, registered)
+        assert given is not None
+        outcome = {"failure": {**FAILURE, "detail": HOSTILE}} if number else {"profile": measured(request["request"])}
+        assert send(device, given, **outcome).status_code == 200
+    page = Page(browser.get(f"/jobs/{asked[0]['job']}").text)
+    says(page.text, "On devices", "1 × 64 tokens, 1 thread", "2 ms", "500", "120 MB", "there is no sensor")
+    says(page.text, "out_of_memory", HOSTILE, "Ask for a smaller batch.", "waits for the device")
