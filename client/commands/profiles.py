@@ -28,7 +28,8 @@ def figures(profile: Profile) -> tuple[str | None, ...]:
         return (None,) * 6
     memory = render.size(found.memory.max_bytes) if isinstance(found.memory, MemoryRange) else None
     energy = f"{1000 * found.energy.joules_per_row:.3g} mJ" if isinstance(found.energy, Energy) else None
-    passed = f"{found.median_ms:.3g} ms (p95 {found.p95_ms:.3g})"
+    token = f", a token {found.decode_ms:.3g} ms" if found.decode_ms else ""
+    passed = f"{found.median_ms:.3g} ms (p95 {found.p95_ms:.3g}){token}"
     return passed, f"{found.rows_per_second:.4g}", f"{found.load.first_ms:.4g} ms", memory, energy, found.runtime
 
 

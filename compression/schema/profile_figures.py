@@ -18,6 +18,9 @@ class ProfileFigures(Config):
     median_ms: Annotated[Positive, Field(description="Of one pass over the batch.")]
     p95_ms: Positive
     rows_per_second: Positive
+    decode_ms: Annotated[Positive | None, Field(description="Median of a further token of each row, of language models.")] = (
+        None
+    )
     memory: MemoryRange | NotMeasured
     energy: Energy | NotMeasured
 
@@ -25,4 +28,5 @@ class ProfileFigures(Config):
     def of(cls, profile: Profile) -> "ProfileFigures":
         """Return a profile's figures."""
         same = {name: getattr(profile, name) for name in ("request", "runtime", "load", "rows_per_second", "memory", "energy")}
-        return cls(median_ms=profile.latency.median_ms, p95_ms=profile.latency.p95_ms, **same)
+        decode = profile.decoding.median_ms if profile.decoding else None
+        return cls(median_ms=profile.latency.median_ms, p95_ms=profile.latency.p95_ms, decode_ms=decode, **same)

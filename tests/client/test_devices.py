@@ -15,12 +15,13 @@ import pytest
 from client.api import Lathe
 from client.device_types import NewDevice, Profile
 from client.errors import NoDevice, Problem, WaitedTooLong
-from tests.app.api.conftest import add_artifact
+from tests.app.api.conftest import add_artifact, add_artifact_of
 from tests.client.conftest import Command, Live
 from tests.client.halves import HALVES
 from tests.client.measuring_child import CRASHED, KILLED, REFUSED, SLOW, UNFIT
 from tests.client.test_cli import document, succeed
 from tests.conftest import ROOT, wait_for
+from tests.support import profiled
 from tests.support.saying import says
 
 CHILD = (sys.executable, "-m", "tests.client.measuring_child")
@@ -200,3 +201,24 @@ def test_another_key_runs_no_device(command: Command, live: Live) -> None:
     ran = command("device", "run", "--json")
     assert ran.code == NoDevice.exit_code
     assert document(ran)["error"]["code"] == "no_device"
+
+
+def test_the_command_measures_a_real_artifact(
+    live: Live, owner: Lathe, device: NewDevice, job: str, start: Start, tmp_path: Path
+) -> None:
+    live.end(job, succeed)
+    folder = profiled.artifact(tmp_path / "artifact")
+    made = add_artifact_of(live.service, job, {file.name: file.read_bytes() for file in folder.iterdir()}, FACTS)
+    asked = owner.request_profile(made, device.name, length=8, seconds=0.2, batch=2)
+    longer = owner.request_profile(made, device.name, length=profiled.LONGEST + 1, seconds=0.2)
+    process = start(sys.executable, "-m", "client", "device", "run")
+    found = owner.wait_for_profile(asked.id, timeout=300)
+    assert found.result is not None, found.error
+    assert (found.result.request, found.result.runtime.split()[0]) == (asked.request, "onnxruntime")
+    assert len(found.result.latency.samples_ms) >= 3
+    assert owner.devices()[0].facts == found.result.device
+    refused = owner.wait_for_profile(longer.id, timeout=300)
+    assert refused.error is not None
+    assert (refused.state, refused.error.code) == ("failed", "unsupported")
+    process.terminate()
+    assert process.wait(60) == 0

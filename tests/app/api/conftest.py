@@ -47,14 +47,20 @@ def insert(service: Service, table: str, **values: object) -> None:
 
 def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json) -> str:
     """Store an artifact of one file, as a worker does; return its id."""
+    return add_artifact_of(service, job, {path: data}, facts)
+
+
+def add_artifact_of(service: Service, job: str, contents: dict[str, bytes], facts: Json) -> str:
+    """Store an artifact of several files."""
     artifact = new_id("art")
-    kept = service.home / "storage" / "made" / artifact
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_bytes(data)
     named = {"id": artifact, "job_id": job, "fence": 1, "name": "int8", "facts": json.dumps(facts), "created_at": MOMENT}
     insert(service, "artifacts", **named)
-    content = {"size": len(data), "sha256": sha(data), "key": f"made/{artifact}"}
-    insert(service, "files", id=new_id("fil"), artifact_id=artifact, path=path, **content)
+    for number, (path, data) in enumerate(contents.items()):
+        kept = service.home / "storage" / "made" / artifact / str(number)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(data)
+        content = {"size": len(data), "sha256": sha(data), "key": f"made/{artifact}/{number}"}
+        insert(service, "files", id=new_id("fil"), artifact_id=artifact, path=path, **content)
     return artifact
 
 
