@@ -47,11 +47,11 @@ class Owner:
             "token": share["url"].rsplit("/", 1)[1],
             "key_id": self.http.post("/v1/keys", json={"name": "victim", "scope": READ}).json()["id"],
             "team_id": self.team,
-            "device_id": self.http.post("/v1/devices", json={"name": "d"}).json()["id"],
+            "device_id": self.http.post("/v1/devices", json={"name": artifact}).json()["id"],
             "wanted": "0",
             "name": "none.js",
         }
-        asked = self.http.post(f"/v1/artifacts/{artifact}/profiles", json={"device": "d"})
+        asked = self.http.post(f"/v1/artifacts/{artifact}/profiles", json={"device": artifact})
         self.objects["profile_id"] = asked.json()["id"]
 
     def _uploading(self, noun: str) -> str:
