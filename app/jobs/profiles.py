@@ -159,10 +159,13 @@ def claim(session: Session, device_id: str, lease_seconds: float) -> Profile | N
     )
 
 
-def _update_held(session: Session, device_id: str, profile_id: str, fence: int, **values: Any) -> None:
-    """Update a profile that a device holds. Raises NotFound, LeaseLost."""
+def _update_held(session: Session, device_id: str, profile_id: str, claimed: int, **values: Any) -> None:
+    """Update a profile of the claim with this fence. Raises NotFound, LeaseLost.
+
+    If its lease has ended and nobody claimed it since, it is still that claim's.
+    """
     mine = (Profile.id == profile_id, Profile.device_id == device_id)
-    held = update(Profile).where(*mine, Profile.state == RUNNING, Profile.fence == fence)
+    held = update(Profile).where(*mine, Profile.state.in_((QUEUED, RUNNING)), Profile.fence == claimed)
     changed = held.values(**values).returning(Profile.id).execution_options(synchronize_session=False)
     if session.scalar(changed) is None:
         raise _lost(session.scalar(select(Profile.state).where(*mine)), profile_id)
@@ -178,12 +181,13 @@ def _lost(state: str | None, profile_id: str) -> Problem:
 def renew(session: Session, device_id: str, profile_id: str, fence: int, lease_seconds: float) -> None:
     """Extend the lease of a profile that a device measures. Raises NotFound, LeaseLost."""
     hear(session, device_id)
-    _update_held(session, device_id, profile_id, fence, lease_until=now(lease_seconds))
+    _update_held(session, device_id, profile_id, fence, state=RUNNING, lease_until=now(lease_seconds))
 
 
 def release(session: Session, device_id: str, profile_id: str, fence: int) -> None:
     """Return a profile to the queue because its device stops; this counts as no attempt. Raises NotFound, LeaseLost."""
-    changes = {"state": QUEUED, "attempt": Profile.attempt - 1, "lease_until": None}
+    # Another fence: a heartbeat that is still on its way must not take it again.
+    changes = {"state": QUEUED, "attempt": Profile.attempt - 1, "fence": Profile.fence + 1, "lease_until": None}
     _update_held(session, device_id, profile_id, fence, **changes)
 
 
@@ -200,7 +204,7 @@ def finish(
         raise NotFound(f"no profile {profile_id}")
     if row.state in ENDED and row.fence == fence:
         return row, False
-    if row.state != RUNNING or row.fence != fence:
+    if row.state in ENDED or row.fence != fence:
         raise _lost(row.state, profile_id)
     if isinstance(outcome, contract.Profile):
         _check_request(contract.ProfileRequest.model_validate(row.request), outcome.request)

@@ -9,6 +9,8 @@ from client.errors import ClientError, Problem
 
 BEATS = 4
 """Heartbeats within a lease."""
+SERVER_FAULTS = 500
+"""The first status that is the service's own fault."""
 
 
 class Lease:
@@ -30,8 +32,8 @@ class Lease:
         while not self.over.wait(self.claim.lease_seconds / BEATS):
             try:
                 self.lathe.renew_profile(self.claim)
-            except Problem:
-                self.lost.set()
-                return
-            except ClientError:
-                continue  # the service is away: what is measured meanwhile may still be taken
+            except ClientError as error:
+                if isinstance(error, Problem) and error.status < SERVER_FAULTS:
+                    self.lost.set()
+                    return
+                # else the service is away or broken for a moment: what is measured meanwhile may still be taken

@@ -1,7 +1,6 @@
 """Measures an artifact in a process of its own, which may run out of memory, hang or crash: the device's loop goes on."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from time import monotonic, sleep
 from pydantic import TypeAdapter, ValidationError
 
 from client.device_types import Claim
-from compression.schema.profile import Profile, ProfileFailure
+from compression.schema.profile import Profile, ProfileFailure, ProfileSpec
 
 OPENING = 3600.0
 """Seconds that the process may take beside its timed windows: slow devices open large files for minutes."""
@@ -36,8 +35,8 @@ def measure(command: Sequence[str], folder: Path, claim: Claim, ended: Callable[
     The process gets no LATHE_ variable, so no key: it opens files that others made.
     """
     spec, out, log = (folder.with_name(f"{folder.name}.{name}") for name in ("spec.json", "out", "log"))
-    asked = {"folder": str(folder), "kind": claim.artifact.kind, "request": claim.request.model_dump(mode="json")}
-    spec.write_text(json.dumps(asked), encoding="utf-8")
+    asked = ProfileSpec(folder=str(folder), kind=claim.artifact.kind, request=claim.request)
+    spec.write_text(asked.model_dump_json(), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
     with out.open("wb") as lines, log.open("wb") as words:
         child = subprocess.Popen(

@@ -1,14 +1,18 @@
 """Profiles of silent devices: they wait again, and after the last attempt they have failed. And what goes with an artifact."""
 
+import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
+from app.core.errors import LeaseLost
 from app.jobs import jobs, profiles
 from app.store.clock import now
 from app.store.models import Artifact, Device, Profile
-from compression.schema.profile import ProfileRequest
+from compression.schema.profile import ProfileFailure, ProfileRequest
 from tests.app.conftest import SessionMaker
 from tests.support.rows import submitted
+
+FAILURE = ProfileFailure(code="failed", detail="", remedy="")
 
 
 def requested(session: Session, number: int = 1) -> tuple[Device, list[Profile]]:
@@ -47,6 +51,25 @@ def test_a_silent_device_s_profile_waits_again_and_then_fails(transaction: Sessi
         following = profiles.claim(session, device.id, 30)
         assert following is not None
         assert following.id == other.id
+
+
+def test_a_device_that_was_silent_goes_on_unless_it_has_claimed_anew(transaction: SessionMaker) -> None:
+    with transaction() as session:
+        device, (row,) = requested(session)
+        profiles.claim(session, device.id, 30)
+        silence(session)
+        assert profiles.requeue_expired(session) == [row.id]
+        profiles.renew(session, device.id, row.id, 1, 30)
+        assert profiles.claim(session, device.id, 30) is None
+        silence(session)
+        profiles.requeue_expired(session)
+        profiles.claim(session, device.id, 30)
+        with pytest.raises(LeaseLost):
+            profiles.renew(session, device.id, row.id, 1, 30)
+        with pytest.raises(LeaseLost):
+            profiles.finish(session, device.id, row.id, 1, FAILURE)
+        silence(session)
+        assert profiles.finish(session, device.id, row.id, 2, FAILURE)[0].state == "failed"
 
 
 def test_profiles_go_with_their_artifact_and_with_their_job(transaction: SessionMaker) -> None:
