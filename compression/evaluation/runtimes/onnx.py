@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from compression.evaluation.runtimes.onnx_times import node_times
-from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs
+from compression.modalities.scoring.base import Declared, Floats as Logits, Inputs, Runner
 from compression.modalities.text.inputs import Batch, Ids
 from compression.schema.profile import LayerTime
 from compression.schema.report.operators import Operators
@@ -146,7 +146,10 @@ def name_of(opened: onnxruntime.InferenceSession) -> str:
 
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
     """Open folder/model.onnx, as a language model if it has cache inputs. Raises onnxruntime's errors."""
-    runner = OnnxRunner(folder / FILE, threads=threads)
+    return _as_decoder(OnnxRunner(folder / FILE, threads=threads))
+
+
+def _as_decoder(runner: OnnxRunner) -> OnnxRunner | OnnxDecoder:
     return OnnxDecoder(runner) if any(name.startswith(PAST) for name in runner.inputs) else runner
 
 
@@ -157,5 +160,10 @@ def operators(folder: Path, example: Inputs) -> Operators:
     nodes = onnx.load(folder / FILE, load_external_data=False).graph.node
     before = Counter(node.op_type for node in nodes if node.op_type != "Constant")
     del nodes  # with the weights of the file
-    opened: Any = open_folder(folder, threads=1)
-    return Operators(before=before, after=Counter(one.type for one in opened.layers(example, passes=1)))
+    with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+        runner = OnnxRunner(folder / FILE, threads=1, times=Path(place) / "nodes")
+        opened: Runner[Any] = _as_decoder(runner)
+        for _ in range(2):  # `node_times` leaves the first pass out
+            opened.logits(example)
+        executed = node_times(Path(runner.session.end_profiling()), 1)
+    return Operators(before=before, after=Counter(one.type for one in executed))
