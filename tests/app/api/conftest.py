@@ -45,13 +45,13 @@ def insert(service: Service, table: str, **values: object) -> None:
     sql(service, f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", *values.values())
 
 
-def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json) -> str:
+def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json, name: str = "int8") -> str:
     """Store an artifact of one file, as a worker does; return its id."""
     artifact = new_id("art")
     kept = service.home / "storage" / "made" / artifact
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(data)
-    named = {"id": artifact, "job_id": job, "fence": 1, "name": "int8", "facts": json.dumps(facts), "created_at": MOMENT}
+    named = {"id": artifact, "job_id": job, "fence": 1, "name": name, "facts": json.dumps(facts), "created_at": MOMENT}
     insert(service, "artifacts", **named)
     content = {"size": len(data), "sha256": sha(data), "key": f"made/{artifact}"}
     insert(service, "files", id=new_id("fil"), artifact_id=artifact, path=path, **content)
