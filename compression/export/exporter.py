@@ -58,7 +58,7 @@ class Exporter(ABC):
         return None
 
     def prepared(self, model: PreTrainedModel, calibrate: Calibrate) -> PreTrainedModel:
-        """Return the model that is written and verified in the place of one that nothing `hinders`: it, or an unlike copy.
+        """Return the model that is written and verified in the place of one that nothing `hinders`: it, or a changed copy.
 
         calibrate: sets the ranges of a scheme on a model, from rows of train.
         """

@@ -67,22 +67,23 @@ class OpenVinoExporter(OnnxExporter):
 
         Weights keep their integers, which both schemes scale by output channel; values that have a range keep it.
         """
-        if not self._lacks_ranges(model):
+        simulation = self._without_ranges(model)
+        if simulation is None:
             return model
-        twin, simulation = copy.deepcopy(model), simulation_of(model)
-        assert simulation is not None, "a model that lacks ranges simulates integers"  # noqa: S101
+        twin = copy.deepcopy(model)
         calibrate(twin, Quantize(scheme=RANGED))
         insert_fake_quantization(twin, simulation=simulation.model_copy(update={"scheme": RANGED}))
         return twin
 
-    def _lacks_ranges(self, model: nn.Module) -> bool:
-        simulation = simulation_of(model)
-        return self.int8 and simulation is not None and not SCHEMES[simulation.scheme].calibrated
+    def _without_ranges(self, model: nn.Module) -> Simulation | None:
+        """Return what a model simulates if its integers are to be written and its scheme has no range for each layer."""
+        simulation = simulation_of(model) if self.int8 else None
+        return None if simulation is None or SCHEMES[simulation.scheme].calibrated else simulation
 
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:  # noqa: ARG002
         """Write openvino_model.xml and .bin. Raises TypeError for a model that `hinders` refuses or that is not `prepared`."""
         reason = self.hinders(model)
-        if reason is not None or self._lacks_ranges(model):
+        if reason is not None or self._without_ranges(model) is not None:
             raise TypeError(reason or "The model has no calibrated ranges.")
         openvino = imported()
         with tempfile.TemporaryDirectory(dir=folder) as place:
