@@ -4,6 +4,7 @@ The other benches; each has a --help of its own:
   python -m bench training     a training epoch against a plain loop
   python -m bench memory       peak memory against the model's size
   python -m bench decoding     the forms of a decoder in ONNX Runtime
+  python -m bench forms        a recipe's shape in ONNX Runtime and in OpenVINO
   python -m bench glue         the published table on four GLUE tasks
   python -m bench language     a language model's job against a plain script
   python -m bench classifier   a language model as a classifier of a GLUE task
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import augmented, classifier, decoding, memory, training, transcript
+from bench import augmented, classifier, decoding, forms, memory, training, transcript
 from bench.alignment import __main__ as alignment
 from bench.api import __main__ as api
 from bench.glue import __main__ as glue
@@ -99,6 +100,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "training": training.main,
         "memory": memory.main,
         "decoding": decoding.main,
+        "forms": forms.main,
         "glue": glue.main,
         "language": language.main,
         "classifier": classifier.main,

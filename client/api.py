@@ -90,8 +90,7 @@ class _Files(Endpoints):
 
     def _chosen(self: Any, job_id: str) -> list[Artifact]:
         """Return what the report says to take: one artifact, or one for each of several datasets."""
-        report = self.report(job_id)
-        names = set(report.headlines.values()) or {report.headline}
+        names = self.report(job_id).to_run
         return [artifact for artifact in self.artifacts(job_id) if artifact.name in names]
 
     @threaded

@@ -174,12 +174,21 @@ def download(
     ] = None,
     kind: Annotated[str | None, typer.Option(help="A format, such as onnx or transformers; by default all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="The artifacts of all stages.")] = False,
+    recommended: Annotated[
+        bool, typer.Option("--recommended", help="Only the report's recommended artifact, or else its headline.")
+    ] = False,
 ) -> None:
     """Download artifacts, check them against their manifest, and print what opens them. Resumes where it broke off."""
+    if recommended and (every or stage or kind):
+        raise typer.BadParameter("it names the artifact: leave out --stage, --kind and --all", param_hint="--recommended")
     folder = out or Path(job)
     artifacts = lathe.artifacts(job)
-    wanted = stage if every or stage else best_stage(lathe, job, artifacts)
-    artifacts = chosen(artifacts, stage=wanted, kind=kind, every=every)
+    if recommended:
+        names = lathe.report(job).to_run
+        artifacts = [artifact for artifact in artifacts if artifact.name in names]
+    else:
+        wanted = stage if every or stage else best_stage(lathe, job, artifacts)
+        artifacts = chosen(artifacts, stage=wanted, kind=kind, every=every)
     total = sum(file.size for artifact in artifacts for file in artifact.files)
     with moving(f"downloading {job}", total) as moved:
         places = [fetch(lathe, artifact, folder, moved=moved) for artifact in artifacts]

@@ -1,7 +1,7 @@
 """Formats the before/after table, its targets and its notes, for terminals and as Markdown. Pure functions."""
 
 import json as jsonlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -299,11 +299,16 @@ def _table(found: Sequence[Sequence[str]]) -> Table:
 def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield (title, lines with their style) of the text below the tables; a paragraph has no title."""
     yield "", [(NOT_CONVERGED, "yellow")] if report.ratios.baseline_not_converged else []
-    verdicts = [(verdict_text(name, each), "green" if each.met else "yellow") for name, each in report.verdicts.items()]
-    yield f"Targets, evaluated on {evaluated_on(report, quote)}:", verdicts
+    yield f"Targets, evaluated on {evaluated_on(report, quote)}:", _judged(report.verdicts)
     yield "", [(report.choice, "")] if report.choice else []
+    if (best := report.recommended) is not None:
+        yield f"Recommended, {quote}{best.artifact}{quote}:", [(best.why, ""), *_judged(best.verdicts)]
     yield "To try:", [(line, "") for line in remedies(report)]
     yield "Notes:", [(line, "") for line in notes(report)]
+
+
+def _judged(verdicts: Mapping[str, Verdict]) -> list[tuple[str, str]]:
+    return [(verdict_text(name, each), "green" if each.met else "yellow") for name, each in verdicts.items()]
 
 
 def _measured(report: Report) -> str:

@@ -26,7 +26,7 @@ from compression.engine.shipping import (
     ship,
 )
 from compression.engine.stage_result import StageResult
-from compression.engine.stages.insert_quantization import settle_ranges
+from compression.engine.stages.insert_quantization import calibration_rows, settle_ranges
 from compression.engine.stages.prune import aimed
 from compression.engine.stages.registry import LAST, SHIP, follows_cut, job_progress, planned, run_stage, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
@@ -34,6 +34,7 @@ from compression.evaluation.lm_eval import harness, harness_job
 from compression.evaluation.measure import Saving
 from compression.export.exporter import exporter_of, further_exporters
 from compression.export.instruction_sets import difference_note
+from compression.modalities.base import Examples
 from compression.modalities.modality import InputPruner
 from compression.models import loading, sanitized_folder
 from compression.models.adapters.registry import adapter_of
@@ -41,6 +42,7 @@ from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.planning.network_rules import check_network, check_without_network, fitted
 from compression.planning.preflight import check_kept
+from compression.quantization.calibration import calibrate
 from compression.quantization.fake_quantize import Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, Kind
 from compression.schema.errors import InvalidSpec, OutOfMemory
@@ -289,7 +291,17 @@ class DatasetRun:
             preprocessor=self._reads_with(stage),
             max_length=max_length,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
+            calibrate=lambda ranged, settings: calibrate(
+                ranged, calibration_rows(self.state, self._train_rows(stage)), settings, self.state.parts
+            ),
         )
+
+    def _train_rows(self, stage: Stage) -> Examples:
+        """Encode train as a stage's model reads it, which may be an earlier one than the rows are encoded for."""
+        reader = self.reader(stage)
+        is_whole = reader is self.state.models.base and not follows_cut(stage, self.state.recipe)
+        reading = self.data.reading if is_whole else reader.reading
+        return reading.encode(self.data.dataset, "train", self.data.task)
 
     def further_forms(self) -> Generator[Event, None, list[tuple[Kind, bool]]]:
         """Return the (format, whether in 16 bits) in which a model ships at the job's end, beside that of the stages."""

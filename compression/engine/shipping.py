@@ -23,6 +23,7 @@ from compression.modalities.registry import modality_of, scorer_of
 from compression.modalities.scoring.base import Row
 from compression.models.adapters.registry import adapter_of
 from compression.planning.estimator import MEASURE_SECONDS
+from compression.quantization.calibration import Calibrate, no_rows
 from compression.quantization.fake_quantize import DYNAMIC, Simulation, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS, ArtifactPrecision, Kind
 from compression.schema.errors import OutOfMemory
@@ -77,6 +78,7 @@ class ArtifactRequest:
     preprocessor: Path  #: the folder with the files of what reads the inputs
     max_length: int
     baseline: Path | None = None  #: folder of the FP32 artifact of the primary format
+    calibrate: Calibrate = no_rows  #: for formats with ranges that the model lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,8 @@ def ship(
     model: a stock model for the run's task, with simulated quantization if the precision is an integer one. Raises
     ExportMismatch if the reopened artifact's outputs differ from the model's, and OutOfMemory.
     """
-    exporter, precision = exporter_of(request.kind), request.precision
+    exporter, precision, trained = exporter_of(request.kind), request.precision, model
+    model = exporter.prepared(trained, request.calibrate)
     # If nothing is simulated, weights are quantized as dynamic-int8.
     simulation = (simulation_of(model) or DYNAMIC) if precision in INTEGERS else None
     with durable_files.folder(run.place_of(request)) as folder:
@@ -220,7 +223,7 @@ def ship(
             flops=count_flops(model, run.evaluate, run.task),
             compared=compared,
             raw=raw,
-            trained_as_shipped=exporter.trained_as_shipped(precision, simulation_of(model)),
+            trained_as_shipped=model is trained and exporter.trained_as_shipped(precision, simulation_of(model)),
             interface=agreement.interface,
         )
         measured = yield from measure_written(written, run)

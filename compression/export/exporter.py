@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from compression.modalities.modality import RawInput
 from compression.modalities.scoring.base import Inputs, Runner
 from compression.models.linear_layers import is_transposed
+from compression.quantization.calibration import Calibrate
 from compression.quantization.fake_quantize import Simulation, left_in_float, remove_fake_quantization, simulation_of
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, BUILT_IN, INTEGERS, ArtifactPrecision, Kind, further_formats
 from compression.schema.recipe.base import Task
@@ -42,7 +43,8 @@ class Exporter(ABC):
 
     @abstractmethod
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
-        """Write an unchanged model's weights, in an integer precision with its simulated integers (else dynamic-int8).
+        """Write the weights of an unchanged model that is `prepared`, in an integer precision with its simulated integers (else
+        dynamic-int8).
 
         folder: has the preprocessor's files.
         """
@@ -54,6 +56,13 @@ class Exporter(ABC):
     def hinders(self, model: nn.Module) -> str | None:
         """Return why a model cannot have this format, or None if it can."""
         return None
+
+    def prepared(self, model: PreTrainedModel, calibrate: Calibrate) -> PreTrainedModel:
+        """Return the model that is written and verified in the place of one that nothing `hinders`: it, or a changed copy.
+
+        calibrate: sets the ranges of a scheme on a model, from rows of train.
+        """
+        return model
 
     def cannot_read(self, model: nn.Module, folder: Path) -> str | None:
         """Return why the format cannot have the preprocessor's files in a folder. model: one that nothing `hinders`."""

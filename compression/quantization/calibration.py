@@ -17,6 +17,12 @@ from compression.quantization.observers import Spread, range_of
 from compression.schema.recipe.quantize import Quantize
 
 BATCH = 32
+Calibrate = Callable[[nn.Module, Quantize], None]  #: sets every range of the settings' scheme on a model, from rows of train
+
+
+def no_rows(_model: nn.Module, _settings: Quantize) -> None:
+    """Refuse to calibrate. Raises TypeError."""
+    raise TypeError("there are no rows of train to calibrate ranges on")
 
 
 @torch.inference_mode()

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from compression.planning.recommendation import recommended
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.measurements import Generation, Latency, NotMeasured, Parameters, Row, Score, Size, TaskFigure
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
-from compression.schema.report.report import Artifact, Report, SplitFacts, Uploaded, verdicts
+from compression.schema.report.report import Artifact, File, Report, SplitFacts, Uploaded, verdicts
 from compression.schema.report.samples import Sample, SampleAnswer
 from compression.schema.stages import Stage
 
@@ -91,6 +92,27 @@ def validated(*, is_converged: bool | None = True) -> Report:
     last = changed(last, "ratios", baseline_not_converged=flag, retention_interval=(0.962, 0.999))
     first = changed(first, "ratios", baseline_not_converged=flag)
     return report(rows=(first, last), ratios=last.ratios, verdicts=verdicts(last.ratios, Targets()))
+
+
+def further(ms: float = 5.0, kept: float = 0.796, *, kind: str = "openvino-int8", **changes: Any) -> Artifact:
+    """The distilled model in another format: 15 MB of weights, in its own runtime by default 3.2 times as fast, 99.5 % kept.
+
+    kept: its score on validation.
+    """
+    latency = validated().rows[-1].latency.model_copy(update={"median_ms": ms, "runtime": "openvino 2026.4 CPU"})
+    weights = {"openvino_model.xml": 1_000_000, "openvino_model.bin": 14_000_000, "tokenizer.json": 9_000_000}
+    files = tuple(File(path=path, size=size, sha256="0" * 64) for path, size in weights.items())
+    form = {"name": f"distilled-{kind}", "kind": kind, "stage": "distilled", "precision": "int8", "opens_with": "openvino"}
+    figures = {"latency": latency, "score": score_of(0.785), "validation": score_of(kept), "trained_as_shipped": False}
+    return Artifact(**{**form, "files": files, **figures, **changes})
+
+
+def recommending(*forms: Artifact, **changes: Any) -> Report:
+    """A job of today whose model also ships in other formats, by default in one that is faster and kept as much."""
+    known, forms = validated(), forms or (further(),)
+    first, last = known.rows
+    found = recommended(last, first, forms, known.targets)
+    return known.model_copy(update={"artifacts": (*known.artifacts, *forms), "recommended": found, **changes})
 
 
 def from_file() -> Report:

@@ -22,7 +22,7 @@ from client.terminal import job_view
 from client.terminal.output import IN_COMMANDS
 from compression.schema.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
-from tests.client.figures import DATA_FACTS, LLAMA_FACTS, report
+from tests.client.figures import DATA_FACTS, LLAMA_FACTS, further, recommending, report, validated
 from tests.conftest import ROOT, free_port
 from tests.support.saying import says
 
@@ -319,6 +319,26 @@ def test_a_job_without_artifacts_has_nothing_to_download(live: Live, command: Co
     ran = command("download", job)
     assert ran.code == 1
     assert "nothing to download" in ran.err
+
+
+def test_the_recommended_artifact_alone_is_downloaded_or_else_the_headline(
+    live: Live, command: Command, job: str, tmp_path: Path
+) -> None:
+    found = recommending(further().model_copy(update={"files": ()}))
+
+    def succeed_in_two_formats(session: Session, claim: fencing.Claim) -> None:
+        jobs.finish(session, claim, found.model_dump(mode="json"), [(artifact, {}) for artifact in found.artifacts])
+
+    live.end(job, succeed_in_two_formats)
+    folder = str(tmp_path / "download")
+    got = document(command("download", job, "--recommended", "--out", folder, "--json"))
+    assert [one["name"] for one in got["artifacts"]] == ["distilled-openvino-int8"]
+    both = document(command("download", job, "--out", folder, "--json"))
+    assert [one["name"] for one in both["artifacts"]] == ["distilled-onnx-int8", "distilled-openvino-int8"]
+    refused = command("download", job, "--recommended", "--kind", "onnx")
+    assert refused.code == 2
+    assert "--recommended" in refused.err
+    assert validated().to_run == ("distilled-onnx-int8",)
 
 
 def test_dotted_keys_are_set_in_a_copy() -> None:

@@ -12,7 +12,7 @@ from compression.schema.report.averages import mean_row
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
 from compression.schema.report.report import File, verdicts
-from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
+from tests.client.figures import changed, from_file, generates, more_figures, recommending, report, row, validated
 from tests.support.saying import says
 
 
@@ -58,6 +58,14 @@ def test_formats_beside_the_stages_have_a_table_with_figures_of_their_own() -> N
     assert "its numbers" not in render.report_markdown(known)  # of before it was known
     untimed = found.model_copy(update={"latency": NotMeasured(not_measured="another runtime"), "trained_as_shipped": True})
     assert render.format_lines(report(artifacts=(untimed,)))[1][3:] == ("–", "78.40 ± 1.00 %", "78.40 ± 1.00 %", "as trained")
+
+
+def test_a_recommended_format_has_its_reason_and_its_verdicts() -> None:
+    found = recommending()
+    for text in (shown(render.report_table(found)), render.report_markdown(found)):
+        says(text, "distilled-openvino-int8 is recommended: it runs 3.20 times as fast", "met: speed up 3.20× (target 1.45×)")
+        says(text, "met: speed up 2.50× (target 1.45×)")
+    assert "ecommended" not in render.report_markdown(validated())
 
 
 def test_the_baseline_has_no_change() -> None:

@@ -119,9 +119,10 @@ def names_of(session: Session, job: Job) -> dict[str, str]:
 
 
 def artifacts_of(session: Session, job: Job, shipped: Sequence[str]) -> list[ArtifactOut]:
-    """List the downloads, shipped ones first."""
+    """List the downloads, those in `shipped` first, in their order."""
     rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.id))
-    return sorted(map(artifact_out, rows), key=lambda artifact: artifact.name not in shipped)
+    places = {name: place for place, name in enumerate(shipped)}
+    return sorted(map(artifact_out, rows), key=lambda artifact: places.get(artifact.name, len(places)))
 
 
 def profiles_of(session: Session, job: Job) -> dict[str, list[ProfileItem]]:
@@ -135,7 +136,8 @@ def profiles_of(session: Session, job: Job) -> dict[str, list[ProfileItem]]:
 def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[str, Any]:
     """Return what the sections Results, Stages and Layers show."""
     report = Report.model_validate(jobs.whole_report(job)) if job.report else None
-    shipped = [report.headline, *report.headlines.values()] if report else []
+    recommended = list(report.to_run) if report and report.recommended else []
+    shipped = [*recommended, report.headline, *report.headlines.values()] if report else []
     best = next((each for each in rows if report and each.artifact == report.headline), None)
     layers = sorted(best.ranges if best else (), key=lambda layer: -layer.ratio)
     artifacts = artifacts_of(session, job, shipped)
@@ -155,6 +157,7 @@ def results(session: Session, job: Job, out: JobOut, rows: list[Row]) -> dict[st
         "more_ranges": max(0, len(layers) - MOST_LAYERS),
         "artifacts": artifacts,
         "profiles": profiles_of(session, job),
+        "recommended": recommended,
         "shipped": [artifact for artifact in artifacts if artifact.name in shipped],
     }
     filled = {

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from compression.planning.recommendation import recommended
 from compression.planning.verdicts import choose
 from compression.schema.artifact_formats import INTEGERS, TRANSFORMERS
 from compression.schema.job_spec import Spec
@@ -67,6 +68,7 @@ def job_report(
         headlines={name: row.artifact for name, row in chosen.parts.items()},
         parts=tuple(parts),
         choice=choice,
+        recommended=recommended(chosen, rows[0], artifacts, spec.targets, sent),
         ratios=chosen.ratios,
         targets=spec.targets,
         verdicts=verdicts(chosen.ratios, spec.targets),

@@ -54,7 +54,8 @@ def _refit(context: StageContext, settings: Quantize) -> None:
         fake_quantize.set_input_ranges(context.model, trained)
 
 
-def calibration_rows(context: StageContext) -> Examples:
-    """Sample the recipe's number of calibration rows from train, never from test."""
+def calibration_rows(context: StageContext, train: Examples | None = None) -> Examples:
+    """Sample the recipe's number of calibration rows from train, never from test. train: as another model reads it."""
     settings = context.recipe.quantize or Quantize()
-    return shuffled_rows(context.rows["train"], settings.calibration_rows, context.recipe.train.seed)
+    rows = context.rows["train"] if train is None else train
+    return shuffled_rows(rows, settings.calibration_rows, context.recipe.train.seed)

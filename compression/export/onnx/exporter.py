@@ -151,10 +151,11 @@ def plain_model(model: nn.Module) -> nn.Module:
     return twin
 
 
-def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
+def write_onnx(model: nn.Module, folder: Path, *, int8: bool, same_softmax: bool = True) -> Path:
     """Write `model`, which does not change, to folder/model.onnx and return that path. int8: write integers for every linear
     layer and embedding, as simulated, or else in dynamic-int8. A family's own `graph_writer` may add files with weights.
-    Raises RuntimeError if a layer is not found in the traced graph.
+    same_softmax: let the softmax of a traced portable model be the same on all processors (`softmax`). Raises RuntimeError if a
+    layer is not found in the traced graph.
     """
     writer = writer_of(model)
     if writer is not None and (is_language_model(model) or writer.hindrance(model) is None):
@@ -168,7 +169,8 @@ def write_onnx(model: nn.Module, folder: Path, *, int8: bool) -> Path:
             insert_fake_quantization(twin, lambda name: not name.startswith(experts), simulation)
             insert_fake_quantization(twin, lambda name: name.startswith(experts), simulation.of_experts)
         proto = to_int8(proto, dict(fake_quantize.quantizable(twin)))
-        proto = proto if simulation is None or not simulation.portable else spelled_out(proto)
+        if simulation is not None and simulation.portable and same_softmax:
+            proto = spelled_out(proto)
     onnx.checker.check_model(proto)
     path = folder / FILE
     path.write_bytes(proto.SerializeToString())

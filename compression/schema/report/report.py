@@ -118,6 +118,20 @@ _NOT_CONVERGED = {
 }
 
 
+class Recommended(Config):
+    """The headline's model in another format, because there it is faster and reaches every target that the headline reaches.
+
+    It is chosen by validation and by its speed in its own runtime; training need not have computed with its numbers.
+    """
+
+    artifact: Annotated[str, Field(description="Its name; of several datasets the first one's.")]
+    artifacts: Annotated[dict[str, str], Field(default_factory=dict, description="Of several datasets, each one's artifact.")]
+    runtime: str
+    ratios: Annotated[Ratios, Field(description="Against the baseline, as a row's, without intervals.")]
+    verdicts: dict[str, Verdict]
+    why: Annotated[str, Field(description="The rule and the figures.")]
+
+
 class PartReport(Config):
     """The part of a report of several datasets that belongs to one dataset."""
 
@@ -140,11 +154,13 @@ class Report(Config):
     rows: tuple[Row, ...]
     uploaded: Annotated[Uploaded | None, Field(description="The uploaded model; null in older reports.")] = None
     headline: str
-    """Name of the recommended artifact, whose row has `ratios` and `verdicts`; of several datasets the first one's."""
+    """Name of the artifact whose row has `ratios` and `verdicts`; of several datasets the first one's."""
     headlines: Annotated[dict[str, str], Field(default_factory=dict, description="Of several datasets, each one's artifact.")]
     parts: tuple[PartReport, ...] = ()
     """Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."""
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
+    recommended: Recommended | None = None
+    """Another form of the headline's model to run in its place; null if there is no better one, and in older reports."""
     ratios: Ratios
     targets: Targets
     verdicts: dict[str, Verdict]
@@ -158,6 +174,13 @@ class Report(Config):
     notes: tuple[str, ...] = ()
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES)] = ()
     """Some rows of test, drawn at random; `answers` of each artifact are to them. None in older reports."""
+
+    @property
+    def to_run(self) -> tuple[str, ...]:
+        """Return the names of the artifacts to run, one for each dataset: the recommended ones, or else the headline's."""
+        best = self.recommended
+        name, several = (self.headline, self.headlines) if best is None else (best.artifact, best.artifacts)
+        return tuple(several.values()) or (name,)
 
 
 def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:

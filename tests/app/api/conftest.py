@@ -45,15 +45,15 @@ def insert(service: Service, table: str, **values: object) -> None:
     sql(service, f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", *values.values())
 
 
-def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json) -> str:
+def add_artifact(service: Service, job: str, path: str, data: bytes, facts: Json, name: str = "int8") -> str:
     """Store an artifact of one file, as a worker does; return its id."""
-    return add_artifact_of(service, job, {path: data}, facts)
+    return add_artifact_of(service, job, {path: data}, facts, name)
 
 
-def add_artifact_of(service: Service, job: str, contents: dict[str, bytes], facts: Json) -> str:
+def add_artifact_of(service: Service, job: str, contents: dict[str, bytes], facts: Json, name: str = "int8") -> str:
     """Store an artifact of several files."""
     artifact = new_id("art")
-    named = {"id": artifact, "job_id": job, "fence": 1, "name": "int8", "facts": json.dumps(facts), "created_at": MOMENT}
+    named = {"id": artifact, "job_id": job, "fence": 1, "name": name, "facts": json.dumps(facts), "created_at": MOMENT}
     insert(service, "artifacts", **named)
     for number, (path, data) in enumerate(contents.items()):
         kept = service.home / "storage" / "made" / artifact / str(number)

@@ -8,9 +8,9 @@ import pytest
 
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import NotMeasured, Sensitivity
-from tests.app.api.conftest import Json, sql
+from tests.app.api.conftest import Json, add_artifact, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
-from tests.client.figures import changed, from_file, generates, more_figures, report, row, validated
+from tests.client.figures import changed, from_file, generates, more_figures, recommending, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import lacks, says
@@ -57,6 +57,21 @@ def test_both_splits_their_intervals_and_what_is_unproven_are_shown(
     as_sent = shown(validated(is_converged=None)).text
     assert "not tuned here" in as_sent
     assert "unproven" not in as_sent
+
+
+def test_a_recommended_format_is_the_first_download(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: Json
+) -> None:
+    found = recommending()
+    job = done(service, http, request_body, found)
+    for artifact in found.artifacts:
+        facts = artifact.model_dump(mode="json")
+        add_artifact(service, job, "model", b"weights", facts, artifact.name)
+    page = page_of(browser, f"/jobs/{job}")
+    says(page.text, "distilled-openvino-int8 is recommended: it runs 3.20 times as fast as the baseline in openvino 2026.4 CPU")
+    first, second = "Download distilled-openvino-int8", "Download distilled-onnx-int8"
+    assert 0 < page.text.index(first) < page.text.index(second)
+    assert page.text.count("recommended") == 2  # its reason, and the tag of its download
 
 
 def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(shown: Shown) -> None:

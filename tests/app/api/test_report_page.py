@@ -16,7 +16,7 @@ from compression.schema.report.report import Report
 from compression.schema.report.samples import split_samples
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
-from tests.client.figures import changed, from_file, generates, more_figures, report, row, sampled, validated
+from tests.client.figures import changed, from_file, generates, more_figures, recommending, report, row, sampled, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import says
@@ -64,6 +64,13 @@ def test_both_splits_have_their_interval_and_what_is_unproven_says_why(shown: Sh
     says(text, "target 99.2 %. baseline_not_converged: The baseline has not converged", "Baselinenot converged")
     says(text, "? unproven: retention 99.4 % on validation", "99.4 % kept (97.1 to 101.5 %), unproven", "✓ met: speed up 2.50×")
     assert "Baselinenot tuned here" in re.sub(r"\s+", " ", shown(validated(is_converged=None)).text)
+
+
+def test_a_recommended_format_is_named_with_its_reason_and_its_verdicts(shown: Shown) -> None:
+    text = re.sub(r"\s+", " ", shown(recommending()).text)
+    says(text, "Recommended distilled-openvino-int8 is recommended: it runs 3.20 times", "✓ met: speed up 3.20×, target 1.45×")
+    says(text, "distilled-openvino-int8 (recommended)", "✓ met: speed up 2.50×, target 1.45×")
+    assert "ecommended" not in shown(validated()).text
 
 
 def test_sizes_are_held_against_all_that_people_mean(shown: Shown) -> None:

@@ -17,15 +17,28 @@ from compression.evaluation.runtimes.openvino import FILE, OpenVinoRunner, impor
 from compression.export.onnx.trace import outputs_of
 from compression.export.openvino import exporter as openvino_exporter
 from compression.export.openvino.exporter import F16, INT8, OpenVinoExporter
+from compression.modalities.base import Examples
 from compression.modalities.image.modality import IMAGE
 from compression.modalities.image.preprocessing import ImagePreprocessing, normalized
 from compression.modalities.image.scoring.reader import ImageInputs
 from compression.modalities.scoring.base import Floats as Logits, Inputs
 from compression.modalities.text.inputs import Batch
-from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
+from compression.quantization.calibration import Calibrate, calibrate, collect_inputs
+from compression.quantization.dynamic_int8 import integer_rows
+from compression.quantization.fake_quantize import (
+    Simulation,
+    input_ranges,
+    insert_fake_quantization,
+    quantizable,
+    ranged_inputs,
+    set_input_ranges,
+    simulation_of,
+)
+from compression.quantization.observers import Spread
 from compression.quantization.static_int8 import static_weights
 from compression.schema.errors import ExportMismatch
 from compression.schema.manifest import Manifest
+from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.schemes import SCHEMES, Scheme
 from tests.support import decoder_models
@@ -34,7 +47,7 @@ from tests.support.network_graphs import mobilenet_v2, resnet, vit
 from tests.support.network_models import drawn_network
 from tests.support.openvino_files import openvino_constants
 from tests.support.shipments import shipped
-from tests.support.tiny_bert import WORDS, sentences, tiny_config
+from tests.support.tiny_bert import WORDS, encoded, sentences, tiny_config
 
 SHAPES = [(1, 1), (3, 31), (5, 8)]
 NORMALIZED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -125,6 +138,51 @@ def test_weights_take_two_bytes_each_and_are_those_before_rounding(tmp_path: Pat
     assert INT8.precision_of("static-int8", trained) == "int8"
 
 
+def calibrated_on(rows: Examples) -> Calibrate:
+    return lambda model, settings: calibrate(model, rows, settings)
+
+
+@pytest.mark.parametrize("portable", [True, False])
+def test_a_model_without_ranges_gets_a_twin_with_its_own_integers_and_calibrated_ranges(
+    portable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_exporter, "has_vnni", lambda: True)  # the integers are looked at: nothing is computed here
+    trained, rows = bert("dynamic-int8", portable=portable), encoded(sentences(48, 1))
+    before = simulation_of(trained)
+    twin = INT8.prepared(trained, calibrated_on(rows))
+    assert simulation_of(trained) == before
+    assert simulation_of(twin).scheme == "static-int8"
+    INT8.write(twin, tmp_path, "int8")
+    constants = {one.get_friendly_name(): one for one in imported().Core().read_model(tmp_path / FILE).get_ordered_ops()}
+    for name, layer in trained.named_modules():
+        if isinstance(layer, nn.Linear):
+            whole, scales = integer_rows(layer.weight, layer.levels)
+            np.testing.assert_array_equal(constants[f"{name}.weight_int8"].data, whole.numpy().T)
+            np.testing.assert_array_equal(constants[f"{name}.weight_scale"].data.ravel(), scales.numpy()[:, 0])
+    spreads = {name: Spread() for name in ranged_inputs(trained, "static-int8")}
+    collect_inputs(trained, ranged_inputs(trained, "static-int8"), rows, lambda name, x: spreads[name].add(x))
+    for name, (low, high) in input_ranges(twin).items():
+        assert spreads[name].low <= low < high <= spreads[name].high
+        assert high - low > 0.5 * (spreads[name].high - spreads[name].low)
+
+
+def test_a_network_s_linear_layers_get_ranges_and_its_convolutions_keep_theirs(tmp_path: Path) -> None:
+    model = drawn_network(resnet())
+    trained, images = simulated(model, "dynamic-int8", pixels(model)), 2 * pixels(model)
+    assert 0 < len(simulation_of(trained).ranges) < len(ranged_inputs(trained, "static-int8"))
+
+    def on_images(ranged: nn.Module, settings: Quantize) -> None:
+        set_input_ranges(ranged, simulation_of(simulated(model, settings.scheme, images)).ranges)
+
+    twin = INT8.prepared(trained, on_images)
+    found = simulation_of(twin).ranges
+    assert {name: found[name] for name in simulation_of(trained).ranges} == simulation_of(trained).ranges
+    runner = written(INT8, twin, tmp_path)
+    batch = ImageInputs(pixels(model).numpy())
+    assert_near(runner.logits(batch), of_engine(twin, batch), 2e-2)
+    assert set(executed(runner, "Convolution", "FullyConnected")) == {"u8"}
+
+
 def test_a_file_s_bytes_do_not_depend_on_what_was_written_before(tmp_path: Path) -> None:
     made = []
     for name in ("first", "again"):
@@ -169,9 +227,10 @@ def test_a_network_answers_as_the_engine_of_normalized_and_of_raw_images(
 
 def test_a_model_without_such_a_form_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert INT8.hinders(bert(None)) == "The model simulates no integers."
-    for scheme in ("dynamic-int8", "weight-only-int8", "weight-only-int4"):
+    for scheme in ("weight-only-int8", "weight-only-int4"):
         assert scheme in str(INT8.hinders(bert(scheme)))
         assert F16.hinders(bert(scheme)) is None
+    assert INT8.hinders(bert("dynamic-int8")) is None
     with pytest.raises(TypeError, match="calibrated ranges"):
         INT8.write(bert("dynamic-int8"), tmp_path, "int8")
     assert "cache" in str(F16.hinders(decoder_models.tiny("llama")))
@@ -199,9 +258,11 @@ print(*(name for name, one in sys.modules.items() if one and name.split(".")[0] 
     assert said.splitlines()[1] == ""
 
 
-@pytest.mark.parametrize("kind", ["openvino-int8", "openvino-f16"])
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [("openvino-int8", "static-int8"), ("openvino-int8", "dynamic-int8"), ("openvino-f16", "static-int8")]
+)
 def test_an_artifact_is_verified_scored_and_opened_by_its_card(
-    kind: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, scheme: Scheme, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"text": text, "label": int(label == "positive")} for text, label in sentences(20, 5)]
     form = {"kind": kind, "stage": "quantized", "precision": "int8" if kind == "openvino-int8" else "float16", "max_length": 16}
@@ -211,7 +272,9 @@ def test_an_artifact_is_verified_scored_and_opened_by_its_card(
         "preprocessor": encoder,
         "evaluate": Evaluate(length=16),
     }
-    made = shipped(bert("static-int8"), tmp_path, rows, **form, **about)
+    about["calibrate"] = calibrated_on(encoded(sentences(32, 1)))
+    made = shipped(bert(scheme), tmp_path, rows, **form, **about)
+    assert made.artifact.trained_as_shipped is (kind == "openvino-int8" and scheme == "static-int8")
     assert made.score.rows == len(rows)
     assert made.artifact.opens_with.startswith(f"openvino.Core().compile_model('{FILE}', 'CPU') with tokenizers")
     linear = sum(isinstance(layer, nn.Linear) for layer in bert(None).modules())
@@ -228,6 +291,7 @@ def test_an_artifact_is_verified_scored_and_opened_by_its_card(
     card = (folder / "README.md").read_text()
     assert "INFERENCE_PRECISION_HINT" in card
     assert ("calibrated" in card) == (kind == "openvino-int8")
+    assert ("after all training" in card) == (scheme == "dynamic-int8")
     monkeypatch.chdir(folder)
     found: dict[str, Any] = {}
     exec(compile(card.split("```python\n")[1].split("```")[0], "card", "exec"), found)
