@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from client.commands import audit, data, jobs, keys, recipe, results, service, submit, teams
+from client.commands import audit, data, jobs, keys, recipe, results, serve, service, submit, teams
 from client.commands.registry import Commands
 from client.embedded.up import up
 from client.errors import EXITS, INTERRUPTED, ClientError
@@ -41,6 +41,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     results.share,
     results.shares,
     results.download,
+    serve.serve,
     jobs.cancel,
     jobs.retry,
     jobs.rm,

@@ -40,7 +40,7 @@ DATABASES = ("sqlite", "postgresql")
 
 LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "test_toy_package.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
-SHIPMENT = ("engine/test_shipping.py", "evaluation/test_measure.py", "evaluation/test_predict.py", "export/")
+SHIPMENT = ("engine/test_shipping.py", "evaluation/test_measure.py", "evaluation/test_predict.py", "export/", "serving/")
 TOGETHER = {
     "tests/faults/": "faults",
     "tests/pages/": "pages",
