@@ -51,7 +51,7 @@ def format_of(folder: Path, name: str) -> FormatSpec:
 
 
 def _serves(spec: FormatSpec) -> bool:
-    return spec.primary or spec.timed
+    return spec.primary or spec.timed or spec.served
 
 
 class ServedModel:
