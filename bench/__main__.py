@@ -10,6 +10,7 @@ The other benches; each has a --help of its own:
   python -m bench augmented    the recipe `article` with WordNet and Apertium
   python -m bench preparation  the originals that jobs prepare, against a grid search
   python -m bench vision       image classifiers, beside what others make of them
+  python -m bench serve        batches of `lathe serve` against single rows
   python -m bench api          the API: response times, memory, events, queues
 Each takes --transcript FILE, which keeps what it printed as a record.
 
@@ -31,6 +32,7 @@ from bench.api import __main__ as api
 from bench.glue import __main__ as glue
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
+from bench.serve import __main__ as serve
 from bench.vision import __main__ as vision
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.presets import PRESETS
@@ -103,6 +105,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "augmented": augmented.main,
         "preparation": preparation.main,
         "vision": vision.main,
+        "serve": serve.main,
         "api": api.main,
     }
 
