@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from compression.__main__ import main
+from compression.serving.command import listen
 from tests.support.tiny_shipment import Shipment
 
 KEY = "0123456789abcdef"
@@ -88,6 +90,13 @@ def test_what_is_unsafe_or_wrong_is_refused(
     assert said.out == ""
     assert cause in said.err
     assert "Next:  " in said.err
+
+
+def test_connections_send_the_end_of_an_answer_at_once() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_a_folder_without_an_artifact_is_one_document(tmp_path: Path) -> None:
