@@ -1,4 +1,4 @@
-# Four targets: proxy (nginx), api (no torch in it), worker (CPU) and worker-cuda. All run as an ordinary user.
+# Five targets: proxy (nginx), api (no torch in it), serve (one artifact), worker (CPU) and worker-cuda. All run as an ordinary user.
 #   docker build --target api -t lathe-api .
 # Images by tag; `make pin` finds out their digests.
 ARG PYTHON_IMAGE=python:3.12-slim
@@ -33,6 +33,15 @@ USER lathe
 EXPOSE 8321
 HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8321/healthz/ready').raise_for_status()"]
 CMD ["python", "-m", "app.server", "--host", "0.0.0.0", "--port", "8321"]
+
+FROM base AS serve
+# One artifact, at /artifact: docker run -v ./small:/artifact -p 8400:8400 -e LATHE_SERVE_KEY=SECRET lathe-serve
+RUN pip install --require-hashes --no-deps --requirement requirements/serve.txt \
+    && pip install --no-deps --no-build-isolation .
+USER lathe
+EXPOSE 8400
+HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8400/readyz').raise_for_status()"]
+ENTRYPOINT ["lathe", "serve", "/artifact", "--host", "0.0.0.0"]
 
 FROM base AS confined
 # bubblewrap is used where the runtime allows user namespaces; elsewhere workers use Landlock (docs/operations.md, Confinement).

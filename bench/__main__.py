@@ -12,6 +12,7 @@ The other benches; each has a --help of its own:
   python -m bench preparation  the originals that jobs prepare, against a grid search
   python -m bench vision       image classifiers, beside what others make of them
   python -m bench alignment    odd widths, unaligned weights and joined operators
+  python -m bench serve        batches of `lathe serve` against single rows
   python -m bench api          the API: response times, memory, events, queues
 Each takes --transcript FILE, which keeps what it printed as a record.
 
@@ -34,6 +35,7 @@ from bench.api import __main__ as api
 from bench.glue import __main__ as glue
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
+from bench.serve import __main__ as serve
 from bench.vision import __main__ as vision
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.presets import PRESETS
@@ -108,6 +110,7 @@ def benches() -> dict[str, Callable[[list[str]], None]]:
         "preparation": preparation.main,
         "vision": vision.main,
         "alignment": alignment.main,
+        "serve": serve.main,
         "api": api.main,
     }
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from client.commands import audit, data, device, jobs, keys, profiles, recipe, results, service, submit, teams
+from client.commands import audit, data, device, jobs, keys, profiles, recipe, results, serve, service, submit, teams
 from client.commands.registry import Commands
 from client.embedded.up import up
 from client.errors import EXITS, INTERRUPTED, ClientError
@@ -44,6 +44,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     results.download,
     profiles.profile,
     profiles.profiles,
+    serve.serve,
     jobs.cancel,
     jobs.retry,
     jobs.rm,

@@ -1,6 +1,6 @@
 """The engine's command: `python -m compression run|validate|measure|predict|profile|lm-eval-job SPEC.json`.
 
-`python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint.
+`python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint, `python -m compression serve FOLDER` serves an artifact.
 
 `run` writes one JSON event per line to a pipe. Its exit codes: 0 (finished), 2 (the job cannot be done as requested, or not
 here; a `failed` event gives the reason), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from compression.evaluation.lm_eval import harness
+from compression.serving import command as serving
 from compression.system import process
 
 MODULES = {
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--events-fd", type=int, default=1, metavar="N", help="where events go (default: stdout)")
     tasks = commands.add_parser("lm-eval", help="ask a language model's checkpoint what tasks of lm-eval ask")
     harness.add_arguments(tasks)
+    serving.add_arguments(commands.add_parser("serve", help="serve an artifact over HTTP"))
     options = parser.parse_args(arguments)
     # Threads that spin for long while they wait take the cores from working threads of another job, and both slow down (80
     # times slower was measured). No spinning at all costs one wake-up per operation, twice the time of a step here. So: spin
@@ -55,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if options.command == "lm-eval":
         return harness.main(options)
+    if options.command == "serve":
+        return serving.main(options)
     if options.die_with_parent:
         process.die_with_parent()
     module = process.imported(MODULES[options.command])

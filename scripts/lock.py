@@ -27,6 +27,7 @@ HASHED = (
 )
 WAYS = {
     "api": (),
+    "serve": ("serve",),
     "worker": ("worker", "vision", "gguf", "lm-eval", "compressed-tensors"),
     "dev": ("worker", "vision", "embedded", "dev"),
 }

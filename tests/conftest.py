@@ -46,6 +46,7 @@ SHIPMENT = (
     "evaluation/test_predict.py",
     "evaluation/profiling/",
     "export/",
+    "serving/",
 )
 TOGETHER = {
     "tests/faults/": "faults",

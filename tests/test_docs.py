@@ -7,12 +7,15 @@ from app.core.failures import FAILURES
 from app.core.settings import Settings
 from compression.schema.artifact_formats import BUILT_IN
 from compression.schema.errors import ALL_ERRORS
+from compression.serving import problems
 from scripts import schema
 from tests.conftest import ROOT
 
 
 def test_every_code_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
     codes = [kind.code for kind in ALL_PROBLEMS] + [kind.code for kind in ALL_ERRORS] + list(FAILURES)
+    served = {kind.code for kind in vars(problems).values() if isinstance(kind, problems.Kind)}
+    codes += sorted(served - {kind.code for kind in ALL_PROBLEMS})
     documented = re.findall(r"^### (\w+)\n(?=.{40})", (ROOT / "docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(codes) == len(set(codes))
     assert sorted(documented) == sorted(codes)

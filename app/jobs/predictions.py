@@ -16,8 +16,7 @@ from app.store import resources
 from app.store.broker import CHECKS, wake_after_commit
 from app.store.clock import now
 from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Prediction, Team
-from compression.schema.prediction_request import FILES, INPUTS, Question, asked_for
-from compression.schema.recipe.base import Task
+from compression.schema.prediction_request import FILES, INPUTS, Question, asked_for, unfit_input
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts
 
@@ -75,14 +74,7 @@ def _check(session: Session, team: str, dataset: Dataset, question: Question) ->
             there = ", ".join(f"{name} ({count} rows)" for name, count in rows.items() if name != "unlabelled")
             raise InvalidRequest(f"{question.split} has no row {question.row}; the data has: {there}", param="row")
         return
-    _check_texts(task, wanted, given)
-
-
-def _check_texts(task: Task, wanted: tuple[str, ...], given: set[str]) -> None:
-    if task == "token-classification" and given == {"text"}:
-        return  # it is split into words
-    if given != set(wanted):
-        param = next((name for name in wanted if name not in given), None) or min(given - set(wanted))
+    if (param := unfit_input(task, wanted, given)) is not None:
         raise InvalidRequest(f"{task} is asked by {' and '.join(wanted)}, or by the number of a row", param=param)
 
 

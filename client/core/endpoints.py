@@ -213,6 +213,11 @@ class Endpoints(DeviceEndpoints):
         """Return the links in force, of a job or of the team; `delete("jobs/JOB/share/ID")` revokes one."""
         return _listing("shares" if job_id is None else f"jobs/{job_id}/share", types.Share)
 
+    @call
+    def artifact(self, artifact_id: str) -> Request[types.Artifact]:
+        """Return an artifact with its files."""
+        return _request("GET", f"artifacts/{artifact_id}", types.Artifact)
+
     @listed
     def artifacts(self, job_id: str) -> Listing[types.Artifact]:
         """Return the artifacts of a job."""

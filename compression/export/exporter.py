@@ -37,6 +37,7 @@ class Exporter(ABC):
     is_simulated: ClassVar[bool] = True  #: whether its integers are those that training simulates, up to the runtime's rounding
     computes_in: ClassVar[torch.dtype | None] = None  #: the 16 bits that readers compute in, whatever the weights are
     card: ClassVar[str | None] = None  #: the name of its card's template; None: the library's
+    path: ClassVar[str] = ""  #: the folder of its weights in an artifact's, with a slash behind it
     needs: ClassVar[str] = ""  #: packages that its library needs beside itself, for the card's code
     library: ClassVar[str | None] = None
     """The library that opens it, as hubs name it, and the folder of the templates with its code; None: the format's name."""

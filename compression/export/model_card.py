@@ -79,6 +79,7 @@ class ModelCard:
             **vars(self),
             "about": text.about.format(count=len(self.labels), names=_named(self.labels)),
             "answer": text.answer,
+            "path": exporter_of(artifact.kind).path,
             "position": "token" if TASKS[self.task].sequences else "row",
             "auto": heads.of_task(self.task).auto,
             "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind, row) if beside else (),

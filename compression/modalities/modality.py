@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from compression.schema.errors import CompressionError
     from compression.schema.job_spec import Data, Spec
-    from compression.schema.prediction_request import AnswerSpec
+    from compression.schema.prediction_request import AnswerSpec, RowInputs
     from compression.schema.recipe.augment import Augment
     from compression.schema.recipe.recipe import Evaluate
     from compression.schema.recipe.views import Views
@@ -285,6 +285,9 @@ class Modality(Protocol):
 
         The row for people: strings and lists of words by name; `picture`, if it has one, is a small picture as a data: URI.
         """
+
+    def row(self, task: Name, given: RowInputs) -> Row:
+        """Return the scorer's row of a request's own inputs, those that the task reads. Raises the errors of reading them."""
 
     def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:
         """Return what a report shows of rows of test, each of them; empty if the modality shows none.

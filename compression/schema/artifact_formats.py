@@ -52,6 +52,18 @@ FLOAT16 = replace(
     timed=True,
     generates=False,
 )
+TRITON = replace(
+    ONNX,
+    name="triton",
+    engine="compression.export.onnx.triton:EXPORTER",
+    runtime="compression.evaluation.runtimes.triton:open_folder",
+    weights=("models/*/*/*.onnx", "models/*/*/*.onnx_data"),
+    tags=("onnx", "triton"),
+    primary=False,
+    by_default=False,
+    served=True,  # its file is the ONNX artifact's, and so are its times
+    generates=False,
+)
 COMPRESSED_TENSORS = tuple(
     FormatSpec(
         f"ct-{name}",
@@ -93,7 +105,7 @@ OPENVINO = tuple(
     )
     for name, exporter in (("openvino-int8", "INT8"), ("openvino-f16", "F16"))
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, *OPENVINO, *COMPRESSED_TENSORS, *GGUF)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, TRITON, *OPENVINO, *COMPRESSED_TENSORS, *GGUF)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

@@ -175,6 +175,13 @@ class MissingResource(CompressionError):
     remedy = "Ask who runs the worker to install what is named, or choose another source in the recipe."
 
 
+class NotServable(CompressionError):
+    """`lathe serve` does not serve artifacts of this format or task."""
+
+    code = "not_servable"
+    remedy = "Download an artifact that serves, of the same job: `lathe download JOB --kind onnx`."
+
+
 class TrainingDiverged(CompressionError):
     """The loss became NaN or infinite and did not recover."""
 

@@ -13,8 +13,8 @@ Words = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_l
 LongText = Annotated[str, Field(max_length=1 << 20)]
 
 
-class Answer(Config):
-    """One model's prediction. Fields that the task does not have are null."""
+class Predicted(Config):
+    """A prediction. Fields that the task does not have are null."""
 
     label: Annotated[str | None, Field(max_length=200, description="The class.")] = None
     scores: Annotated[dict[str, Finite], Field(default_factory=dict, max_length=20)]
@@ -22,10 +22,23 @@ class Answer(Config):
     value: Annotated[Finite | None, Field(description="Of regression.")] = None
     tags: Annotated[Words | None, Field(description="One a word.")] = None
     text: Annotated[LongText | None, Field(description="A stretch of the context; empty: it sees no answer there.")] = None
+
+
+class Answer(Predicted):
+    """One model's prediction. Fields that the task does not have are null."""
+
     milliseconds: Annotated[Finite, Field(description="Median of `runs`, one text alone, both models by turns.")]
     runs: Annotated[int, Field(ge=1, le=1000)]
     runtime: Annotated[str, Field(max_length=200)]
     bytes: Annotated[int, Field(ge=0, le=2**60, description="Of the artifact's weights.")]
+
+
+class Served(Predicted):
+    """A prediction by `lathe serve`. Fields that the task does not have are null."""
+
+    milliseconds: Annotated[Finite, Field(description="From the whole request to its answer, in the server.")]
+    batch: Annotated[int, Field(ge=1, description="Rows that were computed together with it; a long context has several.")]
+    runtime: Annotated[str, Field(max_length=200)]
 
 
 class Answered(Config):

@@ -25,8 +25,8 @@ Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^
 Base64 = Annotated[str, Field(min_length=4, max_length=4 * -(-LARGEST_IMAGE // 3), pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
 
 
-class Question(Config):
-    """The texts or the image of one row, as the task reads them, or the number of a row of the data."""
+class RowInputs(Config):
+    """The texts or the image of one row, as the task reads them."""
 
     text: Annotated[Text | None, Field(description="Of classification and regression; of tags, its words are taken.")] = None
     text_pair: Annotated[Text | None, Field(description="The second text, where the task has one.")] = None
@@ -35,6 +35,11 @@ class Question(Config):
     question: Text | None = None
     context: Text | None = None
     image: Annotated[Base64 | None, Field(description="The bytes of an image's file, in base64.")] = None
+
+
+class Question(RowInputs):
+    """The texts or the image of one row, as the task reads them, or the number of a row of the data."""
+
     row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of these: a row of the data, from 0.")] = None
     split: Annotated[Split, Field(description="Where that row is.")] = "test"
 
@@ -63,6 +68,13 @@ def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:
     """Return the names of the texts that a task reads, with the second text if `paired`; none if it makes no predictions."""
     spec = TASKS[task]
     return (*spec.asks, spec.pair) if spec.pair is not None and paired else spec.asks
+
+
+def unfit_input(task: Task, wanted: tuple[str, ...], given: set[str]) -> str | None:
+    """Return the first input that is missing, or else that the task does not read; None if the given ones are `wanted`."""
+    if given == set(wanted) or (task == "token-classification" and given == {"text"}):  # it is split into words
+        return None
+    return next((name for name in wanted if name not in given), None) or min(given - set(wanted))
 
 
 class AnswerSpec(Config):

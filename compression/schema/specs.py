@@ -107,5 +107,6 @@ class FormatSpec:
     primary: bool = False  #: whether a stage ships its model in it if it can; rows are timed and predict in it alone
     by_default: bool = True  #: whether a job ships it whose recipe names no artifacts
     timed: bool = False  #: of a further format: whether it is timed beside the baseline's primary artifact, because it serves
+    served: bool = False  #: of a format that is neither: whether `lathe serve` opens it all the same
     generates: bool | None = None  #: whether it is for language models alone (True), or for all other tasks (False)
     families: tuple[str, ...] = ()  #: the families of models that it can state; empty: any

@@ -46,7 +46,8 @@ class OnnxExporter(Exporter):
 
     def write(self, model: PreTrainedModel, folder: Path, precision: ArtifactPrecision) -> None:
         """Write model.onnx, and model.onnx_data beside it for decoders."""
-        write_onnx(model, folder, int8=precision in INTEGERS)
+        (folder / self.path).mkdir(parents=True, exist_ok=True)
+        write_onnx(model, folder / self.path, int8=precision in INTEGERS)
 
     def opens_with(self, precision: ArtifactPrecision, task: Task, *, split: bool) -> str:  # noqa: ARG002
         """Return the call of ONNX Runtime."""
@@ -73,9 +74,10 @@ class OnnxExporter(Exporter):
 
     def take_raw_input(self, folder: Path, raw: RawInput) -> bool:
         """Put the arithmetic before the model into model.onnx."""
-        proto = with_raw_input(onnx.load(folder / FILE), raw)
+        path = folder / self.path / FILE
+        proto = with_raw_input(onnx.load(path), raw)
         onnx.checker.check_model(proto)
-        (folder / FILE).write_bytes(proto.SerializeToString())
+        path.write_bytes(proto.SerializeToString())
         return True
 
     def check_interface(self, runner: Runner[Any], model: nn.Module, folder: Path | None = None) -> None:
@@ -101,7 +103,7 @@ class OnnxExporter(Exporter):
     ) -> ComparedAnswers | NotCompared | None:
         """Compare a file that multiplies 8-bit integers under another instruction set."""
         rounds = SCHEMES[simulation.scheme].rounds_activations
-        return instruction_sets.compare(folder, asked, simulation, seconds) if rounds else None
+        return instruction_sets.compare(folder / self.path, asked, simulation, seconds) if rounds else None
 
 
 EXPORTER = OnnxExporter()

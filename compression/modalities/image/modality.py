@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from compression.modalities.image.dataset import ImageDataset
     from compression.modalities.image.examples import ImageExamples, ImagePreprocessor
     from compression.schema.job_spec import Data
-    from compression.schema.prediction_request import AnswerSpec
+    from compression.schema.prediction_request import AnswerSpec, RowInputs
     from compression.schema.recipe.views import Views
     from compression.schema.report.samples import Sample
     from compression.schema.validation import DataFacts
@@ -54,6 +54,10 @@ class ImageModality(IndependentRows):
         from compression.modalities.image.questions import row_of
 
         return row_of(spec, base)
+
+    def row(self, task: Task, given: RowInputs) -> Row:  # noqa: ARG002
+        """Return the scorer's row of a request's own image, which the reader decodes."""
+        return {"data": given.image}
 
     def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:
         """Return small copies of the images, with their labels."""

@@ -1,17 +1,15 @@
 """Turns a prediction request into a row: its own image, or one of the data. Torch-free."""
 
-import base64
-import binascii
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from compression.modalities.image.decoding import decode
 from compression.modalities.image.locations import ImageOpener
+from compression.modalities.image.scoring.reader import decode_asked
 from compression.modalities.image.sources import list_split
 from compression.modalities.image.thumbnails import thumbnail
 from compression.modalities.scoring.base import Row
-from compression.schema.errors import EmptySplit, UnreadableData
+from compression.schema.errors import EmptySplit
 from compression.schema.prediction_request import AnswerSpec
 
 
@@ -22,12 +20,7 @@ def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
     request = spec.question
     if spec.data is None or request.row is None:
         given = request.image or ""
-        try:
-            image = decode(base64.b64decode(given, validate=True), "the image")
-        except binascii.Error as problem:
-            raise UnreadableData(
-                f"the image is not in base64: {problem}", param="image", remedy="Encode its file."
-            ) from problem
+        image = decode_asked(given)
         about = {"image": f"{image.width} × {image.height} pixels", "picture": thumbnail(image)}
         return {"data": given}, about, None
     listing = list_split(spec.data, request.split, base)

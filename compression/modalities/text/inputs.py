@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from compression.modalities.scoring.base import Asked, Floats, Row
-from compression.schema.prediction_request import LONGEST_WORD, MOST_WORDS
+from compression.schema.prediction_request import LONGEST_WORD, MOST_WORDS, RowInputs
+from compression.schema.recipe.base import Task
 
 Ids = npt.NDArray[np.int64]
 
@@ -137,6 +138,20 @@ def full_batch(batch: int, length: int, vocabulary: int, *, seed: int = 0) -> Ba
     """Make a batch of random tokens of the whole vocabulary, without padding, to measure latency on."""
     ids = np.random.default_rng(seed).integers(0, vocabulary, (batch, length), dtype=np.int64)
     return Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids))
+
+
+def scored_row(task: Task, text: str, pair: str | None = None, words: Sequence[str] | None = None) -> Row:
+    """Return the scorer's row of what a task reads. text: of question answering the question, with its context as `pair`."""
+    if task == "token-classification":
+        return {"words": list(words or text.split())}
+    if task == "question-answering":
+        return {"question": text, "context": pair or ""}
+    return {"text": text, **({} if pair is None else {"pair": pair})}
+
+
+def asked_row(task: Task, given: RowInputs) -> Row:
+    """Return the scorer's row of a request's own texts."""
+    return scored_row(task, given.question or given.text or "", given.context or given.text_pair, given.tokens)
 
 
 def cut_words(words: Sequence[Any]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from compression.modalities.modality import SPLITS, InputFacts, Modality, RawInput, Summary
 from compression.modalities.scoring.base import Row, Scorer
+from compression.modalities.text.inputs import asked_row
 from compression.modalities.text.scoring.perplexity import LanguageScorer
 from compression.modalities.text.scoring.question_answering import QuestionScorer
 from compression.modalities.text.scoring.token_classification import TagScorer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from compression.modalities.text.preprocessor import TextPreprocessor
     from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
     from compression.schema.job_spec import Data, Spec
-    from compression.schema.prediction_request import AnswerSpec
+    from compression.schema.prediction_request import AnswerSpec, RowInputs
     from compression.schema.recipe.views import Views
     from compression.schema.report.samples import Sample
     from compression.schema.validation import DataFacts
@@ -63,6 +64,10 @@ class TextModality:
         from compression.modalities.text.questions import row_of
 
         return row_of(spec, base)
+
+    def row(self, task: Task, given: RowInputs) -> Row:
+        """Return the scorer's row of a request's own texts."""
+        return asked_row(task, given)
 
     def samples(self, rows: Sequence[Row], labels: tuple[str, ...]) -> tuple[Sample, ...]:
         """Return the rows' texts, cut if long, with their labels."""

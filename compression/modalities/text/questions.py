@@ -6,8 +6,7 @@ from typing import Any
 
 from compression.modalities.scoring.base import Row
 from compression.modalities.text.dataset import each_row
-from compression.modalities.text.examples import RawExample
-from compression.modalities.text.inputs import cut_words
+from compression.modalities.text.inputs import asked_row, cut_words, scored_row
 from compression.schema.errors import EmptySplit
 from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec
 from compression.schema.recipe.base import Task
@@ -18,26 +17,21 @@ def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
     """Return the scorer's row, the row for people, and the expected output. Raises EmptySplit and `each_row`'s errors."""
     request = spec.question
     if spec.data is None or request.row is None:
-        example = RawExample(request.question or request.text or "", None, request.context or request.text_pair, request.tokens)
-    else:
-        rows = list(islice(each_row(spec.data, request.split, base, spec.task), request.row, request.row + 1))
-        if not rows:
-            cause = f"{request.split} has no row {request.row}"
-            raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
-        example = rows[0]
-    return *_row(spec.task, example), _expected(spec.task, example.label)
+        row = asked_row(spec.task, request)
+        return row, _shown(row), None
+    rows = list(islice(each_row(spec.data, request.split, base, spec.task), request.row, request.row + 1))
+    if not rows:
+        cause = f"{request.split} has no row {request.row}"
+        raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
+    row = scored_row(spec.task, rows[0].text, rows[0].pair, rows[0].words)
+    return row, _shown(row), _expected(spec.task, rows[0].label)
 
 
-def _row(task: Task, example: RawExample) -> tuple[Row, dict[str, Any]]:
-    if task == "token-classification":
-        words = list(example.words or example.text.split())
-        return {"words": words}, {"tokens": cut_words(words)}
-    if task == "question-answering":
-        row = {"question": example.text, "context": example.pair or ""}
-    else:
-        row = {"text": example.text, **({} if example.pair is None else {"pair": example.pair})}
+def _shown(row: Row) -> dict[str, Any]:
+    if "words" in row:
+        return {"tokens": cut_words(row["words"])}
     # A row may have any length, and what people see of it is stored with each prediction.
-    return row, {{"pair": "text_pair"}.get(name, name): text[:LONGEST_TEXT] for name, text in row.items()}
+    return {{"pair": "text_pair"}.get(name, name): text[:LONGEST_TEXT] for name, text in row.items()}
 
 
 def _expected(task: Task, label: Any) -> Any:

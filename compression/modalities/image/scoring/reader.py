@@ -1,6 +1,7 @@
 """Reads images for a runtime with an artifact's preprocessor_config.json. Torch-free."""
 
 import base64
+import binascii
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from compression.modalities.image.decoding import decode
 from compression.modalities.image.locations import ImageOpener, Location
 from compression.modalities.image.preprocessing import Bytes, Floats, ImagePreprocessing, normalized, resized
 from compression.modalities.scoring.base import Asked, Row
+from compression.schema.errors import UnreadableData
 
 RAW = "images"  #: name of the input of files that normalize images themselves
 AT_ONCE = 64
@@ -75,5 +77,17 @@ class ImageReader:
 
     def _image(self, row: Row) -> Image.Image:
         if "data" in row:
-            return decode(base64.b64decode(row["data"]), "the image")
+            return decode_asked(row["data"])
         return self._opener.open(Location.of(row))
+
+
+def decode_asked(given: str) -> Image.Image:
+    """Decode the image of a request, in base64. Raises UnreadableData, at `image`."""
+    try:
+        return decode(base64.b64decode(given, validate=True), "the image")
+    except binascii.Error as problem:
+        cause = f"the image is not in base64: {problem}"
+        raise UnreadableData(cause, param="image", remedy="Encode its file.") from problem
+    except UnreadableData as problem:
+        problem.param = "image"
+        raise

@@ -1,0 +1,62 @@
+"""lathe serve: predictions of an artifact over HTTP, on this machine."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.api import Lathe
+from client.commands.results import best_stage, chosen
+from client.errors import BadFolder, ClientError
+from client.terminal.output import as_json, moving, say
+from client.transfers.download import download as fetch
+from compression.schema.artifact_formats import ONNX
+
+
+def serve(  # noqa: PLR0913 (Typer makes an option of each)
+    artifact: Annotated[
+        str, typer.Argument(metavar="ARTIFACT", help="A folder that `lathe download` wrote, or the id of a job or an artifact.")
+    ],
+    host: Annotated[str, typer.Option(help="Address; all but loopback need a key in LATHE_SERVE_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8400,
+    target_ms: Annotated[float, typer.Option(help="Time from a request to its answer, within which rows may wait.")] = 50,
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Rows of a batch; 1: no batches.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, max=1 << 20, help="Rows that may wait; more are answered with 503.")] = 256,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; by default one a core.")] = None,
+    max_body: Annotated[int | None, typer.Option(min=1, help="Bytes of a request; more is answered with 413.")] = None,
+    kind: Annotated[str, typer.Option(help="Of a job: the format to download and serve.")] = ONNX.name,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to download an id to; by default ./ID.")] = None,
+) -> None:
+    """Answer what `lathe try` asks over HTTP, by one artifact: POST /v1/predict. Rows are batched by load. Ctrl-C ends it."""
+    folder = Path(artifact)
+    if not folder.is_dir():
+        folder = _downloaded(artifact, kind, out or folder)
+    options = {"host": host, "port": port, "target-ms": target_ms, "max-batch": max_batch, "queue": queue}
+    options |= {name: value for name, value in (("threads", threads), ("max-body", max_body)) if value is not None}
+    # -P: a folder named `compression` where the command is typed is not the engine.
+    command = [sys.executable, "-P", "-m", "compression", "serve", str(folder)]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    if as_json():
+        command.append("--json")
+    say(f"opening {folder}")
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 (this process becomes the server)
+
+
+def _downloaded(wanted: str, kind: str, out: Path) -> Path:
+    """Download an artifact, or the one of a job's headline in a format; return its folder."""
+    if not wanted.startswith(("job_", "art_")):
+        raise BadFolder(f"{wanted} is no folder", remedy="Name a folder that `lathe download` wrote, a job or an artifact.")
+    with Lathe.from_config() as lathe:
+        if wanted.startswith("art_"):
+            found = [lathe.artifact(wanted)]
+        else:
+            artifacts = lathe.artifacts(wanted)
+            found = chosen(artifacts, stage=best_stage(lathe, wanted, artifacts), kind=kind, every=False)
+        if len(found) > 1:
+            names = ", ".join(f"{one.id} ({one.name})" for one in found)
+            raise ClientError(f"{wanted} has several {kind} artifacts: {names}", remedy="Name one of them by its id.")
+        with moving(f"downloading {found[0].name}", sum(file.size for file in found[0].files)) as moved:
+            return fetch(lathe, found[0], out, moved=moved)

@@ -1,0 +1,1 @@
+"""Serves one artifact over HTTP: `python -m compression serve FOLDER`. Torch-free; the only folder that knows of HTTP."""
