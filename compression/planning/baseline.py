@@ -18,6 +18,12 @@ def preparations(baseline: Row) -> dict[str, Preparation]:
     return {name: row.preparation for name, row in rows.items() if row.preparation is not None}
 
 
+def is_at_chance(baseline: Row) -> bool:
+    """Return whether a baseline's score is no more than a standard error better than that of knowing no input."""
+    score = baseline.judged_score
+    return isinstance(score, Score) and score.above_chance <= score.worth_error
+
+
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
     """Return whether a row's retention, on the split that choices use, exceeds 1 by more than its error.
 
@@ -65,7 +71,7 @@ def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
 def _reason(row: Row, baseline: Row) -> str | None:
     """Return why the baseline should be prepared differently; None if there is no reason."""
     score = baseline.judged_score
-    if isinstance(score, Score) and score.above_chance <= score.worth_error:
+    if isinstance(score, Score) and is_at_chance(baseline):
         return (
             f"The baseline itself scores {score.value:.4f}, no more than a standard error better than {score.chance:.4f}, "
             "which knowing no input would: there is nothing yet to keep"

@@ -67,12 +67,14 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Return the row whose artifact is the headline, and the reason.
 
     Of the rows that reach all targets: the cheapest in bytes × latency, and of equal costs (SAME_COST) the highest retention.
+    Rows of the same graph cost the same, whatever the clock said of each.
     If none does: the one that reaches the most, of these the nearest to the others (`shortfall`); the baseline only if alone.
     """
     complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
         least = min(map(cost, complete))
-        cheapest = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
+        near = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
+        cheapest = [row for row in complete if any(row is one or same_graph(row, one) for one in near)]
         chosen = max(reversed(cheapest), key=_kept)
         others = [row for row in complete if row is not chosen]
         also = f"; {_listed([row.stage for row in others])} also {_reaches(chosen, 'meet', 'reach')} them all"
@@ -92,6 +94,12 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
         f"{len(Targets.model_fields)}{f' ({_listed(met)})' if met else ''}, as many as any, and of such it comes nearest; "
         f"missed: {lacking}.{_unproven(chosen)}"
     )
+
+
+def same_graph(one: Row, other: Row) -> bool:
+    """Return whether two rows' artifacts differ in their weights' values alone, so that their latencies differ by chance."""
+    alike = all(getattr(one, part) == getattr(other, part) for part in ("shape", "parameters", "flops"))
+    return alike and one.size.dtype == other.size.dtype and math.isclose(one.size.bytes, other.size.bytes, rel_tol=SAME_SIZE)
 
 
 def _reaches(row: Row, proven: str = "meets", unproven: str = "reaches") -> str:
@@ -164,7 +172,7 @@ def judged(
 ) -> Row:
     """Return a row with its verdict. before: rows of earlier stages; limit, task, streamed: `advisor.Case`; draws: by stage."""
     first = before[0] if before else row
-    flag = first.convergence == "not converged"
+    flag = first.convergence == "not converged" or baseline.is_at_chance(first)
     row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
     better = worse_than(row, before, targets)
     missed = by_status(row, targets, "missed")
@@ -213,7 +221,7 @@ def _kept(row: Row) -> float:
 
 def _is_faster(row: Row, earlier: Row) -> bool:
     own, other = row.ratios.speed_up, earlier.ratios.speed_up
-    return own is not None and other is not None and own > other * (1 + SAME_COST)
+    return own is not None and other is not None and own > other * (1 + SAME_COST) and not same_graph(row, earlier)
 
 
 def _listed(names: Sequence[str]) -> str:

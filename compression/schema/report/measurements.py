@@ -243,7 +243,8 @@ class Ratios(Config):
     judged_on: Literal["validation", "test"] = "test"
     """The split that choices and verdicts use; test in older reports."""
     baseline_not_converged: bool = False
-    """Whether the baseline's validation score was still rising when its preparation ended."""
+    """Whether the baseline's validation score was still rising when its preparation ended, or is no more than a standard error
+    above chance."""
 
     def value_of(self, target: str) -> float | None:
         """Return the figure that is compared with a target, by the target's name."""
