@@ -170,6 +170,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "demo-output")
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="lathe-demo-"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as by Ctrl-C, and its service with it
     try:
         demo(home, options.output.resolve(), options.recipe, options.changes)
     except (Broken, subprocess.CalledProcessError) as error:

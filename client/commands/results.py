@@ -1,5 +1,6 @@
 """lathe report, compare, try, share, download: the results of a job."""
 
+import base64
 import json as jsonlib
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from client.api import Lathe
 from client.commands.completion import job_ids
 from client.commands.jobs import JobId
+from client.core.fields import Question
 from client.errors import FAILED, ClientError, Problem
 from client.terminal import compare as comparing, render
 from client.terminal.compare import Compared
@@ -96,12 +98,19 @@ def try_(  # noqa: PLR0913 (Typer makes an option of each)
     pair: Annotated[str | None, typer.Option("--pair", help="The second text, if the task has one.")] = None,
     question: Annotated[str | None, typer.Option(help="For question answering, with --context.")] = None,
     context: Annotated[str | None, typer.Option(help="The text that has the answer to --question.")] = None,
-    row: Annotated[int | None, typer.Option(min=0, help="In place of texts: the number of a row of the data, from 0.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, readable=True, help="A file, for image classification.")
+    ] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="In place of these: the number of a row of the data, from 0.")] = None,
     split: Annotated[str, typer.Option(help="Split of that row: train, validation or test.")] = "test",
     part: Annotated[str, typer.Option(help="Of several datasets, the one whose models answer.")] = "",
 ) -> None:
     """Ask a finished job's models, before and after, the same thing: both answers with their times, side by side."""
-    found = lathe.ask(job, text=text, text_pair=pair, question=question, context=context, row=row, split=split, part=part)
+    asked: Question = {"text": text, "text_pair": pair, "question": question, "context": context}
+    asked |= {"row": row, "split": split, "part": part}
+    if image is not None:
+        asked["image"] = base64.b64encode(image.read_bytes()).decode()
+    found = lathe.ask(job, **asked)
     if found.result is None:
         error = found.error
         shown = (f"{error.cause} ({error.code})", f"next: {error.remedy}") if error else ("There is no answer.",)
@@ -192,7 +201,8 @@ def download(
     total = sum(file.size for artifact in artifacts for file in artifact.files)
     with moving(f"downloading {job}", total) as moved:
         places = [fetch(lathe, artifact, folder, moved=moved) for artifact in artifacts]
-    lines = []
+    state = lathe.job(job).state
+    lines = [] if state == "succeeded" else [f"The job is {state}: these are of a stage that is done, not its result."]
     for artifact, place in zip(artifacts, places, strict=True):
         weight = sum(file.size for file in artifact.files)
         lines.append(f"{place}  {render.size(weight)}  score {render.score_text(artifact.score)}")

@@ -70,13 +70,14 @@ class ProfileFields(TypedDict, total=False):
 
 
 class Question(TypedDict, total=False):
-    """The texts of one row, in the task's fields, or the number of a row of the data."""
+    """The texts of one row, in the task's fields, or its image's file in base64, or the number of a row of the data."""
 
     text: str | None
     text_pair: str | None
     tokens: Sequence[str] | None
     question: str | None
     context: str | None
+    image: str | None
     row: int | None
     split: str
     part: str

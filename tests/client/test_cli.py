@@ -271,6 +271,7 @@ def test_a_question_that_nobody_can_answer_is_refused(live: Live, command: Comma
     ran = command("try", job, "the film was good", "--json")
     assert ran.code == 6
     assert document(ran)["error"]["remedy"]
+    assert command("try", job, "--image", str(Path(__file__).with_name("none.png"))).code == 2
 
 
 def test_jobs_are_found_by_any_of_their_states_and_a_part_of_their_name(live: Live, command: Command, job: str) -> None:
@@ -319,6 +320,17 @@ def test_a_job_without_artifacts_has_nothing_to_download(live: Live, command: Co
     ran = command("download", job)
     assert ran.code == 1
     assert "nothing to download" in ran.err
+
+
+def test_what_a_running_job_has_so_far_is_downloaded_with_a_word_of_warning(
+    live: Live, command: Command, job: str, tmp_path: Path
+) -> None:
+    (artifact, *_) = report().artifacts
+    made = artifact.model_copy(update={"files": ()})
+    live.end(job, lambda session, claim: stage_results.add_artifacts(session, claim, [(made, {})]))
+    ran = command("download", job, "--out", str(tmp_path / "download"))
+    assert "The job is running: these are of a stage that is done, not its result." in ran.out
+    command("cancel", job)
 
 
 def test_the_recommended_artifact_alone_is_downloaded_or_else_the_headline(

@@ -1,7 +1,11 @@
 """Pages of classifiers of images: an image is tried, samples stand beside both answers, data are dropped by class."""
 
 import base64
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,16 @@ def test_both_models_answer_an_image_that_was_dropped(window: Window, world: Wor
     expect(page.get_by_role("img", name="The image, small")).to_be_visible()
     expect(page.locator("#verdict")).to_contain_text("the compressed model is")
     window.accessible_everywhere()
+
+
+def test_the_command_sends_an_image_too(world: World, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(encoded(pixels(1, 7, 40)))
+    command = [str(Path(sys.executable).with_name("lathe")), "try", world.jobs["images"], "--image", "one.png", "--json"]
+    asking = {**os.environ, "LATHE_URL": world.url, "LATHE_KEY": world.key, "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=asking, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)["result"]
+    assert found["asked"]["image"].startswith("40 × 40 pixels")
+    assert {found["original"]["label"], found["compressed"]["label"]} <= set(CLASSES)
 
 
 def test_what_is_no_image_is_refused_with_the_reason_and_what_is_too_large_before_it_is_sent(

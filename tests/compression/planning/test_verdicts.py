@@ -133,5 +133,8 @@ def test_what_is_kept_of_a_baseline_at_chance_is_unproven_wherever_it_was_tuned(
     first = judged(row("baseline", 20_000_000, 80_000_000, 16.0, 0.505), [], RECIPE, TARGETS)
     assert first.convergence == ""
     found = judged(distilled(0.8), [first], RECIPE, TARGETS)
-    assert (found.verdict.met, found.verdict.unproven) == (("parameter_reduction", "size_reduction", "speed_up"), ("retention",))
+    assert (found.verdict.met, found.verdict.unproven) == (
+        ("parameter_reduction", "size_reduction", "speed_up"),
+        ("retention",),
+    )
     assert "unproven" in choose([first, found], TARGETS)[1]

@@ -84,7 +84,8 @@ function show({ asked, picture = null, expected, original, compressed, exclusive
   const rows = [];
   if (asked.tokens) rows.push(line("Prediction", tagged(asked.tokens, original.tags, compressed.tags), tagged(asked.tokens, compressed.tags, original.tags)));
   else rows.push(line("Prediction", made("strong", said(original)), made("strong", said(compressed))));
-  const names = Object.keys(original.scores).slice(0, 5);
+  const most = (name) => Math.max(original.scores[name] ?? 0, compressed.scores[name] ?? 0);
+  const names = Object.keys({ ...original.scores, ...compressed.scores }).sort((one, other) => most(other) - most(one)).slice(0, 5);
   if (names.length) rows.push(line("Probabilities", shares(original, names), shares(compressed, names)));
   rows.push(line("Time", ms(original.milliseconds), ms(compressed.milliseconds)));
   rows.push(line("Size", bytes(original.bytes), bytes(compressed.bytes)));
