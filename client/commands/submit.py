@@ -33,7 +33,8 @@ def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | di
     """
     if recipes.is_file(given):
         return recipes.override(recipes.read(given), changes)
-    return recipes.override({"preset": recipe.preset(lathe.recipes(), given).name}, changes) if changes else given
+    name = recipe.preset(lathe.recipes(), given).name
+    return recipes.override({"preset": name}, changes) if changes else name
 
 
 def tasks_of(given: list[str], datasets: int) -> list[str]:

@@ -163,6 +163,8 @@ def test_a_preset_that_is_not_there_is_named_before_anything_is_uploaded(live: L
         recipe = "slow" if code == "bad_recipe" else "quick"
         ran = command("submit", "--model", "./none", "--data", "dat_1", "--recipe", recipe, "--set", change, "--json")
         assert document(ran)["error"]["code"] == code
+    ran = command("submit", "--model", "./none", "--data", "dat_1", "--recipe", "quikc", "--json")
+    assert "quikc" in document(ran)["error"]["cause"]
 
 
 def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
