@@ -328,10 +328,7 @@ class Modality(Protocol):
         """
 
     def example_inputs(self, model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:
-        """Return example inputs by the model's input names, in the order of an ONNX file's inputs.
-
-        On the CPU.
-        """
+        """Return example inputs on the CPU by the model's input names, in the order of an ONNX file's inputs."""
 
     def traced(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> nn.Module:
         """Return the module to trace for an ONNX file.
@@ -340,10 +337,7 @@ class Modality(Protocol):
         """
 
     def free_dimensions(self, model: nn.Module) -> dict[str, dict[int, tuple[str, int | None]]]:
-        """Return the names and maximum sizes of each input's dynamic dimensions in an ONNX file.
-
-        None is any size.
-        """
+        """Return the names and maximum sizes (None: any) of each input's dynamic dimensions in an ONNX file."""
 
     def raw_input(self, folder: Path) -> RawInput | None:
         """Return the input that an artifact's ONNX file can have in place of the model's; None if its tasks have none.
