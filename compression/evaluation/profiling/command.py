@@ -31,13 +31,13 @@ def profile(spec: ProfileSpec, base: Path) -> Profile:
     folder = (base / spec.folder).resolve()
     manifest = _checked(folder)
     kind, interface = spec.kind or manifest.kind, manifest.interface
+    if interface is None:
+        cause = f"The artifact's {MANIFEST} does not say what it reads."
+        raise refused("unsupported", cause, "Run the job again with this version, or profile its onnx artifact.")
     if kind not in ARTIFACT_FORMATS:
         known = ", ".join(ARTIFACT_FORMATS)
         cause = f"The artifact's format {kind!r} is not known here. Known: {known}."
         raise refused("unsupported", cause, "Update lathe on the device, or install the package that has the format.")
-    if interface is None:
-        cause = f"The artifact's {MANIFEST} does not say what it reads."
-        raise refused("unsupported", cause, "Run the job again with this version, or profile its onnx artifact.")
     sizes, request = chosen_sizes(interface, spec.request)
     part = PartSpec(kind=kind, folder=str(folder), interface=interface, sizes=sizes, threads=request.threads)
     with host_lock() as turn:

@@ -222,11 +222,13 @@ def test_a_download_that_is_not_whole_is_refused_before_it_is_opened(left: str |
 def test_an_artifact_that_does_not_say_what_it_reads_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
     folder = artifact(tmp_path / "artifact")
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({"files": manifest["files"]}))  # as of before
-    assert "format None is not known" in refused(folder).detail
-    (folder / "manifest.json").write_text(json.dumps({"files": manifest["files"], "kind": "onnx"}))
-    found = refused(folder)
-    assert (found.code, "does not say what it reads" in found.detail) == ("unsupported", True)
+    for older in ({}, {"kind": "onnx"}):
+        (folder / "manifest.json").write_text(json.dumps({"files": manifest["files"], **older}))
+        found = refused(folder)
+        assert (found.code, "does not say what it reads" in found.detail) == ("unsupported", True)
+        assert "Run the job again" in found.remedy
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "kind": "of-another-package"}))
+    assert "format 'of-another-package' is not known" in refused(folder).detail
 
 
 def test_a_length_beyond_the_models_is_refused_before_a_process_starts(tmp_path: Path) -> None:
