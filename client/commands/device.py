@@ -48,7 +48,7 @@ def rm(lathe: Lathe, device: Annotated[str, typer.Argument(metavar="DEVICE", hel
 
 @app.command()
 def run(lathe: Lathe) -> None:
-    """Measure what is asked of this device until stopped. LATHE_KEY is the device's own key.
+    """Measure the profiles that wait for this device, until stopped. LATHE_KEY is the device's own key.
 
     Ctrl-C and SIGTERM hand the current profile back. One process a device: two would disturb each other's figures.
     """

@@ -61,7 +61,7 @@ class Batcher:
     """Batches windows by load.
 
     `async with` starts and drains it: rows that wait at the end are still run, new ones are refused. run: computes a batch's
-    logits, on a thread of its own; length: of a window; most_waiting: rows that may wait; heard: told of each batch.
+    logits, on a thread of its own; length: of a window; most_waiting: rows that may wait; heard: called after each batch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""/v1/devices: machines that measure artifacts. An admin registers one; with its key it claims what is asked of it."""
+"""/v1/devices: machines that measure artifacts. An admin registers one; its key claims the profiles that wait for it."""
 
 import asyncio
 import datetime as dt
