@@ -112,10 +112,17 @@ class Profile(Config):
     energy: Energy | NotMeasured
 
 
+FailureCode = Literal["out_of_memory", "unsupported", "version_mismatch", "device_lost", "bad_artifact", "failed"]
+"""`unsupported`: an operator, type or format that the device's runtime lacks. `device_lost`: it stopped answering."""
+
+
 class ProfileFailure(Config):
     """Why a device could not profile an artifact. Typed, so that who asked can act on it."""
 
-    code: Literal["out_of_memory", "unsupported", "version_mismatch", "device_lost", "bad_artifact", "failed"]
-    """`unsupported`: an operator, type or format that the device's runtime lacks. `device_lost`: it stopped answering."""
+    code: FailureCode
     detail: Annotated[str, Field(max_length=4000)]
     remedy: Annotated[str, Field(max_length=4000)]
+    subject: Annotated[str | None, Field(max_length=500, exclude_if=lambda value: value is None)] = None
+    """The operator, input or version at fault; null if it is not known."""
+    request: Annotated[ProfileRequest | None, Field(exclude_if=lambda value: value is None)] = None
+    """The same request with a size that the artifact takes; null if its sizes are not at fault."""

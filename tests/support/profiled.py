@@ -20,10 +20,11 @@ BRIEF = ProfileRequest(length=8, seconds=0.2)
 def classifier(**changes: Any) -> onnx.ModelProto:
     """Return a graph that looks up tokens, takes their mean, and applies a linear layer and an operator, `last`."""
     opset, ir, last = changes.get("opset", 20), changes.get("ir", 9), changes.get("last", "Relu")
+    width, outputs = changes.get("width", 16), changes.get("outputs", 3)
     draw = np.random.default_rng(0)
     constants = {
-        "table": draw.normal(size=(VOCABULARY, 16)).astype(np.float32),
-        "weight": draw.normal(size=(16, 3)).astype(np.float32),
+        "table": draw.normal(size=(VOCABULARY, width)).astype(np.float32),
+        "weight": draw.normal(size=(width, outputs)).astype(np.float32),
         "places": np.array([1], np.int64),
     }
     nodes = [
@@ -38,7 +39,7 @@ def classifier(**changes: Any) -> onnx.ModelProto:
     constants["one"] = np.array([2], np.int64)
     sizes = ["batch", "sequence"]
     given = [helper.make_tensor_value_info(name, TensorProto.INT64, sizes) for name in ("input_ids", "attention_mask")]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", outputs])
     stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "classifier", given, [logits], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)

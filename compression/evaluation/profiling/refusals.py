@@ -1,7 +1,9 @@
 """Why an artifact could not be profiled, as a typed failure. Torch-free."""
 
+import re
+
 from compression.schema.errors import OutOfMemory
-from compression.schema.profile import ProfileFailure
+from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.system import failures
 
 SMALLER = "Ask for a smaller batch or a shorter length, or take a device with more memory."
@@ -25,6 +27,16 @@ WORDS = (
 )
 """What runtimes write, the code for it, and the remedy. The first that is found counts."""
 LONGEST = 4000
+SUBJECTS = {
+    "unsupported": (
+        r"No Op registered for (\w+)",
+        r"implementation for (\w+)",
+        r"([\w.:]+) is not a registered function/op",
+        r"the operation with type: (\w+)",
+    ),
+    "version_mismatch": (r"(Opset \d+) is under", r"(IR version: \d+)", r"unsupported opset: (\w+)", r"(format version: \d+)"),
+}
+"""Where runtimes name the operator or version at fault, by code; the first that is found counts."""
 
 
 class Refused(Exception):
@@ -35,9 +47,17 @@ class Refused(Exception):
         self.failure = failure
 
 
-def refused(code: str, detail: str, remedy: str) -> Refused:
-    """Return a refusal. Long texts are cut."""
-    return Refused(ProfileFailure.model_validate({"code": code, "detail": detail[:LONGEST], "remedy": remedy[:LONGEST]}))
+def refused(
+    code: str, detail: str, remedy: str, *, subject: str | None = None, request: ProfileRequest | None = None
+) -> Refused:
+    """Return a refusal. Long texts are cut. subject, request: see `ProfileFailure`."""
+    facts = {"code": code, "detail": detail[:LONGEST], "remedy": remedy[:LONGEST], "subject": subject and subject[:500]}
+    return Refused(ProfileFailure.model_validate({**facts, "request": request}))
+
+
+def _subject(code: str, text: str) -> str | None:
+    found = (re.search(pattern, text) for pattern in SUBJECTS.get(code, ()))
+    return next((one.group(1) for one in found if one), None)
 
 
 def refusal_of(problem: Exception) -> Refused:
@@ -49,7 +69,10 @@ def refusal_of(problem: Exception) -> Refused:
         return refused("out_of_memory", text, SMALLER)
     if isinstance(problem, ModuleNotFoundError):
         return refused(
-            "unsupported", f"This device lacks the package {problem.name}.", f"Install it: pip install {problem.name}."
+            "unsupported",
+            f"This device lacks the package {problem.name}.",
+            f"Install it: pip install {problem.name}.",
+            subject=problem.name,
         )
     found = next((one for one in WORDS if one[0] in text), ("", "failed", REPORT))
-    return refused(found[1], text, found[2])
+    return refused(found[1], text, found[2], subject=_subject(found[1], text))

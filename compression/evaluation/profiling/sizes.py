@@ -19,15 +19,20 @@ def chosen_sizes(interface: Interface, request: ProfileRequest) -> tuple[dict[st
     own = interface.tested[TYPICAL] if len(interface.tested) > TYPICAL else {}
     sizes = {**{axis: size for axis, size in own.items() if axis in axes}, **fixed}
     for axis, size in wanted.items():
+        key = _asked_as(axis)
+        named = ", ".join(one.name for one in interface.inputs if axis in one.axes)
         if axis not in axes:
-            raise refused("unsupported", f"The artifact's inputs have no {axis}.", f"Leave the {_asked_as(axis)} out.")
+            other = request.model_copy(update={key: None})
+            raise refused("unsupported", f"The artifact's inputs have no {axis}.", f"Leave the {key} out.", request=other)
         most = interface.largest.get(axis, size)
         if axis in fixed and fixed[axis] != size:
-            cause = f"Its {axis} is fixed to {fixed[axis]} in the artifact's file, and {size} is asked for."
-            raise refused("unsupported", cause, f"Leave the {_asked_as(axis)} out, or ask for {fixed[axis]}.")
+            cause = f"The {axis} of {named} is fixed to {fixed[axis]} in the artifact's file, and {size} is asked for."
+            own = request.model_copy(update={key: fixed[axis]})
+            raise refused("unsupported", cause, f"Leave the {key} out, or ask for {fixed[axis]}.", subject=named, request=own)
         if size > most:
-            cause = f"The artifact takes a {axis} of at most {most}, and {size} is asked for."
-            raise refused("unsupported", cause, f"Ask for a {_asked_as(axis)} of at most {most}.")
+            cause = f"The artifact takes a {axis} of at most {most} in {named}, and {size} is asked for."
+            own = request.model_copy(update={key: most})
+            raise refused("unsupported", cause, f"Ask for a {key} of at most {most}.", subject=named, request=own)
         sizes[axis] = size
     square = sizes.get(HEIGHT) if LENGTH not in sizes and sizes.get(HEIGHT) == sizes.get(WIDTH) else None
     return sizes, request.model_copy(update={"length": sizes.get(LENGTH), "resolution": square})

@@ -154,17 +154,21 @@ def test_of_a_language_model_prompts_and_further_tokens_are_timed(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "code"),
-    [({"opset": 99}, "version_mismatch"), ({"ir": 99}, "version_mismatch"), ({"last": "Unheard"}, "unsupported")],
+    ("changes", "code", "subject"),
+    [
+        ({"opset": 99}, "version_mismatch", "Opset 99"),
+        ({"ir": 99}, "version_mismatch", "IR version: 99"),
+        ({"last": "Unheard"}, "unsupported", "Unheard"),
+    ],
 )
 def test_a_file_of_another_version_or_with_another_operator_is_told_apart(
-    changes: dict[str, object], code: str, tmp_path: Path
+    changes: dict[str, object], code: str, subject: str, tmp_path: Path
 ) -> None:
     folder = artifact(tmp_path / "artifact", proto=classifier(**changes))
     with pytest.raises(Exception) as caught:  # noqa: PT011 (of ONNX Runtime, whose types are not public)
         opened(part_of(folder))
     found = refusal_of(caught.value).failure
-    assert found.code == code
+    assert (found.code, found.subject) == (code, subject)
     assert found.remedy
 
 
@@ -179,25 +183,27 @@ def test_a_type_that_the_runtime_lacks_is_unsupported(tmp_path: Path) -> None:
     folder = artifact(tmp_path / "artifact", proto=proto)
     with pytest.raises(Exception) as caught:  # noqa: PT011 (of ONNX Runtime)
         opened(part_of(folder))
-    assert refusal_of(caught.value).failure.code == "unsupported"
+    found = refusal_of(caught.value).failure
+    assert (found.code, found.subject) == ("unsupported", "Mul")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "code"),
+    ("old", "new", "code", "subject"),
     [
-        ('type="ReLU"', 'type="Unheard"', "unsupported"),
-        ('version="opset8"', 'version="opset99"', "version_mismatch"),
-        ('version="11"', 'version="99"', "version_mismatch"),
+        ('type="ReLU"', 'type="Unheard"', "unsupported", "Unheard"),
+        ('version="opset8"', 'version="opset99"', "version_mismatch", "opset99"),
+        ('version="11"', 'version="99"', "version_mismatch", None),
     ],
 )
-def test_openvinos_refusals_are_told_apart_too(old: str, new: str, code: str, tmp_path: Path) -> None:
+def test_openvinos_refusals_are_told_apart_too(old: str, new: str, code: str, subject: str | None, tmp_path: Path) -> None:
     folder = artifact(tmp_path / "artifact", "openvino-int8")
     graph = folder / "openvino_model.xml"
     assert old in graph.read_text()
     graph.write_text(graph.read_text().replace(old, new))
     with pytest.raises(RuntimeError) as caught:
         opened(part_of(with_manifest(folder, "openvino-int8"), "openvino-int8"))
-    assert refusal_of(caught.value).failure.code == code
+    found = refusal_of(caught.value).failure
+    assert (found.code, found.subject) == (code, subject)
 
 
 def test_a_device_without_the_runtime_is_told_which_package_it_lacks() -> None:

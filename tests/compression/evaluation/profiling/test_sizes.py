@@ -33,19 +33,22 @@ def test_what_is_asked_for_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interface", "asked", "words"),
+    ("interface", "asked", "words", "fitting"),
     [
-        (described(), {"length": LONGEST + 1}, f"at most {LONGEST}"),
-        (described(), {"resolution": 32}, "no height"),
-        (IMAGES, {"resolution": 64}, "fixed to 32"),
-        (IMAGES, {"length": 8}, "no sequence"),
-        (ONE_ROW, {"batch": 2}, "fixed to 1"),
+        (described(), {"length": LONGEST + 1}, f"at most {LONGEST} in input_ids, attention_mask", {"length": LONGEST}),
+        (described(), {"resolution": 32}, "no height", {}),
+        (IMAGES, {"resolution": 64, "batch": 2}, "of images is fixed to 32", {"resolution": 32, "batch": 2}),
+        (IMAGES, {"length": 8}, "no sequence", {}),
+        (ONE_ROW, {"batch": 2}, "fixed to 1", {"batch": 1}),
     ],
 )
 def test_what_the_artifact_cannot_take_is_refused_with_a_remedy(
-    interface: Interface, asked: dict[str, Any], words: str
+    interface: Interface, asked: dict[str, Any], words: str, fitting: dict[str, Any]
 ) -> None:
     with pytest.raises(Refused, match=words) as caught:
         chosen_sizes(interface, ProfileRequest(**asked))
     assert caught.value.failure.code == "unsupported"
     assert caught.value.failure.remedy
+    fits = caught.value.failure.request
+    assert fits == ProfileRequest(**fitting)
+    assert chosen_sizes(interface, fits)[1].batch == fits.batch

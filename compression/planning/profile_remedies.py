@@ -1,0 +1,322 @@
+"""Remedies of a profile: where its time goes, and what would take less on that device. Torch-free, pure.
+
+What runtimes do not tell is not guessed: without times of layers, the remedies on operators are left out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import getitem
+from typing import Any
+
+from pydantic import ValidationError
+
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS
+from compression.schema.profile import ProfileFailure, ProfileRequest
+from compression.schema.profile_figures import OperatorTime, ProfileFigures
+from compression.schema.profile_remedies import ProfileRemedy
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.presets import usual
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Remedy, Row
+from compression.schema.schemes import SCHEMES, SchemeSpec
+from compression.schema.tasks import TASKS
+
+GAIN = 0.1
+"""Least part of a pass that a remedy must be able to save: two profiles of one artifact may differ by as much."""
+IN_INTEGERS = 0.5
+"""Part of a product's time that 8-bit integers save: they move a quarter of the bytes, and rounding takes some of that back."""
+FIXED_MS = 0.02
+"""A layer that takes less than this is mostly the runtime's fixed cost: its call, and the look-up of its tensors."""
+MANY = 50
+"""Layers from which the fixed cost adds up to a millisecond."""
+TOGETHER = 8
+"""Rows that a further profile is asked to take together."""
+CACHED_BYTES = 32_000_000
+"""Weights of fewer bytes stay in the caches of most processors, and are not read from memory in each pass."""
+BYTES_PER_SECOND = 4e9
+"""About half of what one core of a small board reads from memory: at this rate, reading weights is a large part of the time."""
+SLOW_LOAD_MS, COLD = 1000.0, 3.0
+"""A first load that a user waits for, and how many times the warm one it must be for the disk to be the cause."""
+SMALLER = 0.75
+"""Share of an artifact's bytes below which another form counts as smaller."""
+VECTOR = {"unit": 64, "channel": 8}
+"""Multiples that widths of linear layers and channels of convolutions should have: 64 int8 weights fill a cache line; runtimes
+compute channels in blocks of 8 or 16."""
+
+PRODUCTS = ("MatMul", "Gemm", "Conv", "FullyConnected", "Attention")
+"""Parts of the names of products, of all types."""
+FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "NhwcFusedConv", "Attention"}
+FLOAT_PRODUCTS |= {"MultiHeadAttention", "TransposeMatMul"}
+"""Types that compute in floating point, in a file of integers too. OpenVINO's FullyConnected and Convolution may do either."""
+SEPARATE = {"BatchNormalization", "Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Mish", "Gelu"}
+SEPARATE |= {"FastGelu", "Erf", "Eltwise", "QuickGelu", "Softplus"}
+"""Normalizations and activations that have a layer of their own because the runtime did not join them to a product."""
+ROUNDING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ReduceMax", "ReduceMin", "Abs", "Round"}
+"""What rounds activations by their own range, pass by pass, and makes floats of them again."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """An artifact of the job, as far as remedies read it."""
+
+    id: str
+    name: str
+    kind: str
+    stage: str
+    precision: str
+    bytes: int
+    figures: ProfileFigures | None = None  #: on the same device, of the same request
+
+    @property
+    def is_integer(self) -> bool:
+        """Return whether its weights are integers."""
+        return self.precision in INTEGERS
+
+    @property
+    def runs_in(self) -> str:
+        """Return the name of its runtime; "" of a format that is not installed here."""
+        return ARTIFACT_FORMATS[self.kind].runs_in if self.kind in ARTIFACT_FORMATS else ""
+
+
+@dataclass(frozen=True)
+class ProfiledCase:
+    """A profile that was taken or failed, and what its remedies depend on."""
+
+    form: Form  #: the profiled artifact
+    others: Sequence[Form]  #: the job's other artifacts, of the same dataset
+    request: ProfileRequest  #: with its sizes filled in, if the profile was taken
+    recipe: Recipe
+    failure: ProfileFailure | None = None
+    row: Row | None = None  #: of the artifact's stage
+    task: Task | None = None
+
+    @cached_property
+    def siblings(self) -> list[Form]:
+        """Return the other forms of the same model."""
+        return [one for one in self.others if one.stage == self.form.stage]
+
+    @property
+    def scheme(self) -> SchemeSpec | None:
+        """Return the recipe's scheme."""
+        return SCHEMES[self.recipe.quantize.scheme] if self.recipe.quantize is not None else None
+
+    def share(self, types: Callable[[str], bool]) -> tuple[float, list[OperatorTime]]:
+        """Return the share of time of some operators, and these operators, the slowest first."""
+        known = self.form.figures.operators if self.form.figures is not None else ()
+        found, total = [one for one in known if types(one.type)], sum(one.ms for one in known)
+        return (sum(one.ms for one in found) / total if total else 0.0), found
+
+    def change(self, key: str, proposed: Any, why: str) -> Remedy | None:
+        """Return the change of a key of the recipe; None if it is none, or if no recipe may have it."""
+        *path, last = key.split(".")
+        changed = self.recipe.model_dump(mode="json")
+        place = reduce(getitem, path, changed)
+        now = place.get(last)
+        place[last] = proposed
+        try:
+            Recipe.model_validate(changed)
+        except ValidationError:
+            return None
+        return None if now == proposed else Remedy(key=f"recipe.{key}", now=now, proposed=proposed, why=why)
+
+
+def profile_remedies(case: ProfiledCase) -> tuple[ProfileRemedy, ...]:
+    """Return the remedies of a profile, those of the largest effect first: none if it still waits."""
+    if case.failure is not None:
+        return (_of_failure(case, case.failure),)
+    if case.form.figures is None:
+        return ()
+    return tuple(remedy for rule in RULES for remedy in rule(case, case.form.figures))
+
+
+def _named(found: Sequence[OperatorTime]) -> str:
+    """Return operators with their number and the name of the slowest, as text."""
+    return ", ".join(f"{one.count} {one.type} (slowest: {one.slowest[0] or 'unnamed'})" for one in found[:3])
+
+
+def _faster_form(case: ProfiledCase, own: ProfileFigures) -> Iterator[ProfileRemedy]:
+    timed = [(one.figures.median_ms, one) for one in case.siblings if one.figures is not None]
+    best = min(timed, key=lambda pair: pair[0], default=None)
+    if best is not None and best[0] <= (1 - GAIN) * own.median_ms:
+        cause = f"A pass takes {own.median_ms:.3g} ms here, and {best[0]:.3g} ms as {best[1].name}, profiled on this device."
+        yield ProfileRemedy(code="faster_form", cause=cause, remedy=f"Take {best[1].name}.", artifact=best[1].id)
+
+
+def _float_products(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
+    """Products in floating point: of a model without integers, of a scheme that rounds weights alone, or of attention."""
+    form, scheme = case.form, case.scheme
+    share, found = case.share((lambda name: name in FLOAT_PRODUCTS) if form.is_integer else _is_product)
+    if share * IN_INTEGERS < GAIN:
+        return
+    cause = f"{share:.0%} of the time goes to products in floating point: {_named(found)}."
+    if not form.is_integer:
+        integers = next((one for one in (*case.siblings, *reversed(case.others)) if one.is_integer), None)
+        if integers is not None:
+            remedy = f"Take {integers.name}, which multiplies integers."
+            yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy, artifact=integers.id)
+        elif case.recipe.quantize is None:
+            change = case.change("quantize", (usual(case.task).quantize or Quantize()).model_dump(mode="json"), cause)
+            yield ProfileRemedy(code="float_products", cause=cause, remedy="Quantize the model.", change=change)
+    elif scheme is not None and not scheme.rounds_activations:
+        remedy = "Take a scheme that rounds activations too, so that integers are multiplied."
+        change = case.change("quantize.scheme", "dynamic-int8", cause)
+        yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy, change=change)
+    else:
+        remedy = "They multiply activations by activations, as attention does: shorter rows or fewer heads (prune) take less."
+        yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy)
+
+
+def _is_product(name: str) -> bool:
+    return any(part in name for part in PRODUCTS)
+
+
+def _rounding(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
+    scheme = case.scheme
+    share, found = case.share(lambda name: name in ROUNDING)
+    if not case.form.is_integer or scheme is None or not scheme.rounds_activations or scheme.calibrated or share < GAIN:
+        return
+    cause = f"{share:.0%} of the time goes to rounding activations by their own range: {_named(found)}."
+    remedy = "Calibrate one range a layer (static-int8): nothing is searched for in each pass, and runtimes join the rounding."
+    change = case.change("quantize.scheme", "static-int8", cause)
+    yield ProfileRemedy(code="rounding", cause=cause, remedy=remedy, change=change)
+
+
+def _unfused(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
+    share, found = case.share(lambda name: name in SEPARATE)
+    if share < GAIN:
+        return
+    cause = f"{share:.0%} of the time goes to normalizations and activations by themselves: {_named(found)}."
+    other = next((one for one in case.siblings if one.runs_in != case.form.runs_in and one.figures is None), None)
+    if other is not None:
+        remedy = f"Profile {other.name}: {other.runs_in} may join them to the products before them."
+        yield ProfileRemedy(code="unfused_operators", cause=cause, remedy=remedy, artifact=other.id)
+        return
+    formats = [
+        spec
+        for spec in ARTIFACT_FORMATS.values()
+        if spec.timed and spec.runs_in not in {case.form.runs_in, *(one.runs_in for one in case.siblings)}
+        if spec.generates in (None, case.task is not None and TASKS[case.task].generates)
+    ]
+    if formats:
+        shipped = [*case.recipe.artifacts] if case.recipe.artifacts is not None else _further(case)
+        remedy = f"Ship {formats[0].name} too and profile it: {formats[0].runs_in} may join them to the products before them."
+        change = case.change("artifacts", [*shipped, formats[0].name], cause)
+        yield ProfileRemedy(code="unfused_operators", cause=cause, remedy=remedy, change=change)
+
+
+def _further(case: ProfiledCase) -> list[str]:
+    """Return the further formats that the model has."""
+    kinds = dict.fromkeys(one.kind for one in (*case.siblings, case.form) if one.kind in ARTIFACT_FORMATS)
+    return [kind for kind in kinds if not ARTIFACT_FORMATS[kind].primary]
+
+
+def _unaligned(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
+    """Widths that the cut left beside the multiples at which runtimes are fastest, where products take the time."""
+    prune, shape = case.recipe.prune, case.row.shape if case.row is not None else None
+    share, _found = case.share(_is_product)
+    if prune is None or shape is None or share < GAIN or case.form.stage not in ("pruned", "distilled"):
+        return
+    kind = "unit" if shape.widths is None else "channel"
+    widths = {"ffn": shape.ffn} if shape.widths is None else shape.widths
+    odd = {name: width for name, width in widths.items() if width % VECTOR[kind]}
+    if not odd or prune.multiple == VECTOR["unit"]:
+        return
+    named = ", ".join(f"{name} {width}" for name, width in list(odd.items())[:3])
+    cause = f"{share:.0%} of the time goes to products, and {len(odd)} widths are no multiple of {VECTOR[kind]}: {named}."
+    change = case.change("prune.multiple", VECTOR["unit"], cause)
+    remedy = f"Let the cut round widths to {VECTOR[kind]}: a wider layer may take less time than a narrower one beside it."
+    yield ProfileRemedy(code="unaligned_widths", cause=cause, remedy=remedy, change=change)
+
+
+def _small_operators(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
+    _share, all_types = case.share(lambda _: True)
+    layers, took = sum(one.count for one in all_types), sum(one.ms for one in all_types)
+    if layers < MANY or took / layers > FIXED_MS or case.request.batch >= TOGETHER:
+        return
+    cause = f"The pass has {layers} layers of {1000 * took / layers:.2g} µs each: most of that is the fixed cost of a layer."
+    remedy = f"Put rows together, as `lathe serve` does: {TOGETHER} rows pay the fixed cost once; or prune layers."
+    request = case.request.model_copy(update={"batch": TOGETHER})
+    yield ProfileRemedy(code="small_operators", cause=cause, remedy=remedy, request=request)
+
+
+def _memory_traffic(case: ProfiledCase, own: ProfileFigures) -> Iterator[ProfileRemedy]:
+    """Weights that are read from memory in each pass, or for each further token, at a rate near what memory gives."""
+    took, read = own.decode_ms or own.median_ms, case.form.bytes
+    if own.decode_ms is None and case.row is not None and case.row.parameters.total:
+        read = round(read * case.row.parameters.other / case.row.parameters.total)  # of tables, a pass reads its tokens' rows
+    rate = 1000 * read / took
+    if read < CACHED_BYTES or rate < BYTES_PER_SECOND:
+        return
+    what = "A further token" if own.decode_ms else "A pass"
+    cause = f"{what} takes {took:.3g} ms and reads {read / 1e6:,.0f} MB of weights: {rate / 1e9:.3g} GB/s."
+    smaller = min(case.siblings, key=lambda one: one.bytes, default=None)
+    change = None
+    if smaller is not None and smaller.bytes < SMALLER * case.form.bytes:
+        remedy = f"Take {smaller.name}: it has {smaller.bytes / 1e6:,.0f} MB."
+        yield ProfileRemedy(code="memory_traffic", cause=cause, remedy=remedy, artifact=smaller.id)
+        return
+    if not case.form.is_integer and case.recipe.quantize is None:
+        change = case.change("quantize", (usual(case.task).quantize or Quantize()).model_dump(mode="json"), cause)
+    elif own.decode_ms is not None and case.form.precision == "int8":
+        change = case.change("quantize.scheme", "weight-only-int4", cause)
+    if change is not None:
+        remedy = "Store weights in fewer bits."
+        yield ProfileRemedy(code="memory_traffic", cause=cause, remedy=remedy, change=change)
+    elif case.request.batch < TOGETHER:
+        request = case.request.model_copy(update={"batch": TOGETHER})
+        remedy = "Put rows together, as `lathe serve` does: weights are read once for all of them."
+        yield ProfileRemedy(code="memory_traffic", cause=cause, remedy=remedy, request=request)
+
+
+def _slow_load(case: ProfiledCase, own: ProfileFigures) -> Iterator[ProfileRemedy]:
+    first, warm = own.load.first_ms, own.load.warm_ms
+    if first < SLOW_LOAD_MS or first < COLD * warm:
+        return
+    cause = f"The first opening takes {first:,.0f} ms, a later one {warm:,.0f} ms: the rest is reading {_megabytes(case.form)}."
+    smaller = min(case.siblings, key=lambda one: one.bytes, default=None)
+    if smaller is not None and smaller.bytes < SMALLER * case.form.bytes:
+        remedy = f"Take {smaller.name}, of {_megabytes(smaller)}, or keep the process open."
+        yield ProfileRemedy(code="slow_load", cause=cause, remedy=remedy, artifact=smaller.id)
+    else:
+        yield ProfileRemedy(code="slow_load", cause=cause, remedy="Keep the process open, as `lathe serve` does.")
+
+
+def _megabytes(form: Form) -> str:
+    return f"{form.bytes / 1e6:,.1f} MB"
+
+
+RULES = (_faster_form, _float_products, _unaligned, _unfused, _rounding, _small_operators, _memory_traffic, _slow_load)
+
+
+def _of_failure(case: ProfiledCase, failure: ProfileFailure) -> ProfileRemedy:
+    """Return what to try after a profile that could not be taken."""
+    cause = f"{failure.subject}: {failure.detail}" if failure.subject else failure.detail
+    facts: dict[str, Any] = {"code": failure.code, "cause": cause, "remedy": failure.remedy}
+    if failure.request is not None:
+        return ProfileRemedy(**facts, request=failure.request)
+    if failure.code in ("failed", "device_lost"):
+        return ProfileRemedy(**facts, request=case.request)
+    if failure.code == "out_of_memory":
+        return _smaller(case, facts)
+    if failure.code in ("unsupported", "version_mismatch"):
+        able = [one for one in case.siblings if one.figures is not None]
+        other = next((one for one in (*able, *case.siblings) if one.runs_in != case.form.runs_in), None)
+        if other is not None:
+            facts["remedy"] = f"{failure.remedy} {other.name} runs in {other.runs_in}."
+            return ProfileRemedy(**facts, artifact=other.id)
+    return ProfileRemedy(**facts)
+
+
+def _smaller(case: ProfiledCase, facts: dict[str, Any]) -> ProfileRemedy:
+    """Return a remedy with half the batch, else half the length, else the smallest other form."""
+    for name in ("batch", "length"):
+        if (now := getattr(case.request, name)) is not None and now > 1:
+            facts["remedy"] = f"Ask for a {name} of {now // 2}, or take a device with more memory."
+            return ProfileRemedy(**facts, request=case.request.model_copy(update={name: now // 2}))
+    smaller = min(case.siblings, key=lambda one: one.bytes, default=None)
+    if smaller is not None and smaller.bytes < SMALLER * case.form.bytes:
+        facts["remedy"] = f"Take {smaller.name}, of {_megabytes(smaller)}, or a device with more memory."
+        return ProfileRemedy(**facts, artifact=smaller.id)
+    return ProfileRemedy(**facts)

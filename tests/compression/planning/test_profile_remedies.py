@@ -1,0 +1,222 @@
+"""Of a profile follows where its time goes, and what to try: a change of the recipe, another form, or another profile."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compression.evaluation.profiling import command
+from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
+from compression.schema.profile import LayerTime, Profile, ProfileFailure, ProfileRequest
+from compression.schema.profile_figures import MOST_OPERATORS, ProfileFigures, operator_times
+from compression.schema.profile_remedies import ProfileRemedy
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Shape
+from tests.support.profiled import artifact, classifier, spec_of
+from tests.support.profiles import measured
+from tests.support.verdict_rows import distilled
+
+REQUEST = ProfileRequest(length=64)
+FLOAT, INTEGERS = Recipe(quantize=None), Recipe()
+
+
+def figures(ms: float = 10.0, *, layers: dict[str, float] | None = None, **changes: Any) -> ProfileFigures:
+    """Return figures whose layers take these milliseconds by type: one layer each, named after its type."""
+    named = [{"name": f"/{kind}", "type": kind, "ms": took} for kind, took in (layers or {}).items()]
+    latency = {"median_ms": ms, "p95_ms": ms, "samples_ms": [ms]}
+    whole = measured({"length": 64}, latency=latency, layers=named, **changes)
+    return ProfileFigures.of(Profile.model_validate(whole))
+
+
+def form(name: str = "distilled-onnx-int8", found: ProfileFigures | None = None, **changes: Any) -> Form:
+    stage, precision = name.partition("-")[0], name.rpartition("-")[2]
+    kind = name.removeprefix(f"{stage}-").removesuffix(f"-{precision}")
+    facts = {"id": f"art_{name}", "kind": kind, "stage": stage, "precision": precision, "bytes": 1_000_000, "figures": found}
+    return Form(name=name, **{**facts, **changes})
+
+
+def case(profiled: Form, *others: Form, recipe: Recipe = INTEGERS, **changes: Any) -> ProfiledCase:
+    return replace(ProfiledCase(profiled, others, REQUEST, recipe), **changes)
+
+
+def only(given: ProfiledCase) -> ProfileRemedy:
+    found = profile_remedies(given)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_form_that_was_faster_on_the_device_is_named() -> None:
+    others = (
+        form("distilled-openvino-int8-int8", figures(8.0)),
+        form("pruned-onnx-int8", figures(1.0)),
+        form("distilled-triton-int8"),
+    )
+    found = only(case(form(found=figures()), *others))
+    assert (found.code, found.artifact) == ("faster_form", "art_distilled-openvino-int8-int8")
+    assert "10 ms here, and 8 ms as distilled-openvino-int8-int8" in found.cause
+    assert profile_remedies(case(form(found=figures()), form("distilled-openvino-int8-int8", figures(9.5)))) == ()
+
+
+def test_products_in_floating_point_are_named_and_a_retry_makes_integers_of_them() -> None:
+    slow = form("distilled-onnx-float32", figures(layers={"MatMul": 7.0, "Softmax": 3.0}))
+    found = only(case(slow, recipe=FLOAT))
+    assert found.code == "float_products"
+    assert "70%" in found.cause
+    assert "1 MatMul (slowest: /MatMul)" in found.cause
+    assert found.change is not None
+    assert (found.change.key, found.change.now) == ("recipe.quantize", None)
+    assert isinstance(found.change.proposed, dict)
+    assert found.change.proposed["scheme"] == "dynamic-int8"
+    # Where there are integers already, they are taken.
+    found = only(case(slow, form("quantized-onnx-int8"), form()))
+    assert (found.change, found.artifact) == (None, "art_distilled-onnx-int8")
+    assert profile_remedies(case(form("distilled-onnx-float32", figures(layers={"MatMul": 1.0, "Softmax": 9.0})))) == ()
+
+
+def test_a_scheme_that_rounds_weights_alone_leaves_products_in_floating_point() -> None:
+    found = figures(layers={"MatMul": 6.0, "DequantizeLinear": 3.0})
+    weights = Recipe(quantize=Quantize(scheme="weight-only-int8"))
+    change = only(case(form(found=found), recipe=weights)).change
+    assert change is not None
+    assert (change.key, change.now, change.proposed) == ("recipe.quantize.scheme", "weight-only-int8", "dynamic-int8")
+    # A group size is of int4 alone: with dynamic-int8 the recipe would be refused, so it is not offered.
+    grouped = Recipe(quantize=Quantize(scheme="weight-only-int4", group_size=64))
+    assert only(case(form(found=found), recipe=grouped)).change is None
+    assert "attention" in only(case(form(found=figures(layers={"FusedMatMul": 3.0, "MatMulInteger": 7.0})))).remedy
+    # OpenVINO's name for a product does not say what it computes in.
+    assert profile_remedies(case(form(found=figures(layers={"FullyConnected": 9.0})))) == ()
+
+
+def test_rounding_in_each_pass_asks_for_calibrated_ranges() -> None:
+    found = figures(layers={"MatMulInteger": 8.0, "QuantizeLinear": 1.0, "DequantizeLinear": 1.0})
+    remedy = only(case(form(found=found)))
+    assert remedy.code == "rounding"
+    assert remedy.change is not None
+    assert remedy.change.proposed == "static-int8"
+    assert profile_remedies(case(form(found=found), recipe=Recipe(quantize=Quantize(scheme="static-int8")))) == ()
+
+
+def test_operators_that_were_not_joined_ask_for_another_runtime() -> None:
+    found = figures(layers={"QLinearConv": 6.0, "BatchNormalization": 2.0, "Relu": 2.0})
+    remedy = only(case(form(found=found), form("distilled-transformers-int8", figures()), task="image-classification"))
+    assert remedy.code == "unfused_operators"
+    assert "40%" in remedy.cause
+    assert "1 BatchNormalization" in remedy.cause
+    assert remedy.change is not None
+    assert (remedy.change.key, remedy.change.proposed) == ("recipe.artifacts", ["transformers", "openvino-int8"])
+    shipped = case(form(found=found), form("distilled-openvino-f16-float16"), task="image-classification")
+    assert only(shipped).artifact == "art_distilled-openvino-f16-float16"
+
+
+def test_widths_beside_the_multiple_ask_for_rounding() -> None:
+    row = distilled()
+    odd = row.model_copy(update={"shape": row.shape.model_copy(update={"ffn": 715})})
+    narrow = Recipe(prune=Prune(multiple=1))
+    found = form(found=figures(layers={"MatMulInteger": 9.0, "Softmax": 1.0}))
+    remedy = only(case(found, recipe=narrow, row=odd))
+    assert (remedy.code, "ffn 715" in remedy.cause) == ("unaligned_widths", True)
+    assert remedy.change is not None
+    assert (remedy.change.key, remedy.change.now, remedy.change.proposed) == ("recipe.prune.multiple", 1, 64)
+    even = row.model_copy(update={"shape": row.shape.model_copy(update={"ffn": 704})})
+    assert profile_remedies(case(found, recipe=narrow, row=even)) == ()
+    assert profile_remedies(case(found, recipe=INTEGERS, row=odd)) == ()  # it rounds already, as far as it can
+    network = Shape(layers=2, hidden=12, heads=0, ffn=0, vocabulary=0, widths={"channels.0": 16, "channels.1": 11})
+    remedy = only(case(found, recipe=narrow, row=row.model_copy(update={"shape": network})))
+    assert "1 widths are no multiple of 8: channels.1 11" in remedy.cause
+
+
+def test_many_small_layers_ask_for_rows_together() -> None:
+    layers = [{"name": f"/{number}", "type": "Add", "ms": 0.01} for number in range(60)]
+    small = ProfileFigures.of(Profile.model_validate(measured({"length": 64}, layers=layers)))
+    remedy = only(case(form(found=small)))
+    assert (remedy.code, remedy.request) == ("small_operators", ProfileRequest(length=64, batch=8))
+    assert "60 layers of 10 µs" in remedy.cause
+    together = ProfileRequest(length=64, batch=8)
+    assert profile_remedies(case(form(found=small), request=together)) == ()
+
+
+def test_weights_that_memory_gives_no_faster_ask_for_fewer_bits() -> None:
+    decoding = {"median_ms": 10.0, "p95_ms": 10.0, "samples_ms": [10.0]}
+    found = figures(200.0, decoding=decoding)
+    large = form(found=found, bytes=80_000_000)
+    remedy = only(case(large))
+    assert (remedy.code, "reads 80 MB of weights: 8 GB/s" in remedy.cause) == ("memory_traffic", True)
+    assert remedy.change is not None
+    assert remedy.change.proposed == "weight-only-int4"
+    assert only(case(replace(large, precision="float16"), recipe=FLOAT)).change is not None
+    assert only(case(replace(large, precision="int4"))).request == ProfileRequest(length=64, batch=8)
+    smaller = form("distilled-gguf-q4-0-int4", bytes=40_000_000)
+    assert only(case(large, smaller)).artifact == smaller.id
+    assert profile_remedies(case(replace(large, bytes=20_000_000))) == ()  # caches hold them
+    assert profile_remedies(case(form(found=figures(200.0), bytes=80_000_000))) == ()  # 0.4 GB/s: computing takes the time
+
+
+def test_a_first_load_that_waits_for_the_disk_is_told() -> None:
+    slow = figures(100.0, load={"first_ms": 4000.0, "warm_ms": 400.0})
+    remedy = only(case(form(found=slow, bytes=90_000_000), form("distilled-onnx-f16-float16", bytes=50_000_000)))
+    assert (remedy.code, remedy.artifact) == ("slow_load", "art_distilled-onnx-f16-float16")
+    assert "4,000 ms, a later one 400 ms" in remedy.cause
+    assert "lathe serve" in only(case(form(found=slow))).remedy
+    assert profile_remedies(case(form(found=figures(load={"first_ms": 4000.0, "warm_ms": 3900.0})))) == ()
+
+
+def test_a_profile_that_waits_has_no_remedies() -> None:
+    assert profile_remedies(case(form())) == ()
+
+
+def failed(code: str, **facts: Any) -> ProfileFailure:
+    return ProfileFailure.model_validate({"code": code, "detail": "as the runtime says", "remedy": "Mend it.", **facts})
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"), [({"batch": 5, "length": 64}, {"batch": 2, "length": 64}), ({"length": 64}, {"length": 32})]
+)
+def test_what_did_not_fit_in_memory_is_asked_for_in_halves(request_: dict[str, int], expected: dict[str, int]) -> None:
+    found = only(case(form(), failure=failed("out_of_memory"), request=ProfileRequest(**request_)))
+    assert found.request == ProfileRequest(**expected)
+    assert f"of {min(expected.values())}," in found.remedy
+
+
+def test_at_one_row_a_smaller_form_is_offered_if_there_is_one() -> None:
+    row = {"failure": failed("out_of_memory"), "request": ProfileRequest()}
+    smaller = form("distilled-onnx-f16-float16", bytes=500_000)
+    assert only(case(form(), smaller, **row)).artifact == smaller.id
+    assert only(case(form(), form("distilled-onnx-f16-float16"), **row)).artifact is None
+
+
+def test_what_a_runtime_lacks_leads_to_a_form_of_another() -> None:
+    others = form("distilled-onnx-f16-float16"), form("distilled-transformers-int8"), form("distilled-openvino-f16-float16")
+    lacks = failed("unsupported", subject="Unheard")
+    found = only(case(form(), *others, failure=lacks))
+    assert found.artifact == "art_distilled-transformers-int8"
+    assert found.cause == "Unheard: as the runtime says"
+    assert "distilled-transformers-int8 runs in PyTorch" in found.remedy
+    opened = (*others[:2], replace(others[2], figures=figures()))
+    assert only(case(form(), *opened, failure=lacks)).artifact == "art_distilled-openvino-f16-float16"
+    assert only(case(form(), failure=failed("version_mismatch", subject="Opset 99"))).artifact is None
+
+
+def test_sizes_that_fit_and_what_may_have_been_chance_are_asked_for_again() -> None:
+    fits = ProfileRequest(length=32)
+    assert only(case(form(), failure=failed("unsupported", subject="input_ids", request=fits))).request == fits
+    assert only(case(form(), failure=failed("device_lost"))).request == REQUEST
+    assert only(case(form(), failure=failed("bad_artifact"))).request is None
+
+
+def test_operators_are_summed_by_type_and_bounded() -> None:
+    layers = [LayerTime(name=f"{kind}{number}", type=f"T{kind}", ms=kind) for kind in range(50) for number in range(5)]
+    found = operator_times(layers)
+    assert len(found) == MOST_OPERATORS
+    assert (found[0].type, found[0].count, found[0].ms, len(found[0].slowest)) == ("T49", 5, 245.0, 3)
+
+
+@pytest.mark.fresh
+def test_a_real_profile_names_its_float_products(tmp_path: Path) -> None:
+    folder = artifact(tmp_path / "artifact", proto=classifier(width=1024, outputs=2048))
+    profiled = ProfileFigures.of(command.profile(spec_of(folder, length=1), tmp_path))
+    found = {one.code: one for one in profile_remedies(case(form("baseline-onnx-float32", profiled), recipe=FLOAT))}
+    assert "1 MatMul (slowest: project)" in found["float_products"].cause
+    assert found["float_products"].change is not None
