@@ -5,6 +5,7 @@ from datetime import datetime
 from client.types import Answer, Artifact
 from compression.schema.profile import DeviceFacts, Profile as Measured, ProfileRequest
 from compression.schema.profile_figures import ProfileFigures
+from compression.schema.profile_remedies import ProfileRemedy
 
 
 class Device(Answer):
@@ -49,6 +50,7 @@ class Profile(Answer):
     figures: ProfileFigures | None = None
     result: Measured | None = None
     error: Failure | None = None
+    remedies: tuple[ProfileRemedy, ...] = ()
     created_at: datetime | None = None
     finished_at: datetime | None = None
 

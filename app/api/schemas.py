@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from app.core.redaction import redact_paths
-from app.core.schemas import TEXT, Body, FilePath, Name, Out, Sha256
+from app.core.schemas import TEXT, Body, FilePath, Id, Name, Out, Sha256
 from app.jobs.queue_forecast import QueuePosition
 from app.store import models
 from app.store.resources import MOST_FILES
@@ -73,6 +73,10 @@ class JobRetry(Body):
             "deadline; none: the same request again."
         ),
     ] = []  # noqa: RUF012 (pydantic copies it)
+    profile: Annotated[
+        Id | None,
+        Field(description="A profile of one of its artifacts: `remedies` are then the keys of its changes; none means all."),
+    ] = None
 
 
 class JobModelsOut(Out):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
-from app.jobs import jobs
+from app.jobs import jobs, profile_remedies
 from app.jobs.preflight import plan
 from app.jobs.request import JobCreate, JobModels
 from app.store.models import TERMINAL, Job
@@ -108,25 +108,34 @@ def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[s
     return new
 
 
-def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Literal["all"], key_id: str | None) -> Job:
+def retry(
+    session: Session,
+    team: str,
+    job_id: str,
+    keys: Sequence[str] | Literal["all"],
+    key_id: str | None,
+    profile: str | None = None,
+) -> Job:
     """Submit a job again with these remedies applied; the changed recipe is validated like a new one.
 
-    With `all`, a job that missed its deadline is sent without one. Raises WrongState if the job has not ended, NoRemedy if
+    With `all`, a job that missed its deadline is sent without one. profile: the remedies are those of this profile, by default
+    all. Raises WrongState if the job has not ended, NoRemedy if
     there is nothing to apply, InvalidRequest for a remedy that it does not offer, and NotFound, InvalidRecipe and the other
     errors of a new request.
     """
-    if not keys:
+    if not keys and profile is None:
         return jobs.retry(session, team, job_id, key_id)
     old = jobs.get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that has ended can be retried")
-    late = keys == "all" and (old.error or {}).get("code") == LATE
+    late = keys == "all" and profile is None and (old.error or {}).get("code") == LATE
+    offered = list_remedies(old) if profile is None else profile_remedies.list_changes(session, team, job_id, profile)
     body = JobCreate(
         name=old.name,
         labels=old.labels,
         models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,
-        recipe=apply_remedies(old.recipe, _choose(old, keys, late=late)),
+        recipe=apply_remedies(old.recipe, _choose(old.id, offered, keys or "all", late=late)),
         evaluate=JobEvaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
         priority=old.priority,
@@ -137,15 +146,13 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
     return jobs.submit(session, job)
 
 
-def _choose(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
-    offered = {remedy.key: remedy for remedy in list_remedies(old)}
+def _choose(job: str, remedies: Sequence[Remedy], keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
+    offered = {remedy.key: remedy for remedy in remedies}
     if keys == "all":
         if not offered and not late:
-            raise NoRemedy(f"no change of the recipe alone can fix {old.id}")
+            raise NoRemedy(f"no change of the recipe alone can fix {job}")
         return list(offered.values())
     for key in keys:
         if key not in offered:
-            raise InvalidRequest(
-                f"{old.id} offers no remedy {key!r}; it offers {', '.join(offered) or 'none'}", param="remedies"
-            )
+            raise InvalidRequest(f"{job} offers no remedy {key!r}; it offers {', '.join(offered) or 'none'}", param="remedies")
     return [offered[key] for key in keys]

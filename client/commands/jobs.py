@@ -178,9 +178,13 @@ def retry(
     apply: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="With one of them: recipe.distill.epochs. Repeatable.")
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="With the changes that a profile proposes (lathe profiles PROFILE).")
+    ] = None,
 ) -> None:
     """Submit an ended job again, as a new job: unchanged, or with --remedy."""
-    before, found = lathe.job(job), lathe.retry(job, remedies="all" if remedy else apply or ())
+    before = lathe.job(job)
+    found = lathe.retry(job, remedies="all" if remedy else apply or (), profile=profile)
     lines = [f"  recipe.{change}" for change in recipes.changes(before.recipe, found.recipe)]
     emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", *lines, f"Next: lathe watch {found.id}")
 

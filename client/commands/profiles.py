@@ -10,7 +10,7 @@ from client.api import Lathe
 from client.device_types import Profile
 from client.errors import FAILED
 from client.terminal import render
-from client.terminal.output import emit, table
+from client.terminal.output import as_json, emit, table
 from compression.schema.profile import Energy, MemoryRange
 
 
@@ -43,6 +43,27 @@ def shown(profiles: list[Profile]) -> RenderableType:
     return table(columns, rows, empty="No profiles. Request one: lathe profile JOB --device NAME")
 
 
+def advice(lathe: Lathe, profile: Profile) -> list[str]:
+    """Return what to try after a profile, each with the command for it."""
+    if profile.error and not profile.remedies:
+        return [f"{profile.error.detail}\nnext: {profile.error.remedy}"]
+    forms = {one.id: one for one in lathe.artifacts(profile.job)} if any(one.artifact for one in profile.remedies) else {}
+    lines = []
+    for one in profile.remedies:
+        command = ""
+        if one.change is not None:
+            command = f"lathe retry {profile.job} --profile {profile.id} --apply {one.change.key}"
+        elif one.artifact in forms:
+            form = forms[one.artifact]
+            command = f"lathe download {profile.job} --stage {form.stage} --kind {form.kind}"
+        elif one.request is not None:
+            given = {name: getattr(one.request, name) for name in ("batch", "length", "resolution", "threads")}
+            asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
+            command = f"lathe profile {profile.artifact} --device {profile.device_name} {asked}"
+        lines += [f"{one.code}: {one.cause}", f"  {one.remedy}", *([f"  next: {command}"] if command else [])]
+    return lines
+
+
 def _headline(lathe: Lathe, job: str) -> list[str]:
     """Return the ids of the artifacts that a job's report says to take: one, or one of each dataset."""
     report = lathe.report(job)
@@ -73,19 +94,24 @@ def profile(  # noqa: PLR0913 (Typer makes an option of each)
         return
     done = [lathe.wait_for_profile(one.id, timeout=timeout) for one in asked]
     failures = [one for one in done if one.error]
-    lines = [f"{one.error.detail}\nnext: {one.error.remedy}" for one in failures if one.error]
-    emit(done, shown(done), *lines)
+    emit(done, shown(done), *([] if as_json() else [line for one in done for line in advice(lathe, one)]))
     if failures:
         raise typer.Exit(FAILED)
 
 
 def profiles(
     lathe: Lathe,
+    profile: Annotated[str | None, typer.Argument(help="Id of one profile, to see what to try after it.")] = None,
     job: Annotated[str | None, typer.Option(help="Id of a job.")] = None,
     device: Annotated[str | None, typer.Option(help="Name or id of a device.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
 ) -> None:
-    """List profiles."""
+    """List profiles, or show one with what its figures suggest."""
+    if profile is not None:
+        one = lathe.profile(profile)
+        emit(one, shown([one]), *([] if as_json() else advice(lathe, one)))
+        return
     named = device and next((one.id for one in lathe.devices() if device in (one.id, one.name)), device)
     found = list(islice(lathe.profiles(job=job, device=named), limit))
-    emit(found, shown(found))
+    ready = [one.id for one in found if one.remedies]
+    emit(found, shown(found), *([f"What to try: lathe profiles {ready[0]}"] if ready else []))

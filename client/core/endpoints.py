@@ -174,10 +174,14 @@ class Endpoints(DeviceEndpoints):
         return _request("POST", f"jobs/{job_id}/cancel", types.Job)
 
     @call
-    def retry(self, job_id: str, *, remedies: Remedies = ()) -> Request[types.Job]:
-        """Create a new job from an ended one, with those of its `remedies` applied that are named, or "all"."""
+    def retry(self, job_id: str, *, remedies: Remedies = (), profile: str | None = None) -> Request[types.Job]:
+        """Create a new job from an ended one, with those of its `remedies` applied that are named, or "all".
+
+        profile: the id of a profile of one of its artifacts, whose changes are applied instead, all if none is named.
+        """
         named = remedies if remedies == "all" else list(remedies)
-        return _request("POST", f"jobs/{job_id}/retry", types.Job, {"remedies": named} if named else None)
+        body = ({"remedies": named} if named else {}) | ({"profile": profile} if profile else {})
+        return _request("POST", f"jobs/{job_id}/retry", types.Job, body or None)
 
     @call
     def ask(self, job_id: str, *, timeout: float = 120.0, **question: Unpack[Question]) -> Steps[types.Try]:

@@ -121,10 +121,10 @@ def cancel(job_id: str, session: SessionDep, caller: WriterDep) -> JobOut:
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut, responses=RETRYING)
 def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, body: JobRetry | None = None) -> Response:
     """Submit the same request again as a new job with `retry_of`, with the named `remedies` of the old job applied."""
-    keys = body.remedies if body else []
+    keys, profile = (body.remedies, body.profile) if body else ([], None)
 
     def again() -> JobOut:
-        return show_jobs(session, [remedies.retry(session, caller.team, job_id, keys, caller.key)])[0]
+        return show_jobs(session, [remedies.retry(session, caller.team, job_id, keys, caller.key, profile)])[0]
 
     return once(session, caller, body, 202, again)
 

@@ -1,8 +1,9 @@
 """Of a profile follows where its time goes, and what to try: a change of the recipe, another form, or another profile."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -10,11 +11,12 @@ from compression.evaluation.profiling import command
 from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
 from compression.schema.profile import LayerTime, Profile, ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import MOST_OPERATORS, ProfileFigures, operator_times
-from compression.schema.profile_remedies import ProfileRemedy
+from compression.schema.profile_remedies import ProfileRemedy, SlowCode
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
+from tests.conftest import ROOT
 from tests.support.profiled import artifact, classifier, spec_of
 from tests.support.profiles import measured
 from tests.support.verdict_rows import distilled
@@ -211,6 +213,11 @@ def test_operators_are_summed_by_type_and_bounded() -> None:
     found = operator_times(layers)
     assert len(found) == MOST_OPERATORS
     assert (found[0].type, found[0].count, found[0].ms, len(found[0].slowest)) == ("T49", 5, 245.0, 3)
+
+
+def test_the_page_has_a_line_for_each_code() -> None:
+    text = (ROOT / "docs" / "profiles.md").read_text("utf-8").partition("## What to try")[2]
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(get_args(SlowCode))
 
 
 @pytest.mark.fresh

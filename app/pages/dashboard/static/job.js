@@ -124,6 +124,7 @@ document.addEventListener("click", (event) => {
   if (!button) return;
   if (button.dataset.act === "cancel") sure.showModal();
   if (button.dataset.act === "retry") act(button, "retry", {});
+  if (button.dataset.act === "profiled") act(button, "retry", { remedies: [button.dataset.key], profile: button.dataset.profile });
   if (button.dataset.act === "late") act(button, "retry", { remedies: "all" });
   if (button.dataset.act === "mend") {
     const remedies = [...document.querySelectorAll('input[name="remedy"]:checked')].map((box) => box.value);
