@@ -36,6 +36,16 @@ POWER = 1.5
 """Exponent of a size in the share of each axis that is left, unless a cut has shown it: 1 if one side shrinks, 2 if both."""
 
 
+COLLAPSED = 10.0
+"""Times the loss that a retention target allows, from which the score is lost: no size or speed makes up for it."""
+
+
+def has_collapsed(row: Row, targets: Targets) -> bool:
+    """Return whether a row lost COLLAPSED times the score that the target of retention allows."""
+    kept = row.ratios.judged_retention
+    return kept is not None and 1 - kept > COLLAPSED * max(1 - targets.retention, 0.001)
+
+
 @dataclass(frozen=True)
 class Case:
     """A row, and the facts for or against a change of the recipe."""
@@ -352,7 +362,7 @@ RULES: tuple[tuple[Callable[[Case], object], Callable[[Case], Iterator[Remedy]]]
     (lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
     (lambda case: case.is_worse, _undo),
     (lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
-    (lambda case: case.too_large, _cut),
+    (lambda case: case.too_large and (case.later or not has_collapsed(case.row, case.targets)), _cut),
     (lambda case: case.preparing, lambda case: iter(case.preparing)),
     (lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),
     (lambda case: case.gap and case.recipe.distill is None, _ask_a_teacher),

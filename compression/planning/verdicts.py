@@ -59,8 +59,11 @@ def shortfall(row: Row, targets: Targets) -> float:
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
-    """Return a row's nearness to the targets: how many it reaches, and how little it misses the rest by."""
-    return len(reached(row, targets)), -shortfall(row, targets)
+    """Return a row's nearness to the targets: how many it reaches, and how little it misses the rest by.
+
+    A row whose score is lost (`advisor.has_collapsed`) reaches none: a small model that answers nothing is near to nothing.
+    """
+    return 0 if advisor.has_collapsed(row, targets) else len(reached(row, targets)), -shortfall(row, targets)
 
 
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
@@ -69,6 +72,7 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     Of the rows that reach all targets: the cheapest in bytes × latency, and of equal costs (SAME_COST) the highest retention.
     Rows of the same graph cost the same, whatever the clock said of each.
     If none does: the one that reaches the most, of these the nearest to the others (`shortfall`); the baseline only if alone.
+    Rows whose score is lost come behind all others.
     """
     complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
@@ -91,8 +95,19 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     lacking = ", ".join(f"{_listed([name])} {_figure(chosen, name)} (target {getattr(targets, name):g})" for name in missed)
     return chosen, (
         f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(met)} of "
-        f"{len(Targets.model_fields)}{f' ({_listed(met)})' if met else ''}, as many as any, and of such it comes nearest; "
+        f"{len(Targets.model_fields)}{f' ({_listed(met)})' if met else ''}{_against(chosen, candidates, targets)}; "
         f"missed: {lacking}.{_unproven(chosen)}"
+    )
+
+
+def _against(chosen: Row, candidates: Sequence[Row], targets: Targets) -> str:
+    """Return how a row that misses targets compares with the others, as text."""
+    more = [row for row in candidates if len(reached(row, targets)) > len(reached(chosen, targets))]
+    if not more:
+        return ", as many as any, and of such it comes nearest"
+    return (
+        f"; {_listed([row.stage for row in more])} reach{'es' if len(more) == 1 else ''} more, but lost the score: "
+        + ", ".join(f"{_kept(row):.1%} kept" for row in more)
     )
 
 

@@ -88,7 +88,8 @@ class Verdict(Config):
     value: Annotated[float | None, Field(description="null where it was not measured.")]
     met: Annotated[bool, Field(description="Whether `status` is met.")]
     status: Status = "missed"
-    """unproven: not measured or, for retention, the baseline has not converged. The interval does not change it."""
+    """unproven: not measured or, for retention, the baseline has not converged and the interval reaches the target. Else the
+    interval does not change it."""
     code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
     reason: Annotated[str | None, Field(description="The same for people.")] = None
     split: Literal["validation", "test"] | None = None
@@ -194,7 +195,9 @@ def _verdict(name: str, found: Ratios, target: float) -> Verdict:
         facts |= {"split": found.judged_on, "interval": found.judged_interval}
     if facts["value"] is None:
         return Verdict(**facts, met=False, **_NOT_MEASURED)
-    if name == "retention" and found.baseline_not_converged:
+    # Of an original that had learned more, even less would be kept.
+    lost = found.judged_interval is not None and found.judged_interval[1] < target
+    if name == "retention" and found.baseline_not_converged and not lost:
         return Verdict(**facts, met=False, **_NOT_CONVERGED)
     met = facts["value"] >= target
     return Verdict(**facts, met=met, status="met" if met else "missed")

@@ -5,9 +5,9 @@ import pytest
 from compression.planning.verdicts import by_status, choose, cost, judged, shortfall
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import NotMeasured, Row, StageVerdict
-from compression.schema.report.report import Report
+from compression.schema.report.report import Report, verdicts
 from tests.client import figures
-from tests.client.figures import row
+from tests.client.figures import converged, row
 from tests.support.verdict_rows import BASELINE, QUANTIZED, RECIPE, TARGETS, distilled, pruned, verdict
 
 
@@ -138,3 +138,24 @@ def test_what_is_kept_of_a_baseline_at_chance_is_unproven_wherever_it_was_tuned(
         ("retention",),
     )
     assert "unproven" in choose([first, found], TARGETS)[1]
+
+
+def test_a_row_whose_score_is_lost_is_not_shipped_for_its_size() -> None:
+    whole = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8, 0.8)
+    quantized = row("quantized", 20_000_000, 20_000_000, 16.0, 0.7, 0.7)  # reaches one target, keeps 88 %
+    small = row("distilled", 12_000_000, 10_000_000, 16.0, 0.44, 0.44)  # reaches two, keeps 55 %
+    chosen, why = choose([whole, quantized, small], TARGETS)
+    assert chosen is quantized
+    assert "distilled reaches more, but lost the score: 55.0% kept" in why
+    milder = row("distilled", 12_000_000, 10_000_000, 16.0, 0.74, 0.74)  # 92.5 %: within ten times what may go
+    assert choose([whole, quantized, milder], TARGETS)[0] is milder
+    # Nothing that is smaller still is proposed for it.
+    assert "recipe.prune.ratio" not in {one.key for one in judged(small, [whole, quantized], RECIPE, TARGETS).verdict.remedies}
+
+
+def test_a_target_that_even_an_unconverged_original_misses_is_missed() -> None:
+    first = converged(row("baseline", 20_000_000, 80_000_000, 16.0, 0.8, 0.8), False)
+    for interval, status in (((0.49, 0.60), "missed"), ((0.97, 1.01), "unproven"), (None, "unproven")):
+        last = row("distilled", 12_000_000, 10_000_000, 8.0, 0.44, 0.44, interval=interval)
+        found = verdicts(judged(last, [first], RECIPE, TARGETS).ratios, TARGETS)["retention"]
+        assert (found.status, found.met) == (status, False)
