@@ -139,6 +139,10 @@ def _line(event: Event) -> str:
     elif event.type == "progress":
         text = f"{data.get('stage')} {data.get('phase')} {data.get('step')}/{data.get('total')}"
         text += "".join(f" {name} {data[name]:.4g}" for name in ("loss", "score") if data.get(name) is not None)
+    elif event.type == "training_saved":  # patience ends most trainings before their last step
+        text = (
+            f"training saved: {data.get('stage')} {data.get('phase')}, step {data.get('step')} of at most {data.get('total')}"
+        )
     else:
         if isinstance(row := data.get("row"), dict):
             data = {"stage": row.get("stage"), **data}

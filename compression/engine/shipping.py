@@ -99,8 +99,9 @@ class RunSettings:
     emulate_seconds: float | None = None  #: time for running an int8 ONNX file under another instruction set
 
     def name_of(self, request: ArtifactRequest) -> str:
-        """Return the name of an artifact, which is also that of its folder."""
-        return "-".join(filter(None, (request.stage, request.kind, request.precision, self.part)))
+        """Return the name of an artifact, which is also that of its folder. A form (onnx-f16) is in its format's name."""
+        precision = None if "-" in request.kind else request.precision
+        return "-".join(filter(None, (request.stage, request.kind, precision, self.part)))
 
     def place_of(self, request: ArtifactRequest) -> Path:
         """Return the final path of an artifact's folder."""

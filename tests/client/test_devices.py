@@ -186,11 +186,18 @@ def test_the_commands_go_from_a_device_to_its_figures(
     ran = command("profile", job, "--device", device.name, "--seconds", "1", "--timeout", "120")
     assert ran.code == 0
     says(ran.out, device.name, "done", "2 ms (p95 2.5)", "500", "120.00 MB", "onnxruntime 1.32.0")
+    says(
+        ran.out, "float_products: 100% of the time goes to products in floating point: 1 MatMul (slowest: /dense).", "attention"
+    )
+    crashed = command("profile", artifact, "--device", device.name, "--batch", str(CRASHED))
+    says(crashed.out, f"next: lathe profile {artifact} --device {device.name} --batch {CRASHED} --threads 1")
     failed = command("profile", artifact, "--device", device.name, "--batch", str(UNFIT))
     assert failed.code == 1
-    says(failed.out, "failed: unsupported", "no LSTM", "next: Take another format.")
+    says(failed.out, "failed: unsupported", "unsupported: no LSTM", "Take another format.")
     listed = document(command("profiles", "--device", device.name, "--json"))
-    assert [one["state"] for one in listed] == ["failed", "done", "done"]
+    assert [one["state"] for one in listed] == ["failed", "failed", "done", "done"]
+    says(command("profiles", "--device", device.name).out, f"What to try: lathe profiles {listed[0]['id']}")
+    says(command("profiles", listed[2]["id"]).out, "done", "float_products: 100%")
     waits = document(command("profile", artifact, "--device", device.name, "--batch", str(SLOW), "--detach", "--json"))
     assert waits[0]["state"] == "queued"
     known = command("device", "ls")

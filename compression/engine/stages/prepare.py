@@ -27,7 +27,7 @@ from compression.schema.report.preparation import EpochScore, Preparation
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.trainer import TrainingHooks
 
-PHASE, PROBE_PHASE = "tune", "choose the rate"
+PHASE = "tune"
 PREPARATION = "preparation"  #: key under which a training's save stores the facts about the baseline's tuning
 
 
@@ -36,9 +36,11 @@ def phase_of(number: int) -> str:
     return PHASE if number == 0 else f"{PHASE} {number + 1}"
 
 
-def probe_phase(number: int) -> str:
+def probe_phase(number: int, *, probes: bool) -> str:
     """Return the name of the phase before an original's training, if its epochs are open. number: 0 is the baseline."""
-    return PROBE_PHASE if number == 0 else f"warm up the head {number + 1}"
+    if number:
+        return f"warm up the head {number + 1}"
+    return "warm up the head and choose the rate" if probes else "warm up the head"
 
 
 def prepare(context: StageContext) -> Iterator[Event]:
@@ -69,7 +71,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     for number in range(expected.seeds):
         if settings.is_open:
             probes = rules.MOST_PROBES if settings.probes and number == 0 else 0
-            yield probe_phase(number), sample * (rules.WARM_UPS * rules.FORWARD + probes)
+            yield probe_phase(number, probes=settings.probes), sample * (rules.WARM_UPS * rules.FORWARD + probes)
         yield phase_of(number), rules.expected(settings, steps) * expected.train
 
 
@@ -113,7 +115,7 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
     if known.rate and known.head_rate:  # a further original trains at the baseline's rates
         search.head_factor = known.head_rate / known.rate
         search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
-    yield from context.tracker.relay(probe_phase(number), search.steps())
+    yield from context.tracker.relay(probe_phase(number, probes=settings.probes), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
     # Computed after the warm-up, as after a probe: before any training, the error of a correlation is many times as large.
     error = search.error if search.error is not None else standard_error(model, context.rows["validation"], context.parts)

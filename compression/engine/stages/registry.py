@@ -16,7 +16,7 @@ from compression.schema.recipe.recipe import LmEval, Recipe
 from compression.schema.stages import STAGE_SPECS, STAGES, Stage, wanted
 from compression.system.progress import Phase, ProgressTracker
 
-SHIP, LAST = "export and measure", "export the checkpoint"
+SHIP, LAST = "export and measure", "export other forms"
 ROW_SECONDS = 0.006  #: Training time per row. Only the ratios between the expected times of phases matter.
 
 

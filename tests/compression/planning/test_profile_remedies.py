@@ -9,6 +9,7 @@ import pytest
 
 from compression.evaluation.profiling import command
 from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
+from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.profile import LayerTime, Profile, ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import MOST_OPERATORS, ProfileFigures, operator_times
 from compression.schema.profile_remedies import ProfileRemedy, SlowCode
@@ -34,8 +35,10 @@ def figures(ms: float = 10.0, *, layers: dict[str, float] | None = None, **chang
 
 
 def form(name: str = "distilled-onnx-int8", found: ProfileFigures | None = None, **changes: Any) -> Form:
-    stage, precision = name.partition("-")[0], name.rpartition("-")[2]
-    kind = name.removeprefix(f"{stage}-").removesuffix(f"-{precision}")
+    stage, _, kind = name.partition("-")
+    precision = "int8"
+    if kind not in ARTIFACT_FORMATS:
+        kind, _, precision = kind.rpartition("-")
     facts = {"id": f"art_{name}", "kind": kind, "stage": stage, "precision": precision, "bytes": 1_000_000, "figures": found}
     return Form(name=name, **{**facts, **changes})
 
@@ -52,14 +55,14 @@ def only(given: ProfiledCase) -> ProfileRemedy:
 
 def test_a_form_that_was_faster_on_the_device_is_named() -> None:
     others = (
-        form("distilled-openvino-int8-int8", figures(8.0)),
+        form("distilled-openvino-int8", figures(8.0)),
         form("pruned-onnx-int8", figures(1.0)),
         form("distilled-triton-int8"),
     )
     found = only(case(form(found=figures()), *others))
-    assert (found.code, found.artifact) == ("faster_form", "art_distilled-openvino-int8-int8")
-    assert "10 ms here, and 8 ms as distilled-openvino-int8-int8" in found.cause
-    assert profile_remedies(case(form(found=figures()), form("distilled-openvino-int8-int8", figures(9.5)))) == ()
+    assert (found.code, found.artifact) == ("faster_form", "art_distilled-openvino-int8")
+    assert "10 ms here, and 8 ms as distilled-openvino-int8" in found.cause
+    assert profile_remedies(case(form(found=figures()), form("distilled-openvino-int8", figures(9.5)))) == ()
 
 
 def test_products_in_floating_point_are_named_and_a_retry_makes_integers_of_them() -> None:
@@ -109,8 +112,8 @@ def test_operators_that_were_not_joined_ask_for_another_runtime() -> None:
     assert "1 BatchNormalization" in remedy.cause
     assert remedy.change is not None
     assert (remedy.change.key, remedy.change.proposed) == ("recipe.artifacts", ["transformers", "openvino-int8"])
-    shipped = case(form(found=found), form("distilled-openvino-f16-float16"), task="image-classification")
-    assert only(shipped).artifact == "art_distilled-openvino-f16-float16"
+    shipped = case(form(found=found), form("distilled-openvino-f16"), task="image-classification")
+    assert only(shipped).artifact == "art_distilled-openvino-f16"
 
 
 def test_widths_beside_the_multiple_ask_for_rounding() -> None:
@@ -150,7 +153,7 @@ def test_weights_that_memory_gives_no_faster_ask_for_fewer_bits() -> None:
     assert remedy.change.proposed == "weight-only-int4"
     assert only(case(replace(large, precision="float16"), recipe=FLOAT)).change is not None
     assert only(case(replace(large, precision="int4"))).request == ProfileRequest(length=64, batch=8)
-    smaller = form("distilled-gguf-q4-0-int4", bytes=40_000_000)
+    smaller = form("distilled-gguf-q4-0", bytes=40_000_000)
     assert only(case(large, smaller)).artifact == smaller.id
     assert profile_remedies(case(replace(large, bytes=20_000_000))) == ()  # caches hold them
     assert profile_remedies(case(form(found=figures(200.0), bytes=80_000_000))) == ()  # 0.4 GB/s: computing takes the time
@@ -158,8 +161,8 @@ def test_weights_that_memory_gives_no_faster_ask_for_fewer_bits() -> None:
 
 def test_a_first_load_that_waits_for_the_disk_is_told() -> None:
     slow = figures(100.0, load={"first_ms": 4000.0, "warm_ms": 400.0})
-    remedy = only(case(form(found=slow, bytes=90_000_000), form("distilled-onnx-f16-float16", bytes=50_000_000)))
-    assert (remedy.code, remedy.artifact) == ("slow_load", "art_distilled-onnx-f16-float16")
+    remedy = only(case(form(found=slow, bytes=90_000_000), form("distilled-onnx-f16", bytes=50_000_000)))
+    assert (remedy.code, remedy.artifact) == ("slow_load", "art_distilled-onnx-f16")
     assert "4,000 ms, a later one 400 ms" in remedy.cause
     assert "lathe serve" in only(case(form(found=slow))).remedy
     assert profile_remedies(case(form(found=figures(load={"first_ms": 4000.0, "warm_ms": 3900.0})))) == ()
@@ -184,20 +187,20 @@ def test_what_did_not_fit_in_memory_is_asked_for_in_halves(request_: dict[str, i
 
 def test_at_one_row_a_smaller_form_is_offered_if_there_is_one() -> None:
     row = {"failure": failed("out_of_memory"), "request": ProfileRequest()}
-    smaller = form("distilled-onnx-f16-float16", bytes=500_000)
+    smaller = form("distilled-onnx-f16", bytes=500_000)
     assert only(case(form(), smaller, **row)).artifact == smaller.id
-    assert only(case(form(), form("distilled-onnx-f16-float16"), **row)).artifact is None
+    assert only(case(form(), form("distilled-onnx-f16"), **row)).artifact is None
 
 
 def test_what_a_runtime_lacks_leads_to_a_form_of_another() -> None:
-    others = form("distilled-onnx-f16-float16"), form("distilled-transformers-int8"), form("distilled-openvino-f16-float16")
+    others = form("distilled-onnx-f16"), form("distilled-transformers-int8"), form("distilled-openvino-f16")
     lacks = failed("unsupported", subject="Unheard")
     found = only(case(form(), *others, failure=lacks))
     assert found.artifact == "art_distilled-transformers-int8"
     assert found.cause == "Unheard: as the runtime says"
     assert "distilled-transformers-int8 runs in PyTorch" in found.remedy
     opened = (*others[:2], replace(others[2], figures=figures()))
-    assert only(case(form(), *opened, failure=lacks)).artifact == "art_distilled-openvino-f16-float16"
+    assert only(case(form(), *opened, failure=lacks)).artifact == "art_distilled-openvino-f16"
     assert only(case(form(), failure=failed("version_mismatch", subject="Opset 99"))).artifact is None
 
 

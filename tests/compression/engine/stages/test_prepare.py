@@ -166,14 +166,17 @@ def test_stopped_anywhere_it_ends_with_the_same_weights_and_account(
         assert not _probed(events), "probes are not done again"
 
 
+PROBING = "warm up the head and choose the rate"
+
+
 def _probed(events: list[Event]) -> list[Event]:
-    return [event for event in events if isinstance(event, Progress) and event.phase == "choose the rate"]
+    return [event for event in events if isinstance(event, Progress) and event.phase == PROBING]
 
 
 def test_progress_never_falls(tuned: tuple[StageContext, list[Event]]) -> None:
     seen = [event for event in tuned[1] if isinstance(event, Progress)]
     assert [event.fraction for event in seen] == sorted(event.fraction for event in seen)
-    assert {event.phase for event in seen} == {"choose the rate", "tune"}
+    assert {event.phase for event in seen} == {PROBING, "tune"}
 
 
 def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
