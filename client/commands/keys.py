@@ -12,7 +12,19 @@ from client.terminal.output import emit, table
 
 app = Commands(help="API keys of your team. Admins make, rotate and revoke them.", no_args_is_help=True)
 DAY = 24 * 3600
-Days = Annotated[float | None, typer.Option(min=60 / DAY, max=3660, help="Days until it ends; by default never.")]
+LEAST_SECONDS, MOST_DAYS = 60, 3660
+
+
+def _within(days: float | None) -> float | None:
+    # A range of Typer's own would be printed with all its digits.
+    if days is not None and not LEAST_SECONDS / DAY <= days <= MOST_DAYS:
+        raise typer.BadParameter(f"{days:g} is not between a minute and {MOST_DAYS} days")
+    return days
+
+
+Days = Annotated[
+    float | None, typer.Option(callback=_within, metavar="DAYS", help="Days until it ends, at most 3660; by default never.")
+]
 
 
 def moment(value: datetime | None) -> str | None:

@@ -105,7 +105,7 @@ def cells(row: Row, name: str | None = None, *, task: str | None = None) -> tupl
     if isinstance(row.latency, Latency):
         latency = f"{row.latency.median_ms:.2f} ms"
         if not first and row.ratios.speed_up is not None:
-            latency += f" ({row.ratios.speed_up:.2f}{TIMES})"
+            latency = f"{row.latency.in_turns} ({row.ratios.speed_up:.2f}{TIMES})"
         if rate := row.latency.rate(row_of(task)):
             latency += f", {rate}"
     found = row.ratios
@@ -138,7 +138,7 @@ def conditions(rows: Sequence[Row]) -> str:
             threads = "thread" if found.threads == 1 else "threads"
             parts.append(
                 f"Latency: median of {found.runs} runs, {found.of_what}, {found.threads} {threads}, {found.runtime}; "
-                f"{TIMES} is against the original, timed in turns with it."
+                f"{TIMES} is against the original, timed in turns with it. Behind “of” is its median then."
             )
             break
     for row in reversed(rows):
@@ -280,7 +280,7 @@ def format_lines(report: Report) -> list[tuple[str, ...]]:
 def _format_line(artifact: Artifact) -> tuple[str, ...]:
     latency, found = "–", artifact.latency
     if isinstance(found, Latency):
-        latency = f"{found.median_ms:.2f} ms ({found.baseline_median_ms / found.median_ms:.2f}{TIMES})"
+        latency = f"{found.in_turns} ({found.baseline_median_ms / found.median_ms:.2f}{TIMES})"
     scores = (score_text(each) for each in (artifact.validation, artifact.score))
     numbers = "as trained" if artifact.trained_as_shipped else "made afterwards"
     download = size(sum(file.size for file in artifact.files))
@@ -376,7 +376,7 @@ def forecast_lines(found: Preflight) -> list[str]:
     """Return the lines of a forecast: shape, parameters, cost and warnings."""
     parts = []
     if found.shape:
-        shape = {name: value for name, value in found.shape.items() if value is not None and name != "widths"}
+        shape = {name: value for name, value in found.shape.items() if value and name != "widths"}
         parts.append("Shape: " + ", ".join(f"{name} {value}" for name, value in shape.items()))
     if found.parameters and "total" in found.parameters:
         parts.append(f"Parameters: {count(int(found.parameters['total']))}")

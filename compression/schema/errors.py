@@ -123,7 +123,9 @@ class MissingColumn(CompressionError):
     """A column named in `columns` is not in the data."""
 
     code = "missing_column"
-    remedy = "Name a column that the file has in `columns`, or add the column to the file."
+    remedy = (
+        "Name one that the file has in `columns` (`lathe`: --text-column, --label-column, --column), or add it to the file."
+    )
 
 
 class EmptySplit(CompressionError):

@@ -23,7 +23,7 @@ def shown(found: object) -> str:
 
 
 def test_the_last_row_tells_every_figure_and_its_change() -> None:
-    sizes = ("distilled", "13.00 M (−35.0 %)", "14.00 MB int8 (−82.5 %)", "6.40 ms (2.50×)")
+    sizes = ("distilled", "13.00 M (−35.0 %)", "14.00 MB int8 (−82.5 %)", "6.40 of 16.00 ms (2.50×)")
     validation = "–"  # a row of before it was scored
     scores = (validation, "78.40 ± 1.00 % (98.0 % kept)", "78.40 %, 3 rows changed")
     assert render.cells(report().rows[-1]) == (*sizes, *scores)
@@ -31,7 +31,7 @@ def test_the_last_row_tells_every_figure_and_its_change() -> None:
 
 def test_rows_of_one_size_have_a_rate_in_the_task_s_own_word() -> None:
     last = changed(report().rows[-1], "latency", length=0, batch=4)  # 4 in 6.4 ms
-    assert render.cells(last, task="image-classification")[3] == "6.40 ms (2.50×), 625 images a second"
+    assert render.cells(last, task="image-classification")[3] == "6.40 of 16.00 ms (2.50×), 625 images a second"
     assert render.cells(last)[3].endswith(", 625 rows a second")
     assert "batch 4, 1 thread" in render.conditions([last])
     of_images = report().model_copy(update={"task": "image-classification", "rows": (last,)})
@@ -39,7 +39,7 @@ def test_rows_of_one_size_have_a_rate_in_the_task_s_own_word() -> None:
 
 
 def test_a_forecast_tells_multiply_adds_and_no_list_of_widths() -> None:
-    shape = {"layers": 8, "hidden": 512, "groups": None, "widths": {"channels.0": 48}}
+    shape = {"layers": 8, "hidden": 512, "heads": 0, "ffn": 0, "groups": None, "widths": {"channels.0": 48}}
     found = Preflight(shape=shape, multiply_adds=600, baseline_multiply_adds=1000)
     assert render.forecast_lines(found) == ["Shape: layers 8, hidden 512", "Multiply-adds: 600 (−40.0 %)"]
     assert render.forecast_lines(Preflight(shape={"layers": 6})) == ["Shape: layers 6"]
@@ -53,7 +53,9 @@ def test_formats_beside_the_stages_have_a_table_with_figures_of_their_own() -> N
     found = own.model_copy(update=more | {"latency": latency, "trained_as_shipped": False})
     text = render.report_markdown(report(artifacts=(own.model_copy(update={"trained_as_shipped": True}), found)))
     score = "78.40 ± 1.00 %"
-    line = f"| distilled-transformers-int8 | PyTorch | 14.10 MB | 6.40 ms (2.50×) | {score} | {score} | made afterwards |"
+    line = (
+        f"| distilled-transformers-int8 | PyTorch | 14.10 MB | 6.40 of 16.00 ms (2.50×) | {score} | {score} | made afterwards |"
+    )
     assert [each for each in text.splitlines() if "PyTorch" in each] == [line]
     assert "its numbers" not in render.report_markdown(known)  # of before it was known
     untimed = found.model_copy(update={"latency": NotMeasured(not_measured="another runtime"), "trained_as_shipped": True})

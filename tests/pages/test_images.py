@@ -81,7 +81,7 @@ def test_a_row_of_the_data_is_asked_and_shown(window: Window, world: World) -> N
     page = window.go(f"/try?job={world.jobs['images']}")
     page.get_by_label("Row number").fill("3")
     page.get_by_role("button", name="Run this row").click()
-    expect(page.locator("#asked")).to_contain_text(re.compile(r"row 4 of \S*test\.npz"), timeout=PATIENCE)
+    expect(page.locator("#asked")).to_contain_text("row 3 of test", timeout=PATIENCE)
     expect(page.locator("#asked")).to_contain_text(re.compile("warm|cool"))
     expect(page.get_by_role("img", name="The image, small")).to_be_visible()
 

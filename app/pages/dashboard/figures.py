@@ -134,7 +134,7 @@ def pictures(rows: list[Row]) -> list[Picture]:
         _picture("Size", [(row.stage, row.size.bytes, formatting.size(row.size.bytes)) for row in rows]),
         _picture(
             "Latency per token" if per_token else "Latency",
-            [(stage, latency.median_ms, formatting.milliseconds(latency.median_ms)) for stage, latency in timed],
+            [(stage, *_timed(latency, timed[0][1], is_first=stage == timed[0][0])) for stage, latency in timed],
         ),
         _picture(
             metric(rows) + (" on validation" if on_validation else ""),
@@ -142,6 +142,15 @@ def pictures(rows: list[Row]) -> list[Picture]:
         ),
     ]
     return [picture for picture in found if picture.bars]
+
+
+def _timed(found: Latency, first: Latency, *, is_first: bool) -> tuple[float, str]:
+    """Return the length of a stage's bar and its text: a stage is timed in turns with the baseline, so against it alone."""
+    own = formatting.milliseconds(found.median_ms)
+    if is_first:
+        return found.median_ms, own
+    beside = found.baseline_median_ms
+    return first.median_ms * found.median_ms / beside, f"{own} of {formatting.milliseconds(beside)}"
 
 
 def metric(rows: list[Row]) -> str:

@@ -29,5 +29,7 @@ def row_of(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
         raise EmptySplit(cause, param="row", remedy="Name a row that there is, from 0.")
     place = listing.places[request.row]
     with closing(ImageOpener(base.absolute())) as opener:
-        about = {"image": place.name(base.absolute()), "picture": thumbnail(opener.open(place))}
+        # Asked by its number in the split, from 0: messages on files count from 1.
+        name = place.name(base.absolute()) if place.number is None else f"row {request.row} of {request.split}"
+        about = {"image": name, "picture": thumbnail(opener.open(place))}
     return place.judged(0), about, listing.labels[request.row]

@@ -155,6 +155,11 @@ class Latency(Config):
         return "" if self.length else f"{self.rows_per_second:,.0f} {row}s a second"
 
     @property
+    def in_turns(self) -> str:
+        """Return both medians of the same turns as text: 6.40 of 16.00 ms."""
+        return f"{self.median_ms:.2f} of {self.baseline_median_ms:.2f} ms"
+
+    @property
     def of_what(self) -> str:
         """Return as text what takes that long."""
         if self.generation is None:

@@ -155,7 +155,7 @@ def test_an_uploaded_image_and_a_row_of_the_data_are_answered(tmp_path: Path) ->
     with pytest.raises(EmptySplit, match="test has no row 6"):
         predict(asked(tmp_path, Question(row=6), data), tmp_path)
     found = predict(asked(tmp_path, Question(row=3, split="train"), npz_data(tmp_path)), tmp_path)
-    assert found.asked == {"image": "row 4 of data.npz"}
+    assert found.asked == {"image": "row 3 of train"}
     assert (found.expected, found.original.label) == ("1", "warm")
 
 
