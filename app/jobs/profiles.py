@@ -7,10 +7,10 @@ Each transition is one conditional UPDATE, as of jobs. Each claim raises the fen
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Select, delete as deleting, func, select, update
 from sqlalchemy.orm import Session, undefer
 
-from app.core.errors import InvalidRequest, LeaseLost, NotFound, Problem
+from app.core.errors import InvalidRequest, LeaseLost, NotFound, Problem, WrongState
 from app.jobs.predictions import find_dataset
 from app.store import quotas
 from app.store.clock import now
@@ -125,6 +125,18 @@ def get(session: Session, team: str, profile_id: str) -> Profile:
     if found is None:
         raise NotFound(f"no profile {profile_id}")
     return found
+
+
+def delete(session: Session, team: str, profile_id: str) -> None:
+    """Delete a profile that waits or has ended. Raises NotFound, WrongState if the device measures it."""
+    mine = (Profile.id == profile_id, Profile.team_id == team)
+    gone = deleting(Profile).where(*mine, Profile.state != RUNNING).returning(Profile.id)
+    if session.scalar(gone.execution_options(synchronize_session=False)) is not None:
+        return
+    if session.scalar(select(Profile.id).where(*mine)) is None:
+        raise NotFound(f"no profile {profile_id}")
+    remedy = "Wait until it is done; a device that `lathe device run` stops on hands it back."
+    raise WrongState(f"{profile_id} is measured now", remedy=remedy)
 
 
 def list_profiles(

@@ -50,6 +50,8 @@ def send(lathe: Lathe, local: Local) -> Model | Dataset:
         promised = manifest(local.files, moved)
     with moving(f"uploading {name}", local.bytes) as moved:
         target = add(lathe, local.kind, local.body, promised, moved=moved)
+    if target.state == "ready":
+        say(f"{name} is there already: {target.id}")
     if target.state == "validating":
         say(f"{target.name} ({target.id}) is being checked …")
     return until_ready(lathe, local.kind, target)

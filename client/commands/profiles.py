@@ -105,12 +105,22 @@ def profiles(
     job: Annotated[str | None, typer.Option(help="Id of a job.")] = None,
     device: Annotated[str | None, typer.Option(help="Name or id of a device.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Delete this profile; not while the device measures it.")] = False,
 ) -> None:
     """List profiles, or show one with what its figures suggest."""
-    if profile is not None:
+    if cancel:
+        if profile is None:
+            raise typer.BadParameter("name the profile", param_hint="--cancel")
+        lathe.delete(f"profiles/{profile}")
+        emit({"deleted": [profile]}, f"Deleted {profile}.")
+    elif profile is not None:
         one = lathe.profile(profile)
         emit(one, shown([one]), *([] if as_json() else advice(lathe, one)))
-        return
+    else:
+        _list(lathe, job, device, limit)
+
+
+def _list(lathe: Lathe, job: str | None, device: str | None, limit: int) -> None:
     named = device and next((one.id for one in lathe.devices() if device in (one.id, one.name)), device)
     found = list(islice(lathe.profiles(job=job, device=named), limit))
     ready = [one.id for one in found if one.remedies]

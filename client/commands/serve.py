@@ -14,6 +14,8 @@ from client.terminal.output import as_json, moving, say
 from client.transfers.download import download as fetch
 from compression.schema.artifact_formats import ONNX
 
+RECOMMENDED = "recommended"
+
 
 def serve(  # noqa: PLR0913 (Typer makes an option of each)
     artifact: Annotated[
@@ -26,7 +28,9 @@ def serve(  # noqa: PLR0913 (Typer makes an option of each)
     queue: Annotated[int, typer.Option(min=1, max=1 << 20, help="Rows that may wait; more are answered with 503.")] = 256,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; by default one a core.")] = None,
     max_body: Annotated[int | None, typer.Option(min=1, help="Bytes of a request; more is answered with 413.")] = None,
-    kind: Annotated[str, typer.Option(help="Of a job: the format to download and serve.")] = ONNX.name,
+    kind: Annotated[
+        str, typer.Option(help="Of a job: the format to serve, or recommended: what its report takes.")
+    ] = ONNX.name,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to download an id to; by default ./ID.")] = None,
 ) -> None:
     """Answer what `lathe try` asks over HTTP, by one artifact: POST /v1/predict. Rows are batched by load. Ctrl-C ends it."""
@@ -54,7 +58,11 @@ def _downloaded(wanted: str, kind: str, out: Path) -> Path:
             found = [lathe.artifact(wanted)]
         else:
             artifacts = lathe.artifacts(wanted)
-            found = chosen(artifacts, stage=best_stage(lathe, wanted, artifacts), kind=kind, every=False)
+            if kind == RECOMMENDED:
+                names = lathe.report(wanted).to_run
+                found = [one for one in artifacts if one.name in names]
+            else:
+                found = chosen(artifacts, stage=best_stage(lathe, wanted, artifacts), kind=kind, every=False)
         if len(found) > 1:
             names = ", ".join(f"{one.id} ({one.name})" for one in found)
             raise ClientError(f"{wanted} has several {kind} artifacts: {names}", remedy="Name one of them by its id.")

@@ -132,11 +132,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
 
 @contextmanager
 def moving(title: str, total: int) -> Iterator[Moved | None]:
-    """Show a transfer's progress on stderr, if that is a terminal."""
+    """Show a transfer's progress on stderr; if that is no terminal, a line once something moves."""
     out = console(stderr=True)
     if as_json() or not out.is_terminal:
-        say(f"{title}: {total / 1e6:.1f} MB")
-        yield None
+        first = iter((f"{title}: {total / 1e6:.1f} MB",))
+
+        def begun(_path: str, _amount: int) -> None:
+            for text in first:  # which one of the threads gets
+                say(text)
+
+        yield begun
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=out, transient=True) as progress:

@@ -181,6 +181,10 @@ def test_the_commands_go_from_a_device_to_its_figures(
     says(command("device", "ls").out, made["name"], device.name, "never")
     assert command("device", "rm", made["name"]).code == 0
     assert made["id"] not in command("device", "ls").out
+    never = owner.request_profile(artifact, device.name)
+    assert command("profiles", never.id, "--cancel").code == 0
+    assert document(command("profiles", never.id, "--json"))["error"]["code"] == "not_found"
+    assert command("profiles", "--cancel").code == 2
     start()
     job = owner.request_profile(artifact, device.id).job
     ran = command("profile", job, "--device", device.name, "--seconds", "1", "--timeout", "120")

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from client.errors import NotReady, Problem
 from client.terminal import output, render
-from client.terminal.output import console, emit, say, show_error, table, write_json
+from client.terminal.output import console, emit, moving, say, show_error, table, write_json
 from client.terminal.text import lines, one_line
 from tests.client.figures import report
 from tests.support.saying import says
@@ -76,3 +76,15 @@ def test_what_is_ours_is_still_coloured(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_lines_of_a_file_that_is_shown_steer_no_terminal() -> None:
     assert lines("when,object\r\n1,\x1b]0;owned\x07\u202e\r\n") == "when,object\n1,\ufffd]0;owned\ufffd\ufffd\n"
+
+
+def test_a_transfer_is_told_once_and_only_if_something_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    output.reset()
+    with moving("uploading it", 91_600_000):
+        pass
+    assert capsys.readouterr().err == ""
+    with moving("uploading it", 91_600_000) as moved:
+        assert moved is not None
+        for _ in range(3):
+            moved("model.safetensors", 30_000_000)
+    assert capsys.readouterr().err == "uploading it: 91.6 MB\n"

@@ -320,3 +320,19 @@ def test_a_job_of_nobody_is_a_page_that_says_so(window: Window, world: World) ->
     expect(page.get_by_text("no job job_00000000000000000000000000")).to_be_visible()
     expect(page.get_by_text("What to do:")).to_be_visible()
     window.accessible()
+
+
+def test_profiles_come_to_the_page_of_a_job_that_is_over(window: Window, world: World) -> None:
+    job = world.jobs["succeeded"]
+    page = window.go(f"/jobs/{job}")
+    page.wait_for_function("document.getElementById('job').dataset.over === 'yes'")
+    with page.expect_response(re.compile("/v1/profiles")), world.http() as http:
+        artifact = http.get(f"/v1/jobs/{job}/artifacts").json()["items"][0]["id"]
+        device = http.post("/v1/devices", json={"name": "board"}).json()["id"]
+    with world.http() as http:
+        asked = http.post(f"/v1/artifacts/{artifact}/profiles", json={"device": "board"})
+        assert asked.status_code == 202, asked.text
+        expect(page.locator("#results")).to_contain_text("waits for the device", timeout=30_000)
+        http.delete(f"/v1/devices/{device}")
+        expect(page.locator("#results")).to_contain_text("device_lost", timeout=30_000)
+        http.delete(f"/v1/profiles/{asked.json()['id']}")

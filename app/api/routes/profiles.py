@@ -13,7 +13,7 @@ from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
 from app.api.profile_items import ProfileItem, profile_items
-from app.core.errors import LeaseLost, QuotaExceeded
+from app.core.errors import LeaseLost, QuotaExceeded, WrongState
 from app.core.schemas import TEXT, Body, Id, Page
 from app.jobs import profiles
 from app.store import models
@@ -121,6 +121,12 @@ async def show(profile_id: str, caller: CallerDep, prefer: Annotated[str | None,
         await change_poller.changed("profile", profile_id, found.state, seconds)
         found = await asyncio.to_thread(_read, caller.team, profile_id)
     return found
+
+
+@router.delete("/profiles/{profile_id}", status_code=204, response_class=Response, responses=problems(WrongState))
+def delete(profile_id: str, session: SessionDep, caller: WriterDep) -> None:
+    """Delete a profile that waits, so that the device never measures it, or one that has ended."""
+    profiles.delete(session, caller.team, profile_id)
 
 
 # For devices. A caller whose key is of no registered device holds no profile, so it gets 404.

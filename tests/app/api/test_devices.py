@@ -223,6 +223,21 @@ def test_what_is_handed_back_waits_again_and_a_removed_device_fails_it(
     assert http.post("/v1/devices", json={"name": "pi"}).status_code == 201
 
 
+def test_a_profile_that_waits_is_deleted_and_one_that_is_measured_is_not(
+    http: httpx.Client, artifact: str, registered: Json, device: httpx.Client
+) -> None:
+    first, other = ask(http, artifact), ask(http, artifact)
+    assert http.delete(f"/v1/profiles/{first['id']}").status_code == 204
+    problem(http.delete(f"/v1/profiles/{first['id']}"), 404, "not_found")
+    given = claim(device, registered)
+    assert given is not None
+    assert given["profile"] == other["id"]
+    problem(http.delete(f"/v1/profiles/{other['id']}"), 409, "wrong_state")
+    assert send(device, given, failure=FAILURE).status_code == 200
+    assert http.delete(f"/v1/profiles/{other['id']}").status_code == 204
+    assert http.get("/v1/profiles").json()["items"] == []
+
+
 def test_waiting_profiles_are_bounded(service: Service, http: httpx.Client, artifact: str, registered: Json) -> None:
     limit(service, profiles_waiting=1)
     ask(http, artifact)

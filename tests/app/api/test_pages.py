@@ -32,7 +32,9 @@ def shown(service: Service, http: httpx.Client, browser: httpx.Client, request_b
 
 def test_a_job_is_shown_with_all_its_figures(shown: Shown, browser: httpx.Client) -> None:
     page = shown(name="Reviews, smaller")
-    says(page.text, "20.0 M", "13.0 M", "80.0 MB", "14.0 MB", "16 ms", "6.4 ms of 16 ms", "spread 0.5 ms", "78.40 %", "± 1.00 %")
+    says(
+        page.text, "20.0 M", "13.0 M", "80.0 MB", "14.0 MB", "16 ms", "6.4 ms of 16 ms", "spread 0.5 ms", "78.40 %", "± 1.00 %"
+    )
     assert "82.5 %" in page.text
     assert page.text.count("missed") == sum(not verdict.met for verdict in report().verdicts.values())
     listed = page_of(browser, "/jobs").text

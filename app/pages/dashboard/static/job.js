@@ -104,6 +104,16 @@ const stream = follow(
   { status, resume: true },
 );
 
+// Profiles come from devices, also after the job is over: no event of the job tells of them.
+let profiled = null;
+setInterval(async () => {
+  if (document.hidden || page.dataset.over === "no") return;
+  const found = await api("GET", `/v1/profiles?job=${id}&page_size=100`).catch(() => null);
+  const states = found && JSON.stringify(found.items.map((one) => [one.id, one.state]));
+  if (states !== null && profiled !== null && states !== profiled) refreshResults();
+  profiled = states ?? profiled;
+}, 5000);
+
 const sure = document.getElementById("sure");
 const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
