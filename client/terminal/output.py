@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.errors import CannotStart, ClientError, Problem
+from client.terminal.fitting import FittingTable
 from client.terminal.text import UNSEEN, escaped, one_line
 from client.transfers.folders import Moved
 
@@ -125,9 +126,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
     found = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         found.add_column(column, no_wrap=column != columns[-1])  # ids are never cut; what is said last may take more lines
-    for row in rows:
-        found.add_row(*(Text("–" if cell is None else one_line(str(cell))) for cell in row))
-    return found
+    cells = [[Text("–" if cell is None else one_line(str(cell))) for cell in row] for row in rows]
+    for line in cells:
+        found.add_row(*line)
+    return FittingTable(found, columns, cells)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from client.terminal.fitting import FittingTable
 from client.terminal.text import one_line
 from client.types import Preflight
 from compression.schema.artifact_formats import ARTIFACT_FORMATS
@@ -228,7 +229,7 @@ def notes(report: Report) -> list[str]:
     return found + [f"{part.name}: {note}" for part in report.parts for note in part.notes]
 
 
-def row_table(rows: Sequence[Row], task: str | None = None) -> Table:
+def row_table(rows: Sequence[Row], task: str | None = None) -> RenderableType:
     """Return the table alone; it also serves a job whose rows are still coming in."""
     return _table([HEADERS, *lines(rows, task)])
 
@@ -287,13 +288,14 @@ def _format_line(artifact: Artifact) -> tuple[str, ...]:
     return artifact.name, ARTIFACT_FORMATS[artifact.kind].runs_in, download, latency, *scores, numbers
 
 
-def _table(found: Sequence[Sequence[str]]) -> Table:
+def _table(found: Sequence[Sequence[str]]) -> RenderableType:
     table = Table(header_style="bold", pad_edge=False)
     for number, header in enumerate(found[0]):
         table.add_column(header, justify="right" if number else "left")
-    for line in found[1:]:
-        table.add_row(*(Text(one_line(cell)) for cell in line))
-    return table
+    cells = [[Text(one_line(cell)) for cell in line] for line in found[1:]]
+    for line in cells:
+        table.add_row(*line)
+    return FittingTable(table, found[0], cells)
 
 
 def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -52,6 +52,10 @@ def test_jobs_are_compared(three: tuple[str, str, str], command: Command, tmp_pa
     assert (first["targets_met"], first["targets"], second["targets"]) == (3, 4, None)
     assert (second["stage"], second["bytes"], second["state"]) == ("quantized", 20_000_000, "running")
     assert (third["state"], third["bytes"]) == ("queued", None)
+    shown = Job.model_validate(document(command("show", one, "--json")))
+    assert shown.finished_at is not None
+    assert shown.started_at is not None
+    assert first["seconds"] == (shown.finished_at - shown.started_at).total_seconds()
     assert found["differences"]["recipe.prune.ratio"] == [0.3, 0.4, 0.3]
     assert "models.base" in found["differences"]
     assert "not of the same thing: models.base" in command("compare", one, other).out

@@ -1,9 +1,11 @@
 """What others wrote is shown as text, whatever is in it."""
 
+import io
 import json
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from client.errors import NotReady, Problem
@@ -88,3 +90,21 @@ def test_a_transfer_is_told_once_and_only_if_something_moves(capsys: pytest.Capt
         for _ in range(3):
             moved("model.safetensors", 30_000_000)
     assert capsys.readouterr().err == "uploading it: 91.6 MB\n"
+
+
+def test_a_table_that_is_wider_than_the_terminal_cuts_no_word() -> None:
+    rows = [("job_1", "a name of words", "succeeded"), ("job_2", "another", "queued")]
+    found = table(("id", "name", "state"), rows, empty="none")
+
+    def shown(width: int, what: RenderableType) -> str:
+        out = Console(file=io.StringIO(), width=width)
+        out.print(what)
+        return out.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+    assert len(shown(60, found).splitlines()) == 3
+    narrow = shown(24, found)
+    says(narrow, "id job_1", "  name: a name of words", "  state: succeeded", "id job_2")
+    assert "…" not in narrow
+    words = {word for cell in render.cells(report().rows[-1]) for word in cell.split()}
+    for width in (80, 200):
+        assert not [word for word in words if word not in shown(width, render.row_table(report().rows))]
