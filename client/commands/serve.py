@@ -59,8 +59,8 @@ def _downloaded(wanted: str, kind: str, out: Path) -> Path:
         else:
             artifacts = lathe.artifacts(wanted)
             if kind == RECOMMENDED:
-                names = lathe.report(wanted).to_run
-                found = [one for one in artifacts if one.name in names]
+                taken = lathe.report(wanted).to_run
+                found = [one for one in artifacts if one.name in taken]
             else:
                 found = chosen(artifacts, stage=best_stage(lathe, wanted, artifacts), kind=kind, every=False)
         if len(found) > 1:

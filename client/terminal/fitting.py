@@ -1,4 +1,4 @@
-"""A table for terminals of any width: where its words would be cut, each row is a block of lines."""
+"""A table for terminals of any width: no word is cut. If words do not fit beside each other, each row is a block of lines."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,10 @@ class FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """See rich's protocol."""
-        needed = Measurement.get(console, options.update(max_width=UNBOUNDED), self.table).minimum
-        if needed <= options.max_width:
+        needed = Measurement.get(console, options.update(max_width=UNBOUNDED), self.table)
+        if needed.minimum <= options.max_width:
+            if needed.maximum > options.max_width:
+                self._narrow(options.max_width - needed.minimum)
             yield self.table
             return
         for number, row in enumerate(self.rows):
@@ -30,3 +32,15 @@ class FittingTable:
             yield Text.assemble((f"{self.headers[0]} " if self.headers[0] else "", "bold"), row[0])
             for header, cell in zip(self.headers[1:], row[1:], strict=True):
                 yield Text.assemble((f"  {header}: ", "bold"), cell)
+
+    def _narrow(self, spare: int) -> None:
+        """Give each column the width of its longest word, and a part of the spare width: rich alone would cut words."""
+        columns = [[Text(self.headers[number]), *(row[number] for row in self.rows)] for number in range(len(self.headers))]
+        whole = [max(cell.cell_len for cell in cells) for cells in columns]
+        least = [
+            most if column.no_wrap else max(Text(word).cell_len for cell in cells for word in cell.plain.split() or [""])
+            for column, cells, most in zip(self.table.columns, columns, whole, strict=True)
+        ]
+        wanted = sum(whole) - sum(least)
+        for column, most, width in zip(self.table.columns, whole, least, strict=True):
+            column.width = width + spare * (most - width) // wanted
