@@ -276,4 +276,4 @@ def test_the_job_s_page_has_its_profiles(
         assert send(device, given, **outcome).status_code == 200
     page = Page(browser.get(f"/jobs/{asked[0]['job']}").text)
     says(page.text, "On devices", "1 × 64 tokens, 1 thread", "2 ms", "a token 3 ms", "500", "120 MB", "there is no sensor")
-    says(page.text, "out_of_memory", HOSTILE, "Ask for a smaller batch.", "waits for the device")
+    says(page.text, "out_of_memory", HOSTILE, "Ask for a batch of 1, or take", "waits for the device")
