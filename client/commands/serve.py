@@ -36,7 +36,7 @@ def serve(  # noqa: PLR0913 (Typer makes an option of each)
     """Answer what `lathe try` asks over HTTP, by one artifact: POST /v1/predict. Rows are batched by load. Ctrl-C ends it."""
     folder = Path(artifact)
     if not folder.is_dir():
-        folder = _downloaded(artifact, kind, out or folder)
+        folder = downloaded(artifact, kind, out or folder)
     options = {"host": host, "port": port, "target-ms": target_ms, "max-batch": max_batch, "queue": queue}
     options |= {name: value for name, value in (("threads", threads), ("max-body", max_body)) if value is not None}
     # -P: a folder named `compression` where the command is typed is not the engine.
@@ -49,7 +49,7 @@ def serve(  # noqa: PLR0913 (Typer makes an option of each)
     os.execv(command[0], command)  # noqa: S606 (this process becomes the server)
 
 
-def _downloaded(wanted: str, kind: str, out: Path) -> Path:
+def downloaded(wanted: str, kind: str, out: Path) -> Path:
     """Download an artifact, or the one of a job's headline in a format; return its folder."""
     if not wanted.startswith(("job_", "art_")):
         raise BadFolder(f"{wanted} is no folder", remedy="Name a folder that `lathe download` wrote, a job or an artifact.")

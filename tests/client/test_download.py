@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from app.jobs import jobs
 from client.api import Lathe
+from client.commands.serve import RECOMMENDED, downloaded
 from client.errors import BadFolder, Problem, WrongHash
 from client.transfers.download import SEGMENT, download, local_path
-from tests.client.conftest import FileServer, served
+from tests.app.api.conftest import add_artifact_of
+from tests.client.conftest import FileServer, Live, served
+from tests.client.figures import recommending
 
 SMALL = os.urandom(300_000)
 LARGE = os.urandom(1 << 20) * (2 * SEGMENT // (1 << 20)) + b"tail"
@@ -136,3 +140,15 @@ def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "in" / "link").symlink_to(tmp_path)
     with pytest.raises(BadFolder):
         local_path(tmp_path / "in", "link/x")
+
+
+def test_what_is_served_of_a_job_is_the_form_that_its_report_recommends(live: Live, job: str, tmp_path: Path) -> None:
+    found = recommending()
+
+    live.end(job, lambda session, claim: jobs.finish(session, claim, found.model_dump(mode="json"), []))
+    facts = [one.model_dump(mode="json") for one in found.artifacts]
+    for one in facts:
+        add_artifact_of(live.service, job, {"model": one["name"].encode()}, one, one["name"])
+    place = downloaded(job, RECOMMENDED, tmp_path)
+    assert place.name == found.to_run[0] != found.headline
+    assert (place / "model").read_bytes() == place.name.encode()
