@@ -27,12 +27,12 @@ def chosen_sizes(interface: Interface, request: ProfileRequest) -> tuple[dict[st
         most = interface.largest.get(axis, size)
         if axis in fixed and fixed[axis] != size:
             cause = f"The {axis} of {named} is fixed to {fixed[axis]} in the artifact's file, and {size} is asked for."
-            own = request.model_copy(update={key: fixed[axis]})
-            raise refused("unsupported", cause, f"Leave the {key} out, or ask for {fixed[axis]}.", subject=named, request=own)
+            fits = request.model_copy(update={key: fixed[axis]})
+            raise refused("unsupported", cause, f"Leave the {key} out, or ask for {fixed[axis]}.", subject=named, request=fits)
         if size > most:
             cause = f"The artifact takes a {axis} of at most {most} in {named}, and {size} is asked for."
-            own = request.model_copy(update={key: most})
-            raise refused("unsupported", cause, f"Ask for a {key} of at most {most}.", subject=named, request=own)
+            fits = request.model_copy(update={key: most})
+            raise refused("unsupported", cause, f"Ask for a {key} of at most {most}.", subject=named, request=fits)
         sizes[axis] = size
     square = sizes.get(HEIGHT) if LENGTH not in sizes and sizes.get(HEIGHT) == sizes.get(WIDTH) else None
     return sizes, request.model_copy(update={"length": sizes.get(LENGTH), "resolution": square})
