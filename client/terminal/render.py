@@ -16,6 +16,7 @@ from compression.schema.report.draws import Interval
 from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm_eval
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Artifact, Report, Verdict
+from compression.schema.report.targets import bound_text, spoken, target_text
 from compression.schema.stages import Stage
 from compression.schema.tasks import row_of
 
@@ -183,15 +184,16 @@ def verdict_text(name: str, verdict: Verdict) -> str:
     """met: parameter reduction 35.8 % (target 30.5 %)."""
 
     def figure(value: float) -> str:
-        return f"{value:.2f}{TIMES}" if name == "speed_up" else percent(value)
+        return target_text(name, value, verdict.metric)
 
     found = "not measured" if verdict.value is None else figure(verdict.value)
-    if verdict.split is not None and verdict.value is not None:
-        found += f" on {verdict.split}"
+    if (place := verdict.device or (verdict.split if verdict.value is not None else None)) is not None:
+        found += f" on {place}"
     if verdict.interval is not None:
         found += f", 95 % interval {figure(verdict.interval[0])} to {figure(verdict.interval[1])}"
     code = f"; {verdict.code}" if verdict.code is not None and verdict.value is not None else ""
-    return f"{verdict.status}: {name.replace('_', ' ')} {found} (target {figure(verdict.target)}{code})"
+    bound = bound_text(name, verdict.target, verdict.metric, at_most=verdict.at_most)
+    return f"{verdict.status}: {spoken(name)} {found} (target {bound}{code})"
 
 
 def remedy_text(remedy: Remedy) -> str:

@@ -14,6 +14,7 @@ from compression.schema.report.instruction_sets import ComparedAnswers, NotCompa
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
 from compression.schema.report.operators import Operators
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
+from compression.schema.report.targets import Target, asked
 from compression.schema.stages import Stage
 
 
@@ -82,7 +83,7 @@ Code = Literal["baseline_not_converged", "not_measured"]
 
 
 class Verdict(Config):
-    """One target, and whether the headline artifact meets it."""
+    """One target, and whether the headline artifact meets it. Values are in the unit of their target."""
 
     target: float
     value: Annotated[float | None, Field(description="null where it was not measured.")]
@@ -92,8 +93,13 @@ class Verdict(Config):
     code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
     reason: Annotated[str | None, Field(description="The same for people.")] = None
     split: Literal["validation", "test"] | None = None
-    """For retention: the split of `value`; test only in older reports."""
+    """For retention and score: the split of `value`; test only in older reports."""
     interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
+    at_most: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Whether the value may be at most the target, as parameters, milliseconds and perplexities; else at least."""
+    metric: Annotated[str | None, Field(description="Of a score.", exclude_if=lambda value: value is None)] = None
+    device: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a latency on another machine than the worker: the device's name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -183,18 +189,20 @@ class Report(Config):
         return tuple(several.values()) or (name,)
 
 
-def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:
-    """Compare an artifact's ratios with the targets; return one verdict per target."""
-    return {name: _verdict(name, found, getattr(targets, name)) for name in Targets.model_fields}
+def verdicts(row: Row, targets: Targets) -> dict[str, Verdict]:
+    """Compare a row with the targets; return one verdict for each that the job has."""
+    return {kind.name: _verdict(kind, row, targets) for kind in asked(targets)}
 
 
-def _verdict(name: str, found: Ratios, target: float) -> Verdict:
-    facts: dict[str, Any] = {"target": target, "value": found.value_of(name)}
-    if name == "retention":
-        facts |= {"split": found.judged_on, "interval": found.judged_interval}
+def _verdict(kind: Target, row: Row, targets: Targets) -> Verdict:
+    facts = {"target": kind.bound(targets), "value": kind.value(row), "at_most": kind.at_most(row), **kind.facts(row)}
+    if (device := kind.device(targets)) is not None:
+        facts |= {"value": None, "device": device}
+        reason = f"No profile of the shipped artifact on {device} is in this report: name it in evaluate.devices."
+        return Verdict(**facts, met=False, **{**_NOT_MEASURED, "reason": reason})
     if facts["value"] is None:
         return Verdict(**facts, met=False, **_NOT_MEASURED)
-    if name == "retention" and found.baseline_not_converged:
+    if kind.by_baseline and row.ratios.baseline_not_converged:
         return Verdict(**facts, met=False, **_NOT_CONVERGED)
-    met = facts["value"] >= target
+    met = kind.is_reached(row, targets)
     return Verdict(**facts, met=met, status="met" if met else "missed")
