@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.core.redaction import redact_paths
+from app.jobs import profiles
 from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
@@ -110,11 +111,12 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
     student = next((known for role, known in beside if role == STUDENT), None)
     teachers = [known for role, known in beside if role == TEACHER]
+    aims: dict[str, Any] = {"targets": body.targets, "devices": profiles.list_device_names(session, team)}
     if len(facts) == 1:
-        forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers), []
+        forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers, **aims), []
     else:
         each = dict(zip(names, facts, strict=True))
-        forecast = preflight_several(about, each, recipe, body.evaluate, student, teachers)
+        forecast = preflight_several(about, each, recipe, body.evaluate, student, teachers, **aims)
         parts = [
             JobDataset(position=place, dataset_id=dataset.id, name=name)
             for place, (dataset, name) in enumerate(zip(datasets, names, strict=True))

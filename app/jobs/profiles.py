@@ -52,6 +52,11 @@ def count_waiting(session: Session, devices: list[str]) -> dict[str, int]:
     return dict(session.execute(query.group_by(Profile.device_id)).tuples().all())
 
 
+def list_device_names(session: Session, team: str) -> list[str]:
+    """Return the names of all the team's devices."""
+    return list(session.scalars(select(Device.name).where(Device.team_id == team, Device.deleted_at.is_(None))))
+
+
 def device_names(session: Session, ids: set[str]) -> dict[str, str]:
     """Return the names of devices, including removed ones."""
     return dict(session.execute(select(Device.id, Device.name).where(Device.id.in_(ids))).tuples().all())
