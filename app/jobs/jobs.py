@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, defer, joinedload
 from app.core import logs, traces
 from app.core.errors import NotFound, WrongState
 from app.core.failures import describe_failure
-from app.jobs import fair_share
+from app.jobs import fair_share, own_profiles
 from app.jobs.fencing import Claim as Claim, StaleFence as StaleFence, held_under, update_fenced, update_job, was_written
 from app.jobs.stage_results import add_artifacts
 from app.store import quotas, resources
@@ -236,12 +236,14 @@ def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
     """End with an error that the sender must fix; no retry. Raises StaleFence."""
     ended = _end_values(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
+    own_profiles.fail_queued(session, claim.job.id, "The job has failed.")
 
 
 def mark_cancelled(session: Session, claim: Claim) -> None:
     """Record that the work stopped as requested. Raises StaleFence."""
     ended = _end_values(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
+    own_profiles.fail_queued(session, claim.job.id, "The job was cancelled.")
 
 
 def _end_values(progress: dict[str, Any] | None) -> dict[str, Any]:
@@ -318,6 +320,8 @@ def _requeue_or_fail(
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
         happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
         wake_after_commit(session, JOBS)
+    if values["state"] in TERMINAL:
+        own_profiles.fail_queued(session, job_id, f"The job is {values['state']}.")
     return update_job(session, job_id, *held_under(fence), *more, events=happened, **values) is not None
 
 

@@ -87,6 +87,16 @@ def _find_others(session: Session, team: str, body: JobCreate) -> list[tuple[str
     return [(role, _get_ready(session, Model, team, identifier, param)) for role, identifier, param in named]
 
 
+def _check_devices(session: Session, team: str, body: JobCreate) -> list[str]:
+    """Return the names of the team's devices. Raises InvalidRequest for one in evaluate.devices that is not among them."""
+    names = profiles.list_device_names(session, team)
+    for place, name in enumerate(body.evaluate.devices):
+        if name not in names:
+            remedy = f"The team has {', '.join(names)}." if names else "Register it: lathe device register."
+            raise InvalidRequest(f"no device {name!r}", param=f"evaluate.devices.{place}", remedy=remedy)
+    return names
+
+
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     """Check recipe, model, data and how they fit together; return the job's row, not stored yet, and the forecast.
 
@@ -111,7 +121,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
     student = next((known for role, known in beside if role == STUDENT), None)
     teachers = [known for role, known in beside if role == TEACHER]
-    aims: dict[str, Any] = {"targets": body.targets, "devices": profiles.list_device_names(session, team)}
+    aims: dict[str, Any] = {"targets": body.targets, "devices": _check_devices(session, team, body)}
     if len(facts) == 1:
         forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers, **aims), []
     else:

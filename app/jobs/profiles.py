@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import InvalidRequest, LeaseLost, NotFound, Problem
+from app.core.ids import new_id
 from app.jobs.predictions import find_dataset
 from app.store import quotas
 from app.store.clock import now
@@ -79,9 +80,16 @@ def given_to(device: str | None) -> tuple[ColumnElement[bool], ...]:
 
 
 def create(
-    session: Session, team: str, key_id: str, artifact_id: str, device: str, request: contract.ProfileRequest
+    session: Session,
+    team: str,
+    key_id: str,
+    artifact_id: str,
+    device: str,
+    request: contract.ProfileRequest,
+    *,
+    profile_id: str | None = None,
 ) -> Profile:
-    """Store a request to profile an artifact on a device, named by id or name.
+    """Store a request to profile an artifact on a device, named by id or name. profile_id: null makes a new one.
 
     Raises NotFound, InvalidRequest with the field, QuotaExceeded.
     """
@@ -95,6 +103,7 @@ def create(
     _check_size(session, artifact, request)
     quotas.admit_profile(session, team)
     row = Profile(
+        id=profile_id or new_id("prf"),
         team_id=team,
         job_id=artifact.job_id,
         artifact_id=artifact.id,

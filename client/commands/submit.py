@@ -38,6 +38,22 @@ def targets(given: list[str]) -> dict[str, Any]:
     return found
 
 
+def evaluation(given: list[str]) -> dict[str, Any]:
+    """Parse --evaluate; devices=pi,jetson is a list of names."""
+    found = values("--evaluate", given)
+    if isinstance(found.get("devices"), str):
+        found["devices"] = found["devices"].split(",")
+    return found
+
+
+def check_devices(lathe: Lathe, names: list[str]) -> None:
+    """Refuse a device that the team does not have, before anything is uploaded. Raises BadParameter."""
+    known = [device.name for device in lathe.devices()]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"no device {name!r}; the team has {', '.join(known) or 'none'}", param_hint="--evaluate")
+
+
 def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | dict[str, Any]:
     """Return a preset's name, a preset with changes, or a file's recipe with them. Raises BadRecipe.
 
@@ -96,7 +112,7 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
 ) -> None:
     """Submit a job: lathe submit --model ./model --data ./data --recipe quick --set prune.ratio=0.4 --wait."""
     body: dict[str, Any] = {"labels": pairs("--label", label or []), "priority": priority, "deadline_seconds": deadline}
-    given = {"targets": targets(target or []), "evaluate": values("--evaluate", evaluate or [])}
+    given = {"targets": targets(target or []), "evaluate": evaluation(evaluate or [])}
     body |= {"name": name} | {key: value for key, value in given.items() if value}
     changes, columns = (
         values("--set", set_ or []),
@@ -106,6 +122,8 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     body["recipe"] = chosen = choose_recipe(lathe, recipe_, changes)
     if not isinstance(chosen, str):
         lathe.check_recipe(chosen)  # before anything is uploaded for it
+    if isinstance(named := given["evaluate"].get("devices"), list):
+        check_devices(lathe, named)
     body["models"] = data.resolve_models(lathe, model, student, teacher or [])
     body["datasets"] = [
         data.resolve(lathe, "datasets", place, task=one, columns=columns) for place, one in zip(data_, tasks, strict=True)

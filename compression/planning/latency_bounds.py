@@ -65,6 +65,8 @@ def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str])
         return
     name, known = asked.elsewhere, described_device(asked.elsewhere)
     if name in registered:
+        if name not in job.evaluate.devices:
+            yield f"targets.latency_ms names {name}, which measures nothing in this job: put it into evaluate.devices."
         return
     if known is None:
         yield (

@@ -238,6 +238,9 @@ class LmEval(Config):
         return self
 
 
+DEVICE_SECONDS = 900.0
+
+
 class JobEvaluate(Config):
     """The metric, and the shape at which latency is measured. Baseline and candidate are interleaved in one process."""
 
@@ -262,6 +265,19 @@ class JobEvaluate(Config):
     raw_inputs: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """Of images: the job's ONNX files read them decoded and resized, as uint8 (batch, height, width, 3), and rescale, normalize
     and transpose them; latency includes that. false: float32 (batch, 3, height, width), normalized."""
+    devices: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
+        Field(max_length=16, json_schema_extra={"uniqueItems": True}, exclude_if=lambda value: not value),
+    ] = ()
+    """Names of the team's devices that profile the shipped artifact, at this batch, length and threads, before the job ends."""
+    device_seconds: Annotated[float, Field(ge=1, le=86400, exclude_if=lambda value: value == DEVICE_SECONDS)] = DEVICE_SECONDS
+    """Most seconds that the job waits for them. What is not there by then is not_measured in the report."""
+
+    @model_validator(mode="after")
+    def _each_device_once(self) -> "JobEvaluate":
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices names the same device twice")
+        return self
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""

@@ -1,5 +1,6 @@
 """The result of a job: its rows, its artifacts, and the report built from them."""
 
+from statistics import mean
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -9,6 +10,7 @@ from compression.schema.config import Config
 from compression.schema.file_names import portable
 from compression.schema.recipe.base import JobTask, Task
 from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
@@ -111,6 +113,12 @@ class Verdict(Config):
             return {**given, "status": "met"}
         return {**given, **(_NOT_MEASURED if given.get("value") is None else {"status": "missed"})}
 
+    def measured(self, value: float) -> "Verdict":
+        """Return the verdict on a value that was measured later."""
+        met = value <= self.target if self.at_most else value >= self.target
+        changes = {"value": value, "met": met, "status": "met" if met else "missed", "code": None, "reason": None}
+        return self.model_copy(update=changes)
+
 
 _NOT_MEASURED = {
     "status": "unproven",
@@ -178,6 +186,8 @@ class Report(Config):
     """By axis: hidden with its heads, ffn, layers; empty unless requested."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
+    devices: Annotated[tuple[DeviceRow, ...], Field(exclude_if=lambda value: not value)] = ()
+    """What evaluate.devices measured of the shipped artifacts."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES)] = ()
     """Some rows of test, drawn at random; `answers` of each artifact are to them. None in older reports."""
 
@@ -187,6 +197,27 @@ class Report(Config):
         best = self.recommended
         name, several = (self.headline, self.headlines) if best is None else (best.artifact, best.artifacts)
         return tuple(several.values()) or (name,)
+
+    @property
+    def shipped(self) -> tuple[str, ...]:
+        """Return the names of the headline's artifacts, one for each dataset."""
+        return tuple(self.headlines.values()) or (self.headline,)
+
+    def with_devices(self, rows: tuple[DeviceRow, ...]) -> "Report":
+        """Return the report with what devices measured, and with its target of latency judged by its device.
+
+        Of several datasets, the mean over their artifacts counts, as in the rows; it needs all of them.
+        """
+        verdicts = dict(self.verdicts)
+        for name, verdict in self.verdicts.items():
+            own = [row for row in rows if row.device == verdict.device]
+            found = [row.latency_ms for row in own if row.latency_ms is not None]
+            if found and len(found) == len(own):
+                verdicts[name] = verdict.measured(mean(found))
+            elif own:
+                lacking = next(row for row in own if row.latency_ms is None)
+                verdicts[name] = verdict.model_copy(update={"reason": lacking.text})
+        return self.model_copy(update={"devices": rows, "verdicts": verdicts})
 
 
 def verdicts(row: Row, targets: Targets) -> dict[str, Verdict]:

@@ -28,4 +28,6 @@ def test_a_forecast_bounds_a_latency_by_a_data_sheet_and_a_registered_device_is_
     assert "less than its data sheet allows" in warned("H100-SXM")
     assert "No device bench is registered" in warned("bench")
     assert http.post("/v1/devices", json={"name": "bench"}).status_code == 201
-    assert "No device bench" not in warned("bench")
+    assert "bench, which measures nothing in this job: put it into evaluate.devices" in warned("bench")
+    body = {**request_body, "evaluate": {"devices": ["bench"]}, "targets": {"latency_ms": {"value": 1, "device": "bench"}}}
+    assert "bench" not in " ".join(http.post("/v1/jobs?validate_only=true", json=body).json()["warnings"])
