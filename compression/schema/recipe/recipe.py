@@ -279,6 +279,11 @@ class JobEvaluate(Config):
             raise ValueError("devices names the same device twice")
         return self
 
+    @property
+    def without_devices(self) -> "JobEvaluate":
+        """Return the part that the engine evaluates."""
+        return self.model_copy(update={"devices": (), "device_seconds": DEVICE_SECONDS})
+
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""
         keys = {key: getattr(self, key) for key in OF_EACH}

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
 from client.terminal.render import report_markdown
+from compression.schema.job_spec import Spec
 from compression.schema.profile import Profile
 from compression.schema.profile_figures import ProfileFigures
-from compression.schema.recipe.recipe import Targets
+from compression.schema.recipe.recipe import JobEvaluate, Targets
 from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.report import Report, verdicts
 from tests.client.figures import report
@@ -53,3 +57,12 @@ def test_the_table_lists_devices_and_a_report_without_them_is_as_before() -> Non
     assert "pi: b not measured: It was off." in text
     assert "devices" not in report().model_dump()
     assert "On devices" not in report_markdown(report())
+
+
+def test_the_engine_refuses_devices_which_it_cannot_ask() -> None:
+    data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
+    plain: dict[str, Any] = {"model": "model", "data": data, "output": "out"}
+    named = JobEvaluate(devices=("pi",), device_seconds=5, threads=2)
+    with pytest.raises(ValidationError, match=r"evaluate\.devices are asked by a service's worker"):
+        Spec(**plain, evaluate=named)
+    assert Spec(**plain, evaluate=named.without_devices).evaluate == JobEvaluate(threads=2)
