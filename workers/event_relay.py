@@ -149,9 +149,12 @@ class EventRelay:
 
     def _with_devices(self, report: Report) -> Report:
         """Return the report with the rows of the devices that the job names, once they are there or their time is over."""
-        if not self.claim.job.evaluate.get("devices"):
+        names = self.claim.job.evaluate.get("devices")
+        if not names:
             return report
         self.engine.stop()  # nothing more is needed of it, and the wait may be long
+        said = Log(message=f"Waiting until the shipped artifact is profiled on {', '.join(names)}.")
+        self._record("log", said.model_dump(mode="json", exclude={"type"}))
 
         def check() -> None:
             for reason in ("lost", "cancel", "overdue", "drain"):

@@ -100,6 +100,8 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
         cancel_requested_at=now(),
         finished_at=now(),
     )
+    if gone is not None:
+        own_profiles.fail_queued(session, job_id, "The job was cancelled.")
     asked = gone or update_job(
         session,
         job_id,
@@ -361,11 +363,14 @@ def fail_overdue(session: Session) -> list[str]:
     late = late.order_by(Job.team_id).with_for_update(skip_locked=True)
     error = describe_failure("deadline_exceeded")
     values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now()}
-    return [
+    failed = [
         job_id
         for job_id in session.scalars(late).all()
         if update_job(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
     ]
+    for job_id in failed:
+        own_profiles.fail_queued(session, job_id, "The job has failed.")
+    return failed
 
 
 def has_waiting_job(session: Session, memory_bytes: int | None = None) -> bool:

@@ -22,6 +22,8 @@ from compression.schema.tasks import TASKS
 
 ALIKE = ("models.base", "datasets", "evaluate.")
 """If these differ, the figures are not comparable."""
+ELSEWHERE = "evaluate.device"
+"""Keys that begin so say where else the result is measured, which no figure here is of."""
 WINDOW = ("evaluate.window", "recipe.train.max_length")
 """For causal-lm: the window of a perplexity, and its default."""
 SEED = "recipe.train.seed"
@@ -128,6 +130,8 @@ def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
     def matters(key: str) -> bool:
         if key in WINDOW:
             return len(windows) > 1
+        if key.startswith(ELSEWHERE):
+            return False
         return key.startswith(ALIKE) or (key == SEED and bool(texts))
 
     apart = [key for key in found if matters(key)]

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.accounts import devices
 from app.jobs import device_rows, fencing, jobs, own_profiles, profiles
 from app.store.clock import now
-from app.store.models import Artifact, Device, Profile, Team
+from app.store.models import Artifact, Device, Job, Profile, Team
 from compression.schema import profile as contract
 from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.schema.recipe.recipe import JobEvaluate
@@ -89,7 +89,7 @@ def test_a_failure_a_silence_and_a_removed_device_are_rows_with_their_reason(tra
         assert (removed.state, removed.reason) == ("not_measured", "The device was removed.")
 
 
-@pytest.mark.parametrize("end", ["cancelled", "failed"])
+@pytest.mark.parametrize("end", ["cancelled", "failed", "cancelled while it waits for a worker", "late while it waits"])
 def test_what_no_device_has_begun_ends_with_a_job_that_ends_early(transaction: SessionMaker, end: str) -> None:
     with transaction() as session:
         claim, _ = begun(session)
@@ -99,8 +99,16 @@ def test_what_no_device_has_begun_ends_with_a_job_that_ends_early(transaction: S
     with transaction() as session:
         if end == "cancelled":
             jobs.mark_cancelled(session, claim)
-        else:
+        elif end == "failed":
             jobs.fail(session, claim, {"code": "x"})
+        else:
+            jobs.release(session, claim)
+            assert {row.state for row in stored(session)} == {"queued"}  # for the next worker
+            if end == "late while it waits":
+                session.execute(update(Job).values(deadline_at=now(-1)))
+                assert jobs.fail_overdue(session) == [claim.job.id]
+            else:
+                jobs.cancel(session, claim.job.team_id, claim.job.id)
     with transaction() as session:
         states = {row.id: row.state for row in stored(session)}
         assert states.pop(theirs.id) == "queued"
