@@ -33,6 +33,7 @@ from compression.schema.events import (
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.system.memory import killed_for_memory
+from workers.device_wait import wait_for_devices
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
 from workers.job_inputs import needed_bytes
@@ -140,11 +141,27 @@ class EventRelay:
         if self.report is None:
             self._raise_cause()
         self._check_interrupts()
+        report = self._with_devices(self.report).model_dump(mode="json")
         self.lease.close()
         crash_points.reach("worker_before_final_commit")
-        report = self.report.model_dump(mode="json")
         self._write(lambda session: jobs.finish(session, self.claim, report, self.pending))
         crash_points.reach("worker_after_final_commit")
+
+    def _with_devices(self, report: Report) -> Report:
+        """Return the report with the rows of the devices that the job names, once they are there or their time is over."""
+        names = self.claim.job.evaluate.get("devices")
+        if not names:
+            return report
+        self.engine.stop()  # nothing more is needed of it, and the wait may be long
+        said = Log(message=f"Waiting until the shipped artifact is profiled on {', '.join(names)}.")
+        self._record("log", said.model_dump(mode="json", exclude={"type"}))
+
+        def check() -> None:
+            for reason in ("lost", "cancel", "overdue", "drain"):
+                if getattr(self.lease, reason).is_set():
+                    self._stop(reason)
+
+        return report.with_devices(wait_for_devices(self.claim, report, self.lease, check))
 
     def _raise_cause(self) -> NoReturn:
         """Raise the error that an end without a report means."""
@@ -258,6 +275,8 @@ class EventRelay:
         with reading() as session:
             rows, names = stage_results.list_results(session, self.claim.job.id)
         names |= {artifact.name for artifact, _ in self.pending}
+        if report.devices:
+            raise Untrustworthy("the report has rows of devices, which no engine can ask")
         if [row.model_dump(mode="json") for row in report.rows] != rows:
             raise Untrustworthy("the report's rows are not those of its stages")
         taken = {report.headline, *report.headlines.values()}

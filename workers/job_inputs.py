@@ -105,7 +105,7 @@ def write_inputs(
         data=data.get("data"),
         parts=tuple(parts),
         recipe=Recipe.model_validate(job.recipe),
-        evaluate=JobEvaluate.model_validate(job.evaluate),
+        evaluate=JobEvaluate.model_validate(job.evaluate).without_devices,  # the worker asks them, engines have no network
         targets=Targets.model_validate(job.targets),
         output="out",
         resume="resume" if inputs.done else None,

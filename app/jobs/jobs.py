@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, defer, joinedload
 from app.core import logs, traces
 from app.core.errors import NotFound, WrongState
 from app.core.failures import describe_failure
-from app.jobs import fair_share
+from app.jobs import fair_share, own_profiles
 from app.jobs.fencing import Claim as Claim, StaleFence as StaleFence, held_under, update_fenced, update_job, was_written
 from app.jobs.stage_results import add_artifacts
 from app.store import quotas, resources
@@ -100,6 +100,8 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
         cancel_requested_at=now(),
         finished_at=now(),
     )
+    if gone is not None:
+        own_profiles.fail_queued(session, job_id, "The job was cancelled.")
     asked = gone or update_job(
         session,
         job_id,
@@ -236,12 +238,14 @@ def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
     """End with an error that the sender must fix; no retry. Raises StaleFence."""
     ended = _end_values(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
+    own_profiles.fail_queued(session, claim.job.id, "The job has failed.")
 
 
 def mark_cancelled(session: Session, claim: Claim) -> None:
     """Record that the work stopped as requested. Raises StaleFence."""
     ended = _end_values(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
     update_fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
+    own_profiles.fail_queued(session, claim.job.id, "The job was cancelled.")
 
 
 def _end_values(progress: dict[str, Any] | None) -> dict[str, Any]:
@@ -318,6 +322,8 @@ def _requeue_or_fail(
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
         happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
         wake_after_commit(session, JOBS)
+    if values["state"] in TERMINAL:
+        own_profiles.fail_queued(session, job_id, f"The job is {values['state']}.")
     return update_job(session, job_id, *held_under(fence), *more, events=happened, **values) is not None
 
 
@@ -357,11 +363,14 @@ def fail_overdue(session: Session) -> list[str]:
     late = late.order_by(Job.team_id).with_for_update(skip_locked=True)
     error = describe_failure("deadline_exceeded")
     values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now()}
-    return [
+    failed = [
         job_id
         for job_id in session.scalars(late).all()
         if update_job(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
     ]
+    for job_id in failed:
+        own_profiles.fail_queued(session, job_id, "The job has failed.")
+    return failed
 
 
 def has_waiting_job(session: Session, memory_bytes: int | None = None) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.core.redaction import redact_paths
+from app.jobs import profiles
 from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
@@ -86,6 +87,16 @@ def _find_others(session: Session, team: str, body: JobCreate) -> list[tuple[str
     return [(role, _get_ready(session, Model, team, identifier, param)) for role, identifier, param in named]
 
 
+def _check_devices(session: Session, team: str, body: JobCreate) -> list[str]:
+    """Return the names of the team's devices. Raises InvalidRequest for one in evaluate.devices that is not among them."""
+    names = profiles.list_device_names(session, team)
+    for place, name in enumerate(body.evaluate.devices):
+        if name not in names:
+            remedy = f"The team has {', '.join(names)}." if names else "Register it: lathe device register."
+            raise InvalidRequest(f"no device {name!r}", param=f"evaluate.devices.{place}", remedy=remedy)
+    return names
+
+
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     """Check recipe, model, data and how they fit together; return the job's row, not stored yet, and the forecast.
 
@@ -110,11 +121,12 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
     student = next((known for role, known in beside if role == STUDENT), None)
     teachers = [known for role, known in beside if role == TEACHER]
+    aims: dict[str, Any] = {"targets": body.targets, "devices": _check_devices(session, team, body)}
     if len(facts) == 1:
-        forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers), []
+        forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers, **aims), []
     else:
         each = dict(zip(names, facts, strict=True))
-        forecast = preflight_several(about, each, recipe, body.evaluate, student, teachers)
+        forecast = preflight_several(about, each, recipe, body.evaluate, student, teachers, **aims)
         parts = [
             JobDataset(position=place, dataset_id=dataset.id, name=name)
             for place, (dataset, name) in enumerate(zip(datasets, names, strict=True))

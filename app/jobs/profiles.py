@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, delete as deleting, func, select, 
 from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import InvalidRequest, LeaseLost, NotFound, Problem, WrongState
+from app.core.ids import new_id
 from app.jobs.predictions import find_dataset
 from app.store import quotas
 from app.store.clock import now
@@ -52,6 +53,11 @@ def count_waiting(session: Session, devices: list[str]) -> dict[str, int]:
     return dict(session.execute(query.group_by(Profile.device_id)).tuples().all())
 
 
+def list_device_names(session: Session, team: str) -> list[str]:
+    """Return the names of all the team's devices."""
+    return list(session.scalars(select(Device.name).where(Device.team_id == team, Device.deleted_at.is_(None))))
+
+
 def device_names(session: Session, ids: set[str]) -> dict[str, str]:
     """Return the names of devices, including removed ones."""
     return dict(session.execute(select(Device.id, Device.name).where(Device.id.in_(ids))).tuples().all())
@@ -74,9 +80,16 @@ def given_to(device: str | None) -> tuple[ColumnElement[bool], ...]:
 
 
 def create(
-    session: Session, team: str, key_id: str, artifact_id: str, device: str, request: contract.ProfileRequest
+    session: Session,
+    team: str,
+    key_id: str,
+    artifact_id: str,
+    device: str,
+    request: contract.ProfileRequest,
+    *,
+    profile_id: str | None = None,
 ) -> Profile:
-    """Store a request to profile an artifact on a device, named by id or name.
+    """Store a request to profile an artifact on a device, named by id or name. profile_id: null makes a new one.
 
     Raises NotFound, InvalidRequest with the field, QuotaExceeded.
     """
@@ -90,6 +103,7 @@ def create(
     _check_size(session, artifact, request)
     quotas.admit_profile(session, team)
     row = Profile(
+        id=profile_id or new_id("prf"),
         team_id=team,
         job_id=artifact.job_id,
         artifact_id=artifact.id,

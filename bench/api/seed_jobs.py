@@ -101,7 +101,7 @@ def report(parameters: int) -> Report:
         sensitivity={},
         ratios=rows[-1].ratios,
         targets=Targets(),
-        verdicts=verdicts(rows[-1].ratios, Targets()),
+        verdicts=verdicts(rows[-1], Targets()),
         artifacts=(artifact,),
         recipe=PRESETS["standard"][0],
         splits={},

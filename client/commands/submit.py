@@ -26,6 +26,34 @@ def values(option: str, given: list[str]) -> dict[str, Any]:
     return found
 
 
+def targets(given: list[str]) -> dict[str, Any]:
+    """Parse --target; latency_ms=120 is a latency on the worker, latency_ms=120@jetson on a device."""
+    found = values("--target", given)
+    latency = found.get("latency_ms")
+    if isinstance(latency, int | float):
+        found["latency_ms"] = {"value": latency}
+    elif isinstance(latency, str) and "@" in latency:
+        number, _, device = latency.partition("@")
+        found["latency_ms"] = {"value": values("--target", [f"value={number}"])["value"], "device": device}
+    return found
+
+
+def evaluation(given: list[str]) -> dict[str, Any]:
+    """Parse --evaluate; devices=pi,jetson is a list of names."""
+    found = values("--evaluate", given)
+    if isinstance(found.get("devices"), str):
+        found["devices"] = found["devices"].split(",")
+    return found
+
+
+def check_devices(lathe: Lathe, names: list[str]) -> None:
+    """Refuse a device that the team does not have, before anything is uploaded. Raises BadParameter."""
+    known = [device.name for device in lathe.devices()]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"no device {name!r}; the team has {', '.join(known) or 'none'}", param_hint="--evaluate")
+
+
 def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | dict[str, Any]:
     """Return a preset's name, a preset with changes, or a file's recipe with them. Raises BadRecipe.
 
@@ -51,6 +79,7 @@ STUDENT_HELP = "Train this model in place of the pruned one: an id or a local fo
 TEACHER_HELP = "A model tuned on the task that teaches too: an id or a local folder. Repeatable."
 RECIPE_HELP = "A recipe's name (lathe recipe ls) or a file (lathe recipe init)."
 RecipeName = Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, autocompletion=recipe_names)]
+TARGET_HELP = "Change a target: retention=0.98, parameters=1.5e9, score=74.3, latency_ms=120@jetson. Repeatable."
 EVALUATE_HELP = (
     'The score\'s metric, for all datasets (metric=f1) or one for each (metric=\'["f1", "auto"]\'), and where latency is '
     "measured (threads=2). Repeatable."
@@ -66,7 +95,7 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     teacher: Annotated[list[str] | None, typer.Option(help=TEACHER_HELP)] = None,
     recipe_: RecipeName = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help=TARGET_HELP)] = None,
     evaluate: Annotated[list[str] | None, typer.Option(help=EVALUATE_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; by default its model and data.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
@@ -83,7 +112,7 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
 ) -> None:
     """Submit a job: lathe submit --model ./model --data ./data --recipe quick --set prune.ratio=0.4 --wait."""
     body: dict[str, Any] = {"labels": pairs("--label", label or []), "priority": priority, "deadline_seconds": deadline}
-    given = {"targets": values("--target", target or []), "evaluate": values("--evaluate", evaluate or [])}
+    given = {"targets": targets(target or []), "evaluate": evaluation(evaluate or [])}
     body |= {"name": name} | {key: value for key, value in given.items() if value}
     changes, columns = (
         values("--set", set_ or []),
@@ -93,6 +122,8 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     body["recipe"] = chosen = choose_recipe(lathe, recipe_, changes)
     if not isinstance(chosen, str):
         lathe.check_recipe(chosen)  # before anything is uploaded for it
+    if isinstance(named := given["evaluate"].get("devices"), list):
+        check_devices(lathe, named)
     body["models"] = data.resolve_models(lathe, model, student, teacher or [])
     body["datasets"] = [
         data.resolve(lathe, "datasets", place, task=one, columns=columns) for place, one in zip(data_, tasks, strict=True)

@@ -17,10 +17,13 @@ from client.terminal.text import one_line
 from client.types import Job, Report
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, Row, Score
+from compression.schema.report.targets import spoken
 from compression.schema.tasks import TASKS
 
 ALIKE = ("models.base", "datasets", "evaluate.")
 """If these differ, the figures are not comparable."""
+ELSEWHERE = "evaluate.device"
+"""Keys that begin so say where else the result is measured, which no figure here is of."""
 WINDOW = ("evaluate.window", "recipe.train.max_length")
 """For causal-lm: the window of a perplexity, and its default."""
 SEED = "recipe.train.seed"
@@ -103,8 +106,8 @@ class Compared:
         row, report = self.row, self.report
         stage, *cells = render.cells(row, task=self.job.task) if row else ("–",) * len(render.HEADERS)
         met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
-        unproven = [name for name, verdict in report.verdicts.items() if verdict.status == "unproven"] if report else []
-        met += f"; unproven: {', '.join(unproven)}".replace("_", " ") if unproven else ""
+        unproven = [spoken(name) for name, verdict in report.verdicts.items() if verdict.status == "unproven"] if report else []
+        met += f"; unproven: {', '.join(unproven)}" if unproven else ""
         met += " (baseline_not_converged)" if row and row.ratios.baseline_not_converged else ""
         return {
             "name": self.job.name,
@@ -135,6 +138,8 @@ def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
     def matters(key: str) -> bool:
         if key in WINDOW:
             return len(windows) > 1
+        if key.startswith(ELSEWHERE):
+            return False
         return key.startswith(ALIKE) or (key == SEED and bool(texts))
 
     apart = [key for key in found if matters(key)]

@@ -17,6 +17,7 @@ from compression.schema.report.draws import Interval
 from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm_eval
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Artifact, Report, Verdict
+from compression.schema.report.targets import bound_text, spoken, target_text
 from compression.schema.stages import Stage
 from compression.schema.tasks import row_of
 
@@ -184,15 +185,16 @@ def verdict_text(name: str, verdict: Verdict) -> str:
     """met: parameter reduction 35.8 % (target 30.5 %)."""
 
     def figure(value: float) -> str:
-        return f"{value:.2f}{TIMES}" if name == "speed_up" else percent(value)
+        return target_text(name, value, verdict.metric)
 
     found = "not measured" if verdict.value is None else figure(verdict.value)
-    if verdict.split is not None and verdict.value is not None:
-        found += f" on {verdict.split}"
+    if (place := verdict.device or (verdict.split if verdict.value is not None else None)) is not None:
+        found += f" on {place}"
     if verdict.interval is not None:
         found += f", 95 % interval {figure(verdict.interval[0])} to {figure(verdict.interval[1])}"
     code = f"; {verdict.code}" if verdict.code is not None and verdict.value is not None else ""
-    return f"{verdict.status}: {name.replace('_', ' ')} {found} (target {figure(verdict.target)}{code})"
+    bound = bound_text(name, verdict.target, verdict.metric, at_most=verdict.at_most)
+    return f"{verdict.status}: {spoken(name)} {found} (target {bound}{code})"
 
 
 def remedy_text(remedy: Remedy) -> str:
@@ -305,6 +307,7 @@ def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple
     yield "", [(report.choice, "")] if report.choice else []
     if (best := report.recommended) is not None:
         yield f"Recommended, {quote}{best.artifact}{quote}:", [(best.why, ""), *_judged(best.verdicts)]
+    yield "On devices:", [(row.text, "") for row in report.devices]
     yield "To try:", [(line, "") for line in remedies(report)]
     yield "Notes:", [(line, "") for line in notes(report)]
 

@@ -21,7 +21,8 @@ from compression.schema.recipe.presets import LANGUAGE, usual
 from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
-from compression.schema.report.measurements import Remedy, Row, Score
+from compression.schema.report.measurements import Remedy, Row, Score, of_unit
+from compression.schema.report.targets import TARGETS, spoken
 from compression.schema.schemes import SCHEMES
 from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage, wanted
 from compression.schema.tasks import TASKS
@@ -78,8 +79,13 @@ class Case:
 
     @property
     def keeps_too_little(self) -> bool:
-        """Return whether the score misses its target, once no later stage trains."""
-        return "retention" in self.missed and not self.later & {PRUNED, DISTILLED}
+        """Return whether the score misses a target, once no later stage trains."""
+        return self.misses_score and not self.later & {PRUNED, DISTILLED}
+
+    @property
+    def misses_score(self) -> bool:
+        """Return whether a target of the score is missed."""
+        return any(TARGETS[name].figure == "score" for name in self.missed)
 
     @property
     def gap(self) -> str:
@@ -89,20 +95,24 @@ class Case:
             return ""
         if not isinstance(first, Score) or not isinstance(last, Score):
             return ""
-        return f"{last.value:.4f} is the score, and {first.at_retention(self.targets.retention):.4f} is needed"
+        return f"{last.value:.4f} is the score, and {needed(first, self.targets):.4f} is needed"
 
     @property
     def too_large(self) -> list[str]:
         """Return the missed size and latency targets, once no later stage makes the model smaller."""
-        return [] if self.later & {QUANTIZED, PRUNED} else [name for name in self.missed if name != "retention"]
+        return [] if self.later & {QUANTIZED, PRUNED} else [name for name in self.missed if TARGETS[name].left is not None]
+
+    @property
+    def integers_help(self) -> bool:
+        """Return whether a size or a latency is missed that integers make smaller."""
+        return any(TARGETS[name].figure in ("size", "latency") for name in self.too_large)
 
     @property
     def sizes(self) -> str:
         """Return the missed sizes and latencies as text for the user."""
         return ", ".join(
-            f"{name.replace('_', ' ')} is {value:.3f}, not {getattr(self.targets, name):g}"
-            for name in self.too_large
-            if (value := self.row.ratios.value_of(name)) is not None
+            f"{spoken(kind.name)} is {kind.figure_text(self.row)}, not {kind.bound_text(self.targets)}"
+            for kind in (TARGETS[name] for name in self.too_large)
         )
 
     @property
@@ -146,9 +156,18 @@ def _plain(value: Any) -> Any:
     return value.model_dump(mode="json", exclude_none=isinstance(value, AxisRatios | TargetLatency))
 
 
+def needed(score: Score, targets: Targets) -> float:
+    """Return the score that reaches the targets of retention and score, the harder of them. score: the baseline's."""
+    kept = score.at_retention(targets.retention)
+    if targets.score is None:
+        return kept
+    return (min if score.lower_is_better else max)(kept, of_unit(score.metric, targets.score))
+
+
 def _may_go(score: Score, targets: Targets) -> float:
-    """Return the loss of worth that the target allows: a share of the score, or nats of a perplexity."""
-    return -math.log(targets.retention) if score.lower_is_better else (1 - targets.retention) * score.value
+    """Return the loss of worth that the targets allow: a share of the score, or nats of a perplexity."""
+    wanted = needed(score, targets)
+    return math.log(wanted) + score.worth if score.lower_is_better else score.value - wanted
 
 
 def _train_with_integers(case: Case) -> Iterator[Remedy]:
@@ -194,14 +213,24 @@ def _quantize(case: Case) -> Iterator[Remedy]:
 
 
 def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
-    """Offer the job's targets to a cut that aims lower."""
+    """Offer the job's targets to a cut that aims lower. Of two for one key the first counts, which is the absolute one."""
     why = f"{case.sizes}; the cut was aimed at another target."
-    target, fewer = prune.target_params, case.targets.parameter_reduction
+    target, latency, asked = prune.target_params, prune.target_latency, case.targets
+    if "parameters" in case.too_large and target is not None and asked.parameters is not None and target != asked.parameters:
+        yield case.change("prune.target_params", asked.parameters, why)
+    fewer = asked.parameter_reduction
     if "parameter_reduction" in case.too_large and target is not None and fewer > 0 and not fewer <= target < 1:
         yield case.change("prune.target_params", fewer, why)
-    latency, faster = prune.target_latency, case.targets.speed_up
-    if "speed_up" in case.too_large and latency is not None and max(latency.speed_up or 1, 1) < faster:
-        yield case.change("prune.target_latency", {"speed_up": faster}, why)
+    most = asked.latency_ms.value if asked.latency_ms is not None else None
+    if (
+        "latency_ms" in case.too_large
+        and latency is not None
+        and most is not None
+        and (latency.milliseconds or math.inf) > most
+    ):
+        yield case.change("prune.target_latency", {"milliseconds": most}, why)
+    if "speed_up" in case.too_large and latency is not None and max(latency.speed_up or 1, 1) < asked.speed_up:
+        yield case.change("prune.target_latency", {"speed_up": asked.speed_up}, why)
 
 
 def _cut(case: Case) -> Iterator[Remedy]:
@@ -211,18 +240,18 @@ def _cut(case: Case) -> Iterator[Remedy]:
     if prune is not None and (prune.has_target or not ratio):
         yield from _aim_higher(case, prune)
         return
-    whole, needed = case.rows.get(QUANTIZED, case.rows[BASELINE]), dict[str, float]()
-    for name in case.too_large:
-        start, now = (_left(name, row.ratios.value_of(name)) for row in (whole, case.row))
-        wanted = _left(name, getattr(case.targets, name))
-        if start is not None and now is not None and wanted is not None:
-            needed[name] = ratio_for(start, now, wanted, ratio)
-    hardest = max(needed, key=lambda name: needed[name], default="")
-    proposed = min(math.ceil(100 * needed.get(hardest, 0)) / 100, MOST_RATIO)
-    if not needed or proposed <= (ratio or 0):
+    whole, ratios = case.rows.get(QUANTIZED, case.rows[BASELINE]), dict[str, float]()
+    for kind in (TARGETS[name] for name in case.too_large):
+        start, now = kind.value(whole), kind.value(case.row)
+        if kind.left is not None and start is not None and now is not None:
+            left = [kind.left(value) for value in (start, now, kind.bound(case.targets))]
+            ratios[kind.name] = ratio_for(left[0], left[1], left[2], ratio)
+    hardest = max(ratios, key=lambda name: ratios[name], default="")
+    proposed = min(math.ceil(100 * ratios.get(hardest, 0)) / 100, MOST_RATIO)
+    if not ratios or proposed <= (ratio or 0):
         return
-    why = f"{case.sizes}; {hardest.replace('_', ' ')} needs a ratio of about {needed[hardest]:.2f}"
-    if needed[hardest] > MOST_RATIO:
+    why = f"{case.sizes}; {spoken(hardest)} needs a ratio of about {ratios[hardest]:.2f}"
+    if ratios[hardest] > MOST_RATIO:
         why += f", more than a cut of widths alone should take: {MOST_RATIO} comes as near as it can"
     if prune is not None:
         yield case.change("prune.ratio", _deepened(prune, proposed), f"{why}.")
@@ -246,20 +275,13 @@ def _deepened(prune: Prune, deepest: float) -> Any:
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
     """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power. Returns at least 0, below 1.
 
-    start, now, wanted: shares of the baseline's size before the cut, after it at `ratio`, and at the target. The power is
+    start, now, wanted: the size before the cut, after it at `ratio`, and at the target, in one unit. The power is
     measured from the cut and clamped to 0.5 … 2.5; POWER if there was no cut or it showed nothing.
     """
     power = POWER
     if ratio is not None and 0 < now < start:
         power = min(max(math.log(now / start) / math.log(1 - ratio), 0.5), 2.5)
     return max(1 - math.pow(wanted / start, 1 / power), 0.0)
-
-
-def _left(name: str, value: float | None) -> float | None:
-    """Return the share of the baseline's size or latency that a reduction or a speed-up leaves."""
-    if value is None:
-        return None
-    return 1 / value if name == "speed_up" else 1 - value
 
 
 def _train_longer(case: Case) -> Iterator[Remedy]:
@@ -359,9 +381,9 @@ def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[R
 
 
 RULES: tuple[tuple[Callable[[Case], object], Callable[[Case], Iterator[Remedy]]], ...] = (
-    (lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
+    (lambda case: case.row.stage == QUANTIZED and case.misses_score, _train_with_integers),
     (lambda case: case.is_worse, _undo),
-    (lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
+    (lambda case: case.recipe.quantize is None and case.integers_help, _quantize),
     (lambda case: case.too_large and (case.later or not has_collapsed(case.row, case.targets)), _cut),
     (lambda case: case.preparing, lambda case: iter(case.preparing)),
     (lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),

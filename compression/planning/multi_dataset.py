@@ -1,12 +1,12 @@
 """The preflight of a job with several datasets: each is checked alone, and the estimates are added."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import mean
 
 from compression.planning.estimator import Estimate
 from compression.planning.preflight import Preflight, evaluation_settings, preflight
 from compression.schema.errors import CompressionError, InvalidSpec
-from compression.schema.recipe.recipe import JobEvaluate, Recipe
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.schema.report.measurements import Parameters
 from compression.schema.tasks import TASKS
 from compression.schema.validation import DataFacts, ModelFacts
@@ -19,8 +19,12 @@ def preflight_several(
     evaluate: JobEvaluate,
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
+    *,
+    targets: Targets = Targets(),  # noqa: B008 (frozen)
+    devices: Collection[str] = (),
 ) -> Preflight:
-    """Return the preflight of several datasets. parts: name → facts, in the job's order. student, teachers: of every dataset.
+    """Return the preflight of several datasets. parts: name → facts, in the job's order. student, teachers: of every dataset;
+    devices: names of the team's.
 
     Parameters are means, minutes and disk sums, and memory the maximum, because the datasets run one at a time. Raises the
     errors of `preflight`; an error of one dataset names it as `datasets.<place>`.
@@ -34,7 +38,7 @@ def preflight_several(
                 cause = f"perplexities have no mean with other scores: {facts.task} is a job of one dataset"
                 raise InvalidSpec(cause, param="task", remedy="Send a job for this dataset alone.")
             own = evaluation_settings(evaluate, place, len(parts), facts.task, facts.labels)
-            found[name] = preflight(model, facts, shared, own, student, teachers)
+            found[name] = preflight(model, facts, shared, own, student, teachers, targets=targets, devices=devices)
         except CompressionError as problem:
             problem.found_in(f"datasets.{place} ({name})")
             if not (problem.param or "").startswith(("recipe.", "evaluate.", "models.")):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from compression.models.architectures.shapes import Count, deepest_shape, parame
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
 from compression.planning.estimator import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES, Counted, Estimate, PlannedJob, estimate
 from compression.planning.formats import check_formats
+from compression.planning.latency_bounds import target_notes
 from compression.planning.network_rules import check_network, check_without_network, counted_parameters, fitted
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
@@ -20,7 +22,7 @@ from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.prune import Prune
-from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe, Train
+from compression.schema.recipe.recipe import OF_EACH, Evaluate, JobEvaluate, Recipe, Targets, Train
 from compression.schema.report.measurements import Parameters, Shape
 from compression.schema.report.network import NetworkFacts
 from compression.schema.tasks import TASKS
@@ -157,8 +159,12 @@ def preflight(
     evaluate: JobEvaluate,
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
+    *,
+    targets: Targets = Targets(),  # noqa: B008 (frozen)
+    devices: Collection[str] = (),
 ) -> Preflight:
-    """Check models, data and recipe against each other and return the expected result. student, teachers: beside the model.
+    """Check models, data and recipe against each other and return the expected result. student, teachers: beside the model;
+    devices: names of the team's.
 
     Raises ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape and UnsupportedTask, each with its field.
     """
@@ -184,7 +190,14 @@ def preflight(
         cause = f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB"
         raise UnsupportedShape(cause, param="config.json", remedy="Send a smaller model of the family.")
     found, more = _estimated(job, model)
-    warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more)
+    aimed = job
+    if (
+        recipe.prune and recipe.prune.target_latency and student is None
+    ):  # which shape that needs is not known: at most this cut
+        least = deepest_shape(family, model.shape, recipe.prune, model.network)
+        aimed = replace(job, result=_counted(model, least, data, wanted))
+    notes = target_notes(aimed, targets, devices)
+    warnings = (*warned(job, model, count, headed=has_head(model, data.task)), *more, *notes)
     return Preflight(
         shape=shape,
         parameters=job.result.parameters,

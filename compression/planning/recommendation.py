@@ -14,6 +14,7 @@ from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Size, Uploaded
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, Recommended, verdicts
+from compression.schema.report.targets import of_rows, spoken
 
 AFTERWARDS = " Its numbers were made of the trained weights afterwards."
 
@@ -37,19 +38,21 @@ def recommended(
         return None
     best = max(able, key=lambda form: form.ratios.speed_up or 0.0)
     found = best.ratios.model_copy(update={"baseline_not_converged": headline.ratios.baseline_not_converged})
+    best = best.model_copy(update={"ratios": found})
     artifact = next(one for one in artifacts if one.name == best.artifact)
     return Recommended(
         artifact=best.artifact,
         artifacts={name: part.artifact for name, part in best.parts.items()},
         runtime=_runtime(best),
         ratios=found,
-        verdicts=verdicts(found, targets),
-        why=_why(best, headline, reached(best, targets)) + ("" if artifact.trained_as_shipped else AFTERWARDS),
+        verdicts=verdicts(best, targets),
+        why=_why(best, headline, targets) + ("" if artifact.trained_as_shipped else AFTERWARDS),
     )
 
 
-def _why(best: Row, headline: Row, met: Sequence[str]) -> str:
-    every = "all targets" if len(met) == len(Targets.model_fields) else ", ".join(name.replace("_", " ") for name in met)
+def _why(best: Row, headline: Row, targets: Targets) -> str:
+    met = reached(best, targets)
+    every = "all targets" if len(met) == len(of_rows(targets)) else ", ".join(map(spoken, met))
     return (
         f"{best.artifact} is recommended: it runs {best.ratios.speed_up:.2f} times as fast as the baseline in {_runtime(best)} "
         f"({headline.artifact}: {headline.ratios.speed_up:.2f}), keeps {best.ratios.judged_retention:.1%} of the score on "

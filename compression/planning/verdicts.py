@@ -13,6 +13,7 @@ from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
 from compression.schema.report.measurements import Row, Score, StageVerdict
 from compression.schema.report.report import Status, verdicts
+from compression.schema.report.targets import TARGETS, Target, of_rows, spoken
 from compression.schema.stages import BASELINE, Stage
 
 SAME_COST = 0.1
@@ -32,30 +33,42 @@ def cost(row: Row) -> float:
 
 def by_status(row: Row, targets: Targets, status: Status) -> tuple[str, ...]:
     """Return the names of the targets for which a row's verdict has a status."""
-    return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.status == status)
+    return tuple(name for name, verdict in verdicts(row, targets).items() if verdict.status == status)
 
 
 def reached(row: Row, targets: Targets) -> tuple[str, ...]:
     """Return the names of the targets that a row's figures reach, proven or not. Rows of one job are compared by them."""
-    values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
-    return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
+    return tuple(kind.name for kind in of_rows(targets) if kind.is_reached(row, targets))
 
 
 def shortfall(row: Row, targets: Targets) -> float:
     """Return the sum of the amounts by which a row misses its targets: 0 if it reaches all.
 
-    A reduction or a speed-up counts as the missing share of the target. Retention counts in units of the loss that its target
-    allows, because a score matters more: at a target of 99.2 %, a retention of 98.4 % counts 1 as well.
+    A reduction, a speed-up, a number of parameters or a time counts as the missing share of the target. A score counts in units
+    of the loss that its target allows, because it matters more: at a target of 99.2 %, a retention of 98.4 % counts 1 as well.
     """
     missing = 0.0
-    for name in Targets.model_fields:
-        target, value = getattr(targets, name), row.ratios.value_of(name)
-        unit = max(1 - target, LEAST_LOSS) if name == "retention" else target
+    for kind in of_rows(targets):
+        value, bound = kind.value(row), kind.bound(targets)
         if value is None:
             missing += 1.0
-        elif value < target:
-            missing += (target - value) / unit
+        elif not kind.is_reached(row, targets):
+            missing += _loss(row, kind, value, bound) if kind.figure == "score" else abs(bound - value) / (bound or 1)
     return missing
+
+
+def _loss(row: Row, kind: Target, value: float, bound: float) -> float:
+    """Return what a score lacks, in units of the loss that its target allows, as retention: of an absolute one, the retention
+    at the target is that of the row times target / value, of a perplexity value / target. 1 if retention is not known.
+    """
+    if kind.by_baseline:
+        kept, wanted = value, bound
+    elif row.ratios.judged_retention is None or value <= 0:
+        return 1.0
+    else:
+        kept = row.ratios.judged_retention
+        wanted = kept * (value / bound if kind.at_most(row) else bound / value)
+    return (wanted - kept) / max(1 - wanted, LEAST_LOSS)
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
@@ -74,14 +87,15 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     If none does: the one that reaches the most, of these the nearest to the others (`shortfall`); the baseline only if alone.
     Rows whose score is lost come behind all others.
     """
-    complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
+    kinds = of_rows(targets)
+    complete = [row for row in rows if len(reached(row, targets)) == len(kinds)]
     if complete:
         least = min(map(cost, complete))
         near = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
         cheapest = [row for row in complete if any(row is one or same_graph(row, one) for one in near)]
         chosen = max(reversed(cheapest), key=_kept)
         others = [row for row in complete if row is not chosen]
-        also = f"; {_listed([row.stage for row in others])} also {_reaches(chosen, 'meet', 'reach')} them all"
+        also = f"; {', '.join(row.stage for row in others)} also {_reaches(chosen, 'meet', 'reach')} them all"
         costs = ", ".join(f"{cost(row):.1%}" for row in others)
         return chosen, (
             f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
@@ -91,11 +105,14 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     candidates = [row for row in rows if row.stage != BASELINE] or rows
     chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
     met = reached(chosen, targets)
-    missed = [name for name in Targets.model_fields if name not in met]
-    lacking = ", ".join(f"{_listed([name])} {_figure(chosen, name)} (target {getattr(targets, name):g})" for name in missed)
+    lacking = ", ".join(
+        f"{spoken(kind.name)} {kind.figure_text(chosen)} (target {kind.bound_text(targets)})"
+        for kind in kinds
+        if kind.name not in met
+    )
     return chosen, (
         f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(met)} of "
-        f"{len(Targets.model_fields)}{f' ({_listed(met)})' if met else ''}{_against(chosen, candidates, targets)}; "
+        f"{len(kinds)}{f' ({_listed(met)})' if met else ''}{_against(chosen, candidates, targets)}; "
         f"missed: {lacking}.{_unproven(chosen)}"
     )
 
@@ -106,7 +123,7 @@ def _against(chosen: Row, candidates: Sequence[Row], targets: Targets) -> str:
     if not more:
         return ", as many as any, and of such it comes nearest"
     return (
-        f"; {_listed([row.stage for row in more])} reach{'es' if len(more) == 1 else ''} more, but lost the score: "
+        f"; {', '.join(row.stage for row in more)} reach{'es' if len(more) == 1 else ''} more, but lost the score: "
         + ", ".join(f"{_kept(row):.1%} kept" for row in more)
     )
 
@@ -152,7 +169,7 @@ def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
     found = reached(row, targets)
-    return tuple(name for name in Targets.model_fields if name not in found and _is_less(row, best, name))
+    return tuple(kind.name for kind in of_rows(targets) if kind.name not in found and _is_less(row, best, kind))
 
 
 def _is_better(one: Row, other: Row) -> bool:
@@ -161,17 +178,18 @@ def _is_better(one: Row, other: Row) -> bool:
     return isinstance(first, Score) and isinstance(last, Score) and first.worth - last.worth > last.worth_error
 
 
-def _is_less(row: Row, best: Row, name: str) -> bool:
-    value, other = row.ratios.value_of(name), best.ratios.value_of(name)
+def _is_less(row: Row, best: Row, kind: Target) -> bool:
+    """Return whether a row is further from a target than the best before it, by more than chance."""
+    value, other = kind.value(row), kind.value(best)
     if value is None or other is None:
         return other is not None
-    if name == "speed_up":
+    if kind.figure == "latency":
         return _is_faster(best, row)
-    if name == "size_reduction":
+    if kind.figure == "size":
         return row.size.bytes > best.size.bytes * (1 + SAME_SIZE)
-    if name == "retention" and isinstance(row.judged_score, Score) and isinstance(best.judged_score, Score):
+    if kind.figure == "score" and isinstance(row.judged_score, Score) and isinstance(best.judged_score, Score):
         return _is_better(best, row)
-    return bool(value < other)
+    return value > other if kind.at_most(row) else value < other
 
 
 def judged(
@@ -209,7 +227,7 @@ def judged(
         to_come = advisor.to_come(recipe, before)
         notes += (
             f"Against the targets this stage is worse than {best.stage}: {_compared(row, best, behind, targets)}."
-            + (f" Still to come: {_listed(to_come)}." if to_come else ""),
+            + (f" Still to come: {', '.join(to_come)}." if to_come else ""),
         )
     if better is not None and isinstance(better.judged_score, Score) and isinstance(row.judged_score, Score):
         notes += (
@@ -240,19 +258,14 @@ def _is_faster(row: Row, earlier: Row) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name.replace("_", " ") for name in names)
+    return ", ".join(map(spoken, names))
 
 
 def _compared(row: Row, best: Row, names: Sequence[str], targets: Targets) -> str:
     return ", ".join(
-        f"{name.replace('_', ' ')} {_figure(row, name)}, there {_figure(best, name)} (target {getattr(targets, name):g})"
-        for name in names
+        f"{spoken(kind.name)} {kind.figure_text(row)}, there {kind.figure_text(best)} (target {kind.bound_text(targets)})"
+        for kind in (TARGETS[name] for name in names)
     )
-
-
-def _figure(row: Row, name: str) -> str:
-    value = row.ratios.value_of(name)
-    return "not measured" if value is None else f"{value:.3f}"
 
 
 BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")

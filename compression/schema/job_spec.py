@@ -108,6 +108,12 @@ class Spec(Config):
     """Folder of lm-eval's data, named as on the hub: allenai/ai2_arc."""
 
     @model_validator(mode="after")
+    def _no_devices(self) -> "Spec":
+        if self.evaluate.devices:
+            raise ValueError("evaluate.devices are asked by a service's worker, not by the engine")
+        return self
+
+    @model_validator(mode="after")
     def _one_dataset_or_several(self) -> "Spec":
         names = [part.name for part in self.parts]
         if (self.data is None) != bool(names) or (self.task == "several") != bool(names):

@@ -78,7 +78,7 @@ def report(**changes: Any) -> Report:
     form = {"kind": "onnx", "stage": "distilled", "precision": "int8", "opens_with": "onnxruntime"}
     splits = {"test": SplitFacts(rows=1000, carved_from_train=False, labels=dict.fromkeys(labels, 500))}
     values: dict[str, Any] = {"task": "text-classification", "labels": labels, "rows": rows, "headline": name, "splits": splits}
-    values |= {"ratios": last.ratios, "targets": Targets(), "verdicts": verdicts(last.ratios, Targets()), "recipe": Recipe()}
+    values |= {"ratios": last.ratios, "targets": Targets(), "verdicts": verdicts(last, Targets()), "recipe": Recipe()}
     values |= {"artifacts": (Artifact(name=name, files=(), score=last.score, **form),), "pruning": None}
     values |= {"environment": {"torch": "2.13"}, "notes": ("validation was carved from train | 10 %",)}
     return Report(**{**values, **changes})
@@ -91,7 +91,7 @@ def validated(*, is_converged: bool | None = True) -> Report:
     flag = is_converged is False
     last = changed(last, "ratios", baseline_not_converged=flag, retention_interval=(0.962, 0.999))
     first = changed(first, "ratios", baseline_not_converged=flag)
-    return report(rows=(first, last), ratios=last.ratios, verdicts=verdicts(last.ratios, Targets()))
+    return report(rows=(first, last), ratios=last.ratios, verdicts=verdicts(last, Targets()))
 
 
 def further(ms: float = 5.0, kept: float = 0.796, *, kind: str = "openvino-int8", **changes: Any) -> Artifact:
@@ -158,3 +158,9 @@ def sampled() -> Report:
     picture = "data:image/png;base64,iVBORw0KGgo="
     samples = (Sample(texts=("a lovely film",), expected="positive"), Sample(picture=picture, expected="negative"))
     return report(artifacts=artifacts, samples=samples)
+
+
+def aimed() -> Report:
+    """The same with absolute targets: parameters met, a latency on another device not measured, a score missed."""
+    asked = Targets.model_validate({"parameters": 14e6, "latency_ms": {"value": 120, "device": "A100"}, "score": 79.1})
+    return report(targets=asked, verdicts=verdicts(report().rows[-1], asked))

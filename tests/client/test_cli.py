@@ -167,6 +167,12 @@ def test_a_preset_that_is_not_there_is_named_before_anything_is_uploaded(live: L
     assert "quikc" in document(ran)["error"]["cause"]
 
 
+def test_a_device_that_is_not_there_is_named_before_anything_is_uploaded(live: Live, command: Command) -> None:
+    ran = command("submit", "--model", "./none", "--data", "dat_1", "--recipe", "quick", "--evaluate", "devices=nowhere,pi")
+    assert ran.code == 2
+    assert "no device 'nowhere'" in ran.err
+
+
 def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
     model, dataset = live.ready()
     before = len(document(command("ls", "--json")))

@@ -89,6 +89,7 @@ def test_of_language_models_the_window_and_the_drawn_texts_must_be_alike() -> No
     assert said(({}, {}), ({"max_length": 512}, {})) == "recipe.train.max_length."
     assert said(({}, {}), ({"seed": 1}, {"tokens": 512})) == "recipe.train.seed, evaluate.tokens."
     assert said(({}, {}), ({}, {"window": 512})) == "evaluate.window."
+    assert said(({}, {}), ({}, {"devices": ["pi"], "device_seconds": 60})) == ""  # the figures are the worker's
     assert said(({}, {}), ({"max_length": 512}, {"window": 128})) == ""
     assert said(({}, {}), ({"max_length": 512, "seed": 1}, {}), task="text-classification") == ""
 

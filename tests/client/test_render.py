@@ -156,7 +156,7 @@ def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
     why = NotMeasured(not_measured="the machine was too busy")
     last = changed(row("distilled", 13_000_000, 14_000_000, 6.4, 0.784, latency=why), "ratios", speed_up=None)
     found = report()
-    found = found.model_copy(update={"rows": (*found.rows[:3], last), "verdicts": verdicts(last.ratios, found.targets)})
+    found = found.model_copy(update={"rows": (*found.rows[:3], last), "verdicts": verdicts(last, found.targets)})
     assert render.cells(last)[3] == "–"
     text = shown(render.report_table(found))
     assert "distilled: latency not measured: the machine was too busy" in text

@@ -20,6 +20,7 @@ from app.core.settings import Settings
 from app.jobs import profiles
 from app.store.db import writing
 from app.store.models import DEVICE, Device
+from compression.schema.described_devices import DescribedDevice, described_devices
 from compression.schema.profile import DeviceFacts, ProfileRequest
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
@@ -84,6 +85,12 @@ def list_(
     rows, token = profiles.list_devices(session, caller.team, page_size, page_token, only)
     waiting = profiles.count_waiting(session, [row.id for row in rows])
     return answer_page([_out(row, caller, waiting.get(row.id, 0)) for row in rows], token, request, response)
+
+
+@router.get("/described", response_model=Page[DescribedDevice])
+def described(_caller: DeviceDep) -> Page[DescribedDevice]:
+    """List devices that are known by their data sheets alone. They bound a latency in forecasts; none was measured."""
+    return Page(items=list(described_devices().values()), next_page_token=None)
 
 
 @router.delete("/{device_id}", status_code=204, response_class=Response)

@@ -7,6 +7,7 @@ from typing import Any
 from app.pages.dashboard import formatting
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
 from compression.schema.report.report import Report, Verdict
+from compression.schema.report.targets import TARGETS, bound_text, spoken, target_text
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def outcome(report: Report) -> Outcome:
 
 
 def figures(report: Report, base: Row, best: Row) -> list[Figure]:
-    """Return the result's four figures with their targets; base and best are the rows of the baseline and of the headline."""
+    """Return a figure for each target of the result; base and best are the rows of the baseline and of the headline."""
     found = report.ratios
     interval = found.judged_interval
     parameters = f"{formatting.count(base.parameters.total)} → {formatting.count(best.parameters.total)}"
@@ -87,8 +88,23 @@ def figures(report: Report, base: Row, best: Row) -> list[Figure]:
         "speed_up": ("Speed", formatting.times(found.speed_up), "as fast", _latencies(best.latency), ()),
         "retention": (f"Score on {found.judged_on}", formatting.percent(found.judged_retention), "kept", score, retention),
     }
-    held = report.verdicts
-    return [Figure(*shown[name], formatting.target(name, held[name].target), held[name]) for name in shown if name in held]
+    changes = {"parameters": parameters, "size": size, "latency": _latencies(best.latency), "score": score}
+    return [
+        Figure(*(shown.get(name) or _absolute(name, verdict, changes)), bound(name, verdict), verdict)
+        for name, verdict in report.verdicts.items()
+    ]
+
+
+def _absolute(name: str, verdict: Verdict, changes: Mapping[str, str]) -> tuple[str, str, str, str, tuple[str, ...]]:
+    """Return what is shown of an absolute target. What another device measured has no change against the baseline."""
+    value = formatting.NOTHING if verdict.value is None else target_text(name, verdict.value, verdict.metric)
+    where = f"on {verdict.device or verdict.split or ''}".removesuffix("on ")
+    return spoken(name).capitalize(), value, where, "" if verdict.device else changes[TARGETS[name].figure], ()
+
+
+def bound(name: str, verdict: Verdict) -> str:
+    """Return a target as its tile shows it."""
+    return bound_text(name, verdict.target, verdict.metric, at_most=verdict.at_most)
 
 
 def _latencies(found: Latency | NotMeasured) -> str:

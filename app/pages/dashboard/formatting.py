@@ -92,11 +92,6 @@ def plain_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def target(name: str, value: float) -> str:
-    """A target or the figure that it is compared with: speed is a factor, the others are shares."""
-    return times(value) if name == "speed_up" else percent(value)
-
-
 def score(value: Score) -> str:
     """A score in its metric's own unit."""
     return metric_value(value.metric, value.value)

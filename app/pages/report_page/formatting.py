@@ -4,6 +4,7 @@ from compression.schema import stages as schema
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import UNITS, NotMeasured, Row, Score, shown
 from compression.schema.report.report import Verdict
+from compression.schema.report.targets import bound_text, target_text
 
 MINUS, TIMES = "−", "×"
 STAGES = {name: spec.title or name.capitalize() for name, spec in schema.STAGE_SPECS.items()}
@@ -66,18 +67,19 @@ def spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
-def target(name: str, value: float) -> str:
-    """Write a target or the value reached: a speed-up as a factor, others as shares."""
-    return f"{value:.2f}{TIMES}" if name == "speed_up" else percent(value)
-
-
 def reached(name: str, verdict: Verdict) -> str:
     """Write the value that a target is compared with; for retention with its split and 95 % interval."""
     if verdict.value is None:
         return "not measured"
     where = f" on {verdict.split}" if verdict.split is not None else ""
     between = f" (95 % interval {interval(verdict.interval)})" if verdict.interval is not None else ""
-    return target(name, verdict.value) + where + between
+    return target_text(name, verdict.value, verdict.metric) + where + between
+
+
+def target(name: str, verdict: Verdict) -> str:
+    """Write a target: at most 120 ms on jetson."""
+    where = f" on {verdict.device}" if verdict.device is not None else ""
+    return bound_text(name, verdict.target, verdict.metric, at_most=verdict.at_most) + where
 
 
 def unmeasured(value: object) -> str | None:

@@ -71,7 +71,7 @@ def job_report(
         recommended=recommended(chosen, rows[0], artifacts, spec.targets, sent),
         ratios=chosen.ratios,
         targets=spec.targets,
-        verdicts=verdicts(chosen.ratios, spec.targets),
+        verdicts=verdicts(chosen, spec.targets),
         artifacts=tuple(artifacts),
         recipe=spec.recipe,
         splits=alone.splits if alone else {},

@@ -160,8 +160,31 @@ for _name in STAGES:  # made last: a package's module that imports this one too 
         _add_stage(STAGE_SPECS[_name].recipe_key, _settings)
 
 
+WORKER = "worker"
+"""The device of a latency target that stands for the machine that does the job."""
+
+
+class LatencyTarget(Config):
+    """The most milliseconds that one pass may take, and where."""
+
+    value: Annotated[float, Field(gt=0, le=1e6, description="Milliseconds, the median at evaluate's shape.")]
+    device: Annotated[str | None, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")] = None
+    """Name of a device. null or worker: the machine that does the job. Others need the device in evaluate.devices: else the
+    target is not_measured, neither met nor missed."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Return the device that it is measured on, or None for the machine that does the job."""
+        return None if self.device == WORKER else self.device
+
+
+_ABSENT = Field(exclude_if=lambda value: value is None)
+
+
 class Targets(Config):
-    """The targets of the result; the defaults are the published account's figures for the method."""
+    """The targets of the result; the defaults are the published account's figures for the method. The first four compare with
+    the baseline. The others are absolute, and null is none.
+    """
 
     parameter_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.305
     """(before - after) / before of the number of parameters, embeddings included."""
@@ -171,6 +194,11 @@ class Targets(Config):
     """before / after of the median latency, both timed in turn in one process."""
     retention: Annotated[float, Field(gt=0, le=1000)] = 0.992
     """after / before of the score on validation; before / after of a perplexity. Retention on test is reported, not judged."""
+    parameters: Annotated[float | None, Field(gt=0, le=1e15), _ABSENT] = None
+    """The most parameters, embeddings included."""
+    latency_ms: Annotated[LatencyTarget | None, _ABSENT] = None
+    score: Annotated[float | None, Field(gt=0, le=1e9), _ABSENT] = None
+    """The least score on validation, in the unit of the table: 74.3 is an accuracy of 74.3 %; the most of a perplexity."""
 
 
 Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews", "balanced_accuracy"]
@@ -210,6 +238,9 @@ class LmEval(Config):
         return self
 
 
+DEVICE_SECONDS = 900.0
+
+
 class JobEvaluate(Config):
     """The metric, and the shape at which latency is measured. Baseline and candidate are interleaved in one process."""
 
@@ -234,6 +265,24 @@ class JobEvaluate(Config):
     raw_inputs: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """Of images: the job's ONNX files read them decoded and resized, as uint8 (batch, height, width, 3), and rescale, normalize
     and transpose them; latency includes that. false: float32 (batch, 3, height, width), normalized."""
+    devices: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
+        Field(max_length=16, json_schema_extra={"uniqueItems": True}, exclude_if=lambda value: not value),
+    ] = ()
+    """Names of the team's devices that profile the shipped artifact, at this batch, length and threads, before the job ends."""
+    device_seconds: Annotated[float, Field(ge=1, le=86400, exclude_if=lambda value: value == DEVICE_SECONDS)] = DEVICE_SECONDS
+    """Most seconds that the job waits for them. What is not there by then is not_measured in the report."""
+
+    @model_validator(mode="after")
+    def _each_device_once(self) -> "JobEvaluate":
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("devices names the same device twice")
+        return self
+
+    @property
+    def without_devices(self) -> "JobEvaluate":
+        """Return the part that the engine evaluates."""
+        return self.model_copy(update={"devices": (), "device_seconds": DEVICE_SECONDS})
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Return the settings of each dataset of a job. Raises InvalidSpec if a list is longer or shorter than the datasets."""

@@ -176,6 +176,16 @@ def shown(metric: str, value: float) -> str:
     return f"{value:.4g}{UNITS[metric]}" if metric in UNITS else f"{value:.2%}"
 
 
+def in_unit(metric: str, value: float) -> float:
+    """Return a metric's value as the number that is shown: shares times 100."""
+    return value if metric in UNITS else 100 * value
+
+
+def of_unit(metric: str, value: float) -> float:
+    """Return the value of a shown number: the reverse of `in_unit`."""
+    return value if metric in UNITS else value / 100
+
+
 class Score(Config):
     """The task's metric on one split, at batch 1 and, padded, at batch 32."""
 
@@ -250,11 +260,6 @@ class Ratios(Config):
     baseline_not_converged: bool = False
     """Whether the baseline's validation score was still rising when its preparation ended, or is no more than a standard error
     above chance."""
-
-    def value_of(self, target: str) -> float | None:
-        """Return the figure that is compared with a target, by the target's name."""
-        found: float | None = self.judged_retention if target == "retention" else getattr(self, target)
-        return found
 
     @property
     def judged_retention(self) -> float | None:

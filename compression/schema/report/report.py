@@ -1,5 +1,6 @@
 """The result of a job: its rows, its artifacts, and the report built from them."""
 
+from statistics import mean
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -9,11 +10,13 @@ from compression.schema.config import Config
 from compression.schema.file_names import portable
 from compression.schema.recipe.base import JobTask, Task
 from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
 from compression.schema.report.operators import Operators
 from compression.schema.report.samples import MOST_SAMPLES, Sample, SampleAnswer
+from compression.schema.report.targets import Target, asked
 from compression.schema.stages import Stage
 
 
@@ -82,7 +85,7 @@ Code = Literal["baseline_not_converged", "not_measured"]
 
 
 class Verdict(Config):
-    """One target, and whether the headline artifact meets it."""
+    """One target, and whether the headline artifact meets it. Values are in the unit of their target."""
 
     target: float
     value: Annotated[float | None, Field(description="null where it was not measured.")]
@@ -93,8 +96,13 @@ class Verdict(Config):
     code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
     reason: Annotated[str | None, Field(description="The same for people.")] = None
     split: Literal["validation", "test"] | None = None
-    """For retention: the split of `value`; test only in older reports."""
+    """For retention and score: the split of `value`; test only in older reports."""
     interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
+    at_most: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Whether the value may be at most the target, as parameters, milliseconds and perplexities; else at least."""
+    metric: Annotated[str | None, Field(description="Of a score.", exclude_if=lambda value: value is None)] = None
+    device: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a latency on another machine than the worker: the device's name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +113,12 @@ class Verdict(Config):
         if given.get("met"):
             return {**given, "status": "met"}
         return {**given, **(_NOT_MEASURED if given.get("value") is None else {"status": "missed"})}
+
+    def measured(self, value: float) -> "Verdict":
+        """Return the verdict on a value that was measured later."""
+        met = value <= self.target if self.at_most else value >= self.target
+        changes = {"value": value, "met": met, "status": "met" if met else "missed", "code": None, "reason": None}
+        return self.model_copy(update=changes)
 
 
 _NOT_MEASURED = {
@@ -173,6 +187,8 @@ class Report(Config):
     """By axis: hidden with its heads, ffn, layers; empty unless requested."""
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
+    devices: Annotated[tuple[DeviceRow, ...], Field(exclude_if=lambda value: not value)] = ()
+    """What evaluate.devices measured of the shipped artifacts."""
     samples: Annotated[tuple[Sample, ...], Field(max_length=MOST_SAMPLES)] = ()
     """Some rows of test, drawn at random; `answers` of each artifact are to them. None in older reports."""
 
@@ -183,21 +199,45 @@ class Report(Config):
         name, several = (self.headline, self.headlines) if best is None else (best.artifact, best.artifacts)
         return tuple(several.values()) or (name,)
 
+    @property
+    def shipped(self) -> tuple[str, ...]:
+        """Return the names of the headline's artifacts, one for each dataset."""
+        return tuple(self.headlines.values()) or (self.headline,)
 
-def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:
-    """Compare an artifact's ratios with the targets; return one verdict per target."""
-    return {name: _verdict(name, found, getattr(targets, name)) for name in Targets.model_fields}
+    def with_devices(self, rows: tuple[DeviceRow, ...]) -> "Report":
+        """Return the report with what devices measured, and with its target of latency judged by its device.
+
+        Of several datasets, the mean over their artifacts counts, as in the rows; it needs all of them.
+        """
+        verdicts = dict(self.verdicts)
+        for name, verdict in self.verdicts.items():
+            own = [row for row in rows if row.device == verdict.device]
+            found = [row.latency_ms for row in own if row.latency_ms is not None]
+            if found and len(found) == len(own):
+                verdicts[name] = verdict.measured(mean(found))
+            elif own:
+                lacking = next(row for row in own if row.latency_ms is None)
+                verdicts[name] = verdict.model_copy(update={"reason": lacking.text})
+        return self.model_copy(update={"devices": rows, "verdicts": verdicts})
 
 
-def _verdict(name: str, found: Ratios, target: float) -> Verdict:
-    facts: dict[str, Any] = {"target": target, "value": found.value_of(name)}
-    if name == "retention":
-        facts |= {"split": found.judged_on, "interval": found.judged_interval}
+def verdicts(row: Row, targets: Targets) -> dict[str, Verdict]:
+    """Compare a row with the targets; return one verdict for each that the job has."""
+    return {kind.name: _verdict(kind, row, targets) for kind in asked(targets)}
+
+
+def _verdict(kind: Target, row: Row, targets: Targets) -> Verdict:
+    facts = {"target": kind.bound(targets), "value": kind.value(row), "at_most": kind.at_most(row), **kind.facts(row)}
+    if (device := kind.device(targets)) is not None:
+        facts |= {"value": None, "device": device}
+        reason = f"No profile of the shipped artifact on {device} is in this report: name it in evaluate.devices."
+        return Verdict(**facts, met=False, **{**_NOT_MEASURED, "reason": reason})
     if facts["value"] is None:
         return Verdict(**facts, met=False, **_NOT_MEASURED)
     # Of an original that had learned more, even less would be kept.
-    lost = found.judged_interval is not None and found.judged_interval[1] < target
-    if name == "retention" and found.baseline_not_converged and not lost:
+    interval = row.ratios.judged_interval
+    lost = interval is not None and interval[1] < kind.bound(targets)
+    if kind.by_baseline and row.ratios.baseline_not_converged and not lost:
         return Verdict(**facts, met=False, **_NOT_CONVERGED)
-    met = facts["value"] >= target
+    met = kind.is_reached(row, targets)
     return Verdict(**facts, met=met, status="met" if met else "missed")

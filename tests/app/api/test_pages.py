@@ -10,7 +10,7 @@ from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import NotMeasured, Sensitivity
 from tests.app.api.conftest import Json, add_artifact, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
-from tests.client.figures import changed, from_file, generates, more_figures, recommending, report, row, validated
+from tests.client.figures import aimed, changed, from_file, generates, more_figures, recommending, report, row, validated
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import lacks, says
@@ -39,6 +39,20 @@ def test_a_job_is_shown_with_all_its_figures(shown: Shown, browser: httpx.Client
     assert page.text.count("missed") == sum(not verdict.met for verdict in report().verdicts.values())
     listed = page_of(browser, "/jobs").text
     says(listed, "Reviews, smaller", "82.5 %", "2.50×", "98.0 %")
+
+
+def test_absolute_targets_are_tiles_in_their_own_units(shown: Shown) -> None:
+    text = shown(aimed()).text
+    says(
+        text,
+        "Target at most 14,000,000: met",
+        "Target at most 120 ms: unproven",
+        "on A100",
+        "Target 79.10 %: missed",
+        "78.40 %",
+    )
+    says(text, "not_measured: No profile of the shipped artifact on A100")
+    assert "Target at most" not in shown(report()).text
 
 
 def test_both_splits_their_intervals_and_what_is_unproven_are_shown(

@@ -16,7 +16,18 @@ from compression.schema.report.report import Report
 from compression.schema.report.samples import split_samples
 from tests.app.api.conftest import Json, insert, problem, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, end_well, hostile_report
-from tests.client.figures import changed, from_file, generates, more_figures, recommending, report, row, sampled, validated
+from tests.client.figures import (
+    aimed,
+    changed,
+    from_file,
+    generates,
+    more_figures,
+    recommending,
+    report,
+    row,
+    sampled,
+    validated,
+)
 from tests.compression.modalities.text.scoring.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 from tests.support.saying import says
@@ -64,6 +75,12 @@ def test_both_splits_have_their_interval_and_what_is_unproven_says_why(shown: Sh
     says(text, "target 99.2 %. baseline_not_converged: The baseline has not converged", "Baselinenot converged")
     says(text, "? unproven: retention 99.4 % on validation", "99.4 % kept (97.1 to 101.5 %), unproven", "✓ met: speed up 2.50×")
     assert "Baselinenot tuned here" in re.sub(r"\s+", " ", shown(validated(is_converged=None)).text)
+
+
+def test_absolute_targets_are_listed_in_their_own_units(shown: Shown) -> None:
+    text = re.sub(r"\s+", " ", shown(aimed()).text)
+    says(text, "✓ met: parameters 13,000,000, target at most 14,000,000", "✗ missed: score 78.40 % on test, target 79.10 %")
+    says(text, "? unproven: latency not measured, target at most 120 ms on A100. not_measured: No profile of the shipped")
 
 
 def test_a_recommended_format_is_named_with_its_reason_and_its_verdicts(shown: Shown) -> None:

@@ -123,6 +123,9 @@ BAD: tuple[tuple[Json, str, str], ...] = (
     ({"evaluate": {"metric": "f2"}}, "invalid_request", "evaluate.metric"),
     ({"evaluate": {"metric": ["f2"]}}, "invalid_request", "evaluate.metric.0"),
     ({"evaluate": {"metric": ["f1", "auto"]}}, "invalid_spec", "evaluate.metric"),
+    ({"evaluate": {"devices": ["pi"]}}, "invalid_request", "evaluate.devices.0"),
+    ({"evaluate": {"devices": ["pi", "pi"]}}, "invalid_request", "evaluate"),
+    ({"targets": {"latency_ms": {"device": "pi"}}}, "invalid_request", "targets.latency_ms.value"),
     ({"evaluate": {"positive": ["maybe"]}}, "invalid_spec", "evaluate.positive.0"),
 )
 

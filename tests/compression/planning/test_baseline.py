@@ -48,7 +48,7 @@ def test_what_is_kept_of_a_baseline_that_has_not_converged_is_unproven() -> None
         assert each.verdict.unproven == ("retention",)
         assert not {*each.verdict.met, *each.verdict.missed} & {"retention"}
     assert found[-1].verdict.met == ("parameter_reduction", "size_reduction", "speed_up")  # these stay as measured
-    said = verdicts(found[-1].ratios, TARGETS)["retention"]
+    said = verdicts(found[-1], TARGETS)["retention"]
     assert (said.met, said.status, said.code, said.value) == (False, "unproven", "baseline_not_converged", 0.992 / 0.8)
     assert said.reason is not None
     # Rows are still compared with each other: the cut that lost a quarter is not taken for want of a proof.
@@ -65,7 +65,7 @@ def test_one_that_has_converged_or_was_taken_as_it_was_sent_is_not_flagged(known
         last = judged_all(first, quantized())[-1]
         assert not last.ratios.baseline_not_converged
         assert last.verdict.unproven == ()
-        assert verdicts(last.ratios, TARGETS)["retention"].status == "met"
+        assert verdicts(last, TARGETS)["retention"].status == "met"
 
 
 def test_of_several_datasets_one_that_has_not_converged_is_enough() -> None:
@@ -83,7 +83,7 @@ def test_of_several_datasets_one_that_has_not_converged_is_enough() -> None:
 
 def test_what_was_not_measured_is_unproven_too_and_nothing_is_both() -> None:
     facts = BASELINE.ratios.model_dump() | {"speed_up": None, "retention_on_validation": None, "size_reduction": 0.1}
-    found = verdicts(Ratios.model_validate(facts), TARGETS)
+    found = verdicts(BASELINE.model_copy(update={"ratios": Ratios.model_validate(facts)}), TARGETS)
     assert {name: each.status for name, each in found.items()} == {
         "parameter_reduction": "missed",
         "size_reduction": "missed",
@@ -97,8 +97,8 @@ def test_what_was_not_measured_is_unproven_too_and_nothing_is_both() -> None:
 def test_the_interval_does_not_change_a_verdict() -> None:
     for interval in (None, (0.9, 1.1), (0.5, 0.6)):
         last = judged_all(BASELINE, quantized(0.8, interval=interval))[-1]
-        assert verdicts(last.ratios, TARGETS)["retention"].status == "met"
-        assert verdicts(last.ratios, TARGETS)["retention"].interval == interval
+        assert verdicts(last, TARGETS)["retention"].status == "met"
+        assert verdicts(last, TARGETS)["retention"].interval == interval
 
 
 def test_a_verdict_of_before_there_was_a_status_has_the_one_that_it_said() -> None:

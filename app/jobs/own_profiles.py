@@ -1,0 +1,36 @@
+"""Profiles that a job requests by itself, for the rows of its report (evaluate.devices).
+
+A profile's id follows from its artifact and its device, so that an attempt which goes on after a killed worker finds what that
+one requested, and nothing is measured twice.
+"""
+
+import hashlib
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.core.ids import ALPHABET
+from app.store.clock import now
+from app.store.models import Profile
+from compression.schema.profile import ProfileFailure
+
+
+def own_id(artifact_id: str, device_id: str) -> str:
+    """Return the id of a job's own profile of an artifact on a device: it sorts as the artifact's does."""
+    number = int.from_bytes(hashlib.sha256(f"{artifact_id} {device_id}".encode()).digest()[:10])
+    letters = "".join(ALPHABET[number >> 5 * place & 31] for place in range(16))
+    return f"prf_{artifact_id.partition('_')[2][:10]}{letters}"
+
+
+def fail_queued(session: Session, job_id: str, detail: str) -> None:
+    """Fail what a job requested and no device has begun. Profiles that people requested of its artifacts stay."""
+    query = select(Profile.id, Profile.artifact_id, Profile.device_id).where(
+        Profile.job_id == job_id, Profile.state == "queued"
+    )
+    mine = [one.id for one in session.execute(query) if one.id == own_id(one.artifact_id, one.device_id)]
+    if not mine:
+        return
+    error = ProfileFailure(code="failed", detail=detail, remedy="Request a profile of the artifact by itself.")
+    values = {"state": "failed", "error": error.model_dump(mode="json"), "finished_at": now(), "lease_until": None}
+    gone = update(Profile).where(Profile.id.in_(mine), Profile.state == "queued").values(**values)
+    session.execute(gone.execution_options(synchronize_session=False))
