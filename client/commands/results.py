@@ -13,7 +13,7 @@ from client.commands.completion import job_ids
 from client.commands.jobs import JobId
 from client.core.fields import Question
 from client.errors import FAILED, ClientError, Problem
-from client.terminal import compare as comparing, render
+from client.terminal import compare as comparing, predictions, render
 from client.terminal.compare import Compared
 from client.terminal.output import as_json, emit, moving, table, write_json
 from client.terminal.text import UNSEEN
@@ -116,7 +116,7 @@ def try_(  # noqa: PLR0913 (Typer makes an option of each)
         shown = (f"{error.cause} ({error.code})", f"next: {error.remedy}") if error else ("There is no answer.",)
         emit(found, *shown)
         raise typer.Exit(FAILED)
-    emit(found, *render.answers(found.result))
+    emit(found, *predictions.answers(found.result))
 
 
 def share(
