@@ -121,7 +121,8 @@ TARGETS = {kind.name: kind for kind in _KINDS}
 
 def spoken(name: str) -> str:
     """Return a target's name for people: parameter_reduction → parameter reduction."""
-    return TARGETS[name].spoken or name.replace("_", " ")
+    kind = TARGETS.get(name)
+    return (kind.spoken if kind is not None else "") or name.replace("_", " ")
 
 
 def target_text(name: str, value: float, metric: str | None = None) -> str:
