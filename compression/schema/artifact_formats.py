@@ -117,6 +117,7 @@ OPENVINO = tuple(
         tags=("openvino",),
         by_default=False,
         timed=True,
+        ranged=exporter == "INT8",
         generates=False,
     )
     for name, exporter in (("openvino-int8", "INT8"), ("openvino-f16", "F16"))
