@@ -88,6 +88,17 @@ def test_a_clean_process_generates_the_engine_s_tokens(family: str, scheme: str,
         assert json.loads(line) == wanted
 
 
+def test_it_ends_at_each_token_that_ends_a_text(tmp_path: Path) -> None:
+    model, prompt = decoder("llama", eos_token_id=None), torch.tensor([[5, 9, 77]])
+    said = model.generate(prompt, max_new_tokens=NEW, do_sample=False)[0].tolist()
+    ending = next(token for token in said[4:] if token != said[3])
+    model.generation_config.eos_token_id = [607, ending]
+    folder = written(model, "float32", tmp_path)
+    packages = link_packages(["onnxruntime-genai"], tmp_path / "packages")
+    found = json.loads(clean(folder, packages, GENERATE, json.dumps(prompt.tolist())))
+    assert found == said[3 : said.index(ending, 3)]
+
+
 @pytest.mark.parametrize(
     ("family", "scheme"),
     [("llama", "weight-only-int4"), ("mistral", "saturating"), ("qwen3", "dynamic-int8"), ("gpt2", "saturating")],
