@@ -17,7 +17,6 @@ from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Artifact, Report, Verdict
 from compression.schema.report.targets import bound_text, spoken, target_text
-from compression.schema.stages import Stage
 from compression.schema.tasks import row_of
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
@@ -245,38 +244,41 @@ def _beside_line(line: LmEvalComparison) -> tuple[str, ...]:
     return (f"{line.name} ({line.what})", *(value or "–" for value in line.values))
 
 
-def generation_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the head and the lines of the table of generation speeds; empty if no row has one."""
-    found = [(row.stage, row.latency.generation) for row in rows if isinstance(row.latency, Latency) and row.latency.generation]
+def generation_lines(rows: Sequence[Row], forms: Sequence[Artifact] = ()) -> list[tuple[str, ...]]:
+    """Return the head and the lines of the table of generation speeds; empty if nothing has one. forms: in further formats."""
+    timed = [*((row.stage, row.latency) for row in rows), *((form.name, form.latency) for form in forms)]
+    found = [(name, latency.generation) for name, latency in timed if isinstance(latency, Latency) and latency.generation]
     if not found:
         return []
     of = found[-1][1]
     head = ("generating", f"prompt of {of.prompt}, tokens/s", f"{of.tokens} tokens after it, tokens/s", "first token")
-    return [head, *(_generation_line(stage, each) for stage, each in found)]
+    return [head, *(_generation_line(name, each) for name, each in found)]
 
 
-def _generation_line(stage: Stage, found: Generation) -> tuple[str, ...]:
-    own = f"{found.prefill_per_second:,.0f}", f"{found.decode_per_second:,.1f}", f"{found.first_token_ms:,.2f} ms"
-    if stage == "baseline":
-        return (stage, *own)
-    others = (
-        f"{found.baseline_prefill_per_second:,.0f}",
-        f"{found.baseline_decode_per_second:,.1f}",
-        f"{found.baseline_first_token_ms:,.2f} ms",
-    )
-    return (stage, *(f"{value} (baseline {other})" for value, other in zip(own, others, strict=True)))
+def _generation_line(name: str, found: Generation) -> tuple[str, ...]:
+    shown = {"prefill_per_second": "{:,.0f}", "decode_per_second": "{:,.1f}", "first_token_ms": "{:,.2f} ms"}
+    own, others = ([form.format(getattr(found, side + key)) for key, form in shown.items()] for side in ("", "baseline_"))
+    if name == "baseline":
+        return (name, *own)
+    return (name, *(f"{value} (baseline {other})" for value, other in zip(own, others, strict=True)))
 
 
 def further_lines(report: Report) -> list[list[tuple[str, ...]]]:
     """Return the tables below the first."""
-    return [found for found in (generation_lines(report.rows), beside_lines(report.rows), format_lines(report)) if found]
+    spoken = generation_lines(report.rows, _further(report))
+    return [found for found in (spoken, beside_lines(report.rows), format_lines(report)) if found]
 
 
 def format_lines(report: Report) -> list[tuple[str, ...]]:
     """Return a header, and a row for each artifact beside those of the stages; nothing of reports that do not tell of them."""
     header = ("format", "runs in", "download", "latency", "on validation", "on test", "its numbers")
-    further = [one for one in report.artifacts if one.trained_as_shipped is not None and not ARTIFACT_FORMATS[one.kind].primary]
+    further = _further(report)
     return [header, *map(_format_line, further)] if further else []
+
+
+def _further(report: Report) -> list[Artifact]:
+    """Return the artifacts in further formats, of reports that tell of them."""
+    return [one for one in report.artifacts if one.trained_as_shipped is not None and not ARTIFACT_FORMATS[one.kind].primary]
 
 
 def _format_line(artifact: Artifact) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ def sample_answers(
 
 
 def time_artifact(spec: MeasureSpec, runner: Runner[Any], example: Inputs) -> tuple[Latency | NotMeasured, float]:
-    """Time an artifact of the primary format, or of one that serves, and its baseline of the primary format in turns.
+    """Time an artifact of the primary format, or of one that is `timed`, and its baseline of the primary format in turns.
 
     Returns the latency and the share of the baseline's time that is saved; of other formats why they are not timed.
     """

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.models.architectures.network_shapes import multiply_adds
-from compression.planning import preparation
+from compression.planning import formats, preparation
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
@@ -284,11 +284,11 @@ def _exported(job: PlannedJob) -> Iterator[CostItem]:
     minutes = sum(SHIP_MINUTES + scoring_seconds(each, job.data, job.recipe.train, job.evaluate) / 60 for each in shipped)
     # The headline as transformers artifacts, and its temporary float32 weights; also a language model's pruned model.
     floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
-    yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), minutes=minutes)
+    read = job.forward(job.result) * formats.ranging_passes(job.recipe, job.texts.rows["train"])
+    yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), flops=read, minutes=minutes)
     if prune is not None and prune.target_latency is not None:
         yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
-    if prune is not None and "layers" in prune.axes and job.model.network is not None:
-        # Each kind of residual block is timed.
+    if prune is not None and "layers" in prune.axes and job.model.network is not None:  # each kind of block is timed
         yield CostItem("export", minutes=job.model.network.block_kinds * SHIP_MINUTES)
 
 

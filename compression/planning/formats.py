@@ -5,6 +5,8 @@ What its widths or its tokenizer hinder is known to a format's exporter alone: t
 
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, further_formats
 from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.schemes import SCHEMES
 from compression.schema.tasks import TASKS
 
 
@@ -23,3 +25,12 @@ def check_formats(asked: tuple[str, ...] | None, family: str, task: str) -> None
         else:
             continue
         raise InvalidSpec(cause, param="recipe.artifacts", remedy=f"Leave {name} out.")
+
+
+def ranging_passes(recipe: Recipe, rows: int) -> float:
+    """Return how often a job reads its `rows` rows of train to calibrate ranges for formats, where its scheme has none."""
+    quantize = recipe.quantize
+    if quantize is None or SCHEMES[quantize.scheme].calibrated or not SCHEMES[quantize.scheme].rounds_activations:
+        return 0.0
+    ranged = sum(spec.ranged for spec in further_formats(recipe.artifacts).values())
+    return ranged * min(quantize.calibration_rows / max(rows, 1), 1.0)

@@ -64,6 +64,21 @@ TRITON = replace(
     served=True,  # its file is the ONNX artifact's, and so are its times
     generates=False,
 )
+FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+"""Decoders that keep keys and values of one width."""
+GENAI = replace(
+    ONNX,
+    name="genai",
+    engine="compression.export.onnx.genai:EXPORTER",
+    runtime="compression.evaluation.runtimes.genai:open_folder",
+    runs_in="onnxruntime-genai",
+    tags=("onnx", "onnxruntime-genai"),
+    primary=False,
+    by_default=False,
+    timed=True,
+    generates=True,
+    families=FAMILIES,
+)
 COMPRESSED_TENSORS = tuple(
     FormatSpec(
         f"ct-{name}",
@@ -86,8 +101,9 @@ GGUF = tuple(
         weights=("*.gguf",),
         tags=("gguf",),
         by_default=False,
+        timed=True,
         generates=True,
-        families=("gpt2", "llama", "mistral", "qwen2", "qwen3"),
+        families=FAMILIES,
     )
     for form in ("Q8_0", "Q4_0", "BF16")
 )
@@ -101,11 +117,12 @@ OPENVINO = tuple(
         tags=("openvino",),
         by_default=False,
         timed=True,
+        ranged=exporter == "INT8",
         generates=False,
     )
     for name, exporter in (("openvino-int8", "INT8"), ("openvino-f16", "F16"))
 )
-BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, TRITON, *OPENVINO, *COMPRESSED_TENSORS, *GGUF)
+BUILT_IN = (ONNX, TRANSFORMERS, TIMM, BFLOAT16, FLOAT16, TRITON, *OPENVINO, *COMPRESSED_TENSORS, *GGUF, GENAI)
 ARTIFACT_FORMATS = {one.name: one for one in BUILT_IN}
 """Formats by name. A stage ships its model in the primary one, or in the one after it if that cannot be written."""
 

@@ -106,7 +106,8 @@ class FormatSpec:
     tags: tuple[str, ...] = ()  #: of its model card, beside the name of its library
     primary: bool = False  #: whether a stage ships its model in it if it can; rows are timed and predict in it alone
     by_default: bool = True  #: whether a job ships it whose recipe names no artifacts
-    timed: bool = False  #: of a further format: whether it is timed beside the baseline's primary artifact, because it serves
+    timed: bool = False  #: of a further format: whether it is timed beside the baseline's primary artifact
     served: bool = False  #: of a format that is neither: whether `lathe serve` opens it all the same
+    ranged: bool = False  #: whether ranges are calibrated for it if a scheme has none
     generates: bool | None = None  #: whether it is for language models alone (True), or for all other tasks (False)
     families: tuple[str, ...] = ()  #: the families of models that it can state; empty: any

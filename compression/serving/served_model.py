@@ -52,7 +52,7 @@ def format_of(folder: Path, name: str) -> FormatSpec:
 
 
 def _serves(spec: FormatSpec) -> bool:
-    return spec.primary or spec.timed or spec.served
+    return not spec.generates and (spec.primary or spec.timed or spec.served)
 
 
 class ServedModel:

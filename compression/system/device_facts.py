@@ -11,7 +11,17 @@ from compression.schema.profile import DeviceFacts
 from compression.schema.report.measurements import NotMeasured
 from compression.system.sensors import SYS, find_sensor
 
-RUNTIMES = ("onnxruntime", "openvino", "torch", "transformers", "torchao", "timm", "compressed-tensors", "llama-cpp-py-sync")
+RUNTIMES = (
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "transformers",
+    "torchao",
+    "timm",
+    "compressed-tensors",
+    "llama-cpp-py-sync",
+    "onnxruntime-genai",
+)
 """Packages that open artifacts."""
 
 

@@ -12,7 +12,7 @@ from compression.schema.report.averages import mean_row
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Ratios, Row
 from compression.schema.report.report import File, verdicts
-from tests.client.figures import changed, from_file, generates, more_figures, recommending, report, row, validated
+from tests.client.figures import changed, from_file, further, generates, more_figures, recommending, report, row, validated
 from tests.support.saying import says
 
 
@@ -174,6 +174,14 @@ def test_of_a_language_model_the_time_is_a_tokens_and_generation_has_a_table_of_
     for text in (" ".join(shown(render.report_table(found)).split()), render.report_markdown(found)):
         says(text, told, "× is against the original, timed in turns with it.", "156.2 (baseline 62.5)")
         assert "× 128 tokens" not in text
+
+
+def test_a_language_model_in_another_runtime_has_its_speed_below_those_of_the_stages() -> None:
+    known = report(rows=tuple(map(generates, report().rows)))
+    form = further(kind="gguf-q8-0", latency=known.rows[-1].latency)
+    found = known.model_copy(update={"artifacts": (*known.artifacts, form)})
+    (*_, last), *_ = render.further_lines(found)
+    assert last == ("distilled-gguf-q8-0", "6,400 (baseline 3,200)", "156.2 (baseline 62.5)", "20.00 ms (baseline 40.00 ms)")
 
 
 def test_what_stands_beside_the_score_has_a_table_of_its_own() -> None:

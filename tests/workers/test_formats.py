@@ -19,7 +19,7 @@ from tests.workers.test_whole import download, finished
 
 ROWS, TEST = 32, 2000
 OF_IMAGES = ["openvino-int8", "openvino-f16", "onnx-f16"]
-OF_LANGUAGE = ["gguf-q8-0", "gguf-q4-0", "gguf-bf16", "ct-w8a8", "ct-w4a16", "ct-fp8"]
+OF_LANGUAGE = ["genai", "gguf-q8-0", "gguf-q4-0", "gguf-bf16", "ct-w8a8", "ct-w4a16", "ct-fp8"]
 
 
 def ran(service: Service, http: httpx.Client, body: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,3 +81,8 @@ def test_a_language_model_ships_for_llama_cpp_and_for_vllm(service: Service, htt
     least = min(scores.values())
     assert all(1 < least <= score < 1.2 * least for score in scores.values()), scores
     assert not any(one["trained_as_shipped"] for kind, one in found.items() if kind.startswith("ct-"))
+    speeds = {
+        kind: one["latency"]["generation"]["decode_per_second"] for kind, one in found.items() if "median_ms" in one["latency"]
+    }
+    assert sorted(speeds) == sorted(kind for kind in OF_LANGUAGE if not kind.startswith("ct-"))
+    assert min(speeds.values()) > 0

@@ -20,6 +20,7 @@ from tests.client.figures import (
     aimed,
     changed,
     from_file,
+    further,
     generates,
     more_figures,
     recommending,
@@ -103,6 +104,13 @@ def test_operators_are_counted_where_the_runtime_tells_them(shown: Shown) -> Non
     assert "Operators:" not in shown(found).text
     text = shown(report(artifacts=(own.model_copy(update={"operators": joined}),))).text
     assert "Operators: 38 in the file, 21 executed; 17 FusedConv are the runtime's own." in text
+
+
+def test_a_language_model_in_another_runtime_has_its_speeds(shown: Shown) -> None:
+    latency = generates(report().rows[-1]).latency
+    form = further(kind="gguf-q8-0", latency=latency, score=report().rows[-1].score)
+    text = shown(report(artifacts=(form,))).text
+    assert "2.50 × the original’s ONNX file, 6,400 tokens a second of a prompt and 156.2 behind it." in text
 
 
 def test_its_policy_allows_its_own_style_sheet_alone(service: Service, http: httpx.Client, request_body: Json) -> None:

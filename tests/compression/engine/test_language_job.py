@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench.language.windows import document_losses
+from compression.engine import shipping
 from compression.engine.job import Job
 from compression.engine.pipeline import compress
 from compression.modalities.text.causal_lm.documents import read
@@ -23,6 +24,7 @@ from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import Score
 from compression.schema.report.report import Report
 from tests.support import engine_jobs
+from tests.support.measuring import briefly
 from tests.support.tiny_language import model, tokenizer
 
 RECIPE: dict[str, Any] = {
@@ -232,3 +234,20 @@ def test_a_cut_in_steps_is_taught_by_the_whole_model_after_each(tmp_path: Path) 
     for note in notes:
         before, after = (float(found) for found in note.split("perplexity ")[1].split(" (")[0].split(" → "))
         assert after < before
+
+
+def test_a_language_model_ships_for_other_runtimes_and_is_timed_in_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+    write(tmp_path, bos=False)
+    recipe = {**RECIPE, "prepare": {"epochs": 1}, "prune": None, "distill": None, "artifacts": ["genai", "gguf-q8-0"]}
+    report, _ = run(tmp_path, recipe)
+    forms = {one.kind: one for one in report.artifacts if one.kind != "onnx"}
+    assert [*forms] == ["gguf-q8-0", "genai"]
+    for form in forms.values():
+        assert form.latency.generation.decode_per_second > 0
+        assert form.validation.value == pytest.approx(report.rows[-1].validation.value, rel=0.05)
+    assert forms["genai"].trained_as_shipped
+    # The same file in the same ONNX Runtime, but for batches, whose rows it reads one by one.
+    assert forms["genai"].score.value == pytest.approx(report.rows[-1].score.value, rel=1e-5)

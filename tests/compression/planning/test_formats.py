@@ -1,14 +1,17 @@
 """Which formats a recipe may ask for, and which a job ships without being asked."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from compression.planning import formats
+from compression.planning.preflight import preflight
 from compression.schema.artifact_formats import ARTIFACT_FORMATS, further_formats
 from compression.schema.errors import InvalidSpec
-from compression.schema.recipe.recipe import Recipe
+from compression.schema.recipe.recipe import JobEvaluate, Recipe
 from compression.schema.specs import FormatSpec
+from tests.compression.planning.test_planning import DATA, MODEL
 
 
 @pytest.fixture
@@ -44,3 +47,24 @@ def test_a_format_that_cannot_hold_the_model_is_refused(spoken: FormatSpec, fami
 def test_a_stored_recipe_has_no_word_of_artifacts_unless_it_names_them() -> None:
     assert "artifacts" not in Recipe().model_dump(mode="json")
     assert Recipe.model_validate({"artifacts": ["transformers"]}).model_dump(mode="json")["artifacts"] == ["transformers"]
+
+
+@pytest.mark.parametrize(
+    ("quantize", "artifacts", "passes"),
+    [
+        ({"calibration_rows": 8192}, ["openvino-int8"], 0.5),
+        ({"calibration_rows": 8192}, ["openvino-f16"], 0.0),
+        ({"calibration_rows": 8192, "scheme": "static-int8"}, ["openvino-int8"], 0.0),
+        (None, ["openvino-int8"], 0.0),
+    ],
+)
+def test_the_forecast_counts_the_rows_that_ranges_of_a_format_are_calibrated_on(
+    quantize: dict[str, Any] | None, artifacts: list[str], passes: float
+) -> None:
+    recipe = Recipe.model_validate({"quantize": quantize, "artifacts": artifacts})
+    assert formats.ranging_passes(recipe, 16_384) == passes
+    assert formats.ranging_passes(recipe, 100) == min(2 * passes, 1.0)
+    data = DATA.model_copy(update={"rows": {**DATA.rows, "train": 16_384}})
+    plain = Recipe.model_validate({"quantize": quantize, "artifacts": ["onnx-f16"]})
+    more, less = (preflight(MODEL, data, each, JobEvaluate()).estimate.minutes for each in (recipe, plain))
+    assert (more > less) == (passes > 0)

@@ -12,6 +12,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind, GGUFReader
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from compression.engine import shipping
 from compression.evaluation.runtimes import gguf as runtime
 from compression.export.exporter import exporter_of
 from compression.export.gguf import blocks
@@ -26,11 +27,14 @@ from compression.quantization.fake_quantize import Simulation, insert_fake_quant
 from compression.quantization.weight_only import grouped_integers
 from compression.schema.errors import ExportMismatch, UnsupportedTokenizer
 from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.measurements import Latency
 from compression.schema.validation import ModelFacts
 from tests.support.cards import card_of
 from tests.support.clean_environment import INSTALLS, link_packages
 from tests.support.decoder_models import END, UNKNOWN, tiny, write_tokenizer
 from tests.support.gguf_models import DIGITS_ALONE, byte_pairs, decoder, expression
+from tests.support.measuring import briefly
+from tests.support.shipments import shipped
 
 ROPE: dict[str, Any] = {"rope_theta": 10_000.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -92,6 +96,22 @@ def test_it_says_the_same_greedy_tokens(tmp_path: Path) -> None:
         wanted = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, eos_token_id=None)
         steps = greedy(opened, np.array([ids]))
         assert [int(next(steps)[0]) for _ in range(8)] == wanted[0, len(ids) :].tolist()
+
+
+def test_it_is_timed_in_turns_with_the_original_s_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+    model = decoder("llama")
+    (tmp_path / "tokenizer").mkdir()
+    byte_pairs(tmp_path / "tokenizer", expression(DIGITS_ALONE))
+    before = shipped(model, tmp_path, ROWS)
+    baseline = tmp_path / "artifacts" / before.artifact.name
+    found = shipped(model, tmp_path, ROWS, kind="gguf-q8-0", precision="int8", baseline=baseline)
+    assert isinstance(found.latency, Latency)
+    assert found.latency.runtime == runtime.name()
+    assert found.latency.generation is not None
+    assert found.latency.generation.prompt == 16
+    assert min(found.latency.generation.decode_per_second, found.latency.generation.baseline_decode_per_second) > 0
+    assert "tokens a second, one after the other" in (tmp_path / "artifacts" / found.artifact.name / "README.md").read_text()
 
 
 def test_a_lost_bias_is_noticed_even_in_4_bits(tmp_path: Path) -> None:
