@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from compression.schema.config import Config
+from compression.schema.device_table import DeviceTable
 from compression.schema.recipe.base import MOST_PARTS, PartName
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
@@ -103,6 +104,13 @@ class TrainingSaved(Config):
     part: PartName = ""
 
 
+class DeviceTableMeasured(Config):
+    """The engine measured what single layers cost on this machine: later jobs here need not."""
+
+    type: Literal["device_table"] = "device_table"
+    table: DeviceTable
+
+
 class Paused(Config):
     """The engine stopped because a pause was requested; only what was saved remains. The last event."""
 
@@ -136,6 +144,7 @@ Event = Annotated[
     | PartFinished
     | StageFinished
     | TrainingSaved
+    | DeviceTableMeasured
     | Paused
     | Finished
     | Failed,

@@ -106,6 +106,8 @@ class Spec(Config):
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
     lm_eval_data: str | None = None
     """Folder of lm-eval's data, named as on the hub: allenai/ai2_arc."""
+    device_tables: tuple[str, ...] | None = None
+    """Files of device tables. If a recipe needs one and none is of this machine, it is measured; null: nothing is predicted."""
 
     @model_validator(mode="after")
     def _one_dataset_or_several(self) -> "Spec":

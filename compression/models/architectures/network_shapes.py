@@ -143,17 +143,17 @@ def _in_proportion(groups: Sequence[GroupFacts], left: Mapping[str, float], prun
 
 def network_parameters(network: NetworkFacts, shape: Shape) -> int:
     """Count the parameters of a network at a shape."""
-    without = _spared(network, shape, network.parameters)
+    without = spared_blocks(network, shape, network.parameters)
     return network.parameters(shape.widths, without)
 
 
 def multiply_adds(network: NetworkFacts, shape: Shape) -> int:
     """Count the multiply-adds of one image at a shape."""
-    without = _spared(network, shape, network.multiply_adds)
+    without = spared_blocks(network, shape, network.multiply_adds)
     return network.multiply_adds(shape.widths, without)
 
 
-def _spared(network: NetworkFacts, shape: Shape, cost: Callable[..., int]) -> list[str]:
+def spared_blocks(network: NetworkFacts, shape: Shape, cost: Callable[..., int]) -> list[str]:
     """Return the names of as many blocks as the shape lacks: those that save least."""
     gone = len(network.blocks) - shape.layers
     if gone <= 0:
