@@ -11,14 +11,16 @@ import structlog
 
 from app.core import crash_points, traces
 from app.core.settings import Settings
-from app.jobs import fencing, jobs, stage_results
+from app.jobs import device_tables, fencing, jobs, stage_results
 from app.store.db import reading
 from app.store.models import EventType
 from app.store.storage import Storage
 from compression.schema import events
+from compression.schema.device_table import DeviceTable
 from compression.schema.errors import DiskFull, OutOfMemory
 from compression.schema.events import (
     ArtifactReady,
+    DeviceTableMeasured,
     Event,
     Finished,
     Log,
@@ -30,9 +32,11 @@ from compression.schema.events import (
     Started,
     TrainingSaved,
 )
+from compression.schema.recipe.recipe import JobEvaluate
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.system.memory import killed_for_memory
+from compression.system.processor import processor
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
 from workers.job_inputs import needed_bytes
@@ -215,6 +219,8 @@ class EventRelay:
             case StageStarted(stage=stage):
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
+            case DeviceTableMeasured(table=table):
+                self._store_table(table)
             case Finished(report=report):
                 self._verify_report(report)
                 self.report = report
@@ -329,6 +335,14 @@ class EventRelay:
         crash_points.reach("worker_training_saved")
         self._forget_saved()
         self.saved = list(keys.values())
+
+    def _store_table(self, table: DeviceTable) -> None:
+        """Store what layers cost here, for all jobs. Raises Untrustworthy if it is of another machine than this."""
+        self._origin()  # it counts as an event
+        threads = JobEvaluate.model_validate(self.claim.job.evaluate).threads
+        if (table.conditions.processor, table.conditions.threads) != (processor(), threads):
+            raise Untrustworthy("its device table is of another machine")
+        self._write(lambda session: device_tables.store(session, self.claim, table))
 
     def _forget_saved(self) -> None:
         """Delete what was saved of training before; the keeper finds what a crash leaves of it."""

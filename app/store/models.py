@@ -10,7 +10,7 @@ from app.core.ids import new_id
 from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
 from app.store.base import Base, Json
 from app.store.clock import now
-from app.store.device_models import Device, Profile
+from app.store.device_models import Device, Profile, StoredTable
 
 __all__ = [
     "ADMIN",
@@ -25,6 +25,7 @@ __all__ = [
     "Profile",
     "ShareLink",
     "SignIn",
+    "StoredTable",
 ]
 
 QUEUED, RUNNING = "queued", "running"

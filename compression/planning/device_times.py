@@ -14,7 +14,7 @@ from math import exp, log
 
 from compression.models.architectures.families import INSTALLED, ArchitectureSpec
 from compression.models.architectures.network_shapes import spared_blocks
-from compression.schema.device_table import FORMS, DeviceTable, Form, Operation, TableRow, TableRuntime
+from compression.schema.device_table import FORMS, OF_IMAGES, DeviceTable, Form, Operation, TableRow, TableRuntime
 from compression.schema.report.measurements import Shape
 from compression.schema.report.network import LayerFacts, NetworkFacts
 
@@ -80,7 +80,7 @@ class DeviceTimes:
             found = self._curve(layer, "float32", layer.places)
             return None if found is None else batch * found
         used = form if layer.rounded else "float32"
-        if layer.operation in ("convolution", "depthwise") and used == "dynamic-int8":
+        if layer.operation in OF_IMAGES and used == "dynamic-int8":
             used = "static-int8"  # whose convolutions they are
         return self._curve(layer, used, layer.places * batch)
 

@@ -16,16 +16,18 @@ TableRuntime = Literal["onnxruntime", "openvino"]
 Form = Literal["float32", "dynamic-int8", "static-int8"]
 FORMS: tuple[Form, ...] = get_args(Form)
 Operation = Literal["call", "linear", "attention", "normalization", "activation", "convolution", "depthwise"]
+OF_IMAGES: tuple[Operation, ...] = ("convolution", "depthwise")
+Name = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class TableConditions(Config):
     """What a table's times depend on beside the layers."""
 
-    processor: Annotated[str, Field(max_length=200, description="The processor's name.")]
-    instructions: Annotated[str, Field(max_length=100, description="Instruction set, for example AVX512.")]
+    processor: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$", description="The processor's name.")]
+    instructions: Annotated[Name, Field(description="Instruction set, for example AVX512.")]
     threads: Annotated[int, Field(ge=1, le=1024, description="Threads of the runtime.")]
-    runtimes: Annotated[dict[str, Annotated[str, Field(max_length=100)]], Field(max_length=20)]
+    runtimes: Annotated[dict[Name, Name], Field(max_length=20)]
     """Versions of the runtimes by name."""
 
     @property

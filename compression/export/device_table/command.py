@@ -5,11 +5,12 @@ import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from compression.export.device_table.measuring import measured
-from compression.export.device_table.plan import quick_plan, whole_plan
+from compression.export.device_table.plan import Layer, quick_plan, whole_plan
 from compression.schema.config import Config
 from compression.schema.device_table import DeviceTable, TableRow
 from compression.system import durable_files
@@ -21,7 +22,8 @@ QUICK_SECONDS = 0.1
 class TableRequest(Config):
     """The input of `python -m compression device-table-job`, which an engine runs."""
 
-    threads: int = Field(ge=1, le=1024)
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    quick: Annotated[bool, Field(description="A few layers of each operation.")] = False
 
 
 def read_table(path: Path) -> DeviceTable | None:
@@ -47,9 +49,14 @@ def lines(table: DeviceTable) -> Iterator[str]:
     yield f"\nSpread (the quartiles' distance / the median), in the middle of all rows: {spread:.1%}."
 
 
+def planned(*, quick: bool) -> tuple[list[Layer], tuple[float, ...]]:
+    """Return the layers, and how many seconds each is timed if not as usual."""
+    return (quick_plan(), (QUICK_SECONDS,)) if quick else (whole_plan(), ())
+
+
 def run(out: Path, threads: int, *, quick: bool) -> DeviceTable:
     """Measure into a file, which is written anew after every few layers: what it has already is not measured again."""
-    plan, more = (quick_plan(), (QUICK_SECONDS,)) if quick else (whole_plan(), ())
+    plan, more = planned(quick=quick)
     for table in measured(plan, threads, read_table(out), *more):
         durable_files.write_text(out, table.model_dump_json())
         print(f"{len({row.layer for row in table.rows})} of {len(plan)} layers are timed.", file=sys.stderr, flush=True)  # noqa: T201
@@ -64,9 +71,9 @@ def show(asked: argparse.Namespace) -> int:
 
 def main(path: Path) -> int:
     """Measure for an engine: print steps, then the table as one line. Return the exit code."""
-    tell, plan = telling(), whole_plan()
-    request = TableRequest.model_validate_json(path.read_bytes())
-    for table in measured(plan, request.threads):
+    tell, request = telling(), TableRequest.model_validate_json(path.read_bytes())
+    plan, more = planned(quick=request.quick)
+    for table in measured(plan, request.threads, None, *more):
         tell(Step(done=len({row.layer for row in table.rows}), total=len(plan)))
     tell(table)
     return 0

@@ -17,7 +17,7 @@ from compression.export.onnx.graph_builder import BLOCKS, Nodes
 from compression.export.onnx.quantized_linear import static_linear
 from compression.models.linear_layers import is_linear
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
-from compression.schema.device_table import FORMS, Form, Operation
+from compression.schema.device_table import FORMS, OF_IMAGES, Form, Operation
 from compression.schema.schemes import SCHEMES
 
 Shape = list[str | int]
@@ -117,7 +117,6 @@ WRITERS: dict[Operation, Callable[[Nodes, Form, int, int], None]] = {
 }
 NAMES: dict[Operation, tuple[str, ...]] = {"attention": ("x", "k", "v"), "normalization": ("x", "k")}
 """Inputs of a graph that has more than x."""
-OF_IMAGES: tuple[Operation, ...] = ("convolution", "depthwise")
 
 
 def write(operation: Operation, form: Form, inputs: int, outputs: int, folder: Path, *, side: int = 0) -> None:

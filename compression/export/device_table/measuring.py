@@ -15,11 +15,11 @@ import torch
 
 from compression.evaluation.runtimes.onnx import FILE, OnnxRunner
 from compression.evaluation.runtimes.openvino import OpenVinoRunner
-from compression.export.device_table.layers import OF_IMAGES, drawn_inputs, write
+from compression.export.device_table.layers import drawn_inputs, write
 from compression.export.device_table.plan import Layer
-from compression.schema.device_table import DeviceTable, Form, TableConditions, TableRow, TableRuntime
-from compression.system.environment import processor
+from compression.schema.device_table import OF_IMAGES, DeviceTable, Form, TableConditions, TableRow, TableRuntime
 from compression.system.host_lock import host_lock
+from compression.system.processor import processor
 
 WARM_UP = 3
 SECONDS = 0.5  #: about how long the alternatives of one layer are timed together

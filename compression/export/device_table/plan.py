@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compression.export.device_table.layers import OF_IMAGES
-from compression.schema.device_table import Form, Operation, TableRuntime
+from compression.schema.device_table import OF_IMAGES, Form, Operation, TableRuntime
 
 MOST_WORK = 600_000_000
 """Multiply-adds of the largest timed layer: some 20 ms."""
@@ -38,7 +37,7 @@ class Layer:
         if self.operation == "attention":
             return 2 * rows * self.places * self.inputs
         area = 9 if self.operation in OF_IMAGES else 1
-        return rows * area * self.inputs * (1 if self.operation == "depthwise" else self.outputs)
+        return rows * area * self.inputs * (self.outputs if self.operation in ("linear", "convolution") else 1)
 
     def forms(self, runtime: TableRuntime) -> tuple[Form, ...]:
         """Return the forms that it has in a runtime: convolutions of dynamic-int8 are those of static-int8."""

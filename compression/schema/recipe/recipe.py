@@ -135,6 +135,11 @@ class Recipe(Config):
     """Removed; only stored recipes may have it. Every job now does what `report` did."""
 
     @property
+    def reads_device_table(self) -> bool:
+        """Return whether latencies of layers on the job's machine decide anything."""
+        return self.prune is not None and self.prune.target_latency is not None
+
+    @property
     def recovers_by_teacher(self) -> bool:
         """Return whether recovery learns the baseline's outputs."""
         return self.prune is not None and self.prune.recovery is not None and self.prune.recovery.by == "teacher"
