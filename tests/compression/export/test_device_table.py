@@ -18,8 +18,8 @@ FEW = [Layer("call", 1, 1, 1), Layer("linear", 16, 32, 4, 2), Layer("depthwise",
 
 
 @pytest.mark.parametrize("layer", [
-    Layer("linear", 16, 24, 5), Layer("attention", 64, 2, 6, 2), Layer("normalization", 16, 16, 3), Layer("activation", 16, 16, 3),
-    Layer("convolution", 8, 8, 25), Layer("depthwise", 8, 8, 25), Layer("call", 1, 1, 1),
+    Layer("linear", 16, 24, 5), Layer("attention", 64, 2, 6, 2), Layer("normalization", 16, 16, 3),
+    Layer("activation", 16, 16, 3), Layer("convolution", 8, 8, 25), Layer("depthwise", 8, 8, 25), Layer("call", 1, 1, 1),
 ])  # fmt: skip
 def test_runtimes_and_forms_answer_alike(layer: Layer, tmp_path: Path) -> None:
     feeds = drawn_inputs(layer.operation, layer.inputs, layer.places, layer.batch)

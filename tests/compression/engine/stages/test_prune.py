@@ -135,7 +135,8 @@ def test_a_device_table_says_where_to_look_first_and_both_sides_are_timed() -> N
         found[device_times] = BERT.shape_of(state.model.config).ffn, len(asked)
     assert found[predicted][0] == found[unpredicted][0]
     assert found[predicted][1] <= 3 < found[unpredicted][1]
-    assert {asked[0], asked[0] + 1} <= {*asked, found[predicted][0] + 1}
+    taken = found[predicted][0]
+    assert {taken, taken + 1} <= {*asked}  # the shape that is taken and the milder one are measured
     assert any("device table told where to look first" in note for note in state.notes)
 
 
