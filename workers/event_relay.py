@@ -27,6 +27,7 @@ from compression.schema.events import (
     PartFinished,
     Paused,
     Progress,
+    RecipeResolved,
     StageFinished,
     StageStarted,
     Started,
@@ -221,6 +222,9 @@ class EventRelay:
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
             case DeviceTableMeasured(table=table):
                 self._store_table(table)
+            case RecipeResolved(resolved=found):
+                said = {"level": "info", "message": " ".join(found.reasons)[:4000]}
+                self._record("log", said, resolved=found.model_dump(mode="json"))
             case Finished(report=report):
                 self._verify_report(report)
                 self.report = report

@@ -15,7 +15,7 @@ from app.store.db import reading
 from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.store.resources import StoredFile, stored_files
 from app.store.storage import Storage
-from compression.schema.job_spec import Data, DatasetSpec, Spec
+from compression.schema.job_spec import Data, DatasetSpec, Resolved, Spec
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.system.processor import processor
 from workers.limits import engine_memory
@@ -120,6 +120,7 @@ def write_inputs(
         helper_models=str(settings.helper_models) if settings.helper_models else None,
         lm_eval_data=str(settings.lm_eval_data) if settings.lm_eval_data else None,
         device_tables=_write_tables(job, folder),
+        resolved=Resolved.model_validate(job.resolved) if job.resolved is not None else None,
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")

@@ -139,6 +139,8 @@ class Job(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     recipe: Mapped[dict[str, Any]]
+    resolved: Mapped[dict[str, Any] | None]
+    """What a device table decided of the recipe, a `Resolved`: the same for all attempts."""
     evaluate: Mapped[dict[str, Any]]
     targets: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)

@@ -85,7 +85,7 @@ class DatasetRun:
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "DatasetRun":
         """Read model and data, and refuse an impossible job before any training."""
         recipe, output, read = spec.recipe, base / spec.output, read_dataset(spec, base, asked)
-        notes = list(sanitized_folder.notes(spec, base))
+        notes = [*sanitized_folder.notes(spec, base), *(spec.resolved.reasons if spec.resolved is not None else ())]
         source = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model", read[0].labels)
         folder = adapted_folder(source, read[0], output, "models.base", notes)
         some = TASKS[asked.task].some_labels

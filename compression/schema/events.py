@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from compression.schema.config import Config
 from compression.schema.device_table import DeviceTable
+from compression.schema.job_spec import Resolved
 from compression.schema.recipe.base import MOST_PARTS, PartName
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
@@ -111,6 +112,13 @@ class DeviceTableMeasured(Config):
     table: DeviceTable
 
 
+class RecipeResolved(Config):
+    """The device table decided what the recipe leaves to it: a new attempt does not decide again."""
+
+    type: Literal["resolved"] = "resolved"
+    resolved: Resolved
+
+
 class Paused(Config):
     """The engine stopped because a pause was requested; only what was saved remains. The last event."""
 
@@ -145,6 +153,7 @@ Event = Annotated[
     | StageFinished
     | TrainingSaved
     | DeviceTableMeasured
+    | RecipeResolved
     | Paused
     | Finished
     | Failed,

@@ -26,8 +26,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_device_tables"),
         sa.UniqueConstraint("digest", name="uq_device_tables_digest"),
     )
+    op.add_column("jobs", sa.Column("resolved", JSON, nullable=True))
     op.create_index("ix_device_tables_processor", "device_tables", ["processor", "threads", "measured_at"])
 
 
 def downgrade() -> None:
+    op.drop_column("jobs", "resolved")
     op.drop_table("device_tables")

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
+from app.core.failures import describe_failure
 from app.core.settings import Settings
-from app.jobs import device_tables, fencing
+from app.jobs import device_tables, fencing, jobs
 from app.store.db import reading, writing
-from app.store.models import Dataset
+from app.store.models import Dataset, Job
 from app.store.storage import open_storage
 from compression.schema.device_table import DeviceTable
-from compression.schema.events import DeviceTableMeasured
-from compression.schema.job_spec import Spec
+from compression.schema.events import DeviceTableMeasured, RecipeResolved
+from compression.schema.job_spec import Resolved, Spec
 from compression.system.processor import processor
 from tests.support.device_tables import HERE, made_table
 from tests.support.rows import submitted
@@ -62,6 +63,24 @@ def test_what_one_engine_measures_later_ones_of_its_conditions_are_given(setting
         assert table in [device_tables.get_table(session, one.id) for one in listed]
     assert attempt(settings, tmp_path / "3", recipe=AIMED, evaluate={"threads": 2})[1] == ()
     assert attempt(settings, tmp_path / "4")[1] is None
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_a_table_decided_is_given_to_later_attempts(settings: Settings, tmp_path: Path) -> None:
+    claim, given = attempt(settings, tmp_path / "1", recipe={"quantize": {"scheme": "auto"}})
+    assert given == ()
+    decided = Resolved(scheme="static-int8", reasons=("It is faster.",))
+    with pytest.raises(Crashed):
+        told = Telling(RecipeResolved(resolved=decided))
+        follow(claim, tmp_path / "1", open_storage(settings), settings, told)
+    with writing() as session:
+        row = session.get_one(Job, claim.job.id)
+        jobs.retry_or_fail(session, claim, describe_failure("engine_crashed"), max_failures=3, backoff_seconds=0)
+        assert row.recipe == {"quantize": {"scheme": "auto"}}  # as it was asked for
+    again = claimed(settings, tmp_path / "2")
+    assert again.job.id == claim.job.id
+    path = write_inputs(again, tmp_path / "2", settings, open_storage(settings))
+    assert Spec.model_validate_json(path.read_bytes()).resolved == decided
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
