@@ -1,6 +1,7 @@
 """What the device table decides for a job: once, before anything is trained, and the same in each attempt."""
 
 from collections.abc import Generator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 
 from compression.engine.checkpoints import fingerprints
 from compression.engine.dataset_run import DatasetRun
+from compression.engine.pipeline import compress
 from compression.engine.resolving import resolved
 from compression.export.device_table.measuring import conditions
-from compression.schema.events import Event, RecipeResolved
+from compression.schema.events import Event, RecipeResolved, StageStarted, Started
 from compression.schema.job_spec import Resolved, Spec
 from tests.support.device_tables import made_table
 from tests.support.engine_jobs import spec_of
@@ -63,3 +65,9 @@ def test_without_a_table_the_recipe_is_as_usual(spec: Spec, tmp_path: Path) -> N
     assert all("no " in reason for reason in event.resolved.reasons)
     named = spec.model_copy(update={"recipe": spec.recipe.closed(None, None)})
     assert decided(named, tmp_path) == ([], named)
+
+
+def test_a_job_decides_before_its_first_stage(spec: Spec, tmp_path: Path) -> None:
+    events = compress(spec, tmp_path)
+    assert [type(event) for event in islice(events, 3)] == [Started, RecipeResolved, StageStarted]
+    events.close()
