@@ -28,6 +28,22 @@ class NewDevice(Device):
     key: str
 
 
+class DeviceTable(Answer):
+    """What a device table holds for. Its times: `Lathe.device_table(ID)`."""
+
+    id: str
+    processor: str
+    instructions: str = ""
+    threads: int = 1
+    """Threads of the runtimes."""
+    runtimes: dict[str, str]
+    """Versions by name."""
+    rows: int = 0
+    exclusive: bool = True
+    worker: str | None = None
+    measured_at: datetime | None = None
+
+
 class Failure(Answer):
     """Why a device could not profile an artifact."""
 

@@ -1,6 +1,7 @@
 """The engine's command: `python -m compression run|validate|measure|predict|profile|lm-eval-job SPEC.json`.
 
-`python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint, `python -m compression serve FOLDER` serves an artifact.
+`python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint, `python -m compression serve FOLDER` serves an artifact,
+`python -m compression device-table --out FILE` measures what single layers cost here.
 
 `run` writes one JSON event per line to a pipe. Its exit codes: 0 (finished), 2 (the job cannot be done as requested, or not
 here; a `failed` event gives the reason), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
@@ -25,6 +26,7 @@ MODULES = {
     "profile": "compression.evaluation.profiling.command",
     "profile-part": "compression.evaluation.profiling.part",
     "lm-eval-job": "compression.evaluation.lm_eval.harness_model",
+    "device-table-job": "compression.export.device_table.command",
 }
 """Subcommand → the module whose `main` runs it."""
 
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("profile", "measure what an artifact costs on this machine"),
         ("profile-part", "open an artifact in this fresh process for its profile"),
         ("lm-eval-job", "ask a job's model what tasks of lm-eval ask"),
+        ("device-table-job", "measure what single layers cost here, for a job"),
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("spec", type=Path, metavar="SPEC.json")
@@ -50,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     tasks = commands.add_parser("lm-eval", help="ask a language model's checkpoint what tasks of lm-eval ask")
     harness.add_arguments(tasks)
     serving.add_arguments(commands.add_parser("serve", help="serve an artifact over HTTP"))
+    table = commands.add_parser("device-table", help="measure what single layers cost here, in minutes, and print the table")
+    table.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table as JSON; what it has already stays")
+    table.add_argument("--threads", type=int, default=1, help="threads of the runtimes (default: 1)")
+    table.add_argument("--quick", action="store_true", help="a few layers of each operation, in seconds")
     options = parser.parse_args(arguments)
     # Threads that spin for long while they wait take the cores from working threads of another job, and both slow down (80
     # times slower was measured). No spinning at all costs one wake-up per operation, twice the time of a step here. So: spin
@@ -59,10 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
         return harness.main(options)
     if options.command == "serve":
         return serving.main(options)
+    code: int
+    if options.command == "device-table":  # imported here, because it imports torch
+        code = process.imported(MODULES["device-table-job"]).show(options)
+        return code
     if options.die_with_parent:
         process.die_with_parent()
     module = process.imported(MODULES[options.command])
-    code: int
     if options.command == "run":
         pauses = process.PauseRequests() if options.die_with_parent else None
         code = module.main(options.spec, options.events_fd, pauses)

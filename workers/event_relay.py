@@ -11,28 +11,34 @@ import structlog
 
 from app.core import crash_points, traces
 from app.core.settings import Settings
-from app.jobs import fencing, jobs, stage_results
+from app.jobs import device_tables, fencing, jobs, stage_results
 from app.store.db import reading
 from app.store.models import EventType
 from app.store.storage import Storage
 from compression.schema import events
+from compression.schema.device_table import DeviceTable
 from compression.schema.errors import DiskFull, OutOfMemory
 from compression.schema.events import (
     ArtifactReady,
+    DeviceTableMeasured,
     Event,
     Finished,
     Log,
     PartFinished,
     Paused,
     Progress,
+    RecipeResolved,
     StageFinished,
     StageStarted,
     Started,
     TrainingSaved,
 )
+from compression.schema.recipe.recipe import JobEvaluate
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.system.memory import killed_for_memory
+from compression.system.processor import processor
+from workers.attempt_ends import Crashed, Failed, Interrupted
 from workers.device_wait import wait_for_devices
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
@@ -55,30 +61,6 @@ WRITE_PAUSE_SECONDS = 0.01
 """Pause between two writes. SQLite has one writer at a time and no queue between processes: an engine that floods us with
 events would keep the lease's renewal, and all other writers, from writing."""
 Kept = list[tuple[Artifact, dict[str, str]]]
-
-
-class Interrupted(Exception):
-    """The engine was stopped on purpose: `reason` is lost, cancel, overdue or drain."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Failed(Exception):
-    """The engine, or the check of its memory, reports why the job cannot be done as requested."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(error["code"])
-        self.error = error
-
-
-class Crashed(Exception):
-    """The engine ended without a result, or had to be ended."""
-
-    def __init__(self, cause: str, code: str = "engine_crashed") -> None:
-        super().__init__(cause)
-        self.code = code
 
 
 def _disk_error(cause: str) -> dict[str, Any]:
@@ -232,6 +214,11 @@ class EventRelay:
             case StageStarted(stage=stage):
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
+            case DeviceTableMeasured(table=table):
+                self._store_table(table)
+            case RecipeResolved(resolved=found):
+                said = {"level": "info", "message": " ".join(found.reasons)[:4000]}
+                self._record("log", said, resolved=found.model_dump(mode="json"))
             case Finished(report=report):
                 self._verify_report(report)
                 self.report = report
@@ -348,6 +335,14 @@ class EventRelay:
         crash_points.reach("worker_training_saved")
         self._forget_saved()
         self.saved = list(keys.values())
+
+    def _store_table(self, table: DeviceTable) -> None:
+        """Store what layers cost here, for all jobs. Raises Untrustworthy if it is of another machine than this."""
+        self._origin()  # it counts as an event
+        threads = JobEvaluate.model_validate(self.claim.job.evaluate).threads
+        if (table.conditions.processor, table.conditions.threads) != (processor(), threads):
+            raise Untrustworthy("its device table is of another machine")
+        self._write(lambda session: device_tables.store(session, self.claim, table))
 
     def _forget_saved(self) -> None:
         """Delete what was saved of training before; the keeper finds what a crash leaves of it."""

@@ -1,5 +1,6 @@
 """The inputs in an attempt's folder before the engine starts: model, data, results of earlier attempts, and the spec."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ import structlog
 from sqlalchemy import select
 
 from app.core.settings import Settings
-from app.jobs import fencing, stage_results
+from app.jobs import device_tables, fencing, stage_results
 from app.store.db import reading
 from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.store.resources import StoredFile, stored_files
 from app.store.storage import Storage
-from compression.schema.job_spec import Data, DatasetSpec, Spec
+from compression.schema.job_spec import Data, DatasetSpec, Resolved, Spec
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+from compression.system.processor import processor
 from workers.limits import engine_memory
 
 log = structlog.get_logger()
@@ -117,6 +119,8 @@ def write_inputs(
         wordnet=str(settings.wordnet) if settings.wordnet else None,
         helper_models=str(settings.helper_models) if settings.helper_models else None,
         lm_eval_data=str(settings.lm_eval_data) if settings.lm_eval_data else None,
+        device_tables=_write_tables(job, folder),
+        resolved=Resolved.model_validate(job.resolved) if job.resolved is not None else None,
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")
@@ -127,6 +131,18 @@ def _data(dataset: Dataset, place: str) -> Data:
     """Return a dataset's layout with paths from the attempt's folder."""
     splits = {name: tuple(f"{place}/{path}" for path in paths) for name, paths in dataset.data["splits"].items()}
     return Data.model_validate({**dataset.data, "splits": splits})
+
+
+def _write_tables(job: Job, folder: Path) -> tuple[str, ...] | None:
+    """Write the known device tables of this machine's processor beside the inputs, if the job's recipe reads any."""
+    if not Recipe.model_validate(job.recipe).reads_device_table:
+        return None
+    with reading() as session:
+        found = device_tables.offered(session, processor(), JobEvaluate.model_validate(job.evaluate).threads)
+    names = tuple(f"device-table-{number}.json" for number in range(len(found)))
+    for name, table in zip(names, found, strict=True):
+        (folder / name).write_text(json.dumps(table), "utf-8")
+    return names
 
 
 def fetch_files(

@@ -18,8 +18,9 @@ from app.core.settings import Settings
 from app.jobs import fencing, jobs
 from app.store.storage import Storage
 from compression.schema.errors import DeviceError, DiskFull, OutOfMemory
+from workers.attempt_ends import Crashed, Failed, Interrupted
 from workers.engine import Engine
-from workers.event_relay import Crashed, EventRelay, Failed, Interrupted
+from workers.event_relay import EventRelay
 from workers.folders import Untrustworthy, private_folder
 from workers.job_inputs import input_bytes, needed_bytes, write_inputs
 from workers.lease import Lease, Write, persist

@@ -1,9 +1,9 @@
-"""Tables of devices, which measure artifacts, and of the profiles that they make."""
+"""Tables of devices, which measure artifacts, of the profiles that they make, and of what layers cost on workers."""
 
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.ids import new_id
@@ -63,4 +63,25 @@ class Profile(Base):
         Index("ix_profiles_team_id_id", "team_id", "id"),
         Index("ix_profiles_line", "device_id", "id", postgresql_where=QUEUED, sqlite_where=QUEUED),
         Index("ix_profiles_leases", "lease_until", postgresql_where=RUNNING, sqlite_where=RUNNING),
+    )
+
+
+class StoredTable(Base):
+    """A `DeviceTable`, measured by the engine of some job. It belongs to no team."""
+
+    __tablename__ = "device_tables"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("dtb"))
+    digest: Mapped[str] = mapped_column(String(64))
+    """Of its conditions."""
+    processor: Mapped[str] = mapped_column(String(200))
+    threads: Mapped[int]
+    facts: Mapped[dict[str, Any]]
+    """Its conditions, and how many rows it has, for lists."""
+    content: Mapped[dict[str, Any]] = mapped_column(deferred=True)
+    worker: Mapped[str | None] = mapped_column(String(40))
+    measured_at: Mapped[dt.datetime]
+
+    __table_args__ = (
+        UniqueConstraint("digest", name="uq_device_tables_digest"),
+        Index("ix_device_tables_processor", "processor", "threads", "measured_at"),
     )

@@ -10,7 +10,7 @@ from app.core.ids import new_id
 from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
 from app.store.base import Base, Json
 from app.store.clock import now
-from app.store.device_models import Device, Profile
+from app.store.device_models import Device, Profile, StoredTable
 
 __all__ = [
     "ADMIN",
@@ -25,6 +25,7 @@ __all__ = [
     "Profile",
     "ShareLink",
     "SignIn",
+    "StoredTable",
 ]
 
 QUEUED, RUNNING = "queued", "running"
@@ -138,6 +139,8 @@ class Job(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     recipe: Mapped[dict[str, Any]]
+    resolved: Mapped[dict[str, Any] | None]
+    """What a device table decided of the recipe, a `Resolved`: the same for all attempts."""
     evaluate: Mapped[dict[str, Any]]
     targets: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)

@@ -25,10 +25,11 @@ import onnxruntime
 import torch
 
 from bench.alignment import storage, timing
-from bench.alignment.layers import FORMS, LAYERS, READS, encoder, opened
+from bench.alignment.layers import LAYERS, READS, encoder, opened
 from compression.evaluation.runtimes.onnx import FILE
 from compression.evaluation.runtimes.openvino import imported
-from compression.system.environment import processor
+from compression.schema.device_table import FORMS, Form
+from compression.system.processor import processor
 
 RECORDS = Path(__file__).parent / "records"
 MULTIPLES = (8, 16, 32, 64)
@@ -41,7 +42,7 @@ HEADS = {
 Record = dict[str, Any]
 
 
-def widths(layer: str, form: str, runtime: str, width: int, threads: int, turns: int) -> Record:
+def widths(layer: str, form: Form, runtime: str, width: int, threads: int, turns: int) -> Record:
     """Time an odd width beside its roundings. `against`: by multiple, quartiles of the odd width's time / the rounded one's."""
     write = LAYERS[layer][0]
     rounded = {multiple: -(-width // multiple) * multiple for multiple in MULTIPLES}
@@ -59,7 +60,7 @@ def widths(layer: str, form: str, runtime: str, width: int, threads: int, turns:
     }
 
 
-def joining(form: str, threads: int, turns: int) -> Record:
+def joining(form: Form, threads: int, turns: int) -> Record:
     """Time an encoder with and without joined operators, and count the operators of both files."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

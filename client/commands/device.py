@@ -10,7 +10,7 @@ from client.commands.registry import Commands
 from client.device_types import Device
 from client.devices.runner import Runner
 from client.errors import NoDevice
-from client.terminal.output import as_json, emit, say, table, write_json
+from client.terminal.output import as_json, emit, say, table as terminal_table, write_json
 
 app = Commands(help="Devices: machines that measure artifacts for your team.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ def ls(lathe: Lathe) -> None:
     found = lathe.devices()
     rows = [(one.id, one.name, one.waiting, moment(one.last_heard) or "never", _about(one)) for one in found]
     empty = "No devices. Register one: lathe device register NAME"
-    emit(found, table(("id", "name", "waiting", "heard of", "machine"), rows, empty=empty))
+    emit(found, terminal_table(("id", "name", "waiting", "heard of", "machine"), rows, empty=empty))
 
 
 @app.command()
@@ -44,6 +44,20 @@ def rm(lathe: Lathe, device: Annotated[str, typer.Argument(metavar="DEVICE", hel
     named = next((one.id for one in lathe.devices() if device in (one.id, one.name)), device)
     lathe.delete(f"devices/{named}")
     emit({"removed": named}, f"{device} is removed.")
+
+
+@app.command("table")
+def show_table(lathe: Lathe, table: Annotated[str | None, typer.Argument(metavar="[ID]", help="A table's id.")] = None) -> None:
+    """List the device tables: what single layers cost on the workers' processors. With an id: the times of that one."""
+    if table is None:
+        found = lathe.device_tables()
+        listed = [(one.id, one.processor, one.threads, one.rows, moment(one.measured_at) or "") for one in found]
+        empty = "No device tables. A job with a target latency measures one."
+        emit(found, terminal_table(("id", "processor", "threads", "times", "measured"), listed, empty=empty))
+        return
+    whole = lathe.device_table(table)
+    rows = [(*row.layer, row.runtime, row.form, f"{row.microseconds:.1f}") for row in whole.rows]
+    emit(whole, terminal_table(("layer", "in", "out", "places", "batch", "runtime", "form", "µs"), rows, empty="No times."))
 
 
 @app.command()

@@ -9,7 +9,8 @@ from client.core.events import LongPoll
 from client.core.fields import ProfileFields
 from client.core.protocol import PATIENT, Listing, Peer, Request, Steps, read
 from client.core.requests import held, ignored, listing, request
-from client.device_types import Claim, Device, NewDevice, Profile
+from client.device_types import Claim, Device, DeviceTable, NewDevice, Profile
+from compression.schema.device_table import DeviceTable as LayerTimes
 from compression.schema.profile import Profile as Measured, ProfileFailure
 
 
@@ -54,6 +55,16 @@ class DeviceEndpoints(Peer):
     def profiles(self, *, job: str | None = None, device: str | None = None) -> Listing[Profile]:
         """Yield the team's profiles, newest first."""
         return listing("profiles", Profile, job=job, device=device)
+
+    @listed
+    def device_tables(self) -> Listing[DeviceTable]:
+        """Return what is known of single layers' cost: a table for each processor, number of threads and versions."""
+        return listing("device-tables", DeviceTable)
+
+    @call
+    def device_table(self, table_id: str) -> Request[LayerTimes]:
+        """Return a device table with its times."""
+        return request("GET", f"device-tables/{table_id}", LayerTimes)
 
     # With a device's key.
 

@@ -15,7 +15,8 @@ from compression.evaluation.validate import Validation, validate
 from compression.modalities.base import Examples, TaskAdapter
 from compression.modalities.modality import Augmenter, InputPruner
 from compression.models.tensors import Tensors
-from compression.schema.events import Log, TrainingSaved
+from compression.planning.device_times import ShapeTimes
+from compression.schema.events import Event, Log, TrainingSaved
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Latency, NotMeasured
@@ -37,6 +38,12 @@ def unmeasured(_: PreTrainedModel, others: Iterable[PreTrainedModel]) -> Iterato
     return (UNMEASURED for _ in others)
 
 
+def unpredicted() -> Generator[Event, None, ShapeTimes | None]:
+    """Return that there is no device table."""
+    yield from ()
+    return None
+
+
 @dataclass
 class StageContext:
     """The state of a running job. A stage changes `model` in place or replaces it, and fills `result`.
@@ -45,8 +52,9 @@ class StageContext:
     CPU, until their outputs are computed. `parts` is the number of micro-batches of a batch. `budget` limits all training
     together. `augmenter` generates new rows, if the recipe has augmentation. `unlabelled` holds the inputs of the general
     phase, if any. `models` holds the job's models by folder. `scratch` is a folder for files that may be lost. `input_pruner`
-    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency, `timed_beside` what
-    each of several saves of a given model's time. `memory` is the engine's limit in bytes.
+    removes the inputs (tokens) that pruning drops. `timed` exports a model and measures its latency, `timed_beside` what each
+    of several saves of a given model's time. `device_times` returns what predicts latencies, if anything does. `memory` is the
+    engine's limit in bytes.
     """
 
     recipe: Recipe
@@ -65,6 +73,7 @@ class StageContext:
     scratch: Path | None = None
     input_pruner: InputPruner | None = None
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] = lambda _: UNMEASURED
+    device_times: Callable[[], Generator[Event, None, ShapeTimes | None]] = unpredicted
     timed_beside: Callable[[PreTrainedModel, Iterable[PreTrainedModel]], Iterator[Saving | NotMeasured]] = unmeasured
     memory: int | None = None
     new_head: bool = False  #: whether the model's head was initialised at random for this job, because the model had none

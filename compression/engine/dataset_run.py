@@ -13,6 +13,7 @@ from compression.engine import checkpoints
 from compression.engine.backend import Finish
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.context import StageContext
+from compression.engine.device_table import shape_times
 from compression.engine.job_data import UNPACKED, JobData, read_dataset
 from compression.engine.job_models import ModelSource, adapted_folder, open_job_models, with_views
 from compression.engine.reporting.dataset_facts import DatasetSummary
@@ -84,7 +85,7 @@ class DatasetRun:
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "DatasetRun":
         """Read model and data, and refuse an impossible job before any training."""
         recipe, output, read = spec.recipe, base / spec.output, read_dataset(spec, base, asked)
-        notes = list(sanitized_folder.notes(spec, base))
+        notes = [*sanitized_folder.notes(spec, base), *(spec.resolved.reasons if spec.resolved is not None else ())]
         source = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED / "model", read[0].labels)
         folder = adapted_folder(source, read[0], output, "models.base", notes)
         some = TASKS[asked.task].some_labels
@@ -126,6 +127,7 @@ class DatasetRun:
         )
         part = cls(data, state, kind)
         state.timed, state.timed_beside = part.timed, part.timed_beside
+        state.device_times = lambda: shape_times(state, spec, base, data.evaluate)
         return part
 
     @staticmethod

@@ -12,6 +12,7 @@ import torch
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.job import Job
 from compression.engine.on_disk.backend import OnDiskRun, fits_on_disk_only
+from compression.engine.resolving import resolved
 from compression.engine.stages.registry import planned
 from compression.schema.events import Event, Finished, StageStarted, Started
 from compression.schema.job_spec import Spec
@@ -27,6 +28,7 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
     torch.set_num_threads(spec.threads or process.usable_cores())
     stages = planned(spec.recipe)
     yield Started(environment=environment(), stages=stages)
+    spec = yield from resolved(spec, base, pause_asked)
     job = Job.open(spec, base, pause_asked, OnDiskRun if fits_on_disk_only(spec, base) else DatasetRun)
     yield from job.resume()
     for stage in stages[len(job.rows) :]:

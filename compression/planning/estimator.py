@@ -382,7 +382,7 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
     """Return the bytes of an ONNX artifact's weights by scheme. Tables are int8 in all schemes."""
     if quantize is None:
         return HELD_BYTES * parameters.total
-    if not SCHEMES[quantize.scheme].grouped:
+    if not SCHEMES[quantize.assumed].grouped:
         return round(INT8_OVERHEAD * parameters.total)
     # Half a byte each, and one float32 scale per group.
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))

@@ -56,8 +56,8 @@ def _of_training(recipe: Recipe) -> Iterator[Refusal]:
 def _of_integers(quantize: Quantize) -> Iterator[Refusal]:
     cause = "factors are moved between the layers of transformers of text alone"
     yield quantize.smoothing is not None, "quantize.smoothing", cause, "Set it to null."
-    cause = f"convolutions have integers of weights and activations, and {quantize.scheme} leaves activations as they are"
-    grouped = not SCHEMES[quantize.scheme].rounds_activations
+    cause = f"convolutions have integers of weights and activations, and {quantize.assumed} leaves activations as they are"
+    grouped = not SCHEMES[quantize.assumed].rounds_activations
     yield grouped, "quantize.scheme", cause, "Choose static-int8, or dynamic-int8."
 
 

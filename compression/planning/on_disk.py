@@ -40,6 +40,8 @@ def untrained(recipe: Recipe) -> bool:
         return False
     if prune is not None and (prune.target_latency is not None or prune.reconstruct or prune.sensitivity):
         return False
+    if prune is not None and prune.multiple == "auto":  # what decides it opens the model
+        return False
     return quantize.scheme in get_args(StreamedScheme) and quantize.smoothing in (None, "search")
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from compression.schema.config import Config
+from compression.schema.device_table import DeviceTable
+from compression.schema.job_spec import Resolved
 from compression.schema.recipe.base import MOST_PARTS, PartName
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
@@ -103,6 +105,20 @@ class TrainingSaved(Config):
     part: PartName = ""
 
 
+class DeviceTableMeasured(Config):
+    """The engine measured what single layers cost on this machine: later jobs here need not."""
+
+    type: Literal["device_table"] = "device_table"
+    table: DeviceTable
+
+
+class RecipeResolved(Config):
+    """The device table decided what the recipe leaves to it: a new attempt does not decide again."""
+
+    type: Literal["resolved"] = "resolved"
+    resolved: Resolved
+
+
 class Paused(Config):
     """The engine stopped because a pause was requested; only what was saved remains. The last event."""
 
@@ -136,6 +152,8 @@ Event = Annotated[
     | PartFinished
     | StageFinished
     | TrainingSaved
+    | DeviceTableMeasured
+    | RecipeResolved
     | Paused
     | Finished
     | Failed,

@@ -8,9 +8,11 @@ from compression.schema.config import Config
 from compression.schema.errors import UnreadableData
 from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+from compression.schema.schemes import Scheme
 from compression.schema.specs import COLUMNS, PLAIN
 from compression.schema.tasks import TASKS
 
+Reason = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
 
@@ -74,6 +76,16 @@ class DatasetSpec(Config):
     data: Data
 
 
+class Resolved(Config):
+    """What a device table decided of a recipe, once for all attempts of a job."""
+
+    scheme: Scheme | None = None
+    """In place of quantize.scheme auto; null: the recipe has none to decide."""
+    multiple: Annotated[int | None, Field(ge=1, le=256, description="In place of prune.multiple auto.")] = None
+    reasons: Annotated[tuple[Reason, ...], Field(max_length=4)] = ()
+    """What was predicted, for the report."""
+
+
 class Spec(Config):
     """The input of `python -m compression run`: one job, with local paths. Relative paths start at the spec's folder."""
 
@@ -106,6 +118,10 @@ class Spec(Config):
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
     lm_eval_data: str | None = None
     """Folder of lm-eval's data, named as on the hub: allenai/ai2_arc."""
+    device_tables: tuple[str, ...] | None = None
+    """Files of device tables. If a recipe needs one and none is of this machine, it is measured; null: nothing is predicted."""
+    resolved: Resolved | None = None
+    """What an earlier attempt decided by its table."""
 
     @model_validator(mode="after")
     def _no_devices(self) -> "Spec":

@@ -2,9 +2,10 @@
 
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
+
+from compression.system.processor import processor
 
 LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "safetensors")
 
@@ -18,13 +19,3 @@ def environment() -> dict[str, str]:
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found["training_threads"] = str(torch.get_num_threads())
     return found
-
-
-def processor() -> str:
-    """Return the processor's name from the kernel, or the architecture if the kernel gives no name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -15,7 +15,9 @@ import pytest
 from client.api import Lathe
 from client.device_types import NewDevice, Profile
 from client.errors import NoDevice, Problem, WaitedTooLong
+from compression.schema.device_table import DeviceTable
 from tests.app.api.conftest import add_artifact, add_artifact_of
+from tests.app.api.test_device_tables import TABLE, store as store_table
 from tests.client.conftest import Command, Live
 from tests.client.halves import HALVES
 from tests.client.measuring_child import CRASHED, KILLED, REFUSED, SLOW, UNFIT
@@ -68,6 +70,16 @@ def start(live: Live, device: NewDevice, tmp_path: Path) -> Iterator[Start]:
             return process
 
         yield run
+
+
+def test_device_tables_are_listed_and_shown(live: Live, command: Command) -> None:
+    assert "No device tables" in command("device", "table").out
+    store_table(live.service, "dtb_cli")
+    (listed,) = document(command("device", "table", "--json"))
+    assert (listed["id"], listed["processor"], listed["rows"]) == ("dtb_cli", "Made 1", len(TABLE.rows))
+    assert "dtb_cli" in command("device", "table").out
+    assert DeviceTable.model_validate(document(command("device", "table", "dtb_cli", "--json"))) == TABLE
+    says(command("device", "table", "dtb_cli").out, "attention", "dynamic-int8", "openvino")
 
 
 def state(owner: Lathe, profile: Profile, wanted: str) -> Profile:

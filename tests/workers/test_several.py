@@ -20,8 +20,9 @@ from compression.schema.report.report import Artifact, File
 from tests.client.figures import row
 from tests.support import rows
 from tests.support.rows import do, submitted, team
+from workers.attempt_ends import Crashed
 from workers.engine import Engine
-from workers.event_relay import Crashed, EventRelay
+from workers.event_relay import EventRelay
 from workers.folders import Untrustworthy
 from workers.job_inputs import write_inputs
 from workers.lease import Lease

@@ -14,8 +14,8 @@ from tests.workers.test_engine import run as run
 from tests.workers.test_several import follow
 from tests.workers.test_watch import Writing, sent_and_claimed
 from workers import event_relay, usage as usages
+from workers.attempt_ends import Failed
 from workers.engine import Engine
-from workers.event_relay import Failed
 from workers.folders import Untrustworthy
 from workers.usage import Usage, find_excess
 

@@ -17,7 +17,7 @@ from tests.client.figures import report
 from tests.support.rows import do, submitted
 from tests.workers.test_several import Telling, claimed, file, follow
 from workers import event_relay
-from workers.event_relay import Crashed, Failed
+from workers.attempt_ends import Crashed, Failed
 from workers.folders import Untrustworthy
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

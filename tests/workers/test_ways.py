@@ -22,7 +22,7 @@ from tests.support.measuring import briefly
 from tests.support.rows import submitted
 from tests.support.tiny_bert import sentences, write_rows
 from tests.workers.test_several import Telling, claimed, follow
-from workers.event_relay import Crashed
+from workers.attempt_ends import Crashed
 from workers.job_inputs import write_inputs
 
 MEMORY, FILES = "baseline-onnx-float32", "baseline-transformers-bfloat16"

@@ -98,7 +98,7 @@ def network_shape_at(shape: Shape, prune: Prune, ratios: Mapping[Axis, float], n
     taken = {axis: ratios.get(axis, 0.0) * (axis in prune.axes) for axis in (*prune.axes, "layers")}
     groups = {group.key: group for group in network.groups if group.key in (shape.widths or {})}
     left = {key: 1 - taken.get(group.axis, 0.0) for key, group in groups.items()}  # type: ignore[call-overload]
-    widths = {key: _nearest(group, left[key], step_of(group, prune.multiple)) for key, group in groups.items()}
+    widths = {key: _nearest(group, left[key], step_of(group, prune.rounding)) for key, group in groups.items()}
     if prune.stock:
         for tied in network.tied:
             widths |= _in_proportion([groups[key] for key in tied if key in groups], left, prune)
@@ -135,7 +135,7 @@ def _in_proportion(groups: Sequence[GroupFacts], left: Mapping[str, float], prun
     whole = gcd(*(group.units for group in groups))
     share = left[groups[0].key]
     least = min(groups, key=lambda group: group.units)
-    step, part = step_of(least, prune.multiple), least.units // whole
+    step, part = step_of(least, prune.rounding), least.units // whole
     places = [place for place in range(1, whole) if place * part % step == 0 and place * part >= FEWEST_UNITS] + [whole]
     best = min(places, key=lambda place: (abs(place / whole - share), -place))
     return {group.key: group.units // whole * best for group in groups}
@@ -143,17 +143,17 @@ def _in_proportion(groups: Sequence[GroupFacts], left: Mapping[str, float], prun
 
 def network_parameters(network: NetworkFacts, shape: Shape) -> int:
     """Count the parameters of a network at a shape."""
-    without = _spared(network, shape, network.parameters)
+    without = spared_blocks(network, shape, network.parameters)
     return network.parameters(shape.widths, without)
 
 
 def multiply_adds(network: NetworkFacts, shape: Shape) -> int:
     """Count the multiply-adds of one image at a shape."""
-    without = _spared(network, shape, network.multiply_adds)
+    without = spared_blocks(network, shape, network.multiply_adds)
     return network.multiply_adds(shape.widths, without)
 
 
-def _spared(network: NetworkFacts, shape: Shape, cost: Callable[..., int]) -> list[str]:
+def spared_blocks(network: NetworkFacts, shape: Shape, cost: Callable[..., int]) -> list[str]:
     """Return the names of as many blocks as the shape lacks: those that save least."""
     gone = len(network.blocks) - shape.layers
     if gone <= 0:

@@ -116,17 +116,17 @@ def shape_at(
         return INSTALLED[family.name].shape_at(shape, prune, ratios)
     if family.decodes:
         named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
-        return decoder_shape(family.model_type, shape, named, prune.multiple)
+        return decoder_shape(family.model_type, shape, named, prune.rounding)
     ffn, layers = shape.ffn, shape.layers
     heads, hidden = _heads_and_hidden(shape, ratios)
     if "ffn" in prune.axes:
-        ffn = min(round(shape.ffn * (1 - ratios["ffn"]) / prune.multiple) * prune.multiple, shape.ffn)
+        ffn = min(round(shape.ffn * (1 - ratios["ffn"]) / prune.rounding) * prune.rounding, shape.ffn)
     if "layers" in prune.axes:
         layers = round(shape.layers * (1 - ratios["layers"]))
     if heads < 1 or ffn < 1 or layers < 1:
         shares = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
         left = f"{layers} layers of {heads} heads and {ffn} feed-forward units"
-        raise UnsupportedShape(f"the ratios {shares} with multiple {prune.multiple} leave {left}", param="recipe.prune.ratio")
+        raise UnsupportedShape(f"the ratios {shares} with multiple {prune.rounding} leave {left}", param="recipe.prune.ratio")
     return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
 
 

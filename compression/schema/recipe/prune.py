@@ -1,5 +1,6 @@
 """What is pruned, by which criterion, how far and in how many steps, and how the model recovers."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -77,6 +78,19 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | AxisRatios:
     return AxisRatios.model_validate(value) if isinstance(value, Mapping | AxisRatios) else _share.validate_python(value)
 
 
+USUAL_MULTIPLE = 64
+Multiple = Annotated[int, Field(ge=1, le=256)]
+_multiple: TypeAdapter[int] = TypeAdapter(Multiple)
+
+
+def _multiple_or_auto(value: Any, _: ValidatorFunctionWrapHandler) -> int | Literal["auto"]:
+    if isinstance(value, str | bool):
+        if value == "auto":
+            return "auto"
+        raise ValueError(f"must be a number or 'auto', not {json.dumps(value)}")
+    return _multiple.validate_python(value)
+
+
 class Prune(Config):
     """Remove whole channels, heads, feed-forward units, experts, layers or tokens: shapes really shrink."""
 
@@ -100,9 +114,10 @@ class Prune(Config):
     size of its batch normalization's factors, in networks that have them (Liu et al. 2017). taylor: first-order change of the
     loss without it. Layers are always chosen by how much they change their input; residual blocks of a network
     of images by that for each millisecond that they take. Decoders: l1 or l2."""
-    multiple: Annotated[int, Field(ge=1, le=256)] = 64
+    multiple: Annotated[Multiple | Literal["auto"], WrapValidator(_multiple_or_auto)] = USUAL_MULTIPLE
     """The feed-forward width is rounded to this multiple; in decoders also hidden, expert widths and ranks. Channels of a
-    network of images are rounded to a multiple of 8, or of this if it is less."""
+    network of images are rounded to a multiple of 8, or of this if it is less. auto: the smallest from which on the worker's
+    device table shows no width that takes longer than a wider one."""
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
     reconstruct: bool = False
     """Fit the remaining linear layers to the whole model's outputs by least squares, one after another, on at most 16,384
@@ -145,6 +160,11 @@ class Prune(Config):
         if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
             raise ValueError(f"{self.steps} steps need recovery of at least as many epochs, or they are one cut")
         return self
+
+    @property
+    def rounding(self) -> int:
+        """Return the multiple, or the usual one as long as the device table has not decided."""
+        return USUAL_MULTIPLE if self.multiple == "auto" else self.multiple
 
     @property
     def has_target(self) -> bool:

@@ -1,6 +1,6 @@
 """The simulated integers, how their ranges are found, and quantization-aware training."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
@@ -26,6 +26,11 @@ class Qat(Config):
         return self.full + self.ramp + self.quantized
 
 
+USUAL_SCHEME: Scheme = "dynamic-int8"
+if TYPE_CHECKING:
+    AnyScheme: TypeAlias = str
+else:
+    AnyScheme = Literal[(*SCHEMES, "auto")]
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 _alpha: TypeAdapter[float] = TypeAdapter(Alpha)
 SEARCH: Literal["search"] = "search"
@@ -43,10 +48,11 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | Literal["se
 class Quantize(Config):
     """Simulate the integers of the exported artifact from here on; docs/numerics.md defines each scheme."""
 
-    scheme: Scheme = "dynamic-int8"
+    scheme: AnyScheme = USUAL_SCHEME
     """dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit activations with one
     calibrated range per layer. weight-only-int8, weight-only-int4: activations in floating point; int4 has one scale per group
-    of inputs. Embeddings are always int8 per row."""
+    of inputs. Embeddings are always int8 per row. auto: of dynamic-int8 and static-int8 the one that the worker's device table
+    predicts to be faster."""
     group_size: Literal[16, 32, 64, 128, 256] = 32
     """For weight-only-int4: inputs of an output channel that share one scale."""
     portable: bool = True
@@ -69,6 +75,11 @@ class Quantize(Config):
     to file). null: no smoothing."""
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None
 
+    @property
+    def assumed(self) -> Scheme:
+        """Return the scheme, or the usual one as long as the device table has not decided."""
+        return USUAL_SCHEME if self.scheme == "auto" else self.scheme
+
     @model_validator(mode="after")
     def _nothing_is_set_that_has_no_effect(self) -> "Quantize":
         defaults = {name: field.default for name, field in Quantize.model_fields.items()}
@@ -78,8 +89,8 @@ class Quantize(Config):
                 raise ValueError(f"only {scheme} has {name}, and the scheme is {self.scheme}")
         if self.percentile != defaults["percentile"] and self.observer != "percentile":
             raise ValueError(f"only the observer percentile has percentile, and the observer is {self.observer}")
-        if not self.portable and not SCHEMES[self.scheme].rounds_activations:
+        if not self.portable and not SCHEMES[self.assumed].rounds_activations:
             raise ValueError(f"portable: false needs rounded activations, and {self.scheme} leaves them in floating point")
-        if isinstance(self.smoothing, float) and not SCHEMES[self.scheme].rounds_activations:
+        if isinstance(self.smoothing, float) and not SCHEMES[self.assumed].rounds_activations:
             raise ValueError(f"an α of smoothing needs rounded activations, and {self.scheme} leaves them in floating point")
         return self

@@ -135,6 +135,27 @@ class Recipe(Config):
     """Removed; only stored recipes may have it. Every job now does what `report` did."""
 
     @property
+    def is_open(self) -> bool:
+        """Return whether the device table decides some of the recipe."""
+        return (self.quantize is not None and self.quantize.scheme == "auto") or (
+            self.prune is not None and self.prune.multiple == "auto"
+        )
+
+    def closed(self, scheme: str | None, multiple: int | None) -> "Recipe":
+        """Return the recipe with what the table decided in place of `auto`; null: as usual."""
+        found: dict[str, Any] = {}
+        if self.quantize is not None and self.quantize.scheme == "auto":
+            found["quantize"] = self.quantize.model_copy(update={"scheme": scheme or self.quantize.assumed})
+        if self.prune is not None and self.prune.multiple == "auto":
+            found["prune"] = self.prune.model_copy(update={"multiple": multiple or self.prune.rounding})
+        return self.model_copy(update=found)
+
+    @property
+    def reads_device_table(self) -> bool:
+        """Return whether latencies of layers on the job's machine decide anything."""
+        return self.is_open or (self.prune is not None and self.prune.target_latency is not None)
+
+    @property
     def recovers_by_teacher(self) -> bool:
         """Return whether recovery learns the baseline's outputs."""
         return self.prune is not None and self.prune.recovery is not None and self.prune.recovery.by == "teacher"

@@ -10,6 +10,7 @@ import httpx
 from app.store.models import READ
 from tests.app.api.conftest import Json, add_artifact, entry, job_body
 from tests.app.api.finished import done
+from tests.app.api.test_device_tables import store as store_table
 from tests.conftest import Service
 
 FILE, DATA = "config.json", b"{}"
@@ -48,6 +49,7 @@ class Owner:
             "key_id": self.http.post("/v1/keys", json={"name": "victim", "scope": READ}).json()["id"],
             "team_id": self.team,
             "device_id": self.http.post("/v1/devices", json={"name": artifact}).json()["id"],
+            "table_id": store_table(self.service, "dtb_matrix"),
             "wanted": "0",
             "name": "none.js",
         }

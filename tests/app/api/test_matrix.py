@@ -32,6 +32,8 @@ FINER = {("DELETE", "/v1/keys/{key_id}"): Requires(ADMIN)}
 """Ways whose handler refuses more than their declaration does: only admins revoke the keys of others."""
 EVERY_TEAM = {"/v1/teams", "/v1/teams/{team_id}", "/keys"}
 """Where admins of the team that runs the service see other teams."""
+OF_NO_TEAM = {"/v1/device-tables/{table_id}"}
+"""Objects that every team may read."""
 OWN_WORDS = {"/v1/audit"}
 """Lists that repeat what the team itself named in its requests, though it was refused."""
 PAGE = {"files": [{"path": "later.json", "size": 0, "sha256": "0" * 64}]}
@@ -68,7 +70,7 @@ class Caller:
         if (finer := FINER.get(way)) and not finer.admits(self.scope, operator=self.operator):
             return 403, "insufficient_scope"
         sees_all = self.operator and self.scope == ADMIN and way[1] in EVERY_TEAM
-        names = "{" in way[1] or way in NAMES_IN_BODY
+        names = ("{" in way[1] and way[1] not in OF_NO_TEAM) or way in NAMES_IN_BODY
         return (404, "not_found") if names and not self.own and not sees_all else None
 
 

@@ -1,5 +1,6 @@
 """The cut: which layers go, what a target comes to, steps, and curves that cost no pass."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.engine.context import StageContext
+from compression.engine.context import StageContext, unpredicted
 from compression.engine.stages.prune import _saved, _scores
 from compression.engine.stages.recover import phases
 from compression.evaluation.validate import logits
 from compression.models.adapters.registry import ENCODER_ADAPTERS
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.planning.device_times import ShapeTimes
 from compression.pruning import scores
 from compression.pruning.prune_progress import PruneProgress
 from compression.quantization.fake_quantize import insert_fake_quantization
@@ -23,6 +26,7 @@ from compression.schema.recipe.prune import Prune, Recovery, TargetLatency
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency, NotMeasured
 from tests.client.figures import row
+from tests.support.device_tables import made_table
 from tests.support.stage_runs import distill, prepare, prune, quantize
 from tests.support.tiny_bert import state_of, tiny_config
 
@@ -37,11 +41,16 @@ def deep() -> BertForSequenceClassification:
 
 
 def cut(
-    settings: Prune, model: BertForSequenceClassification | None = None, *, simulated: bool = True, timed: Any = None
+    settings: Prune,
+    model: BertForSequenceClassification | None = None,
+    *,
+    simulated: bool = True,
+    timed: Any = None,
+    device_times: Any = unpredicted,
 ) -> tuple[StageContext, list[Event]]:
     recipe = Recipe(prepare=Prepare(epochs=0), prune=settings, distill=Distill(epochs=1), train=TRAIN)
     state = state_of(model or deep(), recipe)
-    state.timed = timed
+    state.timed, state.device_times = timed, device_times
     list(prepare(state))
     if simulated:
         list(quantize(state))
@@ -101,6 +110,34 @@ def test_the_mildest_cut_that_is_so_fast_is_found_with_few_measurements() -> Non
     state, events = cut(settings, timed=timed)
     assert state.model.config.num_hidden_layers == 1
     assert any("out of reach" in event.message for event in events if isinstance(event, Log) and event.level == "warning")
+
+
+def test_a_device_table_says_where_to_look_first_and_both_sides_are_timed() -> None:
+    asked: list[int] = []
+    table = made_table(lambda layer, *_: layer.work / 1000)
+
+    def predicted() -> Iterator[Event]:
+        yield from ()
+        return ShapeTimes(table, ARCHITECTURE_SPECS["bert"], None, 32)
+
+    def timed(model: BertForSequenceClassification) -> Latency | NotMeasured:
+        asked.append(BERT.shape_of(model.config).ffn)
+        # Slower than predicted by a tenth, against the baseline's time.
+        ms = [1.1 * ShapeTimes(table, ARCHITECTURE_SPECS["bert"], None, 32).milliseconds(BERT.shape_of(each), None)
+              for each in (model.config, deep().config)]  # fmt: skip
+        return row("pruned", 1, 1, 16 * ms[0] / ms[1], 0.5).latency
+
+    settings = Prune(axes=("ffn",), multiple=1, target_latency=TargetLatency(speed_up=1.03))
+    found = {}
+    for device_times in (unpredicted, predicted):
+        asked.clear()
+        state, _ = cut(settings, timed=timed, simulated=False, device_times=device_times)
+        found[device_times] = BERT.shape_of(state.model.config).ffn, len(asked)
+    assert found[predicted][0] == found[unpredicted][0]
+    assert found[predicted][1] <= 3 < found[unpredicted][1]
+    taken = found[predicted][0]
+    assert {taken, taken + 1} <= {*asked}  # the shape that is taken and the milder one are measured
+    assert any("device table told where to look first" in note for note in state.notes)
 
 
 def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest.MonkeyPatch) -> None:

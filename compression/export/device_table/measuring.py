@@ -1,0 +1,117 @@
+"""Times the layers of a plan, each size's runtimes and forms in turns of alternating order, and makes a table of them."""
+
+import contextlib
+import datetime as dt
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+
+from compression.evaluation.runtimes.onnx import FILE, OnnxRunner
+from compression.evaluation.runtimes.openvino import OpenVinoRunner
+from compression.export.device_table.layers import drawn_inputs, write
+from compression.export.device_table.plan import Layer
+from compression.schema.device_table import OF_IMAGES, DeviceTable, Form, TableConditions, TableRow, TableRuntime
+from compression.system.host_lock import host_lock
+from compression.system.processor import processor
+
+WARM_UP = 3
+SECONDS = 0.5  #: about how long the alternatives of one layer are timed together
+FEWEST_TURNS, MOST_TURNS = 9, 200
+AT_ONCE = 8  #: layers that are timed while nothing else may be timed on the machine
+Run = Callable[[], Any]
+
+
+def conditions(threads: int) -> TableConditions:
+    """Return what a table that is measured here and now would hold for."""
+    runtimes = {"onnxruntime": onnxruntime.__version__}
+    with contextlib.suppress(PackageNotFoundError):
+        runtimes["openvino"] = version("openvino")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return TableConditions(processor=processor()[:200], instructions=instructions, threads=threads, runtimes=runtimes)
+
+
+def measured(
+    plan: Sequence[Layer], threads: int, known: DeviceTable | None = None, seconds: float = SECONDS
+) -> Generator[DeviceTable, None, None]:
+    """Time what the table of an earlier run lacks; yield the table after every few layers. Without another condition in common
+    the earlier run counts for nothing.
+    """
+    here = conditions(threads)
+    if known is None or known.conditions != here:
+        known = DeviceTable(conditions=here, measured_at=dt.datetime.now(dt.UTC), rows=())
+    have = {row.layer for row in known.rows}
+    missing = [one for one in plan if one.key not in have]
+    yield known
+    for first in range(0, len(missing), AT_ONCE):
+        with host_lock() as turn:
+            rows = [row for layer in missing[first : first + AT_ONCE] for row in timed(layer, here, seconds)]
+        found = {"rows": (*known.rows, *rows), "exclusive": known.exclusive and turn.exclusive}
+        known = known.model_copy(update={**found, "measured_at": dt.datetime.now(dt.UTC)})
+        yield known
+
+
+def timed(layer: Layer, here: TableConditions, seconds: float = SECONDS) -> list[TableRow]:
+    """Time a layer in all its runtimes and forms. On one thread in processor time, which other load hardly changes."""
+    clock = time.process_time_ns if here.threads == 1 else time.perf_counter_ns
+    with tempfile.TemporaryDirectory(prefix="lathe-") as place:
+        runs = _opened(layer, here, Path(place))
+        began = time.perf_counter()
+        for run in [*runs.values()] * WARM_UP:
+            run()
+        turns = int(seconds * WARM_UP / (time.perf_counter() - began))
+        taken: dict[tuple[TableRuntime, Form], list[float]] = {key: [] for key in runs}
+        for turn in range(min(max(turns, FEWEST_TURNS), MOST_TURNS)):
+            for key in runs if turn % 2 else reversed(runs):
+                start = clock()
+                runs[key]()
+                taken[key].append((clock() - start) / 1e3)
+    return [_row(layer, *key, times) for key, times in taken.items()]
+
+
+def _opened(layer: Layer, here: TableConditions, place: Path) -> dict[tuple[TableRuntime, Form], Run]:
+    feeds = drawn_inputs(layer.operation, layer.inputs, layer.places, layer.batch)
+    side = round(layer.places**0.5) if layer.operation in OF_IMAGES else 0
+    runs: dict[tuple[TableRuntime, Form], Run] = {}
+    for form in layer.forms("onnxruntime"):
+        folder = place / form
+        folder.mkdir()
+        write(layer.operation, form, layer.inputs, layer.outputs, folder, side=side)
+        runs["onnxruntime", form] = onnx_run(OnnxRunner(folder / FILE, threads=here.threads), feeds)
+        if "openvino" in here.runtimes and form in layer.forms("openvino"):
+            runs["openvino", form] = openvino_run(OpenVinoRunner(folder / FILE, threads=here.threads), feeds)
+    return runs
+
+
+def onnx_run(runner: OnnxRunner, feeds: dict[str, Any]) -> Run:
+    """Return a pass of a session over these inputs; it returns the outputs."""
+    given = {name: feeds[name] for name in runner.inputs}
+    return lambda: runner.session.run(None, given)
+
+
+def openvino_run(runner: OpenVinoRunner, feeds: dict[str, Any]) -> Run:
+    """Return a pass of a compiled model over these inputs; it returns the outputs."""
+    given = {name: feeds[name] for name in runner.inputs}
+    return lambda: list(runner.compiled(given).values())
+
+
+def _row(layer: Layer, runtime: TableRuntime, form: Form, times: list[float]) -> TableRow:
+    low, median, high = statistics.quantiles(times, n=4)
+    median = max(median, 0.001)
+    return TableRow(
+        runtime=runtime,
+        form=form,
+        operation=layer.operation,
+        inputs=layer.inputs,
+        outputs=layer.outputs,
+        places=layer.places,
+        batch=layer.batch,
+        microseconds=round(median, 3),
+        spread=round((high - low) / median, 3),
+    )

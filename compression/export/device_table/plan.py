@@ -1,0 +1,89 @@
+"""Which layers a device table times: widths, places and batches of each operation, and the forms of each runtime."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from compression.schema.device_table import OF_IMAGES, Form, Operation, TableRuntime
+
+MOST_WORK = 600_000_000
+"""Multiply-adds of the largest timed layer: some 20 ms."""
+INT8: tuple[Form, ...] = ("static-int8",)
+READS: dict[TableRuntime, tuple[Form, ...]] = {
+    "onnxruntime": ("float32", "dynamic-int8", "static-int8"),
+    "openvino": ("float32", "static-int8"),
+}
+"""Forms by runtime: OpenVINO does not read dynamic-int8 (docs/decisions/0029-what-openvino-reads.md)."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer at one size: its forms and runtimes are timed in turns. The fields are those of `TableRow`."""
+
+    operation: Operation
+    inputs: int
+    outputs: int
+    places: int
+    batch: int = 1
+
+    @property
+    def key(self) -> tuple[Operation, int, int, int, int]:
+        """Return what `TableRow.layer` is of its rows."""
+        return self.operation, self.inputs, self.outputs, self.places, self.batch
+
+    @property
+    def work(self) -> int:
+        """Return its multiply-adds, of products between tokens for an attention."""
+        rows = self.places * self.batch
+        if self.operation == "attention":
+            return 2 * rows * self.places * self.inputs
+        area = 9 if self.operation in OF_IMAGES else 1
+        return rows * area * self.inputs * (self.outputs if self.operation in ("linear", "convolution") else 1)
+
+    def forms(self, runtime: TableRuntime) -> tuple[Form, ...]:
+        """Return the forms that it has in a runtime: convolutions of dynamic-int8 are those of static-int8."""
+        if self.operation == "linear":
+            return READS[runtime]
+        return ("float32", "static-int8") if self.operation in OF_IMAGES else ("float32",)
+
+
+def _square(operation: Operation, widths: tuple[int, ...], sizes: tuple[tuple[int, int], ...]) -> Iterator[Layer]:
+    for width in widths:
+        yield from (Layer(operation, width, width, *size) for size in sizes)
+
+
+STEPS = (448, 480, 496, 504, 508, 510, 511)
+"""Widths below 512 that are multiples of 64, 32, 16, 8, 4, 2 and 1 and of nothing larger."""
+STEP_PLACES = 128
+
+
+def whole_plan() -> list[Layer]:
+    """Return the layers of a table: some two minutes on one thread."""
+    tokens, sides = ((32, 1), (128, 1), (128, 8)), tuple((side * side, 1) for side in (7, 14, 28, 56))
+    asked = [
+        Layer("call", 1, 1, 1),
+        *_square("linear", (64, 128, 256, 384, 512, 768, 1024), ((1, 1), *tokens)),
+        *(Layer("linear", *widths, *size) for widths in ((384, 1536), (1536, 384)) for size in tokens),
+        *(Layer("attention", width, width // size, *at) for width in (128, 384, 768) for size in (32, 64) for at in tokens),
+        *(Layer("attention", 384, 12, 512),),
+        *_square("normalization", (128, 384, 1024), tokens),
+        *_square("activation", (256, 1024, 3072), tokens),
+        *_square("convolution", (16, 32, 64, 128, 256), sides),
+        *_square("convolution", (16, 64), ((784, 8),)),
+        *_square("depthwise", (32, 128, 512), sides),
+        *_square("linear", STEPS, ((STEP_PLACES, 1),)),
+    ]
+    return [one for one in asked if one.work <= MOST_WORK]
+
+
+def quick_plan() -> list[Layer]:
+    """Return a few layers of each operation: some ten seconds, for a first look."""
+    tokens = ((32, 1), (128, 1))
+    return [
+        Layer("call", 1, 1, 1),
+        *_square("linear", (128, 512), tokens),
+        *(Layer("attention", 384, 12, *at) for at in tokens),
+        *_square("normalization", (384,), tokens),
+        *_square("activation", (1024,), tokens),
+        *_square("convolution", (16, 64), ((196, 1), (784, 1))),
+        *_square("depthwise", (128,), ((196, 1),)),
+    ]

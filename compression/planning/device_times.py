@@ -1,0 +1,185 @@
+"""Predicts a model's latency from a device table: the sum of its layers' times, interpolated. Torch-free.
+
+A layer's time is read from the timed layers of its kind, on a grid of widths and places: between two of them the logarithm of
+the time is a straight line over that of the work, and beyond the last ones the line goes on. What a call of the runtime takes
+is subtracted from each timed layer and counted once for the model. Lookups of embeddings, outputs of one row and what a runtime
+gains by joining layers are not in the sum: a prediction tells which of two shapes is faster better than how fast one is.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import exp, log
+
+from compression.models.architectures.families import INSTALLED, ArchitectureSpec
+from compression.models.architectures.network_shapes import spared_blocks
+from compression.schema.device_table import FORMS, OF_IMAGES, DeviceTable, Form, Operation, TableRow, TableRuntime
+from compression.schema.report.measurements import Shape
+from compression.schema.report.network import LayerFacts, NetworkFacts
+
+EVEN = 16
+"""Only widths that are multiples of this are interpolated between: others are timed to see what odd widths cost."""
+AREA = 9  #: of the timed convolutions' kernels
+LEAST = 1e-3  #: microseconds of a layer, at least: the time of a small one may be less than that of a call
+STEEPEST = 1.5
+"""The most that the time may grow, in powers of the work, beyond what is timed: two noisy rows give any slope."""
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """A layer of a model: `count` of the same size. The other fields are those of `TableRow`."""
+
+    operation: Operation
+    inputs: float
+    outputs: float
+    places: float
+    count: int = 1
+    rounded: bool = False  #: whether a quantization scheme rounds it
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """The times of one runtime in a table."""
+
+    table: DeviceTable
+    runtime: TableRuntime
+
+    @cached_property
+    def _rows(self) -> Mapping[tuple[Operation, Form], Sequence[TableRow]]:
+        found: dict[tuple[Operation, Form], list[TableRow]] = {}
+        for row in self.table.rows:
+            odd = row.operation != "call" and (row.inputs % EVEN or (row.operation != "attention" and row.outputs % EVEN))
+            if row.runtime == self.runtime and not odd:
+                found.setdefault((row.operation, row.form), []).append(row)
+        return found
+
+    @cached_property
+    def call(self) -> float:
+        """Return the microseconds of a call that computes nothing; 0 if it was not timed."""
+        return min((row.microseconds for row in self._rows.get(("call", "float32"), ())), default=0.0)
+
+    def has(self, form: Form) -> bool:
+        """Return whether linear layers or convolutions were timed in this form."""
+        return any((operation, form) in self._rows for operation in ("linear", "convolution"))
+
+    def milliseconds(self, layers: Iterable[LayerWork], form: Form, batch: int = 1) -> float | None:
+        """Return the predicted time of a pass over `batch` rows; None if a kind of layer was not timed here."""
+        total = self.call
+        for layer in layers:
+            found = self._layer(layer, form, batch)
+            if found is None:
+                return None
+            total += layer.count * found
+        return total / 1000
+
+    def _layer(self, layer: LayerWork, form: Form, batch: int) -> float | None:
+        """Return the microseconds of a layer without the call."""
+        if layer.operation == "attention":
+            found = self._curve(layer, "float32", layer.places)
+            return None if found is None else batch * found
+        used = form if layer.rounded else "float32"
+        if layer.operation in OF_IMAGES and used == "dynamic-int8":
+            used = "static-int8"  # whose convolutions they are
+        return self._curve(layer, used, layer.places * batch)
+
+    def _curve(self, layer: LayerWork, form: Form, places: float) -> float | None:
+        rows = self._rows.get((layer.operation, form), ())
+        if layer.operation == "attention":
+            sizes = {row.inputs / row.outputs for row in rows}
+            near = min(sizes, key=lambda size: abs(log(size / (layer.inputs / layer.outputs))), default=0.0)
+            rows = [row for row in rows if row.inputs / row.outputs == near and row.batch == 1]
+        curves: dict[int, dict[float, list[float]]] = {}
+        for row in rows:
+            times = curves.setdefault(row.places * row.batch, {}).setdefault(_width(row), [])
+            times.append(log(max(row.microseconds - self.call, LEAST)))
+        if not curves:
+            return None
+        width = _width(layer)
+        over = [
+            (log(at), _line([(log(each), sum(times) / len(times)) for each, times in points.items()], log(width)))
+            for at, points in curves.items()
+        ]
+        return exp(_line(over, log(places)))
+
+
+def _width(row: TableRow | LayerWork) -> float:
+    """Return the part of a layer's work that does not depend on its places."""
+    return row.inputs * row.outputs if row.operation in ("linear", "convolution") else row.inputs
+
+
+def _line(points: Sequence[Point], at: float) -> float:
+    """Interpolate between points; beyond them their last line goes on, neither falling nor steeper than STEEPEST."""
+    points = sorted(points)
+    if len(points) == 1:
+        return points[0][1] + at - points[0][0]
+    place = min(max(bisect_left(points, (at, 0.0)), 1), len(points) - 1)
+    (x0, y0), (x1, y1) = points[place - 1], points[place]
+    slope = (y1 - y0) / (x1 - x0)
+    if x0 <= at <= x1:
+        return y0 + slope * (at - x0)
+    slope = min(max(slope, 0.0), STEEPEST)
+    return y0 + slope * (at - x0) if at < x0 else y1 + slope * (at - x1)
+
+
+@dataclass(frozen=True)
+class ShapeTimes:
+    """The predicted times of a model's shapes, at a job's batch and length."""
+
+    table: DeviceTable
+    family: ArchitectureSpec
+    network: NetworkFacts | None
+    tokens: int  #: of a row of text
+    batch: int = 1
+
+    def milliseconds(self, shape: Shape, scheme: str | None, runtime: TableRuntime = "onnxruntime") -> float | None:
+        """Return the predicted time of a pass; None for models of other kinds than encoders of text and networks of images, and
+        for schemes that the table has no times of. scheme: None is float32.
+        """
+        form = next((form for form in FORMS if form == (scheme or "float32")), None)
+        times = DeviceTimes(self.table, runtime)
+        if form is None or not times.has(form):
+            return None
+        if self.network is not None:
+            without = spared_blocks(self.network, shape, self.network.multiply_adds)
+            return times.milliseconds(network_layers(self.network, shape, without), form, self.batch)
+        if self.family.decodes or self.family.name in INSTALLED:
+            return None
+        return times.milliseconds(encoder_layers(shape, self.tokens), form, self.batch)
+
+
+def encoder_layers(shape: Shape, tokens: int) -> list[LayerWork]:
+    """Return the layers of an encoder of text that take its time, for rows of so many tokens."""
+    n, hidden, ffn, inner = shape.layers, shape.hidden, shape.ffn, shape.attended
+    return [
+        # Queries, keys and values are one product of three widths: they share the quantization of their input.
+        LayerWork("linear", hidden, 3 * inner, tokens, n, rounded=True),
+        LayerWork("attention", inner, shape.heads, tokens, n),
+        LayerWork("linear", inner, hidden, tokens, n, rounded=True),
+        LayerWork("linear", hidden, ffn, tokens, n, rounded=True),
+        LayerWork("activation", ffn, ffn, tokens, n),
+        LayerWork("linear", ffn, hidden, tokens, n, rounded=True),
+        LayerWork("normalization", hidden, hidden, tokens, 2 * n + 1),
+    ]
+
+
+def network_layers(network: NetworkFacts, shape: Shape, without: Iterable[str] = ()) -> list[LayerWork]:
+    """Return the layers of a network of images that take its time. without: names of the residual blocks that are cut out."""
+    widths = {**network.widths, **(shape.widths or {})}
+    gone = {name for block in network.blocks if block.name in {*without} for name in block.layers}
+    return [found for layer in network.layers if layer.name not in gone for found in _network_layer(layer, widths)]
+
+
+def _network_layer(layer: LayerFacts, widths: Mapping[str, int]) -> Iterator[LayerWork]:
+    inputs, outputs = layer.inputs.at(widths), layer.outputs.at(widths)
+    if not layer.positions or not inputs:
+        return
+    if layer.kind == "conv" and inputs == 1:
+        yield LayerWork("depthwise", outputs * layer.area / AREA, outputs, layer.positions, rounded=True)
+    elif layer.kind == "conv":
+        yield LayerWork("convolution", inputs * layer.area / AREA, outputs, layer.positions, rounded=True)
+    elif layer.kind == "linear":
+        yield LayerWork("linear", inputs, outputs, layer.positions, rounded=True)
+    elif layer.kind == "matmul":
+        yield LayerWork("linear", inputs, outputs, layer.positions)

@@ -1,0 +1,89 @@
+"""Graphs of single layers, and a table that is measured of a few of them: each once, and anew under other conditions."""
+
+import datetime as dt
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compression.evaluation.runtimes.onnx import FILE, OnnxRunner
+from compression.evaluation.runtimes.openvino import OpenVinoRunner
+from compression.export.device_table import command
+from compression.export.device_table.layers import OF_IMAGES, drawn_inputs, write
+from compression.export.device_table.measuring import conditions, measured, onnx_run, openvino_run
+from compression.export.device_table.plan import READS, Layer, quick_plan, whole_plan
+from compression.schema.device_table import MOST_ROWS, DeviceTable
+
+FEW = [Layer("call", 1, 1, 1), Layer("linear", 16, 32, 4, 2), Layer("depthwise", 8, 8, 16), Layer("activation", 8, 8, 2)]
+
+
+@pytest.mark.parametrize("layer", [
+    Layer("linear", 16, 24, 5), Layer("attention", 64, 2, 6, 2), Layer("normalization", 16, 16, 3),
+    Layer("activation", 16, 16, 3), Layer("convolution", 8, 8, 25), Layer("depthwise", 8, 8, 25), Layer("call", 1, 1, 1),
+])  # fmt: skip
+def test_runtimes_and_forms_answer_alike(layer: Layer, tmp_path: Path) -> None:
+    feeds = drawn_inputs(layer.operation, layer.inputs, layer.places, layer.batch)
+    answers = []
+    for form in layer.forms("onnxruntime"):
+        folder = tmp_path / form
+        folder.mkdir()
+        side = round(layer.places**0.5) if layer.operation in OF_IMAGES else 0
+        write(layer.operation, form, layer.inputs, layer.outputs, folder, side=side)
+        answers += onnx_run(OnnxRunner(folder / FILE, threads=1), feeds)()
+        if form in layer.forms("openvino"):
+            answers += openvino_run(OpenVinoRunner(folder / FILE, threads=1), feeds)()
+    assert len(answers) == (5 if layer.operation == "linear" else 2 * len(layer.forms("openvino")))
+    for answer in answers:
+        assert answer.shape == answers[0].shape
+        distance = np.sqrt(np.square(answer - answers[0]).mean() / np.square(answers[0]).mean())
+        assert distance < 0.1
+    if len(answers) > 2:
+        assert not np.array_equal(answers[0], answers[-1])  # integers are rounded
+
+
+def test_a_layer_is_timed_once_and_a_table_of_other_conditions_counts_for_nothing() -> None:
+    *_, first = measured(FEW[:2], 1, seconds=0.001)
+    assert {row.layer for row in first.rows} == {one.key for one in FEW[:2]}
+    assert {(row.runtime, row.form) for row in first.rows if row.operation == "linear"} == {
+        (runtime, form) for runtime, forms in READS.items() for form in forms
+    }
+    assert first.conditions == conditions(1)
+    *_, whole = measured(FEW, 1, first, seconds=0.001)
+    assert whole.rows[: len(first.rows)] == first.rows
+    assert {row.layer for row in whole.rows} == {one.key for one in FEW}
+    again = list(measured(FEW, 1, whole, seconds=0.001))
+    assert again == [whole]
+    newer = whole.model_copy(update={"conditions": whole.conditions.model_copy(update={"runtimes": {"onnxruntime": "0"}})})
+    *_, anew = measured(FEW[:1], 1, newer, seconds=0.001)
+    assert {row.layer for row in anew.rows} == {FEW[0].key}
+
+
+def test_the_command_keeps_what_its_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "quick_plan", lambda: FEW)
+    out = tmp_path / "table.json"
+    out.write_text("{")  # of a run that was killed while it wrote
+    table = command.run(out, 1, quick=True)
+    assert DeviceTable.model_validate_json(out.read_bytes()) == table
+    printed = "\n".join(command.lines(table))
+    assert "| linear | 16 → 32 | 4 | 2 | " in printed
+    assert "4 of 4 layers" in capsys.readouterr().err
+    before = out.read_bytes()
+    assert command.run(out, 1, quick=True) == table
+    assert out.read_bytes() == before
+
+
+def test_plans_have_each_layer_once_and_stay_small() -> None:
+    for plan in (whole_plan(), quick_plan()):
+        assert len({layer.key for layer in plan}) == len(plan)
+        assert sum(len(layer.forms(runtime)) for layer in plan for runtime in READS) < MOST_ROWS
+    assert {layer.operation for layer in whole_plan()} == {layer.operation for layer in quick_plan()}
+
+
+def test_conditions_are_told_apart() -> None:
+    here = conditions(1)
+    others = ({"threads": 2}, {"processor": "x"}, {"instructions": "x"}, {"runtimes": here.runtimes | {"openvino": "0"}})
+    digests = {here.digest, *(here.model_copy(update=one).digest for one in others)}
+    assert len(digests) == 5
+    assert DeviceTable(conditions=here, measured_at=dt.datetime.now(dt.UTC), rows=()).conditions.digest == here.digest

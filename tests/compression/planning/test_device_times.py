@@ -1,0 +1,89 @@
+"""Latencies predicted from made tables, whose layers take what their work says."""
+
+from itertools import pairwise
+
+import pytest
+
+from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
+from compression.models.architectures.network_shapes import multiply_adds, network_shape_at, whole_shape
+from compression.models.networks.costs import network_facts
+from compression.planning.device_times import DeviceTimes, LayerWork, ShapeTimes, encoder_layers
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Shape
+from tests.support.device_tables import CALL, RATES, made_table
+from tests.support.network_graphs import mobilenet_v2, resnet
+
+TABLE = made_table()
+BERT = ARCHITECTURE_SPECS["bert"]
+SHAPES = [Shape(layers=n, hidden=h, heads=h // 32, ffn=f, vocabulary=100)
+          for n, h, f in ((6, 384, 1536), (6, 288, 1024), (5, 256, 768), (6, 192, 768), (2, 96, 256))]  # fmt: skip
+
+
+def products(shape: Shape, tokens: int) -> int:
+    linear = 4 * shape.hidden * shape.hidden + 2 * shape.hidden * shape.ffn
+    return shape.layers * tokens * (linear + 2 * tokens * shape.hidden)
+
+
+@pytest.mark.parametrize(("form", "tokens"), [("float32", 128), ("float32", 64), ("dynamic-int8", 128), ("static-int8", 100)])
+def test_shapes_are_ranked_by_what_their_layers_take(form: str, tokens: int) -> None:
+    times = ShapeTimes(TABLE, BERT, None, tokens)
+    found = [times.milliseconds(shape, None if form == "float32" else form) for shape in SHAPES]
+    assert all(slow > fast for slow, fast in pairwise(found))
+    if form == "float32":
+        work = [(CALL + products(shape, tokens) / RATES[form]) / 1000 for shape in SHAPES]
+        assert found == pytest.approx(work, rel=0.05)  # what is added: norms and activations
+    assert times.milliseconds(SHAPES[0], form, "openvino") != found[0]
+
+
+def test_a_layer_between_two_timed_ones_takes_a_time_between_theirs_and_the_call_counts_once() -> None:
+    times = DeviceTimes(TABLE, "onnxruntime")
+    linear = LayerWork("linear", 300, 300, 100, rounded=True)
+    for form, rate in RATES.items():
+        assert times.milliseconds([linear], form) == pytest.approx((CALL + 300 * 300 * 100 / rate) / 1000)
+    three = LayerWork("linear", 300, 300, 100, 3)
+    assert times.milliseconds([three], "static-int8") == pytest.approx((CALL + 3 * 9e6 / RATES["float32"]) / 1000)
+    assert times.milliseconds([linear], "float32", 4) == pytest.approx((CALL + 4 * 9e6 / RATES["float32"]) / 1000)
+    large = LayerWork("linear", 4096, 4096, 4096)
+    assert times.milliseconds([large], "float32") == pytest.approx((CALL + 4096**3 / RATES["float32"]) / 1000)
+
+
+def test_times_of_odd_widths_are_no_part_of_the_line() -> None:
+    odd = made_table(lambda layer, *_: 1e6 if layer.inputs % 16 else layer.work / 1000)
+    (wide,) = (DeviceTimes(table, "onnxruntime").milliseconds([LayerWork("linear", 505, 505, 128)], "float32")
+               for table in (odd,))  # fmt: skip
+    assert wide == pytest.approx((CALL + 505 * 505 * 128 / 1000) / 1000, rel=0.01)
+
+
+def test_networks_are_predicted_from_their_costs() -> None:
+    network = network_facts(resnet((2, 2), 32, size=16))
+    whole = whole_shape(network)
+    times = ShapeTimes(TABLE, NETWORK, network, 0)
+    half = network_shape_at(whole, Prune(axes=("channels",)), {"channels": 0.5}, network)
+    fewer = whole.model_copy(update={"layers": whole.layers - 2})
+    for shape in (whole, half, fewer):
+        work = multiply_adds(network, shape)
+        found = times.milliseconds(shape, None)
+        assert found == pytest.approx((CALL + work / RATES["float32"]) / 1000, rel=0.02)
+        assert times.milliseconds(shape, "dynamic-int8") == pytest.approx((CALL + work / RATES["static-int8"]) / 1000, rel=0.02)
+
+
+def test_depthwise_convolutions_take_their_own_time() -> None:
+    slow = made_table(lambda layer, *_: layer.work / (10 if layer.operation == "depthwise" else 1000))
+    network = network_facts(mobilenet_v2())
+    work = {kind: sum(layer.multiply_adds(network.widths) for layer in network.layers
+                      if layer.kind == "conv" and (layer.inputs.at(network.widths) == 1) is kind)
+            for kind in (True, False)}  # fmt: skip
+    assert min(work.values()) > 0
+    times = [ShapeTimes(table, NETWORK, network, 0) for table in (slow, TABLE)]
+    late, usual = (each.milliseconds(whole_shape(network), None) for each in times)
+    assert late - usual == pytest.approx(work[True] * (1 / 10 - 1 / 1000) / 1000, rel=0.02)
+
+
+def test_what_the_table_does_not_tell_is_not_predicted() -> None:
+    times = ShapeTimes(TABLE, BERT, None, 128)
+    assert times.milliseconds(SHAPES[0], "weight-only-int4") is None
+    assert times.milliseconds(SHAPES[0], "dynamic-int8", "openvino") is None
+    assert ShapeTimes(TABLE, ARCHITECTURE_SPECS["llama"], None, 128).milliseconds(SHAPES[0], None) is None
+    linear = TABLE.model_copy(update={"rows": tuple(row for row in TABLE.rows if row.operation == "linear")})
+    assert ShapeTimes(linear, BERT, None, 128).milliseconds(SHAPES[0], None) is None
+    assert encoder_layers(SHAPES[0], 128)  # which has more than linear layers
