@@ -61,7 +61,9 @@ def test_a_target_on_a_described_device_is_bounded_and_said_to_be_unmeasured() -
     (unknown,) = target_notes(JOB, asked(5, "jetsno"), ["jetson"])
     assert "No device jetsno is registered or described" in unknown
     assert "raspberry-pi-5" in unknown
-    for name in ("jetson", "worker", None):
+    (idle,) = target_notes(JOB, asked(5, "jetson"), ["jetson"])
+    assert "put it into evaluate.devices" in idle
+    for name in ("worker", None):
         assert not list(target_notes(JOB, asked(5, name), ["jetson"]))
 
 
