@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-GUESSES = 3
+GUESSES = 5
 """Shapes that are chosen by the prediction. If it misses so often, halves are sooner at the end."""
 
 
