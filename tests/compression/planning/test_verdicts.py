@@ -157,5 +157,5 @@ def test_a_target_that_even_an_unconverged_original_misses_is_missed() -> None:
     first = converged(row("baseline", 20_000_000, 80_000_000, 16.0, 0.8, 0.8), False)
     for interval, status in (((0.49, 0.60), "missed"), ((0.97, 1.01), "unproven"), (None, "unproven")):
         last = row("distilled", 12_000_000, 10_000_000, 8.0, 0.44, 0.44, interval=interval)
-        found = verdicts(judged(last, [first], RECIPE, TARGETS).ratios, TARGETS)["retention"]
+        found = verdicts(judged(last, [first], RECIPE, TARGETS), TARGETS)["retention"]
         assert (found.status, found.met) == (status, False)
