@@ -232,6 +232,7 @@ def finish(
     ended: dict[str, Any] = {"state": "succeeded", "report": report, "samples": samples, "progress": progress}
     ended |= {"finished_at": now(), "lease_until": None}
     update_fenced(session, claim, events=[("succeeded", {})], **ended)
+    own_profiles.fail_queued(session, claim.job.id, "The job has ended, and no device had begun it.")
 
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import InvalidRequest, LeaseLost, NotFound, Problem, WrongState
 from app.core.ids import new_id
+from app.jobs import own_profiles
 from app.jobs.predictions import find_dataset
 from app.store import quotas
 from app.store.clock import now
@@ -25,6 +26,8 @@ DONE, FAILED = "done", "failed"
 ENDED = (DONE, FAILED)
 MAX_ATTEMPTS = 2
 """Claims of a profile: a device that stopped twice over it will stop again."""
+HANDED_BACK = "The device handed it back after the job had ended."
+SILENT = "The device stopped answering over it, and the job has ended."
 
 
 # For callers.
@@ -211,9 +214,14 @@ def renew(session: Session, device_id: str, profile_id: str, fence: int, lease_s
 
 
 def release(session: Session, device_id: str, profile_id: str, fence: int) -> None:
-    """Return a profile to the queue because its device stops; this counts as no attempt. Raises NotFound, LeaseLost."""
+    """Return a profile to the queue because its device stops; this counts as no attempt. Raises NotFound, LeaseLost.
+
+    One that a job requested which has ended fails instead: nothing would read it.
+    """
+    left = own_profiles.find_left_over(session, Profile.id == profile_id, Profile.device_id == device_id)
+    changes = own_profiles.failed(HANDED_BACK) if left else {"state": QUEUED, "lease_until": None}
     # Another fence: a heartbeat that is still on its way must not take it again.
-    changes = {"state": QUEUED, "attempt": Profile.attempt - 1, "fence": Profile.fence + 1, "lease_until": None}
+    changes |= {"attempt": Profile.attempt - 1, "fence": Profile.fence + 1}
     _update_held(session, device_id, profile_id, fence, **changes)
 
 
@@ -264,12 +272,22 @@ def _failed(detail: str) -> dict[str, Any]:
 
 
 def requeue_expired(session: Session) -> list[str]:
-    """Return the profiles of silent devices to the queue, or fail them after the last attempt; return their ids."""
-    silent = update(Profile).where(Profile.state == RUNNING, Profile.lease_until < now())
+    """Return the profiles of silent devices to the queue; return their ids.
+
+    They fail after the last attempt, and if a job requested them which has ended.
+    """
+    expired = (Profile.state == RUNNING, Profile.lease_until < now())
+    found = session.scalars(select(Profile.id).where(*expired)).all()
+    left = own_profiles.find_left_over(session, Profile.id.in_(found)) if found else []
+    silent = update(Profile).where(Profile.id.in_(found), *expired)
     silent = silent.returning(Profile.id).execution_options(synchronize_session=False)
-    last = silent.where(Profile.attempt >= MAX_ATTEMPTS)
-    ended = session.scalars(last.values(**_failed(f"The device stopped answering {MAX_ATTEMPTS} times over it."))).all()
-    return [*ended, *session.scalars(silent.values(state=QUEUED, lease_until=None)).all()]
+    last = _failed(f"The device stopped answering {MAX_ATTEMPTS} times over it.")
+    steps = (
+        silent.where(Profile.attempt >= MAX_ATTEMPTS).values(**last),
+        silent.where(Profile.id.in_(left)).values(**own_profiles.failed(SILENT)),
+        silent.values(state=QUEUED, lease_until=None),
+    )
+    return [one for step in steps for one in session.scalars(step).all()]
 
 
 def fail_of_device(session: Session, device_id: str) -> None:

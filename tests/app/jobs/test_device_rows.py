@@ -126,3 +126,46 @@ def test_a_team_with_too_many_profiles_waiting_gets_the_row_without_a_figure(tra
         assert row.state == "not_measured"
         assert "profiles of the team wait" in (row.reason or "")
         assert stored(session) == []
+
+
+@pytest.mark.parametrize("end", ["never begun", "handed back", "silent"])
+def test_what_is_left_when_a_job_has_ended_fails_and_what_people_requested_waits(transaction: SessionMaker, end: str) -> None:
+    with transaction() as session:
+        claim, device = begun(session)
+        waiting = request(session, claim)[0]
+        artifact = session.scalars(select(Artifact.id)).one()
+        theirs = profiles.create(session, claim.job.team_id, "k", artifact, "pi", ProfileRequest())
+        given = [] if end == "never begun" else [profiles.claim(session, device.id, 30) for _ in range(2)]
+    with transaction() as session:
+        jobs.finish(session, claim, {}, [])
+    with transaction() as session:
+        for one in given:
+            assert one is not None
+            if end == "handed back":
+                profiles.release(session, device.id, one.id, one.fence)
+        if end == "silent":
+            session.execute(update(Profile).values(lease_until=now(-1)))
+            assert set(profiles.requeue_expired(session)) == {row.id for row in stored(session)}
+    details = {
+        "never begun": "The job has ended, and no device had begun it.",
+        "handed back": profiles.HANDED_BACK,
+        "silent": profiles.SILENT,
+    }
+    with transaction() as session:
+        found = {row.id: row for row in stored(session)}
+        assert found.pop(theirs.id).state == "queued"
+        (own,) = found.values()
+        assert isinstance(waiting, device_rows.Waiting)
+        assert own.error is not None
+        assert (own.id, own.state, own.error["detail"], own.lease_until) == (waiting.profile, "failed", details[end], None)
+
+
+def test_a_job_that_goes_on_keeps_its_profile_that_a_device_hands_back(transaction: SessionMaker) -> None:
+    with transaction() as session:
+        claim, device = begun(session)
+        request(session, claim)
+        given = profiles.claim(session, device.id, 30)
+        assert given is not None
+        profiles.release(session, device.id, given.id, given.fence)
+    with transaction() as session:
+        assert [(row.state, row.attempt, row.error) for row in stored(session)] == [("queued", 0, None)]
