@@ -12,7 +12,7 @@ from compression.schema.recipe.recipe import JobEvaluate
 from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.report import Report
 from compression.schema.tasks import TASKS
-from workers.lease import Lease, persist
+from workers.lease import AWAY, Lease, persist
 
 log = structlog.get_logger()
 POLL = 1.0
@@ -24,7 +24,8 @@ def wait_for_devices(
 ) -> tuple[DeviceRow, ...]:
     """Request the profiles of evaluate.devices and return their rows, at the latest after evaluate.device_seconds.
 
-    The seconds count from the request, whichever attempt made it. Raises StaleFence, and what `check_interrupts` raises.
+    The seconds count from the request, whichever attempt made it; the job's deadline ends them. A database that is away is
+    asked again while the lease holds. Raises StaleFence, and what `check_interrupts` raises, as it must once the lease is lost.
     """
     evaluate = JobEvaluate.model_validate(claim.job.evaluate)
     task = report.parts[0].task if report.parts else report.task
@@ -38,13 +39,17 @@ def wait_for_devices(
     log.info("waiting_for_devices", devices=evaluate.devices)
     while True:
         check_interrupts()
-        with reading() as session:
-            rows = [
-                (device_rows.read_row(session, row, evaluate.device_seconds) or row)
-                if isinstance(row, device_rows.Waiting)
-                else row
-                for row in rows
-            ]
+        overdue = lease.overdue.is_set()
+        try:
+            with reading() as session:
+                rows = [
+                    (device_rows.read_row(session, row, evaluate.device_seconds, overdue=overdue) or row)
+                    if isinstance(row, device_rows.Waiting)
+                    else row
+                    for row in rows
+                ]
+        except AWAY as error:
+            lease.log.warning("read_again", error=str(error.orig))
         done = tuple(row for row in rows if isinstance(row, DeviceRow))
         if len(done) == len(rows):
             return done

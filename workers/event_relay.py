@@ -130,7 +130,10 @@ class EventRelay:
         crash_points.reach("worker_after_final_commit")
 
     def _with_devices(self, report: Report) -> Report:
-        """Return the report with the rows of the devices that the job names, once they are there or their time is over."""
+        """Return the report with the rows of the devices that the job names, once they are there or their time is over.
+
+        A deadline that passes meanwhile ends the wait and not the job, whose result is complete.
+        """
         names = self.claim.job.evaluate.get("devices")
         if not names:
             return report
@@ -139,7 +142,7 @@ class EventRelay:
         self._record("log", said.model_dump(mode="json", exclude={"type"}))
 
         def check() -> None:
-            for reason in ("lost", "cancel", "overdue", "drain"):
+            for reason in ("lost", "cancel", "drain"):
                 if getattr(self.lease, reason).is_set():
                     self._stop(reason)
 

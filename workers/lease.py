@@ -100,6 +100,8 @@ class Lease(threading.Thread):
 
 
 Write = Callable[[Session], None]
+AWAY = (OperationalError, InterfaceError, InternalError)
+"""Errors of a database that is away; the last means that a transaction of ours idled (app/store/db.py)."""
 
 
 def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
@@ -112,7 +114,7 @@ def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
             with writing() as session:
                 write(session)
             return
-        except (OperationalError, InterfaceError, InternalError) as error:  # the last: it idled (app/store/db.py)
+        except AWAY as error:
             if not lease.holds():
                 raise
             lease.log.warning("write_again", error=str(error.orig))

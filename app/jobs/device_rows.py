@@ -61,8 +61,11 @@ def _request(
     return Waiting(device, artifact, profile)
 
 
-def read_row(session: Session, waiting: Waiting, seconds: float) -> DeviceRow | None:
-    """Return the row that a device has measured, or why there is none once `seconds` have passed since it was requested."""
+def read_row(session: Session, waiting: Waiting, seconds: float, *, overdue: bool = False) -> DeviceRow | None:
+    """Return the row that a device has measured, or why there is none once `seconds` have passed since it was requested.
+
+    overdue: whether the job's deadline has passed, which ends the wait as well.
+    """
     about = {"device": waiting.device, "artifact": waiting.artifact, "profile": waiting.profile}
     query = select(Profile, seconds_between(Profile.created_at, now())).where(Profile.id == waiting.profile)
     found = session.execute(query.execution_options(populate_existing=True)).one_or_none()
@@ -76,7 +79,8 @@ def read_row(session: Session, waiting: Waiting, seconds: float) -> DeviceRow | 
         if error.code == "device_lost":
             return DeviceRow(**about, state="not_measured", reason=error.detail)
         return DeviceRow(**about, state="failed", error=error)
-    if age <= seconds:
+    if age <= seconds and not overdue:
         return None
     doing = "did not take it" if row.state == "queued" else "did not end"
-    return DeviceRow(**about, state="not_measured", reason=f"The device {doing} within {seconds:g} s.")
+    limit = "before the job's deadline" if age <= seconds else f"within {seconds:g} s"
+    return DeviceRow(**about, state="not_measured", reason=f"The device {doing} {limit}.")

@@ -6,20 +6,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from app.core.settings import Settings
-from app.store.db import writing
-from app.store.models import Artifact, Device
+from app.jobs import fencing
+from app.store.db import reading, writing
+from app.store.models import Artifact, Device, Job, Profile
+from app.store.storage import open_storage
+from compression.schema.events import Finished
 from tests.client.figures import report
 from tests.conftest import ROOT, Service, wait_for
 from tests.support import examples
 from tests.support.examples import send_data, send_model, tiny_splits
 from tests.support.rows import claimed, submitted as submitted_row
 from workers.device_wait import wait_for_devices
+from workers.engine import Engine
+from workers.event_relay import EventRelay
 from workers.lease import Lease
 
 SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -97,20 +103,68 @@ def test_a_job_that_is_cancelled_while_it_waits_takes_its_profile_along(
     assert http.get(f"/v1/profiles/{waiting['id']}").json()["error"]["detail"] == "The job was cancelled."
 
 
+def waiting_claim(**evaluate: Any) -> fencing.Claim:
+    """A claimed job whose artifact is stored, in a team with the device `bench`."""
+    with writing() as session:
+        job = submitted_row(session, evaluate=evaluate)
+        artifact = Artifact(job_id=job.id, fence=1, name=report().headline, facts={"stage": "distilled"})
+        session.add_all([artifact, Device(team_id=job.team_id, name="bench")])
+    return claimed()
+
+
 @SQLITE
 def test_a_device_that_does_not_come_is_given_up(settings: Settings) -> None:
-    asked = {"devices": ["bench", "gone"], "device_seconds": 1}
-    with writing() as session:
-        job = submitted_row(session, evaluate=asked)
-        session.add_all(
-            [
-                Artifact(job_id=job.id, fence=1, name=report().headline, facts={"stage": "distilled"}),
-                Device(team_id=job.team_id, name="bench"),
-            ]
-        )
-    claim = claimed()
+    claim = waiting_claim(devices=["bench", "gone"], device_seconds=1)
     rows = wait_for_devices(claim, report(), Lease(claim, settings, lambda: None), lambda: None)
     assert [(row.device, row.artifact, row.state, row.reason) for row in rows] == [
         ("bench", report().headline, "not_measured", "The device did not take it within 1 s."),
         ("gone", report().headline, "not_measured", "The device was removed."),
     ]
+
+
+@SQLITE
+def test_a_database_that_is_away_for_a_moment_does_not_end_the_wait(settings: Settings) -> None:
+    claim = waiting_claim(devices=["bench"], device_seconds=1)
+    renames = iter(["profiles RENAME TO away", "away RENAME TO profiles"])
+
+    def rename() -> None:  # until it is back, each read raises OperationalError
+        if (change := next(renames, None)) is not None:
+            with writing() as session:
+                session.execute(text(f"ALTER TABLE {change}"))
+
+    (row,) = wait_for_devices(claim, report(), Lease(claim, settings, lambda: None), rename)
+    assert (next(renames, None), row.reason) == (None, "The device did not take it within 1 s.")
+
+
+class Done:
+    """An engine that has finished; the job's deadline passes as soon as the wait for devices begins."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+
+    def events(self, _tick: float) -> Iterator[Finished]:
+        yield Finished(report=report(rows=()))
+
+    def stop(self) -> None:
+        self.lease.overdue.set()
+
+
+@SQLITE
+def test_a_deadline_ends_the_wait_and_not_the_job(settings: Settings, tmp_path: Path) -> None:
+    claim = waiting_claim(devices=["bench"])
+    lease = Lease(claim, settings, lambda: None)
+    EventRelay(claim, tmp_path, open_storage(settings), lease, cast("Engine", Done(lease)), settings).run()
+    with reading() as session:
+        job = session.get_one(Job, claim.job.id)
+        (profile,) = session.query(Profile).all()
+    assert job.report is not None
+    (row,) = job.report["devices"]
+    assert (job.state, row["reason"]) == ("succeeded", "The device did not take it before the job's deadline.")
+    assert (profile.state, profile.error) == (
+        "failed",
+        {
+            "code": "failed",
+            "detail": "The job has ended, and no device had begun it.",
+            "remedy": "Request a profile of the artifact by itself.",
+        },
+    )
