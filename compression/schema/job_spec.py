@@ -125,8 +125,8 @@ class Spec(Config):
 
     @model_validator(mode="after")
     def _no_devices(self) -> "Spec":
-        if self.evaluate.devices:
-            raise ValueError("evaluate.devices are asked by a service's worker, not by the engine")
+        if self.evaluate != self.evaluate.without_devices:
+            raise ValueError("evaluate.devices are asked by a service's worker, not by the engine: it waits no device_seconds")
         return self
 
     @model_validator(mode="after")

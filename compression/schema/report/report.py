@@ -1,5 +1,6 @@
 """The result of a job: its rows, its artifacts, and the report built from them."""
 
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Annotated, Any, Literal
 
@@ -207,18 +208,35 @@ class Report(Config):
     def with_devices(self, rows: tuple[DeviceRow, ...]) -> "Report":
         """Return the report with what devices measured, and with its target of latency judged by its device.
 
-        Of several datasets, the mean over their artifacts counts, as in the rows; it needs all of them.
+        Of several datasets, the mean over their artifacts counts, as in the rows; it needs all of them. The recommended form is
+        judged by rows of its own artifacts alone.
         """
-        verdicts = dict(self.verdicts)
-        for name, verdict in self.verdicts.items():
-            own = [row for row in rows if row.device == verdict.device]
-            found = [row.latency_ms for row in own if row.latency_ms is not None]
-            if found and len(found) == len(own):
-                verdicts[name] = verdict.measured(mean(found))
-            elif own:
-                lacking = next(row for row in own if row.latency_ms is None)
-                verdicts[name] = verdict.model_copy(update={"reason": lacking.text})
-        return self.model_copy(update={"devices": rows, "verdicts": verdicts})
+        changes: dict[str, Any] = {"devices": rows, "verdicts": _by_devices(self.verdicts, rows)}
+        if (best := self.recommended) is not None:
+            own = [row for row in rows if row.artifact in self.to_run]
+            judged = {
+                name: verdict.model_copy(update={"reason": _OTHER_FORM}) if verdict.device is not None else verdict
+                for name, verdict in best.verdicts.items()
+            }
+            changes["recommended"] = best.model_copy(update={"verdicts": _by_devices(judged, own)})
+        return self.model_copy(update=changes)
+
+
+_OTHER_FORM = "The recommended form was not profiled on it."
+
+
+def _by_devices(verdicts: Mapping[str, Verdict], rows: Sequence[DeviceRow]) -> dict[str, Verdict]:
+    """Return the verdicts, those on other machines judged by the rows of their device, if there are any."""
+    judged = dict(verdicts)
+    for name, verdict in verdicts.items():
+        own = [row for row in rows if row.device == verdict.device]
+        found = [row.latency_ms for row in own if row.latency_ms is not None]
+        if found and len(found) == len(own):
+            judged[name] = verdict.measured(mean(found))
+        elif own:
+            lacking = next(row for row in own if row.latency_ms is None)
+            judged[name] = verdict.model_copy(update={"reason": lacking.text})
+    return judged
 
 
 def verdicts(row: Row, targets: Targets) -> dict[str, Verdict]:

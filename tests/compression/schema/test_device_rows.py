@@ -12,7 +12,7 @@ from compression.schema.profile_figures import ProfileFigures
 from compression.schema.recipe.recipe import JobEvaluate, Targets
 from compression.schema.report.device_rows import DeviceRow
 from compression.schema.report.report import Report, verdicts
-from tests.client.figures import report
+from tests.client.figures import recommending, report
 from tests.support.profiles import measured
 
 
@@ -59,10 +59,30 @@ def test_the_table_lists_devices_and_a_report_without_them_is_as_before() -> Non
     assert "On devices" not in report_markdown(report())
 
 
+def test_the_recommended_form_is_judged_by_rows_of_its_own_artifact() -> None:
+    known = recommending()
+    targets = Targets.model_validate({"latency_ms": {"value": 2, "device": "pi"}})
+    assert known.recommended is not None
+    best = known.recommended.model_copy(update={"verdicts": verdicts(known.rows[-1], targets)})
+    known = known.model_copy(update={"recommended": best, "verdicts": best.verdicts})
+
+    def latency(*rows: DeviceRow) -> tuple[str, str | None]:
+        found = known.with_devices(rows).recommended
+        assert found is not None
+        assert found.verdicts["retention"] == best.verdicts["retention"]
+        return found.verdicts["latency_ms"].status, found.verdicts["latency_ms"].reason
+
+    shipped, own = (row().model_copy(update={"artifact": name}) for name in (known.headline, best.artifact))
+    assert latency(shipped) == ("unproven", "The recommended form was not profiled on it.")
+    assert known.with_devices((shipped,)).verdicts["latency_ms"].status == "met"
+    assert latency(own) == ("met", None)
+
+
 def test_the_engine_refuses_devices_which_it_cannot_ask() -> None:
     data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
     plain: dict[str, Any] = {"model": "model", "data": data, "output": "out"}
     named = JobEvaluate(devices=("pi",), device_seconds=5, threads=2)
-    with pytest.raises(ValidationError, match=r"evaluate\.devices are asked by a service's worker"):
-        Spec(**plain, evaluate=named)
+    for refused in (named, JobEvaluate(device_seconds=5)):
+        with pytest.raises(ValidationError, match=r"evaluate\.devices are asked by a service's worker"):
+            Spec(**plain, evaluate=refused)
     assert Spec(**plain, evaluate=named.without_devices).evaluate == JobEvaluate(threads=2)
