@@ -17,7 +17,7 @@ from client.terminal.text import one_line
 from client.types import Job, Report
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, Row, Score
-from compression.schema.report.targets import spoken
+from compression.schema.report.targets import in_order, spoken
 from compression.schema.tasks import TASKS
 
 ALIKE = ("models.base", "datasets", "evaluate.")
@@ -106,7 +106,8 @@ class Compared:
         row, report = self.row, self.report
         stage, *cells = render.cells(row, task=self.job.task) if row else ("–",) * len(render.HEADERS)
         met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
-        unproven = [spoken(name) for name, verdict in report.verdicts.items() if verdict.status == "unproven"] if report else []
+        judged = in_order(report.verdicts) if report else []
+        unproven = [spoken(name) for name, verdict in judged if verdict.status == "unproven"]
         met += f"; unproven: {', '.join(unproven)}" if unproven else ""
         met += " (baseline_not_converged)" if row and row.ratios.baseline_not_converged else ""
         return {

@@ -16,7 +16,7 @@ from compression.schema.report.draws import Interval
 from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm_eval
 from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Artifact, Report, Verdict
-from compression.schema.report.targets import bound_text, spoken, target_text
+from compression.schema.report.targets import bound_text, in_order, spoken, target_text
 from compression.schema.tasks import row_of
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
@@ -314,7 +314,7 @@ def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple
 
 
 def _judged(verdicts: Mapping[str, Verdict]) -> list[tuple[str, str]]:
-    return [(verdict_text(name, each), "green" if each.met else "yellow") for name, each in verdicts.items()]
+    return [(verdict_text(name, each), "green" if each.met else "yellow") for name, each in in_order(verdicts)]
 
 
 def _measured(report: Report) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from app.pages.dashboard import formatting
 from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
 from compression.schema.report.report import Report, Verdict
-from compression.schema.report.targets import TARGETS, bound_text, spoken, target_text
+from compression.schema.report.targets import TARGETS, bound_text, in_order, spoken, target_text
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def figures(report: Report, base: Row, best: Row) -> list[Figure]:
     changes = {"parameters": parameters, "size": size, "latency": _latencies(best.latency), "score": score}
     return [
         Figure(*(shown.get(name) or _absolute(name, verdict, changes)), bound(name, verdict), verdict)
-        for name, verdict in report.verdicts.items()
+        for name, verdict in in_order(report.verdicts)
     ]
 
 

@@ -19,7 +19,7 @@ from compression.schema.report.lm_eval_table import compare_lm_eval
 from compression.schema.report.measurements import Latency, Row, Score, Sensitivity
 from compression.schema.report.report import Report
 from compression.schema.report.sample_table import sample_tables
-from compression.schema.report.targets import spoken as target_name
+from compression.schema.report.targets import in_order, spoken as target_name
 from compression.schema.tasks import row_of
 
 FOLDER = Path(__file__).parent
@@ -55,6 +55,7 @@ def _environment() -> Environment:
     made.filters.update({name: getattr(formatting, name) for name in shared} | {"row_word": row_of})
     made.globals.update(
         target=formatting.target,
+        in_order=in_order,
         target_name=target_name,
         reached=formatting.reached,
         unmeasured=formatting.unmeasured,

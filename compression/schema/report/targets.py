@@ -1,8 +1,8 @@
 """The kinds of targets: which figure of a row each judges, in which unit, and from which side. Torch-free."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from compression.schema.recipe.recipe import LatencyTarget, Targets
 from compression.schema.report.measurements import Latency, Row, Score, in_unit, of_unit, shown
@@ -117,6 +117,13 @@ _KINDS = (
     Target("score", "score", "metric", _score, _perplexity, facts=_scored),
 )
 TARGETS = {kind.name: kind for kind in _KINDS}
+V = TypeVar("V")
+
+
+def in_order(found: Mapping[str, V]) -> list[tuple[str, V]]:
+    """Return what there is of each target in their order, unknown names last: a database may sort the names."""
+    places = {name: place for place, name in enumerate(TARGETS)}
+    return sorted(found.items(), key=lambda item: places.get(item[0], len(places)))
 
 
 def spoken(name: str) -> str:

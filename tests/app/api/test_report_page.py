@@ -1,6 +1,7 @@
 """report.html as who gets it sees it: whole, of itself, and nobody else's."""
 
 import base64
+import datetime as dt
 import hashlib
 import json
 import re
@@ -9,6 +10,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from app.pages.dashboard.figures import figures
+from app.pages.report_page.page import About, render
+from client.terminal.render import report_markdown
 from compression.schema.report.folding import Folding
 from compression.schema.report.measurements import NotMeasured, Sensitivity, StageVerdict
 from compression.schema.report.operators import Operators
@@ -82,6 +86,16 @@ def test_absolute_targets_are_listed_in_their_own_units(shown: Shown) -> None:
     text = re.sub(r"\s+", " ", shown(aimed()).text)
     says(text, "✓ met: parameters 13,000,000, target at most 14,000,000", "✗ missed: score 78.40 % on test, target 79.10 %")
     says(text, "? unproven: latency not measured, target at most 120 ms on A100. not_measured: No profile of the shipped")
+
+
+def test_targets_keep_their_order_where_a_database_sorts_names() -> None:
+    known, about = aimed(), About("job_1", "j", {}, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    stored = known.model_copy(update={"verdicts": dict(sorted(known.verdicts.items()))})
+    assert list(stored.verdicts) != list(known.verdicts)
+    assert report_markdown(stored) == report_markdown(known)
+    assert render(stored, about) == render(known, about)
+    tiles = [figure.verdict for figure in figures(stored, stored.rows[0], stored.rows[-1])]
+    assert tiles == list(known.verdicts.values())
 
 
 def test_a_recommended_format_is_named_with_its_reason_and_its_verdicts(shown: Shown) -> None:
