@@ -5,14 +5,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.accounts import keys
-from app.core.errors import NameTaken
+from app.core.errors import InvalidRequest, NameTaken
 from app.jobs import profiles
 from app.store.clock import now
 from app.store.models import DEVICE, ApiKey, Device
+from compression.schema.recipe.recipe import WORKER
 
 
 def register(session: Session, team: str, name: str, made_by: str) -> tuple[Device, str]:
-    """Create a device and its key, which is shown only this once. Raises NameTaken."""
+    """Create a device and its key, which is shown only this once. Raises NameTaken, InvalidRequest for the name `worker`."""
+    if name == WORKER:
+        cause = f"in targets.latency_ms, {WORKER} is the machine that does the job"
+        raise InvalidRequest(cause, param="name", remedy="Choose another name.")
     device = Device(team_id=team, name=name)
     session.add(device)
     try:

@@ -20,7 +20,7 @@ from compression.planning.network_rules import fitted
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
-from compression.schema.recipe.recipe import Recipe, check_removed
+from compression.schema.recipe.recipe import DEVICE_SECONDS, Recipe, check_removed
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
@@ -88,7 +88,14 @@ def _find_others(session: Session, team: str, body: JobCreate) -> list[tuple[str
 
 
 def _check_devices(session: Session, team: str, body: JobCreate) -> list[str]:
-    """Return the names of the team's devices. Raises InvalidRequest for one in evaluate.devices that is not among them."""
+    """Return the names of the team's devices.
+
+    Raises InvalidRequest for one in evaluate.devices that is not among them, and for device_seconds without devices. Stored
+    jobs may have these.
+    """
+    if not body.evaluate.devices and body.evaluate.device_seconds != DEVICE_SECONDS:
+        remedy = "Name the devices that the job waits for in evaluate.devices, or leave it out."
+        raise InvalidRequest("there are no devices to wait for", param="evaluate.device_seconds", remedy=remedy)
     names = profiles.list_device_names(session, team)
     for place, name in enumerate(body.evaluate.devices):
         if name not in names:

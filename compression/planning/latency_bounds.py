@@ -58,8 +58,9 @@ def least_ms(work: PassWork, device: DescribedDevice) -> float | None:
 
 def target_notes(job: PlannedJob, targets: Targets, registered: Collection[str]) -> Iterator[str]:
     """Yield notes on absolute targets that are likely unintended or cannot be measured. registered: the team's devices."""
-    if targets.score is not None and targets.score <= 1 and not job.is_language:
-        yield f"targets.score is {targets.score:g} %: scores are in percent, for example 74.3."
+    if targets.score is not None and not 1 < targets.score <= 100 and not job.is_language:
+        over = ", which no model reaches" if targets.score > 1 else ""
+        yield f"targets.score is {targets.score:g} %{over}: scores are in percent, for example 74.3."
     asked = targets.latency_ms
     if asked is None or asked.elsewhere is None:
         return

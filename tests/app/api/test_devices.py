@@ -126,6 +126,16 @@ def test_a_wrong_request_is_refused_by_its_field(http: httpx.Client, artifact: s
     assert http.get("/v1/profiles").json()["items"] == []
 
 
+def test_no_device_is_called_worker_and_no_job_waits_for_none(http: httpx.Client, request_body: Json) -> None:
+    problem(http.post("/v1/devices", json={"name": "worker"}), 422, "invalid_request", "name")
+    assert http.get("/v1/devices").json()["items"] == []
+    for seconds, status in ((60, 422), (900, 200)):  # the second is the default
+        answer = http.post("/v1/jobs?validate_only=true", json={**request_body, "evaluate": {"device_seconds": seconds}})
+        assert answer.status_code == status, answer.text
+        if status == 422:
+            problem(answer, 422, "invalid_request", "evaluate.device_seconds")
+
+
 LATENCY = {"median_ms": 2.0, "p95_ms": 2.5, "samples_ms": [2.0]}
 REFUSED = {
     "profile.latency.median_ms": {"latency": {**LATENCY, "median_ms": -1.0}},

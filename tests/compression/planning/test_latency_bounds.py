@@ -69,7 +69,9 @@ def test_a_target_on_a_described_device_is_bounded_and_said_to_be_unmeasured() -
 
 def test_a_score_that_is_meant_as_a_share_is_noted() -> None:
     assert "in percent" in next(target_notes(JOB, Targets(score=0.743), ()))
-    assert not list(target_notes(JOB, Targets(score=74.3), ()))
+    assert "which no model reaches" in next(target_notes(JOB, Targets(score=743), ()))
+    for possible in (74.3, 100):
+        assert not list(target_notes(JOB, Targets(score=possible), ()))
 
 
 def test_the_documented_table_is_that_of_the_files() -> None:
