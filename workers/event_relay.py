@@ -33,12 +33,11 @@ from compression.schema.events import (
     Started,
     TrainingSaved,
 )
-from compression.schema.recipe.recipe import JobEvaluate
 from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.system.memory import killed_for_memory
-from compression.system.processor import processor
 from workers.attempt_ends import Crashed, Failed, Interrupted
+from workers.device_table_check import check_table
 from workers.device_wait import wait_for_devices
 from workers.engine import Engine
 from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
@@ -101,6 +100,7 @@ class EventRelay:
         self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
         self.most_disk = fetched + self.most_written
+        self.has_table = False
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 
     def run(self) -> None:
@@ -340,11 +340,11 @@ class EventRelay:
         self.saved = list(keys.values())
 
     def _store_table(self, table: DeviceTable) -> None:
-        """Store what layers cost here, for all jobs. Raises Untrustworthy if it is of another machine than this."""
-        self._origin()  # it counts as an event
-        threads = JobEvaluate.model_validate(self.claim.job.evaluate).threads
-        if (table.conditions.processor, table.conditions.threads) != (processor(), threads):
-            raise Untrustworthy("its device table is of another machine")
+        """Store what layers cost here, for all jobs. Raises Untrustworthy for a second one, and as `check_table`."""
+        if self.has_table:
+            raise Untrustworthy("it measured a second device table")
+        self.has_table = True
+        check_table(table, self.claim.job)
         self._write(lambda session: device_tables.store(session, self.claim, table))
 
     def _forget_saved(self) -> None:

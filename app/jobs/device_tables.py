@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import NotFound
 from app.jobs import fencing
+from app.store.clock import now
 from app.store.models import StoredTable
 from compression.schema.device_table import DeviceTable
 
@@ -15,19 +16,19 @@ MOST_LISTED = 200
 
 
 def store(session: Session, claim: fencing.Claim, table: DeviceTable) -> None:
-    """Store what the engine of a claimed job measured; one of the same conditions that is stored already stays. Raises
-    StaleFence.
+    """Store what the engine of a claimed job measured; one of the same conditions that is stored already stays. It was measured
+    when the database's clock says: engines set no clock. Raises StaleFence.
     """
     fencing.update_fenced(session, claim)
-    here = table.conditions
+    here, moment = table.conditions, session.scalars(select(now())).one()
     row = StoredTable(
         digest=here.digest,
         processor=here.processor,
         threads=here.threads,
-        content=table.model_dump(mode="json"),
+        content=table.model_copy(update={"measured_at": moment}).model_dump(mode="json"),
         facts=here.model_dump(mode="json") | {"rows": len(table.rows), "exclusive": table.exclusive},
         worker=claim.job.worker_id,
-        measured_at=table.measured_at,
+        measured_at=moment,
     )
     if session.scalar(select(StoredTable.id).where(StoredTable.digest == here.digest)) is not None:
         return

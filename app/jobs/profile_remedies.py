@@ -11,6 +11,7 @@ from app.jobs import profiles
 from app.jobs.predictions import find_dataset
 from app.store.models import Artifact, Dataset, Job, Profile
 from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
+from compression.schema.job_spec import Resolved
 from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import ProfileFigures
 from compression.schema.profile_remedies import ProfileRemedy
@@ -53,11 +54,12 @@ def _case(
     # Its own figures may be of an earlier profile than the newest of its kind.
     figures = ProfileFigures.model_validate(row.figures) if row.figures else None
     whole = next((Row.model_validate(metric.row) for metric in job.metrics if metric.stage == stage), None)
+    decided = Resolved.model_validate(job.resolved or {})
     return ProfiledCase(
         form=_form(own, figures),
         others=[_form(artifact, measured.get(_key(row, artifact.id))) for artifact in same],
         request=figures.request if figures else ProfileRequest.model_validate(row.request),
-        recipe=Recipe.model_validate(job.recipe),
+        recipe=Recipe.model_validate(job.recipe).closed(decided.scheme, decided.multiple),
         failure=ProfileFailure.model_validate(row.error) if row.error else None,
         row=whole.parts.get(part, whole) if whole is not None and part else whole,
         task=tasks.get(find_dataset(job, part or "")),

@@ -175,7 +175,7 @@ def _network_layer(layer: LayerFacts, widths: Mapping[str, int]) -> Iterator[Lay
     inputs, outputs = layer.inputs.at(widths), layer.outputs.at(widths)
     if not layer.positions or not inputs:
         return
-    if layer.kind == "conv" and inputs == 1:
+    if layer.grouped and inputs == 1:
         yield LayerWork("depthwise", outputs * layer.area / AREA, outputs, layer.positions, rounded=True)
     elif layer.kind == "conv":
         yield LayerWork("convolution", inputs * layer.area / AREA, outputs, layer.positions, rounded=True)

@@ -30,7 +30,8 @@ def check_formats(asked: tuple[str, ...] | None, family: str, task: str) -> None
 def ranging_passes(recipe: Recipe, rows: int) -> float:
     """Return how often a job reads its `rows` rows of train to calibrate ranges for formats, where its scheme has none."""
     quantize = recipe.quantize
-    if quantize is None or SCHEMES[quantize.scheme].calibrated or not SCHEMES[quantize.scheme].rounds_activations:
+    scheme = SCHEMES[quantize.assumed] if quantize is not None else None
+    if quantize is None or scheme is None or scheme.calibrated or not scheme.rounds_activations:
         return 0.0
     ranged = sum(spec.ranged for spec in further_formats(recipe.artifacts).values())
     return ranged * min(quantize.calibration_rows / max(rows, 1), 1.0)

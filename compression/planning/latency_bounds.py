@@ -30,7 +30,7 @@ class PassWork:
 def pass_work(job: PlannedJob) -> PassWork:
     """Return the work of a pass. Counted are the products with weights, without attention's scores and what runs once a row."""
     result, evaluate, quantize = job.result, job.evaluate, job.recipe.quantize
-    scheme = SCHEMES[quantize.scheme] if quantize is not None else None
+    scheme = SCHEMES[quantize.assumed] if quantize is not None else None
     if result.multiply_adds is not None:
         weights, products = float(result.parameters.other), float(evaluate.batch * result.multiply_adds)
     else:

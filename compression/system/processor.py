@@ -1,14 +1,57 @@
-"""The processor's name, as reports and device tables have it. Torch-free."""
+"""The processor, and the runtimes' versions, as reports and device tables have them. Torch-free."""
 
 import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+CPU = Path("/proc/cpuinfo")
+LONGEST = 200  #: characters of a name
+CHIP = ("CPU implementer", "CPU part", "CPU variant")
+"""What ARM's kernels say of a core in place of a name."""
+TIMED = ("onnxruntime", "openvino")
+"""Packages of the runtimes that device tables time."""
+NEEDED = {"AVX2": {"avx2", "fma"}, "AVX512": {"avx512vl", "avx512bw", "avx512dq", "fma"}}
+"""Flags of the kernel that torch's instruction sets of x86 need."""
 
-def processor() -> str:
-    """Return the processor's name from the kernel, or the architecture if the kernel gives no name."""
+
+def processor(cpuinfo: Path = CPU) -> str:
+    """Return the processor's name from the kernel; where ARM's has none, the architecture and the numbers of each kind of core.
+    If a kernel has neither, the architecture.
+    """
+    cores = list(_cores(cpuinfo))
+    named = next((core["model name"] for core in cores if core.get("model name")), None)
+    if named is not None:
+        return named[:LONGEST]
+    kinds = sorted({" ".join(f"{key.split()[1]} {core[key]}" for key in CHIP if key in core) for core in cores} - {""})
+    return " ".join([platform.machine(), ", ".join(kinds)]).strip()[:LONGEST]
+
+
+def possible_instructions(cpuinfo: Path = CPU) -> frozenset[str] | None:
+    """Return which instruction sets torch may name on this machine; None where the kernel lists no flags of x86."""
+    flags = next((set(core["flags"].split()) for core in _cores(cpuinfo) if "flags" in core), None)
+    if flags is None:
+        return None
+    return frozenset({"DEFAULT", "NO AVX", *(name for name, needed in NEEDED.items() if needed <= flags)})
+
+
+def runtime_versions() -> dict[str, str]:
+    """Return the versions of the installed runtimes that device tables time, by name."""
+    found = {}
+    for name in TIMED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cores(cpuinfo: Path) -> Iterator[dict[str, str]]:
+    """Yield the lines of each core by their names."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return
+    for core in text.split("\n\n"):
+        pairs = (line.partition(":") for line in core.splitlines() if ":" in line)
+        yield {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,5 +1,6 @@
 """Device tables from the worker's side: what an engine is given, and what is stored of what it measured."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from app.store.storage import open_storage
 from compression.schema.device_table import DeviceTable
 from compression.schema.events import DeviceTableMeasured, RecipeResolved
 from compression.schema.job_spec import Resolved, Spec
-from compression.system.processor import processor
+from compression.system.processor import possible_instructions, processor, runtime_versions
 from tests.support.device_tables import HERE, made_table
 from tests.support.rows import submitted
 from tests.workers.test_several import LAYOUT, Telling, claimed, follow
@@ -23,7 +24,7 @@ from workers.folders import Untrustworthy
 from workers.job_inputs import write_inputs
 
 AIMED = {"prune": {"target_latency": {"speed_up": 2}}}
-OURS = HERE.model_copy(update={"processor": processor()})
+OURS = HERE.model_copy(update={"processor": processor(), "instructions": "DEFAULT", "runtimes": runtime_versions()})
 
 
 def attempt(settings: Settings, place: Path, **values: Any) -> tuple[fencing.Claim, tuple[str, ...] | None]:
@@ -49,18 +50,24 @@ def test_what_one_engine_measures_later_ones_of_its_conditions_are_given(setting
     tell(claim, first, settings, table)
     later = table.model_copy(update={"rows": table.rows[:1]})
     tell(claim, first, settings, later)  # of the same conditions: the first stays
-    newer = OURS.model_copy(update={"runtimes": {"onnxruntime": "9"}})
-    tell(claim, first, settings, later.model_copy(update={"conditions": newer}))
+    older = later.model_copy(update={"conditions": OURS.model_copy(update={"runtimes": {"onnxruntime": "0"}})})
+    with writing() as session:  # as a worker with other versions
+        device_tables.store(session, claim, older)
     _, given = attempt(settings, second, recipe=AIMED)
     assert given is not None
     found = [DeviceTable.model_validate_json((second / name).read_bytes()) for name in given]
     assert sorted(len(one.rows) for one in found) == [1, len(table.rows)]
-    assert table in found
+    assert table.rows in [one.rows for one in found]
     with reading() as session:
         listed = device_tables.list_tables(session)
         assert {one.worker for one in listed} == {"w"}
         assert {one.facts["rows"] for one in listed} == {1, len(table.rows)}
-        assert table in [device_tables.get_table(session, one.id) for one in listed]
+        whole = {one.id: device_tables.get_table(session, one.id) for one in listed}
+        assert table.rows in [one.rows for one in whole.values()]
+        # By the database's clock: whatever the engine says, no table is older or newer than its job.
+        begun = session.get_one(Job, claim.job.id).started_at
+        for one in listed:
+            assert begun <= one.measured_at == whole[one.id].measured_at <= begun + dt.timedelta(minutes=10)
     assert attempt(settings, tmp_path / "3", recipe=AIMED, evaluate={"threads": 2})[1] == ()
     assert attempt(settings, tmp_path / "4")[1] is None
 
@@ -84,7 +91,16 @@ def test_what_a_table_decided_is_given_to_later_attempts(settings: Settings, tmp
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("other", [{"processor": "Made 1"}, {"threads": 7}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"processor": "Made 1"},
+        {"threads": 7},
+        {"runtimes": {**OURS.runtimes, "onnxruntime": "9"}},
+        {"runtimes": {**OURS.runtimes, "another": "9"}},
+        pytest.param({"instructions": "AVX4096"}, marks=pytest.mark.skipif(possible_instructions() is None, reason="not x86")),
+    ],
+)
 def test_a_table_of_another_machine_is_not_believed(settings: Settings, tmp_path: Path, other: dict[str, Any]) -> None:
     claim, _ = attempt(settings, tmp_path / "1", recipe=AIMED)
     table = made_table(conditions=OURS.model_copy(update=other))
@@ -92,3 +108,16 @@ def test_a_table_of_another_machine_is_not_believed(settings: Settings, tmp_path
         follow(claim, tmp_path / "1", open_storage(settings), settings, Telling(DeviceTableMeasured(table=table)))
     with reading() as session:
         assert device_tables.list_tables(session) == []
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("recipe", "times"), [(AIMED, 2), ({"prune": {"ratio": 0.5}}, 1)])
+def test_no_attempt_stores_more_tables_than_its_recipe_reads(
+    settings: Settings, tmp_path: Path, recipe: dict[str, Any], times: int
+) -> None:
+    claim, _ = attempt(settings, tmp_path / "1", recipe=recipe)
+    told = [DeviceTableMeasured(table=made_table(conditions=OURS))] * times
+    with pytest.raises(Untrustworthy, match="device table"):
+        follow(claim, tmp_path / "1", open_storage(settings), settings, Telling(*told))
+    with reading() as session:
+        assert len(device_tables.list_tables(session)) == times - 1

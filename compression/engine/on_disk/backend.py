@@ -71,10 +71,11 @@ Made = tuple[list[MeasuredArtifact], PreTrainedModel, tuple[str, ...]]
 
 def fits_on_disk_only(spec: Spec, base: Path) -> bool:
     """Return whether a job runs on disk. Reads config.json, or the header of a GGUF file. The model must have the task's head,
-    for a missing one is initialised at random, with the model in memory. The preflight forecasts such a job in memory too.
-    Raises the errors of `loading.read_config`, `skeleton` and `gguf_model.read_model`.
+    for a missing one is initialised at random, with the model in memory, and no device table may have decided some of the
+    recipe, for the model is opened for that. The preflight forecasts such jobs in memory too. Raises the errors of
+    `loading.read_config`, `skeleton` and `gguf_model.read_model`.
     """
-    if spec.parts or not untrained(spec.recipe):
+    if spec.parts or spec.resolved is not None or not untrained(spec.recipe):
         return False
     folder, head = base / spec.model, heads.of_task(spec.asked[0].task)
     if gguf_model.is_one(folder):

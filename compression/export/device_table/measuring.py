@@ -1,16 +1,13 @@
 """Times the layers of a plan, each size's runtimes and forms in turns of alternating order, and makes a table of them."""
 
-import contextlib
 import datetime as dt
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 
 from compression.evaluation.runtimes.onnx import FILE, OnnxRunner
@@ -19,7 +16,7 @@ from compression.export.device_table.layers import drawn_inputs, write
 from compression.export.device_table.plan import Layer
 from compression.schema.device_table import OF_IMAGES, DeviceTable, Form, TableConditions, TableRow, TableRuntime
 from compression.system.host_lock import host_lock
-from compression.system.processor import processor
+from compression.system.processor import processor, runtime_versions
 
 WARM_UP = 3
 SECONDS = 0.5  #: about how long the alternatives of one layer are timed together
@@ -30,11 +27,8 @@ Run = Callable[[], Any]
 
 def conditions(threads: int) -> TableConditions:
     """Return what a table that is measured here and now would hold for."""
-    runtimes = {"onnxruntime": onnxruntime.__version__}
-    with contextlib.suppress(PackageNotFoundError):
-        runtimes["openvino"] = version("openvino")
     instructions = torch.backends.cpu.get_cpu_capability()
-    return TableConditions(processor=processor()[:200], instructions=instructions, threads=threads, runtimes=runtimes)
+    return TableConditions(processor=processor(), instructions=instructions, threads=threads, runtimes=runtime_versions())
 
 
 def measured(

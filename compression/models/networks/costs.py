@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from compression.models.networks.blocks import residual_blocks
+from compression.models.networks.channel_rules import int_of
 from compression.models.networks.channels import Channels, Units, channels_of
 from compression.models.networks.graph import Graph, Node, Shape
 from compression.models.networks.value_shapes import value_shapes
@@ -79,6 +80,7 @@ def _conv(counting: _Counting, node: Node) -> LayerFacts:
         kind="conv",
         outputs=counting.dimension(node, "weight", 0),
         inputs=counting.dimension(node, "weight", 1),
+        grouped=int_of(node, "groups") > 1,
         area=prod(node.tensors["weight"][2:]),
         positions=shape[0] * prod(shape[2:]),
         vectors=int("bias" in node.tensors),

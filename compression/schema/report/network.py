@@ -37,6 +37,8 @@ class LayerFacts(Config):
     kind: Literal["conv", "linear", "matmul", "norm", "slope", "constant"]
     outputs: Annotated[Count, Field(description="Channels that it makes.")]
     inputs: Annotated[Count, Field(description="Channels that each output reads: of its group, 1 if depthwise. A norm's: 0.")]
+    grouped: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Whether a convolution's outputs read only the inputs of their group: with one input each it is depthwise."""
     area: Annotated[int, Field(description="Of a convolution: height × width of its kernel.")] = 1
     positions: Annotated[int, Field(description="Places of a row where it computes an output; 0 if it multiplies nothing.")] = 0
     vectors: Annotated[int, Field(description="Parameters with one element for each output: a bias, a norm's weight.")] = 0

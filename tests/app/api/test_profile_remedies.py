@@ -1,9 +1,11 @@
 """What a profile suggests over HTTP and on the job's page, and a retry that makes its change."""
 
+import json
+
 import httpx
 import pytest
 
-from tests.app.api.conftest import Json, add_artifact, problem
+from tests.app.api.conftest import Json, add_artifact, problem, sql
 from tests.app.api.finished import Page, done
 from tests.app.api.test_devices import FACTS, FAILURE, ask, claim, device, registered, send
 from tests.client.figures import report
@@ -102,3 +104,25 @@ def test_a_failure_says_what_to_ask_for_instead(
     assert (remedy["code"], remedy["request"]) == ("unsupported", fitting)
     assert remedy["cause"].startswith("input_ids: ")
     assert "--device pi --batch 1 --length 32" in browser.get(f"/jobs/{job}").text
+
+
+@pytest.mark.parametrize(("resolved", "offered"), [(None, "dynamic-int8"), ({"scheme": "static-int8"}, None)])
+def test_remedies_are_of_the_scheme_that_the_device_table_decided(
+    service: Service,
+    http: httpx.Client,
+    request_body: Json,
+    registered: Json,
+    device: httpx.Client,
+    resolved: Json | None,
+    offered: str | None,
+) -> None:
+    job = done(service, http, {**request_body, "recipe": {"quantize": {"scheme": "auto"}}}, report())
+    sql(service, "UPDATE jobs SET resolved = %s WHERE id = %s", resolved and json.dumps(resolved), job)
+    artifact = add(service, job, "distilled-onnx-int8", precision="int8")
+    layers = [{"name": "/dense", "type": "MatMulInteger", "ms": 1.5}, {"name": "/q", "type": "QuantizeLinear", "ms": 0.5}]
+    made = ask(http, artifact, length=64)
+    given = claim(device, registered)
+    assert given is not None
+    assert send(device, given, profile=measured(made["request"], layers=layers)).status_code == 200
+    remedies = http.get(f"/v1/profiles/{made['id']}").json()["remedies"]
+    assert [remedy["change"]["now"] for remedy in remedies if remedy["code"] == "rounding"] == ([offered] if offered else [])

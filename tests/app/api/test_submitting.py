@@ -48,6 +48,23 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: Json) -> Non
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+@pytest.mark.parametrize("prune", [{"multiple": "auto"}, None])
+def test_what_the_device_table_decides_is_left_open_in_a_request(
+    prune: Json | None, http: httpx.Client, request_body: Json
+) -> None:
+    body = {**request_body, "recipe": {"quantize": {"scheme": "auto"}, "prune": prune, "artifacts": ["openvino-int8"]}}
+    foretold = http.post("/v1/jobs?validate_only=true", json=body)
+    assert foretold.status_code == 200, foretold.text
+    usual = {**body, "recipe": {**body["recipe"], "quantize": {}, "prune": prune and {}}}
+    assert foretold.json()["estimate"] == http.post("/v1/jobs?validate_only=true", json=usual).json()["estimate"]
+    # A bound by a data sheet reads the scheme too.
+    aimed = {**body, "targets": {"latency_ms": {"value": 1, "device": "H100-SXM"}}}
+    assert "at best" in " ".join(http.post("/v1/jobs?validate_only=true", json=aimed).json()["warnings"])
+    made = http.post("/v1/jobs", json=body)
+    assert made.status_code == 202, made.text
+    assert made.json()["recipe"]["quantize"]["scheme"] == "auto"
+
+
 def test_a_preset_may_be_named_beside_the_keys_to_change_in_it(http: httpx.Client, request_body: Json) -> None:
     presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
     asked = {"preset": "smallest", "prune": {"ratio": {"ffn": 0.5}}, "distill": {"general": None}, "train": {"seed": 3}}

@@ -1,6 +1,7 @@
 """Graphs of single layers, and a table that is measured of a few of them: each once, and anew under other conditions."""
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from compression.export.device_table.layers import OF_IMAGES, drawn_inputs, writ
 from compression.export.device_table.measuring import conditions, measured, onnx_run, openvino_run
 from compression.export.device_table.plan import READS, Layer, quick_plan, whole_plan
 from compression.schema.device_table import MOST_ROWS, DeviceTable
+from tests.conftest import ROOT
 
 FEW = [Layer("call", 1, 1, 1), Layer("linear", 16, 32, 4, 2), Layer("depthwise", 8, 8, 16), Layer("activation", 8, 8, 2)]
 
@@ -79,6 +81,8 @@ def test_plans_have_each_layer_once_and_stay_small() -> None:
         assert len({layer.key for layer in plan}) == len(plan)
         assert sum(len(layer.forms(runtime)) for layer in plan for runtime in READS) < MOST_ROWS
     assert {layer.operation for layer in whole_plan()} == {layer.operation for layer in quick_plan()}
+    told = (ROOT / "docs" / "device-table.md").read_text(encoding="utf-8")
+    assert re.findall(r"# (\d+) layers", told) == [str(len(whole_plan()))]
 
 
 def test_conditions_are_told_apart() -> None:

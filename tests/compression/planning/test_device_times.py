@@ -7,11 +7,12 @@ import pytest
 from compression.models.architectures.families import ARCHITECTURE_SPECS, NETWORK
 from compression.models.architectures.network_shapes import multiply_adds, network_shape_at, whole_shape
 from compression.models.networks.costs import network_facts
+from compression.models.networks.graph import INPUT
 from compression.planning.device_times import DeviceTimes, LayerWork, ShapeTimes, encoder_layers
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 from tests.support.device_tables import CALL, RATES, made_table
-from tests.support.network_graphs import mobilenet_v2, resnet
+from tests.support.network_graphs import GraphBuilder, mobilenet_v2, resnet
 
 TABLE = made_table()
 BERT = ARCHITECTURE_SPECS["bert"]
@@ -77,6 +78,14 @@ def test_depthwise_convolutions_take_their_own_time() -> None:
     times = [ShapeTimes(table, NETWORK, network, 0) for table in (slow, TABLE)]
     late, usual = (each.milliseconds(whole_shape(network), None) for each in times)
     assert late - usual == pytest.approx(work[True] * (1 / 10 - 1 / 1000) / 1000, rel=0.02)
+
+
+def test_a_convolution_of_gray_images_is_not_depthwise() -> None:
+    slow = made_table(lambda layer, *_: layer.work / (10 if layer.operation == "depthwise" else 1000))
+    gray, color = GraphBuilder((1, 8, 8)), GraphBuilder((3, 8, 8))
+    networks = [network_facts(graph.classified(graph.conv(INPUT, 32))) for graph in (gray, color)]
+    one, three = (ShapeTimes(slow, NETWORK, each, 0).milliseconds(whole_shape(each), None) for each in networks)
+    assert three - one == pytest.approx(2 * 9 * 32 * 64 / 1000 / 1000, rel=0.02)
 
 
 def test_what_the_table_does_not_tell_is_not_predicted() -> None:

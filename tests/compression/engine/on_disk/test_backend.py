@@ -223,6 +223,8 @@ def test_a_head_that_has_to_be_drawn_needs_the_model_in_memory_as_the_preflight_
         {"recipe": {**ONLY_QUANTIZE, "quantize": {"scheme": "static-int8"}}},
         {"recipe": {**ONLY_QUANTIZE, "prune": {"recovery": {"epochs": 1}}}},
         {"recipe": {**ONLY_QUANTIZE, "prune": {"reconstruct": True}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {"multiple": "auto", "recovery": None}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {"multiple": 8, "recovery": None}}, "resolved": {"multiple": 8}},  # it was auto
     ],
 )
 def test_what_fits_or_asks_for_more_has_its_model_in_memory(changes: dict[str, Any], tmp_path: Path) -> None:
