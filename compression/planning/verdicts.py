@@ -120,11 +120,15 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
 def _against(chosen: Row, candidates: Sequence[Row], targets: Targets) -> str:
     """Return how a row that misses targets compares with the others, as text."""
     more = [row for row in candidates if len(reached(row, targets)) > len(reached(chosen, targets))]
+    lost = advisor.has_collapsed(chosen, targets)
     if not more:
-        return ", as many as any, and of such it comes nearest"
+        return ", as many as any, and of such it comes nearest" + (
+            f"; it lost the score: {_kept(chosen):.1%} kept" if lost else ""
+        )
     return (
         f"; {', '.join(row.stage for row in more)} reach{'es' if len(more) == 1 else ''} more, but lost the score: "
         + ", ".join(f"{_kept(row):.1%} kept" for row in more)
+        + (f"; so did {chosen.stage}: {_kept(chosen):.1%} kept" if lost else "")
     )
 
 
