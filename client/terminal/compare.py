@@ -108,7 +108,7 @@ class Compared:
         met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
         unproven = [spoken(name) for name, verdict in report.verdicts.items() if verdict.status == "unproven"] if report else []
         met += f"; unproven: {', '.join(unproven)}" if unproven else ""
-        met += " (baseline_not_converged)" if row and row.ratios.baseline_not_converged else ""
+        met += " (baseline_not_converged)" if row and row.is_unproven else ""
         return {
             "name": self.job.name,
             "state": self.job.state,

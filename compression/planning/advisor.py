@@ -76,7 +76,7 @@ class Case:
     def preparing(self) -> list[Remedy]:
         """Return the remedies for the baseline itself, once no later stage trains."""
         trains = self.later & {PRUNED, DISTILLED}
-        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe))
+        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe, self.targets))
 
     @property
     def keeps_too_little(self) -> bool:

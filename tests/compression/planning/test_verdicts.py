@@ -2,6 +2,7 @@
 
 import pytest
 
+from compression.planning.baseline import baseline_remedies
 from compression.planning.verdicts import by_status, choose, cost, judged, shortfall
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import NotMeasured, Row, StageVerdict
@@ -170,3 +171,7 @@ def test_a_target_that_even_an_unconverged_original_misses_is_missed() -> None:
         last = row("distilled", 12_000_000, 10_000_000, 8.0, 0.44, 0.44, interval=interval)
         found = verdicts(judged(last, [first], RECIPE, TARGETS), TARGETS)["retention"]
         assert (found.status, found.met) == (status, False)
+        why = choose([judged(first, [], RECIPE, TARGETS), judged(last, [first], RECIPE, TARGETS)], TARGETS)[1]
+        assert ("unproven" in why) is (status == "unproven")
+        (remedy,) = baseline_remedies(judged(last, [first], RECIPE, TARGETS), first, RECIPE, TARGETS)
+        assert ("unproven" in remedy.why) is (status == "unproven")
