@@ -7,6 +7,7 @@ from urllib.parse import urljoin
 from pydantic import BaseModel, ConfigDict, Field
 
 from compression.schema.prediction import Answered
+from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import Latency, NotMeasured, Ratios, Remedy, Row, Score
 from compression.schema.report.report import Report as Report
 from compression.schema.validation import DataFacts, ModelFacts
@@ -131,6 +132,11 @@ class Job(Answer):
     def ended(self) -> bool:
         """Whether it has an outcome, which never changes."""
         return self.state in TERMINAL
+
+    @property
+    def retention(self) -> float:
+        """Its target of retention."""
+        return float(self.targets.get("retention", Targets().retention))
 
 
 class Preflight(Answer):

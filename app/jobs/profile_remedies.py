@@ -1,6 +1,7 @@
 """The remedies of profiles, from what the database has of their jobs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -9,14 +10,17 @@ from sqlalchemy.orm import Session, defer
 from app.core.errors import InvalidRequest
 from app.jobs import profiles
 from app.jobs.predictions import find_dataset
-from app.store.models import Artifact, Dataset, Job, Profile
+from app.store.models import Artifact, Dataset, Job, Model, Profile
+from compression.planning.advisor import needed
+from compression.planning.on_disk import untrained
 from compression.planning.profile_remedies import Form, ProfiledCase, profile_remedies
 from compression.schema.job_spec import Resolved
 from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import ProfileFigures
 from compression.schema.profile_remedies import ProfileRemedy
-from compression.schema.recipe.recipe import Recipe
-from compression.schema.report.measurements import Remedy, Row
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.measurements import Remedy, Row, Score
+from compression.schema.stages import BASELINE
 
 Key = tuple[str, str, str]
 """Artifact, device and what was asked for, but for the time."""
@@ -37,7 +41,14 @@ def find_remedies(session: Session, rows: Sequence[Profile]) -> dict[str, tuple[
     datasets = {dataset for job in found.values() for dataset in job.datasets}
     named = select(Dataset.id, Dataset.task).where(Dataset.id.in_(datasets))
     tasks: dict[str, Any] = dict(session.execute(named).tuples().all())
-    return {row.id: profile_remedies(_case(row, found[row.job_id], forms[row.job_id], measured, tasks)) for row in ended}
+    sent = {identifier for job in found.values() for identifier in (job.model_id, job.student) if identifier}
+    about = session.execute(select(Model.id, Model.facts).where(Model.id.in_(sent)))
+    models: dict[str, Any] = dict(about.tuples().all())
+    cases = {}
+    for row in ended:
+        job, own = found[row.job_id], forms[row.job_id]
+        cases[row.id] = replace(_case(row, job, own, measured, tasks), **_about_job(row, job, own, models))
+    return {identifier: profile_remedies(case) for identifier, case in cases.items()}
 
 
 def _key(row: Profile, artifact: str | None = None) -> Key:
@@ -66,9 +77,26 @@ def _case(
     )
 
 
+def _about_job(row: Profile, job: Job, artifacts: Sequence[Artifact], models: dict[str, Any]) -> dict[str, Any]:
+    """Return what remedies read of a job beside its forms. models: facts by id."""
+    own = next(artifact for artifact in artifacts if artifact.id == row.artifact_id)
+    model = job.student if job.student and own.facts["stage"] == "distilled" else job.model_id
+    first = next((Row.model_validate(metric.row) for metric in job.metrics if metric.stage == BASELINE), None)
+    if first is not None and (part := own.facts.get("part")):
+        first = first.parts.get(part, first)
+    before = first.validation if first is not None else None
+    return {
+        "family": (models.get(model) or {}).get("family"),
+        "needed": needed(before, Targets.model_validate(job.targets)) if isinstance(before, Score) else None,
+        "streamed": own.facts.get("trained_as_shipped") is None and untrained(Recipe.model_validate(job.recipe)),
+    }
+
+
 def _form(artifact: Artifact, figures: ProfileFigures | None) -> Form:
     same = {name: artifact.facts[name] for name in ("name", "kind", "stage", "precision")}
-    return Form(id=artifact.id, bytes=sum(file.size for file in artifact.files), figures=figures, **same)
+    scored = artifact.facts.get("validation")
+    score = Score.model_validate(scored) if scored and "value" in scored else None
+    return Form(id=artifact.id, bytes=sum(file.size for file in artifact.files), figures=figures, score=score, **same)
 
 
 def list_changes(session: Session, team: str, job_id: str, profile_id: str) -> list[Remedy]:

@@ -43,7 +43,7 @@ def _now(job: Job) -> str:
         return job.error.cause
     if not job.ended:
         return job_view.headline(job)
-    return render.ratios_text(job.ratios) if job.ratios else ""
+    return render.ratios_text(job.ratios, job.retention) if job.ratios else ""
 
 
 def show(lathe: Lathe, job: JobId) -> None:

@@ -13,6 +13,9 @@ from client.terminal import render
 from client.terminal.output import as_json, emit, table
 from compression.schema.profile import Energy, MemoryRange
 
+TO_PROFILE = "unfused_operators"
+"""Of the codes that name another artifact, the one that asks for its profile."""
+
 
 def _size(profile: Profile) -> str:
     asked = profile.figures.request if profile.figures else profile.request
@@ -48,18 +51,20 @@ def advice(lathe: Lathe, profile: Profile) -> list[str]:
     if profile.error and not profile.remedies:
         return [f"{profile.error.detail}\nnext: {profile.error.remedy}"]
     forms = {one.id: one for one in lathe.artifacts(profile.job)} if any(one.artifact for one in profile.remedies) else {}
+    may_retry = any(one.change for one in profile.remedies) and lathe.job(profile.job).ended
+    asked = profile.figures.request if profile.figures else profile.request
     lines = []
     for one in profile.remedies:
         command = ""
         if one.change is not None:
-            command = f"lathe retry {profile.job} --profile {profile.id} --apply {one.change.key}"
+            command = f"lathe retry {profile.job} --profile {profile.id} --apply {one.change.key}" if may_retry else ""
+        elif one.artifact in forms and one.code == TO_PROFILE:
+            command = asked.command(one.artifact, profile.device_name)
         elif one.artifact in forms:
             form = forms[one.artifact]
             command = f"lathe download {profile.job} --stage {form.stage} --kind {form.kind}"
         elif one.request is not None:
-            given = {name: getattr(one.request, name) for name in ("batch", "length", "resolution", "threads")}
-            asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
-            command = f"lathe profile {profile.artifact} --device {profile.device_name} {asked}"
+            command = one.request.command(profile.artifact, profile.device_name)
         lines += [f"{one.code}: {one.cause}", f"  {one.remedy}", *([f"  next: {command}"] if command else [])]
     return lines
 
@@ -104,20 +109,24 @@ def profiles(
     profile: Annotated[str | None, typer.Argument(help="Id of one profile, to see what to try after it.")] = None,
     job: Annotated[str | None, typer.Option(help="Id of a job.")] = None,
     device: Annotated[str | None, typer.Option(help="Name or id of a device.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Delete this profile; not while the device measures it.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, newest first; by default 50.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Delete this profile, which still waits.")] = False,
 ) -> None:
     """List profiles, or show one with what its figures suggest."""
+    if profile is not None and (job or device or limit):
+        raise typer.BadParameter("--job, --device and --limit are of lists: leave them out", param_hint="PROFILE")
     if cancel:
         if profile is None:
             raise typer.BadParameter("name the profile", param_hint="--cancel")
+        if (one := lathe.profile(profile)).ended:
+            raise typer.BadParameter(f"{profile} is {one.state}: nothing is left to cancel", param_hint="--cancel")
         lathe.delete(f"profiles/{profile}")
         emit({"deleted": [profile]}, f"Deleted {profile}.")
     elif profile is not None:
         one = lathe.profile(profile)
         emit(one, shown([one]), *([] if as_json() else advice(lathe, one)))
     else:
-        _list(lathe, job, device, limit)
+        _list(lathe, job, device, limit or 50)
 
 
 def _list(lathe: Lathe, job: str | None, device: str | None, limit: int) -> None:

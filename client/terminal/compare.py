@@ -109,7 +109,7 @@ class Compared:
         judged = in_order(report.verdicts) if report else []
         unproven = [spoken(name) for name, verdict in judged if verdict.status == "unproven"]
         met += f"; unproven: {', '.join(unproven)}" if unproven else ""
-        met += " (baseline_not_converged)" if row and row.ratios.baseline_not_converged else ""
+        met += " (baseline_not_converged)" if row and row.is_unproven else ""
         return {
             "name": self.job.name,
             "state": self.job.state,

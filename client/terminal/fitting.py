@@ -12,7 +12,7 @@ UNBOUNDED = 10_000
 
 
 class FittingTable:
-    """A table, or its rows one below the other if the console is narrower than its longest words together."""
+    """A table, or its rows one below the other if the console is narrower than its columns must be."""
 
     def __init__(self, table: Table, headers: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
         """table: with these headers and rows."""
@@ -20,10 +20,16 @@ class FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """See rich's protocol."""
-        needed = Measurement.get(console, options.update(max_width=UNBOUNDED), self.table)
-        if needed.minimum <= options.max_width:
-            if needed.maximum > options.max_width:
-                self._narrow(options.max_width - needed.minimum)
+        for column in self.table.columns:
+            column.width = None
+        needed = Measurement.get(console, options.update(max_width=UNBOUNDED), self.table).maximum
+        whole, least = self._widths()
+        spare = options.max_width - (needed - sum(whole) + sum(least))  # what is needed beside the cells is padding and lines
+        if spare >= 0:
+            if needed > options.max_width:
+                wanted = sum(whole) - sum(least)
+                for column, most, width in zip(self.table.columns, whole, least, strict=True):
+                    column.width = width + spare * (most - width) // wanted  # rich alone would cut words
             yield self.table
             return
         for number, row in enumerate(self.rows):
@@ -33,14 +39,12 @@ class FittingTable:
             for header, cell in zip(self.headers[1:], row[1:], strict=True):
                 yield Text.assemble((f"  {header}: ", "bold"), cell)
 
-    def _narrow(self, spare: int) -> None:
-        """Give each column the width of its longest word, and a part of the spare width: rich alone would cut words."""
+    def _widths(self) -> tuple[list[int], list[int]]:
+        """Return the width of each column's longest cell, and of its longest word; both are the cell's if it must not wrap."""
         columns = [[Text(self.headers[number]), *(row[number] for row in self.rows)] for number in range(len(self.headers))]
         whole = [max(cell.cell_len for cell in cells) for cells in columns]
         least = [
             most if column.no_wrap else max(Text(word).cell_len for cell in cells for word in cell.plain.split() or [""])
             for column, cells, most in zip(self.table.columns, columns, whole, strict=True)
         ]
-        wanted = sum(whole) - sum(least)
-        for column, most, width in zip(self.table.columns, whole, least, strict=True):
-            column.width = width + spare * (most - width) // wanted
+        return whole, least

@@ -44,7 +44,7 @@ def headline(job: Job) -> str:
     if job.cancel_requested_at and not job.ended:
         return "cancelling"
     found = job.progress
-    if job.state == "succeeded" and job.ratios is not None and job.ratios.baseline_not_converged:
+    if job.state == "succeeded" and job.ratios is not None and job.ratios.is_unproven(job.retention):
         return f"succeeded. {render.NOT_CONVERGED}"
     if job.state != "running" or found is None:
         return job.state

@@ -87,7 +87,7 @@ def kept_text(share: float, interval: Interval | None, *, proven: bool = True) -
 def _scored(row: Row, score: Score | NotMeasured | None, share: float | None, interval: Interval | None) -> str:
     text = score_text(score)
     if isinstance(score, Score) and row.stage != "baseline" and share is not None:
-        text += f" ({kept_text(share, interval, proven=not row.ratios.baseline_not_converged)})"
+        text += f" ({kept_text(share, interval, proven=not row.is_unproven)})"
     return text
 
 
@@ -158,11 +158,11 @@ def conditions(rows: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
-def ratios_text(found: Ratios) -> str:
-    """−35.0 % parameters, −82.5 % bytes, 2.50×, 98.0 % kept: a row against the baseline."""
+def ratios_text(found: Ratios, wanted: float) -> str:
+    """−35.0 % parameters, −82.5 % bytes, 2.50×, 98.0 % kept: a row against the baseline. wanted: the target of retention."""
     parts = [f"{change(found.parameter_reduction)} parameters", f"{change(found.size_reduction)} bytes"]
     parts += [f"{found.speed_up:.2f}{TIMES} as fast"] if found.speed_up is not None else []
-    share, proven = found.judged_retention, not found.baseline_not_converged
+    share, proven = found.judged_retention, not found.is_unproven(wanted)
     parts += [kept_text(share, found.judged_interval, proven=proven)] if share is not None else []
     return ", ".join(parts)
 
@@ -303,7 +303,7 @@ def _table(found: Sequence[Sequence[str]]) -> RenderableType:
 
 def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield (title, lines with their style) of the text below the tables; a paragraph has no title."""
-    yield "", [(NOT_CONVERGED, "yellow")] if report.ratios.baseline_not_converged else []
+    yield "", [(NOT_CONVERGED, "yellow")] if report.ratios.is_unproven(report.targets.retention) else []
     yield f"Targets, evaluated on {evaluated_on(report, quote)}:", _judged(report.verdicts)
     yield "", [(report.choice, "")] if report.choice else []
     if (best := report.recommended) is not None:

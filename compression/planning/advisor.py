@@ -37,14 +37,15 @@ POWER = 1.5
 """Exponent of a size in the share of each axis that is left, unless a cut has shown it: 1 if one side shrinks, 2 if both."""
 
 
-COLLAPSED = 10.0
-"""Times the loss that a retention target allows, from which the score is lost: no size or speed makes up for it."""
+COLLAPSED, LEAST_COLLAPSE = 10.0, 0.05
+"""Times the loss that a retention target allows, from which the score is lost: no size or speed makes up for it. Less than the
+second is no collapse, however little the target allows."""
 
 
 def has_collapsed(row: Row, targets: Targets) -> bool:
-    """Return whether a row lost COLLAPSED times the score that the target of retention allows."""
+    """Return whether a row lost COLLAPSED times the score that the target of retention allows, and LEAST_COLLAPSE of it."""
     kept = row.ratios.judged_retention
-    return kept is not None and 1 - kept > COLLAPSED * max(1 - targets.retention, 0.001)
+    return kept is not None and 1 - kept > max(COLLAPSED * (1 - targets.retention), LEAST_COLLAPSE)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Case:
     def preparing(self) -> list[Remedy]:
         """Return the remedies for the baseline itself, once no later stage trains."""
         trains = self.later & {PRUNED, DISTILLED}
-        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe))
+        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe, self.targets))
 
     @property
     def keeps_too_little(self) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from compression.schema.recipe.base import MOST_EPOCHS
-from compression.schema.recipe.recipe import Prepare, Recipe
+from compression.schema.recipe.recipe import Prepare, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.report.preparation import Preparation
 
@@ -40,9 +40,9 @@ def exceeds_baseline(row: Row, baseline: Row) -> bool:
     return share - 1 > share * math.hypot(before.standard_error / before.value, after.standard_error / after.value)
 
 
-def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
+def baseline_remedies(row: Row, baseline: Row, recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
     """Offer a longer preparation or another rate if the baseline has not converged, is at chance, or is exceeded by a row."""
-    why, settings = _reason(row, baseline), recipe.prepare
+    why, settings = _reason(row, baseline, targets), recipe.prepare
     if why is None:
         return
     if settings.epochs is not None:
@@ -68,7 +68,7 @@ def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
     return Remedy(key="recipe.prepare", now=now, proposed={**now, "epochs": epochs, "rate": rate}, why=why)
 
 
-def _reason(row: Row, baseline: Row) -> str | None:
+def _reason(row: Row, baseline: Row, targets: Targets) -> str | None:
     """Return why the baseline should be prepared differently; None if there is no reason."""
     score = baseline.judged_score
     if isinstance(score, Score) and is_at_chance(baseline):
@@ -79,7 +79,9 @@ def _reason(row: Row, baseline: Row) -> str | None:
     late = [name for name, found in preparations(baseline).items() if found.converged is False]
     if late:
         of = f" of {', '.join(late)}" if any(late) else ""
-        return f"The baseline{of} has not converged, so what is kept of its score is unproven"
+        found = row.ratios.model_copy(update={"baseline_not_converged": True})
+        so = "what is kept of its score is unproven" if found.is_unproven(targets.retention) else "it may have more to learn"
+        return f"The baseline{of} has not converged, so {so}"
     if row is not baseline and exceeds_baseline(row, baseline):
         share = row.ratios.judged_retention or 0.0
         return f"{share:.1%} of the baseline's score is kept on {row.ratios.judged_on}: these data allow more than it learned"

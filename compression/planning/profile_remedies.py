@@ -3,15 +3,16 @@
 What runtimes do not tell is not guessed: without times of layers, the remedies on operators are left out.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import getitem
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
-from compression.schema.artifact_formats import ARTIFACT_FORMATS, INTEGERS
+from compression.planning.on_disk import untrained
+from compression.schema.artifact_formats import ARTIFACT_FORMATS, GENAI, GGUF, INTEGERS, ONNX, further_formats
 from compression.schema.profile import ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import OperatorTime, ProfileFigures
 from compression.schema.profile_remedies import ProfileRemedy
@@ -19,7 +20,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.presets import usual
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Recipe
-from compression.schema.report.measurements import Remedy, Row
+from compression.schema.report.measurements import Remedy, Row, Score
 from compression.schema.schemes import SCHEMES, SchemeSpec
 from compression.schema.tasks import TASKS
 
@@ -45,8 +46,10 @@ VECTOR = {"unit": 64, "channel": 8}
 """Multiples that widths of linear layers and channels of convolutions should have: 64 int8 weights fill a cache line; runtimes
 compute channels in blocks of 8 or 16."""
 
-PRODUCTS = ("MatMul", "Gemm", "Conv", "FullyConnected", "Attention")
-"""Parts of the names of products, of all types."""
+PRODUCTS = re.compile("MatMul|Gemm|Conv(?!ert)|FullyConnected|Attention")
+"""Parts of the names of products, of all types. OpenVINO's Convert is none."""
+SMALLEST_GGUF = "gguf-q4-0"
+"""The format of llama.cpp with the fewest bits: its files are made of the trained weights, whatever the recipe's scheme is."""
 FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "NhwcFusedConv", "Attention"}
 FLOAT_PRODUCTS |= {"MultiHeadAttention", "TransposeMatMul"}
 """Types that compute in floating point, in a file of integers too. OpenVINO's FullyConnected and Convolution may do either."""
@@ -68,6 +71,7 @@ class Form:
     precision: str
     bytes: int
     figures: ProfileFigures | None = None  #: on the same device, of the same request
+    score: Score | None = None  #: on validation
 
     @property
     def is_integer(self) -> bool:
@@ -76,8 +80,14 @@ class Form:
 
     @property
     def runs_in(self) -> str:
-        """Return the name of its runtime; "" of a format that is not installed here."""
-        return ARTIFACT_FORMATS[self.kind].runs_in if self.kind in ARTIFACT_FORMATS else ""
+        """Return the name of its runtime; "" of a format that is not installed here. genai generates with ONNX Runtime."""
+        name = ARTIFACT_FORMATS[self.kind].runs_in if self.kind in ARTIFACT_FORMATS else ""
+        return ONNX.runs_in if name == GENAI.runs_in else name
+
+    @property
+    def is_for_running(self) -> bool:
+        """Return whether it is a form to run, not a checkpoint."""
+        return self.kind in ARTIFACT_FORMATS and (ARTIFACT_FORMATS[self.kind].primary or ARTIFACT_FORMATS[self.kind].timed)
 
 
 @dataclass(frozen=True)
@@ -91,16 +101,39 @@ class ProfiledCase:
     failure: ProfileFailure | None = None
     row: Row | None = None  #: of the artifact's stage
     task: Task | None = None
+    family: str | None = None  #: of the model
+    needed: float | None = None  #: the score on validation that reaches the job's targets
+    streamed: bool = False  #: the job went from file to file
 
     @cached_property
     def siblings(self) -> list[Form]:
-        """Return the other forms of the same model."""
-        return [one for one in self.others if one.stage == self.form.stage]
+        """Return the other forms of the same model that are for running."""
+        return [one for one in self.others if one.stage == self.form.stage and one.is_for_running]
 
     @property
     def scheme(self) -> SchemeSpec | None:
         """Return the recipe's scheme."""
-        return SCHEMES[self.recipe.quantize.scheme] if self.recipe.quantize is not None else None
+        return SCHEMES[self.recipe.quantize.assumed] if self.recipe.quantize is not None else None
+
+    @property
+    def rounds(self) -> bool:
+        """Return whether the recipe's scheme rounds activations, so that integers are multiplied."""
+        return self.scheme is not None and self.scheme.rounds_activations
+
+    def multiplies_integers(self, form: Form) -> bool:
+        """Return whether a form multiplies activations in integers too: not one of a scheme that rounds weights alone."""
+        return form.is_for_running and form.precision == "int8" and (self.scheme is None or self.rounds)
+
+    @property
+    def generates(self) -> bool:
+        """Return whether answers are next tokens, which `lathe serve` does not give."""
+        return self.task in TASKS and TASKS[self.task].generates
+
+    def keeps_enough(self, form: Form) -> bool:
+        """Return whether a form reaches the targets of the score on validation, as far as that is known."""
+        if form.score is None or self.needed is None:
+            return True
+        return form.score.value <= self.needed if form.score.lower_is_better else form.score.value >= self.needed
 
     def share(self, types: Callable[[str], bool]) -> tuple[float, list[OperatorTime]]:
         """Return the share of time of some operators, and these operators, the slowest first."""
@@ -109,15 +142,23 @@ class ProfiledCase:
         return (sum(one.ms for one in found) / total if total else 0.0), found
 
     def change(self, key: str, proposed: Any, why: str) -> Remedy | None:
-        """Return the change of a key of the recipe; None if it is none, or if no recipe may have it."""
+        """Return the change of a key of the recipe; None if it is none, if no recipe may have it, or if the stage is left out.
+
+        A job that went from file to file may be too large for memory: it is offered nothing that needs the model there.
+        """
         *path, last = key.split(".")
-        changed = self.recipe.model_dump(mode="json")
-        place = reduce(getitem, path, changed)
+        place = changed = self.recipe.model_dump(mode="json")
+        for name in path:
+            place = place[name]
+            if place is None:
+                return None
         now = place.get(last)
         place[last] = proposed
         try:
-            Recipe.model_validate(changed)
+            recipe = Recipe.model_validate(changed)
         except ValidationError:
+            return None
+        if self.streamed and not untrained(recipe):
             return None
         return None if now == proposed else Remedy(key=f"recipe.{key}", now=now, proposed=proposed, why=why)
 
@@ -136,40 +177,50 @@ def _named(found: Sequence[OperatorTime]) -> str:
     return ", ".join(f"{one.count} {one.type} (slowest: {one.slowest[0] or 'unnamed'})" for one in found[:3])
 
 
+def _took(own: ProfileFigures, other: ProfileFigures) -> tuple[str, float, float]:
+    """Return what two forms are compared by, and its milliseconds in each."""
+    if own.decode_ms is not None and other.decode_ms is not None:
+        return "A further token", own.decode_ms, other.decode_ms
+    return "A pass", own.median_ms, other.median_ms
+
+
 def _faster_form(case: ProfiledCase, own: ProfileFigures) -> Iterator[ProfileRemedy]:
-    timed = [(one.figures.median_ms, one) for one in case.siblings if one.figures is not None]
-    best = min(timed, key=lambda pair: pair[0], default=None)
-    if best is not None and best[0] <= (1 - GAIN) * own.median_ms:
-        cause = f"A pass takes {own.median_ms:.3g} ms here, and {best[0]:.3g} ms as {best[1].name}, profiled on this device."
-        yield ProfileRemedy(code="faster_form", cause=cause, remedy=f"Take {best[1].name}.", artifact=best[1].id)
+    """The form that took the least: for a further token if both forms tell it, else for a pass."""
+    timed = [(*_took(own, one.figures), one) for one in case.siblings if one.figures is not None and case.keeps_enough(one)]
+    best = min(timed, key=lambda found: found[2] / found[1], default=None)
+    if best is None:
+        return
+    what, now, then, form = best
+    if then <= (1 - GAIN) * now:
+        cause = f"{what} takes {now:.3g} ms here, and {then:.3g} ms as {form.name}, profiled on this device."
+        yield ProfileRemedy(code="faster_form", cause=cause, remedy=f"Take {form.name}.", artifact=form.id)
 
 
 def _float_products(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
     """Products in floating point: of a model without integers, of a scheme that rounds weights alone, or of attention."""
-    form, scheme = case.form, case.scheme
+    form = case.form
     share, found = case.share((lambda name: name in FLOAT_PRODUCTS) if form.is_integer else _is_product)
     if share * IN_INTEGERS < GAIN:
         return
     cause = f"{share:.0%} of the time goes to products in floating point: {_named(found)}."
-    if not form.is_integer:
-        integers = next((one for one in (*case.siblings, *reversed(case.others)) if one.is_integer), None)
-        if integers is not None:
-            remedy = f"Take {integers.name}, which multiplies integers."
-            yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy, artifact=integers.id)
-        elif case.recipe.quantize is None:
-            change = case.change("quantize", (usual(case.task).quantize or Quantize()).model_dump(mode="json"), cause)
-            yield ProfileRemedy(code="float_products", cause=cause, remedy="Quantize the model.", change=change)
-    elif scheme is not None and not scheme.rounds_activations:
+    integers = next((one for one in (*case.siblings, *reversed(case.others)) if case.multiplies_integers(one)), None)
+    if not form.is_integer and integers is not None:
+        remedy = f"Take {integers.name}, which multiplies integers."
+        yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy, artifact=integers.id)
+    elif case.scheme is None:
+        change = case.change("quantize", (usual(case.task).quantize or Quantize()).model_dump(mode="json"), cause)
+        yield ProfileRemedy(code="float_products", cause=cause, remedy="Quantize the model.", change=change)
+    elif not case.rounds:
         remedy = "Take a scheme that rounds activations too, so that integers are multiplied."
         change = case.change("quantize.scheme", "dynamic-int8", cause)
         yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy, change=change)
-    else:
+    elif form.is_integer and not any("Conv" in one.type for one in found) and (case.row is None or case.row.shape.heads):
         remedy = "They multiply activations by activations, as attention does: shorter rows or fewer heads (prune) take less."
         yield ProfileRemedy(code="float_products", cause=cause, remedy=remedy)
 
 
 def _is_product(name: str) -> bool:
-    return any(part in name for part in PRODUCTS)
+    return PRODUCTS.search(name) is not None
 
 
 def _rounding(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
@@ -193,23 +244,24 @@ def _unfused(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
         remedy = f"Profile {other.name}: {other.runs_in} may join them to the products before them."
         yield ProfileRemedy(code="unfused_operators", cause=cause, remedy=remedy, artifact=other.id)
         return
+    used = {case.form.runs_in, *(one.runs_in for one in case.siblings), GENAI.runs_in}
     formats = [
         spec
         for spec in ARTIFACT_FORMATS.values()
-        if spec.timed and spec.runs_in not in {case.form.runs_in, *(one.runs_in for one in case.siblings)}
-        if spec.generates in (None, case.task is not None and TASKS[case.task].generates)
+        if spec.timed and spec.runs_in not in used
+        if spec.generates in (None, case.generates) and (not spec.families or case.family in spec.families)
+        if case.rounds or not spec.ranged
     ]
     if formats:
-        shipped = [*case.recipe.artifacts] if case.recipe.artifacts is not None else _further(case)
         remedy = f"Ship {formats[0].name} too and profile it: {formats[0].runs_in} may join them to the products before them."
-        change = case.change("artifacts", [*shipped, formats[0].name], cause)
+        change = case.change("artifacts", _with(case, formats[0].name), cause)
         yield ProfileRemedy(code="unfused_operators", cause=cause, remedy=remedy, change=change)
 
 
-def _further(case: ProfiledCase) -> list[str]:
-    """Return the further formats that the model has."""
-    kinds = dict.fromkeys(one.kind for one in (*case.siblings, case.form) if one.kind in ARTIFACT_FORMATS)
-    return [kind for kind in kinds if not ARTIFACT_FORMATS[kind].primary]
+def _with(case: ProfiledCase, kind: str) -> list[str]:
+    """Return the recipe's further formats, and one that may be another."""
+    asked = case.recipe.artifacts
+    return list(dict.fromkeys([*(further_formats(None) if asked is None else asked), kind]))
 
 
 def _unaligned(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileRemedy]:
@@ -236,7 +288,9 @@ def _small_operators(case: ProfiledCase, _: ProfileFigures) -> Iterator[ProfileR
     if layers < MANY or took / layers > FIXED_MS or case.request.batch >= TOGETHER:
         return
     cause = f"The pass has {layers} layers of {1000 * took / layers:.2g} µs each: most of that is the fixed cost of a layer."
-    remedy = f"Put rows together, as `lathe serve` does: {TOGETHER} rows pay the fixed cost once; or prune layers."
+    if case.form.kind == GENAI.name:  # it takes rows one after the other
+        return
+    remedy = f"Put rows together{_served(case)}: {TOGETHER} rows pay the fixed cost once; or prune layers."
     request = case.request.model_copy(update={"batch": TOGETHER})
     yield ProfileRemedy(code="small_operators", cause=cause, remedy=remedy, request=request)
 
@@ -257,16 +311,18 @@ def _memory_traffic(case: ProfiledCase, own: ProfileFigures) -> Iterator[Profile
         remedy = f"Take {smaller.name}: it has {smaller.bytes / 1e6:,.0f} MB."
         yield ProfileRemedy(code="memory_traffic", cause=cause, remedy=remedy, artifact=smaller.id)
         return
-    if not case.form.is_integer and case.recipe.quantize is None:
+    if case.form.kind in {one.name for one in GGUF}:
+        change = case.change("artifacts", _with(case, SMALLEST_GGUF), cause) if case.form.kind != SMALLEST_GGUF else None
+    elif not case.form.is_integer and case.recipe.quantize is None:
         change = case.change("quantize", (usual(case.task).quantize or Quantize()).model_dump(mode="json"), cause)
     elif own.decode_ms is not None and case.form.precision == "int8":
         change = case.change("quantize.scheme", "weight-only-int4", cause)
     if change is not None:
-        remedy = "Store weights in fewer bits."
+        remedy = f"Ship {SMALLEST_GGUF} too." if change.key == "recipe.artifacts" else "Store weights in fewer bits."
         yield ProfileRemedy(code="memory_traffic", cause=cause, remedy=remedy, change=change)
-    elif case.request.batch < TOGETHER:
+    elif case.request.batch < TOGETHER and case.form.kind != GENAI.name:
         request = case.request.model_copy(update={"batch": TOGETHER})
-        remedy = "Put rows together, as `lathe serve` does: weights are read once for all of them."
+        remedy = f"Put rows together{_served(case)}: weights are read once for all of them."
         yield ProfileRemedy(code="memory_traffic", cause=cause, remedy=remedy, request=request)
 
 
@@ -280,7 +336,11 @@ def _slow_load(case: ProfiledCase, own: ProfileFigures) -> Iterator[ProfileRemed
         remedy = f"Take {smaller.name}, of {_megabytes(smaller)}, or keep the process open."
         yield ProfileRemedy(code="slow_load", cause=cause, remedy=remedy, artifact=smaller.id)
     else:
-        yield ProfileRemedy(code="slow_load", cause=cause, remedy="Keep the process open, as `lathe serve` does.")
+        yield ProfileRemedy(code="slow_load", cause=cause, remedy=f"Keep the process open{_served(case)}.")
+
+
+def _served(case: ProfiledCase) -> str:
+    return "" if case.generates else ", as `lathe serve` does"
 
 
 def _megabytes(form: Form) -> str:

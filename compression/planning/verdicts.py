@@ -95,12 +95,12 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
         cheapest = [row for row in complete if any(row is one or same_graph(row, one) for one in near)]
         chosen = max(reversed(cheapest), key=_kept)
         others = [row for row in complete if row is not chosen]
-        also = f"; {', '.join(row.stage for row in others)} also {_reaches(chosen, 'meet', 'reach')} them all"
+        also = f"; {', '.join(row.stage for row in others)} also {_reaches(chosen, targets, 'meet', 'reach')} them all"
         costs = ", ".join(f"{cost(row):.1%}" for row in others)
         return chosen, (
-            f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
-            f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
-            f"{f'{also}, at {costs}' if others else ''}.{_unproven(chosen)}"
+            f"{chosen.stage} is shipped: it {_reaches(chosen, targets)} all targets at {cost(chosen):.1%} of the baseline's "
+            f"bytes × latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
+            f"{f'{also}, at {costs}' if others else ''}.{_unproven(chosen, targets)}"
         )
     candidates = [row for row in rows if row.stage != BASELINE] or rows
     chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
@@ -111,20 +111,24 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
         if kind.name not in met
     )
     return chosen, (
-        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(met)} of "
-        f"{len(kinds)}{f' ({_listed(met)})' if met else ''}{_against(chosen, candidates, targets)}; "
-        f"missed: {lacking}.{_unproven(chosen)}"
+        f"No stage {_reaches(chosen, targets)} all targets. {chosen.stage} is shipped: it {_reaches(chosen, targets)} "
+        f"{len(met)} of {len(kinds)}{f' ({_listed(met)})' if met else ''}{_against(chosen, candidates, targets)}; "
+        f"missed: {lacking}.{_unproven(chosen, targets)}"
     )
 
 
 def _against(chosen: Row, candidates: Sequence[Row], targets: Targets) -> str:
     """Return how a row that misses targets compares with the others, as text."""
     more = [row for row in candidates if len(reached(row, targets)) > len(reached(chosen, targets))]
+    lost = advisor.has_collapsed(chosen, targets)
     if not more:
-        return ", as many as any, and of such it comes nearest"
+        return ", as many as any, and of such it comes nearest" + (
+            f"; it lost the score: {_kept(chosen):.1%} kept" if lost else ""
+        )
     return (
         f"; {', '.join(row.stage for row in more)} reach{'es' if len(more) == 1 else ''} more, but lost the score: "
         + ", ".join(f"{_kept(row):.1%} kept" for row in more)
+        + (f"; so did {chosen.stage}: {_kept(chosen):.1%} kept" if lost else "")
     )
 
 
@@ -134,8 +138,8 @@ def same_graph(one: Row, other: Row) -> bool:
     return alike and one.size.dtype == other.size.dtype and math.isclose(one.size.bytes, other.size.bytes, rel_tol=SAME_SIZE)
 
 
-def _reaches(row: Row, proven: str = "meets", unproven: str = "reaches") -> str:
-    return unproven if row.ratios.baseline_not_converged else proven
+def _reaches(row: Row, targets: Targets, proven: str = "meets", unproven: str = "reaches") -> str:
+    return unproven if row.ratios.is_unproven(targets.retention) else proven
 
 
 def _split(row: Row) -> str:
@@ -149,9 +153,9 @@ def _between(row: Row) -> str:
     return f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
 
 
-def _unproven(row: Row) -> str:
+def _unproven(row: Row, targets: Targets) -> str:
     note = " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
-    return note if row.ratios.baseline_not_converged else ""
+    return note if row.ratios.is_unproven(targets.retention) else ""
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:

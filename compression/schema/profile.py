@@ -4,6 +4,7 @@ The service stores what is asked (`ProfileRequest`), the device's process measur
 `ProfileFailure`.
 """
 
+import shlex
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -33,6 +34,12 @@ class ProfileRequest(Config):
         if self.length is not None and self.resolution is not None:
             raise ValueError("length is of text and resolution of images: give one")
         return self
+
+    def command(self, artifact: str, device: str) -> str:
+        """Return the command that asks for it. artifact: an id; device: its name."""
+        given = {name: getattr(self, name) for name in ("batch", "length", "resolution", "threads")}
+        asked = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
+        return f"lathe profile {artifact} --device {shlex.quote(device)} {asked}"
 
 
 class ProfileSpec(Config):

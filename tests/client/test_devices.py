@@ -13,9 +13,13 @@ import psutil
 import pytest
 
 from client.api import Lathe
+from client.commands.profiles import advice
 from client.device_types import NewDevice, Profile
 from client.errors import NoDevice, Problem, WaitedTooLong
 from compression.schema.device_table import DeviceTable
+from compression.schema.profile import ProfileRequest
+from compression.schema.profile_remedies import ProfileRemedy
+from compression.schema.report.measurements import Remedy
 from tests.app.api.conftest import add_artifact, add_artifact_of
 from tests.app.api.test_device_tables import TABLE, store as store_table
 from tests.client.conftest import Command, Live
@@ -53,7 +57,7 @@ def artifact(live: Live, job: str) -> str:
 
 @pytest.fixture
 def device(owner: Lathe) -> NewDevice:
-    return owner.register_device(f"pi-{secrets.token_hex(4)}")
+    return owner.register_device(f"my pi {secrets.token_hex(4)}")
 
 
 @pytest.fixture
@@ -197,6 +201,8 @@ def test_the_commands_go_from_a_device_to_its_figures(
     assert command("profiles", never.id, "--cancel").code == 0
     assert document(command("profiles", never.id, "--json"))["error"]["code"] == "not_found"
     assert command("profiles", "--cancel").code == 2
+    for option in (("--job", "job_1"), ("--device", "pi"), ("--limit", "2")):
+        assert command("profiles", never.id, *option).code == 2  # they are of lists
     start()
     job = owner.request_profile(artifact, device.id).job
     ran = command("profile", job, "--device", device.name, "--seconds", "1", "--timeout", "120")
@@ -206,7 +212,7 @@ def test_the_commands_go_from_a_device_to_its_figures(
         ran.out, "float_products: 100% of the time goes to products in floating point: 1 MatMul (slowest: /dense).", "attention"
     )
     crashed = command("profile", artifact, "--device", device.name, "--batch", str(CRASHED))
-    says(crashed.out, f"next: lathe profile {artifact} --device {device.name} --batch {CRASHED} --threads 1")
+    says(crashed.out, f"next: lathe profile {artifact} --device '{device.name}' --batch {CRASHED} --threads 1")
     failed = command("profile", artifact, "--device", device.name, "--batch", str(UNFIT))
     assert failed.code == 1
     says(failed.out, "failed: unsupported", "unsupported: no LSTM", "Take another format.")
@@ -214,10 +220,32 @@ def test_the_commands_go_from_a_device_to_its_figures(
     assert [one["state"] for one in listed] == ["failed", "failed", "done", "done"]
     says(command("profiles", "--device", device.name).out, f"What to try: lathe profiles {listed[0]['id']}")
     says(command("profiles", listed[2]["id"]).out, "done", "float_products: 100%")
+    assert command("profiles", listed[2]["id"], "--cancel").code == 2  # it is done
+    assert owner.profile(listed[2]["id"]).state == "done"
     waits = document(command("profile", artifact, "--device", device.name, "--batch", str(SLOW), "--detach", "--json"))
     assert waits[0]["state"] == "queued"
     known = command("device", "ls")
     says(known.out, "a CPU, 4 cores")
+
+
+def test_only_commands_that_work_now_are_named(live: Live, job: str, owner: Lathe) -> None:
+    artifact = add_artifact(live.service, job, "model.onnx", b"weights", FACTS)
+    why = {"cause": "It is slow.", "remedy": "Mend it."}
+    change = Remedy(key="recipe.quantize", now=None, proposed={}, why="It is slow.")
+    remedies = (
+        ProfileRemedy(code="float_products", change=change, **why),
+        ProfileRemedy(code="unfused_operators", artifact=artifact, **why),
+        ProfileRemedy(code="faster_form", artifact=artifact, **why),
+    )
+    made = {"id": "prf_1", "job": job, "artifact": "art_1", "device": "dev_1", "device_name": "my pi", "state": "done"}
+    profile = Profile(**made, request=ProfileRequest(length=64), remedies=remedies)
+    named = [
+        f"lathe profile {artifact} --device 'my pi' --batch 1 --length 64 --threads 1",
+        f"lathe download {job} --stage distilled --kind onnx",
+    ]
+    assert [line for line in advice(owner, profile) if "next" in line] == [f"  next: {command}" for command in named]
+    live.end(job, succeed)
+    assert f"  next: lathe retry {job} --profile prf_1 --apply recipe.quantize" in advice(owner, profile)
 
 
 def test_another_key_runs_no_device(command: Command, live: Live) -> None:

@@ -108,3 +108,29 @@ def test_a_table_that_is_wider_than_the_terminal_cuts_no_word() -> None:
     words = {word for cell in (*render.HEADERS, *render.cells(report().rows[-1])) for word in cell.split()}
     for width in (80, 200):
         assert not [word for word in words if word not in shown(width, render.row_table(report().rows))]
+
+
+NAMED = "a name of many words that fills all of fifty signs"
+LISTS = (
+    (("id", "name", "state"), [("job_0123456789abcdef", NAMED, "succeeded"), ("job_2", "another", "queued")]),
+    (
+        ("id", "name", "state", "created", "now"),
+        [("job_0123456789abcdef", NAMED, "running", "2026-11-29 10:00", "the stage pruned")],
+    ),
+    (
+        ("id", "may", "created", "ends", "last used", "made by", "name"),
+        [("key_0123456789abcdef", "write", "2026-11-29 10:00", None, "2026-11-29 11:00", "key_0123456789abcdef", NAMED)],
+    ),
+)
+
+
+@pytest.mark.parametrize(("columns", "rows"), LISTS)
+def test_no_width_cuts_an_id_or_drops_a_column(columns: tuple[str, ...], rows: list[tuple[str | None, ...]]) -> None:
+    found = table(columns, rows, empty="none")
+    for width in range(40, 141):
+        out = io.StringIO()
+        Console(file=out, width=width).print(found)
+        shown = out.getvalue()
+        words = {word for line in (columns, *rows) for cell in line for word in (cell or "–").split()}
+        assert not [word for word in words if word not in shown], width
+        assert max(map(len, shown.splitlines())) <= width

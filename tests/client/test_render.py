@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from app.pages.report_page.formatting import kept
 from client.terminal import render
 from client.types import Preflight
 from compression.planning.verdicts import choose, judged
@@ -85,17 +86,24 @@ def test_retention_has_its_interval_on_both_splits_and_the_verdict_names_its_own
         assert "met: retention 99.4 % on validation, 95 % interval 97.1 % to 101.5 % (target 99.2 %)" in text
         assert "baseline_not_converged" not in text
     assert "Choices and verdicts read validation, 500 rows" in render.conditions(found.rows)
-    assert render.ratios_text(found.ratios).endswith("99.4 % kept, 97.1 to 101.5 %")
+    assert render.ratios_text(found.ratios, 0.992).endswith("99.4 % kept, 97.1 to 101.5 %")
 
 
 def test_a_baseline_that_has_not_converged_is_flagged_wherever_something_is_kept_of_it() -> None:
     found = validated(is_converged=False)
     assert render.cells(found.rows[0])[0] == "baseline, not converged"
     assert render.cells(found.rows[-1])[4].endswith("(99.4 % kept, 97.1 to 101.5 %, unproven)")
-    assert render.ratios_text(found.ratios).endswith("kept, 97.1 to 101.5 %, unproven")
+    assert render.ratios_text(found.ratios, 0.992).endswith("kept, 97.1 to 101.5 %, unproven")
     for text in (shown(render.report_table(found)), render.report_markdown(found)):
         says(text, "unproven: retention 99.4 % on validation", "; baseline_not_converged)", "what is kept of its")
         assert "met: speed up 2.50×" in text  # as measured
+    # A target that even such a baseline misses is missed, and nothing is left open.
+    missed = changed(found.rows[-1], "ratios", retention_on_validation_interval=(0.49, 0.6))
+    judged_row = judged(missed, [found.rows[0]], found.recipe, found.targets)
+    lost = found.model_copy(update={"rows": (found.rows[0], judged_row), "ratios": judged_row.ratios})
+    for text in (*render.cells(judged_row), render.ratios_text(lost.ratios, 0.992), kept(judged_row, "validation")):
+        assert "unproven" not in text
+    assert "baseline_not_converged" not in render.report_markdown(lost.model_copy(update={"verdicts": {}}))
     as_sent = validated(is_converged=None)
     assert render.cells(as_sent.rows[0])[0] == "baseline, not tuned here"
     assert "baseline_not_converged" not in render.report_markdown(as_sent)

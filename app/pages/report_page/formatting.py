@@ -101,4 +101,4 @@ def kept(row: Row, split: str) -> str:
     if share is None:
         return ""
     between = f" ({interval(ends)})" if ends is not None else ""
-    return f"{percent(share)} kept{between}{', unproven' if found.baseline_not_converged else ''}"
+    return f"{percent(share)} kept{between}{', unproven' if row.is_unproven else ''}"

@@ -271,6 +271,15 @@ class Ratios(Config):
         """Return the interval of `judged_retention`."""
         return self.retention_on_validation_interval if self.judged_on == "validation" else self.retention_interval
 
+    def is_unproven(self, wanted: float) -> bool:
+        """Return whether what is kept neither reaches nor misses a target of retention for certain.
+
+        The baseline has not converged, and the interval, if known, reaches the target: if even that is below it, the target is
+        missed, because of a baseline that had learned more, less would be kept.
+        """
+        ends = self.judged_interval
+        return self.baseline_not_converged and (ends is None or ends[1] >= wanted)
+
 
 class Remedy(Config):
     """A change of the recipe that the figures suggest. It is worth a try; the result is not guaranteed."""
@@ -354,6 +363,11 @@ class Row(Config):
     lm_eval: Annotated[tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks, with simulated integers.")] = ()
     # Not within Annotated: mypy's plugin overlooks the factory there if a class refers to itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
+
+    @property
+    def is_unproven(self) -> bool:
+        """Return whether its verdict leaves open what is kept of the score, because the baseline has not converged."""
+        return self.ratios.baseline_not_converged and (self.verdict is None or "retention" in self.verdict.unproven)
 
     @property
     def convergence(self) -> Literal["not converged", "not tuned here", ""]:

@@ -252,10 +252,7 @@ def _verdict(kind: Target, row: Row, targets: Targets) -> Verdict:
         return Verdict(**facts, met=False, **{**_NOT_MEASURED, "reason": reason})
     if facts["value"] is None:
         return Verdict(**facts, met=False, **_NOT_MEASURED)
-    # Of an original that had learned more, even less would be kept.
-    interval = row.ratios.judged_interval
-    lost = interval is not None and interval[1] < kind.bound(targets)
-    if kind.by_baseline and row.ratios.baseline_not_converged and not lost:
+    if kind.by_baseline and row.ratios.is_unproven(kind.bound(targets)):
         return Verdict(**facts, met=False, **_NOT_CONVERGED)
     met = kind.is_reached(row, targets)
     return Verdict(**facts, met=met, status="met" if met else "missed")

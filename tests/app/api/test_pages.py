@@ -6,8 +6,10 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from compression.planning.verdicts import judged
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.measurements import NotMeasured, Sensitivity
+from compression.schema.report.report import verdicts
 from tests.app.api.conftest import Json, add_artifact, sql
 from tests.app.api.finished import HOSTILE, MOMENT, Page, done, hostile_report
 from tests.client.figures import aimed, changed, from_file, generates, more_figures, recommending, report, row, validated
@@ -70,6 +72,19 @@ def test_both_splits_their_intervals_and_what_is_unproven_are_shown(
     assert job["ratios"]["baseline_not_converged"] is True
     verdict = http.get(f"/v1/jobs/{late}/report").json()["verdicts"]["retention"]
     assert (verdict["status"], verdict["code"], verdict["met"]) == ("unproven", "baseline_not_converged", False)
+    # What even such a baseline leaves below the target is missed, on all pages.
+    missed = validated(is_converged=False)
+    first, last = missed.rows
+    last = judged(
+        changed(last, "ratios", retention_on_validation=0.55, retention_on_validation_interval=(0.5, 0.6)),
+        [first],
+        missed.recipe,
+        missed.targets,
+    )
+    lost = missed.model_copy(update={"rows": (first, last), "ratios": last.ratios, "verdicts": verdicts(last, missed.targets)})
+    job = done(service, http, request_body, lost, name="lost")
+    for path, others in ((f"/jobs/{job}", 0), (f"/compare?job={job}", 1), ("/jobs?search=lost", 0)):  # beside the one before
+        assert page_of(browser, path).text.count("unproven") == others
     as_sent = shown(validated(is_converged=None)).text
     assert "not tuned here" in as_sent
     assert "unproven" not in as_sent

@@ -1,6 +1,7 @@
 """What a profile suggests over HTTP and on the job's page, and a retry that makes its change."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.app.api.conftest import Json, add_artifact, problem, sql
 from tests.app.api.finished import Page, done
 from tests.app.api.test_devices import FACTS, FAILURE, ask, claim, device, registered, send
-from tests.client.figures import report
+from tests.client.figures import report, score_of, validated
 from tests.conftest import Service
 from tests.support.profiles import measured
 from tests.support.saying import says
@@ -25,7 +26,7 @@ def job(service: Service, http: httpx.Client, request_body: Json) -> str:
     return done(service, http, {**request_body, "recipe": {**presets["quick"], "quantize": None}}, report())
 
 
-def add(service: Service, job: str, name: str, **changes: str) -> str:
+def add(service: Service, job: str, name: str, **changes: Any) -> str:
     return add_artifact(service, job, "model.onnx", b"weights", {**FORM, "name": name, "kind": "onnx", **changes}, name)
 
 
@@ -88,6 +89,21 @@ def test_a_faster_form_on_the_same_device_is_named(
     assert (first["code"], first["artifact"]) == ("faster_form", fast)
     assert f"#files-{fast}" in browser.get(f"/jobs/{job}").text
     problem(http.post(f"/v1/jobs/{job}/retry", json={"profile": found["id"]}), 409, "no_remedy")
+
+
+@pytest.mark.parametrize(("score", "named"), [(0.795, True), (0.5, False)])
+def test_a_faster_form_below_the_targets_of_the_score_is_not_named(
+    service: Service, http: httpx.Client, request_body: Json, registered: Json, device: httpx.Client, score: float, named: bool
+) -> None:
+    job = done(service, http, request_body, validated())  # its baseline has 0.8 on validation
+    slow = add(service, job, "distilled-onnx-float32")
+    scored = {"precision": "int8", "validation": score_of(score).model_dump(mode="json")}
+    fast = add(service, job, "distilled-onnx-int8", **scored)
+    found = profiled(http, device, registered, slow)
+    quick = measured({"length": 64}, latency={"median_ms": 1.0, "p95_ms": 1.0, "samples_ms": [1.0]}, layers=[])
+    profiled(http, device, registered, fast, profile={**quick, "request": found["request"]})
+    codes = [one["code"] for one in http.get(f"/v1/profiles/{found['id']}").json()["remedies"]]
+    assert ("faster_form" in codes) is named
 
 
 def test_a_failure_says_what_to_ask_for_instead(

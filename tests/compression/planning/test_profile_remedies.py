@@ -13,9 +13,10 @@ from compression.schema.artifact_formats import ARTIFACT_FORMATS
 from compression.schema.profile import LayerTime, Profile, ProfileFailure, ProfileRequest
 from compression.schema.profile_figures import MOST_OPERATORS, ProfileFigures, operator_times
 from compression.schema.profile_remedies import ProfileRemedy, SlowCode
+from compression.schema.recipe.base import Task
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.recipe.recipe import Recipe
+from compression.schema.recipe.recipe import Prepare, Recipe
 from compression.schema.report.measurements import Shape
 from tests.conftest import ROOT
 from tests.support.profiled import artifact, classifier, spec_of
@@ -24,6 +25,8 @@ from tests.support.verdict_rows import distilled
 
 REQUEST = ProfileRequest(length=64)
 FLOAT, INTEGERS = Recipe(quantize=None), Recipe()
+WEIGHTS = Recipe(quantize=Quantize(scheme="weight-only-int8"))
+STREAMED = Recipe(prepare=Prepare(epochs=0), quantize=Quantize(), prune=None, distill=None)
 
 
 def figures(ms: float = 10.0, *, layers: dict[str, float] | None = None, **changes: Any) -> ProfileFigures:
@@ -65,6 +68,18 @@ def test_a_form_that_was_faster_on_the_device_is_named() -> None:
     assert profile_remedies(case(form(found=figures()), form("distilled-openvino-int8", figures(9.5)))) == ()
 
 
+def test_language_models_are_compared_by_their_further_tokens_and_none_that_lost_its_score_is_named() -> None:
+    token, quicker = ({"median_ms": ms, "p95_ms": ms, "samples_ms": [ms]} for ms in (4.0, 2.0))
+    own = form(found=figures(10.0, decoding=token))
+    slow, fast = figures(5.0, decoding=token), figures(20.0, decoding=quicker)
+    found = only(case(own, form("distilled-gguf-q8-0", slow), form("distilled-gguf-q4-0", fast, precision="int4")))
+    assert found.artifact == "art_distilled-gguf-q4-0"
+    assert "A further token takes 4 ms here, and 2 ms as" in found.cause
+    score = distilled(0.7).score
+    assert profile_remedies(case(own, form("distilled-gguf-q4-0", fast, score=score), needed=0.71)) == ()
+    assert only(case(own, form("distilled-gguf-q4-0", fast, score=score), needed=0.69)).artifact is not None
+
+
 def test_products_in_floating_point_are_named_and_a_retry_makes_integers_of_them() -> None:
     slow = form("distilled-onnx-float32", figures(layers={"MatMul": 7.0, "Softmax": 3.0}))
     found = only(case(slow, recipe=FLOAT))
@@ -95,6 +110,22 @@ def test_a_scheme_that_rounds_weights_alone_leaves_products_in_floating_point() 
     assert profile_remedies(case(form(found=figures(layers={"FullyConnected": 9.0})))) == ()
 
 
+def test_only_what_multiplies_integers_is_said_to() -> None:
+    slow = form("distilled-onnx-f16", figures(layers={"MatMul": 9.0}), precision="float16")
+    checkpoint, int4 = form("distilled-transformers-int8"), form("distilled-onnx-int4", precision="int4")
+    weights = Recipe(quantize=Quantize(scheme="weight-only-int4"))
+    remedy = only(case(slow, checkpoint, int4, recipe=weights))
+    assert remedy.artifact is None
+    assert remedy.change is not None
+    assert remedy.change.proposed == "dynamic-int8"
+    static = figures(layers={"DequantizeLinear": 9.0})
+    remedies = profile_remedies(case(form(found=static), streamed=True, recipe=STREAMED))
+    assert [(one.code, one.change) for one in remedies] == [("rounding", None)]  # ranges need the model in memory
+    # A network's convolutions are no attention, and to convert is no product.
+    assert profile_remedies(case(form(found=figures(layers={"Conv": 5.0, "QLinearConv": 5.0})))) == ()
+    assert profile_remedies(case(replace(slow, figures=figures(layers={"Convert": 9.0})))) == ()
+
+
 def test_rounding_in_each_pass_asks_for_calibrated_ranges() -> None:
     found = figures(layers={"MatMulInteger": 8.0, "QuantizeLinear": 1.0, "DequantizeLinear": 1.0})
     remedy = only(case(form(found=found)))
@@ -111,9 +142,33 @@ def test_operators_that_were_not_joined_ask_for_another_runtime() -> None:
     assert "40%" in remedy.cause
     assert "1 BatchNormalization" in remedy.cause
     assert remedy.change is not None
-    assert (remedy.change.key, remedy.change.proposed) == ("recipe.artifacts", ["transformers", "openvino-int8"])
+    assert (remedy.change.key, remedy.change.proposed) == ("recipe.artifacts", ["transformers", "timm", "openvino-int8"])
     shipped = case(form(found=found), form("distilled-openvino-f16"), task="image-classification")
     assert only(shipped).artifact == "art_distilled-openvino-f16"
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "recipe", "expected"),
+    [
+        ("llama", "causal-lm", FLOAT, ["transformers", "timm", "gguf-q8-0"]),
+        ("deepseek_v3", "causal-lm", FLOAT, None),
+        ("bert", "text-classification", FLOAT, ["transformers", "timm", "openvino-f16"]),
+        (
+            "bert",
+            "text-classification",
+            Recipe(quantize=Quantize(scheme="weight-only-int8")),
+            ["transformers", "timm", "openvino-f16"],
+        ),
+        ("bert", "text-classification", Recipe(artifacts=("onnx-f16",)), ["onnx-f16", "openvino-int8"]),
+    ],
+)
+def test_only_a_format_that_the_model_can_have_is_to_be_shipped(
+    family: str, task: Task, recipe: Recipe, expected: list[str] | None
+) -> None:
+    found = figures(layers={"Gelu": 2.0, "QLinearMatMul": 8.0})
+    remedies = profile_remedies(case(form(found=found), recipe=recipe, family=family, task=task))
+    changes = [one.change.proposed for one in remedies if one.code == "unfused_operators" and one.change is not None]
+    assert changes == ([expected] if expected else [])
 
 
 def test_widths_beside_the_multiple_ask_for_rounding() -> None:
@@ -153,6 +208,13 @@ def test_weights_that_memory_gives_no_faster_ask_for_fewer_bits() -> None:
     assert remedy.change.proposed == "weight-only-int4"
     assert only(case(replace(large, precision="float16"), recipe=FLOAT)).change is not None
     assert only(case(replace(large, precision="int4"))).request == ProfileRequest(length=64, batch=8)
+    # What llama.cpp reads follows from no scheme: the smaller form is one more to ship, in a job without quantize too.
+    for recipe in (INTEGERS, FLOAT):
+        change = only(case(replace(large, kind="gguf-q8-0"), recipe=recipe)).change
+        assert change is not None
+        assert (change.key, change.proposed) == ("recipe.artifacts", ["transformers", "timm", "gguf-q4-0"])
+    assert only(case(large, recipe=FLOAT)).change is None
+    assert profile_remedies(case(replace(large, kind="genai", precision="int4"))) == ()  # it takes rows one by one
     smaller = form("distilled-gguf-q4-0", bytes=40_000_000)
     assert only(case(large, smaller)).artifact == smaller.id
     assert profile_remedies(case(replace(large, bytes=20_000_000))) == ()  # caches hold them
@@ -165,6 +227,9 @@ def test_a_first_load_that_waits_for_the_disk_is_told() -> None:
     assert (remedy.code, remedy.artifact) == ("slow_load", "art_distilled-onnx-f16")
     assert "4,000 ms, a later one 400 ms" in remedy.cause
     assert "lathe serve" in only(case(form(found=slow))).remedy
+    assert "lathe serve" not in only(case(form(found=slow), task="causal-lm")).remedy  # it serves no language models
+    checkpoint = form("distilled-transformers-int8", bytes=10_000_000)
+    assert only(case(form(found=slow, bytes=90_000_000), checkpoint)).artifact is None
     assert profile_remedies(case(form(found=figures(load={"first_ms": 4000.0, "warm_ms": 3900.0})))) == ()
 
 
@@ -196,11 +261,12 @@ def test_what_a_runtime_lacks_leads_to_a_form_of_another() -> None:
     others = form("distilled-onnx-f16"), form("distilled-transformers-int8"), form("distilled-openvino-f16")
     lacks = failed("unsupported", subject="Unheard")
     found = only(case(form(), *others, failure=lacks))
-    assert found.artifact == "art_distilled-transformers-int8"
+    assert found.artifact == "art_distilled-openvino-f16"
     assert found.cause == "Unheard: as the runtime says"
-    assert "distilled-transformers-int8 runs in PyTorch" in found.remedy
-    opened = (*others[:2], replace(others[2], figures=figures()))
-    assert only(case(form(), *opened, failure=lacks)).artifact == "art_distilled-openvino-f16"
+    assert "distilled-openvino-f16 runs in OpenVINO" in found.remedy
+    opened = (*others, form("distilled-openvino-int8", figures()))
+    assert only(case(form(), *opened, failure=lacks)).artifact == "art_distilled-openvino-int8"
+    assert only(case(form(), form("distilled-genai"), failure=lacks)).artifact is None  # ONNX Runtime too
     assert only(case(form(), failure=failed("version_mismatch", subject="Opset 99"))).artifact is None
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from compression.planning.baseline import baseline_remedies
 from compression.planning.verdicts import by_status, choose, cost, judged, shortfall
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.measurements import NotMeasured, Row, StageVerdict
@@ -149,6 +150,17 @@ def test_a_row_whose_score_is_lost_is_not_shipped_for_its_size() -> None:
     assert "distilled reaches more, but lost the score: 55.0% kept" in why
     milder = row("distilled", 12_000_000, 10_000_000, 16.0, 0.74, 0.74)  # 92.5 %: within ten times what may go
     assert choose([whole, quantized, milder], TARGETS)[0] is milder
+    # Where all have lost it, that is said of the chosen one too.
+    worse = row("quantized", 20_000_000, 20_000_000, 16.0, 0.5, 0.5)
+    assert (
+        "distilled reaches more, but lost the score: 55.0% kept; so did quantized: 62.5% kept"
+        in choose([whole, worse, small], TARGETS)[1]
+    )
+    assert "; it lost the score: 62.5% kept; missed" in choose([whole, worse], TARGETS)[1]
+    # However little may go, a loss of less than 5 % is none of the score.
+    strict = TARGETS.model_copy(update={"retention": 0.999})
+    near = row("distilled", 12_000_000, 10_000_000, 16.0, 0.764, 0.764)  # 95.5 %
+    assert choose([whole, row("quantized", 20_000_000, 20_000_000, 16.0, 0.79, 0.79), near], strict)[0] is near
     # Nothing that is smaller still is proposed for it.
     assert "recipe.prune.ratio" not in {one.key for one in judged(small, [whole, quantized], RECIPE, TARGETS).verdict.remedies}
 
@@ -159,3 +171,7 @@ def test_a_target_that_even_an_unconverged_original_misses_is_missed() -> None:
         last = row("distilled", 12_000_000, 10_000_000, 8.0, 0.44, 0.44, interval=interval)
         found = verdicts(judged(last, [first], RECIPE, TARGETS), TARGETS)["retention"]
         assert (found.status, found.met) == (status, False)
+        why = choose([judged(first, [], RECIPE, TARGETS), judged(last, [first], RECIPE, TARGETS)], TARGETS)[1]
+        assert ("unproven" in why) is (status == "unproven")
+        (remedy,) = baseline_remedies(judged(last, [first], RECIPE, TARGETS), first, RECIPE, TARGETS)
+        assert ("unproven" in remedy.why) is (status == "unproven")
