@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.accounts import audit, devices
 from app.accounts.auth import Caller
-from app.api.dependencies import AdminDep, DeviceDep, MeasurerDep, ReadDep, SessionDep, SettingsDep
+from app.api.dependencies import AdminDep, CallerDep, DeviceDep, MeasurerDep, ReadDep, SessionDep, SettingsDep
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
@@ -88,7 +88,7 @@ def list_(
 
 
 @router.get("/described", response_model=Page[DescribedDevice])
-def described(_caller: DeviceDep) -> Page[DescribedDevice]:
+def described(_caller: CallerDep) -> Page[DescribedDevice]:
     """List devices that are known by their data sheets alone. They bound a latency in forecasts; none was measured."""
     return Page(items=list(described_devices().values()), next_page_token=None)
 
