@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.accounts import audit, devices
 from app.accounts.auth import Caller
-from app.api.dependencies import AdminDep, CallerDep, DeviceDep, MeasurerDep, ReadDep, SessionDep, SettingsDep
+from app.api.dependencies import AdminDep, DeviceDep, MeasurerDep, ReadDep, SessionDep, SettingsDep
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
@@ -20,7 +20,6 @@ from app.core.settings import Settings
 from app.jobs import profiles
 from app.store.db import writing
 from app.store.models import DEVICE, Device
-from compression.schema.described_devices import DescribedDevice, described_devices
 from compression.schema.profile import DeviceFacts, ProfileRequest
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
@@ -85,12 +84,6 @@ def list_(
     rows, token = profiles.list_devices(session, caller.team, page_size, page_token, only)
     waiting = profiles.count_waiting(session, [row.id for row in rows])
     return answer_page([_out(row, caller, waiting.get(row.id, 0)) for row in rows], token, request, response)
-
-
-@router.get("/described", response_model=Page[DescribedDevice])
-def described(_caller: CallerDep) -> Page[DescribedDevice]:
-    """List devices that are known by their data sheets alone. They bound a latency in forecasts; none was measured."""
-    return Page(items=list(described_devices().values()), next_page_token=None)
 
 
 @router.delete("/{device_id}", status_code=204, response_class=Response)

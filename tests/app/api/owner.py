@@ -49,7 +49,7 @@ class Owner:
             "key_id": self.http.post("/v1/keys", json={"name": "victim", "scope": READ}).json()["id"],
             "team_id": self.team,
             "device_id": self.http.post("/v1/devices", json={"name": artifact}).json()["id"],
-            "table_id": store_table(self.service, f"dtb_{job}"),
+            "table_id": store_table(self.service, f"dtb_{job[-8:]}"),
             "wanted": "0",
             "name": "none.js",
         }

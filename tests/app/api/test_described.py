@@ -7,7 +7,7 @@ from tests.app.api.conftest import Json
 
 
 def test_described_devices_are_listed_with_their_sources(http: httpx.Client) -> None:
-    found = {one["name"]: one for one in http.get("/v1/devices/described").json()["items"]}
+    found = {one["name"]: one for one in http.get("/v1/described-devices").json()["items"]}
     assert list(found) == list(described_devices())
     assert all(one["source"] for one in found.values())
     assert found["a100-80gb"]["bandwidth"] == 2.039e12
