@@ -53,10 +53,10 @@ def test_what_the_device_table_decides_is_left_open_in_a_request(
     prune: Json | None, http: httpx.Client, request_body: Json
 ) -> None:
     body = {**request_body, "recipe": {"quantize": {"scheme": "auto"}, "prune": prune, "artifacts": ["openvino-int8"]}}
-    foretold = http.post("/v1/jobs?validate_only=true", json=body)
-    assert foretold.status_code == 200, foretold.text
+    forecast = http.post("/v1/jobs?validate_only=true", json=body)
+    assert forecast.status_code == 200, forecast.text
     usual = {**body, "recipe": {**body["recipe"], "quantize": {}, "prune": prune and {}}}
-    assert foretold.json()["estimate"] == http.post("/v1/jobs?validate_only=true", json=usual).json()["estimate"]
+    assert forecast.json()["estimate"] == http.post("/v1/jobs?validate_only=true", json=usual).json()["estimate"]
     # A bound by a data sheet reads the scheme too.
     aimed = {**body, "targets": {"latency_ms": {"value": 1, "device": "H100-SXM"}}}
     assert "at best" in " ".join(http.post("/v1/jobs?validate_only=true", json=aimed).json()["warnings"])
