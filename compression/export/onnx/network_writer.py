@@ -10,6 +10,7 @@ from compression.evaluation.runtimes.onnx import FILE
 from compression.export.onnx.graph_writer import GraphWriter
 from compression.export.onnx.network_graph import float_graph
 from compression.export.onnx.network_integers import integer_graph
+from compression.export.onnx.short_names import shorten_names
 from compression.quantization.fake_quantize import Simulation
 
 
@@ -19,7 +20,11 @@ class NetworkWriter(GraphWriter):
     def write(self, model: PreTrainedModel, folder: Path, *, simulation: Simulation | None = None) -> tuple[Path, ...]:
         """Write model.onnx. simulation: the model's own. Raises RuntimeError if its values have no ranges."""
         tensors = {name: value.detach().cpu().float().numpy() for name, value in model.state_dict().items()}
-        proto = float_graph(model.config.network, tensors) if simulation is None else integer_graph(model, tensors, simulation)
+        if simulation is None:
+            proto = float_graph(model.config.network, tensors)
+        else:
+            proto = integer_graph(model, tensors, simulation)
+            shorten_names(proto)
         onnx.checker.check_model(proto)
         path = folder / FILE
         path.write_bytes(proto.SerializeToString())
