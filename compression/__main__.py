@@ -1,4 +1,4 @@
-"""The engine's command: `python -m compression run|validate|measure|predict|profile|lm-eval-job SPEC.json`.
+"""The engine's command: `python -m compression run|validate|measure|predict|profile|probe|lm-eval-job SPEC.json`.
 
 `python -m compression lm-eval FOLDER …` runs lm-eval on a checkpoint, `python -m compression serve FOLDER` serves an artifact,
 `python -m compression device-table --out FILE` measures what single layers cost here.
@@ -21,6 +21,7 @@ from compression.system import process
 MODULES = {
     "run": "compression.engine.commands.run",
     "validate": "compression.engine.commands.validate",
+    "probe": "compression.engine.commands.probe",
     "measure": "compression.evaluation.measure",
     "predict": "compression.evaluation.predict",
     "profile": "compression.evaluation.profiling.command",
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, what in (
         ("run", "compress a model as the specification says"),
         ("validate", "check the files of a model or a dataset"),
+        ("probe", "try the device that a worker's engines will have"),
         ("measure", "measure an artifact in this fresh process"),
         ("predict", "let a job's model before and after answer one row"),
         ("profile", "measure what an artifact costs on this machine"),

@@ -64,11 +64,11 @@ class BrokerWatchdog:
         self,
         ears: ChildActivity,
         sender: WakeUpSender,
-        lane: str,
+        target: str,
         ring_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.activity, self.sender, self.lane, self.ring_seconds, self.clock = ears, sender, lane, ring_seconds, clock
+        self.activity, self.sender, self.target, self.ring_seconds, self.clock = ears, sender, target, ring_seconds, clock
         self.polls: int | None = None
         self.sent, self.rung = 0, 0.0
 
@@ -89,7 +89,7 @@ class BrokerWatchdog:
             return True
         if self.clock() - self.rung >= self.ring_seconds:
             self.rung = self.clock()
-            self.sender.send_soon(self.lane)
+            self.sender.send_soon(self.target)
         return False
 
 

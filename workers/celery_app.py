@@ -10,6 +10,7 @@ from celery import signals
 from app.core.settings import get_settings
 from app.store import broker, db
 from workers.broker_watchdog import ChildActivity
+from workers.device_probe import wake_up_target
 from workers.folders import sweep
 from workers.registration import Registration
 
@@ -37,7 +38,7 @@ def _ready(**_: Any) -> None:
     if _registration is not None:
         _registration.start()
     # Work may have waited for the first worker.
-    broker.wake_up_sender().send_soon(LANE)
+    broker.wake_up_sender().send_soon(wake_up_target(LANE, get_settings()))
 
 
 @signals.worker_process_init.connect

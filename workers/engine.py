@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from app.core.settings import Settings
 from compression.schema.events import Event, parse_event
 from compression.system.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
+from workers.devices import CPU, Device
 from workers.folders import Untrustworthy
 from workers.measuring_lock import REQUEST_FILE, MeasuringLock
 from workers.sandbox import CONFINING, Sandbox, code_folder, get_sandbox
@@ -31,15 +32,18 @@ slowly, because each event is stored, is a flood all the same."""
 LARGEST_NUMBER = 2.0**62
 SECONDS_TO_GO = 10.0
 """For the kernel to remove killed processes."""
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def child_environment(folder: Path, wait_seconds: float) -> dict[str, str]:
-    """Return a child's environment: no credentials, no addresses, no home of ours. wait_seconds: for the measuring lock."""
+def child_environment(folder: Path, wait_seconds: float, device: Device = CPU) -> dict[str, str]:
+    """Return a child's environment: no credentials, no addresses, no home of ours. wait_seconds: for the measuring lock;
+    device: the one that it sees, so that a CPU worker on a host with cards takes none.
+    """
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     return {
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+        **device.environment,
         "HOME": str(folder),
         "TMPDIR": str(temporary),
         # The sandbox has no user database.
@@ -75,7 +79,7 @@ def start_child(
     return subprocess.Popen(
         sandbox.wrap(arguments, folder),
         cwd=folder,
-        env=child_environment(folder, wait_seconds),
+        env=child_environment(folder, wait_seconds, sandbox.device),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -124,13 +128,13 @@ class LimitExceeded(RuntimeError):
         self.error = error
 
 
-def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float) -> bytes:
+def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float, device: Device = CPU) -> bytes:
     """Run a command that answers with one JSON object; return its output, unparsed.
 
     Raises subprocess.TimeoutExpired after so many seconds, LimitExceeded, ChildDied, and RuntimeError if it failed or printed
     too much.
     """
-    sandbox, wait_seconds = get_sandbox(settings), min(settings.measure_wait_seconds, seconds / 4)
+    sandbox, wait_seconds = get_sandbox(settings, device), min(settings.measure_wait_seconds, seconds / 4)
     # Read through these open files: the child may replace what the names lead to.
     with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
         arguments = engine_command(verb, spec, "--die-with-parent")
@@ -176,9 +180,11 @@ def _number(text: str) -> float:
 class Engine:
     """One run of the engine. Use as a context manager: nothing of it is left running."""
 
-    def __init__(self, spec: Path, folder: Path, settings: Settings, sandbox: Sandbox | None = None) -> None:
+    def __init__(
+        self, spec: Path, folder: Path, settings: Settings, sandbox: Sandbox | None = None, device: Device = CPU
+    ) -> None:
         self.settings = settings
-        self.sandbox = sandbox or get_sandbox(settings)
+        self.sandbox = sandbox or get_sandbox(settings, device)
         # Kept open: the engine may replace what its name leads to.
         self.log = (folder / "engine.log").open("w+b")
         reader, writer = os.pipe()

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import platform
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -40,15 +39,6 @@ def machine_memory() -> int:
     except OSError:
         return total
     return min(total, int(most)) if most.isdigit() else total
-
-
-def list_devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """Return the names of this machine's GPUs, as their driver reports them, or of its processor. Loads no torch."""
-    found = []
-    for about in sorted(drivers.glob("*/information")):
-        lines = about.read_text(errors="replace").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found or [f"CPU ({platform.machine()})"]
 
 
 def augmentation(settings: Settings) -> dict[str, Any]:

@@ -18,7 +18,10 @@ from app.store.clock import now
 from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
 from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
-from workers.limits import augmentation, engine_memory, list_devices, lm_eval
+from workers.device_probe import choose_device, unmeasured_cpu, wake_up_target
+from workers.device_watch import DeviceWatch
+from workers.devices import CPU
+from workers.limits import augmentation, engine_memory, lm_eval
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -62,7 +65,10 @@ class Registration(threading.Thread):
         self.woken = threading.Event()
         self.drains = False
         self.facts: dict[str, Any] = {}
-        self.watchdog = BrokerWatchdog(ears, broker.wake_up_sender(), lane, settings.ring_seconds)
+        # Uploads are checked and predictions answered on the CPU.
+        self.chosen = choose_device(settings) if lane == broker.JOBS else (CPU, unmeasured_cpu())
+        self.device = DeviceWatch(settings, ears, self.chosen) if lane == broker.JOBS else None
+        self.watchdog = BrokerWatchdog(ears, broker.wake_up_sender(), wake_up_target(lane, settings), settings.ring_seconds)
 
     def register(self) -> None:
         """Write the row. The child reads its id from the environment."""
@@ -72,7 +78,8 @@ class Registration(threading.Thread):
             "memory_bytes": engine_memory(self.settings),
             "machine": platform.machine(),
             "python": platform.python_version(),
-            "devices": list_devices(),
+            "devices": [self.chosen[1].name],
+            "device": self.chosen[1].model_dump(mode="json"),
             "confinement": get_sandbox(self.settings).level,
             "augmentation": augmentation(self.settings),
             "lm_eval": lm_eval(self.settings),
@@ -113,10 +120,23 @@ class Registration(threading.Thread):
             try:
                 with writing() as session:
                     mine = update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains)
-                    if session.scalar(mine.returning(Worker.id)) is None:
-                        session.add(self._row(drain=drains))
+                    row = session.scalar(mine.returning(Worker))
+                    if row is None:
+                        session.add(row := self._row(drain=drains))
+                    self._tend_device(row)
             finally:
                 get_engine().dispose()
+
+    def _tend_device(self, row: Worker) -> None:
+        """Write what a probe found into the row. The child writes there that the device is lost; only a probe takes it back."""
+        if self.device is None:
+            return
+        lost = bool(row.facts.get("device", {}).get("lost"))
+        found = self.device.round(lost=lost)
+        if found is not None:
+            self.facts = {**self.facts, "device": found.model_dump(mode="json")}
+        if found is not None or (not lost and row.facts != self.facts):
+            row.facts = self.facts
 
     def work_waits(self) -> bool:
         """Return whether there is work that this worker could take."""

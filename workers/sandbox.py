@@ -19,6 +19,7 @@ from typing import Literal
 import compression
 from app.core.settings import Settings, get_settings
 from workers import landlock
+from workers.devices import CPU, Device
 from workers.launcher import Plan
 
 Level = Literal["bubblewrap", "landlock+seccomp", "none"]
@@ -32,6 +33,8 @@ SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache
 """Programs and libraries. Of /etc only what finds libraries: no accounts, no configuration."""
 CORES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Read to choose numbers of threads and kernels."""
+SYSFS = Path("/sys")
+"""What a card's libraries read of buses and memory, besides CORES; of GPU workers alone."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 OF_A_PREFIX = ("bin", "lib", "lib32", "lib64", "include", "share", "pyvenv.cfg")
 """What belongs to Python in a prefix: a virtual environment may be in a folder that holds more."""
@@ -68,10 +71,12 @@ class CannotConfine(Exception):
 
 
 class Sandbox:
-    """A way to confine. `level` is what a worker's row reports; `lent` can be read besides what every engine reads."""
+    """A way to confine. `level` is what a worker's row reports; `lent` can be read besides what every engine reads; of `device`
+    it lets the files through.
+    """
 
-    def __init__(self, level: Level, lent: Sequence[Path] = ()) -> None:
-        self.level, self.lent = level, tuple(lent)
+    def __init__(self, level: Level, lent: Sequence[Path] = (), device: Device = CPU) -> None:
+        self.level, self.lent, self.device = level, tuple(lent), device
 
     def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
         """Return the command line that runs `command` confined to `folder`; the starting process becomes its keeper.
@@ -80,12 +85,14 @@ class Sandbox:
         """
         if self.level == "none":
             return list(command)
-        read = sorted({*readable_paths(), *(place for place in self.lent if place.exists())})
+        nodes = self.device.nodes
+        lent = [*self.lent, *([SYSFS] if nodes else [])]
+        read = sorted({*readable_paths(), *(place for place in lent if place.exists())})
         if self.level == "bubblewrap":
-            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder)))
+            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder, nodes)))
         else:
             seen = [*map(str, read), "/proc"]
-            write = [*filter(os.path.exists, DEVICES), *map(str, accelerator_devices())]
+            write = [*filter(os.path.exists, DEVICES), *map(str, nodes)]
             plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write))
         home = str(Path(__file__).resolve().parent.parent)
         return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
@@ -95,16 +102,19 @@ class Sandbox:
         return 128 - code if self.level != "none" and code > 128 else code
 
 
-def get_sandbox(settings: Settings) -> Sandbox:
-    """Return the strongest confinement that works here. Raises CannotConfine if none works and one is required."""
+def get_sandbox(settings: Settings, device: Device = CPU) -> Sandbox:
+    """Return the strongest confinement that works here, for children that compute on a device.
+
+    Raises CannotConfine if none works and one is required.
+    """
     reasons = [problem] if (problem := find_exposed(settings)) else []
     if not reasons:
         for level in STRONGEST_FIRST:
             if (reason := find_obstacle(level)) is None:
-                return Sandbox(level, lent_folders(settings))
+                return Sandbox(level, lent_folders(settings), device)
             reasons.append(f"{level}: {reason}")
     if settings.unconfined:
-        return Sandbox("none")
+        return Sandbox("none", device=device)
     raise CannotConfine("; ".join(reasons))
 
 
@@ -176,8 +186,6 @@ def readable_paths() -> list[Path]:
     # Where the operator keeps libraries.
     places += (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path.startswith("/"))
     places.append(_package())
-    if accelerator_devices():
-        places.append(Path("/sys"))
     return sorted({place for place in places if place.exists() and place != Path("/")})
 
 
@@ -187,13 +195,8 @@ def lent_folders(settings: Settings) -> list[Path]:
     return [place for place in offered if place is not None and place != Path("/")]
 
 
-def accelerator_devices() -> list[Path]:
-    """Return the device files of GPUs."""
-    return sorted([*Path("/dev").glob("nvidia*"), *(path for path in (Path("/dev/dxg"),) if path.exists())])
-
-
-def bubblewrap_command(read: Iterable[Path], folder: Path) -> Iterator[str]:
-    """Yield bubblewrap's command line: its own root, and namespaces of every kind."""
+def bubblewrap_command(read: Iterable[Path], folder: Path, nodes: Iterable[Path] = ()) -> Iterator[str]:
+    """Yield bubblewrap's command line: its own root, namespaces of every kind, and a card's device files."""
     yield shutil.which("bwrap") or "bwrap"
     yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
     yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/tmp")  # noqa: S108
@@ -202,8 +205,8 @@ def bubblewrap_command(read: Iterable[Path], folder: Path) -> Iterator[str]:
             yield from ("--symlink", str(place.readlink()), str(place))
         else:
             yield from ("--ro-bind", str(place), str(place))
-    for device in accelerator_devices():
-        yield from ("--dev-bind", str(device), str(device))
+    for node in nodes:
+        yield from ("--dev-bind", str(node), str(node))
     yield from ("--bind", str(folder), str(folder))
     # bubblewrap's own mounts are in memory, and must not be filled. Root owns /proc/sys, with or without privileges.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))

@@ -19,6 +19,7 @@ from app.jobs import fencing, jobs
 from app.store.storage import Storage
 from compression.schema.errors import DeviceError, DiskFull, OutOfMemory
 from workers.attempt_ends import Crashed, Failed, Interrupted
+from workers.device_probe import choose_device
 from workers.engine import Engine
 from workers.event_relay import EventRelay
 from workers.folders import Untrustworthy, private_folder
@@ -53,7 +54,7 @@ def _attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None
 
     def run(spec: Path, folder: Path, fetched: int) -> None:
         nonlocal engine
-        with Engine(spec, folder, settings) as engine:
+        with Engine(spec, folder, settings, device=choose_device(settings)[0]) as engine:
             EventRelay(claim, folder, storage, lease, engine, settings, fetched=fetched).run()
 
     try:

@@ -8,6 +8,8 @@ import limits
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from compression.schema.worker_device import DEVICE_PATTERN
+
 
 class Settings(BaseSettings):
     """Locations, limits and timeouts. Times are in seconds, sizes in bytes."""
@@ -58,6 +60,14 @@ class Settings(BaseSettings):
     backoff_seconds: Annotated[float, Field(description="Wait after the first failure; doubles with each.")] = 5.0
     cancel_grace_seconds: Annotated[float, Field(description="Between SIGTERM and SIGKILL of an engine.")] = 10.0
     keeper_seconds: Annotated[float, Field(description="The keeper's round.")] = 2.0
+    device: Annotated[
+        str,
+        Field(
+            pattern=DEVICE_PATTERN,
+            description="What a worker computes on: cpu; cuda:N, card N alone; auto (auto:N), the first card (card N) if it "
+            "works, else the CPU.",
+        ),
+    ] = "auto"
     engine_threads: Annotated[int | None, Field(description="Training threads of an engine; all cores where unset.")] = None
     drain_grace_seconds: Annotated[float, Field(description="For an engine to save its training when its worker stops.")] = 30.0
     stall_seconds: Annotated[float, Field(description="An engine that shows no progress for so long is stopped.")] = 3600.0

@@ -13,6 +13,7 @@ from app.store import resources
 from app.store.clock import now, seconds_between
 from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Prediction, Team, Worker
 from app.store.storage import LocalStorage, Storage
+from compression.schema.worker_device import read_device
 
 ALIVE_SECONDS = 30.0
 MOST_WORKERS = 200
@@ -174,3 +175,15 @@ def _share(sizes: dict[str, int], team: str, own: bool) -> int:
 def devices(facts: dict[str, Any]) -> Sequence[str]:
     """Return the devices that a worker computes on, as it reported at its start."""
     return facts.get("devices") or ["CPU"]
+
+
+def device_summary(facts: dict[str, Any]) -> str:
+    """Return the figures of a worker's device: memory, versions and rates, as far as they are known."""
+    device = read_device(facts)
+    return device.summary() if device is not None else ""
+
+
+def lost_device(facts: dict[str, Any]) -> str | None:
+    """Return why a worker's device does not work now; None if it does."""
+    device = read_device(facts)
+    return device.lost if device is not None else None

@@ -18,6 +18,9 @@ from app.core.settings import Settings, get_settings
 JOBS, CHECKS = "jobs", "checks"
 LANES = (JOBS, CHECKS)
 """A lane is a queue with its own workers: checking an upload never waits behind hours of training."""
+GPU_JOBS = f"{JOBS}.cuda"
+"""Wake-ups of the GPU workers of the lane `jobs`: a CPU worker that took one would leave a GPU's job waiting. Nobody takes them
+where there is no such worker, so they are sent only if one lives."""
 
 MESSAGE_SECONDS = 3600.0
 """A message that no worker took is discarded after so long. The sender's clock sets the time, the worker's clock checks it: a
@@ -63,14 +66,14 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
-def task_name(lane: str) -> str:
-    """Return the name of the Celery task that drains a lane."""
-    return f"lathe.{lane}"
+def task_name(target: str) -> str:
+    """Return the name of the Celery task that drains a lane; GPU_JOBS is of the lane `jobs`."""
+    return f"lathe.{target.partition('.')[0]}"
 
 
-def queue_name(lane: str) -> str:
-    """Return the name of a lane's list in the broker."""
-    return f"lathe.{lane}"
+def queue_name(target: str) -> str:
+    """Return the name of the list in the broker for a lane's wake-ups, or for GPU_JOBS."""
+    return f"lathe.{target}"
 
 
 class WakeUpSender:

@@ -10,6 +10,7 @@ from client.terminal import render
 from client.terminal.job_view import headline
 from client.terminal.output import emit, table
 from client.types import Quota, Worker
+from compression.schema.worker_device import read_device
 
 MOST = 20
 """Jobs of the team whose place is shown."""
@@ -34,7 +35,10 @@ def families(lathe: Lathe) -> None:
 def _device(worker: Worker) -> str:
     facts = worker.facts
     memory = f", {render.size(int(facts['memory_bytes']))}" if facts.get("memory_bytes") else ""
-    return f"{', '.join(facts.get('devices') or ['–'])}, {facts.get('cores', '?')} cores{memory}"
+    device = read_device(facts)
+    figures = f"; {device.summary()}" if device is not None and device.summary() else ""
+    lost = f"; LOST: {device.lost}" if device is not None and device.lost else ""
+    return f"{', '.join(facts.get('devices') or ['–'])}, {facts.get('cores', '?')} cores{memory}{figures}{lost}"
 
 
 def workers(lathe: Lathe) -> None:

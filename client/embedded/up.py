@@ -8,6 +8,7 @@ import fcntl
 import importlib.util
 import json as jsonlib
 import os
+import re
 import secrets
 import signal
 import site
@@ -30,10 +31,13 @@ from client.config import Config
 from client.embedded.processes import Part, Watchdog
 from client.errors import CannotStart
 from client.terminal.output import as_json, emit, say, write_json
+from compression.schema.worker_device import DEVICE_PATTERN
+from compression.system.cards import list_cards, visible_here
 
 if TYPE_CHECKING:
     from redis import Redis
 
+DEVICE_HELP = "What the workers compute on: cpu, cuda:N, or auto, which spreads them over the cards that work."
 PATIENCE = 60.0
 """Seconds that a part may take to get ready."""
 
@@ -48,6 +52,7 @@ class Plan:
     database: str
     broker: str | None
     workers: int
+    device: str = "auto"
 
     @property
     def url(self) -> str:
@@ -172,11 +177,31 @@ def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]
 
     api = ("app.server", "--host", plan.host, "--port", str(plan.port), "--grace", "5")
     jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
+    cards = len(list_cards(visible=visible_here()))
+    workers = [
+        part(name, "workers", "jobs", "--device", device_of(plan.device, number, cards), grace=30.0)
+        for number, name in enumerate(jobs)
+    ]
     return [
         [part("api", *api, grace=10.0)],
-        [*(part(name, "workers", "jobs", grace=30.0) for name in jobs), part("checks", "workers", "checks", grace=10.0)],
+        [*workers, part("checks", "workers", "checks", grace=10.0)],
         [part("keeper", "workers", "keeper", grace=10.0)],
     ]
+
+
+def check_device(wanted: str, cards: int) -> None:
+    """Refuse what no worker would start with. Raises CannotStart."""
+    remedy = "Name a card that is there (--device cuda:N), or --device auto or cpu."
+    kind, _, number = wanted.partition(":")
+    if not re.match(DEVICE_PATTERN, wanted):
+        raise CannotStart(f"--device {wanted}: it is cpu, cuda:N, auto or auto:N", remedy=remedy)
+    if kind == "cuda" and int(number or 0) >= cards:
+        raise CannotStart(f"device_absent: {wanted} is not there: this machine has {cards} cards", remedy=remedy)
+
+
+def device_of(wanted: str, worker: int, cards: int) -> str:
+    """Return the --device of a worker (from 0): with `auto` workers go round the cards, and without cards run on the CPU."""
+    return f"auto:{worker % cards}" if wanted == "auto" and cards else wanted
 
 
 def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:
@@ -316,6 +341,7 @@ def up(
     database: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the home.")] = None,
     broker: Annotated[str | None, typer.Option(help="Valkey or Redis URL; by default a private one.")] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers that run jobs.")] = 1,
+    device: Annotated[str, typer.Option(envvar="LATHE_DEVICE", help=DEVICE_HELP)] = "auto",
 ) -> None:
     """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
     place = (home or config.home()).expanduser().resolve()
@@ -326,7 +352,8 @@ def up(
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:
             say("torch is not installed, so jobs cannot run here: pip install 'lathe[worker]'")
-        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers)
+        check_device(device, len(list_cards(visible=visible_here())))
+        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers, device)
         interrupts = Interrupts()
         dog = Watchdog(environment(plan, broker or ""), place, lock)
         everything = Set(plan, interrupts)

@@ -79,7 +79,7 @@ def started_by(cold: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if arguments[1:5] != ["-P", "-m", "compression", "run"] or sandbox.level != "landlock+seccomp":
             return cold(arguments, folder, sandbox, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, **more)
-        env = engine.child_environment(folder, more.get("wait_seconds", WAIT_SECONDS))
+        env = engine.child_environment(folder, more.get("wait_seconds", WAIT_SECONDS), sandbox.device)
         wrapped = sandbox.wrap(arguments, folder)
         reader, writer = os.pipe()
         pid = os.fork()

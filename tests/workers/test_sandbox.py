@@ -27,6 +27,7 @@ from tests.support.decoder_models import END
 from tests.support.examples import TINY_RECIPE, tiny_model
 from tests.workers.conftest import started
 from workers import landlock, sandbox
+from workers.devices import Device
 from workers.engine import Engine, engine_command
 from workers.sandbox import Sandbox, find_obstacle
 
@@ -230,6 +231,7 @@ WORKER = """
 import subprocess, sys
 from pathlib import Path
 from workers import landlock, sandbox
+from workers.devices import Device
 from workers.engine import start_child
 from workers.sandbox import Sandbox
 folder, level, code, mark = Path(sys.argv[1]), *sys.argv[2:]
@@ -330,3 +332,14 @@ def test_the_signal_of_the_worker_reaches_the_engine(house: House, confined: San
         wait_for(lambda: (house.own / "up").exists(), 120)
         os.killpg(child.pid, signal.SIGTERM)
         assert confined.exit_status(child.wait(120)) == -signal.SIGTERM
+
+
+def test_an_engine_opens_its_worker_s_card_and_no_other(house: House, confined: Sandbox) -> None:
+    """Files stand for the cards here: rules go by names, and where a name leads makes no difference to them."""
+    nodes = [house.settings.home.parent / f"nvidia{number}" for number in range(2)]
+    for node in nodes:
+        node.write_text("a card")
+    ways = [[deed, str(node)] for node in nodes for deed in ("read", "open to write")]
+    with_card = Sandbox(confined.level, device=Device("cuda", "GPU-x", (nodes[1],)))
+    assert [list(became) for became in house.attempt(with_card, *ways)] == [["refused"], ["refused"], ["done"], ["done"]]
+    assert [list(became) for became in house.attempt(confined, *ways)] == [["refused"]] * 4

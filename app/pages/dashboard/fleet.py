@@ -33,6 +33,8 @@ def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any
         "days": DAYS,
         "states": JOB_STATES,
         "devices": domain.devices,
+        "device_summary": domain.device_summary,
+        "lost_device": domain.lost_device,
         "kept": _kept,
     }
 

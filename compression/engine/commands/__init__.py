@@ -1,1 +1,1 @@
-"""The engine's subcommands `run` and `validate`."""
+"""The engine's subcommands `run`, `validate` and `probe`."""

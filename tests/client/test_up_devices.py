@@ -1,0 +1,35 @@
+"""Over which devices `lathe up` spreads its workers, and which it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from client.embedded import up
+from client.embedded.up import Plan, check_device, device_of, python_parts
+from client.errors import CannotStart
+from tests.support.nvidia import install
+
+
+def test_workers_go_round_the_cards() -> None:
+    assert [device_of("auto", worker, 2) for worker in range(3)] == ["auto:0", "auto:1", "auto:0"]
+    assert [device_of("auto", worker, 0) for worker in range(2)] == ["auto", "auto"]
+    assert [device_of("cpu", worker, 2) for worker in range(2)] == ["cpu", "cpu"]
+    assert [device_of("cuda:1", worker, 2) for worker in range(2)] == ["cuda:1", "cuda:1"]
+
+
+def test_a_card_that_is_not_there_is_refused_before_anything_starts() -> None:
+    for fine in ("cpu", "auto", "auto:7", "cuda:1"):
+        check_device(fine, 2)
+    with pytest.raises(CannotStart, match="device_absent: cuda:2 is not there: this machine has 2 cards"):
+        check_device("cuda:2", 2)
+    with pytest.raises(CannotStart, match="--device gpu: it is cpu, cuda:N, auto or auto:N"):
+        check_device("gpu", 2)
+
+
+def test_each_worker_is_told_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(up.list_cards, "__defaults__", (install(tmp_path), None))
+    plan = Plan(tmp_path, "127.0.0.1", 1, "sqlite://", None, 3)
+    told = {part.name: part.command[-2:] for group in python_parts(plan, {}, tmp_path) for part in group}
+    assert [told[f"jobs-{number}"] for number in (1, 2, 3)] == [["--device", f"auto:{number}"] for number in (0, 1, 0)]
+    assert told["checks"][-1] == "checks"

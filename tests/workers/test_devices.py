@@ -1,0 +1,159 @@
+"""A worker computes on the device that it is told, and its engines see no other one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.settings import Settings
+from app.store import broker
+from compression.schema.worker_device import WorkerDevice
+from tests.conftest import ROOT
+from tests.support.nvidia import UUIDS, install
+from workers import device_probe, devices
+from workers.device_probe import choose_device, find_fault, run_probe, wake_up_target
+from workers.devices import CPU, Device, DeviceAbsent, find_card
+from workers.engine import child_environment
+from workers.sandbox import Sandbox, bubblewrap_command
+
+CARD = WorkerDevice(kind="cuda", name="NVIDIA A100", memory_bytes=80 << 30)
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    choose_device.cache_clear()
+
+
+@pytest.fixture
+def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with two cards, by its driver's files."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    root = install(tmp_path / "host")
+    monkeypatch.setattr(devices.list_cards, "__defaults__", (root, None))
+    monkeypatch.setattr(find_card, "__defaults__", (root, None))
+    return root
+
+
+def probed(monkeypatch: pytest.MonkeyPatch, answer: WorkerDevice | DeviceAbsent) -> list[Device]:
+    tried: list[Device] = []
+
+    def probe(device: Device, settings: Settings, *, measure: bool = True) -> WorkerDevice:
+        tried.append(device)
+        if isinstance(answer, DeviceAbsent):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(device_probe, "run_probe", probe)
+    return tried
+
+
+def test_a_card_is_named_by_its_uuid_and_brings_its_own_files(cards: Path) -> None:
+    first, second = find_card(0), find_card(1)
+    assert (first.visible, second.visible) == UUIDS
+    assert {place.name for place in first.nodes} == {"nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
+    assert {place.name for place in second.nodes} == {"nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
+    assert find_card(0, cards, "1").visible == UUIDS[1]  # numbers are of what the worker itself may use
+
+
+def test_a_card_that_is_not_there_is_absent(cards: Path) -> None:
+    with pytest.raises(DeviceAbsent, match=r"cuda:9 is not there: this machine has 2 cards"):
+        find_card(9)
+    with pytest.raises(DeviceAbsent, match=r"under CUDA_VISIBLE_DEVICES=1 \(NVIDIA L4\)"):
+        find_card(1, cards, "1")
+
+
+def test_auto_is_the_first_card_if_it_works_and_else_the_cpu(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = probed(monkeypatch, CARD)
+    device, facts = choose_device(Settings())
+    assert (device.visible, facts) == (UUIDS[0], CARD)
+    assert choose_device(Settings(device="auto:1"))[0].visible == UUIDS[1]
+    assert choose_device(Settings())[0] == device
+    assert len(tried) == 2  # once per process
+    choose_device.cache_clear()
+    probed(monkeypatch, DeviceAbsent("the driver is too old"))
+    assert choose_device(Settings())[0] == CPU
+    with pytest.raises(DeviceAbsent, match="too old"):
+        choose_device(Settings(device="cuda:0"))
+    assert choose_device(Settings(device="cpu"))[0] == CPU
+
+
+def test_without_cards_nothing_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices.list_cards, "__defaults__", (tmp_path, None))
+    tried = probed(monkeypatch, CARD)
+    device, facts = choose_device(Settings())
+    assert (device, facts.kind, facts.rates, tried) == (CPU, "cpu", None, [])
+    assert facts.memory_bytes > 1 << 28
+    assert find_fault(Settings()) is None
+
+
+def test_workers_of_cards_have_their_own_wake_ups(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed(monkeypatch, CARD)
+    assert wake_up_target(broker.JOBS, Settings()) == broker.GPU_JOBS
+    assert wake_up_target(broker.CHECKS, Settings()) == broker.CHECKS
+    assert wake_up_target(broker.JOBS, Settings(device="cpu")) == broker.JOBS
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cuda", "cpu", "auto", "auto:3"])
+def test_devices_that_a_setting_may_name(name: str) -> None:
+    assert Settings(device=name).device == name
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "0", "cuda:0,1"])
+def test_devices_that_it_may_not(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(device=name)
+
+
+def test_an_engine_sees_the_worker_s_card_and_a_cpu_s_engine_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert child_environment(tmp_path, 1.0)["CUDA_VISIBLE_DEVICES"] == ""
+    told = child_environment(tmp_path, 1.0, Device("cuda", UUIDS[1]))
+    assert (told["CUDA_VISIBLE_DEVICES"], told["CUDA_DEVICE_ORDER"]) == (UUIDS[1], "PCI_BUS_ID")
+
+
+def test_the_confinement_lets_a_card_s_files_through_and_no_others(cards: Path, tmp_path: Path) -> None:
+    card = find_card(0)
+    nodes = [str(place) for place in card.nodes]
+    line = list(bubblewrap_command([], tmp_path, card.nodes))
+    assert [line[place + 1 : place + 3] for place, word in enumerate(line) if word == "--dev-bind"] == [[n, n] for n in nodes]
+    assert "--dev-bind" not in list(bubblewrap_command([], tmp_path))
+    for level in ("bubblewrap", "landlock+seccomp"):
+        told = " ".join(Sandbox(level, device=card).wrap(["true"], tmp_path))
+        assert all(node in told for node in nodes)
+        assert "nvidia0" not in told
+        assert "nvidia-modeset" not in told
+        assert '"/sys"' in told
+        plain = " ".join(Sandbox(level).wrap(["true"], tmp_path))
+        assert "nvidia" not in plain.replace("site-packages/nvidia", "")
+        assert '"/sys"' not in plain
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_probe_runs_inside_the_confinement_and_describes_the_cpu(settings: Settings) -> None:
+    found = run_probe(CPU, settings, measure=False)
+    assert (found.kind, found.rates) == ("cpu", None)
+    assert "float32" in found.dtypes
+    assert list(settings.scratch.glob("probe-*")) == []
+
+
+def start(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    env = {**os.environ, "LATHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "workers", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_worker_refuses_to_start_without_its_device(tmp_path: Path) -> None:
+    done = start(tmp_path, "jobs", "--device", "cuda:9")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert line.startswith("device_absent: cuda:9 is not there: this machine has ")
+    assert "--device cpu" in line
+
+
+def test_a_device_of_no_form_is_refused(tmp_path: Path) -> None:
+    done = start(tmp_path, "jobs", "--device", "gpu0")
+    assert done.returncode == 2
+    assert "--device gpu0: it is cpu, cuda:N, auto or auto:N" in done.stderr

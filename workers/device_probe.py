@@ -1,0 +1,95 @@
+"""The probe of a worker's device: a confined child that tries it, as its engines will find it."""
+
+import secrets
+from functools import cache
+from subprocess import TimeoutExpired
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core.redaction import redact_paths
+from app.core.settings import Settings
+from app.store import broker
+from app.store.models import Worker
+from compression.schema.worker_device import ProbeSpec, WorkerDevice
+from compression.system.cards import visible_here
+from compression.system.processor import processor
+from workers import engine
+from workers.devices import AUTO, CPU, CUDA, Device, DeviceAbsent, find_card, has_cards, parse_device
+from workers.folders import private_folder
+from workers.limits import machine_memory
+
+log = structlog.get_logger()
+SECONDS = 300.0
+"""Maximum time of a probe: a driver that nothing has used since the start takes half a minute to wake up."""
+Chosen = tuple[Device, WorkerDevice]
+
+
+@cache
+def choose_device(settings: Settings) -> Chosen:
+    """Return this worker's device and what is known of it. A card is probed, once per process; forked children know the result.
+
+    `auto` is the card if the probe finds that it works, else the CPU. Raises DeviceAbsent for a card that was named.
+    """
+    kind, number = parse_device(settings.device)
+    if kind == "cpu" or (kind == AUTO and not has_cards()):
+        return CPU, unmeasured_cpu()
+    try:
+        device = find_card(number, visible=visible_here())
+        return device, run_probe(device, settings)
+    except DeviceAbsent as problem:
+        if kind != AUTO:
+            raise
+        log.warning(
+            "card_not_used", cause=problem.cause, note="jobs are trained on the CPU; --device cuda:0 would refuse to start"
+        )
+        return CPU, unmeasured_cpu()
+
+
+def wake_up_target(lane: str, settings: Settings) -> str:
+    """Return the wake-ups that a worker of a lane listens to: GPU workers have their own. Raises DeviceAbsent."""
+    return broker.GPU_JOBS if lane == broker.JOBS and choose_device(settings)[0].kind == CUDA else lane
+
+
+def unmeasured_cpu() -> WorkerDevice:
+    """Return what is known of the CPU before it is measured."""
+    return WorkerDevice(kind="cpu", name=processor(), memory_bytes=machine_memory())
+
+
+def run_probe(device: Device, settings: Settings, *, measure: bool = True) -> WorkerDevice:
+    """Let a confined child try the device. Raises DeviceAbsent with its reason if that fails."""
+    with private_folder(settings.scratch, f"probe-{secrets.token_hex(6)}") as folder:
+        spec = folder / "spec.json"
+        spec.write_text(
+            ProbeSpec(kind=device.kind, measure=measure, threads=settings.engine_threads).model_dump_json(), "utf-8"
+        )
+        try:
+            found = WorkerDevice.model_validate_json(engine.run_query("probe", spec, folder, settings, SECONDS, device))
+        except (RuntimeError, ValidationError, TimeoutExpired, OSError) as problem:
+            reason = " ".join(str(problem).split())[-500:]
+            raise DeviceAbsent(f"the device {device.visible or device.kind} does not work: {reason}") from problem
+    return found if device.kind != CPU.kind else found.model_copy(update={"memory_bytes": machine_memory()})
+
+
+def find_fault(settings: Settings) -> str | None:
+    """Probe this worker's card again; return why it does not work, or None if it does."""
+    device, _ = choose_device(settings)
+    if device == CPU:
+        return None
+    try:
+        run_probe(device, settings, measure=False)
+    except DeviceAbsent as problem:
+        return problem.cause
+    return None
+
+
+def mark_lost(session: Session, worker_id: str | None, cause: str) -> None:
+    """Write into a worker's row that its device is lost, after which it takes no jobs."""
+    row = session.scalar(select(Worker).where(Worker.id == worker_id).with_for_update())
+    if row is not None:
+        facts: dict[str, Any] = dict(row.facts)
+        row.facts = {**facts, "device": {**facts.get("device", {}), "lost": redact_paths(cause)}}  # all teams read it
+        log.error("device_lost", worker=worker_id, cause=cause)

@@ -1,0 +1,66 @@
+"""Which device a worker's engines compute on: one card, or the CPU (docs/gpu.md)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compression.schema.worker_device import DeviceKind
+from compression.system.cards import ROOT, VISIBLE, Card, device_nodes, list_cards, visible_here
+
+AUTO = "auto"
+CUDA: DeviceKind = "cuda"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, and what an engine gets in order to reach it and no other."""
+
+    kind: DeviceKind
+    visible: str = ""  #: CUDA_VISIBLE_DEVICES of its engines; empty hides all cards
+    nodes: tuple[Path, ...] = ()  #: device files that the confinement lets through
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables that select it."""
+        return {VISIBLE: self.visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+CPU = Device("cpu")
+
+
+class DeviceAbsent(Exception):
+    """The device that the worker is to use is not there, or does not work."""
+
+    code = "device_absent"
+
+    def __init__(self, cause: str, remedy: str | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = (
+            remedy or "Name a card that is there (--device cuda:N), or --device cpu; docs/gpu.md says what a card needs."
+        )
+
+
+def find_card(number: int, root: Path = ROOT, visible: str | None = None) -> Device:
+    """Return the card with this number. Raises DeviceAbsent. visible: as CUDA_VISIBLE_DEVICES, which then numbers the cards."""
+    cards = list_cards(root, visible)
+    if number >= len(cards):
+        where = "" if visible is None else f" under {VISIBLE}={visible}"
+        names = ", ".join(card.name for card in cards) or "none"
+        raise DeviceAbsent(f"cuda:{number} is not there: this machine has {len(cards)} cards{where} ({names}).")
+    return card_device(cards[number], number, root)
+
+
+def card_device(card: Card, number: int, root: Path = ROOT) -> Device:
+    """Return the device of a card: by its UUID, because a confined engine sees one card, which is then number 0 to CUDA."""
+    return Device(CUDA, card.uuid or str(number), tuple(device_nodes(card, root)))
+
+
+def parse_device(name: str) -> tuple[str, int]:
+    """Return the kind and the number of `auto`, `cpu`, `auto:2` or `cuda:2`, which the settings have checked."""
+    kind, _, number = name.partition(":")
+    return kind, int(number or 0)
+
+
+def has_cards() -> bool:
+    """Return whether the driver lists a card that this process may use."""
+    return bool(list_cards(visible=visible_here()))
