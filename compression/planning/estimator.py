@@ -9,12 +9,13 @@ from pydantic import Field
 
 from compression.models.architectures.network_shapes import multiply_adds
 from compression.planning import formats, preparation
+from compression.planning.augmentation_cost import augment_seconds
+from compression.planning.card_memory import card_memory
 from compression.planning.network_rules import pixel_bytes
 from compression.planning.teacher_cost import TeacherCosts
 from compression.planning.token_estimates import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.schema.artifact_formats import BUILT_IN, further_formats
 from compression.schema.config import Config
-from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.quantize import Quantize
@@ -66,8 +67,6 @@ ENCODER_FLOPS = 1.4e11
 1.9e11), less the padding in batches of 32. Decoders are estimated from one core's speed in training."""
 MEASURE_SECONDS = 3000.0
 """Seconds after which measuring an artifact ends; missing figures are then reported as not measured."""
-AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
-"""Seconds per generated row on two cores, by its source (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
 """Ratios that a sensitivity curve tries on each of three axes (heads go with hidden), and the validation rows that score it."""
 PROBES = 6
@@ -79,7 +78,9 @@ DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
 class Estimate(Config):
     """Rough cost of a job. Minutes are those of two cores."""
 
-    memory_bytes: Annotated[int, Field(description="Resident peak of the training process.")]
+    memory_bytes: Annotated[int, Field(description="Resident peak of the training process, on a worker without a GPU.")]
+    card_bytes: Annotated[int, Field(description="On a GPU worker: peak of the card's memory.")]
+    host_bytes_with_card: Annotated[int, Field(description="On a GPU worker: peak of the host's memory.")]
     disk_bytes: Annotated[int, Field(description="Checkpoints and artifacts at the job's end, and what it writes in passing.")]
     minutes: float
 
@@ -190,8 +191,11 @@ def estimate(job: PlannedJob) -> Estimate:
     train, planned = job.recipe.train, planned_steps(job)
     flops = sum(item.flops for item in job.items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
+    card, host = card_memory(job)
     return Estimate(
         memory_bytes=round(sum(item.memory for item in job.items) * KEPT_FREED),
+        card_bytes=card,
+        host_bytes_with_card=host,
         disk_bytes=sum(item.disk for item in job.items),
         minutes=round(training + sum(item.minutes for item in job.items), 1),
     )
@@ -386,15 +390,3 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
         return round(INT8_OVERHEAD * parameters.total)
     # Half a byte each, and one float32 scale per group.
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
-
-
-def augment_seconds(augment: Augment, rows: int) -> float:
-    """Estimate the seconds of generating rows, with the slower source if the worker may choose."""
-    seconds, copies = 0.0, augment.rows - augment.splices
-    if augment.back_translation is not None:
-        copies -= 1
-        seconds += AUGMENT_SECONDS["models" if augment.back_translation.models else "apertium"] * rows
-    if augment.synonyms is not None:
-        source = augment.synonyms.source
-        seconds += AUGMENT_SECONDS["embeddings" if source == "auto" else source] * rows * copies
-    return seconds

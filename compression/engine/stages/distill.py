@@ -21,7 +21,7 @@ from compression.modalities.base import Examples
 from compression.modalities.modality import Augmented, Augmenter
 from compression.modalities.registry import modality_of
 from compression.models.tensors import Tensors
-from compression.planning.estimator import augment_seconds
+from compression.planning.augmentation_cost import augment_seconds
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.augment import Augment

@@ -9,7 +9,7 @@ from compression.engine import checkpoints
 from compression.engine.job import Job
 from compression.engine.pipeline import compress
 from compression.modalities.text.augmentation.resources import Resources
-from compression.planning.estimator import augment_seconds
+from compression.planning.augmentation_cost import augment_seconds
 from compression.schema.errors import MissingResource
 from compression.schema.events import Log
 from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
