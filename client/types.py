@@ -108,6 +108,7 @@ class Job(Answer):
     recipe: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
     targets: dict[str, Any] = {}
+    device: str = "any"
     priority: int = 0
     stage: str | None = None
     progress: Progress | None = None

@@ -20,6 +20,7 @@ from app.accounts import audit
 from app.core import crash_points, logs
 from app.core.settings import Settings, get_settings
 from app.jobs import jobs, predictions, profiles
+from app.jobs.capacity import Capacity, has_gpu_worker
 from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import reading, writing
@@ -107,7 +108,9 @@ class Keeper:
     def _wake(self) -> None:
         with reading() as session:
             checks = resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
-            waiting = {broker.JOBS: jobs.has_waiting_job(session), broker.CHECKS: checks}
+            waiting = {broker.JOBS: jobs.has_waiting_job(session, Capacity("cpu")), broker.CHECKS: checks}
+            if has_gpu_worker(session):
+                waiting[broker.GPU_JOBS] = jobs.has_waiting_job(session, Capacity("cuda"))
         for lane, work in waiting.items():
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()

@@ -9,10 +9,12 @@ from typing import Any
 
 import structlog
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from app.core.ids import new_id
 from app.core.settings import Settings
 from app.jobs import jobs, predictions
+from app.jobs.capacity import Capacity
 from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import get_engine, reading, writing
@@ -145,7 +147,8 @@ class Registration(threading.Thread):
                 with reading() as session:
                     if self.lane == broker.CHECKS:
                         return resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
-                    return jobs.has_waiting_job(session, engine_memory(self.settings))
+                    capacity = own_capacity(session, self.worker_id)
+                    return capacity is not None and jobs.has_waiting_job(session, capacity)
             finally:
                 get_engine().dispose()
 
@@ -156,6 +159,12 @@ class Registration(threading.Thread):
         """
         self.drains = True
         self.woken.set()
+
+
+def own_capacity(session: Session, worker_id: str) -> Capacity | None:
+    """Return what this worker offers to jobs now; None while its device is lost, or its row is missing."""
+    facts = session.scalar(select(Worker.facts).where(Worker.id == worker_id))
+    return None if facts is None else Capacity.of(facts)
 
 
 def is_draining(worker_id: str) -> bool:

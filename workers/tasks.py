@@ -12,9 +12,8 @@ from app.store.storage import get_storage
 from workers.celery_app import app, child_activity
 from workers.checks import check_next
 from workers.folders import sweep
-from workers.limits import engine_memory
 from workers.predictions import predict_next
-from workers.registration import is_draining
+from workers.registration import is_draining, own_capacity
 from workers.supervisor import run_attempt
 
 log = structlog.get_logger()
@@ -31,7 +30,8 @@ def run_jobs() -> None:
         with writing() as session:
             for job_id in jobs.requeue_orphans(session, worker_id, max_failures=cap, backoff_seconds=wait):
                 log.warning("orphan", job=job_id, note="held by this worker's last process, or claimed without an answer")
-            claim = jobs.claim(session, worker_id, settings.lease_seconds, engine_memory(settings))
+            capacity = own_capacity(session, worker_id)
+            claim = jobs.claim(session, worker_id, settings.lease_seconds, capacity) if capacity is not None else None
         if claim is None:
             return
         run_attempt(claim, settings, get_storage())

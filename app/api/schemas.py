@@ -116,6 +116,7 @@ class JobOut(Out):
     recipe: dict[str, Any]
     evaluate: dict[str, Any]
     targets: dict[str, Any]
+    device: Annotated[str, Field(description="Which workers may take it: any, cpu or cuda.")]
     priority: int
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     stage: str | None
@@ -127,7 +128,8 @@ class JobOut(Out):
     queue_position: int | None
     start_seconds: Annotated[float | None, Field(description="Estimated time until a worker starts it; null if unknown.")]
     waits_for: Annotated[
-        Literal["worker", "memory", "quota"] | None, Field(description="What no live worker offers, or the team's limit.")
+        Literal["worker", "device", "memory", "quota"] | None,
+        Field(description="What no live worker offers, or the team's limit."),
     ]
     deadline_at: dt.datetime | None
     retry_of: str | None
@@ -213,6 +215,7 @@ def job_out(
         "recipe",
         "evaluate",
         "targets",
+        "device",
         "priority",
         "state",
         "stage",

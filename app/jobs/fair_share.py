@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from app.jobs.capacity import Capacity
 from app.store.clock import now
 from app.store.models import QUEUED, Job, Team, TeamDay
 from app.store.quotas import limit_expression
@@ -31,10 +32,6 @@ def _due(first: Any) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _fits(first: Any, memory_bytes: int | None) -> tuple[ColumnElement[bool], ...]:
-    return () if memory_bytes is None else (or_(first.memory_bytes.is_(None), first.memory_bytes <= memory_bytes),)
-
-
 def _recent() -> ColumnElement[Any]:
     """Worker seconds of a team's jobs that ended since yesterday, per weight."""
     used = func.coalesce(func.sum(TeamDay.seconds), 0.0)
@@ -42,9 +39,9 @@ def _recent() -> ColumnElement[Any]:
     return select(used).where(*mine).correlate(Team).scalar_subquery() / Team.weight
 
 
-def next_job(memory_bytes: int | None = None) -> Select[str]:
-    """Return the query for the next job of a worker with so much memory."""
-    mine = (_First.team_id == Team.id, *_due(_First), *_fits(_First, memory_bytes))
+def next_job(capacity: Capacity | None = None) -> Select[str]:
+    """Return the query for the next job of a worker with this capacity; None: of one that takes any."""
+    mine = (_First.team_id == Team.id, *_due(_First), *(capacity.conditions(_First) if capacity is not None else ()))
     first = select(_First.id).where(*mine).order_by(_First.priority.desc(), _First.id).limit(1).correlate(Team)
     teams = (
         select(first.scalar_subquery().label("job"), (Team.running / Team.weight).label("share"), _recent().label("recent"))

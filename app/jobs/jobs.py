@@ -17,10 +17,10 @@ from app.core import logs, traces
 from app.core.errors import NotFound, WrongState
 from app.core.failures import describe_failure
 from app.jobs import fair_share, own_profiles
+from app.jobs.capacity import Capacity, wake_workers
 from app.jobs.fencing import Claim as Claim, StaleFence as StaleFence, held_under, update_fenced, update_job, was_written
 from app.jobs.stage_results import add_artifacts
 from app.store import quotas, resources
-from app.store.broker import JOBS, wake_after_commit
 from app.store.clock import now
 from app.store.models import (
     QUEUED,
@@ -66,7 +66,7 @@ def submit(session: Session, job: Job) -> Job:
     session.add(job)
     session.flush()
     stored = update_job(session, job.id, events=[("queued", {})])
-    wake_after_commit(session, JOBS)
+    wake_workers(session)
     return stored or job
 
 
@@ -122,7 +122,7 @@ LONGEST_WAIT = 300.0
 """Maximum seconds between two attempts, however often a job was lost."""
 ASKED = (
     *("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority"),
-    *("deadline_seconds", "memory_bytes", "disk_bytes"),
+    *("deadline_seconds", "device", "memory_bytes", "card_bytes", "host_bytes_with_card", "disk_bytes"),
 )
 """The request's fields, which a retry copies."""
 
@@ -164,10 +164,10 @@ def delete_job(session: Session, team: str, job_id: str) -> None:
 # For workers.
 
 
-def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: int | None = None) -> Claim | None:
+def claim(session: Session, worker_id: str, lease_seconds: float, capacity: Capacity | None = None) -> Claim | None:
     """Claim the next job: of the team that is due, its first by priority, then age; None if nothing can run now.
 
-    A job whose forecast exceeds `memory_bytes`, this worker's limit per job, waits for a larger worker.
+    A job that asks for another device, or whose forecast exceeds a memory of `capacity`, waits for another worker.
     """
     values = {
         "state": RUNNING,
@@ -183,7 +183,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
     for again in range(CLAIM_TRIES):
         # Each team offers one job at a time. If others hold the locks on all of those, a worker that found nothing waits for
         # the locks and looks again.
-        chosen = fair_share.next_job(memory_bytes).with_for_update(skip_locked=not again, of=fair_share.ChosenJob)
+        chosen = fair_share.next_job(capacity).with_for_update(skip_locked=not again, of=fair_share.ChosenJob)
         job = session.scalar(
             update(Job)
             .where(Job.id == chosen.scalar_subquery(), Job.state == QUEUED)
@@ -191,7 +191,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
             .returning(Job)
             .execution_options(synchronize_session=False, populate_existing=True)
         )
-        if job is not None or not has_waiting_job(session, memory_bytes):
+        if job is not None or not has_waiting_job(session, capacity):
             break
     if job is None:
         return None
@@ -255,8 +255,10 @@ def _end_values(progress: dict[str, Any] | None) -> dict[str, Any]:
     return {"progress": stopped, "finished_at": now(), "lease_until": None}
 
 
-def release(session: Session, claim: Claim) -> None:
-    """Return a job to the queue because its worker drains; this counts as no failure. Raises StaleFence.
+def release(session: Session, claim: Claim, reason: dict[str, Any] | None = None) -> None:
+    """Return a job to the queue because its worker drains or has lost its device; this counts as no failure. Raises StaleFence.
+
+    reason: the error of a lost device, for the event.
 
     A job whose cancellation was requested meanwhile ends: in the queue nobody would claim it, and nobody would end it.
     """
@@ -267,13 +269,13 @@ def release(session: Session, claim: Claim) -> None:
     update_fenced(
         session,
         claim,
-        events=[("released", {"worker": claim.job.worker_id})],
+        events=[("released", {"worker": claim.job.worker_id, **(reason or {})})],
         state=QUEUED,
         worker_id=None,
         lease_until=None,
         progress=None,
     )
-    wake_after_commit(session, JOBS)
+    wake_workers(session)
 
 
 def retry_or_fail(
@@ -322,7 +324,7 @@ def _requeue_or_fail(
         wait = min(backoff * 2 ** (failures - 1), LONGEST_WAIT)
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
         happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
-        wake_after_commit(session, JOBS)
+        wake_workers(session)
     if values["state"] in TERMINAL:
         own_profiles.fail_queued(session, job_id, f"The job is {values['state']}.")
     return update_job(session, job_id, *held_under(fence), *more, events=happened, **values) is not None
@@ -374,6 +376,6 @@ def fail_overdue(session: Session) -> list[str]:
     return failed
 
 
-def has_waiting_job(session: Session, memory_bytes: int | None = None) -> bool:
-    """Return whether a worker with so much memory could claim a job now."""
-    return session.scalar(fair_share.next_job(memory_bytes)) is not None
+def has_waiting_job(session: Session, capacity: Capacity | None = None) -> bool:
+    """Return whether a worker with this capacity could claim a job now."""
+    return session.scalar(fair_share.next_job(capacity)) is not None

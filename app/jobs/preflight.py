@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.core.redaction import redact_paths
 from app.jobs import profiles
+from app.jobs.capacity import live_capacities, placement_warnings
 from app.jobs.request import JobCreate
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
@@ -152,7 +153,16 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         targets=body.targets.model_dump(mode="json"),
         priority=body.priority,
         deadline_seconds=body.deadline_seconds,
+        device=body.device,
         memory_bytes=forecast.estimate.memory_bytes,
+        card_bytes=forecast.estimate.card_bytes,
+        host_bytes_with_card=forecast.estimate.host_bytes_with_card,
         disk_bytes=forecast.estimate.disk_bytes,
     )
     return job, forecast
+
+
+def forecast(session: Session, team: str, body: JobCreate) -> Preflight:
+    """Return the forecast of `plan`, with a warning if no online worker could take the job. Raises as `plan` does."""
+    job, found = plan(session, team, body)
+    return found.model_copy(update={"warnings": (*found.warnings, *placement_warnings(job, live_capacities(session)))})

@@ -9,11 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.jobs import fair_share
-from app.store.broker import JOBS
-from app.store.clock import now
-from app.store.models import QUEUED, RUNNING, Job, Worker
+from app.jobs.capacity import find_lack, live_capacities
+from app.store.models import QUEUED, RUNNING, Job
 
-ALIVE_SECONDS = 60.0
 LOOKED_AT = 500
 """Positions whose start is estimated; those behind them are only counted."""
 COMPARED = 20
@@ -43,13 +41,12 @@ def find_positions(session: Session, jobs: Sequence[Job]) -> dict[str, QueuePosi
         return {}
     waiting = fair_share.waiting_teams(session)
     ahead = _count_ahead(session, jobs, waiting)
-    memories, left, usual = _memory_limits(session), _remaining_seconds(session), _mean_seconds(session)
-    starts = _schedule(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
+    live, left, usual = live_capacities(session), _remaining_seconds(session), _mean_seconds(session)
+    starts = _schedule(min(LOOKED_AT, max(ahead.values()) + 1), len(live), left, usual)
     full = {line.team for line in waiting.values() if line.full}
     found = {}
     for job in jobs:
-        too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
-        lacks = "memory" if too_large else "worker" if not memories else "quota" if job.team_id in full else None
+        lacks = find_lack(job, live) or ("quota" if job.team_id in full else None)
         position = ahead[job.id]
         found[job.id] = QueuePosition(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
     return found
@@ -88,12 +85,6 @@ def _count_ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_
     for job_id, team, turn in equal:
         ahead[job_id] += ids.get((team, turn), "~") < job_id
     return ahead
-
-
-def _memory_limits(session: Session) -> list[int]:
-    """Memory limits per job of the live workers that run jobs."""
-    alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
-    return [int(facts.get("memory_bytes") or 2**62) for facts in session.scalars(alive)]
 
 
 def _remaining_seconds(session: Session) -> list[float]:

@@ -138,6 +138,7 @@ def retry(
         recipe=apply_remedies(old.recipe, _choose(old.id, offered, keys or "all", late=late)),
         evaluate=JobEvaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
+        device=old.device,
         priority=old.priority,
         deadline_seconds=None if late else old.deadline_seconds,
     )

@@ -7,6 +7,7 @@ from pydantic import Field
 from app.core.schemas import Body, Id, LabelKey, LabelValue, Name
 from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, JobTask
 from compression.schema.recipe.recipe import JobEvaluate, Targets
+from compression.schema.worker_device import WantedDevice
 
 
 class JobModels(Body):
@@ -53,6 +54,10 @@ class JobCreate(Body):
     ] = "standard"
     evaluate: JobEvaluate = JobEvaluate()
     targets: Targets = Targets()
+    device: Annotated[
+        WantedDevice,
+        Field(description="Which workers may take it: cuda, those with a GPU; cpu, those that compute on the CPU."),
+    ] = "any"
     priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first, of the team's jobs.")] = 0
     deadline_seconds: Annotated[
         int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")

@@ -11,6 +11,7 @@ from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEn
 from app.store.base import Base, Json
 from app.store.clock import now
 from app.store.device_models import Device, Profile, StoredTable
+from compression.schema.worker_device import WantedDevice
 
 __all__ = [
     "ADMIN",
@@ -127,7 +128,7 @@ class Job(Base):
 
     `dataset_id` is the first dataset; `parts` has all of them if there are several, and is empty if there is one.
     `model_id` is the base model; `others` are the other models that the request names. `samples` are the rows of the data that
-    `report` shows: they go with their dataset.
+    `report` shows: they go with their dataset. `memory_bytes` is the forecast peak of a host without a card.
     """
 
     __tablename__ = "jobs"
@@ -146,7 +147,10 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0)
     deadline_seconds: Mapped[int | None]
     deadline_at: Mapped[dt.datetime | None]
+    device: Mapped[WantedDevice] = mapped_column(String(8), default="any", server_default="any")
     memory_bytes: Mapped[int | None]
+    card_bytes: Mapped[int | None]
+    host_bytes_with_card: Mapped[int | None]
     disk_bytes: Mapped[int | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
     key_id: Mapped[str | None] = mapped_column(String(40))

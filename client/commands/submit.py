@@ -13,6 +13,7 @@ from client.commands.data import pairs
 from client.commands.jobs import ended, finish
 from client.terminal import render
 from client.terminal.output import emit
+from compression.schema.worker_device import WantedDevice
 
 
 def values(option: str, given: list[str]) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     evaluate: Annotated[list[str] | None, typer.Option(help=EVALUATE_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; by default its model and data.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
+    device: Annotated[WantedDevice, typer.Option(help="Which workers may take it: with a GPU (cuda), or on the CPU.")] = "any",
     priority: Annotated[int, typer.Option(help="Higher goes first, of your team's jobs.")] = 0,
     deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help=KEY_HELP)] = None,
@@ -113,7 +115,7 @@ def submit(  # noqa: PLR0913 (Typer makes an option of each)
     """Submit a job: lathe submit --model ./model --data ./data --recipe quick --set prune.ratio=0.4 --wait."""
     body: dict[str, Any] = {"labels": pairs("--label", label or []), "priority": priority, "deadline_seconds": deadline}
     given = {"targets": targets(target or []), "evaluate": evaluation(evaluate or [])}
-    body |= {"name": name} | {key: value for key, value in given.items() if value}
+    body |= {"name": name, "device": device} | {key: value for key, value in given.items() if value}
     changes, columns = (
         values("--set", set_ or []),
         {"text": text_column, "label": label_column, **pairs("--column", column or [])},

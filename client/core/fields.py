@@ -28,6 +28,7 @@ class JobFields(TypedDict, total=False):
     labels: Mapping[str, str]
     targets: Mapping[str, float]
     evaluate: Mapping[str, Any]
+    device: str
     priority: int
     deadline_seconds: int | None
 

@@ -23,6 +23,7 @@ BEFORE = 5
 """Past events that are printed when a watch begins."""
 LACKS = {
     "worker": ", no worker is running",
+    "device": ", no worker has the device for it",
     "memory": ", no worker has the memory for it",
     "quota": ", the team has as many jobs at work as it may",
 }

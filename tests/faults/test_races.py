@@ -17,7 +17,7 @@ RACES = 40
 
 
 def test_a_cancel_that_meets_the_end_loses_or_wins_but_never_both(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.jobs.wake_after_commit", lambda *_: None)  # no worker is to know of these
+    monkeypatch.setattr("app.jobs.capacity.wake_after_commit", lambda *_: None)  # no worker is to know of these
     outcomes = []
     for number in range(RACES):
         with Session(stand.engine) as session, session.begin():

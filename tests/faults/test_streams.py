@@ -50,7 +50,7 @@ def kill_api_once(stand: Stand, ripe: Callable[[], bool]) -> None:
 
 
 def test_events_are_told_once_across_restarts_of_the_api(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.jobs.wake_after_commit", lambda *_: None)
+    monkeypatch.setattr("app.jobs.capacity.wake_after_commit", lambda *_: None)
     with Session(stand.engine, expire_on_commit=False) as session, session.begin():
         job_id = stand.queue(session).id
     with Session(stand.engine, expire_on_commit=False) as session, session.begin():

@@ -53,6 +53,11 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     expect(ratio).not_to_have_attribute("aria-invalid", "true")
     expect(forecast).to_contain_text("Fits")
     expect(forecast).to_contain_text("Yes")
+    page.locator("#device").select_option("cuda")
+    expect(forecast).to_contain_text("no online worker has a working GPU")
+    expect(forecast).to_contain_text("device_absent")
+    page.locator("#device").select_option("any")
+    expect(forecast).to_contain_text("Yes")
 
     metric = page.locator("[data-path='evaluate.metric']")
     page.locator("summary", has_text="Evaluation").click()

@@ -30,7 +30,7 @@ from app.core.event_streams import CountedStream
 from app.core.schemas import Page
 from app.core.settings import get_settings
 from app.jobs import jobs, remedies
-from app.jobs.preflight import plan
+from app.jobs.preflight import forecast, plan
 from app.jobs.profiles import given_to
 from app.jobs.request import JobCreate
 from app.store.db import reading
@@ -53,7 +53,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **p
 def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: OnceDep, validate_only: bool = False) -> Response:
     """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is returned."""
     if validate_only:
-        return JSONResponse(plan(session, caller.team, body)[1].model_dump(mode="json"))
+        return JSONResponse(forecast(session, caller.team, body).model_dump(mode="json"))
 
     def submit() -> JobOut:
         job = plan(session, caller.team, body)[0]

@@ -99,7 +99,7 @@ def request_of(job: JobOut) -> dict[str, Any]:
     if job.models.teachers:
         models["teachers"] = job.models.teachers
     body = {"name": job.name, "labels": job.labels, "models": models, "datasets": job.datasets, "recipe": job.recipe}
-    return {**body, "evaluate": job.evaluate, "targets": job.targets, "priority": job.priority}
+    return {**body, "evaluate": job.evaluate, "targets": job.targets, "device": job.device, "priority": job.priority}
 
 
 def as_curl(job: JobOut, base: str) -> str:

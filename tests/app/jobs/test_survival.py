@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.core.failures import describe_failure
 from app.jobs import fencing, jobs, queue_forecast, stage_results
+from app.jobs.capacity import Capacity
 from app.store.clock import now
 from app.store.db import IDLE_SECONDS, make_engine
 from app.store.models import Checkpoint, Event, Job, Worker
@@ -137,10 +138,10 @@ def test_a_retry_asks_for_the_same_and_its_deadline_counts_anew(transaction: Ses
 def test_a_job_waits_for_a_worker_that_has_the_memory(transaction: SessionMaker, new_job: NewJob) -> None:
     large, small = new_job(priority=5, memory_bytes=100), new_job(memory_bytes=10)
     with transaction() as session:
-        claim = jobs.claim(session, "small", LEASE, memory_bytes=50)
+        claim = jobs.claim(session, "small", LEASE, Capacity("cpu", 50))
         assert claim.job.id == small.id
-        assert jobs.claim(session, "small", LEASE, memory_bytes=50) is None
-        claim = jobs.claim(session, "large", LEASE, memory_bytes=100)
+        assert jobs.claim(session, "small", LEASE, Capacity("cpu", 50)) is None
+        claim = jobs.claim(session, "large", LEASE, Capacity("cpu", 100))
         assert claim.job.id == large.id
 
 

@@ -23,7 +23,7 @@ function words(type, data) {
     case "requeued": return `${data.code}: ${data.cause} Retry in ${data.wait_seconds} s.`;
     case "queued": return "accepted";
     case "cancel_requested": return "cancellation requested";
-    case "released": return "released by a stopping worker";
+    case "released": return data.code ? `released: ${data.cause}` : "released by a stopping worker";
     default: return Object.keys(data).length ? JSON.stringify(data) : type;
   }
 }

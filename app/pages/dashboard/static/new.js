@@ -22,7 +22,7 @@ const minutes = (value) => (value < 1.5 ? "about 1 minute" : value < 90 ? `about
 
 // The recipe
 
-let recipe, targets, evaluate, presets, memory = null;
+let recipe, targets, evaluate, presets, offers = [];
 
 function changed(byHand = true) {
   if (byHand && get("preset").value) get("preset").value = "";
@@ -49,7 +49,7 @@ function request() {
   const body = {
     models: { base: get("model").value }, datasets: [...get("data").selectedOptions].map((option) => option.value),
     recipe: get("preset").value || recipe.value(), targets: targets.value(), evaluate: evaluate.value(),
-    labels: labels(), priority: Number(get("priority").value || 0),
+    labels: labels(), device: get("device").value, priority: Number(get("priority").value || 0),
   };
   if (get("name").value.trim()) body.name = get("name").value.trim();
   return body;
@@ -73,10 +73,18 @@ function fact(title, text, kind) {
   return group;
 }
 
-function fits(needed) {
-  if (memory === null) return ["No worker is online: the job would wait for one.", "warn"];
-  if (needed <= memory) return [`Yes: the largest worker has ${size(memory)} per job.`, "good"];
-  return [`No: the job needs ${size(needed)}, and the largest worker online has ${size(memory)} per job. It would wait for a larger one.`, "bad"];
+function needs(estimate, one) {
+  return one.kind === "cuda" ? [[estimate.card_bytes, one.card], [estimate.host_bytes_with_card, one.memory]] : [[estimate.memory_bytes, one.memory]];
+}
+
+function fits(estimate) {
+  const wanted = get("device").value, fitting = offers.filter((one) => wanted === "any" || wanted === one.kind);
+  if (!offers.length) return ["No worker is online: the job would wait for one.", "warn"];
+  if (!fitting.length) return [`No: no online worker has ${wanted === "cuda" ? "a working GPU" : "no GPU"}. The job would wait for one.`, "bad"];
+  const taker = fitting.find((one) => needs(estimate, one).every(([needed, there]) => needed <= there));
+  if (taker) return [taker.kind === "cuda" ? `Yes: a worker has a GPU with ${size(taker.card)}.` : `Yes: the largest worker has ${size(taker.memory)} per job.`, "good"];
+  const [needed, there] = needs(estimate, fitting[0]).find(([needed, there]) => needed > there);
+  return [`No: the job needs ${size(needed)}, and the largest worker online has ${size(there)} per job. It would wait for a larger one.`, "bad"];
 }
 
 async function forecast() {
@@ -89,7 +97,7 @@ async function forecast() {
     forms().forEach((each) => each.blame(null));
     const { estimate, parameters, baseline_parameters: before, shape } = found;
     const list = made("dl", undefined, "facts");
-    const [text, kind] = fits(estimate.memory_bytes);
+    const [text, kind] = fits(estimate);
     list.append(
       fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
       fact("Time, on two cores", minutes(estimate.minutes)),
@@ -148,8 +156,9 @@ async function start() {
   get("recipe").replaceChildren(recipe.element);
   get("targets").replaceChildren(targets.element);
   get("evaluate").replaceChildren(evaluate.element);
-  const sizes = workers.items.filter((worker) => worker.alive && worker.kind === "jobs").map((worker) => worker.facts.memory_bytes ?? 0);
-  memory = sizes.length ? Math.max(...sizes) : null;
+  offers = workers.items.filter((worker) => worker.alive && worker.kind === "jobs" && !worker.facts.device?.lost)
+    .map(({ facts }) => ({ kind: facts.device?.kind ?? "cpu", memory: facts.memory_bytes ?? 0, card: facts.device?.memory_bytes ?? 0 }))
+    .sort((one, other) => other.memory - one.memory);
   get("preset").value = found.items[0].name;
   recipe.set(preset());
   for (const id of ["preset", "data"]) {
@@ -159,7 +168,7 @@ async function start() {
     });
   }
   get("model").addEventListener("change", ask);
-  for (const id of ["name", "labels", "priority"]) get(id).addEventListener("input", ask);
+  for (const id of ["name", "labels", "device", "priority"]) get(id).addEventListener("input", ask);
   get("send").addEventListener("click", send);
   summary();
   ask();

@@ -1,0 +1,98 @@
+"""What workers offer a job: a device, the host's memory and a card's. Claims, forecasts of the queue and warnings go by it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.store.broker import GPU_JOBS, JOBS, wake_after_commit
+from app.store.clock import now
+from app.store.models import Job, Worker
+from compression.schema.worker_device import DeviceKind
+
+ALIVE_SECONDS = 60.0
+"""A worker that is silent for longer is offered nothing."""
+ANY = "any"
+Lack = Literal["worker", "device", "memory"]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What one worker offers; None: without limit."""
+
+    kind: DeviceKind
+    host_bytes: int | None = None  #: resident memory of an engine
+    card_bytes: int | None = None  #: memory of the card
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Self | None:
+        """Return what a worker's row offers; None while its device is lost. Rows of older workers name no device: a CPU."""
+        device: dict[str, Any] = facts.get("device") or {}
+        if device.get("lost"):
+            return None
+        host = facts.get("memory_bytes")
+        return cls("cuda", host, device.get("memory_bytes")) if device.get("kind") == "cuda" else cls("cpu", host)
+
+    def conditions(self, job: Any) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions under which this worker can take a job. job: the table, or an alias of it."""
+        host = job.memory_bytes if self.kind == "cpu" else func.coalesce(job.host_bytes_with_card, job.memory_bytes)
+        limits = [(host, self.host_bytes), *([(job.card_bytes, self.card_bytes)] if self.kind == "cuda" else [])]
+        fits = (or_(needed.is_(None), needed <= limit) for needed, limit in limits if limit is not None)
+        return job.device.in_((ANY, self.kind)), *fits
+
+    def has_memory(self, job: Job) -> bool:
+        """Return whether a job fits the memory, as `conditions` decides it."""
+        host = job.memory_bytes
+        if self.kind == "cuda":
+            host = host if job.host_bytes_with_card is None else job.host_bytes_with_card
+            if (job.card_bytes or 0) > _limit(self.card_bytes):
+                return False
+        return (host or 0) <= _limit(self.host_bytes)
+
+
+def _limit(limit: int | None) -> float:
+    return float("inf") if limit is None else limit
+
+
+def live_capacities(session: Session) -> list[Capacity | None]:
+    """Return what each live worker that runs jobs offers; None for one whose device is lost."""
+    alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
+    return [Capacity.of(facts) for facts in session.scalars(alive)]
+
+
+def find_lack(job: Job, live: Sequence[Capacity | None]) -> Lack | None:
+    """Return what no live worker offers a job; None if one could take it."""
+    if not live:
+        return "worker"
+    matching = [one for one in live if one is not None and job.device in (ANY, one.kind)]
+    if not matching:
+        return "device"
+    return None if any(one.has_memory(job) for one in matching) else "memory"
+
+
+def placement_warnings(job: Job, live: Sequence[Capacity | None]) -> list[str]:
+    """Return a warning if no live worker could take a job; nothing if none lives at all, which may change soon."""
+    lack = find_lack(job, live)
+    if lack == "device":
+        what = {"cuda": "a working GPU", "cpu": "no GPU"}.get(job.device, "a working device")
+        return [
+            f"device_absent: the job waits, because no online worker has {what}. Start one "
+            f"(python -m workers jobs --device {'cpu' if job.device == 'cpu' else 'cuda:0'}), or send device: any."
+        ]
+    if lack == "memory":
+        return ["memory_absent: the job waits, because no online worker with such a device has the memory of this forecast."]
+    return []
+
+
+def has_gpu_worker(session: Session) -> bool:
+    """Return whether a live worker computes on a card."""
+    return any(one is not None and one.kind == "cuda" for one in live_capacities(session))
+
+
+def wake_workers(session: Session) -> None:
+    """Wake the workers that run jobs, once the transaction has committed; those with a card have their own wake-ups."""
+    wake_after_commit(session, JOBS)
+    if has_gpu_worker(session):
+        wake_after_commit(session, GPU_JOBS)
