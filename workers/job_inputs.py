@@ -18,6 +18,7 @@ from app.store.storage import Storage
 from compression.schema.job_spec import Data, DatasetSpec, Resolved, Spec
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.system.processor import processor
+from workers.device_probe import choose_device
 from workers.limits import engine_memory
 
 log = structlog.get_logger()
@@ -115,6 +116,7 @@ def write_inputs(
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
         memory_bytes=engine_memory(settings),
+        device=choose_device(settings)[0].kind,
         emulate_seconds=settings.emulate_seconds or None,
         wordnet=str(settings.wordnet) if settings.wordnet else None,
         helper_models=str(settings.helper_models) if settings.helper_models else None,

@@ -11,15 +11,16 @@ from typing import Any
 
 import structlog
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from app.core import crash_points, traces
 from app.core.failures import describe_failure
 from app.core.settings import Settings
 from app.jobs import fencing, jobs
 from app.store.storage import Storage
-from compression.schema.errors import DeviceError, DiskFull, OutOfMemory
+from compression.schema.errors import DeviceError, DeviceLost, DiskFull, OutOfMemory
 from workers.attempt_ends import Crashed, Failed, Interrupted
-from workers.device_probe import choose_device
+from workers.device_probe import choose_device, find_fault, mark_lost
 from workers.engine import Engine
 from workers.event_relay import EventRelay
 from workers.folders import Untrustworthy, private_folder
@@ -31,6 +32,10 @@ log = structlog.get_logger()
 SMALLER = 4
 """Number of parts of each batch after memory ran out or the device failed."""
 AGAIN_SMALLER = frozenset({OutOfMemory.code, DeviceError.code})
+DEVICE_FAILURES = frozenset({DeviceLost.code, DeviceError.code})
+"""After which the device is probed: if it does not work, the worker takes no more jobs, and this one is not charged with it."""
+MACHINE_FAILURES = frozenset({DeviceLost.code, DiskFull.code})
+"""Tried again as it was, up to the maximum."""
 
 
 def run_attempt(claim: fencing.Claim, settings: Settings, storage: Storage) -> None:
@@ -106,9 +111,11 @@ def _outcome(
         return endings.get(stop.reason)
     except Failed as end:
         log.info("failed", **end.error)
+        if end.error["code"] in DEVICE_FAILURES and (fault := find_fault(settings)) is not None:
+            return _give_back(claim, fault, end.error)
         if end.error["code"] in AGAIN_SMALLER and claim.job.split_batches == 1:
             return setback(end.error, SMALLER)
-        if end.error["code"] == DiskFull.code:
+        if end.error["code"] in MACHINE_FAILURES:
             return setback(end.error)
         error = end.error
         return lambda session: jobs.fail(session, claim, error)
@@ -117,6 +124,8 @@ def _outcome(
     except Untrustworthy as error:
         return setback(describe_failure("engine_misbehaved", str(error)))
     except Crashed as error:
+        if (fault := find_fault(settings)) is not None:  # a driver that fails takes the process with it, or its device files
+            return _give_back(claim, fault, DeviceLost(str(error)).as_dict())
         return setback(describe_failure(error.code, str(error)))
     except fencing.StaleFence:
         raise
@@ -127,3 +136,13 @@ def _outcome(
         return setback(describe_failure("worker_error", f"{type(error).__name__}: {error}"[:500]))
     log.info("succeeded")
     return None
+
+
+def _give_back(claim: fencing.Claim, fault: str, error: dict[str, Any]) -> Write:
+    """Return the write that marks this worker's device as lost and returns the job to the queue, no failure charged."""
+
+    def write(session: Session) -> None:
+        jobs.release(session, claim, error)
+        mark_lost(session, claim.job.worker_id, fault)
+
+    return write

@@ -1,7 +1,7 @@
 """The errors of a user's model, data or recipe. Torch-free.
 
 A `CompressionError` is the user's to fix: it has a stable code, a cause, a remedy and the field that it is about. Workers retry
-only the last three, which the machine partly causes. Any other exception that leaves the engine is a bug or a machine failure.
+only the last four, which the machine partly causes. Any other exception that leaves the engine is a bug or a machine failure.
 Each code has a paragraph in docs/errors.md; a test compares the two.
 """
 
@@ -210,6 +210,13 @@ class DeviceError(CompressionError):
 
     code = "device_error"
     remedy = "Retry the job; if it happens again, the device of the named worker wants looking after."
+
+
+class DeviceLost(CompressionError):
+    """The engine was started for a GPU and found none."""
+
+    code = "device_lost"
+    remedy = "Nothing is to be done about the job: it is tried again. Who runs the worker finds why in GET /v1/workers."
 
 
 class DiskFull(CompressionError):

@@ -11,6 +11,7 @@ from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from compression.schema.schemes import Scheme
 from compression.schema.specs import COLUMNS, PLAIN
 from compression.schema.tasks import TASKS
+from compression.schema.worker_device import DeviceKind
 
 Reason = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00]*$")]
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -112,6 +113,8 @@ class Spec(Config):
     split_batches: Annotated[int, Field(ge=1, le=64, description="Micro-batches per batch, if memory was too small.")] = 1
     memory_bytes: Annotated[int | None, Field(ge=1)] = None
     """Limit of the engine's resident memory; null: unknown. A job without training runs on disk if its model takes more."""
+    device: DeviceKind | None = None
+    """What the job was claimed for: an engine that finds no GPU then fails with device_lost; null: the one that is there."""
     emulate_seconds: Annotated[float | None, Field(ge=0)] = None
     """Time for comparing each int8 ONNX file under AVX2, emulated by qemu-user; null: no comparison."""
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None

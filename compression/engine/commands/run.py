@@ -13,6 +13,7 @@ from compression.schema.events import Event, Failed, Paused, Working
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import check_removed
 from compression.system import failures, process
+from compression.system.claimed_device import check_claimed_device
 from compression.system.interrupts import Pause, never
 
 LONGEST = 4000  #: maximum characters of a cause or a remedy in an event
@@ -46,6 +47,7 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
 def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
     """Run the job in the file; yield its events. Raises CompressionError, also for known failures of the machine, and Pause."""
     spec = read_spec(path)
+    check_claimed_device(spec.device)
     try:
         yield from compress(spec, path.resolve().parent, pause_asked)
     except Exception as problem:  # libraries raise any type, and loaders report it as an error of the user's files
