@@ -1,18 +1,17 @@
 """Where a job ran: versions, processor, device and threads, for the report."""
 
 import platform
-from importlib.metadata import version
 
 import torch
 
-from compression.system.processor import processor
+from compression.system.processor import package_version, processor
 
 LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "safetensors")
 
 
 def environment() -> dict[str, str]:
     """Return the versions of the libraries and the facts of the machine that a result depends on."""
-    found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    found = {"python": platform.python_version(), **{name: package_version(name) or "none" for name in LIBRARIES}}
     found["platform"] = platform.platform()
     found["processor"] = processor()
     found["instructions"] = torch.backends.cpu.get_cpu_capability()

@@ -37,13 +37,17 @@ def possible_instructions(cpuinfo: Path = CPU) -> frozenset[str] | None:
 
 def runtime_versions() -> dict[str, str]:
     """Return the versions of the installed runtimes that device tables time, by name."""
-    found = {}
-    for name in TIMED:
+    return {name: found for name in TIMED if (found := package_version(name)) is not None}
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package, or of its build for GPUs (onnxruntime-gpu); None if there is neither."""
+    for each in (name, f"{name}-gpu"):
         try:
-            found[name] = version(name)
+            return version(each)
         except PackageNotFoundError:
             continue
-    return found
+    return None
 
 
 def _cores(cpuinfo: Path) -> Iterator[dict[str, str]]:

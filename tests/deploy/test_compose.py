@@ -19,7 +19,8 @@ from tests.conftest import ROOT, free_port, wait_for
 TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("proxy", "bootstrap", "api", "worker", "checks", "keeper")
+CARDS = tuple(f"gpu{number}" for number in range(8))
+OURS = ("proxy", "bootstrap", "api", "worker", "checks", "keeper", *CARDS)
 SECRETS = ("LATHE_DB_PASSWORD", "LATHE_S3_SECRET", "LATHE_VALKEY_PASSWORD")
 
 
@@ -44,6 +45,22 @@ def test_the_proxy_alone_is_reached_from_outside() -> None:
     assert [name for name, own in networks.items() if "edge" in own] == ["proxy", "api"]
     assert all(own == {"data"} for name, own in networks.items() if name not in {"proxy", "api"})
     assert COMPOSE["networks"]["data"]["internal"] is True
+
+
+def test_a_worker_of_a_card_has_one_card_and_a_disk_of_its_own() -> None:
+    for number, name in enumerate(CARDS):
+        service = SERVICES[name]
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "device_ids": [str(number)], "capabilities": ["gpu"]}
+        assert service["build"]["target"] == "worker-cuda"
+        assert service["command"] == ["jobs", "--device", "cuda:0"]  # its container's only one
+        assert service["volumes"] == [f"{name}:/var/lib/lathe"]
+        assert name in COMPOSE["volumes"]
+    profiles = {
+        name: {card for card in CARDS if name in SERVICES[card]["profiles"]} for name in ("gpu", "gpu2", "gpu4", "gpu8")
+    }
+    assert profiles == {f"gpu{most}" if most > 1 else "gpu": set(CARDS[:most]) for most in (1, 2, 4, 8)}
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == list(CARDS)  # no card, nothing of them
 
 
 def test_the_api_trusts_the_proxy_alone() -> None:
