@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ from compression.modalities.sampling import BATCH, micro_batch_size
 from compression.models.adapters.registry import adapter_of
 from compression.models.adapters.structure import Attention, view_of
 from compression.planning.teacher_cost import TEACHER_BYTES
-from compression.quantization.precision import gradient_dtype
+from compression.quantization.precision import half_products
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -205,8 +205,7 @@ class Teacher:
             states = torch.cat([states.to(device).float() for states in self.store.get(rows)], dim=1)
         else:
             # bfloat16's error is negligible against the student's, and in float32 the teacher takes nearly half of a step.
-            quick = not self.states_answer and gradient_dtype(device) == torch.bfloat16
-            with torch.autocast(device.type, torch.bfloat16) if quick else nullcontext():
+            with half_products(device, wanted=not self.states_answer):
                 _, states = self._answers(self.rows.batch(rows))
             states = states.float()
         return self._apart(logits, states.to(device), batch.mask)

@@ -1,7 +1,7 @@
-"""Floating-point precision of the gradients of simulated integers."""
+"""Floating-point precision of training: of its products, and of the gradients of simulated integers."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -31,3 +31,9 @@ def has_bfloat16(device: torch.device) -> bool:
 def gradient_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype for gradients of linear layers: bfloat16 if it is faster and the recipe allows it."""
     return torch.bfloat16 if _precision.get() != "float32" and has_bfloat16(device) else torch.float32
+
+
+def half_products(device: torch.device, *, wanted: bool = True) -> AbstractContextManager[None]:
+    """Multiply floating-point matrices in bfloat16 within this context, if it is `wanted` and `gradient_dtype` is bfloat16."""
+    half = wanted and gradient_dtype(device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()

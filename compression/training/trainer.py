@@ -22,7 +22,7 @@ from compression.models.running_statistics import saved_buffers, set_training_mo
 from compression.models.tensors import Shapes, Tensors
 from compression.planning import preparation
 from compression.quantization.fake_quantize import input_ranges, is_simulated, set_input_ranges
-from compression.quantization.precision import gradient_dtype, gradient_precision
+from compression.quantization.precision import gradient_precision, half_products
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
 from compression.system.progress import Step
@@ -289,17 +289,14 @@ class _Run:
         self.where.last_loss = 0.0
         for part in (part for batch in batches for part in batch.split(self.plan.parts)):
             with gradient_precision(self.plan.precision), recomputed(self.model, wanted=self.plan.recompute):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
+                # Simulated integers must stay exact, so only plain training uses bfloat16 (2.3 times as fast there).
+                with half_products(device, wanted=not is_simulated(self.model)):
                     value = loss(part.to(device)) * (part.weight / whole)
                 self.where.last_loss += value.item()
                 if not math.isfinite(self.where.last_loss):
                     return False
                 value.backward()  # type: ignore[no-untyped-call]
         return True
-
-    def _half_precision(self, device: torch.device) -> bool:
-        # Simulated integers must stay exact, so only plain full-precision training uses bfloat16 (2.3 times as fast there).
-        return not is_simulated(self.model) and gradient_dtype(device) == torch.bfloat16
 
     def judged(self, now: Validation) -> float:
         """End an epoch with validation `now`: keep it as the last good one, and as the best if it is."""
