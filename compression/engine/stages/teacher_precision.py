@@ -17,6 +17,7 @@ from compression.schema.recipe.distill import Distill
 from compression.system import memory
 
 GIB = 2**30
+COPIES_BYTES = 2 * HELD_BYTES  #: of a trained parameter: in the last good and in the best epoch
 NOTE = "The teacher's weights are held in 8 bits"
 HELD = "held"  #: key under which a training's save records that its teacher is in int8
 FILE = "teacher-weights.safetensors"
@@ -70,12 +71,15 @@ def _place(context: StageContext) -> Path:
 
 
 def needed(context: StageContext) -> int:
-    """Estimate the bytes of training the student: gradients, moments, two copies of its weights, a step's activations."""
+    """Estimate the bytes of training the student on its device: gradients, moments, a step's activations, and on a CPU two
+    copies of its weights, which are in the host's memory.
+    """
     trained: int = sum(parameter.numel() for parameter in context.model.parameters())
     family, config = adapter_of(context.model), context.model.config
     longest = max(context.rows["train"].lengths)
     step: int = step_bytes(family.shape_of(config), context.recipe.train, longest, family.network(config)) // context.parts
-    return (TRAINED_BYTES - HELD_BYTES) * trained + step
+    elsewhere = 0 if context.device.type == "cpu" else COPIES_BYTES
+    return (TRAINED_BYTES - HELD_BYTES - elsewhere) * trained + step
 
 
 def free(context: StageContext) -> int | None:
