@@ -22,7 +22,7 @@ from compression.models.running_statistics import saved_buffers, set_training_mo
 from compression.models.tensors import Shapes, Tensors
 from compression.planning import preparation
 from compression.quantization.fake_quantize import input_ranges, is_simulated, set_input_ranges
-from compression.quantization.precision import gradient_precision, half_products
+from compression.quantization.precision import fast_float32, gradient_precision, half_products
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
 from compression.system.progress import Step
@@ -289,7 +289,11 @@ class _Run:
         whole = sum(batch.weight for batch in batches)
         self.where.last_loss = 0.0
         for part in (part for batch in batches for part in batch.split(self.plan.parts)):
-            with gradient_precision(self.plan.precision), recomputed(self.model, wanted=self.plan.recompute):
+            with (
+                gradient_precision(self.plan.precision),
+                fast_float32(device),
+                recomputed(self.model, wanted=self.plan.recompute),
+            ):
                 # Simulated integers must stay exact, so only plain training uses bfloat16 (2.3 times as fast there).
                 with half_products(device, wanted=not is_simulated(self.model)):
                     value = loss(part.to(device)) * (part.weight / whole)

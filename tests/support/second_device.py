@@ -50,7 +50,7 @@ class DeviceTensor(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> "DeviceTensor":
         if id(self) not in memo:
             made = DeviceTensor(self.elem.detach().clone())
-            made.__dict__ |= {key: value for key, value in self.__dict__.items() if key != "elem"}
+            made.__dict__.update({key: value for key, value in self.__dict__.items() if key != "elem"})
             memo[id(self)] = made.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
